@@ -1,0 +1,143 @@
+"""The composition root: builds everything, starts the named tasks, and stops them in order."""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from typing import Final
+
+import structlog
+import trio
+
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.config import Settings
+from progressd.core.closing import DRAINING
+from progressd.core.messages import ServerShutdown, ServerShutdownData
+from progressd.files import Files, own_state_dir
+from progressd.history import History
+from progressd.ingest import Ingest
+from progressd.producers.runner import Runner
+from progressd.producers.unix_socket import UnixSocket
+from progressd.registry import Registry
+from progressd.rest.app import build_app
+from progressd.rest.server import HttpServer
+from progressd.rest.services import Services
+from progressd.retention import run_retention
+from progressd.sockets import Sockets, open_sockets
+from progressd.store.sqlite import SQLiteStore
+from progressd.systemd import Notifier
+from progressd.ws.listener import Listener
+from progressd.ws.watchers import Watchers
+
+STAGGER: Final = 1.0  # seconds over which watchers are sent away, lest all come back at once
+LAST_SECONDS: Final = 5.0  # for the last bytes of connections, once everything else has stopped
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings, *, on_listening: Callable[[str], None]) -> None:
+    """Run the daemon until SIGTERM or SIGINT, and drain; a second signal cuts that short.
+
+    `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
+    """
+    notify = Notifier(os.environ)
+    with (
+        own_state_dir(settings.state_dir),
+        open_sockets(settings, os.environ) as sockets,
+        closing(SQLiteStore.open(settings.state_dir / "progressd.db", settings.store.synchronous)) as store,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+    ):
+        async with trio.open_nursery() as tasks:
+            daemon = Daemon(settings, store, tasks)
+            await daemon.start()
+            async with daemon.http.running():
+                await daemon.run(sockets, signals, notify, on_listening)
+            log.info("stopped")
+            tasks.cancel_scope.cancel()
+
+
+class Daemon:
+    """All parts of the daemon, in the order in which data flows through them."""
+
+    def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
+        limits = settings.limits
+        self.settings = settings
+        self.store = store
+        self.tasks = tasks
+        self.registry = Registry(store)
+        self.history = History(store, self.registry)
+        self.files = Files(settings.state_dir)
+        self.broadcaster = Broadcaster(
+            self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
+        )
+        self.ingest = Ingest(store, self.registry, self.broadcaster)
+        self.producers = UnixSocket(self.ingest, settings.ingest.max_line_bytes)
+        self.runner = Runner(settings, self.registry, self.ingest, self.files)
+        self.watchers = Watchers(settings, self.broadcaster, self.registry, self.history)
+        self.services = Services(settings, store, self.registry, self.history, self.ingest, self.files)
+        self.http = HttpServer(build_app(self.services))
+
+    async def start(self) -> None:
+        """Everything up to where producers and watchers can come in."""
+        await self.registry.load()
+        await self.files.prepare(self.store)
+        self.tasks.start_soon(self.ingest.run)
+        self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
+        await self.runner.recover()
+
+    async def run(
+        self,
+        sockets: Sockets,
+        signals: AsyncIterator[int],
+        notify: Notifier,
+        on_listening: Callable[[str], None],
+    ) -> None:
+        """Serve until a signal, then drain: first the jobs, then the connections."""
+        async with trio.open_nursery() as ending, trio.open_nursery() as connections:
+            listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits.handshake_timeout)
+            async with trio.open_nursery() as accepting:
+                for listening in sockets.tcp:
+                    accepting.start_soon(listener.run, listening)
+                for listening in sockets.unix:
+                    accepting.start_soon(self.producers.run, listening)
+                jobs_done = trio.Event()
+                accepting.start_soon(self._run_jobs, jobs_done)
+                self.services.ready = True
+                notify("READY=1")
+                on_listening(sockets.url)
+                log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
+
+                log.info("stopping", signal=signal.Signals(await anext(signals)).name)
+                notify("STOPPING=1")
+                await self._wait_for_jobs(jobs_done, signals)
+                accepting.cancel_scope.cancel()
+            ending.start_soon(self._cut_off, connections.cancel_scope)
+            await self.http.drain()
+            await self.watchers.close(DRAINING, STAGGER)
+
+    async def _run_jobs(self, done: trio.Event) -> None:
+        await self.runner.run()
+        done.set()
+
+    async def _wait_for_jobs(self, done: trio.Event, signals: AsyncIterator[int]) -> None:
+        """Take no more work, tell the watchers, and wait for running jobs: in time, and until a second signal."""
+        shutdown = self.settings.shutdown
+        seconds = shutdown.drain_timeout if shutdown.wait_for_jobs else 0
+        self.services.ready = False
+        self.watchers.announce(ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds))))
+        self.runner.stop_taking()
+        async with trio.open_nursery() as waiting:
+            waiting.cancel_scope.deadline = trio.current_time() + seconds
+
+            async def cut_short() -> None:
+                log.info("stopping at once", signal=signal.Signals(await anext(signals)).name)
+                waiting.cancel_scope.cancel()
+
+            waiting.start_soon(cut_short)
+            await done.wait()
+            waiting.cancel_scope.cancel()
+
+    async def _cut_off(self, connections: trio.CancelScope) -> None:
+        await trio.sleep(LAST_SECONDS)
+        self.http.abort()
+        connections.cancel()

@@ -1,0 +1,1 @@
+"""Topics, fan-out and what each connection has still to be sent."""

@@ -1,0 +1,123 @@
+"""The broadcaster: topics, and the fan-out of every message to the watchers of its topics.
+
+Each topic is one memory channel and one fan-out task, which live while somebody watches. Publishing awaits the channel,
+so a burst slows whoever publishes, never a watcher's socket; the fan-out never awaits a watcher, so a slow one slows
+nobody.
+"""
+
+import trio
+
+from progressd.broadcast.outbox import Outbox
+from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.reader import Reader, ReaderOutbox
+from progressd.broadcast.subscription import History, NoHistory, Subscription
+from progressd.core.messages import ALL_JOBS, JobCreated, JobMessage, ends_job, job_topic
+
+CHANNEL_CAPACITY = 1024  # messages a topic may queue before whoever publishes has to wait
+FAN_OUT_MOST = 128  # messages handed to a watcher at once: 20 kB, about what one send takes
+
+
+class Topic:
+    """The watchers of one name, and the channel that feeds them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.subscriptions: dict[Subscription, None] = {}  # in the order they came
+        self._send, self._receive = trio.open_memory_channel[Published](CHANNEL_CAPACITY)
+        self._alive = trio.CancelScope()
+
+    async def put(self, published: Published) -> None:
+        """Queue a message; waits, and only then is a checkpoint, when the channel is full."""
+        try:
+            self._send.send_nowait(published)
+        except trio.WouldBlock:
+            try:
+                await self._send.send(published)
+            except trio.BrokenResourceError:  # the last watcher has left meanwhile
+                return
+
+    async def fan_out(self) -> None:
+        """Hand what is queued to every watcher, each batch encoded and joined once."""
+        with self._alive, self._receive:
+            async for first in self._receive:
+                items = [first]
+                try:
+                    while len(items) < FAN_OUT_MOST:
+                        items.append(self._receive.receive_nowait())
+                except trio.WouldBlock:
+                    pass
+                batch = Batch(items)
+                for subscription in tuple(self.subscriptions):
+                    subscription.deliver(batch)
+                if self.name != ALL_JOBS and ends_job(items[-1].message):
+                    for subscription in tuple(self.subscriptions):
+                        subscription.finish()
+
+    def stop(self) -> None:
+        """End the fan-out, since nobody watches any more."""
+        self._alive.cancel()
+
+
+class Broadcaster:
+    """Works on its own, inside any Trio program; the daemon gives it a history to replay and a nursery to run in."""
+
+    def __init__(
+        self,
+        history: History | None = None,
+        *,
+        nursery: trio.Nursery | None = None,
+        offset: int = 0,
+        limit: int = 1024 * 1024,
+    ) -> None:
+        """`offset`: of the newest message there is already. `limit`: bytes that may wait for one in-process reader."""
+        self.offset = offset
+        self._history = history or NoHistory()
+        self._limit = limit
+        self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
+        self._topics: dict[str, Topic] = {}
+
+    async def broadcast(self, message: JobMessage) -> None:
+        """Send a message to everyone who watches its job, or every job."""
+        await self.publish(self.offset + 1, message)
+        await trio.lowlevel.checkpoint()
+
+    async def publish(self, offset: int, message: JobMessage) -> None:
+        """Give a message its place in the stream and queue it for its topics. A checkpoint only when a channel is full.
+
+        `offset` must be larger than any before.
+        """
+        self.offset = offset
+        watched = [topic for name in _topics_of(message) if (topic := self._topics.get(name)) is not None]
+        if watched:
+            published = Published(offset, message)
+            for topic in watched:
+                await topic.put(published)
+
+    def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
+        """Watch one job, or all of them, from now on (`after`: from that offset on): `async for message in …`."""
+        outbox = ReaderOutbox(self._limit)
+        return Reader(outbox, self.join(ALL_JOBS if job_id is None else job_topic(job_id), outbox, after))
+
+    def join(self, name: str, outbox: Outbox, after: int | None = None) -> Subscription:
+        """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next."""
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = Topic(name)
+            self._spawn(topic.fan_out)
+        subscription = Subscription(name, outbox, self._history, after, self.offset, self._limit, self._leave)
+        topic.subscriptions[subscription] = None
+        return subscription
+
+    def _leave(self, subscription: Subscription) -> None:
+        topic = self._topics.get(subscription.topic)
+        if topic is not None and subscription in topic.subscriptions:
+            del topic.subscriptions[subscription]
+            if not topic.subscriptions:
+                del self._topics[topic.name]
+                topic.stop()
+
+
+def _topics_of(message: JobMessage) -> tuple[str, ...]:
+    if isinstance(message, JobCreated):  # nobody can be watching the job itself yet
+        return (ALL_JOBS,)
+    return (job_topic(message.job_id), ALL_JOBS)

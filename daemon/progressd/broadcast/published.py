@@ -1,0 +1,63 @@
+"""A message with its place in the stream, encoded once for however many watchers it has."""
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
+
+from progressd.broadcast.frames import text_frame
+from progressd.core.messages import Message, PagePreview, Progress, encode
+
+
+class Published:
+    """A message on its way to its watchers, whichever topics they watch it through."""
+
+    __slots__ = ("_frame", "message", "offset")
+
+    def __init__(self, offset: int, message: Message) -> None:
+        self.offset = offset
+        self.message = message
+        self._frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """The WebSocket frame, made when the first watcher needs it."""
+        if self._frame is None:
+            self._frame = text_frame(encode(self.message))
+        return self._frame
+
+    @property
+    def key(self) -> tuple[type, str] | None:
+        """Of progress and of previews, only the newest of a job matters."""
+        message = self.message
+        return (type(message), message.job_id) if isinstance(message, Progress | PagePreview) else None
+
+
+class Framed(Protocol):
+    """What can wait to be sent."""
+
+    @property
+    def frame(self) -> bytes:
+        """One whole WebSocket frame."""
+
+    @property
+    def key(self) -> object:
+        """While an item waits, a newer one with its key replaces it; None is never replaced."""
+
+
+F = TypeVar("F", bound=Framed)
+
+
+class Batch(Generic[F]):
+    """What is sent together, in order; the bytes are joined once for all watchers."""
+
+    __slots__ = ("_frames", "items")
+
+    def __init__(self, items: Sequence[F]) -> None:
+        self.items = items
+        self._frames: bytes | None = None
+
+    @property
+    def frames(self) -> bytes:
+        """All frames, one after the other."""
+        if self._frames is None:
+            self._frames = b"".join([item.frame for item in self.items])
+        return self._frames

@@ -1,0 +1,117 @@
+"""A subscription: one watcher on one topic, without a seam between what was and what comes.
+
+It is registered first, and notes the newest offset of that moment (its top). What is live and newer than the top is
+held back until everything up to the top has been replayed from the store; then it goes out, and from there on the topic
+delivers straight into the outbox. So nothing is missing and nothing comes twice, however the two interleave.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import trio
+
+from progressd.broadcast.outbox import Backlog, Outbox
+from progressd.broadcast.published import Batch, Published
+from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER
+
+PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain: 30 kB, well below its limit
+
+
+class Page(NamedTuple):
+    """Some of what was, oldest first. `after`: where the next page begins, None when this is the last one."""
+
+    items: list[Published]
+    after: int | None = None
+    over: bool = False  # the topic has had its last message
+
+
+class History(Protocol):
+    """Where a subscription reads what was."""
+
+    async def page(self, topic: str, after: int | None, upto: int) -> Page:
+        """Messages of a topic with after < offset ≤ upto; after=None: the snapshot, all a new watcher needs to know."""
+
+
+class NoHistory:
+    """For a broadcaster without a store: a watcher sees what comes after it."""
+
+    async def page(self, topic: str, after: int | None, upto: int) -> Page:
+        """Nothing."""
+        await trio.lowlevel.checkpoint()
+        return Page([])
+
+
+class Subscription:
+    """Made by `Broadcaster.join`. Whoever made it calls `past` until it returns None, and `leave` at last."""
+
+    def __init__(
+        self,
+        topic: str,
+        outbox: Outbox,
+        history: History,
+        after: int | None,
+        top: int,
+        limit: int,
+        leave: Callable[["Subscription"], None],
+    ) -> None:
+        self.topic = topic
+        self.outbox = outbox
+        self.deliver: Callable[[Batch[Published]], None] = self._hold
+        self._history = history
+        self._after = after
+        self._past: deque[Published] = deque()  # read from the history, and not given out yet
+        self._at_end = False  # of the history
+        self._top = top
+        self._limit = limit  # bytes that may be held back
+        self._held: Backlog[Published] = Backlog()
+        self._over = False
+        self._leave = leave
+
+    async def past(self) -> Batch[Published] | None:
+        """The next part of what was, oldest first; None once all of it was given and the live messages flow."""
+        if not self._past and not self._at_end:
+            page = await self._history.page(self.topic, self._after, self._top)
+            self._past.extend(page.items)
+            self._over = self._over or page.over
+            self._after = page.after
+            self._at_end = page.after is None
+        if not self._past and self._at_end:
+            self._release()
+            return None
+        return Batch([self._past.popleft() for _ in range(min(len(self._past), PAST_AT_ONCE))])
+
+    def finish(self) -> None:
+        """The topic has had its last message."""
+        self._over = True
+        if self.deliver != self._hold:
+            self.outbox.end(JOB_FINISHED)
+
+    def leave(self) -> None:
+        """Get nothing any more."""
+        self._leave(self)
+
+    def _release(self) -> None:
+        if self._held:
+            self.outbox.put(Batch(self._held.take()))
+        self.deliver = self._deliver_newer
+        if self._over:
+            self.outbox.end(JOB_FINISHED)
+
+    def _hold(self, batch: Batch[Published]) -> None:
+        for item in self._newer(batch):
+            self._held.put(item)
+        if self._held.size > self._limit:
+            self._held.clear()
+            self.outbox.end(SLOW_CONSUMER)
+
+    def _deliver_newer(self, batch: Batch[Published]) -> None:
+        newer = self._newer(batch)
+        if len(newer) == len(batch.items):
+            self.deliver = self.outbox.put  # offsets only grow, so there is nothing to check from here on
+            self.outbox.put(batch)
+        elif newer:
+            self.outbox.put(Batch(newer))
+
+    def _newer(self, batch: Batch[Published]) -> list[Published]:
+        return [item for item in batch.items if item.offset > self._top]

@@ -1,0 +1,38 @@
+"""The address of a daemon, and those of its endpoints."""
+
+from typing import Final
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from progressd.client.errors import BadUrl
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+
+def checked_url(url: str) -> str:
+    """The address without a slash at its end. Raises BadUrl unless it is one of HTTP or HTTPS, without a query."""
+    try:
+        parts = urlsplit(url)
+        port_is_possible = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_is_possible = urlsplit(""), False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_possible or parts.query:
+        raise BadUrl(f"{url!r} is not the address of a daemon: expected one such as {DEFAULT_URL}")
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
+
+
+def job_path(job_id: str) -> str:
+    """The path of a job in the REST API."""
+    return f"/api/jobs/{quote(job_id, safe='')}"
+
+
+def stream_url(url: str, job_id: str | None, since: str | None) -> str:
+    """The WebSocket with the messages of one job, or of all, newer than a cursor. Raises BadUrl."""
+    parts = urlsplit(checked_url(url))
+    path = f"{parts.path}/ws/jobs" + (f"/{quote(job_id, safe='')}" if job_id is not None else "")
+    query = urlencode({"since": since}) if since is not None else ""
+    return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, query, ""))
+
+
+def no_daemon(url: str) -> str:
+    """The sentence for when nothing answers."""
+    return f"no daemon answers at {url}; start one with: progressd serve"

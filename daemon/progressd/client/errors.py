@@ -1,0 +1,53 @@
+"""What a client of the daemon can be told, in one tree; `str(error)` is a sentence for the person who asked.
+
+ClientError
+├── BadUrl          not the address of a daemon
+├── NoDaemon        nothing answers there
+├── Refused         the daemon said no, with an HTTP status
+└── StreamClosed    the daemon closed the stream of messages for good, with a close code
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class ClientError(Exception):
+    """Something did not work out."""
+
+
+class BadUrl(ClientError):
+    """This is not the address of a daemon."""
+
+
+class NoDaemon(ClientError):
+    """Nothing answers at this address."""
+
+
+class Refused(ClientError):
+    """The daemon said no. `retry_after`: the seconds to wait if it may say yes later."""
+
+    def __init__(self, status: int, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.retry_after = retry_after
+
+    @classmethod
+    def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "Refused":
+        """From an answer: its JSON body has the sentence in `message`, or else in `error`."""
+        try:
+            said: Any = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            said = None
+        said = said if isinstance(said, dict) else {}
+        sentence = said.get("message") or said.get("error") or f"{url} answered with HTTP status {status}"
+        return cls(status, str(sentence), int(retry_after) if retry_after and retry_after.isdecimal() else None)
+
+
+class StreamClosed(ClientError):
+    """The daemon closed the stream for good (RFC 6455 §7.4 close code)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the daemon closed the stream: {reason or 'without a reason'} (close code {code})")
+        self.code = code
+        self.reason = reason

@@ -1,0 +1,77 @@
+"""The REST API as function calls: submit, look up, list and cancel jobs; it waits for each answer and never retries."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from progressd import __version__
+from progressd.client.address import checked_url, job_path, no_daemon
+from progressd.client.errors import ClientError, NoDaemon, Refused
+
+ANSWER_TIMEOUT: Final = 60.0  # seconds; what a large upload takes is not in it, only the wait for a sign of the daemon
+CONNECT_TIMEOUT: Final = 10.0  # seconds
+
+
+class RestClient:
+    """One daemon. Every call raises NoDaemon, Refused or another ClientError. Not for several threads at once."""
+
+    def __init__(self, url: str) -> None:
+        self.url = checked_url(url)
+        # no proxy from the environment, or a daemon on this very host would be asked for through one
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
+            trust_env=False,
+            headers={"User-Agent": f"progressd/{__version__}"},
+        )
+
+    def __enter__(self) -> "RestClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def submit(self, path: Path, options: Mapping[str, object]) -> str:
+        """Upload a file, in pieces, for the daemon to run; the id of the job. Raises OSError when it cannot be read."""
+        with path.open("rb") as file:
+            answer = self._call(
+                "POST",
+                "/api/convert",
+                files={"file": (path.name, file, "application/octet-stream")},
+                data={"options": msgspec.json.encode(options).decode()},
+            )
+        return str(answer["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job, as the API gives it."""
+        return self._call("GET", job_path(job_id))
+
+    def jobs(self, *, limit: int = 50, status: str | None = None) -> list[dict[str, Any]]:
+        """The newest jobs, as the API gives them."""
+        query = {"limit": limit} | ({"status": status} if status else {})
+        jobs: list[dict[str, Any]] = self._call("GET", "/api/jobs", params=query)["jobs"]
+        return jobs
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job; the job as it is now."""
+        return self._call("DELETE", job_path(job_id))
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, f"{self.url}{path}", **request)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise NoDaemon(no_daemon(self.url)) from None
+        except httpx.TimeoutException:
+            raise ClientError(f"{self.url} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
+        except httpx.TransportError as error:
+            raise ClientError(f"the connection to {self.url} broke: {error}") from None
+        if not response.is_success:
+            raise Refused.answered(
+                response.status_code, response.content, response.headers.get("Retry-After"), self.url
+            )
+        try:
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.DecodeError:
+            raise ClientError(f"what answers at {self.url} is not progressd: it sent no JSON") from None

@@ -1,0 +1,174 @@
+"""The settings, each with its default, limits and description, stated here and nowhere else.
+
+What is computed where the daemon starts (`default` in `extra`) has to be given; `config.load` does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from progressd.core.pipeline import Option, Pipeline
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _seconds(description: str) -> Meta:
+    return Meta(gt=0, description=description, extra={"unit": "seconds"})
+
+
+def _bytes(description: str, least: int = 1) -> Meta:
+    return Meta(ge=least, description=description, extra={"unit": "bytes"})
+
+
+def _count(description: str) -> Meta:
+    return Meta(ge=1, description=description)
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """Where the daemon listens."""
+
+    host: Annotated[str, Meta(min_length=1, description="The address to listen on.", extra={"flag": "--host"})] = (
+        "127.0.0.1"
+    )
+    port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="The one port for page, REST and WebSocket; 0 is any free one.",
+            extra={"flag": "--port"},
+        ),
+    ] = 8080
+    allowed_origins: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]*://[^/\s]+$")], ...],
+        Meta(
+            description="Origins whose pages may connect beside the daemon's own, such as `https://example.org`.",
+            extra={"expected": 'a list of origins without a path, such as "https://example.org"'},
+        ),
+    ] = ()
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one client, or all of them, may ask of the daemon."""
+
+    max_connections: Annotated[int, _count("WebSocket connections at a time.")] = 100
+    max_connections_per_address: Annotated[int, _count("WebSocket connections at a time from one address.")] = 100
+    handshake_timeout: Annotated[float, _seconds("How long a client may take to send the head of its request.")] = 10
+    heartbeat_interval: Annotated[float, _seconds("How often a watcher is sent a ping.")] = 30
+    connection_timeout: Annotated[
+        float, _seconds("How long a watcher may show no sign of life, neither pong nor message.")
+    ] = 300
+    max_message_bytes: Annotated[int, _bytes("The longest message of a client.")] = 64 << 10
+    outbox_bytes: Annotated[
+        int, _bytes("What may wait for a slow watcher before it is disconnected; it can resume.", 4096)
+    ] = 1 << 20
+    max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
+
+
+class StoreSettings(Struct, frozen=True, kw_only=True):
+    """How jobs are kept."""
+
+    synchronous: Annotated[
+        Literal["FULL", "NORMAL", "OFF"],
+        Meta(
+            description="SQLite's `synchronous`: with FULL, what was answered survives a power cut; with NORMAL a "
+            "crash of the daemon only; with OFF no promise is made."
+        ),
+    ] = "FULL"
+    retention: Annotated[float, _seconds("How long a finished job and its files are kept.")] = 30 * 86400
+
+
+class RunnerSettings(Struct, frozen=True, kw_only=True):
+    """How pipelines run."""
+
+    slots: Annotated[
+        int, Meta(ge=1, description="Jobs at a time.", extra={"default": "the number of cores", "example": 4})
+    ]
+    job_timeout: Annotated[float, _seconds("A job that runs longer is stopped and has failed.")] = 3600
+    kill_grace: Annotated[float, _seconds("From SIGTERM to SIGKILL for a job that does not stop.")] = 5
+    max_attempts: Annotated[
+        int, _count("How often a job is started when the daemon dies under it, the first time included.")
+    ] = 3
+
+
+class IngestSettings(Struct, frozen=True, kw_only=True):
+    """Where programs on this host report their jobs."""
+
+    socket: Annotated[
+        Path,
+        Meta(
+            description="The Unix socket.",
+            extra={
+                "default": "`ingest.sock` in `$RUNTIME_DIRECTORY`, or else in the state directory",
+                "example": "/run/progressd/ingest.sock",
+            },
+        ),
+    ]
+    socket_mode: Annotated[
+        int, Meta(ge=0, le=0o777, description="Who may connect to it, as a file mode.", extra={"unit": "mode"})
+    ] = 0o660
+    max_line_bytes: Annotated[int, _bytes("The longest line.", 1024)] = 1 << 20
+
+
+class ShutdownSettings(Struct, frozen=True, kw_only=True):
+    """How the daemon stops."""
+
+    drain_timeout: Annotated[float, _seconds("How long to wait for jobs and watchers.")] = 30
+    wait_for_jobs: Annotated[
+        bool, Meta(description="Whether to wait for running jobs; those it does not wait for are queued again.")
+    ] = True
+
+
+class LogSettings(Struct, frozen=True, kw_only=True):
+    """What is written to stderr."""
+
+    level: Annotated[
+        LogLevel,
+        Meta(
+            description="The least important message that is written; tracebacks only with `debug`.",
+            extra={"flag": "--log-level"},
+        ),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "console", "json", "logfmt"], Meta(description="`auto`: console on a terminal, else logfmt.")
+    ] = "auto"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """All settings of a daemon. Durations are seconds, sizes are bytes."""
+
+    state_dir: Annotated[
+        Path,
+        Meta(
+            description="Where jobs and files are kept.",
+            extra={
+                "flag": "--state-dir",
+                "default": "`$STATE_DIRECTORY`, or else `./progressd-data`",
+                "example": "/var/lib/progressd",
+            },
+        ),
+    ]
+    server: Server = Server()
+    limits: Limits = Limits()
+    store: StoreSettings = StoreSettings()
+    runner: RunnerSettings
+    ingest: IngestSettings
+    shutdown: ShutdownSettings = ShutdownSettings()
+    log: LogSettings = LogSettings()
+    pipelines: dict[str, Pipeline] = {}
+
+
+BUILT_IN: Final[Mapping[str, Pipeline]] = {
+    "pdf": Pipeline(
+        command=("{python}", "-m", "progressd.pipelines.pdf", "{input}", "{output}", "--options", "{options}"),
+        options={
+            "dpi": Option("integer", 300, minimum=50, maximum=2400, description="Dots per inch of the result."),
+            "deskew": Option("boolean", True, description="Straighten pages that were scanned askew."),
+            "upscale": Option("boolean", True, description="Resample pages that have fewer dots per inch."),
+            "ocr": Option("boolean", False, needs="tesseract", description="Put the text under the picture."),
+            "advanced": Option("boolean", False, description="More contrast and a cleaner background."),
+        },
+    )
+}

@@ -1,0 +1,1 @@
+"""What progressd decides, as plain values and functions; nothing in here does I/O."""

@@ -1,0 +1,25 @@
+"""Why a WebSocket is closed: one table (RFC 6455 §7.4).
+
+4000–4499 mean that the client should reconnect, 4500–4999 that it should not.
+"""
+
+from typing import NamedTuple
+
+
+class Closing(NamedTuple):
+    """A close code and its reason, at most 123 bytes of UTF-8."""
+
+    code: int
+    reason: str
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether a client that still cares should connect again."""
+        return self.code in (1001, 1006, 1012, 1013) or 4000 <= self.code < 4500
+
+
+JOB_FINISHED = Closing(1000, "job finished")
+DRAINING = Closing(1001, "draining")
+TRY_AGAIN = Closing(1013, "try again later")
+SLOW_CONSUMER = Closing(4000, "slow consumer")
+TIMED_OUT = Closing(4001, "timed out")

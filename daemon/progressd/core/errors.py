@@ -1,0 +1,94 @@
+"""Every way progressd says no, in one tree, each with its HTTP status.
+
+ProgressdError
+├── InvalidInput 400        malformed id, line, event or cursor
+│   └── InvalidOption 422   an option of a pipeline, named
+├── Forbidden 403           a foreign origin
+├── NotFound 404            no such job
+├── Stalled 408             the client stopped sending in the middle
+├── Conflict 409            the job's state does not allow it
+├── TooLarge 413
+├── UnsupportedMedia 415    not the kind of file the pipeline takes
+├── Unavailable 503         try again, after `retry_after` seconds
+│   └── StoreFailed 503     the store could not keep it; nothing was changed
+├── SlowConsumer            an in-process reader has missed messages
+└── SettingsError           the daemon cannot start with these settings
+"""
+
+from typing import ClassVar
+
+
+class ProgressdError(Exception):
+    """A refusal; `str(error)` is the sentence the client gets."""
+
+    status: ClassVar[int] = 500
+
+
+class InvalidInput(ProgressdError):
+    """What was sent cannot be understood."""
+
+    status = 400
+
+
+class InvalidOption(InvalidInput):
+    """An option is unknown, of the wrong type, out of range, or needs what is not installed."""
+
+    status = 422
+
+
+class Forbidden(ProgressdError):
+    """The client may not do this."""
+
+    status = 403
+
+
+class NotFound(ProgressdError):
+    """There is no such thing."""
+
+    status = 404
+
+
+class Stalled(ProgressdError):
+    """The client stopped sending in the middle."""
+
+    status = 408
+
+
+class Conflict(ProgressdError):
+    """The job is in a state that does not allow this."""
+
+    status = 409
+
+
+class TooLarge(ProgressdError):
+    """More bytes than the limit allows."""
+
+    status = 413
+
+
+class UnsupportedMedia(ProgressdError):
+    """Not the kind of file that the pipeline accepts."""
+
+    status = 415
+
+
+class Unavailable(ProgressdError):
+    """Not now; the same request may succeed after `retry_after` seconds."""
+
+    status = 503
+
+    def __init__(self, sentence: str, retry_after: int = 5) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class StoreFailed(Unavailable):
+    """The store could not keep a change, so the change did not happen."""
+
+
+class SlowConsumer(ProgressdError):
+    """The reader was too slow, so messages were dropped; it can resume from the last cursor it has."""
+
+
+class SettingsError(ProgressdError):
+    """A setting is unknown or impossible."""

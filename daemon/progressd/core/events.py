@@ -1,0 +1,147 @@
+"""The events that come in: what a producer sends, checked and typed, and what only the daemon itself says.
+
+A producer's event is the message a watcher gets, less what the daemon adds. Unknown fields are let through unread, so
+that a newer producer can talk to an older daemon.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Final, TypeAlias
+
+from msgspec import Meta, Struct
+
+from progressd.core.errors import InvalidInput
+from progressd.core.messages import ErrorData, PagePreviewData
+from progressd.core.status import JobStatus
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds exactly
+Name = Annotated[str, Meta(max_length=1000)]
+
+NESTED_MOST: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+
+
+class ReportedProgress(Struct, frozen=True):
+    """`percent` is only for a producer that knows better than current_step / total_steps."""
+
+    current_step: Count
+    total_steps: Count
+    step_name: Name = ""
+    percent: Annotated[float, Meta(ge=0)] | None = None
+
+
+class ProgressEvent(Struct, frozen=True, tag_field="type", tag="progress"):
+    """The job moved; a queued job of a producer starts with it."""
+
+    job_id: str
+    data: ReportedProgress
+
+
+class ReportedStatus(Struct, frozen=True):
+    """`old_status` is checked when given."""
+
+    new_status: JobStatus
+    old_status: JobStatus | None = None
+
+
+class StatusEvent(Struct, frozen=True, tag_field="type", tag="status_change"):
+    """The job starts, or is cancelled."""
+
+    job_id: str
+    data: ReportedStatus
+
+
+class ReportedResult(Struct, frozen=True):
+    """What is not given is measured (elapsed_seconds) or not known."""
+
+    output_path: Annotated[str, Meta(max_length=4096)] | None = None
+    elapsed_seconds: Annotated[float, Meta(ge=0)] | None = None
+    page_count: Count | None = None
+
+
+class CompletedEvent(Struct, frozen=True, tag_field="type", tag="completed"):
+    """The job succeeded."""
+
+    job_id: str
+    data: ReportedResult = ReportedResult()
+
+
+class ErrorEvent(Struct, frozen=True, tag_field="type", tag="error"):
+    """The job failed."""
+
+    job_id: str
+    data: ErrorData
+
+
+class PreviewEvent(Struct, frozen=True, tag_field="type", tag="page_preview"):
+    """A picture of a page for whoever watches right now."""
+
+    job_id: str
+    data: PagePreviewData
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+class Registration(Struct, frozen=True):
+    """What is known of a job before it starts. `total_steps` of 0 means that nobody knows yet."""
+
+    kind: Annotated[str, Meta(min_length=1, max_length=200)] = "job"
+    input_filename: Name | None = None
+    total_steps: Count = 0
+    options: dict[str, object] = {}
+    labels: dict[Name, Name] = {}
+
+    def __post_init__(self) -> None:
+        level: list[object] = [self.options]
+        for _ in range(NESTED_MOST):
+            level = [inner for value in level for inner in _inside(value)]
+            if not level:
+                return
+        if any(isinstance(value, dict | list) for value in level):
+            raise ValueError(f"options are nested deeper than {NESTED_MOST} levels")
+
+
+class RegisterEvent(Struct, frozen=True, tag_field="type", tag="job_created"):
+    """There is a new job. The same id twice leaves the job as it is; without one the daemon makes it up."""
+
+    job_id: str = ""
+    data: Registration = Registration()
+
+
+class SubmitEvent(Struct, frozen=True):
+    """There is a new job for the runner."""
+
+    job_id: str
+    data: Registration
+    pipeline: str
+
+
+class StartEvent(Struct, frozen=True):
+    """The runner has started a job of its own."""
+
+    job_id: str
+
+
+class RequeueEvent(Struct, frozen=True):
+    """The daemon died under a job of its runner, which therefore waits for its turn again."""
+
+    job_id: str
+
+
+ProducerEvent: TypeAlias = ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent
+Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RequeueEvent
+
+
+def checked_job_id(text: str) -> str:
+    """The id in its one spelling, lower case. Raises InvalidInput when it is not a UUID."""
+    job_id = text.lower()
+    if _UUID.fullmatch(job_id) is None:
+        raise InvalidInput(
+            f"{text[:60]!r} is not a job id: expected a UUID such as 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+        )
+    return job_id

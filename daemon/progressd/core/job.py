@@ -1,0 +1,229 @@
+"""The job, and the one function that decides what an event does to it.
+
+`apply` is the whole state machine: a job and an event in, the changed job and the messages for its watchers out, or a
+refusal that changes nothing. It knows no clock, no store and no socket.
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from progressd.core.errors import Conflict, NotFound
+from progressd.core.events import (
+    CompletedEvent,
+    ErrorEvent,
+    Event,
+    PreviewEvent,
+    ProgressEvent,
+    RegisterEvent,
+    ReportedResult,
+    RequeueEvent,
+    StartEvent,
+    StatusEvent,
+    SubmitEvent,
+)
+from progressd.core.messages import (
+    Completed,
+    CompletedData,
+    Error,
+    ErrorData,
+    JobCreated,
+    JobCreatedData,
+    JobMessage,
+    PagePreview,
+    Progress,
+    ProgressData,
+    StatusChange,
+    StatusChangeData,
+)
+from progressd.core.progress import percentage, seconds_left
+from progressd.core.status import JobStatus
+
+
+class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that is kept of one job. Times are UTC; offsets are places in the stream of messages."""
+
+    id: str
+    kind: str
+    status: JobStatus
+    created_at: datetime
+    created_offset: int = 0  # newer jobs have larger ones
+    offset: int = 0  # of the newest message about it
+    progress_offset: int = 0  # of the newest progress; 0 while there was none
+    progress_at: datetime | None = None
+    progress: ProgressData = ProgressData(0, 0, "", 0)
+    options: dict[str, object] = {}
+    labels: dict[str, str] = {}
+    pipeline: str | None = None  # the pipeline that the runner runs for it; None for a producer's own job
+    input_filename: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    error: str | None = None
+    output_path: str | None = None
+    page_count: int | None = None
+    elapsed_seconds: float | None = None
+    attempt: int = 1
+
+
+class Applied(NamedTuple):
+    """What came of an event. `durable`: the job's state changed, so it must be stored before anyone hears of it."""
+
+    job: Job
+    messages: tuple[JobMessage, ...]
+    durable: bool
+
+
+def apply(job: Job | None, event: Event, now: datetime) -> Applied:
+    """Decide what `event` does to `job` (None: there is no such job) at `now` (UTC).
+
+    An event that says what is already so (the same end or registration twice) is accepted, without messages.
+    Raises NotFound for an event about no job, Conflict where the job's status does not allow it.
+    """
+    if isinstance(event, RegisterEvent | SubmitEvent):
+        return Applied(job, (), False) if job else _register(event, now)
+    if job is None:
+        raise NotFound(f"no job {event.job_id}")
+    match event:
+        case ProgressEvent():
+            return _progress(job, event, now)
+        case StatusEvent():
+            return _status(job, event, now)
+        case CompletedEvent():
+            return _complete(job, event, now)
+        case ErrorEvent():
+            return _fail(job, event, now)
+        case PreviewEvent():
+            _require_unfinished(job, "a page preview")
+            return Applied(job, (PagePreview(job.id, event.data),), False)
+        case StartEvent():
+            return Applied(*_start(job, now), True)
+        case RequeueEvent():
+            return _requeue(job)
+
+
+def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
+    given = event.data
+    job = Job(
+        id=event.job_id,
+        kind=given.kind,
+        status=JobStatus.QUEUED,
+        created_at=now,
+        progress=ProgressData(0, given.total_steps, "", 0),
+        options=given.options,
+        labels=given.labels,
+        pipeline=event.pipeline if isinstance(event, SubmitEvent) else None,
+        input_filename=given.input_filename,
+    )
+    created = JobCreatedData(job.kind, job.status, now, job.input_filename, job.labels)
+    return Applied(job, (JobCreated(job.id, created),), True)
+
+
+def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
+    _require_unfinished(job, "progress")
+    start = job.status is JobStatus.QUEUED
+    messages: tuple[JobMessage, ...] = ()
+    if start:
+        _require_a_producers_own(job)
+        job, messages = _start(job, now)
+    given = event.data
+    assert job.started_at is not None
+    left = seconds_left(job.started_at, now, given.current_step, given.total_steps)
+    data = ProgressData(
+        given.current_step,
+        given.total_steps,
+        given.step_name,
+        percentage(given.current_step, given.total_steps, given.percent),
+        UNSET if left is None else left,
+    )
+    return Applied(replace(job, progress=data), (*messages, Progress(job.id, data)), start)
+
+
+def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
+    old, new = event.data.old_status, event.data.new_status
+    if job.status is new is JobStatus.CANCELLED:
+        return Applied(job, (), False)
+    if old is not None and old is not job.status:
+        raise Conflict(f"job {job.id} is {job.status}, not {old}")
+    if new is JobStatus.PROCESSING and job.status is JobStatus.QUEUED:
+        _require_a_producers_own(job)
+        return Applied(*_start(job, now), True)
+    if new is JobStatus.CANCELLED:
+        _require_unfinished(job, "a cancellation")
+        return _finish(job, new, now)
+    if new in (JobStatus.COMPLETED, JobStatus.FAILED):
+        kind = "completed" if new is JobStatus.COMPLETED else "error"
+        raise Conflict(f"a job becomes {new} with an event of type {kind!r}, which carries what came of it")
+    raise Conflict(f"job {job.id} is {job.status} and cannot become {new}")
+
+
+def _complete(job: Job, event: CompletedEvent, now: datetime) -> Applied:
+    given = event.data
+    if job.status is JobStatus.COMPLETED and _agree(job, given):
+        return Applied(job, (), False)
+    _require_unfinished(job, "a completion")
+    if job.started_at is None:
+        raise Conflict(f"job {job.id} is {job.status}: it must be processing before it can be completed")
+    elapsed = given.elapsed_seconds
+    if elapsed is None:
+        elapsed = max(0.0, round((now - job.started_at).total_seconds(), 3))
+    job = replace(job, output_path=given.output_path, page_count=given.page_count, elapsed_seconds=elapsed)
+    data = CompletedData(given.output_path, elapsed, given.page_count, given.output_path)
+    return _finish(job, JobStatus.COMPLETED, now, Completed(job.id, data))
+
+
+def _agree(job: Job, given: ReportedResult) -> bool:
+    """Whether a repeated completion says nothing that contradicts the first."""
+    told = (given.output_path, given.page_count, given.elapsed_seconds)
+    known = (job.output_path, job.page_count, job.elapsed_seconds)
+    return all(new is None or new == old for new, old in zip(told, known, strict=True))
+
+
+def _fail(job: Job, event: ErrorEvent, now: datetime) -> Applied:
+    if job.status is JobStatus.FAILED and job.error == event.data.message:
+        return Applied(job, (), False)
+    _require_unfinished(job, "a failure")
+    job = replace(job, error=event.data.message)
+    return _finish(job, JobStatus.FAILED, now, Error(job.id, ErrorData(event.data.message)))
+
+
+def _requeue(job: Job) -> Applied:
+    if job.status is not JobStatus.PROCESSING:
+        raise Conflict(f"job {job.id} is {job.status}: only a processing job can be queued again")
+    again = replace(
+        job,
+        status=JobStatus.QUEUED,
+        started_at=None,
+        attempt=job.attempt + 1,
+        progress=ProgressData(0, job.progress.total_steps, "", 0),
+        progress_offset=0,
+        progress_at=None,
+    )
+    return Applied(again, (_changed(job, JobStatus.QUEUED),), True)
+
+
+def _start(job: Job, now: datetime) -> tuple[Job, tuple[JobMessage, ...]]:
+    if job.status is not JobStatus.QUEUED:
+        raise Conflict(f"job {job.id} is {job.status}: only a queued job can start")
+    started = replace(job, status=JobStatus.PROCESSING, started_at=now)
+    return started, (_changed(job, JobStatus.PROCESSING),)
+
+
+def _finish(job: Job, status: JobStatus, now: datetime, *last: JobMessage) -> Applied:
+    finished = replace(job, status=status, completed_at=now)
+    return Applied(finished, (_changed(job, status), *last), True)
+
+
+def _changed(job: Job, new: JobStatus) -> StatusChange:
+    return StatusChange(job.id, StatusChangeData(job.status, new))
+
+
+def _require_unfinished(job: Job, what: str) -> None:
+    if job.status.finished:
+        raise Conflict(f"job {job.id} is already {job.status}: {what} comes too late")
+
+
+def _require_a_producers_own(job: Job) -> None:
+    if job.pipeline is not None:
+        raise Conflict(f"job {job.id} is queued: the runner starts it, and nobody else")

@@ -1,0 +1,157 @@
+"""The messages that go out to watchers, byte for byte what is on the wire.
+
+Each is one JSON object with `type`, mostly `job_id`, and `data`; `cursor` and `time` are added by the daemon once the
+message has its place in the stream. Times are UTC (RFC 3339).
+"""
+
+from datetime import datetime
+from typing import TypeAlias
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from progressd.core.status import JobStatus
+
+
+class ProgressData(Struct, frozen=True, omit_defaults=True):
+    """`percent` is 0–100; `eta_seconds` is left out while nothing tells how long the rest will take."""
+
+    current_step: int
+    total_steps: int
+    step_name: str
+    percent: int
+    eta_seconds: float | UnsetType = UNSET
+
+
+class Progress(Struct, frozen=True, tag_field="type", tag="progress"):
+    """A job moved. Only the newest one of a job matters."""
+
+    job_id: str
+    data: ProgressData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class StatusChangeData(Struct, frozen=True):
+    """From one status to another."""
+
+    old_status: JobStatus
+    new_status: JobStatus
+
+
+class StatusChange(Struct, frozen=True, tag_field="type", tag="status_change"):
+    """A job went from one status to another."""
+
+    job_id: str
+    data: StatusChangeData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class CompletedData(Struct, frozen=True):
+    """`output_path` and `download_url` are the same URL, null for a job without a file."""
+
+    output_path: str | None
+    elapsed_seconds: float
+    page_count: int | None
+    download_url: str | None
+
+
+class Completed(Struct, frozen=True, tag_field="type", tag="completed"):
+    """The last message of a job that succeeded."""
+
+    job_id: str
+    data: CompletedData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class ErrorData(Struct, frozen=True):
+    """A sentence for the person who waits for the job."""
+
+    message: str
+
+
+class Error(Struct, frozen=True, tag_field="type", tag="error"):
+    """The last message of a job that failed."""
+
+    job_id: str
+    data: ErrorData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class JobCreatedData(Struct, frozen=True, omit_defaults=True):
+    """What a list needs to show a job that has only just been registered."""
+
+    kind: str
+    status: JobStatus
+    created_at: datetime
+    input_filename: str | None = None
+    labels: dict[str, str] = {}
+
+
+class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
+    """A job was registered. Sent to the watchers of all jobs, who could not know of it otherwise."""
+
+    job_id: str
+    data: JobCreatedData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class PagePreviewData(Struct, frozen=True):
+    """A small picture of a page, base64; width and height in pixels."""
+
+    page_number: int
+    preview_base64: str
+    stage: str
+    width: int
+    height: int
+
+
+class PagePreview(Struct, frozen=True, tag_field="type", tag="page_preview"):
+    """A look at the page being worked on. Never stored: only who watches at that moment gets it."""
+
+    job_id: str
+    data: PagePreviewData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class ServerShutdownData(Struct, frozen=True):
+    """Why, and in how many seconds the connection will be closed at the latest."""
+
+    reason: str
+    countdown_secs: int
+
+
+class ServerShutdown(Struct, frozen=True, tag_field="type", tag="server_shutdown"):
+    """The daemon is about to stop."""
+
+    data: ServerShutdownData
+
+
+class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
+    """The cursor is not known here, so a full snapshot follows."""
+
+
+StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
+JobMessage: TypeAlias = StateChange | Progress | PagePreview
+Message: TypeAlias = JobMessage | ServerShutdown | Resync
+
+ALL_JOBS = "jobs"
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Message).decode
+
+
+def job_topic(job_id: str) -> str:
+    """The topic of one job."""
+    return f"job:{job_id}"
+
+
+def ends_job(message: Message) -> bool:
+    """Whether this is the last message of its job."""
+    if isinstance(message, StatusChange):
+        return message.data.new_status is JobStatus.CANCELLED
+    return isinstance(message, Completed | Error)

@@ -1,0 +1,177 @@
+"""A pipeline: the command the runner starts for a job, the files it takes and the options it knows; it runs nothing."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+Value: TypeAlias = bool | int | float | str
+
+PLACEHOLDERS: Final = ("python", "input", "output", "options", "job_id")
+LONGEST_TEXT: Final = 4096  # characters of a text option: all options together must fit into one argument (128 KiB)
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One option of a pipeline."""
+
+    type: Annotated[
+        Literal["boolean", "integer", "number", "string"],
+        Meta(description="`boolean`, `integer`, `number` or `string`."),
+    ]
+    default: Annotated[
+        Value | None,
+        Meta(description="The value when none is given. Without it the option is left out."),
+    ] = None
+    minimum: Annotated[int | float | None, Meta(description="The smallest number allowed.")] = None
+    maximum: Annotated[int | float | None, Meta(description="The largest number allowed.")] = None
+    choices: Annotated[tuple[Value, ...], Meta(description="The only values allowed.")] = ()
+    needs: Annotated[
+        str | None,
+        Meta(description="A program that must be on `PATH` when a boolean option is true."),
+    ] = None
+    description: Annotated[str, Meta(description="What the option does.")] = ""
+
+    def __post_init__(self) -> None:
+        number = self.type in ("integer", "number")
+        if not number and (self.minimum is not None or self.maximum is not None):
+            raise ValueError(f"minimum and maximum are for integers and numbers, not for a {self.type}")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if self.needs is not None and self.type != "boolean":
+            raise ValueError(f"needs is for a boolean option, not for a {self.type}")
+        for choice in self.choices:
+            if not self._fits(choice):
+                raise ValueError(f"choice {shown(choice)} is not {self._kind}")
+        if self.default is not None and not self.accepts(self.default):
+            raise ValueError(f"default {shown(self.default)} is not {self.expected}")
+
+    @property
+    def expected(self) -> str:
+        """What the value has to be, as the end of a sentence."""
+        return f"one of {', '.join(map(shown, self.choices))}" if self.choices else self._kind
+
+    def accepts(self, value: object) -> bool:
+        """Whether this is a possible value. A boolean is not a number."""
+        if self.choices and not any(value == choice and type(value) is type(choice) for choice in self.choices):
+            return False
+        return self._fits(value)
+
+    def _fits(self, value: object) -> bool:
+        match value:
+            case bool():
+                return self.type == "boolean"
+            case int():
+                return self.type in ("integer", "number") and self._in_range(value)
+            case float():
+                return self.type == "number" and math.isfinite(value) and self._in_range(value)
+            case str():
+                return self.type == "string" and len(value) <= LONGEST_TEXT
+        return False
+
+    def _in_range(self, value: float) -> bool:
+        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
+
+    @property
+    def _kind(self) -> str:
+        if self.type == "boolean":
+            return "true or false"
+        if self.type == "string":
+            return f"text of at most {LONGEST_TEXT} characters"
+        name = "an integer" if self.type == "integer" else "a number"
+        match self.minimum, self.maximum:
+            case None, None:
+                return name
+            case least, None:
+                return f"{name} of at least {least}"
+            case None, most:
+                return f"{name} of at most {most}"
+            case least, most:
+                return f"{name} from {least} to {most}"
+
+
+class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A program that the daemon runs for the files it is given."""
+
+    command: Annotated[
+        tuple[str, ...],
+        Meta(
+            min_length=1,
+            description="The program and its arguments; no shell is involved. `{input}` and `{output}` become the "
+            "paths of the uploaded file and of the result, `{options}` the options as JSON, `{job_id}` the id of the "
+            "job, `{python}` the Python that runs the daemon.",
+        ),
+    ]
+    accept: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="The MIME types of the files it takes."),
+    ] = ("application/pdf",)
+    output: Annotated[str, Meta(description="The file name of the result.")] = "output.pdf"
+    options: Annotated[
+        dict[str, Option],
+        Meta(description="The options it knows, one table each; see below."),
+    ] = {}
+    progress_pattern: Annotated[
+        str | None,
+        Meta(
+            description="For a program that does not write progressd's JSON lines: a regular expression (Python's) "
+            "that finds the progress in a line of its output, by the named groups `current` and `total`, or "
+            "`percent`, and `step`."
+        ),
+    ] = None
+    timeout: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="A job that runs longer is stopped and has failed. Default: `runner.job_timeout`.",
+            extra={"unit": "seconds"},
+        ),
+    ] = None
+    environment: Annotated[
+        dict[str, str],
+        Meta(description="Environment variables for the program, beside the daemon's own."),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        unknown = {name for part in self.command for name in _PLACEHOLDER.findall(part)} - set(PLACEHOLDERS)
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+            raise ValueError(f"command: {{{min(unknown)}}} is none of the placeholders {known}")
+        if not self.command[0]:
+            raise ValueError("command: the first part, the program, is empty")
+        if self.output in ("", ".", "..") or "/" in self.output or "\0" in self.output:
+            raise ValueError(f"output: {self.output!r} is not a file name")
+        if self.progress_pattern is not None:
+            check_progress_pattern(self.progress_pattern)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The programs that some option needs."""
+        return frozenset(option.needs for option in self.options.values() if option.needs is not None)
+
+    def arguments(self, values: Mapping[str, str]) -> list[str]:
+        """The command with its placeholders replaced. Raises KeyError when a value for one is missing."""
+        return [_PLACEHOLDER.sub(lambda found: values[found[1]], part) for part in self.command]
+
+
+def check_progress_pattern(pattern: str) -> None:
+    """Raises ValueError unless it is a regular expression with the groups that progress is read from."""
+    try:
+        groups = re.compile(pattern).groupindex.keys()
+    except re.error as error:
+        raise ValueError(f"progress_pattern: {pattern!r} is not a regular expression: {error}") from None
+    if "percent" not in groups and not {"current", "total"} <= groups:
+        raise ValueError(
+            f"progress_pattern: {pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)"
+        )
+    if unknown := groups - {"current", "total", "percent", "step"}:
+        raise ValueError(f"progress_pattern: (?P<{min(unknown)}>…) is none of current, total, percent and step")
+
+
+def shown(value: object) -> str:
+    """A value in a sentence, the way a client wrote it: JSON, at most 60 characters."""
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else f"{text[:59]}…"

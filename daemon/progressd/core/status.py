@@ -1,0 +1,18 @@
+"""The five states a job can be in."""
+
+from enum import StrEnum
+
+
+class JobStatus(StrEnum):
+    """queued → processing → completed | failed | cancelled; the last three are final."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing can change any more."""
+        return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)

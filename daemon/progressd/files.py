@@ -1,0 +1,181 @@
+"""The files of jobs in the state directory: uploads, results, and what a pipeline wrote to its standard error.
+
+    uploads/JOB_ID         being received; after that a link to the input, until the job is in the store
+    jobs/JOB_ID/input      what was uploaded
+    jobs/JOB_ID/work-N/    where attempt N runs and writes
+    jobs/JOB_ID/output     the result, whole: only the end of a successful attempt puts it there
+    jobs/JOB_ID/stderr     what the last attempt complained of
+
+A file name that a client gave is never a path here.
+"""
+
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import AsyncGenerator, Collection, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import trio
+
+from progressd.core.errors import Conflict, SettingsError
+from progressd.store.base import Store
+
+AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
+
+
+@contextmanager
+def own_state_dir(state_dir: Path) -> Iterator[None]:
+    """Make the state directory, and keep every other daemon out of it. Raises SettingsError."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"cannot use the state directory {state_dir}: {error.strerror}") from error
+    with closing(os.fdopen(lock)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"another progressd uses the state directory {state_dir}: stop it, or choose another with --state-dir"
+            ) from None
+        yield
+
+
+class Files:
+    """Paths, and the steps that must survive a crash at any point between them. `prepare` comes first."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._uploads = state_dir / "uploads"
+        self._jobs = state_dir / "jobs"
+
+    def input(self, job_id: str) -> Path:
+        """Where the input is."""
+        return self._jobs / job_id / "input"
+
+    def output(self, job_id: str) -> Path:
+        """Where the result is, once there is one."""
+        return self._jobs / job_id / "output"
+
+    async def prepare(self, store: Store) -> None:
+        """Make the directories, and clear away uploads that never became jobs."""
+
+        def left_over() -> list[str]:
+            self._uploads.mkdir(exist_ok=True)
+            self._jobs.mkdir(exist_ok=True)
+            return os.listdir(self._uploads)
+
+        names = await trio.to_thread.run_sync(left_over)
+        kept = await store.jobs(names) if names else {}
+        await self.remove([name for name in names if name not in kept])
+        for name in names:
+            (self._uploads / name).unlink()
+
+    @asynccontextmanager
+    async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
+        """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind."""
+        path = self._uploads / job_id
+        async with await trio.open_file(path, "xb") as file:
+            try:
+                yield Upload(file, path, self.input(job_id))
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.remove([job_id])
+                raise
+            finally:
+                path.unlink()
+
+    @asynccontextmanager
+    async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
+        """Give a job that does not exist yet the input of another. Raises Conflict when that is gone."""
+        async with self.upload(to_job) as upload:
+            try:
+                await upload.replace_with(self.input(from_job))
+            except FileNotFoundError:
+                raise Conflict(f"the input of job {from_job} is gone") from None
+            yield
+
+    @asynccontextmanager
+    async def attempt(self, job_id: str, number: int) -> AsyncGenerator[Path]:
+        """An empty directory to run in, gone afterwards."""
+        work = self._jobs / job_id / f"work-{number}"
+
+        def make() -> None:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+
+        await trio.to_thread.run_sync(make)
+        try:
+            yield work
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
+
+    async def keep_output(self, job_id: str, result: Path) -> None:
+        """Make a file the result of the job, synced. Raises FileNotFoundError when there is no such file."""
+
+        def keep() -> None:
+            _sync(result)
+            os.replace(result, self.output(job_id))
+            _sync(self.output(job_id).parent)
+
+        await trio.to_thread.run_sync(keep)
+
+    async def keep_stderr(self, job_id: str, text: bytes) -> None:
+        """Keep what an attempt complained of, instead of what the one before did."""
+        await trio.Path(self._jobs / job_id / "stderr").write_bytes(text)
+
+    async def remove(self, job_ids: Collection[str]) -> None:
+        """Delete all files of the jobs."""
+
+        def delete() -> None:
+            for job_id in job_ids:
+                shutil.rmtree(self._jobs / job_id, ignore_errors=True)
+
+        await trio.to_thread.run_sync(delete)
+
+
+class Upload:
+    """A file being received."""
+
+    def __init__(self, file: AsyncFile, path: Path, target: Path) -> None:
+        self._file = file
+        self._path = path
+        self._target = target
+        self.size = 0
+        self.head = b""  # the first 1024 bytes
+
+    async def write(self, data: bytes) -> None:
+        """Append."""
+        if len(self.head) < 1024:
+            self.head += data[: 1024 - len(self.head)]
+        await self._file.write(data)
+        self.size += len(data)
+
+    async def finish(self) -> None:
+        """Have it on the disk, whole and synced, as the input of its job."""
+        await self._file.flush()
+        await trio.to_thread.run_sync(os.fsync, self._file.wrapped.fileno())
+        await self.replace_with(self._path)
+
+    async def replace_with(self, path: Path) -> None:
+        """Make a file that is on the disk already the input of the job. Raises FileNotFoundError."""
+
+        def link() -> None:
+            self._target.parent.mkdir()
+            os.link(path, self._target)
+            _sync(self._path.parent, self._target.parent, self._target.parent.parent)
+
+        await trio.to_thread.run_sync(link)
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,192 @@
+"""The one writer: takes the events of all producers, applies, commits, publishes, answers, in that order.
+
+Whatever has been queued meanwhile makes up a batch. It is committed once, and only if a job's state changed in it;
+nobody, watcher or producer, hears of a change before it is durable. The queue is bounded: a full one slows the
+producers.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final, TypeAlias
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.core.cursor import Cursor
+from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
+from progressd.core.events import Event, checked_job_id
+from progressd.core.job import Applied, Job, apply
+from progressd.core.messages import JobMessage, PagePreview, Progress
+from progressd.registry import Registry
+from progressd.store.base import Change, Store
+
+QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
+BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
+MESSAGES_MOST: Final = 3  # that one event can make: a start, and a progress; or an end of two
+RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
+WRITE_BEHIND: Final = 0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
+
+Outcome: TypeAlias = Job | ProgressdError
+log = structlog.get_logger(__name__)
+
+
+class Entry:
+    """Events of one producer, and the outcome of each once it is decided. Without events: write what is unsaved."""
+
+    __slots__ = ("done", "events", "outcomes")
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.outcomes: list[Outcome] = []
+        self.done = trio.Event()
+
+
+class Batch:
+    """What a batch of events comes to, before any of it is real."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}  # as the events leave them
+        self.messages: list[tuple[int, JobMessage]] = []
+        self.changes: list[Change] = []
+
+
+class Ingest:
+    """`submit` is for producers; `run` is the task behind it."""
+
+    def __init__(self, store: Store, registry: Registry, broadcaster: Broadcaster) -> None:
+        self.store_id = store.id
+        self._store = store
+        self._registry = registry
+        self._broadcaster = broadcaster
+        self._next_offset = self._reserved = store.first_offset
+        self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
+        self._moved = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
+
+    async def submit(self, *events: Event) -> list[Outcome]:
+        """Hand in events, in order, and wait until they are durable and published.
+
+        For each, the job as it is then, or the error that refused it. Raises Unavailable when the daemon is stopping.
+        """
+        if not events:
+            await trio.lowlevel.checkpoint()
+            return []
+        return await self._hand_in(Entry(events))
+
+    async def submit_one(self, event: Event) -> Job:
+        """Hand in one event; the job as it is then. Raises what refused it."""
+        [outcome] = await self.submit(event)
+        if isinstance(outcome, ProgressdError):
+            raise outcome
+        return outcome
+
+    async def run(self) -> None:
+        """Take events until cancelled; a batch that was begun is finished, and what is unsaved is written."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_behind)
+            try:
+                async for first in self._receive:
+                    with trio.CancelScope(shield=True):
+                        await self._take(self._with_queued(first))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._take(self._with_queued(Entry(())))
+                self._receive.close()
+
+    async def _hand_in(self, entry: Entry) -> list[Outcome]:
+        try:
+            await self._send.send(entry)
+        except trio.BrokenResourceError:
+            raise Unavailable("the daemon is stopping") from None
+        await entry.done.wait()
+        return entry.outcomes
+
+    def _with_queued(self, first: Entry) -> list[Entry]:
+        entries, count = [first], len(first.events)
+        try:
+            while count < BATCH_MOST:
+                entries.append(self._receive.receive_nowait())
+                count += len(entries[-1].events)
+        except trio.WouldBlock:
+            pass
+        return entries
+
+    async def _take(self, entries: list[Entry]) -> None:
+        events = [event for entry in entries for event in entry.events]
+        try:
+            outcomes = iter(await self._decide(events, write=not all(entry.events for entry in entries)))
+        except StoreFailed as error:
+            log.error("events refused", events=len(events), error=str(error))
+            outcomes = iter([error] * len(events))
+        for entry in entries:
+            entry.outcomes = [next(outcomes) for _ in entry.events]
+            entry.done.set()
+
+    async def _decide(self, events: list[Event], write: bool) -> list[Outcome]:
+        """Apply, commit, publish. Raises StoreFailed, and then nothing has happened."""
+        stored = await self._jobs_not_in_memory(events)
+        await self._reserve(MESSAGES_MOST * len(events))
+        now = datetime.now(UTC)
+        batch = Batch()
+        outcomes = [self._apply(event, stored, batch, now) for event in events]
+        if batch.changes or (write and self._unsaved):
+            await self._store.commit({**self._unsaved, **batch.jobs}.values(), batch.changes)
+            self._unsaved.clear()
+        elif batch.jobs:
+            self._unsaved.update(batch.jobs)
+            self._moved.set()
+        for job in batch.jobs.values():
+            self._registry.keep(job)
+        for offset, message in batch.messages:
+            await self._broadcaster.publish(offset, message)
+        return outcomes
+
+    def _apply(self, event: Event, stored: dict[str, Job], batch: Batch, now: datetime) -> Outcome:
+        job_id = event.job_id
+        job = batch.jobs.get(job_id) or self._registry.known(job_id)
+        try:
+            if job is None:
+                event = replace(event, job_id=checked_job_id(job_id))
+                job_id = event.job_id
+                job = batch.jobs.get(job_id) or self._registry.known(job_id) or stored.get(job_id)
+            applied = apply(job, event, now)
+        except ProgressdError as error:
+            return error
+        return self._place(applied, batch, now) if applied.messages else applied.job
+
+    def _place(self, applied: Applied, batch: Batch, now: datetime) -> Job:
+        """Give the messages their places in the stream, and the job what follows from them."""
+        job = applied.job
+        for message in applied.messages:
+            offset = self._next_offset
+            self._next_offset += 1
+            placed = replace(message, cursor=str(Cursor(self.store_id, offset)), time=now)
+            batch.messages.append((offset, placed))
+            if isinstance(placed, PagePreview):
+                return job
+            if isinstance(placed, Progress):
+                job = replace(job, offset=offset, progress_offset=offset, progress_at=now)
+            else:
+                batch.changes.append(Change(offset, placed))
+                job = replace(job, offset=offset, created_offset=job.created_offset or offset)
+        batch.jobs[job.id] = job
+        return job
+
+    async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job]:
+        missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}
+        return dict(await self._store.jobs(missing)) if missing else {}
+
+    async def _reserve(self, count: int) -> None:
+        if self._next_offset + count > self._reserved:
+            reserved = self._next_offset + count + RESERVE_AHEAD
+            await self._store.reserve(reserved)
+            self._reserved = reserved
+
+    async def _write_behind(self) -> None:
+        while True:
+            await self._moved.wait()
+            await trio.sleep(WRITE_BEHIND)
+            self._moved = trio.Event()
+            await self._hand_in(Entry(()))

@@ -1,0 +1,135 @@
+"""The log: one line an event on stderr, from progressd and the libraries alike; a line it cannot write ends nothing.
+
+Log with `structlog.get_logger()`, an event in a few words and the rest as keys: `log.info("job started", job_id=…)`.
+"""
+
+import contextlib
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from progressd.config import LogSettings
+
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Send all logs to `stream` (stderr). Times are UTC, ISO 8601. Tracebacks only at level debug."""
+    stream = stream or sys.stderr
+    level = _LEVELS[settings.level]
+    form = settings.format
+    if form == "auto":
+        form = "console" if stream.isatty() else "logfmt"
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info if level <= logging.DEBUG else _name_exception,
+    ]
+    last: list[Processor] = [structlog.processors.EventRenamer("message"), *_renderers(form, stream)]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Lines(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = _StandardHandler(_Lines(stream))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    # the libraries tell at info what progressd tells better, so theirs counts from warning on
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))
+    for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving", "trio-websocket"):
+        library = logging.getLogger(name)
+        library.handlers, library.propagate = [], True
+        library.setLevel(logging.NOTSET)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside an exception group, or the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+class _Lines:
+    """Writes lines; a full disk or a closed terminal costs the line, never a connection or the daemon."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = log = exception = msg
+
+
+class _StandardHandler(logging.Handler):
+    def __init__(self, lines: _Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.msg(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+def _renderers(form: str, stream: TextIO) -> list[Processor]:
+    match form:
+        case "json":
+            return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        case "logfmt":
+            return [_in_order, _printable, structlog.processors.LogfmtRenderer(bool_as_flag=False)]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), event_key="message", exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
+
+
+def _name_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """`error="Type: text"` instead of a traceback."""
+    found = event.pop("exc_info", None)
+    if found is True:
+        found = sys.exc_info()
+    error = found[1] if isinstance(found, tuple) else found
+    if isinstance(error, BaseException):
+        event["error"] = "; ".join(f"{type(leaf).__name__}: {leaf}".removesuffix(": ") for leaf in leaves(error))
+    return event
+
+
+def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    first = {key: event.pop(key) for key in ("timestamp", "level", "message") if key in event}
+    return {**first, **event}
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What a client sent must not steer the terminal on which somebody reads the log."""
+    return {key: _escaped(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def _add_logger_name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    record: logging.LogRecord = event["_record"]
+    event["logger"] = record.name
+    return event

@@ -1,0 +1,1 @@
+"""Where events come in: the runner's children, and producers on the Unix socket."""

@@ -1,0 +1,133 @@
+"""Producers' lines: one JSON object each (NDJSON), split from any stream of bytes and read into events. Does no I/O."""
+
+import uuid
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
+
+from progressd.core.cursor import Cursor
+from progressd.core.errors import InvalidInput, ProgressdError
+from progressd.core.events import ProducerEvent, RegisterEvent
+from progressd.core.job import Job
+
+_decode = msgspec.json.Decoder(ProducerEvent).decode
+_decode_object = msgspec.json.Decoder(dict[str, object]).decode
+
+
+class LineTooLong(InvalidInput):
+    """A line has more bytes than allowed; it is skipped up to its end."""
+
+
+NumberedLine: TypeAlias = tuple[int, bytes | LineTooLong]
+
+
+class LineSplitter:
+    """Splits chunks of bytes into lines, and numbers them from 1. Blank lines are counted and left out."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._rest = b""
+        self._skipping = False
+        self._number = 0
+
+    def feed(self, chunk: bytes) -> list[NumberedLine]:
+        """The lines that end in this chunk, without their line ends."""
+        *ended, rest = (self._rest + chunk).split(b"\n")
+        lines: list[NumberedLine] = []
+        for line in ended:
+            self._number += 1
+            if self._skipping:
+                self._skipping = False
+            elif len(line) > self._max_bytes:
+                lines.append((self._number, self._too_long()))
+            elif line and not line.isspace():
+                lines.append((self._number, line))
+        if len(rest) > self._max_bytes:
+            if not self._skipping:
+                lines.append((self._number + 1, self._too_long()))
+            self._skipping = True
+            rest = b""
+        self._rest = b"" if self._skipping else rest
+        return lines
+
+    def end(self) -> list[NumberedLine]:
+        """The last line, where no line end followed it."""
+        return self.feed(b"\n") if self._rest else []
+
+    def _too_long(self) -> LineTooLong:
+        return LineTooLong(f"the line has more than {self._max_bytes} bytes")
+
+
+class _Ref(Struct):
+    ref: Raw | UnsetType = UNSET
+
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """What a producer is told about a line: `ref` is its own, `cursor` where the event stands, `line` a bad line's."""
+
+    ref: Raw | UnsetType = UNSET
+    ok: bool | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
+    job_id: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    line: int | UnsetType = UNSET
+
+
+class Line(NamedTuple):
+    """One event of a producer; `ref` asks for an answer."""
+
+    number: int
+    event: ProducerEvent
+    ref: Raw | UnsetType
+
+    def answer(self, outcome: Job | ProgressdError, store_id: str) -> Answer:
+        """What came of it."""
+        if isinstance(outcome, ProgressdError):
+            return Answer(self.ref, ok=False, error=str(outcome), line=self.number)
+        job_id = outcome.id if isinstance(self.event, RegisterEvent) else UNSET
+        return Answer(self.ref, ok=True, cursor=str(Cursor(store_id, outcome.offset)), job_id=job_id)
+
+
+def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None) -> Line | Answer:
+    """Read a producer's line into its event, or into the answer that says what is wrong with it."""
+    if isinstance(line, LineTooLong):
+        return Answer(ok=False, error=str(line), line=number)
+    ref = _ref(line)
+    try:
+        return Line(number, read_event(line, job_id), ref)
+    except InvalidInput as error:
+        return Answer(ref, ok=False, error=str(error), line=number)
+
+
+def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
+    """Read one JSON object. A new job without an id gets one.
+
+    `job_id`: the only job it may be about, and need not name. Raises InvalidInput.
+    """
+    try:
+        event: ProducerEvent
+        if job_id is None:
+            event = _decode(text)
+        else:
+            named = {"job_id": job_id, **_decode_object(text)}
+            event = msgspec.convert(named, type=ProducerEvent)
+    except msgspec.MsgspecError as error:
+        raise InvalidInput(f"not an event: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidInput("not an event: the text is not UTF-8") from None
+    if job_id is not None and event.job_id.lower() != job_id:
+        raise InvalidInput(f"the event is about job {event.job_id[:60]!r}, not {job_id}")
+    if isinstance(event, RegisterEvent) and not event.job_id:
+        return replace(event, job_id=str(uuid.uuid4()))
+    return event
+
+
+def _ref(line: bytes) -> Raw | UnsetType:
+    if b'"ref"' not in line:  # a second look at every line would cost a fifth of the whole way in
+        return UNSET
+    try:
+        return msgspec.json.decode(line, type=_Ref).ref
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return UNSET

@@ -1,0 +1,189 @@
+"""The runner: takes queued jobs of the configured pipelines, oldest first, and runs each as a child process.
+
+It is a producer like any other: what the child writes becomes events, and so does its end. Nobody else starts them.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from progressd.config import Settings
+from progressd.core.errors import Conflict, StoreFailed
+from progressd.core.events import CompletedEvent, ErrorEvent, RequeueEvent, StartEvent
+from progressd.core.job import Job
+from progressd.core.messages import ErrorData
+from progressd.core.pipeline import Pipeline
+from progressd.core.status import JobStatus
+from progressd.files import Files
+from progressd.ingest import Ingest
+from progressd.producers.child import Child
+from progressd.producers.output import Output
+from progressd.registry import Registry
+
+PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """`recover`, then `run`; `stop_taking` lets `run` end with the last job that is running."""
+
+    def __init__(self, settings: Settings, registry: Registry, ingest: Ingest, files: Files) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._ingest = ingest
+        self._files = files
+        self._slots = trio.Semaphore(settings.runner.slots)
+        self._taken: set[str] = set()
+        self._taking = trio.CancelScope()
+
+    async def recover(self) -> None:
+        """Queue again what an earlier daemon left running; what has been tried too often fails."""
+        for job in list(self._registry.unfinished.values()):
+            if job.pipeline is None or job.status is not JobStatus.PROCESSING:
+                continue
+            if job.attempt < self._settings.runner.max_attempts:
+                await self._ingest.submit_one(RequeueEvent(job.id))
+                log.info("job queued again", job_id=job.id, attempt=job.attempt + 1)
+            else:
+                await self._ingest.submit_one(ErrorEvent(job.id, ErrorData("interrupted")))
+                log.warning("job interrupted too often", job_id=job.id, attempts=job.attempt)
+
+    async def run(self) -> None:
+        """Run jobs until cancelled, or until the last one after `stop_taking`."""
+        async with trio.open_nursery() as nursery:
+            with self._taking:
+                while True:
+                    await self._slots.acquire()
+                    job = await self._next()
+                    self._taken.add(job.id)
+                    nursery.start_soon(self._run_job, job)
+
+    def stop_taking(self) -> None:
+        """Start no further job."""
+        self._taking.cancel()
+
+    async def _next(self) -> Job:
+        while True:
+            for job in self._registry.unfinished.values():
+                if job.pipeline is not None and job.status is JobStatus.QUEUED and job.id not in self._taken:
+                    return job
+            await self._registry.wait_queued()
+
+    async def _run_job(self, job: Job) -> None:
+        try:
+            await self._report(StartEvent(job.id))
+            await self._report(await self._attempt(job))
+        except Conflict as refusal:  # somebody else has ended it meanwhile
+            log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
+        finally:
+            self._taken.discard(job.id)
+            self._slots.release()
+
+    async def _report(self, event: StartEvent | CompletedEvent | ErrorEvent) -> None:
+        """Hand in what must not be lost, as often as it takes."""
+        while True:
+            try:
+                await self._ingest.submit_one(event)
+            except StoreFailed as error:
+                log.error("cannot report on a job yet", job_id=event.job_id, error=str(error))
+                await trio.sleep(error.retry_after)
+            else:
+                return
+
+    async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
+        """Run the job once; how it ended."""
+        pipeline = self._settings.pipelines.get(job.pipeline or "")
+        if pipeline is None:
+            return _failed(job, f"the pipeline {job.pipeline} is no longer configured")
+        async with self._files.attempt(job.id, job.attempt) as work:
+            return await self._run_pipeline(job, pipeline, work / pipeline.output)
+
+    async def _run_pipeline(self, job: Job, pipeline: Pipeline, result: Path) -> CompletedEvent | ErrorEvent:
+        output = Output(job.id, self._ingest, pipeline.progress_pattern)
+        try:
+            child = await Child.start(
+                pipeline.arguments(self._placeholders(job, result)),
+                result.parent,
+                self._environment(job, pipeline),
+                self._settings.runner.kill_grace,
+            )
+        except OSError as error:
+            log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
+            return _failed(job, f"the program of pipeline {job.pipeline} cannot be started")
+        timeout = pipeline.timeout or self._settings.runner.job_timeout
+        with trio.move_on_after(timeout) as in_time:
+            status = await self._run_child(job, child, output)
+        if child.stderr:
+            await self._files.keep_stderr(job.id, child.stderr)
+        if in_time.cancelled_caught:
+            return _failed(job, f"stopped after {timeout:g} s, the longest that a job of {job.pipeline} may take")
+        return await self._judge(job, pipeline, result, output, status)
+
+    async def _run_child(self, job: Job, child: Child, output: Output) -> int:
+        """Run the child to its end, or until somebody else ends the job. Raises Conflict for that."""
+        async with trio.open_nursery() as nursery:
+
+            async def stop_when_ended() -> None:
+                await self._registry.wait_finished(job.id)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_when_ended)
+            status = await child.run(output.on_stdout, output.on_stderr)
+            nursery.cancel_scope.cancel()
+            return status
+        raise Conflict(f"job {job.id} was ended while it ran")
+
+    async def _judge(
+        self, job: Job, pipeline: Pipeline, result: Path, output: Output, status: int
+    ) -> CompletedEvent | ErrorEvent:
+        """What the exit status, and what the pipeline said of it, mean for the job."""
+        if output.complaint is not None:
+            return ErrorEvent(job.id, ErrorData(output.complaint))
+        if status < 0:
+            name = signal.Signals(-status).name
+            return _failed(job, f"{job.pipeline} was ended by {name}" + _want_of_memory(-status))
+        if status > 0:
+            return _failed(job, f"{job.pipeline} failed with exit status {status}")
+        url = None
+        if any("{output}" in part for part in pipeline.command):
+            try:
+                await self._files.keep_output(job.id, result)
+            except FileNotFoundError:
+                return _failed(job, f"{job.pipeline} ended well, but wrote no result")
+            url = f"/api/jobs/{job.id}/download"
+        return CompletedEvent(job.id, replace(output.result, output_path=url))
+
+    def _placeholders(self, job: Job, output: Path) -> dict[str, str]:
+        return {
+            "python": sys.executable,
+            "input": str(self._files.input(job.id)),
+            "output": str(output),
+            "options": json.dumps(job.options),
+            "job_id": job.id,
+        }
+
+    def _environment(self, job: Job, pipeline: Pipeline) -> dict[str, str]:
+        """The daemon's own, without what is meant for the daemon alone."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+        return {
+            **inherited,
+            **pipeline.environment,
+            "PROGRESSD_JOB_ID": job.id,
+            "PROGRESSD_SOCKET": str(self._settings.ingest.socket),
+        }
+
+
+def _failed(job: Job, sentence: str) -> ErrorEvent:
+    return ErrorEvent(job.id, ErrorData(f"Pipeline error: {sentence}"))
+
+
+def _want_of_memory(number: int) -> str:
+    return ", perhaps for want of memory" if number == signal.SIGKILL else ""

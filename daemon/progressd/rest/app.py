@@ -1,0 +1,70 @@
+"""The REST application: its blueprints, its page, and one shape for every error."""
+
+from pathlib import Path
+from typing import Final
+
+import structlog
+from quart import Response, request, send_from_directory
+from werkzeug.exceptions import HTTPException
+
+from progressd.core.errors import ProgressdError, Unavailable
+from progressd.rest import convert, events, health, jobs
+from progressd.rest.services import RestApp, Services, json_response
+
+WEBUI: Final = Path(__file__).parent.parent / "webui"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+log = structlog.get_logger(__name__)
+
+
+def build_app(services: Services) -> RestApp:
+    """The application over the daemon's parts."""
+    app = RestApp("progressd", static_folder=str(WEBUI), static_url_path="/static")
+    app.services = services
+    # How long a client may take is decided piece by piece, not for a whole upload or download.
+    app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
+    for module in (convert, events, jobs, health):
+        app.register_blueprint(module.blueprint)
+    app.add_url_rule("/", view_func=_page)
+    app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})
+    app.add_url_rule("/ws/<path:path>", view_func=_not_a_websocket)
+    app.register_error_handler(ProgressdError, _refused)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _failed)
+    app.after_request(_with_headers)
+    return app
+
+
+async def _page() -> Response:
+    return await send_from_directory(WEBUI, "index.html")
+
+
+async def _not_a_websocket(path: str) -> Response:
+    return json_response({"error": "this is a WebSocket: connect with an upgrade"}, 426, {"Upgrade": "websocket"})
+
+
+async def _refused(error: ProgressdError) -> Response:
+    if isinstance(error, Unavailable):
+        body = {"error": str(error), "retry_after": error.retry_after}
+        return json_response(body, error.status, {"Retry-After": str(error.retry_after)})
+    return json_response({"error": str(error)}, error.status)
+
+
+async def _http_error(error: HTTPException) -> Response:
+    headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Location", "Content-Range")}
+    return json_response({"error": error.description or error.name}, error.code or 500, headers)
+
+
+async def _failed(error: Exception) -> Response:
+    log.error("request failed", method=request.method, path=request.path, error=repr(error), exc_info=error)
+    return json_response({"error": "the daemon failed to answer this; its log says why"}, 500)
+
+
+async def _with_headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

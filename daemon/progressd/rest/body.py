@@ -1,0 +1,87 @@
+"""Request bodies that are read as they arrive, and never pile up in memory.
+
+Quart's own body takes in whatever the client sends, as fast as it comes: a fast upload to a slow disk would fill the
+memory. Here no more is taken from the connection than the handler has read, so that TCP slows the client down.
+"""
+
+from typing import Final
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable
+from quart.wrappers.request import Request
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
+
+from progressd.core.errors import Stalled, TooLarge
+
+STALL: Final = 60.0  # seconds a client may take to send the next piece of a body
+
+
+class PacedBody(TrioBody):
+    """A body to iterate over; `room` opens when the last piece has been taken."""
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(None, None)  # the limits depend on the route: see `pieces`
+        self.room = trio.Event()
+
+    async def __anext__(self) -> bytes:
+        piece = await super().__anext__()
+        self.room.set()
+        self.room = trio.Event()
+        return piece
+
+
+class PacedRequest(TrioRequest):
+    """A request with a paced body."""
+
+    body_class = PacedBody
+
+
+class PacedConnection(TrioASGIHTTPConnection):
+    """Takes a piece of the body from the connection when the one before has been read."""
+
+    async def handle_messages(self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable) -> None:  # type: ignore[override]
+        """Until the client disconnects, which cancels the request."""
+        body = request.body
+        assert isinstance(body, PacedBody)
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                nursery.cancel_scope.cancel()
+                return
+            assert message["type"] == "http.request"
+            if message["body"]:
+                body.append(message["body"])
+            if not message["more_body"]:
+                body.set_complete()
+            elif message["body"]:
+                await body.room.wait()
+
+
+class Pieces:
+    """The body of a request, piece by piece. Raises TooLarge past `limit` bytes, Stalled when none comes in time."""
+
+    def __init__(self, request: Request, limit: int) -> None:
+        if (request.content_length or 0) > limit:
+            raise TooLarge(f"the body has {request.content_length} bytes: at most {limit} are allowed")
+        self._body = aiter(request.body)
+        self._limit = limit
+        self._size = 0
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        with trio.move_on_after(STALL) as stalled:
+            piece = await anext(self._body)
+        if stalled.cancelled_caught:
+            raise Stalled(f"nothing came for {STALL:g} s")
+        self._size += len(piece)
+        if self._size > self._limit:
+            raise TooLarge(f"the body has more than the {self._limit} bytes that are allowed")
+        return piece
+
+
+async def whole_body(request: Request, limit: int = 1024 * 1024) -> bytes:
+    """A small body at once. Raises like Pieces."""
+    return b"".join([piece async for piece in Pieces(request, limit)])

@@ -1,0 +1,63 @@
+"""`POST /api/convert`: a file comes in and becomes a job of the runner."""
+
+import mimetypes
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from progressd.core.errors import InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
+from progressd.core.events import Registration, SubmitEvent
+from progressd.core.options import checked_options
+from progressd.core.pipeline import Pipeline
+from progressd.rest.multipart import receive_form
+from progressd.rest.services import json_response, services
+
+SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
+
+blueprint = Blueprint("convert", __name__)
+
+
+@blueprint.post("/api/convert")
+async def convert() -> Response:
+    """Multipart: `file`, and `options` as JSON text; `?pipeline=NAME` for another than `pdf`."""
+    daemon = services()
+    if not daemon.ready:
+        raise Unavailable("the daemon is stopping and takes no work")
+    name = request.args.get("pipeline", "pdf")
+    pipeline = daemon.settings.pipelines.get(name)
+    if pipeline is None:
+        raise InvalidInput(f"there is no pipeline {name[:60]!r}: there are {', '.join(daemon.settings.pipelines)}")
+    job_id = str(uuid.uuid4())
+    async with daemon.files.upload(job_id) as upload:
+        form = await receive_form(request, upload, "file", daemon.settings.limits.max_upload_bytes)
+        _check_type(upload.head, form.filename, pipeline)
+        options = checked_options(pipeline, _options(form.fields.get("options", "")), _available)
+        await upload.finish()
+        registration = Registration(kind=name, input_filename=form.filename[:255], options=options)
+        job = await daemon.ingest.submit_one(SubmitEvent(job_id, registration, name))
+    return json_response({"job_id": job.id, "status": job.status, "created_at": job.created_at}, 202)
+
+
+def _options(text: str) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, object])
+    except msgspec.MsgspecError as error:
+        raise InvalidOption(f"the field options is not a JSON object: {error}") from None
+
+
+def _check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
+    """A type with a known signature is told by the content, any other by the file's name."""
+    guessed = mimetypes.guess_type(filename)[0]
+    for accepted in pipeline.accept:
+        signature = SIGNATURES.get(accepted)
+        if signature in head if signature is not None else accepted in (guessed, "*/*"):
+            return
+    raise UnsupportedMedia(f"not a file of the type {' or '.join(pipeline.accept)}")
+
+
+def _available(program: str) -> bool:
+    return shutil.which(program) is not None

@@ -1,0 +1,42 @@
+"""Producers' events over HTTP: one as JSON, or many as lines (NDJSON)."""
+
+from typing import Final
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from progressd.core.events import checked_job_id
+from progressd.producers.intake import take_lines
+from progressd.producers.lines import Answer, LineSplitter, read_event
+from progressd.rest.body import Pieces, whole_body
+from progressd.rest.services import json_response, services
+
+STREAM_MOST: Final = 64 * 1024 * 1024  # bytes of lines in one request, since their answers are held until its end
+
+blueprint = Blueprint("events", __name__)
+
+
+@blueprint.post("/api/events")
+async def any_job() -> Response:
+    """Events of any jobs."""
+    return await _take(None)
+
+
+@blueprint.post("/api/jobs/<job_id>/events")
+async def one_job(job_id: str) -> Response:
+    """Events of one job, which need not name it."""
+    return await _take(checked_job_id(job_id))
+
+
+async def _take(job_id: str | None) -> Response:
+    daemon = services()
+    if request.mimetype != "application/x-ndjson":
+        event = read_event(await whole_body(request, daemon.settings.ingest.max_line_bytes), job_id)
+        job = await daemon.ingest.submit_one(event)
+        return json_response(Answer(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
+    splitter = LineSplitter(daemon.settings.ingest.max_line_bytes)
+    answers: list[Answer] = []
+    async for piece in Pieces(request, STREAM_MOST):
+        answers += await take_lines(daemon.ingest, splitter.feed(piece), job_id)
+    answers += await take_lines(daemon.ingest, splitter.end(), job_id)
+    return Response(msgspec.json.Encoder().encode_lines(answers), content_type="application/x-ndjson")

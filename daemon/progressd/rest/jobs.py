@@ -1,0 +1,149 @@
+"""Jobs over REST: look at them, register them, cancel them, try them again, fetch what came of them."""
+
+import mimetypes
+import uuid
+from pathlib import PurePath
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+from quart import Blueprint, Response, request, send_file
+
+from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
+from progressd.core.job import Job
+from progressd.core.status import JobStatus
+from progressd.rest.body import whole_body
+from progressd.rest.services import json_response, services
+from progressd.rest.views import job_view
+from progressd.store.base import Filter
+
+FINISHED: Final = frozenset(status for status in JobStatus if status.finished)
+
+blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
+
+
+class NewJob(Registration, frozen=True):
+    """The body of `POST /api/jobs`."""
+
+    id: str | None = None
+
+
+class Paging(msgspec.Struct, frozen=True):
+    """The query of a list; a larger limit than 1000 is taken for 1000."""
+
+    limit: Annotated[int, Meta(ge=1)] = 50
+    offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    status: JobStatus | None = None
+    kind: str | None = None
+    label: Annotated[str, Meta(pattern="^[^=]+=")] | None = None
+
+
+@blueprint.get("")
+async def list_jobs() -> Response:
+    """All jobs, newest first."""
+    return await _page(None)
+
+
+@blueprint.get("/history")
+async def history() -> Response:
+    """The finished jobs, newest first."""
+    return await _page(FINISHED)
+
+
+@blueprint.post("")
+async def register() -> Response:
+    """A job that a producer will report on; the same id twice leaves it as it is."""
+    daemon = services()
+    try:
+        new = msgspec.json.decode(await whole_body(request) or b"{}", type=NewJob)
+    except msgspec.MsgspecError as error:
+        raise InvalidInput(f"not a job: {error}") from None
+    job_id = checked_job_id(new.id) if new.id is not None else str(uuid.uuid4())
+    known = await daemon.registry.find([job_id])
+    job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
+    return _job_response(job, 200 if known else 201)
+
+
+@blueprint.get("/<job_id>")
+async def get_job(job_id: str) -> Response:
+    """One job."""
+    return _job_response(await _find(job_id))
+
+
+@blueprint.delete("/<job_id>")
+async def cancel(job_id: str) -> Response:
+    """Cancel a job that has not finished."""
+    job = await _find(job_id)
+    if job.status.finished:
+        raise Conflict(f"job {job.id} is {job.status} already")
+    cancelled = ReportedStatus(JobStatus.CANCELLED)
+    return _job_response(await services().ingest.submit_one(StatusEvent(job.id, cancelled)))
+
+
+@blueprint.post("/<job_id>/retry")
+async def retry(job_id: str) -> Response:
+    """A new job over the same input and options."""
+    daemon = services()
+    job = await _find(job_id)
+    if not daemon.ready:
+        raise Unavailable("the daemon is stopping and takes no work")
+    if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+        raise Conflict(f"job {job.id} is {job.status}: only a failed or cancelled job can be tried again")
+    if job.pipeline is None:
+        raise Conflict(f"job {job.id} is not run by the daemon: only its producer can try it again")
+    again = str(uuid.uuid4())
+    registration = Registration(
+        kind=job.kind, input_filename=job.input_filename, options=job.options, labels=job.labels
+    )
+    async with daemon.files.copied_input(job.id, again):
+        new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline))
+    return json_response({"job_id": new.id, "status": new.status, "message": f"trying job {job.id} again"})
+
+
+@blueprint.get("/<job_id>/download")
+async def download(job_id: str) -> Response:
+    """The result."""
+    daemon = services()
+    job = await _find(job_id)
+    if job.status is not JobStatus.COMPLETED:
+        raise Conflict(f"job {job.id} is {job.status}: there is no result to download")
+    pipeline = daemon.settings.pipelines.get(job.pipeline or "")
+    suffix = PurePath(pipeline.output).suffix if pipeline else ""
+    name = PurePath(job.input_filename or job.kind).stem + suffix
+    try:
+        response = await send_file(
+            daemon.files.output(job.id),
+            mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",
+            as_attachment=True,
+            attachment_filename=name,
+            conditional=True,
+        )
+    except FileNotFoundError:
+        raise NotFound(f"job {job.id} has no file here") from None
+    response.timeout = None  # as long as the client keeps reading
+    return response
+
+
+async def _find(text: str) -> Job:
+    return await services().registry.get(checked_job_id(text))
+
+
+def _job_response(job: Job, status: int = 200) -> Response:
+    return json_response(job_view(job, services().store.id), status)
+
+
+async def _page(statuses: frozenset[JobStatus] | None) -> Response:
+    daemon = services()
+    try:
+        paging = msgspec.convert(request.args.to_dict(), Paging, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {error}") from None
+    if paging.status is not None:
+        statuses = frozenset([paging.status])
+    limit = min(paging.limit, 1000)
+    key, _, value = (paging.label or "").partition("=")
+    which = Filter(statuses, paging.kind, (key, value) if key else None)
+    stored, total = await daemon.store.list_jobs(which, limit, paging.offset)
+    jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id) for job in stored]
+    return json_response({"jobs": jobs, "total": total, "limit": limit, "offset": paging.offset})

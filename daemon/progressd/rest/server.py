@@ -1,0 +1,181 @@
+"""The seam to Hypercorn: serves a connection that we accepted with its Trio `TCPServer`, and mends what is wrong there.
+
+Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`, `WorkerContext`, `Lifespan`.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Event as ServerEvent
+from hypercorn.events import Updated
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    ConnectionState,
+    Scope,
+)
+from hypercorn.utils import wrap_app
+
+from progressd.ws.listener import PREFIX, Connection, wants_websocket
+
+SEND_STALL: Final = 60.0  # seconds a client may take to make room for the next piece of a response
+KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
+WIND_UP: Final = 1.0  # seconds to wait for the end of a response when an upgrade follows it at once
+MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
+
+
+class HttpServer:
+    """Serves HTTP connections with an ASGI application."""
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._config = Config()
+        self._config.keep_alive_timeout = KEEP_ALIVE
+        self._config.include_server_header = False
+        self._config.accesslog = None
+        self._app = wrap_app(_finishing(app), MAX_BODY, "asgi")
+        self._context = WorkerContext(None)
+        self._state: dict[str, Any] = {}
+        self._open: set[Connection] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Within this, the application is started."""
+        lifespan = Lifespan(self._app, self._config, self._state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            yield
+            await lifespan.wait_for_shutdown()
+            nursery.cancel_scope.cancel()
+
+    async def serve(self, connection: Connection) -> bool:
+        """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
+        stream = _HttpStream(connection)
+        self._open.add(connection)
+        try:
+            server = TCPServer(
+                self._app,
+                self._config,
+                self._context,
+                ConnectionState(self._state.copy()),
+                cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
+            )
+            stream.watch(server)
+            await server.run()
+        finally:
+            self._open.discard(connection)
+        return stream.upgrading
+
+    async def drain(self) -> None:
+        """Close idle connections now and the others after their response."""
+        await self._context.terminated.set()
+
+    def abort(self) -> None:
+        """Close every connection, also under a response that its client does not read.
+
+        Hypercorn shields its sends without a timeout, so that a cancellation alone would wait forever.
+        """
+        for connection in self._open:
+            connection.stream.socket.close()
+
+
+class _HttpStream(trio.abc.HalfCloseableStream):
+    """What Hypercorn reads from and writes to. It ends where an upgrade to WebSocket comes between two requests.
+
+    Proxies do that: they send the upgrade over an idle connection that has served plain requests before.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._closed = False
+        self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
+        self._between_requests = trio.Event()
+        self.socket = connection.stream.socket  # Hypercorn asks it for the addresses
+        self.upgrading = False
+
+    def watch(self, server: TCPServer) -> None:
+        """Learn from the server when it is between two requests."""
+        send = server.protocol_send
+
+        async def protocol_send(event: ServerEvent) -> None:
+            if isinstance(event, Updated):
+                if event.idle:
+                    self._between_requests.set()
+                else:
+                    self._between_requests = trio.Event()
+            await send(event)
+
+        server.protocol_send = protocol_send  # type: ignore[method-assign]
+        self._stop_idling = server.idle_task.stop
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        with trio.CancelScope() as self._reading:
+            data = await self._connection.receive_some(max_bytes)
+            if data and data[: len(PREFIX)] == PREFIX[: len(data)]:
+                data = await self._upgrade_or(data)
+        if self._closed:
+            raise trio.ClosedResourceError
+        return data
+
+    async def _upgrade_or(self, data: bytes) -> bytes:
+        """Data that begins like an upgrade: close this stream if it is one, else give back all that was read."""
+        connection = self._connection
+        with trio.move_on_after(WIND_UP):  # the response before it may not be quite over
+            await self._between_requests.wait()
+        if not self._between_requests.is_set():
+            return data
+        connection.unread = data + connection.unread
+        if wants_websocket(await connection.read_head()):
+            self.upgrading = self._closed = True
+            await self._stop_idling()
+            return b""
+        data, connection.unread = connection.unread, b""
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+        with trio.move_on_after(SEND_STALL) as stalled:
+            await self._connection.stream.send_all(data)
+        if stalled.cancelled_caught:
+            self._connection.stream.socket.close()
+            raise trio.BrokenResourceError("the client does not read")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._connection.stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Left to `Connection.linger`, for after an upgrade nothing must be closed."""
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """End the HTTP side; the listener closes the connection, or upgrades it."""
+        self._closed = True
+        self._reading.cancel()
+        await trio.lowlevel.checkpoint()
+
+
+def _finishing(app: ASGIFramework) -> ASGIFramework:
+    """Let the last send of a response finish even where the application cancels it.
+
+    Quart-Trio cancels its request's nursery as soon as it hears of the disconnect that Hypercorn reports while it still
+    winds up that send, and then idle connections are never closed.
+    """
+
+    async def finishing(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def shielded(message: ASGISendEvent) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            with trio.CancelScope(shield=last):
+                await send(message)
+
+        await app(scope, receive, shielded)
+
+    return finishing

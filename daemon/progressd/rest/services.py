@@ -1,0 +1,49 @@
+"""What the REST side works with: it reads the registry and the store, and writes only through ingest."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import msgspec
+from quart import Response, current_app
+from quart_trio import QuartTrio
+
+from progressd.config import Settings
+from progressd.files import Files
+from progressd.history import History
+from progressd.ingest import Ingest
+from progressd.registry import Registry
+from progressd.rest.body import PacedConnection, PacedRequest
+from progressd.store.base import Store
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass
+class Services:
+    """The parts of the daemon, and whether it still takes work."""
+
+    settings: Settings
+    store: Store
+    registry: Registry
+    history: History
+    ingest: Ingest
+    files: Files
+    ready: bool = False
+
+
+class RestApp(QuartTrio):
+    """The application; its handlers find the daemon's parts with `services`."""
+
+    asgi_http_class = PacedConnection
+    request_class = PacedRequest
+    services: Services
+
+
+def services() -> Services:
+    """The daemon's parts, inside a request."""
+    return cast(RestApp, current_app).services
+
+
+def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response with a JSON body."""
+    return Response(_encode(body), status, headers, content_type="application/json")

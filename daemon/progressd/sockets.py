@@ -1,0 +1,91 @@
+"""The daemon's listening sockets, given by systemd or bound here; all of them plain and non-blocking."""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from progressd.config import Settings
+from progressd.core.errors import SettingsError
+from progressd.systemd import inherited_sockets
+
+BACKLOG = 4096  # connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
+
+
+class Sockets(NamedTuple):
+    """For the one port, and for producers of this host."""
+
+    tcp: list[socket.socket]
+    unix: list[socket.socket]
+
+    @property
+    def url(self) -> str:
+        """Where the daemon answers."""
+        host, port = self.tcp[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Sockets]:
+    """Take what systemd passed on, and bind the rest. Raises SettingsError. Blocks while a name is looked up."""
+    with contextlib.ExitStack() as closing:
+        inherited = [closing.enter_context(one) for one in inherited_sockets(environ)]
+        unix = [one for one in inherited if one.family is socket.AF_UNIX]
+        tcp = [one for one in inherited if one.family is not socket.AF_UNIX]
+        if not tcp:
+            tcp = [closing.enter_context(one) for one in _bind_tcp(settings.server.host, settings.server.port)]
+        if not unix:
+            path = settings.ingest.socket
+            unix = [closing.enter_context(_bind_unix(path, settings.ingest.socket_mode))]
+            closing.callback(path.unlink, missing_ok=True)
+        yield Sockets(tcp, unix)
+
+
+def _bind_tcp(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise SettingsError(f"server.host = {host!r}: no such address ({error.strerror})") from error
+    for family, _, _, _, address in found:
+        try:
+            listening = socket.create_server(address, family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise SettingsError(_why_not(host, port, error)) from error
+        listening.setblocking(False)
+        yield listening
+        if port == 0:
+            return  # a second address would get another free port
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use: stop what listens there, or choose another with --port {port + 1}"
+    if error.errno == errno.EACCES:
+        return f"port {port} may not be used without privileges: choose one above 1023 with --port 8080"
+    return f"cannot listen on {host} port {port}: {error.strerror}"
+
+
+def _bind_unix(path: Path, mode: int) -> socket.socket:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)  # left over by a daemon that was killed
+        else:
+            raise SettingsError(f"another progressd listens at {path}: stop it, or set ingest.socket to another path")
+    listening = socket.socket(socket.AF_UNIX)
+    umask = os.umask(0o777 & ~mode)
+    try:
+        listening.bind(str(path))
+    except OSError as error:
+        listening.close()
+        raise SettingsError(f"cannot listen at {path} (ingest.socket): {error.strerror}") from error
+    finally:
+        os.umask(umask)
+    listening.listen(BACKLOG)
+    listening.setblocking(False)
+    return listening

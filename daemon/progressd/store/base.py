@@ -1,0 +1,66 @@
+"""What progressd asks of a store, whichever it is."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from progressd.core.job import Job
+from progressd.core.messages import StateChange
+from progressd.core.status import JobStatus
+
+
+class Change(NamedTuple):
+    """A state change with its offset in the stream."""
+
+    offset: int
+    message: StateChange
+
+
+class Filter(NamedTuple):
+    """Which jobs to list; what is None does not matter."""
+
+    statuses: Collection[JobStatus] | None = None
+    kind: str | None = None
+    label: tuple[str, str] | None = None
+
+
+class Store(Protocol):
+    """Durable jobs and state changes. Every method may raise StoreFailed, and has then changed nothing."""
+
+    @property
+    def id(self) -> str:
+        """Names this store in cursors: another store's offsets mean nothing here."""
+
+    @property
+    def first_offset(self) -> int:
+        """Greater than every offset that was given out before the store was opened, also by a daemon that crashed."""
+
+    async def reserve(self, offset: int) -> None:
+        """Promise durably that no later daemon gives out an offset below this one."""
+
+    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change]) -> None:
+        """Keep the jobs as they are now and the changes, all or nothing."""
+
+    async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
+        """Those of the jobs that exist."""
+
+    async def unfinished(self) -> list[Job]:
+        """Every job that has not finished, oldest first."""
+
+    async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
+        """A page of jobs, newest first, and how many there are altogether."""
+
+    async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
+        """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first."""
+
+    async def changes_of_unfinished(self, upto: int) -> list[Change]:
+        """All changes with offset ≤ upto of the jobs that were unfinished at `upto`, oldest first."""
+
+    async def moved(self, after: int, upto: int) -> list[Job]:
+        """The jobs whose newest stored progress has after < offset ≤ upto."""
+
+    async def oldest_cursor(self) -> int:
+        """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
+
+    async def delete_finished(self, before: datetime, most: int) -> list[str]:
+        """Delete at most `most` of the jobs that finished before then, with their changes; their ids."""

@@ -1,0 +1,185 @@
+/** Keeps the jobs in step with the server: by the stream while there is one, else by polling the list. */
+
+import { getJob, listJobs, Refusal } from './api.js';
+import { LIST_LIMIT } from './jobs.js';
+import { Stream } from './stream.js';
+
+const POLL_MS = 1000;
+const LONGEST_POLL_MS = 15_000;
+
+/** A stream that is only open in name shows nothing; asking for the list does, and mends what was missed. */
+const LIVE_CHECK_MS = 60_000;
+
+/** The stream may take this long to come back before the page asks by itself. */
+const PATIENCE_MS = 1500;
+
+/** @typedef {'live' | 'polling' | 'reconnecting'} Connection */
+
+export class Feed {
+  #jobs;
+  #listener;
+  #stream;
+  #connection = 'reconnecting';
+  #live = false;
+  #liveUntil = performance.now();
+  #heardAt = 0;
+  #timer = 0;
+  #failures = 0;
+  #loading = 0;
+  #held = [];
+  #wanted = new Set();
+  #asking = null;
+
+  /**
+   * @param {import('./jobs.js').Jobs} jobs
+   * @param {{onConnection: (connection: Connection) => void, onNotice: (sentence: ?string) => void}} listener
+   *   `onNotice` gets what the server has to say about itself, and null when that has passed
+   */
+  constructor(jobs, listener) {
+    this.#jobs = jobs;
+    this.#listener = listener;
+    this.#stream = new Stream({
+      onOpen: () => this.#opened(),
+      onMessage: (message) => this.#receive(message),
+      onLost: () => this.#lost(),
+    });
+    // A connection made before the network went is dead, whatever it says.
+    window.addEventListener('online', () => {
+      this.#stream.reopen();
+      this.#sync();
+    });
+    document.addEventListener('visibilitychange', () => document.hidden || this.#lookedAt());
+  }
+
+  start() {
+    this.#stream.connect();
+    this.#sync();
+  }
+
+  /** Asks for one job, in turn; what the stream says of it before its turn comes is in the answer anyway. */
+  async want(id) {
+    if (this.#wanted.has(id)) return;
+    this.#wanted.add(id);
+    if (this.#wanted.size > 1) return;
+    for (const next of this.#wanted) {
+      await this.#ask(next);
+      this.#wanted.delete(next);
+    }
+  }
+
+  async #ask(id) {
+    this.#asking = { id, messages: [] };
+    try {
+      this.#jobs.put(await getJob(id));
+    } catch (error) {
+      if (error.status === 404) this.#jobs.remove(id);
+      if (error.retryAfter) await new Promise((resume) => setTimeout(resume, error.retryAfter * 1000));
+    }
+    const { messages } = this.#asking;
+    this.#asking = null;
+    for (const message of messages) this.#jobs.apply(message);
+  }
+
+  #opened() {
+    this.#live = true;
+    this.#heardAt = performance.now();
+    this.#listener.onNotice(null);
+    this.#tell('live');
+    this.#sync();
+  }
+
+  #lost() {
+    if (!this.#live) return;
+    this.#live = false;
+    this.#liveUntil = performance.now();
+    this.#tell('reconnecting');
+    this.#syncIn(PATIENCE_MS);
+  }
+
+  /** Somebody looks at the page again: no reason to wait for the next attempt. */
+  #lookedAt() {
+    if (!this.#live) this.#stream.connect();
+    this.#sync();
+  }
+
+  #receive(message) {
+    this.#heardAt = performance.now();
+    if (message.type === 'server_shutdown') {
+      this.#listener.onNotice(farewell(message.data));
+    } else if (message.type === 'resync') {
+      this.#sync();
+    } else if (this.#loading) {
+      this.#held.push(message);
+    } else {
+      this.#apply(message);
+    }
+  }
+
+  #apply(message) {
+    const { job_id: id } = message;
+    if (!id) return;
+    if (this.#asking?.id === id) this.#asking.messages.push(message);
+    else if (!this.#jobs.apply(message)) this.want(id);
+  }
+
+  #tell(connection) {
+    if (connection === this.#connection) return;
+    this.#connection = connection;
+    this.#listener.onConnection(connection);
+  }
+
+  /** Loads the list, and comes again: soon when polling, later when live, ever later when nobody answers. */
+  async #sync() {
+    clearTimeout(this.#timer);
+    try {
+      await this.#load();
+      this.#answered();
+    } catch (error) {
+      this.#unanswered(error);
+    }
+  }
+
+  #answered() {
+    if (this.#failures) {
+      this.#failures = 0;
+      this.#listener.onNotice(null);
+      if (!this.#live) this.#stream.connect();
+    }
+    const waiting = performance.now() - this.#liveUntil;
+    if (!this.#live && waiting > PATIENCE_MS) this.#tell('polling');
+    this.#syncIn(this.#live ? LIVE_CHECK_MS : POLL_MS);
+  }
+
+  #unanswered(error) {
+    this.#failures += 1;
+    const refused = error instanceof Refusal;
+    if (refused) this.#listener.onNotice(error.message);
+    const silent = performance.now() - this.#heardAt > LIVE_CHECK_MS / 2;
+    if (this.#live && silent && !refused) this.#stream.reopen();
+    if (!this.#live) this.#tell('reconnecting');
+    const delay = Math.min(LONGEST_POLL_MS, POLL_MS * 2 ** this.#failures) * (0.5 + Math.random() / 2);
+    this.#syncIn(Math.max(delay, (error.retryAfter ?? 0) * 1000));
+  }
+
+  #syncIn(delay) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#sync(), delay);
+  }
+
+  /** Messages that arrive meanwhile wait: the list may be older than they are, and must not undo them. */
+  async #load() {
+    this.#loading += 1;
+    try {
+      const list = await listJobs(LIST_LIMIT);
+      for (const id of this.#jobs.replaceAll(list)) this.want(id);
+    } finally {
+      this.#loading -= 1;
+      if (!this.#loading) for (const message of this.#held.splice(0)) this.#apply(message);
+    }
+  }
+}
+
+function farewell({ reason, countdown_secs: seconds } = {}) {
+  const when = seconds ? ` within ${seconds} s` : '';
+  return `The server shuts down${when}${reason ? ` (${reason})` : ''}. This page reconnects by itself.`;
+}

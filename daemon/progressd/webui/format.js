@@ -1,0 +1,44 @@
+/** How lengths of time, sizes and moments read in a sentence. */
+
+/** @param {number} seconds */
+export function duration(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (n) => String(n).padStart(2, '0');
+  if (h) return `${h} h ${two(m)} min`;
+  if (m) return `${m} min ${two(s)} s`;
+  return `${s} s`;
+}
+
+/**
+ * A forecast, rounded so that it does not fidget; nothing once it has proved wrong.
+ * @param {number} seconds
+ */
+export function remaining(seconds) {
+  if (seconds < -5) return '';
+  if (seconds < 3) return 'nearly there';
+  if (seconds < 20) return `${Math.ceil(seconds)} s left`;
+  if (seconds < 90) return `about ${Math.ceil(seconds / 5) * 5} s left`;
+  if (seconds < 5400) return `about ${Math.round(seconds / 60)} min left`;
+  return `about ${(seconds / 3600).toFixed(1)} h left`;
+}
+
+/** @param {number} bytes */
+export function size(bytes) {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
+  if (bytes < 1e9) return `${(bytes / 1e6).toFixed(1)} MB`;
+  return `${(bytes / 1e9).toFixed(2)} GB`;
+}
+
+const hour = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
+const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
+
+/** @param {string} iso RFC 3339 */
+export function moment(iso) {
+  const date = new Date(iso);
+  const today = date.toDateString() === new Date().toDateString();
+  return today ? hour.format(date) : `${day.format(date)}, ${hour.format(date)}`;
+}
+
+/** @param {number} n @param {string} noun */
+export const count = (n, noun) => `${n} ${noun}${n === 1 ? '' : 's'}`;

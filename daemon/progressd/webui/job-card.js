@@ -1,0 +1,134 @@
+/** The card of one job or upload: shows what it is given, and asks nobody. */
+
+import { downloadUrl } from './api.js';
+import { now } from './clock.js';
+import { count, duration, moment, remaining } from './format.js';
+import { isFinished } from './jobs.js';
+import { PreviewStrip } from './previews.js';
+
+const VERDICTS = { queued: 'Queued', completed: 'Done', failed: 'Failed', cancelled: 'Cancelled' };
+
+const template = document.getElementById('job-card');
+
+/** @typedef {import('./jobs.js').Job | import('./uploads.js').Upload} Entry */
+
+/** @param {Entry} entry */
+export const nameOf = (entry) => entry.input_filename || entry.kind || 'Untitled job';
+
+export class JobCard {
+  #entry = null;
+  #parts = {};
+  #previews;
+
+  constructor() {
+    this.element = template.content.firstElementChild.cloneNode(true);
+    for (const part of this.element.querySelectorAll('[data-part]')) this.#parts[part.dataset.part] = part;
+    this.#previews = new PreviewStrip(this.#parts.previews);
+  }
+
+  /** @returns {Entry} */
+  get entry() {
+    return this.#entry;
+  }
+
+  /** @param {Entry} entry */
+  show(entry) {
+    if (entry === this.#entry) return;
+    if (entry.status !== this.#entry?.status) this.note('');
+    this.#entry = entry;
+    this.#identify();
+    this.#showProgress();
+    this.#showActions();
+    this.#previews.show(entry.previews, nameOf(entry));
+    this.tick();
+  }
+
+  /** Brings the elapsed and the remaining time up to date. */
+  tick() {
+    const time = this.#entry.upload ? this.#entry.detail : timeOf(this.#entry);
+    setText(this.#parts.time, time);
+  }
+
+  /** @param {string} sentence why the last action came to nothing; empty to take it back */
+  note(sentence) {
+    setText(this.#parts.note, sentence);
+    this.#parts.note.hidden = !sentence;
+  }
+
+  #identify() {
+    const { upload, id, status, kind } = this.#entry;
+    const { dataset } = this.element;
+    dataset[upload ? 'uploadId' : 'jobId'] = id;
+    dataset.status = status;
+    const name = nameOf(this.#entry);
+    setText(this.#parts.name, name);
+    this.#parts.name.title = name;
+    setText(this.#parts.kind, kind && kind !== name && kind !== 'pdf' ? kind : '');
+  }
+
+  #showProgress() {
+    const { status } = this.#entry;
+    const percent = status === 'completed' ? 100 : this.#entry.progress?.percent ?? 0;
+    const verdict = VERDICTS[status] ?? `${percent}%`;
+    const step = stepOf(this.#entry);
+    setText(this.#parts.figure, verdict);
+    setText(this.#parts.step, step);
+    const { bar } = this.#parts;
+    bar.setAttribute('aria-label', `Progress of ${nameOf(this.#entry)}`);
+    bar.setAttribute('aria-valuenow', percent);
+    bar.setAttribute('aria-valuetext', [verdict, step].filter(Boolean).join(', '));
+    this.#parts.fill.style.transform = `scaleX(${percent / 100})`;
+  }
+
+  #showActions() {
+    const { upload, status, output_path: output } = this.#entry;
+    const { cancel, retry, download, dismiss } = this.#parts;
+    const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
+    cancel.hidden = isFinished(this.#entry);
+    retry.hidden = status !== 'failed' && status !== 'cancelled';
+    download.hidden = status !== 'completed' || !output;
+    dismiss.hidden = !upload || status !== 'failed';
+    if (!download.hidden) download.href = downloadUrl(this.#entry.id);
+    for (const action of [cancel, retry, download, dismiss]) {
+      action.setAttribute('aria-label', `${action.textContent.trim()} ${nameOf(this.#entry)}`);
+    }
+    if (focused?.hidden) ([retry, download].find((action) => !action.hidden) ?? this.element).focus();
+  }
+}
+
+/** @param {Entry} entry */
+function stepOf({ status, progress = {}, page_count: pages, error }) {
+  if (status === 'queued') return 'Waiting for its turn';
+  if (status === 'completed') return pages ? count(pages, 'page') : '';
+  const { step_name: name, current_step: step, total_steps: total } = progress;
+  if (status === 'failed' && error) return error;
+  if (isFinished({ status })) return name ? `Stopped at ${name}` : '';
+  if (!total) return name ?? 'Starting';
+  return [name, `${step} of ${total}`].filter(Boolean).join(' · ');
+}
+
+/** @param {import('./jobs.js').Job} job */
+function timeOf(job) {
+  if (job.status === 'queued') return job.created_at ? `since ${moment(job.created_at)}` : '';
+  const spent = spentOn(job);
+  if (!isFinished(job)) {
+    const left = job.ends_at === undefined ? '' : remaining((job.ends_at - now()) / 1000);
+    return [spent, left].filter(Boolean).join(' · ');
+  }
+  const preposition = job.status === 'completed' ? 'in' : 'after';
+  const end = job.completed_at ? moment(job.completed_at) : '';
+  return [spent && `${preposition} ${spent}`, end].filter(Boolean).join(' · ');
+}
+
+/** @param {import('./jobs.js').Job} job started, and maybe finished */
+function spentOn(job) {
+  if (isFinished(job) && job.elapsed_seconds !== undefined) return duration(job.elapsed_seconds);
+  const end = isFinished(job) ? Date.parse(job.completed_at) : now();
+  const seconds = (end - Date.parse(job.started_at)) / 1000;
+  return Number.isNaN(seconds) ? '' : duration(seconds);
+}
+
+/** Leaves the node alone when it says so already, for the sake of selections and screen readers. */
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}

@@ -1,0 +1,103 @@
+/** Puts the page together: jobs and uploads into the list, connection into the header, buttons to the API. */
+
+import { cancelJob, health, retryJob } from './api.js';
+import { Feed } from './feed.js';
+import { count } from './format.js';
+import { nameOf } from './job-card.js';
+import { JobList } from './job-list.js';
+import { Jobs } from './jobs.js';
+import { offerOcr, setUpUploadForm } from './upload-form.js';
+import { Uploads } from './uploads.js';
+
+/** A burst of messages is one redraw. A timer and not a frame: in the background the title moves too. */
+const REDRAW_MS = 50;
+
+const TITLE = document.title;
+const CONNECTIONS = { live: 'Live', polling: 'Polling', reconnecting: 'Reconnecting…' };
+const ENDINGS = { completed: 'is done', failed: 'failed', cancelled: 'was cancelled' };
+
+const byId = (id) => document.getElementById(id);
+
+let redrawing = 0;
+function redrawSoon() {
+  redrawing ||= setTimeout(redraw, REDRAW_MS);
+}
+
+/** For those who listen: the end of a job and nothing in between. */
+function announce(entry) {
+  byId('announcements').textContent = `${nameOf(entry)} ${ENDINGS[entry.status]}.`;
+}
+
+const jobs = new Jobs({ onChange: redrawSoon, onFinished: announce });
+const uploads = new Uploads({
+  onChange: redrawSoon,
+  onArrived: (message) => jobs.apply(message),
+  onFailed: announce,
+});
+const feed = new Feed(jobs, { onConnection: showConnection, onNotice: showNotice });
+const list = new JobList(byId('jobs'), {
+  async cancel({ upload, id }) {
+    if (upload) uploads.remove(id);
+    else jobs.put(await cancelJob(id));
+  },
+  async retry({ upload, id }) {
+    if (upload) uploads.retry(id);
+    else feed.want((await retryJob(id)).job_id);
+  },
+  dismiss: ({ id }) => uploads.remove(id),
+});
+
+function redraw() {
+  redrawing = 0;
+  const known = jobs.newestFirst();
+  const entries = [...uploads.newestFirst(), ...known];
+  list.show(entries);
+  byId('empty').hidden = entries.length > 0;
+  byId('summary').textContent = summaryOf(entries);
+  document.title = titleOf(known);
+}
+
+function summaryOf(entries) {
+  const running = entries.filter(({ status }) => status === 'processing' || status === 'uploading').length;
+  const queued = entries.filter(({ status }) => status === 'queued').length;
+  return [running && `${running} running`, queued && `${queued} waiting`].filter(Boolean).join(', ');
+}
+
+function titleOf(known) {
+  const running = known.filter(({ status }) => status === 'processing');
+  if (!running.length) return TITLE;
+  const sum = running.reduce((total, { progress }) => total + (progress?.percent ?? 0), 0);
+  const percent = `${Math.floor(sum / running.length)}%`;
+  return `${running.length === 1 ? percent : `${percent} of ${count(running.length, 'job')}`} – ${TITLE}`;
+}
+
+/** @param {import('./feed.js').Connection} connection */
+function showConnection(connection) {
+  const indicator = byId('connection');
+  indicator.dataset.connection = connection;
+  indicator.textContent = CONNECTIONS[connection];
+  if (connection !== 'reconnecting') showHealth();
+}
+
+/** @param {string | null} sentence */
+function showNotice(sentence) {
+  const notice = byId('notice');
+  notice.textContent = sentence ?? '';
+  notice.hidden = !sentence;
+}
+
+async function showHealth() {
+  try {
+    const { version, tools } = await health();
+    byId('version').textContent = version;
+    offerOcr(byId('upload'), tools.tesseract !== false);
+  } catch {
+    // Without an answer the page lacks a version number and a hint; whoever answers next time fills them in.
+  }
+}
+
+setUpUploadForm(byId('upload'), (files, options) => uploads.add(files, options));
+byId('options').open = matchMedia('(min-width: 60rem)').matches;
+window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
+setInterval(() => document.hidden || list.tick(), 1000);
+feed.start();

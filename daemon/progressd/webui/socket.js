@@ -1,0 +1,47 @@
+/** One WebSocket, from the attempt to its end, which is told once however it ends. */
+
+const OPEN_TIMEOUT_MS = 8000;
+
+/** Some proxies accept a WebSocket and cut it at once: it is open when it has lasted this long, or spoken. */
+const SETTLE_MS = 300;
+
+/**
+ * @param {URL} url
+ * @param {{onOpen: () => void, onText: (text: string) => void, onEnd: (code?: number) => void}} listener
+ *   `onEnd` gets the close code, or nothing when the connection never came about
+ * @returns {() => void} closes the socket without a further call to the listener
+ */
+export function openSocket(url, { onOpen, onText, onEnd }) {
+  const socket = new WebSocket(url);
+  const listening = new AbortController();
+  const { signal } = listening;
+  let isOpen = false;
+
+  const abandon = () => {
+    clearTimeout(timer);
+    listening.abort();
+    socket.close();
+  };
+  const end = (code) => {
+    abandon();
+    onEnd(code);
+  };
+  const settle = () => {
+    if (isOpen) return;
+    isOpen = true;
+    clearTimeout(timer);
+    onOpen();
+  };
+
+  let timer = setTimeout(end, OPEN_TIMEOUT_MS);
+  socket.addEventListener('open', () => {
+    clearTimeout(timer);
+    timer = setTimeout(settle, SETTLE_MS);
+  }, { signal });
+  socket.addEventListener('message', ({ data }) => {
+    settle();
+    onText(data);
+  }, { signal });
+  socket.addEventListener('close', ({ code }) => end(code), { signal });
+  return abandon;
+}

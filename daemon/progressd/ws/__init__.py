@@ -1,0 +1,1 @@
+"""The one port, and the WebSocket side of it."""

@@ -1,0 +1,144 @@
+"""The one port: accepts connections, reads each request head, and gives the connection to the side it belongs to.
+
+`GET /ws…` with an upgrade goes to the WebSocket side with the bytes already read pushed back; anything else goes to
+the HTTP side, which may hand the connection back for an upgrade between two requests. Whatever happens to one
+connection ends that connection and nothing else.
+"""
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
+PREFIX: Final = b"GET /ws"
+LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
+OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+log = structlog.get_logger(__name__)
+
+
+class Connection:
+    """An accepted socket, with the bytes that were read from it and not yet used.
+
+    `socket` is the plain non-blocking socket and `stream` the Trio stream over that same socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        self.send = sock.send  # for the outbox: writes at once what there is room for
+        self.unread = b""
+        name = sock.getpeername()
+        self.peer: str = name[0] if isinstance(name, tuple) else "unix"
+
+    async def wait_writable(self) -> None:
+        """Wait until `send` has room."""
+        await trio.lowlevel.wait_writable(self.socket)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """The next bytes, those pushed back first; b"" at the end."""
+        if not self.unread:
+            return bytes(await self.stream.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint()
+        size = max_bytes or len(self.unread)
+        data, self.unread = self.unread[:size], self.unread[size:]
+        return data
+
+    async def read_head(self) -> bytes:
+        """Read on until `unread` holds a whole request head, or more than one may have, or the end; returns it."""
+        while b"\r\n\r\n" not in self.unread and len(self.unread) < HEAD_MOST:
+            data = bytes(await self.stream.receive_some(4096))
+            if not data:
+                break
+            self.unread += data
+        return self.unread
+
+    async def linger(self) -> None:
+        """Say that nothing more comes, and let the peer read it: a close with bytes unread would cut it off (RST)."""
+        with trio.move_on_after(LINGER):
+            await self.stream.send_eof()
+            while await self.stream.receive_some():
+                pass
+
+
+class HttpSide(Protocol):
+    """What speaks HTTP."""
+
+    async def serve(self, connection: Connection) -> bool:
+        """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
+
+
+def wants_websocket(head: bytes) -> bool:
+    """Whether a request head is for the WebSocket side."""
+    lines = head.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    target = lines[0].removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
+    if not lines[0].startswith(PREFIX) or not (target == b"/ws" or target.startswith(b"/ws/")):
+        return False
+    return header(head, b"upgrade").lower() == b"websocket"
+
+
+def header(head: bytes, name: bytes) -> bytes:
+    """The value of a header in a request head, b"" if absent; `name` in lower case."""
+    for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
+        key, _, value = line.partition(b":")
+        if key.lower() == name:
+            return value.strip()
+    return b""
+
+
+class Listener:
+    """Serves connections of listening sockets until cancelled; those it has accepted run in `connections`."""
+
+    def __init__(
+        self,
+        websocket: Callable[[Connection], Awaitable[None]],
+        http: HttpSide,
+        connections: trio.Nursery,
+        handshake_timeout: float,
+    ) -> None:
+        self._websocket = websocket
+        self._http = http
+        self._connections = connections
+        self._handshake_timeout = handshake_timeout
+
+    async def run(self, listening: socket.socket) -> None:
+        """Accept until cancelled. The socket is non-blocking and stays open."""
+        while True:
+            await trio.lowlevel.wait_readable(listening)
+            try:
+                sock, _ = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                if error.errno not in OUT_OF_DESCRIPTORS:
+                    raise
+                log.warning("cannot accept connections for now", error=str(error))
+                await trio.sleep(0.1)
+                continue
+            sock.setblocking(False)
+            self._connections.start_soon(self._serve, sock)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        """The boundary of one connection: nothing gets past it but a cancellation."""
+        try:
+            connection = Connection(sock)
+            await self._route(connection)
+            await connection.linger()
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer has gone, which is its right
+        except* Exception as group:
+            log.error("connection failed", error=repr(group.exceptions[0]), exc_info=group)
+        finally:
+            sock.close()
+
+    async def _route(self, connection: Connection) -> None:
+        with trio.move_on_after(self._handshake_timeout) as timeout:
+            await connection.read_head()
+        if timeout.cancelled_caught or not connection.unread:
+            return
+        if wants_websocket(connection.unread) or await self._http.serve(connection):
+            await self._websocket(connection)

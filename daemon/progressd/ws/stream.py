@@ -1,0 +1,35 @@
+"""The stream under a WebSocket: every byte trio-websocket writes goes through the connection's one ordered outbox."""
+
+from collections.abc import Callable
+
+import trio
+
+from progressd.broadcast.outbox import SocketOutbox
+from progressd.ws.listener import Connection
+
+
+class WebSocketStream(trio.abc.Stream):
+    """What trio-websocket reads from and writes to. The listener, not this, closes the socket in the end."""
+
+    def __init__(self, connection: Connection, outbox: SocketOutbox, on_close: Callable[[], None]) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._on_close = on_close
+        self.socket = connection.stream.socket  # trio-websocket asks it for the addresses
+        self.last_heard = trio.current_time()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await self._connection.receive_some(max_bytes)
+        self.last_heard = trio.current_time()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._outbox.write(bytes(data))
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        self._on_close()
+        await trio.lowlevel.checkpoint()

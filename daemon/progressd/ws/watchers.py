@@ -1,0 +1,106 @@
+"""Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
+
+import structlog
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
+from wsproto.utilities import LocalProtocolError
+
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.config import Settings
+from progressd.core.closing import Closing
+from progressd.core.errors import ProgressdError, Unavailable
+from progressd.core.messages import Message, Resync
+from progressd.history import History
+from progressd.registry import Registry
+from progressd.ws.connection import WebSocket, reject
+from progressd.ws.handshake import Wish, check_origin, read_wish
+from progressd.ws.listener import Connection
+
+log = structlog.get_logger(__name__)
+
+
+class Watchers:
+    """`handle` serves a connection that asks for a WebSocket, from its handshake to its close."""
+
+    def __init__(self, settings: Settings, broadcaster: Broadcaster, registry: Registry, history: History) -> None:
+        self._settings = settings
+        self._broadcaster = broadcaster
+        self._registry = registry
+        self._history = history
+        self._open: dict[WebSocket, None] = {}  # in the order they came
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def handle(self, connection: Connection) -> None:
+        """Serve the connection until it is closed; the caller closes the socket."""
+        try:
+            async with trio.open_nursery() as nursery:
+                websocket = WebSocket(connection, nursery, self._settings.limits)
+                request = await websocket.request()
+                if request is not None:
+                    await self.ws_handler(request, websocket)
+                nursery.cancel_scope.cancel()
+        except* (ConnectionClosed, LocalProtocolError):
+            # A client that goes at the wrong moment makes trio-websocket's own reader raise these: a ping after our
+            # close, or an end in the middle of the handshake. It has left, and nothing is wrong.
+            log.debug("watcher left in the middle", peer=connection.peer)
+
+    async def ws_handler(self, request: WebSocketRequest, websocket: WebSocket) -> None:
+        """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
+        try:
+            self._check_room(websocket)
+            self._open[websocket] = None
+            wish, after = await self._checked(request, websocket)
+            ws = await request.accept()
+        except ProgressdError as error:
+            log.info("watcher refused", peer=websocket.peer, status=error.status, error=str(error))
+            await reject(request, error)
+        else:
+            await self._serve(ws, websocket, wish, after)
+        finally:
+            self._open.pop(websocket, None)
+
+    def announce(self, message: Message) -> None:
+        """Tell every watcher."""
+        for websocket in self._open:
+            websocket.send(message)
+
+    async def close(self, closing: Closing, seconds: float) -> None:
+        """Let nobody in any more, and close everyone, spread over some seconds lest all come back at once."""
+        self._draining = True
+        pause = seconds / max(1, len(self._open))
+        for websocket in tuple(self._open):
+            websocket.outbox.end(closing)
+            await trio.sleep(pause)
+
+    def _check_room(self, websocket: WebSocket) -> None:
+        limits = self._settings.limits
+        if self._draining:
+            raise Unavailable("the daemon is stopping")
+        if len(self._open) >= limits.max_connections:
+            raise Unavailable(f"all {limits.max_connections} connections are in use")
+        if sum(other.peer == websocket.peer for other in self._open) >= limits.max_connections_per_address:
+            raise Unavailable(f"{websocket.peer} has {limits.max_connections_per_address} connections already")
+
+    async def _checked(self, request: WebSocketRequest, websocket: WebSocket) -> tuple[Wish, int | None]:
+        """What the client will watch, and after which offset. Raises what refuses it."""
+        origin = dict(request.headers).get(b"origin", b"").decode("latin-1")
+        check_origin(origin, websocket.host, self._settings.server.allowed_origins)
+        wish = read_wish(request.path)
+        if wish.job_id is not None:
+            await self._registry.get(wish.job_id)
+        if wish.since is None:
+            return wish, None
+        return wish, await self._history.offset(wish.since, self._broadcaster.offset)
+
+    async def _serve(self, ws: WebSocketConnection, websocket: WebSocket, wish: Wish, after: int | None) -> None:
+        if wish.since is not None and after is None:
+            websocket.send(Resync())
+        subscription = self._broadcaster.join(wish.topic, websocket.outbox, after)
+        try:
+            await websocket.serve(ws, subscription)
+        finally:
+            subscription.leave()
+            log.info("watcher left", peer=websocket.peer, topic=wish.topic, closing=websocket.closing)

@@ -1,0 +1,243 @@
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from progressd.client.errors import BadUrl, NoDaemon, Refused, StreamClosed
+from progressd.client.watcher import FIRST_DELAY, LONGEST_DELAY, Lost, backoff, watch, watch_texts
+from progressd.core.messages import Completed, Progress, StatusChange
+from trio_websocket import WebSocketRequest, serve_websocket
+
+JOB = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+
+Script = Callable[[WebSocketRequest], Awaitable[None]]
+
+
+def progress(step: int, cursor: str) -> str:
+    data = {"current_step": step, "total_steps": 4, "step_name": "Deskew", "percent": 25 * step}
+    return json.dumps({"type": "progress", "job_id": JOB, "data": data, "cursor": cursor})
+
+
+def status(old: str, new: str, cursor: str) -> str:
+    data = {"old_status": old, "new_status": new}
+    return json.dumps({"type": "status_change", "job_id": JOB, "data": data, "cursor": cursor})
+
+
+def completed(cursor: str) -> str:
+    data = {"output_path": "/x", "elapsed_seconds": 1.5, "page_count": 4, "download_url": "/x"}
+    return json.dumps({"type": "completed", "job_id": JOB, "data": data, "cursor": cursor})
+
+
+END = [status("processing", "completed", "s-8"), completed("s-9")]
+
+
+def says(*texts: str | bytes, close: int = 1000, reason: str = "job finished") -> Script:
+    async def script(request: WebSocketRequest) -> None:
+        websocket = await request.accept()
+        for text in texts:
+            await websocket.send_message(text)
+        await websocket.aclose(close, reason)
+
+    return script
+
+
+def breaks(*texts: str) -> Script:
+    async def script(request: WebSocketRequest) -> None:
+        websocket = await request.accept()
+        for text in texts:
+            await websocket.send_message(text)
+        await websocket._stream.aclose()
+
+    return script
+
+
+def refuses(status: int, body: dict[str, object] | bytes, **headers: str) -> Script:
+    async def script(request: WebSocketRequest) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        await request.reject(status, extra_headers=named, body=raw)
+
+    return script
+
+
+@dataclass
+class Daemon:
+    url: str
+    paths: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def daemon(*scripts: Script) -> AsyncIterator[Daemon]:
+    """A real server that follows one script for each connection."""
+    left = list(scripts)
+
+    async def handle(request: WebSocketRequest) -> None:
+        served.paths.append(request.path)
+        await left.pop(0)(request)
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve_websocket, handle, "127.0.0.1", 0, None))
+        served = Daemon(f"http://127.0.0.1:{server.port}")
+        yield served
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_messages_of_a_job_end_with_the_job() -> None:
+    async with daemon(says(status("queued", "processing", "s-1"), progress(2, "s-2"), *END)) as served:
+        async with watch(served.url, JOB) as messages:
+            got = [message async for message in messages]
+    assert [type(message) for message in got] == [StatusChange, Progress, StatusChange, Completed]
+    assert isinstance(got[1], Progress)
+    assert got[1].data.percent == 50
+    assert served.paths == [f"/ws/jobs/{JOB}"]
+
+
+async def test_all_jobs_have_a_stream_of_their_own_and_a_base_path_is_kept() -> None:
+    async with daemon(says(progress(1, "s-1"))) as served, watch(f"{served.url}/base/") as messages:
+        assert [type(message) async for message in messages] == [Progress]
+    assert served.paths == ["/base/ws/jobs"]
+
+
+async def test_texts_are_exactly_what_came_and_unknown_types_are_passed_on_only_there() -> None:
+    unknown = '{"type":"from_the_future",  "x":1}'
+    async with daemon(says(unknown, b"binary", *END), says(unknown, *END)) as served:
+        async with watch_texts(served.url, JOB) as texts:
+            assert [received.text async for received in texts] == [unknown, *END]
+        async with watch(served.url, JOB) as messages:
+            assert [type(message) async for message in messages] == [StatusChange, Completed]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda texts: says(*texts, close=1001, reason="draining"),
+        lambda texts: says(*texts, close=4000, reason="slow consumer"),
+        lambda texts: says(*texts, close=4001, reason="timed out"),
+        lambda texts: breaks(*texts),
+    ],
+    ids=["draining", "slow consumer", "timed out", "connection broken"],
+)
+async def test_it_reconnects_from_the_last_cursor(end: Callable[[list[str]], Script]) -> None:
+    losses: list[Lost] = []
+    first = [progress(1, "s-1"), progress(2, "s-2")]
+    async with daemon(end(first), says(progress(3, "s-3"), *END)) as served:
+        async with watch_texts(served.url, JOB, on_lost=losses.append) as texts:
+            assert [received.text async for received in texts] == [*first, progress(3, "s-3"), *END]
+    assert served.paths == [f"/ws/jobs/{JOB}", f"/ws/jobs/{JOB}?since=s-2"]
+    assert [lost.failures for lost in losses] == [0]
+
+
+async def test_a_message_without_a_cursor_does_not_lose_the_place() -> None:
+    shutdown = '{"type":"server_shutdown","data":{"reason":"restart","countdown_secs":3}}'
+    async with daemon(says(progress(1, "s-1"), shutdown, close=1001), says(*END)) as served:
+        async with watch(served.url, JOB) as messages:
+            assert len([message async for message in messages]) == 4
+    assert served.paths[1] == f"/ws/jobs/{JOB}?since=s-1"
+
+
+async def test_a_close_code_from_4500_on_means_stay_away() -> None:
+    async with daemon(says(progress(1, "s-1"), close=4501, reason="job deleted")) as served:
+        with pytest.raises(StreamClosed, match=r"job deleted \(close code 4501\)") as caught:
+            async with watch(served.url, JOB) as messages:
+                assert [type(message) async for message in messages] == [Progress]
+    assert caught.value.code == 4501
+
+
+async def test_a_refusal_ends_it_with_the_daemons_sentence() -> None:
+    async with daemon(refuses(404, {"error": f"no job {JOB}"})) as served:
+        with pytest.raises(Refused, match=f"^no job {JOB}$") as caught:
+            async with watch(served.url, JOB) as messages:
+                assert [message async for message in messages] == []
+    assert caught.value.status == 404
+
+
+async def test_a_refusal_without_json_names_the_status() -> None:
+    async with daemon(refuses(400, b"<h1>Bad Request</h1>")) as served:
+        with pytest.raises(Refused, match=f"^{served.url} answered with HTTP status 400$"):
+            async with watch(served.url, JOB) as messages:
+                assert [message async for message in messages] == []
+
+
+async def test_503_is_tried_again_after_retry_after() -> None:
+    losses: list[Lost] = []
+    full = refuses(503, {"error": "too many connections"}, Retry_After="1")
+    async with daemon(full, says(*END)) as served, watch(served.url, JOB, on_lost=losses.append) as messages:
+        assert len([message async for message in messages]) == 2
+    assert [(lost.reason, lost.delay) for lost in losses] == [("too many connections", 1)]
+
+
+async def test_nothing_that_answers_is_told_at_once() -> None:
+    async with daemon() as served:
+        url = served.url
+    with pytest.raises(NoDaemon, match=f"^no daemon answers at {url}; start one with: progressd serve$"):
+        async with watch(url, JOB) as messages:
+            assert [message async for message in messages] == []
+
+
+async def test_a_daemon_that_was_there_is_waited_for() -> None:
+    losses: list[Lost] = []
+    stop = trio.Event()
+
+    async def serve_until_stopped(task_status: trio.TaskStatus[int]) -> None:
+        async with daemon(says(progress(1, "s-1"), close=1001)) as served:
+            task_status.started(int(served.url.rpartition(":")[2]))
+            await stop.wait()
+
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(serve_until_stopped)
+
+        def lost(one: Lost) -> None:
+            losses.append(one)
+            stop.set()
+            if len(losses) == 2:
+                nursery.start_soon(serve_websocket, says(*END), "127.0.0.1", port, None)
+
+        async with watch(f"http://127.0.0.1:{port}", JOB, on_lost=lost) as messages:
+            assert len([message async for message in messages]) == 3
+        nursery.cancel_scope.cancel()
+    assert [lost.failures for lost in losses] == [0, 1]
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://h/?a=b"])
+async def test_a_bad_url_is_named(url: str) -> None:
+    with pytest.raises(BadUrl, match="is not the address of a daemon: expected one such as http://127.0.0.1:8080"):
+        async with watch(url, JOB) as messages:
+            assert [message async for message in messages] == []
+
+
+async def test_leaving_early_closes_the_connection() -> None:
+    closed = trio.Event()
+
+    async def endless(request: WebSocketRequest) -> None:
+        websocket = await request.accept()
+        await websocket.send_message(progress(1, "s-1"))
+        await websocket._close_handshake.wait()
+        closed.set()
+
+    async with daemon(endless) as served:
+        async with watch(served.url) as messages:
+            async for message in messages:
+                assert isinstance(message, Progress)
+                break
+        with trio.fail_after(5):
+            await closed.wait()
+
+
+async def test_an_error_of_the_caller_stays_what_it_is() -> None:
+    async with daemon(says(progress(1, "s-1"), *END)) as served:
+        with pytest.raises(OSError, match="^disk full$"):
+            async with watch(served.url, JOB) as messages:
+                async for _ in messages:
+                    raise OSError("disk full")
+
+
+@given(st.integers(0, 10_000))
+def test_back_off_doubles_up_to_a_limit_and_is_never_zero(failures: int) -> None:
+    delay = backoff(failures)
+    assert min(LONGEST_DELAY, FIRST_DELAY * 2**failures) / 2 <= delay <= LONGEST_DELAY
+    assert delay <= FIRST_DELAY * 2**failures

@@ -1,0 +1,437 @@
+"""The state machine: examples of every rule, then random sequences of events against what the specification says."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import UNSET
+from progressd.core.errors import Conflict, NotFound, ProgressdError
+from progressd.core.events import (
+    CompletedEvent,
+    ErrorEvent,
+    Event,
+    PreviewEvent,
+    ProgressEvent,
+    RegisterEvent,
+    Registration,
+    ReportedProgress,
+    ReportedResult,
+    ReportedStatus,
+    RequeueEvent,
+    StartEvent,
+    StatusEvent,
+    SubmitEvent,
+)
+from progressd.core.job import Applied, Job, apply
+from progressd.core.messages import (
+    Completed,
+    CompletedData,
+    Error,
+    ErrorData,
+    JobCreated,
+    JobCreatedData,
+    JobMessage,
+    PagePreview,
+    PagePreviewData,
+    Progress,
+    ProgressData,
+    StatusChange,
+    StatusChangeData,
+    ends_job,
+)
+from progressd.core.status import JobStatus
+from samples import ID, NOW
+
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+LATER = NOW + timedelta(seconds=10)
+
+REGISTER = RegisterEvent(ID, Registration("scan", "book.pdf", 12, {"dpi": 300}, {"by": "eve"}))
+SUBMIT = SubmitEvent(ID, Registration("pdf", "book.pdf"), "pdf")
+STEP = ProgressEvent(ID, ReportedProgress(5, 12, "AI Upscaling"))
+START = StatusEvent(ID, ReportedStatus(PROCESSING))
+CANCEL = StatusEvent(ID, ReportedStatus(CANCELLED))
+COMPLETE = CompletedEvent(ID, ReportedResult("/api/jobs/x/download", 45.2, 12))
+FAIL = ErrorEvent(ID, ErrorData("no paper"))
+PREVIEW = PreviewEvent(ID, PagePreviewData(3, "aGVsbG8=", "deskew", 320, 200))
+
+
+def after(*events: Event) -> Job:
+    """The job that these events, one second apart and all accepted, lead to."""
+    job = None
+    for number, event in enumerate(events):
+        job = apply(job, event, NOW + timedelta(seconds=number)).job
+    assert job is not None
+    return job
+
+
+def change(old: JobStatus, new: JobStatus) -> StatusChange:
+    return StatusChange(ID, StatusChangeData(old, new))
+
+
+# Registration
+
+
+def test_a_registered_job_is_queued_and_its_creation_is_told() -> None:
+    job, messages, durable = apply(None, REGISTER, NOW)
+    assert job == Job(
+        id=ID,
+        kind="scan",
+        status=QUEUED,
+        created_at=NOW,
+        progress=ProgressData(0, 12, "", 0),
+        options={"dpi": 300},
+        labels={"by": "eve"},
+        input_filename="book.pdf",
+    )
+    assert messages == (JobCreated(ID, JobCreatedData("scan", QUEUED, NOW, "book.pdf", {"by": "eve"})),)
+    assert durable
+
+
+def test_a_submitted_job_belongs_to_its_pipeline() -> None:
+    assert after(SUBMIT).pipeline == "pdf"
+    assert after(REGISTER).pipeline is None
+
+
+@pytest.mark.parametrize("first", [REGISTER, SUBMIT], ids=["registered", "submitted"])
+@pytest.mark.parametrize("second", [REGISTER, SUBMIT], ids=["registered", "submitted"])
+def test_the_same_id_twice_leaves_the_job_as_it_is(first: Event, second: Event) -> None:
+    job = after(first)
+    assert apply(job, second, LATER) == Applied(job, (), False)
+
+
+def test_registering_a_finished_job_again_does_not_revive_it() -> None:
+    job = after(REGISTER, CANCEL)
+    assert apply(job, REGISTER, LATER) == Applied(job, (), False)
+
+
+@pytest.mark.parametrize(
+    "event", [STEP, START, CANCEL, COMPLETE, FAIL, PREVIEW, StartEvent(ID), RequeueEvent(ID)], ids=repr
+)
+def test_an_event_about_no_job_is_refused_by_its_id(event: Event) -> None:
+    with pytest.raises(NotFound, match=ID):
+        apply(None, event, NOW)
+
+
+# Progress
+
+
+def test_progress_of_a_processing_job_is_told_and_need_not_be_stored() -> None:
+    job, messages, durable = apply(after(REGISTER, START), STEP, NOW + timedelta(seconds=11))
+    data = ProgressData(5, 12, "AI Upscaling", 41, 14.0)  # 10 s for 5 steps, so 14 s for 7
+    assert job.progress == data
+    assert messages == (Progress(ID, data),)
+    assert not durable
+
+
+def test_a_producers_job_starts_with_its_first_progress() -> None:
+    job, messages, durable = apply(after(REGISTER), STEP, LATER)
+    assert (job.status, job.started_at) == (PROCESSING, LATER)
+    assert messages == (change(QUEUED, PROCESSING), Progress(ID, ProgressData(5, 12, "AI Upscaling", 41, UNSET)))
+    assert durable
+
+
+@pytest.mark.parametrize("event", [STEP, START], ids=["progress", "status_change"])
+def test_a_job_of_the_runner_is_started_by_nobody_else(event: Event) -> None:
+    with pytest.raises(Conflict, match="runner"):
+        apply(after(SUBMIT), event, LATER)
+
+
+def test_the_runner_starts_its_job_and_from_then_on_progress_is_taken() -> None:
+    job, messages, durable = apply(after(SUBMIT), StartEvent(ID), LATER)
+    assert (job.status, job.started_at) == (PROCESSING, LATER)
+    assert messages == (change(QUEUED, PROCESSING),)
+    assert durable
+    assert apply(job, STEP, LATER).job.progress.current_step == 5
+
+
+@pytest.mark.parametrize("end", [COMPLETE, FAIL, CANCEL], ids=["completed", "failed", "cancelled"])
+@pytest.mark.parametrize("late", [STEP, PREVIEW], ids=["progress", "preview"])
+def test_what_comes_after_the_end_is_refused(end: Event, late: Event) -> None:
+    with pytest.raises(Conflict, match="too late"):
+        apply(after(REGISTER, START, end), late, LATER)
+
+
+def test_a_preview_is_told_and_changes_nothing() -> None:
+    job = after(REGISTER, START)
+    assert apply(job, PREVIEW, LATER) == Applied(job, (PagePreview(ID, PREVIEW.data),), False)
+
+
+# Ends
+
+
+def test_a_completion_is_a_status_change_followed_by_completed() -> None:
+    job, messages, durable = apply(after(REGISTER, START), COMPLETE, LATER)
+    url = "/api/jobs/x/download"
+    assert messages == (change(PROCESSING, COMPLETED), Completed(ID, CompletedData(url, 45.2, 12, url)))
+    assert (job.status, job.completed_at) == (COMPLETED, LATER)
+    assert (job.output_path, job.elapsed_seconds, job.page_count) == (url, 45.2, 12)
+    assert durable
+
+
+def test_a_completion_without_a_time_is_measured_from_the_start() -> None:
+    job = after(REGISTER, START)  # started at NOW + 1 s
+    applied = apply(job, CompletedEvent(ID), NOW + timedelta(seconds=3.5))
+    assert applied.job.elapsed_seconds == 2.5
+    assert applied.messages[-1] == Completed(ID, CompletedData(None, 2.5, None, None))
+
+
+def test_a_clock_that_was_set_back_does_not_make_the_time_negative() -> None:
+    applied = apply(after(REGISTER, START), CompletedEvent(ID), NOW - timedelta(hours=1))
+    assert applied.job.elapsed_seconds == 0
+
+
+@pytest.mark.parametrize("before", [(REGISTER,), (REGISTER, START), (SUBMIT,)], ids=["queued", "processing", "runner"])
+def test_a_failure_is_a_status_change_followed_by_error(before: tuple[Event, ...]) -> None:
+    job = after(*before)
+    failed, messages, durable = apply(job, FAIL, LATER)
+    assert messages == (change(job.status, FAILED), Error(ID, ErrorData("no paper")))
+    assert (failed.status, failed.error, failed.completed_at) == (FAILED, "no paper", LATER)
+    assert durable
+
+
+@pytest.mark.parametrize("before", [(REGISTER,), (REGISTER, START), (SUBMIT,)], ids=["queued", "processing", "runner"])
+def test_a_cancellation_is_a_status_change_alone(before: tuple[Event, ...]) -> None:
+    job = after(*before)
+    cancelled, messages, durable = apply(job, CANCEL, LATER)
+    assert messages == (change(job.status, CANCELLED),)
+    assert (cancelled.status, cancelled.completed_at) == (CANCELLED, LATER)
+    assert durable
+
+
+@pytest.mark.parametrize("end", [COMPLETE, FAIL, CANCEL], ids=["completed", "failed", "cancelled"])
+def test_the_same_end_twice_is_accepted_and_told_once(end: Event) -> None:
+    job = after(REGISTER, START, end)
+    assert apply(job, end, LATER) == Applied(job, (), False)
+
+
+def test_a_repeated_completion_may_say_less_than_the_first() -> None:
+    job = after(REGISTER, START, COMPLETE)
+    assert apply(job, CompletedEvent(ID), LATER) == Applied(job, (), False)
+
+
+@pytest.mark.parametrize(
+    ("end", "other"),
+    [
+        (COMPLETE, CompletedEvent(ID, ReportedResult(page_count=13))),
+        (COMPLETE, CompletedEvent(ID, ReportedResult(output_path="/elsewhere"))),
+        (COMPLETE, CompletedEvent(ID, ReportedResult(elapsed_seconds=45.3))),
+        (FAIL, ErrorEvent(ID, ErrorData("no ink"))),
+        (COMPLETE, FAIL),
+        (COMPLETE, CANCEL),
+        (FAIL, COMPLETE),
+        (FAIL, CANCEL),
+        (CANCEL, COMPLETE),
+        (CANCEL, FAIL),
+    ],
+)
+def test_another_end_than_the_first_is_refused(end: Event, other: Event) -> None:
+    with pytest.raises(Conflict, match="already"):
+        apply(after(REGISTER, START, end), other, LATER)
+
+
+def test_a_queued_job_cannot_be_completed() -> None:
+    with pytest.raises(Conflict, match="queued"):
+        apply(after(REGISTER), COMPLETE, LATER)
+
+
+@pytest.mark.parametrize(("new", "type_"), [(COMPLETED, "completed"), (FAILED, "error")])
+def test_an_end_with_a_result_needs_the_event_that_carries_it(new: JobStatus, type_: str) -> None:
+    with pytest.raises(Conflict, match=f"'{type_}'"):
+        apply(after(REGISTER, START), StatusEvent(ID, ReportedStatus(new)), LATER)
+
+
+def test_an_old_status_that_is_not_the_jobs_is_refused() -> None:
+    with pytest.raises(Conflict, match="is processing, not queued"):
+        apply(after(REGISTER, START), StatusEvent(ID, ReportedStatus(CANCELLED, QUEUED)), LATER)
+
+
+# The runner's job, after a crash
+
+
+def test_a_job_queued_again_starts_from_nothing_with_its_next_attempt() -> None:
+    job = after(SubmitEvent(ID, Registration(total_steps=12), "pdf"), StartEvent(ID), STEP)
+    again, messages, durable = apply(job, RequeueEvent(ID), LATER)
+    assert messages == (change(PROCESSING, QUEUED),)
+    assert (again.status, again.started_at, again.attempt) == (QUEUED, None, 2)
+    assert (again.progress, again.progress_offset, again.progress_at) == (ProgressData(0, 12, "", 0), 0, None)
+    assert durable
+
+
+@pytest.mark.parametrize("events", [(SUBMIT,), (SUBMIT, CANCEL), (SUBMIT, StartEvent(ID), COMPLETE)], ids=len)
+def test_only_a_processing_job_is_queued_again(events: tuple[Event, ...]) -> None:
+    with pytest.raises(Conflict):
+        apply(after(*events), RequeueEvent(ID), LATER)
+
+
+# Any sequence of events
+
+statuses = st.sampled_from(JobStatus)
+steps = st.integers(0, 30)
+anything = st.one_of(
+    st.builds(
+        ProgressEvent,
+        st.just(ID),
+        st.builds(ReportedProgress, steps, steps, st.sampled_from(["", "Scan"]), st.none() | st.floats(0, 1e6)),
+    ),
+    st.builds(StatusEvent, st.just(ID), st.builds(ReportedStatus, statuses, st.none() | statuses)),
+    st.builds(
+        CompletedEvent,
+        st.just(ID),
+        st.builds(ReportedResult, st.sampled_from([None, "/a", "/b"]), st.sampled_from([None, 1.5]), st.none() | steps),
+    ),
+    st.sampled_from([FAIL, ErrorEvent(ID, ErrorData("no ink")), PREVIEW]),
+    st.sampled_from([REGISTER, SUBMIT, StartEvent(ID), RequeueEvent(ID)]),
+)
+beginnings = st.sampled_from([(), (REGISTER,), (REGISTER, START), (SUBMIT,), (SUBMIT, StartEvent(ID))])
+
+PATH = {
+    None: {QUEUED},
+    QUEUED: {PROCESSING, CANCELLED, FAILED},
+    PROCESSING: {COMPLETED, FAILED, CANCELLED, QUEUED},  # queued: again, after a crash
+    COMPLETED: set(),
+    FAILED: set(),
+    CANCELLED: set(),
+}
+
+
+def status_after(job: Job | None, event: Event) -> JobStatus | None:
+    """What the specification says: the status of the job after the event; None where it is refused."""
+    if isinstance(event, RegisterEvent | SubmitEvent):
+        return job.status if job else QUEUED
+    if job is None:
+        return None
+    was, running = job.status, job.status is PROCESSING
+    open_ = running or was is QUEUED
+    startable = was is QUEUED and job.pipeline is None
+    match event:
+        case ProgressEvent():
+            return PROCESSING if running or startable else None
+        case PreviewEvent():
+            return was if open_ else None
+        case StatusEvent(data=ReportedStatus(new, old)):
+            if new is was is CANCELLED:
+                return was
+            fits = (new is PROCESSING and startable) or (new is CANCELLED and open_)
+            return new if fits and old in (None, was) else None
+        case CompletedEvent(data=ReportedResult(path, elapsed, pages)):
+            same = (
+                was is COMPLETED
+                and path in (None, job.output_path)
+                and elapsed in (None, job.elapsed_seconds)
+                and pages in (None, job.page_count)
+            )
+            return COMPLETED if running or same else None
+        case ErrorEvent(data=ErrorData(message)):
+            return FAILED if open_ or (was is FAILED and message == job.error) else None
+        case StartEvent():
+            return PROCESSING if was is QUEUED else None
+        case RequeueEvent():
+            return QUEUED if running else None
+
+
+def played(events: list[Event], now: datetime = NOW) -> tuple[Job | None, list[JobMessage]]:
+    """Apply the events, holding each against the specification; the job they lead to and all that was told."""
+    job: Job | None = None
+    told: list[JobMessage] = []
+    for event in events:
+        now += timedelta(seconds=1)
+        expected = status_after(job, event)
+        if expected is None:
+            with pytest.raises(NotFound if job is None else Conflict) as refused:
+                apply(job, event, now)
+            assert isinstance(refused.value, ProgressdError)
+            continue
+        was = job.status if job else None
+        applied = apply(job, event, now)
+        assert applied.job.status is expected
+        assert applied.durable == (expected is not was)
+        if not applied.messages:
+            assert applied.job is job
+        job = applied.job
+        told.extend(applied.messages)
+    return job, told
+
+
+sequences = st.builds(lambda first, rest: [*first, *rest], beginnings, st.lists(anything, max_size=25))
+
+
+@settings(max_examples=500)
+@given(sequences)
+def test_every_event_is_taken_or_refused_as_specified(events: list[Event]) -> None:
+    played(events)
+
+
+@given(sequences)
+def test_a_refused_event_changes_nothing_for_those_that_follow(events: list[Event]) -> None:
+    accepted, job = list[Event](), None
+    for event in events:
+        if status_after(job, event) is not None:
+            accepted.append(event)
+            job = apply(job, event, NOW).job
+    alone = None
+    for event in accepted:
+        alone = apply(alone, event, NOW).job
+    assert alone == job
+
+
+@given(sequences)
+def test_the_statuses_told_are_a_path_through_the_state_machine(events: list[Event]) -> None:
+    job, told = played(events)
+    status: JobStatus | None = None
+    for message in told:
+        if isinstance(message, JobCreated):
+            assert status is None
+            status = message.data.status
+        elif isinstance(message, StatusChange):
+            assert message.data.old_status is status
+            assert message.data.new_status in PATH[status]
+            status = message.data.new_status
+        elif isinstance(message, Progress):
+            assert status is PROCESSING
+        elif isinstance(message, Completed | Error):
+            assert status is (COMPLETED if isinstance(message, Completed) else FAILED)
+    assert status is (job.status if job else None)
+
+
+@given(sequences)
+def test_a_job_ends_once_and_nothing_is_told_after_its_end(events: list[Event]) -> None:
+    job, told = played(events)
+    ends = [position for position, message in enumerate(told) if ends_job(message)]
+    if job is not None and job.status.finished:
+        assert ends == [len(told) - 1]
+    else:
+        assert not ends
+
+
+@given(sequences)
+def test_what_was_told_last_is_what_the_job_keeps(events: list[Event]) -> None:
+    job, told = played(events)
+    if job is None:
+        assert not told
+        return
+    since = [position for position, m in enumerate(told) if isinstance(m, StatusChange) and m.data.new_status is QUEUED]
+    progress = [message.data for message in told[since[-1] if since else 0 :] if isinstance(message, Progress)]
+    assert job.progress == (progress[-1] if progress else ProgressData(0, job.progress.total_steps, "", 0))
+    assert (job.error is not None) == (job.status is FAILED)
+    assert (job.elapsed_seconds is not None) == (job.status is COMPLETED)
+    assert (job.completed_at is not None) == job.status.finished
+    if job.status in (PROCESSING, COMPLETED):
+        assert job.started_at is not None
+    if isinstance(told[-1], Completed):
+        url = job.output_path
+        assert told[-1].data == CompletedData(url, job.elapsed_seconds or 0, job.page_count, url)
+    if isinstance(told[-1], Error):
+        assert told[-1].data.message == job.error
+
+
+@given(sequences)
+def test_percentages_told_are_whole_numbers_from_0_to_100(events: list[Event]) -> None:
+    percents = [message.data.percent for message in played(events)[1] if isinstance(message, Progress)]
+    assert all(type(percent) is int and 0 <= percent <= 100 for percent in percents)
+
+
+@given(sequences)
+def test_times_told_left_are_never_negative(events: list[Event]) -> None:
+    left = [message.data.eta_seconds for message in played(events)[1] if isinstance(message, Progress)]
+    assert all(seconds is UNSET or seconds >= 0 for seconds in left)

@@ -1,0 +1,198 @@
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from progressd.core.messages import (
+    Completed,
+    CompletedData,
+    Error,
+    ErrorData,
+    JobCreated,
+    JobCreatedData,
+    Message,
+    PagePreview,
+    PagePreviewData,
+    Progress,
+    ProgressData,
+    Resync,
+    ServerShutdown,
+    ServerShutdownData,
+    StatusChange,
+    StatusChangeData,
+    decode,
+    encode,
+    ends_job,
+    job_topic,
+)
+from progressd.core.status import JobStatus
+
+ID = "550e8400-e29b-41d4-a716-446655440000"
+URL = f"/api/jobs/{ID}/download"
+
+PROGRESS = Progress(ID, ProgressData(5, 12, "AI Upscaling", 42))
+STATUS_CHANGE = StatusChange(ID, StatusChangeData(JobStatus.QUEUED, JobStatus.PROCESSING))
+COMPLETED = Completed(ID, CompletedData(URL, 45.2, 12, URL))
+ERROR = Error(ID, ErrorData("Pipeline error: PDF extraction failed"))
+
+
+def line(text: str) -> bytes:
+    return text.replace("…", ID).encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "specified"),
+    [
+        (
+            PROGRESS,
+            '{"type":"progress","job_id":"…","data":'
+            '{"current_step":5,"total_steps":12,"step_name":"AI Upscaling","percent":42}}',
+        ),
+        (
+            STATUS_CHANGE,
+            '{"type":"status_change","job_id":"…","data":{"old_status":"queued","new_status":"processing"}}',
+        ),
+        (ERROR, '{"type":"error","job_id":"…","data":{"message":"Pipeline error: PDF extraction failed"}}'),
+    ],
+    ids=["progress", "status_change", "error"],
+)
+def test_a_message_is_the_specifications_example_byte_for_byte(message: Message, specified: str) -> None:
+    assert encode(message) == line(specified)
+
+
+def test_completed_is_the_specifications_example_with_the_download_url_added_at_the_end_of_its_data() -> None:
+    assert encode(COMPLETED) == line(
+        '{"type":"completed","job_id":"…","data":{"output_path":"/api/jobs/…/download","elapsed_seconds":45.2,'
+        '"page_count":12,"download_url":"/api/jobs/…/download"}}'
+    )
+
+
+def test_a_job_without_a_result_completes_with_nulls_under_the_same_keys() -> None:
+    assert encode(Completed(ID, CompletedData(None, 0.5, None, None))) == line(
+        '{"type":"completed","job_id":"…","data":'
+        '{"output_path":null,"elapsed_seconds":0.5,"page_count":null,"download_url":null}}'
+    )
+
+
+@pytest.mark.parametrize("message", [PROGRESS, STATUS_CHANGE, COMPLETED, ERROR], ids=lambda m: type(m).__name__)
+def test_cursor_and_time_are_added_behind_what_was_specified(message: Progress) -> None:
+    placed = replace(message, cursor="a1b2-7", time=datetime(2026, 3, 1, 12, 30, tzinfo=UTC))
+    assert encode(placed) == encode(message)[:-1] + b',"cursor":"a1b2-7","time":"2026-03-01T12:30:00Z"}'
+
+
+def test_the_time_left_is_added_at_the_end_of_the_data_of_progress_once_it_is_known() -> None:
+    assert encode(Progress(ID, ProgressData(5, 12, "AI Upscaling", 42, 61.5))) == line(
+        '{"type":"progress","job_id":"…","data":'
+        '{"current_step":5,"total_steps":12,"step_name":"AI Upscaling","percent":42,"eta_seconds":61.5}}'
+    )
+
+
+def test_progress_of_nothing_keeps_all_its_keys() -> None:
+    assert encode(Progress(ID, ProgressData(0, 0, "", 0))) == line(
+        '{"type":"progress","job_id":"…","data":{"current_step":0,"total_steps":0,"step_name":"","percent":0}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            JobCreated(ID, JobCreatedData("scan", JobStatus.QUEUED, datetime(2026, 3, 1, tzinfo=UTC))),
+            '{"type":"job_created","job_id":"…","data":'
+            '{"kind":"scan","status":"queued","created_at":"2026-03-01T00:00:00Z"}}',
+        ),
+        (
+            JobCreated(
+                ID,
+                JobCreatedData("scan", JobStatus.QUEUED, datetime(2026, 3, 1, tzinfo=UTC), "book.pdf", {"by": "eve"}),
+            ),
+            '{"type":"job_created","job_id":"…","data":{"kind":"scan","status":"queued",'
+            '"created_at":"2026-03-01T00:00:00Z","input_filename":"book.pdf","labels":{"by":"eve"}}}',
+        ),
+        (
+            PagePreview(ID, PagePreviewData(3, "aGVsbG8=", "deskew", 320, 200)),
+            '{"type":"page_preview","job_id":"…","data":{"page_number":3,"preview_base64":"aGVsbG8=",'
+            '"stage":"deskew","width":320,"height":200}}',
+        ),
+        (
+            ServerShutdown(ServerShutdownData("maintenance", 30)),
+            '{"type":"server_shutdown","data":{"reason":"maintenance","countdown_secs":30}}',
+        ),
+        (Resync(), '{"type":"resync"}'),
+    ],
+    ids=["job_created", "job_created in full", "page_preview", "server_shutdown", "resync"],
+)
+def test_what_the_daemon_adds_to_the_specification_has_these_keys(message: Message, expected: str) -> None:
+    assert encode(message) == line(expected)
+
+
+def test_text_goes_out_as_utf_8_in_one_line() -> None:
+    encoded = encode(Error(ID, ErrorData("Seite 3:\nunlesbar – 読めない 😀")))
+    assert b"\n" not in encoded
+    assert msgspec.json.decode(encoded)["data"]["message"] == "Seite 3:\nunlesbar – 読めない 😀"
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+seconds = st.floats(0, 1e9)
+whole = st.integers(0, 2**53)
+times = st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1))
+statuses = st.sampled_from(JobStatus)
+datas = st.one_of(
+    st.builds(ProgressData, whole, whole, names, st.integers(0, 100), st.just(msgspec.UNSET) | seconds),
+    st.builds(StatusChangeData, statuses, statuses),
+    st.builds(CompletedData, st.none() | names, seconds, st.none() | whole, st.none() | names),
+    st.builds(ErrorData, names),
+    st.builds(JobCreatedData, names, statuses, times, st.none() | names, st.dictionaries(names, names, max_size=3)),
+    st.builds(PagePreviewData, whole, names, names, whole, whole),
+)
+TYPES = {
+    ProgressData: Progress,
+    StatusChangeData: StatusChange,
+    CompletedData: Completed,
+    ErrorData: Error,
+    JobCreatedData: JobCreated,
+    PagePreviewData: PagePreview,
+}
+
+
+@given(datas, names, st.just(msgspec.UNSET) | names, st.just(msgspec.UNSET) | times)
+def test_every_message_reads_back_as_it_was_written(
+    data: msgspec.Struct, job_id: str, cursor: str | msgspec.UnsetType, time: datetime | msgspec.UnsetType
+) -> None:
+    message = TYPES[type(data)](job_id, data, cursor, time)
+    again = decode(encode(message))
+    assert again == message
+    assert encode(again) == encode(message)
+
+
+@given(datas, st.just(msgspec.UNSET) | names, st.just(msgspec.UNSET) | times)
+def test_the_keys_are_type_job_id_data_then_what_was_added(
+    data: msgspec.Struct, cursor: str | msgspec.UnsetType, time: datetime | msgspec.UnsetType
+) -> None:
+    keys = list(msgspec.json.decode(encode(TYPES[type(data)](ID, data, cursor, time))))
+    added = [name for name, value in (("cursor", cursor), ("time", time)) if value is not msgspec.UNSET]
+    assert keys == ["type", "job_id", "data", *added]
+
+
+@pytest.mark.parametrize(
+    ("message", "ends"),
+    [
+        (PROGRESS, False),
+        (STATUS_CHANGE, False),
+        (StatusChange(ID, StatusChangeData(JobStatus.PROCESSING, JobStatus.COMPLETED)), False),
+        (StatusChange(ID, StatusChangeData(JobStatus.PROCESSING, JobStatus.FAILED)), False),
+        (StatusChange(ID, StatusChangeData(JobStatus.PROCESSING, JobStatus.CANCELLED)), True),
+        (COMPLETED, True),
+        (ERROR, True),
+        (Resync(), False),
+        (ServerShutdown(ServerShutdownData("maintenance", 30)), False),
+    ],
+)
+def test_a_job_ends_with_its_result_its_error_or_its_cancellation(message: Message, ends: bool) -> None:
+    assert ends_job(message) is ends
+
+
+def test_the_topic_of_a_job_bears_its_id() -> None:
+    assert job_topic(ID) == f"job:{ID}"

@@ -1,0 +1,62 @@
+from datetime import timedelta
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from progressd.core.progress import percentage, seconds_left
+from samples import NOW
+
+counts = st.integers(0, 2**53)
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "percent"),
+    [(0, 12, 0), (5, 12, 41), (1, 3, 33), (2, 3, 66), (11, 12, 91), (12, 12, 100), (13, 12, 100), (199, 200, 99)],
+)
+def test_the_percentage_is_rounded_down_and_never_above_100(current: int, total: int, percent: int) -> None:
+    assert percentage(current, total) == percent
+
+
+@given(counts)
+def test_the_percentage_of_nothing_is_0(current: int) -> None:
+    assert percentage(current, 0) == 0
+
+
+@given(counts, counts.filter(bool))
+def test_the_percentage_is_exact_however_large_the_numbers(current: int, total: int) -> None:
+    assert percentage(current, total) == min(100, int(Fraction(100 * current, total)))
+
+
+@given(counts, counts, counts)
+def test_the_percentage_never_falls_while_steps_are_done(one: int, other: int, total: int) -> None:
+    assert percentage(min(one, other), total) <= percentage(max(one, other), total)
+
+
+@given(counts, counts, st.floats(0, 1e308))
+def test_a_producers_own_percentage_is_taken_as_a_whole_number_up_to_100(current: int, total: int, own: float) -> None:
+    percent = percentage(current, total, own)
+    assert type(percent) is int
+    assert percent == (int(own) if own < 100 else 100)
+
+
+def test_the_time_left_goes_on_at_the_speed_so_far() -> None:
+    assert seconds_left(NOW, NOW + timedelta(seconds=10), 5, 12) == 14.0
+
+
+@pytest.mark.parametrize("current", [0, 13])
+def test_nothing_tells_the_time_left_before_the_first_step_or_beyond_the_last(current: int) -> None:
+    assert seconds_left(NOW, NOW + timedelta(seconds=10), current, 12) is None
+
+
+@pytest.mark.parametrize("seconds", [0, -5])
+def test_nothing_tells_the_time_left_when_no_time_has_passed(seconds: int) -> None:
+    assert seconds_left(NOW, NOW + timedelta(seconds=seconds), 5, 12) is None
+
+
+@given(st.floats(1e-6, 1e7), counts, counts)
+def test_the_time_left_is_never_negative_and_0_at_the_last_step(elapsed: float, current: int, total: int) -> None:
+    left = seconds_left(NOW, NOW + timedelta(seconds=elapsed), current, total)
+    assert left is None or left >= 0
+    if current == total > 0:
+        assert left == 0

@@ -1,0 +1,53 @@
+"""Ids, times and messages that many tests need; nothing of them matters but that they are valid."""
+
+from datetime import UTC, datetime
+
+from progressd.core.job import Job
+from progressd.core.messages import (
+    Completed,
+    CompletedData,
+    JobCreated,
+    JobCreatedData,
+    Progress,
+    ProgressData,
+    StatusChange,
+    StatusChangeData,
+)
+from progressd.core.status import JobStatus
+
+NOW = datetime(2026, 3, 1, 12, 30, 15, 250_000, UTC)
+
+
+def job_id(number: int) -> str:
+    return f"6e4d1c9e-0d5c-4f0e-9d3a-{number:012x}"
+
+
+ID = job_id(1)
+
+
+def job(number: int = 1, status: JobStatus = JobStatus.QUEUED, **fields: object) -> Job:
+    """A job whose place among the others is its number."""
+    given: dict[str, object] = {"id": job_id(number), "kind": "job", "created_at": NOW, "created_offset": number}
+    return Job(**{**given, "status": status, **fields})  # type: ignore[arg-type]
+
+
+def created(id_: str = ID) -> JobCreated:
+    return JobCreated(id_, JobCreatedData("job", JobStatus.QUEUED, NOW))
+
+
+def started(id_: str = ID) -> StatusChange:
+    return StatusChange(id_, StatusChangeData(JobStatus.QUEUED, JobStatus.PROCESSING))
+
+
+def moved(step: int, id_: str = ID, total: int = 100) -> Progress:
+    return Progress(id_, ProgressData(step, total, f"Step {step}", 100 * step // total))
+
+
+def succeeded(id_: str = ID) -> tuple[StatusChange, Completed]:
+    """The two messages of a good end."""
+    change = StatusChange(id_, StatusChangeData(JobStatus.PROCESSING, JobStatus.COMPLETED))
+    return change, Completed(id_, CompletedData(None, 4.5, None, None))
+
+
+def cancelled(id_: str = ID) -> StatusChange:
+    return StatusChange(id_, StatusChangeData(JobStatus.PROCESSING, JobStatus.CANCELLED))
