@@ -205,7 +205,7 @@ async def test_a_daemon_that_was_there_is_waited_for() -> None:
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://h/?a=b"])
 async def test_a_bad_url_is_named(url: str) -> None:
-    with pytest.raises(BadUrl, match="is not the address of a daemon: expected one such as http://127.0.0.1:8080"):
+    with pytest.raises(BadUrl, match="is not the address of a daemon: expected one such as http://"):
         async with watch(url, JOB) as messages:
             assert [message async for message in messages] == []
 
@@ -230,7 +230,7 @@ async def test_leaving_early_closes_the_connection() -> None:
 
 async def test_an_error_of_the_caller_stays_what_it_is() -> None:
     async with daemon(says(progress(1, "s-1"), *END)) as served:
-        with pytest.raises(OSError, match="^disk full$"):
+        with pytest.raises(OSError, match=r"^disk full$"):  # noqa: PT012
             async with watch(served.url, JOB) as messages:
                 async for _ in messages:
                     raise OSError("disk full")
@@ -239,5 +239,5 @@ async def test_an_error_of_the_caller_stays_what_it_is() -> None:
 @given(st.integers(0, 10_000))
 def test_back_off_doubles_up_to_a_limit_and_is_never_zero(failures: int) -> None:
     delay = backoff(failures)
-    assert min(LONGEST_DELAY, FIRST_DELAY * 2**failures) / 2 <= delay <= LONGEST_DELAY
-    assert delay <= FIRST_DELAY * 2**failures
+    longest = LONGEST_DELAY if failures > 10 else min(LONGEST_DELAY, FIRST_DELAY * 2**failures)
+    assert longest / 2 <= delay <= longest

@@ -6,38 +6,26 @@ async with watch("http://127.0.0.1:8080", job_id) as messages:
 """
 
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 import msgspec
 import trio
 from msgspec import UNSET
-from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, open_websocket_url
-from wsproto.utilities import ProtocolError
+from trio_websocket import ConnectionRejected
 
 from progressd.client.address import checked_url, no_daemon, stream_url
+from progressd.client.connection import BREAKS, receive_texts
 from progressd.client.errors import ClientError, NoDaemon, Refused, StreamClosed
-from progressd.client.pulse import ANSWER_TIMEOUT, Pulse
+from progressd.client.feed import Feed, Send, feed
 from progressd.core.closing import Closing
 from progressd.core.messages import Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
 FIRST_DELAY: Final = 0.5  # seconds
 LONGEST_DELAY: Final = 30.0  # seconds
-LONGEST_MESSAGE: Final = 16 << 20  # characters; a page preview is by far the longest
-DISCONNECT_TIMEOUT: Final = 2.0  # seconds
 NO_STATUS: Final = 1005  # RFC 6455 §7.1.5: closed without a code, as some proxies do
-
-
-_BREAKS = (
-    StreamClosed,
-    HandshakeError,
-    ConnectionClosed,
-    ProtocolError,
-    OSError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-)
 
 
 class Received(NamedTuple):
@@ -55,49 +43,66 @@ class Lost(NamedTuple):
     failures: int
 
 
-@trio.as_safe_channel
-async def watch(
+def watch(
     url: str,
     job_id: str | None = None,
     *,
     heartbeat: float = HEARTBEAT,
     on_lost: Callable[[Lost], None] = lambda _: None,
-) -> AsyncGenerator[Message, None]:
+) -> AbstractAsyncContextManager[Feed[Message]]:
     """The messages of one job until its end, or of all jobs without end. Messages of an unknown type are skipped.
 
-    Raises NoDaemon if nothing answers at first, Refused if the daemon does not know the job or will not have us,
-    StreamClosed if it wants us to stay away, BadUrl. Everything else is a reason to reconnect, told to `on_lost`.
+    The iteration raises NoDaemon if nothing answers at first, Refused if the daemon does not know the job or will not
+    have us, StreamClosed if it wants us to stay away, BadUrl. Everything else is a reason to reconnect, told to
+    `on_lost`. `heartbeat`: seconds between pings.
     """
-    async with watch_texts(url, job_id, heartbeat=heartbeat, on_lost=on_lost) as texts:
-        async for received in texts:
+
+    async def produce(send: Send[Message]) -> None:
+        async def send_known(received: Received) -> None:
             if received.message is not None:
-                yield received.message
+                await send(received.message)
+
+        await _follow(url, job_id, heartbeat, on_lost, send_known)
+
+    return feed(produce)
 
 
-@trio.as_safe_channel
-async def watch_texts(
+def watch_texts(
     url: str,
     job_id: str | None = None,
     *,
     heartbeat: float = HEARTBEAT,
     on_lost: Callable[[Lost], None] = lambda _: None,
-) -> AsyncGenerator[Received, None]:
+) -> AbstractAsyncContextManager[Feed[Received]]:
     """Like `watch`, with the text of each message, and with those of an unknown type."""
+
+    async def produce(send: Send[Received]) -> None:
+        await _follow(url, job_id, heartbeat, on_lost, send)
+
+    return feed(produce)
+
+
+async def _follow(
+    url: str, job_id: str | None, heartbeat: float, on_lost: Callable[[Lost], None], send: Send[Received]
+) -> None:
     url = checked_url(url)
     cursor: str | None = None
     failures = 0
     reached = False
+
+    async def take(text: str) -> None:
+        nonlocal cursor, failures, reached
+        received = Received(text, _decoded(text))
+        reached, failures = True, 0
+        await send(received)
+        cursor = _cursor(received.message) or cursor
+
     while True:
         started = trio.current_time()
         try:
-            async with _connection(stream_url(url, job_id, cursor), heartbeat) as texts:
-                async for text in texts:
-                    received = Received(text, _decoded(text))
-                    reached, failures = True, 0
-                    cursor = _cursor(received.message) or cursor
-                    yield received
+            await receive_texts(stream_url(url, job_id, cursor), heartbeat, take)
             return
-        except _BREAKS as error:
+        except BREAKS as error:
             if trio.current_time() - started >= LONGEST_DELAY:
                 failures = 0
             reached = reached or isinstance(error, StreamClosed | ConnectionRejected)
@@ -105,30 +110,6 @@ async def watch_texts(
             failures += 1
         on_lost(lost)
         await trio.sleep(lost.delay)
-
-
-@trio.as_safe_channel
-async def _connection(url: str, heartbeat: float) -> AsyncGenerator[str, None]:
-    """The texts of one connection, until its end with code 1000. Raises StreamClosed at any other end."""
-    async with open_websocket_url(
-        url,
-        message_queue_size=16,
-        max_message_size=LONGEST_MESSAGE,
-        receive_buffer_size=None,
-        connect_timeout=ANSWER_TIMEOUT,
-        disconnect_timeout=DISCONNECT_TIMEOUT,
-    ) as websocket:
-        pulse = Pulse(websocket)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pulse.check, heartbeat, nursery.cancel_scope)
-            while (text := await pulse.receive()) is not None:
-                yield text
-            nursery.cancel_scope.cancel()
-        closed = websocket.closed
-    if closed is None:
-        raise StreamClosed(1006, "no sign of life from the daemon")
-    if closed.code != 1000:
-        raise StreamClosed(closed.code, closed.reason or "")
 
 
 def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:

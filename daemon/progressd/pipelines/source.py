@@ -31,6 +31,9 @@ PROBE_SIDE = 1000
 CHROMA_TOLERANCE = 20
 """Levels of 255 between the channels: the blocks of a grey JPEG stay below it, a pencil mark does not."""
 
+REOPEN_PAGES = 32
+"""Pages after which the document is opened afresh: pdfium keeps the data of every picture it has read."""
+
 MAX_OBJECTS = 500
 """Drawn objects on a page after which it is no scan: scans have one to a few dozen, invisible text aside."""
 
@@ -71,13 +74,8 @@ class Source:
 
     def __init__(self, path: Path, dpi: int) -> None:
         _check_head(path)
-        try:
-            self._document = pdfium.PdfDocument(path)
-        except pdfium.PdfiumError:
-            raise Refused(_reason(pdfium_raw.FPDF_GetLastError())) from None
-        if len(self._document) == 0:
-            raise Refused(_reason(pdfium_raw.FPDF_ERR_SUCCESS))
-        self._document.init_forms()
+        self._path = path
+        self._document = _open(path)
         facts = self._document.get_metadata_dict()
         self.title, self.author = facts["Title"], facts["Author"]
         units = _user_units(path)
@@ -94,6 +92,9 @@ class Source:
 
     def page(self, sheet: Sheet) -> "SourcePage":
         """Return the page of `sheet`, to be used in a with statement."""
+        if sheet.number % REOPEN_PAGES == 0:
+            self._document.close()
+            self._document = _open(self._path)
         try:
             return SourcePage(self._document[sheet.number - 1], sheet)
         except pdfium.PdfiumError:
@@ -145,6 +146,17 @@ def _check_head(path: Path) -> None:
         raise Refused("The file is empty.")
     if b"%PDF-" not in head:  # readers look for it in the first 1024 bytes (PDF 1.7, implementation note 13)
         raise Refused("The file is not a PDF.")
+
+
+def _open(path: Path) -> pdfium.PdfDocument:
+    try:
+        document = pdfium.PdfDocument(path)
+    except pdfium.PdfiumError:
+        raise Refused(_reason(pdfium_raw.FPDF_GetLastError())) from None
+    if len(document) == 0:
+        raise Refused(_reason(pdfium_raw.FPDF_ERR_SUCCESS))
+    document.init_forms()
+    return document
 
 
 def _reason(code: int) -> str:

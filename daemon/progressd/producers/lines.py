@@ -1,6 +1,7 @@
 """Producers' lines: one JSON object each (NDJSON), split from any stream of bytes and read into events. Does no I/O."""
 
 import uuid
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -8,6 +9,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from progressd.core.cursor import Cursor
+from progressd.core.decoding import decoded
 from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.events import ProducerEvent, RegisterEvent
 from progressd.core.job import Job
@@ -64,6 +66,9 @@ class _Ref(Struct):
     ref: Raw | UnsetType = UNSET
 
 
+_decode_ref = msgspec.json.Decoder(_Ref).decode
+
+
 class Answer(Struct, frozen=True, omit_defaults=True):
     """What a producer is told about a line: `ref` is its own, `cursor` where the event stands, `line` a bad line's."""
 
@@ -106,17 +111,7 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
 
     `job_id`: the only job it may be about, and need not name. Raises InvalidInput.
     """
-    try:
-        event: ProducerEvent
-        if job_id is None:
-            event = _decode(text)
-        else:
-            named = {"job_id": job_id, **_decode_object(text)}
-            event = msgspec.convert(named, type=ProducerEvent)
-    except msgspec.MsgspecError as error:
-        raise InvalidInput(f"not an event: {error}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput("not an event: the text is not UTF-8") from None
+    event: ProducerEvent = decoded(_decode if job_id is None else partial(_decode_of_job, job_id), text, "an event")
     if job_id is not None and event.job_id.lower() != job_id:
         raise InvalidInput(f"the event is about job {event.job_id[:60]!r}, not {job_id}")
     if isinstance(event, RegisterEvent) and not event.job_id:
@@ -124,10 +119,15 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
     return event
 
 
+def _decode_of_job(job_id: str, text: bytes) -> ProducerEvent:
+    event: ProducerEvent = msgspec.convert({"job_id": job_id, **_decode_object(text)}, type=ProducerEvent)
+    return event
+
+
 def _ref(line: bytes) -> Raw | UnsetType:
     if b'"ref"' not in line:  # a second look at every line would cost a fifth of the whole way in
         return UNSET
     try:
-        return msgspec.json.decode(line, type=_Ref).ref
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return decoded(_decode_ref, line, "an event").ref
+    except InvalidInput:
         return UNSET

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from quart import Blueprint, Response, request
 
+from progressd.core.decoding import decoded
 from progressd.core.errors import InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
 from progressd.core.events import Registration, SubmitEvent
 from progressd.core.options import checked_options
@@ -17,6 +18,8 @@ from progressd.rest.multipart import receive_form
 from progressd.rest.services import json_response, services
 
 SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
+
+_decode_options = msgspec.json.Decoder(dict[str, object]).decode
 
 blueprint = Blueprint("convert", __name__)
 
@@ -44,9 +47,9 @@ async def convert() -> Response:
 
 def _options(text: str) -> dict[str, object]:
     try:
-        return msgspec.json.decode(text or "{}", type=dict[str, object])
-    except msgspec.MsgspecError as error:
-        raise InvalidOption(f"the field options is not a JSON object: {error}") from None
+        return decoded(_decode_options, text.encode() or b"{}", "a JSON object")
+    except InvalidInput as error:
+        raise InvalidOption(f"the field options is {error}") from None
 
 
 def _check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:

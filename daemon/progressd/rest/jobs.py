@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response, request, send_file
 
+from progressd.core.decoding import decoded
 from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Job
@@ -27,6 +28,9 @@ class NewJob(Registration, frozen=True):
     """The body of `POST /api/jobs`."""
 
     id: str | None = None
+
+
+_decode_new = msgspec.json.Decoder(NewJob).decode
 
 
 class Paging(msgspec.Struct, frozen=True):
@@ -55,10 +59,7 @@ async def history() -> Response:
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
-    try:
-        new = msgspec.json.decode(await whole_body(request) or b"{}", type=NewJob)
-    except msgspec.MsgspecError as error:
-        raise InvalidInput(f"not a job: {error}") from None
+    new = decoded(_decode_new, await whole_body(request) or b"{}", "a job")
     job_id = checked_job_id(new.id) if new.id is not None else str(uuid.uuid4())
     known = await daemon.registry.find([job_id])
     job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))

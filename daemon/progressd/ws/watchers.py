@@ -1,5 +1,7 @@
 """Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
 
+from collections import Counter
+
 import structlog
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
@@ -28,6 +30,7 @@ class Watchers:
         self._registry = registry
         self._history = history
         self._open: dict[WebSocket, None] = {}  # in the order they came
+        self._of_address: Counter[str] = Counter()
         self._draining = False
 
     def __len__(self) -> int:
@@ -50,8 +53,7 @@ class Watchers:
     async def ws_handler(self, request: WebSocketRequest, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         try:
-            self._check_room(websocket)
-            self._open[websocket] = None
+            self._admit(websocket)
             wish, after = await self._checked(request, websocket)
             ws = await request.accept()
         except ProgressdError as error:
@@ -60,7 +62,7 @@ class Watchers:
         else:
             await self._serve(ws, websocket, wish, after)
         finally:
-            self._open.pop(websocket, None)
+            self._dismiss(websocket)
 
     def announce(self, message: Message) -> None:
         """Tell every watcher."""
@@ -75,14 +77,24 @@ class Watchers:
             websocket.outbox.end(closing)
             await trio.sleep(pause)
 
-    def _check_room(self, websocket: WebSocket) -> None:
+    def _admit(self, websocket: WebSocket) -> None:
+        """Count a connection in. Raises Unavailable where there is no room."""
         limits = self._settings.limits
         if self._draining:
             raise Unavailable("the daemon is stopping")
         if len(self._open) >= limits.max_connections:
             raise Unavailable(f"all {limits.max_connections} connections are in use")
-        if sum(other.peer == websocket.peer for other in self._open) >= limits.max_connections_per_address:
+        if self._of_address[websocket.peer] >= limits.max_connections_per_address:
             raise Unavailable(f"{websocket.peer} has {limits.max_connections_per_address} connections already")
+        self._open[websocket] = None
+        self._of_address[websocket.peer] += 1
+
+    def _dismiss(self, websocket: WebSocket) -> None:
+        if websocket in self._open:
+            del self._open[websocket]
+            self._of_address[websocket.peer] -= 1
+            if not self._of_address[websocket.peer]:
+                del self._of_address[websocket.peer]
 
     async def _checked(self, request: WebSocketRequest, websocket: WebSocket) -> tuple[Wish, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""

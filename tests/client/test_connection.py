@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from progressd.client.pulse import Pulse
+from progressd.client.connection import Pulse
 from trio.testing import MockClock, memory_stream_pair
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 

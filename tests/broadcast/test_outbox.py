@@ -1,0 +1,485 @@
+"""The backlog against a list, and the socket outbox under any interleaving of messages, control frames and room."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from progressd.broadcast.frames import PING
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Control, SocketOutbox
+from progressd.broadcast.published import Batch, Published
+from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER, Closing
+from progressd.core.messages import Error, ErrorData, Message
+from samples import job_id, moved
+from wire import frames_in
+from wsproto.frame_protocol import Opcode
+
+# The backlog
+
+
+class Item(NamedTuple):
+    key: object
+    frame: bytes
+
+
+class BacklogAgainstAList(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.backlog: Backlog[Item] = Backlog()
+        self.model: list[Item] = []
+
+    @rule(key=st.none() | st.integers(1, 3) | st.sampled_from([b"\x89", ("progress", "x")]), size=st.integers(1, 40))
+    def put(self, key: object, size: int) -> None:
+        item = Item(key, b"x" * size)
+        self.backlog.put(item)
+        if key is not None:
+            self.model = [other for other in self.model if other.key != key]
+        self.model.append(item)
+
+    @rule(most=st.none() | st.integers(0, 100))
+    def take(self, most: int | None) -> None:
+        expected: list[Item] = []
+        while self.model and (
+            most is None or not expected or sum(len(i.frame) for i in (*expected, self.model[0])) <= most
+        ):
+            expected.append(self.model.pop(0))
+        assert self.backlog.take(most) == expected
+
+    @rule()
+    @precondition(lambda self: len(self.model) > 3)
+    def clear(self) -> None:
+        self.backlog.clear()
+        self.model.clear()
+
+    @invariant()
+    def sizes_agree(self) -> None:
+        assert self.backlog.size == sum(len(item.frame) for item in self.model)
+        assert bool(self.backlog) == bool(self.model)
+
+
+TestBacklogAgainstAList = BacklogAgainstAList.TestCase
+TestBacklogAgainstAList.settings = settings(max_examples=100, stateful_step_count=30)
+
+# The socket outbox
+
+
+class Socket:
+    """A non-blocking socket with as much room as it is given."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.dead = False
+        self.closed = False
+        self.written = bytearray()
+        self._wake = trio.Event()
+
+    def send(self, data: bytes) -> int:
+        if self.dead:
+            raise ConnectionResetError
+        taken = min(self.room, len(data))
+        if not taken:
+            raise BlockingIOError
+        self.room -= taken
+        self.written += data[:taken]
+        return taken
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.closed:
+            raise trio.ClosedResourceError
+        if not self.room and not self.dead:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self.closed:
+            raise trio.ClosedResourceError
+
+    def give(self, room: int) -> None:
+        """Make room, and wake who waits for it; none at all is a false alarm."""
+        self.room += room
+        self._wake.set()
+
+
+class Connection:
+    """An outbox, its socket, and how it ended."""
+
+    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0) -> None:
+        self.socket = Socket(room)
+        self.endings: list[Closing] = []
+        self.senders = 0
+        self._nursery = nursery
+        self.outbox = SocketOutbox(self.socket, limit, self._start, self.endings.append)
+
+    def _start(self, flush: Callable[[], Awaitable[None]]) -> None:
+        async def sender() -> None:
+            self.senders += 1
+            assert self.senders == 1
+            try:
+                await flush()
+            finally:
+                self.senders -= 1
+
+        self._nursery.start_soon(sender)
+
+    def put(self, *messages: Message) -> None:
+        self.outbox.put(Batch([Published(1, message) for message in messages]))
+
+    def got(self) -> list[tuple[Opcode, bytes]]:
+        return frames_in(bytes(self.socket.written))
+
+
+async def settled() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+def change(number: int, size: int = 0) -> Error:
+    return Error(job_id(1), ErrorData(f"{number}{'x' * size}"))
+
+
+def control(opcode: int, payload: bytes) -> bytes:
+    return bytes((0x80 | opcode, len(payload))) + payload
+
+
+def framed(*messages: Message) -> list[bytes]:
+    return [Published(1, message).frame for message in messages]
+
+
+async def test_messages_go_straight_into_a_socket_that_has_room(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, room=10**6)
+    connection.put(change(1), moved(1), moved(2))
+    connection.outbox.write(PING)
+    connection.put(change(2))
+    assert bytes(connection.socket.written) == b"".join(
+        [*framed(change(1), moved(1), moved(2)), PING, *framed(change(2))]
+    )
+    assert not connection.senders
+
+
+async def test_what_the_socket_does_not_take_waits_in_order(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, room=10)
+    connection.put(change(1), change(2))
+    connection.put(change(3))
+    await settled()
+    assert len(connection.socket.written) == 10
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join(framed(change(1), change(2), change(3)))
+
+
+async def test_while_it_waits_a_newer_progress_of_a_job_replaces_the_older_one(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery)
+    one, other = job_id(1), job_id(2)
+    connection.put(moved(1, one), moved(1, other), change(1), moved(2, one), moved(3, one))
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join(framed(moved(1, other), change(1), moved(3, one)))
+
+
+async def test_a_frame_that_was_begun_is_finished_although_a_newer_progress_has_come(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, room=5)
+    connection.put(moved(1))
+    connection.put(moved(2))
+    connection.outbox.write(PING)
+    connection.put(moved(3))
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join([*framed(moved(1)), PING, *framed(moved(3))])
+
+
+async def test_only_the_newest_of_waiting_pings_and_of_waiting_pongs_is_sent(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery)
+    for number in b"12345":
+        connection.outbox.write(control(9, bytes((number,))))
+        connection.outbox.write(control(10, bytes((number,))))
+    connection.socket.give(10**6)
+    await settled()
+    assert connection.got() == [(Opcode.PING, b"5"), (Opcode.PONG, b"5")]
+
+
+async def test_a_peer_that_pings_and_never_reads_does_not_make_the_backlog_grow(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, limit=1000)
+    for number in range(10_000):
+        connection.outbox.write(control(10, b"%125d" % number))
+    assert not connection.endings
+
+
+@pytest.mark.parametrize("room", [0, 7])
+async def test_past_its_limit_an_outbox_ends_once_as_a_slow_consumer(nursery: trio.Nursery, room: int) -> None:
+    connection = Connection(nursery, limit=1000, room=room)
+    for number in range(50):
+        connection.put(change(number, 100))
+    assert connection.endings == [SLOW_CONSUMER]
+
+
+async def test_after_a_gap_come_only_the_bytes_of_the_close(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, limit=1000, room=10)
+    close = control(8, SLOW_CONSUMER.code.to_bytes(2, "big"))
+    for number in range(50):
+        connection.put(change(number, 100))
+    connection.outbox.write(close)
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join([*framed(change(0, 100)), close])
+
+
+async def test_up_to_its_limit_an_outbox_keeps_everything(nursery: trio.Nursery) -> None:
+    frames = framed(change(1), change(2))
+    connection = Connection(nursery, limit=sum(map(len, frames)))
+    connection.put(change(1), change(2))
+    assert not connection.endings
+    connection.put(change(3))
+    assert connection.endings == [SLOW_CONSUMER]
+
+
+async def test_what_is_put_after_the_end_is_not_sent_and_what_waits_is(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery)
+    connection.put(change(1))
+    connection.outbox.end(JOB_FINISHED)
+    connection.outbox.end(SLOW_CONSUMER)
+    connection.put(change(2))
+    connection.outbox.write(PING)
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join([*framed(change(1)), PING])
+    assert connection.endings == [JOB_FINISHED]
+
+
+async def test_a_dead_socket_swallows_everything(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, limit=100)
+    connection.socket.dead = True
+    for number in range(50):
+        connection.put(change(number, 100))
+    await connection.outbox.drained()
+    assert not connection.endings
+    assert not connection.senders
+
+
+async def test_a_socket_that_dies_while_something_waits_leaves_nothing_waiting(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery, room=5)
+    connection.put(change(1), change(2))
+    await settled()
+    connection.socket.dead = True
+    connection.socket.give(0)
+    await connection.outbox.drained()
+    assert not connection.senders
+    connection.put(change(3))
+    assert len(connection.socket.written) == 5
+
+
+async def test_a_socket_closed_while_something_waits_ends_the_sender_and_nobody_waits_for_it(
+    nursery: trio.Nursery,
+) -> None:
+    connection = Connection(nursery, room=5)
+    connection.put(change(1))
+    await settled()
+    connection.socket.closed = True
+    connection.socket.give(1000)
+    await connection.outbox.drained()
+    assert not connection.senders
+    connection.put(change(2))
+    assert len(connection.socket.written) == 5
+
+
+async def test_drained_is_when_the_last_byte_is_with_the_socket(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery)
+    done = trio.Event()
+
+    async def wait() -> None:
+        await connection.outbox.drained()
+        done.set()
+
+    connection.put(change(1))
+    nursery.start_soon(wait)
+    await settled()
+    connection.socket.give(len(framed(change(1))[0]) - 1)
+    await settled()
+    assert not done.is_set()
+    connection.socket.give(1)
+    await settled()
+    assert done.is_set()
+    await connection.outbox.drained()
+
+
+async def test_each_wait_for_it_to_drain_is_for_what_waits_then(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery)
+    for number in range(3):
+        connection.put(change(number))
+        with trio.move_on_after(0) as patience:
+            await connection.outbox.drained()
+        assert patience.cancelled_caught
+        connection.socket.give(len(framed(change(number))[0]))
+        await connection.outbox.drained()
+
+
+async def test_a_cancelled_sender_has_cut_a_frame_so_nothing_is_written_any_more() -> None:
+    async with trio.open_nursery() as senders:
+        connection = Connection(senders, room=5)
+        connection.put(change(1), change(2))
+        await settled()
+        senders.cancel_scope.cancel()
+    connection.socket.give(10**6)
+    connection.put(change(3))
+    connection.outbox.write(PING)
+    await settled()
+    assert bytes(connection.socket.written) == framed(change(1))[0][:5]
+
+
+async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: trio.Nursery) -> None:
+    connection = Connection(nursery)
+    connection.put(change(1, FLUSH_BYTES), moved(1))
+    await settled()  # the sender has begun
+    connection.put(moved(2))
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join(framed(change(1, FLUSH_BYTES), moved(2)))
+
+
+# Any interleaving
+
+
+class Put(NamedTuple):
+    """A batch: of which job each item is, whether progress, and how long."""
+
+    items: list[tuple[int, bool, int]]
+
+
+class Write(NamedTuple):
+    """A control frame: a ping, a pong or a close."""
+
+    opcode: int
+
+
+class Give(NamedTuple):
+    """Room in the socket, without letting the sender run."""
+
+    room: int
+
+
+class Settle(NamedTuple):
+    """Let the sender run for as long as it can."""
+
+
+puts = st.builds(
+    Put,
+    st.lists(st.tuples(st.integers(1, 2), st.booleans(), st.sampled_from([0, 1, 60, 70_000])), min_size=1, max_size=4),
+)
+writes = st.builds(Write, st.sampled_from([8, 9, 9, 10]))
+gives = st.builds(Give, st.sampled_from([0, 1, 2, 90, 150, 400, 65536, 200_000]))
+interleavings = st.lists(st.one_of(puts, puts, writes, gives, st.just(Settle())), max_size=40)
+
+
+@dataclass
+class Waiting:
+    """One thing that was put, what it is the newest of, and whether it may still come out."""
+
+    number: int
+    key: object
+    frame: bytes
+    superseded: bool = False
+
+
+@dataclass
+class Played:
+    """What was put until the outbox ended, and what a client read."""
+
+    connection: Connection
+    put: list[Waiting] = field(default_factory=list)
+    after_end: list[Waiting] = field(default_factory=list)
+    got: list[int] = field(default_factory=list)
+
+    def add(self, key: object, frame: bytes) -> None:
+        entry = Waiting(len(self.put) + len(self.after_end), key, frame)
+        (self.after_end if self.connection.endings else self.put).append(entry)
+
+
+def message(number: int, job: int, progress: bool, size: int) -> Message:
+    return moved(number, job_id(job), 1000) if progress else Error(job_id(job), ErrorData(f"{number:06}{'x' * size}"))
+
+
+async def play(steps: list[Put | Write | Give | Settle], limit: int) -> Played:
+    async with trio.open_nursery() as nursery:
+        connection = Connection(nursery, limit, room=100)
+        played = Played(connection)
+        for step in steps:
+            match step:
+                case Put(items):
+                    batch = []
+                    for job, progress, size in items:
+                        told = message(len(played.put) + len(played.after_end), job, progress, size)
+                        item = Published(1, told)
+                        played.add(item.key, item.frame)
+                        batch.append(item)
+                    connection.outbox.put(Batch(batch))
+                case Write(opcode):
+                    frame = control(opcode, f"{len(played.put) + len(played.after_end):06}".encode())
+                    played.add(Control(frame).key, frame)
+                    connection.outbox.write(frame)
+                case Give(room):
+                    connection.socket.give(room)
+                case Settle():
+                    await settled()
+            assert unsent_at_least(played) <= limit or connection.endings
+        connection.socket.give(10**9)
+        await connection.outbox.drained()
+    numbers = {(entry.frame): entry.number for entry in (*played.put, *played.after_end)}
+    position, data = 0, bytes(connection.socket.written)
+    for frame in frames_in(data):
+        length = next(len(known) for known in numbers if data.startswith(known, position))
+        played.got.append(numbers[data[position : position + length]])
+        assert data[position : position + length].endswith(frame[1])
+        position += length
+    return played
+
+
+def unsent_at_least(played: Played) -> int:
+    """The bytes that must be waiting: what has no newer one of its kind, less what the socket has taken of it."""
+    newest = {entry.key: entry.number for entry in played.put if entry.key is not None}
+    data = bytes(played.connection.socket.written)
+    kept = [e for e in played.put if e.key is None or newest[e.key] == e.number]
+    return sum(len(entry.frame) for entry in kept if entry.frame[:-1] not in data) - max(
+        (len(entry.frame) for entry in kept), default=0
+    )
+
+
+def check(played: Played) -> None:
+    """Everything but what a newer one replaced has come, once and in order, and nothing out of a gap."""
+    assert played.got == sorted(set(played.got))
+    got = set(played.got)
+    until = max((number for number in got if number < len(played.put)), default=-1)
+    for entry in played.put:
+        if entry.number in got or (played.connection.endings and entry.number > until):
+            continue
+        newer = [other for other in played.put if other.number > entry.number and other.key == entry.key]
+        assert entry.key is not None
+        assert newer
+
+
+def run(steps: list[Put | Write | Give | Settle], limit: int) -> Played:
+    return trio.run(partial(play, steps, limit), clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@settings(max_examples=300)
+@given(interleavings)
+def test_any_interleaving_sends_everything_that_nothing_newer_replaced_once_and_in_order(
+    steps: list[Put | Write | Give | Settle],
+) -> None:
+    played = run(steps, 10**9)
+    assert not played.connection.endings
+    check(played)
+
+
+@settings(max_examples=300)
+@given(interleavings, st.integers(50, 300_000))
+def test_any_interleaving_past_the_limit_ends_once_and_sends_no_message_behind_a_gap(
+    steps: list[Put | Write | Give | Settle], limit: int
+) -> None:
+    played = run(steps, limit)
+    assert played.connection.endings in ([], [SLOW_CONSUMER])
+    check(played)
+    texts = {entry.number for entry in played.after_end if entry.frame[0] == 0x81}
+    assert not texts & set(played.got)

@@ -1,0 +1,136 @@
+"""Imports point the way the data flows; who wants a new one changes the table below, on purpose."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import progressd
+import pytest
+
+ROOT = Path(progressd.__file__).parent
+
+# Each module or package of progressd, in the order of the data, and which others it may import.
+MAY_IMPORT = {
+    "core": "",
+    "config": "core",
+    "log": "config core",
+    "systemd": "",
+    "sockets": "config core systemd",
+    "store": "core",
+    "registry": "core store",
+    "files": "core store",
+    "broadcast": "core",
+    "history": "core store registry broadcast",
+    "ingest": "core store registry broadcast",
+    "retention": "core store registry files",
+    "producers": "core config files registry ingest",
+    "ws": "core config registry broadcast history",
+    "rest": "core config store files registry broadcast history ingest producers ws",
+    "app": "core config log systemd sockets store registry files broadcast history ingest retention producers ws rest",
+    "pipelines": "",
+    "client": "core",
+    "cli": "core config log client app",
+    "__main__": "cli",
+}
+CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "math", "msgspec", "re", "typing"}
+ONLY_IN = {
+    "sqlite3": {"store"},
+    "hypercorn": {"rest"},
+    "quart": {"rest"},
+    "quart_trio": {"rest"},
+    "trio_websocket": {"ws", "client"},
+    "wsproto": {"ws", "client"},
+    "httpx": {"client"},
+    "subprocess": {"producers", "pipelines"},
+    "PIL": {"pipelines"},
+    "pikepdf": {"pipelines"},
+    "pypdfium2": {"pipelines"},
+    "rich": {"cli"},
+    "click": {"cli"},
+    "asyncio": set(),
+    "anyio": set(),
+    "logging": {"log"},
+}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name below progressd: "core.job", and "core" for a package itself."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Everything the file imports, wherever in it; what follows `from x import` is taken for a module if it is one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import(names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module, names, 0):
+                assert module is not None
+                inside = ROOT.parent.joinpath(*module.split("."))
+                for alias in names:
+                    is_module = (inside / alias.name).is_dir() or (inside / f"{alias.name}.py").is_file()
+                    yield f"{module}.{alias.name}" if is_module else module
+            case ast.ImportFrom():
+                pytest.fail(f"{path}:{node.lineno}: imports are absolute")
+
+
+MODULES = {module_of(path): set(imports(path)) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
+OWN = {
+    module: {name.removeprefix("progressd.") for name in names if name.startswith("progressd.")}
+    for module, names in MODULES.items()
+}
+
+
+def part(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_part_has_its_place_in_the_order() -> None:
+    assert {part(module) for module in MODULES} <= MAY_IMPORT.keys()
+
+
+def test_the_order_is_one() -> None:
+    order = list(MAY_IMPORT)
+    for name, allowed in MAY_IMPORT.items():
+        assert all(order.index(other) < order.index(name) for other in allowed.split())
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
+    allowed = {part(module), *MAY_IMPORT[part(module)].split()}
+    assert {part(other) for other in OWN[module]} <= allowed
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert list(graphlib.TopologicalSorter(OWN).static_order())
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if part(module) == "core"))
+def test_the_core_does_no_io(module: str) -> None:
+    assert {part(name) for name in MODULES[module]} <= {*CORE_MAY_IMPORT, "progressd"}
+
+
+def test_only_the_composition_root_knows_which_store_it_is() -> None:
+    concrete = {
+        module for module, names in OWN.items() if any(name.startswith("store.") for name in names - {"store.base"})
+    }
+    assert {module for module in concrete if part(module) != "store"} <= {"app"}
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IN))
+def test_a_library_is_used_only_where_it_belongs(library: str) -> None:
+    users = {part(module) for module, names in MODULES.items() if library in {part(name) for name in names}}
+    assert users <= ONLY_IN[library]
+
+
+def test_importing_the_core_loads_no_io_library() -> None:
+    # In a fresh interpreter: this one has loaded everything.
+
+    modules = ", ".join(f"progressd.{module}" for module in MODULES if part(module) == "core")
+    code = f"import sys, {modules}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "progressd.core.job" in loaded
+    assert not {"trio", "sqlite3", "socket", "quart", "hypercorn", "trio_websocket", "asyncio"} & set(loaded)
