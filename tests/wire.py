@@ -1,6 +1,6 @@
 """What a client sees of the bytes a server sends, read by wsproto's own frame protocol."""
 
-from wsproto.frame_protocol import FrameProtocol, Opcode
+from wsproto.frame_protocol import Frame, FrameProtocol, Opcode
 
 
 def frames_in(data: bytes) -> list[tuple[Opcode, bytes]]:
@@ -10,7 +10,7 @@ def frames_in(data: bytes) -> list[tuple[Opcode, bytes]]:
     frames: list[tuple[Opcode, bytes]] = []
     whole = True
     for frame in client.received_frames():
-        payload = frame.payload.encode() if isinstance(frame.payload, str) else bytes(frame.payload)
+        payload = _payload(frame)
         if whole:
             frames.append((frame.opcode, payload))
         else:
@@ -26,3 +26,13 @@ def written_length(frame: tuple[Opcode, bytes]) -> int:
     """How many bytes a server writes for a frame: a header of 2, 4 or 10, and no mask."""
     size = len(frame[1])
     return size + (2 if size < 126 else 4 if size < 65536 else 10)
+
+
+def _payload(frame: Frame) -> bytes:
+    match frame.payload:
+        case str() as text:
+            return text.encode()
+        case (code, reason):  # of a close
+            return int(code).to_bytes(2, "big") + reason.encode()
+        case data:
+            return bytes(data)

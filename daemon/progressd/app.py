@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager, closing
 from typing import Final
 
 import structlog
@@ -41,18 +41,25 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None]) -> N
     `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
     """
     notify = Notifier(os.environ)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with started(settings, os.environ) as (daemon, sockets):
+            await daemon.run(sockets, signals, notify, on_listening)
+            log.info("stopped")
+
+
+@asynccontextmanager
+async def started(settings: Settings, environ: MutableMapping[str, str]) -> AsyncGenerator[tuple["Daemon", Sockets]]:
+    """Within this, a daemon has its state directory, its sockets and its tasks, but serves nobody yet."""
     with (
         own_state_dir(settings.state_dir),
-        open_sockets(settings, os.environ) as sockets,
+        open_sockets(settings, environ) as sockets,
         closing(SQLiteStore.open(settings.state_dir / "progressd.db", settings.store.synchronous)) as store,
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
     ):
         async with trio.open_nursery() as tasks:
             daemon = Daemon(settings, store, tasks)
             await daemon.start()
             async with daemon.http.running():
-                await daemon.run(sockets, signals, notify, on_listening)
-            log.info("stopped")
+                yield daemon, sockets
             tasks.cancel_scope.cancel()
 
 
@@ -93,27 +100,31 @@ class Daemon:
         on_listening: Callable[[str], None],
     ) -> None:
         """Serve until a signal, then drain: first the jobs, then the connections."""
-        async with trio.open_nursery() as ending, trio.open_nursery() as connections:
-            listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits.handshake_timeout)
-            async with trio.open_nursery() as accepting:
-                for listening in sockets.tcp:
-                    accepting.start_soon(listener.run, listening)
-                for listening in sockets.unix:
-                    accepting.start_soon(self.producers.run, listening)
-                jobs_done = trio.Event()
-                accepting.start_soon(self._run_jobs, jobs_done)
-                self.services.ready = True
-                notify("READY=1")
-                on_listening(sockets.url)
-                log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
+        async with trio.open_nursery() as ending:
+            async with trio.open_nursery() as connections:
+                listener = Listener(
+                    self.watchers.handle, self.http, connections, self.settings.limits.handshake_timeout
+                )
+                async with trio.open_nursery() as accepting:
+                    for listening in sockets.tcp:
+                        accepting.start_soon(listener.run, listening)
+                    for listening in sockets.unix:
+                        accepting.start_soon(self.producers.run, listening)
+                    jobs_done = trio.Event()
+                    accepting.start_soon(self._run_jobs, jobs_done)
+                    self.services.ready = True
+                    notify("READY=1")
+                    on_listening(sockets.url)
+                    log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
 
-                log.info("stopping", signal=signal.Signals(await anext(signals)).name)
-                notify("STOPPING=1")
-                await self._wait_for_jobs(jobs_done, signals)
-                accepting.cancel_scope.cancel()
-            ending.start_soon(self._cut_off, connections.cancel_scope)
-            await self.http.drain()
-            await self.watchers.close(DRAINING, STAGGER)
+                    log.info("stopping", signal=signal.Signals(await anext(signals)).name)
+                    notify("STOPPING=1")
+                    await self._wait_for_jobs(jobs_done, signals)
+                    accepting.cancel_scope.cancel()
+                ending.start_soon(self._cut_off, connections.cancel_scope)
+                await self.http.drain()
+                await self.watchers.close(DRAINING, STAGGER)
+            ending.cancel_scope.cancel()
 
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()

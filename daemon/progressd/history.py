@@ -11,6 +11,7 @@ from msgspec import UNSET
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import Page
 from progressd.core.cursor import Cursor
+from progressd.core.errors import InvalidInput
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, JobCreated, Progress, job_topic
 from progressd.registry import Registry
@@ -30,8 +31,12 @@ class History:
         """The cursor a client gets for an offset."""
         return str(Cursor(self._store.id, offset))
 
-    async def offset(self, cursor: Cursor, newest: int) -> int | None:
+    async def offset(self, since: str, newest: int) -> int | None:
         """The offset to resume from, or None if nobody can tell what came after that cursor."""
+        try:
+            cursor = Cursor.parse(since)
+        except InvalidInput:
+            return None
         if cursor.store != self._store.id or cursor.offset > newest:
             return None
         return cursor.offset if cursor.offset >= await self._store.oldest_cursor() else None

@@ -3,30 +3,34 @@ from contextlib import asynccontextmanager
 
 import trio
 from progressd.client.connection import Pulse
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
 INTERVAL = 30.0
 
 
 @asynccontextmanager
-async def pair() -> AsyncIterator[tuple[WebSocketConnection, WebSocketConnection, trio.Nursery]]:
-    """A client, the daemon's side of it, and the nursery without which that side answers nothing."""
+async def pair() -> AsyncIterator[tuple[WebSocketConnection, WebSocketConnection, trio.CancelScope]]:
+    """A client, the daemon's side of it, and the scope without which that side answers nothing."""
     near, far = memory_stream_pair()
     clients: list[WebSocketConnection] = []
-    servers: list[WebSocketConnection] = []
-    async with trio.open_nursery() as connecting, trio.open_nursery() as answering:
+    answering = trio.CancelScope()
 
-        async def connect() -> None:
-            clients.append(await wrap_client_stream(connecting, near, "daemon", "/ws/jobs"))
+    async def connect() -> None:
+        clients.append(await wrap_client_stream(nursery, near, "daemon", "/ws/jobs"))
 
-        async with trio.open_nursery() as handshake:
-            handshake.start_soon(connect)
-            request = await wrap_server_stream(answering, far)
-            servers.append(await request.accept())
-        yield clients[0], servers[0], answering
-        answering.cancel_scope.cancel()
-        connecting.cancel_scope.cancel()
+    async def serve(task_status: trio.TaskStatus[WebSocketConnection]) -> None:
+        with answering:
+            async with trio.open_nursery() as serving:
+                request = await wrap_server_stream(serving, far)
+                task_status.started(await request.accept())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        server = await nursery.start(serve)
+        await wait_all_tasks_blocked()
+        yield clients[0], server, answering
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_daemon_with_nothing_to_say_is_kept_as_long_as_it_answers(autojump_clock: MockClock) -> None:
@@ -44,7 +48,7 @@ async def test_a_daemon_with_nothing_to_say_is_kept_as_long_as_it_answers(autoju
 async def test_a_daemon_that_is_gone_without_a_word_is_given_up_within_a_minute(autojump_clock: MockClock) -> None:
     start = trio.current_time()
     async with pair() as (client, _, answering), trio.open_nursery() as nursery:
-        answering.cancel_scope.cancel()
+        answering.cancel()
         pulse = Pulse(client)
         nursery.start_soon(pulse.check, INTERVAL, nursery.cancel_scope)
         await pulse.receive()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from progressd.client.errors import BadUrl, NoDaemon, Refused, StreamClosed
 from progressd.client.watcher import FIRST_DELAY, LONGEST_DELAY, Lost, backoff, watch, watch_texts
 from progressd.core.messages import Completed, Progress, StatusChange
-from trio_websocket import WebSocketRequest, serve_websocket
+from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 
 JOB = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
 
@@ -88,9 +88,9 @@ async def daemon(*scripts: Script) -> AsyncIterator[Daemon]:
 
 
 async def test_the_messages_of_a_job_end_with_the_job() -> None:
-    async with daemon(says(status("queued", "processing", "s-1"), progress(2, "s-2"), *END)) as served:
-        async with watch(served.url, JOB) as messages:
-            got = [message async for message in messages]
+    script = says(status("queued", "processing", "s-1"), progress(2, "s-2"), *END)
+    async with daemon(script) as served, watch(served.url, JOB) as messages:
+        got = [message async for message in messages]
     assert [type(message) for message in got] == [StatusChange, Progress, StatusChange, Completed]
     assert isinstance(got[1], Progress)
     assert got[1].data.percent == 50
@@ -125,18 +125,18 @@ async def test_texts_are_exactly_what_came_and_unknown_types_are_passed_on_only_
 async def test_it_reconnects_from_the_last_cursor(end: Callable[[list[str]], Script]) -> None:
     losses: list[Lost] = []
     first = [progress(1, "s-1"), progress(2, "s-2")]
-    async with daemon(end(first), says(progress(3, "s-3"), *END)) as served:
-        async with watch_texts(served.url, JOB, on_lost=losses.append) as texts:
-            assert [received.text async for received in texts] == [*first, progress(3, "s-3"), *END]
+    rest = [progress(3, "s-3"), *END]
+    async with daemon(end(first), says(*rest)) as served, watch_texts(served.url, JOB, on_lost=losses.append) as texts:
+        assert [received.text async for received in texts] == first + rest
     assert served.paths == [f"/ws/jobs/{JOB}", f"/ws/jobs/{JOB}?since=s-2"]
     assert [lost.failures for lost in losses] == [0]
 
 
 async def test_a_message_without_a_cursor_does_not_lose_the_place() -> None:
     shutdown = '{"type":"server_shutdown","data":{"reason":"restart","countdown_secs":3}}'
-    async with daemon(says(progress(1, "s-1"), shutdown, close=1001), says(*END)) as served:
-        async with watch(served.url, JOB) as messages:
-            assert len([message async for message in messages]) == 4
+    script = says(progress(1, "s-1"), shutdown, close=1001)
+    async with daemon(script, says(*END)) as served, watch(served.url, JOB) as messages:
+        assert len([message async for message in messages]) == 4
     assert served.paths[1] == f"/ws/jobs/{JOB}?since=s-1"
 
 
@@ -211,12 +211,16 @@ async def test_a_bad_url_is_named(url: str) -> None:
 
 
 async def test_leaving_early_closes_the_connection() -> None:
+    codes: list[int] = []
     closed = trio.Event()
 
     async def endless(request: WebSocketRequest) -> None:
         websocket = await request.accept()
         await websocket.send_message(progress(1, "s-1"))
-        await websocket._close_handshake.wait()
+        with pytest.raises(ConnectionClosed) as caught:
+            await websocket.get_message()
+        assert caught.value.reason is not None
+        codes.append(caught.value.reason.code)
         closed.set()
 
     async with daemon(endless) as served:
@@ -226,6 +230,7 @@ async def test_leaving_early_closes_the_connection() -> None:
                 break
         with trio.fail_after(5):
             await closed.wait()
+    assert codes == [1000]
 
 
 async def test_an_error_of_the_caller_stays_what_it_is() -> None:

@@ -5,16 +5,17 @@ so a burst slows whoever publishes, never a watcher's socket; the fan-out never 
 nobody.
 """
 
+from contextlib import closing
+
 import trio
 
+from progressd.broadcast.channel import Channel
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.reader import Reader, ReaderOutbox
+from progressd.broadcast.session import Session, Sessions
 from progressd.broadcast.subscription import History, NoHistory, Subscription
-from progressd.core.messages import ALL_JOBS, JobCreated, JobMessage, ends_job, job_topic
-
-CHANNEL_CAPACITY = 1024  # messages a topic may queue before whoever publishes has to wait
-FAN_OUT_MOST = 128  # messages handed to a watcher at once: 20 kB, about what one send takes
+from progressd.core.messages import ALL_JOBS, JobMessage, ends_job, job_topic, topics_of
 
 
 class Topic:
@@ -23,33 +24,18 @@ class Topic:
     def __init__(self, name: str) -> None:
         self.name = name
         self.subscriptions: dict[Subscription, None] = {}  # in the order they came
-        self._send, self._receive = trio.open_memory_channel[Published](CHANNEL_CAPACITY)
+        self._channel: Channel[Published] = Channel()
+        self.put = self._channel.put
         self._alive = trio.CancelScope()
-
-    async def put(self, published: Published) -> None:
-        """Queue a message; waits, and only then is a checkpoint, when the channel is full."""
-        try:
-            self._send.send_nowait(published)
-        except trio.WouldBlock:
-            try:
-                await self._send.send(published)
-            except trio.BrokenResourceError:  # the last watcher has left meanwhile
-                return
 
     async def fan_out(self) -> None:
         """Hand what is queued to every watcher, each batch encoded and joined once."""
-        with self._alive, self._receive:
-            async for first in self._receive:
-                items = [first]
-                try:
-                    while len(items) < FAN_OUT_MOST:
-                        items.append(self._receive.receive_nowait())
-                except trio.WouldBlock:
-                    pass
-                batch = Batch(items)
+        with self._alive, closing(self._channel):
+            while True:
+                batch = Batch(await self._channel.take())
                 for subscription in tuple(self.subscriptions):
                     subscription.deliver(batch)
-                if self.name != ALL_JOBS and ends_job(items[-1].message):
+                if self.name != ALL_JOBS and ends_job(batch.items[-1].message):
                     for subscription in tuple(self.subscriptions):
                         subscription.finish()
 
@@ -75,6 +61,8 @@ class Broadcaster:
         self._limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
+        self._sessions = Sessions()
+        self._merging = False
 
     async def broadcast(self, message: JobMessage) -> None:
         """Send a message to everyone who watches its job, or every job."""
@@ -87,11 +75,15 @@ class Broadcaster:
         `offset` must be larger than any before.
         """
         self.offset = offset
-        watched = [topic for name in _topics_of(message) if (topic := self._topics.get(name)) is not None]
-        if watched:
+        names = topics_of(message)
+        watched = [topic for name in names if (topic := self._topics.get(name)) is not None]
+        in_sessions = not self._sessions.members.keys().isdisjoint(names)
+        if watched or in_sessions:
             published = Published(offset, message)
             for topic in watched:
                 await topic.put(published)
+            if in_sessions:
+                await self._sessions.put(published, names)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
         """Watch one job, or all of them, from now on (`after`: from that offset on): `async for message in …`."""
@@ -108,6 +100,13 @@ class Broadcaster:
         topic.subscriptions[subscription] = None
         return subscription
 
+    def open_session(self, outbox: Outbox) -> Session:
+        """For a watcher of many topics, who says later which."""
+        if not self._merging:
+            self._merging = True
+            self._spawn(self._sessions.fan_out)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit)
+
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)
         if topic is not None and subscription in topic.subscriptions:
@@ -115,9 +114,3 @@ class Broadcaster:
             if not topic.subscriptions:
                 del self._topics[topic.name]
                 topic.stop()
-
-
-def _topics_of(message: JobMessage) -> tuple[str, ...]:
-    if isinstance(message, JobCreated):  # nobody can be watching the job itself yet
-        return (ALL_JOBS,)
-    return (job_topic(message.job_id), ALL_JOBS)

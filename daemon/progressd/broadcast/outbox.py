@@ -16,7 +16,7 @@ FLUSH_BYTES = 65536  # how much of what waits is committed to at once; the rest 
 
 
 class Control(NamedTuple):
-    """Bytes that trio-websocket wants to write: a handshake, a pong, a close frame."""
+    """What is said to one connection alone: trio-websocket's handshake, pongs and close, and the server's notices."""
 
     frame: bytes
 
@@ -122,7 +122,7 @@ class SocketOutbox:
             self._write(batch)
 
     def write(self, data: bytes) -> None:
-        """Send whole frames of trio-websocket's, in order with the messages; also after the end."""
+        """Send what is for this connection alone, whole frames, in order with the messages; also after the end."""
         self._write(Batch([Control(data)]))
 
     def end(self, closing: Closing) -> None:
@@ -173,6 +173,7 @@ class SocketOutbox:
             try:
                 await self._sink.wait_writable()
             except trio.ClosedResourceError:
+                self._empty.set()  # nobody will ever read what waits
                 return
             self._rest = self._rest[self._send(self._rest) :]
         self._sending = False

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from progressd.broadcast.frames import text_frame
-from progressd.core.messages import Message, PagePreview, Progress, encode
+from progressd.core.messages import JobMessage, PagePreview, Progress, encode
 
 
 class Published:
@@ -12,7 +12,7 @@ class Published:
 
     __slots__ = ("_frame", "message", "offset")
 
-    def __init__(self, offset: int, message: Message) -> None:
+    def __init__(self, offset: int, message: JobMessage) -> None:
         self.offset = offset
         self.message = message
         self._frame: bytes | None = None

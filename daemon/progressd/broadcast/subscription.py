@@ -42,6 +42,31 @@ class NoHistory:
         return Page([])
 
 
+class Past:
+    """What was on a topic, in parts: after < offset ≤ top, or the snapshot at the top where `after` is None."""
+
+    def __init__(self, history: History, topic: str, after: int | None, top: int) -> None:
+        self.over = False  # the topic has had its last message, as far as has been read
+        self._history = history
+        self._topic = topic
+        self._after = after
+        self._top = top
+        self._read: deque[Published] = deque()
+        self._at_end = False
+
+    async def next(self) -> Batch[Published] | None:
+        """The next part, oldest first; it may be empty. None when there is no more."""
+        if not self._read:
+            if self._at_end:
+                return None
+            page = await self._history.page(self._topic, self._after, self._top)
+            self._read.extend(page.items)
+            self.over = page.over
+            self._after = page.after
+            self._at_end = page.after is None
+        return Batch([self._read.popleft() for _ in range(min(len(self._read), PAST_AT_ONCE))])
+
+
 class Subscription:
     """Made by `Broadcaster.join`. Whoever made it calls `past` until it returns None, and `leave` at last."""
 
@@ -58,10 +83,7 @@ class Subscription:
         self.topic = topic
         self.outbox = outbox
         self.deliver: Callable[[Batch[Published]], None] = self._hold
-        self._history = history
-        self._after = after
-        self._past: deque[Published] = deque()  # read from the history, and not given out yet
-        self._at_end = False  # of the history
+        self._past = Past(history, topic, after, top)
         self._top = top
         self._limit = limit  # bytes that may be held back
         self._held: Backlog[Published] = Backlog()
@@ -70,16 +92,11 @@ class Subscription:
 
     async def past(self) -> Batch[Published] | None:
         """The next part of what was, oldest first; None once all of it was given and the live messages flow."""
-        if not self._past and not self._at_end:
-            page = await self._history.page(self.topic, self._after, self._top)
-            self._past.extend(page.items)
-            self._over = self._over or page.over
-            self._after = page.after
-            self._at_end = page.after is None
-        if not self._past and self._at_end:
+        batch = await self._past.next()
+        if batch is None:
+            self._over = self._over or self._past.over
             self._release()
-            return None
-        return Batch([self._past.popleft() for _ in range(min(len(self._past), PAST_AT_ONCE))])
+        return batch
 
     def finish(self) -> None:
         """The topic has had its last message."""

@@ -15,7 +15,7 @@ from progressd.client.errors import StreamClosed
 from progressd.client.feed import unwrapped
 
 ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, for the handshake, and for a pong
-GOODBYE_TIMEOUT: Final = 1.0  # seconds for the daemon to answer our close frame
+GOODBYE_TIMEOUT: Final = 0.1  # seconds to send the close frame; when we were cancelled, nobody reads the answer
 LONGEST_MESSAGE: Final = 16 << 20  # characters; a page preview is by far the longest
 QUEUED: Final = 16  # messages
 

@@ -1,7 +1,7 @@
 """A feed: what a task in the background produces, as an asynchronous iterator that lives in an `async with` block.
 
-Trio allows no nursery to be left by `yield` in an asynchronous generator; and an error of the producer has to come out of
-the iteration itself, not after the loop has ended as if all were well.
+Trio allows no nursery to be left by `yield` in an asynchronous generator; and an error of the producer has to come out
+of the iteration itself, not after the loop has ended as if all were well.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,7 +15,7 @@ Send: TypeAlias = Callable[[T], Awaitable[None]]
 
 
 class Feed(Generic[T]):
-    """Iterate over it; one item is taken from the producer at a time. The producer's error is raised where it was met."""
+    """Iterate over it: one item at a time is taken from the producer, and its error is raised in its place."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[T](0)

@@ -11,18 +11,22 @@ from progressd import __version__
 from progressd.client.address import checked_url, job_path, no_daemon
 from progressd.client.errors import ClientError, NoDaemon, Refused
 
-ANSWER_TIMEOUT: Final = 60.0  # seconds; what a large upload takes is not in it, only the wait for a sign of the daemon
+ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
 
 
 class RestClient:
-    """One daemon. Every call raises NoDaemon, Refused or another ClientError. Not for several threads at once."""
+    """One daemon. Every call raises NoDaemon, Refused or another ClientError. Not for several threads at once.
 
-    def __init__(self, url: str) -> None:
+    `timeout`: the seconds to wait for a sign of the daemon; a long upload may take longer. Raises BadUrl.
+    """
+
+    def __init__(self, url: str, timeout: float = ANSWER_TIMEOUT) -> None:
         self.url = checked_url(url)
+        self._timeout = timeout
         # no proxy from the environment, or a daemon on this very host would be asked for through one
         self._http = httpx.Client(
-            timeout=httpx.Timeout(ANSWER_TIMEOUT, connect=CONNECT_TIMEOUT),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             trust_env=False,
             headers={"User-Agent": f"progressd/{__version__}"},
         )
@@ -33,12 +37,13 @@ class RestClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def submit(self, path: Path, options: Mapping[str, object]) -> str:
+    def submit(self, path: Path, options: Mapping[str, object], pipeline: str | None = None) -> str:
         """Upload a file, in pieces, for the daemon to run; the id of the job. Raises OSError when it cannot be read."""
         with path.open("rb") as file:
             answer = self._call(
                 "POST",
                 "/api/convert",
+                params={"pipeline": pipeline} if pipeline else None,
                 files={"file": (path.name, file, "application/octet-stream")},
                 data={"options": msgspec.json.encode(options).decode()},
             )
@@ -64,7 +69,7 @@ class RestClient:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise NoDaemon(no_daemon(self.url)) from None
         except httpx.TimeoutException:
-            raise ClientError(f"{self.url} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
+            raise ClientError(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
         except httpx.TransportError as error:
             raise ClientError(f"the connection to {self.url} broke: {error}") from None
         if not response.is_success:

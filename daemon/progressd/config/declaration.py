@@ -45,7 +45,7 @@ class Setting(NamedTuple):
             raw = _READERS[self.unit](raw)
         elif self.unit == "mode":
             raise ValueError("660 and 0660 are different numbers, so a mode has to be text")
-        elif text and isinstance(raw, str) and get_origin(self._base) is tuple:
+        elif text and isinstance(raw, str) and get_origin(self.base) is tuple:
             raw = [part.strip() for part in raw.split(",") if part.strip()]
         value = msgspec.convert(raw, self.type, strict=not text, dec_hook=_to_path)
         if isinstance(value, float) and not math.isfinite(value):
@@ -62,7 +62,7 @@ class Setting(NamedTuple):
                 return f'a size of at least {self.meta.ge} bytes, such as 65536 or "64KiB"'
             case "mode":
                 return 'an octal file mode in quotes, such as "0660"'
-        base = self._base
+        base = self.base
         if get_origin(base) is Literal:
             return f"one of {', '.join(map(str, get_args(base)))}"
         if get_origin(base) is tuple:
@@ -88,7 +88,8 @@ class Setting(NamedTuple):
         return toml(value)
 
     @property
-    def _base(self) -> Any:
+    def base(self) -> Any:
+        """The type without what is annotated."""
         return get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
 
 

@@ -136,9 +136,34 @@ class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
     """The cursor is not known here, so a full snapshot follows."""
 
 
+class Subscribed(Struct, frozen=True, tag_field="type", tag="subscribed"):
+    """The topics are live, and a client that resumes them from the cursor misses nothing."""
+
+    topics: list[str]
+    cursor: str
+
+
+class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
+    """Nothing more comes through the topics."""
+
+    topics: list[str]
+
+
+class Refused(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="refused"):
+    """A request is wrong, as a whole or as to one topic."""
+
+    error: str
+    topic: str | UnsetType = UNSET
+
+
+class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
+    """The answer to a client's ping."""
+
+
 StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
-Message: TypeAlias = JobMessage | ServerShutdown | Resync
+Notice: TypeAlias = ServerShutdown | Resync | Subscribed | Unsubscribed | Refused | Pong
+Message: TypeAlias = JobMessage | Notice
 
 ALL_JOBS = "jobs"
 encode = msgspec.json.Encoder().encode
@@ -148,6 +173,20 @@ decode = msgspec.json.Decoder(Message).decode
 def job_topic(job_id: str) -> str:
     """The topic of one job."""
     return f"job:{job_id}"
+
+
+def topics_of(message: JobMessage) -> tuple[str, ...]:
+    """The topics a message is on; that of its job first."""
+    if isinstance(message, JobCreated):  # nobody can be watching the job itself yet
+        return (ALL_JOBS,)
+    return (job_topic(message.job_id), ALL_JOBS)
+
+
+def type_of(message: Message | type[Message]) -> str:
+    """The `type` of a message on the wire."""
+    tag = message.__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag
 
 
 def ends_job(message: Message) -> bool:

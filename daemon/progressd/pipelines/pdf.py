@@ -22,7 +22,8 @@ import msgspec
 from PIL import Image
 
 from progressd.pipelines.page import Miniature, Options, PageWork
-from progressd.pipelines.source import POINTS_PER_INCH, Refused, Sheet, Source
+from progressd.pipelines.scan import Refused
+from progressd.pipelines.source import POINTS_PER_INCH, Sheet, Source
 from progressd.pipelines.spool import PdfSpool
 from progressd.pipelines.tesseract import OCR_DPI, OCR_PIXELS, Tesseract
 
@@ -150,16 +151,16 @@ def run(arguments: argparse.Namespace) -> None:
     except msgspec.DecodeError as error:
         raise Refused(f"The options are not valid: {error}.") from None
     tesseract = Tesseract(arguments.ocr_language) if options.ocr else None
-    spool = PdfSpool(arguments.output)
-
-    def clean_up() -> None:
-        if tesseract:
-            tesseract.stop()
-        spool.pending.unlink(missing_ok=True)
-
-    end_on_signal(clean_up)
     source = Source(arguments.input, options.dpi)
-    Conversion(source, spool, options, tesseract).run()
+    with PdfSpool(arguments.output) as spool:
+
+        def clean_up() -> None:
+            if tesseract:
+                tesseract.stop()
+            spool.pending.unlink(missing_ok=True)
+
+        end_on_signal(clean_up)
+        Conversion(source, spool, options, tesseract).run()
     emit("completed", page_count=len(source.sheets))
 
 

@@ -1,15 +1,15 @@
 """Opens a PDF and gives its pages as pixels, a band of rows at a time; it never changes a pixel and writes no file."""
 
-import ctypes
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pikepdf
 import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_raw  # type: ignore[import-untyped]
 from PIL import Image, ImageChops
+
+from progressd.pipelines.scan import Refused, scan_of
 
 POINTS_PER_INCH = 72
 
@@ -34,13 +34,6 @@ CHROMA_TOLERANCE = 20
 REOPEN_PAGES = 32
 """Pages after which the document is opened afresh: pdfium keeps the data of every picture it has read."""
 
-MAX_OBJECTS = 500
-"""Drawn objects on a page after which it is no scan: scans have one to a few dozen, invisible text aside."""
-
-
-class Refused(Exception):
-    """The input cannot be processed. The message is a sentence for the user, without a path."""
-
 
 @dataclass(frozen=True)
 class Sheet:
@@ -59,14 +52,6 @@ class Sheet:
     def rows_of(self, band: int, height: int) -> tuple[int, int]:
         """Return the first row of `band` and the one past its last in a picture `height` pixels high."""
         return height * band // self.bands, height * (band + 1) // self.bands
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a scanned page was scanned with: dots per inch, and whether in pure black and white."""
-
-    dpi: float
-    bilevel: bool
 
 
 class Source:
@@ -107,7 +92,9 @@ class SourcePage:
     def __init__(self, page: pdfium.PdfPage, sheet: Sheet) -> None:
         self._page = page
         self.sheet = sheet
-        self.scan = _scan_of(page, sheet)
+        scan = scan_of(page, sheet.number)
+        unit = sheet.width / page.get_width()
+        self.scan = replace(scan, dpi=scan.dpi / unit) if scan else None
         longer = max(sheet.width, sheet.height)
         self.probe = self.render(sheet.size_at(PROBE_SIDE / longer * POINTS_PER_INCH), None, "RGB")
         self.grey = _is_grey(self.probe)
@@ -198,55 +185,3 @@ def _is_grey(probe: Image.Image) -> bool:
     chroma = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
     coloured = sum(chroma.histogram()[CHROMA_TOLERANCE:])
     return coloured * 10_000 <= probe.width * probe.height
-
-
-def _scan_of(page: pdfium.PdfPage, sheet: Sheet) -> Scan | None:
-    """Return how the page was scanned; None if text or lines are drawn on it, or pictures cover less than half."""
-    found: list[Scan] = []
-    covered = 0.0
-    for count, (item, width, height) in enumerate(_objects(page, page, 1.0, 1.0, 0)):
-        kind = pdfium_raw.FPDFPageObj_GetType(item)
-        if kind == pdfium_raw.FPDF_PAGEOBJ_IMAGE and width * height > 0:
-            found.append(_scan_of_image(item, page, width, height))
-            covered += width * height
-        elif not _is_invisible(item, kind):
-            return None
-        if count >= MAX_OBJECTS and not found:
-            return None
-    page_area = math.prod(page.get_size())
-    if covered * 2 < page_area:
-        return None
-    unit = sheet.width / page.get_width()  # the objects' sizes are in the page's own unit
-    return Scan(max(scan.dpi for scan in found) / unit, all(scan.bilevel for scan in found))
-
-
-def _objects(
-    page: pdfium.PdfPage, parent: object, across: float, down: float, depth: int
-) -> Iterator[tuple[object, float, float]]:
-    """Every object drawn on the page, inside forms too, with the width and height in points of its unit square."""
-    nested = parent is not page
-    count = pdfium_raw.FPDFFormObj_CountObjects if nested else pdfium_raw.FPDFPage_CountObjects
-    get = pdfium_raw.FPDFFormObj_GetObject if nested else pdfium_raw.FPDFPage_GetObject
-    for index in range(count(parent)):
-        item = get(parent, index)
-        matrix = pdfium_raw.FS_MATRIX()
-        pdfium_raw.FPDFPageObj_GetMatrix(item, matrix)
-        width, height = across * math.hypot(matrix.a, matrix.b), down * math.hypot(matrix.c, matrix.d)
-        if pdfium_raw.FPDFPageObj_GetType(item) != pdfium_raw.FPDF_PAGEOBJ_FORM:
-            yield item, width, height
-        elif depth < 5:
-            yield from _objects(page, item, width, height, depth + 1)
-
-
-def _scan_of_image(item: object, page: pdfium.PdfPage, width: float, height: float) -> Scan:
-    facts = pdfium_raw.FPDF_IMAGEOBJ_METADATA()
-    pdfium_raw.FPDFImageObj_GetImageMetadata(item, page, ctypes.byref(facts))
-    dpi = max(facts.width / width, facts.height / height) * POINTS_PER_INCH
-    return Scan(dpi, facts.bits_per_pixel == 1)
-
-
-def _is_invisible(item: object, kind: int) -> bool:
-    """Whether it is the text that recognition laid over a scan, which nobody sees."""
-    if kind != pdfium_raw.FPDF_PAGEOBJ_TEXT:
-        return False
-    return bool(pdfium_raw.FPDFTextObj_GetTextRenderMode(item) == pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE)

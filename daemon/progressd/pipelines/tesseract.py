@@ -7,7 +7,7 @@ import subprocess
 
 from PIL import Image
 
-from progressd.pipelines.source import Refused
+from progressd.pipelines.scan import Refused
 
 OCR_DPI = 300
 """Dots per inch that tesseract was trained at; more costs time and reads no better."""

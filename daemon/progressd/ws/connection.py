@@ -1,20 +1,23 @@
 """One watcher's WebSocket: a nursery with its tasks for reading, sending, heartbeat and timeout."""
 
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, TypeAlias
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
-from progressd.broadcast.frames import PING
-from progressd.broadcast.outbox import SocketOutbox
-from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.frames import PING, text_frame
+from progressd.broadcast.outbox import Outbox, SocketOutbox
+from progressd.broadcast.pace import Paced, Selected
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
 from progressd.core.closing import JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
-from progressd.core.messages import Message, encode
+from progressd.core.messages import Notice, encode
 from progressd.ws.listener import Connection, header
 from progressd.ws.stream import WebSocketStream
+
+OnMessage: TypeAlias = Callable[[str | bytes], Awaitable[None]]
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
 
@@ -28,6 +31,7 @@ class WebSocket:
         self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end)
         self.closing: Closing | None = None  # why we close it, if it is us who do
         self._stream = WebSocketStream(connection, self.outbox, nursery.cancel_scope.cancel)
+        self.start = nursery.start_soon
         self._nursery = nursery
         self._limits = limits
         self._ended = trio.Event()
@@ -40,15 +44,23 @@ class WebSocket:
             )
         return None
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Notice) -> None:
         """Say something to this client alone."""
-        self.outbox.put(Batch([Published(0, message)]))
+        self.outbox.write(text_frame(encode(message)))
 
-    async def serve(self, ws: WebSocketConnection, subscription: Subscription) -> None:
-        """Send the past and then the present, until there is no more, the client leaves, or it must be closed."""
-        self._nursery.start_soon(self._read, ws)
+    async def send_past(self, subscription: Subscription) -> None:
+        """Send what was before the connection, until the present goes out by itself."""
+        try:
+            while (batch := await subscription.past()) is not None:
+                await self.outbox.drained()
+                subscription.outbox.put(batch)
+        except StoreFailed:
+            self.outbox.end(TRY_AGAIN)
+
+    async def serve(self, ws: WebSocketConnection, on_message: OnMessage) -> None:
+        """Hand on what the client says, until there is no more to send, the client leaves, or it must be closed."""
+        self._nursery.start_soon(self._read, ws, on_message)
         self._nursery.start_soon(self._heartbeat)
-        self._nursery.start_soon(self._send_past, subscription)
         await self._ended.wait()
         assert self.closing is not None
         if self.closing is JOB_FINISHED:
@@ -57,23 +69,26 @@ class WebSocket:
         with trio.move_on_after(CLOSE_TIMEOUT):
             await ws.aclose(*self.closing)
 
-    async def _send_past(self, subscription: Subscription) -> None:
-        try:
-            while (batch := await subscription.past()) is not None:
-                await self.outbox.drained()
-                self.outbox.put(batch)
-        except StoreFailed:
-            self.outbox.end(TRY_AGAIN)
+    def asked_for(self, types: Collection[str] | None, interval: float) -> Outbox:
+        """The outbox, behind what the client wants less of."""
+        outbox: Outbox = self.outbox
+        if interval:
+            outbox = Paced(outbox, interval, self.start)
+        if types is not None:
+            outbox = Selected(outbox, types)
+        return outbox
 
     def _on_end(self, closing: Closing) -> None:
         self.closing = closing
         self._ended.set()
 
-    async def _read(self, ws: WebSocketConnection) -> None:
-        """Read, or a close would go unnoticed; a watcher of one stream has nothing to say."""
+    async def _read(self, ws: WebSocketConnection, on_message: OnMessage) -> None:
+        """Always read, or a close would go unnoticed."""
         try:
             while True:
-                await ws.get_message()
+                await on_message(await ws.get_message())
+        except StoreFailed:
+            self.outbox.end(TRY_AGAIN)
         except ConnectionClosed:
             self._nursery.cancel_scope.cancel()
 

@@ -1,47 +1,64 @@
 """The handshake: decides from a WebSocket request what the client will watch, or why it is refused."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from typing import Annotated, Final, NamedTuple, get_args
+from urllib.parse import parse_qsl, urlsplit
 
-from progressd.core.cursor import Cursor
+import msgspec
+from msgspec import Meta, Struct
+
 from progressd.core.errors import Forbidden, InvalidInput, NotFound
 from progressd.core.events import checked_job_id
-from progressd.core.messages import ALL_JOBS, job_topic
+from progressd.core.messages import ALL_JOBS, JobMessage, job_topic, type_of
 
-UNKNOWN_CURSOR: Final = Cursor("", 0)  # no store has this name
+TYPES: Final = frozenset(type_of(kind) for kind in get_args(JobMessage))
+
+
+class Asked(Struct, frozen=True):
+    """The query of a stream: resume after a cursor; one progress per job in so many seconds; these types only."""
+
+    since: str | None = None
+    interval: Annotated[float, Meta(ge=0, le=60)] = 0
+    types: str | None = None
 
 
 class Wish(NamedTuple):
-    """What a client asks for. `since`: where it wants to resume; None: a new watcher."""
+    """What a client asks for. `topic`: None where it says later which. `types`: None for all."""
 
-    topic: str
+    topic: str | None
     job_id: str | None
-    since: Cursor | None
+    since: str | None
+    interval: float
+    types: frozenset[str] | None
 
 
 def read_wish(target: str) -> Wish:
-    """Read the request target, such as `/ws/jobs/ID?since=CURSOR`.
+    """Read the request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
 
-    Raises InvalidInput for a malformed id, NotFound for a path that is no stream.
+    Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
     """
     url = urlsplit(target)
-    query = parse_qs(url.query)
-    since = _since(query["since"][0]) if "since" in query else None
-    match url.path.split("/")[2:]:
+    topic, job_id = _read_path(url.path)
+    try:
+        asked = msgspec.convert(dict(parse_qsl(url.query)), Asked, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {error}") from None
+    types = None if asked.types is None else frozenset(asked.types.split(","))
+    if unknown := (types or frozenset[str]()) - TYPES:
+        raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")
+    return Wish(topic, job_id, asked.since, asked.interval, types)
+
+
+def _read_path(path: str) -> tuple[str | None, str | None]:
+    match path.split("/")[2:]:
+        case []:
+            return None, None
         case ["jobs"]:
-            return Wish(ALL_JOBS, None, since)
+            return ALL_JOBS, None
         case ["jobs", text]:
             job_id = checked_job_id(text)
-            return Wish(job_topic(job_id), job_id, since)
-    raise NotFound(f"there is no stream at {url.path[:200]}: try /ws/jobs or /ws/jobs/JOB_ID")
-
-
-def _since(text: str) -> Cursor:
-    try:
-        return Cursor.parse(text)
-    except InvalidInput:
-        return UNKNOWN_CURSOR  # answered with a resync, like any cursor that means nothing here
+            return job_topic(job_id), job_id
+    raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs or /ws/jobs/JOB_ID")
 
 
 def check_origin(origin: str, host: str, allowed: Sequence[str]) -> None:

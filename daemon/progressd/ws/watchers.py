@@ -8,13 +8,16 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from wsproto.utilities import LocalProtocolError
 
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.session import Session
+from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
 from progressd.core.closing import Closing
 from progressd.core.errors import ProgressdError, Unavailable
-from progressd.core.messages import Message, Resync
+from progressd.core.messages import Notice, Resync
 from progressd.history import History
 from progressd.registry import Registry
 from progressd.ws.connection import WebSocket, reject
+from progressd.ws.dialogue import Dialogue
 from progressd.ws.handshake import Wish, check_origin, read_wish
 from progressd.ws.listener import Connection
 
@@ -64,7 +67,7 @@ class Watchers:
         finally:
             self._dismiss(websocket)
 
-    def announce(self, message: Message) -> None:
+    def announce(self, message: Notice) -> None:
         """Tell every watcher."""
         for websocket in self._open:
             websocket.send(message)
@@ -103,16 +106,36 @@ class Watchers:
         wish = read_wish(request.path)
         if wish.job_id is not None:
             await self._registry.get(wish.job_id)
-        if wish.since is None:
+        if wish.since is None or wish.topic is None:
             return wish, None
         return wish, await self._history.offset(wish.since, self._broadcaster.offset)
 
     async def _serve(self, ws: WebSocketConnection, websocket: WebSocket, wish: Wish, after: int | None) -> None:
-        if wish.since is not None and after is None:
-            websocket.send(Resync())
-        subscription = self._broadcaster.join(wish.topic, websocket.outbox, after)
+        """Serve one stream, or the many topics that the client will name."""
+        outbox = websocket.asked_for(wish.types, wish.interval)
         try:
-            await websocket.serve(ws, subscription)
+            if wish.topic is None:
+                await self._serve_session(ws, websocket, self._broadcaster.open_session(outbox))
+            else:
+                if wish.since is not None and after is None:
+                    websocket.send(Resync())
+                await self._serve_topic(ws, websocket, self._broadcaster.join(wish.topic, outbox, after))
+        finally:
+            log.info("watcher left", peer=websocket.peer, topic=wish.topic, closing=websocket.closing)
+
+    async def _serve_topic(self, ws: WebSocketConnection, websocket: WebSocket, subscription: Subscription) -> None:
+        try:
+            websocket.start(websocket.send_past, subscription)
+            await websocket.serve(ws, _ignore)
         finally:
             subscription.leave()
-            log.info("watcher left", peer=websocket.peer, topic=wish.topic, closing=websocket.closing)
+
+    async def _serve_session(self, ws: WebSocketConnection, websocket: WebSocket, session: Session) -> None:
+        try:
+            await websocket.serve(ws, Dialogue(websocket, session, self._registry, self._history).take)
+        finally:
+            session.leave()
+
+
+async def _ignore(message: str | bytes) -> None:
+    """A watcher of one stream has nothing to say."""

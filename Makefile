@@ -1,0 +1,58 @@
+# The whole developer interface; `make help` lists it. Every target sets up what it needs, once.
+
+PYTHON ?=
+ARGS ?=
+
+# Without PYTHON one is looked for, and lives in .venv; with it the tests run in a virtual environment of their own.
+VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
+PIP := bin/python -m pip --disable-pip-version-check --quiet install
+
+.PHONY: help run test check format clean
+
+help:
+	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
+	@echo 'make test     run the tests (ARGS="-k name"; PYTHON=/usr/bin/python3 for another Python)'
+	@echo 'make check    look at format, lint, types and layers'
+	@echo 'make format   format the code'
+	@echo 'make clean    remove what the above has made, but for the jobs in progressd-data'
+
+run: .venv/.daemon
+	@.venv/bin/python scripts/run.py $(ARGS)
+
+test: $(VENV)/.tests
+	@scripts/system-packages.sh
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: .venv/.checks .venv/.tests
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/python -m pytest --quiet tests/core/test_layers.py
+
+format: .venv/.checks
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+clean:
+	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	find daemon tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+%/.daemon: pyproject.toml
+	@scripts/venv.sh $* $(PYTHON)
+	@echo 'Installing progressd into $* …'
+	@$*/$(PIP) --editable '.[pdf]'
+	@touch $@
+
+%/.tests: %/.daemon
+	@echo 'Installing what the tests need into $* …'
+	@$*/$(PIP) 'pip>=25.1'
+	@$*/$(PIP) --group test
+	@touch $@
+
+%/.checks: %/.daemon
+	@echo 'Installing what the checks need into $* …'
+	@$*/$(PIP) 'pip>=25.1'
+	@$*/$(PIP) --group check
+	@touch $@
+
+.PRECIOUS: %/.daemon %/.tests %/.checks

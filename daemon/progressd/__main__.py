@@ -1,0 +1,5 @@
+"""`python -m progressd` is the command `progressd`."""
+
+from progressd.cli import main
+
+main(prog_name="progressd")

@@ -1,0 +1,156 @@
+"""A session: one watcher on many topics, who gets every message once, and in the order of the offsets.
+
+Were each topic to deliver by its own fan-out task, a message could overtake one of another topic, and then no cursor
+would tell what the watcher has had. So what sessions watch goes through one more channel, in order, whatever its topic.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from progressd.broadcast.channel import Channel
+from progressd.broadcast.outbox import Backlog, Outbox
+from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.subscription import History, Past
+from progressd.core.closing import SLOW_CONSUMER
+from progressd.core.messages import ALL_JOBS, ends_job, topics_of
+
+
+class Session:
+    """Made by `Broadcaster.open_session`. `subscribe` and `unsubscribe` come from one task, `leave` at last."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sessions: "Sessions",
+        history: History,
+        newest_offset: Callable[[], int],
+        limit: int,
+    ) -> None:
+        self.topics: dict[str, int] = {}  # by topic: what came after that offset has been delivered here, or will be
+        self._outbox = outbox
+        self._newest_offset = newest_offset
+        self._sessions = sessions
+        self._history = history
+        self._limit = limit  # bytes that may be held back
+        self._held: Backlog[Published] = Backlog()
+        self._holding = False
+        self._seen_unfinished = 0  # the jobs that were unfinished at this offset have been delivered whole
+
+    async def subscribe(self, topics: Sequence[str], after: int | None, drained: Callable[[], Awaitable[None]]) -> int:
+        """Send what was on some topics (`after`: only what is newer), and be live on them from the offset it returns.
+
+        `drained` waits until the outbox has nothing waiting. Raises NotFound, StoreFailed.
+        """
+        top = self.newest_offset
+        for topic in topics:
+            self._sessions.join(self, topic, top)
+        self._holding = True  # on all topics: nothing live may overtake what is replayed
+        try:
+            for topic in topics:
+                await self._replay(topic, after, top, drained)
+        except BaseException:
+            for topic in topics:
+                self.unsubscribe(topic)
+            raise
+        finally:
+            self._release()
+        return top
+
+    @property
+    def newest_offset(self) -> int:
+        """Of the newest message there is."""
+        return self._newest_offset()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Get nothing more through a topic."""
+        self.topics.pop(topic, None)
+        self._sessions.leave(self, topic)
+
+    def leave(self) -> None:
+        """Get nothing any more."""
+        for topic in tuple(self.topics):
+            self.unsubscribe(topic)
+
+    def deliver(self, batch: Batch[Published]) -> None:
+        """Take live messages."""
+        if not self._holding:
+            self._outbox.put(batch)
+            return
+        for item in batch.items:
+            self._held.put(item)
+        if self._held.size > self._limit:
+            self._held.clear()
+            self._outbox.end(SLOW_CONSUMER)
+
+    async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
+        past = Past(self._history, topic, after, top)
+        while (batch := await past.next()) is not None:
+            await drained()
+            self._outbox.put(Batch(self._replayed(topic, batch.items, past.over)))
+        if past.over:
+            self._sessions.leave(self, topic)
+            return
+        self.topics[topic] = after or 0
+        if after is None and topic == ALL_JOBS:
+            self._seen_unfinished = top
+
+    def _release(self) -> None:
+        self._holding = False
+        if self._held:
+            self._outbox.put(Batch(self._held.take()))
+
+    def _replayed(self, topic: str, items: Sequence[Published], over: bool) -> list[Published]:
+        """What a replay of the topic brings that has not come through another one."""
+        unknown = over and items and items[-1].offset <= self._seen_unfinished
+        # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
+        return [
+            Published(item.offset, replace(item.message, cursor=UNSET))
+            for item in items
+            if unknown or not self._has_come(item, topic)
+        ]
+
+    def _has_come(self, item: Published, topic: str) -> bool:
+        others = (name for name in topics_of(item.message) if name != topic and name in self.topics)
+        return any(item.offset > self.topics[name] for name in others)
+
+
+class Sessions:
+    """Which session watches what, and the channel and fan-out task of them all."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, dict[Session, int]] = {}  # by topic, each with the offset at which it joined
+        self._channel: Channel[tuple[Published, Sequence[str]]] = Channel()
+
+    def join(self, session: Session, topic: str, top: int) -> None:
+        """From here on the session gets what comes on the topic after the offset `top`."""
+        self.members.setdefault(topic, {})[session] = top
+
+    def leave(self, session: Session, topic: str) -> None:
+        """From here on it does not."""
+        members = self.members.get(topic, {})
+        members.pop(session, None)
+        if not members:
+            self.members.pop(topic, None)
+
+    async def put(self, published: Published, topics: Sequence[str]) -> None:
+        """Queue a message for the sessions that watch one of its topics."""
+        await self._channel.put((published, topics))
+
+    async def fan_out(self) -> None:
+        """Hand what is queued to every session, once however many of its topics it is on."""
+        while True:
+            inboxes: dict[Session, list[Published]] = {}
+            for published, topics in await self._channel.take():
+                watching = [self.members[name] for name in topics if name in self.members]
+                reached = {
+                    session for members in watching for session, top in members.items() if top < published.offset
+                }
+                for session in reached:
+                    inboxes.setdefault(session, []).append(published)
+                if ends_job(published.message):
+                    for session in tuple(self.members.get(topics[0], ())):
+                        session.unsubscribe(topics[0])
+            for session, items in inboxes.items():
+                session.deliver(Batch(items))

@@ -1,0 +1,63 @@
+"""The command line. Every command imports what it needs when it runs, so that help and completion come at once."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+from progressd import __version__
+from progressd.cli.cancel import cancel
+from progressd.cli.completion import completion
+from progressd.cli.config import config
+from progressd.cli.jobs import jobs
+from progressd.cli.serve import serve
+from progressd.cli.submit import submit
+from progressd.cli.watch import watch
+from progressd.client.errors import ClientError
+from progressd.core.errors import ProgressdError
+
+__all__ = ["main"]
+
+BROKEN_PIPE: Final = 141  # what a shell reports for a program that SIGPIPE has ended
+INTERRUPTED: Final = 130  # and for one that SIGINT has
+
+
+class _Commands(click.Group):
+    """Ends with a sentence where a command cannot go on, and with the exit status that a shell expects."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ClientError, ProgressdError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # what is still buffered has nowhere to go, and Python would complain about that at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(BROKEN_PIPE)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of use, not of the alphabet
+
+
+_SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS)
+@click.version_option(__version__, "-V", "--version", prog_name="progressd", message="%(prog)s %(version)s")
+def main() -> None:
+    """Pushes the progress of long-running jobs to whoever watches them, the moment it happens.
+
+    \b
+    Examples:
+      progressd serve                        run the daemon
+      progressd submit book.pdf --watch      give it a file, and look on
+      progressd watch                        look on at all its jobs
+    """
+
+
+for _command in (serve, submit, watch, jobs, cancel, config, completion):
+    main.add_command(_command)

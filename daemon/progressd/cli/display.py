@@ -1,0 +1,163 @@
+"""How a watcher on the command line sees messages: as bars on a terminal, as lines in a pipe, or as they came."""
+
+import sys
+from types import TracebackType
+from typing import Protocol, Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from progressd.cli import text
+from progressd.client.watcher import Lost, Received
+from progressd.core.messages import (
+    Completed,
+    Error,
+    JobCreated,
+    JobMessage,
+    ProgressData,
+    ServerShutdown,
+    StatusChange,
+)
+from progressd.core.messages import Progress as ProgressMessage
+from progressd.core.status import JobStatus
+
+
+class Display(Protocol):
+    """Shows what is received, while its block lasts."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def show(self, received: Received) -> None:
+        """Show one message."""
+
+    def lost(self, lost: Lost) -> None:
+        """Tell that the connection was lost, and will be tried again."""
+
+
+class Lines:
+    """One line of text for each message; or its JSON, exactly as it came."""
+
+    def __init__(self, url: str, *, as_json: bool) -> None:
+        self._url = url
+        self._as_json = as_json
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, received: Received) -> None:
+        """See `Display`."""
+        if self._as_json:
+            click.echo(received.text)
+        elif received.message is not None:
+            click.echo(text.line(received.message, self._url))
+
+    def lost(self, lost: Lost) -> None:
+        """See `Display`."""
+        if lost.failures == 0:
+            click.echo(_lost(lost), err=True)
+
+
+class Bars:
+    """A live bar for each unfinished job, and above them a line for each that has finished meanwhile."""
+
+    def __init__(self, url: str, names: dict[str, str], console: Console | None = None) -> None:
+        self._url = url
+        self._names = names  # by job id, as far as known
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            _Name(table_column=Column(no_wrap=True, max_width=40, overflow="ellipsis")),
+            BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Step(table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=console or Console(),
+            transient=True,
+            expand=True,
+        )
+        for job_id in names:
+            self._bar(job_id)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, received: Received) -> None:
+        """See `Display`."""
+        match received.message:
+            case ServerShutdown(data):
+                self._progress.console.print(Text(text.printable(data.reason), style="yellow"))
+            case JobCreated(job_id, data):
+                self._names[job_id] = text.printable(data.input_filename or data.kind)
+                self._bar(job_id)
+            case ProgressMessage(job_id, data):
+                self._progress.update(self._bar(job_id), total=100, completed=data.percent, description=_step(data))
+            case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
+                self._finish(received.message, data.new_status)
+            case StatusChange(job_id, data) if not data.new_status.finished:
+                bar = self._bar(job_id)
+                self._progress.update(bar, total=100, completed=0, description=str(data.new_status))
+            case Completed():
+                self._finish(received.message, JobStatus.COMPLETED)
+            case Error():
+                self._finish(received.message, JobStatus.FAILED)
+
+    def lost(self, lost: Lost) -> None:
+        """See `Display`."""
+        if lost.failures == 0:
+            self._progress.console.print(Text(_lost(lost), style="yellow"))
+
+    def _bar(self, job_id: str) -> TaskID:
+        if job_id not in self._bars:
+            name = self._names.get(job_id, job_id)
+            self._bars[job_id] = self._progress.add_task("queued", total=None, name=name)
+        return self._bars[job_id]
+
+    def _finish(self, last: JobMessage, status: JobStatus) -> None:
+        if (bar := self._bars.pop(last.job_id, None)) is not None:
+            self._progress.remove_task(bar)
+        name = self._names.pop(last.job_id, last.job_id)
+        said = "" if status is JobStatus.CANCELLED else text.said(last, self._url)
+        ended = Text.assemble((f"{status}", text.COLORS[status]), f" {name} ", said)
+        self._progress.console.print(ended, soft_wrap=True)
+
+
+class _Name(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["name"]))
+
+
+class _Step(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.description, style="dim")
+
+
+def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
+    """Bars on a terminal, else lines. `names`: what people call the jobs that are known already, by id."""
+    if as_json or not sys.stdout.isatty():
+        return Lines(url, as_json=as_json)
+    return Bars(url, names)
+
+
+def _step(data: ProgressData) -> str:
+    parts = [text.printable(data.step_name), f"{data.current_step}/{data.total_steps}", text.left(data)]
+    return "  ".join(filter(None, parts))
+
+
+def _lost(lost: Lost) -> str:
+    return f"connection lost ({text.printable(lost.reason)}); trying again"

@@ -1,0 +1,101 @@
+"""What several commands take: the daemon's address, a job, and the settings that are flags."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from click.shell_completion import CompletionItem
+
+from progressd.client.address import DEFAULT_URL
+from progressd.config import DEFAULT_FILE
+from progressd.config.declaration import Setting, declared
+from progressd.config.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits for the daemon at most
+
+
+def url_option(command: Command) -> Command:
+    """`--url`, or PROGRESSD_URL."""
+    return click.option(
+        "--url",
+        envvar="PROGRESSD_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help="The daemon to talk to.",
+    )(command)
+
+
+def config_option(command: Command) -> Command:
+    """`--config`."""
+    return click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"The config file, instead of {DEFAULT_FILE}.",
+    )(command)
+
+
+def settings_options(command: Command) -> Command:
+    """The settings that are flags, as declared; the command gets them by name, see `given_settings`."""
+    for setting in reversed(_flags()):
+        default = setting.extra.get("default", setting.default)
+        command = click.option(
+            setting.extra["flag"],
+            _parameter(setting),
+            type=_type(setting),
+            metavar=None if get_origin(setting.base) is Literal else setting.key.rpartition(".")[2].upper(),
+            callback=lambda _ctx, _option, text, setting=setting: _checked(setting, text),
+            help=f"{setting.meta.description}  [default: {default}]".replace("`", ""),
+        )(command)
+    return command
+
+
+def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
+    """What `settings_options` got, by key of the setting."""
+    return {setting.key: parameters[_parameter(setting)] for setting in _flags()}
+
+
+def complete_job(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The newest jobs of the daemon, if it answers soon."""
+    from progressd.client.errors import ClientError
+    from progressd.client.rest import RestClient
+
+    url = ctx.params.get("url") or os.environ.get("PROGRESSD_URL") or DEFAULT_URL
+    try:
+        with RestClient(url, timeout=COMPLETION_TIMEOUT) as client:
+            jobs = client.jobs()
+    except ClientError:
+        return []
+    return [
+        CompletionItem(job["id"], help=f"{job['status']} {job.get('input_filename', job['kind'])}")
+        for job in jobs
+        if job["id"].startswith(incomplete)
+    ]
+
+
+def _flags() -> list[Setting]:
+    return [setting for setting in declared(Settings) if "flag" in setting.extra]
+
+
+def _parameter(setting: Setting) -> str:
+    return setting.key.replace(".", "_")
+
+
+def _type(setting: Setting) -> Any:
+    """What the shell can complete; what is possible is decided by `_checked`."""
+    if get_origin(setting.base) is Literal:
+        return click.Choice(get_args(setting.base))
+    return click.Path(file_okay=False) if setting.base is Path else click.STRING
+
+
+def _checked(setting: Setting, text: str | None) -> object:
+    try:
+        return None if text is None else setting.read(text, text=True)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not {setting.expected}") from None

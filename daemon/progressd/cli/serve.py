@@ -1,0 +1,49 @@
+"""`progressd serve`: the daemon in the foreground."""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from progressd.cli.parameters import config_option, given_settings, settings_options
+
+
+@click.command()
+@settings_options
+@config_option
+def serve(config_path: Path | None, **flags: object) -> None:
+    """Run the daemon until Ctrl-C or SIGTERM.
+
+    It prints "listening on URL" on stdout once it answers, and logs to stderr. The first signal lets running jobs end
+    and sends the watchers away, a second one stops at once. All other settings are in the config file or in environment
+    variables: see progressd config.
+
+    \b
+    Examples:
+      progressd serve
+      progressd serve --port 0 --state-dir /tmp/jobs
+      PROGRESSD_RUNNER_SLOTS=2 progressd serve --config progressd.toml
+    """
+    import os
+
+    import structlog
+    import trio
+
+    from progressd import app, log
+    from progressd.config import load
+    from progressd.core.errors import ProgressdError
+
+    settings, _ = load(config_path, os.environ, given_settings(flags))
+    log.configure(settings.log)
+    try:
+        trio.run(partial(app.serve, settings, on_listening=_announce))
+    except Exception as error:
+        for leaf in log.leaves(error):
+            if isinstance(leaf, ProgressdError):
+                raise leaf from None
+        structlog.get_logger().critical("the daemon has failed", exc_info=error)
+        raise SystemExit(1) from None
+
+
+def _announce(url: str) -> None:
+    click.echo(f"listening on {url}")

@@ -1,0 +1,83 @@
+"""`progressd submit`: files for the daemon to work on."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.parameters import url_option
+
+
+def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    """From NAME=VALUE, where the value is JSON if it can be read as such, else text."""
+    import msgspec
+
+    options: dict[str, object] = {}
+    for assignment in given:
+        name, equals, text = assignment.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{assignment!r} is not of the form NAME=VALUE, such as dpi=300")
+        try:
+            options[name] = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            options[name] = text
+    return options
+
+
+@click.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+)
+@click.option(
+    "--option",
+    "-o",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_assignments,
+    help="An option of the pipeline.",
+)
+@click.option("--pipeline", metavar="NAME", help="The pipeline to run, instead of pdf.")
+@click.option("--watch", "-w", is_flag=True, help="Look on until all are done, as progressd watch does.")
+@url_option
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    options: dict[str, object],
+    pipeline: str | None,
+    watch: bool,
+    url: str,
+) -> None:
+    """Give files to the daemon; print the id of each job.
+
+    The exit status is 1 if the daemon refuses a file, and with --watch also if a job fails or is cancelled.
+
+    \b
+    Examples:
+      progressd submit book.pdf
+      progressd submit scans/*.pdf --option dpi=600 --option ocr=true --watch
+    """
+    from progressd.client.errors import Refused
+    from progressd.client.rest import RestClient
+
+    names: dict[str, str] = {}
+    refused = False
+    with RestClient(url) as client:
+        for path in files:
+            try:
+                job_id = client.submit(path, options, pipeline)
+            except (Refused, OSError) as error:
+                refused = True
+                click.echo(f"Error: {path}: {error}", err=True)
+            else:
+                names[job_id] = path.name
+                click.echo(job_id)
+    status = _watch(url, names) if watch and names else 0
+    ctx.exit(status or int(refused))
+
+
+def _watch(url: str, names: dict[str, str]) -> int:
+    from progressd.cli.display import display_for
+    from progressd.cli.following import follow
+
+    return follow(url, list(names), display_for(url, names, as_json=False))

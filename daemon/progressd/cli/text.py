@@ -1,0 +1,105 @@
+"""Messages and jobs as text for people; what a client sent can neither break a line nor steer the terminal."""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from progressd.core.messages import (
+    Completed,
+    Error,
+    JobCreated,
+    Message,
+    PagePreview,
+    Progress,
+    ProgressData,
+    Resync,
+    ServerShutdown,
+    StatusChange,
+)
+from progressd.core.status import JobStatus
+
+COLORS: Final = {
+    JobStatus.QUEUED: "dim",
+    JobStatus.PROCESSING: "cyan",
+    JobStatus.COMPLETED: "green",
+    JobStatus.FAILED: "red",
+    JobStatus.CANCELLED: "yellow",
+}
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+def printable(text: object) -> str:
+    """The text on one line, without control characters."""
+    return _CONTROL.sub(" ", str(text)).strip()
+
+
+def line(message: Message, url: str) -> str:
+    """A message on one line: the job, what kind of message, and what it says."""
+    match message:
+        case ServerShutdown(data):
+            return f"- server_shutdown {printable(data.reason)}, within {data.countdown_secs} s"
+        case Resync():
+            return "- resync"
+        case _:
+            return f"{message.job_id} {_kind(message)} {said(message, url)}"
+
+
+def said(message: Message, url: str) -> str:
+    """What a message says, without the job."""
+    match message:
+        case JobCreated(_, data):
+            return printable(f"{data.kind} {data.input_filename or ''}")
+        case StatusChange(_, data):
+            return f"{data.old_status} -> {data.new_status}"
+        case Progress(_, data):
+            step = printable(f"{data.percent}% {data.current_step}/{data.total_steps} {data.step_name}")
+            return ", ".join(filter(None, [step, left(data)]))
+        case Completed(_, data):
+            pages = f", {data.page_count} {'page' if data.page_count == 1 else 'pages'}" if data.page_count else ""
+            result = f": {result_url(data.download_url, url)}" if data.download_url else ""
+            return f"in {seconds(data.elapsed_seconds)}{pages}{result}"
+        case Error(_, data):
+            return printable(data.message)
+        case PagePreview(_, data):
+            return printable(f"page {data.page_number} {data.stage}")
+    return ""
+
+
+def left(data: ProgressData) -> str:
+    """How long the rest will take, if anything tells."""
+    return f"{seconds(data.eta_seconds)} left" if data.eta_seconds is not UNSET and data.eta_seconds > 0 else ""
+
+
+def seconds(value: float) -> str:
+    """A duration for people: 3.2 s, 45 s, 2 min 5 s, 1 h 3 min."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def result_url(path: str, url: str) -> str:
+    """Where to fetch a result."""
+    return printable(path if "://" in path else f"{url.rstrip('/')}{path}")
+
+
+def name(job: dict[str, Any]) -> str:
+    """What people call a job of the REST API."""
+    return printable(job.get("input_filename") or job["kind"])
+
+
+def local_time(text: str) -> str:
+    """A time of the REST API (RFC 3339) in the time zone of who reads it."""
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _kind(message: Message) -> str:
+    return str(message.__struct_config__.tag)

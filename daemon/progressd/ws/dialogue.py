@@ -1,0 +1,70 @@
+"""The dialogue on a socket of many topics: the client subscribes and unsubscribes, and is answered."""
+
+from typing import Final
+
+from progressd.broadcast.session import Session
+from progressd.core.decoding import decoded
+from progressd.core.errors import InvalidInput, NotFound
+from progressd.core.messages import Pong, Refused, Resync, Subscribed, Unsubscribed
+from progressd.core.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
+from progressd.history import History
+from progressd.registry import Registry
+from progressd.ws.connection import WebSocket
+
+TOPICS_MOST: Final = 1000  # on one connection
+
+
+class Dialogue:
+    """Takes a client's messages, one after the other."""
+
+    def __init__(self, websocket: WebSocket, session: Session, registry: Registry, history: History) -> None:
+        self._websocket = websocket
+        self._session = session
+        self._registry = registry
+        self._history = history
+
+    async def take(self, message: str | bytes) -> None:
+        """Do what a message asks and answer it. Raises StoreFailed."""
+        try:
+            text = message.encode() if isinstance(message, str) else message
+            request = decoded(decode_request, text, "a request")
+        except InvalidInput as error:
+            self._websocket.send(Refused(str(error)))
+            return
+        match request:
+            case Subscribe():
+                await self._subscribe(request)
+            case Unsubscribe():
+                for topic in request.topics:
+                    self._session.unsubscribe(topic.lower())
+                self._websocket.send(Unsubscribed(request.topics))
+            case Ping():
+                self._websocket.send(Pong())
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        topics = [
+            topic for asked in dict.fromkeys(request.topics) if (topic := await self._accepted(asked)) is not None
+        ]
+        if not topics:
+            return
+        after = None
+        if request.since is not None:
+            after = await self._history.offset(request.since, self._session.newest_offset)
+            if after is None:
+                self._websocket.send(Resync())
+        new = [topic for topic in topics if topic not in self._session.topics]
+        live_from = await self._session.subscribe(new, after, self._websocket.outbox.drained)
+        self._websocket.send(Subscribed(topics, self._history.cursor(live_from)))
+
+    async def _accepted(self, asked: str) -> str | None:
+        """The topic, or None when it is refused, and the client has been told so."""
+        try:
+            topic, job_id = checked_topic(asked)
+            if job_id is not None:
+                await self._registry.get(job_id)
+            if topic not in self._session.topics and len(self._session.topics) >= TOPICS_MOST:
+                raise InvalidInput(f"a connection may have {TOPICS_MOST} topics")
+        except (InvalidInput, NotFound) as error:
+            self._websocket.send(Refused(str(error), asked))
+            return None
+        return topic

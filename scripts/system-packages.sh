@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs the programs that the tests use and pip cannot bring, or says what to type.
+#
+# It goes on without them: the tests that need one are skipped and say so.
+set -eu
+
+missing=
+
+need() {
+    command -v "$1" >/dev/null || missing="$missing $2"
+}
+
+need chromium chromium
+need tesseract tesseract-ocr
+
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing$missing …"
+    export DEBIAN_FRONTEND=noninteractive
+    if log=$({ apt-get update && apt-get install --yes --no-install-recommends $missing; } 2>&1); then
+        exit 0
+    fi
+    printf '%s\n' "$log" >&2
+    exit 1
+fi
+
+echo "Some tests need programs that are not here. On Debian type: sudo apt install$missing"

@@ -1,0 +1,373 @@
+"""The broadcaster as any Trio program uses it, with nothing else of the daemon."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+import trio
+import trio.testing
+from progressd.broadcast import broadcaster as module
+from progressd.broadcast.broadcaster import CHANNEL_CAPACITY, FAN_OUT_MOST, Broadcaster
+from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.reader import Reader
+from progressd.core.closing import Closing
+from progressd.core.errors import SlowConsumer
+from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
+from samples import ID, cancelled, created, job_id, moved, started, succeeded
+
+OTHER = job_id(2)
+MANY: list[JobMessage] = [started(job_id(number)) for number in range(CHANNEL_CAPACITY + 10)]
+
+
+async def settled() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def all_of(reader: Reader) -> list[Message]:
+    with trio.fail_after(10):
+        return [message async for message in reader]
+
+
+async def some_of(reader: Reader, count: int) -> list[Message]:
+    with trio.fail_after(10):
+        return [await anext(reader) for _ in range(count)]
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+class Collected:
+    """An outbox that keeps what it is given as it is."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch[Published]] = []
+
+    @property
+    def items(self) -> list[Published]:
+        return [item for batch in self.batches for item in batch.items]
+
+    def put(self, batch: Batch[Published]) -> None:
+        self.batches.append(batch)
+
+    def end(self, closing: Closing) -> None:
+        pass
+
+
+class Later:
+    """A nursery that starts its tasks only when it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], Awaitable[None]]] = []
+
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        self.waiting.append(function)
+
+
+async def publish_all(broadcaster: Broadcaster, messages: Sequence[JobMessage], sent: list[Message]) -> None:
+    """Without giving way to anybody, unless a channel is full."""
+    for message in messages:
+        await broadcaster.publish(broadcaster.offset + 1, message)
+        sent.append(message)
+
+
+# What a reader gets
+
+
+async def test_a_reader_of_a_job_gets_its_messages_and_ends_with_it() -> None:
+    broadcaster = Broadcaster()
+    reader = broadcaster.subscribe(ID)
+    for message in (started(), moved(1), moved(1, OTHER), *succeeded()):
+        await broadcaster.broadcast(message)
+    assert await all_of(reader) == [started(), moved(1), *succeeded()]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [succeeded()[1:], (cancelled(),), (Error(ID, ErrorData("no paper")),)],
+    ids=["completed", "cancelled", "error"],
+)
+async def test_every_end_of_a_job_ends_its_readers(end: tuple[Error]) -> None:
+    broadcaster = Broadcaster()
+    readers = [broadcaster.subscribe(ID) for _ in range(3)]
+    await broadcaster.broadcast(*end)
+    assert [await all_of(reader) for reader in readers] == [list(end)] * 3
+
+
+async def test_a_reader_of_all_jobs_gets_every_job_and_does_not_end_with_one() -> None:
+    broadcaster = Broadcaster()
+    told = [created(), started(), *succeeded(), created(OTHER), started(OTHER)]
+    with broadcaster.subscribe() as reader:
+        for message in told:
+            await broadcaster.broadcast(message)
+        assert await some_of(reader, len(told)) == told
+
+
+async def test_a_reader_is_subscribed_as_soon_as_it_exists_and_sees_nothing_before() -> None:
+    broadcaster = Broadcaster()
+    await broadcaster.broadcast(started())
+    reader = broadcaster.subscribe(ID)
+    await broadcaster.broadcast(cancelled())
+    assert await all_of(reader) == [cancelled()]
+
+
+async def test_a_reader_waits_for_a_message_that_has_not_been_sent_yet(nursery: trio.Nursery) -> None:
+    broadcaster = Broadcaster()
+    got: list[Message] = []
+
+    async def read(reader: Reader) -> None:
+        async for message in reader:
+            got.append(message)  # noqa: PERF401
+
+    nursery.start_soon(read, broadcaster.subscribe(ID))
+    await settled()
+    assert not got
+    await broadcaster.broadcast(started())
+    await settled()
+    assert got == [started()]
+
+
+async def test_a_message_after_the_end_of_its_job_does_not_keep_the_readers_waiting() -> None:
+    broadcaster = Broadcaster()
+    reader = broadcaster.subscribe(ID)
+    await broadcaster.publish(1, cancelled())
+    await broadcaster.publish(2, moved(1))  # in one batch for the fan-out, which has not run yet
+    assert (await all_of(reader))[0] == cancelled()
+
+
+async def test_a_reader_that_is_behind_gets_all_state_changes_and_of_progress_the_newest() -> None:
+    broadcaster = Broadcaster()
+    reader = broadcaster.subscribe(ID)
+    await broadcaster.broadcast(started())
+    for step in range(100):
+        await broadcaster.broadcast(moved(step))
+    for message in succeeded():
+        await broadcaster.broadcast(message)
+    assert await all_of(reader) == [started(), moved(99), *succeeded()]
+
+
+async def test_a_burst_longer_than_one_batch_of_the_fan_out_comes_whole_and_in_order() -> None:
+    broadcaster = Broadcaster()
+    reader = broadcaster.subscribe()
+    many = [started(job_id(number)) for number in range(3 * FAN_OUT_MOST + 7)]
+    for offset, message in enumerate(many, 1):
+        await broadcaster.publish(offset, message)
+    assert await some_of(reader, len(many)) == many
+
+
+# Slow readers
+
+
+async def test_a_reader_that_does_not_read_blocks_nobody_and_learns_that_it_was_too_slow() -> None:
+    broadcaster = Broadcaster(limit=10_000)
+    idle = broadcaster.subscribe()
+    with broadcaster.subscribe() as reader:
+        for number in range(200):
+            await broadcaster.broadcast(started(job_id(number)))
+            assert await some_of(reader, 1) == [started(job_id(number))]
+    with pytest.raises(SlowConsumer):
+        await all_of(idle)
+    with pytest.raises(SlowConsumer):
+        await all_of(idle)
+
+
+async def test_up_to_its_limit_a_reader_that_does_not_read_loses_nothing() -> None:
+    many = [started(job_id(number)) for number in range(50)]
+    broadcaster = Broadcaster(limit=sum(len(Published(1, message).frame) for message in many))
+    reader = broadcaster.subscribe()
+    for message in many:
+        await broadcaster.broadcast(message)
+    await settled()
+    assert await some_of(reader, 50) == many
+
+
+async def test_a_full_channel_makes_the_publisher_wait_until_the_fan_out_has_made_room(nursery: trio.Nursery) -> None:
+    later = Later()
+    broadcaster = Broadcaster(nursery=later)  # type: ignore[arg-type]
+    reader = broadcaster.subscribe()
+    sent: list[Message] = []
+    nursery.start_soon(publish_all, broadcaster, MANY, sent)
+    await settled()
+    assert len(sent) == CHANNEL_CAPACITY
+    nursery.start_soon(later.waiting[0])
+    await settled()
+    assert len(sent) == len(MANY)
+    assert await some_of(reader, len(MANY)) == MANY
+
+
+async def test_a_publisher_that_waits_is_let_go_when_the_last_watcher_leaves(nursery: trio.Nursery) -> None:
+    later = Later()
+    broadcaster = Broadcaster(nursery=later)  # type: ignore[arg-type]
+    reader = broadcaster.subscribe()
+    sent: list[Message] = []
+    nursery.start_soon(publish_all, broadcaster, MANY, sent)
+    await settled()
+    reader.close()
+    nursery.start_soon(later.waiting[0])
+    await settled()
+    assert len(sent) == len(MANY)
+
+
+async def test_a_topic_that_ends_while_the_publisher_waits_for_another_one_is_passed_over(
+    nursery: trio.Nursery,
+) -> None:
+    later = Later()
+    broadcaster = Broadcaster(nursery=later)  # type: ignore[arg-type]
+    of_job, of_all = broadcaster.subscribe(ID), broadcaster.subscribe()
+    steps, sent = [moved(step, total=10_000) for step in range(len(MANY))], list[Message]()
+    nursery.start_soon(publish_all, broadcaster, steps, sent)
+    await settled()
+    fan_out_of_job, fan_out_of_all = later.waiting
+    of_all.close()
+    nursery.start_soon(fan_out_of_all)
+    await settled()
+    assert len(sent) == CHANNEL_CAPACITY
+    nursery.start_soon(fan_out_of_job)
+    await settled()
+    assert len(sent) == len(MANY)
+    assert await some_of(of_job, 1) == steps[-1:]
+
+
+# What is left behind
+
+
+async def by_close(reader: Reader) -> None:
+    reader.close()
+
+
+async def by_with(reader: Reader) -> None:
+    with reader:
+        pass
+
+
+@pytest.mark.parametrize("leave", [by_close, by_with])
+@pytest.mark.parametrize("job", [ID, None], ids=["one job", "all jobs"])
+async def test_nothing_is_left_when_the_last_reader_has_left(
+    leave: Callable[[Reader], Awaitable[None]], job: str | None
+) -> None:
+    broadcaster, before = Broadcaster(), tasks()
+    first, second = broadcaster.subscribe(job), broadcaster.subscribe(job)
+    await settled()
+    assert tasks() == before + 1
+    await leave(first)
+    await settled()
+    assert tasks() == before + 1
+    await leave(second)
+    await settled()
+    assert tasks() == before
+
+
+async def test_nothing_is_left_when_nobody_holds_the_last_reader_any_more() -> None:
+    broadcaster, before = Broadcaster(), tasks()
+    reader = broadcaster.subscribe(ID)
+    await settled()
+    assert tasks() == before + 1
+    del reader
+    await settled()
+    assert tasks() == before
+
+
+async def test_nothing_is_left_when_a_loop_over_a_reader_is_left() -> None:
+    broadcaster, before = Broadcaster(), tasks()
+
+    async def first() -> Message | None:
+        async for message in broadcaster.subscribe():
+            return message
+        return None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await settled()
+        await broadcaster.broadcast(started())
+    await settled()
+    assert tasks() == before
+
+
+async def test_nothing_is_left_when_the_job_has_ended_and_its_readers_have_read_it() -> None:
+    broadcaster, before = Broadcaster(), tasks()
+    readers = [broadcaster.subscribe(ID) for _ in range(3)]
+    await broadcaster.broadcast(cancelled())
+    for reader in readers:
+        await all_of(reader)
+    await settled()
+    assert tasks() == before
+
+
+async def test_a_reader_that_outlives_the_run_is_dropped_without_a_word() -> None:
+    async def run() -> Reader:
+        return Broadcaster().subscribe()
+
+    reader = await trio.to_thread.run_sync(trio.run, run)
+    reader.close()
+
+
+async def test_a_topic_that_everybody_left_begins_anew_with_the_next_reader() -> None:
+    broadcaster = Broadcaster()
+    broadcaster.subscribe(ID).close()
+    reader = broadcaster.subscribe(ID)
+    await broadcaster.broadcast(cancelled())
+    assert await all_of(reader) == [cancelled()]
+
+
+async def test_the_fan_out_belongs_to_the_nursery_it_was_given() -> None:
+    async with trio.open_nursery() as nursery:
+        Broadcaster(nursery=nursery).join(ALL_JOBS, Collected())
+        assert len(nursery.child_tasks) == 1
+        nursery.cancel_scope.cancel()
+
+
+# What a message costs
+
+
+class Counted(Published):
+    """Counts how many were made."""
+
+    made = 0
+
+    def __init__(self, offset: int, message: Message) -> None:
+        super().__init__(offset, message)
+        Counted.made += 1
+
+
+async def test_a_message_that_nobody_watches_is_not_even_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Published", Counted)
+    broadcaster = Broadcaster()
+    with broadcaster.subscribe(OTHER):
+        await broadcaster.broadcast(started())
+        assert Counted.made == 0
+        await broadcaster.broadcast(started(OTHER))
+        assert Counted.made == 1
+    await broadcaster.broadcast(started(OTHER))
+    assert Counted.made == 1
+    assert broadcaster.offset == 3
+
+
+async def test_publishing_gives_way_to_nobody_while_there_is_room() -> None:
+    broadcaster = Broadcaster()
+    with broadcaster.subscribe(), trio.testing.assert_no_checkpoints():
+        await broadcaster.publish(1, started())
+
+
+async def test_broadcasting_gives_way_to_others() -> None:
+    with trio.testing.assert_checkpoints():
+        await Broadcaster().broadcast(started())
+
+
+async def test_a_message_is_encoded_once_for_all_topics_and_watchers() -> None:
+    broadcaster = Broadcaster()
+    watchers = [Collected() for _ in range(4)]
+    subscriptions = [
+        broadcaster.join(topic, outbox) for topic, outbox in zip((job_topic(ID), ALL_JOBS) * 2, watchers, strict=True)
+    ]
+    for subscription in subscriptions:
+        while await subscription.past() is not None:
+            pass
+    await publish_all(broadcaster, [moved(1), started()], [])
+    await settled()
+    first, *others = [[item.frame for item in watcher.items] for watcher in watchers]
+    assert len(first) == 2
+    assert all(one is same for frames in others for one, same in zip(first, frames, strict=True))
+    of_job, of_all, of_job_too, of_all_too = [watcher.batches[-1].frames for watcher in watchers]
+    assert of_job is of_job_too
+    assert of_all is of_all_too
+    for subscription in subscriptions:
+        subscription.leave()

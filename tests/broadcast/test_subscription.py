@@ -1,0 +1,455 @@
+"""The seam between what was and what comes: joined at any moment, and with a history as slow as it likes."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.subscription import PAST_AT_ONCE, Page, Subscription
+from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER, Closing
+from progressd.core.errors import StoreFailed
+from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
+from samples import ID, cancelled, job_id, moved, started, succeeded
+
+TOPIC = job_topic(ID)
+
+
+class Log:
+    """What is durable. A read waits until it is let through, and its answer until it is let through as well."""
+
+    def __init__(self, page_size: int = 500) -> None:
+        self.kept: list[Published] = []
+        self.waiting: list[trio.Event] = []
+        self.open = False
+        self._page_size = page_size
+
+    def keep(self, *messages: JobMessage) -> list[Published]:
+        added = [Published(len(self.kept) + place, message) for place, message in enumerate(messages, 1)]
+        self.kept += added
+        return added
+
+    def let_through(self, which: int = 0) -> None:
+        if self.waiting:
+            self.waiting.pop(which % len(self.waiting)).set()
+
+    def let_all_through(self) -> None:
+        self.open = True
+        while self.waiting:
+            self.let_through()
+
+    async def page(self, topic: str, after: int | None, upto: int) -> Page:
+        await self._wait()
+        page = self._read(topic, after, upto)
+        await self._wait()
+        return page
+
+    async def _wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self.open:
+            gate = trio.Event()
+            self.waiting.append(gate)
+            await gate.wait()
+
+    def _read(self, topic: str, after: int | None, upto: int) -> Page:
+        kept = [item for item in self.kept if topic in (ALL_JOBS, topic_of(item))]
+        if topic == ALL_JOBS and after is None:
+            over = {topic_of(item) for item in kept if ends_job(item.message) and item.offset <= upto}
+            kept = [item for item in kept if topic_of(item) not in over]
+        changes = [item for item in kept if not is_progress(item) and (after or 0) < item.offset <= upto]
+        whole = len(changes) <= self._page_size
+        changes = changes[: self._page_size]
+        end = upto if whole else changes[-1].offset
+        newest = {topic_of(item): item for item in kept if is_progress(item)}
+        moved = [item for item in newest.values() if (after or 0) < item.offset <= end]
+        finished = topic != ALL_JOBS and any(ends_job(item.message) and item.offset <= upto for item in kept)
+        items = sorted([*changes, *moved], key=lambda item: item.offset)
+        return Page(items, None if whole else end, finished)
+
+
+class Outbox:
+    """Takes everything, until it ends."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch[Published]] = []
+        self.endings: list[Closing] = []
+        self.ended = trio.Event()
+
+    @property
+    def got(self) -> list[int]:
+        return [item.offset for batch in self.batches for item in batch.items]
+
+    @property
+    def messages(self) -> list[object]:
+        return [item.message for batch in self.batches for item in batch.items]
+
+    def put(self, batch: Batch[Published]) -> None:
+        if not self.endings:
+            self.batches.append(batch)
+
+    def end(self, closing: Closing) -> None:
+        if not self.endings:
+            self.endings.append(closing)
+            self.ended.set()
+
+
+def topic_of(item: Published) -> str:
+    assert not isinstance(item.message, str)
+    return job_topic(item.message.job_id)  # type: ignore[union-attr]
+
+
+def is_progress(item: Published) -> bool:
+    return isinstance(item.message, Progress)
+
+
+async def settled() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def read_past(subscription: Subscription, outbox: Outbox) -> None:
+    """What every user of a subscription does."""
+    while (batch := await subscription.past()) is not None:
+        outbox.put(batch)
+
+
+class World:
+    """A log, a broadcaster in front of it, and what is committed and not published yet."""
+
+    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, page_size: int = 500) -> None:
+        self.log = Log(page_size)
+        self.broadcaster = Broadcaster(self.log, nursery=nursery, limit=limit)
+        self.unpublished: list[Published] = []
+
+    def commit(self, *messages: JobMessage) -> None:
+        self.unpublished += self.log.keep(*messages)
+
+    async def publish(self, count: int = 10**6) -> None:
+        while self.unpublished and count:
+            item = self.unpublished.pop(0)
+            await self.broadcaster.publish(item.offset, item.message)  # type: ignore[arg-type]
+            count -= 1
+
+    async def tell(self, *messages: JobMessage) -> None:
+        self.commit(*messages)
+        await self.publish()
+
+    def join(self, topic: str = TOPIC, after: int | None = None) -> tuple[Subscription, Outbox]:
+        outbox = Outbox()
+        return self.broadcaster.join(topic, outbox, after), outbox
+
+
+# One step at a time
+
+
+async def test_a_new_watcher_gets_every_state_change_and_the_newest_progress_then_what_comes(
+    nursery: trio.Nursery,
+) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    await world.tell(started(), moved(1), moved(2))
+    subscription, outbox = world.join()
+    await read_past(subscription, outbox)
+    await world.tell(moved(3), moved(4))
+    await settled()
+    assert outbox.messages == [started(), moved(2), moved(3), moved(4)]
+
+
+async def test_what_comes_while_the_past_is_read_goes_out_behind_it(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started(), moved(1))
+    subscription, outbox = world.join()
+    nursery.start_soon(read_past, subscription, outbox)
+    await settled()
+    await world.tell(moved(2), *succeeded())
+    await settled()
+    assert not outbox.got
+    world.log.let_all_through()
+    await settled()
+    assert outbox.messages == [started(), moved(2), *succeeded()]
+
+
+async def test_a_watcher_who_comes_after_the_end_gets_the_end_and_is_done(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    await world.tell(started(), moved(1), *succeeded())
+    subscription, outbox = world.join()
+    await read_past(subscription, outbox)
+    assert outbox.messages == [started(), moved(1), *succeeded()]
+    assert outbox.endings == [JOB_FINISHED]
+
+
+@pytest.mark.parametrize("end", [succeeded(), (cancelled(),)], ids=["completed", "cancelled"])
+async def test_an_end_while_the_past_is_read_ends_the_stream_behind_it(
+    nursery: trio.Nursery, end: tuple[JobMessage, ...]
+) -> None:
+    world = World(nursery)
+    await world.tell(started())
+    subscription, outbox = world.join()
+    nursery.start_soon(read_past, subscription, outbox)
+    await settled()
+    await world.tell(*end)
+    await settled()
+    assert not outbox.endings
+    world.log.let_all_through()
+    await settled()
+    assert outbox.messages == [started(), *end]
+    assert outbox.endings == [JOB_FINISHED]
+
+
+async def test_an_end_that_is_durable_and_not_published_yet_comes_live(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    await world.tell(started())
+    world.commit(*succeeded())
+    await world.publish(1)
+    subscription, outbox = world.join()
+    await read_past(subscription, outbox)
+    assert not outbox.endings
+    await world.publish()
+    await settled()
+    assert outbox.messages == [started(), *succeeded()]
+    assert outbox.endings == [JOB_FINISHED]
+
+
+async def test_the_end_of_a_job_does_not_end_the_stream_of_all_jobs(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    subscription, outbox = world.join(ALL_JOBS)
+    await read_past(subscription, outbox)
+    await world.tell(started(), *succeeded(), started(job_id(2)))
+    await settled()
+    assert outbox.messages == [started(), *succeeded(), started(job_id(2))]
+    assert not outbox.endings
+
+
+async def test_a_watcher_who_comes_back_gets_only_what_is_newer_than_the_cursor(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    await world.tell(started(), moved(1), moved(2), moved(3))
+    subscription, outbox = world.join(after=2)
+    await read_past(subscription, outbox)
+    await world.tell(*succeeded())
+    await settled()
+    assert outbox.messages == [moved(3), *succeeded()]
+
+
+async def test_more_than_the_limit_while_the_past_is_read_ends_as_a_slow_consumer(nursery: trio.Nursery) -> None:
+    world = World(nursery, limit=1000)
+    await world.tell(started())
+    subscription, outbox = world.join()
+    nursery.start_soon(read_past, subscription, outbox)
+    await settled()
+    for _ in range(20):  # state changes: none replaces another
+        await world.tell(started())
+        await settled()
+    assert outbox.endings == [SLOW_CONSUMER]
+    await world.tell(started())
+    world.log.let_all_through()
+    await settled()
+    assert outbox.messages == []
+
+
+async def test_progress_while_the_past_is_read_does_not_grow_beyond_the_newest(nursery: trio.Nursery) -> None:
+    world = World(nursery, limit=1000)
+    await world.tell(started())
+    subscription, outbox = world.join()
+    nursery.start_soon(read_past, subscription, outbox)
+    for step in range(100):
+        await world.tell(moved(step))
+        await settled()
+    world.log.let_all_through()
+    await settled()
+    assert outbox.messages == [started(), moved(99)]
+    assert not outbox.endings
+
+
+async def test_a_long_past_comes_in_parts(nursery: trio.Nursery) -> None:
+    world = World(nursery, page_size=300)
+    world.log.let_all_through()
+    many = [started(job_id(number)) for number in range(1000)]
+    await world.tell(*many)
+    subscription, outbox = world.join(ALL_JOBS, after=0)
+    await read_past(subscription, outbox)
+    assert outbox.messages == many
+    assert max(len(batch.items) for batch in outbox.batches) == PAST_AT_ONCE
+
+
+async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    await world.tell(started(), moved(1))
+    subscription, outbox = world.join()
+    page, failing = world.log.page, [True]
+
+    async def fails_once(topic: str, after: int | None, upto: int) -> Page:
+        if failing.pop() if failing else False:
+            raise StoreFailed("disk full")
+        return await page(topic, after, upto)
+
+    world.log.page = fails_once  # type: ignore[method-assign]
+    with pytest.raises(StoreFailed):
+        await read_past(subscription, outbox)
+    await world.tell(moved(2))
+    await read_past(subscription, outbox)
+    assert outbox.messages == [started(), moved(2)]
+
+
+async def test_who_has_left_gets_nothing(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    (stayed, kept), (left, empty) = world.join(), world.join()
+    await read_past(stayed, kept)
+    await read_past(left, empty)
+    left.leave()
+    left.leave()
+    await world.tell(started())
+    await settled()
+    assert (kept.messages, empty.messages) == ([started()], [])
+
+
+# Any interleaving
+
+
+class Happen(NamedTuple):
+    """Something becomes durable: a job starts, or moves, or ends where `end`."""
+
+    job: int
+    end: bool
+
+
+class Publish(NamedTuple):
+    """The next so many of what is durable are published."""
+
+    count: int
+
+
+class Join(NamedTuple):
+    """A watcher comes: of a job, or of all (0); from a cursor so many messages back, or for the first time."""
+
+    job: int
+    back: int | None
+
+
+class LetThrough(NamedTuple):
+    """A read of the history goes on."""
+
+    which: int
+
+
+class Settle(NamedTuple):
+    """Everything goes on as far as it can."""
+
+
+Step: TypeAlias = Happen | Publish | Join | LetThrough | Settle
+happens = st.builds(Happen, st.integers(1, 2), st.sampled_from([False, False, False, True]))
+steps = st.lists(
+    st.one_of(
+        happens,
+        happens,
+        st.builds(Publish, st.integers(1, 4)),
+        st.builds(Join, st.integers(0, 2), st.none() | st.integers(0, 6)),
+        st.builds(LetThrough, st.integers(0, 3)),
+        st.just(Settle()),
+    ),
+    max_size=40,
+)
+
+
+@dataclass
+class Watcher:
+    topic: str
+    after: int | None
+    top: int
+    outbox: Outbox
+    live_after: int | None = None  # from this offset on, nothing was held back any more
+
+    async def run(self, subscription: Subscription, broadcaster: Broadcaster) -> None:
+        await read_past(subscription, self.outbox)
+        self.live_after = broadcaster.offset
+        await self.outbox.ended.wait()
+        subscription.leave()
+
+
+async def play(todo: list[Step], limit: int, page_size: int) -> tuple[list[Published], list[Watcher]]:
+    watchers: list[Watcher] = []
+    async with trio.open_nursery() as nursery:
+        world = World(nursery, limit, page_size)
+        going: dict[int, int] = {}
+        for step in todo:
+            match step:
+                case Happen(job, end) if going.get(job, 0) >= 0:
+                    id_ = job_id(job)
+                    going[job] = -1 if end else going.get(job, 0) + 1
+                    if end:
+                        world.commit(*succeeded(id_))
+                    else:
+                        world.commit(started(id_) if going[job] == 1 else moved(going[job], id_))
+                case Publish(count):
+                    await world.publish(count)
+                case Join(job, back):
+                    topic = job_topic(job_id(job)) if job else ALL_JOBS
+                    top = world.broadcaster.offset
+                    after = None if back is None else max(0, top - back)
+                    subscription, outbox = world.join(topic, after)
+                    watchers.append(Watcher(topic, after, top, outbox))
+                    nursery.start_soon(watchers[-1].run, subscription, world.broadcaster)
+                case LetThrough(which):
+                    world.log.let_through(which)
+                case Settle():
+                    await settled()
+        await world.publish()
+        world.log.let_all_through()
+        await settled()
+        nursery.cancel_scope.cancel()
+    return world.log.kept, watchers
+
+
+def run(todo: list[Step], limit: int, page_size: int) -> tuple[list[Published], list[Watcher]]:
+    return trio.run(partial(play, todo, limit, page_size), clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def owed(watcher: Watcher, log: list[Published]) -> list[Published]:
+    """Everything a watcher may hear of: its topic, after its cursor; of all jobs at first, those unfinished then."""
+    heard = [item for item in log if watcher.topic in (ALL_JOBS, topic_of(item)) and item.offset > (watcher.after or 0)]
+    if watcher.topic == ALL_JOBS and watcher.after is None:
+        over = {topic_of(item) for item in log if ends_job(item.message) and item.offset <= watcher.top}
+        heard = [item for item in heard if topic_of(item) not in over]
+    return heard
+
+
+@settings(max_examples=400)
+@given(steps, st.integers(1, 4))
+def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size: int) -> None:
+    log, watchers = run(todo, 10**6, page_size)
+    for watcher in watchers:
+        got, heard = watcher.outbox.got, owed(watcher, log)
+        assert got == sorted(set(got))
+        assert set(got) <= {item.offset for item in heard}
+        newest = {topic_of(item): item.offset for item in heard if is_progress(item)}
+        assert watcher.live_after is not None
+        for item in heard:
+            if not is_progress(item) or newest[topic_of(item)] == item.offset or item.offset > watcher.live_after:
+                assert item.offset in got
+        over = watcher.topic != ALL_JOBS and any(topic_of(i) == watcher.topic and ends_job(i.message) for i in log)
+        assert watcher.outbox.endings == ([JOB_FINISHED] if over else [])
+
+
+@settings(max_examples=200)
+@given(steps, st.integers(1, 4), st.sampled_from([1, 200, 400]))
+def test_past_the_limit_a_stream_ends_and_nothing_comes_behind_the_gap(
+    todo: list[Step], page_size: int, limit: int
+) -> None:
+    log, watchers = run(todo, limit, page_size)
+    for watcher in watchers:
+        got, changes = watcher.outbox.got, [item.offset for item in owed(watcher, log) if not is_progress(item)]
+        assert got == sorted(set(got))
+        assert len(watcher.outbox.endings) <= 1
+        if SLOW_CONSUMER not in watcher.outbox.endings:
+            assert set(changes) <= set(got)
+        elif got:
+            assert {offset for offset in changes if offset < got[-1]} <= set(got)

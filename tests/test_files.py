@@ -1,0 +1,214 @@
+"""The files of jobs: what is where, and what is left when the daemon dies between two steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from progressd.core.errors import Conflict, SettingsError
+from progressd.files import Files, own_state_dir
+from progressd.store.sqlite import SQLiteStore
+from samples import ID, job, job_id
+
+PDF = b"%PDF-1.7 and so on"
+
+
+@pytest.fixture
+async def files(tmp_path: Path, store: SQLiteStore) -> Files:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    return files
+
+
+def tree(top: Path) -> set[str]:
+    """Every file and directory below, but for the store's."""
+    return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith("store.sqlite")}
+
+
+async def receive(files: Files, number: int = 1, content: bytes = PDF) -> None:
+    """Upload an input as a whole."""
+    async with files.upload(job_id(number)) as upload:
+        await upload.write(content)
+        await upload.finish()
+
+
+async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: Files, tmp_path: Path) -> None:
+    async with files.upload(ID) as upload:
+        await upload.write(PDF[:5])
+        await upload.write(PDF[5:])
+        assert not files.input(ID).exists()
+        await upload.finish()
+        assert files.input(ID).read_bytes() == PDF
+    assert (upload.head, upload.size) == (PDF, len(PDF))
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: Files) -> None:
+    async with files.upload(ID) as upload:
+        for size in (1, 1000, 500, 500):
+            await upload.write(bytes(size))
+        assert (len(upload.head), upload.size) == (1024, 2001)
+
+
+class Refused(Exception):
+    """Somebody does not want the upload after all."""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_an_upload_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path, whole: bool) -> None:
+    with pytest.raises(Refused):
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            if whole:
+                await upload.finish()
+            raise Refused
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    with trio.fail_after(5), trio.CancelScope() as scope:
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            await upload.finish()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_an_uploaded_input_is_kept_after_a_crash_if_its_job_exists(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    await receive(files)
+    await store.commit([job()], [])
+    (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # died before the last step
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+    assert files.input(ID).read_bytes() == PDF
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["half received", "whole, but not in the store"])
+async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
+    files: Files, tmp_path: Path, store: SQLiteStore, linked: bool
+) -> None:
+    await receive(files, 2)
+    await store.commit([job(2)], [])
+    (tmp_path / "uploads" / ID).write_bytes(PDF)
+    if linked:
+        files.input(ID).parent.mkdir()
+        files.input(ID).hardlink_to(tmp_path / "uploads" / ID)
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{job_id(2)}", f"jobs/{job_id(2)}/input"}
+
+
+async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    async with files.copied_input(ID, job_id(2)):
+        assert files.input(job_id(2)).samefile(files.input(ID))
+    await files.remove([ID])
+    assert files.input(job_id(2)).read_bytes() == PDF
+    assert tree(tmp_path / "uploads") == set()
+
+
+async def test_an_input_that_is_gone_cannot_be_tried_again(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match=ID):
+        async with files.copied_input(ID, job_id(2)):
+            raise AssertionError("there is nothing to copy")
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    with pytest.raises(Refused):
+        async with files.copied_input(ID, job_id(2)):
+            raise Refused
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: Files, tmp_path: Path) -> None:
+    left_over = tmp_path / "jobs" / ID / "work-2" / "pages"
+    left_over.mkdir(parents=True)
+    async with files.attempt(ID, 2) as work:
+        assert list(work.iterdir()) == []
+        (work / "pages").mkdir()
+        (work / "pages" / "1.png").write_bytes(b"...")
+    assert tree(tmp_path / "jobs") == {ID}
+
+
+async def test_a_cancelled_attempt_is_cleared_away(files: Files, tmp_path: Path) -> None:
+    with trio.fail_after(5), trio.CancelScope() as scope:
+        async with files.attempt(ID, 1) as work:
+            (work / "output.pdf").write_bytes(PDF)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert tree(tmp_path / "jobs") == {ID}
+
+
+async def test_the_result_outlives_its_attempt(files: Files) -> None:
+    async with files.attempt(ID, 1) as work:
+        (work / "output.pdf").write_bytes(PDF)
+        await files.keep_output(ID, work / "output.pdf")
+    assert files.output(ID).read_bytes() == PDF
+
+
+async def test_a_result_that_is_not_there_is_not_kept(files: Files) -> None:
+    async with files.attempt(ID, 1) as work:
+        with pytest.raises(FileNotFoundError):
+            await files.keep_output(ID, work / "output.pdf")
+    assert not files.output(ID).exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) -> None:
+    async with files.attempt(ID, 1) as work:
+        match kind:
+            case "directory":
+                (work / "output.pdf").mkdir()
+            case "link":
+                (work / "output.pdf").symlink_to("/etc/hostname")
+            case "pipe":
+                os.mkfifo(work / "output.pdf")
+        with trio.fail_after(5), pytest.raises(FileNotFoundError):
+            await files.keep_output(ID, work / "output.pdf")
+    assert not os.path.lexists(files.output(ID))
+
+
+async def test_of_what_attempts_complained_only_the_last_is_kept(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    await files.keep_stderr(ID, b"a long complaint\n")
+    await files.keep_stderr(ID, b"short\n")
+    assert (tmp_path / "jobs" / ID / "stderr").read_bytes() == b"short\n"
+
+
+async def test_removing_a_job_removes_all_its_files_and_no_others(files: Files, tmp_path: Path) -> None:
+    for number in (1, 2):
+        await receive(files, number)
+        files.output(job_id(number)).write_bytes(PDF)
+    await files.remove([ID, job_id(3)])
+    assert tree(tmp_path / "jobs") == {job_id(2), f"{job_id(2)}/input", f"{job_id(2)}/output"}
+
+
+def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
+    state_dir = tmp_path / "some" / "where"
+    with own_state_dir(state_dir):
+        assert state_dir.stat().st_mode & 0o777 == 0o700
+        assert (state_dir / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> None:
+    other = f"from progressd.files import own_state_dir\nwith own_state_dir(__import__('pathlib').Path({str(tmp_path)!r})): pass"
+    with own_state_dir(tmp_path):
+        with pytest.raises(SettingsError, match="another progressd uses the state directory"), own_state_dir(tmp_path):
+            raise AssertionError("two daemons in one directory")
+        refused = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, timeout=20)
+        assert "another progressd uses the state directory" in refused.stderr
+    with own_state_dir(tmp_path):
+        pass  # it is free again
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot use the state directory .*: Not a directory"):
+        with own_state_dir(tmp_path / "file" / "state"):
+            raise AssertionError("there is no such directory")

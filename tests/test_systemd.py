@@ -1,0 +1,97 @@
+"""What systemd and the daemon tell each other, over real sockets; what only a started daemon shows is in test_app."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from progressd import systemd
+from progressd.systemd import Notifier, inherited_sockets
+
+
+@pytest.fixture(params=["path", "abstract"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where systemd could listen, as it writes it in NOTIFY_SOCKET."""
+    return str(tmp_path / "notify") if request.param == "path" else f"@progressd-test-{os.getpid()}"
+
+
+@pytest.fixture
+def receiver(address: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("\0" + address[1:] if address.startswith("@") else address)
+        receiver.settimeout(5)
+        yield receiver
+
+
+def test_each_call_is_one_message_with_a_line_for_each_assignment(address: str, receiver: socket.socket) -> None:
+    notify = Notifier({"NOTIFY_SOCKET": address})
+    notify("READY=1")
+    notify("STATUS=two jobs — running", "STOPPING=1")
+    assert receiver.recv(1000) == b"READY=1"
+    assert receiver.recv(1000).decode() == "STATUS=two jobs — running\nSTOPPING=1"
+
+
+def test_the_address_is_taken_out_of_the_environment() -> None:
+    environ = {"NOTIFY_SOCKET": "/run/systemd/notify", "PATH": "/bin"}
+    Notifier(environ)
+    assert environ == {"PATH": "/bin"}
+
+
+def test_without_systemd_nothing_is_sent_and_nothing_fails() -> None:
+    Notifier({})("READY=1")
+
+
+def test_a_systemd_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")})("READY=1")
+
+
+@pytest.fixture
+def passed_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Two blocking listening sockets that a child would inherit, at descriptors one after the other."""
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(("127.0.0.1", 0)) as other:
+        first = 200
+        descriptors = [first, first + 1]
+        for one, descriptor in zip((tcp, other), descriptors, strict=True):
+            os.dup2(one.fileno(), descriptor, inheritable=True)
+        monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", first)
+        yield descriptors
+
+
+def given(count: int, pid: int | str) -> dict[str, str]:
+    return {"LISTEN_FDS": str(count), "LISTEN_PID": str(pid), "LISTEN_FDNAMES": "http:ingest", "PATH": "/bin"}
+
+
+def test_sockets_that_were_passed_on_are_taken_and_kept_from_children(passed_on: list[int]) -> None:
+    environ = given(2, os.getpid())
+    sockets = inherited_sockets(environ)
+    assert [one.fileno() for one in sockets] == passed_on
+    for one in sockets:
+        with one:
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            assert not one.getblocking()
+            assert fcntl.fcntl(one, fcntl.F_GETFL) & os.O_NONBLOCK
+            assert fcntl.fcntl(one, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    assert environ == {"PATH": "/bin"}
+
+
+def test_only_as_many_are_taken_as_were_passed_on(passed_on: list[int]) -> None:
+    [one] = inherited_sockets(given(1, os.getpid()))
+    one.close()
+    os.fstat(passed_on[1])  # still open
+    os.close(passed_on[1])
+
+
+def test_sockets_meant_for_another_process_are_left_alone(passed_on: list[int]) -> None:
+    environ = given(2, os.getpid() + 1)
+    assert inherited_sockets(environ) == []
+    assert environ == {"PATH": "/bin"}
+    for descriptor in passed_on:
+        assert not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        os.close(descriptor)
+
+
+def test_without_systemd_there_are_none() -> None:
+    assert inherited_sockets({}) == []
