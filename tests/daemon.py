@@ -1,9 +1,11 @@
 """The whole daemon in the test's own process, on real sockets and a state directory of its own.
 
-async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon:
-    await daemon.report(registered(ID), progress(ID, 5, 12))
-    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
-        assert (await watcher.receive())["type"] == "status_change"
+    async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon:
+        await daemon.report(registered(ID), progress(ID, 5, 12))
+        async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+            assert (await watcher.receive())["type"] == "status_change"
+
+The fixture `daemon` is one with the default settings.
 """
 
 import json
@@ -73,7 +75,8 @@ class RunningDaemon:
         """Drain, and wait for the end. Watchers that are still there are sent away, which takes up to a second."""
         if not self.stopped.is_set():
             self.kill()
-            await self.stopped.wait()
+            with trio.fail_after(PATIENCE):
+                await self.stopped.wait()
 
     async def report(self, *events: Mapping[str, Any]) -> list[Any]:
         """Report events as a producer does, over the Unix socket; the answers, once all of it is durable."""
@@ -182,8 +185,7 @@ async def running_daemon(directory: Path, **given: Any) -> AsyncGenerator[Runnin
                 except BaseException:
                     daemon.http.abort()  # a test that failed may leave a client that does not read
                     raise
-                with trio.fail_after(PATIENCE):
-                    await running.stop()
+                await running.stop()
 
 
 async def _send_all(stream: trio.SocketStream, data: bytes) -> None:

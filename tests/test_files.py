@@ -58,12 +58,16 @@ class Refused(Exception):
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_an_upload_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path, whole: bool) -> None:
-    with pytest.raises(Refused):
+
+    async def refuse() -> None:
         async with files.upload(ID) as upload:
             await upload.write(PDF)
             if whole:
                 await upload.finish()
             raise Refused
+
+    with pytest.raises(Refused):
+        await refuse()
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
@@ -171,7 +175,7 @@ async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) 
                 os.mkfifo(work / "output.pdf")
         with trio.fail_after(5), pytest.raises(FileNotFoundError):
             await files.keep_output(ID, work / "output.pdf")
-    assert not os.path.lexists(files.output(ID))
+    assert tree(tmp_path / "jobs") == {ID}
 
 
 async def test_of_what_attempts_complained_only_the_last_is_kept(files: Files, tmp_path: Path) -> None:
@@ -197,11 +201,14 @@ def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
 
 
 def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> None:
-    other = f"from progressd.files import own_state_dir\nwith own_state_dir(__import__('pathlib').Path({str(tmp_path)!r})): pass"
+    other = (
+        "import pathlib, sys; from progressd.files import own_state_dir\n"
+        "with own_state_dir(pathlib.Path(sys.argv[1])): pass"
+    )
     with own_state_dir(tmp_path):
         with pytest.raises(SettingsError, match="another progressd uses the state directory"), own_state_dir(tmp_path):
             raise AssertionError("two daemons in one directory")
-        refused = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, timeout=20)
+        refused = subprocess.run([sys.executable, "-c", other, tmp_path], capture_output=True, text=True, timeout=20)
         assert "another progressd uses the state directory" in refused.stderr
     with own_state_dir(tmp_path):
         pass  # it is free again
@@ -209,6 +216,6 @@ def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> No
 
 def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="cannot use the state directory .*: Not a directory"):
-        with own_state_dir(tmp_path / "file" / "state"):
-            raise AssertionError("there is no such directory")
+    refused = pytest.raises(SettingsError, match=r"cannot use the state directory .*: Not a directory")
+    with refused, own_state_dir(tmp_path / "file" / "state"):
+        raise AssertionError("there is no such directory")

@@ -1,16 +1,96 @@
 """Retention: what is deleted when, and what stays."""
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
 from progressd import retention as module
 from progressd.core.errors import StoreFailed
+from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.registry import Registry
-from progressd.retention import run_retention
+from progressd.retention import INTERVAL, PAUSE, STEP, run_retention
+from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import job, job_id
+from trio.testing import MockClock
+from waiting import eventually
+
+DAY = 86400.0
+KEEP = 30 * DAY
+
+
+def ended(number: int, days_ago: float, status: JobStatus = JobStatus.COMPLETED) -> Job:
+    return job(number, status, completed_at=datetime.now(UTC) - timedelta(days=days_ago))
+
+
+async def jobs_in(store: SQLiteStore) -> set[str]:
+    return {one.id for one in (await store.list_jobs(Filter(), 1000, 0))[0]}
+
+
+async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else(
+    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STEP", 2)
+    old = [ended(1, 31), ended(2, 32, JobStatus.FAILED), ended(3, 33, JobStatus.CANCELLED), ended(4, 30.1)]
+    kept = [
+        ended(5, 29.9),
+        job(6, created_at=datetime.now(UTC) - timedelta(days=90)),
+        job(7, JobStatus.PROCESSING, created_at=datetime.now(UTC) - timedelta(days=90)),
+    ]
+    await store.commit([*old, *kept], [])
+    registry, files = Registry(store), Files(tmp_path)
+    await files.prepare(store)
+    for one in [*old, *kept]:
+        files.input(one.id).parent.mkdir()
+        files.input(one.id).touch()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, registry, files)
+        await eventually(lambda: len(list((tmp_path / "jobs").iterdir())) == len(kept))
+        nursery.cancel_scope.cancel()
+    assert await jobs_in(store) == {one.id for one in kept}
+    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {one.id for one in kept}
+    assert await registry.find([one.id for one in old]) == {}
+
+
+class ScriptedStore:
+    """Says how many jobs it has deleted, or that it could not, as the script has it; then the test is over."""
+
+    def __init__(self, script: Collection[int | StoreFailed], over: trio.CancelScope) -> None:
+        self.asked: list[float] = []
+        self._script = list(script)
+        self._over = over
+
+    async def delete_finished(self, before: datetime, most: int) -> list[str]:
+        assert abs(datetime.now(UTC) - before - timedelta(seconds=KEEP)) < timedelta(minutes=1)
+        self.asked.append(trio.current_time())
+        if not self._script:
+            self._over.cancel()
+            await trio.sleep_forever()
+        outcome = self._script.pop(0)
+        if isinstance(outcome, StoreFailed):
+            raise outcome
+        return [job_id(number) for number in range(outcome)]
+
+
+@pytest.mark.parametrize(
+    ("script", "pauses"),
+    [
+        ([STEP, STEP, 3], [PAUSE, PAUSE, INTERVAL]),
+        ([0, 1], [INTERVAL, INTERVAL]),
+        ([StoreFailed("disk full"), 0], [INTERVAL, INTERVAL]),
+    ],
+    ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],
+)
+async def test_when_it_looks(
+    script: list[int | StoreFailed], pauses: list[float], tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    with trio.CancelScope() as over:
+        store = ScriptedStore(script, over)
+        registry = Registry(store)  # type: ignore[arg-type]
+        await run_retention(KEEP, store, registry, Files(tmp_path))  # type: ignore[arg-type]
+    assert [later - earlier for earlier, later in pairwise(store.asked)] == pytest.approx(pauses)

@@ -102,9 +102,7 @@ class Daemon:
         """Serve until a signal, then drain: first the jobs, then the connections."""
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
-                listener = Listener(
-                    self.watchers.handle, self.http, connections, self.settings.limits.handshake_timeout
-                )
+                listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits)
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:
                         accepting.start_soon(listener.run, listening)

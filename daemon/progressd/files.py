@@ -13,6 +13,7 @@ import fcntl
 import io
 import os
 import shutil
+import stat
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
@@ -118,6 +119,8 @@ class Files:
         """Make a file the result of the job, synced. Raises FileNotFoundError when there is no such file."""
 
         def keep() -> None:
+            if not stat.S_ISREG(result.lstat().st_mode):  # a directory, or a link to who knows what
+                raise FileNotFoundError(f"{result} is not a file")
             _sync(result)
             os.replace(result, self.output(job_id))
             _sync(self.output(job_id).parent)

@@ -1,21 +1,17 @@
 """The history: what was, for a watcher who comes later or comes back.
 
-It puts together the state changes from the store and the newest progress, which of unfinished jobs is in the registry.
+Of the jobs in memory it is there, encoded already for the watchers before; of the others it comes from the store.
 """
 
-from collections.abc import Iterable
 from typing import Final
-
-from msgspec import UNSET
 
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import Page
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput
-from progressd.core.job import Job
-from progressd.core.messages import ALL_JOBS, JobCreated, Progress, job_topic
-from progressd.registry import Registry
-from progressd.store.base import Change, Store
+from progressd.core.messages import ALL_JOBS, JobCreated, job_topic
+from progressd.registry import Registry, Trail, in_order, newest_progress
+from progressd.store.base import Store
 
 PAGE: Final = 500  # state changes read at once
 
@@ -31,49 +27,49 @@ class History:
         """The cursor a client gets for an offset."""
         return str(Cursor(self._store.id, offset))
 
-    async def offset(self, since: str, newest: int) -> int | None:
+    def offset(self, since: str, newest: int) -> int | None:
         """The offset to resume from, or None if nobody can tell what came after that cursor."""
         try:
             cursor = Cursor.parse(since)
         except InvalidInput:
             return None
-        if cursor.store != self._store.id or cursor.offset > newest:
-            return None
-        return cursor.offset if cursor.offset >= await self._store.oldest_cursor() else None
+        known = cursor.store == self._store.id and self._store.oldest_cursor <= cursor.offset <= newest
+        return cursor.offset if known else None
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
         """See `broadcast.subscription.History`."""
-        unfinished = dict(
-            self._registry.unfinished
-        )  # before the store is asked: what finishes meanwhile is in the store
-        if topic == ALL_JOBS:
-            return await self._page_of_all(unfinished, after, upto)
-        return await self._page_of_one(topic, after, upto)
+        if topic != ALL_JOBS:
+            return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
+        since = upto if after is None else after
+        if self._registry.forgotten > since:
+            return await self._stored(after, upto)
+        trails = map(self._registry.trail, self._registry.unfinished_at(since))
+        return Page(in_order(item for trail in trails if trail for item in trail.between(after or 0, upto)))
 
-    async def _page_of_all(self, unfinished: dict[str, Job], after: int | None, upto: int) -> Page:
+    async def _of_job(self, job_id: str, after: int, upto: int) -> Page:
+        job = await self._registry.get(job_id)
+        trail = self._registry.trail(job_id)
+        if trail is None:
+            trail = Trail([Published(*change) for change in await self._store.changes(after, upto, PAGE, job_id)])
+            trail.progress = newest_progress(job, self._store.id)
+        items = [item for item in trail.between(after, upto) if not isinstance(item.message, JobCreated)]
+        return Page(items, over=job.status.finished and job.offset <= upto)
+
+    async def _stored(self, after: int | None, upto: int) -> Page:
+        """When more jobs have finished since than the registry remembers."""
+        in_memory = {job_id: self._registry.trail(job_id) for job_id in self._registry.unfinished}
+        progress = [trail.progress for trail in in_memory.values() if trail is not None]  # before it moves on
+        end = upto
         if after is None:
             changes = await self._store.changes_of_unfinished(upto)
-            ids = {change.message.job_id for change in changes}
-            ended = await self._registry.find(ids - unfinished.keys())
-            moved = [*(unfinished[job_id] for job_id in ids & unfinished.keys()), *ended.values()]
-            return Page(self._merged(changes, moved, 0, upto))
-        changes = await self._store.changes(after, upto, PAGE)
-        end = changes[-1].offset if len(changes) == PAGE else upto
-        stored = [job for job in await self._store.moved(after, end) if job.id not in unfinished]
-        items = self._merged(changes, [*unfinished.values(), *stored], after, end)
-        return Page(items, None if end == upto else end)
-
-    async def _page_of_one(self, topic: str, after: int | None, upto: int) -> Page:
-        job = await self._registry.get(topic.removeprefix(job_topic("")))
-        changes = await self._store.changes(after or 0, upto, PAGE, job.id)
-        changes = [change for change in changes if not isinstance(change.message, JobCreated)]
-        return Page(self._merged(changes, [job], after or 0, upto), over=job.status.finished and job.offset <= upto)
-
-    def _merged(self, changes: Iterable[Change], moved: Iterable[Job], after: int, upto: int) -> list[Published]:
+            jobs = await self._store.jobs({change.message.job_id for change in changes} - in_memory.keys())
+            moved = list(jobs.values())
+        else:
+            changes = await self._store.changes(after, upto, PAGE)
+            if len(changes) == PAGE:
+                end = changes[-1].offset
+            moved = [job for job in await self._store.moved(after, end) if job.id not in in_memory]
+        progress += [newest_progress(job, self._store.id) for job in moved]
         items = [Published(*change) for change in changes]
-        for job in moved:
-            if after < job.progress_offset <= upto:
-                message = Progress(job.id, job.progress, self.cursor(job.progress_offset), job.progress_at or UNSET)
-                items.append(Published(job.progress_offset, message))
-        items.sort(key=lambda item: item.offset)
-        return items
+        items += [item for item in progress if item is not None and (after or 0) < item.offset <= end]
+        return Page(in_order(items), None if end == upto else end)

@@ -14,11 +14,12 @@ import trio
 from msgspec.structs import replace
 
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.published import Published
 from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import Event, checked_job_id
 from progressd.core.job import Applied, Job, apply
-from progressd.core.messages import JobMessage, PagePreview, Progress
+from progressd.core.messages import PagePreview, Progress
 from progressd.registry import Registry
 from progressd.store.base import Change, Store
 
@@ -48,7 +49,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}  # as the events leave them
-        self.messages: list[tuple[int, JobMessage]] = []
+        self.messages: dict[str, list[Published]] = {}  # by job
+        self.published: list[Published] = []  # all of them, in order
         self.changes: list[Change] = []
 
 
@@ -138,9 +140,9 @@ class Ingest:
             self._unsaved.update(batch.jobs)
             self._moved.set()
         for job in batch.jobs.values():
-            self._registry.keep(job)
-        for offset, message in batch.messages:
-            await self._broadcaster.publish(offset, message)
+            self._registry.keep(job, batch.messages[job.id])
+        for published in batch.published:
+            await self._broadcaster.publish(published)
         return outcomes
 
     def _apply(self, event: Event, stored: dict[str, Job], batch: Batch, now: datetime) -> Outcome:
@@ -163,9 +165,11 @@ class Ingest:
             offset = self._next_offset
             self._next_offset += 1
             placed = replace(message, cursor=str(Cursor(self.store_id, offset)), time=now)
-            batch.messages.append((offset, placed))
+            published = Published(offset, placed)
+            batch.published.append(published)
             if isinstance(placed, PagePreview):
                 return job
+            batch.messages.setdefault(job.id, []).append(published)
             if isinstance(placed, Progress):
                 job = replace(job, offset=offset, progress_offset=offset, progress_at=now)
             else:

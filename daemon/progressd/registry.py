@@ -1,39 +1,78 @@
-"""The registry: every unfinished job in memory, and the finished ones from the store.
+"""The registry: every unfinished job in memory with all that a new watcher needs of it, and the rest from the store.
 
 Only ingest changes it, after a change is durable. It never holds all finished jobs: there can be millions.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import trio
+from msgspec import UNSET
 
+from progressd.broadcast.published import Published
+from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
+from progressd.core.messages import Progress
 from progressd.core.status import JobStatus
 from progressd.store.base import Store
 
 REMEMBERED: Final = 1000  # finished jobs kept in memory, since just after its end a job is asked for most
 
 
+class Trail:
+    """What a job's watchers have been sent: every state change, and the newest progress."""
+
+    __slots__ = ("changes", "progress")
+
+    def __init__(self, changes: Iterable[Published] = ()) -> None:
+        self.changes = list(changes)
+        self.progress: Published | None = None
+
+    def between(self, after: int, upto: int) -> list[Published]:
+        """The part with after < offset ≤ upto, in order."""
+        items = [*self.changes, self.progress] if self.progress is not None else self.changes
+        return in_order(item for item in items if after < item.offset <= upto)
+
+
 class Registry:
     """Jobs as they are now, by id."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
         self.unfinished: dict[str, Job] = {}  # oldest first
-        self._finished: OrderedDict[str, Job] = OrderedDict()
+        self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
+        self._store = store
+        self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order of their ends
+        self._trails: dict[str, Trail] = {}
         self._ends: dict[str, trio.Event] = {}
         self._queued = trio.Event()
 
     async def load(self) -> None:
         """Read the unfinished jobs from the store."""
-        self.unfinished = {job.id: job for job in await self._store.unfinished()}
+        self.forgotten = upto = self._store.first_offset - 1
+        for job in await self._store.unfinished():
+            self.unfinished[job.id] = job
+            trail = self._trails[job.id] = Trail()
+            trail.progress = newest_progress(job, self._store.id)
+        for change in await self._store.changes_of_unfinished(upto):
+            self._trails[change.message.job_id].changes.append(Published(*change))
 
     def known(self, job_id: str) -> Job | None:
         """The job if it is in memory, which every unfinished one is."""
         return self.unfinished.get(job_id) or self._finished.get(job_id)
+
+    def trail(self, job_id: str) -> Trail | None:
+        """Its messages, if the job is in memory."""
+        return self._trails.get(job_id)
+
+    def unfinished_at(self, offset: int) -> Iterator[str]:
+        """The jobs that were unfinished at an offset, or have come since; not for one below `forgotten`."""
+        yield from self.unfinished
+        for job in reversed(self._finished.values()):
+            if job.offset <= offset:
+                return
+            yield job.id
 
     async def get(self, job_id: str) -> Job:
         """The job. Raises NotFound."""
@@ -48,24 +87,42 @@ class Registry:
         missing = [job_id for job_id in ids if job_id not in found]
         return {**found, **await self._store.jobs(missing)} if missing else found
 
-    def keep(self, job: Job) -> None:
-        """Take over a job as it is now."""
+    def keep(self, job: Job, messages: Iterable[Published] = ()) -> None:
+        """Take over a job as it is now, and what its watchers are going to be sent."""
+        trail = self._trails.get(job.id)
+        if trail is None:
+            trail = self._trails[job.id] = Trail()
+        for published in messages:
+            if isinstance(published.message, Progress):
+                trail.progress = published
+            else:
+                trail.changes.append(published)
         if not job.status.finished:
             self.unfinished[job.id] = job
             if job.status is JobStatus.QUEUED:
+                trail.progress = None
                 self._queued.set()
-            return
+        elif job.id not in self._finished:
+            self._finish(job)
+
+    def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)
         self._finished[job.id] = job
         if len(self._finished) > REMEMBERED:
-            self._finished.popitem(last=False)
+            self._forget(next(iter(self._finished)))
         if (end := self._ends.pop(job.id, None)) is not None:
             end.set()
+
+    def _forget(self, job_id: str) -> None:
+        job = self._finished.pop(job_id, None)
+        if job is not None:
+            del self._trails[job_id]
+            self.forgotten = max(self.forgotten, job.offset)
 
     def forget(self, ids: Collection[str]) -> None:
         """Drop finished jobs that were deleted."""
         for job_id in ids:
-            self._finished.pop(job_id, None)
+            self._forget(job_id)
 
     async def wait_finished(self, job_id: str) -> None:
         """Wait until an unfinished job has finished, whoever ends it."""
@@ -76,3 +133,16 @@ class Registry:
         """Wait until a job is queued; a job that was queued before the call may count."""
         await self._queued.wait()
         self._queued = trio.Event()
+
+
+def in_order(items: Iterable[Published]) -> list[Published]:
+    """Messages by their places in the stream."""
+    return sorted(items, key=lambda item: item.offset)
+
+
+def newest_progress(job: Job, store_id: str) -> Published | None:
+    """The message with a job's newest progress, if it has had any."""
+    if not job.progress_offset:
+        return None
+    cursor = str(Cursor(store_id, job.progress_offset))
+    return Published(job.progress_offset, Progress(job.id, job.progress, cursor, job.progress_at or UNSET))

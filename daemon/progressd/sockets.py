@@ -66,15 +66,19 @@ def _why_not(host: str, port: int, error: OSError) -> str:
         return f"port {port} of {host} is in use: stop what listens there, or choose another with --port {port + 1}"
     if error.errno == errno.EACCES:
         return f"port {port} may not be used without privileges: choose one above 1023 with --port 8080"
-    return f"cannot listen on {host} port {port}: {error.strerror}"
+    return f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
 
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
+        except ConnectionRefusedError:
+            if path.is_socket() and not path.is_symlink():
+                path.unlink(missing_ok=True)  # left over by a daemon that was killed
         except OSError:
-            path.unlink(missing_ok=True)  # left over by a daemon that was killed
+            pass  # there is nothing, or nothing of ours: to bind will tell
         else:
             raise SettingsError(f"another progressd listens at {path}: stop it, or set ingest.socket to another path")
     listening = socket.socket(socket.AF_UNIX)

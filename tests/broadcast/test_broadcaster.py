@@ -6,7 +6,8 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast import broadcaster as module
-from progressd.broadcast.broadcaster import CHANNEL_CAPACITY, FAN_OUT_MOST, Broadcaster
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.channel import CAPACITY, TAKE_MOST
 from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.reader import Reader
 from progressd.core.closing import Closing
@@ -15,7 +16,7 @@ from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Mess
 from samples import ID, cancelled, created, job_id, moved, started, succeeded
 
 OTHER = job_id(2)
-MANY: list[JobMessage] = [started(job_id(number)) for number in range(CHANNEL_CAPACITY + 10)]
+MANY: list[JobMessage] = [started(job_id(number)) for number in range(CAPACITY + 10)]
 
 
 async def settled() -> None:
@@ -66,7 +67,7 @@ class Later:
 async def publish_all(broadcaster: Broadcaster, messages: Sequence[JobMessage], sent: list[Message]) -> None:
     """Without giving way to anybody, unless a channel is full."""
     for message in messages:
-        await broadcaster.publish(broadcaster.offset + 1, message)
+        await broadcaster.publish(Published(broadcaster.offset + 1, message))
         sent.append(message)
 
 
@@ -86,11 +87,11 @@ async def test_a_reader_of_a_job_gets_its_messages_and_ends_with_it() -> None:
     [succeeded()[1:], (cancelled(),), (Error(ID, ErrorData("no paper")),)],
     ids=["completed", "cancelled", "error"],
 )
-async def test_every_end_of_a_job_ends_its_readers(end: tuple[Error]) -> None:
+async def test_every_end_of_a_job_ends_its_readers(end: JobMessage) -> None:
     broadcaster = Broadcaster()
     readers = [broadcaster.subscribe(ID) for _ in range(3)]
-    await broadcaster.broadcast(*end)
-    assert [await all_of(reader) for reader in readers] == [list(end)] * 3
+    await broadcaster.broadcast(end)
+    assert [await all_of(reader) for reader in readers] == [[end]] * 3
 
 
 async def test_a_reader_of_all_jobs_gets_every_job_and_does_not_end_with_one() -> None:
@@ -129,8 +130,8 @@ async def test_a_reader_waits_for_a_message_that_has_not_been_sent_yet(nursery: 
 async def test_a_message_after_the_end_of_its_job_does_not_keep_the_readers_waiting() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe(ID)
-    await broadcaster.publish(1, cancelled())
-    await broadcaster.publish(2, moved(1))  # in one batch for the fan-out, which has not run yet
+    await broadcaster.publish(Published(1, cancelled()))
+    await broadcaster.publish(Published(2, moved(1)))  # in one batch for the fan-out, which has not run yet
     assert (await all_of(reader))[0] == cancelled()
 
 
@@ -148,7 +149,7 @@ async def test_a_reader_that_is_behind_gets_all_state_changes_and_of_progress_th
 async def test_a_burst_longer_than_one_batch_of_the_fan_out_comes_whole_and_in_order() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe()
-    many = [started(job_id(number)) for number in range(3 * FAN_OUT_MOST + 7)]
+    many = [started(job_id(number)) for number in range(3 * TAKE_MOST + 7)]
     for offset, message in enumerate(many, 1):
         await broadcaster.publish(offset, message)
     assert await some_of(reader, len(many)) == many
@@ -187,7 +188,7 @@ async def test_a_full_channel_makes_the_publisher_wait_until_the_fan_out_has_mad
     sent: list[Message] = []
     nursery.start_soon(publish_all, broadcaster, MANY, sent)
     await settled()
-    assert len(sent) == CHANNEL_CAPACITY
+    assert len(sent) == CAPACITY
     nursery.start_soon(later.waiting[0])
     await settled()
     assert len(sent) == len(MANY)
@@ -220,7 +221,7 @@ async def test_a_topic_that_ends_while_the_publisher_waits_for_another_one_is_pa
     of_all.close()
     nursery.start_soon(fan_out_of_all)
     await settled()
-    assert len(sent) == CHANNEL_CAPACITY
+    assert len(sent) == CAPACITY
     nursery.start_soon(fan_out_of_job)
     await settled()
     assert len(sent) == len(MANY)

@@ -131,7 +131,7 @@ class World:
     async def publish(self, count: int = 10**6) -> None:
         while self.unpublished and count:
             item = self.unpublished.pop(0)
-            await self.broadcaster.publish(item.offset, item.message)  # type: ignore[arg-type]
+            await self.broadcaster.publish(Published(item.offset, item.message))  # type: ignore[arg-type]
             count -= 1
 
     async def tell(self, *messages: JobMessage) -> None:

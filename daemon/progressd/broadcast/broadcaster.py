@@ -66,24 +66,19 @@ class Broadcaster:
 
     async def broadcast(self, message: JobMessage) -> None:
         """Send a message to everyone who watches its job, or every job."""
-        await self.publish(self.offset + 1, message)
+        await self.publish(Published(self.offset + 1, message))
         await trio.lowlevel.checkpoint()
 
-    async def publish(self, offset: int, message: JobMessage) -> None:
-        """Give a message its place in the stream and queue it for its topics. A checkpoint only when a channel is full.
-
-        `offset` must be larger than any before.
-        """
-        self.offset = offset
-        names = topics_of(message)
+    async def publish(self, published: Published) -> None:
+        """Queue a message for its topics, waiting where a channel is full; its offset is larger than any before."""
+        self.offset = published.offset
+        names = topics_of(published.message)
         watched = [topic for name in names if (topic := self._topics.get(name)) is not None]
         in_sessions = not self._sessions.members.keys().isdisjoint(names)
-        if watched or in_sessions:
-            published = Published(offset, message)
-            for topic in watched:
-                await topic.put(published)
-            if in_sessions:
-                await self._sessions.put(published, names)
+        for topic in watched:
+            await topic.put(published)
+        if in_sessions:
+            await self._sessions.put(published, names)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
         """Watch one job, or all of them, from now on (`after`: from that offset on): `async for message in …`."""

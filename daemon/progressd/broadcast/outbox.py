@@ -50,6 +50,8 @@ class Sink(Protocol):
 class Backlog(Generic[F]):
     """Items that wait, in order, only the newest of those with one key. Its size is in bytes of frames."""
 
+    __slots__ = ("_count", "_waiting", "size")
+
     def __init__(self) -> None:
         self._waiting: dict[object, F] = {}
         self._count = 0
@@ -91,6 +93,25 @@ class Backlog(Generic[F]):
         self.size = 0
 
 
+class Budget:
+    """The bytes that wait in all outboxes together; past the limit the slowest watchers are given up first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._waiting: dict[SocketOutbox, int] = {}
+        self.used = 0
+
+    def hold(self, outbox: "SocketOutbox", size: int) -> None:
+        """So many bytes wait in this outbox now."""
+        self.used += size - self._waiting.pop(outbox, 0)
+        if size:
+            self._waiting[outbox] = size
+        while self.used > self._limit:
+            slowest = max(self._waiting, key=self._waiting.__getitem__)
+            self.used -= self._waiting.pop(slowest)
+            slowest.give_up()
+
+
 class SocketOutbox:
     """Writes frames straight to a non-blocking socket while nothing waits and the socket has room.
 
@@ -99,13 +120,28 @@ class SocketOutbox:
     start, which lives until nothing waits any more.
     """
 
+    __slots__ = (
+        "_backlog",
+        "_budget",
+        "_empty",
+        "_ended",
+        "_limit",
+        "_on_end",
+        "_rest",
+        "_sending",
+        "_sink",
+        "_start_sender",
+    )
+
     def __init__(
         self,
         sink: Sink,
         limit: int,
         start_sender: Callable[[Callable[[], Awaitable[None]]], None],
         on_end: Callable[[Closing], None],
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget or Budget(limit)
         self._sink = sink
         self._limit = limit
         self._start_sender = start_sender
@@ -114,7 +150,7 @@ class SocketOutbox:
         self._rest = b""  # of what the sender has begun to send: nothing may come before it
         self._sending = False  # something waits, and the sender task is there to send it
         self._ended = False
-        self._empty = trio.Event()
+        self._empty: trio.Event | None = None  # set when the sender is done
 
     def put(self, batch: Batch[Published]) -> None:
         """Send the messages, or keep what the socket does not take; past the limit, end as a slow consumer."""
@@ -131,9 +167,18 @@ class SocketOutbox:
             self._ended = True
             self._on_end(closing)
 
+    def give_up(self) -> None:
+        """Forget what waits, and end as a slow consumer."""
+        self._backlog.clear()
+        self.end(SLOW_CONSUMER)
+
+    def discard(self) -> None:
+        """The connection is over."""
+        self._budget.hold(self, 0)
+
     async def drained(self) -> None:
         """Wait until nothing waits; a dead socket has nothing waiting."""
-        if self._sending:
+        if self._empty is not None:
             await self._empty.wait()
         else:
             await trio.lowlevel.checkpoint()
@@ -161,23 +206,28 @@ class SocketOutbox:
     def _keep(self, items: Sequence[Framed]) -> None:
         for item in items:
             self._backlog.put(item)
-        if len(self._rest) + self._backlog.size > self._limit and not self._ended:
-            self._backlog.clear()
-            self.end(SLOW_CONSUMER)
+        size = len(self._rest) + self._backlog.size
+        if size > self._limit and not self._ended:
+            self.give_up()
+        else:
+            self._budget.hold(self, size)
 
     async def _flush(self) -> None:
         """The connection's sender task. Cancelled, it leaves the outbox shut, since a frame may have been cut."""
+        empty = self._empty
+        assert empty is not None
         while self._rest or self._backlog:
             if not self._rest:
                 self._rest = b"".join([item.frame for item in self._backlog.take(FLUSH_BYTES)])
             try:
                 await self._sink.wait_writable()
             except trio.ClosedResourceError:
-                self._empty.set()  # nobody will ever read what waits
+                empty.set()  # nobody will ever read what waits
                 return
             self._rest = self._rest[self._send(self._rest) :]
+            self._budget.hold(self, len(self._rest) + self._backlog.size)
         self._sending = False
-        self._empty.set()
+        empty.set()
 
     def _send(self, frames: bytes) -> int:
         """How many bytes are done with: those the socket took, or all when nobody will ever read them."""

@@ -70,6 +70,8 @@ class Past:
 class Subscription:
     """Made by `Broadcaster.join`. Whoever made it calls `past` until it returns None, and `leave` at last."""
 
+    __slots__ = ("_held", "_leave", "_limit", "_over", "_past", "_top", "deliver", "outbox", "topic")
+
     def __init__(
         self,
         topic: str,
@@ -83,18 +85,21 @@ class Subscription:
         self.topic = topic
         self.outbox = outbox
         self.deliver: Callable[[Batch[Published]], None] = self._hold
-        self._past = Past(history, topic, after, top)
         self._top = top
         self._limit = limit  # bytes that may be held back
+        self._past: Past | None = Past(history, topic, after, top)
         self._held: Backlog[Published] = Backlog()
         self._over = False
         self._leave = leave
 
     async def past(self) -> Batch[Published] | None:
         """The next part of what was, oldest first; None once all of it was given and the live messages flow."""
+        if self._past is None:
+            return None
         batch = await self._past.next()
         if batch is None:
             self._over = self._over or self._past.over
+            self._past = None
             self._release()
         return batch
 

@@ -64,6 +64,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     outbox_bytes: Annotated[
         int, _bytes("What may wait for a slow watcher before it is disconnected; it can resume.", 4096)
     ] = 1 << 20
+    outbox_bytes_total: Annotated[
+        int, _bytes("What may wait for all watchers together before the slowest are disconnected.", 4096)
+    ] = 64 << 20
+    max_handshakes: Annotated[int, _count("Connections at a time that have not sent the head of a request yet.")] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
 
 

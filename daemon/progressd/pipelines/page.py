@@ -53,7 +53,7 @@ class Band:
 
 
 class PageWork:
-    """One page and what was decided about it; `bands` does the work.
+    """One page and what was decided about it; `band` does the work.
 
     A scan coarser than `dpi` is drawn at its own resolution, dot for dot, and resampled (Lanczos) afterwards;
     without `upscale` it stays as it is. Nothing is invented: no more detail comes out than went in.
@@ -76,13 +76,12 @@ class PageWork:
             self._whitening = Whitening(upright)
 
     def band(self, index: int, begin: Callable[[str], None]) -> Band:
-        """Return the band `index` of the page, saying the name of each stage to `begin` before it starts."""
+        """Return the band `index` of the page, saying the name of each stage after Rendering to `begin`."""
         first, last = self._page.sheet.rows_of(index, self.size[1])
         rows = first, min(last + OVERLAP, self.size[1])
         wanted = self._drawn_rows(rows)
         crooked = rows_needed(wanted, self._drawn, self._angle) if self._angle else wanted
 
-        begin("Rendering")
         picture = self._page.render(self._drawn, crooked, self.mode)
         if self._options.deskew:
             begin("Deskewing")

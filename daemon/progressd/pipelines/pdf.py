@@ -11,6 +11,7 @@ import functools
 import io
 import math
 import os
+import resource
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ import msgspec
 from PIL import Image
 
 from progressd.pipelines.page import Miniature, Options, PageWork
-from progressd.pipelines.scan import Refused
+from progressd.pipelines.pictures import Refused
 from progressd.pipelines.source import POINTS_PER_INCH, Sheet, Source
 from progressd.pipelines.spool import PdfSpool
 from progressd.pipelines.tesseract import OCR_DPI, OCR_PIXELS, Tesseract
@@ -32,6 +33,9 @@ PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480
 
 PREVIEW_BYTES = 20_000
 """Bytes of a preview's JPEG. It goes to every watcher, so that 300 pages are 6 MB each and not 60."""
+
+MEMORY_BYTES = 4 * 2**30
+"""Bytes of address space, eight times what is ever needed: a PDF made to blow up must not take the machine down."""
 
 
 def emit(kind: str, **data: object) -> None:
@@ -74,6 +78,7 @@ class Conversion:
     def run(self) -> None:
         """Work through the pages one by one, then write the document."""
         for sheet in self._source.sheets:
+            self._steps.begin_on(sheet, 0, "Rendering")  # reading the page and judging it is the first part of that
             with self._source.page(sheet) as page:
                 self._convert(sheet, PageWork(page, self._options))
         self._steps.begin("Putting the document together")
@@ -86,20 +91,20 @@ class Conversion:
         preview = Miniature(work.size, min(PREVIEW_WIDTH / width, PREVIEW_HEIGHT / height), work.mode)
         reading = Miniature(work.size, ocr_scale(work), "L") if self._tesseract else None
         for index in range(sheet.bands):
+            if index > 0:
+                self._steps.begin_on(sheet, index, "Rendering")
             band = work.band(index, functools.partial(self._steps.begin_on, sheet, index))
             self._steps.begin_on(sheet, index, "Writing")
             lower, upper = (sheet.height * (1 - row / height) for row in reversed(band.rows))
             self._spool.add_band(band.stored, lower, sheet.width, upper - lower)
             for miniature in filter(None, (preview, reading)):
                 miniature.add(band)
-        text = self._read(sheet, reading.picture) if reading else None
+        text = None
+        if self._tesseract and reading:
+            self._steps.begin_on(sheet, None, "Recognising text on")
+            text = self._tesseract.text_layer(reading.picture, reading.picture.width * POINTS_PER_INCH / sheet.width)
         self._spool.end_page(sheet.width, sheet.height, text)
         emit_preview(sheet.number, preview.picture)
-
-    def _read(self, sheet: Sheet, picture: Image.Image) -> bytes:
-        assert self._tesseract is not None
-        self._steps.begin_on(sheet, None, "Recognising text on")
-        return self._tesseract.text_layer(picture, picture.width * POINTS_PER_INCH / sheet.width)
 
 
 def ocr_scale(work: PageWork) -> float:
@@ -144,8 +149,16 @@ def end_on_signal(clean_up: Callable[[], None]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def limit_memory() -> None:
+    """Have allocations fail beyond `MEMORY_BYTES`, or beyond the limit in force if that is lower."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line asks for; raises Refused where that cannot be done."""
+    limit_memory()
     try:
         options = msgspec.json.decode(arguments.options, type=Options)
     except msgspec.DecodeError as error:
@@ -186,6 +199,10 @@ def report(arguments: argparse.Namespace) -> int:
         raise
     except Refused as refusal:
         emit("error", message=str(refusal))
+        return 1
+    except MemoryError:
+        traceback.print_exc()
+        emit("error", message="The PDF needs more memory than a job may have.")
         return 1
     except OSError as error:
         traceback.print_exc()

@@ -9,7 +9,7 @@ import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_raw  # type: ignore[import-untyped]
 from PIL import Image, ImageChops
 
-from progressd.pipelines.scan import Refused, scan_of
+from progressd.pipelines.pictures import Refused, scan_of
 
 POINTS_PER_INCH = 72
 
@@ -27,6 +27,9 @@ BAND_PIXELS = 20_000_000
 
 PROBE_SIDE = 1000
 """Pixels of the longer side of the small copy from which colour, skew and paper are judged."""
+
+SHRINK = 1e-6
+"""By how much a page is drawn too small. A scan that rounding made a dot larger would be resampled, and blurred."""
 
 CHROMA_TOLERANCE = 20
 """Levels of 255 between the channels: the blocks of a grey JPEG stay below it, a pencil mark does not."""
@@ -108,10 +111,12 @@ class SourcePage:
         )
         bitmap = pdfium.PdfBitmap.new_native(size[0], last - first, kind, rev_byteorder=mode != "L")
         pdfium_raw.FPDFBitmap_FillRect(bitmap, 0, 0, size[0], last - first, 0xFFFFFFFF)
-        place = (bitmap, self._page, 0, -first, *size, 0, flags)
-        pdfium_raw.FPDF_RenderPageBitmap(*place)
+        across, down = (side / paper * (1 - SHRINK) for side, paper in zip(size, self._page.get_size(), strict=True))
+        matrix = pdfium_raw.FS_MATRIX(across, 0, 0, down, 0, -first)
+        clip = pdfium_raw.FS_RECTF(0, 0, size[0], last - first)
+        pdfium_raw.FPDF_RenderPageBitmapWithMatrix(bitmap, self._page, matrix, clip, flags)
         if self._page.formenv:
-            pdfium_raw.FPDF_FFLDraw(self._page.formenv, *place)
+            pdfium_raw.FPDF_FFLDraw(self._page.formenv, bitmap, self._page, 0, -first, *size, 0, flags)
         picture: Image.Image = bitmap.to_pil()
         return picture
 

@@ -7,7 +7,7 @@ import subprocess
 
 from PIL import Image
 
-from progressd.pipelines.scan import Refused
+from progressd.pipelines.pictures import Refused
 
 OCR_DPI = 300
 """Dots per inch that tesseract was trained at; more costs time and reads no better."""
@@ -23,6 +23,10 @@ class Tesseract:
         program = shutil.which("tesseract")
         if program is None:
             raise Refused("Text recognition (OCR) is not available here: tesseract is not installed.")
+        listed = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=True).stdout.split()
+        missing = ", ".join(name for name in language.split("+") if name not in listed)
+        if missing:
+            raise Refused(f"Text recognition (OCR) is not available here for the language {missing}.")
         self._command = [program, "stdin", "stdout", "-l", language]
         self._child: subprocess.Popen[bytes] | None = None
 

@@ -59,7 +59,8 @@ class Store(Protocol):
     async def moved(self, after: int, upto: int) -> list[Job]:
         """The jobs whose newest stored progress has after < offset ≤ upto."""
 
-    async def oldest_cursor(self) -> int:
+    @property
+    def oldest_cursor(self) -> int:
         """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
 
     async def delete_finished(self, before: datetime, most: int) -> list[str]:

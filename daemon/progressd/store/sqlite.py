@@ -61,6 +61,7 @@ class SQLiteStore:
         meta = dict(writer.execute("SELECT key, value FROM meta"))
         self.id: str = meta["store_id"]
         self.first_offset: int = meta["reserved"]
+        self.oldest_cursor: int = meta["oldest_cursor"]
 
     @classmethod
     def open(cls, path: Path, synchronous: str = "FULL") -> "SQLiteStore":
@@ -109,7 +110,7 @@ class SQLiteStore:
     async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """See Store."""
 
-        def write(db: sqlite3.Connection) -> list[str]:
+        def write(db: sqlite3.Connection) -> tuple[list[str], int]:
             ids = [
                 row[0]
                 for row in db.execute(
@@ -118,16 +119,15 @@ class SQLiteStore:
                 )
             ]
             marks = _marks(ids)
-            db.execute(
-                "UPDATE meta SET value = max(value, coalesce("
-                f"(SELECT max(offset) FROM changes WHERE job_id IN ({marks})), 0)) WHERE key = 'oldest_cursor'",
-                ids,
-            )
+            [(newest,)] = db.execute(f"SELECT coalesce(max(offset), 0) FROM changes WHERE job_id IN ({marks})", ids)
+            oldest_cursor = max(self.oldest_cursor, newest)
+            db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
             db.execute(f"DELETE FROM changes WHERE job_id IN ({marks})", ids)
             db.execute(f"DELETE FROM jobs WHERE id IN ({marks})", ids)
-            return ids
+            return ids, oldest_cursor
 
-        return await self._transaction(write)
+        ids, self.oldest_cursor = await self._transaction(write)
+        return ids
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
@@ -187,12 +187,6 @@ class SQLiteStore:
         """See Store."""
         rows = await self._read("SELECT body FROM jobs WHERE progress_offset > ? AND progress_offset <= ?", after, upto)
         return [_job(row) for row in rows]
-
-    async def oldest_cursor(self) -> int:
-        """See Store."""
-        [(offset,)] = await self._read("SELECT value FROM meta WHERE key = 'oldest_cursor'")
-        assert isinstance(offset, int)
-        return offset
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         await self._transaction(lambda db: db.executemany(statement, rows))

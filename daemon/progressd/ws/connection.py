@@ -7,7 +7,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
 from progressd.broadcast.frames import PING, text_frame
-from progressd.broadcast.outbox import Outbox, SocketOutbox
+from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
 from progressd.broadcast.pace import Paced, Selected
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
@@ -22,27 +22,70 @@ OnMessage: TypeAlias = Callable[[str | bytes], Awaitable[None]]
 CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
 
 
+class _NoHandshake:
+    """Stands for wsproto's handshake once it is over, which would hold on to 2.5 KiB for each idle connection."""
+
+    def events(self) -> tuple[()]:
+        return ()
+
+
+_HANDSHAKE_OVER: Final = _NoHandshake()
+
+
 class WebSocket:
     """A connection from its handshake to its close; its tasks are scoped to `nursery`, which ends with it."""
 
-    def __init__(self, connection: Connection, nursery: trio.Nursery, limits: Limits) -> None:
+    # An idle connection is three tasks and these objects: with slots, and nothing made before it is needed.
+    __slots__ = ("_limits", "_nursery", "_request", "_stream", "_ws", "closing", "host", "outbox", "peer", "start")
+
+    def __init__(self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: Budget) -> None:
         self.peer = connection.peer
         self.host = header(connection.unread, b"host").decode("latin-1")
-        self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end)
+        self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end, budget)
         self.closing: Closing | None = None  # why we close it, if it is us who do
-        self._stream = WebSocketStream(connection, self.outbox, nursery.cancel_scope.cancel)
         self.start = nursery.start_soon
+        self._stream = WebSocketStream(connection, self.outbox, nursery.cancel_scope.cancel)
         self._nursery = nursery
         self._limits = limits
-        self._ended = trio.Event()
+        self._request: WebSocketRequest | None = None
+        self._ws: WebSocketConnection
 
-    async def request(self) -> WebSocketRequest | None:
-        """What the client asks for; None if it does not say so in time."""
+    async def read_request(self) -> bool:
+        """Whether the client has said in time what it asks for."""
         with trio.move_on_after(self._limits.handshake_timeout):
-            return await wrap_server_stream(
+            self._request = await wrap_server_stream(
                 self._nursery, self._stream, max_message_size=self._limits.max_message_bytes
             )
-        return None
+        return self._request is not None
+
+    @property
+    def target(self) -> str:
+        """Path and query of the request."""
+        assert self._request is not None
+        return self._request.path
+
+    @property
+    def origin(self) -> str:
+        """The site whose page asks, "" when it is no browser."""
+        assert self._request is not None
+        return dict(self._request.headers).get(b"origin", b"").decode("latin-1")
+
+    async def accept(self) -> None:
+        """Let the client in."""
+        assert self._request is not None
+        self._ws = await self._request.accept()
+        self._ws._wsproto.handshake = _HANDSHAKE_OVER  # type: ignore[assignment]
+        self._request = None
+
+    async def reject(self, error: ProgressdError) -> None:
+        """Refuse the client, with the error's status and a JSON body."""
+        assert self._request is not None
+        headers = [(b"Content-Type", b"application/json"), (b"Connection", b"close")]
+        body: dict[str, object] = {"error": str(error)}
+        if isinstance(error, Unavailable):
+            headers.append((b"Retry-After", str(error.retry_after).encode()))
+            body["retry_after"] = error.retry_after
+        await self._request.reject(error.status, extra_headers=headers, body=encode(body))
 
     def send(self, message: Notice) -> None:
         """Say something to this client alone."""
@@ -57,17 +100,18 @@ class WebSocket:
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
 
-    async def serve(self, ws: WebSocketConnection, on_message: OnMessage) -> None:
-        """Hand on what the client says, until there is no more to send, the client leaves, or it must be closed."""
-        self._nursery.start_soon(self._read, ws, on_message)
-        self._nursery.start_soon(self._heartbeat)
-        await self._ended.wait()
-        assert self.closing is not None
-        if self.closing is JOB_FINISHED:
-            with trio.move_on_after(self._limits.connection_timeout):
-                await self.outbox.drained()
-        with trio.move_on_after(CLOSE_TIMEOUT):
-            await ws.aclose(*self.closing)
+    async def serve(self, on_message: OnMessage) -> None:
+        """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""
+        self.start(self._heartbeat)
+        try:
+            while True:
+                await on_message(await self._ws.get_message())
+        except StoreFailed:
+            self.outbox.end(TRY_AGAIN)
+        except ConnectionClosed:
+            pass
+        if self.closing is not None:
+            await trio.sleep_forever()  # `_close` ends the nursery
 
     def asked_for(self, types: Collection[str] | None, interval: float) -> Outbox:
         """The outbox, behind what the client wants less of."""
@@ -80,17 +124,15 @@ class WebSocket:
 
     def _on_end(self, closing: Closing) -> None:
         self.closing = closing
-        self._ended.set()
+        self.start(self._close, closing)
 
-    async def _read(self, ws: WebSocketConnection, on_message: OnMessage) -> None:
-        """Always read, or a close would go unnoticed."""
-        try:
-            while True:
-                await on_message(await ws.get_message())
-        except StoreFailed:
-            self.outbox.end(TRY_AGAIN)
-        except ConnectionClosed:
-            self._nursery.cancel_scope.cancel()
+    async def _close(self, closing: Closing) -> None:
+        if closing is JOB_FINISHED:
+            with trio.move_on_after(self._limits.connection_timeout):
+                await self.outbox.drained()
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            await self._ws.aclose(*closing)
+        self._nursery.cancel_scope.cancel()
 
     async def _heartbeat(self) -> None:
         """Ping at every interval, and end the connection after a time without a sign of life."""
@@ -105,13 +147,3 @@ class WebSocket:
             if now >= next_ping:
                 self.outbox.write(PING)
                 next_ping = now + interval
-
-
-async def reject(request: WebSocketRequest, error: ProgressdError) -> None:
-    """Refuse a handshake with the error's status and a JSON body."""
-    headers = [(b"Content-Type", b"application/json"), (b"Connection", b"close")]
-    body: dict[str, object] = {"error": str(error)}
-    if isinstance(error, Unavailable):
-        headers.append((b"Retry-After", str(error.retry_after).encode()))
-        body["retry_after"] = error.retry_after
-    await request.reject(error.status, extra_headers=headers, body=encode(body))

@@ -49,7 +49,7 @@ class Dialogue:
             return
         after = None
         if request.since is not None:
-            after = await self._history.offset(request.since, self._session.newest_offset)
+            after = self._history.offset(request.since, self._session.newest_offset)
             if after is None:
                 self._websocket.send(Resync())
         new = [topic for topic in topics if topic not in self._session.topics]

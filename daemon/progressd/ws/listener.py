@@ -13,7 +13,10 @@ from typing import Final, Protocol
 import structlog
 import trio
 
+from progressd.config.settings import Limits
+
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
+RECEIVE_MOST: Final = 65536
 PREFIX: Final = b"GET /ws"
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
 OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -26,6 +29,8 @@ class Connection:
 
     `socket` is the plain non-blocking socket and `stream` the Trio stream over that same socket.
     """
+
+    __slots__ = ("peer", "send", "socket", "stream", "unread")
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -41,12 +46,20 @@ class Connection:
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The next bytes, those pushed back first; b"" at the end."""
-        if not self.unread:
-            return bytes(await self.stream.receive_some(max_bytes))
-        await trio.lowlevel.checkpoint()
-        size = max_bytes or len(self.unread)
-        data, self.unread = self.unread[:size], self.unread[size:]
-        return data
+        if self.unread:
+            await trio.lowlevel.checkpoint()
+            size = max_bytes or len(self.unread)
+            data, self.unread = self.unread[:size], self.unread[size:]
+            return data
+        # Like SocketStream.receive_some, without the generators and frames that wait with it: 1.1 KiB a connection.
+        while True:
+            await trio.lowlevel.wait_readable(self.socket)
+            try:
+                return self.socket.recv(max_bytes or RECEIVE_MOST)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
 
     async def read_head(self) -> bytes:
         """Read on until `unread` holds a whole request head, or more than one may have, or the end; returns it."""
@@ -98,12 +111,13 @@ class Listener:
         websocket: Callable[[Connection], Awaitable[None]],
         http: HttpSide,
         connections: trio.Nursery,
-        handshake_timeout: float,
+        limits: Limits,
     ) -> None:
         self._websocket = websocket
         self._http = http
         self._connections = connections
-        self._handshake_timeout = handshake_timeout
+        self._limits = limits
+        self._handshakes = 0
 
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
@@ -136,8 +150,15 @@ class Listener:
             sock.close()
 
     async def _route(self, connection: Connection) -> None:
-        with trio.move_on_after(self._handshake_timeout) as timeout:
-            await connection.read_head()
+        if self._handshakes >= self._limits.max_handshakes:
+            log.warning("too many connections without a request", peer=connection.peer)
+            return
+        self._handshakes += 1
+        try:
+            with trio.move_on_after(self._limits.handshake_timeout) as timeout:
+                await connection.read_head()
+        finally:
+            self._handshakes -= 1
         if timeout.cancelled_caught or not connection.unread:
             return
         if wants_websocket(connection.unread) or await self._http.serve(connection):

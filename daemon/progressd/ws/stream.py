@@ -11,6 +11,8 @@ from progressd.ws.listener import Connection
 class WebSocketStream(trio.abc.Stream):
     """What trio-websocket reads from and writes to. The listener, not this, closes the socket in the end."""
 
+    __slots__ = ("_connection", "_on_close", "_outbox", "last_heard", "socket")
+
     def __init__(self, connection: Connection, outbox: SocketOutbox, on_close: Callable[[], None]) -> None:
         self._connection = connection
         self._outbox = outbox

@@ -4,10 +4,11 @@ from collections import Counter
 
 import structlog
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
+from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.outbox import Budget
 from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
@@ -16,7 +17,7 @@ from progressd.core.errors import ProgressdError, Unavailable
 from progressd.core.messages import Notice, Resync
 from progressd.history import History
 from progressd.registry import Registry
-from progressd.ws.connection import WebSocket, reject
+from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
 from progressd.ws.handshake import Wish, check_origin, read_wish
 from progressd.ws.listener import Connection
@@ -34,6 +35,7 @@ class Watchers:
         self._history = history
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
+        self._budget = Budget(settings.limits.outbox_bytes_total)
         self._draining = False
 
     def __len__(self) -> int:
@@ -43,29 +45,29 @@ class Watchers:
         """Serve the connection until it is closed; the caller closes the socket."""
         try:
             async with trio.open_nursery() as nursery:
-                websocket = WebSocket(connection, nursery, self._settings.limits)
-                request = await websocket.request()
-                if request is not None:
-                    await self.ws_handler(request, websocket)
+                websocket = WebSocket(connection, nursery, self._settings.limits, self._budget)
+                if await websocket.read_request():
+                    await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             # A client that goes at the wrong moment makes trio-websocket's own reader raise these: a ping after our
             # close, or an end in the middle of the handshake. It has left, and nothing is wrong.
             log.debug("watcher left in the middle", peer=connection.peer)
 
-    async def ws_handler(self, request: WebSocketRequest, websocket: WebSocket) -> None:
+    async def ws_handler(self, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         try:
             self._admit(websocket)
-            wish, after = await self._checked(request, websocket)
-            ws = await request.accept()
+            wish, after = await self._checked(websocket)
+            await websocket.accept()
         except ProgressdError as error:
             log.info("watcher refused", peer=websocket.peer, status=error.status, error=str(error))
-            await reject(request, error)
+            await websocket.reject(error)
         else:
-            await self._serve(ws, websocket, wish, after)
+            await self._serve(websocket, wish, after)
         finally:
             self._dismiss(websocket)
+            websocket.outbox.discard()
 
     def announce(self, message: Notice) -> None:
         """Tell every watcher."""
@@ -99,40 +101,39 @@ class Watchers:
             if not self._of_address[websocket.peer]:
                 del self._of_address[websocket.peer]
 
-    async def _checked(self, request: WebSocketRequest, websocket: WebSocket) -> tuple[Wish, int | None]:
+    async def _checked(self, websocket: WebSocket) -> tuple[Wish, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
-        origin = dict(request.headers).get(b"origin", b"").decode("latin-1")
-        check_origin(origin, websocket.host, self._settings.server.allowed_origins)
-        wish = read_wish(request.path)
+        check_origin(websocket.origin, websocket.host, self._settings.server.allowed_origins)
+        wish = read_wish(websocket.target)
         if wish.job_id is not None:
             await self._registry.get(wish.job_id)
         if wish.since is None or wish.topic is None:
             return wish, None
-        return wish, await self._history.offset(wish.since, self._broadcaster.offset)
+        return wish, self._history.offset(wish.since, self._broadcaster.offset)
 
-    async def _serve(self, ws: WebSocketConnection, websocket: WebSocket, wish: Wish, after: int | None) -> None:
+    async def _serve(self, websocket: WebSocket, wish: Wish, after: int | None) -> None:
         """Serve one stream, or the many topics that the client will name."""
         outbox = websocket.asked_for(wish.types, wish.interval)
         try:
             if wish.topic is None:
-                await self._serve_session(ws, websocket, self._broadcaster.open_session(outbox))
+                await self._serve_session(websocket, self._broadcaster.open_session(outbox))
             else:
                 if wish.since is not None and after is None:
                     websocket.send(Resync())
-                await self._serve_topic(ws, websocket, self._broadcaster.join(wish.topic, outbox, after))
+                await self._serve_topic(websocket, self._broadcaster.join(wish.topic, outbox, after))
         finally:
             log.info("watcher left", peer=websocket.peer, topic=wish.topic, closing=websocket.closing)
 
-    async def _serve_topic(self, ws: WebSocketConnection, websocket: WebSocket, subscription: Subscription) -> None:
+    async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
         try:
             websocket.start(websocket.send_past, subscription)
-            await websocket.serve(ws, _ignore)
+            await websocket.serve(_ignore)
         finally:
             subscription.leave()
 
-    async def _serve_session(self, ws: WebSocketConnection, websocket: WebSocket, session: Session) -> None:
+    async def _serve_session(self, websocket: WebSocket, session: Session) -> None:
         try:
-            await websocket.serve(ws, Dialogue(websocket, session, self._registry, self._history).take)
+            await websocket.serve(Dialogue(websocket, session, self._registry, self._history).take)
         finally:
             session.leave()
 

@@ -1,4 +1,4 @@
-"""Judges from what is drawn on a page how it was scanned, and refuses pictures that would not fit into memory."""
+"""Judges by the pictures on a page how it was scanned, and refuses pictures that would not fit into memory."""
 
 import ctypes
 import math

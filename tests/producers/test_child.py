@@ -1,0 +1,278 @@
+"""A child process: what of its output is seen, how its end is told, and that nothing of its group outlives it."""
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from progressd.producers import child as module
+from progressd.producers.child import LINE_MOST, STDERR_KEPT, Child
+from progressd.producers.lines import LineTooLong, NumberedLine
+from waiting import eventually
+
+PATIENCE = 20.0  # seconds that a whole test may take
+GRACE = 0.2  # seconds from SIGTERM to SIGKILL
+
+
+class Seen:
+    """The lines of one output, in the order they came."""
+
+    def __init__(self) -> None:
+        self.lines: list[NumberedLine] = []
+        self._more = trio.Event()
+
+    async def __call__(self, lines: Sequence[NumberedLine]) -> None:
+        self.lines += lines
+        self._more.set()
+        self._more = trio.Event()
+        await trio.lowlevel.checkpoint()
+
+    @property
+    def texts(self) -> list[bytes]:
+        return [line for _, line in self.lines if isinstance(line, bytes)]
+
+    async def wait_for(self, text: bytes) -> None:
+        while text not in self.texts:
+            await self._more.wait()
+
+    async def number(self) -> int:
+        """The first line, which is a number such as a process id."""
+        while not self.lines:
+            await self._more.wait()
+        return int(self.texts[0])
+
+
+def python(program: str) -> list[str]:
+    return [sys.executable, "-uc", program]
+
+
+def shell(program: str) -> list[str]:
+    return ["sh", "-c", program]
+
+
+async def start(
+    command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None, grace: float = GRACE
+) -> Child:
+    return await Child.start(command, cwd or Path("/"), environment or {"PATH": os.environ["PATH"]}, grace)
+
+
+async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, Child]:
+    """Run a command to its end: its exit status, both outputs, and the child."""
+    out, err = Seen(), Seen()
+    with trio.fail_after(PATIENCE):
+        child = await start(command)
+        return await child.run(out, err), out, err, child
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def cancelled(child: Child, out: Callable[[Sequence[NumberedLine]], Awaitable[None]], ready: trio.Event) -> float:
+    """Run a child until `ready`, and cancel it; how long its end took."""
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.run, out, Seen())
+            await ready.wait()
+            started = trio.current_time()
+            nursery.cancel_scope.cancel()
+    return trio.current_time() - started
+
+
+async def test_both_outputs_are_seen_by_lines() -> None:
+    status, out, err, child = await run(shell("echo one; echo; echo complaint >&2; printf three"))
+    assert status == 0
+    assert out.lines == [(1, b"one"), (3, b"three")]
+    assert err.lines == [(1, b"complaint")]
+    assert child.stderr == b"complaint\n"
+
+
+async def test_lines_are_seen_while_the_child_runs() -> None:
+    out = Seen()
+    child = await start(shell("echo started; read forever < /dev/zero"))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.run, out, Seen())
+            await out.wait_for(b"started")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_bar_that_rewrites_its_line_is_seen_step_by_step() -> None:
+    _, out, err, _ = await run(shell(r"printf '10%%\r20%%\r\n30%%'; printf ' 1/2\r 2/2\n' >&2"))
+    assert out.texts == [b"10%", b"20%", b"30%"]
+    assert err.texts == [b" 1/2", b" 2/2"]
+
+
+@pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", -signal.SIGTERM)])
+async def test_the_end_is_told_by_the_exit_status(command: str, status: int) -> None:
+    assert (await run(shell(command)))[0] == status
+
+
+async def test_a_program_that_does_not_exist_cannot_be_started() -> None:
+    with pytest.raises(FileNotFoundError):
+        await start(["/no/such/program"])
+
+
+async def test_a_program_has_the_directory_and_environment_it_is_given_and_no_input(tmp_path: Path) -> None:
+    out = Seen()
+    program = "import os, sys; print(os.getcwd()); print(dict(os.environ)); print(repr(sys.stdin.read()))"
+    child = await start(python(program), tmp_path, {"LC_CTYPE": "C.UTF-8", "COLOUR": "green"})
+    with trio.fail_after(PATIENCE):
+        assert await child.run(out, Seen()) == 0
+    assert out.texts == [str(tmp_path).encode(), b"{'LC_CTYPE': 'C.UTF-8', 'COLOUR': 'green'}", b"''"]
+
+
+async def test_a_program_gets_none_of_our_descriptors() -> None:
+    with open("/dev/null") as ours:
+        os.set_inheritable(ours.fileno(), True)
+        _, out, _, _ = await run(python("import os; print(os.listdir('/proc/self/fd'))"))
+    assert out.texts == [b"['0', '1', '2', '3']"]  # 3 is the directory itself
+
+
+async def test_a_program_is_the_leader_of_a_session_of_its_own() -> None:
+    _, out, _, _ = await run(python("import os; print(os.getpid() == os.getsid(0) == os.getpgid(0))"))
+    assert out.texts == [b"True"]
+
+
+async def test_all_that_a_child_has_written_is_seen_though_it_has_ended() -> None:
+    _, out, _, _ = await run(python("import os; os.write(1, b'x' * 60_000 + b'\\nlast\\n')"))
+    assert [len(text) for text in out.texts] == [60_000, 4]
+
+
+async def test_what_a_child_wrote_last_is_seen_though_its_lines_are_taken_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PIPE_PATIENCE", 0.1)
+    texts: list[bytes] = []
+
+    async def slow(lines: Sequence[NumberedLine]) -> None:
+        texts.extend(line for _, line in lines if isinstance(line, bytes))
+        if len(texts) == 1:
+            await eventually(lambda: not alive(int(texts[0])))
+            ended = trio.current_time()
+            await eventually(lambda: trio.current_time() > ended + 0.3)
+
+    child = await start(python("import os; print(os.getpid()); print('x' * 60_000 + '\\n{\"type\": \"error\"}')"))
+    with trio.fail_after(PATIENCE):
+        assert await child.run(slow, Seen()) == 0
+    assert texts[-1] == b'{"type": "error"}'
+
+
+async def test_lines_of_a_megabyte_are_taken_and_longer_ones_are_not() -> None:
+    program = f"import sys; sys.stdout.write('x' * {LINE_MOST} + '\\n' + 'y' * {LINE_MOST + 1} + '\\nlast\\n')"
+    _, out, _, _ = await run(python(program))
+    [(_, whole), (number, refused), last] = out.lines
+    assert whole == b"x" * LINE_MOST
+    assert number == 2
+    assert isinstance(refused, LineTooLong)
+    assert last == (3, b"last")
+
+
+async def test_of_megabytes_of_complaints_the_last_are_kept() -> None:
+    program = "import sys\nfor n in range(600_000): sys.stderr.write(f'line {n}\\n')\n"
+    _, _, err, child = await run([sys.executable, "-c", program])
+    assert len(err.lines) == 600_000
+    assert len(child.stderr) == STDERR_KEPT
+    assert child.stderr.endswith(b"\nline 599998\nline 599999\n")
+
+
+async def test_complaints_are_taken_as_fast_as_a_child_writes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line must not cost as much as all that is kept: the loop would stand still for everyone."""
+    longest = 0.0
+
+    async def pulse() -> None:
+        nonlocal longest
+        while True:
+            before = trio.current_time()
+            await trio.lowlevel.checkpoint()
+            longest = max(longest, trio.current_time() - before)
+
+    child = await start(python("import os\nfor _ in range(20): os.write(2, b'x\\n' * 250_000)"))
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pulse)
+            await child.run(Seen(), Seen())
+            nursery.cancel_scope.cancel()
+    assert longest < 0.25
+
+
+async def test_a_cancelled_child_is_asked_to_end_and_may_clean_up(tmp_path: Path) -> None:
+    out, ready = Seen(), trio.Event()
+
+    async def on_line(lines: Sequence[NumberedLine]) -> None:
+        await out(lines)
+        ready.set()
+
+    program = f"trap 'touch {tmp_path}/cleaned; exit' TERM; echo ready; while :; do sleep 0.01; done"
+    took = await cancelled(await start(shell(program), grace=PATIENCE), on_line, ready)
+    assert (tmp_path / "cleaned").exists()
+    assert took < PATIENCE / 2
+
+
+async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() -> None:
+    out, ready = Seen(), trio.Event()
+    program = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "grandchild = os.fork()\n"
+        "if grandchild: print(os.getpid(), grandchild)\n"
+        "while True: time.sleep(60)\n"
+    )
+
+    async def on_line(lines: Sequence[NumberedLine]) -> None:
+        await out(lines)
+        ready.set()
+
+    took = await cancelled(await start(python(program)), on_line, ready)
+    pids = [int(pid) for pid in out.texts[0].split()]
+    assert len(pids) == 2
+    await eventually(lambda: not any(map(alive, pids)))
+    assert took >= GRACE
+
+
+async def test_a_grandchild_that_does_not_end_when_asked_is_killed_though_the_child_ends() -> None:
+    out, ready = Seen(), trio.Event()
+
+    async def on_line(lines: Sequence[NumberedLine]) -> None:
+        await out(lines)
+        ready.set()
+
+    program = "(trap '' TERM; while :; do sleep 60; done) & echo $!; wait"
+    await cancelled(await start(shell(program), grace=PATIENCE), on_line, ready)
+    grandchild = int(out.texts[0])
+    await eventually(lambda: not alive(grandchild))
+
+
+async def test_a_grandchild_that_holds_the_output_delays_the_end_only_shortly_and_is_killed() -> None:
+    started = trio.current_time()
+    status, out, _, _ = await run(shell("sleep 1000 & echo $!; exit 4"))
+    assert status == 4
+    await eventually(lambda: not alive(int(out.texts[0])))
+    assert trio.current_time() - started < module.PIPE_PATIENCE + 3
+
+
+async def test_a_grandchild_that_left_the_group_and_holds_the_output_does_not_keep_the_job_from_its_end() -> None:
+    status, out, _, _ = await run(shell("setsid sleep 1000 & echo $!; exit 4"))
+    os.kill(int(out.texts[0]), signal.SIGKILL)
+    assert status == 4
+
+
+async def test_a_failure_to_take_its_lines_ends_the_child() -> None:
+    out = Seen()
+
+    async def on_line(lines: Sequence[NumberedLine]) -> None:
+        await out(lines)
+        raise ValueError("cannot take it")
+
+    child = await start(shell("echo $$; sleep 1000"))
+    with trio.fail_after(PATIENCE), pytest.raises(ExceptionGroup) as raised:
+        await child.run(on_line, Seen())
+    assert raised.group_contains(ValueError, match="cannot take it")
+    assert not alive(int(out.texts[0]))
