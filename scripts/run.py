@@ -31,6 +31,8 @@ def main() -> int:
             url = wait_listening(daemon)
             if url is not None:
                 show(url)
+            elif daemon.wait() != 0:
+                print('Flags of the daemon go to make like this: make run ARGS="--port 8081"', file=sys.stderr)
             return daemon.wait()
         except KeyboardInterrupt:
             print("\nStopping; Ctrl-C once more does not wait for running jobs.")

@@ -102,9 +102,9 @@ class RunningDaemon:
         self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, *, receive_buffer: int | None = None
     ) -> AsyncGenerator["Watcher"]:
         """Connect a WebSocket client. Raises trio_websocket's ConnectionRejected where the daemon refuses it."""
-        refused: HandshakeError | None = None
-        async with await self.connect(receive_buffer=receive_buffer) as stream, trio.open_nursery() as nursery:
-            try:
+        refused: list[BaseException] = []
+        try:
+            async with await self.connect(receive_buffer=receive_buffer) as stream, trio.open_nursery() as nursery:
                 with trio.fail_after(PATIENCE):
                     websocket = await wrap_client_stream(
                         nursery,
@@ -114,17 +114,16 @@ class RunningDaemon:
                         extra_headers=[(name.encode(), value.encode()) for name, value in (headers or {}).items()],
                         message_queue_size=1000,
                     )
-            except HandshakeError as error:
-                refused = error
-            else:
                 try:
                     yield Watcher(websocket, stream)
                 finally:
                     with trio.move_on_after(1, shield=True):
                         await websocket.aclose()
-            nursery.cancel_scope.cancel()
-        if refused is not None:
-            raise refused
+                nursery.cancel_scope.cancel()
+        except* HandshakeError as group:  # trio-websocket's reader raises it into the nursery
+            refused += group.exceptions
+        if refused:
+            raise refused[0]
 
 
 class Watcher:

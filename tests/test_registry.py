@@ -1,14 +1,18 @@
 """The registry: which jobs it has in memory, and who it wakes."""
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 from progressd import registry as module
+from progressd.broadcast.published import Published
 from progressd.core.errors import NotFound
+from progressd.core.messages import JobMessage
 from progressd.core.status import JobStatus
 from progressd.registry import Registry
+from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
-from samples import NOW, job, job_id
+from samples import NOW, created, job, job_id, moved, started, succeeded
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
@@ -72,6 +76,73 @@ def test_a_deleted_job_is_forgotten(registry: Registry) -> None:
     registry.keep(job(1, COMPLETED))
     registry.forget([job_id(1), job_id(2)])
     assert registry.known(job_id(1)) is None
+
+
+def seen(registry: Registry, number: int = 1, after: int = 0, upto: int = 1000) -> list[int] | None:
+    """The places of the messages that a watcher of the job is sent."""
+    trail = registry.trail(job_id(number))
+    return None if trail is None else [published.offset for published in trail.between(after, upto)]
+
+
+def published(offset: int, *messages: JobMessage) -> list[Published]:
+    return [Published(offset + place, message) for place, message in enumerate(messages)]
+
+
+def test_of_a_job_in_memory_all_its_changes_and_its_newest_progress_are_there_in_order(registry: Registry) -> None:
+    registry.keep(job(1), published(1, created()))
+    registry.keep(job(1, PROCESSING), published(2, started(), moved(1)))
+    registry.keep(job(1, PROCESSING), published(4, moved(2)))
+    assert seen(registry) == [1, 2, 4]
+    registry.keep(job(1, COMPLETED, offset=6), published(5, *succeeded()))
+    assert seen(registry) == [1, 2, 4, 5, 6]
+    assert seen(registry, after=2, upto=5) == [4, 5]
+
+
+def test_the_progress_of_an_attempt_that_was_given_up_is_gone(registry: Registry) -> None:
+    registry.keep(job(1, PROCESSING), published(1, started(), moved(1)))
+    registry.keep(job(1), published(3, started()))
+    assert seen(registry) == [1, 3]
+
+
+async def test_after_a_start_the_messages_of_unfinished_jobs_are_there_as_before(
+    store: SQLiteStore, registry: Registry
+) -> None:
+    await store.reserve(100)
+    moving = job(1, PROCESSING, progress_offset=5, progress=moved(7).data, progress_at=NOW)
+    ended = job(2, COMPLETED, completed_at=NOW)
+    changes = [Change(1, created()), Change(2, created(job_id(2))), Change(3, started()), Change(4, started(job_id(2)))]
+    await store.commit([moving, ended], [*changes, *(Change(6 + n, end) for n, end in enumerate(succeeded(job_id(2))))])
+    reopened = Registry(store)
+    store.first_offset = 100  # as it is when the file is opened again
+    await reopened.load()
+    assert seen(reopened) == [1, 3, 5]
+    trail = reopened.trail(job_id(1))
+    assert trail is not None
+    assert trail.progress is not None
+    assert trail.progress.message == msgspec.structs.replace(moved(7), cursor=f"{store.id}-5", time=NOW)
+    assert seen(reopened, 2) is None
+    assert reopened.forgotten == 99
+
+
+def test_of_a_job_that_is_no_longer_in_memory_nothing_is_left(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 1)
+    registry.keep(job(1, COMPLETED, offset=2), published(1, *succeeded()))
+    assert (seen(registry), registry.forgotten) == ([1, 2], 0)
+    registry.keep(job(2, COMPLETED, offset=4), published(3, *succeeded(job_id(2))))
+    assert (seen(registry), registry.forgotten) == (None, 2)
+    registry.forget([job_id(2)])
+    assert (seen(registry, 2), registry.forgotten) == (None, 4)
+
+
+def test_the_jobs_unfinished_at_a_place_in_the_stream_are_known(registry: Registry) -> None:
+    for number, offset in ((1, 10), (2, 20), (3, 30)):
+        registry.keep(job(number, COMPLETED, offset=offset))
+    registry.keep(job(4, PROCESSING, offset=25))
+    registry.keep(job(5, offset=40))
+    for offset, numbers in ((30, {4, 5}), (29, {3, 4, 5}), (10, {2, 3, 4, 5}), (9, {1, 2, 3, 4, 5})):
+        assert set(registry.unfinished_at(offset)) == set(map(job_id, numbers))
 
 
 @pytest.mark.parametrize("end", [COMPLETED, FAILED, CANCELLED])

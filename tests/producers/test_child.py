@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,27 +22,17 @@ class Seen:
 
     def __init__(self) -> None:
         self.lines: list[NumberedLine] = []
-        self._more = trio.Event()
+        self.begun = trio.Event()
 
     async def __call__(self, lines: Sequence[NumberedLine]) -> None:
         self.lines += lines
-        self._more.set()
-        self._more = trio.Event()
+        if lines:
+            self.begun.set()
         await trio.lowlevel.checkpoint()
 
     @property
     def texts(self) -> list[bytes]:
         return [line for _, line in self.lines if isinstance(line, bytes)]
-
-    async def wait_for(self, text: bytes) -> None:
-        while text not in self.texts:
-            await self._more.wait()
-
-    async def number(self) -> int:
-        """The first line, which is a number such as a process id."""
-        while not self.lines:
-            await self._more.wait()
-        return int(self.texts[0])
 
 
 def python(program: str) -> list[str]:
@@ -75,15 +65,16 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def cancelled(child: Child, out: Callable[[Sequence[NumberedLine]], Awaitable[None]], ready: trio.Event) -> float:
-    """Run a child until `ready`, and cancel it; how long its end took."""
+async def run_and_cancel(child: Child) -> tuple[Seen, float]:
+    """Run a child until its first line, and cancel it; what it wrote, and how many seconds its end took."""
+    out = Seen()
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child.run, out, Seen())
-            await ready.wait()
+            await out.begun.wait()
             started = trio.current_time()
             nursery.cancel_scope.cancel()
-    return trio.current_time() - started
+    return out, trio.current_time() - started
 
 
 async def test_both_outputs_are_seen_by_lines() -> None:
@@ -95,13 +86,8 @@ async def test_both_outputs_are_seen_by_lines() -> None:
 
 
 async def test_lines_are_seen_while_the_child_runs() -> None:
-    out = Seen()
-    child = await start(shell("echo started; read forever < /dev/zero"))
-    with trio.fail_after(PATIENCE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(child.run, out, Seen())
-            await out.wait_for(b"started")
-            nursery.cancel_scope.cancel()
+    out, _ = await run_and_cancel(await start(shell("echo started; sleep 1000")))
+    assert out.texts == [b"started"]
 
 
 async def test_a_bar_that_rewrites_its_line_is_seen_step_by_step() -> None:
@@ -130,7 +116,7 @@ async def test_a_program_has_the_directory_and_environment_it_is_given_and_no_in
 
 
 async def test_a_program_gets_none_of_our_descriptors() -> None:
-    with open("/dev/null") as ours:
+    async with await trio.open_file("/dev/null") as ours:
         os.set_inheritable(ours.fileno(), True)
         _, out, _, _ = await run(python("import os; print(os.listdir('/proc/self/fd'))"))
     assert out.texts == [b"['0', '1', '2', '3']"]  # 3 is the directory itself
@@ -204,20 +190,13 @@ async def test_complaints_are_taken_as_fast_as_a_child_writes_them(monkeypatch: 
 
 
 async def test_a_cancelled_child_is_asked_to_end_and_may_clean_up(tmp_path: Path) -> None:
-    out, ready = Seen(), trio.Event()
-
-    async def on_line(lines: Sequence[NumberedLine]) -> None:
-        await out(lines)
-        ready.set()
-
     program = f"trap 'touch {tmp_path}/cleaned; exit' TERM; echo ready; while :; do sleep 0.01; done"
-    took = await cancelled(await start(shell(program), grace=PATIENCE), on_line, ready)
+    _, took = await run_and_cancel(await start(shell(program), grace=PATIENCE))
     assert (tmp_path / "cleaned").exists()
     assert took < PATIENCE / 2
 
 
 async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() -> None:
-    out, ready = Seen(), trio.Event()
     program = (
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -225,12 +204,7 @@ async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() ->
         "if grandchild: print(os.getpid(), grandchild)\n"
         "while True: time.sleep(60)\n"
     )
-
-    async def on_line(lines: Sequence[NumberedLine]) -> None:
-        await out(lines)
-        ready.set()
-
-    took = await cancelled(await start(python(program)), on_line, ready)
+    out, took = await run_and_cancel(await start(python(program)))
     pids = [int(pid) for pid in out.texts[0].split()]
     assert len(pids) == 2
     await eventually(lambda: not any(map(alive, pids)))
@@ -238,14 +212,8 @@ async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() ->
 
 
 async def test_a_grandchild_that_does_not_end_when_asked_is_killed_though_the_child_ends() -> None:
-    out, ready = Seen(), trio.Event()
-
-    async def on_line(lines: Sequence[NumberedLine]) -> None:
-        await out(lines)
-        ready.set()
-
     program = "(trap '' TERM; while :; do sleep 60; done) & echo $!; wait"
-    await cancelled(await start(shell(program), grace=PATIENCE), on_line, ready)
+    out, _ = await run_and_cancel(await start(shell(program), grace=PATIENCE))
     grandchild = int(out.texts[0])
     await eventually(lambda: not alive(grandchild))
 
@@ -256,6 +224,12 @@ async def test_a_grandchild_that_holds_the_output_delays_the_end_only_shortly_an
     assert status == 4
     await eventually(lambda: not alive(int(out.texts[0])))
     assert trio.current_time() - started < module.PIPE_PATIENCE + 3
+
+
+async def test_a_grandchild_that_writes_for_ever_does_not_keep_the_job_from_its_end() -> None:
+    status, out, _, _ = await run(shell("yes & exit 4"))
+    assert status == 4
+    assert len(out.lines) < module.PIPE_MOST
 
 
 async def test_a_grandchild_that_left_the_group_and_holds_the_output_does_not_keep_the_job_from_its_end() -> None:

@@ -1,5 +1,6 @@
-from daemon import RunningDaemon, completed, progress, registered
 from samples import ID
+
+from daemon import RunningDaemon, completed, progress, registered
 
 
 async def test_first(daemon: RunningDaemon) -> None:

@@ -14,7 +14,8 @@ from progressd.producers.lines import LineSplitter, NumberedLine
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
-PIPE_PATIENCE: Final = 1.0  # seconds for the rest of the output once the child has ended, should others hold its pipes
+PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once the child has ended, should others hold its pipes
+PIPE_MOST: Final = 1024 * 1024  # bytes of it that are read then: what a pipe can hold, the rest is not the child's
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 
@@ -25,6 +26,7 @@ class Child:
     def __init__(self, process: trio.Process, kill_grace: float) -> None:
         self._process = process
         self._kill_grace = kill_grace
+        self._waiting: dict[trio.abc.ReceiveStream, trio.CancelScope] = {}
         self.stderr = b""  # the end of it
 
     @classmethod
@@ -50,24 +52,44 @@ class Child:
         assert process.stderr is not None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_read, process.stdout, on_stdout)
+                nursery.start_soon(self._read, process.stdout, on_stdout)
                 nursery.start_soon(self._read_stderr, process.stderr, on_stderr)
                 await process.wait()
-                nursery.cancel_scope.deadline = trio.current_time() + PIPE_PATIENCE
+                for waiting in self._waiting.values():
+                    waiting.deadline = trio.current_time() + PIPE_PATIENCE
         finally:
             with trio.CancelScope(shield=True):
                 await self._end()
+                for stream in (process.stdout, process.stderr):  # not before: its last words would kill it (SIGPIPE)
+                    await stream.aclose()
         assert process.returncode is not None
         return process.returncode
 
     async def _read_stderr(self, stream: trio.abc.ReceiveStream, on_lines: OnLines) -> None:
         async def kept(lines: Sequence[NumberedLine]) -> None:
-            for _, line in lines:
-                if isinstance(line, bytes):
-                    self.stderr = (self.stderr + line + b"\n")[-STDERR_KEPT:]
+            text = b"".join([line + b"\n" for _, line in lines if isinstance(line, bytes)])
+            self.stderr = (self.stderr + text)[-STDERR_KEPT:]
             await on_lines(lines)
 
-        await _read(stream, kept)
+        await self._read(stream, kept)
+
+    async def _read(self, stream: trio.abc.ReceiveStream, on_lines: OnLines) -> None:
+        splitter = LineSplitter(LINE_MOST)
+        left_over = 0
+        while left_over < PIPE_MOST and (chunk := await self._chunk(stream)):
+            if self._process.returncode is not None:
+                left_over += len(chunk)
+            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars rewrite their line
+        await on_lines(splitter.end())
+
+    async def _chunk(self, stream: trio.abc.ReceiveStream) -> bytes:
+        """The next bytes; b"" at the end, and when nothing more comes though the child has ended."""
+        with trio.CancelScope() as waiting:
+            self._waiting[stream] = waiting
+            if self._process.returncode is not None:
+                waiting.deadline = trio.current_time() + PIPE_PATIENCE
+            return bytes(await stream.receive_some())
+        return b""
 
     async def _end(self) -> None:
         """End the group: the child if it still runs, and whatever it has started and left behind."""
@@ -81,11 +103,3 @@ class Child:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # all have ended
             os.killpg(self._process.pid, number)
-
-
-async def _read(stream: trio.abc.ReceiveStream, on_lines: OnLines) -> None:
-    splitter = LineSplitter(LINE_MOST)
-    async with stream:
-        async for chunk in stream:
-            await on_lines(splitter.feed(bytes(chunk).replace(b"\r", b"\n")))  # progress bars rewrite their line
-        await on_lines(splitter.end())

@@ -40,7 +40,7 @@ def read_wish(target: str) -> Wish:
     url = urlsplit(target)
     topic, job_id = _read_path(url.path)
     try:
-        asked = msgspec.convert(dict(parse_qsl(url.query)), Asked, strict=False)
+        asked = msgspec.convert(dict(parse_qsl(url.query, keep_blank_values=True)), Asked, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the query is wrong: {error}") from None
     types = None if asked.types is None else frozenset(asked.types.split(","))

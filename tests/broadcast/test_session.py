@@ -1,0 +1,252 @@
+"""Many topics on one socket: every message once, in the order of the offsets, whatever is subscribed when."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.session import Session
+from progressd.broadcast.subscription import Page
+from progressd.core.closing import SLOW_CONSUMER, Closing
+from progressd.core.errors import StoreFailed
+from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
+from samples import ID, job_id, moved, started, succeeded
+
+IDS = [job_id(number) for number in (1, 2, 3)]
+TOPICS = [*map(job_topic, IDS), ALL_JOBS]
+
+
+class Log:
+    """What is durable, read with a checkpoint before and after."""
+
+    def __init__(self) -> None:
+        self.kept: list[Published] = []
+        self.broken = False
+
+    def keep(self, message: JobMessage) -> Published:
+        offset = len(self.kept) + 1
+        self.kept.append(Published(offset, replace(message, cursor=f"store-{offset}")))
+        return self.kept[-1]
+
+    async def page(self, topic: str, after: int | None, upto: int) -> Page:
+        await trio.testing.wait_all_tasks_blocked()
+        if self.broken:
+            raise StoreFailed("the disk is full")
+        kept = [
+            item for item in self.kept if topic in (ALL_JOBS, job_topic(item.message.job_id)) and item.offset <= upto
+        ]
+        over = {item.message.job_id for item in kept if ends_job(item.message)}
+        if topic == ALL_JOBS and after is None:
+            kept = [item for item in kept if item.message.job_id not in over]
+        newest = {item.message.job_id: item for item in kept if isinstance(item.message, Progress)}
+        items = [
+            item
+            for item in kept
+            if item.offset > (after or 0)
+            and (not isinstance(item.message, Progress) or newest[item.message.job_id] is item)
+        ]
+        return Page(items, None, topic != ALL_JOBS and bool(over))
+
+
+class Outbox:
+    """Takes everything."""
+
+    def __init__(self) -> None:
+        self.got: list[Published] = []
+        self.endings: list[Closing] = []
+
+    def put(self, batch: Batch[Published]) -> None:
+        self.got += batch.items
+
+    def end(self, closing: Closing) -> None:
+        self.endings = self.endings or [closing]
+
+
+class World:
+    """A broadcaster over a log, with one session."""
+
+    def __init__(self, nursery: trio.Nursery, limit: int = 10**6) -> None:
+        self.log = Log()
+        self.broadcaster = Broadcaster(self.log, nursery=nursery, limit=limit)
+        self.outbox = Outbox()
+        self.session: Session = self.broadcaster.open_session(self.outbox)
+
+    async def tell(self, *messages: JobMessage) -> None:
+        for item in [self.log.keep(message) for message in messages]:
+            await self.broadcaster.publish(item)
+
+    async def subscribe(self, *topics: str, after: int | None = None) -> int:
+        return await self.session.subscribe(topics, after, trio.lowlevel.checkpoint)
+
+    @property
+    def offsets(self) -> list[int]:
+        return [item.offset for item in self.outbox.got]
+
+
+async def quiet() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("tell"), st.sampled_from([0, 1, 2]), st.sampled_from(["move", "move", "start", "end"])),
+    st.tuples(
+        st.just("subscribe"), st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True), st.booleans()
+    ),
+)
+
+
+@given(st.lists(STEPS, max_size=25))
+@settings(max_examples=150)
+async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: list[tuple[str, object, object]]) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        bystander = world.broadcaster.open_session(Outbox())  # so that what we join is on its way already
+        await bystander.subscribe(TOPICS, None, trio.lowlevel.checkpoint)
+        subscribed: dict[str, int] = {}
+        asked: set[str] = set()
+        over: set[str] = set()
+        tasks: list[trio.Event] = []
+        for what, which, how in steps:
+            if what == "tell":
+                job = IDS[which]  # type: ignore[call-overload]
+                if job in over:
+                    continue
+                messages: Sequence[JobMessage] = {
+                    "move": [moved(1, job)],
+                    "start": [started(job)],
+                    "end": [*succeeded(job)],
+                }[str(how)]
+                if how == "end":
+                    over.add(job)
+                await world.tell(*messages)
+                continue
+            if tasks:
+                await tasks[-1].wait()  # a client's requests are taken one after the other
+            new = [topic for topic in which if topic not in asked]  # type: ignore[attr-defined]
+            if not new:
+                continue
+            asked.update(new)
+            done = trio.Event()
+            tasks.append(done)
+
+            async def subscribe(topics: Sequence[str] = new, done: trio.Event = done) -> None:
+                top = await world.subscribe(*topics)
+                subscribed.update(dict.fromkeys(topics, top))
+                done.set()
+
+            nursery.start_soon(subscribe)
+            if how:
+                await done.wait()
+        for task in tasks:
+            await task.wait()
+        await quiet()
+        nursery.cancel_scope.cancel()
+
+    got = [item.offset for item in world.outbox.got]
+    for job in IDS:
+        mine = [item for item in world.outbox.got if item.message.job_id == job]
+        changes = [item.offset for item in mine if not isinstance(item.message, Progress)]
+        assert changes == sorted(set(changes))
+        told = [item.offset for item in world.log.kept if item.message.job_id == job]
+        told_changes = [
+            item.offset
+            for item in world.log.kept
+            if item.message.job_id == job and not isinstance(item.message, Progress)
+        ]
+        if job_topic(job) in subscribed or (
+            ALL_JOBS in subscribed and (not told or ends_at(world.log, job) > subscribed[ALL_JOBS])
+        ):
+            assert changes == told_changes
+    live = [item.offset for item in world.outbox.got if item.message.cursor]
+    assert live == sorted(live)
+    assert len(got) == len(set(got))
+
+
+def ends_at(log: Log, job: str) -> float:
+    ends = (item.offset for item in log.kept if item.message.job_id == job and ends_job(item.message))
+    return next(ends, float("inf"))
+
+
+async def test_a_message_on_two_topics_comes_once(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started())
+    await world.subscribe(job_topic(ID), ALL_JOBS)
+    await world.tell(moved(1), *succeeded())
+    await quiet()
+    assert world.offsets == [1, 2, 3, 4]
+
+
+async def test_a_topic_that_is_covered_already_is_not_replayed(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started(), moved(1))
+    await world.subscribe(ALL_JOBS)
+    await world.subscribe(job_topic(ID))
+    assert world.offsets == [1, 2]
+
+
+async def test_a_job_that_had_ended_before_all_jobs_were_watched_is_replayed(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started(), *succeeded())
+    await world.subscribe(ALL_JOBS)
+    assert world.offsets == []
+    await world.subscribe(job_topic(ID))
+    assert world.offsets == [1, 2, 3]
+
+
+async def test_what_is_resumed_has_only_what_is_newer(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started(), moved(1), started(job_id(2)))
+    top = await world.subscribe(job_topic(ID), job_topic(job_id(2)), after=1)
+    assert world.offsets == [2, 3]
+    assert top == 3
+
+
+async def test_a_replay_carries_no_cursor_and_what_is_live_does(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started())
+    await world.subscribe(job_topic(ID))
+    await world.tell(moved(1))
+    await quiet()
+    assert [bool(item.message.cursor) for item in world.outbox.got] == [False, True]
+
+
+async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.subscribe(job_topic(ID), job_topic(job_id(2)), job_topic(job_id(3)))
+    await world.tell(started(), *succeeded())
+    await quiet()
+    world.session.unsubscribe(job_topic(job_id(2)))
+    assert list(world.session.topics) == [job_topic(job_id(3))]
+    world.session.leave()
+    assert world.session.topics == {}
+    assert world.broadcaster._sessions.members == {}
+    await world.tell(started(job_id(3)))
+    await quiet()
+    assert len(world.outbox.got) == 3
+
+
+async def test_a_store_that_fails_leaves_the_session_as_it_was(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.subscribe(job_topic(ID))
+    world.log.broken = True
+    with pytest.raises(StoreFailed):
+        await world.subscribe(job_topic(job_id(2)))
+    assert list(world.session.topics) == [job_topic(ID)]
+    await world.tell(started(), started(job_id(2)))
+    await quiet()
+    assert world.offsets == [1]
+
+
+async def test_too_much_held_back_ends_the_watcher_as_slow(nursery: trio.Nursery) -> None:
+    world = World(nursery, limit=1000)
+    await world.subscribe(job_topic(ID))
+    world.session._holding = True
+    for number in range(20):
+        await world.tell(started(job_id(number)) if number else started())
+        world.session.deliver(Batch([world.log.kept[-1]]))
+    assert world.outbox.endings == [SLOW_CONSUMER]
