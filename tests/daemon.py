@@ -8,15 +8,18 @@
 The fixture `daemon` is one with the default settings.
 """
 
+import contextlib
 import json
+import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
+import trio.testing
 from progressd.app import Daemon, started
 from progressd.config import Pipeline, Settings
 from progressd.config.settings import (
@@ -30,6 +33,7 @@ from progressd.config.settings import (
 )
 from progressd.systemd import Notifier
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+from waiting import eventually
 
 PATIENCE = 10.0  # seconds that any single wait of a test may take
 
@@ -53,6 +57,15 @@ def settings_in(
         name: section(**{**ours.get(name, {}), **given.get(name, {})}) for name, section in SECTIONS.items()
     }
     return Settings(state_dir=state_dir, pipelines={**BUILT_IN, **(pipelines or {})}, **sections)
+
+
+class Census(NamedTuple):
+    """What is there, of all that a connection may leave behind."""
+
+    tasks: int
+    descriptors: int
+    watchers: int
+    topics: list[str]
 
 
 class RunningDaemon:
@@ -87,10 +100,34 @@ class RunningDaemon:
                 nursery.start_soon(_send_all, stream, b"".join(lines))
                 return [json.loads(line) for line in (await _rest_of(stream)).splitlines()]
 
-    async def connect(self, *, receive_buffer: int | None = None) -> trio.SocketStream:
-        """A plain TCP connection to the daemon."""
+    async def settled(self) -> Census:
+        """What there is once nothing happens any more."""
+        with trio.fail_after(PATIENCE):
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        return self.census()
+
+    def census(self) -> Census:
+        """What there is now, counted in the whole process."""
+        broadcaster = self.daemon.broadcaster
+        return Census(
+            trio.lowlevel.current_statistics().tasks_living,
+            len(os.listdir("/proc/self/fd")),
+            len(self.daemon.watchers),
+            [*broadcaster._topics, *broadcaster._sessions.members],
+        )
+
+    async def leaves_only(self, before: Census) -> None:
+        """Wait until there is no more than before."""
+        with contextlib.suppress(trio.TooSlowError):
+            await eventually(lambda: self.census() == before, PATIENCE)
+        assert self.census() == before, f"{self.census()} instead of {before}"
+
+    async def connect(self, *, receive_buffer: int | None = None, local: str = "") -> trio.SocketStream:
+        """A plain TCP connection to the daemon, `local`: from this address."""
         host, port = self.address.rsplit(":", 1)
         sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if local:
+            await sock.bind((local, 0))
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         with trio.fail_after(PATIENCE):
@@ -99,12 +136,12 @@ class RunningDaemon:
 
     @asynccontextmanager
     async def watch(
-        self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, *, receive_buffer: int | None = None
+        self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: Any
     ) -> AsyncGenerator["Watcher"]:
         """Connect a WebSocket client. Raises trio_websocket's ConnectionRejected where the daemon refuses it."""
         refused: list[BaseException] = []
         try:
-            async with await self.connect(receive_buffer=receive_buffer) as stream, trio.open_nursery() as nursery:
+            async with await self.connect(**how) as stream, trio.open_nursery() as nursery:
                 with trio.fail_after(PATIENCE):
                     websocket = await wrap_client_stream(
                         nursery,

@@ -134,7 +134,7 @@ int main(int count, char **arguments)
     read_options(count, arguments);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     prctl(PR_SET_TIMERSLACK, 1);
-    connect_all(WATCHER, options.jobs * options.watchers, 0, options.jobs);
+    connect_all(WATCHER, options.watchers, 0, options.jobs);
     run_until(now_ns() + SECOND / 5);
     uint64_t cpu = server_cpu();
     int64_t memory = server_memory();

@@ -3,7 +3,7 @@
 #include "figures.h"
 
 #define NUMBERS(X) \
-    X(port) X(jobs) X(watchers) /* of each job */ \
+    X(port) X(jobs) X(watchers) /* of all jobs together */ \
     X(idle) X(idle_jobs)        /* how many jobs the idle ones and the crowd watch */ \
     X(crowd)                    /* watchers that connect all at once in the steady phase */ \
     X(stalled) X(slow)          /* watchers that never read; that read 100 kbit/s */ \

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from progressd.broadcast.frames import PING
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Control, SocketOutbox
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Budget, Control, SocketOutbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER, Closing
 from progressd.core.messages import Error, ErrorData, Message
@@ -109,12 +109,12 @@ class Socket:
 class Connection:
     """An outbox, its socket, and how it ended."""
 
-    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0) -> None:
+    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0, budget: Budget | None = None) -> None:
         self.socket = Socket(room)
         self.endings: list[Closing] = []
         self.senders = 0
         self._nursery = nursery
-        self.outbox = SocketOutbox(self.socket, limit, self._start, self.endings.append)
+        self.outbox = SocketOutbox(self.socket, limit, self._start, self.endings.append, budget)
 
     def _start(self, flush: Callable[[], Awaitable[None]]) -> None:
         async def sender() -> None:
@@ -342,6 +342,56 @@ async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: 
     connection.socket.give(10**6)
     await settled()
     assert bytes(connection.socket.written) == b"".join(framed(change(1, FLUSH_BYTES), moved(2)))
+
+
+# All outboxes together
+
+
+async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_notice_nothing(
+    nursery: trio.Nursery,
+) -> None:
+    budget = Budget(1000)
+    slow, slower, quick = (Connection(nursery, budget=budget, room=room) for room in (0, 7, 10**6))
+    for connection in (slow, slower, quick):
+        connection.put(change(1, 250))
+    slower.put(change(2, 200))
+    assert not slower.endings
+    slow.put(change(2, 300))
+    assert (slow.endings, slower.endings, quick.endings) == ([SLOW_CONSUMER], [], [])
+    for connection in (slow, slower, quick):
+        connection.socket.give(10**6)
+        await connection.drained()
+    assert bytes(slow.socket.written) == b""
+    assert bytes(slower.socket.written) == b"".join(framed(change(1, 250), change(2, 200)))
+    assert bytes(quick.socket.written) == b"".join(framed(change(1, 250)))
+    assert budget.used == 0
+
+
+async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nursery) -> None:
+    budget = Budget(1000)
+    sent, over, last = (Connection(nursery, budget=budget) for _ in range(3))
+    sent.put(change(1, 600))
+    sent.socket.give(10**6)
+    await sent.drained()
+    over.put(change(1, 600))
+    over.outbox.discard()
+    last.put(change(1, 600))
+    assert not any(connection.endings for connection in (sent, over, last))
+
+
+async def test_a_watcher_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
+    nursery: trio.Nursery,
+) -> None:
+    budget = Budget(1000)
+    slower, slow = Connection(nursery, budget=budget), Connection(nursery, budget=budget)
+    slower.put(change(1, 600))
+    slower.outbox.end(JOB_FINISHED)
+    slow.put(change(1, 300))
+    assert slower.endings == [JOB_FINISHED, SLOW_CONSUMER]
+    assert not slow.endings
+    slower.socket.give(10**6)
+    await slower.drained()
+    assert not slower.socket.written
 
 
 # Any interleaving

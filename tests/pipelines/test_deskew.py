@@ -1,5 +1,6 @@
 """Skew: what the estimate finds on really scanned text, and that straightening by bands is straightening the page."""
 
+from contextlib import closing
 from pathlib import Path
 
 import progressd.pipelines
@@ -15,7 +16,7 @@ SCAN = Path(progressd.pipelines.__file__).with_name("scan") / "sample-scan.pdf"
 
 def scanned(number: int, longer_side: int = 1000) -> Image.Image:
     """A page of the sample scan, in grey."""
-    with pdfium.PdfDocument(SCAN) as document:
+    with closing(pdfium.PdfDocument(SCAN)) as document:
         page = document[number - 1]
         return page.render(scale=longer_side / max(page.get_size())).to_pil().convert("L")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def blank_pdf(path: Path, *sizes: tuple[float, float], **entries: object) -> Pat
 
 def rendered(path: Path, number: int, scale: float = 1.0, mode: str = "RGB") -> Image.Image:
     """The page drawn by pdfium, not by our code."""
-    with pdfium.PdfDocument(path) as document:
+    with closing(pdfium.PdfDocument(path)) as document:
         return document[number - 1].render(scale=scale).to_pil().convert(mode)
 
 
@@ -118,7 +119,8 @@ def pictures(path: Path) -> list[tuple[int, int, int, str]]:
 
 
 def images_of(page: pikepdf.Page) -> list[pikepdf.Object]:
-    return [item for item in page.obj.Resources.get("/XObject", {}).values() if item.Subtype == pikepdf.Name.Image]
+    drawn = [item for _, item in page.obj.Resources.get("/XObject", pikepdf.Dictionary()).items()]
+    return [item for item in drawn if item.Subtype == pikepdf.Name.Image]
 
 
 def dots_of(path: Path) -> list[Image.Image]:
@@ -128,7 +130,7 @@ def dots_of(path: Path) -> list[Image.Image]:
 
 
 def page_sizes(path: Path) -> list[tuple[float, float]]:
-    with pdfium.PdfDocument(path) as document:
+    with closing(pdfium.PdfDocument(path)) as document:
         return [document.get_page_size(index) for index in range(len(document))]
 
 
@@ -312,7 +314,7 @@ def test_filled_forms_and_annotations_are_part_of_the_page(tmp_path: Path, outpu
 def test_recognised_text_can_be_searched_where_it_stands(tmp_path: Path, output: Path) -> None:
     source = page_of_scan(tmp_path, 4)
     converted(source, output, ocr=True)
-    with pdfium.PdfDocument(output) as document:
+    with closing(pdfium.PdfDocument(output)) as document:
         text = document[0].get_textpage()
         found = text.search("His love of brevity is").get_next()
         assert found is not None

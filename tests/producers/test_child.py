@@ -11,7 +11,7 @@ import trio
 from progressd.producers import child as module
 from progressd.producers.child import LINE_MOST, STDERR_KEPT, Child
 from progressd.producers.lines import LineTooLong, NumberedLine
-from waiting import eventually
+from waiting import alive, eventually
 
 PATIENCE = 20.0  # seconds that a whole test may take
 GRACE = 0.2  # seconds from SIGTERM to SIGKILL
@@ -55,14 +55,6 @@ async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, Child]:
     with trio.fail_after(PATIENCE):
         child = await start(command)
         return await child.run(out, err), out, err, child
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody has waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def run_and_cancel(child: Child) -> tuple[Seen, float]:

@@ -1,13 +1,166 @@
+"""The specification's cases WS-001 to WS-008, each over a real socket, reported on by a producer at the Unix socket."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import trio
+from peer import Peer, close_frame, upgrade
 from samples import ID
+from trio_websocket import ConnectionRejected
 
-from daemon import RunningDaemon, completed, progress, registered
+from daemon import RunningDaemon, Watcher, completed, failed, progress, registered, status_change
+
+ADDED = {"cursor", "time"}  # by the daemon, at the top level of every message
 
 
-async def test_first(daemon: RunningDaemon) -> None:
-    assert [a["ok"] for a in await daemon.report(registered(ID))] == [True]
+def without_additions(message: dict[str, Any]) -> dict[str, Any]:
+    assert message.keys() >= ADDED
+    return {key: value for key, value in message.items() if key not in ADDED}
+
+
+async def test_ws_001_a_watcher_connects_and_stays_connected(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
-        await daemon.report(progress(ID, 5, 12, "AI Upscaling"))
-        print(await watcher.receive())
-        print(await watcher.receive())
+        assert len(daemon.daemon.watchers) == 1
+        with trio.fail_after(5):
+            await watcher.websocket.ping()
+        assert watcher.websocket.closed is None
+
+
+async def test_ws_002_progress_is_received(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), status_change(ID, "processing"))
+    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+        await watcher.receive_until("status_change")
+        [answer] = await daemon.report(progress(ID, 5, 12, "AI Upscaling"))
+        message = await watcher.receive()
+    assert message["cursor"] == answer["cursor"]
+    message["data"].pop("eta_seconds", None)
+    assert without_additions(message) == {
+        "type": "progress",
+        "job_id": ID,
+        "data": {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41},
+    }
+
+
+async def test_ws_003_a_change_of_status_is_received(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+        await daemon.report(status_change(ID, "processing"))
+        message = await watcher.receive()
+    assert without_additions(message) == {
+        "type": "status_change",
+        "job_id": ID,
+        "data": {"old_status": "queued", "new_status": "processing"},
+    }
+
+
+async def test_ws_004_completion_is_received_and_the_stream_ends(daemon: RunningDaemon) -> None:
+    result = f"/api/jobs/{ID}/download"
+    await daemon.report(registered(ID), status_change(ID, "processing"))
+    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+        await watcher.receive_until("status_change")
+        await daemon.report(completed(ID, output_path=result, elapsed_seconds=45.2, page_count=12))
+        changed, ended = map(without_additions, await watcher.rest())
+        assert await watcher.closed() == (1000, "job finished")
+    assert changed == {
+        "type": "status_change",
+        "job_id": ID,
+        "data": {"old_status": "processing", "new_status": "completed"},
+    }
+    assert ended == {
+        "type": "completed",
+        "job_id": ID,
+        "data": {"output_path": result, "elapsed_seconds": 45.2, "page_count": 12, "download_url": result},
+    }
+
+
+async def test_ws_005_an_error_is_received_and_the_stream_ends(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), status_change(ID, "processing"))
+    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+        await watcher.receive_until("status_change")
+        await daemon.report(failed(ID, "Pipeline error: PDF extraction failed"))
+        changed, ended = map(without_additions, await watcher.rest())
+        assert await watcher.closed() == (1000, "job finished")
+    assert changed["data"] == {"old_status": "processing", "new_status": "failed"}
+    assert ended == {"type": "error", "job_id": ID, "data": {"message": "Pipeline error: PDF extraction failed"}}
+
+
+async def close_cleanly(peer: Peer) -> None:
+    await peer.send(close_frame(1001, "going away"))
+    assert await peer.close_code() == 1001
+    await peer.stream.aclose()
+
+
+async def close_without_a_word(peer: Peer) -> None:
+    await peer.stream.aclose()
+
+
+async def stop_sending(peer: Peer) -> None:
+    await peer.stream.send_eof()
+    await peer.rest()
+
+
+@pytest.mark.parametrize("leave", [close_cleanly, close_without_a_word, stop_sending, Peer.reset])
+@pytest.mark.parametrize("path", ["/ws/jobs", f"/ws/jobs/{ID}"])
+async def test_ws_006_a_disconnect_leaves_nothing_behind(
+    daemon: RunningDaemon, path: str, leave: Callable[[Peer], Coroutine[Any, Any, None]]
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    before = await daemon.settled()
+    async with AsyncExitStack() as leaving:
+        peers = [await leaving.enter_async_context(Peer(await daemon.connect())) for _ in range(3)]
+        for peer in peers:
+            await peer.open(path)
+        during = daemon.census()
+        assert (during.watchers, len(during.topics)) == (3, 1)
+        assert during.tasks > before.tasks
+        assert during.descriptors >= before.descriptors + 6  # both ends of each
+        for peer in peers:
+            await leave(peer)
+    await daemon.leaves_only(before)
+
+
+async def test_ws_006_a_finished_job_leaves_nothing_behind(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    before = await daemon.settled()
+    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
         await daemon.report(completed(ID))
-        print(await watcher.rest(), await watcher.closed())
+        assert await watcher.closed() == (1000, "job finished")
+    await daemon.leaves_only(before)
+
+
+async def test_ws_007_all_clients_get_the_same_at_once(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    got: list[list[Any]] = []
+
+    async def collect(watcher: Watcher) -> None:
+        got.append(await watcher.rest())
+
+    async with AsyncExitStack() as leaving:
+        watchers = [await leaving.enter_async_context(daemon.watch(f"/ws/jobs/{ID}")) for _ in range(20)]
+        async with trio.open_nursery() as nursery:
+            for watcher in watchers:
+                nursery.start_soon(collect, watcher)
+            for step in range(1, 11):
+                await daemon.report(progress(ID, step, 10, f"Step {step}"))
+            await daemon.report(completed(ID))
+    assert len(got) == 20
+    assert all(messages == got[0] for messages in got)
+    steps = [message["data"]["current_step"] for message in got[0] if message["type"] == "progress"]
+    assert steps == list(range(1, 11))
+    assert got[0][-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize("wrong", ["42", "not-a-uuid", ID[:-1], ID + "0", "%00", "{" + ID + "}", ""])
+async def test_ws_008_an_invalid_job_id_is_refused_at_the_handshake(daemon: RunningDaemon, wrong: str) -> None:
+    with pytest.raises(ConnectionRejected) as refused:
+        async with daemon.watch(f"/ws/jobs/{wrong}"):
+            pytest.fail("it was let in")
+    assert refused.value.status_code == 400
+    assert (b"content-type", b"application/json") in refused.value.headers
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(upgrade(f"/ws/jobs/{wrong}"))
+        response = await peer.response()
+    assert response.json.keys() == {"error"}

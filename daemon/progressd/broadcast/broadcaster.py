@@ -35,7 +35,7 @@ class Topic:
                 batch = Batch(await self._channel.take())
                 for subscription in tuple(self.subscriptions):
                     subscription.deliver(batch)
-                if self.name != ALL_JOBS and ends_job(batch.items[-1].message):
+                if self.name != ALL_JOBS and any(ends_job(item.message) for item in batch.items):
                     for subscription in tuple(self.subscriptions):
                         subscription.finish()
 

@@ -19,12 +19,12 @@ class Channel(Generic[T]):
     async def put(self, item: T) -> None:
         """Queue an item; waits, and only then is a checkpoint, when the channel is full."""
         try:
-            self._send.send_nowait(item)
-        except trio.WouldBlock:
             try:
+                self._send.send_nowait(item)
+            except trio.WouldBlock:
                 await self._send.send(item)
-            except trio.BrokenResourceError:  # nobody takes any more: the last watcher has left meanwhile
-                return
+        except trio.BrokenResourceError:  # nobody takes any more: the last watcher has left meanwhile
+            return
 
     async def take(self) -> list[T]:
         """Wait for an item; that one, and what has been queued behind it."""

@@ -168,9 +168,10 @@ class SocketOutbox:
             self._on_end(closing)
 
     def give_up(self) -> None:
-        """Forget what waits, and end as a slow consumer."""
+        """Forget what waits, and end as a slow consumer, also where another end waited behind it."""
         self._backlog.clear()
-        self.end(SLOW_CONSUMER)
+        self._ended = True
+        self._on_end(SLOW_CONSUMER)
 
     def discard(self) -> None:
         """The connection is over."""
@@ -206,8 +207,10 @@ class SocketOutbox:
     def _keep(self, items: Sequence[Framed]) -> None:
         for item in items:
             self._backlog.put(item)
+        if self._ended:  # these are control frames, few and small
+            return
         size = len(self._rest) + self._backlog.size
-        if size > self._limit and not self._ended:
+        if size > self._limit:
             self.give_up()
         else:
             self._budget.hold(self, size)

@@ -1,8 +1,8 @@
 """How a watcher on the command line sees messages: as bars on a terminal, as lines in a pipe, or as they came."""
 
 import sys
-from types import TracebackType
-from typing import Protocol, Self
+from abc import ABC, abstractmethod
+from typing import Self
 
 import click
 from rich.console import Console
@@ -18,6 +18,7 @@ from progressd.core.messages import (
     JobCreated,
     JobMessage,
     ProgressData,
+    Resync,
     ServerShutdown,
     StatusChange,
 )
@@ -25,54 +26,67 @@ from progressd.core.messages import Progress as ProgressMessage
 from progressd.core.status import JobStatus
 
 
-class Display(Protocol):
+class Display(ABC):
     """Shows what is received, while its block lasts."""
 
+    def __init__(self) -> None:
+        self._apart = False
+
+    @abstractmethod
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
 
     def show(self, received: Received) -> None:
         """Show one message."""
+        if self._apart:
+            self._apart = False
+            self._notice("connected again")
+        self._print(received)
 
     def lost(self, lost: Lost) -> None:
-        """Tell that the connection was lost, and will be tried again."""
+        """Tell, once, that the connection is lost."""
+        if not self._apart:
+            self._apart = True
+            self._notice(f"connection lost ({text.printable(lost.reason)}); trying again")
+
+    @abstractmethod
+    def _print(self, received: Received) -> None: ...
+
+    @abstractmethod
+    def _notice(self, sentence: str) -> None: ...
 
 
-class Lines:
+class Lines(Display):
     """One line of text for each message; or its JSON, exactly as it came."""
 
     def __init__(self, url: str, *, as_json: bool) -> None:
+        super().__init__()
         self._url = url
         self._as_json = as_json
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, received: Received) -> None:
-        """See `Display`."""
+    def _print(self, received: Received) -> None:
         if self._as_json:
             click.echo(received.text)
         elif received.message is not None:
             click.echo(text.line(received.message, self._url))
 
-    def lost(self, lost: Lost) -> None:
-        """See `Display`."""
-        if lost.failures == 0:
-            click.echo(_lost(lost), err=True)
+    def _notice(self, sentence: str) -> None:
+        click.echo(sentence, err=True)
 
 
-class Bars:
+class Bars(Display):
     """A live bar for each unfinished job, and above them a line for each that has finished meanwhile."""
 
     def __init__(self, url: str, names: dict[str, str], console: Console | None = None) -> None:
+        super().__init__()
         self._url = url
         self._names = names  # by job id, as far as known
         self._bars: dict[str, TaskID] = {}
@@ -80,10 +94,9 @@ class Bars:
             _Name(table_column=Column(no_wrap=True, max_width=40, overflow="ellipsis")),
             BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
             TextColumn("{task.percentage:>3.0f}%"),
-            _Step(table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            _Step(table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console or Console(),
             transient=True,
-            expand=True,
         )
         for job_id in names:
             self._bar(job_id)
@@ -92,16 +105,17 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, received: Received) -> None:
-        """See `Display`."""
+    def _print(self, received: Received) -> None:
         match received.message:
             case ServerShutdown(data):
-                self._progress.console.print(Text(text.printable(data.reason), style="yellow"))
+                self._notice(text.printable(data.reason))
+            case Resync():  # all that is still so comes again
+                for bar in self._bars.values():
+                    self._progress.remove_task(bar)
+                self._bars.clear()
             case JobCreated(job_id, data):
                 self._names[job_id] = text.printable(data.input_filename or data.kind)
                 self._bar(job_id)
@@ -117,10 +131,8 @@ class Bars:
             case Error():
                 self._finish(received.message, JobStatus.FAILED)
 
-    def lost(self, lost: Lost) -> None:
-        """See `Display`."""
-        if lost.failures == 0:
-            self._progress.console.print(Text(_lost(lost), style="yellow"))
+    def _notice(self, sentence: str) -> None:
+        self._progress.console.print(Text(sentence, style="yellow"))
 
     def _bar(self, job_id: str) -> TaskID:
         if job_id not in self._bars:
@@ -157,7 +169,3 @@ def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
 def _step(data: ProgressData) -> str:
     parts = [text.printable(data.step_name), f"{data.current_step}/{data.total_steps}", text.left(data)]
     return "  ".join(filter(None, parts))
-
-
-def _lost(lost: Lost) -> str:
-    return f"connection lost ({text.printable(lost.reason)}); trying again"

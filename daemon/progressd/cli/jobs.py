@@ -10,6 +10,9 @@ from progressd.core.status import JobStatus
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
 
+SPACING: Final = 3  # characters between columns
+LEAST_NAME: Final = 12  # characters
+
 
 @click.command()
 @click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs in this state.")
@@ -34,6 +37,8 @@ def jobs(status: str | None, limit: int, as_json: bool, url: str) -> None:
     if as_json:
         for job in found:
             click.echo(msgspec.json.encode(job))
+    elif not found and sys.stdout.isatty():
+        click.echo("no jobs")
     elif sys.stdout.isatty():
         _print_table(found)
     else:
@@ -55,18 +60,29 @@ def _print_table(found: list[dict[str, Any]]) -> None:
 
     from progressd.cli.text import COLORS
 
+    rows = [_cells(job) for job in found]
+    console = Console()
+    *fixed, _ = _widths([COLUMNS, *rows])
+    room = console.width - sum(fixed) - SPACING * len(COLUMNS)
+    if room < LEAST_NAME:
+        _print_columns([COLUMNS, *rows])  # the ids are there to be copied: lines may break, they may not
+        return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="right" if column == "DONE" else "left")
-    table.columns[0].min_width = 36
-    for job in found:
-        cells = [Text(cell) for cell in _cells(job)]
-        cells[1].stylize(COLORS.get(job["status"], ""))
+    for title in COLUMNS:
+        table.add_column(title, no_wrap=True, justify="right" if title == "DONE" else "left")
+    for row in rows:
+        cells = [Text(cell) for cell in row]
+        cells[-1].truncate(room, overflow="ellipsis")  # left to itself, rich shortens every column
+        cells[1].stylize(COLORS.get(JobStatus(row[1]), ""))
         table.add_row(*cells)
-    Console().print(table if found else "no jobs")
+    console.print(table)
 
 
 def _print_columns(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = _widths(rows)
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _widths(rows: list[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]

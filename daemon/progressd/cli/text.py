@@ -10,13 +10,14 @@ from progressd.core.messages import (
     Completed,
     Error,
     JobCreated,
+    JobMessage,
     Message,
     PagePreview,
     Progress,
     ProgressData,
-    Resync,
     ServerShutdown,
     StatusChange,
+    type_of,
 )
 from progressd.core.status import JobStatus
 
@@ -38,13 +39,8 @@ def printable(text: object) -> str:
 
 def line(message: Message, url: str) -> str:
     """A message on one line: the job, what kind of message, and what it says."""
-    match message:
-        case ServerShutdown(data):
-            return f"- server_shutdown {printable(data.reason)}, within {data.countdown_secs} s"
-        case Resync():
-            return "- resync"
-        case _:
-            return f"{message.job_id} {_kind(message)} {said(message, url)}"
+    job_id = message.job_id if isinstance(message, JobMessage) else "-"
+    return f"{job_id} {type_of(message)} {said(message, url)}".rstrip()
 
 
 def said(message: Message, url: str) -> str:
@@ -65,6 +61,8 @@ def said(message: Message, url: str) -> str:
             return printable(data.message)
         case PagePreview(_, data):
             return printable(f"page {data.page_number} {data.stage}")
+        case ServerShutdown(data):
+            return f"{printable(data.reason)}, within {data.countdown_secs} s"
     return ""
 
 
@@ -99,7 +97,3 @@ def name(job: dict[str, Any]) -> str:
 def local_time(text: str) -> str:
     """A time of the REST API (RFC 3339) in the time zone of who reads it."""
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _kind(message: Message) -> str:
-    return str(message.__struct_config__.tag)

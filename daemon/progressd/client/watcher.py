@@ -25,7 +25,8 @@ from progressd.core.messages import Message, decode
 HEARTBEAT: Final = 30.0  # seconds between pings
 FIRST_DELAY: Final = 0.5  # seconds
 LONGEST_DELAY: Final = 30.0  # seconds
-NO_STATUS: Final = 1005  # RFC 6455 §7.1.5: closed without a code, as some proxies do
+BROKEN: Final = 1006  # RFC 6455 §7.1.5: not closed at all
+NO_STATUS: Final = 1005  # the same section: closed without a code, as some proxies do
 
 
 class Received(NamedTuple):
@@ -125,7 +126,8 @@ def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:
         case StreamClosed():
             if not Closing(error.code, error.reason).reconnect and error.code != NO_STATUS:
                 raise error
-            return Lost(error.reason or f"close code {error.code}", delay, failures)
+            reason = error.reason or ("it broke" if error.code == BROKEN else f"close code {error.code}")
+            return Lost(reason, delay, failures)
     if not reached:
         raise NoDaemon(no_daemon(url)) from None
     return Lost("no answer", delay, failures)

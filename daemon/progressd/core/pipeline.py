@@ -39,11 +39,11 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         number = self.type in ("integer", "number")
         if not number and (self.minimum is not None or self.maximum is not None):
-            raise ValueError(f"minimum and maximum are for integers and numbers, not for a {self.type}")
+            raise ValueError("minimum and maximum are only for integers and numbers")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
         if self.needs is not None and self.type != "boolean":
-            raise ValueError(f"needs is for a boolean option, not for a {self.type}")
+            raise ValueError("needs is only for boolean options")
         for choice in self.choices:
             if not self._fits(choice):
                 raise ValueError(f"choice {shown(choice)} is not {self._kind}")

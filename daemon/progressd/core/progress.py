@@ -7,7 +7,7 @@ from datetime import datetime
 def percentage(current_step: int, total_steps: int, given: float | None = None) -> int:
     """The percentage, 0 to 100: the producer's own where it gave one, else floor(100 · current / total)."""
     if given is not None:
-        return min(100, max(0, math.floor(given)))
+        return math.floor(max(0.0, min(100.0, given)))  # in this order, for a pattern can find "inf"
     if total_steps <= 0:
         return 0
     return min(100, 100 * current_step // total_steps)

@@ -106,8 +106,8 @@ class PageWork:
         return max(0, first), min(self._drawn[1], last)
 
     def _resample(self, picture: Image.Image, rows: tuple[int, int], top: int) -> Image.Image:
-        scale = self._drawn[1] / self.size[1]
-        box = (0, rows[0] * scale - top, picture.width, rows[1] * scale - top)
+        upper, lower = (row * self._drawn[1] / self.size[1] - top for row in rows)
+        box = (0, upper, picture.width, lower)
         return picture.resize((self.size[0], rows[1] - rows[0]), Image.Resampling.LANCZOS, box=box)
 
 

@@ -36,8 +36,8 @@ class Whitening:
         """Return the whitened `band`, the `rows` of a page `height` pixels high, in the mode of the probe."""
         if self._dark:
             return band
-        scale = self._gain.height / height
-        box = (0, rows[0] * scale, self._gain.width, rows[1] * scale)
+        width, length = self._gain.size
+        box = (0, rows[0] * length / height, width, rows[1] * length / height)
         gain = self._gain.resize(band.size, Image.Resampling.BILINEAR, box=box)
         return _lift(band, gain).point(self._curve * len(band.getbands()))
 

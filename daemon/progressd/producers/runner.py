@@ -80,7 +80,7 @@ class Runner:
     async def _run_job(self, job: Job) -> None:
         try:
             await self._report(StartEvent(job.id))
-            await self._report(await self._attempt(job))
+            await self._report(await self._outcome(job))
         except Conflict as refusal:  # somebody else has ended it meanwhile
             log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
         finally:
@@ -98,8 +98,18 @@ class Runner:
             else:
                 return
 
+    async def _outcome(self, job: Job) -> CompletedEvent | ErrorEvent:
+        """The boundary of one job: what goes wrong here, such as a full disk, ends this job and nothing else."""
+        try:
+            return await self._attempt(job)
+        except Conflict:
+            raise
+        except Exception as error:
+            log.error("cannot run job", job_id=job.id, pipeline=job.pipeline, error=repr(error), exc_info=error)
+            return _failed(job, f"the daemon failed to run {job.pipeline}; its log says why")
+
     async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
-        """Run the job once; how it ended."""
+        """Run the job once; how it ended. Raises Conflict when somebody else ends it, OSError."""
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
             return _failed(job, f"the pipeline {job.pipeline} is no longer configured")
@@ -148,8 +158,7 @@ class Runner:
         if output.complaint is not None:
             return ErrorEvent(job.id, ErrorData(output.complaint))
         if status < 0:
-            name = signal.Signals(-status).name
-            return _failed(job, f"{job.pipeline} was ended by {name}" + _want_of_memory(-status))
+            return _failed(job, f"{job.pipeline} was ended by {_signal_name(-status)}" + _want_of_memory(-status))
         if status > 0:
             return _failed(job, f"{job.pipeline} failed with exit status {status}")
         url = None
@@ -183,6 +192,13 @@ class Runner:
 
 def _failed(job: Job, sentence: str) -> ErrorEvent:
     return ErrorEvent(job.id, ErrorData(f"Pipeline error: {sentence}"))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _want_of_memory(number: int) -> str:

@@ -11,7 +11,7 @@ from progressd.files import Upload
 from progressd.rest.body import Pieces
 
 FIELD_MOST: Final = 65536  # bytes of a field that is not the file
-OVERHEAD: Final = 1024 * 1024  # bytes that fields, headers and boundaries may take beside the file
+OVERHEAD: Final = 1024 * 1024  # bytes beside the file; also what the decoder may hold undecided
 PARTS_MOST: Final = 20
 
 
@@ -30,7 +30,7 @@ async def receive_form(request: Request, upload: Upload, file_field: str, most: 
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
         raise InvalidInput("expected a multipart/form-data body")
-    reader = _Reader(MultipartDecoder(boundary.encode(), FIELD_MOST, max_parts=PARTS_MOST), upload, file_field, most)
+    reader = _Reader(MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=PARTS_MOST), upload, file_field, most)
     try:
         async for piece in Pieces(request, most + OVERHEAD):
             await reader.feed(piece)
@@ -78,4 +78,7 @@ class _Reader:
                 raise TooLarge(f"the file has more than the {self._most} bytes that are allowed")
             await self._upload.write(data)
         elif isinstance(part, Field):
-            self.fields[part.name] = self.fields.get(part.name, b"") + data
+            value = self.fields.get(part.name, b"") + data
+            if len(value) > FIELD_MOST:
+                raise TooLarge(f"the field {part.name[:60]!r} has more than the {FIELD_MOST} bytes that are allowed")
+            self.fields[part.name] = value

@@ -1,0 +1,116 @@
+"""One run: a server, the load client against it, and the figures that come of it."""
+
+import subprocess
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from benchmarks.jobs import message_size, register, state_with_finished_jobs
+from benchmarks.paths import BUILT
+from benchmarks.scenarios import Scenario, Variant
+from benchmarks.servers import CORE, Running, Server, ServerFailed, running
+
+CLIENT_CORE: Final = CORE + 1
+RUN_SECONDS: Final = 400.0  # after which a run is given up, whatever it does
+
+Figures = Mapping[str, float]
+
+
+class Sample(NamedTuple):
+    """What one run measured; `failure` says why it did not."""
+
+    scenario: str
+    variant: str
+    server: str
+    run: int
+    figures: Figures
+    failure: str = ""
+
+
+def run(scenario: Scenario, variant: Variant, server: Server, number: int, steady: float) -> Sample:
+    """Start the server, load it for `steady` seconds, stop it."""
+    load = {"jobs": 1, "idle_jobs": 0, **scenario.load, **variant.load, "steady_ms": int(1000 * steady)}
+    state = state_with_finished_jobs(variant.finished_jobs) if variant.finished_jobs else None
+    key = (scenario.name, variant.name, server.name, number)
+    try:
+        with running(server, scenario.settings if server.name == "progressd" else {}, state) as up:
+            if server.name == "progressd":
+                register(up.place.socket, load["jobs"] + load["idle_jobs"])
+            raw = _measured(_options(scenario, server, load, up))
+    except (ServerFailed, _LoadFailed) as error:
+        return Sample(*key, {}, str(error))
+    return Sample(*key, {**raw, **dict(_derived(raw, load))})
+
+
+class _LoadFailed(Exception):
+    """The load client gave up."""
+
+
+def _options(scenario: Scenario, server: Server, load: Mapping[str, int], up: Running) -> Mapping[str, object]:
+    numbers = {name: value for name, value in load.items() if name != "idle_jobs" or value}
+    publish = server.publish_all if scenario.all_jobs else server.publish
+    return {
+        **numbers,
+        "port": up.place.port,
+        "servers": ",".join(map(str, up.pids)),
+        "watch": "/ws/jobs" if scenario.all_jobs else "/ws/jobs/{id}",
+        "producer": up.place.socket,
+        "http": int(bool(publish)),
+        "publish": publish,
+        "size": 0 if server.snapshot else message_size(),
+        "snapshot": int(server.snapshot),
+        "finish": int(server.name == "progressd" and bool(load.get("slow"))),
+    }
+
+
+def _measured(options: Mapping[str, object]) -> Figures:
+    command = ["taskset", "-c", str(CLIENT_CORE), str(BUILT / "load")]
+    command += [f"{name}={value}" for name, value in options.items()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise _LoadFailed(f"not done after {RUN_SECONDS:.0f} s") from None
+    if done.returncode:
+        raise _LoadFailed(done.stderr.strip() or f"the load client ended with {done.returncode}")
+    return {name: float(value) for name, value in map(str.split, done.stdout.splitlines())}
+
+
+def _derived(raw: Figures, load: Mapping[str, int]) -> Mapping[str, float]:
+    seconds, cpu = raw["seconds"], raw["server_cpu_us"]
+    figures = {
+        "events_s": raw["events"] / seconds,
+        "deliveries_s": raw["deliveries"] / seconds,
+        "server_busy": 100e-6 * cpu / seconds,
+        "client_busy": 100e-6 * raw["client_cpu_us"] / seconds,
+        "growth_mib": raw["memory_growth_bytes"] / 2**20,
+    }
+    if raw["events"]:
+        figures["event_us"] = cpu / raw["events"]
+    if raw["deliveries"]:
+        figures["cpu_us"] = cpu / raw["deliveries"]
+        figures["frame_bytes"] = raw["bytes"] / raw["deliveries"]
+    if idle := load.get("idle", 0):
+        figures["connection_kib"] = raw["idle_memory_bytes"] / idle / 1024
+        figures["handshake_ms"] = raw["idle_cpu_us"] / idle / 1000
+    for old, new in RENAMED.items():
+        if old in raw:
+            figures[new] = raw[old]
+    if "stalled_ends" in raw and load["jobs"]:
+        figures["slow_told"] = float(all(_told_all(raw, name, load["jobs"]) for name in ("stalled", "slow")))
+    return figures
+
+
+RENAMED: Final = {
+    "usual_p50_ms": "p50_ms",
+    "usual_p99_ms": "p99_ms",
+    "usual_max_ms": "max_ms",
+    "crowd_let_in_ms": "let_in_ms",
+    "crowd_served_ms": "served_ms",
+}
+
+
+def _told_all(raw: Figures, name: str, jobs: int) -> bool:
+    """Whether a slow watcher got both messages of every job's end and its newest progress, or was told to come back."""
+    complete = raw[f"{name}_ends"] == 2 * jobs and raw[f"{name}_newest"] == jobs
+    return complete or raw[f"{name}_close_code"] == 4000
+
+

@@ -1,0 +1,122 @@
+"""The scenarios: what load is put on the servers, which of them, and which figures matter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+ALL: Final = ("progressd", "nchan", "websockets", "starlette", "ws", "trio-websocket")
+PUSH: Final = ("cpu_us", "deliveries_s", "p50_ms", "p99_ms", "max_ms", "server_busy", "client_busy")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A load that differs in something from the scenario's own."""
+
+    name: str = ""
+    load: Mapping[str, int] = field(default_factory=dict)
+    finished_jobs: int = 0  # in the daemon's store
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`load` holds options of the load client (load/options.h). `ratio`: the figure that servers are compared by."""
+
+    name: str
+    title: str
+    load: Mapping[str, int]
+    figures: tuple[str, ...] = PUSH
+    ratio: str = "cpu_us"
+    servers: tuple[str, ...] = ALL
+    variants: tuple[Variant, ...] = (Variant(),)
+    all_jobs: bool = False  # every watcher watches all jobs, not one
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the daemon, as environment variables
+
+
+SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(
+            "fan-out-100",
+            "One job, 500 watchers, 100 events/s",
+            {"watchers": 500, "rate": 100},
+            servers=(*ALL, "floor"),
+        ),
+        Scenario(
+            "fan-out-300",
+            "One job, 500 watchers, 300 events/s",
+            {"watchers": 500, "rate": 300},
+            servers=(*ALL, "floor"),
+        ),
+        Scenario(
+            "many-jobs",
+            "100 jobs with 10 watchers each, 5,000 events/s altogether",
+            {"jobs": 100, "watchers": 1000, "rate": 5000},
+        ),
+        Scenario(
+            "all-jobs",
+            "`/ws/jobs`, 20 watchers, 100 jobs, 5,000 events/s altogether",
+            {"jobs": 100, "watchers": 20, "rate": 5000},
+            all_jobs=True,
+        ),
+        Scenario(
+            "as-fast-as-it-goes",
+            "One job, 500 watchers, events as fast as the server takes them",
+            {"watchers": 500, "rate": 0},
+            figures=("deliveries_s", "cpu_us", "server_busy", "client_busy"),
+            ratio="deliveries_s",
+            servers=("progressd", "nchan", "floor"),
+        ),
+        Scenario(
+            "idle",
+            "10,000 idle connections",
+            {"watchers": 10, "rate": 10, "idle": 10_000, "idle_jobs": 100},
+            figures=("connection_kib", "handshake_ms"),
+            ratio="connection_kib",
+        ),
+        Scenario(
+            "handshakes",
+            "1,000 connections, one after the other",
+            {"watchers": 10, "rate": 10, "idle": 1000, "idle_jobs": 100},
+            figures=("handshake_ms", "connection_kib"),
+            ratio="handshake_ms",
+        ),
+        Scenario(
+            "crowd",
+            "1,000 watchers connect at once, while 100 watch a job with 100 events/s",
+            {"watchers": 100, "rate": 100, "crowd": 1000, "idle_jobs": 10},
+            figures=("let_in_ms", "served_ms", "crowd_p99_ms", "p99_ms"),
+            ratio="let_in_ms",
+        ),
+        Scenario(
+            "event-cost",
+            "10 jobs with 10 watchers each, 500 events/s altogether: what else there is should not matter",
+            {"jobs": 10, "watchers": 100, "rate": 500},
+            figures=("event_us", "p50_ms", "p99_ms"),
+            ratio="event_us",
+            servers=("progressd",),
+            variants=(
+                Variant("alone"),
+                Variant("10,000 idle watchers of other jobs", {"idle": 10_000, "idle_jobs": 100}),
+                Variant("1,000,000 finished jobs in the store", finished_jobs=1_000_000),
+            ),
+            # A heartbeat costs what it costs, event or none, so none should fall into the steady phase.
+            settings={"PROGRESSD_LIMITS_HEARTBEAT_INTERVAL": "120"},
+        ),
+        Scenario(
+            "one-producer",
+            "One producer, as fast as it goes, 10 watchers",
+            {"watchers": 10, "rate": 0},
+            figures=("events_s", "event_us", "deliveries_s", "growth_mib", "server_busy", "client_busy"),
+            ratio="events_s",
+        ),
+        Scenario(
+            "slow-watchers",
+            "`/ws/jobs`, 20 watchers, 50 jobs, 2,000 events/s altogether; one more stops reading, one reads 100 kbit/s",
+            {"jobs": 50, "watchers": 20, "rate": 2000},
+            figures=("p50_ms", "p99_ms", "max_ms", "deliveries_s", "growth_mib"),
+            ratio="p99_ms",
+            variants=(Variant("without"), Variant("with", {"stalled": 1, "slow": 1})),
+            all_jobs=True,
+        ),
+    )
+}

@@ -1,0 +1,279 @@
+"""Producers on the Unix socket of a running daemon: who is answered what and when, and who cannot disturb whom."""
+
+import json
+import stat
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from progressd.core.errors import StoreFailed
+from progressd.core.status import JobStatus
+from progressd.store.sqlite import SQLiteStore
+from samples import ID, job_id
+
+from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
+
+
+class Producer:
+    """A program on this host that reports on jobs."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._unread = b""
+
+    async def send(self, *lines: Any) -> None:
+        """Send bytes as they are, anything else as a line of JSON, all in one write."""
+        data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
+        with trio.fail_after(PATIENCE):
+            await self.stream.send_all(data)
+
+    async def answer(self) -> Any:
+        """The next answer."""
+        with trio.fail_after(PATIENCE):
+            while b"\n" not in self._unread:
+                chunk = await self.stream.receive_some()
+                assert chunk, "the daemon has closed the connection"
+                self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return json.loads(line)
+
+    async def answers_until_closed(self) -> list[Any]:
+        """All answers up to the end of the connection."""
+        with trio.fail_after(PATIENCE):
+            while chunk := await self.stream.receive_some():
+                self._unread += chunk
+        return [json.loads(line) for line in self._unread.splitlines()]
+
+
+@asynccontextmanager
+async def producer(running: RunningDaemon) -> AsyncGenerator[Producer]:
+    with trio.fail_after(PATIENCE):
+        stream = await trio.open_unix_socket(str(running.settings.ingest.socket))
+    async with stream:
+        yield Producer(stream)
+
+
+async def test_a_ref_is_answered_once_the_event_is_durable(daemon: RunningDaemon) -> None:
+    async with producer(daemon) as program:
+        await program.send({"ref": "a", **registered(ID, kind="scan")})
+        answer = await program.answer()
+        assert (await daemon.daemon.store.jobs([ID]))[ID].kind == "scan"
+        assert answer == {"ref": "a", "ok": True, "cursor": answer["cursor"], "job_id": ID}
+        assert answer["cursor"] == daemon.daemon.history.cursor((await daemon.daemon.registry.get(ID)).offset)
+
+
+class SlowStore(SQLiteStore):
+    """Says when a commit begins, and waits for leave to do it."""
+
+    begun: trio.Event
+    leave: trio.Event
+
+    async def commit(self, *what: Any) -> None:
+        self.begun.set()
+        await self.leave.wait()
+        await super().commit(*what)
+
+
+async def test_nothing_is_answered_before_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progressd.app.SQLiteStore", SlowStore)
+    SlowStore.begun, SlowStore.leave = trio.Event(), trio.Event()
+    async with running_daemon(tmp_path) as daemon, producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)})
+        with trio.fail_after(PATIENCE):
+            await SlowStore.begun.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not program.stream.socket.is_readable()
+        assert daemon.daemon.registry.known(ID) is None
+        SlowStore.leave.set()
+        assert (await program.answer())["ok"]
+
+
+async def test_without_a_ref_only_what_is_wrong_is_answered(daemon: RunningDaemon) -> None:
+    async with producer(daemon) as program:
+        await program.send(
+            registered(ID), progress(ID, 1), {"type": "dance"}, progress(ID, 2), {"ref": 0, **progress(ID, 3)}
+        )
+        first, last = await program.answer(), await program.answer()
+    assert first["error"].startswith("not an event: ")
+    assert {**first, "error": ""} == {"ok": False, "error": "", "line": 3}
+    assert (last["ref"], last["ok"]) == (0, True)
+    assert (await daemon.daemon.registry.get(ID)).progress.current_step == 3
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (b"not json\n", "not an event: "),
+        (b"\xff\xfe\n", "not an event: "),
+        (b"[" * 100_000 + b"\n", "not an event: "),
+        (b'{"x":' + b"[" * 100_000 + b"\n", "not an event: "),
+        (progress(job_id(9), 1), f"no job {job_id(9)}"),
+        (progress("me", 1), "'me' is not a job id"),
+        (completed(ID), f"job {ID} is queued: it must be processing"),
+        (status_change(ID, "processing", "cancelled"), f"job {ID} is queued, not cancelled"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value)[:30],
+)
+async def test_a_bad_line_is_named_and_the_stream_goes_on(tmp_path: Path, bad: Any, error: str) -> None:
+    async with running_daemon(tmp_path, ingest={"max_line_bytes": 200_000}) as daemon, producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)}, b"\n", bad, {"ref": 2, **progress(ID, 1)})
+        first, second, third = [await program.answer() for _ in range(3)]
+    assert (first["ref"], first["ok"]) == (1, True)
+    assert second["error"].startswith(error)
+    assert {**second, "error": ""} == {"ok": False, "error": "", "line": 3}
+    assert (third["ref"], third["ok"]) == (2, True)
+
+
+async def test_a_line_that_is_too_long_is_named_once_and_the_stream_goes_on(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, ingest={"max_line_bytes": 1024}) as daemon, producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)}, b"x" * 300_000)
+        assert (await program.answer())["ok"]
+        assert await program.answer() == {"ok": False, "error": "the line has more than 1024 bytes", "line": 2}
+        await program.send(b"x" * 300_000, b"\n", {"ref": 2, **progress(ID, 1)})
+        assert (await program.answer())["ref"] == 2
+
+
+async def test_what_the_store_cannot_keep_is_an_answer_and_the_stream_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FlakyStore(SQLiteStore):
+        refusals = 1
+
+        async def commit(self, *what: Any) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise StoreFailed("the store does not take it: the disk is full")
+            await super().commit(*what)
+
+    monkeypatch.setattr("progressd.app.SQLiteStore", FlakyStore)
+    async with running_daemon(tmp_path) as daemon, producer(daemon) as program:
+        await program.send(registered(ID))
+        assert await program.answer() == {
+            "ok": False,
+            "error": "the store does not take it: the disk is full",
+            "line": 1,
+        }
+        await program.send({"ref": 1, **registered(ID)})
+        assert (await program.answer())["ok"]
+
+
+async def test_a_thousand_lines_in_one_write_are_all_taken_in_order(daemon: RunningDaemon) -> None:
+    lines = [progress(ID, step, 1000) for step in range(1, 1001)]
+    async with daemon.watch() as watcher, producer(daemon) as program:
+        await program.send(registered(ID), *({"ref": number, **line} for number, line in enumerate(lines)))
+        answers = [await program.answer() for _ in lines]
+        assert [(answer["ref"], answer["ok"]) for answer in answers] == [(number, True) for number in range(1000)]
+        offsets = [int(answer["cursor"].rpartition("-")[2]) for answer in answers]
+        assert offsets == sorted(set(offsets))
+        steps = []
+        while not steps or steps[-1] < 1000:
+            message = await watcher.receive()
+            if message["type"] == "progress":
+                steps.append(message["data"]["current_step"])
+        assert steps == sorted(steps)
+    assert (await daemon.daemon.registry.get(ID)).progress.percent == 100
+
+
+async def test_a_line_may_come_in_pieces(daemon: RunningDaemon) -> None:
+    line = json.dumps({"ref": "ä", **registered(ID, input_filename="Bücher.pdf")}, ensure_ascii=False).encode()
+    async with producer(daemon) as program:
+        for byte in range(0, len(line), 7):
+            await program.send(line[byte : byte + 7])
+            await trio.testing.wait_all_tasks_blocked()
+        await program.send(b"\n")
+        assert (await program.answer())["ref"] == "ä"
+    assert (await daemon.daemon.registry.get(ID)).input_filename == "Bücher.pdf"
+
+
+async def test_a_producer_that_sends_no_more_still_gets_its_answers(daemon: RunningDaemon) -> None:
+    async with producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)}, json.dumps({"ref": 2, **progress(ID, 1)}).encode())
+        await program.stream.send_eof()
+        answers = await program.answers_until_closed()
+    assert [(answer["ref"], answer["ok"]) for answer in answers] == [(1, True), (2, True)]
+
+
+async def test_a_producer_that_goes_in_the_middle_of_a_line_has_not_sent_it(daemon: RunningDaemon) -> None:
+    async with producer(daemon) as program:
+        await program.send(registered(ID), b'{"type":"progress","job_id":')
+    async with producer(daemon) as program:
+        await program.send({"ref": 1, **progress(ID, 1)})
+        assert (await program.answer())["ok"]
+
+
+async def test_a_producer_that_does_not_read_its_answers_holds_up_nobody_else(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    batch = b"".join(json.dumps({"ref": "r" * 500, **progress(ID, 2)}).encode() + b"\n" for _ in range(100))
+    async with producer(daemon) as deaf:
+        with trio.move_on_after(PATIENCE) as stuck:
+            while True:
+                with trio.move_on_after(0.5) as full:
+                    await deaf.stream.send_all(batch)
+                if full.cancelled_caught:
+                    break
+        assert not stuck.cancelled_caught, "nothing holds up a producer that does not read"
+        async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+            [answer] = await daemon.report(progress(ID, 77))
+            assert answer["ok"]
+            messages = await watcher.receive_until("progress")
+            while messages[-1]["data"].get("current_step") != 77:
+                messages.append(await watcher.receive())
+
+
+@pytest.mark.parametrize("many", [1, 50])
+async def test_many_producers_report_at_once(daemon: RunningDaemon, many: int) -> None:
+    async def work(number: int) -> None:
+        async with producer(daemon) as program:
+            await program.send({"ref": 0, **registered(job_id(number))})
+            await program.answer()
+            for step in range(1, 11):
+                await program.send({"ref": step, **progress(job_id(number), step, 10)})
+                assert (await program.answer())["ok"]
+            await program.send({"ref": 99, **completed(job_id(number), page_count=number)})
+            assert (await program.answer())["ok"]
+
+    async with trio.open_nursery() as nursery:
+        for number in range(many):
+            nursery.start_soon(work, number)
+    for number in range(many):
+        done = await daemon.daemon.registry.get(job_id(number))
+        assert (done.status, done.page_count, done.progress.percent) == (JobStatus.COMPLETED, number, 100)
+
+
+async def test_a_watcher_sees_a_producers_job_from_its_registration_to_its_end(daemon: RunningDaemon) -> None:
+    async with daemon.watch() as watcher, producer(daemon) as program:
+        await program.send(registered(ID, kind="scan", input_filename="book.pdf", labels={"by": "eve"}))
+        created = await watcher.receive()
+        await program.send(progress(ID, 5, 12, "AI Upscaling"))
+        started, moved = await watcher.receive(), await watcher.receive()
+        await program.send(completed(ID, page_count=12, elapsed_seconds=45.2))
+        changed, done = await watcher.receive(), await watcher.receive()
+    assert created["data"]["kind"] == "scan"
+    assert created["data"]["labels"] == {"by": "eve"}
+    assert started["data"] == {"old_status": "queued", "new_status": "processing"}
+    assert (
+        moved["data"].items()
+        >= {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}.items()
+    )
+    assert changed["data"] == {"old_status": "processing", "new_status": "completed"}
+    assert done["data"] == {"output_path": None, "elapsed_seconds": 45.2, "page_count": 12, "download_url": None}
+    assert {message["job_id"] for message in (created, started, moved, changed, done)} == {ID}
+
+
+async def test_the_socket_is_for_its_user_and_group(daemon: RunningDaemon) -> None:
+    mode = daemon.settings.ingest.socket.stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o660
+
+
+async def test_a_daemon_that_stops_closes_its_producers(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)})
+        await program.answer()
+        await daemon.stop()
+        assert await program.answers_until_closed() == []
+    assert not daemon.settings.ingest.socket.exists()

@@ -1,0 +1,14 @@
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from http_client import client_of
+
+from daemon import RunningDaemon
+
+
+@pytest.fixture
+async def client(daemon: RunningDaemon) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the fixture `daemon`."""
+    async with client_of(daemon) as client:
+        yield client

@@ -1,0 +1,392 @@
+"""`POST /api/convert`: what becomes a job, what is refused and how, and that a refusal leaves nothing behind."""
+
+import json
+import socket
+import struct
+import tracemalloc
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from http_client import (
+    BOUNDARY,
+    FORM_TYPE,
+    client_of,
+    error_of,
+    exchange,
+    file_part,
+    form,
+    options_part,
+    part,
+    post_form,
+    streamed,
+)
+from progressd.config import Pipeline
+from progressd.core.pipeline import Option
+from progressd.core.status import JobStatus
+from progressd.rest import body as body_module
+from progressd.store.base import Filter
+from submitting import PDF, ended, shell, submit
+from waiting import eventually
+
+from daemon import PATIENCE, RunningDaemon, running_daemon
+
+DEFAULTS = {"dpi": 300, "deskew": True, "upscale": True, "ocr": False, "advanced": False}
+MIB = 1 << 20
+WAITING = {"first": shell("until [ -e ../../../go ]; do sleep 0.01; done")}
+
+
+async def nothing_is_left(running: RunningDaemon) -> bool:
+    """Whether there is neither a job nor a file."""
+    state_dir = trio.Path(running.settings.state_dir)
+    files = [path for name in ("uploads", "jobs") for path in await (state_dir / name).iterdir()]
+    return not files and await running.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+
+
+def id_of(response: httpx.Response) -> str:
+    """The id of the job that was made."""
+    assert response.status_code == 202, response.text
+    return str(response.json()["job_id"])
+
+
+async def test_a_file_becomes_a_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    given = {"dpi": 150, "upscale": False}
+    response = await client.post(
+        "/api/convert", files={"file": ("Mein Buch.pdf", PDF)}, data={"options": json.dumps(given)}
+    )
+    assert response.status_code == 202
+    body = response.json()
+    assert body.keys() == {"job_id", "status", "created_at"}
+    assert body["status"] == "queued"
+    assert datetime.fromisoformat(body["created_at"]).tzinfo is not None
+    job = await daemon.daemon.registry.get(body["job_id"])
+    assert (job.kind, job.pipeline, job.input_filename) == ("pdf", "pdf", "Mein Buch.pdf")
+    assert job.options == {**DEFAULTS, **given}
+    assert daemon.daemon.files.input(job.id).read_bytes() == PDF
+    assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [file_part()],
+        [options_part({}), file_part()],
+        [file_part(), options_part({})],
+        [file_part(), options_part(b"")],
+        [part("csrf", b"x"), file_part(), part("unknown", b"y"), file_part(b"other", name="cover")],
+    ],
+    ids=["no options", "options first", "options last", "empty options", "other fields"],
+)
+async def test_what_is_not_given_has_its_default(
+    daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes]
+) -> None:
+    job = await daemon.daemon.registry.get(id_of(await post_form(client, *parts)))
+    assert job.options == DEFAULTS
+    assert daemon.daemon.files.input(job.id).read_bytes() == PDF
+
+
+async def test_an_input_of_any_bytes_arrives_as_it_was(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    content = PDF + bytes(range(256)) * 1000 + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() + b"\r\n\n\r\r\n"
+    whole = form(file_part(content))
+    for size in (len(whole), 1000, 7919):
+        body = streamed(b"", *(whole[start : start + size] for start in range(0, len(whole), size)), b"")
+        response = await client.post("/api/convert", content=body, headers=FORM_TYPE)
+        assert daemon.daemon.files.input(id_of(response)).read_bytes() == content
+
+
+async def test_another_pipeline_can_be_chosen(tmp_path: Path) -> None:
+    other = Pipeline(("true",), accept=("image/png", "image/jpeg"), options={"size": Option("integer", 4)})
+    async with running_daemon(tmp_path, pipelines={"thumb": other}) as daemon, client_of(daemon) as client:
+        job_id = id_of(await post_form(client, file_part(b"no signature is looked for", "a.PNG"), pipeline="thumb"))
+        job = await daemon.daemon.registry.get(job_id)
+        assert (job.kind, job.pipeline, job.options) == ("thumb", "thumb", {"size": 4})
+        refused = await post_form(client, file_part(PDF), pipeline="thumb")
+        assert (refused.status_code, error_of(refused)) == (415, "not a file of the type image/png or image/jpeg")
+
+
+async def test_an_unknown_pipeline_is_refused_with_the_known_ones(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    refused = await post_form(client, file_part(), pipeline="../pdf")
+    assert (refused.status_code, error_of(refused)) == (400, "there is no pipeline '../pdf': there are pdf")
+    assert await nothing_is_left(daemon)
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["Content-Length", "chunked"])
+async def test_a_large_file_never_is_in_memory(tmp_path: Path, announced: bool) -> None:
+    size, block = 200 * MIB, bytes(MIB)
+    head, tail = file_part(b"%PDF-").removesuffix(b"\r\n"), b"\r\n" + form()
+    headers = {**FORM_TYPE, **({"Content-Length": str(len(head) + size + len(tail))} if announced else {})}
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon, client_of(daemon) as client:
+        await client.get("/api/health")
+        tracemalloc.start()
+        try:
+            response = await client.post(
+                "/api/convert", content=streamed(head, block, tail, times=200), headers=headers, timeout=60
+            )
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert daemon.daemon.files.input(id_of(response)).stat().st_size == size + len(b"%PDF-")
+    assert peak < 16 * MIB
+
+
+SMALL = {"max_upload_bytes": 1000}
+
+
+async def test_a_file_may_be_as_large_as_the_limit_and_no_larger(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
+        refused = await post_form(client, file_part(PDF.ljust(1001)))
+        assert (refused.status_code, error_of(refused)) == (
+            413,
+            "the file has more than the 1000 bytes that are allowed",
+        )
+        assert await nothing_is_left(daemon)
+        id_of(await post_form(client, file_part(PDF.ljust(1000))))
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(tmp_path: Path) -> None:
+    head = (
+        "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 99999999999\r\n"
+        f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
+    )
+    async with running_daemon(tmp_path, limits=SMALL) as daemon:
+        answer = await exchange(daemon, head.encode())
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b"the body has 99999999999 bytes: at most" in answer
+        assert await nothing_is_left(daemon)
+
+
+async def test_a_body_that_turns_out_too_large_is_refused_on_the_way(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
+        body = streamed(part("note", b"x" * 60_000), *[part("note", b"y")] * 2, times=100_000)
+        refused = await client.post("/api/convert", content=body, headers=FORM_TYPE)
+        assert refused.status_code == 413
+        error_of(refused)
+        assert await nothing_is_left(daemon)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part("note", b"x" * 70_000), file_part()],
+        [file_part(), options_part(b'{"dpi": 300' + b" " * 70_000 + b"}")],
+        [part(f"field-{number}", b"x") for number in range(50)],
+    ],
+    ids=["large field", "large options", "many fields"],
+)
+async def test_a_form_with_too_much_beside_the_file_is_refused(
+    daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes]
+) -> None:
+    refused = await post_form(client, *parts)
+    assert (refused.status_code, error_of(refused)) == (
+        413,
+        "the form has too many or too large fields beside the file",
+    )
+    assert await nothing_is_left(daemon)
+
+
+@pytest.mark.parametrize(
+    ("content", "accepted"),
+    [
+        (b"%PDF-1.4", True),
+        (b"\xef\xbb\xbf%PDF-1.4", True),
+        (b"x" * 1019 + b"%PDF-1.4", True),
+        (b"x" * 1020 + b"%PDF-1.4", False),
+        (b"%PDX-1.4", False),
+        (b"<html>", False),
+        (b"", False),
+    ],
+)
+async def test_a_pdf_is_told_by_its_content(
+    daemon: RunningDaemon, client: httpx.AsyncClient, content: bytes, accepted: bool
+) -> None:
+    response = await post_form(client, file_part(content, "book.pdf" if not accepted else "book.txt"))
+    if accepted:
+        id_of(response)
+    else:
+        assert (response.status_code, error_of(response)) == (415, "not a file of the type application/pdf")
+        assert await nothing_is_left(daemon)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"dpi": "300"}, "dpi"),
+        ({"dpi": 300.5}, "dpi"),
+        ({"dpi": True}, "dpi"),
+        ({"dpi": 0}, "dpi"),
+        ({"dpi": 10**30}, "dpi"),
+        ({"dpi": None}, "dpi"),
+        ({"deskew": 1}, "deskew"),
+        ({"deskew": [True]}, "deskew"),
+        ({"dip": 300}, "dip"),
+        ({"x" * 1000: 1}, "xxxx"),
+        (b"not json", "options"),
+        (b"[]", "options"),
+        (b"null", "options"),
+        (b'{"dpi":', "options"),
+        (b"\xff", "options"),
+        (b'{"dpi":' + b"[" * 50_000 + b"}", "options"),
+    ],
+)
+async def test_an_option_that_is_not_possible_is_named(
+    daemon: RunningDaemon, client: httpx.AsyncClient, options: Any, named: str
+) -> None:
+    refused = await post_form(client, file_part(), options_part(options))
+    assert refused.status_code == 422
+    sentence = error_of(refused)
+    assert named in sentence
+    assert len(sentence) < 300
+    assert await nothing_is_left(daemon)
+
+
+async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: Path) -> None:
+    pipeline = shell("true", options={"ocr": Option("boolean", False, needs="no-such-program")})
+    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
+        refused = await post_form(client, file_part(), options_part({"ocr": True}))
+        assert refused.status_code == 422
+        assert error_of(refused) == "option ocr: true is not possible here, because no-such-program is not installed"
+        id_of(await post_form(client, file_part(), options_part({"ocr": False})))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "sentence"),
+    [
+        (form(options_part({})), FORM_TYPE["Content-Type"], "the form has no file in the field 'file'"),
+        (form(file_part(name="document")), FORM_TYPE["Content-Type"], "the form has no file in the field 'file'"),
+        (form(part("file", PDF)), FORM_TYPE["Content-Type"], "the form has no file in the field 'file'"),
+        (form(file_part(b"", "")), FORM_TYPE["Content-Type"], "the form has no file in the field 'file'"),
+        (form(file_part(), file_part()), FORM_TYPE["Content-Type"], "one file at a time: the form has several"),
+        (form(file_part())[:-20], FORM_TYPE["Content-Type"], "the multipart body is malformed, or was cut off"),
+        (b"", FORM_TYPE["Content-Type"], "the multipart body is malformed, or was cut off"),
+        (form(file_part()), "multipart/form-data; boundary=other", "the multipart body is malformed, or was cut off"),
+        (form(file_part()), "multipart/form-data", "expected a multipart/form-data body"),
+        (form(file_part()), "multipart/form-data; boundary=", "expected a multipart/form-data body"),
+        (form(file_part()), "multipart/form-data; boundary=ä", "the multipart body is malformed, or was cut off"),
+        (PDF, "application/pdf", "expected a multipart/form-data body"),
+        (b"{}", "application/json", "expected a multipart/form-data body"),
+    ],
+)
+async def test_what_is_no_form_with_one_file_is_refused(
+    daemon: RunningDaemon, client: httpx.AsyncClient, body: bytes, content_type: str, sentence: str
+) -> None:
+    refused = await client.post("/api/convert", content=body, headers={"Content-Type": content_type.encode()})
+    assert (refused.status_code, error_of(refused)) == (400, sentence)
+    assert await nothing_is_left(daemon)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "label"),
+    [
+        ('; filename="../../etc/passwd"', "../../etc/passwd"),
+        ('; filename="/etc/passwd"', "/etc/passwd"),
+        (r'; filename="C:\\books\\a.pdf"', "C:\\books\\a.pdf"),
+        (r'; filename="say \"hi\".pdf"', 'say "hi".pdf'),
+        ('; filename="say %22hi%22.pdf"', 'say "hi".pdf'),
+        ('; filename="Bücher — 書.pdf"', "Bücher — 書.pdf"),
+        ("; filename*=UTF-8''B%C3%BCcher%20%E6%9B%B8.pdf", "Bücher 書.pdf"),
+        ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil:%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
+        ('; filename="a\0b.pdf"', "a\0b.pdf"),
+        (f'; filename="{"x" * 10_000}.pdf"', "x" * 255),
+        ('; filename=".."', ".."),
+    ],
+)
+async def test_a_file_name_is_a_label_and_never_a_path(tmp_path: Path, disposition: str, label: str) -> None:
+    pipeline = Pipeline(("cp", "{input}", "{output}"))
+    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
+        job_id = id_of(await post_form(client, part("file", PDF, disposition)))
+        assert (await client.get(f"/api/jobs/{job_id}")).json()["input_filename"] == label
+        assert (await ended(daemon, job_id)).status is JobStatus.COMPLETED
+        result = await client.get(f"/api/jobs/{job_id}/download")
+        assert result.content == PDF
+        assert "X-Evil" not in result.headers
+        in_state = {
+            path.name for path in daemon.settings.state_dir.rglob("*") if not path.name.startswith("progressd.db")
+        }
+    assert in_state == {"lock", "ingest.sock", "uploads", "jobs", job_id, "input", "output"}
+    assert {path.name for path in tmp_path.iterdir()} == {"state"}
+
+
+@pytest.mark.parametrize("ending", ["close", "reset", "half-close"])
+async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon, ending: str) -> None:
+    head = (
+        "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 1000000\r\n"
+        f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
+    )
+    uploads = daemon.settings.state_dir / "uploads"
+    async with await daemon.connect() as stream:
+        await stream.send_all(head.encode() + file_part(PDF.ljust(500_000)))
+        await eventually(lambda: [path.stat().st_size >= 100_000 for path in uploads.iterdir()] == [True])
+        if ending == "reset":
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif ending == "half-close":
+            await stream.send_eof()
+            with trio.fail_after(PATIENCE):
+                while await stream.receive_some():
+                    pass
+    with trio.fail_after(PATIENCE):
+        while not await nothing_is_left(daemon):
+            await trio.sleep(0.01)
+
+
+async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_module, "STALL", 0.2)
+    head = (
+        "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 1000000\r\n"
+        f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
+    )
+    answer = await exchange(daemon, head.encode() + file_part(PDF.ljust(5000)))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'{"error":"nothing came for 0.2 s"}' in answer
+    assert await nothing_is_left(daemon)
+
+
+async def test_a_client_that_asks_first_is_told_to_go_on(daemon: RunningDaemon) -> None:
+    body = form(file_part())
+    head = (
+        f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+        f"Expect: 100-continue\r\nContent-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
+    )
+    async with await daemon.connect() as stream:
+        with trio.fail_after(PATIENCE):
+            await stream.send_all(head.encode())
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 100 ")
+            await stream.send_all(body)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 202 ")
+
+
+async def test_many_uploads_at_once_all_become_jobs(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon, client_of(daemon) as client:
+        made: dict[int, str] = {}
+
+        async def upload(number: int) -> None:
+            made[number] = id_of(await post_form(client, file_part(PDF + bytes([number]) * 100_000)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(upload, number)
+        for number, job_id in made.items():
+            assert daemon.daemon.files.input(job_id).read_bytes().endswith(bytes([number]) * 100_000)
+        assert len(set(made.values())) == 20
+
+
+async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+        await submit(daemon, "pdf")
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        refused = await post_form(client, file_part())
+        assert refused.status_code == 503
+        assert error_of(refused) == "the daemon is stopping and takes no work"
+        assert refused.headers["Retry-After"] == str(refused.json()["retry_after"])
+        go.touch()
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()

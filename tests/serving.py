@@ -1,0 +1,45 @@
+"""The daemon as its users run it: `progressd serve` in a process of its own.
+
+with served_daemon(state_dir) as daemon:
+    httpx.get(daemon.url + "/api/health")
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+PATIENCE = 20.0  # seconds to start or to stop
+
+
+class ServedDaemon(NamedTuple):
+    """Where it answers, and its process."""
+
+    url: str
+    process: subprocess.Popen[str]
+    state_dir: Path
+
+
+@contextmanager
+def served_daemon(
+    state_dir: Path, environment: Mapping[str, str] | None = None, config: str | None = None
+) -> Iterator[ServedDaemon]:
+    """A daemon over a state directory, on any free port; stopped by SIGTERM unless it has ended itself."""
+    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", "--state-dir", str(state_dir)]
+    if config is not None:
+        path = state_dir.with_suffix(".toml")
+        path.write_text(config)
+        command += ["--config", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("listening on "), line
+            yield ServedDaemon(line.removeprefix("listening on ").strip(), process, state_dir)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(PATIENCE)

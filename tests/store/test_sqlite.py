@@ -1,0 +1,250 @@
+"""What is SQLite's own: the file, its schema, other processes, crashes, and that no query walks through everything."""
+
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from progressd.core.errors import SettingsError, StoreFailed
+from progressd.core.status import JobStatus
+from progressd.store import sqlite
+from progressd.store.base import Change, Filter
+from progressd.store.sqlite import MIGRATIONS, SQLiteStore
+from samples import NOW, created, job, job_id, started
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+def other_process(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def descriptors() -> set[str]:
+    links = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.add(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:  # of listing them
+            continue
+    return links
+
+
+# The file
+
+
+def test_the_file_is_in_wal_mode_and_has_the_newest_schema_version(path: Path) -> None:
+    SQLiteStore.open(path).close()
+    with closing(other_process(path)) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize(("setting", "number"), [("FULL", 2), ("NORMAL", 1), ("OFF", 0)])
+async def test_it_is_as_synchronous_as_the_setting_says(path: Path, setting: str, number: int) -> None:
+    with closing(SQLiteStore.open(path, setting)) as store:
+        assert store._writer.execute("PRAGMA synchronous").fetchone() == (number,)
+
+
+def test_a_file_with_a_newer_schema_is_refused_with_a_sentence_and_left_as_it_is(path: Path) -> None:
+    SQLiteStore.open(path).close()
+    with closing(other_process(path)) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = path.read_bytes()
+    with pytest.raises(SettingsError, match=f"has schema version {len(MIGRATIONS) + 1}.*start a newer progressd"):
+        SQLiteStore.open(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"not a database", b"x" * 100_000, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=f"cannot open the store {path}: "):
+        SQLiteStore.open(path)
+    assert path.read_bytes() == content
+
+
+def test_a_path_where_no_file_can_be_is_refused_with_its_name(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing" / "store.sqlite"):
+        with pytest.raises(SettingsError, match=f"cannot open the store {path}: "):
+            SQLiteStore.open(path)
+
+
+def test_a_refused_file_is_not_left_open(path: Path) -> None:
+    path.write_bytes(b"not a database")
+    with pytest.raises(SettingsError):
+        SQLiteStore.open(path)
+    assert str(path) not in descriptors()
+
+
+async def test_a_closed_store_fails_and_says_so(path: Path) -> None:
+    store = SQLiteStore.open(path)
+    store.close()
+    with pytest.raises(StoreFailed):
+        await store.commit([job(1)], [])
+    with pytest.raises(StoreFailed):
+        await store.unfinished()
+    assert str(path) not in descriptors()
+
+
+# Failures and other processes
+
+
+async def test_a_write_that_sqlite_aborts_has_changed_nothing_and_the_next_one_works(
+    store: SQLiteStore, tmp_path: Path
+) -> None:
+    await store.commit([job(1)], [Change(1, created())])
+    with closing(other_process(tmp_path / "store.sqlite")) as db:
+        db.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON changes WHEN NEW.offset = 3"
+            " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        with pytest.raises(StoreFailed, match="the disk is full"):
+            await store.commit(
+                [job(1, JobStatus.PROCESSING), job(2)], [Change(2, started()), Change(3, created(job_id(2)))]
+            )
+        assert await store.jobs([job_id(1), job_id(2)]) == {job_id(1): job(1)}
+        assert await store.changes(0, 100, 100) == [Change(1, created())]
+        db.execute("DROP TRIGGER full")
+    await store.commit([job(1, JobStatus.PROCESSING)], [Change(3, started())])
+    assert await store.unfinished() == [job(1, JobStatus.PROCESSING)]
+
+
+async def test_a_deletion_that_fails_has_not_moved_the_oldest_cursor(store: SQLiteStore, tmp_path: Path) -> None:
+    await store.commit([job(1, JobStatus.FAILED, completed_at=NOW)], [Change(1, created())])
+    with closing(other_process(tmp_path / "store.sqlite")) as db:
+        db.execute("CREATE TRIGGER stuck BEFORE DELETE ON jobs BEGIN SELECT RAISE(ABORT, 'stuck'); END")
+    with pytest.raises(StoreFailed, match="stuck"):
+        await store.delete_finished(NOW + timedelta(days=1), 10)
+    assert store.oldest_cursor == 0
+    assert await store.changes(0, 100, 100) == [Change(1, created())]
+
+
+async def test_a_file_that_another_process_has_locked_fails_and_is_tried_again_by_the_next_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
+    with closing(SQLiteStore.open(path)) as store, closing(other_process(path)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreFailed, match="locked"):
+            await store.commit([job(1)], [])
+        assert await store.unfinished() == []
+        db.execute("COMMIT")
+        await store.commit([job(1)], [])
+        assert await store.unfinished() == [job(1)]
+
+
+async def test_a_backup_that_reads_for_a_long_time_holds_nobody_up(store: SQLiteStore, tmp_path: Path) -> None:
+    with closing(other_process(tmp_path / "store.sqlite")) as db:
+        db.execute("BEGIN")
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+        await store.commit([job(1)], [Change(1, created())])
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+    assert await store.unfinished() == [job(1)]
+
+
+async def test_a_commit_that_has_begun_is_waited_for_although_it_is_cancelled(store: SQLiteStore, path: Path) -> None:
+    with closing(other_process(path)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.commit, [job(1)], [Change(1, created())])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            db.execute("COMMIT")
+    assert await store.jobs([job_id(1)]) == {job_id(1): job(1)}
+
+
+async def test_many_writers_take_turns(store: SQLiteStore) -> None:
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 51):
+            nursery.start_soon(store.commit, [job(number)], [Change(number, created(job_id(number)))])
+            nursery.start_soon(store.unfinished)
+    assert [found.created_offset for found in await store.unfinished()] == list(range(1, 51))
+
+
+KILLED = """
+import os, signal, sys, trio
+from pathlib import Path
+from progressd.store.base import Change
+from progressd.store.sqlite import SQLiteStore
+from samples import created, job
+
+async def main():
+    store = SQLiteStore.open(Path(sys.argv[1]))
+    await store.reserve(5000)
+    await store.commit([job(1)], [Change(1, created())])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+trio.run(main)
+"""
+
+
+async def test_what_was_committed_and_promised_outlives_a_kill(path: Path) -> None:
+    tests = str(Path(__file__).parents[1])
+    done = await trio.run_process(
+        [sys.executable, "-c", KILLED, str(path)], check=False, env={**os.environ, "PYTHONPATH": tests}
+    )
+    assert done.returncode == -signal.SIGKILL
+    with closing(SQLiteStore.open(path)) as store:
+        assert store.first_offset == 5000
+        assert await store.unfinished() == [job(1)]
+        assert await store.changes(0, 100, 100) == [Change(1, created())]
+
+
+# What a query costs
+
+Query = Callable[[SQLiteStore], Awaitable[object]]
+
+
+async def plans(store: SQLiteStore, query: Query) -> list[list[str]]:
+    """How SQLite goes about each statement that the query runs."""
+    statements: list[str] = []
+    for db in (store._reader, store._writer):
+        db.set_trace_callback(statements.append)
+    await query(store)
+    for db in (store._reader, store._writer):
+        db.set_trace_callback(None)
+    explained = [
+        [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        for statement in statements
+        if statement.startswith(("SELECT", "DELETE", "UPDATE"))
+    ]
+    assert explained
+    return explained
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (lambda store: store.unfinished(), "jobs_by_status"),
+        (lambda store: store.jobs([job_id(1), job_id(2)]), "autoindex_jobs"),
+        (lambda store: store.changes(5, 10, 10), "INTEGER PRIMARY KEY"),
+        (lambda store: store.changes(5, 10, 10, job_id(1)), "changes_by_job"),
+        (lambda store: store.changes_of_unfinished(10), "changes_by_job"),
+        (lambda store: store.changes_of_unfinished(10), "jobs_by_status"),
+        (lambda store: store.moved(5, 10), "jobs_by_progress"),
+        (lambda store: store.delete_finished(NOW, 10), "jobs_by_end"),
+        (lambda store: store.list_jobs(Filter([JobStatus.FAILED]), 10, 0), "jobs_by_status"),
+        (lambda store: store.list_jobs(Filter(kind="scan"), 10, 0), "jobs_by_kind"),
+    ],
+)
+async def test_a_query_finds_what_it_is_after_by_an_index(store: SQLiteStore, query: Query, index: str) -> None:
+    explained = await plans(store, query)
+    assert any(index in step for steps in explained for step in steps)
+    assert not [step for steps in explained for step in steps if step.startswith(("SCAN jobs", "SCAN changes"))]
+
+
+@pytest.mark.parametrize("which", [Filter(), Filter([JobStatus.FAILED]), Filter(kind="scan")])
+async def test_a_page_of_the_newest_jobs_is_read_in_order_and_not_sorted(store: SQLiteStore, which: Filter) -> None:
+    page, *_ = await plans(store, lambda store: store.list_jobs(which, 10, 0))
+    assert not [step for step in page if "TEMP B-TREE" in step]

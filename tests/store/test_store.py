@@ -1,0 +1,373 @@
+"""What every store does, whichever it is: run for each kind that `open_store` knows."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from progressd.core.cursor import Cursor
+from progressd.core.errors import StoreFailed
+from progressd.core.job import Job
+from progressd.core.messages import Error, ErrorData, ProgressData, StateChange
+from progressd.core.status import JobStatus
+from progressd.store.base import Change, Filter
+from progressd.store.sqlite import SQLiteStore
+from samples import NOW, created, job, job_id, started, succeeded
+
+OpenStore = Callable[[], SQLiteStore]
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+
+
+@pytest.fixture(params=["sqlite"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
+    """Opens one and the same store, each time as the next daemon would; the one before may have crashed."""
+    opened: list[SQLiteStore] = []
+
+    def open_it() -> SQLiteStore:
+        opened.append(SQLiteStore.open(tmp_path / "store.sqlite"))
+        return opened[-1]
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store: OpenStore) -> SQLiteStore:
+    return open_store()
+
+
+def failed(id_: str) -> Error:
+    return Error(id_, ErrorData("no paper"))
+
+
+def ended(number: int, at: datetime, status: JobStatus = COMPLETED, **fields: object) -> Job:
+    return job(number, status, completed_at=at, **fields)
+
+
+async def ids_of(store: SQLiteStore, which: Filter, limit: int = 100, offset: int = 0) -> list[str]:
+    jobs, _ = await store.list_jobs(which, limit, offset)
+    return [found.id for found in jobs]
+
+
+def ids(*numbers: int) -> list[str]:
+    return [job_id(number) for number in numbers]
+
+
+# What is kept
+
+
+async def test_a_new_store_is_empty(store: SQLiteStore) -> None:
+    assert await store.unfinished() == []
+    assert await store.jobs(ids(1)) == {}
+    assert await store.list_jobs(Filter(), 10, 0) == ([], 0)
+    assert await store.changes(0, 10**9, 10) == []
+    assert await store.changes_of_unfinished(10**9) == []
+    assert await store.moved(0, 10**9) == []
+    assert await store.delete_finished(NOW, 10) == []
+    assert store.oldest_cursor == 0
+    assert store.first_offset > 0
+
+
+async def test_a_job_reads_back_with_all_that_is_kept_of_it(store: SQLiteStore) -> None:
+    full = Job(
+        id=job_id(1),
+        kind="scan 😀",
+        status=COMPLETED,
+        created_at=NOW,
+        created_offset=1,
+        offset=9,
+        progress_offset=7,
+        progress_at=NOW + timedelta(seconds=1),
+        progress=ProgressData(5, 12, "AI Upscaling", 41, 61.5),
+        options={"dpi": 300, "deep": [{"a": None}], "ratio": 0.1, "huge": 2**70},
+        labels={"by": "eve", "": '"\\ \n'},
+        pipeline="pdf",
+        input_filename="Öffnung\0.pdf",
+        started_at=NOW + timedelta(microseconds=1),
+        completed_at=NOW + timedelta(days=1),
+        error="no\npaper",
+        output_path="/api/jobs/x/download",
+        page_count=12,
+        elapsed_seconds=45.2,
+        attempt=2,
+    )
+    await store.commit([full, job(2)], [])
+    assert await store.jobs(ids(1, 2, 3)) == {job_id(1): full, job_id(2): job(2)}
+
+
+async def test_a_job_is_as_it_was_committed_last(store: SQLiteStore) -> None:
+    await store.commit([job(1), job(2)], [])
+    await store.commit([job(1, PROCESSING)], [])
+    assert await store.jobs(ids(1, 2)) == {job_id(1): job(1, PROCESSING), job_id(2): job(2)}
+
+
+async def test_changes_read_back_in_order_with_their_offsets(store: SQLiteStore) -> None:
+    changes = [Change(1, created()), Change(4, started()), *map(Change, (5, 6), succeeded())]
+    await store.commit([job(1, COMPLETED)], changes)
+    assert await store.changes(0, 100, 100) == changes
+
+
+async def test_a_range_of_changes_begins_after_its_first_offset_and_holds_its_last(store: SQLiteStore) -> None:
+    changes = [Change(offset, started(job_id(1 + offset % 2))) for offset in range(1, 11)]
+    await store.commit([job(1), job(2)], changes)
+    assert await store.changes(3, 7, 100) == changes[3:7]
+    assert await store.changes(3, 10**9, 2) == changes[3:5]
+    assert await store.changes(3, 8, 100, job_id(1)) == [changes[3], changes[5], changes[7]]
+    assert await store.changes(0, 10, 1, job_id(2)) == changes[:1]
+    assert await store.changes(10, 10, 100) == []
+
+
+async def test_a_commit_that_fails_has_changed_nothing(store: SQLiteStore) -> None:
+    await store.commit([job(1)], [Change(1, created())])
+    with pytest.raises(StoreFailed):
+        await store.commit([job(1, PROCESSING), job(2)], [Change(2, started()), Change(1, started())])
+    assert await store.jobs(ids(1, 2)) == {job_id(1): job(1)}
+    assert await store.changes(0, 100, 100) == [Change(1, created())]
+    await store.commit([job(1, PROCESSING)], [Change(2, started())])
+    assert await store.unfinished() == [job(1, PROCESSING)]
+
+
+# Looking for jobs
+
+
+async def test_unfinished_jobs_come_oldest_first(store: SQLiteStore) -> None:
+    await store.commit(
+        [job(3), job(1, PROCESSING), ended(2, NOW), ended(5, NOW, FAILED), job(4), ended(6, NOW, CANCELLED)], []
+    )
+    assert [found.id for found in await store.unfinished()] == ids(1, 3, 4)
+
+
+async def test_a_list_is_newest_first_in_pages_with_the_total(store: SQLiteStore) -> None:
+    await store.commit([job(number) for number in range(1, 8)], [])
+    for offset, expected in ((0, (7, 6, 5)), (3, (4, 3, 2)), (6, (1,)), (9, ())):
+        jobs, total = await store.list_jobs(Filter(), 3, offset)
+        assert [found.id for found in jobs] == ids(*expected)
+        assert total == 7
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        (Filter(), (5, 4, 3, 2, 1)),
+        (Filter([QUEUED]), (5, 1)),
+        (Filter([QUEUED, FAILED]), (5, 3, 1)),
+        (Filter([]), ()),
+        (Filter(kind="scan"), (3, 2)),
+        (Filter(kind="sca"), ()),
+        (Filter(label=("by", "eve")), (4, 3)),
+        (Filter(label=("by", "bob")), (5,)),
+        (Filter(label=("to", "eve")), ()),
+        (Filter([QUEUED, FAILED], "scan", ("by", "eve")), (3,)),
+        (Filter(label=("$.x\"'", "%")), (1,)),
+    ],
+)
+async def test_a_list_holds_the_jobs_that_match_all_that_is_asked(
+    store: SQLiteStore, which: Filter, expected: tuple[int, ...]
+) -> None:
+    jobs = [
+        job(1, labels={"$.x\"'": "%"}),
+        job(2, PROCESSING, kind="scan"),
+        ended(3, NOW, FAILED, kind="scan", labels={"by": "eve"}),
+        ended(4, NOW, labels={"by": "eve", "to": "bob"}),
+        job(5, labels={"by": "bob"}),
+    ]
+    await store.commit(jobs, [])
+    assert await ids_of(store, which) == ids(*expected)
+    assert (await store.list_jobs(which, 1, 0))[1] == len(expected)
+
+
+# What was, for who comes later
+
+
+async def test_the_changes_of_unfinished_jobs_are_those_of_jobs_unfinished_at_the_offset(store: SQLiteStore) -> None:
+    one, two, three = ids(1, 2, 3)
+    changes = [
+        Change(1, created(one)),
+        Change(2, started(one)),
+        Change(3, created(two)),
+        *map(Change, (4, 5), succeeded(one)),
+        Change(6, started(two)),
+        Change(7, created(three)),
+        Change(8, failed(two)),
+    ]
+    await store.commit([ended(1, NOW), ended(2, NOW, FAILED), job(3)], changes)
+    numbers = {upto: [change.offset for change in await store.changes_of_unfinished(upto)] for upto in range(9)}
+    assert numbers == {
+        0: [],
+        1: [1],
+        2: [1, 2],
+        3: [1, 2, 3],
+        4: [1, 2, 3, 4],
+        5: [3],
+        6: [3, 6],
+        7: [3, 6, 7],
+        8: [7],
+    }
+
+
+async def test_jobs_that_moved_are_those_whose_newest_progress_lies_in_the_range(store: SQLiteStore) -> None:
+    await store.commit(
+        [job(1), job(2, PROCESSING, progress_offset=5), ended(3, NOW, progress_offset=8), job(4, progress_offset=9)], []
+    )
+    for after, upto, expected in ((0, 100, (2, 3, 4)), (4, 8, (2, 3)), (5, 9, (3, 4)), (9, 100, ())):
+        assert {found.id for found in await store.moved(after, upto)} == set(ids(*expected))
+
+
+# Deletion
+
+
+async def test_deletion_takes_the_oldest_ends_and_their_changes_and_leaves_the_rest(store: SQLiteStore) -> None:
+    times = {number: NOW + timedelta(hours=number) for number in range(1, 6)}
+    jobs = [ended(number, times[6 - number]) for number in range(1, 6)]
+    await store.commit([*jobs, job(6)], [Change(number, created(job_id(number))) for number in range(1, 7)])
+    assert await store.delete_finished(times[4], 2) == ids(5, 4)
+    assert await store.delete_finished(times[4], 2) == ids(3)
+    assert await store.delete_finished(times[4], 2) == []
+    assert await ids_of(store, Filter()) == ids(6, 2, 1)
+    assert [change.offset for change in await store.changes(0, 100, 100)] == [1, 2, 6]
+
+
+@pytest.mark.parametrize("offset", [UTC, timezone(timedelta(hours=-9))], ids=str)
+@pytest.mark.parametrize("micros", [0, 1, 250_000, 999_999])
+@pytest.mark.parametrize("other", [0, 1, 250_000, 999_999])
+async def test_deletion_never_takes_a_job_that_finished_later(
+    store: SQLiteStore, micros: int, other: int, offset: timezone
+) -> None:
+    before = NOW.replace(microsecond=micros)
+    at_the_time, earlier = NOW.replace(microsecond=other), NOW - timedelta(seconds=1)
+    await store.commit([ended(1, at_the_time), ended(2, earlier)], [])
+    deleted = await store.delete_finished(before.astimezone(offset), 10)
+    assert job_id(2) in deleted
+    assert job_id(1) not in deleted or at_the_time < before
+
+
+async def test_a_cursor_before_what_was_deleted_is_too_old_from_then_on(open_store: OpenStore) -> None:
+    store = open_store()
+    changes = [Change(number, created(job_id(1 + number % 3))) for number in range(1, 10)]
+    await store.commit([ended(1, NOW), ended(2, NOW + timedelta(hours=1)), job(3)], changes)
+    assert store.oldest_cursor == 0
+    await store.delete_finished(NOW, 10)
+    assert store.oldest_cursor == 0
+    await store.delete_finished(NOW + timedelta(seconds=1), 10)
+    assert store.oldest_cursor == 9
+    await store.delete_finished(NOW + timedelta(hours=2), 10)
+    assert store.oldest_cursor == 9
+    assert open_store().oldest_cursor == 9
+
+
+# One daemon after the other
+
+
+async def test_everything_is_there_for_the_next_daemon(open_store: OpenStore) -> None:
+    store = open_store()
+    await store.commit([job(1, PROCESSING)], [Change(1, created()), Change(2, started())])
+    again = open_store()
+    assert again.id == store.id
+    assert await again.unfinished() == [job(1, PROCESSING)]
+    assert await again.changes(0, 100, 100) == [Change(1, created()), Change(2, started())]
+
+
+async def test_offsets_that_were_promised_are_given_out_by_nobody_else(open_store: OpenStore) -> None:
+    store = open_store()
+    assert open_store().first_offset == store.first_offset
+    await store.reserve(500)
+    assert open_store().first_offset == 500
+    await store.reserve(400)
+    assert open_store().first_offset == 500
+    await open_store().reserve(900)
+    assert open_store().first_offset == 900
+
+
+def test_a_store_has_an_id_that_fits_into_a_cursor(store: SQLiteStore) -> None:
+    assert Cursor.parse(str(Cursor(store.id, 7))) == Cursor(store.id, 7)
+
+
+def test_two_stores_have_two_ids(store: SQLiteStore, tmp_path: Path) -> None:
+    other = SQLiteStore.open(tmp_path / "other.sqlite")
+    assert other.id != store.id
+    other.close()
+
+
+# Any story, against a plain model
+
+
+class Model:
+    """The same, in lists and dictionaries."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.changes: list[Change] = []
+
+    def commit(self, jobs: list[Job], changes: list[Change]) -> None:
+        self.jobs.update({changed.id: changed for changed in jobs})
+        self.changes += changes
+
+    def delete_finished(self, before: datetime, most: int) -> list[str]:
+        over = [found for found in self.jobs.values() if found.completed_at and found.completed_at < before]
+        gone = [found.id for found in sorted(over, key=lambda found: found.completed_at or NOW)][:most]
+        self.jobs = {id_: found for id_, found in self.jobs.items() if id_ not in gone}
+        self.changes = [change for change in self.changes if change.message.job_id not in gone]
+        return gone
+
+    def unfinished_at(self, upto: int) -> set[str]:
+        now = {id_ for id_, found in self.jobs.items() if not found.status.finished}
+        return now | {change.message.job_id for change in self.changes if change.offset > upto}
+
+
+kinds = st.sampled_from(["start", "end", "progress", "delete"])
+stories = st.lists(st.tuples(st.integers(1, 5), kinds, st.integers(1, 3)), max_size=30)
+
+
+@settings(max_examples=30)
+@given(stories, st.data())
+def test_any_story_reads_back_as_it_was_told(
+    tmp_path_factory: pytest.TempPathFactory, story: list[tuple[int, str, int]], data: st.DataObject
+) -> None:
+    async def tell() -> None:
+        model, offset = Model(), 0
+        store = SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")
+        for number, what, count in story:
+            if what == "delete":
+                before = NOW + timedelta(minutes=number * 4)
+                assert await store.delete_finished(before, count) == model.delete_finished(before, count)
+                continue
+            id_, changes = job_id(number), list[Change]()
+            known = model.jobs.get(id_)
+            if known is None:
+                known = job(number, created_offset=offset + 1)
+            if known.status.finished:
+                continue
+            for _ in range(count):
+                offset += 1
+                message: StateChange = failed(id_) if what == "end" else started(id_)
+                changes += [] if what == "progress" else [Change(offset, message)]
+            known = replace(known, offset=offset, status=PROCESSING)
+            if what == "progress":
+                known = replace(known, progress_offset=offset)
+            if what == "end":
+                known = replace(known, status=FAILED, completed_at=NOW + timedelta(minutes=offset))
+            await store.commit([known], changes)
+            model.commit([known], changes)
+        upto = data.draw(st.integers(0, offset + 1))
+        after = data.draw(st.integers(0, upto))
+        most = data.draw(st.integers(1, 10))
+        expected = [change for change in model.changes if after < change.offset <= upto]
+        assert await store.changes(after, upto, most) == expected[:most]
+        open_then = model.unfinished_at(upto)
+        assert await store.changes_of_unfinished(upto) == [
+            change for change in model.changes if change.offset <= upto and change.message.job_id in open_then
+        ]
+        assert await store.jobs(ids(*range(1, 6))) == model.jobs
+        newest_first = sorted(model.jobs.values(), key=lambda found: -found.created_offset)
+        assert await store.list_jobs(Filter(), most, 1) == (newest_first[1 : most + 1], len(newest_first))
+        assert await store.unfinished() == [found for found in reversed(newest_first) if not found.status.finished]
+        moved = {found.id for found in model.jobs.values() if after < found.progress_offset <= upto}
+        assert {found.id for found in await store.moved(after, upto)} == moved
+        store.close()
+
+    trio.run(tell)

@@ -1,0 +1,46 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from serving import ServedDaemon, served_daemon
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
+    with served_daemon(tmp_path_factory.mktemp("state")) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
+    """The page, open; whatever it complains of in its console fails the test."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(served.url)
+        yield page
+        expected = ("WebSocket", "status of 415")  # a blocked one, and a refused upload
+        assert [text for text in complaints if not any(part in text for part in expected)] == []
+
+
+@pytest.fixture
+def scan() -> Path:
+    """The bundled scan."""
+    import progressd
+
+    return Path(progressd.__file__).parent / "pipelines" / "scan" / "sample-scan.pdf"
