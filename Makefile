@@ -7,12 +7,14 @@ ARGS ?=
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help run test check format clean
+.PHONY: help run test torture check bench format clean
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
 	@echo 'make test     run the tests (ARGS="-k name"; PYTHON=/usr/bin/python3 for another Python)'
+	@echo 'make torture  run those that are large or take minutes'
 	@echo 'make check    look at format, lint, types and layers'
+	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make format   format the code'
 	@echo 'make clean    remove what the above has made, but for the jobs in progressd-data'
 
@@ -23,11 +25,18 @@ test: $(VENV)/.tests
 	@scripts/system-packages.sh
 	$(VENV)/bin/python -m pytest $(ARGS)
 
+torture: $(VENV)/.tests
+	@scripts/system-packages.sh
+	$(VENV)/bin/python -m pytest -m torture $(ARGS)
+
 check: .venv/.checks .venv/.tests
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/python -m pytest --quiet tests/core/test_layers.py
+
+bench: .venv/.daemon
+	@.venv/bin/python -m benchmarks $(ARGS)
 
 format: .venv/.checks
 	.venv/bin/ruff check --fix

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.docs import write_docs
 from benchmarks.install import NotInstalled, install
 from benchmarks.load import CLIENT_CORE, Sample, run
+from benchmarks.machine import load_average
 from benchmarks.scenarios import SCENARIOS, Scenario
 from benchmarks.servers import FILES, SERVERS
 from benchmarks.table import COLUMNS, scenario_table, targets_table
@@ -27,6 +28,7 @@ def main() -> None:
     install(arguments.servers)
     scenarios = [SCENARIOS[name] for name in arguments.scenarios or SCENARIOS]
     samples: list[Sample] = []
+    busy = load_average()
     for scenario in scenarios:
         for sample in _samples(scenario, arguments.servers, arguments.runs, arguments.seconds):
             samples.append(sample)
@@ -36,7 +38,9 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1) + "\n")
     if arguments.write_docs:
-        write_docs(scenarios, samples, arguments.runs, arguments.seconds)
+        runs = f"{arguments.runs} runs" if arguments.runs > 1 else "One run"
+        about = f"{runs} of {arguments.seconds:g} s each; the machine's load average was {busy:.1f} when it began."
+        write_docs(scenarios, samples, about)
 
 
 def _arguments() -> argparse.Namespace:
@@ -53,7 +57,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=None, help=f"of each, interleaved; default: {RUNS}")
     parser.add_argument("--seconds", type=float, default=None, help=f"of the steady phase; default: {SECONDS:g}")
-    parser.add_argument("--quick", action="store_true", help=f"one run of {QUICK_SECONDS:g} s, to see what a change does")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"one run of {QUICK_SECONDS:g} s, to see what a change does"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every run there")
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md")
     arguments = parser.parse_args()

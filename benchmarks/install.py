@@ -37,7 +37,9 @@ def _debian(*packages: str, found: bool) -> None:
     if found:
         return
     if os.geteuid() != 0:
-        raise NotInstalled(f"the benchmark needs Debian's {' and '.join(packages)}: apt-get install {' '.join(packages)}")
+        raise NotInstalled(
+            f"the benchmark needs Debian's {' and '.join(packages)}: apt-get install {' '.join(packages)}"
+        )
     _run("apt-get", "update", "--quiet=2")
     # RUNLEVEL=1 keeps Debian's scripts from starting a server of their own on port 80.
     _run("apt-get", "install", "--quiet=2", "--yes", *packages, RUNLEVEL="1", DEBIAN_FRONTEND="noninteractive")

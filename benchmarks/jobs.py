@@ -11,14 +11,14 @@ from typing import Final
 
 import trio
 from msgspec.structs import replace
-
-from benchmarks.paths import BUILT
 from progressd.core.cursor import Cursor
-from progressd.core.events import CompletedEvent, ProgressEvent, Registration, RegisterEvent, ReportedProgress
+from progressd.core.events import CompletedEvent, ProgressEvent, RegisterEvent, Registration, ReportedProgress
 from progressd.core.job import Job, apply
-from progressd.core.messages import JobMessage, Progress, ProgressData, encode
+from progressd.core.messages import JobMessage, Progress, ProgressData, StateChange, encode
 from progressd.store.base import Change
 from progressd.store.sqlite import MIGRATIONS, SQLiteStore
+
+from benchmarks.paths import BUILT
 
 AT_ONCE: Final = 5000  # jobs in one transaction
 
@@ -72,7 +72,7 @@ async def _fill(path: Path, count: int) -> None:
             changes: list[Change] = []
             for _ in range(min(AT_ONCE, count - start)):
                 job, messages = _finished_job(datetime.now(UTC) - timedelta(days=1), store.id, offset)
-                changes += [Change(at, message) for at, message in messages if not isinstance(message, Progress)]
+                changes += [Change(at, message) for at, message in messages if isinstance(message, StateChange)]
                 jobs.append(job)
                 offset = job.offset + 1
             await store.reserve(offset)
@@ -99,5 +99,3 @@ def _finished_job(now: datetime, store_id: str, offset: int) -> tuple[Job, list[
             job = replace(job, offset=at, created_offset=job.created_offset or at)
     assert job is not None
     return job, messages
-
-

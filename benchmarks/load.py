@@ -35,7 +35,10 @@ def run(scenario: Scenario, variant: Variant, server: Server, number: int, stead
         with running(server, scenario.settings if server.name == "progressd" else {}, state) as up:
             if server.name == "progressd":
                 register(up.place.socket, load["jobs"] + load["idle_jobs"])
-            raw = _measured(_options(scenario, server, load, up))
+            try:
+                raw = _measured(_options(scenario, server, load, up))
+            except _LoadFailed as error:
+                raise _LoadFailed(f"{error}; {server.name} said: {up.place.last_words() or 'nothing'}") from None
     except (ServerFailed, _LoadFailed) as error:
         return Sample(*key, {}, str(error))
     return Sample(*key, {**raw, **dict(_derived(raw, load))})
@@ -112,5 +115,3 @@ def _told_all(raw: Figures, name: str, jobs: int) -> bool:
     """Whether a slow watcher got both messages of every job's end and its newest progress, or was told to come back."""
     complete = raw[f"{name}_ends"] == 2 * jobs and raw[f"{name}_newest"] == jobs
     return complete or raw[f"{name}_close_code"] == 4000
-
-

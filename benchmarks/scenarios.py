@@ -59,6 +59,12 @@ SCENARIOS: Final = {
             all_jobs=True,
         ),
         Scenario(
+            "all-jobs-bursts",
+            "The same 5,000 events/s, in a burst of 50 every 10 ms",
+            {"jobs": 100, "watchers": 20, "rate": 5000, "burst": 50},
+            all_jobs=True,
+        ),
+        Scenario(
             "as-fast-as-it-goes",
             "One job, 500 watchers, events as fast as the server takes them",
             {"watchers": 500, "rate": 0},

@@ -38,6 +38,15 @@ class Place(NamedTuple):
         """Where producers write lines."""
         return self.directory / "ingest.sock"
 
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return self.directory / "log"
+
+    def last_words(self) -> str:
+        """The end of what the server said."""
+        return self.log.read_text(errors="replace")[-300:].strip()
+
 
 class Running(NamedTuple):
     """A server that answers. `pids`: all its processes."""
@@ -87,9 +96,7 @@ SERVERS: Final = {
     server.name: server
     for server in (
         Server("progressd", "progressd", _progressd, _progressd_environ, snapshot=True),
-        Server(
-            "nchan", "Nchan on nginx", _nchan, publish="/publish/jobs/{id}", publish_all="/publish/jobs"
-        ),
+        Server("nchan", "Nchan on nginx", _nchan, publish="/publish/jobs/{id}", publish_all="/publish/jobs"),
         Server(
             "websockets",
             "websockets, `broadcast()`",
@@ -130,13 +137,15 @@ def running(server: Server, environ: Mapping[str, str], state: Path | None = Non
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     directory.chmod(0o755)  # for nginx's worker, which is not root
     place = Place(_free_port(), directory, state or directory / "state")
-    process = subprocess.Popen(
-        ["taskset", "-c", str(CORE), *server.command(place)],
-        env={**_own_environ(), **server.environ(place), **environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with place.log.open("wb") as output:
+        process = subprocess.Popen(
+            ["taskset", "-c", str(CORE), *server.command(place)],
+            env={**_own_environ(), **server.environ(place), **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         _wait_until_up(server, place, process)
         yield Running(place, _processes_of_group(process.pid))
@@ -163,7 +172,7 @@ def _wait_until_up(server: Server, place: Place, process: subprocess.Popen[bytes
             if server.publish or place.socket.exists():
                 return
         time.sleep(0.05)
-    raise ServerFailed(f"{server.name} did not come up: {' '.join(map(str, server.command(place)))}")
+    raise ServerFailed(f"{server.name} did not come up: {place.last_words()}")
 
 
 def _processes_of_group(group: int) -> list[int]:

@@ -54,9 +54,10 @@ def scenario_table(scenario: Scenario, samples: Sequence[Sample]) -> str:
             row += [_cell([s.figures[name] for s in runs if name in s.figures], name) for name in scenario.figures]
             row.append(_ratio(scenario, variant, server, samples))
             rows.append(row)
-    lines = [f"### {scenario.title}", "", *_markdown([head, *rows])]
-    failures = {f"{s.server}: {s.failure}" for s in samples if s.failure}
-    return "\n".join([*lines, *("" if not failures else "\n" + "\n".join(sorted(failures))).splitlines()])
+    failures = sorted({f"{s.server} failed: {s.failure}" for s in samples if s.failure})
+    return "\n".join(
+        [f"### {scenario.title}", "", *_markdown([head, *rows]), *(f"\n{failure}" for failure in failures)]
+    )
 
 
 def targets_table(results: Iterable[Reached]) -> str:
@@ -65,8 +66,7 @@ def targets_table(results: Iterable[Reached]) -> str:
     for result in results:
         target = result.target
         wanted = f"≤ {target.most:,g}" if target.most is not None else f"≥ {target.least:,g}"
-        digits = ",.0f" if result.value >= 1000 else ".1f" if result.value >= 100 else ".2f"
-        measured = _spread(result.values, lambda value: format(value, digits))
+        measured = _spread(result.values, ("{:,.0f}" if result.value >= 1000 else "{:.2f}").format)
         unit = f" {target.unit}" if target.unit else ""
         rows.append([target.scenario, target.what, wanted + unit, measured, "yes" if result.met else "**no**"])
     return "\n".join(_markdown(rows))
@@ -74,22 +74,18 @@ def targets_table(results: Iterable[Reached]) -> str:
 
 def _ratio(scenario: Scenario, variant: Variant, server: str, samples: Sequence[Sample]) -> str:
     """Of this row to its server's first variant where there are variants, else of progressd to this row."""
+    base = scenario.variants[0].name
+    above, below = (variant.name, "progressd"), (variant.name, server)
+    if len(scenario.variants) > 1:
+        above, below = (variant.name, server), (base, server)
     figures = {(s.variant, s.server, s.run): s.figures.get(scenario.ratio) for s in samples}
-    ratios = []
-    for run in {s.run for s in samples}:
-        own = figures.get((variant.name, server, run))
-        other = (
-            figures.get((scenario.variants[0].name, server, run))
-            if len(scenario.variants) > 1
-            else figures.get((variant.name, "progressd", run))
-        )
-        if own and other:
-            ratios.append(own / other if len(scenario.variants) > 1 else other / own)
+    pairs = [(figures.get((*above, run)), figures.get((*below, run))) for run in sorted({s.run for s in samples})]
+    ratios = [one / other for one, other in pairs if one and other]
     return _spread(ratios, "{:.2f}".format) if ratios else "—"
 
 
 def _cell(values: Sequence[float], name: str) -> str:
-    return _spread(values, lambda value: format(value, COLUMNS[name].format)) if values else "—"
+    return _spread(values, f"{{:{COLUMNS[name].format}}}".format) if values else "—"
 
 
 def _spread(values: Sequence[float], text: Callable[[float], str]) -> str:
@@ -99,5 +95,7 @@ def _spread(values: Sequence[float], text: Callable[[float], str]) -> str:
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

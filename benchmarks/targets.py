@@ -57,7 +57,12 @@ TARGETS: Final = (
     Target("crowd", "until 1,000 are served", "served_ms", most=1000, unit="ms"),
     Target("crowd", "p99 of the others meanwhile", "crowd_p99_ms", most=50, unit="ms"),
     Target(
-        "event-cost", "an event with 10,000 idle watchers ÷ alone", "event_us", most=1.1, variant=IDLE, over_variant=ALONE
+        "event-cost",
+        "an event with 10,000 idle watchers ÷ alone",
+        "event_us",
+        most=1.1,
+        variant=IDLE,
+        over_variant=ALONE,
     ),
     Target(
         "event-cost",
@@ -69,8 +74,12 @@ TARGETS: Final = (
     ),
     Target("one-producer", "events a second", "events_s", least=50_000),
     Target("one-producer", "growth of memory in the steady phase", "growth_mib", most=1, unit="MiB"),
-    Target("slow-watchers", "p99 of the others with ÷ without", "p99_ms", most=1.5, variant="with", over_variant="without"),
-    Target("slow-watchers", "the slow ones are told all, or to come back (1: yes)", "slow_told", least=1, variant="with"),
+    Target(
+        "slow-watchers", "p99 of the others with ÷ without", "p99_ms", most=1.5, variant="with", over_variant="without"
+    ),
+    Target(
+        "slow-watchers", "the slow ones are told all, or to come back (1: yes)", "slow_told", least=1, variant="with"
+    ),
 )
 
 

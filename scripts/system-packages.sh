@@ -1,7 +1,5 @@
 #!/bin/sh
 # Installs the programs that the tests use and pip cannot bring, or says what to type.
-#
-# It goes on without them: the tests that need one are skipped and say so.
 set -eu
 
 missing=
@@ -25,4 +23,5 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     exit 1
 fi
 
-echo "Some tests need programs that are not here. On Debian type: sudo apt install$missing"
+echo "The tests need programs that are not here. On Debian type: sudo apt install$missing" >&2
+exit 1

@@ -1,7 +1,7 @@
 """HTTP clients of a daemon under test: httpx for what is well-behaved, plain bytes on a socket for what is not."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -67,15 +67,34 @@ async def post_form(client: httpx.AsyncClient, *parts: bytes, pipeline: str | No
     return await client.post("/api/convert", content=form(*parts), headers=FORM_TYPE, params=params)
 
 
-async def streamed(*pieces: bytes, times: int = 1) -> AsyncIterator[bytes]:
-    """A body piece by piece, the middle one many times."""
-    first, *middle = pieces
-    yield first
-    for _ in range(times):
-        for piece in middle[:-1]:
-            yield piece
-    if middle:
-        yield middle[-1]
+class Pieces(httpx.AsyncByteStream):
+    """A body that is made while it is sent; nothing has to be closed when the daemon does not want the rest."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+
+async def post_pieces(
+    client: httpx.AsyncClient, path: str, pieces: Iterable[bytes], headers: Mapping[str, str]
+) -> httpx.Response:
+    """Post a body piece by piece, chunked unless the headers tell its length."""
+    framing = {} if "Content-Length" in headers else {"Transfer-Encoding": "chunked"}
+    request = httpx.Request(
+        "POST",
+        client.base_url.join(path),
+        headers={"Host": "progressd", **framing, **headers},
+        stream=Pieces(pieces),
+        extensions={"timeout": httpx.Timeout(2 * PATIENCE).as_dict()},
+    )
+    return await client.send(request)
 
 
 def error_of(response: httpx.Response) -> str:

@@ -134,7 +134,11 @@ class Peer:
         self, target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, behind: bytes = b""
     ) -> bytes:
         """Shake hands; returns the response's head. `behind`: bytes sent in the same segment."""
-        await self.send(upgrade(target, headers) + behind)
+        return await self.open_with(upgrade(target, headers) + behind)
+
+    async def open_with(self, data: bytes) -> bytes:
+        """Send these bytes, the end of a handshake, and read the response's head."""
+        await self.send(data)
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = await self.receive(1)

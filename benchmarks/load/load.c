@@ -18,11 +18,12 @@
 static void turn(uint64_t deadline)
 {
     static uint64_t next_read;
-    static int turns;
+    static int next_job;
     struct epoll_event ready[READY];
     uint64_t now = now_ns();
-    for (; producing && options.rate && next_due <= now; next_due += SECOND / options.rate)
-        produce(turns++ % options.jobs, 1);
+    for (; producing && options.rate && next_due <= now; next_due += options.burst * SECOND / options.rate)
+        for (int i = 0; i < options.burst; i++)
+            produce(next_job++ % options.jobs, 1);
     if (producing && options.rate && next_due < deadline)
         deadline = next_due;
     if (slow_count && next_read <= now) {

@@ -8,6 +8,7 @@
     X(crowd)                    /* watchers that connect all at once in the steady phase */ \
     X(stalled) X(slow)          /* watchers that never read; that read 100 kbit/s */ \
     X(rate)                     /* events a second over all jobs; 0: as fast as the server takes them */ \
+    X(burst)                    /* of them are written at the same moment, by as many producers */ \
     X(size)                     /* bytes of an event, padded; 0: as short as it is */ \
     X(http)                     /* 1: events are POSTed to `publish`, else written to the Unix socket `producer` */ \
     X(snapshot)                 /* 1: the server greets a watcher with a message */ \
@@ -19,7 +20,7 @@
 #define TEXT(name) const char *name;
 static struct {
     NUMBERS(NUMBER) TEXTS(TEXT)
-} options = {.jobs = 1, .idle_jobs = 1, .warmup_ms = 1000, .steady_ms = 3000};
+} options = {.jobs = 1, .idle_jobs = 1, .burst = 1, .warmup_ms = 1000, .steady_ms = 3000};
 
 static void read_options(int count, char **arguments)
 {

@@ -5,10 +5,13 @@
 static void start_watcher(enum role role, int job)
 {
     struct sockaddr_in local = address(started++ / PORTS, 0), remote = address(0, options.port);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), yes = 1, small = 8192;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), yes = 1, small = 8192, segment = 1460;
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof yes);
-    if (role == STALLED || role == SLOW) /* what the kernel took in for them would count as read */
+    if (role == STALLED || role == SLOW) {
+        /* As on a real link: with loopback's segments of 64 KiB the kernel would take megabytes in for them. */
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    }
     if (fd < 0 || bind(fd, (void *)&local, sizeof local) < 0)
         die("no socket (see ulimit -n)");
     if (connect(fd, (void *)&remote, sizeof remote) < 0 && errno != EINPROGRESS)

@@ -5,7 +5,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -30,7 +30,8 @@ async def produce(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         text = line.decode().rstrip()
         for topic in (json.loads(text)["job_id"], "jobs"):
             for websocket in list(watchers[topic]):
-                await websocket.send_text(text)
+                with suppress(WebSocketDisconnect):
+                    await websocket.send_text(text)
 
 
 @asynccontextmanager

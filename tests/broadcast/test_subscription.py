@@ -296,6 +296,7 @@ async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nurse
         await read_past(subscription, outbox)
     await world.tell(moved(2))
     await read_past(subscription, outbox)
+    await settled()
     assert outbox.messages == [started(), moved(2)]
 
 

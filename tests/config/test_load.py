@@ -170,7 +170,7 @@ def test_a_wrong_file_is_refused_with_a_sentence(write: Write, text: str, said: 
     ("variable", "text", "said"),
     [
         ("PROGRESSD_SERVER_PORT", "http", "server.port = 'http', from environment PROGRESSD_SERVER_PORT: expected"),
-        ("PROGRESSD_SERVER_PRT", "1", "unknown setting PROGRESSD_SERVER_PRT in the environment; did you mean PROGRESSD_"),
+        ("PROGRESSD_SERVER_PRT", "1", "unknown setting PROGRESSD_SERVER_PRT in the environment; did you mean "),
         ("PROGRESSD_PIPELINES_PDF_OUTPUT", "x", "in the environment: pipelines are set in the config file"),
         ("PROGRESSD_STATE_DIR", "/" + "x" * 107, "expected a path of at most 107 bytes"),
     ],

@@ -50,7 +50,7 @@ def test_blank_white_stays_white() -> None:
 
 
 @settings(max_examples=10)
-@given(st.integers(1, 1000))
+@given(st.integers(20, 1000))
 def test_bands_are_whitened_as_the_whole_page_is(height: int) -> None:
     page = printed((200, 190, 150))
     whitening = Whitening(page)

@@ -5,6 +5,7 @@ import socket
 import struct
 import tracemalloc
 from datetime import datetime
+from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from http_client import (
     options_part,
     part,
     post_form,
-    streamed,
+    post_pieces,
 )
 from progressd.config import Pipeline
 from progressd.core.pipeline import Option
@@ -36,14 +37,22 @@ from daemon import PATIENCE, RunningDaemon, running_daemon
 
 DEFAULTS = {"dpi": 300, "deskew": True, "upscale": True, "ocr": False, "advanced": False}
 MIB = 1 << 20
-WAITING = {"first": shell("until [ -e ../../../go ]; do sleep 0.01; done")}
+
+
+def no_files(running: RunningDaemon) -> bool:
+    """Whether there is no file of a job, nor of an upload."""
+    state_dir = running.settings.state_dir
+    return not any(list((state_dir / name).iterdir()) for name in ("uploads", "jobs"))
 
 
 async def nothing_is_left(running: RunningDaemon) -> bool:
     """Whether there is neither a job nor a file."""
-    state_dir = trio.Path(running.settings.state_dir)
-    files = [path for name in ("uploads", "jobs") for path in await (state_dir / name).iterdir()]
-    return not files and await running.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+    return no_files(running) and await running.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+
+
+def names_in(directory: Path) -> set[str]:
+    """Everything below, but for the store's files."""
+    return {path.name for path in directory.rglob("*") if not path.name.startswith("progressd.db")}
 
 
 def id_of(response: httpx.Response) -> str:
@@ -92,8 +101,8 @@ async def test_an_input_of_any_bytes_arrives_as_it_was(daemon: RunningDaemon, cl
     content = PDF + bytes(range(256)) * 1000 + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() + b"\r\n\n\r\r\n"
     whole = form(file_part(content))
     for size in (len(whole), 1000, 7919):
-        body = streamed(b"", *(whole[start : start + size] for start in range(0, len(whole), size)), b"")
-        response = await client.post("/api/convert", content=body, headers=FORM_TYPE)
+        pieces = (whole[start : start + size] for start in range(0, len(whole), size))
+        response = await post_pieces(client, "/api/convert", pieces, FORM_TYPE)
         assert daemon.daemon.files.input(id_of(response)).read_bytes() == content
 
 
@@ -115,23 +124,22 @@ async def test_an_unknown_pipeline_is_refused_with_the_known_ones(
     assert await nothing_is_left(daemon)
 
 
-@pytest.mark.parametrize("announced", [True, False], ids=["Content-Length", "chunked"])
-async def test_a_large_file_never_is_in_memory(tmp_path: Path, announced: bool) -> None:
-    size, block = 200 * MIB, bytes(MIB)
+@pytest.mark.parametrize(("blocks", "announced"), [(40, True), (200, False)], ids=["Content-Length", "chunked"])
+async def test_a_large_file_never_is_in_memory(tmp_path: Path, blocks: int, announced: bool) -> None:
+    block = bytes(MIB)
+    size = blocks * len(block)
     head, tail = file_part(b"%PDF-").removesuffix(b"\r\n"), b"\r\n" + form()
     headers = {**FORM_TYPE, **({"Content-Length": str(len(head) + size + len(tail))} if announced else {})}
     async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon, client_of(daemon) as client:
         await client.get("/api/health")
         tracemalloc.start()
         try:
-            response = await client.post(
-                "/api/convert", content=streamed(head, block, tail, times=200), headers=headers, timeout=60
-            )
+            response = await post_pieces(client, "/api/convert", chain([head], repeat(block, blocks), [tail]), headers)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
         assert daemon.daemon.files.input(id_of(response)).stat().st_size == size + len(b"%PDF-")
-    assert peak < 16 * MIB
+    assert peak < 4 * MIB  # most of it the client's
 
 
 SMALL = {"max_upload_bytes": 1000}
@@ -162,30 +170,29 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(tmp_p
 
 async def test_a_body_that_turns_out_too_large_is_refused_on_the_way(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
-        body = streamed(part("note", b"x" * 60_000), *[part("note", b"y")] * 2, times=100_000)
-        refused = await client.post("/api/convert", content=body, headers=FORM_TYPE)
+        pieces = repeat(part("cover", bytes(60_000), '; filename="cover.png"'), 15)
+        refused = await post_pieces(client, "/api/convert", cycle(pieces), FORM_TYPE)
         assert refused.status_code == 413
         error_of(refused)
         assert await nothing_is_left(daemon)
 
 
 @pytest.mark.parametrize(
-    "parts",
+    ("parts", "sentence"),
     [
-        [part("note", b"x" * 70_000), file_part()],
-        [file_part(), options_part(b'{"dpi": 300' + b" " * 70_000 + b"}")],
-        [part(f"field-{number}", b"x") for number in range(50)],
+        ([part("note", b"x" * 70_000), file_part()], "the field 'note' has more than the 65536 bytes"),
+        ([file_part(), options_part(b"{" + b" " * 70_000 + b"}")], "the field 'options' has more than the 65536 bytes"),
+        ([part(f"field-{number}", b"x") for number in range(50)], "the form has too many or too large fields"),
+        ([part("x" * 2_000_000, b"")], "the form has too many or too large fields"),
     ],
-    ids=["large field", "large options", "many fields"],
+    ids=["large field", "large options", "many fields", "large header"],
 )
 async def test_a_form_with_too_much_beside_the_file_is_refused(
-    daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes]
+    daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes], sentence: str
 ) -> None:
     refused = await post_form(client, *parts)
-    assert (refused.status_code, error_of(refused)) == (
-        413,
-        "the form has too many or too large fields beside the file",
-    )
+    assert refused.status_code == 413
+    assert error_of(refused).startswith(sentence)
     assert await nothing_is_left(daemon)
 
 
@@ -266,7 +273,7 @@ async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: P
         (form(file_part()), "multipart/form-data; boundary=other", "the multipart body is malformed, or was cut off"),
         (form(file_part()), "multipart/form-data", "expected a multipart/form-data body"),
         (form(file_part()), "multipart/form-data; boundary=", "expected a multipart/form-data body"),
-        (form(file_part()), "multipart/form-data; boundary=ä", "the multipart body is malformed, or was cut off"),
+        (form(file_part()), "multipart/form-data; boundary=ä", "expected a multipart/form-data body"),
         (PDF, "application/pdf", "expected a multipart/form-data body"),
         (b"{}", "application/json", "expected a multipart/form-data body"),
     ],
@@ -289,7 +296,7 @@ async def test_what_is_no_form_with_one_file_is_refused(
         ('; filename="say %22hi%22.pdf"', 'say "hi".pdf'),
         ('; filename="Bücher — 書.pdf"', "Bücher — 書.pdf"),
         ("; filename*=UTF-8''B%C3%BCcher%20%E6%9B%B8.pdf", "Bücher 書.pdf"),
-        ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil:%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
+        ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil%3A%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
         ('; filename="a\0b.pdf"', "a\0b.pdf"),
         (f'; filename="{"x" * 10_000}.pdf"', "x" * 255),
         ('; filename=".."', ".."),
@@ -304,11 +311,8 @@ async def test_a_file_name_is_a_label_and_never_a_path(tmp_path: Path, dispositi
         result = await client.get(f"/api/jobs/{job_id}/download")
         assert result.content == PDF
         assert "X-Evil" not in result.headers
-        in_state = {
-            path.name for path in daemon.settings.state_dir.rglob("*") if not path.name.startswith("progressd.db")
-        }
-    assert in_state == {"lock", "ingest.sock", "uploads", "jobs", job_id, "input", "output"}
-    assert {path.name for path in tmp_path.iterdir()} == {"state"}
+        files = {"uploads", "jobs", job_id, "input", "output"}
+        assert names_in(tmp_path) == {"state", "lock", "ingest.sock", *files}
 
 
 @pytest.mark.parametrize("ending", ["close", "reset", "half-close"])
@@ -318,9 +322,13 @@ async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon
         f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
     )
     uploads = daemon.settings.state_dir / "uploads"
+
+    def half_received() -> bool:
+        return [path.stat().st_size >= 100_000 for path in uploads.iterdir()] == [True]
+
     async with await daemon.connect() as stream:
         await stream.send_all(head.encode() + file_part(PDF.ljust(500_000)))
-        await eventually(lambda: [path.stat().st_size >= 100_000 for path in uploads.iterdir()] == [True])
+        await eventually(half_received)
         if ending == "reset":
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         elif ending == "half-close":
@@ -328,9 +336,8 @@ async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon
             with trio.fail_after(PATIENCE):
                 while await stream.receive_some():
                     pass
-    with trio.fail_after(PATIENCE):
-        while not await nothing_is_left(daemon):
-            await trio.sleep(0.01)
+    await eventually(lambda: no_files(daemon))
+    assert await nothing_is_left(daemon)
 
 
 async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
@@ -379,11 +386,12 @@ async def test_many_uploads_at_once_all_become_jobs(tmp_path: Path) -> None:
 async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
-    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
         await submit(daemon, "pdf")
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
-        refused = await post_form(client, file_part())
+        async with client_of(daemon) as client:
+            refused = await post_form(client, file_part())
         assert refused.status_code == 503
         assert error_of(refused) == "the daemon is stopping and takes no work"
         assert refused.headers["Retry-After"] == str(refused.json()["retry_after"])

@@ -1,6 +1,7 @@
 """What every store does, whichever it is: run for each kind that `open_store` knows."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -330,7 +331,6 @@ def test_any_story_reads_back_as_it_was_told(
 ) -> None:
     async def tell() -> None:
         model, offset = Model(), 0
-        store = SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")
         for number, what, count in story:
             if what == "delete":
                 before = NOW + timedelta(minutes=number * 4)
@@ -368,6 +368,6 @@ def test_any_story_reads_back_as_it_was_told(
         assert await store.unfinished() == [found for found in reversed(newest_first) if not found.status.finished]
         moved = {found.id for found in model.jobs.values() if after < found.progress_offset <= upto}
         assert {found.id for found in await store.moved(after, upto)} == moved
-        store.close()
 
-    trio.run(tell)
+    with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")) as store:
+        trio.run(tell)

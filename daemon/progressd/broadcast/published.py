@@ -49,15 +49,8 @@ F = TypeVar("F", bound=Framed)
 class Batch(Generic[F]):
     """What is sent together, in order; the bytes are joined once for all watchers."""
 
-    __slots__ = ("_frames", "items")
+    __slots__ = ("frames", "items")
 
     def __init__(self, items: Sequence[F]) -> None:
         self.items = items
-        self._frames: bytes | None = None
-
-    @property
-    def frames(self) -> bytes:
-        """All frames, one after the other."""
-        if self._frames is None:
-            self._frames = b"".join([item.frame for item in self.items])
-        return self._frames
+        self.frames = items[0].frame if len(items) == 1 else b"".join([item.frame for item in items])

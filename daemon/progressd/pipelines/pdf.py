@@ -20,13 +20,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-from PIL import Image
 
-from progressd.pipelines.page import Miniature, Options, PageWork
-from progressd.pipelines.pictures import Refused
-from progressd.pipelines.source import POINTS_PER_INCH, Sheet, Source
-from progressd.pipelines.spool import PdfSpool
-from progressd.pipelines.tesseract import OCR_DPI, OCR_PIXELS, Tesseract
+try:
+    from PIL import Image
+
+    from progressd.pipelines.page import Miniature, Options, PageWork
+    from progressd.pipelines.pictures import Refused
+    from progressd.pipelines.source import POINTS_PER_INCH, Sheet, Source
+    from progressd.pipelines.spool import PdfSpool
+    from progressd.pipelines.tesseract import OCR_DPI, OCR_PIXELS, Tesseract
+except ModuleNotFoundError as missing:
+    if __name__ == "__main__":
+        message = f"The daemon was installed without its PDF tools ({missing.name}): pip install 'progressd[pdf]'"
+        print(msgspec.json.encode({"type": "error", "data": {"message": message}}).decode())
+        sys.exit(1)
+    raise
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480
 """Pixels that a preview fits into."""

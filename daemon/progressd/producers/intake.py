@@ -1,16 +1,32 @@
-"""From lines to ingest and back: hands in what a producer had ready as one batch, and answers each line."""
+"""From lines to events and back: what a producer had ready becomes one batch, and each line gets its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from progressd.ingest import Ingest
+from msgspec import UNSET
+
+from progressd.ingest import Ingest, Outcome
 from progressd.producers.lines import Answer, Line, NumberedLine, read_line
 
 
-async def take_lines(ingest: Ingest, lines: Sequence[NumberedLine], job_id: str | None = None) -> list[Answer]:
-    """An answer for each line, in order, once all of them are durable. Raises Unavailable while the daemon stops.
+class Intake:
+    """Lines that were read together. `job_id`: the job of those that do not name one; naming another is refused."""
 
-    `job_id`: the job of lines that do not name one; those that name another are refused.
-    """
-    read = [read_line(number, line, job_id) for number, line in lines]
-    outcomes = iter(await ingest.submit(*(line.event for line in read if isinstance(line, Line))))
-    return [line.answer(next(outcomes), ingest.store_id) if isinstance(line, Line) else line for line in read]
+    def __init__(self, lines: Iterable[NumberedLine], job_id: str | None = None) -> None:
+        self._read = [read_line(number, line, job_id) for number, line in lines]
+        self.events = [line.event for line in self._read if isinstance(line, Line)]
+
+    @property
+    def asks(self) -> bool:
+        """Whether a line asks for an answer, or is bad and gets one."""
+        return any(line.ref is not UNSET or not isinstance(line, Line) for line in self._read)
+
+    def answers(self, outcomes: Iterable[Outcome], store_id: str) -> list[Answer]:
+        """An answer for each line, in order, from the outcomes of the events."""
+        decided = iter(outcomes)
+        return [line.answer(next(decided), store_id) if isinstance(line, Line) else line for line in self._read]
+
+
+async def take_lines(ingest: Ingest, lines: Sequence[NumberedLine], job_id: str | None = None) -> list[Answer]:
+    """Hand lines in and wait until all of them are durable; their answers. Raises Unavailable."""
+    intake = Intake(lines, job_id)
+    return intake.answers(await ingest.submit(*intake.events), ingest.store_id)

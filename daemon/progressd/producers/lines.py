@@ -32,23 +32,23 @@ class LineSplitter:
         self._max_bytes = max_bytes
         self._rest = b""
         self._skipping = False
-        self._number = 0
+        self.number = 0  # of the last line that has ended
 
     def feed(self, chunk: bytes) -> list[NumberedLine]:
         """The lines that end in this chunk, without their line ends."""
         *ended, rest = (self._rest + chunk).split(b"\n")
         lines: list[NumberedLine] = []
         for line in ended:
-            self._number += 1
+            self.number += 1
             if self._skipping:
                 self._skipping = False
             elif len(line) > self._max_bytes:
-                lines.append((self._number, self._too_long()))
+                lines.append((self.number, self._too_long()))
             elif line and not line.isspace():
-                lines.append((self._number, line))
+                lines.append((self.number, line))
         if len(rest) > self._max_bytes:
             if not self._skipping:
-                lines.append((self._number + 1, self._too_long()))
+                lines.append((self.number + 1, self._too_long()))
             self._skipping = True
             rest = b""
         self._rest = b"" if self._skipping else rest

@@ -45,7 +45,14 @@ async def _page() -> Response:
 
 
 async def _not_a_websocket(path: str) -> Response:
-    return json_response({"error": "this is a WebSocket: connect with an upgrade"}, 426, {"Upgrade": "websocket"})
+    """What gets here is no handshake, or not a good one."""
+    headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    tried = request.headers.get("Upgrade", "").lower() == "websocket"
+    if tried and request.headers.get("Sec-WebSocket-Version", "13") == "13":
+        return json_response(
+            {"error": "this is not a WebSocket handshake in HTTP/1.1 as in RFC 6455, section 4.1"}, 400
+        )
+    return json_response({"error": "this is a WebSocket, version 13: connect with an upgrade"}, 426, headers)
 
 
 async def _refused(error: ProgressdError) -> Response:

@@ -7,7 +7,7 @@ memory. Here no more is taken from the connection than the handler has read, so 
 from typing import Final
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.wrappers.request import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
@@ -18,17 +18,23 @@ STALL: Final = 60.0  # seconds a client may take to send the next piece of a bod
 
 
 class PacedBody(TrioBody):
-    """A body to iterate over; `room` opens when the last piece has been taken."""
+    """A body to iterate over; `room` opens when the last piece has been taken, or nobody wants any more of it."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         super().__init__(None, None)  # the limits depend on the route: see `pieces`
         self.room = trio.Event()
+        self.wanted = True
 
     async def __anext__(self) -> bytes:
         piece = await super().__anext__()
         self.room.set()
         self.room = trio.Event()
         return piece
+
+    def discard(self) -> None:
+        """Let go of what still comes."""
+        self.wanted = False
+        self.room.set()
 
 
 class PacedRequest(TrioRequest):
@@ -50,12 +56,25 @@ class PacedConnection(TrioASGIHTTPConnection):
                 nursery.cancel_scope.cancel()
                 return
             assert message["type"] == "http.request"
+            if not body.wanted:
+                continue
             if message["body"]:
                 body.append(message["body"])
             if not message["more_body"]:
                 body.set_complete()
             elif message["body"]:
                 await body.room.wait()
+
+    async def handle_request(self, nursery: trio.Nursery, request: Request, send: ASGISendCallable) -> None:  # type: ignore[override]
+        """Answer. What the handler has left of the body is taken all the same, or the disconnect behind it never comes.
+
+        Hypercorn would wait for room to tell us of it, in the last send of the response and hence for ever.
+        """
+        response = await self.app.handle_request(request)
+        assert isinstance(request.body, PacedBody)
+        request.body.discard()
+        await self._send_response(send, response)
+        nursery.cancel_scope.cancel()
 
 
 class Pieces:

@@ -5,13 +5,17 @@ from typing import Final
 import msgspec
 from quart import Blueprint, Response, request
 
+from progressd.core.errors import TooLarge
 from progressd.core.events import checked_job_id
 from progressd.producers.intake import take_lines
 from progressd.producers.lines import Answer, LineSplitter, read_event
 from progressd.rest.body import Pieces, whole_body
 from progressd.rest.services import json_response, services
 
-STREAM_MOST: Final = 64 * 1024 * 1024  # bytes of lines in one request, since their answers are held until its end
+STREAM_MOST: Final = 64 * 1024 * 1024  # bytes of lines in one request
+ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of the answers to them, which are held until its end
+
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 blueprint = Blueprint("events", __name__)
 
@@ -35,8 +39,10 @@ async def _take(job_id: str | None) -> Response:
         job = await daemon.ingest.submit_one(event)
         return json_response(Answer(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
     splitter = LineSplitter(daemon.settings.ingest.max_line_bytes)
-    answers: list[Answer] = []
+    answers = bytearray()
     async for piece in Pieces(request, STREAM_MOST):
-        answers += await take_lines(daemon.ingest, splitter.feed(piece), job_id)
-    answers += await take_lines(daemon.ingest, splitter.end(), job_id)
-    return Response(msgspec.json.Encoder().encode_lines(answers), content_type="application/x-ndjson")
+        answers += _encode_lines(await take_lines(daemon.ingest, splitter.feed(piece), job_id))
+        if len(answers) > ANSWERS_MOST:
+            raise TooLarge(f"too many lines for one request: {splitter.number} were taken, send the others in another")
+    answers += _encode_lines(await take_lines(daemon.ingest, splitter.end(), job_id))
+    return Response(bytes(answers), content_type="application/x-ndjson")

@@ -2,6 +2,7 @@
 
 import mimetypes
 import uuid
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Final
 
@@ -15,6 +16,7 @@ from progressd.core.events import RegisterEvent, Registration, ReportedStatus, S
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.rest.body import whole_body
+from progressd.rest.file_body import FileBody
 from progressd.rest.services import json_response, services
 from progressd.rest.views import job_view
 from progressd.store.base import Filter
@@ -111,7 +113,8 @@ async def download(job_id: str) -> Response:
         raise Conflict(f"job {job.id} is {job.status}: there is no result to download")
     pipeline = daemon.settings.pipelines.get(job.pipeline or "")
     suffix = PurePath(pipeline.output).suffix if pipeline else ""
-    name = PurePath(job.input_filename or job.kind).stem + suffix
+    stem = PurePath(job.input_filename or "").stem or job.kind
+    name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
     try:
         response = await send_file(
             daemon.files.output(job.id),
@@ -122,6 +125,9 @@ async def download(job_id: str) -> Response:
         )
     except FileNotFoundError:
         raise NotFound(f"job {job.id} has no file here") from None
+    if request.method == "HEAD" and isinstance(response.response, FileBody):
+        response.response.leave_out()
+    response.accept_ranges = "bytes"
     response.timeout = None  # as long as the client keeps reading
     return response
 
@@ -134,10 +140,15 @@ def _job_response(job: Job, status: int = 200) -> Response:
     return json_response(job_view(job, services().store.id), status)
 
 
+def _given(query: Mapping[str, str]) -> dict[str, str]:
+    """Without what was left empty, as forms do: `?status=` asks for every status."""
+    return {name: value for name, value in query.items() if value}
+
+
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     daemon = services()
     try:
-        paging = msgspec.convert(request.args.to_dict(), Paging, strict=False)
+        paging = msgspec.convert(_given(request.args), Paging, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the query is wrong: {error}") from None
     if paging.status is not None:

@@ -61,6 +61,8 @@ class _Reader:
         self._decoder.receive_data(piece)
         while not isinstance(event := self._decoder.next_event(), NeedData | Epilogue):
             match event:
+                case File(filename=""):  # what a browser sends where no file was chosen
+                    self._part = None
                 case File(name=self._file_field):
                     if self.filename is not None:
                         raise InvalidInput("one file at a time: the form has several")

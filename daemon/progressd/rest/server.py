@@ -1,16 +1,20 @@
 """The seam to Hypercorn: serves a connection that we accepted with its Trio `TCPServer`, and mends what is wrong there.
 
-Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`, `WorkerContext`, `Lifespan`.
+Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`, `H11Protocol`, `WorkerContext`,
+`Lifespan`.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final, cast
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Event as ServerEvent
 from hypercorn.events import Updated
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -24,6 +28,7 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import wrap_app
 
+from progressd.core.messages import encode
 from progressd.ws.listener import PREFIX, Connection, wants_websocket
 
 SEND_STALL: Final = 60.0  # seconds a client may take to make room for the next piece of a response
@@ -61,7 +66,7 @@ class HttpServer:
         stream = _HttpStream(connection)
         self._open.add(connection)
         try:
-            server = TCPServer(
+            server = _Server(
                 self._app,
                 self._config,
                 self._context,
@@ -87,6 +92,49 @@ class HttpServer:
             connection.stream.socket.close()
 
 
+class _Server(TCPServer):
+    """Hypercorn's server of one connection, with a protocol that stays what it is."""
+
+    async def _read_data(self) -> None:
+        chosen = self.protocol
+        chosen.protocol = _Protocol(
+            chosen.app,
+            chosen.config,
+            chosen.context,
+            chosen.task_group,
+            chosen.state,
+            chosen.ssl,
+            chosen.client,
+            chosen.server,
+            chosen.send,
+        )
+        await super()._read_data()
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """There is nothing to switch to."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if any(name == b"upgrade" for name, _ in request.headers):
+            headers = [(name, value) for name, value in request.headers if name != b"connection"]
+            request = h11.Request(
+                method=request.method, target=request.target, headers=headers, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        reason = HTTPStatus(status_code).phrase.lower()
+        body = encode({"error": f"this is not a request in HTTP/1.1 that can be served: {reason}"})
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
 class _HttpStream(trio.abc.HalfCloseableStream):
     """What Hypercorn reads from and writes to. It ends where an upgrade to WebSocket comes between two requests.
 
@@ -98,6 +146,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
         self._between_requests = trio.Event()
+        self._between_requests.set()
         self.socket = connection.stream.socket  # Hypercorn asks it for the addresses
         self.upgrading = False
 
@@ -117,8 +166,10 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         self._stop_idling = server.idle_task.stop
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = b""
         with trio.CancelScope() as self._reading:
-            data = await self._connection.receive_some(max_bytes)
+            if not self._closed:
+                data = await self._connection.receive_some(max_bytes)
             if data and data[: len(PREFIX)] == PREFIX[: len(data)]:
                 data = await self._upgrade_or(data)
         if self._closed:

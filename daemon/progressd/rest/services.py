@@ -13,6 +13,7 @@ from progressd.history import History
 from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
+from progressd.rest.file_body import FileResponse
 from progressd.store.base import Store
 
 _encode = msgspec.json.Encoder().encode
@@ -36,6 +37,7 @@ class RestApp(QuartTrio):
 
     asgi_http_class = PacedConnection
     request_class = PacedRequest
+    response_class = FileResponse
     services: Services
 
 

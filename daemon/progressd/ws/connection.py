@@ -74,6 +74,7 @@ class WebSocket:
         """Let the client in."""
         assert self._request is not None
         self._ws = await self._request.accept()
+        self._stream.opened()
         self._ws._wsproto.handshake = _HANDSHAKE_OVER  # type: ignore[assignment]
         self._request = None
 

@@ -68,5 +68,9 @@ def check_origin(origin: str, host: str, allowed: Sequence[str]) -> None:
     """
     if not origin or origin in allowed or "*" in allowed:
         return
-    if urlsplit(origin).netloc.lower() != host.lower():
+    try:
+        own = urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:  # no URL at all
+        own = False
+    if not own:
         raise Forbidden(f"pages of {origin[:200]} may not connect: add it to server.allowed_origins to let them")

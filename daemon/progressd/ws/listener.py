@@ -5,21 +5,22 @@ the HTTP side, which may hand the connection back for an upgrade between two req
 connection ends that connection and nothing else.
 """
 
-import errno
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import structlog
 import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.utilities import ProtocolError
 
+from progressd.accepting import accept_forever
 from progressd.config.settings import Limits
 
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
 RECEIVE_MOST: Final = 65536
 PREFIX: Final = b"GET /ws"
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
-OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = structlog.get_logger(__name__)
 
@@ -86,12 +87,28 @@ class HttpSide(Protocol):
 
 
 def wants_websocket(head: bytes) -> bool:
-    """Whether a request head is for the WebSocket side."""
-    lines = head.partition(b"\r\n\r\n")[0].split(b"\r\n")
-    target = lines[0].removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
-    if not lines[0].startswith(PREFIX) or not (target == b"/ws" or target.startswith(b"/ws/")):
+    """Whether a request head is a good WebSocket handshake; what is wrong with others, the HTTP side says."""
+    first = head.partition(b"\r\n")[0]
+    target = first.removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
+    return (
+        first.startswith(PREFIX)
+        and first.endswith(b" HTTP/1.1")
+        and (target == b"/ws" or target.startswith(b"/ws/"))
+        and header(head, b"upgrade").lower() == b"websocket"
+        and not header(head, b"content-length")
+        and not header(head, b"transfer-encoding")
+        and _is_handshake(head)
+    )
+
+
+def _is_handshake(head: bytes) -> bool:
+    """A rehearsal: what wsproto does not accept, trio-websocket would answer without a body, or fail at."""
+    rehearsal = WSConnection(ConnectionType.SERVER)
+    try:
+        rehearsal.receive_data(head)
+    except (ProtocolError, UnicodeError):
         return False
-    return header(head, b"upgrade").lower() == b"websocket"
+    return any(rehearsal.events())
 
 
 def header(head: bytes, name: bytes) -> bytes:
@@ -121,20 +138,7 @@ class Listener:
 
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
-        while True:
-            await trio.lowlevel.wait_readable(listening)
-            try:
-                sock, _ = listening.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                continue
-            except OSError as error:
-                if error.errno not in OUT_OF_DESCRIPTORS:
-                    raise
-                log.warning("cannot accept connections for now", error=str(error))
-                await trio.sleep(0.1)
-                continue
-            sock.setblocking(False)
-            self._connections.start_soon(self._serve, sock)
+        await accept_forever(listening, lambda sock: self._connections.start_soon(self._serve, sock))
 
     async def _serve(self, sock: socket.socket) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""

@@ -1,0 +1,129 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from progressd import __version__
+from progressd.cli import main
+
+COMMANDS = ["serve", "submit", "watch", "jobs", "cancel", "config", "completion"]
+NOBODY = "http://127.0.0.1:1"
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="progressd", env=environ)
+
+
+def test_the_help_lists_the_commands_in_the_order_of_use() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    places = [result.output.index(f"\n  {command} ") for command in COMMANDS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    result = run(command, "-h")
+    assert result.exit_code == 0
+    assert f"progressd {command}" in result.output.partition("\n")[2]
+
+
+def test_the_version() -> None:
+    assert run("--version").output == f"progressd {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["cancel"], "Missing argument 'JOB'"),
+        (["submit"], "Missing argument 'FILES...'"),
+        (["submit", "/no/such/file"], "'/no/such/file' does not exist"),
+        (["submit", __file__, "--option", "dpi"], "'dpi' is not of the form NAME=VALUE, such as dpi=300"),
+        (["serve", "--port", "http"], "Invalid value for '--port': 'http' is not an integer from 0 to 65535"),
+        (["serve", "--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
+        (["jobs", "--limit", "0"], "0 is not in the range"),
+        (["jobs", "--status", "lost"], "'lost' is not one of 'queued', 'processing'"),
+        (["completion", "tcsh"], "'tcsh' is not one of"),
+    ],
+)
+def test_a_wrong_call_ends_with_status_2_and_says_why(arguments: list[str], said: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["submit", __file__]])
+def test_without_a_daemon_a_sentence_says_what_to_type(arguments: list[str]) -> None:
+    result = run(*arguments, "--url", NOBODY)
+    assert result.exit_code == 1
+    assert result.output == f"Error: no daemon answers at {NOBODY}; start one with: progressd serve\n"
+
+
+def test_the_daemons_address_can_come_from_the_environment() -> None:
+    assert f"no daemon answers at {NOBODY}" in run("jobs", PROGRESSD_URL=NOBODY).output
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    result = run("jobs", "--url", "localhost:8080")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: 'localhost:8080' is not the address of a daemon")
+
+
+def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.toml"
+    path.write_text("[server]\nport = 7\n")
+    result = run("config", "--config", str(path), PROGRESSD_SERVER_HOST="::1")
+    assert result.exit_code == 0
+    lines = {line.partition(" ")[0]: line for line in result.output.splitlines()}
+    assert lines["port"].split("# ") == [f"{'port = 7':<44}", f"file {path}"]
+    assert lines["host"].endswith("# environment PROGRESSD_SERVER_HOST")
+
+
+def test_config_refuses_what_serve_would_refuse() -> None:
+    for command in ("config", "serve"):
+        result = run(command, PROGRESSD_SERVER_PORT="x")
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: server.port = 'x', from environment PROGRESSD_SERVER_PORT: expected")
+
+
+def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.toml"
+    path.write_text(run("config", "--sample").output)
+    assert run("config", "--config", str(path)).exit_code == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_asks_progressd(shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert "_PROGRESSD_COMPLETE=" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("progressd ", set(COMMANDS)),
+        ("progressd serve --log-level ", {"debug", "info", "warning", "error"}),
+        ("progressd watch --url http://127.0.0.1:1 ", set()),
+    ],
+)
+def test_the_shell_completes(words: str, found: set[str]) -> None:
+    environ = {
+        **os.environ,
+        "_PROGRESSD_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split())),
+    }
+    call = [sys.executable, "-m", "progressd"]
+    result = subprocess.run(call, env=environ, capture_output=True, text=True, check=True, timeout=30)
+    assert {line.partition(",")[2] for line in result.stdout.split()} == found
+    assert result.stderr == ""
+
+
+def test_help_loads_nothing_that_it_does_not_need() -> None:
+    code = "import sys, progressd.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "click" in loaded
+    assert not {"trio", "trio_websocket", "httpx", "rich", "quart", "hypercorn", "structlog", "sqlite3"} & set(loaded)

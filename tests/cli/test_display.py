@@ -1,0 +1,135 @@
+import io
+import json
+
+import pytest
+from progressd.cli import text
+from progressd.cli.display import Bars, Lines
+from progressd.client.watcher import Lost, Received
+from progressd.core.messages import decode
+from rich.console import Console
+
+JOB = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+URL = "http://127.0.0.1:8080"
+
+
+def received(type_: str, **data: object) -> Received:
+    raw = json.dumps({"type": type_, "job_id": JOB, "data": data})
+    return Received(raw, decode(raw))
+
+
+CREATED = received(
+    "job_created", kind="pdf", status="queued", created_at="2026-01-01T00:00:00Z", input_filename="a.pdf"
+)
+STARTED = received("status_change", old_status="queued", new_status="processing")
+MOVED = received("progress", current_step=5, total_steps=12, step_name="AI Upscaling", percent=41, eta_seconds=65)
+COMPLETED = received("completed", output_path="/api/x", elapsed_seconds=45.2, page_count=12, download_url="/api/x")
+FAILED = received("error", message="Pipeline error")
+CANCELLED = received("status_change", old_status="queued", new_status="cancelled")
+PREVIEW = received("page_preview", page_number=3, preview_base64="", stage="Finished", width=1, height=1)
+SHUTDOWN = received("server_shutdown", reason="the daemon is stopping", countdown_secs=30)
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (CREATED, f"{JOB} job_created pdf a.pdf"),
+        (STARTED, f"{JOB} status_change queued -> processing"),
+        (MOVED, f"{JOB} progress 41% 5/12 AI Upscaling, 1 min 5 s left"),
+        (COMPLETED, f"{JOB} completed in 45 s, 12 pages: {URL}/api/x"),
+        (FAILED, f"{JOB} error Pipeline error"),
+        (PREVIEW, f"{JOB} page_preview page 3 Finished"),
+        (SHUTDOWN, "- server_shutdown the daemon is stopping, within 30 s"),
+        (received("resync"), "- resync"),
+    ],
+)
+def test_a_message_is_one_line(message: Received, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines(URL, as_json=False) as display:
+        display.show(message)
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines(URL, as_json=True) as display:
+        display.show(Received('{"type":"new",  "a":1}', None))
+        display.show(MOVED)
+    assert capsys.readouterr().out == f'{{"type":"new",  "a":1}}\n{MOVED.text}\n'
+
+
+def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines(URL, as_json=False) as display:
+        for failures in range(3):
+            display.lost(Lost("draining", 1.0, failures))
+        display.show(STARTED)
+        display.show(MOVED)
+    assert capsys.readouterr().err == "connection lost (draining); trying again\nconnected again\n"
+
+
+def test_a_name_can_neither_break_the_line_nor_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = received("error", message="a\n\x1b[2Jb\u202e\x85c")
+    with Lines(URL, as_json=False) as display:
+        display.show(evil)
+    assert capsys.readouterr().out == f"{JOB} error a [2Jb c\n"
+
+
+def bars(names: dict[str, str] | None = None) -> tuple[Bars, io.StringIO]:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None, legacy_windows=False)
+    return Bars(URL, names or {}, console), screen
+
+
+def test_bars_show_name_percentage_step_and_the_time_left() -> None:
+    display, screen = bars()
+    with display:
+        for message in (CREATED, STARTED, MOVED):
+            display.show(message)
+        display._progress.refresh()
+        shown = screen.getvalue().splitlines()[-1]
+    for part in ("a.pdf", " 41%", "AI Upscaling", "5/12", "1 min 5 s left"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("end", "line"),
+    [
+        (COMPLETED, f"completed a.pdf in 45 s, 12 pages: {URL}/api/x"),
+        (FAILED, "failed a.pdf Pipeline error"),
+        (CANCELLED, "cancelled a.pdf"),
+    ],
+)
+def test_the_bar_of_a_finished_job_becomes_a_line(end: Received, line: str) -> None:
+    display, screen = bars({JOB: "a.pdf"})
+    with display:
+        display.show(MOVED)
+        display.show(end)
+        assert not display._progress.tasks
+    assert any(line in shown for shown in screen.getvalue().splitlines())
+
+
+def test_markup_in_a_name_is_only_text() -> None:
+    display, screen = bars({JOB: "[red]a[/red].pdf"})
+    with display:
+        display.show(FAILED)
+    assert "failed [red]a[/red].pdf Pipeline error" in screen.getvalue()
+
+
+def test_after_a_resync_only_what_is_told_again_is_there() -> None:
+    display, _ = bars()
+    with display:
+        display.show(MOVED)
+        display.show(received("resync"))
+        assert not display._progress.tasks
+        display.show(MOVED)
+        assert len(display._progress.tasks) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.04, "0.0 s"), (9.96, "10.0 s"), (12.4, "12 s"), (59.9, "1 min 0 s"), (125, "2 min 5 s"), (3780, "1 h 3 min")],
+)
+def test_durations_are_for_people(value: float, shown: str) -> None:
+    assert text.seconds(value) == shown
+
+
+def test_results_elsewhere_keep_their_address() -> None:
+    assert text.result_url("https://files.example/x", URL) == "https://files.example/x"
+    assert text.result_url("/api/x", f"{URL}/base/") == f"{URL}/base/api/x"

@@ -1,0 +1,296 @@
+"""The commands as people call them, against a real daemon in a process of its own."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 30  # seconds that any single step may take
+
+PIPELINES = """
+[pipelines.copy]
+command = ["cp", "{{input}}", "{{output}}"]
+accept = ["*/*"]
+
+[pipelines.broken]
+command = ["sh", "-c", "exit 3"]
+accept = ["*/*"]
+
+[pipelines.gated]
+command = ["sh", "-c", 'echo "1/2 half"; read go <"$GATE"; echo "2/2 whole"; cp "$0" "$1"', "{{input}}", "{{output}}"]
+accept = ["*/*"]
+progress_pattern = '(?P<current>\\d)/(?P<total>\\d) (?P<step>.*)'
+environment = {{ GATE = "{gate}" }}
+"""
+
+
+class Daemon:
+    """`progressd serve`, and other commands that talk to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.gate = directory / "gate"
+        os.mkfifo(self.gate)
+        (directory / "progressd.toml").write_text(PIPELINES.format(gate=self.gate))
+        (directory / "text").write_text("some text\n")
+        self.text = str(directory / "text")
+        self.start(0)
+
+    def start(self, port: int) -> None:
+        config, state = self._directory / "progressd.toml", self._directory / "state"
+        with (self._directory / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                command("serve", "--port", str(port), "--config", str(config), "--state-dir", str(state)),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        listening = self.process.stdout.readline()
+        assert listening.startswith("listening on http://127.0.0.1:"), self.log
+        self.url = listening.split()[-1]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode
+
+    @property
+    def log(self) -> str:
+        return (self._directory / "log").read_text()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {**os.environ, "PROGRESSD_URL": self.url}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments), env=self.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            command(*arguments), env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def submit(self, pipeline: str) -> str:
+        result = self.run("submit", self.text, "--pipeline", pipeline)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def open_gate(self) -> None:
+        """Let a gated job go on."""
+        self.gate.write_text("go\n")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "progressd", *arguments]
+
+
+@contextlib.contextmanager
+def started(directory: Path) -> Iterator[Daemon]:
+    daemon = Daemon(directory)
+    try:
+        yield daemon
+    finally:
+        status = daemon.stop(signal.SIGTERM) if daemon.process.poll() is None else 0
+    assert status == 0, daemon.log
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for all tests that do not harm it."""
+    with started(tmp_path_factory.mktemp("daemon")) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Daemon]:
+    """One for a test that does."""
+    with started(tmp_path) as daemon:
+        yield daemon
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines up to and with the first that has this text."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or text not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], f"{text!r} did not come: {lines}"
+    return lines
+
+
+def test_a_file_is_submitted_watched_listed_and_fetched(daemon: Daemon) -> None:
+    job_id = daemon.submit("gated")
+    with daemon.running("watch", job_id) as watch:
+        before = read_until(watch, "half")
+        daemon.open_gate()
+        rest, errors = watch.communicate(timeout=PATIENCE)
+    assert before[0] == f"{job_id} status_change queued -> processing\n"
+    assert before[1].startswith(f"{job_id} progress 50% 1/2 half")
+    lines = rest.splitlines()
+    assert lines[-2] == f"{job_id} status_change processing -> completed"
+    found = re.fullmatch(rf"{job_id} completed in .* s: (http://.*/download)", lines[-1])
+    assert found is not None
+    with urllib.request.urlopen(found[1]) as answer:
+        assert answer.read() == b"some text\n"
+    assert (watch.returncode, errors) == (0, "")
+    listed = daemon.run("jobs").stdout.splitlines()
+    assert listed[0].split() == ["JOB", "STATUS", "DONE", "CREATED", "NAME"]
+    assert re.fullmatch(rf"{job_id}  completed  100%  .*  text", listed[1])
+    assert json.loads(daemon.run("jobs", "--json", "--limit", "1").stdout)["job_id"] == job_id
+    assert job_id in daemon.run("jobs", "--status", "completed").stdout
+    assert job_id not in daemon.run("jobs", "--status", "failed").stdout
+
+
+def test_a_job_that_is_over_is_watched_with_its_end_and_exit_status(daemon: Daemon) -> None:
+    good = daemon.run("submit", daemon.text, "--pipeline", "copy", "--watch")
+    assert (good.returncode, good.stderr) == (0, "")
+    job_id, *lines = good.stdout.splitlines()
+    assert lines[-1].startswith(f"{job_id} completed")
+    assert daemon.run("watch", job_id).returncode == 0
+    bad = daemon.run("submit", daemon.text, daemon.text, "--pipeline", "broken", "--watch")
+    assert bad.returncode == 1
+    assert bad.stdout.count(" error Pipeline error: ") == 2
+
+
+def test_json_is_what_the_daemon_sends(daemon: Daemon) -> None:
+    job_id = daemon.run("submit", daemon.text, "--pipeline", "copy", "--watch").stdout.split()[0]
+    lines = daemon.run("watch", job_id, "--json").stdout.splitlines()
+    messages = [json.loads(line) for line in lines]
+    assert [message["type"] for message in messages] == ["status_change", "status_change", "completed"]
+    assert lines[0].startswith(f'{{"type":"status_change","job_id":"{job_id}","data":{{"old_status":"queued",')
+
+
+def test_a_cancelled_job_ends_its_watcher_with_status_1(daemon: Daemon) -> None:
+    job_id = daemon.submit("gated")
+    with daemon.running("watch", job_id) as watch:
+        read_until(watch, "half")
+        assert daemon.run("cancel", job_id).stdout == f"{job_id} cancelled\n"
+        rest, _ = watch.communicate(timeout=PATIENCE)
+    assert rest.splitlines()[-1] == f"{job_id} status_change processing -> cancelled"
+    assert watch.returncode == 1
+    again = daemon.run("cancel", job_id)
+    assert (again.returncode, again.stderr) == (1, f"Error: job {job_id} is cancelled already\n")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_watcher_that_is_interrupted_says_so_in_its_status(
+    daemon: Daemon, number: signal.Signals, status: int
+) -> None:
+    with daemon.running("watch") as watch:
+        job_id = daemon.submit("gated")
+        read_until(watch, "half")
+        watch.send_signal(number)
+        assert watch.communicate(timeout=PATIENCE) == ("", "")
+        assert watch.returncode == status
+    daemon.run("cancel", job_id)
+
+
+def test_a_pipe_that_is_closed_ends_the_watcher_without_a_word(daemon: Daemon) -> None:
+    with daemon.running("watch") as watch:
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        daemon.submit("gated")
+        read_until(watch, "half")
+        watch.stdout.close()
+        daemon.open_gate()
+        assert watch.wait(timeout=PATIENCE) == 141
+        assert watch.stderr.read() == ""
+
+
+def test_a_watcher_outlives_a_daemon_that_is_killed(mortal: Daemon) -> None:
+    job_id = mortal.submit("gated")
+    with mortal.running("watch", job_id) as watch:
+        read_until(watch, "half")
+        assert mortal.stop(signal.SIGKILL) == -signal.SIGKILL
+        mortal.start(mortal.port)
+        read_until(watch, "processing -> queued")
+        read_until(watch, "half")
+        mortal.open_gate()
+        rest, errors = watch.communicate(timeout=PATIENCE)
+    assert rest.splitlines()[-1].startswith(f"{job_id} completed")
+    assert watch.returncode == 0
+    assert errors == "connection lost (it broke); trying again\nconnected again\n"
+
+
+def test_a_file_of_any_size_arrives_whole(daemon: Daemon, tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    (tmp_path / "large").write_bytes(content)
+    result = daemon.run("submit", str(tmp_path / "large"), "--pipeline", "copy", "--watch")
+    assert result.returncode == 0, result.stderr
+    with urllib.request.urlopen(result.stdout.split()[-1]) as answer:
+        assert answer.read() == content
+
+
+def test_a_file_that_is_refused_does_not_stop_the_others(daemon: Daemon) -> None:
+    result = daemon.run("submit", daemon.text, daemon.text, "--option", "dpi=300", "--pipeline", "copy")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.count(f'Error: {daemon.text}: there is no option "dpi": the options are none\n') == 2
+
+
+@pytest.mark.parametrize("job_id", ["nonsense", "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"])
+@pytest.mark.parametrize("name", ["watch", "cancel"])
+def test_a_job_that_is_not_there_is_a_sentence_of_the_daemon(daemon: Daemon, name: str, job_id: str) -> None:
+    result = daemon.run(name, job_id)
+    assert result.returncode == 1
+    assert re.fullmatch(rf"Error: ('nonsense' is not a job id: .*|no job {job_id})\n", result.stderr)
+
+
+def test_on_a_terminal_there_are_bars(daemon: Daemon) -> None:
+    job_id = daemon.submit("gated")
+    terminal, other_end = pty.openpty()
+    environ = {**daemon.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen(command("watch", job_id), env=environ, stdout=other_end) as watch:
+        os.close(other_end)
+        shown = b""
+        while b"half" not in shown or b" 50%" not in shown:
+            shown += os.read(terminal, 65536)
+        daemon.open_gate()
+        with contextlib.suppress(OSError):  # EIO at the end
+            while data := os.read(terminal, 65536):
+                shown += data
+        assert watch.wait(PATIENCE) == 0
+    os.close(terminal)
+    assert "━".encode() in shown
+    assert b"completed" in shown
+    assert b"\x1b[?25h" in shown  # the cursor is back
+
+
+def test_a_port_in_use_is_a_sentence_that_says_what_to_type(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = subprocess.run(
+            command("serve", "--port", str(port), "--state-dir", str(tmp_path / "state")),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(rf"Error: port {port} of 127.0.0.1 is in use: .*--port \d+\n", result.stderr)
+
+
+def test_the_daemon_logs_to_stderr_and_stops_on_sigterm(mortal: Daemon) -> None:
+    assert mortal.stop(signal.SIGTERM) == 0
+    lines = mortal.log.splitlines()
+    assert all(re.match(r"timestamp=\S+Z level=\w+ message=", line) for line in lines)
+    assert "message=stopped" in lines[-1]

@@ -1,0 +1,388 @@
+"""Who is let in and who is not, and why: in JSON and with the right status, however the client asks."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+import trio
+from peer import Peer, frame, request, upgrade
+from samples import ID, job_id
+from trio.testing import wait_all_tasks_blocked
+from wsproto.frame_protocol import Opcode
+
+from daemon import RunningDaemon, progress, registered, running_daemon
+
+JOB = f"/ws/jobs/{ID}"
+KEY = "x3JJHMbDL1EzLkh9GBhXDw=="
+
+
+async def asked(daemon: RunningDaemon, data: bytes):  # type: ignore[no-untyped-def]
+    """What a connection of its own is answered."""
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(data)
+        return await peer.response()
+
+
+# accepted
+
+
+async def test_the_handshake_is_accepted_as_the_rfc_says(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        head = (await peer.open(headers={"Sec-WebSocket-Key": KEY})).decode().lower()
+    proof = base64.b64encode(hashlib.sha1(KEY.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+    assert f"\r\nsec-websocket-accept: {proof.lower()}\r\n" in head
+    assert "\r\nupgrade: websocket\r\n" in head
+    assert "\r\nconnection: upgrade\r\n" in head
+
+
+async def test_compression_and_subprotocols_that_are_offered_are_not_taken(daemon: RunningDaemon) -> None:
+    offer = {
+        "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits, x-webkit-deflate-frame",
+        "Sec-WebSocket-Protocol": "graphql-ws, mqtt",
+    }
+    async with Peer(await daemon.connect()) as peer:
+        head = (await peer.open(headers=offer)).lower()
+        assert b"sec-websocket-extensions" not in head
+        assert b"sec-websocket-protocol" not in head
+        await daemon.report(registered(ID, labels={"text": "a" * 500}))
+        opcode, text = await peer.next_frame()
+        assert (opcode, text.count("a") > 500) == (Opcode.TEXT, True)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"Connection": "keep-alive, Upgrade"},
+        {"Connection": "upgrade"},
+        {"Upgrade": "WebSocket"},
+        {"User-Agent": "x" * 8000},
+    ],
+)
+async def test_headers_are_read_as_proxies_and_browsers_write_them(daemon: RunningDaemon, how: dict[str, str]) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open(headers=how)
+
+
+async def test_bytes_behind_the_handshake_in_the_same_segment_are_not_lost(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open(behind=frame(Opcode.PING, b"early") + frame(Opcode.PING, b"bird")[:3])
+        assert await peer.next_frame() == (Opcode.PONG, b"early")
+        await peer.send(frame(Opcode.PING, b"bird")[3:])
+        assert await peer.next_frame() == (Opcode.PONG, b"bird")
+
+
+async def test_a_handshake_in_many_segments_is_accepted(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await in_segments(peer, upgrade(JOB), 7)
+        assert (await peer.response()).status == 404
+
+
+async def in_segments(peer: Peer, data: bytes, size: int) -> None:
+    """Send so many bytes at a time, each read by the daemon before the next."""
+    for start in range(0, len(data), size):
+        await peer.send(data[start : start + size])
+        await wait_all_tasks_blocked()
+
+
+# an upgrade on a connection that has served requests, as proxies send it
+
+
+async def test_a_connection_that_has_served_requests_can_be_upgraded(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        for target, status in (
+            ("/api/health", 200),
+            ("/api/jobs/nonsense", 400),
+            ("/static/main.js", 200),
+            ("/ws", 426),
+        ):
+            assert (await peer.ask(target)).status == status
+        await peer.open(JOB, behind=frame(Opcode.PING, b"early"))
+        assert await peer.next_frame() == (Opcode.PONG, b"early")
+        await daemon.report(progress(ID, 1))
+        assert "processing" in (await peer.next_frame())[1]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 50])
+async def test_an_upgrade_of_a_used_connection_may_come_in_pieces(daemon: RunningDaemon, size: int) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask("/api/health")).status == 200
+        head = upgrade(JOB)
+        await in_segments(peer, head[:-1], size)
+        await peer.open_with(head[-1:])
+        await peer.send(frame(Opcode.PING, b"?"))
+        assert await peer.next_frame() == (Opcode.PONG, b"?")
+
+
+async def test_a_request_that_only_looks_like_an_upgrade_is_answered_on_a_used_connection(
+    daemon: RunningDaemon,
+) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask("/api/health")).status == 200
+        assert (await peer.ask("/ws/jobs")).status == 426
+        assert (await peer.ask("/wsomething")).status == 404
+        assert (await peer.ask("/ws/jobs", {"Upgrade": "h2c"})).status == 426
+        await in_segments(peer, request("/ws/jobs"), 4)
+        assert (await peer.response()).status == 426
+        assert (await peer.ask("/api/health")).status == 200
+
+
+async def test_a_refused_upgrade_of_a_used_connection_is_answered_in_json(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask("/api/health")).status == 200
+        await peer.send(upgrade(JOB))
+        response = await peer.response()
+        assert (response.status, list(response.json)) == (404, ["error"])
+        assert await peer.receive() == b""
+
+
+async def test_an_upgrade_pipelined_behind_a_request_is_refused_in_json(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(request("/api/health") + upgrade(JOB))
+        assert (await peer.response()).status == 200
+        assert (await peer.response()).json["error"].startswith("this is not a WebSocket handshake")
+
+
+# refused
+
+
+@pytest.mark.parametrize("wrong", ["42", ID[:-1], "", ID + "/", "%F0%9F"])
+async def test_a_malformed_job_id_is_400(daemon: RunningDaemon, wrong: str) -> None:
+    response = await asked(daemon, upgrade(f"/ws/jobs/{wrong}"))
+    assert response.status == (404 if wrong.endswith("/") else 400)
+    assert list(response.json) == ["error"]
+    assert response.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("path", [JOB, "/ws/", "/ws/nothing", "/ws/jobs/x/y", "/ws//jobs", f"/ws/batch/{ID}"])
+async def test_what_does_not_exist_is_404(daemon: RunningDaemon, path: str) -> None:
+    response = await asked(daemon, upgrade(path))
+    assert response.status == 404
+    assert list(response.json) == ["error"]
+
+
+@pytest.mark.parametrize("query", ["interval=soon", "interval=-1", "types=nonsense", "interval=nan", "interval=1e999"])
+async def test_a_malformed_query_is_400(daemon: RunningDaemon, query: str) -> None:
+    response = await asked(daemon, upgrade(f"/ws/jobs?{query}"))
+    assert (response.status, list(response.json)) == (400, ["error"])
+
+
+async def test_more_connections_than_allowed_are_503_until_one_leaves(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_connections": 2}) as daemon:
+        async with daemon.watch(), daemon.watch() as second:
+            response = await asked(daemon, upgrade())
+            assert response.status == 503
+            assert response.json == {"error": "all 2 connections are in use", "retry_after": 5}
+            assert response.headers["retry-after"] == "5"
+            await second.websocket.aclose()
+            async with daemon.watch():
+                assert len(daemon.daemon.watchers) == 2
+        assert len(daemon.daemon.watchers) <= 2
+
+
+async def test_one_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_connections_per_address": 2}) as daemon:
+        async with daemon.watch(), daemon.watch():
+            response = await asked(daemon, upgrade())
+            assert response.status == 503
+            assert response.headers["retry-after"] == "5"
+            assert "127.0.0.1" in response.json["error"]
+            async with daemon.watch(local="127.0.0.2"), daemon.watch(local="127.0.0.2"):
+                assert len(daemon.daemon.watchers) == 4
+        async with daemon.watch():
+            pass
+
+
+async def test_refused_handshakes_do_not_use_up_connections(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon:
+        for _ in range(3):
+            assert (await asked(daemon, upgrade(JOB))).status == 404
+            assert (await asked(daemon, upgrade(headers={"Origin": "https://evil.example"}))).status == 403
+            assert (await asked(daemon, upgrade(headers={"Sec-WebSocket-Key": ""}))).status == 400
+        async with daemon.watch():
+            pass
+
+
+# the origin: only browsers send one, and only foreign pages are refused
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://daemon.evil.example",
+        "http://daemon:8081",
+        "http://user@daemon.evil.example",
+        "http://evil.example/daemon",
+        "null",
+        "file://",
+        "daemon",
+        "//",
+        "https://[",
+    ],
+)
+async def test_the_page_of_another_site_is_403(daemon: RunningDaemon, origin: str) -> None:
+    response = await asked(daemon, upgrade(headers={"Origin": origin}))
+    assert (response.status, list(response.json)) == (403, ["error"])
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("daemon", ""),
+        ("daemon", "http://daemon"),
+        ("Daemon:8080", "https://daemon:8080"),
+        ("[::1]:80", "http://[::1]:80"),
+    ],
+)
+async def test_a_page_of_the_daemon_itself_and_what_is_no_browser_are_let_in(
+    daemon: RunningDaemon, host: str, origin: str
+) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open(headers={"Host": host, "Origin": origin})
+
+
+async def test_an_origin_that_is_allowed_is_let_in(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, server={"allowed_origins": ("https://board.example",)}) as daemon:
+        async with Peer(await daemon.connect()) as peer:
+            await peer.open(headers={"Origin": "https://board.example"})
+        assert (await asked(daemon, upgrade(headers={"Origin": "http://board.example"}))).status == 403
+        assert (await asked(daemon, upgrade(headers={"Origin": "https://board.example:8443"}))).status == 403
+
+
+# no handshake at all, or a wrong one
+
+
+@pytest.mark.parametrize("target", ["/ws", "/ws/jobs", JOB, "/ws/jobs?since=1", "/ws/nonsense"])
+async def test_without_an_upgrade_it_is_426_at_once(daemon: RunningDaemon, target: str) -> None:
+    before = trio.current_time()
+    response = await asked(daemon, request(target))
+    assert (response.status, list(response.json)) == (426, ["error"])
+    assert response.headers["upgrade"] == "websocket"
+    assert trio.current_time() - before < 0.5
+
+
+async def test_another_method_than_get_is_405(daemon: RunningDaemon) -> None:
+    response = await asked(daemon, request("/ws/jobs", {"Content-Length": "0"}, method="POST"))
+    assert (response.status, list(response.json)) == (405, ["error"])
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "h2c, websocket"])
+async def test_nothing_but_the_websocket_side_switches_protocols(daemon: RunningDaemon, protocol: str) -> None:
+    offer = {"Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    async with Peer(await daemon.connect()) as peer:
+        for _ in range(2):
+            await peer.send(upgrade("/api/health", offer))
+            response = await peer.response()
+            assert (response.status, response.json["status"]) == (200, "healthy")
+
+
+async def test_http_2_without_tls_is_not_spoken(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+        assert (await peer.rest()).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"Sec-WebSocket-Key": ""}, 400),
+        ({"Sec-WebSocket-Version": ""}, 400),
+        ({"Sec-WebSocket-Version": "8"}, 426),
+        ({"Connection": ""}, 400),
+        ({"Connection": "keep-alive"}, 400),
+        ({"Connection": "\xff"}, 400),
+        ({"Host": ""}, 400),
+        ({"Host": "\xff"}, 400),
+        ({"Sec-WebSocket-Extensions": "\xff"}, 400),
+        ({"Sec-WebSocket-Protocol": "\xff"}, 400),
+        ({"Bad header": "x"}, 400),
+        ({"Transfer-Encoding": "chunked"}, 400),
+        ({"Content-Length": "5"}, 400),
+        ({"Content-Length": "nonsense"}, 400),
+    ],
+)
+async def test_a_malformed_upgrade_is_refused_in_json(
+    daemon: RunningDaemon, wrong: dict[str, str], status: int
+) -> None:
+    response = await asked(daemon, upgrade(headers=wrong))
+    assert (response.status, list(response.json)) == (status, ["error"])
+    if status == 426:
+        assert response.headers["sec-websocket-version"] == "13"
+
+
+async def test_an_upgrade_that_is_no_get_is_refused_in_json(daemon: RunningDaemon) -> None:
+    response = await asked(daemon, upgrade(headers={"Content-Length": "0"}, method="POST"))
+    assert (response.status, list(response.json)) == (405, ["error"])
+
+
+async def test_an_upgrade_over_http_1_0_is_refused_in_json(daemon: RunningDaemon) -> None:
+    response = await asked(daemon, upgrade(version="1.0"))
+    assert (response.status, list(response.json)) == (400, ["error"])
+
+
+async def test_a_target_that_is_not_ascii_is_refused(daemon: RunningDaemon) -> None:
+    response = await asked(daemon, upgrade("/ws/jobs/\xff"))
+    assert response.status == 400
+
+
+async def test_an_oversized_head_is_refused(daemon: RunningDaemon) -> None:
+    response = await asked(daemon, upgrade(headers={"Cookie": "x" * 20_000}))
+    assert response.status in (400, 431)
+
+
+async def test_an_endless_head_is_refused_before_its_end(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(upgrade(headers={"Cookie": "x" * 100_000})[:60_000])
+        assert (await peer.response()).status in (400, 431)
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", upgrade()[:40], upgrade()[:-2], request("/api/health")[:20], b"\x16\x03"])
+async def test_a_head_that_does_not_end_is_given_up_after_the_handshake_timeout(tmp_path: Path, begun: bytes) -> None:
+    async with (
+        running_daemon(tmp_path, limits={"handshake_timeout": 0.1}) as daemon,
+        Peer(await daemon.connect()) as peer,
+    ):
+        before = trio.current_time()
+        await peer.send(begun)
+        await peer.rest()
+        assert 0.09 < trio.current_time() - before < 2
+
+
+async def test_a_head_that_drips_is_given_up_as_well(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, limits={"handshake_timeout": 0.2}) as daemon,
+        Peer(await daemon.connect()) as peer,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def drip() -> None:
+            for byte in upgrade(headers={"Cookie": "x" * 10_000}):
+                await peer.send(bytes([byte]))
+                await trio.sleep(0.01)
+
+        nursery.start_soon(drip)
+        await peer.rest()
+        nursery.cancel_scope.cancel()
+
+
+async def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_connections": 2}) as daemon:
+        silent = [await daemon.connect() for _ in range(20)]
+        async with daemon.watch():
+            pass
+        for stream in silent:
+            await stream.aclose()
+
+
+async def test_a_finished_handshake_is_no_longer_under_its_timeout(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"handshake_timeout": 0.1}) as daemon, daemon.watch() as watcher:
+        with trio.fail_after(5):
+            late = daemon.connect()
+            async with Peer(await late) as other:  # its end tells that the time is over
+                await other.rest()
+        await daemon.report(registered(job_id(5)))
+        assert (await watcher.receive())["type"] == "job_created"
