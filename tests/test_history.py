@@ -368,7 +368,7 @@ def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "REMEMBERED", 1)
-        patch.setattr(module, "PAGE", 2)
+        patch.setattr(module, "PAGE", 5)
         with closing(SlowStore.open(tmp_path_factory.mktemp("seam") / "store.sqlite")) as store:
             assert isinstance(store, SlowStore)
             trio.run(play, store)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from progressd import log
 from progressd.config import LogSettings
 
@@ -94,12 +96,23 @@ def test_the_libraries_are_heard_from_warning_on(name: str) -> None:
 def test_what_a_client_sent_cannot_steer_the_terminal() -> None:
     for format_ in ("logfmt", "json", "console"):
         stream, logger = configured(format=format_)
-        logger.info("upload", name="\x1b[2J\r\nlevel=error")
-        assert "\x1b[2J" not in stream.getvalue()
-        assert stream.getvalue().count("\n") == 1
+        logger.info("upload", name="\x1b[2J\r\nlevel=error\x9b2J")
+        logging.getLogger("hypercorn.error").error("\x1b[2J\n\x9b2J")
+        assert not {"\x1b", "\r", "\x9b"} & set(stream.getvalue())
+        assert stream.getvalue().count("\n") == 2
 
 
 def test_a_log_that_cannot_be_written_ends_nothing() -> None:
     _, logger = configured(Full())
     logger.error("lost")
     logging.getLogger("hypercorn.error").error("lost as well")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_a_value_in_logfmt_is_one_word_or_a_json_string(value: str) -> None:
+    stream, logger = configured(format="logfmt")
+    logger.info("x", key=value)
+    shown = stream.getvalue().removesuffix("\n").partition(" key=")[2]
+    assert value == (json.loads(shown) if shown.startswith('"') else shown)
+    assert shown.startswith('"') or " " not in shown

@@ -1,5 +1,6 @@
 """Waiting for what no event tells: a condition is looked at again and again, for a bounded time."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,3 +20,12 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def open_files() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(descriptor.readlink()))
+    return found

@@ -4,11 +4,12 @@ Log with `structlog.get_logger()`, an event in a few words and the rest as keys:
 """
 
 import contextlib
+import json
 import logging
 import re
 import sys
 from collections.abc import Iterator
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -16,7 +17,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from progressd.config import LogSettings
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_BARE = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
@@ -94,14 +96,13 @@ class _StandardHandler(logging.Handler):
 def _renderers(form: str, stream: TextIO) -> list[Processor]:
     match form:
         case "json":
-            return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False)]
+            return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False), _without_controls]
         case "logfmt":
-            return [_in_order, _printable, structlog.processors.LogfmtRenderer(bool_as_flag=False)]
-    return [
-        structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), event_key="message", exception_formatter=structlog.dev.plain_traceback
-        )
-    ]
+            return [_in_order, _logfmt, _without_controls]
+    console = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), event_key="message", exception_formatter=structlog.dev.plain_traceback
+    )
+    return [_printable, console]
 
 
 def _name_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -120,13 +121,26 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
     return {**first, **event}
 
 
+def _logfmt(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return " ".join(f"{key}={_word(value)}" for key, value in event.items())
+
+
+def _word(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _without_controls(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """What a client sent must not steer the terminal on which somebody reads the log; JSON lets some of it through."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What a client sent must not steer the terminal on which somebody reads the log."""
-    return {key: _escaped(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {key: value if key == "exception" else _plain(value) for key, value in event.items()}
 
 
-def _escaped(text: str) -> str:
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+def _plain(value: object) -> object:
+    return _CONTROL.sub(" ", value) if isinstance(value, str) else value
 
 
 def _add_logger_name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

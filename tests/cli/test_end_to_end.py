@@ -255,6 +255,15 @@ def test_a_job_that_is_not_there_is_a_sentence_of_the_daemon(daemon: Daemon, nam
     assert re.fullmatch(rf"Error: ('nonsense' is not a job id: .*|no job {job_id})\n", result.stderr)
 
 
+def test_the_shell_completes_job_ids(daemon: Daemon) -> None:
+    job_id = daemon.submit("copy")
+    words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
+    result = subprocess.run(
+        command(), env={**daemon.environ, **words}, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert result.stdout == f"plain,{job_id}\n"
+
+
 def test_on_a_terminal_there_are_bars(daemon: Daemon) -> None:
     job_id = daemon.submit("gated")
     terminal, other_end = pty.openpty()

@@ -1,6 +1,5 @@
 """`GET /api/jobs/:id/download`: the name, the bytes, parts of them, and when there is nothing to fetch."""
 
-import contextlib
 import socket
 import struct
 import tracemalloc
@@ -19,7 +18,7 @@ from progressd.core.events import Registration, SubmitEvent
 from progressd.core.status import JobStatus
 from samples import ID
 from submitting import PDF, cancel, ended, python, run, shell, submit
-from waiting import eventually
+from waiting import eventually, open_files
 from werkzeug.http import parse_options_header
 
 from daemon import RunningDaemon, completed, progress, registered, running_daemon
@@ -228,15 +227,6 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing_open(tmp_path: 
             if ending == "reset":
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await eventually(lambda: result not in open_files())
-
-
-def open_files() -> set[str]:
-    """What this process has open."""
-    found = set()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.add(str(descriptor.readlink()))
-    return found
 
 
 async def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:

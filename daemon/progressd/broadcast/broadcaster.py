@@ -19,7 +19,7 @@ from progressd.broadcast.subscription import History, NoHistory, Subscription
 from progressd.core.messages import ALL_JOBS, JobMessage, ends_job, job_topic, topics_of
 
 CROWD = 100  # watchers of a topic from which on it rests between two passes
-REST_MOST = 0.010  # seconds that a message may be held up to share a send
+REST_MOST = 0.005  # seconds that a message may be held up to share a send
 
 
 class Topic:

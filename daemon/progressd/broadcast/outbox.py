@@ -229,8 +229,8 @@ class SocketOutbox:
         size = len(self._rest) + self._backlog.size
         if size > self._limit:
             self.give_up()
-        else:
-            self._budget.hold(self, size)
+            size = len(self._rest)
+        self._budget.hold(self, size)
 
     async def _flush(self) -> None:
         """The connection's sender task. Cancelled, it leaves the outbox shut, since a frame may have been cut."""

@@ -28,6 +28,7 @@ def build_app(services: Services) -> RestApp:
     # How long a client may take is decided piece by piece, not for a whole upload or download.
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old modules with new ones
+    app.url_map.merge_slashes = False  # its redirect would name the scheme and host that a proxy has hidden
     for module in (convert, events, jobs, health):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", view_func=_page)

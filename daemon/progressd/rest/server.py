@@ -4,7 +4,7 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`
 `Lifespan`.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -73,7 +73,7 @@ class HttpServer:
                 ConnectionState(self._state.copy()),
                 cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
             )
-            stream.watch(server)
+            server.on_idle = stream.set_between_requests
             await server.run()
         finally:
             self._open.discard(connection)
@@ -93,7 +93,17 @@ class HttpServer:
 
 
 class _Server(TCPServer):
-    """Hypercorn's server of one connection, with a protocol that stays what it is."""
+    """Hypercorn's server of one connection, with our protocol, and with an end when the client has gone."""
+
+    on_idle: Callable[[bool], None]
+    _over = False
+
+    async def protocol_send(self, event: ServerEvent) -> None:
+        if isinstance(event, Updated):
+            self.on_idle(event.idle)
+            if self._over:
+                return  # Hypercorn would keep the connection until its timeout for idle ones
+        await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         chosen = self.protocol
@@ -109,6 +119,8 @@ class _Server(TCPServer):
             chosen.send,
         )
         await super()._read_data()
+        self._over = True
+        await self.idle_task.stop()
 
 
 class _Protocol(H11Protocol):
@@ -150,20 +162,12 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         self.socket = connection.stream.socket  # Hypercorn asks it for the addresses
         self.upgrading = False
 
-    def watch(self, server: TCPServer) -> None:
-        """Learn from the server when it is between two requests."""
-        send = server.protocol_send
-
-        async def protocol_send(event: ServerEvent) -> None:
-            if isinstance(event, Updated):
-                if event.idle:
-                    self._between_requests.set()
-                else:
-                    self._between_requests = trio.Event()
-            await send(event)
-
-        server.protocol_send = protocol_send  # type: ignore[method-assign]
-        self._stop_idling = server.idle_task.stop
+    def set_between_requests(self, between: bool) -> None:
+        """Hypercorn has answered a request, or has got one."""
+        if between:
+            self._between_requests.set()
+        else:
+            self._between_requests = trio.Event()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = b""
@@ -186,7 +190,6 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         connection.unread = data + connection.unread
         if wants_websocket(await connection.read_head()):
             self.upgrading = self._closed = True
-            await self._stop_idling()
             return b""
         data, connection.unread = connection.unread, b""
         return data

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, wrap_server_stream
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
 
 from progressd.broadcast.frames import PING, text_frame
 from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
@@ -14,6 +14,7 @@ from progressd.config.settings import Limits
 from progressd.core.closing import JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
 from progressd.core.messages import Notice, encode
+from progressd.ws.endpoint import Endpoint
 from progressd.ws.listener import Connection, header
 from progressd.ws.stream import WebSocketStream
 
@@ -53,9 +54,7 @@ class WebSocket:
     async def read_request(self) -> bool:
         """Whether the client has said in time what it asks for."""
         with trio.move_on_after(self._limits.handshake_timeout):
-            self._request = await wrap_server_stream(
-                self._nursery, self._stream, max_message_size=self._limits.max_message_bytes
-            )
+            self._request = await Endpoint(self._stream, self._limits.max_message_bytes).request(self._nursery)
         return self._request is not None
 
     @property

@@ -1,0 +1,35 @@
+"""trio-websocket's end of a connection, with what a client could use against the daemon put right."""
+
+import trio
+from trio_websocket import WebSocketConnection, WebSocketRequest
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+
+
+class Endpoint(WebSocketConnection):
+    """A server's connection. Checked with trio-websocket 0.12.2, whose event handlers these are."""
+
+    def __init__(self, stream: trio.abc.Stream, max_message_size: int) -> None:
+        super().__init__(stream, WSConnection(ConnectionType.SERVER), max_message_size=max_message_size)
+
+    async def request(self, nursery: trio.Nursery) -> WebSocketRequest:
+        """Start reading, and wait for the handshake."""
+        nursery.start_soon(self._reader_task)
+        return await self._get_request()
+
+    async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
+        """Fragments without a byte do not count against the longest message, but a list of them would grow for ever."""
+        if event.data or event.message_finished:
+            await super()._handle_message_event(event)
+
+    async def _handle_close_connection_event(self, event: CloseConnection) -> None:
+        """A client that broke the protocol, which wsproto reports like a close of the client's, is told which way."""
+        if self._wsproto.state is ConnectionState.OPEN:
+            await self._send(event)
+        await super()._handle_close_connection_event(event)
+
+    async def _handle_ping_event(self, event: Ping) -> None:
+        """A ping that crosses our close cannot be answered any more, and failing at that would end everything."""
+        if self._wsproto.state is ConnectionState.OPEN:
+            await super()._handle_ping_event(event)

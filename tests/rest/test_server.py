@@ -1,0 +1,218 @@
+"""Connections: how long they are kept, when they are closed, and that no client can keep the daemon from stopping."""
+
+import contextlib
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from http_client import FORM_TYPE, exchange, file_part, form, get
+from progressd.core.status import JobStatus
+from progressd.rest import server as module
+from submitting import PDF, ended, python, run, shell
+from waiting import eventually, open_files
+
+from daemon import PATIENCE, RunningDaemon, running_daemon
+
+HEALTH = b'{"status":"live"}'
+LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
+
+
+async def answer(stream: trio.SocketStream, body: bytes = HEALTH) -> bytes:
+    """One response, up to the end of its known body."""
+    received = b""
+    with trio.fail_after(PATIENCE):
+        while not received.endswith(body):
+            chunk = await stream.receive_some()
+            assert chunk, received
+            received += chunk
+    return received
+
+
+async def is_closed(stream: trio.SocketStream) -> None:
+    """Wait until the daemon has closed the connection, and see that nothing more came."""
+    with trio.fail_after(PATIENCE):
+        assert await stream.receive_some() == b""
+
+
+async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE", 0.3)
+    async with running_daemon(tmp_path) as daemon, await daemon.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(get("/api/health/live"))
+            await answer(stream)
+        began = trio.current_time()
+        await is_closed(stream)
+        assert trio.current_time() - began > 0.2
+
+
+async def test_a_head_that_does_not_end_on_a_used_connection_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE", 0.3)
+    async with running_daemon(tmp_path) as daemon, await daemon.connect() as stream:
+        await stream.send_all(get("/api/health/live"))
+        await answer(stream)
+        await stream.send_all(b"GET /api/health/live HTTP/1.1\r\nHost:")
+        await is_closed(stream)
+
+
+async def test_a_connection_is_kept_and_used_again(daemon: RunningDaemon) -> None:
+    async with await daemon.connect() as stream:
+        for _ in range(100):
+            await stream.send_all(get("/api/health/live"))
+            assert (await answer(stream)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_requests_sent_all_at_once_are_answered_in_order(daemon: RunningDaemon) -> None:
+    paths = ["/api/health/live", "/nope", "/api/jobs", "/api/jobs/x"]
+    answered = await exchange(daemon, b"".join(map(get, paths)) + get("/api/health/live", "Connection: close"))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"200", b"404", b"200", b"400", b"200"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [get("/api/health/live", "Connection: close"), b"GET /api/health/live HTTP/1.0\r\n\r\n"],
+    ids=["asked for", "HTTP/1.0"],
+)
+async def test_a_connection_is_closed_when_the_client_wants_it_so(daemon: RunningDaemon, request_: bytes) -> None:
+    async with await daemon.connect() as stream:
+        await stream.send_all(request_)
+        await answer(stream)
+        await is_closed(stream)
+
+
+WANTED = "Content-Type: " + FORM_TYPE["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST /nope HTTP/1.1", 404),
+        ("POST /api/health HTTP/1.1", 405),
+        ("POST / HTTP/1.1", 405),
+        ("GET /api/health/live HTTP/1.1", 200),
+        ("POST /api/jobs/x/retry HTTP/1.1", 400),
+        ("POST /api/jobs HTTP/1.1", 413),
+        ("POST /api/events HTTP/1.1", 413),
+        ("POST /api/jobs/x/events HTTP/1.1", 400),
+        ("POST /api/convert?pipeline=x HTTP/1.1\r\n" + WANTED, 400),
+        ("POST /api/convert HTTP/1.1", 400),
+        ("POST /api/convert HTTP/1.1\r\n" + WANTED, 400),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_body_that_nobody_wants_does_not_hold_up_the_answer_nor_the_daemon(
+    daemon: RunningDaemon, head: str, status: int
+) -> None:
+    received = b""
+    async with await daemon.connect() as stream, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await stream.send_all(f"{head}\r\nHost: progressd\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            forms = file_part() * 1000  # two files in one form are one too many
+            while True:
+                await stream.send_all(b"%x\r\n%b\r\n" % (len(forms), forms))
+
+        async def send_until_cut_off() -> None:
+            try:
+                await send()
+            except trio.BrokenResourceError:
+                return
+
+        nursery.start_soon(send_until_cut_off)
+        with trio.fail_after(PATIENCE):
+            while b"\r\n\r\n" not in received:
+                chunk = await stream.receive_some()
+                assert chunk, "closed without an answer"
+                received += chunk
+        nursery.cancel_scope.cancel()
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    await daemon.stop()
+
+
+@asynccontextmanager
+async def stuck_download(directory: Path) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
+    """A daemon, and a client that has asked it for a large file and reads nothing of it."""
+    async with running_daemon(directory, pipelines={"pdf": LARGE}) as daemon:
+        done = await run(daemon, "pdf")
+        async with await daemon.connect(receive_buffer=4096) as stream:
+            await stream.send_all(get(f"/api/jobs/{done.id}/download"))
+            result = str(daemon.daemon.files.output(done.id))
+            await eventually(lambda: result in open_files())
+            yield daemon, stream
+
+
+async def test_a_client_that_does_not_read_does_not_keep_the_daemon_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    async with stuck_download(tmp_path) as (daemon, _):
+        await daemon.stop()
+
+
+async def test_a_client_that_does_not_read_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_STALL", 0.3)
+    async with stuck_download(tmp_path) as (daemon, stream):
+        await eventually(lambda: str(daemon.settings.state_dir / "jobs") not in " ".join(open_files()))
+        with trio.fail_after(PATIENCE):
+            read = await read_to_the_end(stream)
+        assert read < 100 << 20
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> int:
+    """How many bytes come until the connection is closed, or reset."""
+    read = 0
+    with contextlib.suppress(trio.BrokenResourceError):
+        while chunk := await stream.receive_some(1 << 20):
+            read += len(chunk)
+    return read
+
+
+async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEND_STALL", 0.5)
+    async with stuck_download(tmp_path) as (daemon, stream):
+        began, read = trio.current_time(), 0
+        with trio.fail_after(PATIENCE):
+            for tick in range(1, 11):
+                await eventually(lambda tick=tick: trio.current_time() > began + 0.1 * tick)  # type: ignore[misc]
+                while read < tick * 200_000:
+                    read += len(await stream.receive_some(1 << 20))
+        assert str(daemon.settings.state_dir / "jobs") in " ".join(open_files())
+        assert read + await read_to_the_end(stream) > 100 << 20
+
+
+async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon: RunningDaemon) -> None:
+    async with await daemon.connect() as used, await daemon.connect() as fresh:
+        await used.send_all(get("/api/health/live"))
+        await answer(used)
+        daemon.kill()
+        await is_closed(used)
+    with trio.fail_after(PATIENCE):
+        await daemon.stopped.wait()
+    assert fresh
+
+
+async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(tmp_path: Path) -> None:
+    body = form(file_part(PDF.ljust(200_000)))
+    head = f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n{WANTED}\r\n\r\n".encode()
+    async with running_daemon(tmp_path) as daemon:
+        uploads = daemon.settings.state_dir / "uploads"
+        async with await daemon.connect() as stream:
+            await stream.send_all(head + body[:100_000])
+            await eventually(lambda: any(path.stat().st_size > 50_000 for path in uploads.iterdir()))
+            daemon.kill()
+            await eventually(lambda: not daemon.daemon.services.ready)
+            await stream.send_all(body[100_000:])
+            assert (await answer(stream, b"}")).startswith(b"HTTP/1.1 202 ")
+            await is_closed(stream)
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()
+        [job] = daemon.daemon.registry.unfinished.values()
+        assert job.status is JobStatus.QUEUED
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon:
+        assert (await ended(daemon, job.id)).status is JobStatus.COMPLETED
