@@ -73,10 +73,11 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 
 class Peer:
-    """Over a plain TCP connection. Every wait is bounded."""
+    """Over a plain TCP connection. No wait takes longer than `patience`, in seconds."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: Any, patience: float = PATIENCE) -> None:
         self.stream = stream
+        self._patience = patience
         self._http = h11.Connection(h11.CLIENT)
         self._frames = FrameProtocol(client=True, extensions=[])
 
@@ -89,12 +90,12 @@ class Peer:
         await self.stream.aclose()
 
     async def send(self, data: bytes) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(self._patience):
             await self.stream.send_all(data)
 
     async def receive(self, most: int = 65536) -> bytes:
         """The next bytes, b"" at the end."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(self._patience):
             return bytes(await self.stream.receive_some(most))
 
     async def rest(self) -> bytes:

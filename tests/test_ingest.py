@@ -1,5 +1,6 @@
 """The one writer: what it commits, publishes and answers, and in which order. On a real SQLite store."""
 
+import math
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -395,6 +396,8 @@ async def test_the_newest_progress_is_in_the_store_within_a_second(
             await watched.written()
         assert await watched.jobs([job_id(1)]) == {job_id(1): job}
         assert [changed.id for changed in watched.commits[-1][0]] == [job_id(1)]
+        await settled()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
 
 
 async def test_a_change_of_any_job_takes_the_unsaved_progress_of_all_with_it(spine: Spine) -> None:
@@ -426,7 +429,7 @@ async def test_a_daemon_that_stops_writes_the_newest_progress(store: SQLiteStore
 async def test_who_hands_in_after_the_stop_is_told_so(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(register())
-    with pytest.raises(Unavailable, match="stopping"):
+    with trio.fail_after(10), pytest.raises(Unavailable, match="stopping"):
         await spine.submit(start())
 
 

@@ -169,6 +169,19 @@ async def test_a_reader_that_does_not_read_blocks_nobody_and_learns_that_it_was_
         await all_of(idle)
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["from the start", "after a while"])
+async def test_a_reader_that_was_too_slow_gets_nothing_of_what_waited_for_it(first: int) -> None:
+    broadcaster = Broadcaster(limit=1000)
+    reader = broadcaster.subscribe()
+    await broadcaster.broadcast(started())
+    await some_of(reader, first)
+    for number in range(20):
+        await broadcaster.broadcast(started(job_id(number)))
+    await settled()
+    with pytest.raises(SlowConsumer):
+        await some_of(reader, 1)
+
+
 async def test_up_to_its_limit_a_reader_that_does_not_read_loses_nothing() -> None:
     many = [started(job_id(number)) for number in range(50)]
     broadcaster = Broadcaster(limit=sum(len(Published(1, message).frame) for message in many))

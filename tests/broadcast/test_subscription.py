@@ -1,5 +1,6 @@
 """The seam between what was and what comes: joined at any moment, and with a history as slow as it likes."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -96,6 +97,12 @@ class Outbox:
         if not self.endings:
             self.endings.append(closing)
             self.ended.set()
+
+
+class Later(NamedTuple):
+    """A nursery whose tasks start when a test starts them."""
+
+    start_soon: Callable[[Callable[[], Awaitable[None]]], None]
 
 
 def topic_of(item: Published) -> str:
@@ -199,6 +206,25 @@ async def test_an_end_while_the_past_is_read_ends_the_stream_behind_it(
     await settled()
     assert outbox.messages == [started(), *end]
     assert outbox.endings == [JOB_FINISHED]
+
+
+async def test_what_is_still_queued_in_the_topic_and_was_in_the_past_does_not_come_again(
+    nursery: trio.Nursery,
+) -> None:
+    fan_outs: list[Callable[[], Awaitable[None]]] = []
+    log = Log()
+    log.let_all_through()
+    broadcaster = Broadcaster(log, nursery=Later(fan_outs.append))  # type: ignore[arg-type]
+    broadcaster.join(TOPIC, Outbox())
+    for item in log.keep(started(), moved(1)):
+        await broadcaster.publish(item)
+    outbox = Outbox()
+    await read_past(broadcaster.join(TOPIC, outbox), outbox)
+    [item] = log.keep(moved(2))
+    await broadcaster.publish(item)
+    nursery.start_soon(fan_outs[0])
+    await settled()
+    assert outbox.messages == [started(), moved(1), moved(2)]
 
 
 async def test_an_end_that_is_durable_and_not_published_yet_comes_live(nursery: trio.Nursery) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
+from msgspec.structs import replace
 from progressd.core.errors import Conflict, NotFound, ProgressdError
 from progressd.core.events import (
     CompletedEvent,
@@ -251,6 +252,7 @@ def test_an_old_status_that_is_not_the_jobs_is_refused() -> None:
 
 def test_a_job_queued_again_starts_from_nothing_with_its_next_attempt() -> None:
     job = after(SubmitEvent(ID, Registration(total_steps=12), "pdf"), StartEvent(ID), STEP)
+    job = replace(job, progress_offset=7, progress_at=NOW)
     again, messages, durable = apply(job, RequeueEvent(ID), LATER)
     assert messages == (change(PROCESSING, QUEUED),)
     assert (again.status, again.started_at, again.attempt) == (QUEUED, None, 2)

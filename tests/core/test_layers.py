@@ -53,7 +53,7 @@ ONLY_IN = {
     "click": {"cli"},
     "asyncio": set(),
     "anyio": set(),
-    "logging": {"log"},
+    "logging": {"log", "rest"},
 }
 
 

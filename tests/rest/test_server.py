@@ -183,7 +183,6 @@ async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path, monkey
                 while read < tick * 200_000:
                     read += len(await stream.receive_some(1 << 20))
         assert str(daemon.settings.state_dir / "jobs") in " ".join(open_files())
-        assert read + await read_to_the_end(stream) > 100 << 20
 
 
 async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon: RunningDaemon) -> None:

@@ -8,7 +8,7 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 class FileBody(TrioFileBody):
     """Quart-Trio's own ends a part only where the client says, also behind the end, and knows no `bytes=-7`."""
 
-    buffer_size = 8 * 1024  # bytes read at once, in a thread: with 8 KiB a download takes five times as long
+    buffer_size = 64 * 1024  # bytes read at once, in a thread: with 8 KiB a download takes four times as long
 
     async def __aenter__(self) -> "FileBody":
         self.file = await trio.open_file(self.file_path, mode="rb")

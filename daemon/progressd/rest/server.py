@@ -4,6 +4,7 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`
 `Lifespan`.
 """
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -45,6 +46,7 @@ class HttpServer:
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.include_server_header = False
         self._config.accesslog = None
+        self._config.errorlog = logging.getLogger("hypercorn.error")  # else it writes tracebacks to stderr by itself
         self._app = wrap_app(_finishing(app), MAX_BODY, "asgi")
         self._context = WorkerContext(None)
         self._state: dict[str, Any] = {}

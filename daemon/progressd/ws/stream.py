@@ -11,7 +11,7 @@ from progressd.ws.listener import Connection
 class WebSocketStream(trio.abc.Stream):
     """What trio-websocket reads from and writes to. The listener, not this, closes the socket in the end."""
 
-    __slots__ = ("_connection", "_head_left", "_on_close", "_opened", "_outbox", "last_heard", "socket")
+    __slots__ = ("_connection", "_head_left", "_on_close", "_opened", "_outbox", "last_heard")
 
     def __init__(self, connection: Connection, outbox: SocketOutbox, on_close: Callable[[], None]) -> None:
         self._connection = connection
@@ -19,7 +19,6 @@ class WebSocketStream(trio.abc.Stream):
         self._on_close = on_close
         self._head_left = connection.unread.find(b"\r\n\r\n") + 4
         self._opened: trio.Event | None = trio.Event()
-        self.socket = connection.stream.socket  # trio-websocket asks it for the addresses
         self.last_heard = trio.current_time()
 
     def opened(self) -> None:

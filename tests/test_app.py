@@ -1,0 +1,314 @@
+"""The daemon as a process: how it starts, stops, is killed and comes back, and what it has to do with systemd."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from samples import ID
+from serving import PATIENCE, ServedDaemon, served_daemon
+from submitting import PDF
+from trio_websocket import ConnectionClosed, wrap_client_stream
+from waiting import alive
+
+from daemon import progress, registered
+
+PIPELINES = '''
+[pipelines.copy]
+command = ["cp", "{input}", "{output}"]
+
+[pipelines.gated]
+command = ["sh", "-c", """
+    echo $$ > "$DIR/pid-$PROGRESSD_JOB_ID"
+    echo 1/2
+    until [ -e "$DIR/go" ]; do sleep 0.01; done
+    cp "$0" "$1"
+""", "{input}", "{output}"]
+progress_pattern = '(?P<current>\\d)/(?P<total>\\d)'
+environment = { DIR = "DIRECTORY" }
+
+[pipelines.stubborn]
+command = ["sh", "-c", 'trap "" TERM; echo $$ > "$DIR/pid-$PROGRESSD_JOB_ID"; while :; do sleep 60; done', "{input}"]
+environment = { DIR = "DIRECTORY" }
+
+[pipelines.inside]
+command = ["sh", "-c", 'env > "$1"; ls /proc/self/fd >> "$1"', "{input}", "{output}"]
+output = "inside.txt"
+
+[runner]
+kill_grace = 0.3
+'''
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[str]:
+    yield PIPELINES.replace("DIRECTORY", str(tmp_path))
+    (tmp_path / "go").touch()  # ends what a killed daemon has left behind
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, config: str) -> Iterator[ServedDaemon]:
+    with served_daemon(tmp_path / "state", config=config) as daemon:
+        yield daemon
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what a process does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "this took too long"
+        time.sleep(0.01)  # nothing tells when
+
+
+def request(daemon: ServedDaemon, method: str, path: str, **what: Any) -> httpx.Response:
+    return httpx.request(method, daemon.url + path, timeout=PATIENCE, trust_env=False, **what)
+
+
+def submit(daemon: ServedDaemon, pipeline: str) -> str:
+    response = request(daemon, "POST", "/api/convert", params={"pipeline": pipeline}, files={"file": ("book.pdf", PDF)})
+    assert response.status_code == 202, response.text
+    return str(response.json()["job_id"])
+
+
+def status(daemon: ServedDaemon, job_id: str) -> str:
+    return str(request(daemon, "GET", f"/api/jobs/{job_id}").json()["status"])
+
+
+def finished(daemon: ServedDaemon, job_id: str) -> dict[str, Any]:
+    """The job once it has completed."""
+    eventually(lambda: status(daemon, job_id) == "completed")
+    job: dict[str, Any] = request(daemon, "GET", f"/api/jobs/{job_id}").json()
+    return job
+
+
+def child_of(directory: Path, job_id: str) -> int:
+    """The process id of a job's program, once it runs."""
+    path = directory / f"pid-{job_id}"
+    eventually(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
+def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Try to start a daemon that cannot start."""
+    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_with_status_0(daemon: ServedDaemon, number: signal.Signals) -> None:
+    daemon.process.send_signal(number)
+    assert daemon.process.wait(PATIENCE) == 0
+    assert daemon.process.stdout is not None
+    assert daemon.process.stdout.read() == ""
+    assert not (daemon.state_dir / "ingest.sock").exists()
+
+
+def test_it_waits_for_running_jobs_and_a_second_signal_cuts_that_short(daemon: ServedDaemon, tmp_path: Path) -> None:
+    job_id = submit(daemon, "stubborn")
+    child = child_of(tmp_path, job_id)
+    daemon.process.send_signal(signal.SIGTERM)
+    eventually(lambda: request(daemon, "GET", "/api/health/ready").status_code == 503)
+    assert alive(child)
+    assert daemon.process.poll() is None
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(PATIENCE) == 0
+    assert not alive(child)
+
+
+def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:
+    refused = serve("--state-dir", daemon.state_dir)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        f"Error: another progressd uses the state directory {daemon.state_dir}: stop it, or choose another with"
+        " --state-dir\n"
+    )
+    assert request(daemon, "GET", "/api/health").status_code == 200
+
+
+def test_what_is_no_store_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "progressd.db").write_bytes(b"not a database, and precious" * 100)
+    refused = serve("--state-dir", tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"Error: cannot open the store {tmp_path}/progressd.db: ")
+    assert refused.stderr.count("\n") == 1
+    assert (tmp_path / "progressd.db").read_bytes().startswith(b"not a database, and precious")
+
+
+def test_a_daemon_that_was_killed_comes_back_with_all_its_jobs(tmp_path: Path, config: str) -> None:
+    state_dir = tmp_path / "state"
+    with served_daemon(state_dir, config=config) as daemon:
+        done = submit(daemon, "copy")
+        before = finished(daemon, done)
+        running = submit(daemon, "gated")
+        orphan = child_of(tmp_path, running)
+        request(daemon, "POST", "/api/jobs", json={"id": ID, "kind": "scan"})
+        request(daemon, "POST", "/api/events", json=progress(ID, 5, 12))
+        daemon.process.kill()
+        assert daemon.process.wait(PATIENCE) == -signal.SIGKILL
+    (tmp_path / f"pid-{running}").unlink()
+    with served_daemon(state_dir, config=config) as daemon:
+        assert request(daemon, "GET", f"/api/jobs/{done}").json() == before
+        result = request(daemon, "GET", f"/api/jobs/{done}/download")
+        assert (result.status_code, result.content) == (200, PDF)
+        assert child_of(tmp_path, running) != orphan
+        again = request(daemon, "GET", f"/api/jobs/{running}").json()
+        assert (again["status"], again["attempt"]) == ("processing", 2)
+        assert status(daemon, ID) == "processing"
+        (tmp_path / "go").touch()
+        ended = finished(daemon, running)
+        assert ended["attempt"] == 2
+        assert request(daemon, "GET", ended["output_path"]).content == PDF
+
+
+async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:
+    """What a watcher of one job is sent up to its end."""
+    host, port = daemon.url.removeprefix("http://").split(":")
+    received = []
+    with trio.fail_after(PATIENCE):
+        async with await trio.open_tcp_stream(host, int(port)) as stream, trio.open_nursery() as nursery:
+            websocket = await wrap_client_stream(nursery, stream, host, path)
+            try:
+                while True:
+                    received.append(json.loads(await websocket.get_message()))
+            except ConnectionClosed:
+                nursery.cancel_scope.cancel()
+    return received
+
+
+async def test_a_watcher_goes_on_with_its_cursor_after_the_daemon_was_killed(tmp_path: Path, config: str) -> None:
+    state_dir = tmp_path / "state"
+    with served_daemon(state_dir, config=config) as daemon:
+        job_id = submit(daemon, "gated")
+        eventually(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["progress"]["percent"] == 50)
+        cursor = request(daemon, "GET", f"/api/jobs/{job_id}").json()["cursor"]
+        daemon.process.kill()
+        daemon.process.wait(PATIENCE)
+    (tmp_path / "go").touch()
+    with served_daemon(state_dir, config=config) as daemon:
+        finished(daemon, job_id)
+        resumed = await messages(daemon, f"/ws/jobs/{job_id}?since={cursor}")
+    changes = [one["data"]["new_status"] for one in resumed if one["type"] == "status_change"]
+    assert changes == ["queued", "processing", "completed"]
+    assert resumed[-1]["type"] == "completed"
+    assert not any(one["type"] == "resync" for one in resumed)
+
+
+# systemd
+
+
+@pytest.fixture
+def notified(tmp_path: Path) -> Iterator[socket.socket]:
+    """The socket that systemd listens at."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(PATIENCE)
+        yield receiver
+
+
+def test_systemd_is_told_when_it_answers_and_when_it_stops(
+    tmp_path: Path, config: str, notified: socket.socket
+) -> None:
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with served_daemon(tmp_path / "state", environment, config) as daemon:
+        assert notified.recv(1000) == b"READY=1"
+        inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text
+        daemon.process.send_signal(signal.SIGTERM)
+        assert notified.recv(1000) == b"STOPPING=1"
+        assert daemon.process.wait(PATIENCE) == 0
+    assert "NOTIFY_SOCKET" not in inside
+    assert "PROGRESSD_JOB_ID=" in inside
+
+
+def by_a_shell(command: Sequence[str], directory: Path) -> subprocess.Popen[str]:
+    """Pass two listening sockets on as systemd does: from descriptor 3 on, with the id of the process they are for."""
+    with socket.create_server(("127.0.0.1", port_in(directory))) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(directory / "given.sock"))
+        unix.listen()
+        script = f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; LISTEN_PID=$$ exec env "$@"'
+        variables = ["LISTEN_FDS=2", "LISTEN_FDNAMES=http:ingest"]
+        descriptors = [tcp.fileno(), unix.fileno()]
+        return subprocess.Popen(["bash", "-c", script, "bash", *variables, *command], pass_fds=descriptors)
+
+
+def by_systemd(command: Sequence[str], directory: Path) -> subprocess.Popen[str]:
+    """Let systemd's own tool do it, which starts the daemon at the first connection."""
+    listen = [f"--listen=127.0.0.1:{port_in(directory)}", f"--listen={directory / 'given.sock'}"]
+    return subprocess.Popen(["systemd-socket-activate", *listen, *command])
+
+
+def port_in(directory: Path) -> int:
+    """A free port, the same one each time."""
+    chosen = directory / "port"
+    if not chosen.exists():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            chosen.write_text(str(free.getsockname()[1]))
+    return int(chosen.read_text())
+
+
+LAUNCHERS = [by_a_shell, *([by_systemd] if shutil.which("systemd-socket-activate") else [])]
+
+
+@pytest.mark.parametrize("launch", LAUNCHERS)
+def test_it_takes_the_sockets_that_systemd_has_opened(
+    tmp_path: Path, config: str, launch: Callable[[Sequence[str], Path], subprocess.Popen[str]]
+) -> None:
+    (tmp_path / "config.toml").write_text(config)
+    arguments = ["--config", str(tmp_path / "config.toml"), "--state-dir", str(tmp_path / "state")]
+    process = launch([sys.executable, "-m", "progressd", "serve", *arguments], tmp_path)
+    with process:
+        daemon = ServedDaemon(f"http://127.0.0.1:{port_in(tmp_path)}", process, tmp_path / "state")
+        try:
+            eventually(lambda: is_answered(daemon))
+            assert report(tmp_path / "given.sock", registered(ID))["ok"]
+            assert not (daemon.state_dir / "ingest.sock").exists()
+            inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+    assert "PROGRESSD_JOB_ID=" in inside
+    assert "LISTEN_" not in inside
+    assert inside.split()[-4:] == ["0", "1", "2", "3"], "a pipeline has inherited descriptors"
+    assert (tmp_path / "given.sock").exists(), "it is not ours to remove"
+
+
+def is_answered(daemon: ServedDaemon) -> bool:
+    try:
+        return request(daemon, "GET", "/api/health/ready").status_code == 200
+    except httpx.ConnectError:
+        return False
+
+
+def report(path: Path, event: dict[str, Any]) -> Any:
+    """Report as a producer, and be answered."""
+    with socket.socket(socket.AF_UNIX) as producer:
+        producer.settimeout(PATIENCE)
+        producer.connect(str(path))
+        producer.sendall(json.dumps({"ref": 1, **event}).encode() + b"\n")
+        return json.loads(producer.makefile().readline())
+
+
+def test_a_connection_made_while_there_was_no_daemon_is_answered(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "progressd", "serve", "--state-dir", str(tmp_path / "state")]
+    with ExitStack() as closing:
+        listening = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
+        early = closing.enter_context(socket.create_connection(listening.getsockname(), PATIENCE))
+        early.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: progressd\r\nConnection: close\r\n\r\n")
+        script = f'exec 3<&{listening.fileno()}; LISTEN_PID=$$ exec env LISTEN_FDS=1 "$@"'
+        process = closing.enter_context(
+            subprocess.Popen(["bash", "-c", script, "bash", *command], pass_fds=[listening.fileno()])
+        )
+        assert early.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+        early.close()
+        process.terminate()
+        assert process.wait(PATIENCE) == 0

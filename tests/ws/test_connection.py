@@ -1,0 +1,317 @@
+"""Heartbeat and timeouts of one connection, over memory and on a clock that jumps, so that an hour takes no time."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+from peer import Peer, close_frame, frame, upgrade
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.subscription import NoHistory
+from progressd.config.settings import Limits
+from progressd.core.closing import DRAINING
+from progressd.core.errors import NotFound
+from progressd.core.messages import ServerShutdown, ServerShutdownData
+from progressd.ws.connection import CLOSE_TIMEOUT
+from progressd.ws.watchers import Watchers
+from samples import ID, moved, started, succeeded
+from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock
+from wsproto.frame_protocol import Opcode
+
+from daemon import settings_in
+
+HOUR = 3600.0
+JOB = f"/ws/jobs/{ID}"
+
+
+class MemoryConnection:
+    """To the WebSocket side the same as the listener's Connection; `full` is a socket without room."""
+
+    def __init__(self) -> None:
+        self.peer = "memory"
+        self.unread = b""
+        self._to_client = MemoryReceiveStream()
+        self._from_client = MemoryReceiveStream()
+        self._room = trio.Event()
+        self._room.set()
+        sending = MemorySendStream()
+
+        async def pass_on() -> None:
+            self._from_client.put_data(sending.get_data_nowait())
+
+        async def end() -> None:
+            self._from_client.put_eof()
+
+        sending.send_all_hook, sending.close_hook = pass_on, self._from_client.put_eof
+        self.client = trio.StapledStream(sending, self._to_client)
+
+    @property
+    def full(self) -> bool:
+        return not self._room.is_set()
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        if full:
+            self._room = trio.Event()
+        else:
+            self._room.set()
+
+    def send(self, data: bytes) -> int:
+        if self.full:
+            raise BlockingIOError
+        self._to_client.put_data(data)
+        return len(data)
+
+    async def wait_writable(self) -> None:
+        await self._room.wait()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self.unread:
+            return bytes(await self._from_client.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint()
+        size = max_bytes or len(self.unread)
+        data, self.unread = self.unread[:size], self.unread[size:]
+        return data
+
+    async def read_head(self) -> None:
+        while b"\r\n\r\n" not in self.unread:
+            self.unread += await self._from_client.receive_some()
+
+    def end(self) -> None:
+        """What the client sees of a closed connection."""
+        self._to_client.put_eof()
+
+
+class OneJob:
+    """A registry that knows one job. `asked` and `may_answer` tell and hold the moment in which it is looked up."""
+
+    def __init__(self) -> None:
+        self.asked, self.may_answer = trio.Event(), trio.Event()
+        self.may_answer.set()
+
+    async def get(self, job_id: str) -> None:
+        self.asked.set()
+        await self.may_answer.wait()
+        if job_id != ID:
+            raise NotFound(f"no job {job_id}")
+
+
+class Server:
+    """A broadcaster and the watchers it reaches, on a nursery."""
+
+    def __init__(self, nursery: trio.Nursery, tmp_path: Any, **limits: Any) -> None:
+        self.nursery = nursery
+        self.registry = OneJob()
+        self.broadcaster = Broadcaster(nursery=nursery)
+        settings = settings_in(tmp_path, limits=limits)
+        self.watchers = Watchers(settings, self.broadcaster, cast(Any, self.registry), cast(Any, NoHistory()))
+        self.ended_at: float | None = None
+
+    async def serve(self, connection: MemoryConnection) -> None:
+        await connection.read_head()
+        await self.watchers.handle(cast(Any, connection))
+        self.ended_at = trio.current_time()
+        connection.end()
+
+    async def connect(self, path: str = JOB) -> tuple[MemoryConnection, Peer]:
+        connection = MemoryConnection()
+        self.nursery.start_soon(self.serve, connection)
+        peer = Peer(connection.client, patience=2 * HOUR)
+        await peer.open(path)
+        return connection, peer
+
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+async def server(nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock) -> Server:
+    return Server(nursery, tmp_path)
+
+
+@asynccontextmanager
+async def answering(peer: Peer) -> AsyncIterator[list[float]]:
+    """Within this every ping is answered; gives the times of the pings."""
+    pings: list[float] = []
+
+    async def answer() -> None:
+        while True:
+            opcode, payload = await peer.next_frame()
+            if opcode is Opcode.PING:
+                pings.append(trio.current_time())
+                await peer.send(frame(Opcode.PONG, payload))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        yield pings
+        nursery.cancel_scope.cancel()
+
+
+async def close_and_when(peer: Peer) -> tuple[int, str, float]:
+    """The close frame that comes, whatever comes before it, and the time."""
+    while True:
+        opcode, payload = await peer.next_frame()
+        if opcode is Opcode.CLOSE:
+            return int(payload[0]), payload[1], trio.current_time()
+
+
+def test_the_defaults_are_those_of_the_protocol() -> None:
+    limits = Limits()
+    assert (limits.heartbeat_interval, limits.connection_timeout, limits.handshake_timeout) == (30, 300, 10)
+    assert (limits.max_connections, limits.max_message_bytes) == (100, 65536)
+
+
+async def test_a_client_that_answers_is_pinged_every_30_seconds_and_stays(server: Server) -> None:
+    _, peer = await server.connect()
+    start = trio.current_time()
+    async with answering(peer) as pings:
+        await trio.sleep(HOUR + 1)
+    assert [round(at - start) for at in pings] == list(range(30, 3601, 30))
+    assert server.ended_at is None
+    await server.broadcaster.broadcast(started())
+    assert "processing" in (await peer.next_frame())[1]
+
+
+async def test_a_client_without_a_sign_of_life_is_closed_after_5_minutes(server: Server) -> None:
+    _, peer = await server.connect()
+    start = trio.current_time()
+    pings = 0
+    while (got := await peer.next_frame())[0] is Opcode.PING:
+        pings += 1
+    assert (got[0], tuple(got[1])) == (Opcode.CLOSE, (4001, "timed out"))
+    assert round(trio.current_time() - start) == 300
+    assert pings in (9, 10)  # the tenth is due in the same moment
+
+
+async def test_one_that_stops_answering_is_closed_5_minutes_after_its_last_answer(server: Server) -> None:
+    _, peer = await server.connect()
+    async with answering(peer) as pings:
+        await trio.sleep(605)
+    code, _, at = await close_and_when(peer)
+    assert code == 4001
+    assert round(at - pings[-1]) == 300
+
+
+@pytest.mark.parametrize("sign", [frame(Opcode.TEXT, b"hello"), frame(Opcode.PING), frame(Opcode.PONG), b"\x81"])
+async def test_whatever_a_client_says_keeps_it_alive(server: Server, sign: bytes) -> None:
+    _, peer = await server.connect()
+    for _ in range(5):
+        await trio.sleep(299)
+        await peer.send(sign)
+        sign = sign if sign != b"\x81" else b"\x84"  # byte by byte, a frame takes its time
+    last = trio.current_time()
+    code, _, at = await close_and_when(peer)
+    assert (code, round(at - last)) == (4001, 300) if len(sign) > 1 else code in (4001, 1002)
+
+
+async def test_what_the_daemon_sends_is_no_sign_of_life(server: Server) -> None:
+    _, peer = await server.connect()
+    start = trio.current_time()
+    await server.broadcaster.broadcast(started())
+    for step in range(1, 30):
+        await trio.sleep(10)
+        await server.broadcaster.broadcast(moved(step))
+    code, _, at = await close_and_when(peer)
+    assert (code, round(at - start)) == (4001, 300)
+
+
+async def test_interval_and_timeout_are_settings(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path, heartbeat_interval=2, connection_timeout=7)
+    _, peer = await server.connect()
+    start = trio.current_time()
+    for due in (2, 4, 6):
+        assert (await peer.next_frame())[0] is Opcode.PING
+        assert round(trio.current_time() - start) == due
+    code, _, at = await close_and_when(peer)
+    assert (code, round(at - start)) == (4001, 7)
+
+
+async def test_a_client_that_answers_the_close_is_gone_at_once(server: Server) -> None:
+    _, peer = await server.connect()
+    start = trio.current_time()
+    for message in (started(), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (1000, "job finished")
+    await peer.send(close_frame(1000))
+    assert await peer.receive() == b""
+    assert trio.current_time() - start < 0.1
+
+
+async def test_a_client_that_does_not_answer_the_close_is_gone_after_5_seconds(server: Server) -> None:
+    _, peer = await server.connect()
+    for message in (started(), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    _, _, at = await close_and_when(peer)
+    assert await peer.receive() == b""
+    assert round(trio.current_time() - at) == CLOSE_TIMEOUT == 5
+
+
+async def test_the_end_of_a_job_waits_for_a_slow_client(server: Server) -> None:
+    connection, peer = await server.connect()
+    connection.full = True
+    for message in (started(), moved(50), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    await trio.sleep(100)
+    assert server.ended_at is None
+    connection.full = False
+    received = [await peer.next_frame() for _ in range(4)]
+    assert '"completed"' in received[-1][1]
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (1000, "job finished")
+
+
+async def test_the_end_of_a_job_does_not_wait_for_ever(server: Server) -> None:
+    connection, _ = await server.connect()
+    start = trio.current_time()
+    connection.full = True
+    for message in (started(), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert 300 <= server.ended_at - start <= 300 + 2 * CLOSE_TIMEOUT
+    assert len(server.watchers) == 0
+
+
+async def test_a_full_socket_does_not_hide_that_the_client_is_gone(server: Server) -> None:
+    connection, peer = await server.connect()
+    connection.full = True
+    await server.broadcaster.broadcast(started())
+    await peer.stream.aclose()
+    await trio.sleep(1)
+    assert server.ended_at is not None
+    assert len(server.watchers) == 0
+
+
+async def test_a_handshake_that_is_not_decided_yet_hears_nothing_of_the_drain(server: Server) -> None:
+    server.registry.may_answer = trio.Event()
+    connection = MemoryConnection()
+    server.nursery.start_soon(server.serve, connection)
+    peer = Peer(connection.client)
+    await peer.send(upgrade(JOB))
+    await server.registry.asked.wait()
+    server.watchers.announce(ServerShutdown(ServerShutdownData("stopping", 5)))
+    await server.watchers.close(DRAINING, 1)
+    server.registry.may_answer.set()
+    head = await peer.open_with(b"")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert (await close_and_when(peer))[:2] == (1001, "draining")
+
+
+async def test_watchers_are_sent_away_one_after_the_other(server: Server) -> None:
+    peers = [(await server.connect())[1] for _ in range(5)]
+    start = trio.current_time()
+    await server.watchers.close(DRAINING, 4)
+    assert round(trio.current_time() - start) == 4
+    times = [await close_and_when(peer) for peer in peers]
+    assert [code for code, _, _ in times] == [1001] * 5
+
+
+async def test_a_single_watcher_is_sent_away_without_a_pause(server: Server) -> None:
+    await server.connect()
+    start = trio.current_time()
+    await server.watchers.close(DRAINING, 4)
+    assert trio.current_time() - start < 0.1
