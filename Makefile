@@ -43,7 +43,7 @@ format: .venv/.checks
 	.venv/bin/ruff format
 
 clean:
-	rm -rf .venv .venv-* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .venv-* benchmarks/.venv benchmarks/.build .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
 	find daemon tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 %/.daemon: pyproject.toml

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -24,6 +25,7 @@ QUICK_SECONDS = 3.0
 
 def main() -> None:
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that servers are stopped then, too
     _check_machine()
     install(arguments.servers)
     scenarios = [SCENARIOS[name] for name in arguments.scenarios or SCENARIOS]
@@ -66,6 +68,8 @@ def _arguments() -> argparse.Namespace:
     for names, known in ((arguments.scenarios, SCENARIOS), (arguments.servers, SERVERS)):
         if unknown := [name for name in names if name not in known]:
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    if arguments.write_docs and (arguments.scenarios or set(arguments.servers) != set(SERVERS)):
+        parser.error("--write-docs is for all scenarios and servers, or the page would lose the others")
     arguments.runs = arguments.runs or (1 if arguments.quick else RUNS)
     arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     return arguments

@@ -13,7 +13,7 @@ from benchmarks.table import scenario_table, targets_table
 from benchmarks.targets import reached
 
 PAGE: Final = HERE.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- measured: from here to the end mark, `make bench` writes -->", "<!-- end of measured -->"
+BEGIN, END = "<!-- measured: from here to the end mark, --write-docs writes -->", "<!-- end of measured -->"
 
 
 def write_docs(scenarios: Iterable[Scenario], samples: Sequence[Sample], run: str) -> None:

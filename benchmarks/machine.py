@@ -17,8 +17,11 @@ def machine() -> str:
     [processor] = set(re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())) or {"unknown processor"}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
-    cores = os.cpu_count()
-    return f"{processor}, {cores} cores, {memory:.0f} GiB of memory, {system}, Linux {platform.release()}"
+    congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    return (
+        f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {system}, Linux {platform.release()}, "
+        f"TCP with {congestion}"
+    )
 
 
 def versions() -> str:

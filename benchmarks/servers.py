@@ -139,7 +139,7 @@ def running(server: Server, environ: Mapping[str, str], state: Path | None = Non
     place = Place(_free_port(), directory, state or directory / "state")
     with place.log.open("wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", str(CORE), *server.command(place)],
+            ["setpriv", "--pdeathsig", "KILL", "taskset", "-c", str(CORE), *server.command(place)],
             env={**_own_environ(), **server.environ(place), **environ},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -140,6 +140,10 @@ class Peer:
     async def open_with(self, data: bytes) -> bytes:
         """Send these bytes, the end of a handshake, and read the response's head."""
         await self.send(data)
+        return await self.opened()
+
+    async def opened(self) -> bytes:
+        """The head of the response to a handshake; fails when it is refused."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = await self.receive(1)

@@ -9,6 +9,17 @@ import structlog
 import trio
 
 OUT_OF_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+CAME_TO_NOTHING: Final = {  # what befell a connection before it was accepted, and no fault of ours: accept(2)
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENONET,
+    errno.ENOPROTOOPT,
+    errno.EPERM,
+    errno.EPROTO,
+}
 PAUSE: Final = 0.1  # seconds until the next try when they have run out
 
 log = structlog.get_logger(__name__)
@@ -20,9 +31,11 @@ async def accept_forever(listening: socket.socket, accepted: Callable[[socket.so
         await trio.lowlevel.wait_readable(listening)
         try:
             sock, _ = listening.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except BlockingIOError:
             continue
         except OSError as error:
+            if error.errno in CAME_TO_NOTHING:
+                continue
             if error.errno not in OUT_OF_DESCRIPTORS:
                 raise
             log.warning("cannot accept connections for now", error=str(error))

@@ -149,6 +149,8 @@ class Ingest:
         except StoreFailed as error:
             log.error("events refused", events=len(events), error=str(error))
             outcomes = iter([error] * len(events))
+            if self._unsaved:
+                self._moved.set()  # try again
         for entry in entries:
             entry.decided([next(outcomes) for _ in entry.events])
 

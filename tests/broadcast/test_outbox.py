@@ -367,6 +367,16 @@ async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_not
     assert budget.used == 0
 
 
+async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: trio.Nursery) -> None:
+    budget = Budget(1000)
+    lost, other = Connection(nursery, limit=500, budget=budget), Connection(nursery, budget=budget)
+    lost.put(change(1, 300))
+    lost.put(change(2, 300))
+    assert lost.endings == [SLOW_CONSUMER]
+    other.put(change(1, 800))
+    assert not other.endings
+
+
 async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nursery) -> None:
     budget = Budget(1000)
     sent, over, last = (Connection(nursery, budget=budget) for _ in range(3))

@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import tracemalloc
+from collections.abc import Iterable
 from datetime import datetime
 from itertools import chain, cycle, repeat
 from pathlib import Path
@@ -26,10 +27,13 @@ from http_client import (
     post_pieces,
 )
 from progressd.config import Pipeline
+from progressd.core.errors import StoreFailed
+from progressd.core.job import Job
 from progressd.core.pipeline import Option
 from progressd.core.status import JobStatus
 from progressd.rest import body as body_module
 from progressd.store.base import Filter
+from progressd.store.sqlite import SQLiteStore
 from submitting import PDF, ended, shell, submit
 from waiting import eventually
 
@@ -381,6 +385,24 @@ async def test_many_uploads_at_once_all_become_jobs(tmp_path: Path) -> None:
         for number, job_id in made.items():
             assert daemon.daemon.files.input(job_id).read_bytes().endswith(bytes([number]) * 100_000)
         assert len(set(made.values())) == 20
+
+
+class FullStore(SQLiteStore):
+    """Keeps no job."""
+
+    async def commit(self, jobs: Iterable[Job], changes: Any) -> None:
+        raise StoreFailed("the store does not take it: disk full")
+
+
+async def test_an_upload_that_the_store_cannot_keep_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.SQLiteStore", FullStore)
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        refused = await post_form(client, file_part())
+        assert (refused.status_code, error_of(refused)) == (503, "the store does not take it: disk full")
+        assert refused.headers["Retry-After"] == str(refused.json()["retry_after"])
+        assert await nothing_is_left(daemon)
 
 
 async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:

@@ -78,14 +78,14 @@ class Backlog(Generic[F]):
             everything = list(self._waiting.values())
             self.clear()
             return everything
-        taken: list[F] = []
-        for key, item in list(self._waiting.items()):
+        keys: list[object] = []  # no copy of all that waits: a reader takes one at a time
+        for key, item in self._waiting.items():
             most -= len(item.frame)
-            if taken and most < 0:
+            if keys and most < 0:
                 break
-            del self._waiting[key]
-            self.size -= len(item.frame)
-            taken.append(item)
+            keys.append(key)
+        taken = [self._waiting.pop(key) for key in keys]
+        self.size -= sum([len(item.frame) for item in taken])
         return taken
 
     def clear(self) -> None:

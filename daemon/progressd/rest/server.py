@@ -14,7 +14,7 @@ import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Event as ServerEvent
-from hypercorn.events import Updated
+from hypercorn.events import RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
@@ -144,9 +144,12 @@ class _Protocol(H11Protocol):
         body = encode({"error": f"this is not a request in HTTP/1.1 that can be served: {reason}"})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+        answer = (h11.Response(status_code=status_code, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+        try:
+            data = b"".join([self.connection.send(event) for event in answer])
+        except h11.LocalProtocolError:  # the application has begun to answer what came before
+            return
+        await self.send(RawData(data))
 
 
 class _HttpStream(trio.abc.HalfCloseableStream):

@@ -11,8 +11,8 @@ from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
 from progressd.broadcast.pace import Paced, Selected
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
-from progressd.core.closing import JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
-from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
+from progressd.core.closing import JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
+from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import Endpoint
 from progressd.ws.listener import Connection, header
@@ -69,6 +69,11 @@ class WebSocket:
         assert self._request is not None
         return dict(self._request.headers).get(b"origin", b"").decode("latin-1")
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the client has been let in, and messages can be sent."""
+        return self._request is None
+
     async def accept(self) -> None:
         """Let the client in."""
         assert self._request is not None
@@ -99,6 +104,8 @@ class WebSocket:
                 subscription.outbox.put(batch)
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
+        except NotFound:  # it was too old, and went between the handshake and now
+            self.outbox.end(JOB_DELETED)
 
     async def serve(self, on_message: OnMessage) -> None:
         """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""

@@ -53,7 +53,11 @@ class Dialogue:
             if after is None:
                 self._websocket.send(Resync())
         new = [topic for topic in topics if topic not in self._session.topics]
-        live_from = await self._session.subscribe(new, after, self._websocket.outbox.drained)
+        try:
+            live_from = await self._session.subscribe(new, after, self._websocket.outbox.drained)
+        except NotFound as error:  # a job was too old, and went since it was accepted
+            self._websocket.send(Refused(str(error)))
+            return
         self._websocket.send(Subscribed(topics, self._history.cursor(live_from)))
 
     async def _accepted(self, asked: str) -> str | None:

@@ -134,11 +134,16 @@ class Listener:
         self._http = http
         self._connections = connections
         self._limits = limits
-        self._handshakes = 0
+        self._heads: set[trio.CancelScope] = set()  # one for each connection whose first request is still to come
 
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
         await accept_forever(listening, lambda sock: self._connections.start_soon(self._serve, sock))
+
+    def drain(self) -> None:
+        """Close the connections that have asked for nothing yet, as browsers open them in advance."""
+        for head in self._heads:
+            head.cancel()
 
     async def _serve(self, sock: socket.socket) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
@@ -154,16 +159,16 @@ class Listener:
             sock.close()
 
     async def _route(self, connection: Connection) -> None:
-        if self._handshakes >= self._limits.max_handshakes:
+        if len(self._heads) >= self._limits.max_handshakes:
             log.warning("too many connections without a request", peer=connection.peer)
             return
-        self._handshakes += 1
-        try:
-            with trio.move_on_after(self._limits.handshake_timeout) as timeout:
+        with trio.move_on_after(self._limits.handshake_timeout) as head:
+            self._heads.add(head)
+            try:
                 await connection.read_head()
-        finally:
-            self._handshakes -= 1
-        if timeout.cancelled_caught or not connection.unread:
+            finally:
+                self._heads.discard(head)
+        if head.cancelled_caught or not connection.unread:
             return
         if wants_websocket(connection.unread) or await self._http.serve(connection):
             await self._websocket(connection)

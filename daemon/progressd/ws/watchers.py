@@ -36,7 +36,7 @@ class Watchers:
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
         self._budget = Budget(settings.limits.outbox_bytes_total)
-        self._draining = False
+        self._draining: Closing | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -64,6 +64,8 @@ class Watchers:
             log.info("watcher refused", peer=websocket.peer, status=error.status, error=str(error))
             await websocket.reject(error)
         else:
+            if self._draining is not None:  # since it was let in
+                websocket.outbox.end(self._draining)
             await self._serve(websocket, wish, after)
         finally:
             self._dismiss(websocket)
@@ -72,20 +74,22 @@ class Watchers:
     def announce(self, message: Notice) -> None:
         """Tell every watcher."""
         for websocket in self._open:
-            websocket.send(message)
+            if websocket.accepted:
+                websocket.send(message)
 
     async def close(self, closing: Closing, seconds: float) -> None:
         """Let nobody in any more, and close everyone, spread over some seconds lest all come back at once."""
-        self._draining = True
-        pause = seconds / max(1, len(self._open))
-        for websocket in tuple(self._open):
+        self._draining = closing
+        watching = [websocket for websocket in self._open if websocket.accepted]
+        for number, websocket in enumerate(watching):
+            if number:
+                await trio.sleep(seconds / (len(watching) - 1))
             websocket.outbox.end(closing)
-            await trio.sleep(pause)
 
     def _admit(self, websocket: WebSocket) -> None:
         """Count a connection in. Raises Unavailable where there is no room."""
         limits = self._settings.limits
-        if self._draining:
+        if self._draining is not None:
             raise Unavailable("the daemon is stopping")
         if len(self._open) >= limits.max_connections:
             raise Unavailable(f"all {limits.max_connections} connections are in use")

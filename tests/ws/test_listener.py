@@ -1,0 +1,289 @@
+"""The one port: whatever becomes of one connection, the others and the daemon go on, and in the end it stops."""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from peer import Peer, close_frame, request, upgrade
+from progressd.accepting import accept_forever
+from progressd.config import Pipeline
+from progressd.config.settings import Limits
+from progressd.core.events import ProgressEvent, ReportedProgress
+from progressd.ws import listener as module
+from progressd.ws.listener import Connection, Listener
+from samples import ID
+from structlog.testing import capture_logs
+from submitting import submit
+from waiting import eventually
+
+from daemon import RunningDaemon, progress, registered, running_daemon
+
+# accepting
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Within this, the process cannot open anything."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    opened = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_without_descriptors_watchers_are_served_and_newcomers_wait(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    host, port = daemon.address.split(":")
+    with trio.socket.socket() as sock, capture_logs() as logs:
+        async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+            await watcher.receive_until("progress")
+            with no_descriptors_left():
+                await sock.connect((host, int(port)))
+                newcomer = Peer(trio.SocketStream(sock))
+                await newcomer.send(request("/api/health"))
+                await eventually(lambda: [entry for entry in logs if entry["log_level"] == "warning"])
+                await daemon.daemon.ingest.submit(ProgressEvent(ID, ReportedProgress(2, 100)))
+                assert (await watcher.receive())["data"]["current_step"] == 2
+            assert (await newcomer.response()).status == 200
+    warnings = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert set(warnings) == {"cannot accept connections for now"}
+    assert len(warnings) < 20, "it does not pause between its tries"
+
+
+class FlakySocket(socket.socket):
+    """A listening socket on which accept(2) fails as often as there are errors."""
+
+    errors: list[int]
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.errors:
+            raise OSError(self.errors.pop(), "as the test wants it")
+        return super().accept()
+
+
+@asynccontextmanager
+async def flaky(*errors: int) -> AsyncIterator[FlakySocket]:
+    with FlakySocket() as listening:
+        listening.errors = list(errors)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.setblocking(False)
+        yield listening
+
+
+async def test_connections_that_came_to_nothing_do_not_end_the_accepting(nursery: trio.Nursery) -> None:
+    accepted: list[socket.socket] = []
+    async with flaky(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EHOSTUNREACH, errno.ENETDOWN) as listening:
+        nursery.start_soon(accept_forever, listening, accepted.append)
+        with socket.create_connection(listening.getsockname()):
+            await eventually(lambda: accepted)
+        nursery.cancel_scope.cancel()
+    for sock in accepted:
+        assert not sock.getblocking()
+        sock.close()
+
+
+async def test_a_listening_socket_that_is_broken_is_no_reason_to_spin(nursery: trio.Nursery) -> None:
+    async with flaky(errno.EINVAL) as listening:
+        with socket.create_connection(listening.getsockname()), pytest.raises(OSError, match="as the test wants it"):
+            with trio.fail_after(5):
+                await accept_forever(listening, lambda sock: sock.close())
+
+
+# one connection is one connection
+
+
+class Broken:
+    """Both sides of a listener, neither of which works, but for the WebSocket side with /ws/good."""
+
+    async def websocket(self, connection: Connection) -> None:
+        if b"/ws/good" in connection.unread:
+            await connection.stream.send_all(b"good")
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.fail, "one thing")
+            nursery.start_soon(self.fail, "another thing")
+
+    async def serve(self, connection: Connection) -> bool:
+        raise ZeroDivisionError("http")
+
+    async def fail(self, what: str) -> None:
+        raise RuntimeError(what)
+
+
+async def test_a_handler_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
+    broken = Broken()
+    with socket.create_server(("127.0.0.1", 0)) as listening, capture_logs() as logs:
+        listening.setblocking(False)
+        nursery.start_soon(Listener(broken.websocket, broken, nursery, Limits()).run, listening)
+
+        async def asked(data: bytes) -> bytes:
+            async with Peer(await trio.open_tcp_stream(*listening.getsockname())) as peer:
+                await peer.send(data)
+                return await peer.rest()
+
+        for data in (upgrade("/ws/bad"), request("/")):
+            logs.clear()
+            assert await asked(data) == b""
+            [entry] = [entry for entry in logs if entry["log_level"] == "error"]
+            assert entry["event"] == "connection failed"
+            assert await asked(upgrade("/ws/good")) == b"good"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_reaches_a_client_that_is_still_sending(daemon: RunningDaemon) -> None:
+    """To close a socket with bytes unread would reset it, and the answer would be lost."""
+    for head in (upgrade("/ws/jobs/nonsense"), request("/ws/jobs", {"Connection": "close"})):
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(head + b"x" * 300_000)
+            response = await peer.response()
+            assert (response.status, list(response.json)) in ((400, ["error"]), (426, ["error"]))
+
+
+async def test_a_client_that_never_closes_is_waited_for_only_a_little(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINGER", 0.1)
+    before = await daemon.settled()
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(upgrade("/ws/jobs/nonsense"))
+        assert (await peer.response()).status == 400
+        await eventually(lambda: daemon.census().tasks == before.tasks)
+        assert daemon.census().descriptors == before.descriptors + 1  # ours
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/", "/ws/jobs", "/api/jobs/x"])
+async def test_http_clients_that_leave_are_forgotten_at_once(daemon: RunningDaemon, path: str) -> None:
+    before = await daemon.settled()
+    for leave in (Peer.reset, lambda peer: peer.stream.aclose(), lambda peer: peer.stream.send_eof()):
+        used, asking, silent = [Peer(await daemon.connect()) for _ in range(3)]
+        await used.ask(path)
+        await asking.send(request(path))
+        for peer in (used, asking, silent):
+            await leave(peer)
+        if used.stream.socket.fileno() != -1:
+            for peer in (used, asking, silent):
+                await peer.rest()
+                await peer.stream.aclose()
+    await daemon.leaves_only(before)
+
+
+async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_handshakes": 2}) as daemon, AsyncExitStack() as leaving:
+        with capture_logs() as logs:
+            for _ in range(2):
+                await leaving.enter_async_context(await daemon.connect())
+            async with Peer(await daemon.connect()) as peer:
+                assert await peer.rest() == b""
+        assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+            "too many connections without a request"
+        ]
+        await leaving.aclose()
+        async with Peer(await daemon.connect()) as peer:
+            assert (await peer.ask("/api/health")).status == 200
+
+
+# stopping
+
+
+async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, shutdown={"drain_timeout": 7}) as daemon:
+        await daemon.report(registered(ID), progress(ID, 1))
+        async with AsyncExitStack() as leaving:
+            watchers = [
+                await leaving.enter_async_context(daemon.watch(path)) for path in ("/ws", "/ws/jobs", f"/ws/jobs/{ID}")
+            ]
+            for watcher in watchers[1:]:
+                await watcher.receive_until("progress")
+            daemon.kill(signal.SIGTERM)
+            for watcher in watchers:
+                [told] = await watcher.rest()
+                assert told == {
+                    "type": "server_shutdown",
+                    "data": {"reason": "the daemon is stopping", "countdown_secs": 7},
+                }
+                assert await watcher.closed() == (1001, "draining")
+        with trio.fail_after(5):
+            await daemon.stopped.wait()
+
+
+async def test_it_stops_at_once_when_nobody_is_there(daemon: RunningDaemon) -> None:
+    before = trio.current_time()
+    await daemon.stop()
+    assert trio.current_time() - before < 0.5
+
+
+async def test_a_single_watcher_that_answers_does_not_hold_it_up(daemon: RunningDaemon) -> None:
+    before = trio.current_time()
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open()
+        daemon.kill()
+        assert await peer.close_code() == 1001
+        await peer.send(close_frame(1001))
+        assert await peer.rest() == b""
+    await daemon.stop()
+    assert trio.current_time() - before < 0.5
+
+
+async def test_clients_that_have_asked_for_nothing_do_not_hold_it_up(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as silent, Peer(await daemon.connect()) as slow:
+        await slow.send(upgrade()[:30])
+        await eventually(lambda: len(daemon.daemon.watchers) == 0)
+        before = trio.current_time()
+        daemon.kill()
+        assert await silent.rest() == b""
+        assert await slow.rest() == b""
+    await daemon.stop()
+    assert trio.current_time() - before < 0.5
+
+
+async def test_a_watcher_that_does_not_answer_the_close_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect(receive_buffer=4096)) as peer:
+        await peer.open("/ws/jobs")
+        before = trio.current_time()
+        await daemon.stop()
+        assert 0.2 < trio.current_time() - before < 2
+        assert await peer.close_code() == 1001
+
+
+async def test_while_a_job_runs_on_its_watchers_are_told_until_its_end(tmp_path: Path) -> None:
+    steps = """
+import json, sys
+for step in (1, 2):
+    print(json.dumps({"type": "progress", "data": {"current_step": step, "total_steps": 2}}))
+    open(sys.argv[1]).read()  # a FIFO, on which the test lets it go on
+"""
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    pipeline = Pipeline(("{python}", "-uc", steps, str(fifo)))
+    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon:
+        job_id = await submit(daemon, "pdf")
+        async with daemon.watch(f"/ws/jobs/{job_id}") as watcher:
+            await watcher.receive_until("progress")
+            daemon.kill()
+            assert (await watcher.receive())["type"] == "server_shutdown"
+            await trio.to_thread.run_sync(fifo.write_text, "on", abandon_on_cancel=True)
+            assert (await watcher.receive())["data"]["current_step"] == 2
+            await trio.to_thread.run_sync(fifo.write_text, "on", abandon_on_cancel=True)
+            assert (await watcher.receive_until("completed"))[-1]["job_id"] == job_id
+            assert await watcher.closed() == (1000, "job finished")
+        await daemon.stop()
