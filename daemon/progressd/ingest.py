@@ -20,7 +20,7 @@ from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import Event, checked_job_id
 from progressd.core.job import Applied, Job, apply
-from progressd.core.messages import PagePreview, Progress
+from progressd.core.messages import Error, JobCreated, PagePreview, Progress, StateChange, StatusChange
 from progressd.registry import Registry
 from progressd.store.base import Change, Store
 
@@ -171,6 +171,8 @@ class Ingest:
             self._registry.keep(job, batch.messages[job.id])
         for published in batch.published:
             await self._broadcaster.publish(published)
+        for change in batch.changes:
+            _log_change(change.message)
         return outcomes
 
     def _apply(self, event: Event, stored: dict[str, Job], batch: Batch, now: datetime) -> Outcome:
@@ -223,6 +225,15 @@ class Ingest:
             await trio.sleep(WRITE_BEHIND)
             self._moved = trio.Event()
             await self._decided(())
+
+
+def _log_change(message: StateChange) -> None:
+    if isinstance(message, JobCreated):
+        log.info("job created", job_id=message.job_id, kind=message.data.kind)
+    elif isinstance(message, StatusChange):
+        log.info("job is now " + message.data.new_status, job_id=message.job_id)
+    elif isinstance(message, Error):
+        log.info("job failed", job_id=message.job_id, error=message.data.message)
 
 
 def _nobody(outcomes: list[Outcome]) -> None:

@@ -17,8 +17,19 @@ async def test_it_tells_its_version(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/health")
     assert response.status_code == 200
     body = response.json()
-    assert body.keys() == {"status", "version", "tools"}
+    assert body.keys() == {"status", "version", "tools", "pipelines"}
     assert (body["status"], body["version"]) == ("healthy", progressd.__version__)
+
+
+async def test_it_tells_the_defaults_that_the_page_begins_with(client: httpx.AsyncClient) -> None:
+    pipelines = (await client.get("/api/health")).json()["pipelines"]
+    assert pipelines["pdf"]["options"] == {
+        "dpi": 300,
+        "deskew": True,
+        "upscale": True,
+        "ocr": False,
+        "advanced": False,
+    }
 
 
 async def test_it_tells_which_programs_that_options_need_are_there(tmp_path: Path) -> None:

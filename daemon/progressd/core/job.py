@@ -116,7 +116,7 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
         pipeline=event.pipeline if isinstance(event, SubmitEvent) else None,
         input_filename=given.input_filename,
     )
-    created = JobCreatedData(job.kind, job.status, now, job.input_filename, job.labels)
+    created = JobCreatedData(job.kind, job.status, now, job.input_filename, job.labels, job.pipeline)
     return Applied(job, (JobCreated(job.id, created),), True)
 
 

@@ -89,6 +89,7 @@ class JobCreatedData(Struct, frozen=True, omit_defaults=True):
     created_at: datetime
     input_filename: str | None = None
     labels: dict[str, str] = {}
+    pipeline: str | None = None  # of a job that the daemon runs
 
 
 class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):

@@ -31,7 +31,7 @@ try:
     from progressd.pipelines.tesseract import OCR_DPI, OCR_PIXELS, Tesseract
 except ModuleNotFoundError as missing:
     if __name__ == "__main__":
-        message = f"The daemon was installed without its PDF tools ({missing.name}): pip install 'progressd[pdf]'"
+        message = f"The daemon was installed without its PDF tools ({missing.name}): it needs the extra named pdf"
         print(msgspec.json.encode({"type": "error", "data": {"message": message}}).decode())
         sys.exit(1)
     raise

@@ -65,7 +65,12 @@ async def _refused(error: ProgressdError) -> Response:
 
 async def _http_error(error: HTTPException) -> Response:
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Location", "Content-Range")}
-    return json_response({"error": error.description or error.name}, error.code or 500, headers)
+    said = {
+        404: f"there is nothing at {request.path[:200]}",
+        405: f"{request.method} is not possible at {request.path[:200]}",
+    }
+    sentence = said.get(error.code or 500) or error.description or error.name
+    return json_response({"error": sentence}, error.code or 500, headers)
 
 
 async def _failed(error: Exception) -> Response:

@@ -12,10 +12,20 @@ blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 
 @blueprint.get("")
 async def health() -> Response:
-    """The version, and which programs that pipelines can use are installed."""
-    needs = {program for pipeline in services().settings.pipelines.values() for program in pipeline.needs}
-    tools = {program: shutil.which(program) is not None for program in sorted(needs)}
-    return json_response({"status": "healthy", "version": __version__, "tools": tools})
+    """The version, the pipelines with the defaults of their options, and which programs they can use are installed."""
+    pipelines = services().settings.pipelines
+    needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
+    return json_response(
+        {
+            "status": "healthy",
+            "version": __version__,
+            "tools": {program: shutil.which(program) is not None for program in sorted(needs)},
+            "pipelines": {
+                name: {"options": {key: option.default for key, option in pipeline.options.items()}}
+                for name, pipeline in pipelines.items()
+            },
+        }
+    )
 
 
 @blueprint.get("/live")

@@ -20,6 +20,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     job_id: str
     status: JobStatus
     kind: str
+    pipeline: str | UnsetType  # of a job that the daemon runs
     options: dict[str, object]
     progress: ProgressData
     input_filename: str | UnsetType
@@ -42,6 +43,7 @@ def job_view(job: Job, store_id: str) -> JobView:
         job_id=job.id,
         status=job.status,
         kind=job.kind,
+        pipeline=_known(job.pipeline),
         options=job.options,
         progress=job.progress,
         input_filename=_known(job.input_filename),

@@ -126,7 +126,8 @@ class Watchers:
                     websocket.send(Resync())
                 await self._serve_topic(websocket, self._broadcaster.join(wish.topic, outbox, after))
         finally:
-            log.info("watcher left", peer=websocket.peer, topic=wish.topic, closing=websocket.closing)
+            code, reason = websocket.closing or (None, "the client left")
+            log.info("watcher left", peer=websocket.peer, topic=wish.topic, code=code, reason=reason)
 
     async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
         try:
