@@ -17,6 +17,9 @@ SCAN: Final = next((ROOT / "daemon/progressd/pipelines/scan").glob("*.pdf"))
 PROGRESSD: Final = str(Path(sys.executable).with_name("progressd"))
 LISTENING: Final = "listening on "
 INTERRUPTED: Final = 130
+HINT: Final = """\
+Flags of the daemon go to make like this: make run ARGS="--port 8081 --state-dir other-data"
+Two daemons at once need both: a port and a state directory of their own."""
 
 
 def main() -> int:
@@ -32,7 +35,7 @@ def main() -> int:
             if url is not None:
                 show(url)
             elif daemon.wait() != 0:
-                print('Flags of the daemon go to make like this: make run ARGS="--port 8081"', file=sys.stderr)
+                print(HINT, file=sys.stderr)
             return daemon.wait()
         except KeyboardInterrupt:
             print("\nStopping; Ctrl-C once more does not wait for running jobs.")
@@ -43,8 +46,9 @@ def wait_listening(daemon: subprocess.Popen[str]) -> str | None:
     """Where the daemon answers; None when it could not start, and has said why."""
     assert daemon.stdout is not None
     for line in daemon.stdout:
-        if LISTENING in line:
-            return line.partition(LISTENING)[2].strip()
+        if line.startswith(LISTENING):
+            return line.removeprefix(LISTENING).strip()
+        print(line, end="", flush=True)  # the help, say
     return None
 
 

@@ -1,13 +1,15 @@
 """The files of jobs: what is where, and what is left when the daemon dies between two steps."""
 
+import errno
 import os
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 import trio
-from progressd.core.errors import Conflict, SettingsError
+from progressd.core.errors import Conflict, NoSpace, SettingsError
 from progressd.files import Files, own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job, job_id
@@ -131,10 +133,10 @@ async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Fil
 
 
 async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: Files, tmp_path: Path) -> None:
-    left_over = tmp_path / "jobs" / ID / "work-2" / "pages"
-    left_over.mkdir(parents=True)
+    for number in (1, 2):  # what a daemon that was killed has left
+        (tmp_path / "jobs" / ID / f"work-{number}" / "pages").mkdir(parents=True)
     async with files.attempt(ID, 2) as work:
-        assert list(work.iterdir()) == []
+        assert tree(tmp_path / "jobs" / ID) == {"work-2"}
         (work / "pages").mkdir()
         (work / "pages" / "1.png").write_bytes(b"...")
     assert tree(tmp_path / "jobs") == {ID}
@@ -191,6 +193,33 @@ async def test_removing_a_job_removes_all_its_files_and_no_others(files: Files, 
         files.output(job_id(number)).write_bytes(PDF)
     await files.remove([ID, job_id(3)])
     assert tree(tmp_path / "jobs") == {job_id(2), f"{job_id(2)}/input", f"{job_id(2)}/output"}
+
+
+async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(files: Files, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        await receive(files, number)
+        if number != 3:
+            os.utime(tmp_path / "jobs" / job_id(number), (1000, 1000))
+    for stranger in ("lost+found", "a b", os.fsdecode(b"\xff")):
+        (tmp_path / "jobs" / stranger).mkdir()
+        os.utime(tmp_path / "jobs" / stranger, (1000, 1000))
+    async with aclosing(files.older_than(3600, 2)) as steps:
+        found = [step async for step in steps]
+    assert [len(step) for step in found] == [2, 2]
+    assert sorted(name for step in found for name in step) == [job_id(number) for number in (1, 2, 4, 5)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpace, match="no space left"):
+        await receive(files)
+    assert tree(tmp_path) == {"uploads", "jobs"}
 
 
 def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:

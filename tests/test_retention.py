@@ -1,22 +1,25 @@
 """Retention: what is deleted when, and what stays."""
 
-from collections.abc import Collection
+import os
+import time
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from progressd import retention as module
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.registry import Registry
-from progressd.retention import INTERVAL, PAUSE, STEP, run_retention
+from progressd.retention import INTERVAL, PAUSE, STEP, SWEPT_AFTER, run_retention
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
-from samples import job, job_id
+from samples import ID, job, job_id
 from trio.testing import MockClock
 from waiting import eventually
 
@@ -57,6 +60,50 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
     assert await registry.find([one.id for one in old]) == {}
 
 
+async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
+    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SWEEP_STEP", 2)
+    files = Files(tmp_path)
+    await files.prepare(store)
+    kept = [job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC)), job(2)]
+    await store.commit(kept, [])
+    for number in range(1, 10):
+        files.input(job_id(number)).parent.mkdir()
+        files.input(job_id(number)).touch()
+        if number != 3:  # which may be about to become a job
+            os.utime(files.input(job_id(number)).parent, (time.time() - SWEPT_AFTER - 60,) * 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+        await eventually(lambda: len(list((tmp_path / "jobs").iterdir())) == 3)
+        nursery.cancel_scope.cancel()
+    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {job_id(number) for number in (1, 2, 3)}
+
+
+class UnreadableStore(SQLiteStore):
+    """Cannot say which jobs there are."""
+
+    async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
+        raise StoreFailed("the store does not answer")
+
+
+async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(tmp_path: Path) -> None:
+    store = UnreadableStore.open(tmp_path / "store.sqlite")
+    files = Files(tmp_path)
+    await files.prepare(store)
+    await store.commit([ended(1, 31)], [])
+    for number in (1, 2):
+        files.input(job_id(number)).parent.mkdir()
+        os.utime(files.input(job_id(number)).parent, (1000, 1000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+        await eventually(lambda: not files.input(ID).parent.exists())  # the retention itself goes on
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        nursery.cancel_scope.cancel()
+    assert files.input(job_id(2)).parent.exists()
+    store.close()
+
+
 class ScriptedStore:
     """Says how many jobs it has deleted, or that it could not, as the script has it; then the test is over."""
 
@@ -92,5 +139,6 @@ async def test_when_it_looks(
     with trio.CancelScope() as over:
         store = ScriptedStore(script, over)
         registry = Registry(store)  # type: ignore[arg-type]
+        (tmp_path / "jobs").mkdir()
         await run_retention(KEEP, store, registry, Files(tmp_path))  # type: ignore[arg-type]
     assert [later - earlier for earlier, later in pairwise(store.asked)] == pytest.approx(pauses)

@@ -9,20 +9,24 @@
 A file name that a client gave is never a path here.
 """
 
+import errno
 import fcntl
 import io
 import os
 import shutil
 import stat
-from collections.abc import AsyncGenerator, Collection, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+import time
+from collections.abc import AsyncGenerator, Collection, Generator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
 import trio
 
-from progressd.core.errors import Conflict, SettingsError
+from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError
+from progressd.core.events import checked_job_id
 from progressd.store.base import Store
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
@@ -77,17 +81,21 @@ class Files:
 
     @asynccontextmanager
     async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
-        """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind."""
+        """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
+
+        Raises NoSpace.
+        """
         path = self._uploads / job_id
-        async with await trio.open_file(path, "xb") as file:
-            try:
-                yield Upload(file, path, self.input(job_id))
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await self.remove([job_id])
-                raise
-            finally:
-                path.unlink()
+        with _full_disk_told():  # outside of the file, since closing it tries once more to write what did not fit
+            async with await trio.open_file(path, "xb") as file:
+                try:
+                    yield Upload(file, path, self.input(job_id))
+                except BaseException:
+                    with trio.CancelScope(shield=True):
+                        await self.remove([job_id])
+                    raise
+                finally:
+                    path.unlink()
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
@@ -105,7 +113,8 @@ class Files:
         work = self._jobs / job_id / f"work-{number}"
 
         def make() -> None:
-            shutil.rmtree(work, ignore_errors=True)
+            for left_over in work.parent.glob("work-*"):  # by a daemon that was killed
+                shutil.rmtree(left_over, ignore_errors=True)
             work.mkdir(parents=True)
 
         await trio.to_thread.run_sync(make)
@@ -130,6 +139,24 @@ class Files:
     async def keep_stderr(self, job_id: str, text: bytes) -> None:
         """Keep what an attempt complained of, instead of what the one before did."""
         await trio.Path(self._jobs / job_id / "stderr").write_bytes(text)
+
+    async def older_than(self, seconds: float, most: int) -> AsyncGenerator[list[str]]:
+        """The jobs that have files, and have had them for so long, `most` at a time; to be closed by its user.
+
+        What is in the directory and is not named as a job, such as a lost+found, is none of ours.
+        """
+        before = time.time() - seconds
+
+        def look() -> Generator[str]:
+            with os.scandir(self._jobs) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError, InvalidInput):  # deleted just now
+                        if checked_job_id(entry.name) == entry.name and entry.stat().st_mtime < before:
+                            yield entry.name
+
+        with closing(look()) as names:
+            while step := await trio.to_thread.run_sync(lambda: list(islice(names, most))):
+                yield step
 
     async def remove(self, job_ids: Collection[str]) -> None:
         """Delete all files of the jobs."""
@@ -173,6 +200,16 @@ class Upload:
             _sync(self._path.parent, self._target.parent, self._target.parent.parent)
 
         await trio.to_thread.run_sync(link)
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace("there is no space left for this on the daemon's disk") from error
 
 
 def _sync(*paths: Path) -> None:

@@ -1,5 +1,10 @@
-"""Retention: finished jobs and their files are deleted after a time, in small steps between other work."""
+"""Retention: finished jobs and their files are deleted after a time, in small steps between other work.
 
+A job goes first and its files after it, so that no job ever misses its files. What a kill between the two has left is
+swept away by the next daemon.
+"""
+
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -13,6 +18,8 @@ from progressd.store.base import Store
 
 INTERVAL: Final = 600.0  # seconds between two looks
 STEP: Final = 50  # jobs deleted in one transaction, which holds the writer for some milliseconds
+SWEEP_STEP: Final = 100  # directories looked at in one go
+SWEPT_AFTER: Final = 3600.0  # seconds that files without a job are left alone: an upload comes before its job
 PAUSE: Final = 0.05  # seconds between two steps
 
 log = structlog.get_logger(__name__)
@@ -20,6 +27,29 @@ log = structlog.get_logger(__name__)
 
 async def run_retention(keep: float, store: Store, registry: Registry, files: Files) -> None:
     """Delete what finished more than `keep` seconds ago, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_sweep, store, files)
+        await _delete_old(keep, store, registry, files)
+
+
+async def _sweep(store: Store, files: Files) -> None:
+    """Delete the files of jobs that the store does not know."""
+    count = 0
+    try:
+        async with aclosing(files.older_than(SWEPT_AFTER, SWEEP_STEP)) as steps:
+            async for names in steps:
+                known = await store.jobs(names)
+                left_over = [name for name in names if name not in known]
+                await files.remove(left_over)
+                count += len(left_over)
+                await trio.sleep(PAUSE)
+    except (StoreFailed, OSError) as error:
+        log.error("cannot look for files without a job", error=str(error))
+    if count:
+        log.info("files without a job deleted", count=count)
+
+
+async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
     while True:
         before = datetime.now(UTC) - timedelta(seconds=keep)
         try:

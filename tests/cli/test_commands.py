@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ from progressd.cli import main
 
 COMMANDS = ["serve", "submit", "watch", "jobs", "cancel", "config", "completion"]
 NOBODY = "http://127.0.0.1:1"
+
+
+class NotFound(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def run(*arguments: str, **environ: str) -> Result:
@@ -63,6 +73,24 @@ def test_without_a_daemon_a_sentence_says_what_to_type(arguments: list[str]) -> 
 
 def test_the_daemons_address_can_come_from_the_environment() -> None:
     assert f"no daemon answers at {NOBODY}" in run("jobs", PROGRESSD_URL=NOBODY).output
+
+
+@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["submit", __file__]])
+def test_a_host_that_is_not_known_is_named(arguments: list[str]) -> None:
+    result = run(*arguments, "--url", "http://nosuch.invalid")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: the host name nosuch.invalid of http://nosuch.invalid is not known here")
+
+
+@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["submit", __file__]])
+def test_another_server_is_told_from_a_daemon(arguments: list[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        result = run(*arguments, "--url", url)
+        server.shutdown()
+    assert result.exit_code == 1
+    assert f"{url} answers, but is not progressd (HTTP status " in result.output
 
 
 def test_an_address_that_is_none_is_named() -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+from datetime import datetime, timedelta
 
 import pytest
 from progressd.cli import text
@@ -48,6 +49,21 @@ def test_a_message_is_one_line(message: Received, line: str, capsys: pytest.Capt
     assert capsys.readouterr().out == f"{line}\n"
 
 
+@pytest.mark.parametrize(("current", "counted"), [(0, ""), (7, "7 ")])
+def test_steps_without_an_end_are_counted_without_it(
+    current: int, counted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = received("progress", current_step=current, total_steps=0, step_name="Copying", percent=54)
+    with Lines(URL, as_json=False) as display:
+        display.show(moved)
+    assert capsys.readouterr().out == f"{JOB} progress 54% {counted}Copying\n"
+    on_terminal, screen = bars()
+    with on_terminal:
+        on_terminal.show(moved)
+        on_terminal._progress.refresh()
+        assert "/0" not in screen.getvalue()
+
+
 def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines(URL, as_json=True) as display:
         display.show(Received('{"type":"new",  "a":1}', None))
@@ -84,16 +100,16 @@ def test_bars_show_name_percentage_step_and_the_time_left() -> None:
             display.show(message)
         display._progress.refresh()
         shown = screen.getvalue().splitlines()[-1]
-    for part in ("a.pdf", " 41%", "AI Upscaling", "5/12", "1 min 5 s left"):
+    for part in ("6e4d1c9e", "a.pdf", " 41%", "AI Upscaling", "5/12", "1 min 5 s left"):
         assert part in shown
 
 
 @pytest.mark.parametrize(
     ("end", "line"),
     [
-        (COMPLETED, f"completed a.pdf in 45 s, 12 pages: {URL}/api/x"),
-        (FAILED, "failed a.pdf Pipeline error"),
-        (CANCELLED, "cancelled a.pdf"),
+        (COMPLETED, f"completed 6e4d1c9e a.pdf in 45 s, 12 pages: {URL}/api/x"),
+        (FAILED, "failed 6e4d1c9e a.pdf Pipeline error"),
+        (CANCELLED, "cancelled 6e4d1c9e a.pdf"),
     ],
 )
 def test_the_bar_of_a_finished_job_becomes_a_line(end: Received, line: str) -> None:
@@ -109,7 +125,7 @@ def test_markup_in_a_name_is_only_text() -> None:
     display, screen = bars({JOB: "[red]a[/red].pdf"})
     with display:
         display.show(FAILED)
-    assert "failed [red]a[/red].pdf Pipeline error" in screen.getvalue()
+    assert "failed 6e4d1c9e [red]a[/red].pdf Pipeline error" in screen.getvalue()
 
 
 def test_after_a_resync_only_what_is_told_again_is_there() -> None:
@@ -120,6 +136,12 @@ def test_after_a_resync_only_what_is_told_again_is_there() -> None:
         assert not display._progress.tasks
         display.show(MOVED)
         assert len(display._progress.tasks) == 1
+
+
+def test_a_time_is_short_if_it_was_today() -> None:
+    now = datetime.now().astimezone()
+    assert text.short_time(now.isoformat()) == f"{now:%H:%M:%S}"
+    assert text.short_time((now - timedelta(days=2)).isoformat()) == f"{now - timedelta(days=2):%Y-%m-%d}"
 
 
 @pytest.mark.parametrize(

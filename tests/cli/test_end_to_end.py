@@ -155,7 +155,7 @@ def test_a_file_is_submitted_watched_listed_and_fetched(daemon: Daemon) -> None:
     assert (watch.returncode, errors) == (0, "")
     listed = daemon.run("jobs").stdout.splitlines()
     assert listed[0].split() == ["JOB", "STATUS", "DONE", "CREATED", "NAME"]
-    assert re.fullmatch(rf"{job_id}  completed  100%  .*  text", listed[1])
+    assert re.fullmatch(rf"{job_id}  completed  -     .*  text", listed[1])
     assert json.loads(daemon.run("jobs", "--json", "--limit", "1").stdout)["job_id"] == job_id
     assert job_id in daemon.run("jobs", "--status", "completed").stdout
     assert job_id not in daemon.run("jobs", "--status", "failed").stdout
@@ -262,6 +262,39 @@ def test_the_shell_completes_job_ids(daemon: Daemon) -> None:
         command(), env={**daemon.environ, **words}, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert result.stdout == f"plain,{job_id}\n"
+
+
+def test_only_unfinished_jobs_are_offered_to_be_cancelled(daemon: Daemon) -> None:
+    daemon.run("submit", daemon.text, "--pipeline", "copy", "--watch")
+    job_id = daemon.submit("gated")
+    words = {"COMP_WORDS": "progressd cancel ", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
+    result = subprocess.run(
+        command(), env={**daemon.environ, **words}, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    daemon.run("cancel", job_id)
+    assert result.stdout == f"plain,{job_id}\n"
+
+
+@pytest.mark.parametrize("width", [80, 200, 50, 30])
+def test_the_table_of_jobs_never_wraps(daemon: Daemon, width: int, tmp_path: Path) -> None:
+    path = tmp_path / f"{'long' * 30}.txt"
+    path.write_text("x")
+    job_id = daemon.run("submit", str(path), "--pipeline", "copy", "--watch").stdout.split()[0]
+    terminal, other_end = pty.openpty()
+    environ = {**daemon.environ, "TERM": "xterm", "COLUMNS": str(width)}
+    with subprocess.Popen(command("jobs", "--limit", "1"), env=environ, stdout=other_end) as jobs:
+        os.close(other_end)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO at the end
+            while data := os.read(terminal, 65536):
+                shown += data
+        assert jobs.wait(PATIENCE) == 0
+    os.close(terminal)
+    head, line = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    assert head.startswith("JOB")
+    assert line.startswith(job_id)
+    assert len(line) <= max(width, len(job_id))
+    assert line.endswith("…") == (width == 80)
 
 
 def test_on_a_terminal_there_are_bars(daemon: Daemon) -> None:

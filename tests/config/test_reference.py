@@ -47,6 +47,16 @@ def test_the_settings_in_force_are_a_config_file_with_the_origins(tmp_path: Path
     assert any(re.fullmatch(r"\[pipelines.pdf\] +# default", x) for x in lines)
 
 
+def test_durations_of_pipelines_are_shown_with_a_unit_and_origins_apart(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.toml"
+    path.write_text(
+        'state_dir = "/a/rather/long/directory/for/the/state"\n[pipelines.a]\ncommand = ["x"]\ntimeout = "2h"\n'
+    )
+    lines = reference.in_force(*load(path, {}, {})).splitlines()
+    assert lines[0] == f'state_dir = "/a/rather/long/directory/for/the/state"  # file {path}'
+    assert 'timeout = "2h"' in lines
+
+
 def test_every_setting_and_option_is_described() -> None:
     for setting in declared(Settings):
         assert setting.meta.description, setting.key

@@ -20,6 +20,7 @@ from progressd.core.events import (
     ReportedResult,
     ReportedStatus,
     RequeueEvent,
+    RunnerEvent,
     StartEvent,
     StatusEvent,
     SubmitEvent,
@@ -185,7 +186,7 @@ def test_a_clock_that_was_set_back_does_not_make_the_time_negative() -> None:
 @pytest.mark.parametrize("before", [(REGISTER,), (REGISTER, START), (SUBMIT,)], ids=["queued", "processing", "runner"])
 def test_a_failure_is_a_status_change_followed_by_error(before: tuple[Event, ...]) -> None:
     job = after(*before)
-    failed, messages, durable = apply(job, FAIL, LATER)
+    failed, messages, durable = apply(job, RunnerEvent(ID, FAIL) if job.pipeline else FAIL, LATER)
     assert messages == (change(job.status, FAILED), Error(ID, ErrorData("no paper")))
     assert (failed.status, failed.error, failed.completed_at) == (FAILED, "no paper", LATER)
     assert durable
@@ -215,7 +216,7 @@ def test_a_repeated_completion_may_say_less_than_the_first() -> None:
     ("end", "other"),
     [
         (COMPLETE, CompletedEvent(ID, ReportedResult(page_count=13))),
-        (COMPLETE, CompletedEvent(ID, ReportedResult(output_path="/elsewhere"))),
+        (COMPLETE, CompletedEvent(ID, ReportedResult(output_path="/api/elsewhere"))),
         (COMPLETE, CompletedEvent(ID, ReportedResult(elapsed_seconds=45.3))),
         (FAIL, ErrorEvent(ID, ErrorData("no ink"))),
         (COMPLETE, FAIL),
@@ -260,7 +261,9 @@ def test_a_job_queued_again_starts_from_nothing_with_its_next_attempt() -> None:
     assert durable
 
 
-@pytest.mark.parametrize("events", [(SUBMIT,), (SUBMIT, CANCEL), (SUBMIT, StartEvent(ID), COMPLETE)], ids=len)
+@pytest.mark.parametrize(
+    "events", [(SUBMIT,), (SUBMIT, CANCEL), (SUBMIT, StartEvent(ID), RunnerEvent(ID, COMPLETE))], ids=len
+)
 def test_only_a_processing_job_is_queued_again(events: tuple[Event, ...]) -> None:
     with pytest.raises(Conflict):
         apply(after(*events), RequeueEvent(ID), LATER)
@@ -280,10 +283,13 @@ anything = st.one_of(
     st.builds(
         CompletedEvent,
         st.just(ID),
-        st.builds(ReportedResult, st.sampled_from([None, "/a", "/b"]), st.sampled_from([None, 1.5]), st.none() | steps),
+        st.builds(
+            ReportedResult, st.sampled_from([None, "/api/a", "/api/b"]), st.sampled_from([None, 1.5]), st.none() | steps
+        ),
     ),
     st.sampled_from([FAIL, ErrorEvent(ID, ErrorData("no ink")), PREVIEW]),
     st.sampled_from([REGISTER, SUBMIT, StartEvent(ID), RequeueEvent(ID)]),
+    st.sampled_from([RunnerEvent(ID, FAIL), RunnerEvent(ID, COMPLETE)]),
 )
 beginnings = st.sampled_from([(), (REGISTER,), (REGISTER, START), (SUBMIT,), (SUBMIT, StartEvent(ID))])
 
@@ -303,6 +309,10 @@ def status_after(job: Job | None, event: Event) -> JobStatus | None:
         return job.status if job else QUEUED
     if job is None:
         return None
+    if isinstance(event, RunnerEvent):
+        event = event.end
+    elif isinstance(event, CompletedEvent | ErrorEvent) and job.pipeline is not None:
+        return None  # only its runner ends it
     was, running = job.status, job.status is PROCESSING
     open_ = running or was is QUEUED
     startable = was is QUEUED and job.pipeline is None

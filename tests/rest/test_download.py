@@ -16,6 +16,7 @@ from http_client import client_of, error_of, get
 from progressd.config import Pipeline
 from progressd.core.events import Registration, SubmitEvent
 from progressd.core.status import JobStatus
+from progressd.rest.file_body import attachment
 from samples import ID
 from submitting import PDF, cancel, ended, python, run, shell, submit
 from waiting import eventually, open_files
@@ -54,7 +55,7 @@ async def test_a_result_comes_as_a_file_with_its_length(tmp_path: Path) -> None:
     headers = response.headers
     assert headers["Content-Type"] == "application/pdf"
     assert headers["Content-Length"] == str(len(CONTENT))
-    assert headers["Content-Disposition"] == "attachment; filename=book.pdf"
+    assert headers["Content-Disposition"] == 'attachment; filename="book.pdf"'
     assert headers["Accept-Ranges"] == "bytes"
     assert headers["X-Content-Type-Options"] == "nosniff"
 
@@ -101,6 +102,29 @@ async def test_the_result_is_named_after_the_input(tmp_path: Path, uploaded: str
         assert (response.status_code, response.content) == (200, PDF)
         assert name_in(response) == name
         assert "X-Evil" not in response.headers
+        assert all(value.isascii() for _, value in response.headers.raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("book.pdf", 'attachment; filename="book.pdf"'),
+        ("a; b=c.pdf", 'attachment; filename="a; b=c.pdf"'),
+        ("Bücher.pdf", "attachment; filename=\"Bucher.pdf\"; filename*=UTF-8''B%C3%BCcher.pdf"),
+        ("書 1.pdf", "attachment; filename=\"_ 1.pdf\"; filename*=UTF-8''%E6%9B%B8%201.pdf"),
+        (
+            "＂; x=／＼.pdf",
+            "attachment; filename=\"_; x=__.pdf\"; filename*=UTF-8''%EF%BC%82%3B%20x%3D%EF%BC%8F%EF%BC%BC.pdf",
+        ),
+        ('a"b.pdf', "attachment; filename=\"a_b.pdf\"; filename*=UTF-8''a%22b.pdf"),
+        ("a\\b.pdf", "attachment; filename=\"a_b.pdf\"; filename*=UTF-8''a%5Cb.pdf"),
+        ("100%41.pdf", "attachment; filename=\"100_41.pdf\"; filename*=UTF-8''100%2541.pdf"),
+        ("it's (1)*.pdf", 'attachment; filename="it\'s (1)*.pdf"'),
+        ("ß's*.pdf", "attachment; filename=\"_'s*.pdf\"; filename*=UTF-8''%C3%9F%27s%2A.pdf"),
+    ],
+)
+def test_a_name_is_told_in_ascii_and_beside_that_as_it_is(name: str, header: str) -> None:
+    assert attachment(name) == header
 
 
 @pytest.mark.parametrize(
@@ -150,13 +174,19 @@ async def test_a_part_behind_the_end_cannot_be_had(tmp_path: Path, asked: str) -
     error_of(response)
 
 
-@pytest.mark.parametrize("asked", ["pages=1-2", "bytes", "bytes=x-y", ""])
-async def test_a_part_that_makes_no_sense_is_the_whole_or_refused(tmp_path: Path, asked: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "asked",
+    ["pages=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "bytes=-", "", "bytes=0-1,5-6", "bytes=0-0,-1"],
+)
+async def test_a_range_that_makes_no_sense_and_several_at_once_are_ignored(
+    tmp_path: Path, asked: str, method: str
+) -> None:
     async with downloadable(tmp_path) as (client, url):
-        response = await client.get(url, headers={"Range": asked})
-    assert response.status_code in (200, 416)
-    if response.status_code == 200:
-        assert response.content == CONTENT
+        response = await client.request(method, url, headers={"Range": asked})
+    assert (response.status_code, response.content) == (200, CONTENT if method == "GET" else b"")
+    assert response.headers["Content-Length"] == str(len(CONTENT))
+    assert "Content-Range" not in response.headers
 
 
 async def test_a_download_goes_on_where_it_broke_off_only_if_the_file_is_the_same(tmp_path: Path) -> None:

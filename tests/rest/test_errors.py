@@ -8,6 +8,7 @@ import pytest
 from http_client import client_of, error_of, exchange, get
 from progressd.core.errors import StoreFailed
 from progressd.rest.app import HEADERS
+from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import ID
 
@@ -66,6 +67,14 @@ async def test_a_wrong_method_is_405_and_the_right_ones_are_told(
         (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
         (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
         (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnot a size\r\n", 400),
+        (get("http://[", "Connection: close"), 400),
+        (get("http://[/api/health"), 400),
+        (get("http://%5B"), 400),
+        (get("?limit=1"), 400),
+        (get("*", "Connection: close"), 404),
+        (get("//[", "Connection: close"), 404),
+        (b"POST http://[ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (get("http://[") + get("/api/health"), 400),
         (b"nonsense\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
@@ -77,6 +86,54 @@ async def test_a_request_that_makes_no_sense_is_refused_in_json(
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
     assert b"application/json" in answer
     assert body_of(answer).startswith(b'{"error":"')
+
+
+async def test_a_target_that_is_no_url_leaves_no_trace_in_the_log(
+    daemon: RunningDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = await exchange(daemon, get("http://[").replace(b"GET", b"HEAD"))
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body_of(head) == b""
+    assert (await exchange(daemon, get("http://["))).count(b"HTTP/1.1 400 ") == 1
+    assert [one for one in caplog.records if one.levelname == "ERROR"] == []
+
+
+FOREIGN = ["https://evil.example", "http://127.0.0.1:1", "null", "http://["]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/jobs"),
+        ("POST", "/api/convert"),
+        ("POST", "/api/events"),
+        ("DELETE", f"/api/jobs/{ID}"),
+        ("PUT", "/nope"),
+    ],
+)
+async def test_pages_of_others_may_not_write(
+    daemon: RunningDaemon, client: httpx.AsyncClient, origin: str, method: str, path: str
+) -> None:
+    response = await client.request(method, path, content=b'{"kind": "scan"}', headers={"Origin": origin})
+    assert response.status_code == 403
+    assert "server.allowed_origins" in error_of(response)
+    assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_a_request_that_changes_nothing_may_come_from_anywhere(client: httpx.AsyncClient, method: str) -> None:
+    assert (await client.request(method, "/api/jobs", headers={"Origin": FOREIGN[0]})).status_code == 200
+
+
+async def test_our_own_page_and_allowed_ones_may_write(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, server={"port": 0, "allowed_origins": (FOREIGN[0],)}) as daemon,
+        client_of(daemon) as client,
+    ):
+        for origin in (daemon.url, FOREIGN[0]):
+            assert (await client.post("/api/jobs", headers={"Origin": origin})).status_code == 201
+        assert (await client.post("/api/jobs", headers={"Origin": "https://other.example"})).status_code == 403
 
 
 class BrokenStore(SQLiteStore):

@@ -210,10 +210,10 @@ Query = Callable[[SQLiteStore], Awaitable[object]]
 async def plans(store: SQLiteStore, query: Query) -> list[list[str]]:
     """How SQLite goes about each statement that the query runs."""
     statements: list[str] = []
-    for db in (store._reader, store._writer):
+    for db in (store._reader, store._lister, store._writer):
         db.set_trace_callback(statements.append)
     await query(store)
-    for db in (store._reader, store._writer):
+    for db in (store._reader, store._lister, store._writer):
         db.set_trace_callback(None)
     explained = [
         [row[3] for row in store._reader.execute(f"EXPLAIN QUERY PLAN {statement}")]

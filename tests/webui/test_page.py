@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
-from serving import ServedDaemon
+from playwright.sync_api import Browser, Page, expect
+from serving import ServedDaemon, served_daemon
 
 # Every bar value the page has shown, collected in the page itself: a poll from outside would miss some.
 COLLECT = """() => {
@@ -15,8 +15,30 @@ COLLECT = """() => {
 }"""
 
 
+# The jobs of a producer: each a kind and the bodies of its events.
+REPORT = """async ([kind, ...events]) => {
+  const post = (path, body) => fetch(path, {method: 'POST', body: JSON.stringify(body),
+                                           headers: {'Content-Type': 'application/json'}});
+  const job = await (await post('api/jobs', {kind})).json();
+  for (const event of events) await post(`api/jobs/${job.id}/events`, event);
+  return job.id;
+}"""
+
+OTHER_DEFAULTS = """
+[pipelines.pdf.options.dpi]
+default = 150
+
+[pipelines.pdf.options.deskew]
+default = false
+"""
+
+
 def give(page: Page, path: Path) -> None:
     page.locator("input[type=file]").set_input_files(path)
+
+
+def progress(step: int, total: int, name: str) -> dict[str, object]:
+    return {"type": "progress", "data": {"current_step": step, "total_steps": total, "step_name": name}}
 
 
 def test_a_scan_is_converted_while_its_bar_moves_and_its_result_downloads(page: Page, scan: Path) -> None:
@@ -48,7 +70,12 @@ def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_
     text = tmp_path / "letter.pdf"
     text.write_text("Dear Sir or Madam")
     give(page, text)
-    expect(page.locator(".job", has_text="letter.pdf")).to_contain_text("not a file of the type application/pdf")
+    refused = page.locator(".job", has_text="letter.pdf")
+    expect(refused).to_contain_text("not a file of the type application/pdf")
+    expect(refused).to_contain_text("17 B")
+    expect(refused.locator("[data-action=retry]")).to_be_hidden()
+    refused.locator("[data-action=dismiss]").click()
+    expect(refused).to_have_count(0)
 
 
 def test_a_running_job_is_cancelled(page: Page, scan: Path) -> None:
@@ -74,15 +101,64 @@ def test_with_websockets_blocked_it_polls_says_so_and_still_shows_the_result(
 
 def test_jobs_of_other_producers_appear_by_themselves(page: Page, served: ServedDaemon) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
-    page.evaluate(
-        """async () => {
-            const post = (path, body) => fetch(path, {method: 'POST', body: JSON.stringify(body),
-                                                     headers: {'Content-Type': 'application/json'}});
-            const job = await (await post('api/jobs', {kind: 'backup'})).json();
-            await post(`api/jobs/${job.id}/events`,
-                       {type: 'progress', data: {current_step: 3, total_steps: 4, step_name: 'Copying'}});
-        }"""
-    )
+    page.evaluate(REPORT, ["backup", progress(3, 4, "Copying")])
     backup = page.locator(".job[data-status=processing]", has_text="backup")
     expect(backup).to_contain_text("Copying")
     expect(backup.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "75")
+
+
+def test_a_job_of_another_producer_is_not_said_to_wait_and_is_not_tried_again(page: Page) -> None:
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    page.evaluate(REPORT, ["export"])
+    export = page.locator(".job[data-status=queued]", has_text="export")
+    expect(export).to_contain_text("Not started yet")
+    expect(page.locator("#summary")).not_to_contain_text("waiting")
+    page.evaluate(REPORT, ["import", {"type": "error", "data": {"message": "The disk is full."}}])
+    failed = page.locator(".job[data-status=failed]", has_text="import")
+    expect(failed).to_contain_text("The disk is full.")
+    expect(failed.locator("[data-action=retry]")).to_be_hidden()
+    page.reload()  # and the same from REST
+    expect(export).to_contain_text("Not started yet")
+    expect(failed.locator("[data-action=retry]")).to_be_hidden()
+
+
+def test_a_job_that_does_not_know_its_length_has_a_bar_without_a_value(page: Page) -> None:
+    page.evaluate(REPORT, ["crawl", progress(7, 0, "Following links")])
+    crawl = page.locator(".job[data-status=processing]", has_text="crawl")
+    expect(crawl).to_contain_text("Following links · 7")
+    expect(crawl).not_to_contain_text(re.compile("of 0|%"))
+    expect(crawl.locator("[data-open-ended]")).to_be_visible()
+    assert crawl.get_by_role("progressbar").get_attribute("aria-valuenow") is None
+
+
+def test_what_runs_comes_before_what_waits_and_what_is_over_and_focus_stays(page: Page) -> None:
+    def assert_in_order() -> None:
+        statuses = page.locator(".job").evaluate_all("cards => cards.map(card => card.dataset.status)")
+        groups = [{"processing": 0, "queued": 1}.get(status, 2) for status in statuses]
+        assert groups == sorted(groups)
+
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    failure: dict[str, object] = {"type": "error", "data": {"message": "No."}}
+    job_id = page.evaluate(REPORT, ["slow"])
+    page.evaluate(REPORT, ["running", progress(1, 4, "Going")])
+    page.evaluate(REPORT, ["over", failure])
+    expect(page.locator(".job[data-status=failed]", has_text="over")).to_be_visible()
+    slow = page.locator(f".job[data-job-id='{job_id}']")
+    cancel = slow.locator("[data-action=cancel]")
+    cancel.focus()
+    for event, status in [(progress(1, 2, "Going"), "processing"), (failure, "failed")]:
+        assert_in_order()
+        expect(cancel).to_be_focused()
+        page.request.post(f"{page.url}api/jobs/{job_id}/events", data=event)
+        expect(slow).to_have_attribute("data-status", status)
+    assert_in_order()
+    expect(slow).to_be_focused()  # its button is gone
+
+
+def test_the_form_begins_with_the_defaults_of_the_configuration(browser: Browser, tmp_path: Path) -> None:
+    with served_daemon(tmp_path / "state", config=OTHER_DEFAULTS) as daemon, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(daemon.url)
+        expect(page.locator("input[name=dpi]")).to_have_value("150")
+        expect(page.locator("input[name=deskew]")).not_to_be_checked()
+        expect(page.locator("input[name=upscale]")).to_be_checked()

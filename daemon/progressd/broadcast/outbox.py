@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, Protocol
 import trio
 
 from progressd.broadcast.published import Batch, F, Framed, Published
-from progressd.core.closing import SLOW_CONSUMER, Closing
+from progressd.core.closing import GONE, SLOW_CONSUMER, Closing
 
 FLUSH_BYTES = 65536  # how much of what waits is committed to at once; the rest can still be replaced by newer progress
 
@@ -173,6 +173,8 @@ class SocketOutbox:
     def write(self, data: bytes) -> None:
         """Send what is for this connection alone, whole frames, in order with the messages; also after the end."""
         control = Control(data)
+        if self._closing is GONE:
+            return
         if self._sending:
             self._keep([control])
         elif (sent := self._send(data)) != len(data):
@@ -187,12 +189,13 @@ class SocketOutbox:
     def give_up(self) -> None:
         """Forget what waits, and end as a slow consumer, also where another end waited behind it."""
         self._backlog.clear()
-        if self._closing is not SLOW_CONSUMER:
+        if self._closing not in (SLOW_CONSUMER, GONE):
             self._closing = SLOW_CONSUMER
             self._on_end(SLOW_CONSUMER)
 
     def discard(self) -> None:
-        """The connection is over."""
+        """The connection is over: its nursery is about to close, and nothing may start a task in it any more."""
+        self._closing = GONE
         self._budget.hold(self, 0)
 
     @property
@@ -243,6 +246,8 @@ class SocketOutbox:
                 await self._sink.wait_writable()
             except trio.ClosedResourceError:
                 empty.set()  # nobody will ever read what waits
+                return
+            if self._closing is GONE:
                 return
             self._rest = self._rest[self._send(self._rest) :]
             self._budget.hold(self, len(self._rest) + self._backlog.size)

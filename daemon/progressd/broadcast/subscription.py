@@ -15,7 +15,8 @@ from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER
 
-PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain: 30 kB, well below its limit
+PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain
+PAST_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
 
 
 class Page(NamedTuple):
@@ -64,7 +65,11 @@ class Past:
             self.over = page.over
             self._after = page.after
             self._at_end = page.after is None
-        return Batch([self._read.popleft() for _ in range(min(len(self._read), PAST_AT_ONCE))])
+        items, size = list[Published](), 0
+        while self._read and len(items) < PAST_AT_ONCE and (not items or size + len(self._read[0].frame) <= PAST_BYTES):
+            items.append(self._read.popleft())
+            size += len(items[-1].frame)
+        return Batch(items)
 
 
 class Subscription:

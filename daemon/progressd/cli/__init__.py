@@ -11,7 +11,9 @@ from progressd import __version__
 from progressd.cli.cancel import cancel
 from progressd.cli.completion import completion
 from progressd.cli.config import config
+from progressd.cli.errors import sentence
 from progressd.cli.jobs import jobs
+from progressd.cli.parameters import URL
 from progressd.cli.serve import serve
 from progressd.cli.submit import submit
 from progressd.cli.watch import watch
@@ -31,7 +33,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (ClientError, ProgressdError) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(sentence(error, ctx.meta.get(URL))) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:

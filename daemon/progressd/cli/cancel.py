@@ -2,11 +2,11 @@
 
 import click
 
-from progressd.cli.parameters import complete_job, url_option
+from progressd.cli.parameters import complete_unfinished, url_option
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB", shell_complete=complete_job)
+@click.argument("job_id", metavar="JOB", shell_complete=complete_unfinished)
 @url_option
 def cancel(job_id: str, url: str) -> None:
     """Cancel a job that has not finished.

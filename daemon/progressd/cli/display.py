@@ -91,6 +91,7 @@ class Bars(Display):
         self._names = names  # by job id, as far as known
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
+            _Id(table_column=Column(no_wrap=True, min_width=8)),
             _Name(table_column=Column(no_wrap=True, max_width=40, overflow="ellipsis")),
             BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -136,17 +137,22 @@ class Bars(Display):
 
     def _bar(self, job_id: str) -> TaskID:
         if job_id not in self._bars:
-            name = self._names.get(job_id, job_id)
-            self._bars[job_id] = self._progress.add_task("queued", total=None, name=name)
+            name = self._names.get(job_id, "")
+            self._bars[job_id] = self._progress.add_task("queued", total=None, name=name, id=text.short(job_id))
         return self._bars[job_id]
 
     def _finish(self, last: JobMessage, status: JobStatus) -> None:
         if (bar := self._bars.pop(last.job_id, None)) is not None:
             self._progress.remove_task(bar)
-        name = self._names.pop(last.job_id, last.job_id)
+        name = " ".join(filter(None, [text.short(last.job_id), self._names.pop(last.job_id, "")]))
         said = "" if status is JobStatus.CANCELLED else text.said(last, self._url)
         ended = Text.assemble((f"{status}", text.COLORS[status]), f" {name} ", said)
         self._progress.console.print(ended, soft_wrap=True)
+
+
+class _Id(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["id"]), style="dim")
 
 
 class _Name(ProgressColumn):
@@ -167,5 +173,5 @@ def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
 
 
 def _step(data: ProgressData) -> str:
-    parts = [text.printable(data.step_name), f"{data.current_step}/{data.total_steps}", text.left(data)]
+    parts = [text.printable(data.step_name), text.steps(data), text.left(data)]
     return "  ".join(filter(None, parts))

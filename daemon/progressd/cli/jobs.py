@@ -9,9 +9,10 @@ from progressd.cli.parameters import url_option
 from progressd.core.status import JobStatus
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
+STATUS, DONE, CREATED, NAME = range(1, 5)  # places in COLUMNS
 
-SPACING: Final = 3  # characters between columns
-LEAST_NAME: Final = 12  # characters
+GAP: Final = "  "
+LEAST_NAME: Final = 8  # characters
 
 
 @click.command()
@@ -48,40 +49,48 @@ def jobs(status: str | None, limit: int, as_json: bool, url: str) -> None:
 def _cells(job: dict[str, Any]) -> tuple[str, ...]:
     from progressd.cli import text
 
-    percent = f"{job['progress']['percent']}%"
+    percent = "-" if JobStatus(job["status"]).finished else f"{job['progress']['percent']}%"
     return job["id"], job["status"], percent, text.local_time(job["created_at"]), text.name(job)
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
-    from rich.box import SIMPLE_HEAD
+    """As wide as the terminal at most, so that no line wraps: the name is shortened, then columns are left out."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    from progressd.cli.text import COLORS
+    from progressd.cli.text import COLORS, short_time
 
-    rows = [_cells(job) for job in found]
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for job in found:
+        *most, _, name = _cells(job)
+        rows.append((*most, short_time(job["created_at"]), name))
     console = Console()
-    *fixed, _ = _widths([COLUMNS, *rows])
-    room = console.width - sum(fixed) - SPACING * len(COLUMNS)
-    if room < LEAST_NAME:
-        _print_columns([COLUMNS, *rows])  # the ids are there to be copied: lines may break, they may not
-        return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in COLUMNS:
-        table.add_column(title, no_wrap=True, justify="right" if title == "DONE" else "left")
-    for row in rows:
-        cells = [Text(cell) for cell in row]
-        cells[-1].truncate(room, overflow="ellipsis")  # left to itself, rich shortens every column
-        cells[1].stylize(COLORS.get(JobStatus(row[1]), ""))
-        table.add_row(*cells)
-    console.print(table)
+    *widths, _ = _widths(rows)
+    shown = list(range(len(COLUMNS)))
+    for least in (CREATED, DONE, NAME, STATUS):
+        room = console.width - sum(widths[column] + len(GAP) for column in shown if column != NAME)
+        if room >= (LEAST_NAME if NAME in shown else 0):
+            break
+        shown.remove(least)
+    for number, row in enumerate(rows):
+        line = Text(style="bold" if number == 0 else "")
+        for column in shown:
+            cell = Text(row[column])
+            if column == NAME:
+                cell.truncate(room, overflow="ellipsis")
+            else:
+                if column == STATUS and number > 0:
+                    cell.stylize(COLORS[JobStatus(row[STATUS])])
+                cell.pad_right(widths[column] - len(cell))
+            line.append_text(cell).append(GAP)
+        line.rstrip()
+        console.print(line, soft_wrap=True)  # an id is there to be copied: rich may not shorten it
 
 
 def _print_columns(rows: list[tuple[str, ...]]) -> None:
     widths = _widths(rows)
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo(GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _widths(rows: list[tuple[str, ...]]) -> list[int]:

@@ -1,9 +1,9 @@
 """What several commands take: the daemon's address, a job, and the settings that are flags."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
@@ -12,9 +12,11 @@ from progressd.client.address import DEFAULT_URL
 from progressd.config import DEFAULT_FILE
 from progressd.config.declaration import Setting, declared
 from progressd.config.settings import Settings
+from progressd.core.status import JobStatus
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+URL: Final = "progressd.url"  # where the address stands in the meta of the contexts, for sentences about errors
 COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits for the daemon at most
 
 
@@ -27,6 +29,7 @@ def url_option(command: Command) -> Command:
         show_default=True,
         show_envvar=True,
         metavar="URL",
+        callback=_noted,
         help="The daemon to talk to.",
     )(command)
 
@@ -63,13 +66,22 @@ def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
 
 def complete_job(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest jobs of the daemon, if it answers soon."""
+    return _completed(ctx, incomplete, [None])
+
+
+def complete_unfinished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same, of the jobs that have not finished."""
+    return _completed(ctx, incomplete, [JobStatus.PROCESSING, JobStatus.QUEUED])
+
+
+def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus | None]) -> list[CompletionItem]:
     from progressd.client.errors import ClientError
     from progressd.client.rest import RestClient
 
     url = ctx.params.get("url") or os.environ.get("PROGRESSD_URL") or DEFAULT_URL
     try:
         with RestClient(url, timeout=COMPLETION_TIMEOUT) as client:
-            jobs = client.jobs()
+            jobs = [job for status in statuses for job in client.jobs(status=status)]
     except ClientError:
         return []
     return [
@@ -77,6 +89,11 @@ def complete_job(ctx: click.Context, _parameter: click.Parameter, incomplete: st
         for job in jobs
         if job["id"].startswith(incomplete)
     ]
+
+
+def _noted(ctx: click.Context, _option: click.Parameter, url: str) -> str:
+    ctx.meta[URL] = url
+    return url
 
 
 def _flags() -> list[Setting]:

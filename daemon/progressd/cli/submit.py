@@ -57,6 +57,7 @@ def submit(
       progressd submit book.pdf
       progressd submit scans/*.pdf --option dpi=600 --option ocr=true --watch
     """
+    from progressd.cli.errors import sentence
     from progressd.client.errors import Refused
     from progressd.client.rest import RestClient
 
@@ -68,7 +69,7 @@ def submit(
                 job_id = client.submit(path, options, pipeline)
             except (Refused, OSError) as error:
                 refused = True
-                click.echo(f"Error: {path}: {error}", err=True)
+                click.echo(f"Error: {path}: {sentence(error, url)}", err=True)
             else:
                 names[job_id] = path.name
                 click.echo(job_id)

@@ -51,7 +51,7 @@ def said(message: Message, url: str) -> str:
         case StatusChange(_, data):
             return f"{data.old_status} -> {data.new_status}"
         case Progress(_, data):
-            step = printable(f"{data.percent}% {data.current_step}/{data.total_steps} {data.step_name}")
+            step = printable(" ".join(filter(None, [f"{data.percent}%", steps(data), data.step_name])))
             return ", ".join(filter(None, [step, left(data)]))
         case Completed(_, data):
             pages = f", {data.page_count} {'page' if data.page_count == 1 else 'pages'}" if data.page_count else ""
@@ -64,6 +64,18 @@ def said(message: Message, url: str) -> str:
         case ServerShutdown(data):
             return f"{printable(data.reason)}, within {data.countdown_secs} s"
     return ""
+
+
+def short(job_id: str) -> str:
+    """As much of an id as tells jobs apart at a glance."""
+    return job_id[:8]
+
+
+def steps(data: ProgressData) -> str:
+    """The step and how many there are, as far as somebody counts them."""
+    if data.total_steps:
+        return f"{data.current_step}/{data.total_steps}"
+    return str(data.current_step) if data.current_step else ""
 
 
 def left(data: ProgressData) -> str:
@@ -97,3 +109,9 @@ def name(job: dict[str, Any]) -> str:
 def local_time(text: str) -> str:
     """A time of the REST API (RFC 3339) in the time zone of who reads it."""
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def short_time(text: str) -> str:
+    """The same, short: the time of day if it was today, else the date."""
+    day, _, time = local_time(text).partition(" ")
+    return time if day == f"{datetime.now():%Y-%m-%d}" else day

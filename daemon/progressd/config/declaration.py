@@ -135,5 +135,8 @@ def toml_key(key: str) -> str:
 
 def _to_path(kind: type, raw: object) -> object:
     if kind is Path and isinstance(raw, str | Path) and str(raw) and "\0" not in str(raw):
-        return Path(raw).expanduser()
+        try:
+            return Path(raw).expanduser()
+        except RuntimeError:  # the home of a user who does not exist
+            raise ValueError("not a path") from None
     raise ValueError("not a path")

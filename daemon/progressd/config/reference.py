@@ -93,10 +93,10 @@ def in_force(settings: Settings, origins: Origins) -> str:
             for name in setting.key.split("."):
                 value = getattr(value, name)
             assignment = f"{setting.key.rpartition('.')[2]} = {setting.shown(value)}"
-            lines.append(f"{assignment:<44}# {origins[setting.key]}")
+            lines.append(f"{assignment:<42}  # {origins[setting.key]}")
     for name, pipeline in settings.pipelines.items():
         head, *rest = _pipeline_lines(name, pipeline)
-        lines += ["", f"{head:<44}# {origins[f'pipelines.{name}']}", *rest]
+        lines += ["", f"{head:<42}  # {origins[f'pipelines.{name}']}", *rest]
     return "\n".join(lines) + "\n"
 
 
@@ -145,7 +145,8 @@ def _pipeline_lines(name: str, pipeline: Pipeline) -> list[str]:
     table = msgspec.to_builtins(pipeline)
     options = table.pop("options", {})
     path = f"pipelines.{toml_key(name)}"
-    lines = [f"[{path}]", *(f"{toml_key(key)} = {toml(value)}" for key, value in table.items())]
+    known = {setting.key: setting for setting in declared(Pipeline)}
+    lines = [f"[{path}]", *(f"{toml_key(key)} = {known[key].shown(value)}" for key, value in table.items())]
     if options:
         lines += ["", f"[{path}.options]", *(f"{toml_key(key)} = {toml(value)}" for key, value in options.items())]
     return lines

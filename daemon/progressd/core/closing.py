@@ -20,6 +20,7 @@ class Closing(NamedTuple):
 
 JOB_FINISHED = Closing(1000, "job finished")
 DRAINING = Closing(1001, "draining")
+GONE = Closing(1006, "gone")  # never on the wire: the client has left
 TRY_AGAIN = Closing(1013, "try again later")
 SLOW_CONSUMER = Closing(4000, "slow consumer")
 TIMED_OUT = Closing(4001, "timed out")

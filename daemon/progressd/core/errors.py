@@ -11,6 +11,7 @@ ProgressdError
 ├── UnsupportedMedia 415    not the kind of file the pipeline takes
 ├── Unavailable 503         try again, after `retry_after` seconds
 │   └── StoreFailed 503     the store could not keep it; nothing was changed
+├── NoSpace 507             no room on the disk for what was sent
 ├── SlowConsumer            an in-process reader has missed messages
 └── SettingsError           the daemon cannot start with these settings
 """
@@ -84,6 +85,12 @@ class Unavailable(ProgressdError):
 
 class StoreFailed(Unavailable):
     """The store could not keep a change, so the change did not happen."""
+
+
+class NoSpace(ProgressdError):
+    """There is no room on the disk for what was sent."""
+
+    status = 507
 
 
 class SlowConsumer(ProgressdError):

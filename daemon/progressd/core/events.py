@@ -15,6 +15,7 @@ from progressd.core.messages import ErrorData, PagePreviewData
 from progressd.core.status import JobStatus
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds exactly
+Label = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(max_length=1000)]
 
 NESTED_MOST: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
@@ -94,7 +95,7 @@ class Registration(Struct, frozen=True):
     input_filename: Name | None = None
     total_steps: Count = 0
     options: dict[str, object] = {}
-    labels: dict[Name, Name] = {}
+    labels: Annotated[dict[Label, Label], Meta(max_length=50)] = {}
 
     def __post_init__(self) -> None:
         level: list[object] = [self.options]
@@ -127,6 +128,13 @@ class StartEvent(Struct, frozen=True):
     job_id: str
 
 
+class RunnerEvent(Struct, frozen=True):
+    """The runner says how a job of its own has ended; a producer may not."""
+
+    job_id: str
+    end: CompletedEvent | ErrorEvent
+
+
 class RequeueEvent(Struct, frozen=True):
     """The daemon died under a job of its runner, which therefore waits for its turn again."""
 
@@ -134,7 +142,7 @@ class RequeueEvent(Struct, frozen=True):
 
 
 ProducerEvent: TypeAlias = ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent
-Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RequeueEvent
+Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent
 
 
 def checked_job_id(text: str) -> str:

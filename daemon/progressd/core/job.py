@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from progressd.core.errors import Conflict, NotFound
+from progressd.core.errors import Conflict, InvalidInput, NotFound
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
@@ -20,6 +20,7 @@ from progressd.core.events import (
     RegisterEvent,
     ReportedResult,
     RequeueEvent,
+    RunnerEvent,
     StartEvent,
     StatusEvent,
     SubmitEvent,
@@ -79,7 +80,8 @@ def apply(job: Job | None, event: Event, now: datetime) -> Applied:
     """Decide what `event` does to `job` (None: there is no such job) at `now` (UTC).
 
     An event that says what is already so (the same end or registration twice) is accepted, without messages.
-    Raises NotFound for an event about no job, Conflict where the job's status does not allow it.
+    Raises NotFound for an event about no job, Conflict where the job's status does not allow it, InvalidInput for a
+    result that is no URL.
     """
     if isinstance(event, RegisterEvent | SubmitEvent):
         return Applied(job, (), False) if job else _register(event, now)
@@ -90,10 +92,13 @@ def apply(job: Job | None, event: Event, now: datetime) -> Applied:
             return _progress(job, event, now)
         case StatusEvent():
             return _status(job, event, now)
-        case CompletedEvent():
-            return _complete(job, event, now)
-        case ErrorEvent():
-            return _fail(job, event, now)
+        case CompletedEvent() | ErrorEvent():
+            if job.pipeline is not None:
+                raise Conflict(f"job {job.id} is run by the daemon: its runner ends it, and nobody else")
+            _require_a_url(event)
+            return _end(job, event, now)
+        case RunnerEvent():
+            return _end(job, event.end, now)
         case PreviewEvent():
             _require_unfinished(job, "a page preview")
             return Applied(job, (PagePreview(job.id, event.data),), False)
@@ -156,6 +161,17 @@ def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
         kind = "completed" if new is JobStatus.COMPLETED else "error"
         raise Conflict(f"a job becomes {new} with an event of type {kind!r}, which carries what came of it")
     raise Conflict(f"job {job.id} is {job.status} and cannot become {new}")
+
+
+def _require_a_url(event: CompletedEvent | ErrorEvent) -> None:
+    """Watchers are told where a result can be fetched, never where it lies on a disk."""
+    path = event.data.output_path if isinstance(event, CompletedEvent) else None
+    if path is not None and not path.startswith(("https://", "http://", "/api/")):
+        raise InvalidInput(f"output_path is the URL of the result, and {path[:60]!r} is none")
+
+
+def _end(job: Job, event: CompletedEvent | ErrorEvent, now: datetime) -> Applied:
+    return _complete(job, event, now) if isinstance(event, CompletedEvent) else _fail(job, event, now)
 
 
 def _complete(job: Job, event: CompletedEvent, now: datetime) -> Applied:

@@ -5,10 +5,10 @@ message has its place in the stream. Times are UTC (RFC 3339).
 """
 
 from datetime import datetime
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from progressd.core.status import JobStatus
 
@@ -69,7 +69,7 @@ class Completed(Struct, frozen=True, tag_field="type", tag="completed"):
 class ErrorData(Struct, frozen=True):
     """A sentence for the person who waits for the job."""
 
-    message: str
+    message: Annotated[str, Meta(max_length=10_000)]
 
 
 class Error(Struct, frozen=True, tag_field="type", tag="error"):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from progressd.config import Settings
 from progressd.core.errors import Conflict, StoreFailed
-from progressd.core.events import CompletedEvent, ErrorEvent, RequeueEvent, StartEvent
+from progressd.core.events import CompletedEvent, ErrorEvent, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
 from progressd.core.messages import ErrorData
 from progressd.core.pipeline import Pipeline
@@ -53,7 +53,7 @@ class Runner:
                 await self._ingest.submit_one(RequeueEvent(job.id))
                 log.info("job queued again", job_id=job.id, attempt=job.attempt + 1)
             else:
-                await self._ingest.submit_one(ErrorEvent(job.id, ErrorData("interrupted")))
+                await self._ingest.submit_one(RunnerEvent(job.id, _error(job, "interrupted")))
                 log.warning("job interrupted too often", job_id=job.id, attempts=job.attempt)
 
     async def run(self) -> None:
@@ -80,14 +80,14 @@ class Runner:
     async def _run_job(self, job: Job) -> None:
         try:
             await self._report(StartEvent(job.id))
-            await self._report(await self._outcome(job))
+            await self._report(RunnerEvent(job.id, await self._outcome(job)))
         except Conflict as refusal:  # somebody else has ended it meanwhile
             log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
         finally:
             self._taken.discard(job.id)
             self._slots.release()
 
-    async def _report(self, event: StartEvent | CompletedEvent | ErrorEvent) -> None:
+    async def _report(self, event: StartEvent | RunnerEvent) -> None:
         """Hand in what must not be lost, as often as it takes."""
         while True:
             try:
@@ -156,7 +156,7 @@ class Runner:
     ) -> CompletedEvent | ErrorEvent:
         """What the exit status, and what the pipeline said of it, mean for the job."""
         if output.complaint is not None:
-            return ErrorEvent(job.id, ErrorData(output.complaint))
+            return _error(job, output.complaint)
         if status < 0:
             return _failed(job, f"{job.pipeline} was ended by {_signal_name(-status)}" + _want_of_memory(-status))
         if status > 0:
@@ -190,8 +190,12 @@ class Runner:
         }
 
 
+def _error(job: Job, sentence: str) -> ErrorEvent:
+    return ErrorEvent(job.id, ErrorData(sentence))
+
+
 def _failed(job: Job, sentence: str) -> ErrorEvent:
-    return ErrorEvent(job.id, ErrorData(f"Pipeline error: {sentence}"))
+    return _error(job, f"Pipeline error: {sentence}")
 
 
 def _signal_name(number: int) -> str:

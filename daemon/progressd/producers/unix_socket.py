@@ -18,6 +18,7 @@ from progressd.producers.intake import Intake
 from progressd.producers.lines import LineSplitter, NumberedLine
 
 CHUNK: Final = 65536  # bytes read at once; some 400 lines, which then are one batch
+PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
 ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
 
 log = structlog.get_logger(__name__)
@@ -42,7 +43,11 @@ class UnixSocket:
         try:
             with sock:
                 async with trio.open_nursery() as nursery:
-                    await Producer(sock, nursery, self._ingest).run(LineSplitter(self._max_line_bytes))
+                    producer = Producer(sock, nursery, self._ingest)
+                    try:
+                        await producer.run(LineSplitter(self._max_line_bytes))
+                    finally:
+                        producer.leave()
                     nursery.cancel_scope.cancel()
         except* OSError:
             log.debug("producer left without reading its answers", pid=pid)
@@ -72,7 +77,12 @@ class Producer:
         while self._undecided:
             self._decided = trio.Event()
             await self._decided.wait()
-        await self._answers.drained()
+        with trio.move_on_after(PATIENCE):
+            await self._answers.drained()
+
+    def leave(self) -> None:
+        """It is gone, whatever ingest still decides."""
+        self._answers.discard()
 
     async def wait_writable(self) -> None:
         """For the outbox."""

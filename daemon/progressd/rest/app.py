@@ -7,11 +7,13 @@ import structlog
 from quart import Response, request, send_from_directory
 from werkzeug.exceptions import HTTPException
 
-from progressd.core.errors import ProgressdError, Unavailable
+from progressd.core.errors import NoSpace, ProgressdError, Unavailable
 from progressd.rest import convert, events, health, jobs
-from progressd.rest.services import RestApp, Services, json_response
+from progressd.rest.services import RestApp, Services, json_response, services
+from progressd.ws.handshake import check_origin
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
     "Referrer-Policy": "no-referrer",
@@ -21,10 +23,10 @@ HEADERS: Final = {
 log = structlog.get_logger(__name__)
 
 
-def build_app(services: Services) -> RestApp:
+def build_app(parts: Services) -> RestApp:
     """The application over the daemon's parts."""
     app = RestApp("progressd", static_folder=str(WEBUI), static_url_path="/static")
-    app.services = services
+    app.services = parts
     # How long a client may take is decided piece by piece, not for a whole upload or download.
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old modules with new ones
@@ -37,8 +39,16 @@ def build_app(services: Services) -> RestApp:
     app.register_error_handler(ProgressdError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failed)
+    app.before_request(_keep_foreign_pages_out)
     app.after_request(_with_headers)
     return app
+
+
+async def _keep_foreign_pages_out() -> None:
+    """Browsers let any page send a form, or JSON as text, to any host; only the answer is kept from it."""
+    if request.method not in SAFE:
+        allowed = services().settings.server.allowed_origins
+        check_origin(request.headers.get("Origin", ""), request.headers.get("Host", ""), allowed)
 
 
 async def _page() -> Response:
@@ -60,6 +70,8 @@ async def _refused(error: ProgressdError) -> Response:
     if isinstance(error, Unavailable):
         body = {"error": str(error), "retry_after": error.retry_after}
         return json_response(body, error.status, {"Retry-After": str(error.retry_after)})
+    if isinstance(error, NoSpace):
+        log.error("request refused", method=request.method, path=request.path, error=repr(error.__cause__))
     return json_response({"error": str(error)}, error.status)
 
 

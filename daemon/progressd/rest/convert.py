@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+import trio
 from quart import Blueprint, Response, request
 
 from progressd.core.decoding import decoded
@@ -41,7 +42,8 @@ async def convert() -> Response:
         options = checked_options(pipeline, _options(form.fields.get("options", "")), _available)
         await upload.finish()
         registration = Registration(kind=name, input_filename=form.filename[:255], options=options)
-        job = await daemon.ingest.submit_one(SubmitEvent(job_id, registration, name))
+        with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
+            job = await daemon.ingest.submit_one(SubmitEvent(job_id, registration, name))
     return json_response({"job_id": job.id, "status": job.status, "created_at": job.created_at}, 202)
 
 

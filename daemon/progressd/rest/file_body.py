@@ -1,6 +1,10 @@
 """A file as the body of a response, whole or a part of it (RFC 9110 §14)."""
 
+import unicodedata
+from urllib.parse import quote
+
 import trio
+from quart.wrappers import Request, Response
 from quart_trio.wrappers.response import TrioFileBody, TrioResponse
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
@@ -32,3 +36,26 @@ class FileResponse(TrioResponse):
     """What `send_file` makes."""
 
     file_body_class = FileBody
+
+    async def make_conditional(
+        self, request: Request, accept_ranges: bool | str = False, complete_length: int | None = None
+    ) -> Response:
+        """The whole file too where the range is of an unknown unit, makes no sense, or is several (§14.2).
+
+        Quart answers all of these with 416.
+        """
+        asked = request.range
+        if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+            complete_length = None  # without it, Quart looks at no range
+        return await super().make_conditional(request, accept_ranges, complete_length)
+
+
+def attachment(name: str) -> str:
+    """The Content-Disposition of a file to save under a printable name (RFC 6266).
+
+    Beside a name that is not plain ASCII, or that has what clients unquote differently, stands one for old clients.
+    """
+    base = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
+    plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\%/' else "_" for letter in base)
+    header = f'attachment; filename="{plain}"'
+    return header if plain == name else f"{header}; filename*=UTF-8''{quote(name, safe='!#$&+^`|')}"

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Annotated, Final
 
 import msgspec
+import trio
 from msgspec import Meta
 from quart import Blueprint, Response, request, send_file
 
@@ -16,7 +17,7 @@ from progressd.core.events import RegisterEvent, Registration, ReportedStatus, S
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.rest.body import whole_body
-from progressd.rest.file_body import FileBody
+from progressd.rest.file_body import FileBody, attachment
 from progressd.rest.services import json_response, services
 from progressd.rest.views import job_view
 from progressd.store.base import Filter
@@ -100,7 +101,8 @@ async def retry(job_id: str) -> Response:
         kind=job.kind, input_filename=job.input_filename, options=job.options, labels=job.labels
     )
     async with daemon.files.copied_input(job.id, again):
-        new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline))
+        with trio.CancelScope(shield=True):  # as for a first try
+            new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline))
     return json_response({"job_id": new.id, "status": new.status, "message": f"trying job {job.id} again"})
 
 
@@ -119,14 +121,13 @@ async def download(job_id: str) -> Response:
         response = await send_file(
             daemon.files.output(job.id),
             mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",
-            as_attachment=True,
-            attachment_filename=name,
             conditional=True,
         )
     except FileNotFoundError:
         raise NotFound(f"job {job.id} has no file here") from None
     if request.method == "HEAD" and isinstance(response.response, FileBody):
         response.response.leave_out()
+    response.headers["Content-Disposition"] = attachment(name)
     response.accept_ranges = "bytes"
     response.timeout = None  # as long as the client keeps reading
     return response

@@ -9,12 +9,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, cast
+from urllib.parse import unquote, urlsplit
 
 import h11
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData, Updated
 from hypercorn.events import Event as ServerEvent
-from hypercorn.events import RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
@@ -30,7 +31,7 @@ from hypercorn.typing import (
 from hypercorn.utils import wrap_app
 
 from progressd.core.messages import encode
-from progressd.ws.listener import PREFIX, Connection, wants_websocket
+from progressd.ws.listener import HEAD_MOST, PREFIX, Connection, wants_websocket
 
 SEND_STALL: Final = 60.0  # seconds a client may take to make room for the next piece of a response
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
@@ -46,6 +47,7 @@ class HttpServer:
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.include_server_header = False
         self._config.accesslog = None
+        self._config.h11_max_incomplete_size = HEAD_MOST - 1  # the listener hands over so many bytes of a longer head
         self._config.errorlog = logging.getLogger("hypercorn.error")  # else it writes tracebacks to stderr by itself
         self._app = wrap_app(_finishing(app), MAX_BODY, "asgi")
         self._context = WorkerContext(None)
@@ -132,6 +134,10 @@ class _Protocol(H11Protocol):
         """There is nothing to switch to."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        if not _has_path(request.target):
+            await self._send_error_response(400, head=request.method == b"HEAD")
+            await self.send(Closed())
+            return
         if any(name == b"upgrade" for name, _ in request.headers):
             headers = [(name, value) for name, value in request.headers if name != b"connection"]
             request = h11.Request(
@@ -139,17 +145,30 @@ class _Protocol(H11Protocol):
             )
         await super()._create_stream(request)
 
-    async def _send_error_response(self, status_code: int) -> None:
+    async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
         reason = HTTPStatus(status_code).phrase.lower()
         body = encode({"error": f"this is not a request in HTTP/1.1 that can be served: {reason}"})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
-        answer = (h11.Response(status_code=status_code, headers=headers), h11.Data(data=body), h11.EndOfMessage())
+        content = h11.Data(data=b"" if head else body)
+        answer = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
         try:
             data = b"".join([self.connection.send(event) for event in answer])
         except h11.LocalProtocolError:  # the application has begun to answer what came before
             return
         await self.send(RawData(data))
+
+
+def _has_path(target: bytes) -> bool:
+    """Whether Quart can find a path in the request target; it fails where it cannot."""
+    path = unquote(target.partition(b"?")[0].decode("ascii"))
+    if path.startswith("/"):
+        return True
+    try:
+        urlsplit(path)
+    except ValueError:
+        return False
+    return path != ""
 
 
 class _HttpStream(trio.abc.HalfCloseableStream):

@@ -1,11 +1,13 @@
 """What the REST side works with: it reads the registry and the store, and writes only through ingest."""
 
+import errno
 from dataclasses import dataclass
 from typing import cast
 
 import msgspec
 from quart import Response, current_app
 from quart_trio import QuartTrio
+from werkzeug.exceptions import NotFound
 
 from progressd.config import Settings
 from progressd.files import Files
@@ -39,6 +41,15 @@ class RestApp(QuartTrio):
     request_class = PacedRequest
     response_class = FileResponse
     services: Services
+
+    async def send_static_file(self, filename: str) -> Response:
+        """A file of the page; a name too long for the file system is one that does not exist."""
+        try:
+            return await super().send_static_file(filename)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise NotFound from None
 
 
 def services() -> Services:

@@ -1,21 +1,35 @@
 /** How lengths of time, sizes and moments read in a sentence. */
 
-/** @param {number} seconds */
+const two = (n) => String(n).padStart(2, '0');
+
+/**
+ * How long something took.
+ * @param {number} seconds
+ */
 export function duration(seconds) {
+  if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 3599.5) return stopwatch(Math.round(seconds));
+  return stopwatch(Math.round(seconds / 60) * 60);
+}
+
+/**
+ * How long something has been going on: the seconds that are full, for a figure that moves once a second.
+ * @param {number} seconds
+ */
+export function stopwatch(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const two = (n) => String(n).padStart(2, '0');
   if (h) return `${h} h ${two(m)} min`;
   if (m) return `${m} min ${two(s)} s`;
   return `${s} s`;
 }
 
 /**
- * A forecast, rounded so that it does not fidget; nothing once it has proved wrong.
+ * A forecast, rounded so that it does not fidget; nothing once it has run out.
  * @param {number} seconds
  */
 export function remaining(seconds) {
-  if (seconds < -5) return '';
+  if (seconds <= 0) return '';
   if (seconds < 3) return 'nearly there';
   if (seconds < 20) return `${Math.ceil(seconds)} s left`;
   if (seconds < 90) return `about ${Math.ceil(seconds / 5) * 5} s left`;
@@ -25,8 +39,10 @@ export function remaining(seconds) {
 
 /** @param {number} bytes */
 export function size(bytes) {
-  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
-  if (bytes < 1e9) return `${(bytes / 1e6).toFixed(1)} MB`;
+  if (bytes < 1e3) return `${bytes} B`;
+  if (bytes < 9950) return `${(bytes / 1e3).toFixed(1)} kB`;
+  if (bytes < 999.5e3) return `${Math.round(bytes / 1e3)} kB`;
+  if (bytes < 999.95e6) return `${(bytes / 1e6).toFixed(1)} MB`;
   return `${(bytes / 1e9).toFixed(2)} GB`;
 }
 

@@ -2,8 +2,8 @@
 
 import { downloadUrl } from './api.js';
 import { now } from './clock.js';
-import { count, duration, moment, remaining } from './format.js';
-import { isFinished } from './jobs.js';
+import { count, duration, moment, remaining, stopwatch } from './format.js';
+import { isFinished, isOpenEnded } from './jobs.js';
 import { PreviewStrip } from './previews.js';
 
 const VERDICTS = { queued: 'Queued', completed: 'Done', failed: 'Failed', cancelled: 'Cancelled' };
@@ -69,15 +69,18 @@ export class JobCard {
   #showProgress() {
     const { status } = this.#entry;
     const percent = status === 'completed' ? 100 : this.#entry.progress?.percent ?? 0;
-    const verdict = VERDICTS[status] ?? `${percent}%`;
+    const openEnded = isOpenEnded(this.#entry);
+    const verdict = VERDICTS[status] ?? (openEnded ? '' : `${percent}%`);
     const step = stepOf(this.#entry);
     setText(this.#parts.figure, verdict);
     setText(this.#parts.step, step);
     const { bar } = this.#parts;
     bar.setAttribute('aria-label', `Progress of ${nameOf(this.#entry)}`);
-    bar.setAttribute('aria-valuenow', percent);
+    bar.toggleAttribute('data-open-ended', openEnded);
+    if (openEnded) bar.removeAttribute('aria-valuenow');
+    else bar.setAttribute('aria-valuenow', percent);
     bar.setAttribute('aria-valuetext', [verdict, step].filter(Boolean).join(', '));
-    this.#parts.fill.style.transform = `scaleX(${percent / 100})`;
+    this.#parts.fill.style.transform = openEnded ? '' : `scaleX(${percent / 100})`;
   }
 
   #showActions() {
@@ -85,26 +88,32 @@ export class JobCard {
     const { cancel, retry, download, dismiss } = this.#parts;
     const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
     cancel.hidden = isFinished(this.#entry);
-    retry.hidden = status !== 'failed' && status !== 'cancelled';
+    retry.hidden = !canRetry(this.#entry);
     download.hidden = status !== 'completed' || !output;
     dismiss.hidden = !upload || status !== 'failed';
     if (!download.hidden) download.href = downloadUrl(this.#entry.id);
     for (const action of [cancel, retry, download, dismiss]) {
       action.setAttribute('aria-label', `${action.textContent.trim()} ${nameOf(this.#entry)}`);
     }
-    if (focused?.hidden) ([retry, download].find((action) => !action.hidden) ?? this.element).focus();
+    if (focused?.hidden) ([retry, download, dismiss].find((action) => !action.hidden) ?? this.element).focus();
   }
 }
 
+/** The server tries again what it ran itself, the page what it sent; some files are refused however often. */
+function canRetry({ upload, status, refused, pipeline }) {
+  if (status !== 'failed' && status !== 'cancelled') return false;
+  return upload ? !refused : Boolean(pipeline);
+}
+
 /** @param {Entry} entry */
-function stepOf({ status, progress = {}, page_count: pages, error }) {
-  if (status === 'queued') return 'Waiting for its turn';
+function stepOf({ status, pipeline, progress = {}, page_count: pages, error }) {
+  if (status === 'queued') return pipeline ? 'Waiting for its turn' : 'Not started yet';
   if (status === 'completed') return pages ? count(pages, 'page') : '';
   const { step_name: name, current_step: step, total_steps: total } = progress;
   if (status === 'failed' && error) return error;
   if (isFinished({ status })) return name ? `Stopped at ${name}` : '';
-  if (!total) return name ?? 'Starting';
-  return [name, `${step} of ${total}`].filter(Boolean).join(' · ');
+  const steps = total ? `${step} of ${total}` : step;
+  return [name, steps].filter(Boolean).join(' · ') || 'Starting';
 }
 
 /** @param {import('./jobs.js').Job} job */
@@ -125,7 +134,8 @@ function spentOn(job) {
   if (isFinished(job) && job.elapsed_seconds !== undefined) return duration(job.elapsed_seconds);
   const end = isFinished(job) ? Date.parse(job.completed_at) : now();
   const seconds = (end - Date.parse(job.started_at)) / 1000;
-  return Number.isNaN(seconds) ? '' : duration(seconds);
+  if (Number.isNaN(seconds)) return '';
+  return isFinished(job) ? duration(seconds) : stopwatch(seconds);
 }
 
 /** Leaves the node alone when it says so already, for the sake of selections and screen readers. */

@@ -1,9 +1,14 @@
-/** The list of cards, kept in the order of the entries it is given; moves only the cards that have to move. */
+/** The list of cards: what runs, what waits, what is over; within these in the order of the entries it is given. */
 
 import { JobCard } from './job-card.js';
 import { isFinished } from './jobs.js';
 
 /** @typedef {import('./job-card.js').Entry} Entry */
+
+function groupOf(entry) {
+  if (isFinished(entry)) return 2;
+  return entry.status === 'queued' || entry.waiting ? 1 : 0;
+}
 
 export class JobList {
   #root;
@@ -27,10 +32,14 @@ export class JobList {
     const stay = new Set(entries.map((entry) => entry.id));
     for (const [id, card] of this.#cards) if (!stay.has(id)) this.#drop(id, card);
     let place = this.#root.firstElementChild;
-    for (const entry of entries) {
+    for (const entry of [...entries].sort((a, b) => groupOf(a) - groupOf(b))) {
       const card = this.#cardOf(entry.id);
+      if (place && card.element === place.nextElementSibling) {
+        this.#move(place, null); // one card goes down the list, and not all the others up
+        place = card.element;
+      }
       if (card.element === place) place = place.nextElementSibling;
-      else this.#root.insertBefore(card.element, place);
+      else this.#move(card.element, place);
       card.show(entry); // in its place, because a strip of previews has no width to scroll before
     }
   }
@@ -38,6 +47,17 @@ export class JobList {
   /** Brings the times on the cards up to date. */
   tick() {
     for (const card of this.#cards.values()) if (!isFinished(card.entry)) card.tick();
+  }
+
+  /** Leaves the focus where it is; `moveBefore`, where there is one, also animations and scroll positions. */
+  #move(element, place) {
+    if (element.isConnected && this.#root.moveBefore) {
+      this.#root.moveBefore(element, place);
+      return;
+    }
+    const focused = element.contains(document.activeElement) ? document.activeElement : null;
+    this.#root.insertBefore(element, place);
+    focused?.focus({ preventScroll: true });
   }
 
   #cardOf(id) {

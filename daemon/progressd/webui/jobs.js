@@ -8,6 +8,7 @@ import { now } from './clock.js';
  * @property {string} id
  * @property {'queued'|'processing'|'completed'|'failed'|'cancelled'} status
  * @property {string} [kind]
+ * @property {string} [pipeline] that the daemon runs for it; absent when a producer of its own reports it
  * @property {string} [input_filename]
  * @property {{current_step: number, total_steps: number, step_name: string, percent: number}} [progress]
  * @property {string} [output_path] where the result is, when there is one
@@ -37,12 +38,16 @@ const PREVIEWS_KEPT = 12;
 /** @param {{status: string}} job */
 export const isFinished = (job) => FINISHED.has(job.status);
 
+/** @param {Job} job running without saying of how many steps: it has no percentage */
+export const isOpenEnded = ({ status, progress }) => status === 'processing' && progress?.total_steps === 0;
+
 /** What each type of message changes: `(job, data, time)` → the fields that are different now. */
 const CHANGES = {
-  progress(job, data) {
+  progress(job, data, time) {
     if (isFinished(job)) return {};
     const { eta_seconds: eta, ...progress } = data;
-    return { progress, ends_at: eta === undefined ? undefined : now() + eta * 1000 };
+    const ends_at = Date.parse(time) + eta * 1000; // from when it was said, which may be long ago
+    return { progress, ends_at: Number.isNaN(ends_at) ? undefined : ends_at };
   },
   status_change(job, { new_status: status }, time) {
     if (isFinished(job)) return {};
@@ -102,6 +107,12 @@ export class Jobs {
     for (const job of list) this.put(job);
     this.#listener.onChange();
     return others.filter((job) => !isFinished(job)).map((job) => job.id);
+  }
+
+  /** Nobody tells any more whether the forecasts still hold: the next message that brings one does. */
+  dropForecasts() {
+    for (const [id, job] of this.#jobs) this.#jobs.set(id, { ...job, ends_at: undefined });
+    this.#listener.onChange();
   }
 
   remove(id) {

@@ -5,8 +5,8 @@ import { Feed } from './feed.js';
 import { count } from './format.js';
 import { nameOf } from './job-card.js';
 import { JobList } from './job-list.js';
-import { Jobs } from './jobs.js';
-import { offerOcr, setUpUploadForm } from './upload-form.js';
+import { isOpenEnded, Jobs } from './jobs.js';
+import { offerOcr, setDefaults, setUpUploadForm } from './upload-form.js';
 import { Uploads } from './uploads.js';
 
 /** A burst of messages is one redraw. A timer and not a frame: in the background the title moves too. */
@@ -58,17 +58,21 @@ function redraw() {
 }
 
 function summaryOf(entries) {
-  const running = entries.filter(({ status }) => status === 'processing' || status === 'uploading').length;
-  const queued = entries.filter(({ status }) => status === 'queued').length;
-  return [running && `${running} running`, queued && `${queued} waiting`].filter(Boolean).join(', ');
+  const isRunning = ({ status, waiting }) => status === 'processing' || (status === 'uploading' && !waiting);
+  const isWaiting = ({ status, waiting, pipeline }) => waiting || (status === 'queued' && pipeline);
+  const running = entries.filter(isRunning).length;
+  const waiting = entries.filter(isWaiting).length;
+  return [running && `${running} running`, waiting && `${waiting} waiting`].filter(Boolean).join(', ');
 }
 
 function titleOf(known) {
   const running = known.filter(({ status }) => status === 'processing');
   if (!running.length) return TITLE;
-  const sum = running.reduce((total, { progress }) => total + (progress?.percent ?? 0), 0);
-  const percent = `${Math.floor(sum / running.length)}%`;
-  return `${running.length === 1 ? percent : `${percent} of ${count(running.length, 'job')}`} – ${TITLE}`;
+  const measured = running.filter((job) => !isOpenEnded(job));
+  if (!measured.length) return `${count(running.length, 'job')} running – ${TITLE}`;
+  const sum = measured.reduce((total, { progress }) => total + (progress?.percent ?? 0), 0);
+  const percent = `${Math.floor(sum / measured.length)}%`;
+  return `${measured.length === 1 ? percent : `${percent} of ${count(measured.length, 'job')}`} – ${TITLE}`;
 }
 
 /** @param {import('./feed.js').Connection} connection */
@@ -76,7 +80,8 @@ function showConnection(connection) {
   const indicator = byId('connection');
   indicator.dataset.connection = connection;
   indicator.textContent = CONNECTIONS[connection];
-  if (connection !== 'reconnecting') showHealth();
+  if (connection === 'reconnecting') jobs.dropForecasts();
+  else showHealth();
 }
 
 /** @param {string | null} sentence */
@@ -88,8 +93,9 @@ function showNotice(sentence) {
 
 async function showHealth() {
   try {
-    const { version, tools } = await health();
+    const { version, tools, pipelines } = await health();
     byId('version').textContent = version;
+    setDefaults(byId('upload'), pipelines?.pdf?.options ?? {});
     offerOcr(byId('upload'), tools.tesseract !== false);
   } catch {
     // Without an answer the page lacks a version number and a hint; whoever answers next time fills them in.

@@ -52,6 +52,24 @@ function optionsOf(form) {
   };
 }
 
+/**
+ * Takes the defaults that the server has, save where the user has chosen something else already.
+ * @param {HTMLFormElement} form
+ * @param {Record<string, unknown>} defaults by the names of the options
+ */
+export function setDefaults(form, defaults) {
+  for (const input of form.querySelectorAll('.option input')) {
+    const value = defaults[input.name];
+    if (input.type === 'checkbox' && typeof value === 'boolean') {
+      if (input.disabled || input.checked === input.defaultChecked) input.checked = value;
+      input.defaultChecked = value;
+    } else if (input.type === 'number' && typeof value === 'number') {
+      if (input.value === input.defaultValue) input.value = value;
+      input.defaultValue = value;
+    }
+  }
+}
+
 /** Text recognition is a choice only on a server that can do it; elsewhere the form says why it is not. */
 export function offerOcr(form, available) {
   const { ocr } = form.elements;

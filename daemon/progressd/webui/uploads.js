@@ -5,6 +5,12 @@ import { size } from './format.js';
 
 const AT_A_TIME = 2;
 
+/** The page sends its files to this one. */
+const PIPELINE = 'pdf';
+
+/** Too large, of another type, not valid: what the server says of a file, and not of the moment. */
+const REFUSALS = new Set([413, 415, 422]);
+
 /**
  * A file that is not a job yet, in the shape a card shows. Never changed in place.
  * @typedef {object} Upload
@@ -14,7 +20,9 @@ const AT_A_TIME = 2;
  * @property {string} input_filename
  * @property {{step_name: string, percent: number}} progress
  * @property {string} detail how much of the file has been sent
+ * @property {boolean} [waiting] for its turn to be sent
  * @property {string} [error]
+ * @property {boolean} [refused] for what it is: sending it again would change nothing
  *
  * @typedef {{upload: Upload, file: File, options: object, abort: AbortController, running: boolean}} Entry
  */
@@ -71,6 +79,7 @@ export class Uploads {
       upload: true,
       id,
       status: 'uploading',
+      waiting: true,
       input_filename: file.name,
       progress: { step_name: 'Waiting to upload', percent: 0 },
       detail: size(file.size),
@@ -90,30 +99,32 @@ export class Uploads {
     const { file, options, abort } = entry;
     const { id, input_filename } = entry.upload;
     entry.running = true;
-    this.#change(entry, { progress: { step_name: 'Uploading', percent: 0 } });
+    this.#change(entry, { waiting: false, progress: { step_name: 'Uploading', percent: 0 } });
     try {
       const onSent = (sent, total) => this.#sent(entry, sent, total);
       const { job_id, ...data } = await convert(file, options, onSent, abort.signal);
       this.#entries.delete(id);
-      this.#listener.onArrived({ type: 'job_created', job_id, data: { kind: 'pdf', input_filename, ...data } });
+      const about = { kind: PIPELINE, pipeline: PIPELINE, input_filename };
+      this.#listener.onArrived({ type: 'job_created', job_id, data: { ...about, ...data } });
     } catch (error) {
-      if (!abort.signal.aborted) this.#fail(entry, error.message);
+      if (!abort.signal.aborted) this.#fail(entry, error);
     }
     entry.running = false;
     this.#startNext();
   }
 
   #sent(entry, sent, total) {
-    const all = sent === total;
+    const all = sent === total; // of the form, which is a little more than the file
+    const bytes = entry.file.size;
     const step_name = all ? 'Waiting for the server' : 'Uploading';
     this.#change(entry, {
       progress: { step_name, percent: Math.floor((100 * sent) / total) },
-      detail: all ? size(total) : `${size(sent)} of ${size(total)}`,
+      detail: all ? size(bytes) : `${size(Math.min(sent, bytes))} of ${size(bytes)}`,
     });
   }
 
-  #fail(entry, error) {
-    this.#change(entry, { status: 'failed', error });
+  #fail(entry, { message, status }) {
+    this.#change(entry, { status: 'failed', error: message, refused: REFUSALS.has(status) });
     this.#listener.onFailed(entry.upload);
   }
 

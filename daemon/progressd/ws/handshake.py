@@ -73,4 +73,4 @@ def check_origin(origin: str, host: str, allowed: Sequence[str]) -> None:
     except ValueError:  # no URL at all
         own = False
     if not own:
-        raise Forbidden(f"pages of {origin[:200]} may not connect: add it to server.allowed_origins to let them")
+        raise Forbidden(f"pages of {origin[:200]} are not let in here: add it to server.allowed_origins to change that")

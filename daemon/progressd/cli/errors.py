@@ -1,0 +1,32 @@
+"""What the command line says when it cannot talk to a daemon: the client's sentence, or a better one."""
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from progressd.client.errors import NoDaemon, Refused
+
+FOREIGN: Final = frozenset({200, 400, 404, 405, 501})  # of progressd with a sentence; a proxy before it has others
+
+
+def sentence(error: Exception, url: str | None) -> str:
+    """The sentence for an error of the client that talked to the daemon at `url`."""
+    if url is None:
+        return str(error)
+    if isinstance(error, NoDaemon) and (host := _unknown_host(url)):
+        return f"the host name {host} of {url} is not known here; --url and PROGRESSD_URL name another daemon"
+    bare = f"{url.rstrip('/')} answered with HTTP status"
+    if isinstance(error, Refused) and error.status in FOREIGN and str(error).startswith(bare):
+        return f"{url} answers, but is not progressd (HTTP status {error.status})"
+    return str(error)
+
+
+def _unknown_host(url: str) -> str | None:
+    """The host in this address, if its name leads nowhere."""
+    import socket
+
+    host = urlsplit(url).hostname or ""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return host
+    return None

@@ -1,0 +1,68 @@
+"""The Autobahn cases, run by kosoku against our listener, connection and outbox, behind which messages are echoed."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from progressd.broadcast.frames import text_frame
+from progressd.broadcast.outbox import Budget
+from progressd.config.settings import Limits
+from progressd.ws.connection import WebSocket
+from progressd.ws.listener import Connection, Listener
+from trio_websocket import ConnectionClosed
+
+pytest.importorskip("kosoku")
+
+CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]  # 9 is about speed, 12 and 13 are about compression
+RUN = """
+import asyncio, os, sys
+import kosoku
+async def main():
+    try:
+        results = await kosoku.run_fuzzingclient(sys.argv[1], sys.argv[2:], concurrency=4)
+    except kosoku.FailureError as error:
+        results = error.results
+    for result in results:
+        print(result.case_id, result.behavior.value, result.behavior_close.value, flush=True)
+    os._exit(0)  # on a usual exit kosoku's threads may abort
+asyncio.run(main())
+"""
+LIMITS = Limits(max_message_bytes=1 << 20, outbox_bytes=64 << 20)
+
+
+async def echo(connection: Connection) -> None:
+    try:
+        async with trio.open_nursery() as nursery:
+            websocket = WebSocket(connection, nursery, LIMITS, Budget())
+
+            async def send_back(message: str | bytes) -> None:
+                data = message.encode() if isinstance(message, str) else bytes(message)
+                opcode = b"\x81" if isinstance(message, str) else b"\x82"
+                websocket.outbox.write(opcode + text_frame(data)[1:])
+
+            if await websocket.read_request():
+                await websocket.accept()
+                await websocket.serve(send_back)
+            nursery.cancel_scope.cancel()
+    except* ConnectionClosed:
+        pass
+
+
+class NoHttp:
+    async def serve(self, connection: Connection) -> bool:
+        raise NotImplementedError
+
+
+async def test_the_autobahn_cases_pass(nursery: trio.Nursery, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS).run, listening)
+        url = f"ws://127.0.0.1:{listening.getsockname()[1]}/ws/echo"
+        with trio.fail_after(60):
+            done = await trio.run_process([sys.executable, "-c", RUN, url, *CASES], capture_stdout=True)
+        verdicts = [line.split() for line in done.stdout.decode().splitlines()]
+        assert len(verdicts) > 200
+        assert [case for case in verdicts if not {"OK", "INFORMATIONAL"}.issuperset(case[1:])] == []
+        nursery.cancel_scope.cancel()
