@@ -538,7 +538,8 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(number: int, step: str, tm
         child.send_signal(number)
         assert child.wait(timeout=2) in ({128 + number} if step != "Putting" else {0, 128 + number})
         assert child.stderr.read() == b""
-        assert os.listdir(output.parent) in ([], [output.name] if child.returncode == 0 else [])
+        # The signal may come when the whole result has just got its name.
+        assert os.listdir(output.parent) in ([], [output.name] if step == "Putting" else [])
 
 
 def test_killed_outright_it_leaves_nothing_either(output: Path) -> None:

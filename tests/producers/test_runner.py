@@ -253,6 +253,23 @@ async def test_a_pipeline_can_report_through_the_socket_as_well(tmp_path: Path) 
     assert (done.status, done.progress.percent) == (COMPLETED, 75)
 
 
+async def test_a_pipeline_ends_its_job_by_its_own_end_and_not_through_the_socket(tmp_path: Path) -> None:
+    program = (
+        "import json, os, shutil, socket, sys\n"
+        "with socket.socket(socket.AF_UNIX) as daemon:\n"
+        "    daemon.connect(os.environ['PROGRESSD_SOCKET'])\n"
+        "    for event in ({'type': 'completed'}, {'type': 'error', 'data': {'message': 'no'}}):\n"
+        "        line = json.dumps({'job_id': os.environ['PROGRESSD_JOB_ID'], 'ref': 1, **event})\n"
+        "        daemon.sendall(line.encode() + b'\\n')\n"
+        "        assert not json.loads(daemon.recv(1000))['ok']\n"
+        "shutil.copy(*sys.argv[1:])\n"
+    )
+    async with running_daemon(tmp_path, pipelines={"pdf": python(program, result=True)}) as daemon:
+        done = await run(daemon, "pdf")
+        assert daemon.daemon.files.output(done.id).read_bytes() == PDF
+    assert (done.status, done.output_path) == (COMPLETED, f"/api/jobs/{done.id}/download")
+
+
 async def test_the_last_complaints_are_kept_for_whoever_looks_after_the_daemon(tmp_path: Path) -> None:
     program = "import sys\nfor n in range(200_000): sys.stderr.write('warning %d\\n' % n)\nsys.exit(1)"
     async with running_daemon(tmp_path, pipelines={"pdf": python(program)}) as daemon:

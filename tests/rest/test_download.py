@@ -287,7 +287,9 @@ async def test_there_is_no_result_of_a_failed_job(tmp_path: Path) -> None:
         assert error_of(response) == f"job {done.id} is failed: there is no result to download"
 
 
-@pytest.mark.parametrize("result", [{}, {"output_path": "/etc/passwd"}, {"output_path": "https://example.org/x.pdf"}])
+@pytest.mark.parametrize(
+    "result", [{}, {"output_path": "/api/elsewhere"}, {"output_path": "https://example.org/x.pdf"}]
+)
 async def test_a_producers_job_has_no_file_here(
     daemon: RunningDaemon, client: httpx.AsyncClient, result: dict[str, Any]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from http_client import client_of, error_of, post_pieces
+from progressd.config import Pipeline
 from progressd.core.status import JobStatus
 from progressd.rest import events as module
 from samples import ID, job_id
@@ -89,6 +90,7 @@ async def test_an_event_for_one_job_cannot_be_about_another(daemon: RunningDaemo
         (completed(ID, page_count=9), 409, "is already completed: a completion comes too late"),
         (status_change(OTHER, "failed"), 409, "a job becomes failed with an event of type 'error'"),
         (completed(OTHER), 409, "must be processing before it can be completed"),
+        (completed(OTHER, output_path="/etc/passwd"), 400, "output_path is the URL of the result"),
         (progress(job_id(9), 1), 404, f"no job {job_id(9)}"),
         (progress("me", 1), 400, "'me' is not a job id"),
         ({"type": "dance", "job_id": ID}, 400, "not an event"),
@@ -203,3 +205,22 @@ async def test_ten_thousand_lines_in_one_request(daemon: RunningDaemon, client: 
     assert len(answers) == 10_001
     assert all(answer["ok"] for answer in answers)
     assert (await daemon.daemon.registry.get(ID)).progress.current_step == 10_000
+
+
+async def test_a_result_is_told_as_a_url_and_never_as_a_path(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    end = {"type": "completed", "data": {"output_path": "/etc/passwd"}}
+    response = await client.post(f"/api/jobs/{ID}/events", json=end)
+    assert response.status_code == 400
+    assert "URL" in response.json()["error"]
+    assert (await client.get(f"/api/jobs/{ID}")).json()["status"] == "processing"
+
+
+async def test_a_producer_cannot_end_a_job_of_the_runner(tmp_path: Path) -> None:
+    forever = Pipeline(("{python}", "-c", "import time; time.sleep(60)"), accept=("*/*",))
+    async with running_daemon(tmp_path, pipelines={"wait": forever}) as daemon, client_of(daemon) as client:
+        submitted = await client.post("/api/convert?pipeline=wait", files={"file": ("a.txt", b"text")})
+        path = f"/api/jobs/{submitted.json()['job_id']}"
+        response = await client.post(f"{path}/events", json={"type": "error", "data": {"message": "no paper"}})
+        assert response.status_code == 409
+        assert (await client.delete(path)).json()["status"] == "cancelled"

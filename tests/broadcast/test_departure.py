@@ -1,0 +1,87 @@
+"""An outbox whose connection is over, while its sender, the budget and the server still know it."""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+import trio.testing
+from progressd.broadcast.outbox import Budget, SocketOutbox
+from progressd.broadcast.published import Batch, Published
+from progressd.core.closing import DRAINING, Closing
+from samples import started
+
+
+class Sink:
+    """Takes nothing until it is opened."""
+
+    def __init__(self) -> None:
+        self.open = trio.Event()
+        self.sent = b""
+
+    def send(self, data: bytes) -> int:
+        if not self.open.is_set():
+            raise BlockingIOError
+        self.sent += data
+        return len(data)
+
+    async def wait_writable(self) -> None:
+        await self.open.wait()
+
+
+class Connection:
+    """An outbox in a nursery that may be closed already, which then refuses whatever is started in it."""
+
+    def __init__(self, budget: Budget, nursery: trio.Nursery | None) -> None:
+        self.sink = Sink()
+        self.endings: list[Closing] = []
+        self._nursery = nursery
+        self.outbox = SocketOutbox(self.sink, 10_000, self.start, self.end, budget)
+
+    def start(self, sender: Callable[[], Awaitable[None]]) -> None:
+        assert self._nursery is not None, "the nursery is closed"
+        self._nursery.start_soon(sender)
+
+    def end(self, closing: Closing) -> None:
+        assert self._nursery is not None, "the nursery is closed"
+        self.endings.append(closing)
+
+    def leave(self) -> None:
+        self.outbox.discard()
+        self._nursery = None
+
+
+def message() -> Batch[Published]:
+    return Batch([Published(1, started())])
+
+
+async def test_what_waited_for_a_watcher_that_left_is_counted_no_more(nursery: trio.Nursery) -> None:
+    budget = Budget(100_000)
+    connection = Connection(budget, nursery)
+    connection.outbox.put(message())
+    await trio.testing.wait_all_tasks_blocked()
+    assert budget.used > 0
+    connection.sink.open.set()  # the sender is about to run when the connection ends
+    connection.leave()
+    await trio.testing.wait_all_tasks_blocked()
+    assert budget.used == 0
+    assert connection.sink.sent == b""
+
+
+async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nursery: trio.Nursery) -> None:
+    budget = Budget(1000)
+    gone, slow = Connection(budget, nursery), Connection(budget, nursery)
+    gone.outbox.put(message())
+    gone.leave()
+    for _ in range(20):
+        slow.outbox.put(message())
+    assert gone.endings == []
+    assert [closing.code for closing in slow.endings] == [4000]
+
+
+async def test_nothing_is_started_for_a_watcher_that_left(nursery: trio.Nursery) -> None:
+    connection = Connection(Budget(), nursery)
+    connection.leave()
+    connection.outbox.put(message())
+    connection.outbox.write(b"\x89\x00")
+    connection.outbox.end(DRAINING)
+    connection.outbox.give_up()
+    assert connection.endings == []

@@ -1,0 +1,46 @@
+"""Watchers that leave at awkward moments, and messages of awkward sizes: the daemon goes on."""
+
+from pathlib import Path
+
+import trio
+from samples import ID, job_id
+
+from daemon import RunningDaemon, progress, registered, running_daemon
+
+
+async def test_a_watcher_that_leaves_while_others_are_sent_away_does_not_disturb_the_stop(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, trio.open_nursery() as nursery:
+
+        async def watch(hang_up: bool, there: trio.Event) -> None:
+            async with daemon.watch() as watcher:
+                there.set()
+                await watcher.receive_until("server_shutdown")
+                if hang_up:
+                    await trio.aclose_forcefully(watcher.stream)
+                else:
+                    assert (await watcher.closed())[0] == 1001
+
+        for number in range(6):
+            there = trio.Event()
+            nursery.start_soon(watch, number % 2 == 1, there)
+            await there.wait()
+        await daemon.stop()
+
+
+async def test_a_snapshot_of_large_messages_reaches_a_client_that_reads(daemon: RunningDaemon) -> None:
+    labels = {f"label-{number}": "x" * 200 for number in range(50)}
+    ids = [job_id(number) for number in range(200)]
+    await daemon.report(*(registered(id_, labels=labels) for id_ in ids))
+    async with daemon.watch() as watcher:
+        got = [(await watcher.receive())["job_id"] for _ in ids]
+    assert got == ids
+
+
+async def test_labels_and_sentences_have_limits(daemon: RunningDaemon) -> None:
+    many = {str(number): "x" for number in range(51)}
+    refused, taken = await daemon.report(registered(ID, labels=many), registered(ID))
+    assert (refused["ok"], taken["ok"]) == (False, True)
+    await daemon.report(progress(ID, 1))
+    too_long = {"type": "error", "job_id": ID, "data": {"message": "x" * 10_001}}
+    [refused] = await daemon.report(too_long)
+    assert not refused["ok"]
