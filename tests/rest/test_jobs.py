@@ -481,3 +481,15 @@ async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
         go.touch()
         with trio.fail_after(PATIENCE):
             await daemon.stopped.wait()
+
+
+async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(client: httpx.AsyncClient) -> None:
+    statuses: list[int] = []
+
+    async def register() -> None:
+        statuses.append((await client.post("/api/jobs", json={"id": ID})).status_code)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(register)
+    assert sorted(statuses) == [200] * 7 + [201]

@@ -64,8 +64,9 @@ async def register() -> Response:
     daemon = services()
     new = decoded(_decode_new, await whole_body(request) or b"{}", "a job")
     job_id = checked_job_id(new.id) if new.id is not None else str(uuid.uuid4())
-    known = await daemon.registry.find([job_id])
-    job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
+    async with daemon.registering:  # or two who register the same id at once would both be told that it is new
+        known = await daemon.registry.find([job_id])
+        job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
     return _job_response(job, 200 if known else 201)
 
 

@@ -1,10 +1,11 @@
 """What the REST side works with: it reads the registry and the store, and writes only through ingest."""
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import msgspec
+import trio
 from quart import Response, current_app
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
@@ -32,6 +33,7 @@ class Services:
     ingest: Ingest
     files: Files
     ready: bool = False
+    registering: trio.Lock = field(default_factory=trio.Lock)
 
 
 class RestApp(QuartTrio):

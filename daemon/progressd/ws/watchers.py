@@ -36,6 +36,7 @@ class Watchers:
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
         self._budget = Budget(settings.limits.outbox_bytes_total)
+        self._announced: Notice | None = None
         self._draining: Closing | None = None
 
     def __len__(self) -> int:
@@ -64,6 +65,8 @@ class Watchers:
             log.info("watcher refused", peer=websocket.peer, status=error.status, error=str(error))
             await websocket.reject(error)
         else:
+            if self._announced is not None:
+                websocket.send(self._announced)
             if self._draining is not None:  # since it was let in
                 websocket.outbox.end(self._draining)
             await self._serve(websocket, wish, after)
@@ -72,7 +75,8 @@ class Watchers:
             websocket.outbox.discard()
 
     def announce(self, message: Notice) -> None:
-        """Tell every watcher."""
+        """Tell every watcher, also those who come later."""
+        self._announced = message
         for websocket in self._open:
             if websocket.accepted:
                 websocket.send(message)
