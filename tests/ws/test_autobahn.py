@@ -4,7 +4,6 @@ import socket
 import sys
 from pathlib import Path
 
-import pytest
 import trio
 from progressd.broadcast.frames import text_frame
 from progressd.broadcast.outbox import Budget
@@ -12,8 +11,6 @@ from progressd.config.settings import Limits
 from progressd.ws.connection import WebSocket
 from progressd.ws.listener import Connection, Listener
 from trio_websocket import ConnectionClosed
-
-pytest.importorskip("kosoku")
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]  # 9 is about speed, 12 and 13 are about compression
 RUN = """

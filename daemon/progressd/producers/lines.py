@@ -125,7 +125,7 @@ def _decode_of_job(job_id: str, text: bytes) -> ProducerEvent:
 
 
 def _ref(line: bytes) -> Raw | UnsetType:
-    if b'"ref"' not in line:  # a second look at every line would cost a fifth of the whole way in
+    if b'"ref"' not in line:  # only a line that may have one is read a second time
         return UNSET
     try:
         return decoded(_decode_ref, line, "an event").ref

@@ -24,7 +24,7 @@ CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
 
 
 class _NoHandshake:
-    """Stands for wsproto's handshake once it is over, which would hold on to 2.5 KiB for each idle connection."""
+    """Stands for wsproto's handshake once it is over, which would hold on to 2 KiB for each idle connection."""
 
     def events(self) -> tuple[()]:
         return ()
