@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 import trio
 import trio.testing
+from outboxes import Collected
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.channel import CAPACITY, TAKE_MOST
-from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.published import Published
 from progressd.broadcast.reader import Reader
-from progressd.core.closing import Closing
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
 from samples import ID, cancelled, created, job_id, moved, started, succeeded
@@ -34,23 +34,6 @@ async def some_of(reader: Reader, count: int) -> list[Message]:
 
 def tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
-
-
-class Collected:
-    """An outbox that keeps what it is given as it is."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch[Published]] = []
-
-    @property
-    def items(self) -> list[Published]:
-        return [item for batch in self.batches for item in batch.items]
-
-    def put(self, batch: Batch[Published]) -> None:
-        self.batches.append(batch)
-
-    def end(self, closing: Closing) -> None:
-        pass
 
 
 class Later:

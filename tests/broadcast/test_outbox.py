@@ -1,7 +1,6 @@
 """The backlog against a list, and the socket outbox under any interleaving of messages, control frames and room."""
 
 import itertools
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -12,8 +11,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from outboxes import Connection, settled
 from progressd.broadcast.frames import PING
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Budget, Control, SocketOutbox
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Budget, Control
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER, Closing
 from progressd.core.messages import Error, ErrorData, Message
@@ -68,78 +68,6 @@ TestBacklogAgainstAList = BacklogAgainstAList.TestCase
 TestBacklogAgainstAList.settings = settings(max_examples=100, stateful_step_count=30)
 
 # The socket outbox
-
-
-class Socket:
-    """A non-blocking socket with as much room as it is given."""
-
-    def __init__(self, room: int = 0) -> None:
-        self.room = room
-        self.dead = False
-        self.closed = False
-        self.written = bytearray()
-        self._wake = trio.Event()
-
-    def send(self, data: bytes) -> int:
-        if self.dead:
-            raise ConnectionResetError
-        taken = min(self.room, len(data))
-        if not taken:
-            raise BlockingIOError
-        self.room -= taken
-        self.written += data[:taken]
-        return taken
-
-    async def wait_writable(self) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.closed:
-            raise trio.ClosedResourceError
-        if not self.room and not self.dead:
-            self._wake = trio.Event()
-            await self._wake.wait()
-        if self.closed:
-            raise trio.ClosedResourceError
-
-    def give(self, room: int) -> None:
-        """Make room, and wake who waits for it; none at all is a false alarm."""
-        self.room += room
-        self._wake.set()
-
-
-class Connection:
-    """An outbox, its socket, and how it ended."""
-
-    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0, budget: Budget | None = None) -> None:
-        self.socket = Socket(room)
-        self.endings: list[Closing] = []
-        self.senders = 0
-        self._nursery = nursery
-        self.outbox = SocketOutbox(self.socket, limit, self._start, self.endings.append, budget)
-
-    def _start(self, flush: Callable[[], Awaitable[None]]) -> None:
-        async def sender() -> None:
-            self.senders += 1
-            assert self.senders == 1
-            try:
-                await flush()
-            finally:
-                self.senders -= 1
-
-        self._nursery.start_soon(sender)
-
-    def put(self, *messages: Message) -> None:
-        self.outbox.put(Batch([Published(1, message) for message in messages]))
-
-    async def drained(self) -> None:
-        with trio.fail_after(10):
-            await self.outbox.drained()
-
-    def read(self) -> list[tuple[Opcode, bytes]]:
-        return frames_in(bytes(self.socket.written))
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked()
 
 
 def change(number: int, size: int = 0) -> Error:

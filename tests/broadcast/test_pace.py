@@ -9,31 +9,14 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from outboxes import Collected
 from progressd.broadcast.pace import Pace, Paced, Selected
 from progressd.broadcast.published import Batch, Published
-from progressd.core.closing import JOB_FINISHED, Closing
+from progressd.core.closing import JOB_FINISHED
 from progressd.core.messages import JobMessage, Progress, ends_job
 from samples import ID, cancelled, created, job_id, moved, started, succeeded
 
 OTHER = job_id(2)
-
-
-class Outbox:
-    """Takes everything."""
-
-    def __init__(self) -> None:
-        self.got: list[Published] = []
-        self.endings: list[Closing] = []
-
-    def put(self, batch: Batch[Published]) -> None:
-        self.got += batch.items
-
-    def end(self, closing: Closing) -> None:
-        self.endings.append(closing)
-
-    @property
-    def messages(self) -> list[JobMessage]:
-        return [item.message for item in self.got]
 
 
 def numbered(messages: Iterable[JobMessage], first: int = 1) -> list[Published]:
@@ -99,40 +82,40 @@ def test_nothing_is_remembered_of_a_job_that_has_ended() -> None:
 async def test_kept_progress_goes_out_when_its_time_has_come(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    outbox = Outbox()
+    outbox = Collected()
     paced = Paced(outbox, 5.0, nursery.start_soon)
     paced.put(Batch(numbered([started(), moved(1), moved(2), moved(3)])))
-    assert [item.offset for item in outbox.got] == [1, 2]
+    assert [item.offset for item in outbox.items] == [1, 2]
     await trio.sleep(4.9)
-    assert [item.offset for item in outbox.got] == [1, 2]
+    assert [item.offset for item in outbox.items] == [1, 2]
     await trio.sleep(0.2)
-    assert [item.offset for item in outbox.got] == [1, 2, 4]
+    assert [item.offset for item in outbox.items] == [1, 2, 4]
 
 
 async def test_overtaken_progress_goes_out_with_the_cursor_of_what_overtook_it(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    outbox = Outbox()
+    outbox = Collected()
     paced = Paced(outbox, 1.0, nursery.start_soon)
     paced.put(Batch(numbered([moved(1), moved(2), started(OTHER)])))
     await trio.sleep(1.5)
-    assert [item.offset for item in outbox.got] == [1, 3, 3]
+    assert [item.offset for item in outbox.items] == [1, 3, 3]
     assert isinstance(outbox.messages[-1], Progress)
     assert outbox.messages[-1].cursor == outbox.messages[-2].cursor == "store-3"
 
 
 async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> None:
-    outbox = Outbox()
+    outbox = Collected()
     paced = Paced(outbox, 60.0, nursery.start_soon)
     paced.put(Batch(numbered([moved(1), moved(2)])))
     paced.end(JOB_FINISHED)
-    assert [item.offset for item in outbox.got] == [1, 2]
+    assert [item.offset for item in outbox.items] == [1, 2]
     assert outbox.endings == [JOB_FINISHED]
 
 
 @pytest.mark.parametrize("types", [set(), {"progress"}, {"job_created", "page_preview"}])
 def test_a_selection_always_has_the_changes_of_status_and_the_ends(types: set[str]) -> None:
-    outbox = Outbox()
+    outbox = Collected()
     selected = Selected(outbox, types)
     told = [created(), started(), moved(1), *succeeded(), started(OTHER), cancelled(OTHER)]
     selected.put(Batch(numbered(told)))

@@ -8,11 +8,12 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from outboxes import Collected
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Page
-from progressd.core.closing import SLOW_CONSUMER, Closing
+from progressd.core.closing import SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
 from samples import ID, job_id, moved, started, succeeded
@@ -53,27 +54,13 @@ class Log:
         return Page(items, None, topic != ALL_JOBS and bool(over))
 
 
-class Outbox:
-    """Takes everything."""
-
-    def __init__(self) -> None:
-        self.got: list[Published] = []
-        self.endings: list[Closing] = []
-
-    def put(self, batch: Batch[Published]) -> None:
-        self.got += batch.items
-
-    def end(self, closing: Closing) -> None:
-        self.endings = self.endings or [closing]
-
-
 class World:
     """A broadcaster over a log, with one session."""
 
     def __init__(self, nursery: trio.Nursery, limit: int = 10**6) -> None:
         self.log = Log()
         self.broadcaster = Broadcaster(self.log, nursery=nursery, limit=limit)
-        self.outbox = Outbox()
+        self.outbox = Collected()
         self.session: Session = self.broadcaster.open_session(self.outbox)
 
     async def tell(self, *messages: JobMessage) -> None:
@@ -85,7 +72,7 @@ class World:
 
     @property
     def offsets(self) -> list[int]:
-        return [item.offset for item in self.outbox.got]
+        return [item.offset for item in self.outbox.items]
 
 
 async def quiet() -> None:
@@ -105,7 +92,7 @@ STEPS = st.one_of(
 async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: list[tuple[str, object, object]]) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        bystander = world.broadcaster.open_session(Outbox())  # so that what we join is on its way already
+        bystander = world.broadcaster.open_session(Collected())  # so that what we join is on its way already
         await bystander.subscribe(TOPICS, None, trio.lowlevel.checkpoint)
         subscribed: dict[str, int] = {}
         asked: set[str] = set()
@@ -147,9 +134,9 @@ async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: li
         await quiet()
         nursery.cancel_scope.cancel()
 
-    got = [item.offset for item in world.outbox.got]
+    got = [item.offset for item in world.outbox.items]
     for job in IDS:
-        mine = [item for item in world.outbox.got if item.message.job_id == job]
+        mine = [item for item in world.outbox.items if item.message.job_id == job]
         changes = [item.offset for item in mine if not isinstance(item.message, Progress)]
         assert changes == sorted(set(changes))
         told = [item.offset for item in world.log.kept if item.message.job_id == job]
@@ -162,7 +149,7 @@ async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: li
             ALL_JOBS in subscribed and (not told or ends_at(world.log, job) > subscribed[ALL_JOBS])
         ):
             assert changes == told_changes
-    live = [item.offset for item in world.outbox.got if item.message.cursor]
+    live = [item.offset for item in world.outbox.items if item.message.cursor]
     assert live == sorted(live)
     assert len(got) == len(set(got))
 
@@ -212,7 +199,7 @@ async def test_a_replay_carries_no_cursor_and_what_is_live_does(nursery: trio.Nu
     await world.subscribe(job_topic(ID))
     await world.tell(moved(1))
     await quiet()
-    assert [bool(item.message.cursor) for item in world.outbox.got] == [False, True]
+    assert [bool(item.message.cursor) for item in world.outbox.items] == [False, True]
 
 
 async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: trio.Nursery) -> None:
@@ -227,7 +214,7 @@ async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: tri
     assert world.broadcaster._sessions.members == {}
     await world.tell(started(job_id(3)))
     await quiet()
-    assert len(world.outbox.got) == 3
+    assert len(world.outbox.items) == 3
 
 
 async def test_a_store_that_fails_leaves_the_session_as_it_was(nursery: trio.Nursery) -> None:

@@ -10,10 +10,11 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outboxes import Collected
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import PAST_AT_ONCE, Page, Subscription
-from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER, Closing
+from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
 from samples import ID, cancelled, job_id, moved, started, succeeded
@@ -73,32 +74,6 @@ class Log:
         return Page(items, None if whole else end, finished)
 
 
-class Outbox:
-    """Takes everything, until it ends."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch[Published]] = []
-        self.endings: list[Closing] = []
-        self.ended = trio.Event()
-
-    @property
-    def got(self) -> list[int]:
-        return [item.offset for batch in self.batches for item in batch.items]
-
-    @property
-    def messages(self) -> list[object]:
-        return [item.message for batch in self.batches for item in batch.items]
-
-    def put(self, batch: Batch[Published]) -> None:
-        if not self.endings:
-            self.batches.append(batch)
-
-    def end(self, closing: Closing) -> None:
-        if not self.endings:
-            self.endings.append(closing)
-            self.ended.set()
-
-
 class Later(NamedTuple):
     """A nursery whose tasks start when a test starts them."""
 
@@ -118,7 +93,7 @@ async def settled() -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def read_past(subscription: Subscription, outbox: Outbox) -> None:
+async def read_past(subscription: Subscription, outbox: Collected) -> None:
     """What every user of a subscription does."""
     while (batch := await subscription.past()) is not None:
         outbox.put(batch)
@@ -145,8 +120,8 @@ class World:
         self.commit(*messages)
         await self.publish()
 
-    def join(self, topic: str = TOPIC, after: int | None = None) -> tuple[Subscription, Outbox]:
-        outbox = Outbox()
+    def join(self, topic: str = TOPIC, after: int | None = None) -> tuple[Subscription, Collected]:
+        outbox = Collected()
         return self.broadcaster.join(topic, outbox, after), outbox
 
 
@@ -174,7 +149,7 @@ async def test_what_comes_while_the_past_is_read_goes_out_behind_it(nursery: tri
     await settled()
     await world.tell(moved(2), *succeeded())
     await settled()
-    assert not outbox.got
+    assert not outbox.offsets
     world.log.let_all_through()
     await settled()
     assert outbox.messages == [started(), moved(2), *succeeded()]
@@ -215,10 +190,10 @@ async def test_what_is_still_queued_in_the_topic_and_was_in_the_past_does_not_co
     log = Log()
     log.let_all_through()
     broadcaster = Broadcaster(log, nursery=Later(fan_outs.append))  # type: ignore[arg-type]
-    broadcaster.join(TOPIC, Outbox())
+    broadcaster.join(TOPIC, Collected())
     for item in log.keep(started(), moved(1)):
         await broadcaster.publish(item)
-    outbox = Outbox()
+    outbox = Collected()
     await read_past(broadcaster.join(TOPIC, outbox), outbox)
     [item] = log.keep(moved(2))
     await broadcaster.publish(item)
@@ -392,7 +367,7 @@ class Watcher:
     topic: str
     after: int | None
     top: int
-    outbox: Outbox
+    outbox: Collected
     live_after: int | None = None  # from this offset on, nothing was held back any more
 
     async def run(self, subscription: Subscription, broadcaster: Broadcaster) -> None:
@@ -454,7 +429,7 @@ def owed(watcher: Watcher, log: list[Published]) -> list[Published]:
 def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size: int) -> None:
     log, watchers = run(todo, 10**6, page_size)
     for watcher in watchers:
-        got, heard = watcher.outbox.got, owed(watcher, log)
+        got, heard = watcher.outbox.offsets, owed(watcher, log)
         assert got == sorted(set(got))
         assert set(got) <= {item.offset for item in heard}
         newest = {topic_of(item): item.offset for item in heard if is_progress(item)}
@@ -473,7 +448,7 @@ def test_past_the_limit_a_stream_ends_and_nothing_comes_behind_the_gap(
 ) -> None:
     log, watchers = run(todo, limit, page_size)
     for watcher in watchers:
-        got, changes = watcher.outbox.got, [item.offset for item in owed(watcher, log) if not is_progress(item)]
+        got, changes = watcher.outbox.offsets, [item.offset for item in owed(watcher, log) if not is_progress(item)]
         assert got == sorted(set(got))
         assert len(watcher.outbox.endings) <= 1
         if SLOW_CONSUMER not in watcher.outbox.endings:

@@ -11,6 +11,7 @@ from contextlib import closing
 import trio
 
 from progressd.broadcast.channel import Channel
+from progressd.broadcast.crowd import Crowd
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.reader import Reader, ReaderOutbox
@@ -28,9 +29,21 @@ class Topic:
     def __init__(self, name: str) -> None:
         self.name = name
         self.subscriptions: dict[Subscription, None] = {}  # in the order they came
+        self._catching_up: dict[Subscription, None] = {}  # those that are not in the crowd yet
+        self._crowd = Crowd()
         self._channel: Channel[Published] = Channel()
         self.put = self._channel.put
         self._alive = trio.CancelScope()
+
+    def join(self, subscription: Subscription) -> None:
+        """Deliver to a subscription from here on."""
+        self.subscriptions[subscription] = self._catching_up[subscription] = None
+
+    def leave(self, subscription: Subscription) -> None:
+        """Deliver nothing to it any more."""
+        self.subscriptions.pop(subscription, None)
+        self._catching_up.pop(subscription, None)
+        self._crowd.remove(subscription.outbox)
 
     async def fan_out(self) -> None:
         """Hand what is queued to every watcher, each batch encoded and joined once."""
@@ -38,8 +51,11 @@ class Topic:
             while True:
                 batch = Batch(await self._channel.take())
                 began = time.thread_time()
-                for subscription in tuple(self.subscriptions):
-                    subscription.deliver(batch)
+                self._crowd.put(batch)
+                for subscription in tuple(self._catching_up):
+                    if subscription.deliver(batch):
+                        del self._catching_up[subscription]
+                        subscription.outbox.follow(self._crowd)
                 if self.name != ALL_JOBS and any(ends_job(item.message) for item in batch.items):
                     for subscription in tuple(self.subscriptions):
                         subscription.finish()
@@ -102,7 +118,7 @@ class Broadcaster:
             topic = self._topics[name] = Topic(name)
             self._spawn(topic.fan_out)
         subscription = Subscription(name, outbox, self._history, after, self.offset, self._limit, self._leave)
-        topic.subscriptions[subscription] = None
+        topic.join(subscription)
         return subscription
 
     def open_session(self, outbox: Outbox) -> Session:
@@ -115,7 +131,7 @@ class Broadcaster:
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)
         if topic is not None and subscription in topic.subscriptions:
-            del topic.subscriptions[subscription]
+            topic.leave(subscription)
             if not topic.subscriptions:
                 del self._topics[topic.name]
                 topic.stop()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import trio
 from msgspec.structs import replace
 
+from progressd.broadcast.crowd import Crowd
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import Closing
@@ -28,6 +29,10 @@ class Selected:
         wanted = [item for item in batch.items if self._wants(item.message)]
         if wanted:
             self._outbox.put(Batch(wanted))
+
+    def follow(self, crowd: Crowd) -> None:
+        """Get what is put into the crowd, in order to choose."""
+        crowd.add(self)
 
     def _wants(self, message: JobMessage) -> bool:
         return isinstance(message, StatusChange | Completed | Error) or type_of(message) in self._types
@@ -101,6 +106,10 @@ class Paced:
         """Nothing comes after what has been put."""
         self._pass_on(self._pace.release(math.inf))
         self._outbox.end(closing)
+
+    def follow(self, crowd: Crowd) -> None:
+        """Get what is put into the crowd, in order to hold some of it back."""
+        crowd.add(self)
 
     async def _release(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from types import TracebackType
 
 import trio
 
+from progressd.broadcast.crowd import Crowd
 from progressd.broadcast.outbox import Backlog
 from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.subscription import Subscription
@@ -37,6 +38,10 @@ class ReaderOutbox:
         """Nothing comes after what has been put."""
         self._closing = self._closing or closing
         self._news.set()
+
+    def follow(self, crowd: Crowd) -> None:
+        """Get what is put into the crowd."""
+        crowd.add(self)
 
     async def next(self) -> Published | None:
         """Wait for the oldest message; None after the end. Raises SlowConsumer where messages were forgotten."""

@@ -1,12 +1,12 @@
 """A subscription: one watcher on one topic, without a seam between what was and what comes.
 
 It is registered first, and notes the newest offset of that moment (its top). What is live and newer than the top is
-held back until everything up to the top has been replayed from the store; then it goes out, and from there on the topic
-delivers straight into the outbox. So nothing is missing and nothing comes twice, however the two interleave.
+held back until everything up to the top has been replayed from the store; then it goes out, and from there on the
+outbox is one of the topic's crowd. So nothing is missing and nothing comes twice, however the two interleave.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import trio
@@ -75,7 +75,7 @@ class Past:
 class Subscription:
     """Made by `Broadcaster.join`. Whoever made it calls `past` until it returns None, and `leave` at last."""
 
-    __slots__ = ("_held", "_leave", "_limit", "_over", "_past", "_top", "deliver", "outbox", "topic")
+    __slots__ = ("_held", "_leave", "_limit", "_over", "_past", "_top", "outbox", "topic")
 
     def __init__(
         self,
@@ -89,7 +89,6 @@ class Subscription:
     ) -> None:
         self.topic = topic
         self.outbox = outbox
-        self.deliver: Callable[[Batch[Published]], None] = self._hold
         self._top = top
         self._limit = limit  # bytes that may be held back
         self._past: Past | None = Past(history, topic, after, top)
@@ -111,8 +110,18 @@ class Subscription:
     def finish(self) -> None:
         """The topic has had its last message."""
         self._over = True
-        if self.deliver != self._hold:
+        if self._past is None:
             self.outbox.end(JOB_FINISHED)
+
+    def deliver(self, batch: Batch[Published]) -> bool:
+        """Take live messages, in order; whether the next ones may go right into the outbox."""
+        newer = [item for item in batch.items if item.offset > self._top]
+        if self._past is not None:
+            self._hold(newer)
+            return False
+        if newer:
+            self.outbox.put(batch if len(newer) == len(batch.items) else Batch(newer))
+        return bool(newer)  # offsets only grow, so there is nothing to check from here on
 
     def leave(self) -> None:
         """Get nothing any more."""
@@ -121,24 +130,12 @@ class Subscription:
     def _release(self) -> None:
         if self._held:
             self.outbox.put(Batch(self._held.take()))
-        self.deliver = self._deliver_newer
         if self._over:
             self.outbox.end(JOB_FINISHED)
 
-    def _hold(self, batch: Batch[Published]) -> None:
-        for item in self._newer(batch):
+    def _hold(self, items: Iterable[Published]) -> None:
+        for item in items:
             self._held.put(item)
         if self._held.size > self._limit:
             self._held.clear()
             self.outbox.end(SLOW_CONSUMER)
-
-    def _deliver_newer(self, batch: Batch[Published]) -> None:
-        newer = self._newer(batch)
-        if len(newer) == len(batch.items):
-            self.deliver = self.outbox.put  # offsets only grow, so there is nothing to check from here on
-            self.outbox.put(batch)
-        elif newer:
-            self.outbox.put(Batch(newer))
-
-    def _newer(self, batch: Batch[Published]) -> list[Published]:
-        return [item for item in batch.items if item.offset > self._top]
