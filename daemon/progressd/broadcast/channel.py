@@ -1,5 +1,6 @@
 """The memory channel of a topic: publishing does not block until it is full, and its reader takes all that is there."""
 
+import math
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -26,9 +27,11 @@ class Channel(Generic[T]):
         except trio.BrokenResourceError:  # nobody takes any more: the last watcher has left meanwhile
             return
 
-    async def take(self) -> list[T]:
-        """Wait for an item; that one, and what has been queued behind it."""
+    async def take(self, not_before: float = -math.inf) -> list[T]:
+        """Wait for an item, and until that time; the item, and what has been queued behind it."""
         items = [await self._receive.receive()]
+        if trio.current_time() < not_before:
+            await trio.sleep_until(not_before)
         try:
             while len(items) < TAKE_MOST:
                 items.append(self._receive.receive_nowait())
