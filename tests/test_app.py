@@ -42,6 +42,20 @@ environment = { DIR = "DIRECTORY" }
 command = ["sh", "-c", 'trap "" TERM; echo $$ > "$DIR/pid-$PROGRESSD_JOB_ID"; while :; do sleep 60; done', "{input}"]
 environment = { DIR = "DIRECTORY" }
 
+[pipelines.alone]
+command = ["sh", "-c", """
+    exec 9> "$DIR/alone"
+    flock --nonblock 9 || exit 9
+    trap "" TERM
+    setsid sh -c 'echo $$ > "$DIR/helper-$PROGRESSD_JOB_ID"; exec sleep 1000' &
+    echo $$ > "$DIR/pid-$PROGRESSD_JOB_ID"
+    echo half > "$1"
+    until [ -e "$DIR/go" ]; do sleep 0.01; done
+    cp "$0" "$1"
+    kill $!
+""", "{input}", "{output}"]
+environment = { DIR = "DIRECTORY" }
+
 [pipelines.inside]
 command = ["sh", "-c", 'env > "$1"; ls /proc/self/fd >> "$1"', "{input}", "{output}"]
 output = "inside.txt"
@@ -162,6 +176,7 @@ def test_a_daemon_that_was_killed_comes_back_with_all_its_jobs(tmp_path: Path, c
         result = request(daemon, "GET", f"/api/jobs/{done}/download")
         assert (result.status_code, result.content) == (200, PDF)
         assert child_of(tmp_path, running) != orphan
+        assert not alive(orphan)
         again = request(daemon, "GET", f"/api/jobs/{running}").json()
         assert (again["status"], again["attempt"]) == ("processing", 2)
         assert status(daemon, ID) == "processing"
@@ -169,6 +184,48 @@ def test_a_daemon_that_was_killed_comes_back_with_all_its_jobs(tmp_path: Path, c
         ended = finished(daemon, running)
         assert ended["attempt"] == 2
         assert request(daemon, "GET", ended["output_path"]).content == PDF
+
+
+def test_no_second_child_runs_beside_what_a_killed_daemon_left_behind(tmp_path: Path, config: str) -> None:
+    state_dir = tmp_path / "state"
+    before: set[int] = set()
+    job_id = ""
+    for attempt in (1, 2, 3):
+        with served_daemon(state_dir, config=config) as daemon:
+            job_id = job_id or submit(daemon, "alone")
+            child = child_of(tmp_path, job_id)
+            helper = tmp_path / f"helper-{job_id}"
+            eventually(lambda path=helper: path.exists() and path.read_text().endswith("\n"))  # type: ignore[misc]
+            assert not any(map(alive, before))
+            before |= {child, int(helper.read_text())}
+            job = request(daemon, "GET", f"/api/jobs/{job_id}").json()
+            assert (job["status"], job["attempt"]) == ("processing", attempt)
+            assert request(daemon, "GET", f"/api/jobs/{job_id}/download").status_code == 409
+            daemon.process.kill()
+            daemon.process.wait(PATIENCE)
+        (tmp_path / f"pid-{job_id}").unlink()
+        helper.unlink()
+    with served_daemon(state_dir, config=config) as daemon:
+        eventually(lambda: status(daemon, job_id) == "failed")
+        assert request(daemon, "GET", f"/api/jobs/{job_id}").json()["error"] == "interrupted"
+        assert request(daemon, "GET", f"/api/jobs/{job_id}/download").status_code == 409
+        assert not any(map(alive, before))
+        assert {path.name for path in (state_dir / "jobs" / job_id).iterdir()} == {"input"}
+        assert list((state_dir / "children").iterdir()) == []
+
+
+def test_what_runs_for_a_job_that_had_just_been_cancelled_is_ended_too(tmp_path: Path, config: str) -> None:
+    slow = config.replace("kill_grace = 0.3", "kill_grace = 1000")
+    with served_daemon(tmp_path / "state", config=slow) as daemon:
+        job_id = submit(daemon, "alone")
+        child = child_of(tmp_path, job_id)
+        assert request(daemon, "DELETE", f"/api/jobs/{job_id}").status_code == 200
+        daemon.process.kill()
+        daemon.process.wait(PATIENCE)
+    assert alive(child)
+    with served_daemon(tmp_path / "state", config=config) as daemon:
+        eventually(lambda: not alive(child))
+        assert status(daemon, job_id) == "cancelled"
 
 
 async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:

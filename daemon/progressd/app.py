@@ -93,7 +93,6 @@ class Daemon:
         await self.files.prepare(self.store)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
-        await self.runner.recover()
 
     async def run(
         self,

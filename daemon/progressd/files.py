@@ -112,17 +112,23 @@ class Files:
         """An empty directory to run in, gone afterwards."""
         work = self._jobs / job_id / f"work-{number}"
 
-        def make() -> None:
-            for left_over in work.parent.glob("work-*"):  # by a daemon that was killed
-                shutil.rmtree(left_over, ignore_errors=True)
-            work.mkdir(parents=True)
-
-        await trio.to_thread.run_sync(make)
+        await self.discard_attempts([job_id])
+        await trio.to_thread.run_sync(partial(work.mkdir, parents=True))
         try:
             yield work
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
+
+    async def discard_attempts(self, job_ids: Collection[str]) -> None:
+        """Delete what the attempts of a daemon that was killed have left half done."""
+
+        def discard() -> None:
+            for job_id in job_ids:
+                for left_over in (self._jobs / job_id).glob("work-*"):
+                    shutil.rmtree(left_over, ignore_errors=True)
+
+        await trio.to_thread.run_sync(discard)
 
     async def keep_output(self, job_id: str, result: Path) -> None:
         """Make a file the result of the job, synced. Raises FileNotFoundError when there is no such file."""

@@ -14,6 +14,7 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Completed
 from progressd.core.status import JobStatus
+from progressd.producers.orphans import Children
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, job, job_id
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
@@ -230,10 +231,12 @@ async def test_a_pipeline_has_the_environment_of_the_daemon_less_what_is_for_the
         done = await run(daemon, "pdf")
         seen = json.loads(daemon.daemon.files.output(done.id).read_text())
         socket_path = str(daemon.settings.ingest.socket)
+        mark = Children(daemon.settings.state_dir, daemon.daemon.store.id).mark
     assert "private" not in seen.values()
     assert (seen["COLOUR"], seen["SIZE"], seen["PATH"]) == ("green", "large", os.environ["PATH"])
     assert {name: value for name, value in seen.items() if name.startswith("PROGRESSD_")} == {
         "PROGRESSD_JOB_ID": done.id,
+        "PROGRESSD_RUNNER": mark,
         "PROGRESSD_SOCKET": socket_path,
     }
 

@@ -27,6 +27,7 @@ class Child:
         self._process = process
         self._kill_grace = kill_grace
         self._waiting: dict[trio.abc.ReceiveStream, trio.CancelScope] = {}
+        self.pid = process.pid
         self.stderr = b""  # the end of it
 
     @classmethod

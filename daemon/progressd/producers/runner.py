@@ -24,6 +24,7 @@ from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.ingest import Ingest
 from progressd.producers.child import Child
+from progressd.producers.orphans import JOB, MARK, Children
 from progressd.producers.output import Output
 from progressd.registry import Registry
 
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """`recover`, then `run`; `stop_taking` lets `run` end with the last job that is running."""
+    """`run` it once; `stop_taking` lets that end with the last job that is running."""
 
     def __init__(self, settings: Settings, registry: Registry, ingest: Ingest, files: Files) -> None:
         self._settings = settings
@@ -41,25 +42,15 @@ class Runner:
         self._ingest = ingest
         self._files = files
         self._slots = trio.Semaphore(settings.runner.slots)
+        self._children = Children(settings.state_dir, ingest.store_id)
         self._taken: set[str] = set()
         self._taking = trio.CancelScope()
 
-    async def recover(self) -> None:
-        """Queue again what an earlier daemon left running; what has been tried too often fails."""
-        for job in list(self._registry.unfinished.values()):
-            if job.pipeline is None or job.status is not JobStatus.PROCESSING:
-                continue
-            if job.attempt < self._settings.runner.max_attempts:
-                await self._ingest.submit_one(RequeueEvent(job.id))
-                log.info("job queued again", job_id=job.id, attempt=job.attempt + 1)
-            else:
-                await self._ingest.submit_one(RunnerEvent(job.id, _error(job, "interrupted")))
-                log.warning("job interrupted too often", job_id=job.id, attempts=job.attempt)
-
     async def run(self) -> None:
-        """Run jobs until cancelled, or until the last one after `stop_taking`."""
+        """Take up what an earlier daemon left, then run jobs until cancelled, or the last one after `stop_taking`."""
         async with trio.open_nursery() as nursery:
             with self._taking:
+                await self._recover()
                 while True:
                     await self._slots.acquire()
                     job = await self._next()
@@ -69,6 +60,27 @@ class Runner:
     def stop_taking(self) -> None:
         """Start no further job."""
         self._taking.cancel()
+
+    async def _recover(self) -> None:
+        """Queue again what an earlier daemon left running, once its children have ended; too often tried, it fails."""
+        interrupted = {
+            job.id: job
+            for job in self._registry.unfinished.values()
+            if job.pipeline is not None and job.status is JobStatus.PROCESSING
+        }
+        recorded = await trio.to_thread.run_sync(self._children.recorded_jobs)
+        still_running = await self._children.end_left_over(self._settings.runner.kill_grace)
+        await self._files.discard_attempts({*recorded, *interrupted} - still_running)
+        for job in interrupted.values():
+            try:
+                if job.attempt < self._settings.runner.max_attempts and job.id not in still_running:
+                    await self._report(RequeueEvent(job.id))
+                    log.info("job queued again", job_id=job.id, attempt=job.attempt + 1)
+                else:
+                    await self._report(RunnerEvent(job.id, _error(job, "interrupted")))
+                    log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
+            except Conflict as refusal:
+                log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
 
     async def _next(self) -> Job:
         while True:
@@ -87,7 +99,7 @@ class Runner:
             self._taken.discard(job.id)
             self._slots.release()
 
-    async def _report(self, event: StartEvent | RunnerEvent) -> None:
+    async def _report(self, event: StartEvent | RunnerEvent | RequeueEvent) -> None:
         """Hand in what must not be lost, as often as it takes."""
         while True:
             try:
@@ -129,7 +141,7 @@ class Runner:
             log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
             return _failed(job, f"the program of pipeline {job.pipeline} cannot be started")
         timeout = pipeline.timeout or self._settings.runner.job_timeout
-        with trio.move_on_after(timeout) as in_time:
+        with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
             status = await self._run_child(job, child, output)
         if child.stderr:
             await self._files.keep_stderr(job.id, child.stderr)
@@ -185,7 +197,8 @@ class Runner:
         return {
             **inherited,
             **pipeline.environment,
-            "PROGRESSD_JOB_ID": job.id,
+            JOB: job.id,
+            MARK: self._children.mark,
             "PROGRESSD_SOCKET": str(self._settings.ingest.socket),
         }
 
