@@ -16,7 +16,8 @@ from progressd.core.events import CompletedEvent, ProgressEvent, RegisterEvent, 
 from progressd.core.job import Job, apply
 from progressd.core.messages import JobMessage, Progress, ProgressData, StateChange, encode
 from progressd.store.base import Change
-from progressd.store.sqlite import MIGRATIONS, SQLiteStore
+from progressd.store.schema import MIGRATIONS
+from progressd.store.sqlite import SQLiteStore
 
 from benchmarks.paths import BUILT
 

@@ -17,7 +17,8 @@ from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.status import JobStatus
 from progressd.store import sqlite
 from progressd.store.base import Change, Filter
-from progressd.store.sqlite import MIGRATIONS, SQLiteStore
+from progressd.store.schema import MIGRATIONS
+from progressd.store.sqlite import SQLiteStore
 from samples import NOW, created, job, job_id, started
 
 
@@ -57,35 +58,10 @@ async def test_it_is_as_synchronous_as_the_setting_says(path: Path, setting: str
         assert store._writer.execute("PRAGMA synchronous").fetchone() == (number,)
 
 
-def test_a_file_with_a_newer_schema_is_refused_with_a_sentence_and_left_as_it_is(path: Path) -> None:
-    SQLiteStore.open(path).close()
-    with closing(other_process(path)) as db:
-        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    before = path.read_bytes()
-    with pytest.raises(SettingsError, match=f"has schema version {len(MIGRATIONS) + 1}.*start a newer progressd"):
-        SQLiteStore.open(path)
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("content", [b"not a database", b"x" * 100_000, b"SQLite format 3\0" + b"x" * 5000])
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    with pytest.raises(SettingsError, match=f"cannot open the store {re.escape(str(path))}: "):
-        SQLiteStore.open(path)
-    assert path.read_bytes() == content
-
-
 def test_a_path_where_no_file_can_be_is_refused_with_its_name(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "store.sqlite"):
         with pytest.raises(SettingsError, match=f"cannot open the store {re.escape(str(path))}: "):
             SQLiteStore.open(path)
-
-
-def test_a_refused_file_is_not_left_open(path: Path) -> None:
-    path.write_bytes(b"not a database")
-    with pytest.raises(SettingsError):
-        SQLiteStore.open(path)
-    assert str(path) not in descriptors()
 
 
 async def test_a_closed_store_fails_and_says_so(path: Path) -> None:

@@ -18,30 +18,8 @@ from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.store.base import Change, Filter
+from progressd.store.schema import inspect, migrate
 
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-    INSERT INTO meta VALUES ('store_id', lower(hex(randomblob(4)))), ('reserved', 1), ('oldest_cursor', 0);
-
-    CREATE TABLE jobs (
-        created_offset INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        body TEXT NOT NULL,
-        status TEXT AS (body ->> 'status'),
-        kind TEXT AS (body ->> 'kind'),
-        completed_at TEXT AS (body ->> 'completed_at'),
-        progress_offset INTEGER AS (body ->> 'progress_offset')
-    );
-    CREATE INDEX jobs_by_status ON jobs (status, created_offset);
-    CREATE INDEX jobs_by_kind ON jobs (kind, created_offset);
-    CREATE INDEX jobs_by_end ON jobs (completed_at) WHERE completed_at IS NOT NULL;
-    CREATE INDEX jobs_by_progress ON jobs (progress_offset) WHERE progress_offset IS NOT NULL;
-
-    CREATE TABLE changes (offset INTEGER PRIMARY KEY, job_id TEXT NOT NULL, body TEXT NOT NULL);
-    CREATE INDEX changes_by_job ON changes (job_id, offset);
-    """,
-)
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
 
 T = TypeVar("T")
@@ -69,20 +47,21 @@ class SQLiteStore:
     def open(cls, path: Path, synchronous: str = "FULL") -> "SQLiteStore":
         """Open the file, make it if there is none, and bring its schema up to date. Blocks.
 
-        Raises SettingsError for a file that is not a store of this or an older version.
+        Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
         """
         with contextlib.ExitStack() as opened:
             try:
+                version = inspect(path)
                 writer = opened.enter_context(contextlib.closing(_connect(path)))
                 writer.execute("PRAGMA journal_mode = WAL")
                 writer.execute(f"PRAGMA synchronous = {synchronous}")
-                _migrate(writer, path)
+                migrate(writer, path, version)
                 readers = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(2)]
                 for reader in readers:
                     reader.execute("PRAGMA query_only = ON")
                 store = cls(writer, *readers)
-            except sqlite3.Error as error:
-                raise SettingsError(f"cannot open the store {path}: {error}") from error
+            except (sqlite3.Error, OSError) as error:
+                raise SettingsError(_why_not_opened(path, error)) from error
             opened.pop_all()
             return store
 
@@ -227,22 +206,25 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
 
 
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    [version] = db.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise SettingsError(
-            f"the store {path} has schema version {version}, and this progressd knows only up to {len(MIGRATIONS)}:"
-            " start a newer progressd, or name another --state-dir"
-        )
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-
-
 async def _in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
     try:
         return await trio.to_thread.run_sync(function, limiter=limiter)
     except sqlite3.Error as error:
         raise StoreFailed(f"the store does not take it: {error}") from error
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    if isinstance(error, sqlite3.Error) and _damaged(error):
+        return (
+            f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: put a backup in its"
+            " place, or name another --state-dir"
+        )
+    return f"cannot open the store {path}: {error}"
+
+
+def _damaged(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _marks(values: Collection[object]) -> str:

@@ -1,0 +1,100 @@
+"""The schema of the SQLite file: what makes a file ours, and the steps from every older version to the newest.
+
+A file that is not ours, is damaged or comes from a newer progressd is refused and stays as it is.
+"""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from progressd.core.errors import SettingsError
+
+APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    INSERT INTO meta VALUES ('store_id', lower(hex(randomblob(4)))), ('reserved', 1), ('oldest_cursor', 0);
+
+    CREATE TABLE jobs (
+        created_offset INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL,
+        status TEXT AS (body ->> 'status'),
+        kind TEXT AS (body ->> 'kind'),
+        completed_at TEXT AS (body ->> 'completed_at'),
+        progress_offset INTEGER AS (body ->> 'progress_offset')
+    );
+    CREATE INDEX jobs_by_status ON jobs (status, created_offset);
+    CREATE INDEX jobs_by_kind ON jobs (kind, created_offset);
+    CREATE INDEX jobs_by_end ON jobs (completed_at) WHERE completed_at IS NOT NULL;
+    CREATE INDEX jobs_by_progress ON jobs (progress_offset) WHERE progress_offset IS NOT NULL;
+
+    CREATE TABLE changes (offset INTEGER PRIMARY KEY, job_id TEXT NOT NULL, body TEXT NOT NULL);
+    CREATE INDEX changes_by_job ON changes (job_id, offset);
+    """,
+    f"PRAGMA application_id = {APPLICATION_ID};",
+)
+
+
+def inspect(path: Path) -> int:
+    """The schema version of the file, 0 if there is none yet. Only reads. Raises SettingsError, sqlite3.Error."""
+    if not path.exists() or path.stat().st_size == 0:
+        return 0
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        [application] = db.execute("PRAGMA application_id").fetchone()
+        [version] = db.execute("PRAGMA user_version").fetchone()
+        tables = {name for [name] in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    unnamed = application == 0 and version < 2  # as the first version left it
+    if not (application == APPLICATION_ID or (unnamed and (not tables or {"meta", "jobs", "changes"} <= tables))):
+        raise SettingsError(f"{path} is the database of another program; it is left as it is: name another --state-dir")
+    if version > len(MIGRATIONS):
+        raise SettingsError(
+            f"the store {path} has schema version {version}, and this progressd knows only up to {len(MIGRATIONS)};"
+            " it is left as it is: start a newer progressd, or name another --state-dir"
+        )
+    return int(version)
+
+
+def migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """Bring the file from this version to the newest, in one transaction, once the old one has been copied.
+
+    Raises sqlite3.Error, and has then changed nothing.
+    """
+    if version == len(MIGRATIONS):
+        return
+    if version:
+        keep_copy(db, old_copy(path, version))
+    steps = ";".join(MIGRATIONS[version:])
+    db.executescript(f"BEGIN IMMEDIATE; {steps}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT;")
+
+
+def old_copy(path: Path, version: int) -> Path:
+    """Where the file is kept as it was before it was brought to a newer version."""
+    return path.with_name(f"{path.name}.v{version}")
+
+
+def keep_copy(db: sqlite3.Connection, target: Path) -> None:
+    """Copy the database as it is now to `target`, whole and synced, or not at all. Raises sqlite3.Error, OSError."""
+    partial = target.with_name(target.name + ".part")
+    partial.unlink(missing_ok=True)  # of a copy that was killed
+    try:
+        with closing(sqlite3.connect(partial)) as copy:
+            db.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
+        _sync(partial)
+        os.replace(partial, target)
+        _sync(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

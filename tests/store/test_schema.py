@@ -1,0 +1,231 @@
+"""What becomes of a file that is older, newer, damaged or somebody else's."""
+
+import os
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from progressd.core.errors import SettingsError
+from progressd.core.status import JobStatus
+from progressd.store import schema
+from progressd.store.base import Change
+from progressd.store.schema import APPLICATION_ID, MIGRATIONS, old_copy
+from progressd.store.sqlite import SQLiteStore
+from samples import created, job, job_id, started
+
+NEWEST = len(MIGRATIONS)
+BROKEN = (*MIGRATIONS, "CREATE TABLE later (a);", "CREATE TABLE later (a);")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "progressd.db"
+
+
+def pragma(path: Path, name: str) -> object:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def make(path: Path, *statements: str) -> bytes:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in statements:
+            db.executescript(statement)
+    return path.read_bytes()
+
+
+def make_old(path: Path, version: int) -> None:
+    """A file as that version left it, with one job that had been started."""
+    bodies = [encoded(job(1, JobStatus.PROCESSING, labels={"by": "eve"})), encoded(created()), encoded(started())]
+    make(path, "PRAGMA journal_mode = WAL", *MIGRATIONS[:version], f"PRAGMA user_version = {version}")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO jobs (created_offset, id, body) VALUES (1, ?, ?)", (job_id(1), bodies[0]))
+        db.executemany("INSERT INTO changes VALUES (?, ?, ?)", [(1, job_id(1), bodies[1]), (2, job_id(1), bodies[2])])
+        db.execute("UPDATE meta SET value = 77 WHERE key = 'reserved'")
+        db.commit()
+
+
+def encoded(thing: object) -> str:
+    return msgspec.json.encode(thing).decode()
+
+
+def refused(path: Path) -> str:
+    """The sentence; the file and what is beside it stay as they are, and nothing is left open."""
+
+    def contents() -> dict[str, bytes]:  # SQLite leaves its index of the log, and an empty log
+        files = [file for file in path.parent.iterdir() if file.is_file() and not file.name.endswith("-shm")]
+        return {file.name: file.read_bytes() for file in files if file.stat().st_size}
+
+    before = contents()
+    with pytest.raises(SettingsError) as caught:
+        SQLiteStore.open(path)
+    assert contents() == before
+    assert str(path) not in {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()}
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Older
+
+
+@pytest.mark.parametrize("version", range(1, NEWEST))
+async def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_beside_it(path: Path, version: int) -> None:
+    make_old(path, version)
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.unfinished() == [job(1, JobStatus.PROCESSING, labels={"by": "eve"})]
+        assert await store.changes(0, 10, 10) == [Change(1, created()), Change(2, started())]
+        assert store.first_offset == 77
+    assert pragma(path, "user_version") == NEWEST
+    assert pragma(path, "application_id") == APPLICATION_ID
+    copy = old_copy(path, version)
+    assert copy.name == f"progressd.db.v{version}"
+    assert pragma(copy, "user_version") == version
+    with closing(sqlite3.connect(copy)) as db:
+        assert db.execute("SELECT id FROM jobs").fetchall() == [(job_id(1),)]
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert {file.name for file in path.parent.iterdir()} == {path.name, copy.name}
+
+
+@pytest.mark.parametrize("version", range(1, NEWEST))
+def test_an_older_file_ends_up_with_the_schema_of_a_new_one(path: Path, tmp_path: Path, version: int) -> None:
+    def tables(file: Path) -> list[tuple[str, str]]:
+        with closing(sqlite3.connect(file)) as db:
+            return db.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
+
+    make_old(path, version)
+    SQLiteStore.open(path).close()
+    SQLiteStore.open(tmp_path / "new.db").close()
+    assert tables(path) == tables(tmp_path / "new.db")
+
+
+def test_a_new_file_and_one_of_this_version_are_not_copied(path: Path) -> None:
+    SQLiteStore.open(path).close()
+    SQLiteStore.open(path).close()
+    assert list(path.parent.iterdir()) == [path]
+    assert pragma(path, "application_id") == APPLICATION_ID
+
+
+def test_an_empty_file_is_taken_for_a_new_one(path: Path) -> None:
+    path.touch()
+    SQLiteStore.open(path).close()
+    assert pragma(path, "user_version") == NEWEST
+
+
+def test_a_file_whose_maker_was_killed_before_there_was_a_table_is_taken_for_a_new_one(path: Path) -> None:
+    make(path, "PRAGMA journal_mode = WAL", "VACUUM")
+    assert path.stat().st_size > 0
+    SQLiteStore.open(path).close()
+    assert pragma(path, "user_version") == NEWEST
+
+
+def test_a_migration_that_fails_half_way_has_changed_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SQLiteStore.open(path).close()
+    before = path.read_bytes()
+    monkeypatch.setattr(schema, "MIGRATIONS", BROKEN)
+    with pytest.raises(SettingsError, match="table later already exists"):
+        SQLiteStore.open(path)
+    assert path.read_bytes() == before
+    monkeypatch.setattr(schema, "MIGRATIONS", BROKEN[:-1])
+    SQLiteStore.open(path).close()
+    assert pragma(path, "user_version") == NEWEST + 1
+
+
+def test_without_room_for_the_copy_there_is_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_old(path, 1)
+    old_copy(path, 1).mkdir()  # so that the copy cannot take its place
+    assert "cannot open the store" in refused(path)
+    old_copy(path, 1).rmdir()
+    SQLiteStore.open(path).close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from progressd.store import schema
+from progressd.store.sqlite import SQLiteStore
+
+class Killed:
+    def __init__(self, countdown):
+        self.countdown = countdown
+    def __call__(self, *args):
+        self.countdown -= 1
+        if self.countdown == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+import sqlite3
+connect = sqlite3.connect
+killed = Killed(int(sys.argv[2]))
+def traced(*args, **named):
+    db = connect(*args, **named)
+    db.set_progress_handler(killed, 40)
+    return db
+sqlite3.connect = traced
+SQLiteStore.open(Path(sys.argv[1])).close()
+"""
+
+
+async def test_a_kill_in_the_middle_of_a_migration_loses_nothing(path: Path) -> None:
+    make_old(path, 1)
+    countdown, killed = 1, 0
+    while True:
+        done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(countdown)], check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        killed += 1
+        countdown = 1 + countdown * 2
+    assert killed > 1
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.unfinished() == [job(1, JobStatus.PROCESSING, labels={"by": "eve"})]
+    assert {file.name for file in path.parent.iterdir()} == {path.name, old_copy(path, 1).name}
+
+
+# Newer, damaged, or somebody else's
+
+
+def test_a_file_with_a_newer_schema_is_refused(path: Path) -> None:
+    SQLiteStore.open(path).close()
+    make(path, f"PRAGMA user_version = {NEWEST + 1}")
+    assert f"has schema version {NEWEST + 1}" in refused(path)
+    assert "start a newer progressd" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ("CREATE TABLE songs (title)",),
+        ("CREATE TABLE songs (title)", "PRAGMA user_version = 1"),
+        ("CREATE TABLE songs (title)", "PRAGMA user_version = 1000"),
+        ("PRAGMA application_id = 4711",),
+        ("PRAGMA application_id = 4711", *MIGRATIONS[:1]),
+    ],
+)
+def test_a_database_of_another_program_is_refused(path: Path, made: tuple[str, ...]) -> None:
+    make(path, *made)
+    assert "is the database of another program" in refused(path)
+
+
+@pytest.mark.parametrize("content", [b"not a database", b"x" * 100_000, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert "put a backup in its place" in refused(path)
+
+
+def test_a_file_whose_first_page_is_damaged_is_refused(path: Path) -> None:
+    SQLiteStore.open(path).close()
+    content = bytearray(path.read_bytes())
+    content[100:4096] = os.urandom(3996)
+    path.write_bytes(content)
+    assert "is damaged" in refused(path)
+
+
+def test_a_file_that_is_cut_short_is_refused(path: Path) -> None:
+    SQLiteStore.open(path).close()
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "is damaged" in refused(path)
