@@ -9,6 +9,7 @@ ProgressdError
 ├── Conflict 409            the job's state does not allow it
 ├── TooLarge 413
 ├── UnsupportedMedia 415    not the kind of file the pipeline takes
+├── KeyReused 422           an Idempotency-Key that stands for another request
 ├── Unavailable 503         try again, after `retry_after` seconds
 │   └── StoreFailed 503     the store could not keep it; nothing was changed
 ├── NoSpace 507             no room on the disk for what was sent
@@ -71,6 +72,12 @@ class UnsupportedMedia(ProgressdError):
     """Not the kind of file that the pipeline accepts."""
 
     status = 415
+
+
+class KeyReused(ProgressdError):
+    """The Idempotency-Key came with another request before."""
+
+    status = 422
 
 
 class Unavailable(ProgressdError):

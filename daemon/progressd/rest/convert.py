@@ -2,7 +2,6 @@
 
 import mimetypes
 import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -11,10 +10,13 @@ import trio
 from quart import Blueprint, Response, request
 
 from progressd.core.decoding import decoded
-from progressd.core.errors import InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
+from progressd.core.errors import InvalidInput, InvalidOption, KeyReused, Unavailable, UnsupportedMedia
 from progressd.core.events import Registration, SubmitEvent
+from progressd.core.job import Job
 from progressd.core.options import checked_options
 from progressd.core.pipeline import Pipeline
+from progressd.core.status import JobStatus
+from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
 from progressd.rest.services import json_response, services
 
@@ -35,7 +37,18 @@ async def convert() -> Response:
     pipeline = daemon.settings.pipelines.get(name)
     if pipeline is None:
         raise InvalidInput(f"there is no pipeline {name[:60]!r}: there are {', '.join(daemon.settings.pipelines)}")
-    job_id = str(uuid.uuid4())
+    with daemon.keys.claimed(request.headers.get(HEADER), "job") as job_id:
+        known = (await daemon.registry.find([job_id])).get(job_id)
+        if known is None:
+            return _accepted(await _take(job_id, name, pipeline))
+        if known.pipeline != name:
+            raise KeyReused(f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {name}")
+        return _accepted(known, REPLAYED)
+
+
+async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
+    """Receive the file, and make the job of it."""
+    daemon = services()
     async with daemon.files.upload(job_id) as upload:
         form = await receive_form(request, upload, "file", daemon.settings.limits.max_upload_bytes)
         _check_type(upload.head, form.filename, pipeline)
@@ -44,7 +57,13 @@ async def convert() -> Response:
         registration = Registration(kind=name, input_filename=form.filename[:255], options=options)
         with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
             job = await daemon.ingest.submit_one(SubmitEvent(job_id, registration, name))
-    return json_response({"job_id": job.id, "status": job.status, "created_at": job.created_at}, 202)
+    return job
+
+
+def _accepted(job: Job, headers: dict[str, str] | None = None) -> Response:
+    """The same answer however often it is asked for."""
+    body = {"job_id": job.id, "status": JobStatus.QUEUED, "created_at": job.created_at}
+    return json_response(body, 202, headers)
 
 
 def _options(text: str) -> dict[str, object]:

@@ -17,6 +17,7 @@ from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
+from progressd.rest.idempotency import IdempotencyKeys
 from progressd.store.base import Store
 
 _encode = msgspec.json.Encoder().encode
@@ -34,6 +35,9 @@ class Services:
     files: Files
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
+
+    def __post_init__(self) -> None:
+        self.keys = IdempotencyKeys(self.store.id)
 
 
 class RestApp(QuartTrio):
