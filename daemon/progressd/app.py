@@ -27,6 +27,7 @@ from progressd.retention import run_retention
 from progressd.sockets import Sockets, open_sockets
 from progressd.store.sqlite import SQLiteStore
 from progressd.systemd import Notifier
+from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Listener
 from progressd.ws.watchers import Watchers
 
@@ -83,6 +84,7 @@ class Daemon:
         self.ingest = Ingest(store, self.registry, self.broadcaster)
         self.producers = UnixSocket(self.ingest, settings.ingest.max_line_bytes)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
+        self.ledger = Ledger()
         self.watchers = Watchers(settings, self.broadcaster, self.registry, self.history)
         self.services = Services(settings, store, self.registry, self.history, self.ingest, self.files)
         self.http = HttpServer(build_app(self.services))
@@ -92,6 +94,7 @@ class Daemon:
         await self.registry.load()
         await self.files.prepare(self.store)
         self.tasks.start_soon(self.ingest.run)
+        self.tasks.start_soon(self.ledger.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
 
     async def run(
@@ -104,7 +107,7 @@ class Daemon:
         """Serve until a signal, then drain: first the jobs, then the connections."""
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
-                listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits)
+                listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits, self.ledger)
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:
                         accepting.start_soon(listener.run, listening)

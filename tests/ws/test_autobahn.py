@@ -9,6 +9,7 @@ from progressd.broadcast.frames import text_frame
 from progressd.broadcast.outbox import Budget
 from progressd.config.settings import Limits
 from progressd.ws.connection import WebSocket
+from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Connection, Listener
 from trio_websocket import ConnectionClosed
 
@@ -55,7 +56,7 @@ class NoHttp:
 async def test_the_autobahn_cases_pass(nursery: trio.Nursery, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS).run, listening)
+        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS, Ledger()).run, listening)
         url = f"ws://127.0.0.1:{listening.getsockname()[1]}/ws/echo"
         with trio.fail_after(60):
             done = await trio.run_process([sys.executable, "-c", RUN, url, *CASES], capture_stdout=True)

@@ -14,6 +14,7 @@ from progressd.core.closing import DRAINING
 from progressd.core.errors import NotFound
 from progressd.core.messages import ServerShutdown, ServerShutdownData
 from progressd.ws.connection import CLOSE_TIMEOUT
+from progressd.ws.ledger import ABANDONED
 from progressd.ws.watchers import Watchers
 from samples import ID, moved, started, succeeded
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock
@@ -30,6 +31,8 @@ class MemoryConnection:
 
     def __init__(self) -> None:
         self.peer = "memory"
+        self.topics = ""
+        self.fate = ABANDONED
         self.unread = b""
         self._to_client = MemoryReceiveStream()
         self._from_client = MemoryReceiveStream()

@@ -19,6 +19,7 @@ from progressd.config import Pipeline
 from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
 from progressd.ws import listener as module
+from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Connection, Listener
 from samples import ID
 from structlog.testing import capture_logs
@@ -137,7 +138,7 @@ async def test_a_handler_that_fails_ends_its_connection_and_is_logged_once(nurse
     broken = Broken()
     with socket.create_server(("127.0.0.1", 0)) as listening, capture_logs() as logs:
         listening.setblocking(False)
-        nursery.start_soon(Listener(broken.websocket, broken, nursery, Limits()).run, listening)
+        nursery.start_soon(Listener(broken.websocket, broken, nursery, Limits(), Ledger()).run, listening)
 
         async def asked(data: bytes) -> bytes:
             async with Peer(await trio.open_tcp_stream(*listening.getsockname())) as peer:
@@ -192,12 +193,11 @@ async def test_http_clients_that_leave_are_forgotten_at_once(daemon: RunningDaem
 
 async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_handshakes": 2}) as daemon, AsyncExitStack() as leaving:
-        with capture_logs() as logs:
-            for _ in range(2):
-                await leaving.enter_async_context(await daemon.connect())
-            async with Peer(await daemon.connect()) as peer:
-                assert await peer.rest() == b""
-        assert warnings(logs) == ["too many connections without a request"]
+        for _ in range(2):
+            await leaving.enter_async_context(await daemon.connect())
+        async with Peer(await daemon.connect()) as peer:
+            assert await peer.rest() == b""
+        await eventually(lambda: daemon.daemon.ledger.counts == {("refused", "too many handshakes"): 1})
         await leaving.aclose()
         async with Peer(await daemon.connect()) as peer:
             assert (await peer.ask("/api/health")).status == 200

@@ -11,7 +11,10 @@ ProgressdError
 ├── UnsupportedMedia 415    not the kind of file the pipeline takes
 ├── KeyReused 422           an Idempotency-Key that stands for another request
 ├── Unavailable 503         try again, after `retry_after` seconds
-│   └── StoreFailed 503     the store could not keep it; nothing was changed
+│   ├── StoreFailed 503     the store could not keep it; nothing was changed
+│   ├── Stopping 503        the daemon is about to end
+│   ├── TooManyConnections 503
+│   └── TooManyOfAddress 503
 ├── NoSpace 507             no room on the disk for what was sent
 ├── SlowConsumer            an in-process reader has missed messages
 └── SettingsError           the daemon cannot start with these settings
@@ -92,6 +95,18 @@ class Unavailable(ProgressdError):
 
 class StoreFailed(Unavailable):
     """The store could not keep a change, so the change did not happen."""
+
+
+class Stopping(Unavailable):
+    """The daemon is about to end."""
+
+
+class TooManyConnections(Unavailable):
+    """There is no room for one more."""
+
+
+class TooManyOfAddress(Unavailable):
+    """There is no room for one more from this address."""
 
 
 class NoSpace(ProgressdError):

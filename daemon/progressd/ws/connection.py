@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
+from trio_websocket import ConnectionClosed, WebSocketRequest
 
 from progressd.broadcast.frames import PING, text_frame
 from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
@@ -15,6 +15,7 @@ from progressd.core.closing import JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGA
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import Endpoint
+from progressd.ws.ledger import Fate
 from progressd.ws.listener import Connection, header
 from progressd.ws.stream import WebSocketStream
 
@@ -37,10 +38,21 @@ class WebSocket:
     """A connection from its handshake to its close; its tasks are scoped to `nursery`, which ends with it."""
 
     # An idle connection is three tasks and these objects: with slots, and nothing made before it is needed.
-    __slots__ = ("_limits", "_nursery", "_request", "_stream", "_ws", "closing", "host", "outbox", "peer", "start")
+    __slots__ = (
+        "_limits",
+        "_nursery",
+        "_request",
+        "_stream",
+        "_ws",
+        "closing",
+        "connection",
+        "host",
+        "outbox",
+        "start",
+    )
 
     def __init__(self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: Budget) -> None:
-        self.peer = connection.peer
+        self.connection = connection
         self.host = header(connection.unread, b"host").decode("latin-1")
         self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end, budget)
         self.closing: Closing | None = None  # why we close it, if it is us who do
@@ -49,12 +61,12 @@ class WebSocket:
         self._nursery = nursery
         self._limits = limits
         self._request: WebSocketRequest | None = None
-        self._ws: WebSocketConnection
+        self._ws = Endpoint(self._stream, limits.max_message_bytes)
 
     async def read_request(self) -> bool:
         """Whether the client has said in time what it asks for."""
         with trio.move_on_after(self._limits.handshake_timeout):
-            self._request = await Endpoint(self._stream, self._limits.max_message_bytes).request(self._nursery)
+            self._request = await self._ws.request(self._nursery)
         return self._request is not None
 
     @property
@@ -74,10 +86,15 @@ class WebSocket:
         """Whether the client has been let in, and messages can be sent."""
         return self._request is None
 
+    @property
+    def fate(self) -> Fate:
+        """How it ended, once it was accepted and is over."""
+        return self._ws.fate if self.closing is None else Fate("closed", f"{self.closing.code} {self.closing.reason}")
+
     async def accept(self) -> None:
         """Let the client in."""
         assert self._request is not None
-        self._ws = await self._request.accept()
+        await self._request.accept()
         self._stream.opened()
         self._ws._wsproto.handshake = _HANDSHAKE_OVER  # type: ignore[assignment]
         self._request = None

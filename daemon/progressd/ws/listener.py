@@ -9,20 +9,18 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-import structlog
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.utilities import ProtocolError
 
 from progressd.accepting import accept_forever
 from progressd.config.settings import Limits
+from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, Ledger
 
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
 RECEIVE_MOST: Final = 65536
 PREFIX: Final = b"GET /ws"
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
-
-log = structlog.get_logger(__name__)
 
 
 class Connection:
@@ -31,15 +29,17 @@ class Connection:
     `socket` is the plain non-blocking socket and `stream` the Trio stream over that same socket.
     """
 
-    __slots__ = ("peer", "send", "socket", "stream", "unread")
+    __slots__ = ("began", "fate", "peer", "send", "socket", "stream", "topics", "unread")
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self.send = sock.send  # for the outbox: writes at once what there is room for
         self.unread = b""
-        name = sock.getpeername()
-        self.peer: str = name[0] if isinstance(name, tuple) else "unix"
+        self.peer = _peer(sock)
+        self.began = trio.current_time()
+        self.topics = ""  # what it watched, for the log
+        self.fate = ABANDONED  # as far as it is known
 
     async def wait_writable(self) -> None:
         """Wait until `send` has room."""
@@ -77,6 +77,15 @@ class Connection:
             await self.stream.send_eof()
             while await self.stream.receive_some():
                 pass
+
+
+def _peer(sock: socket.socket) -> str:
+    """The address of the other end."""
+    try:
+        name = sock.getpeername()
+    except OSError:  # it was reset before it was accepted
+        return "gone"
+    return str(name[0]) if isinstance(name, tuple) else "unix"
 
 
 class HttpSide(Protocol):
@@ -129,7 +138,9 @@ class Listener:
         http: HttpSide,
         connections: trio.Nursery,
         limits: Limits,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._websocket = websocket
         self._http = http
         self._connections = connections
@@ -147,20 +158,23 @@ class Listener:
 
     async def _serve(self, sock: socket.socket) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
+        connection = Connection(sock)
+        failed: BaseException | None = None
+        self._ledger.opened()
         try:
-            connection = Connection(sock)
             await self._route(connection)
             await connection.linger()
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer has gone, which is its right
         except* Exception as group:
-            log.error("connection failed", error=repr(group.exceptions[0]), exc_info=group)
+            failed = group.exceptions[0]
         finally:
+            self._ledger.ended(connection, failed)
             sock.close()
 
     async def _route(self, connection: Connection) -> None:
         if len(self._heads) >= self._limits.max_handshakes:
-            log.warning("too many connections without a request", peer=connection.peer)
+            connection.fate = CROWDED_OUT
             return
         with trio.move_on_after(self._limits.handshake_timeout) as head:
             self._heads.add(head)
@@ -169,6 +183,8 @@ class Listener:
             finally:
                 self._heads.discard(head)
         if head.cancelled_caught or not connection.unread:
+            connection.fate = SILENT if trio.current_time() >= head.deadline else ABANDONED
             return
+        connection.fate = SERVED
         if wants_websocket(connection.unread) or await self._http.serve(connection):
             await self._websocket(connection)

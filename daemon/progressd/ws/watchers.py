@@ -1,6 +1,8 @@
 """Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
 
 from collections import Counter
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 import trio
@@ -13,14 +15,17 @@ from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
 from progressd.core.closing import Closing
-from progressd.core.errors import ProgressdError, Unavailable
+from progressd.core.errors import ProgressdError, Stopping, TooManyConnections, TooManyOfAddress
 from progressd.core.messages import Notice, Resync
 from progressd.history import History
 from progressd.registry import Registry
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
 from progressd.ws.handshake import Wish, check_origin, read_wish
+from progressd.ws.ledger import VANISHED, refused
 from progressd.ws.listener import Connection
+
+TOPICS_NAMED: Final = 5  # of one connection, in the log
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +48,8 @@ class Watchers:
         return len(self._open)
 
     async def handle(self, connection: Connection) -> None:
-        """Serve the connection until it is closed; the caller closes the socket."""
+        """Serve the connection until it is closed, and note how it ended; the caller closes the socket."""
+        connection.fate = VANISHED
         try:
             async with trio.open_nursery() as nursery:
                 websocket = WebSocket(connection, nursery, self._settings.limits, self._budget)
@@ -62,7 +68,7 @@ class Watchers:
             wish, after = await self._checked(websocket)
             await websocket.accept()
         except ProgressdError as error:
-            log.info("watcher refused", peer=websocket.peer, status=error.status, error=str(error))
+            websocket.connection.fate = refused(error)
             await websocket.reject(error)
         else:
             if self._announced is not None:
@@ -92,22 +98,23 @@ class Watchers:
 
     def _admit(self, websocket: WebSocket) -> None:
         """Count a connection in. Raises Unavailable where there is no room."""
-        limits = self._settings.limits
+        limits, peer = self._settings.limits, websocket.connection.peer
         if self._draining is not None:
-            raise Unavailable("the daemon is stopping")
+            raise Stopping("the daemon is stopping")
         if len(self._open) >= limits.max_connections:
-            raise Unavailable(f"all {limits.max_connections} connections are in use")
-        if self._of_address[websocket.peer] >= limits.max_connections_per_address:
-            raise Unavailable(f"{websocket.peer} has {limits.max_connections_per_address} connections already")
+            raise TooManyConnections(f"all {limits.max_connections} connections are in use")
+        if self._of_address[peer] >= limits.max_connections_per_address:
+            raise TooManyOfAddress(f"{peer} has {limits.max_connections_per_address} connections already")
         self._open[websocket] = None
-        self._of_address[websocket.peer] += 1
+        self._of_address[peer] += 1
 
     def _dismiss(self, websocket: WebSocket) -> None:
         if websocket in self._open:
+            peer = websocket.connection.peer
             del self._open[websocket]
-            self._of_address[websocket.peer] -= 1
-            if not self._of_address[websocket.peer]:
-                del self._of_address[websocket.peer]
+            self._of_address[peer] -= 1
+            if not self._of_address[peer]:
+                del self._of_address[peer]
 
     async def _checked(self, websocket: WebSocket) -> tuple[Wish, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
@@ -128,10 +135,10 @@ class Watchers:
             else:
                 if wish.since is not None and after is None:
                     websocket.send(Resync())
+                websocket.connection.topics = wish.topic
                 await self._serve_topic(websocket, self._broadcaster.join(wish.topic, outbox, after))
         finally:
-            code, reason = websocket.closing or (None, "the client left")
-            log.info("watcher left", peer=websocket.peer, topic=wish.topic, code=code, reason=reason)
+            websocket.connection.fate = websocket.fate
 
     async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
         try:
@@ -144,7 +151,14 @@ class Watchers:
         try:
             await websocket.serve(Dialogue(websocket, session, self._registry, self._history).take)
         finally:
+            websocket.connection.topics = _some(tuple(session.topics))
             session.leave()
+
+
+def _some(topics: Sequence[str]) -> str:
+    """As many as a line of the log can bear."""
+    more = [f"and {len(topics) - TOPICS_NAMED} more"] if len(topics) > TOPICS_NAMED else []
+    return " ".join([*topics[:TOPICS_NAMED], *more])
 
 
 async def _ignore(message: str | bytes) -> None:
