@@ -12,7 +12,7 @@ PIP := bin/python -m pip --disable-pip-version-check --quiet install
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
 	@echo 'make test     run the tests (ARGS="-k name"; PYTHON=/usr/bin/python3 for another Python)'
-	@echo 'make torture  run those that are large or take minutes'
+	@echo 'make torture  run those that are large or take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
 	@echo 'make check    look at format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make format   format the code'

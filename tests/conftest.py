@@ -1,3 +1,4 @@
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,6 +10,24 @@ from daemon import RunningDaemon, running_daemon
 
 settings.register_profile("progressd", deadline=None)
 settings.load_profile("progressd")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=100, help="how often the torture tests kill the daemon")
+    parser.addoption("--seed", type=int, default=None, help="what they leave to chance; printed when one fails")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("rounds"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    given = request.config.getoption("seed")
+    chosen = int.from_bytes(os.urandom(4), "big") if given is None else int(given)
+    print(f"--seed {chosen}")
+    return chosen
 
 
 @pytest.fixture

@@ -1,0 +1,149 @@
+"""Daemons without the half second of imports: a process that has loaded everything once forks each of them from itself.
+
+    async with open_forge(tmp_path) as forge:
+        async with forge.daemon(state_dir) as daemon:
+            url = await daemon.listening()
+            daemon.kill(signal.SIGKILL)
+
+A forked daemon runs `progressd serve` as a shell would start it: the same main function, a process of its own, its log
+in a file. Run as a program, this file is that process.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import trio
+
+PATIENCE = 30.0  # seconds for a start or an end
+
+
+class ForgedDaemon:
+    """One process."""
+
+    def __init__(self, pid: int, forge: "Forge") -> None:
+        self.pid = pid
+        self._forge = forge
+        self.status: int | None = None  # of its end, negative for a signal
+
+    async def listening(self) -> str:
+        """The URL, once it answers there. Fails when it ends instead."""
+        word, rest = await self._forge.said()
+        assert word == "listening", f"{word} {rest}: see {self._forge.log}"
+        return rest.removeprefix("on ")
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    async def ended(self) -> int:
+        """Wait for its end."""
+        while self.status is None:
+            word, rest = await self._forge.said()
+            if word == "ended":
+                self.status = int(rest)
+        return self.status
+
+
+class Forge:
+    """The client of the process; one daemon at a time."""
+
+    def __init__(self, process: trio.Process, log: Path) -> None:
+        self.log = log
+        self._process = process
+        self._text = b""
+
+    async def said(self) -> tuple[str, str]:
+        """The next line, of the process or of the daemon in it: its first word, and the rest."""
+        assert self._process.stdout is not None
+        with trio.fail_after(PATIENCE):
+            while b"\n" not in self._text:
+                chunk = await self._process.stdout.receive_some()
+                assert chunk, "the forge has ended"
+                self._text += chunk
+        line, _, self._text = self._text.partition(b"\n")
+        word, _, rest = line.decode().partition(" ")
+        return word, rest
+
+    @asynccontextmanager
+    async def daemon(
+        self, state_dir: Path, environment: Mapping[str, str] | None = None, config: Path | None = None
+    ) -> AsyncGenerator[ForgedDaemon]:
+        """A daemon over a state directory, on any free port; killed at the end unless it has ended."""
+        arguments = ["serve", "--port", "0", "--state-dir", str(state_dir)]
+        if config is not None:
+            arguments += ["--config", str(config)]
+        order = {"arguments": arguments, "environment": dict(environment or {}), "log": str(self.log)}
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
+        word, rest = await self.said()
+        assert word == "forked", f"{word} {rest}"
+        daemon = ForgedDaemon(int(rest), self)
+        try:
+            yield daemon
+        finally:
+            with trio.CancelScope(shield=True):
+                if daemon.status is None:
+                    daemon.kill()
+                    await daemon.ended()
+
+
+@asynccontextmanager
+async def open_forge(directory: Path, environment: Mapping[str, str] | None = None) -> AsyncGenerator[Forge]:
+    """Start the process, with these variables besides its own. The daemons' log is in `directory`/daemon.log."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, __file__], stdin=PIPE, stdout=PIPE, env={**os.environ, **(environment or {})}
+    )
+    try:
+        yield Forge(process, directory / "daemon.log")
+    finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with trio.CancelScope(shield=True):
+            await process.stdin.aclose()  # which ends it
+            await process.wait()
+            await process.stdout.aclose()
+
+
+def _become_daemon(order: dict[str, Any]) -> None:
+    from progressd.cli import main
+
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.environ.update(order["environment"])
+    main(order["arguments"])
+
+
+def _forge() -> None:
+    import progressd.app
+    import progressd.cli.serve  # noqa: F401
+
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                _become_daemon(json.loads(line))
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+            finally:
+                os._exit(status)
+        _say(f"forked {pid}")
+        _say(f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+
+
+def _say(line: str) -> None:
+    os.write(1, line.encode() + b"\n")
+
+
+if __name__ == "__main__":
+    _forge()

@@ -1,0 +1,194 @@
+"""The ledger: what a daemon has promised, kept outside of it, and whether the next daemon keeps it.
+
+Whoever talks to the daemon writes down here what was answered and what was seen, before anything else happens; what was
+sent and not answered may have become true or not. After each start the books are compared. It does no I/O; a promise
+that was broken is an AssertionError that names the job and the offset.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+CHANGES = ("job_created", "status_change", "completed", "error")
+TERMINAL = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}  # an end, and the status it makes
+MAY_FOLLOW = {
+    None: {"queued"},
+    "queued": {"processing", "failed", "cancelled"},
+    "processing": {"completed", "failed", "cancelled", "queued"},  # queued: again, after a crash under the runner
+}
+FRESH = 1.0  # seconds of progress that a crash may cost
+LATE = 1.0  # seconds more that a busy machine may take to write it
+
+
+@dataclass
+class Story:
+    """A job that producers report on: created, so many steps, an end. Positions count its events from 1."""
+
+    id: str
+    steps: int
+    end: str
+    sent: int = 0
+    answered: int = 0
+    refused: bool = False  # an end, since another had come before it
+    ended_as: str | None = None  # the end that was answered
+    ends: set[str] = field(default_factory=set)  # those that were sent
+    answered_at: dict[int, float] = field(default_factory=dict)  # of progress: step -> seconds
+
+    @property
+    def last(self) -> int:
+        """The position of the end."""
+        return self.steps + 2
+
+    @property
+    def over(self) -> bool:
+        """Nothing more has to be said about it."""
+        return self.answered == self.last
+
+
+class Ledger:
+    """The books of one state directory."""
+
+    def __init__(self) -> None:
+        self.stories: dict[str, Story] = {}
+        self.inputs: dict[str, bytes] = {}  # what is being uploaded, by file name
+        self.accepted: dict[str, str] = {}  # uploads that were answered 202: job -> file name
+        self.finished: dict[str, Mapping[str, Any]] = {}  # jobs as they were when they had ended
+        self.uploaded: dict[str, str] = {}  # jobs of the runner, answered or not: job -> file name
+        self.audited = 0  # the offset up to which the books have been compared
+        self.store: str | None = None
+        self.counted: Counter[str] = Counter()
+        self._messages: dict[int, Mapping[str, Any]] = {}  # everything anybody was sent, by offset
+        self._answers: dict[int, tuple[str, str]] = {}  # offset -> job and end, as producers were answered
+        self._statuses: dict[str, str] = {}  # as the audited changes leave the jobs
+        self._told: dict[str, str] = {}  # the message that came after the end
+
+    def offset(self, cursor: str) -> int:
+        """The offset of a cursor; all are of one store."""
+        store, _, offset = cursor.partition("-")
+        assert self.store in (None, store), f"a cursor of the store {store}, which was {self.store}"
+        self.store = store
+        return int(offset)
+
+    def saw(self, message: Mapping[str, Any]) -> int:
+        """Somebody has been sent this; its offset. An offset is never given twice."""
+        offset = self.offset(message["cursor"])
+        known = self._messages.setdefault(offset, message)
+        same = all(known[key] == message[key] for key in ("type", "job_id", "data"))
+        assert same, f"the offset {offset} was given twice: {known} and {message}"
+        self.counted["messages seen"] += known is message
+        return offset
+
+    def sent(self, story: Story, position: int, end: str | None = None) -> None:
+        """An event is on its way."""
+        story.sent = max(story.sent, position)
+        if end is not None:
+            story.ends.add(end)
+
+    def answered(self, story: Story, position: int, cursor: str, now: float, end: str | None = None) -> None:
+        """An event was acknowledged at `now` (seconds)."""
+        self.counted["events answered"] += 1
+        offset = self.offset(cursor)
+        story.answered = max(story.answered, position)
+        if end is not None:
+            assert story.ended_as in (None, end), f"job {story.id} was ended twice: {story.ended_as} and {end}"
+            story.ended_as = end
+            self._answers[offset] = story.id, end
+        elif position > 1:
+            story.answered_at[position - 1] = now
+
+    def compare_changes(self, replayed: Iterable[Mapping[str, Any]]) -> None:
+        """All state changes after `audited`, as the daemon tells them now."""
+        before, there = self.audited, set[int]()
+        for message in replayed:
+            assert message["type"] != "resync", "a cursor of this store was not known"
+            offset = self.saw(message)
+            if message["type"] in CHANGES:
+                assert offset > self.audited, f"the offset {offset} came after {self.audited}"
+                self.audited = offset
+                there.add(offset)
+                self._follow(message, offset)
+        for offset, message in self._messages.items():
+            if before < offset <= self.audited and message["type"] in CHANGES:
+                assert offset in there, f"a watcher has seen {message}, and it is gone"
+        for offset, (job_id, end) in self._answers.items():
+            if before < offset <= self.audited:
+                said = self._messages.get(offset, {})
+                assert said.get("job_id") == job_id, f"job {job_id}: {end} was answered {offset}, and it is gone"
+        self.counted["changes compared"] += len(there)
+
+    def _follow(self, message: Mapping[str, Any], offset: int) -> None:
+        """The state machine, from the outside: one end, and nothing after it but the word that goes with it."""
+        job_id, type_ = message["job_id"], message["type"]
+        old = self._statuses.get(job_id)
+        if type_ in ("job_created", "status_change"):
+            new = "queued" if type_ == "job_created" else message["data"]["new_status"]
+            assert new in MAY_FOLLOW.get(old, ()), f"job {job_id} was {old} and is {new} at {offset}"
+            assert type_ == "job_created" or message["data"]["old_status"] == old, f"{message} after {old}"
+            self._statuses[job_id] = new
+        else:
+            assert TERMINAL[type_] == old, f"job {job_id} is {old} and is told {type_} at {offset}"
+            assert job_id not in self._told, f"job {job_id} has two ends: {self._told[job_id]} and {type_}"
+            self._told[job_id] = type_
+
+    def start_over(self) -> None:
+        """Compare all changes again, from the first one on."""
+        self.audited = 0
+        self._statuses.clear()
+        self._told.clear()
+
+    def missed(self, after: int, upto: int, seen: set[int]) -> list[Mapping[str, Any]]:
+        """The state changes with after < offset ≤ upto that are not among the seen, of those that were compared."""
+        return [
+            message
+            for offset, message in self._messages.items()
+            if after < offset <= min(upto, self.audited) and message["type"] in CHANGES and offset not in seen
+        ]
+
+    def compare_story(self, story: Story, job: Mapping[str, Any] | None, killed_at: float) -> None:
+        """A producer's job as it is now, None where there is none. What is true from now on is the daemon's word."""
+        if job is None:
+            assert story.answered == 0, f"job {story.id} was answered, and it is gone"
+            story.sent = 0
+            return
+        status, step = job["status"], job["progress"]["current_step"]
+        first, last = {"queued": (1, 1), "processing": (2, story.last - 1)}.get(status, (story.last, story.last))
+        assert story.answered <= last, f"job {story.id}: event {story.answered} was answered, and it is {status}"
+        assert story.sent >= first, f"job {story.id}: only {story.sent} events were sent, and it is {status}"
+        if first == story.last:
+            assert status in {TERMINAL[end] for end in story.ends}, f"job {story.id} is {status}, not {story.ends}"
+            assert story.ended_as is None or TERMINAL[story.ended_as] == status, (
+                f"job {story.id} was answered {story.ended_as}, and it is {status}"
+            )
+        safe = [step for step, at in story.answered_at.items() if at < killed_at - FRESH - LATE]
+        assert step >= max(safe, default=0), f"job {story.id} is back at step {step}, and {max(safe)} was old"
+        assert step <= min(story.sent - 1, story.steps) or step == 0, f"job {story.id}: step {step} was never sent"
+        self.counted["steps lost to a crash"] += max(0, max(story.answered_at, default=0) - step)
+        story.answered = story.sent = story.last if first == story.last else max(first, step + 1)
+        story.answered_at = {}
+        self.counted["jobs compared"] += 1
+
+    def compare_job(self, job: Mapping[str, Any]) -> None:
+        """Any job: it is what its changes made it, and once finished it stays as it was."""
+        job_id, status = job["id"], job["status"]
+        if status not in TERMINAL.values():
+            return
+        known = self.finished.setdefault(job_id, job)
+        assert known == job, f"the finished job {job_id} has changed: {known} and {job}"
+        self.counted["finished jobs compared"] += known is not job
+
+    def compare_upload(self, job_id: str, name: str, content: bytes | None) -> None:
+        """The input of a job of the runner, None where there is none."""
+        self.uploaded[job_id] = name
+        assert content is not None, f"the input {name} of job {job_id} is gone"
+        assert content == self.inputs[name], f"the input {name} of job {job_id} is not what was uploaded"
+        self.counted["inputs compared"] += 1
+
+    def compare_accepted(self) -> None:
+        """Every upload that was answered has its job; call it when all changes have been compared."""
+        for job_id, name in self.accepted.items():
+            assert self.uploaded.get(job_id) == name, f"the upload {name} was answered {job_id}, and it is gone"
+
+    def status(self, job_id: str) -> str | None:
+        """As the compared changes leave it."""
+        return self._statuses.get(job_id)

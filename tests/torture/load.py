@@ -1,0 +1,229 @@
+"""What goes on while a daemon is killed: producers, uploads and watchers, who write all they are told into a ledger.
+
+Each is a task that goes on until the daemon is gone, and takes what had reached its socket by then.
+"""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx
+import trio
+from http_client import FORM_TYPE, file_part, form, post_pieces
+from peer import upgrade
+from torture.ledger import CHANGES, Ledger, Story
+from wsproto.frame_protocol import FrameProtocol, Opcode
+
+from daemon import completed, failed, progress, registered, status_change
+
+GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
+STORIES = 5  # that one producer tells at a time
+
+
+def event_at(story: Story, position: int, end: str | None = None) -> dict[str, Any]:
+    """What is sent at this position."""
+    if position == 1:
+        return registered(story.id, kind="story", total_steps=story.steps)
+    if position < story.last:
+        return progress(story.id, position - 1, story.steps, f"step {position - 1}")
+    return {
+        "completed": completed(story.id, page_count=story.steps),
+        "error": failed(story.id, "no paper"),
+        "cancelled": status_change(story.id, "cancelled"),
+    }[end or story.end]
+
+
+async def post(client: httpx.AsyncClient, path: str, body: bytes, content_type: str) -> httpx.Response:
+    """Post a body of which nothing is left to be closed when the daemon goes away in the middle."""
+    headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+    return await post_pieces(client, path, [body], headers)
+
+
+class Clients:
+    """Everybody who deals with one daemon, as far as it is in the books."""
+
+    def __init__(self, ledger: Ledger, url: str, chance: random.Random) -> None:
+        self.ledger = ledger
+        self.url = url
+        self.address = url.removeprefix("http://")
+        self.chance = chance
+        self.draining = False
+
+    @asynccontextmanager
+    async def http(self) -> AsyncGenerator[httpx.AsyncClient]:
+        """A client with connections of its own."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False, verify=False) as client:
+            yield client
+
+    def next_events(self, stories: list[Story], most: int) -> list[tuple[Story, int]]:
+        """Some events that come next in a producer's stories; finished ones make room for new ones."""
+        stories[:] = [story for story in stories if not story.over]
+        while len(stories) < STORIES:
+            ends = ("completed", "error", "cancelled")
+            story = Story(str(uuid.uuid4()), self.chance.randint(1, 12), self.chance.choice(ends))
+            self.ledger.stories[story.id] = story
+            stories.append(story)
+        batch = []
+        for story in self.chance.sample(stories, self.chance.randint(1, STORIES)):
+            upto = min(story.last, story.answered + self.chance.randint(1, most))
+            batch += [(story, position) for position in range(story.answered + 1, upto + 1)]
+        for story, position in batch:
+            self.ledger.sent(story, position, story.end if position == story.last else None)
+        return batch
+
+    def take(self, batch: list[tuple[Story, int]], answers: list[dict[str, Any]]) -> None:
+        """Answers to events."""
+        for (story, position), answer in zip(batch, answers, strict=False):
+            if answer["ok"]:
+                end = story.end if position == story.last else None
+                self.ledger.answered(story, position, answer["cursor"], time.monotonic(), end)
+            else:
+                self.refused(story, position, answer["error"])
+
+    def refused(self, story: Story, position: int, error: str) -> None:
+        """An event was refused: because the daemon stops, or since a rival's end came first."""
+        if len(story.ends) > 1 and "comes too late" in error:
+            story.answered = story.last
+            return
+        assert self.draining, f"job {story.id}, event {position}: {error}"
+        assert "stopping" in error, f"job {story.id}, event {position}: {error}"
+
+    async def over_unix(self, socket_path: str, stories: list[Story]) -> None:
+        """A producer that writes some lines and reads the answers."""
+        try:
+            async with await trio.open_unix_socket(socket_path) as stream:
+                buffered = b""
+                while True:
+                    batch = self.next_events(stories, 4)
+                    lines = [json.dumps({"ref": 1, **event_at(*one)}).encode() + b"\n" for one in batch]
+                    await stream.send_all(b"".join(lines))
+                    waiting = batch
+                    while waiting:
+                        chunk = await stream.receive_some()
+                        if not chunk:
+                            return
+                        *whole, buffered = (buffered + chunk).split(b"\n")
+                        self.take(waiting, [json.loads(line) for line in whole])
+                        waiting = waiting[len(whole) :]
+        except GONE:
+            return
+
+    async def over_http(self, stories: list[Story]) -> None:
+        """A producer that posts lines, and at a job's end has a rival who says otherwise."""
+        try:
+            async with self.http() as client:
+                while True:
+                    batch = self.next_events(stories, 3)
+                    lines = b"".join(json.dumps(event_at(*one)).encode() + b"\n" for one in batch)
+                    async with trio.open_nursery() as nursery:
+                        for story, position in batch:
+                            if position == story.last and story.answered >= 2:
+                                nursery.start_soon(self._rival, client, story)
+                        answer = await post(client, "/api/events", lines, "application/x-ndjson")
+                    if answer.status_code == 503:
+                        assert self.draining, answer.text
+                        return
+                    self.take(batch, [json.loads(line) for line in answer.text.splitlines()])
+        except* GONE:
+            pass  # the daemon is gone
+
+    async def _rival(self, client: httpx.AsyncClient, story: Story) -> None:
+        """Another that ends the same job at the same time, and differently."""
+        end = "error" if story.end == "cancelled" else "cancelled"
+        self.ledger.sent(story, story.last, end)
+        event = json.dumps(event_at(story, story.last, end)).encode()
+        answer = await post(client, f"/api/jobs/{story.id}/events", event, "application/json")
+        if answer.status_code == 200:
+            self.ledger.answered(story, story.last, answer.json()["cursor"], time.monotonic(), end)
+        else:
+            assert answer.status_code == 409 or (self.draining and answer.status_code == 503), answer.text
+
+    async def uploads(self) -> None:
+        """One upload after the other, in pieces."""
+        try:
+            async with self.http() as client:
+                while True:
+                    name = f"{uuid.uuid4()}.pdf"
+                    content = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
+                    self.ledger.inputs[name] = content
+                    whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
+                    pieces = (whole[start : start + size] for start in range(0, len(whole), size))
+                    answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, FORM_TYPE)
+                    if answer.status_code == 503:
+                        assert self.draining, answer.text
+                        return
+                    assert answer.status_code == 202, answer.text
+                    self.ledger.accepted[answer.json()["job_id"]] = name
+                    self.ledger.counted["uploads answered"] += 1
+                    await trio.sleep(self.chance.uniform(0, 0.1))
+        except GONE:
+            return
+
+    async def messages(self, target: str) -> AsyncGenerator[Mapping[str, Any]]:
+        """What a watcher is sent, until the connection ends however it ends; to be closed by its user."""
+        frames, text = FrameProtocol(client=True, extensions=[]), ""
+        try:
+            host, port = self.address.split(":")
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                await stream.send_all(upgrade(target))
+                frames.receive_bytes(await self._behind_head(stream))
+                while True:
+                    for frame in frames.received_frames():
+                        if frame.opcode is Opcode.TEXT:
+                            text += str(frame.payload)
+                            if frame.message_finished:
+                                yield json.loads(text)
+                                text = ""
+                    chunk = await stream.receive_some()
+                    if not chunk:
+                        return
+                    frames.receive_bytes(chunk)
+        except GONE:
+            return
+
+    async def _behind_head(self, stream: trio.SocketStream) -> bytes:
+        """What came together with the end of the answer to a handshake; nothing where that was cut off."""
+        head = b""
+        async for chunk in stream:
+            head += chunk
+            if b"\r\n\r\n" in head:
+                assert head.startswith(b"HTTP/1.1 101 ") or (self.draining and b" 503 " in head), head
+                return head.partition(b"\r\n\r\n")[2] if head.startswith(b"HTTP/1.1 101 ") else b""
+        return b""
+
+
+class Returner:
+    """A watcher of all jobs that comes back to each daemon with the cursor of the last message it has seen."""
+
+    def __init__(self) -> None:
+        self.cursor: str | None = None
+        self.base: int | None = None  # from here on it has been there without a gap
+        self.seen: set[int] = set()
+
+    async def watch(self, clients: Clients) -> None:
+        """Until the daemon is gone."""
+        target = "/ws/jobs" + (f"?since={self.cursor}" if self.cursor else "")
+        last = 0
+        async with aclosing(clients.messages(target)) as messages:
+            async for message in messages:
+                if message["type"] == "server_shutdown":
+                    continue
+                assert message["type"] != "resync", f"the cursor {self.cursor} was not known"
+                offset = clients.ledger.saw(message)
+                assert offset > last, f"{offset} came after {last}"
+                assert message["type"] not in CHANGES or offset not in self.seen, f"{message} came twice"
+                last = offset
+                self.seen.add(offset)
+                self.cursor = message["cursor"]
+        if self.base is None and self.cursor is not None:
+            self.base = last
+
+    def check(self, ledger: Ledger) -> None:
+        """It has missed nothing; call it when the changes have been compared."""
+        if self.base is not None and self.cursor is not None:
+            missed = ledger.missed(self.base, ledger.offset(self.cursor), self.seen)
+            assert not missed, f"a watcher who came back has never seen {missed[:3]} ({len(missed)} in all)"

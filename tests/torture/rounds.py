@@ -1,0 +1,199 @@
+"""Rounds: a daemon starts, the books are compared, work goes on, and it is killed."""
+
+import random
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from torture.forge import Forge, ForgedDaemon, open_forge
+from torture.ledger import Ledger, Story
+from torture.load import Clients, Returner
+
+PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
+PER_STORE = 50  # rounds until a new state directory is begun
+ATTEMPTS = 3  # the default of runner.max_attempts
+
+CONFIG = """
+[pipelines.copy]
+command = ["sh", "-c", 'echo 1/2; sleep 0.05; cp "$0" "$1"; echo 2/2', "{input}", "{output}"]
+progress_pattern = '(?P<current>\\d)/(?P<total>\\d)'
+
+[runner]
+slots = 2
+"""
+
+
+class Campaign:
+    """The rounds over one state directory."""
+
+    def __init__(self, directory: Path, forge: Forge, chance: random.Random) -> None:
+        self.state_dir = directory / "state"
+        self.ledger = Ledger()
+        self.chance = chance
+        self._forge = forge
+        self._config = directory / "progressd.toml"
+        self._config.write_text(CONFIG)
+        self._by_unix: list[Story] = []
+        self._by_http: list[Story] = []
+        self._returners = [Returner(), Returner()]
+        self._whole = set[str]()  # jobs whose result has been looked at
+        self._killed_at = time.monotonic()
+
+    async def round(self) -> None:
+        """Start a daemon, compare, and kill it at some moment: under load, in the drain, or at its next start."""
+        self.ledger.counted["kills"] += 1
+        kind = self.chance.choices(["load", "start", "drain"], [8, 1, 1])[0]
+        self.ledger.counted[f"kills during {kind}"] += 1
+        with trio.fail_after(PATIENCE):
+            async with self.daemon() as daemon:
+                if kind == "start":
+                    await trio.sleep(self.chance.uniform(0, 0.3))
+                    daemon.kill()
+                    await daemon.ended()
+                    return
+                clients = Clients(self.ledger, await daemon.listening(), self.chance)
+                await self.compare(clients)
+                async with self.load(clients):
+                    await trio.sleep(self.chance.choice([0.1, 0.4, 0.4, 1.0, 2.5]) * self.chance.random())
+                    if kind == "drain":
+                        clients.draining = True
+                        daemon.kill(signal.SIGTERM)
+                        await trio.sleep(self.chance.uniform(0, 0.5))
+                    self._killed_at = time.monotonic()
+                    daemon.kill()
+                    await daemon.ended()
+
+    async def finish(self) -> None:
+        """The last daemon brings everything to its end, and is stopped as it should be; then all is compared."""
+        with trio.fail_after(PATIENCE):
+            async with self.daemon() as daemon:
+                clients = Clients(self.ledger, await daemon.listening(), self.chance)
+                await self.compare(clients)
+                async with clients.http() as client:
+                    while not await self._all_finished(client):  # noqa: ASYNC110, nothing tells when
+                        await trio.sleep(0.05)
+                self.ledger.start_over()
+                self._whole.clear()
+                await self.compare(clients, most=100_000)
+                daemon.kill(signal.SIGTERM)
+                assert await daemon.ended() == 0
+
+    @asynccontextmanager
+    async def daemon(self) -> AsyncGenerator[ForgedDaemon]:
+        """The next daemon over the state directory."""
+        async with self._forge.daemon(self.state_dir, config=self._config) as daemon:
+            yield daemon
+
+    @asynccontextmanager
+    async def load(self, clients: Clients) -> AsyncGenerator[None]:
+        """All that goes on; at the end, when the daemon is gone, everybody has taken what was there for them."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(clients.over_unix, str(self.state_dir / "ingest.sock"), self._by_unix)
+            nursery.start_soon(clients.over_http, self._by_http)
+            nursery.start_soon(clients.uploads)
+            nursery.start_soon(clients.uploads)
+            for returner in self._returners:
+                nursery.start_soon(returner.watch, clients)
+            yield
+
+    async def compare(self, clients: Clients, most: int = 500) -> None:
+        """What this daemon says of changes, and of so many jobs, and what is on the disk, against the books."""
+        async with clients.http() as client:
+            await self._compare_changes(clients, client)
+            for story in [*self._by_unix, *self._by_http]:
+                found = await client.get(f"/api/jobs/{story.id}")
+                self.ledger.compare_story(story, found.json() if found.status_code == 200 else None, self._killed_at)
+            for job in await jobs_of(client, "", most):
+                self.ledger.compare_job(job)
+            for job in await jobs_of(client, "&kind=copy"):
+                await self._compare_files(client, job)
+        self.ledger.compare_accepted()
+        for returner in self._returners:
+            returner.check(self.ledger)
+        self._compare_directories()
+
+    async def _compare_changes(self, clients: Clients, client: httpx.AsyncClient) -> None:
+        """Have all changes since the last time replayed, up to a job made for this."""
+        marker = str(uuid.uuid4())
+        answer = await client.post("/api/jobs", json={"id": marker, "kind": "marker"})
+        assert answer.status_code == 201, answer.text
+        store = answer.json()["cursor"].partition("-")[0]
+        replayed = []
+        async with aclosing(clients.messages(f"/ws/jobs?since={store}-{self.ledger.audited}")) as messages:
+            async for message in messages:
+                replayed.append(message)
+                if message["type"] == "job_created" and message["job_id"] == marker:
+                    break
+        assert replayed, "the daemon has closed the connection"
+        self.ledger.compare_changes(replayed)
+        await client.delete(f"/api/jobs/{marker}")
+
+    async def _compare_files(self, client: httpx.AsyncClient, job: dict[str, Any]) -> None:
+        job_id, name = job["id"], job["input_filename"]
+        directory = self.state_dir / "jobs" / job_id
+        if job_id not in self.ledger.uploaded:
+            path = directory / "input"
+            self.ledger.compare_upload(job_id, name, path.read_bytes() if path.exists() else None)
+        if job["status"] == "completed":
+            if job_id not in self._whole:
+                result = (directory / "output").read_bytes()
+                assert result == self.ledger.inputs[name], f"the result of job {job_id} is not whole"
+                self._whole.add(job_id)
+        elif job["status"] == "failed":
+            assert (job["error"], job["attempt"]) == ("interrupted", ATTEMPTS), job
+        else:
+            offered = await client.get(f"/api/jobs/{job_id}/download")
+            fresh = (await client.get(f"/api/jobs/{job_id}")).json()
+            assert offered.status_code == 409 or fresh["status"] == "completed", offered.status_code
+
+    def _compare_directories(self) -> None:
+        """An upload that was not answered leaves nothing behind, or has become a job as a whole."""
+        uploads = list((self.state_dir / "uploads").iterdir())
+        assert not uploads, f"half of an upload is left: {uploads}"
+        strangers = {path.name for path in (self.state_dir / "jobs").iterdir()} - self.ledger.uploaded.keys()
+        assert not strangers, f"files without a job: {strangers}"
+
+    async def _all_finished(self, client: httpx.AsyncClient) -> bool:
+        unfinished = [await jobs_of(client, f"&kind=copy&status={status}") for status in ("queued", "processing")]
+        return not any(unfinished)
+
+
+async def jobs_of(client: httpx.AsyncClient, query: str, most: int = 100_000) -> list[dict[str, Any]]:
+    """The newest jobs that a query finds."""
+    found = list[dict[str, Any]]()
+    while len(found) < most:
+        answer = await client.get(f"/api/jobs?limit=500&offset={len(found)}{query}")
+        jobs = answer.json()["jobs"]
+        found += jobs
+        if len(jobs) < 500:
+            break
+    return found
+
+
+async def torture(
+    directory: Path, rounds: int, seed: int, *, say: Callable[[str], None] = print, per_store: int = PER_STORE
+) -> Counter[str]:
+    """So many rounds; what was counted. The seed decides all that chance decides here, as far as time lets it."""
+    total: Counter[str] = Counter()
+    async with open_forge(directory) as forge:
+        for first in range(0, rounds, per_store):
+            place = directory / f"from-{first}"
+            place.mkdir()
+            campaign = Campaign(place, forge, random.Random(f"{seed} {first}"))
+            for number in range(first, min(first + per_store, rounds)):
+                try:
+                    await campaign.round()
+                except BaseException:
+                    say(f"round {number} of seed {seed}, in {place}")
+                    raise
+            await campaign.finish()
+            total += campaign.ledger.counted
+            say(f"{min(first + per_store, rounds)} rounds: " + ", ".join(f"{n} {what}" for what, n in total.items()))
+    return total
