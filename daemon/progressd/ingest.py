@@ -18,8 +18,9 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Published
 from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import Event, checked_job_id
+from progressd.core.events import Event, LeaseEvent, LostEvent, checked_job_id
 from progressd.core.job import Applied, Job, apply
+from progressd.core.leases import Leases
 from progressd.core.messages import Error, JobCreated, PagePreview, Progress, StateChange, StatusChange
 from progressd.registry import Registry
 from progressd.store.base import Change, Store
@@ -65,6 +66,8 @@ class Ingest:
         self._next_batch = -math.inf
         self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
         self._moved = trio.Event()
+        self._leases = Leases()
+        self._until_look = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event) -> list[Outcome]:
@@ -82,6 +85,7 @@ class Ingest:
 
         `urgent`: somebody waits for that; else up to 2 ms may be taken to gather more events. Raises Unavailable.
         """
+        self._hear(events)
         entry = Entry(events, decided, urgent)
         try:
             self._send.send_nowait(entry)
@@ -101,9 +105,15 @@ class Ingest:
         return outcome
 
     async def run(self) -> None:
-        """Take events until cancelled; a batch that was begun is finished, and what is unsaved is written."""
+        """Take events until cancelled; a batch that was begun is finished, and what is unsaved is written.
+
+        The leases of the jobs there are begin now.
+        """
+        for job in self._registry.unfinished.values():
+            self._leases.keep(job, trio.current_time())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write_behind)
+            nursery.start_soon(self._watch_leases)
             try:
                 async for first in self._receive:
                     with trio.CancelScope(shield=True):
@@ -172,6 +182,8 @@ class Ingest:
             self._moved.set()
         for job in batch.jobs.values():
             self._registry.keep(job, batch.messages[job.id])
+            self._leases.keep(job, trio.current_time())
+        self._until_look.deadline = min(self._until_look.deadline, self._leases.next_look)
         for published in batch.published:
             await self._broadcaster.publish(published)
         for change in batch.changes:
@@ -200,14 +212,16 @@ class Ingest:
             placed = replace(message, cursor=str(Cursor(self.store_id, offset)), time=now)
             published = Published(offset, placed)
             batch.published.append(published)
-            if isinstance(placed, PagePreview):
-                return job
+            if isinstance(placed, PagePreview):  # never kept
+                continue
             batch.messages.setdefault(job.id, []).append(published)
             if isinstance(placed, Progress):
                 job = replace(job, offset=offset, progress_offset=offset, progress_at=now)
             else:
                 batch.changes.append(Change(offset, placed))
                 job = replace(job, offset=offset, created_offset=job.created_offset or offset)
+        if job.offset == applied.job.offset:
+            return job
         batch.jobs.pop(job.id, None)  # to the end: the registry keeps finished jobs in the order of their ends
         batch.jobs[job.id] = job
         return job
@@ -221,6 +235,27 @@ class Ingest:
             reserved = self._next_offset + count + RESERVE_AHEAD
             await self._store.reserve(reserved)
             self._reserved = reserved
+
+    def _hear(self, events: Iterable[Event]) -> None:
+        """Note the producers that these come from.
+
+        As they come in, before they are decided: so what says that one is silent stands before its next event or is
+        not said, also where the store is slow.
+        """
+        if self._leases:
+            now = trio.current_time()
+            for event in events:
+                if not isinstance(event, LeaseEvent):
+                    self._leases.heard(event.job_id, now)
+
+    async def _watch_leases(self) -> None:
+        while True:
+            with trio.CancelScope(deadline=self._leases.next_look) as self._until_look:
+                await trio.sleep_forever()
+            events = self._leases.silent(trio.current_time())
+            for event in events:
+                log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LostEvent))
+            await self.submit(*events)
 
     async def _write_behind(self) -> None:
         while True:

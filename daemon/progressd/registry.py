@@ -100,7 +100,8 @@ class Registry:
         if not job.status.finished:
             self.unfinished[job.id] = job
             if job.status is JobStatus.QUEUED:
-                trail.progress = None
+                if not job.progress_offset:  # what an earlier attempt did is void
+                    trail.progress = None
                 self._queued.set()
         elif job.id not in self._finished:
             self._finish(job)

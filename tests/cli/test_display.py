@@ -71,6 +71,13 @@ def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.Capture
     assert capsys.readouterr().out == f'{{"type":"new",  "a":1}}\n{MOVED.text}\n'
 
 
+def test_a_job_whose_producer_is_silent_is_shown_as_stalled(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = received("progress", current_step=5, total_steps=12, step_name="AI", percent=41, stalled=True)
+    with Lines(URL, as_json=False) as display:
+        display.show(silent)
+    assert capsys.readouterr().out == f"{JOB} progress 41% 5/12 AI, stalled\n"
+
+
 def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines(URL, as_json=False) as display:
         for failures in range(3):

@@ -12,6 +12,7 @@ from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
     Event,
+    LostEvent,
     PreviewEvent,
     ProgressEvent,
     RegisterEvent,
@@ -21,6 +22,7 @@ from progressd.core.events import (
     ReportedStatus,
     RequeueEvent,
     RunnerEvent,
+    StalledEvent,
     StartEvent,
     StatusEvent,
     SubmitEvent,
@@ -447,3 +449,91 @@ def test_percentages_told_are_whole_numbers_from_0_to_100(events: list[Event]) -
 def test_times_told_left_are_never_negative(events: list[Event]) -> None:
     left = [message.data.eta_seconds for message in played(events)[1] if isinstance(message, Progress)]
     assert all(seconds is UNSET or seconds >= 0 for seconds in left)
+
+
+# Leases
+
+STALL, LOSE = StalledEvent(ID), LostEvent(ID)
+LEASED = RegisterEvent(ID, Registration("scan", total_steps=12, lease_seconds=30))
+
+
+def came_of(*events: Event) -> Applied:
+    """What came of the last of these events."""
+    job, applied = None, None
+    for event in events:
+        applied = apply(job, event, LATER)
+        job = applied.job
+    assert applied is not None
+    return applied
+
+
+def test_a_silent_job_is_stalled_and_its_watchers_see_that_as_progress() -> None:
+    before = came_of(LEASED, STEP).job
+    applied = apply(before, STALL, LATER)
+    data = ProgressData(5, 12, "AI Upscaling", 41, stalled=True)
+    assert applied == Applied(replace(before, progress=data), (Progress(ID, data),), False)
+    assert came_of(LEASED, STALL).messages == (Progress(ID, ProgressData(0, 12, "", 0, stalled=True)),)
+    assert apply(applied.job, STALL, LATER) == Applied(applied.job, (), False)
+
+
+@pytest.mark.parametrize(
+    ("event", "messages"),
+    [
+        (STEP, [Progress]),
+        (PREVIEW, [PagePreview, Progress]),
+        (LEASED, [Progress]),
+        (StatusEvent(ID, ReportedStatus(PROCESSING)), [StatusChange, Progress]),
+    ],
+)
+def test_whatever_its_producer_says_resumes_a_stalled_job(event: Event, messages: list[type[JobMessage]]) -> None:
+    first = [LEASED, STALL] if isinstance(event, StatusEvent) else [LEASED, STEP, STALL]
+    applied = came_of(*first, event)
+    assert [type(message) for message in applied.messages] == messages
+    newest = next(message for message in applied.messages if isinstance(message, Progress))
+    assert newest.data == applied.job.progress
+    assert not applied.job.progress.stalled
+
+
+@pytest.mark.parametrize("end", [CompletedEvent(ID), FAIL, CANCEL, LOSE])
+def test_the_end_of_a_stalled_job_is_its_last_word(end: Event) -> None:
+    applied = came_of(LEASED, STEP, STALL, end)
+    assert not any(isinstance(message, Progress) for message in applied.messages)
+    assert not applied.job.progress.stalled
+    with pytest.raises(Conflict):
+        apply(applied.job, STALL, LATER)
+
+
+def test_a_lost_job_has_failed_with_that_sentence_and_what_its_producer_then_says_is_refused() -> None:
+    for first in ([LEASED], [LEASED, STEP], [LEASED, STEP, STALL]):
+        lost = came_of(*first, LOSE)
+        assert (lost.job.status, lost.job.error, lost.durable) == (FAILED, "producer lost", True)
+        assert isinstance(lost.messages[-1], Error)
+        for late in (STEP, CompletedEvent(ID), FAIL, START):
+            with pytest.raises(Conflict):
+                apply(lost.job, late, LATER)
+
+
+@pytest.mark.parametrize("end", [CompletedEvent(ID), FAIL, CANCEL])
+def test_a_job_that_has_ended_is_not_lost(end: Event) -> None:
+    done = came_of(LEASED, STEP, end).job
+    with pytest.raises(Conflict):
+        apply(done, LOSE, LATER)
+
+
+@given(st.lists(anything | st.sampled_from([STALL, LOSE, LEASED]), max_size=25))
+def test_in_whatever_order_silence_and_its_producer_are_heard_a_job_ends_once(events: list[Event]) -> None:
+    job, told = apply(None, LEASED, NOW).job, list[JobMessage]()
+    for event in events:
+        before = job
+        try:
+            job, messages, durable = apply(job, event, LATER)
+        except ProgressdError:
+            continue
+        told += messages
+        assert durable or job.status is before.status
+        assert job.progress.stalled <= (event == STALL)
+        if job.progress != before.progress and not job.status.finished and job.status is before.status:
+            assert isinstance(messages[-1], Progress)
+            assert messages[-1].data == job.progress
+    ends = [position for position, message in enumerate(told) if ends_job(message)]
+    assert ends == ([len(told) - 1] if job.status.finished else [])

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "cli": "core config log client app",
     "__main__": "cli",
 }
-CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "math", "msgspec", "re", "typing"}
+CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "typing"}
 ONLY_IN = {
     "sqlite3": {"store"},
     "hypercorn": {"rest"},

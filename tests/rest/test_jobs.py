@@ -64,6 +64,21 @@ async def test_a_job_of_which_nothing_is_known_has_no_more_than_it_must(
     assert (body["kind"], body["options"], body["labels"]) == ("job", {}, {})
 
 
+async def test_a_silent_job_is_shown_as_stalled_until_its_producer_is_back(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    registered = await client.post("/api/jobs", json={"id": ID, "lease_seconds": 0.5, "total_steps": 12})
+    assert registered.json()["lease_seconds"] == 0.5
+    await daemon.report(progress(ID, 5, 12))
+    body = await job_of(client)
+    while "stalled" not in body["progress"]:
+        body = await job_of(client)
+    assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "", "percent": 41, "stalled": True}
+    assert body["status"] == "processing"
+    await daemon.report(progress(ID, 6, 12))
+    assert "stalled" not in (await job_of(client))["progress"]
+
+
 async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5, 12, "AI Upscaling"))
     body = await job_of(client)

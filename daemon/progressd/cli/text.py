@@ -79,7 +79,9 @@ def steps(data: ProgressData) -> str:
 
 
 def left(data: ProgressData) -> str:
-    """How long the rest will take, if anything tells."""
+    """How long the rest will take, if anything tells; or that its producer is silent."""
+    if data.stalled:
+        return "stalled"
     return f"{seconds(data.eta_seconds)} left" if data.eta_seconds is not UNSET and data.eta_seconds > 0 else ""
 
 

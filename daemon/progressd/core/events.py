@@ -18,6 +18,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds e
 Label = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(max_length=1000)]
 
+LEASE_MOST: Final = 30 * 86400  # seconds
 NESTED_MOST: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
@@ -89,13 +90,17 @@ def _inside(value: object) -> Iterable[object]:
 
 
 class Registration(Struct, frozen=True):
-    """What is known of a job before it starts. `total_steps` of 0 means that nobody knows yet."""
+    """What is known of a job before it starts. `total_steps` of 0 means that nobody knows yet.
+
+    `lease_seconds`: a producer that is silent for longer has stalled, and one that is for three times as long is lost.
+    """
 
     kind: Annotated[str, Meta(min_length=1, max_length=200)] = "job"
     input_filename: Name | None = None
     total_steps: Count = 0
     options: dict[str, object] = {}
     labels: Annotated[dict[Label, Label], Meta(max_length=50)] = {}
+    lease_seconds: Annotated[float, Meta(gt=0, le=LEASE_MOST)] | None = None
 
     def __post_init__(self) -> None:
         level: list[object] = [self.options]
@@ -141,8 +146,21 @@ class RequeueEvent(Struct, frozen=True):
     job_id: str
 
 
+class StalledEvent(Struct, frozen=True):
+    """The producer of a job has been silent for longer than its lease."""
+
+    job_id: str
+
+
+class LostEvent(Struct, frozen=True):
+    """The producer of a job has been silent for too long to come back."""
+
+    job_id: str
+
+
 ProducerEvent: TypeAlias = ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent
-Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent
+LeaseEvent: TypeAlias = StalledEvent | LostEvent
+Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent | LeaseEvent
 
 
 def checked_job_id(text: str) -> str:

@@ -15,12 +15,14 @@ from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
     Event,
+    LostEvent,
     PreviewEvent,
     ProgressEvent,
     RegisterEvent,
     ReportedResult,
     RequeueEvent,
     RunnerEvent,
+    StalledEvent,
     StartEvent,
     StatusEvent,
     SubmitEvent,
@@ -66,6 +68,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     page_count: int | None = None
     elapsed_seconds: float | None = None
     attempt: int = 1
+    lease_seconds: float | None = None
 
 
 class Applied(NamedTuple):
@@ -83,6 +86,13 @@ def apply(job: Job | None, event: Event, now: datetime) -> Applied:
     Raises NotFound for an event about no job, Conflict where the job's status does not allow it, InvalidInput for a
     result that is no URL.
     """
+    applied = _apply(job, event, now)
+    if applied.job.progress.stalled and not isinstance(event, StalledEvent):
+        return _no_longer_stalled(applied)
+    return applied
+
+
+def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
     if isinstance(event, RegisterEvent | SubmitEvent):
         return Applied(job, (), False) if job else _register(event, now)
     if job is None:
@@ -106,6 +116,10 @@ def apply(job: Job | None, event: Event, now: datetime) -> Applied:
             return Applied(*_start(job, now), True)
         case RequeueEvent():
             return _requeue(job)
+        case StalledEvent():
+            return _stall(job)
+        case LostEvent():
+            return _fail(job, "producer lost", now)
 
 
 def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
@@ -120,6 +134,7 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
         labels=given.labels,
         pipeline=event.pipeline if isinstance(event, SubmitEvent) else None,
         input_filename=given.input_filename,
+        lease_seconds=given.lease_seconds,
     )
     created = JobCreatedData(job.kind, job.status, now, job.input_filename, job.labels, job.pipeline)
     return Applied(job, (JobCreated(job.id, created),), True)
@@ -171,7 +186,7 @@ def _require_a_url(event: CompletedEvent | ErrorEvent) -> None:
 
 
 def _end(job: Job, event: CompletedEvent | ErrorEvent, now: datetime) -> Applied:
-    return _complete(job, event, now) if isinstance(event, CompletedEvent) else _fail(job, event, now)
+    return _complete(job, event, now) if isinstance(event, CompletedEvent) else _fail(job, event.data.message, now)
 
 
 def _complete(job: Job, event: CompletedEvent, now: datetime) -> Applied:
@@ -196,12 +211,29 @@ def _agree(job: Job, given: ReportedResult) -> bool:
     return all(new is None or new == old for new, old in zip(told, known, strict=True))
 
 
-def _fail(job: Job, event: ErrorEvent, now: datetime) -> Applied:
-    if job.status is JobStatus.FAILED and job.error == event.data.message:
+def _fail(job: Job, sentence: str, now: datetime) -> Applied:
+    if job.status is JobStatus.FAILED and job.error == sentence:
         return Applied(job, (), False)
     _require_unfinished(job, "a failure")
-    job = replace(job, error=event.data.message)
-    return _finish(job, JobStatus.FAILED, now, Error(job.id, ErrorData(event.data.message)))
+    job = replace(job, error=sentence)
+    return _finish(job, JobStatus.FAILED, now, Error(job.id, ErrorData(sentence)))
+
+
+def _stall(job: Job) -> Applied:
+    _require_unfinished(job, "a silence")
+    if job.progress.stalled:
+        return Applied(job, (), False)
+    data = replace(job.progress, stalled=True, eta_seconds=UNSET)
+    return Applied(replace(job, progress=data), (Progress(job.id, data),), False)
+
+
+def _no_longer_stalled(applied: Applied) -> Applied:
+    """Its producer is heard again, or it has ended, of which watchers are told as it is."""
+    data = replace(applied.job.progress, stalled=False)
+    job = replace(applied.job, progress=data)
+    if job.status.finished:
+        return applied._replace(job=job)
+    return applied._replace(job=job, messages=(*applied.messages, Progress(job.id, data)))
 
 
 def _requeue(job: Job) -> Applied:

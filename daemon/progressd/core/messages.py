@@ -14,13 +14,17 @@ from progressd.core.status import JobStatus
 
 
 class ProgressData(Struct, frozen=True, omit_defaults=True):
-    """`percent` is 0–100; `eta_seconds` is left out while nothing tells how long the rest will take."""
+    """`percent` is 0–100; `eta_seconds` is left out while nothing tells how long the rest will take.
+
+    `stalled`: the producer has been silent for longer than its lease.
+    """
 
     current_step: int
     total_steps: int
     step_name: str
     percent: int
     eta_seconds: float | UnsetType = UNSET
+    stalled: bool = False
 
 
 class Progress(Struct, frozen=True, tag_field="type", tag="progress"):

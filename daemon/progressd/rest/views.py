@@ -32,6 +32,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     page_count: int | UnsetType
     elapsed_seconds: float | UnsetType
     attempt: int
+    lease_seconds: float | UnsetType
     labels: dict[str, str]
     cursor: str
 
@@ -55,6 +56,7 @@ def job_view(job: Job, store_id: str) -> JobView:
         page_count=_known(job.page_count),
         elapsed_seconds=_known(job.elapsed_seconds),
         attempt=job.attempt,
+        lease_seconds=_known(job.lease_seconds),
         labels=job.labels,
         cursor=str(Cursor(store_id, job.offset)),
     )
