@@ -10,6 +10,9 @@ need() {
 
 need chromium chromium
 need tesseract tesseract-ocr
+need systemctl systemd
+need nsenter util-linux
+need ip iproute2
 
 [ -n "$missing" ] || exit 0
 

@@ -1,0 +1,176 @@
+"""A machine with a real systemd as PID 1, in namespaces of its own; tests/systemd/boot tells what is in it.
+
+    machine.run("systemctl", "start", "progressd.socket")
+    machine.request("GET", "/api/health").json
+
+Files in it are below `root`; its ports are reached through `tcp_socket` and `connect`, for its network is its own.
+"""
+
+import ctypes
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PROJECT = Path(__file__).parent.parent
+BOOT = Path(__file__).parent / "systemd" / "boot"
+FORBIDDEN = 77  # its exit status where it may not make namespaces
+PATIENCE = 30.0  # seconds for each wait
+PORT = 8080
+CLONE_NEWNET = 0x40000000  # setns(2)
+
+
+class CannotBoot(Exception):
+    """No machine can be made here, and why."""
+
+
+class Answer(NamedTuple):
+    """An HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Machine:
+    """`init` is its PID 1, as seen from outside; `root` its root directory."""
+
+    def __init__(self, init: int) -> None:
+        self.init = init
+        self.root = Path(f"/proc/{init}/root")
+
+    def run(self, *command: str, check: bool = True, text: str | None = None) -> str:
+        """Run a command as root; what it writes. Fails with that where its exit status is not 0."""
+        done = self.completed(*command, text=text)
+        assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def completed(self, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command as root, however it ends."""
+        return subprocess.run(
+            self.inside(*command), input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
+    def inside(self, *command: str) -> list[str]:
+        """The command line that runs a command inside."""
+        clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8", "HOME=/root"]
+        return ["nsenter", "-t", str(self.init), "-a", "--", *clean, *command]
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the machine."""
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    def state(self, unit: str) -> dict[str, str]:
+        """What systemd knows of a unit."""
+        return dict(line.split("=", 1) for line in self.run("systemctl", "show", unit).splitlines() if "=" in line)
+
+    def log(self, unit: str, *options: str) -> str:
+        """The messages of a unit in the journal."""
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "--unit", unit, "--output", "cat", *options)
+
+    def eventually(self, condition: Callable[[], object]) -> None:
+        """Wait for what happens in there."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "this took too long"
+            time.sleep(0.02)  # nothing tells when
+
+    def tcp_socket(self) -> socket.socket:
+        """A TCP socket in the machine's network, for any thread of this process."""
+        made: list[socket.socket] = []
+
+        def make() -> None:  # in a thread of its own, for the network that is entered stays a thread's own
+            with open(f"/proc/{self.init}/ns/net") as network:
+                if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(socket.socket())
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        return made[0]
+
+    def connect(self, port: int = PORT) -> socket.socket:
+        """A connection to a port of the machine."""
+        made = self.tcp_socket()
+        made.settimeout(PATIENCE)
+        made.connect(("127.0.0.1", port))
+        return made
+
+    def connect_unix(self, path: str = "/run/progressd/ingest.sock") -> socket.socket:
+        """A connection to a Unix socket of the machine."""
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(PATIENCE)
+        made.connect(str(self.root / path.lstrip("/")))
+        return made
+
+    def request(self, method: str, path: str, body: bytes | None = None, port: int = PORT, **headers: str) -> Answer:
+        """Ask over HTTP; a header's underscores stand for dashes."""
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        client.sock = self.connect(port)
+        try:
+            client.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            response = client.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            client.close()
+
+    def report(self, event: dict[str, Any], path: str = "/run/progressd/ingest.sock") -> Any:
+        """Report as a producer, and be answered."""
+        with self.connect_unix(path) as producer, producer.makefile("rw") as stream:
+            stream.write(json.dumps({"ref": 1, **event}) + "\n")
+            stream.flush()
+            return json.loads(stream.readline())
+
+
+@contextmanager
+def booted() -> Iterator[Machine]:
+    """A machine of its own. Raises CannotBoot where namespaces are forbidden."""
+    packages = sysconfig.get_path("purelib")
+    command = [str(BOOT), str(PROJECT), sys.base_prefix, packages]
+    if missing := [tool for tool in ("systemctl", "nsenter", "setpriv", "ip") if not shutil.which(tool)]:
+        raise CannotBoot(f"{', '.join(missing)} missing: scripts/system-packages.sh installs it")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            machine = Machine(_init(process))
+            up = machine.run("systemctl", "is-system-running", "--wait", check=False).strip()
+            assert up in ("running", "degraded"), f"systemd is {up}"
+            yield machine
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+def _init(process: subprocess.Popen[str]) -> int:
+    """The id of systemd's process, once it can be asked."""
+    deadline = time.monotonic() + PATIENCE
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while time.monotonic() < deadline:
+        if (status := process.poll()) is not None:
+            assert process.stderr is not None
+            raise (CannotBoot if status == FORBIDDEN else AssertionError)(process.stderr.read().strip())
+        try:
+            child = int(children.read_text().split()[0])
+            if os.path.exists(f"/proc/{child}/root/run/systemd/private"):
+                return child
+        except (IndexError, FileNotFoundError):
+            pass
+        time.sleep(0.01)  # nothing tells when
+    raise AssertionError("systemd did not come up")

@@ -1,0 +1,75 @@
+"""The units in a real systemd: how the daemon is started, what it may do there, and who may talk to it."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from machine import Machine
+from samples import ID
+
+from daemon import registered
+
+
+@pytest.fixture(autouse=True)
+def _stopped(machine: Machine) -> Iterator[None]:
+    yield
+    machine.run("systemctl", "stop", "progressd.socket", "progressd-ingest.socket", "progressd.service")
+    machine.run("systemctl", "reset-failed", check=False)
+
+
+def test_the_units_are_well_formed(machine: Machine) -> None:
+    units = ["progressd.service", "progressd.socket", "progressd-ingest.socket"]
+    done = machine.completed("systemd-analyze", "verify", *units)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_sandbox_is_tight(machine: Machine) -> None:
+    done = machine.completed("systemd-analyze", "security", "--threshold=12", "progressd.service")
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_is_started_once_it_answers(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.service")
+    assert machine.request("GET", "/api/health/ready").status == 200
+    assert machine.report(registered(ID))["ok"]
+    assert "message=ready" in machine.log("progressd.service")
+    state = machine.state("progressd.service")
+    assert (state["ActiveState"], state["SubState"], state["NRestarts"]) == ("active", "running", "0")
+    assert machine.run("stat", "-c", "%U:%G %a", f"/proc/{state['MainPID']}").startswith("progressd:progressd")
+    assert machine.run("stat", "-c", "%U:%G %a", "/var/lib/progressd").strip() == "progressd:progressd 700"
+
+
+def test_the_first_connection_starts_it(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.socket")
+    assert machine.state("progressd.service")["ActiveState"] == "inactive"
+    assert machine.request("GET", "/api/health/ready").status == 200
+    assert machine.state("progressd.service")["ActiveState"] == "active"
+
+
+def test_so_does_the_first_producer(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.socket")
+    assert machine.report(registered(ID))["ok"]
+    assert machine.request("GET", f"/api/jobs/{ID}").json["status"] == "queued"
+
+
+def test_who_is_in_the_group_may_report(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.socket")
+    assert machine.run("stat", "-c", "%U:%G %a", "/run/progressd/ingest.sock").strip() == "progressd:progressd 660"
+    connect = [
+        "/opt/progressd/bin/python",
+        "-c",
+        "import socket; socket.socket(1).connect('/run/progressd/ingest.sock')",
+    ]
+    nobody = ["setpriv", "--reuid", "nobody", "--regid", "nogroup"]
+    assert machine.completed(*nobody, "--groups", "progressd", *connect).returncode == 0
+    stranger = machine.completed(*nobody, "--clear-groups", *connect)
+    assert "PermissionError" in stranger.stderr
+
+
+def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.service")
+    options = ["-o", "advanced=true", "-o", f"ocr={'true' if shutil.which('tesseract') else 'false'}", "-o", "dpi=75"]
+    scan = "/opt/project/daemon/progressd/pipelines/scan/sample-scan.pdf"
+    machine.run("progressd", "submit", scan, *options, "--watch")
+    [job] = machine.request("GET", "/api/jobs?kind=pdf").json["jobs"]
+    assert machine.request("GET", job["output_path"]).body.startswith(b"%PDF-")
