@@ -25,12 +25,16 @@ PAUSE: Final = 0.1  # seconds until the next try when they have run out
 log = structlog.get_logger(__name__)
 
 
-async def accept_forever(listening: socket.socket, accepted: Callable[[socket.socket], None]) -> None:
-    """Hand each connection, a plain non-blocking socket, to `accepted`, until cancelled; `listening` stays open."""
+async def accept_forever(listening: socket.socket, accepted: Callable[[socket.socket, str], None]) -> None:
+    """Hand each connection to `accepted`, until cancelled: a plain non-blocking socket, and the address it is from.
+
+    The address of a Unix socket is "unix". `listening` stays open.
+    """
+    short = False
     while True:
         await trio.lowlevel.wait_readable(listening)
         try:
-            sock, _ = listening.accept()
+            sock, address = listening.accept()
         except BlockingIOError:
             continue
         except OSError as error:
@@ -38,8 +42,11 @@ async def accept_forever(listening: socket.socket, accepted: Callable[[socket.so
                 continue
             if error.errno not in OUT_OF_DESCRIPTORS:
                 raise
-            log.warning("cannot accept connections for now", error=str(error))
+            if not short:  # said once, not ten times a second
+                log.warning("cannot accept connections for now", error=str(error))
+            short = True
             await trio.sleep(PAUSE)
             continue
+        short = False
         sock.setblocking(False)
-        accepted(sock)
+        accepted(sock, str(address[0]) if isinstance(address, tuple) else "unix")

@@ -34,7 +34,7 @@ class UnixSocket:
     async def run(self, listening: socket.socket) -> None:
         """Accept producers on a bound socket."""
         async with trio.open_nursery() as producers:
-            await accept_forever(listening, lambda sock: producers.start_soon(self._serve, sock))
+            await accept_forever(listening, lambda sock, _: producers.start_soon(self._serve, sock))
 
     async def _serve(self, sock: socket.socket) -> None:
         """The boundary of one producer."""

@@ -31,12 +31,12 @@ class Connection:
 
     __slots__ = ("began", "fate", "peer", "send", "socket", "stream", "topics", "unread")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: str) -> None:
         self.socket = sock
         self.stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         self.send = sock.send  # for the outbox: writes at once what there is room for
         self.unread = b""
-        self.peer = _peer(sock)
+        self.peer = peer
         self.began = trio.current_time()
         self.topics = ""  # what it watched, for the log
         self.fate = ABANDONED  # as far as it is known
@@ -77,15 +77,6 @@ class Connection:
             await self.stream.send_eof()
             while await self.stream.receive_some():
                 pass
-
-
-def _peer(sock: socket.socket) -> str:
-    """The address of the other end."""
-    try:
-        name = sock.getpeername()
-    except OSError:  # it was reset before it was accepted
-        return "gone"
-    return str(name[0]) if isinstance(name, tuple) else "unix"
 
 
 class HttpSide(Protocol):
@@ -149,16 +140,16 @@ class Listener:
 
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
-        await accept_forever(listening, lambda sock: self._connections.start_soon(self._serve, sock))
+        await accept_forever(listening, lambda sock, peer: self._connections.start_soon(self._serve, sock, peer))
 
     def drain(self) -> None:
         """Close the connections that have asked for nothing yet, as browsers open them in advance."""
         for head in self._heads:
             head.cancel()
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket, peer: str) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
-        connection = Connection(sock)
+        connection = Connection(sock, peer)
         failed: BaseException | None = None
         self._ledger.opened()
         try:
