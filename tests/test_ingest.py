@@ -5,7 +5,6 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -475,14 +474,12 @@ async def test_a_batch_that_was_begun_is_finished_although_it_stops(watched: Wat
     assert [job.status for job in (await watched.jobs([ID])).values()] == [PROCESSING]
 
 
-@pytest.mark.parametrize("urgent", [True, False])
-async def test_an_event_that_was_handed_in_before_the_stop_is_kept(store: SQLiteStore, urgent: bool) -> None:
+async def test_an_event_that_was_handed_in_before_the_stop_is_kept(store: SQLiteStore) -> None:
     async with trio.open_nursery() as producers:
         async with running(store) as spine:
             await spine.submit(register())
             for number in range(2, 10):
-                hand_in = partial(spine.ingest.hand_in, [register(number)], lambda outcomes: None, urgent=urgent)
-                producers.start_soon(hand_in)
+                producers.start_soon(spine.ingest.submit, register(number))
             await settled()
         producers.cancel_scope.deadline = trio.current_time() + 5
     assert len(await store.unfinished()) == 9

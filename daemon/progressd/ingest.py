@@ -6,9 +6,9 @@ producers.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 import trio
@@ -29,19 +29,21 @@ QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had 
 BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
 MESSAGES_MOST: Final = 3  # that one event can make: a start, and a progress; or an end of two
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
-GATHER: Final = 0.002  # seconds between two batches without anyone who waits for an answer
 WRITE_BEHIND: Final = 0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
 
 Outcome: TypeAlias = Job | ProgressdError
 log = structlog.get_logger(__name__)
 
 
-class Entry(NamedTuple):
-    """Events of one producer, and who is told the outcomes. Without events: write what is unsaved."""
+class Entry:
+    """Events of one producer, and what comes of them. Without events: write what is unsaved."""
 
-    events: Sequence[Event]
-    decided: Callable[[list[Outcome]], None]
-    urgent: bool = True
+    __slots__ = ("decided", "events", "outcomes")
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.outcomes: list[Outcome] = []
+        self.decided = trio.Event()
 
 
 class Batch:
@@ -63,7 +65,6 @@ class Ingest:
         self._registry = registry
         self._broadcaster = broadcaster
         self._next_offset = self._reserved = store.first_offset
-        self._next_batch = -math.inf
         self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
         self._moved = trio.Event()
         self._leases = Leases()
@@ -79,23 +80,6 @@ class Ingest:
             await trio.lowlevel.checkpoint()
             return []
         return await self._decided(events)
-
-    async def hand_in(self, events: Sequence[Event], decided: Callable[[list[Outcome]], None], *, urgent: bool) -> None:
-        """Hand in events, in order, waiting for room only; `decided` is called with what `submit` returns.
-
-        `urgent`: somebody waits for that; else up to 2 ms may be taken to gather more events. Raises Unavailable.
-        """
-        self._hear(events)
-        entry = Entry(events, decided, urgent)
-        try:
-            self._send.send_nowait(entry)
-        except trio.WouldBlock:
-            try:
-                await self._send.send(entry)
-            except trio.BrokenResourceError:
-                raise Unavailable("the daemon is stopping") from None
-        except trio.BrokenResourceError:
-            raise Unavailable("the daemon is stopping") from None
 
     async def submit_one(self, event: Event) -> Job:
         """Hand in one event; the job as it is then. Raises what refused it."""
@@ -117,33 +101,22 @@ class Ingest:
             try:
                 async for first in self._receive:
                     with trio.CancelScope(shield=True):
-                        await self._gather(first)
                         await self._take(self._with_queued(first))
             finally:
-                last = self._with_queued(Entry((), _nobody), most=math.inf)
+                last = self._with_queued(Entry(()), most=math.inf)
                 self._receive.close()  # before anyone can queue up behind the last batch and never be answered
                 with trio.CancelScope(shield=True):
                     await self._take(last)
 
     async def _decided(self, events: Sequence[Event]) -> list[Outcome]:
-        done, decided = trio.Event(), list[Outcome]()
-
-        def finish(outcomes: list[Outcome]) -> None:
-            decided.extend(outcomes)
-            done.set()
-
-        await self.hand_in(events, finish, urgent=True)
-        await done.wait()
-        return decided
-
-    async def _gather(self, first: Entry) -> None:
-        """Where nobody waits for an answer, let some more events come.
-
-        With 20 watchers, an event that comes alone costs 65 µs, and one of fifty that come together 28.
-        """
-        if not first.urgent and trio.current_time() < self._next_batch:
-            await trio.sleep_until(self._next_batch)
-        self._next_batch = trio.current_time() + GATHER
+        self._hear(events)
+        entry = Entry(events)
+        try:
+            await self._send.send(entry)
+        except trio.BrokenResourceError:
+            raise Unavailable("the daemon is stopping") from None
+        await entry.decided.wait()
+        return entry.outcomes
 
     def _with_queued(self, first: Entry, most: float = BATCH_MOST) -> list[Entry]:
         entries, count = [first], len(first.events)
@@ -165,7 +138,8 @@ class Ingest:
             if self._unsaved:
                 self._moved.set()  # try again
         for entry in entries:
-            entry.decided([next(outcomes) for _ in entry.events])
+            entry.outcomes = [next(outcomes) for _ in entry.events]
+            entry.decided.set()
 
     async def _decide(self, events: list[Event], write: bool) -> list[Outcome]:
         """Apply, commit, publish. Raises StoreFailed, and then nothing has happened."""
@@ -180,9 +154,10 @@ class Ingest:
         elif batch.jobs:
             self._unsaved.update(batch.jobs)
             self._moved.set()
+        silence_begins = trio.current_time()
         for job in batch.jobs.values():
             self._registry.keep(job, batch.messages[job.id])
-            self._leases.keep(job, trio.current_time())
+            self._leases.keep(job, silence_begins)
         self._until_look.deadline = min(self._until_look.deadline, self._leases.next_look)
         for published in batch.published:
             await self._broadcaster.publish(published)
@@ -272,7 +247,3 @@ def _log_change(message: StateChange) -> None:
         log.info("job is now " + message.data.new_status, job_id=message.job_id)
     elif isinstance(message, Error):
         log.info("job failed", job_id=message.job_id, error=message.data.message)
-
-
-def _nobody(outcomes: list[Outcome]) -> None:
-    """Is told the outcomes of no events."""

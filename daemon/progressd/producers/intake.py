@@ -9,16 +9,15 @@ from progressd.producers.lines import Answer, Line, NumberedLine, read_line
 
 
 class Intake:
-    """Lines that were read together. `job_id`: the job of those that do not name one; naming another is refused."""
+    """Lines that were read together. `job_id`: the job of those that do not name one; naming another is refused.
+
+    `asks`: whether a line asks for an answer, or is bad and gets one.
+    """
 
     def __init__(self, lines: Iterable[NumberedLine], job_id: str | None = None) -> None:
         self._read = [read_line(number, line, job_id) for number, line in lines]
         self.events = [line.event for line in self._read if isinstance(line, Line)]
-
-    @property
-    def asks(self) -> bool:
-        """Whether a line asks for an answer, or is bad and gets one."""
-        return any(line.ref is not UNSET or not isinstance(line, Line) for line in self._read)
+        self.asks = any(line.ref is not UNSET or not isinstance(line, Line) for line in self._read)
 
     def answers(self, outcomes: Iterable[Outcome], store_id: str) -> list[Answer]:
         """An answer for each line, in order, from the outcomes of the events."""

@@ -12,10 +12,12 @@ from msgspec import UNSET
 from progressd.accepting import accept_forever
 from progressd.broadcast.outbox import SocketOutbox
 from progressd.core.closing import Closing
+from progressd.core.errors import ProgressdError
 from progressd.core.messages import encode
 from progressd.ingest import Ingest, Outcome
 from progressd.producers.intake import Intake
-from progressd.producers.lines import LineSplitter, NumberedLine
+from progressd.producers.lines import LineSplitter
+from progressd.producers.sweep import Sweep
 
 CHUNK: Final = 65536  # bytes read at once; some 400 lines, which then are one batch
 PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
@@ -30,10 +32,12 @@ class UnixSocket:
     def __init__(self, ingest: Ingest, max_line_bytes: int) -> None:
         self._ingest = ingest
         self._max_line_bytes = max_line_bytes
+        self._sweep = Sweep(ingest)
 
     async def run(self, listening: socket.socket) -> None:
         """Accept producers on a bound socket."""
         async with trio.open_nursery() as producers:
+            producers.start_soon(self._sweep.run)
             await accept_forever(listening, lambda sock, _: producers.start_soon(self._serve, sock))
 
     async def _serve(self, sock: socket.socket) -> None:
@@ -43,11 +47,8 @@ class UnixSocket:
         try:
             with sock:
                 async with trio.open_nursery() as nursery:
-                    producer = Producer(sock, nursery, self._ingest)
-                    try:
-                        await producer.run(LineSplitter(self._max_line_bytes))
-                    finally:
-                        producer.leave()
+                    producer = Producer(sock, nursery, LineSplitter(self._max_line_bytes), self._ingest.store_id)
+                    await producer.run(self._sweep)
                     nursery.cancel_scope.cancel()
         except* OSError:
             log.debug("producer left without reading its answers", pid=pid)
@@ -56,62 +57,67 @@ class UnixSocket:
 
 
 class Producer:
-    """One connection. It reads on while ingest decides, as long as there is room, and answers when that is done."""
+    """One connection. The sweep reads it, also while ingest decides; it is answered when that is done."""
 
-    def __init__(self, sock: socket.socket, nursery: trio.Nursery, ingest: Ingest) -> None:
+    def __init__(self, sock: socket.socket, nursery: trio.Nursery, splitter: LineSplitter, store_id: str) -> None:
+        self.fileno = sock.fileno
         self.send = sock.send
         self._socket = sock
         self._nursery = nursery
-        self._ingest = ingest
+        self._splitter = splitter
+        self._store_id = store_id
         self._answers = SocketOutbox(self, ANSWERS_MOST, nursery.start_soon, self._give_up)
-        self._undecided = 0  # batches
+        self._undecided = 0  # intakes
         self._decided = trio.Event()
+        self._said_all = False
 
-    async def run(self, splitter: LineSplitter) -> None:
-        """Until the producer closes its side, and has all its answers. Raises OSError, Unavailable."""
-        while chunk := await self._receive():
-            await self._take(splitter.feed(chunk))
-            if self._answers.congested:
+    async def run(self, sweep: Sweep) -> None:
+        """Until the producer closes its side, and has all its answers. Raises what its reading raised."""
+        try:
+            while not self._said_all:
+                await sweep.read(self)
                 await self._answers.drained()
-        await self._take(splitter.end())
-        while self._undecided:
-            self._decided = trio.Event()
-            await self._decided.wait()
-        with trio.move_on_after(PATIENCE):
-            await self._answers.drained()
+            while self._undecided:
+                self._decided = trio.Event()
+                await self._decided.wait()
+            with trio.move_on_after(PATIENCE):
+                await self._answers.drained()
+        finally:
+            self._answers.discard()  # whatever ingest still decides
 
-    def leave(self) -> None:
-        """It is gone, whatever ingest still decides."""
-        self._answers.discard()
+    @property
+    def enough(self) -> bool:
+        """For the sweep: whether its answers come first."""
+        return self._said_all or self._answers.congested
 
     async def wait_writable(self) -> None:
         """For the outbox."""
         await trio.lowlevel.wait_writable(self._socket)
 
-    async def _receive(self) -> bytes:
-        while True:
-            await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(CHUNK)
-            except BlockingIOError:
-                continue
-
-    async def _take(self, lines: Sequence[NumberedLine]) -> None:
-        intake = Intake(lines)
-
-        def decided(outcomes: list[Outcome]) -> None:
-            self._undecided -= 1
-            self._decided.set()
-            answers = intake.answers(outcomes, self._ingest.store_id)
-            told = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
-            if told:
-                self._answers.write(b"".join(told))
-
-        self._undecided += 1
-        if intake.events:
-            await self._ingest.hand_in(intake.events, decided, urgent=intake.asks)
+    def read(self) -> Intake | None:
+        """For the sweep: the lines that have come."""
+        try:
+            chunk = self._socket.recv(CHUNK)
+        except BlockingIOError:
+            return None
+        if chunk:
+            lines = self._splitter.feed(chunk)
         else:
-            decided([])
+            lines = self._splitter.end()
+            self._said_all = True
+        if not lines:
+            return None
+        self._undecided += 1
+        return Intake(lines)
+
+    def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+        """For the sweep: tell who asked, or was wrong."""
+        self._undecided -= 1
+        self._decided.set()
+        if intake.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
+            answers = intake.answers(outcomes, self._store_id)
+            told = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
+            self._answers.write(b"".join(told))
 
     def _give_up(self, closing: Closing) -> None:
         self._nursery.cancel_scope.cancel()
