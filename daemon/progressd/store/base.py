@@ -50,6 +50,9 @@ class Store(Protocol):
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """A page of jobs, newest first, and how many there are altogether."""
 
+    async def counts(self) -> Mapping[JobStatus, int]:
+        """How many jobs have each status, be it none."""
+
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first."""
 

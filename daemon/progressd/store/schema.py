@@ -36,6 +36,34 @@ MIGRATIONS: Final = (
     CREATE INDEX changes_by_job ON changes (job_id, offset);
     """,
     f"PRAGMA application_id = {APPLICATION_ID};",
+    """
+    DROP INDEX jobs_by_status;
+    DROP INDEX jobs_by_kind;
+    CREATE INDEX jobs_by_status ON jobs (status); -- and thus by created_offset within, as every index
+    CREATE INDEX jobs_by_kind ON jobs (kind, status);
+
+    CREATE TABLE labels (
+        key TEXT, value TEXT, status TEXT, created_offset INTEGER, PRIMARY KEY (key, value, status, created_offset)
+    ) WITHOUT ROWID;
+    CREATE VIEW labelled AS
+        SELECT label.key, label.value, status, created_offset FROM jobs, json_each(body, '$.labels') AS label;
+    INSERT INTO labels SELECT * FROM labelled ORDER BY key, value, status, created_offset;
+
+    CREATE TABLE counts (
+        list TEXT, value TEXT, status TEXT, block INTEGER, jobs INTEGER NOT NULL,
+        PRIMARY KEY (list, value, block, status)
+    ) WITHOUT ROWID;
+    CREATE VIEW counted AS
+        SELECT 'all' AS list, '' AS value, status, created_offset >> 16 AS block, count(*) AS jobs
+            FROM jobs GROUP BY status, created_offset >> 16
+        UNION ALL
+        SELECT 'kind', kind, status, created_offset >> 16, count(*)
+            FROM jobs GROUP BY kind, status, created_offset >> 16
+        UNION ALL
+        SELECT 'label:' || key, value, status, created_offset >> 16, count(*)
+            FROM labels GROUP BY key, value, status, created_offset >> 16;
+    INSERT INTO counts SELECT * FROM counted;
+    """,
 )
 
 

@@ -17,10 +17,15 @@ import trio
 from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
+from progressd.core.status import JobStatus
+from progressd.store import lists
 from progressd.store.base import Change, Filter
+from progressd.store.lists import in_json
 from progressd.store.schema import inspect, migrate
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
+
+_AMONG: Final = "IN (SELECT value FROM json_each(?))"
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -77,10 +82,12 @@ class SQLiteStore:
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change]) -> None:
         """See Store."""
+        jobs = list(jobs)
         job_rows = [(job.created_offset, job.id, _encode(job).decode()) for job in jobs]
         change_rows = [(c.offset, c.message.job_id, _encode(c.message).decode()) for c in changes]
 
         def write(db: sqlite3.Connection) -> None:
+            lists.keep(db, jobs)
             db.executemany(
                 "INSERT INTO jobs (created_offset, id, body) VALUES (?, ?, ?)"
                 " ON CONFLICT (created_offset) DO UPDATE SET body = excluded.body",
@@ -96,19 +103,18 @@ class SQLiteStore:
         until = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
         def write(db: sqlite3.Connection) -> tuple[list[str], int]:
-            ids = [
-                row[0]
-                for row in db.execute(
-                    "SELECT id FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?",
-                    (until, most),
-                )
-            ]
-            marks = _marks(ids)
-            [(newest,)] = db.execute(f"SELECT coalesce(max(offset), 0) FROM changes WHERE job_id IN ({marks})", ids)
+            old = db.execute(
+                "SELECT body FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?", (until, most)
+            )
+            jobs = [_job(row) for row in old]
+            ids = [job.id for job in jobs]
+            gone = (in_json(ids),)
+            [(newest,)] = db.execute(f"SELECT coalesce(max(offset), 0) FROM changes WHERE job_id {_AMONG}", gone)
             oldest_cursor = max(self.oldest_cursor, newest)
             db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
-            db.execute(f"DELETE FROM changes WHERE job_id IN ({marks})", ids)
-            db.execute(f"DELETE FROM jobs WHERE id IN ({marks})", ids)
+            lists.remove(db, jobs)
+            db.execute(f"DELETE FROM changes WHERE job_id {_AMONG}", gone)
+            db.execute(f"DELETE FROM jobs WHERE id {_AMONG}", gone)
             return ids, oldest_cursor
 
         ids, self.oldest_cursor = await self._transaction(write)
@@ -116,7 +122,7 @@ class SQLiteStore:
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
-        rows = await self._read(f"SELECT body FROM jobs WHERE id IN ({_marks(ids)})", *ids)
+        rows = await self._read(f"SELECT body FROM jobs WHERE id {_AMONG}", in_json(ids))
         return {job.id: job for job in map(_job, rows)}
 
     async def unfinished(self) -> list[Job]:
@@ -128,26 +134,20 @@ class SQLiteStore:
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""
-        terms, values = ["true"], list[object]()
-        if which.statuses is not None:
-            terms.append(f"status IN ({_marks(which.statuses)})")
-            values += which.statuses
-        if which.kind is not None:
-            terms.append("kind = ?")
-            values.append(which.kind)
-        if which.label is not None:
-            terms.append("EXISTS (SELECT 1 FROM json_each(body, '$.labels') WHERE key = ? AND value = ?)")
-            values += which.label
-        where = " AND ".join(terms)
 
         def read() -> tuple[list[Any], int]:
-            page = f"SELECT body FROM jobs WHERE {where} ORDER BY created_offset DESC LIMIT ? OFFSET ?"
-            rows = self._lister.execute(page, (*values, limit, offset)).fetchall()
-            [total] = self._lister.execute(f"SELECT count(*) FROM jobs WHERE {where}", values).fetchone()
-            return rows, total
+            self._lister.execute("BEGIN")  # so that the page and the counts are of the same moment
+            try:
+                return lists.page(self._lister, which, limit, offset)
+            finally:
+                self._lister.execute("ROLLBACK")
 
         rows, total = await _in_thread(read, self._listing)
         return [_job(row) for row in rows], total
+
+    async def counts(self) -> Mapping[JobStatus, int]:
+        """See Store."""
+        return await _in_thread(lambda: lists.counts(self._reader), self._reading)
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """See Store."""
@@ -225,10 +225,6 @@ def _why_not_opened(path: Path, error: Exception) -> str:
 def _damaged(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _marks(values: Collection[object]) -> str:
-    return ",".join("?" * len(values))
 
 
 def _job(row: tuple[str]) -> Job:
