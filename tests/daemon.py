@@ -52,7 +52,12 @@ def settings_in(
 ) -> Settings:
     """The defaults, any free port, and what a test gives by section."""
     assert given.keys() <= SECTIONS.keys()
-    ours = {"server": {"port": 0}, "runner": {"slots": 2}, "ingest": {"socket": state_dir / "ingest.sock"}}
+    hosts = ("daemon", "progressd", "a")  # what tests call the daemon
+    ours = {
+        "server": {"port": 0, "allowed_hosts": hosts},
+        "runner": {"slots": 2},
+        "ingest": {"socket": state_dir / "ingest.sock"},
+    }
     sections: Any = {
         name: section(**{**ours.get(name, {}), **given.get(name, {})}) for name, section in SECTIONS.items()
     }

@@ -360,7 +360,7 @@ def test_a_connection_made_while_there_was_no_daemon_is_answered(tmp_path: Path)
     with ExitStack() as closing:
         listening = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
         early = closing.enter_context(socket.create_connection(listening.getsockname(), PATIENCE))
-        early.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: progressd\r\nConnection: close\r\n\r\n")
+        early.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         script = f'exec 3<&{listening.fileno()}; LISTEN_PID=$$ exec env LISTEN_FDS=1 "$@"'
         process = closing.enter_context(
             subprocess.Popen(["bash", "-c", script, "bash", *command], pass_fds=[listening.fileno()])

@@ -21,6 +21,7 @@ from progressd.producers.runner import Runner
 from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
 from progressd.rest.app import build_app
+from progressd.rest.gate import Gate
 from progressd.rest.server import HttpServer
 from progressd.rest.services import Services
 from progressd.retention import run_retention
@@ -87,7 +88,7 @@ class Daemon:
         self.ledger = Ledger()
         self.watchers = Watchers(settings, self.broadcaster, self.registry, self.history)
         self.services = Services(settings, store, self.registry, self.history, self.ingest, self.files)
-        self.http = HttpServer(build_app(self.services))
+        self.http = HttpServer(Gate(build_app(self.services), settings))
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""

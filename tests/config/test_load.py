@@ -68,6 +68,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "log.level": "debug",
         "log.format": "json",
         "server.host": "::1",
+        "server.insecure": "true",
         "shutdown.wait_for_jobs": "false",
         "limits.heartbeat_interval": "1s",
     }

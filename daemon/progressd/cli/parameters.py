@@ -47,6 +47,11 @@ def config_option(command: Command) -> Command:
 def settings_options(command: Command) -> Command:
     """The settings that are flags, as declared; the command gets them by name, see `given_settings`."""
     for setting in reversed(_flags()):
+        if setting.base is bool:
+            command = click.option(
+                setting.extra["flag"], _parameter(setting), is_flag=True, default=None, help=setting.meta.description
+            )(command)
+            continue
         default = setting.extra.get("default", setting.default)
         command = click.option(
             setting.extra["flag"],

@@ -48,6 +48,21 @@ class Server(Struct, frozen=True, kw_only=True):
             extra={"expected": 'a list of origins without a path, such as "https://example.org"'},
         ),
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[^\s/:]+$")], ...],
+        Meta(
+            description="Names by which browsers may ask for the daemon, beside its addresses and `localhost`: what a "
+            "proxy before it is called. With `*` a page of another site can make its own name lead here.",
+            extra={"expected": 'a list of host names without a port, such as "progress.example.org"'},
+        ),
+    ] = ()
+    insecure: Annotated[
+        bool,
+        Meta(
+            description="Whether to listen where other machines reach the daemon, and may do everything.",
+            extra={"flag": "--insecure"},
+        ),
+    ] = False
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 ProgressdError
 ├── InvalidInput 400        malformed id, line, event or cursor
 │   └── InvalidOption 422   an option of a pipeline, named
-├── Forbidden 403           a foreign origin
+├── Forbidden 403           a page of another site
 ├── NotFound 404            no such job
 ├── Stalled 408             the client stopped sending in the middle
 ├── Conflict 409            the job's state does not allow it
@@ -27,6 +27,14 @@ class ProgressdError(Exception):
     """A refusal; `str(error)` is the sentence the client gets."""
 
     status: ClassVar[int] = 500
+
+    def body(self) -> dict[str, object]:
+        """The JSON that a client gets."""
+        return {"error": str(self)}
+
+    def headers(self) -> dict[str, str]:
+        """What the answer has beside it."""
+        return {}
 
 
 class InvalidInput(ProgressdError):
@@ -91,6 +99,12 @@ class Unavailable(ProgressdError):
     def __init__(self, sentence: str, retry_after: int = 5) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after
+
+    def body(self) -> dict[str, object]:
+        return {**super().body(), "retry_after": self.retry_after}
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
 
 
 class StoreFailed(Unavailable):

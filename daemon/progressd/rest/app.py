@@ -7,18 +7,12 @@ import structlog
 from quart import Response, request, send_from_directory
 from werkzeug.exceptions import HTTPException
 
-from progressd.core.errors import NoSpace, ProgressdError, Unavailable
+from progressd.core.errors import NoSpace, ProgressdError
 from progressd.rest import convert, events, health, jobs
-from progressd.rest.services import RestApp, Services, json_response, services
-from progressd.ws.handshake import check_origin
+from progressd.rest.headers import HEADERS
+from progressd.rest.services import RestApp, Services, json_response
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
-SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 log = structlog.get_logger(__name__)
 
@@ -39,16 +33,8 @@ def build_app(parts: Services) -> RestApp:
     app.register_error_handler(ProgressdError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failed)
-    app.before_request(_keep_foreign_pages_out)
     app.after_request(_with_headers)
     return app
-
-
-async def _keep_foreign_pages_out() -> None:
-    """Browsers let any page send a form, or JSON as text, to any host; only the answer is kept from it."""
-    if request.method not in SAFE:
-        allowed = services().settings.server.allowed_origins
-        check_origin(request.headers.get("Origin", ""), request.headers.get("Host", ""), allowed)
 
 
 async def _page() -> Response:
@@ -67,12 +53,9 @@ async def _not_a_websocket(path: str) -> Response:
 
 
 async def _refused(error: ProgressdError) -> Response:
-    if isinstance(error, Unavailable):
-        body = {"error": str(error), "retry_after": error.retry_after}
-        return json_response(body, error.status, {"Retry-After": str(error.retry_after)})
     if isinstance(error, NoSpace):
         log.error("request refused", method=request.method, path=request.path, error=repr(error.__cause__))
-    return json_response({"error": str(error)}, error.status)
+    return json_response(error.body(), error.status, error.headers())
 
 
 async def _http_error(error: HTTPException) -> Response:

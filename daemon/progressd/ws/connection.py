@@ -12,7 +12,7 @@ from progressd.broadcast.pace import Paced, Selected
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
 from progressd.core.closing import JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
-from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable
+from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import Endpoint
 from progressd.ws.ledger import Fate
@@ -102,12 +102,9 @@ class WebSocket:
     async def reject(self, error: ProgressdError) -> None:
         """Refuse the client, with the error's status and a JSON body."""
         assert self._request is not None
-        headers = [(b"Content-Type", b"application/json"), (b"Connection", b"close")]
-        body: dict[str, object] = {"error": str(error)}
-        if isinstance(error, Unavailable):
-            headers.append((b"Retry-After", str(error.retry_after).encode()))
-            body["retry_after"] = error.retry_after
-        await self._request.reject(error.status, extra_headers=headers, body=encode(body))
+        fields = {"Content-Type": "application/json", "Connection": "close", **error.headers()}
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
+        await self._request.reject(error.status, extra_headers=headers, body=encode(error.body()))
 
     def send(self, message: Notice) -> None:
         """Say something to this client alone."""

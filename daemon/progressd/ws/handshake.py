@@ -1,13 +1,12 @@
 """The handshake: decides from a WebSocket request what the client will watch, or why it is refused."""
 
-from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
-from progressd.core.errors import Forbidden, InvalidInput, NotFound
+from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.events import checked_job_id
 from progressd.core.messages import ALL_JOBS, JobMessage, job_topic, type_of
 
@@ -59,18 +58,3 @@ def _read_path(path: str) -> tuple[str | None, str | None]:
             job_id = checked_job_id(text)
             return job_topic(job_id), job_id
     raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs or /ws/jobs/JOB_ID")
-
-
-def check_origin(origin: str, host: str, allowed: Sequence[str]) -> None:
-    """Keep the pages of other sites out: browsers send Origin, and let any page open a WebSocket anywhere.
-
-    `origin` and `host` are those headers, "" where absent. Raises Forbidden.
-    """
-    if not origin or origin in allowed or "*" in allowed:
-        return
-    try:
-        own = urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:  # no URL at all
-        own = False
-    if not own:
-        raise Forbidden(f"pages of {origin[:200]} are not let in here: add it to server.allowed_origins to change that")

@@ -9,6 +9,7 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
+from progressd.auth.browsers import check_host, check_origin
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.outbox import Budget
 from progressd.broadcast.session import Session
@@ -21,7 +22,7 @@ from progressd.history import History
 from progressd.registry import Registry
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
-from progressd.ws.handshake import Wish, check_origin, read_wish
+from progressd.ws.handshake import Wish, read_wish
 from progressd.ws.ledger import VANISHED, refused
 from progressd.ws.listener import Connection
 
@@ -118,7 +119,9 @@ class Watchers:
 
     async def _checked(self, websocket: WebSocket) -> tuple[Wish, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
-        check_origin(websocket.origin, websocket.host, self._settings.server.allowed_origins)
+        server = self._settings.server
+        check_host(websocket.host, server)
+        check_origin(websocket.origin, websocket.host, server.allowed_origins)
         wish = read_wish(websocket.target)
         if wish.job_id is not None:
             await self._registry.get(wish.job_id)

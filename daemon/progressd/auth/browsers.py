@@ -1,0 +1,48 @@
+"""Keeps the pages of other sites out: a browser lets any page send requests to any host that it can reach.
+
+`Origin` tells which site's page asks. A page can also make its own name lead to this machine (DNS rebinding), and is of
+the same origin then; but the browser still says that name in `Host`. An address cannot be made to lead elsewhere.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from progressd.config.settings import Server
+from progressd.core.errors import Forbidden
+
+
+def check_host(host: str, server: Server) -> None:
+    """`host`: the header, "" where absent, which no browser leaves out. Raises Forbidden."""
+    name = _name(host)
+    if not host or name == "localhost" or name.endswith(".localhost") or _is_address(name):
+        return
+    if name not in map(str.lower, (server.host, *server.allowed_hosts)) and "*" not in server.allowed_hosts:
+        raise Forbidden(f"{host[:200]} is no name of this daemon: add it to server.allowed_hosts to change that")
+
+
+def check_origin(origin: str, host: str, allowed: Sequence[str]) -> None:
+    """`origin` and `host` are those headers, "" where absent. Raises Forbidden for the page of another site."""
+    if not origin or origin in allowed or "*" in allowed:
+        return
+    try:
+        site = urlsplit(origin).netloc.lower()
+    except ValueError:  # no URL at all
+        site = ""
+    if not site or site != host.lower():
+        raise Forbidden(f"pages of {origin[:200]} are not let in here: add it to server.allowed_origins to change that")
+
+
+def _name(host: str) -> str:
+    """The host without its port, in lower case."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.partition(":")[0].removesuffix(".").lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""Pages of other sites are kept out, over WebSocket and HTTP alike, also those whose name leads to this machine."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peer import Peer, upgrade
+from progressd.auth.browsers import check_host, check_origin
+from progressd.config.settings import Server
+from progressd.core.errors import Forbidden, SettingsError
+from progressd.sockets import open_sockets
+
+from daemon import RunningDaemon, running_daemon, settings_in
+
+NAMES = {"server": {"allowed_hosts": ("Progress.example.org",), "allowed_origins": ("https://other.example",)}}
+OWN = [
+    "127.0.0.1",
+    "127.0.0.1:8080",
+    "[::1]:8080",
+    "[::1]",
+    "localhost",
+    "LOCALHOST:80",
+    "localhost.:80",
+    "a.localhost",
+]
+FOREIGN = [
+    "evil.example",
+    "evil.example:8080",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "[",
+    "::1x",
+    "x:[::1]",
+]
+
+
+@pytest.mark.parametrize("host", [*OWN, "", "progress.example.org", "PROGRESS.example.org:443"])
+def test_an_address_and_a_known_name_are_let_in(host: str) -> None:
+    check_host(host, Server(allowed_hosts=("Progress.example.org",)))
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_a_name_that_nobody_has_allowed_is_not(host: str) -> None:
+    with pytest.raises(Forbidden, match="allowed_hosts"):
+        check_host(host, Server())
+    check_host(host, Server(allowed_hosts=("*",)))
+
+
+def test_the_name_it_listens_on_is_known() -> None:
+    check_host("box.lan:8080", Server(host="box.lan"))
+
+
+@given(st.text())
+def test_any_host_and_origin_is_decided(text: str) -> None:
+    for check in (lambda: check_host(text, Server()), lambda: check_origin(text, text, ())):
+        with contextlib.suppress(Forbidden):
+            check()
+
+
+@pytest.mark.parametrize("origin", ["null", "file://", "http://", "//"])
+def test_an_origin_that_is_no_site_is_not_the_own_one(origin: str) -> None:
+    with pytest.raises(Forbidden):
+        check_origin(origin, "", ())
+
+
+@pytest.mark.parametrize("target", ["/", "/static/main.js", "/api/health", "/api/jobs", "/api/nothing"])
+async def test_a_foreign_host_gets_no_answer_over_http(daemon: RunningDaemon, target: str) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        response = await peer.ask(target, {"Host": "evil.example"})
+        assert (response.status, list(response.json)) == (403, ["error"])
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert (await peer.ask(target, {"Host": daemon.address})).status != 403  # and the connection goes on
+
+
+async def test_a_foreign_host_gets_no_websocket(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(upgrade(headers={"Host": "evil.example", "Origin": "http://evil.example"}))
+        assert (await peer.response()).status == 403
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://other.example", True), ("https://evil.example", False)])
+async def test_what_a_foreign_page_may_not_do(tmp_path: Path, origin: str, allowed: bool) -> None:
+    async with running_daemon(tmp_path, **NAMES) as daemon:
+        headers = {"Host": "progress.example.org", "Origin": origin}
+        for method, target in (("POST", "/api/jobs"), ("DELETE", "/api/jobs/x"), ("GET", "/api/events")):
+            async with Peer(await daemon.connect()) as peer:
+                response = await peer.ask(target, headers | {"Content-Length": "0"}, method=method)
+                assert (response.status != 403) is allowed, (method, target)
+
+
+async def test_the_body_of_what_is_refused_is_let_go_of(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        size = 4_000_000
+        head = f"POST /api/convert HTTP/1.1\r\nHost: evil.example\r\nContent-Length: {size}\r\n\r\n".encode()
+        await peer.send(head + bytes(size))
+        assert (await peer.response()).status == 403
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_address_that_others_reach_is_refused_unless_told(tmp_path: Path, host: str) -> None:
+    with (
+        pytest.raises(SettingsError, match=rf"^at the address {host} other machines reach the daemon.*--insecure$"),
+        open_sockets(settings_in(tmp_path, server={"host": host}), {}),
+    ):
+        pass
+    with open_sockets(settings_in(tmp_path, server={"host": host, "insecure": True}), {}):
+        pass
