@@ -4,7 +4,6 @@ An event that comes alone to 20 watchers of all jobs costs 65 µs, and one of te
 are in an epoll set of their own, which a single task waits for; a task for each producer would be woken for each event.
 """
 
-import math
 import select
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
@@ -15,7 +14,7 @@ from progressd.core.errors import Unavailable
 from progressd.ingest import BATCH_MOST, Ingest, Outcome
 from progressd.producers.intake import Intake
 
-GATHER: Final = 0.002  # seconds between two sweeps, unless somebody waits for an answer
+GATHER: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer
 READY_MOST: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them
 
 
@@ -84,15 +83,14 @@ class Sweep:
     async def run(self) -> None:
         """Read until cancelled."""
         with self._epoll:
-            next_sweep = -math.inf
             while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if trio.current_time() < next_sweep:
-                    await trio.sleep_until(next_sweep)
-                batch = self._read()
-                asked = any(intake.asks for _, intake in batch)
-                next_sweep = -math.inf if asked else trio.current_time() + GATHER
-                await self._hand_in(batch)
+                began = trio.current_time()
+                if batch := self._read():
+                    await self._hand_in(batch)
+                    if not any(intake.asks for _, intake in batch):
+                        await trio.sleep_until(began + GATHER)
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
 
     def _read(self) -> Batch:
         batch, events = Batch(), 0
