@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import trio
+from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.events import (
     CompletedEvent,
@@ -32,9 +33,10 @@ class Spine:
     def __init__(self, store: SQLiteStore, nursery: trio.Nursery) -> None:
         self.store = store
         self.registry = Registry(store)
-        self.history = History(store, self.registry)
+        self.batches = Batches(store)
+        self.history = History(store, self.registry, self.batches)
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
-        self.ingest = Ingest(store, self.registry, self.broadcaster)
+        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster)
         self.submit = self.ingest.submit
 
 
@@ -44,6 +46,7 @@ async def running(store: SQLiteStore) -> AsyncIterator[Spine]:
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
         await spine.registry.load()
+        await spine.batches.load()
         nursery.start_soon(spine.ingest.run)
         yield spine
         nursery.cancel_scope.cancel()

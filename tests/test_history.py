@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd import history as module
 from progressd import registry
+from progressd.batches import Batches
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.core.events import Event, RequeueEvent, StartEvent
@@ -268,7 +269,7 @@ def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory
         with closing(SQLiteStore.open(path)) as store:
             later = Registry(store)  # knows nothing of what has finished
             await later.load()
-            from_store = History(store, later)
+            from_store = History(store, later, Batches(store))
             for topic in (ALL_JOBS, TOPIC):
                 for after in (None, *range(upto + 1)):
                     remembered = await page(spine.history, topic, after, upto)

@@ -13,6 +13,7 @@ import trio.testing
 from msgspec.structs import replace
 from progressd import ingest as module
 from progressd.broadcast.reader import Reader
+from progressd.core.batch import JobBatch
 from progressd.core.cursor import Cursor
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import Event, PreviewEvent
@@ -44,12 +45,12 @@ class WatchedStore(SQLiteStore):
         self._after: trio.Event | None = None
         return self
 
-    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change]) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         self.commits.append((list(jobs), list(changes)))
         self._reached.set()
         if self._before is not None:
             await self._before.wait()
-        await super().commit(*self.commits[-1])
+        await super().commit(*self.commits[-1], batches)
         self._written.set()
         if self._after is not None:
             await self._after.wait()

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 import trio
 
+from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
 from progressd.core.closing import DRAINING
@@ -77,12 +78,13 @@ class Daemon:
         self.store = store
         self.tasks = tasks
         self.registry = Registry(store)
-        self.history = History(store, self.registry)
+        self.batches = Batches(store)
+        self.history = History(store, self.registry, self.batches)
         self.files = Files(settings.state_dir)
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
         )
-        self.ingest = Ingest(store, self.registry, self.broadcaster)
+        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster)
         self.producers = UnixSocket(self.ingest, settings.ingest.max_line_bytes)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
@@ -93,6 +95,7 @@ class Daemon:
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""
         await self.registry.load()
+        await self.batches.load()
         await self.files.prepare(self.store)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)

@@ -5,11 +5,13 @@ Of the jobs in memory it is there, encoded already for the watchers before; of t
 
 from typing import Final
 
+from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import Page
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput
-from progressd.core.messages import ALL_JOBS, JobCreated, job_topic
+from progressd.core.job import Job
+from progressd.core.messages import JobCreated, batch_topic, job_topic
 from progressd.registry import Registry, Trail, in_order, newest_progress
 from progressd.store.base import Store
 
@@ -19,9 +21,17 @@ PAGE: Final = 500  # state changes read at once
 class History:
     """See `broadcast.subscription.History`."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(self, store: Store, registry: Registry, batches: Batches) -> None:
         self._store = store
         self._registry = registry
+        self._batches = batches
+
+    async def require(self, topic: str) -> None:
+        """Raises NotFound for the topic of a job or batch that does not exist."""
+        if topic.startswith(job_topic("")):
+            await self._registry.get(topic.removeprefix(job_topic("")))
+        elif topic.startswith(batch_topic("")):
+            await self._batches.get(topic.removeprefix(batch_topic("")))
 
     def cursor(self, offset: int) -> str:
         """The cursor a client gets for an offset."""
@@ -38,8 +48,10 @@ class History:
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
         """See `broadcast.subscription.History`."""
-        if topic != ALL_JOBS:
+        if topic.startswith(job_topic("")):
             return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
+        if topic.startswith(batch_topic("")):
+            return await self._of_batch(topic.removeprefix(batch_topic("")), after or 0, upto)
         since = upto if after is None else after
         if self._registry.forgotten > since:
             return await self._stored(after, upto)
@@ -48,12 +60,24 @@ class History:
 
     async def _of_job(self, job_id: str, after: int, upto: int) -> Page:
         job = await self._registry.get(job_id)
-        trail = self._registry.trail(job_id)
-        if trail is None:
-            trail = Trail([Published(*change) for change in await self._store.changes(after, upto, PAGE, job_id)])
-            trail.progress = newest_progress(job, self._store.id)
+        trail = await self._trail(job, after, upto)
         items = [item for item in trail.between(after, upto) if not isinstance(item.message, JobCreated)]
         return Page(items, over=job.status.finished and job.offset <= upto)
+
+    async def _of_batch(self, batch_id: str, after: int, upto: int) -> Page:
+        batch = await self._batches.get(batch_id)
+        items = placed_messages(batch, self._store.id)
+        for job in await self._store.jobs_of_batch(batch_id):
+            items += (await self._trail(job, after, upto)).between(after, upto)
+        items = [item for item in items if after < item.offset <= upto]
+        return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
+
+    async def _trail(self, job: Job, after: int, upto: int) -> Trail:
+        trail = self._registry.trail(job.id)
+        if trail is None:
+            trail = Trail([Published(*change) for change in await self._store.changes(after, upto, PAGE, job.id)])
+            trail.progress = newest_progress(job, self._store.id)
+        return trail
 
     async def _stored(self, after: int | None, upto: int) -> Page:
         """When more jobs have finished since than the registry remembers."""

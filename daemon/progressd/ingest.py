@@ -14,20 +14,23 @@ import structlog
 import trio
 from msgspec.structs import replace
 
+from progressd.batches import Batches, placed_messages
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Published
+from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import Event, LeaseEvent, LostEvent, checked_job_id
+from progressd.core.events import CallOffEvent, Event, LeaseEvent, LostEvent, checked_job_id
 from progressd.core.job import Applied, Job, apply
 from progressd.core.leases import Leases
 from progressd.core.messages import Error, JobCreated, PagePreview, Progress, StateChange, StatusChange
+from progressd.core.status import JobStatus
 from progressd.registry import Registry
 from progressd.store.base import Change, Store
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
 BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
-MESSAGES_MOST: Final = 3  # that one event can make: a start, and a progress; or an end of two
+MESSAGES_MOST: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
 WRITE_BEHIND: Final = 0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
 
@@ -54,15 +57,17 @@ class Batch:
         self.messages: dict[str, list[Published]] = {}  # by job
         self.published: list[Published] = []  # all of them, in order
         self.changes: list[Change] = []
+        self.of_jobs: dict[str, JobBatch] = {}  # batches of jobs whose counts have changed
 
 
 class Ingest:
     """`submit` is for producers; `run` is the task behind it."""
 
-    def __init__(self, store: Store, registry: Registry, broadcaster: Broadcaster) -> None:
+    def __init__(self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster) -> None:
         self.store_id = store.id
         self._store = store
         self._registry = registry
+        self._batches = batches
         self._broadcaster = broadcaster
         self._next_offset = self._reserved = store.first_offset
         self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
@@ -148,8 +153,9 @@ class Ingest:
         now = datetime.now(UTC)
         batch = Batch()
         outcomes = [self._apply(event, stored, batch, now) for event in events]
+        self._place_counts(batch)
         if batch.changes or (write and self._unsaved):
-            await self._store.commit({**self._unsaved, **batch.jobs}.values(), batch.changes)
+            await self._store.commit({**self._unsaved, **batch.jobs}.values(), batch.changes, batch.of_jobs.values())
             self._unsaved.clear()
         elif batch.jobs:
             self._unsaved.update(batch.jobs)
@@ -159,6 +165,8 @@ class Ingest:
             self._registry.keep(job, batch.messages[job.id])
             self._leases.keep(job, silence_begins)
         self._until_look.deadline = min(self._until_look.deadline, self._leases.next_look)
+        for of_jobs in batch.of_jobs.values():
+            self._batches.keep(of_jobs)
         for published in batch.published:
             await self._broadcaster.publish(published)
         for change in batch.changes:
@@ -176,7 +184,12 @@ class Ingest:
             applied = apply(job, event, now)
         except ProgressdError as error:
             return error
-        return self._place(applied, batch, now) if applied.messages else applied.job
+        if not applied.messages:
+            return applied.job
+        if applied.job.batch_id is not None and applied.durable:
+            called_off = isinstance(event, CallOffEvent)
+            self._count(applied.job.batch_id, job.status if job else None, applied.job, batch, now, called_off)
+        return self._place(applied, batch, now)
 
     def _place(self, applied: Applied, batch: Batch, now: datetime) -> Job:
         """Give the messages their places in the stream, and the job what follows from them."""
@@ -185,6 +198,8 @@ class Ingest:
             offset = self._next_offset
             self._next_offset += 1
             placed = replace(message, cursor=str(Cursor(self.store_id, offset)), time=now)
+            if job.batch_id is not None:
+                placed = replace(placed, batch_id=job.batch_id)
             published = Published(offset, placed)
             batch.published.append(published)
             if isinstance(placed, PagePreview):  # never kept
@@ -200,6 +215,25 @@ class Ingest:
         batch.jobs.pop(job.id, None)  # to the end: the registry keeps finished jobs in the order of their ends
         batch.jobs[job.id] = job
         return job
+
+    def _count(
+        self, batch_id: str, before: JobStatus | None, job: Job, batch: Batch, now: datetime, called_off: bool
+    ) -> None:
+        """Count the job of a batch in, with the status it has now; its first job makes the batch."""
+        known = batch.of_jobs.get(batch_id) or self._batches.unfinished(batch_id)
+        if known is None:
+            known = JobBatch(id=batch_id, status=BatchStatus.QUEUED, priority=job.priority, created_at=now)
+        batch.of_jobs[batch_id] = moved(known, before, job.status, now, called_off=called_off)
+
+    def _place_counts(self, batch: Batch) -> None:
+        """Give each batch of jobs whose counts have changed a message of it, behind those of its jobs."""
+        for of_jobs in tuple(batch.of_jobs.values()):
+            first = self._next_offset
+            self._next_offset += len(batch_messages(of_jobs))
+            newest = self._next_offset - 1
+            placed = replace(of_jobs, created_offset=of_jobs.created_offset or first, offset=newest)
+            batch.of_jobs[of_jobs.id] = placed
+            batch.published += placed_messages(placed, self.store_id)
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}

@@ -146,4 +146,5 @@ def newest_progress(job: Job, store_id: str) -> Published | None:
     if not job.progress_offset:
         return None
     cursor = str(Cursor(store_id, job.progress_offset))
-    return Published(job.progress_offset, Progress(job.id, job.progress, cursor, job.progress_at or UNSET))
+    progress = Progress(job.id, job.progress, cursor, job.progress_at or UNSET, job.batch_id or UNSET)
+    return Published(job.progress_offset, progress)

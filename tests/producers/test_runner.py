@@ -383,11 +383,11 @@ class FlakyStore(SQLiteStore):
 
     refusals = 3
 
-    async def commit(self, jobs: Iterable[Job], changes: Any) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
         if self.refusals and any(isinstance(change.message, Completed) for change in changes):
             self.refusals -= 1
             raise StoreFailed("the disk is full", retry_after=0)
-        await super().commit(jobs, changes)
+        await super().commit(jobs, changes, batches)
 
 
 async def test_an_end_that_the_store_cannot_keep_is_reported_until_it_can(

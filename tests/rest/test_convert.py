@@ -394,10 +394,10 @@ class SlowStore(SQLiteStore):
     committing: trio.Event
     may_commit: trio.Event
 
-    async def commit(self, jobs: Iterable[Job], changes: Any) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
         self.committing.set()
         await self.may_commit.wait()
-        await super().commit(jobs, changes)
+        await super().commit(jobs, changes, batches)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first try", "retry"])
@@ -461,7 +461,7 @@ async def test_an_upload_for_which_there_is_no_room_is_507_and_leaves_nothing_be
 class FullStore(SQLiteStore):
     """Keeps no job."""
 
-    async def commit(self, jobs: Iterable[Job], changes: Any) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
         raise StoreFailed("the store does not take it: disk full")
 
 

@@ -18,7 +18,7 @@ from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.session import Session, Sessions
 from progressd.broadcast.subscription import History, NoHistory, Subscription
-from progressd.core.messages import ALL_JOBS, JobMessage, ends_job, job_topic, topics_of
+from progressd.core.messages import ALL_JOBS, TopicMessage, ended_topic, job_topic, topics_of
 
 CROWD = 100  # watchers of a topic from which on it rests between two passes
 REST_MOST = 0.005  # seconds that a message may be held up to share a send
@@ -66,7 +66,7 @@ class Topic:
             if subscription.deliver(batch):
                 del self._catching_up[subscription]
                 subscription.outbox.follow(self._crowd)
-        if self.name != ALL_JOBS and any(ends_job(item.message) for item in batch.items):
+        if self.name != ALL_JOBS and any(ended_topic(item.message) == self.name for item in batch.items):
             for subscription in tuple(self.subscriptions):
                 subscription.finish()
 
@@ -95,7 +95,7 @@ class Broadcaster:
         self._sessions = Sessions()
         self._merging = False
 
-    async def broadcast(self, message: JobMessage) -> None:
+    async def broadcast(self, message: TopicMessage) -> None:
         """Send a message to everyone who watches its job, or every job."""
         await self.publish(Published(self.offset + 1, message))
         await trio.lowlevel.checkpoint()
@@ -113,8 +113,12 @@ class Broadcaster:
 
     def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
         """Watch one job, or all of them, from now on (`after`: from that offset on): `async for message in …`."""
+        return self.watch(ALL_JOBS if job_id is None else job_topic(job_id), after)
+
+    def watch(self, topic: str, after: int | None = None) -> Reader:
+        """Watch a topic in the same way."""
         outbox = ReaderOutbox(self._limit)
-        return Reader(outbox, self.join(ALL_JOBS if job_id is None else job_topic(job_id), outbox, after))
+        return Reader(outbox, self.join(topic, outbox, after))
 
     def join(self, name: str, outbox: Outbox, after: int | None = None) -> Subscription:
         """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next."""

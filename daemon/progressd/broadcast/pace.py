@@ -5,6 +5,7 @@ Neither ever keeps back a change of a job's status, nor the last progress before
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final
 
 import trio
 from msgspec.structs import replace
@@ -13,7 +14,18 @@ from progressd.broadcast.crowd import Crowd
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import Closing
-from progressd.core.messages import Completed, Error, JobMessage, Progress, StatusChange, ends_job, type_of
+from progressd.core.messages import (
+    BatchCompleted,
+    Completed,
+    Error,
+    Progress,
+    StatusChange,
+    TopicMessage,
+    ends_job,
+    type_of,
+)
+
+ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
 
 
 class Selected:
@@ -34,8 +46,8 @@ class Selected:
         """Get what is put into the crowd, in order to choose."""
         crowd.add(self)
 
-    def _wants(self, message: JobMessage) -> bool:
-        return isinstance(message, StatusChange | Completed | Error) or type_of(message) in self._types
+    def _wants(self, message: TopicMessage) -> bool:
+        return isinstance(message, ALWAYS) or type_of(message) in self._types
 
 
 class Pace:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from progressd.broadcast.frames import text_frame
-from progressd.core.messages import JobMessage, PagePreview, Progress, encode
+from progressd.core.messages import BatchProgress, PagePreview, Progress, TopicMessage, encode
 
 
 class Published:
@@ -12,7 +12,7 @@ class Published:
 
     __slots__ = ("_frame", "message", "offset")
 
-    def __init__(self, offset: int, message: JobMessage) -> None:
+    def __init__(self, offset: int, message: TopicMessage) -> None:
         self.offset = offset
         self.message = message
         self._frame: bytes | None = None
@@ -26,8 +26,10 @@ class Published:
 
     @property
     def key(self) -> tuple[type, str] | None:
-        """Of progress and of previews, only the newest of a job matters."""
+        """Of progress and of previews, only the newest of a job, or of a batch, matters."""
         message = self.message
+        if isinstance(message, BatchProgress):
+            return (BatchProgress, message.batch_id)
         return (type(message), message.job_id) if isinstance(message, Progress | PagePreview) else None
 
 

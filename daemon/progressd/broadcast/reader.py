@@ -11,7 +11,7 @@ from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.subscription import Subscription
 from progressd.core.closing import SLOW_CONSUMER, Closing
 from progressd.core.errors import SlowConsumer
-from progressd.core.messages import JobMessage
+from progressd.core.messages import TopicMessage
 
 
 class ReaderOutbox:
@@ -69,7 +69,7 @@ class Reader:
     def __aiter__(self) -> "Reader":
         return self
 
-    async def __anext__(self) -> JobMessage:
+    async def __anext__(self) -> TopicMessage:
         """Raises SlowConsumer where the reader was too slow and messages were forgotten."""
         while self._past is not None:
             if self._past:

@@ -14,7 +14,7 @@ from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.broadcast.subscription import History, Past
 from progressd.core.closing import SLOW_CONSUMER
-from progressd.core.messages import ALL_JOBS, ends_job, topics_of
+from progressd.core.messages import ALL_JOBS, ended_topic, topics_of
 
 
 class Session:
@@ -149,8 +149,8 @@ class Sessions:
                 }
                 for session in reached:
                     inboxes.setdefault(session, []).append(published)
-                if ends_job(published.message):
-                    for session in tuple(self.members.get(topics[0], ())):
-                        session.unsubscribe(topics[0])
+                if (over := ended_topic(published.message)) is not None:
+                    for session in tuple(self.members.get(over, ())):
+                        session.unsubscribe(over)
             for session, items in inboxes.items():
                 session.deliver(Batch(items))

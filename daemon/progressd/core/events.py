@@ -10,6 +10,7 @@ from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
+from progressd.core.batch import Priority
 from progressd.core.errors import InvalidInput
 from progressd.core.messages import ErrorData, PagePreviewData
 from progressd.core.status import JobStatus
@@ -125,6 +126,8 @@ class SubmitEvent(Struct, frozen=True):
     job_id: str
     data: Registration
     pipeline: str
+    batch_id: str | None = None  # of the files it was handed in with
+    priority: Priority = Priority.NORMAL
 
 
 class StartEvent(Struct, frozen=True):
@@ -138,6 +141,12 @@ class RunnerEvent(Struct, frozen=True):
 
     job_id: str
     end: CompletedEvent | ErrorEvent
+
+
+class CallOffEvent(Struct, frozen=True):
+    """The job is cancelled with the whole batch that it is in."""
+
+    job_id: str
 
 
 class RequeueEvent(Struct, frozen=True):
@@ -160,7 +169,7 @@ class LostEvent(Struct, frozen=True):
 
 ProducerEvent: TypeAlias = ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent
 LeaseEvent: TypeAlias = StalledEvent | LostEvent
-Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent | LeaseEvent
+Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent | CallOffEvent | LeaseEvent
 
 
 def checked_job_id(text: str) -> str:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from progressd.core.batch import Priority
 from progressd.core.errors import Conflict, InvalidInput, NotFound
 from progressd.core.events import (
+    CallOffEvent,
     CompletedEvent,
     ErrorEvent,
     Event,
@@ -69,6 +71,8 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     elapsed_seconds: float | None = None
     attempt: int = 1
     lease_seconds: float | None = None
+    batch_id: str | None = None
+    priority: Priority = Priority.NORMAL
 
 
 class Applied(NamedTuple):
@@ -120,6 +124,9 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
             return _stall(job)
         case LostEvent():
             return _fail(job, "producer lost", now)
+        case CallOffEvent():
+            _require_unfinished(job, "a cancellation")
+            return _finish(job, JobStatus.CANCELLED, now)
 
 
 def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
@@ -133,6 +140,8 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
         options=given.options,
         labels=given.labels,
         pipeline=event.pipeline if isinstance(event, SubmitEvent) else None,
+        batch_id=event.batch_id if isinstance(event, SubmitEvent) else None,
+        priority=event.priority if isinstance(event, SubmitEvent) else Priority.NORMAL,
         input_filename=given.input_filename,
         lease_seconds=given.lease_seconds,
     )

@@ -34,6 +34,7 @@ class Progress(Struct, frozen=True, tag_field="type", tag="progress"):
     data: ProgressData
     cursor: str | UnsetType = UNSET
     time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
 
 
 class StatusChangeData(Struct, frozen=True):
@@ -50,6 +51,7 @@ class StatusChange(Struct, frozen=True, tag_field="type", tag="status_change"):
     data: StatusChangeData
     cursor: str | UnsetType = UNSET
     time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
 
 
 class CompletedData(Struct, frozen=True):
@@ -68,6 +70,7 @@ class Completed(Struct, frozen=True, tag_field="type", tag="completed"):
     data: CompletedData
     cursor: str | UnsetType = UNSET
     time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
 
 
 class ErrorData(Struct, frozen=True):
@@ -83,6 +86,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
     data: ErrorData
     cursor: str | UnsetType = UNSET
     time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
 
 
 class JobCreatedData(Struct, frozen=True, omit_defaults=True):
@@ -103,6 +107,7 @@ class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
     data: JobCreatedData
     cursor: str | UnsetType = UNSET
     time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
 
 
 class PagePreviewData(Struct, frozen=True):
@@ -120,6 +125,44 @@ class PagePreview(Struct, frozen=True, tag_field="type", tag="page_preview"):
 
     job_id: str
     data: PagePreviewData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
+
+
+class BatchProgressData(Struct, frozen=True):
+    """The jobs of a batch, counted."""
+
+    completed: int
+    processing: int
+    pending: int
+    failed: int
+    total: int
+    cancelled: int
+
+
+class BatchProgress(Struct, frozen=True, tag_field="type", tag="batch_progress"):
+    """A job of a batch went from one status to another. Only the newest one of a batch matters."""
+
+    batch_id: str
+    data: BatchProgressData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+
+
+class BatchCompletedData(Struct, frozen=True):
+    """How the jobs of a batch ended, counted."""
+
+    success_count: int
+    failed_count: int
+    cancelled_count: int
+
+
+class BatchCompleted(Struct, frozen=True, tag_field="type", tag="batch_completed"):
+    """The last message of a batch: all its jobs have finished, however."""
+
+    batch_id: str
+    data: BatchCompletedData
     cursor: str | UnsetType = UNSET
     time: datetime | UnsetType = UNSET
 
@@ -168,7 +211,9 @@ class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
 StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
 Notice: TypeAlias = ServerShutdown | Resync | Subscribed | Unsubscribed | Refused | Pong
-Message: TypeAlias = JobMessage | Notice
+BatchMessage: TypeAlias = BatchProgress | BatchCompleted
+TopicMessage: TypeAlias = JobMessage | BatchMessage
+Message: TypeAlias = TopicMessage | Notice
 
 ALL_JOBS = "jobs"
 encode = msgspec.json.Encoder().encode
@@ -180,11 +225,18 @@ def job_topic(job_id: str) -> str:
     return f"job:{job_id}"
 
 
-def topics_of(message: JobMessage) -> tuple[str, ...]:
+def batch_topic(batch_id: str) -> str:
+    """The topic of one batch and its jobs."""
+    return f"batch:{batch_id}"
+
+
+def topics_of(message: TopicMessage) -> tuple[str, ...]:
     """The topics a message is on; that of its job first."""
-    if isinstance(message, JobCreated):  # nobody can be watching the job itself yet
-        return (ALL_JOBS,)
-    return (job_topic(message.job_id), ALL_JOBS)
+    if isinstance(message, BatchMessage):
+        return (batch_topic(message.batch_id),)
+    # nobody can be watching a job itself that has only just been created
+    topics = (ALL_JOBS,) if isinstance(message, JobCreated) else (job_topic(message.job_id), ALL_JOBS)
+    return topics if message.batch_id is UNSET else (*topics, batch_topic(message.batch_id))
 
 
 def type_of(message: Message | type[Message]) -> str:
@@ -199,3 +251,10 @@ def ends_job(message: Message) -> bool:
     if isinstance(message, StatusChange):
         return message.data.new_status is JobStatus.CANCELLED
     return isinstance(message, Completed | Error)
+
+
+def ended_topic(message: TopicMessage) -> str | None:
+    """The topic that this message is the last one of, if it is."""
+    if isinstance(message, BatchMessage):
+        return batch_topic(message.batch_id) if isinstance(message, BatchCompleted) else None
+    return job_topic(message.job_id) if ends_job(message) else None

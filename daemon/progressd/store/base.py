@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from progressd.core.batch import JobBatch
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
@@ -38,11 +39,20 @@ class Store(Protocol):
     async def reserve(self, offset: int) -> None:
         """Promise durably that no later daemon gives out an offset below this one."""
 
-    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change]) -> None:
-        """Keep the jobs as they are now and the changes, all or nothing."""
+    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
+        """Keep the jobs and batches as they are now and the changes, all or nothing."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """Those of the jobs that exist."""
+
+    async def batch(self, batch_id: str) -> JobBatch | None:
+        """The batch, if there is one."""
+
+    async def unfinished_batches(self) -> list[JobBatch]:
+        """Every batch that has not finished, oldest first."""
+
+    async def jobs_of_batch(self, batch_id: str) -> list[Job]:
+        """The jobs of a batch, as they were handed in."""
 
     async def unfinished(self) -> list[Job]:
         """Every job that has not finished, oldest first."""
@@ -67,4 +77,7 @@ class Store(Protocol):
         """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
 
     async def delete_finished(self, before: datetime, most: int) -> list[str]:
-        """Delete at most `most` of the jobs that finished before then, with their changes; their ids."""
+        """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
+
+        With the last of its jobs a batch goes as well.
+        """

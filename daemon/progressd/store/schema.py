@@ -64,6 +64,18 @@ MIGRATIONS: Final = (
             FROM labels GROUP BY key, value, status, created_offset >> 16;
     INSERT INTO counts SELECT * FROM counted;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN batch_id TEXT AS (body ->> 'batch_id');
+    CREATE INDEX jobs_by_batch ON jobs (batch_id, created_offset) WHERE batch_id IS NOT NULL;
+
+    CREATE TABLE batches (
+        created_offset INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL,
+        status TEXT AS (body ->> 'status')
+    );
+    CREATE INDEX batches_by_status ON batches (status);
+    """,
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import trio
 
+from progressd.core.batch import JobBatch
 from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
@@ -30,6 +31,7 @@ _AMONG: Final = "IN (SELECT value FROM json_each(?))"
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _decode_job = msgspec.json.Decoder(Job).decode
+_decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
 
 
@@ -80,9 +82,10 @@ class SQLiteStore:
         """See Store."""
         await self._write("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", [(offset,)])
 
-    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change]) -> None:
+    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
         jobs = list(jobs)
+        batch_rows = [(batch.created_offset, batch.id, _encode(batch).decode()) for batch in batches]
         job_rows = [(job.created_offset, job.id, _encode(job).decode()) for job in jobs]
         change_rows = [(c.offset, c.message.job_id, _encode(c.message).decode()) for c in changes]
 
@@ -94,6 +97,11 @@ class SQLiteStore:
                 job_rows,
             )
             db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", change_rows)
+            db.executemany(
+                "INSERT INTO batches (created_offset, id, body) VALUES (?, ?, ?)"
+                " ON CONFLICT (created_offset) DO UPDATE SET body = excluded.body",
+                batch_rows,
+            )
 
         await self._transaction(write)
 
@@ -115,6 +123,9 @@ class SQLiteStore:
             lists.remove(db, jobs)
             db.execute(f"DELETE FROM changes WHERE job_id {_AMONG}", gone)
             db.execute(f"DELETE FROM jobs WHERE id {_AMONG}", gone)
+            batches = in_json(list({job.batch_id for job in jobs if job.batch_id is not None}))
+            emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
+            db.execute(f"DELETE FROM batches WHERE id {_AMONG} AND {emptied}", (batches,))
             return ids, oldest_cursor
 
         ids, self.oldest_cursor = await self._transaction(write)
@@ -124,6 +135,23 @@ class SQLiteStore:
         """See Store."""
         rows = await self._read(f"SELECT body FROM jobs WHERE id {_AMONG}", in_json(ids))
         return {job.id: job for job in map(_job, rows)}
+
+    async def batch(self, batch_id: str) -> JobBatch | None:
+        """See Store."""
+        rows = await self._read("SELECT body FROM batches WHERE id = ?", batch_id)
+        return _decode_batch(rows[0][0]) if rows else None
+
+    async def unfinished_batches(self) -> list[JobBatch]:
+        """See Store."""
+        rows = await self._read(
+            "SELECT body FROM batches WHERE status IN ('queued', 'processing') ORDER BY created_offset"
+        )
+        return [_decode_batch(row[0]) for row in rows]
+
+    async def jobs_of_batch(self, batch_id: str) -> list[Job]:
+        """See Store."""
+        rows = await self._read("SELECT body FROM jobs WHERE batch_id = ? ORDER BY created_offset", batch_id)
+        return [_job(row) for row in rows]
 
     async def unfinished(self) -> list[Job]:
         """See Store."""

@@ -8,9 +8,9 @@ from msgspec import Meta, Struct
 
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.events import checked_job_id
-from progressd.core.messages import ALL_JOBS, JobMessage, job_topic, type_of
+from progressd.core.messages import ALL_JOBS, TopicMessage, job_topic, type_of
 
-TYPES: Final = frozenset(type_of(kind) for kind in get_args(JobMessage))
+TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 
 
 class Asked(Struct, frozen=True):

@@ -1,0 +1,117 @@
+"""The batch: files that were handed in together, counted by what has become of their jobs."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchMessage, BatchProgress, BatchProgressData
+from progressd.core.status import JobStatus
+
+
+class Priority(StrEnum):
+    """Whose jobs the runner takes first; among equals, the oldest."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+    @property
+    def rank(self) -> int:
+        """More is sooner."""
+        return list(Priority).index(self)
+
+
+class BatchStatus(StrEnum):
+    """What the statuses of the jobs come to; the last four are final."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    PARTIALLY_COMPLETED = "partially_completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing can change any more."""
+        return self not in (BatchStatus.QUEUED, BatchStatus.PROCESSING)
+
+
+class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that is kept of one batch beside its jobs. Times are UTC; offsets are places in the stream of messages."""
+
+    id: str
+    status: BatchStatus
+    priority: Priority = Priority.NORMAL
+    created_at: datetime
+    created_offset: int = 0  # of its first message: newer batches have larger ones
+    offset: int = 0  # of its newest message
+    pending: int = 0  # jobs, as are the next four
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    called_off: bool = False  # as a whole, and not only job by job
+    started_at: datetime | None = None
+    moved_at: datetime | None = None  # when the counts last changed
+    completed_at: datetime | None = None
+
+    @property
+    def total(self) -> int:
+        """Its jobs."""
+        return self.pending + self.processing + self.finished
+
+    @property
+    def finished(self) -> int:
+        """Its jobs that have finished, however."""
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def estimated_completion(self) -> datetime | None:
+        """When it will be done if the other jobs take as long as those before; None while nothing tells."""
+        if self.started_at is None or self.moved_at is None or self.status.finished or not self.finished:
+            return None
+        return self.started_at + (self.moved_at - self.started_at) * self.total / self.finished
+
+
+def moved(
+    batch: JobBatch, before: JobStatus | None, after: JobStatus, now: datetime, *, called_off: bool = False
+) -> JobBatch:
+    """The batch once one of its jobs went from one status to another; `before` is None for a new job."""
+    counts = {_count(after): getattr(batch, _count(after)) + 1}
+    if before is not None:
+        counts[_count(before)] = getattr(batch, _count(before)) - 1
+    batch = replace(batch, **counts, moved_at=now, called_off=batch.called_off or called_off)
+    if after is JobStatus.PROCESSING and batch.started_at is None:
+        batch = replace(batch, started_at=now)
+    status = _status(batch)
+    return replace(batch, status=status, completed_at=now if status.finished else None)
+
+
+def batch_messages(batch: JobBatch) -> tuple[BatchMessage, ...]:
+    """What the watchers of a batch are told of it as it is now."""
+    counts = BatchProgressData(
+        batch.completed, batch.processing, batch.pending, batch.failed, batch.total, batch.cancelled
+    )
+    progress = BatchProgress(batch.id, counts)
+    if not batch.status.finished:
+        return (progress,)
+    ends = BatchCompletedData(batch.completed, batch.failed, batch.cancelled)
+    return progress, BatchCompleted(batch.id, ends)
+
+
+def _count(status: JobStatus) -> str:
+    return "pending" if status is JobStatus.QUEUED else status.value
+
+
+def _status(batch: JobBatch) -> BatchStatus:
+    if batch.finished < batch.total:
+        idle = batch.pending == batch.total
+        return BatchStatus.QUEUED if idle else BatchStatus.PROCESSING
+    if batch.called_off or batch.cancelled == batch.total:
+        return BatchStatus.CANCELLED
+    if batch.completed == batch.total:
+        return BatchStatus.COMPLETED
+    return BatchStatus.PARTIALLY_COMPLETED if batch.completed else BatchStatus.FAILED
