@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
+from benchmarks.chart import write_chart
 from benchmarks.docs import write_docs
 from benchmarks.install import NotInstalled, install
 from benchmarks.load import CLIENT_CORE, Sample, run
@@ -43,6 +44,7 @@ def main() -> None:
         runs = f"{arguments.runs} runs" if arguments.runs > 1 else "One run"
         about = f"{runs} of {arguments.seconds:g} s each; the machine's load average was {busy:.1f} when it began."
         write_docs(scenarios, samples, about)
+        write_chart(samples)
 
 
 def _arguments() -> argparse.Namespace:
@@ -63,7 +65,7 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help=f"one run of {QUICK_SECONDS:g} s, to see what a change does"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every run there")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md and its chart")
     arguments = parser.parse_args()
     for names, known in ((arguments.scenarios, SCENARIOS), (arguments.servers, SERVERS)):
         if unknown := [name for name in names if name not in known]:
