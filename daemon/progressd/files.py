@@ -36,7 +36,9 @@ AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
 def own_state_dir(state_dir: Path) -> Iterator[None]:
     """Make the state directory, and keep every other daemon out of it. Raises SettingsError."""
     try:
+        new = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingsError(f"cannot use the state directory {state_dir}: {error.strerror}") from error
@@ -71,6 +73,7 @@ class Files:
         def left_over() -> list[str]:
             self._uploads.mkdir(exist_ok=True)
             self._jobs.mkdir(exist_ok=True)
+            _sync(self._uploads.parent)
             return os.listdir(self._uploads)
 
         names = await trio.to_thread.run_sync(left_over)
@@ -165,11 +168,14 @@ class Files:
                 yield step
 
     async def remove(self, job_ids: Collection[str]) -> None:
-        """Delete all files of the jobs."""
+        """Delete all files of the jobs, for good: a power cut does not bring them back."""
 
         def delete() -> None:
-            for job_id in job_ids:
-                shutil.rmtree(self._jobs / job_id, ignore_errors=True)
+            there = [path for path in (self._jobs / job_id for job_id in job_ids) if path.exists()]
+            for path in there:
+                shutil.rmtree(path, ignore_errors=True)
+            if there:
+                _sync(self._jobs)
 
         await trio.to_thread.run_sync(delete)
 
@@ -201,9 +207,10 @@ class Upload:
         """Make a file that is on the disk already the input of the job. Raises FileNotFoundError."""
 
         def link() -> None:
+            _sync(self._path.parent)  # first: by this name the next daemon knows that the rest never became a job
             self._target.parent.mkdir()
             os.link(path, self._target)
-            _sync(self._path.parent, self._target.parent, self._target.parent.parent)
+            _sync(self._target.parent, self._target.parent.parent)
 
         await trio.to_thread.run_sync(link)
 

@@ -9,6 +9,7 @@ A forked daemon runs `progressd serve` as a shell would start it: the same main 
 in a file. Run as a program, this file is that process.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -120,6 +121,8 @@ def _become_daemon(order: dict[str, Any]) -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.environ.update(order["environment"])
+    if "TORTURE_DISK" in os.environ:
+        ctypes.CDLL(None).torture_begin()  # of disk.c, which was loaded before anybody knew which disk
     main(order["arguments"])
 
 

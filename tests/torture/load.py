@@ -39,7 +39,7 @@ def event_at(story: Story, position: int, end: str | None = None) -> dict[str, A
 
 async def post(client: httpx.AsyncClient, path: str, body: bytes, content_type: str) -> httpx.Response:
     """Post a body of which nothing is left to be closed when the daemon goes away in the middle."""
-    headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+    headers = {"Host": client.base_url.netloc.decode(), "Content-Type": content_type, "Content-Length": str(len(body))}
     return await post_pieces(client, path, [body], headers)
 
 
@@ -144,6 +144,7 @@ class Clients:
 
     async def uploads(self) -> None:
         """One upload after the other, in pieces."""
+        headers = {"Host": self.address, **FORM_TYPE}
         try:
             async with self.http() as client:
                 while True:
@@ -152,7 +153,7 @@ class Clients:
                     self.ledger.inputs[name] = content
                     whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
                     pieces = (whole[start : start + size] for start in range(0, len(whole), size))
-                    answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, FORM_TYPE)
+                    answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, headers)
                     if answer.status_code == 503:
                         assert self.draining, answer.text
                         return
@@ -169,7 +170,7 @@ class Clients:
         try:
             host, port = self.address.split(":")
             async with await trio.open_tcp_stream(host, int(port)) as stream:
-                await stream.send_all(upgrade(target))
+                await stream.send_all(upgrade(target, {"Host": self.address}))
                 frames.receive_bytes(await self._behind_head(stream))
                 while True:
                     for frame in frames.received_frames():

@@ -1,6 +1,7 @@
 """Rounds: a daemon starts, the books are compared, work goes on, and it is killed."""
 
 import random
+import shutil
 import signal
 import time
 import uuid
@@ -12,12 +13,14 @@ from typing import Any
 
 import httpx
 import trio
+from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon, open_forge
 from torture.ledger import Ledger, Story
 from torture.load import Clients, Returner
 
 PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
 PER_STORE = 50  # rounds until a new state directory is begun
+PER_DISK = 10  # and where its disk is rebuilt in each
 ATTEMPTS = 3  # the default of runner.max_attempts
 
 CONFIG = """
@@ -33,18 +36,24 @@ slots = 2
 class Campaign:
     """The rounds over one state directory."""
 
-    def __init__(self, directory: Path, forge: Forge, chance: random.Random) -> None:
-        self.state_dir = directory / "state"
+    def __init__(self, directory: Path, forge: Forge, chance: random.Random, power: Power | None, config: str) -> None:
+        self._power = power
+        self._plain_state_dir = directory / "state"
         self.ledger = Ledger()
         self.chance = chance
         self._forge = forge
         self._config = directory / "progressd.toml"
-        self._config.write_text(CONFIG)
+        self._config.write_text(CONFIG + config)
         self._by_unix: list[Story] = []
         self._by_http: list[Story] = []
         self._returners = [Returner(), Returner()]
         self._whole = set[str]()  # jobs whose result has been looked at
         self._killed_at = time.monotonic()
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the daemon has its files."""
+        return self._power.state_dir if self._power else self._plain_state_dir
 
     async def round(self) -> None:
         """Start a daemon, compare, and kill it at some moment: under load, in the drain, or at its next start."""
@@ -88,8 +97,11 @@ class Campaign:
     @asynccontextmanager
     async def daemon(self) -> AsyncGenerator[ForgedDaemon]:
         """The next daemon over the state directory."""
-        async with self._forge.daemon(self.state_dir, config=self._config) as daemon:
+        environment = self._power.plug_in() if self._power else {}
+        async with self._forge.daemon(self.state_dir, environment, self._config) as daemon:
             yield daemon
+        if self._power and daemon.status == -signal.SIGKILL:
+            self._power.cut()
 
     @asynccontextmanager
     async def load(self, clients: Clients) -> AsyncGenerator[None]:
@@ -124,9 +136,10 @@ class Campaign:
         marker = str(uuid.uuid4())
         answer = await client.post("/api/jobs", json={"id": marker, "kind": "marker"})
         assert answer.status_code == 201, answer.text
-        store = answer.json()["cursor"].partition("-")[0]
+        self.ledger.offset(answer.json()["cursor"])  # which tells whether it is still the same store
         replayed = []
-        async with aclosing(clients.messages(f"/ws/jobs?since={store}-{self.ledger.audited}")) as messages:
+        since = f"{self.ledger.store}-{self.ledger.audited}"
+        async with aclosing(clients.messages(f"/ws/jobs?since={since}")) as messages:
             async for message in messages:
                 replayed.append(message)
                 if message["type"] == "job_created" and message["job_id"] == marker:
@@ -178,15 +191,28 @@ async def jobs_of(client: httpx.AsyncClient, query: str, most: int = 100_000) ->
 
 
 async def torture(
-    directory: Path, rounds: int, seed: int, *, say: Callable[[str], None] = print, per_store: int = PER_STORE
+    directory: Path,
+    rounds: int,
+    seed: int,
+    *,
+    shim: Path | None = None,
+    config: str = "",
+    ignoring: str = "",
+    say: Callable[[str], None] = print,
 ) -> Counter[str]:
-    """So many rounds; what was counted. The seed decides all that chance decides here, as far as time lets it."""
+    """So many rounds; what was counted. The seed decides all that chance decides here, as far as time lets it.
+
+    `shim`: what `disk.build_shim` made; with it each kill is a power cut. `ignoring`: see `disk.Disk`.
+    """
     total: Counter[str] = Counter()
-    async with open_forge(directory) as forge:
+    per_store = PER_STORE if shim is None else PER_DISK
+    async with open_forge(directory, {"LD_PRELOAD": str(shim)} if shim else {}) as forge:
         for first in range(0, rounds, per_store):
-            place = directory / f"from-{first}"
+            place = directory / str(first)
             place.mkdir()
-            campaign = Campaign(place, forge, random.Random(f"{seed} {first}"))
+            chance = random.Random(f"{seed} {first}")
+            power = Power(place, chance, ignoring) if shim else None
+            campaign = Campaign(place, forge, chance, power, config)
             for number in range(first, min(first + per_store, rounds)):
                 try:
                     await campaign.round()
@@ -195,5 +221,6 @@ async def torture(
                     raise
             await campaign.finish()
             total += campaign.ledger.counted
+            shutil.rmtree(place, ignore_errors=True)
             say(f"{min(first + per_store, rounds)} rounds: " + ", ".join(f"{n} {what}" for what, n in total.items()))
     return total

@@ -1,0 +1,294 @@
+"""The disk under a daemon, as it may be after a power cut: what was not synced is there, or not, or in pieces.
+
+`disk.c`, preloaded into the daemon, records its changes and its syncs. From them this tells what a disk owes: a file,
+what had been written to it when it was last synced; a directory, its names as they were when that was last synced.
+Beyond that each write may have been kept, lost, or torn into sectors, whatever came before and after it; the changes of
+one directory are kept in their order, up to some point.
+"""
+
+import os
+import random
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
+from mmap import mmap
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+HEAD = struct.Struct("<cQQI")  # what, inode, offset, length of what follows
+SOURCE = Path(__file__).with_name("disk.c")
+CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed")
+
+
+def build_shim(directory: Path) -> Path:
+    """Compile the library to preload."""
+    library = directory / "disk.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-o", library, SOURCE], check=True)
+    return library
+
+
+class Control:
+    """What the preloaded library looks at while the daemon runs: numbers by name."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(8 * len(CONTROL)))
+        with path.open("r+b") as file:
+            self._values = mmap(file.fileno(), 0)
+
+    def __getitem__(self, name: str) -> int:
+        at = 8 * CONTROL.index(name)
+        return int.from_bytes(self._values[at : at + 8], "little", signed=True)
+
+    def __setitem__(self, name: str, value: int) -> None:
+        at = 8 * CONTROL.index(name)
+        self._values[at : at + 8] = value.to_bytes(8, "little", signed=True)
+
+
+class Record(NamedTuple):
+    """One change, or one sync (S of a file, Y of a directory)."""
+
+    what: str
+    inode: int
+    offset: int
+    data: bytes
+
+
+def read_log(data: bytes) -> Iterator[Record]:
+    """The records; the last one may have been cut off."""
+    at = 0
+    while at + HEAD.size <= len(data):
+        what, inode, offset, length = HEAD.unpack_from(data, at)
+        at += HEAD.size
+        yield Record(what.decode(), inode, offset, data[at : at + length])
+        at += length
+
+
+class Fate:
+    """What becomes of that which was not synced."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._all_lost = chance.random() < 0.3
+        self._sector = chance.choice([512, 4096])
+
+    def of_write(self, offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The parts of a write that have reached the disk."""
+        luck = 0.0 if self._all_lost else self._chance.random()
+        if luck < 0.3:
+            return
+        if luck < 0.6:
+            yield offset, data
+            return
+        end = offset + len(data)
+        while offset < end:
+            size = min(end, (offset // self._sector + 1) * self._sector) - offset
+            if self._chance.random() < 0.5:
+                yield offset, data[:size]
+            offset, data = offset + size, data[size:]
+
+    def of_names(self, count: int) -> int:
+        """How many of the changes of a directory have reached the disk."""
+        return 0 if self._all_lost else self._chance.randint(0, count)
+
+
+class File:
+    """Its synced content, and what has been written since: (offset, data), or (length, None) where it was cut."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.synced = content
+        self.pending: list[tuple[int, bytes | None]] = []
+
+    def sync(self) -> None:
+        self.synced = _written(self.synced, self.pending)
+        self.pending = []
+
+    def after_cut(self, fate: Fate) -> bytes:
+        kept: list[tuple[int, bytes | None]] = []
+        for offset, data in self.pending:
+            if data is not None:
+                kept += fate.of_write(offset, data)
+            elif fate.of_names(1):
+                kept.append((offset, None))
+        return _written(self.synced, kept)
+
+
+def _written(content: bytes, changes: Collection[tuple[int, bytes | None]]) -> bytes:
+    if not changes:
+        return content
+    now = bytearray(content)
+    for offset, data in changes:
+        if data is None:
+            del now[offset:]
+        end = offset + len(data or b"")
+        now.extend(bytes(max(0, end - len(now))))
+        now[offset:end] = data or b""
+    return bytes(now)
+
+
+class Directory:
+    """Its names now, as they were synced, and the changes since; a rename within it is one change."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Node] = {}
+        self.synced: dict[str, Node] = {}
+        self.pending: list[dict[str, Node | None]] = []
+
+    def change(self, change: "dict[str, Node | None]") -> None:
+        self.pending.append(change)
+        _renamed(self.names, change)
+
+    def sync(self) -> None:
+        self.synced = dict(self.names)
+        self.pending = []
+
+    def after_cut(self, fate: Fate) -> "dict[str, Node]":
+        names = dict(self.synced)
+        for change in self.pending[: fate.of_names(len(self.pending))]:
+            _renamed(names, change)
+        return names
+
+
+Node: TypeAlias = File | Directory
+
+
+def _renamed(names: dict[str, Node], change: dict[str, Node | None]) -> None:
+    for name, node in change.items():
+        if node is None:
+            names.pop(name, None)
+        else:
+            names[name] = node
+
+
+class Disk:
+    """Everything below one directory. `ignoring`: syncs that do nothing, "S" of files, "Y" of directories."""
+
+    def __init__(self, root: Path, ignoring: str = "") -> None:
+        self.root = root
+        self._ignoring = ignoring
+        self._inodes: dict[int, File] = {}
+        self._tree = self._scan(root)
+
+    def _scan(self, path: Path) -> Directory:
+        directory = Directory()
+        for child in path.iterdir():
+            if child.is_dir():
+                directory.names[child.name] = self._scan(child)
+            elif child.is_file():
+                status = child.stat()
+                file = self._inodes.setdefault(status.st_ino, File(child.read_bytes()))
+                directory.names[child.name] = file
+        directory.sync()
+        return directory
+
+    def replay(self, records: Iterator[Record]) -> None:
+        """Take over what has happened."""
+        for record in records:
+            if record.what not in self._ignoring:
+                self._replay(record)
+
+    def _replay(self, record: Record) -> None:
+        what, inode, offset, data = record
+        match what:
+            case "W":
+                self._inodes[inode].pending.append((offset, data))
+            case "T":
+                self._inodes[inode].pending.append((offset, None))
+            case "S":
+                self._inodes[inode].sync()
+            case "Y":
+                self._directory(data.decode()).sync()
+            case "C":
+                self._inodes[inode] = File()
+                self._add(data.decode(), self._inodes[inode])
+            case "L":
+                self._add(data.decode(), self._inodes[inode])
+            case "M":
+                self._add(data.decode(), Directory())
+            case "U" | "D":
+                directory, name = self._place(data.decode())
+                directory.change({name: None})
+            case "R":
+                self._rename(*data.decode().split("\0"))
+            case _:
+                raise AssertionError(f"what is a record {what!r}?")
+
+    def _rename(self, old: str, new: str) -> None:
+        (source, old_name), (target, new_name) = self._place(old), self._place(new)
+        node = source.names[old_name]
+        if source is target:
+            source.change({new_name: node, old_name: None})
+        else:
+            target.change({new_name: node})
+            source.change({old_name: None})
+
+    def _add(self, path: str, node: Node) -> None:
+        directory, name = self._place(path)
+        directory.change({name: node})
+
+    def _place(self, path: str) -> tuple[Directory, str]:
+        parent, name = os.path.split(os.path.normpath(path))
+        return self._directory(parent), name
+
+    def _directory(self, path: str) -> Directory:
+        node: Node = self._tree
+        for part in Path(path).relative_to(self.root).parts:
+            assert isinstance(node, Directory)
+            node = node.names[part]
+        assert isinstance(node, Directory)
+        return node
+
+    def after_cut(self, target: Path, fate: Fate) -> None:
+        """Make `target` what a power cut now might leave of this."""
+        contents = cache(lambda file: file.after_cut(fate))
+        _build(self._tree, target, fate, contents)
+
+
+def _build(directory: Directory, target: Path, fate: Fate, contents: Callable[[File], bytes]) -> None:
+    target.mkdir()
+    for name, node in directory.after_cut(fate).items():
+        if isinstance(node, Directory):
+            _build(node, target / name, fate, contents)
+        else:
+            (target / name).write_bytes(contents(node))
+
+
+class Power:
+    """The disk of one daemon after the other: `plug_in` before it starts, `cut` when it is gone.
+
+    `state_dir` is on it, anew after each cut.
+    """
+
+    def __init__(self, place: Path, chance: random.Random, ignoring: str = "") -> None:
+        self._place = place
+        self._chance = chance
+        self._ignoring = ignoring
+        self._number = 0
+        self._root.mkdir()
+
+    @property
+    def _root(self) -> Path:
+        return self._place / f"disk-{self._number}"
+
+    @property
+    def _log(self) -> Path:
+        return self._place / f"log-{self._number}"
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the daemon keeps its state; there is none on a new disk."""
+        return self._root / "state"
+
+    def plug_in(self) -> dict[str, str]:
+        """The variables that the daemon needs."""
+        self._disk = Disk(self._root, self._ignoring)
+        return {"TORTURE_DISK": str(self._root), "TORTURE_LOG": str(self._log)}
+
+    def cut(self) -> None:
+        """What has not been synced may be lost."""
+        self._disk.replay(read_log(self._log.read_bytes() if self._log.exists() else b""))
+        shutil.rmtree(self._root, ignore_errors=True)  # children of the daemon may still write here
+        self._log.unlink(missing_ok=True)
+        self._number += 1
+        self._disk.after_cut(self._root, Fate(self._chance))
