@@ -1,0 +1,121 @@
+"""With a million finished jobs the daemon starts, answers and takes events as with a thousand."""
+
+import json
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import httpx
+import pytest
+import trio
+from progressd.store.sqlite import SQLiteStore
+from samples import job_id
+from store.growth import fill
+from torture.forge import open_forge
+
+from daemon import completed, progress, registered
+
+PAGES = (
+    "/api/jobs",
+    "/api/jobs?offset=900",
+    "/api/jobs?offset={middle}",
+    "/api/jobs/history",
+    "/api/jobs/history?offset={middle}",
+    "/api/jobs?label=user=user7",
+    "/api/jobs?label=site=x&status=failed&offset={deep}",
+    "/api/jobs?kind=backup&status=completed",
+    "/api/jobs?status=processing",
+    "/api/jobs/" + job_id(500),
+)
+SLACK = 0.001  # seconds
+
+
+class Measured(NamedTuple):
+    """Seconds, and KiB."""
+
+    start: float
+    memory: int
+    pages: dict[str, float]
+    event: float
+
+
+def least_of(times: int, what: Callable[[], object]) -> float:
+    """Of many, since this machine may be busy with other things."""
+    taken = []
+    for _ in range(times):
+        before = perf_counter()
+        what()
+        taken.append(perf_counter() - before)
+    return min(taken)
+
+
+def least_event(path: Path) -> float:
+    """From an event sent to its durable answer, each of a job's whole life."""
+    with socket.socket(socket.AF_UNIX) as producer:
+        producer.settimeout(30)
+        producer.connect(str(path))
+        answers = producer.makefile()
+        events = iter(
+            event
+            for number in range(100)
+            for name in [f"00000000-0000-4000-8000-{number:012d}"]
+            for event in (registered(name, labels={"site": "x"}), progress(name, 1), completed(name))
+        )
+
+        def one() -> None:
+            producer.sendall(json.dumps({"ref": 1, **next(events)}).encode() + b"\n")
+            assert json.loads(answers.readline())["ok"]
+
+        return least_of(300, one)
+
+
+def least_pages(url: str, count: int) -> dict[str, float]:
+    pages = {}
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        for page in PAGES:
+            path = page.format(middle=count // 2, deep=count // 10 - 60)
+            assert client.get(path).status_code == 200
+            pages[page] = least_of(21, partial(client.get, path))
+        assert client.get("/api/jobs").json()["total"] == count
+    return pages
+
+
+async def measure(tmp_path: Path, count: int) -> Measured:
+    state = tmp_path / str(count)
+    state.mkdir()
+    fill(state / "progressd.db", count)
+    async with open_forge(tmp_path) as forge:
+        async with forge.daemon(tmp_path / "empty") as daemon:
+            await daemon.listening()  # by now everything is loaded
+        before = perf_counter()
+        async with forge.daemon(state) as daemon:
+            url = await daemon.listening()
+            start = perf_counter() - before
+            pages = least_pages(url, count)
+            event = least_event(state / "ingest.sock")
+            status = await trio.Path(f"/proc/{daemon.pid}/status").read_text()
+    [memory] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+    return Measured(start, memory, pages, event)
+
+
+@pytest.mark.torture
+async def test_a_million_finished_jobs_are_no_burden(tmp_path: Path) -> None:
+    few, many = await measure(tmp_path, 1000), await measure(tmp_path, 1_000_000)
+    print(few, many, sep="\n")
+    assert many.start < 1
+    assert many.memory < few.memory + 8 * 1024  # SQLite's caches fill up: 2 MiB for each connection
+    for page, seconds in many.pages.items():
+        assert seconds < 2 * few.pages[page] + SLACK, page
+    assert many.event < 2 * few.event + SLACK
+
+
+async def test_a_store_that_was_filled_quickly_is_as_the_daemon_would_have_left_it(tmp_path: Path) -> None:
+    fill(tmp_path / "store.db", 50)
+    store = SQLiteStore.open(tmp_path / "store.db")
+    assert (await store.jobs([job_id(50)]))[job_id(50)].created_offset == 250
+    assert sum((await store.counts()).values()) == 50
+    assert len(await store.changes(0, 10**6, 1000)) == 200
+    store.close()
