@@ -24,6 +24,7 @@ from progressd.app import Daemon, started
 from progressd.config import Pipeline, Settings
 from progressd.config.settings import (
     BUILT_IN,
+    AuthSettings,
     IngestSettings,
     Limits,
     RunnerSettings,
@@ -43,6 +44,7 @@ SECTIONS = {
     "store": StoreSettings,
     "runner": RunnerSettings,
     "ingest": IngestSettings,
+    "auth": AuthSettings,
     "shutdown": ShutdownSettings,
 }
 
@@ -57,6 +59,7 @@ def settings_in(
         "server": {"port": 0, "allowed_hosts": hosts},
         "runner": {"slots": 2},
         "ingest": {"socket": state_dir / "ingest.sock"},
+        "auth": {"keys_file": state_dir / "keys.json"},
     }
     sections: Any = {
         name: section(**{**ours.get(name, {}), **given.get(name, {})}) for name, section in SECTIONS.items()

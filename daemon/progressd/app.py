@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 import trio
 
+from progressd.auth.admission import Admission
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
@@ -88,17 +89,20 @@ class Daemon:
         self.producers = UnixSocket(self.ingest, settings.ingest.max_line_bytes)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
-        self.watchers = Watchers(settings, self.broadcaster, self.registry, self.history)
+        self.admission = Admission(settings.auth)
+        self.watchers = Watchers(settings, self.admission, self.broadcaster, self.registry, self.history)
         self.services = Services(settings, store, self.registry, self.history, self.ingest, self.files)
-        self.http = HttpServer(Gate(build_app(self.services), settings))
+        self.http = HttpServer(Gate(build_app(self.services), settings, self.admission))
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""
+        self.admission.load()
         await self.registry.load()
         await self.batches.load()
         await self.files.prepare(self.store)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)
+        self.tasks.start_soon(self.admission.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
 
     async def run(

@@ -43,7 +43,7 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
             path = settings.ingest.socket
             unix = [closing.enter_context(_bind_unix(path, settings.ingest.socket_mode))]
             closing.callback(path.unlink, missing_ok=True)
-        if not settings.server.insecure:
+        if not (settings.auth.required or settings.server.insecure):
             for listening in tcp:
                 _require_loopback(listening)
         yield Sockets(tcp, unix)
@@ -53,8 +53,9 @@ def _require_loopback(listening: socket.socket) -> None:
     host = listening.getsockname()[0].partition("%")[0]
     if not ipaddress.ip_address(host).is_loopback:
         raise SettingsError(
-            f"at the address {host} other machines reach the daemon, and everyone there could do everything: listen on "
-            "127.0.0.1 (server.host), behind a proxy that knows who may come in, or accept that with --insecure"
+            f"at the address {host} other machines reach the daemon, and everyone there could do everything: ask for "
+            "keys (auth.required = true; see progressd keys --help), listen on 127.0.0.1 (server.host), or accept that "
+            "with --insecure"
         )
 
 

@@ -69,6 +69,8 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "log.format": "json",
         "server.host": "::1",
         "server.insecure": "true",
+        "auth.required": "true",
+        "auth.keys_file": "/srv/keys.json",
         "shutdown.wait_for_jobs": "false",
         "limits.heartbeat_interval": "1s",
     }

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     " producers ws rest",
     "pipelines": "",
     "client": "core",
-    "cli": "core config log client app",
+    "cli": "core config auth log client app",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "typing"}

@@ -13,6 +13,7 @@ from progressd.cli.completion import completion
 from progressd.cli.config import config
 from progressd.cli.errors import sentence
 from progressd.cli.jobs import jobs
+from progressd.cli.keys import keys
 from progressd.cli.parameters import URL
 from progressd.cli.serve import serve
 from progressd.cli.submit import submit
@@ -61,5 +62,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, watch, jobs, cancel, config, completion):
+for _command in (serve, submit, watch, jobs, cancel, keys, config, completion):
     main.add_command(_command)

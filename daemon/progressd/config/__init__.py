@@ -127,6 +127,7 @@ def _computed(environ: Mapping[str, str], values: Mapping[str, object]) -> Itera
     runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     yield "state_dir", state
     yield "ingest.socket", Path(runtime or str(values.get("state_dir", state))).absolute() / "ingest.sock"
+    yield "auth.keys_file", Path(str(values.get("state_dir", state))) / "keys.json"
     # what this process may use, not what the machine has: a unit's CPUAffinity= counts
     yield "runner.slots", len(os.sched_getaffinity(0))
 

@@ -131,6 +131,21 @@ class IngestSettings(Struct, frozen=True, kw_only=True):
     max_line_bytes: Annotated[int, _bytes("The longest line.", 1024)] = 1 << 20
 
 
+class AuthSettings(Struct, frozen=True, kw_only=True):
+    """Who may do what."""
+
+    required: Annotated[
+        bool, Meta(description="Whether nobody may do anything without a key; needed where other machines listen.")
+    ] = False
+    keys_file: Annotated[
+        Path,
+        Meta(
+            description="Where the hashes of the keys are kept, which `progressd keys` writes.",
+            extra={"default": "`keys.json` in the state directory", "example": "/var/lib/progressd/keys.json"},
+        ),
+    ]
+
+
 class ShutdownSettings(Struct, frozen=True, kw_only=True):
     """How the daemon stops."""
 
@@ -174,6 +189,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     store: StoreSettings = StoreSettings()
     runner: RunnerSettings
     ingest: IngestSettings
+    auth: AuthSettings
     shutdown: ShutdownSettings = ShutdownSettings()
     log: LogSettings = LogSettings()
     pipelines: dict[str, Pipeline] = {}

@@ -3,7 +3,9 @@
 ProgressdError
 ├── InvalidInput 400        malformed id, line, event or cursor
 │   └── InvalidOption 422   an option of a pipeline, named
+├── Unauthorized 401        no key, or not a good one
 ├── Forbidden 403           a page of another site
+│   └── OutOfScope 403      the key does not allow it
 ├── NotFound 404            no such job
 ├── Stalled 408             the client stopped sending in the middle
 ├── Conflict 409            the job's state does not allow it
@@ -49,10 +51,29 @@ class InvalidOption(InvalidInput):
     status = 422
 
 
+class Unauthorized(ProgressdError):
+    """The client has to say who it is."""
+
+    status = 401
+
+    def body(self) -> dict[str, object]:
+        return {"error": "unauthorized", "message": str(self)}
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
 class Forbidden(ProgressdError):
     """The client may not do this."""
 
     status = 403
+
+
+class OutOfScope(Forbidden):
+    """The client's key does not have the scope that this takes."""
+
+    def body(self) -> dict[str, object]:
+        return {"error": "forbidden", "message": str(self)}
 
 
 class NotFound(ProgressdError):

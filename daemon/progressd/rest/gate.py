@@ -1,30 +1,39 @@
 """The gate before the application: every request over HTTP passes it, or is refused with a JSON body."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
 
 import trio
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from hypercorn.typing import Scope as AnyScope
 
+from progressd.auth.admission import Admission
 from progressd.auth.browsers import check_host, check_origin
+from progressd.auth.identity import Identity, Scope, decide
 from progressd.config import Settings
 from progressd.core.errors import ProgressdError
 from progressd.core.messages import encode
 from progressd.rest.headers import HEADERS
 
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status"})
+PUBLIC_BELOW: Final = ("/static/", "/api/health/")
+WHO: Final = "progressd.who"  # the key in an ASGI scope
 
 
 class Gate:
     """An ASGI application around another, which gets only what may pass."""
 
-    def __init__(self, app: ASGIFramework, settings: Settings) -> None:
+    def __init__(self, app: ASGIFramework, settings: Settings, admission: Admission) -> None:
         self._app = app
         self._settings = settings
+        self._admission = admission
 
-    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
             try:
                 self._check_browser(scope)
+                self._check_key(scope)
             except ProgressdError as error:
                 await _refuse(error, receive, send)
                 return
@@ -37,6 +46,25 @@ class Gate:
         check_host(host, server)
         if scope["method"] not in SAFE or scope["path"].endswith("/events"):
             check_origin(header(scope["headers"], b"origin"), host, server.allowed_origins)
+
+    def _check_key(self, scope: HTTPScope) -> None:
+        who = self._admission.who(scope["headers"])
+        action = action_of(scope["method"], scope["path"])
+        if action is not None:
+            decide(who, action)
+        cast("dict[str, Any]", scope)[WHO] = who
+
+
+def action_of(method: str, path: str) -> Scope | None:
+    """What a request needs the right to do; None: it is for everybody."""
+    if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
+        return None
+    return Scope.READ if method in SAFE else Scope.WRITE
+
+
+def who_asks(scope: Mapping[str, Any]) -> Identity:
+    """Who sent a request that has passed the gate."""
+    return cast("Identity", scope[WHO])
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:

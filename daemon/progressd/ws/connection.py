@@ -82,6 +82,12 @@ class WebSocket:
         return dict(self._request.headers).get(b"origin", b"").decode("latin-1")
 
     @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Those of the request, by their names in lower case; without Host."""
+        assert self._request is not None
+        return self._request.headers
+
+    @property
     def accepted(self) -> bool:
         """Whether the client has been let in, and messages can be sent."""
         return self._request is None

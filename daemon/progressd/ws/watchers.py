@@ -9,7 +9,9 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
+from progressd.auth.admission import Admission
 from progressd.auth.browsers import check_host, check_origin
+from progressd.auth.identity import Scope, decide
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.outbox import Budget
 from progressd.broadcast.session import Session
@@ -34,8 +36,16 @@ log = structlog.get_logger(__name__)
 class Watchers:
     """`handle` serves a connection that asks for a WebSocket, from its handshake to its close."""
 
-    def __init__(self, settings: Settings, broadcaster: Broadcaster, registry: Registry, history: History) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        admission: Admission,
+        broadcaster: Broadcaster,
+        registry: Registry,
+        history: History,
+    ) -> None:
         self._settings = settings
+        self._admission = admission
         self._broadcaster = broadcaster
         self._registry = registry
         self._history = history
@@ -122,9 +132,11 @@ class Watchers:
         server = self._settings.server
         check_host(websocket.host, server)
         check_origin(websocket.origin, websocket.host, server.allowed_origins)
+        who = self._admission.who(websocket.headers)
+        decide(who, Scope.READ)
         wish = read_wish(websocket.target)
         if wish.job_id is not None:
-            await self._registry.get(wish.job_id)
+            decide(who, Scope.READ, await self._registry.get(wish.job_id))
         if wish.since is None or wish.topic is None:
             return wish, None
         return wish, self._history.offset(wish.since, self._broadcaster.offset)

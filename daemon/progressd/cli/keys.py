@@ -1,0 +1,155 @@
+"""`progressd keys`: who may do what, and no longer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from progressd.cli.parameters import config_option
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+SCOPES = ("read", "write", "admin")
+
+
+@click.group()
+def keys() -> None:
+    """Add, list and revoke the keys of a daemon on this machine.
+
+    A key lets its holder do what its scopes say: read looks on, write submits, reports and cancels, admin does it all.
+    With auth.required = true nobody gets in without one. They are in a file that the daemon looks at every second
+    (auth.keys_file), of which only root and the daemon's user should write; the daemon need not run.
+
+    \b
+    Examples:
+      progressd keys add dashboard --scope read
+      progressd keys add scanner --scope read,write --label team=scan --expires 90d
+      progressd keys revoke scanner
+    """
+
+
+def _scopes(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> list[str]:
+    scopes = [part.strip() for text in given for part in text.split(",")]
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise click.BadParameter(f"{scope!r} is none of {', '.join(SCOPES)}")
+    return list(dict.fromkeys(scopes))
+
+
+def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE, such as team=scan")
+        labels[name] = value
+    return labels
+
+
+def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> "timedelta | None":
+    from datetime import timedelta
+
+    from progressd.config import quantities
+
+    try:
+        seconds = None if text is None else quantities.seconds(text)
+        return None if seconds is None else timedelta(seconds=seconds)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d") from None
+
+
+_state_dir = click.option(
+    "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The state directory of the daemon."
+)
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, default=("read",), show_default=True, metavar="SCOPE[,SCOPE]", callback=_scopes
+)
+@click.option("--expires", "lifetime", metavar="DURATION", callback=_duration, help="Such as 12h or 30d; else never.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_labels,
+    help="Only the jobs that have this label; more than once: all of them.",
+)
+@_state_dir
+@config_option
+def add(
+    name: str,
+    scopes: list[str],
+    lifetime: "timedelta | None",
+    labels: dict[str, str],
+    state_dir: Path | None,
+    config_path: Path | None,
+) -> None:
+    """Make a key, and print it this once."""
+    from datetime import UTC, datetime
+
+    import msgspec
+
+    from progressd.auth.keys import Key, add_key, hashed, new_secret
+    from progressd.core.errors import InvalidInput
+
+    secret, now = new_secret(), datetime.now(UTC)
+    given: Mapping[str, object] = {
+        "name": name,
+        "hash": hashed(secret),
+        "scopes": scopes,
+        "created_at": now,
+        "labels": labels,
+    }
+    try:
+        expires_at = None if lifetime is None else now + lifetime
+        key = msgspec.convert({**given, "expires_at": expires_at}, Key)
+    except (msgspec.ValidationError, OverflowError):
+        raise InvalidInput(
+            f"a key {name!r} is not possible: a name has up to 64 letters, digits and ._@-, and an end before 9999"
+        ) from None
+    add_key(_file(state_dir, config_path), key)
+    click.echo(secret)
+    click.echo("It is shown this once: only its hash is kept.", err=True)
+
+
+@keys.command("list")
+@_state_dir
+@config_option
+def list_(state_dir: Path | None, config_path: Path | None) -> None:
+    """List the keys by name, with their scopes, labels and ends; not the keys themselves."""
+    from datetime import UTC, datetime
+
+    from progressd.auth.keys import read_keys
+
+    now = datetime.now(UTC)
+    for key in read_keys(_file(state_dir, config_path)):
+        labels = " ".join(f"{name}={value}" for name, value in key.labels.items())
+        end = "never expires"
+        if key.expires_at is not None:
+            end = f"{'expired' if key.expires_at <= now else 'expires'} {key.expires_at:%Y-%m-%d %H:%M} UTC"
+        click.echo("  ".join(filter(None, [key.name, ",".join(key.scopes), labels, end])))
+
+
+@keys.command()
+@click.argument("name")
+@_state_dir
+@config_option
+def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
+    """Delete a key; the connections made with it are closed."""
+    from progressd.auth.keys import revoke_key
+
+    revoke_key(_file(state_dir, config_path), name)
+    click.echo(f"{name} is revoked")
+
+
+def _file(state_dir: Path | None, config_path: Path | None) -> Path:
+    import os
+
+    from progressd.config import load
+
+    return load(config_path, os.environ, {"state_dir": state_dir})[0].auth.keys_file

@@ -1,0 +1,190 @@
+"""Keys: made, listed and revoked on the command line, checked on both sides of the port, in force at once."""
+
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import keys
+import pytest
+import trio
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from keys import bearer
+from peer import Peer, Response
+from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope, decide
+from progressd.auth.keys import hashed, read_keys
+from progressd.cli import main
+from progressd.core.errors import NotFound, OutOfScope, SettingsError, Unauthorized
+from samples import job
+from trio_websocket import ConnectionRejected
+from waiting import eventually
+
+from daemon import RunningDaemon, running_daemon
+
+
+def run(tmp_path: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["keys", *arguments, "--state-dir", str(tmp_path / "state")])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state/keys.json"
+
+
+@pytest.fixture
+async def locked(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
+    """A daemon that asks for keys."""
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
+        yield daemon
+
+
+async def ask(daemon: RunningDaemon, target: str, headers: dict[str, str] | None = None, **how: str) -> Response:
+    async with Peer(await daemon.connect()) as peer:
+        return await peer.ask(target, headers, **how)
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path, file: Path) -> None:
+    result = run(tmp_path, "add", "ci", "--scope", "read,write", "--expires", "30d", "--label", "team=scan")
+    assert result.exit_code == 0, result.output
+    secret = result.stdout.strip()
+    text = file.read_text()
+    assert hashed(secret) in text
+    assert secret not in text
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    [key] = read_keys(file)
+    assert (key.name, key.scopes, key.labels) == ("ci", ["read", "write"], {"team": "scan"})
+    assert key.expires_at is not None
+    assert (key.expires_at - key.created_at).days == 30
+    listed = run(tmp_path, "list").stdout
+    assert listed.startswith("ci  read,write  team=scan  expires ")
+    assert secret not in listed
+
+
+def test_a_revoked_key_is_gone_and_its_name_free(tmp_path: Path, file: Path) -> None:
+    assert run(tmp_path, "add", "ci").exit_code == 0
+    again = run(tmp_path, "add", "ci")
+    assert (again.exit_code, again.output.strip()) == (
+        1,
+        "Error: there is a key ci already: revoke it first, or choose another name",
+    )
+    assert run(tmp_path, "revoke", "ci").output == "ci is revoked\n"
+    assert read_keys(file) == []
+    assert run(tmp_path, "revoke", "ci").output == "Error: there is no key ci\n"
+    assert run(tmp_path, "add", "ci").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["add", "a b"],
+        ["add", "x" * 65],
+        ["add", "x", "--scope", "all"],
+        ["add", "x", "--expires", "soon"],
+        ["add", "x", "--expires", "9999999d"],
+        ["add", "x", "--expires", "9999999999999d"],
+        ["add", "x", "--label", "team"],
+    ],
+)
+def test_what_is_no_key_is_a_sentence(tmp_path: Path, file: Path, arguments: list[str]) -> None:
+    result = run(tmp_path, *arguments)
+    assert result.exit_code in (1, 2)
+    assert "Error: " in result.output
+    assert "Traceback" not in result.output
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"keys": [{"name": "x"}]}', "[" * 100_000, "\udcff"])
+def test_a_damaged_file_is_a_sentence_and_left_alone(tmp_path: Path, file: Path, text: str) -> None:
+    file.parent.mkdir()
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(SettingsError, match=r"^the file of keys .* is damaged"):
+        read_keys(file)
+    assert run(tmp_path, "add", "ci").exit_code == 1
+    assert file.read_bytes() == text.encode(errors="surrogateescape")
+
+
+async def test_without_a_key_nobody_gets_in(locked: RunningDaemon) -> None:
+    response = await ask(locked, "/api/jobs")
+    assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert response.json["error"] == "unauthorized"
+    with pytest.raises(ConnectionRejected) as refused:
+        async with locked.watch():
+            pass
+    assert refused.value.status_code == 401
+    for target in ("/", "/static/main.js", "/api/health", "/api/health/live", "/api/auth/status"):
+        assert (await ask(locked, target)).status == 200, target
+
+
+async def test_a_key_opens_what_its_scope_says_at_once(locked: RunningDaemon) -> None:
+    secret = keys.add(locked.settings.auth.keys_file, "look", "read")
+    with trio.fail_after(5):
+        while (await ask(locked, "/api/jobs", bearer(secret))).status == 401:  # noqa: ASYNC110, the file is looked at
+            await trio.sleep(0.05)
+    assert (await ask(locked, "/api/jobs", {"X-API-Key": secret})).status == 200
+    refused = await ask(locked, "/api/jobs", bearer(secret), method="POST")
+    assert (refused.status, refused.json["error"]) == (403, "forbidden")
+    async with locked.watch(headers=bearer(secret)):
+        pass
+    me = (await ask(locked, "/api/auth/status", bearer(secret))).json
+    assert me == {"authenticated": True, "key_name": "look", "scopes": ["read"], "expires_at": None}
+
+
+async def test_a_wrong_key_is_refused_also_where_none_is_needed(daemon: RunningDaemon) -> None:
+    assert (await ask(daemon, "/api/jobs", {"Authorization": "Basic dXNlcjpwYXNz"})).status == 200
+    for headers in ({"X-API-Key": "x"}, {"Authorization": "bearer x"}, {"X-API-Key": "\xff"}):
+        assert (await ask(daemon, "/api/jobs", headers)).status == 401
+        assert (await ask(daemon, "/api/health", headers)).status == 401
+    assert (await ask(daemon, "/api/auth/status")).json == {
+        "authenticated": False,
+        "auth_required": False,
+        "message": "no key is needed here",
+    }
+
+
+async def test_an_expired_key_is_refused(tmp_path: Path) -> None:
+    secret = keys.add(tmp_path / "state/keys.json", "old", expires=-1)
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
+        response = await ask(daemon, "/api/jobs", bearer(secret))
+        assert (response.status, response.json["message"]) == (401, "the key old has expired")
+
+
+async def test_a_file_that_breaks_changes_nothing(tmp_path: Path) -> None:
+    secret = keys.add(tmp_path / "state/keys.json", "ci")
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
+        file = daemon.settings.auth.keys_file
+        before = daemon.daemon.admission._version
+        file.write_text("{")
+        await eventually(lambda: daemon.daemon.admission._version != before)
+        assert (await ask(daemon, "/api/jobs", bearer(secret))).status == 200
+
+
+SCOPES = st.frozensets(st.sampled_from(Scope))
+LABELS = st.dictionaries(st.sampled_from("ab"), st.sampled_from("12"))
+
+
+@given(SCOPES, st.sampled_from(Scope), LABELS, LABELS)
+def test_the_decision(scopes: frozenset[Scope], action: Scope, bound: dict[str, str], labels: dict[str, str]) -> None:
+    who = Identity(scopes=scopes, labels=bound)
+    allowed = bool(scopes & {action, Scope.ADMIN})
+    sees = all(labels.get(name) == value for name, value in bound.items())
+    try:
+        decide(who, action, job(labels=labels))
+    except Unauthorized:
+        assert not scopes
+    except OutOfScope:
+        assert scopes
+        assert not allowed
+    except NotFound:
+        assert allowed
+        assert not sees
+    else:
+        assert allowed
+        assert sees
+
+
+def test_everybody_may_everything_and_nobody_nothing() -> None:
+    for action in Scope:
+        decide(EVERYBODY, action, job(labels={"a": "1"}))
+        with pytest.raises(Unauthorized):
+            decide(NOBODY, action)
