@@ -54,9 +54,11 @@ class Socket:
         self.dead = False
         self.closed = False
         self.written = bytearray()
+        self.sends = 0
         self._wake = trio.Event()
 
     def send(self, data: bytes) -> int:
+        self.sends += 1
         if self.dead:
             raise ConnectionResetError
         taken = min(self.room, len(data))

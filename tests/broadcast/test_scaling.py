@@ -1,0 +1,181 @@
+"""What an event costs, counted in work and not in time: it does not grow with whatever it has nothing to do with."""
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import progressd
+import pytest
+import spine
+import trio
+from msgspec.json import Encoder
+from outboxes import Connection, settled
+from progressd.core.messages import ALL_JOBS, job_topic
+from progressd.store.sqlite import SQLiteStore
+from samples import job_id
+from spine import Spine
+
+OURS = str(Path(progressd.__file__).parent)
+ROOM = 10**9
+WATCHERS = 3  # of the job that moves, and as many of all jobs
+MANY = 300
+OTHERS = range(100, 100 + MANY)  # numbers of jobs
+
+
+class Work(NamedTuple):
+    """What was done: `instructions` and `calls` of the daemon's own code, and those of SQLite's virtual machine."""
+
+    instructions: int
+    calls: int
+    encodings: int
+    sends: int
+    database: int
+
+
+class Counting:
+    """Counts while it is on, in this thread; the writing of the store in its own."""
+
+    def __init__(self) -> None:
+        self.instructions = self.calls = self.encodings = self.sends = self.database = 0
+
+    @contextmanager
+    def on(self, store: SQLiteStore, connections: list[Connection]) -> Iterator[None]:
+        for connection in connections:
+            assert connection.socket.room > ROOM // 2
+        before = sum(connection.socket.sends for connection in connections)
+        store._writer.set_progress_handler(self._database, 1)
+        tracing, profiling = sys.gettrace(), sys.getprofile()
+        sys.settrace(self._enter)
+        sys.setprofile(self._call)
+        try:
+            yield
+        finally:
+            sys.setprofile(profiling)
+            sys.settrace(tracing)
+            store._writer.set_progress_handler(None, 1)
+        self.sends = sum(connection.socket.sends for connection in connections) - before
+
+    @property
+    def work(self) -> Work:
+        return Work(self.instructions, self.calls, self.encodings, self.sends, self.database)
+
+    def _enter(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return self._within
+
+    def _within(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
+        self.instructions += event == "opcode"
+        return self._within
+
+    def _call(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event == "c_call" and frame.f_code.co_filename.startswith(OURS):
+            self.calls += 1
+            self.encodings += arg.__name__ == "encode" and isinstance(arg.__self__, Encoder)
+
+    def _database(self) -> int:
+        self.database += 1
+        return 0
+
+
+class World:
+    """A spine with one job that moves and its watchers, and whatever else a test puts into it."""
+
+    def __init__(self, running: Spine, nursery: trio.Nursery) -> None:
+        self.spine = running
+        self.connections: list[Connection] = []
+        self._nursery = nursery
+
+    async def watch(self, topic: str) -> None:
+        connection = self._connect()
+        subscription = self.spine.broadcaster.join(topic, connection.outbox)
+        while (batch := await subscription.past()) is not None:
+            connection.outbox.put(batch)
+
+    async def watch_in_a_session(self, *topics: str) -> None:
+        connection = self._connect()
+        await self.spine.broadcaster.open_session(connection.outbox).subscribe(topics, None, connection.drained)
+
+    async def cost(self) -> Work:
+        """Of a job from its start to its end, with 20 steps, once everything is under way."""
+        await self.spine.submit(spine.register(2))
+        await self._run_job(1)
+        counting = Counting()
+        for _ in range(WATCHERS):
+            await self.watch(job_topic(job_id(2)))
+        await settled()
+        with counting.on(self.spine.store, self.connections):
+            await self._run_job(2)
+        return counting.work
+
+    async def _run_job(self, number: int) -> None:
+        events = [spine.start(number), *(spine.progress(step, number) for step in range(20)), spine.complete(number)]
+        for event in events:
+            await self.spine.submit(event)
+            await settled()
+
+    def _connect(self) -> Connection:
+        self.connections.append(Connection(self._nursery, room=ROOM))
+        return self.connections[-1]
+
+
+@asynccontextmanager
+async def world(store: SQLiteStore) -> AsyncIterator[World]:
+    async with spine.running(store) as running, trio.open_nursery() as nursery:
+        await running.submit(spine.register(1))
+        one = World(running, nursery)
+        for _ in range(WATCHERS):
+            await one.watch(ALL_JOBS)
+            await one.watch(job_topic(job_id(1)))
+        await one.watch_in_a_session(job_topic(job_id(1)))
+        yield one
+        nursery.cancel_scope.cancel()
+
+
+async def other_jobs(world: World) -> None:
+    await world.spine.submit(*(spine.register(number) for number in OTHERS))
+    await world.spine.submit(*(spine.progress(50, number) for number in OTHERS))
+
+
+async def watched_jobs(world: World) -> None:
+    await other_jobs(world)
+    for number in OTHERS:
+        await world.watch(job_topic(job_id(number)))
+
+
+async def idle_watchers(world: World) -> None:
+    await world.spine.submit(spine.register(100))
+    for _ in OTHERS:
+        await world.watch(job_topic(job_id(100)))
+
+
+async def idle_sessions(world: World) -> None:
+    await other_jobs(world)
+    for number in OTHERS:
+        await world.watch_in_a_session(job_topic(job_id(number)), job_topic(job_id(100)))
+
+
+async def finished_jobs(world: World) -> None:
+    for start in range(0, 5 * MANY, MANY):
+        for make in (spine.register, spine.start, spine.complete):
+            await world.spine.submit(*(make(number + start) for number in OTHERS))
+
+
+@pytest.mark.parametrize("others", [other_jobs, watched_jobs, idle_watchers, idle_sessions, finished_jobs])
+async def test_an_event_costs_the_same_whatever_else_there_is(
+    tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
+) -> None:
+    async with world(store) as one:
+        alone = await one.cost()
+    with closing(SQLiteStore.open(tmp_path / "another.sqlite")) as another:
+        async with world(another) as one:
+            await others(one)
+            beside = await one.cost()
+    assert alone.sends > 20 * 2 * WATCHERS
+    assert alone.encodings < 30
+    assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # of what ended, the registry forgets the oldest
+    assert beside.database < 1.1 * alone.database  # where in its trees a row comes makes a few steps
