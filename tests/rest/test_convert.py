@@ -480,7 +480,8 @@ async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
-        await submit(daemon, "pdf")
+        job_id = await submit(daemon, "pdf")
+        await eventually(lambda: daemon.daemon.registry.unfinished[job_id].status is JobStatus.PROCESSING)
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
         async with client_of(daemon) as client:
