@@ -90,8 +90,8 @@ class Daemon:
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
         self.admission = Admission(settings.auth)
-        self.watchers = Watchers(settings, self.admission, self.broadcaster, self.registry, self.history)
-        self.services = Services(settings, store, self.registry, self.history, self.ingest, self.files)
+        self.watchers = Watchers(settings, self.admission, self.broadcaster, self.history)
+        self.services = Services(settings, store, self.registry, self.batches, self.history, self.ingest, self.files)
         self.http = HttpServer(Gate(build_app(self.services), settings, self.admission))
 
     async def start(self) -> None:

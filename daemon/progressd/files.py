@@ -202,6 +202,7 @@ class Upload:
         await self._file.flush()
         await trio.to_thread.run_sync(os.fsync, self._file.wrapped.fileno())
         await self.replace_with(self._path)
+        await self._file.aclose()
 
     async def replace_with(self, path: Path) -> None:
         """Make a file that is on the disk already the input of the job. Raises FileNotFoundError."""

@@ -26,12 +26,14 @@ class History:
         self._registry = registry
         self._batches = batches
 
-    async def require(self, topic: str) -> None:
-        """Raises NotFound for the topic of a job or batch that does not exist."""
+    async def subject(self, topic: str) -> Job | None:
+        """The job that a topic is about, of a batch the first; None for that of all jobs. Raises NotFound."""
         if topic.startswith(job_topic("")):
-            await self._registry.get(topic.removeprefix(job_topic("")))
-        elif topic.startswith(batch_topic("")):
-            await self._batches.get(topic.removeprefix(batch_topic("")))
+            return await self._registry.get(topic.removeprefix(job_topic("")))
+        if topic.startswith(batch_topic("")):
+            batch = await self._batches.get(topic.removeprefix(batch_topic("")))
+            return next(iter(await self._store.jobs_of_batch(batch.id)), None)
+        return None
 
     def cursor(self, offset: int) -> str:
         """The cursor a client gets for an offset."""

@@ -7,12 +7,13 @@ from typing import Any, cast
 import pytest
 import trio
 from peer import Peer, close_frame, frame, upgrade
+from progressd.auth.admission import Admission
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.subscription import NoHistory
 from progressd.config.settings import Limits
 from progressd.core.closing import DRAINING
 from progressd.core.errors import NotFound
-from progressd.core.messages import ServerShutdown, ServerShutdownData
+from progressd.core.messages import ServerShutdown, ServerShutdownData, job_topic
 from progressd.ws.connection import CLOSE_TIMEOUT
 from progressd.ws.ledger import ABANDONED
 from progressd.ws.watchers import Watchers
@@ -83,18 +84,18 @@ class MemoryConnection:
         self._to_client.put_eof()
 
 
-class OneJob:
-    """A registry that knows one job. `asked` and `may_answer` tell and hold the moment in which it is looked up."""
+class OneJob(NoHistory):
+    """A history that knows one job. `asked` and `may_answer` tell and hold the moment in which it is looked up."""
 
     def __init__(self) -> None:
         self.asked, self.may_answer = trio.Event(), trio.Event()
         self.may_answer.set()
 
-    async def get(self, job_id: str) -> None:
+    async def subject(self, topic: str) -> None:
         self.asked.set()
         await self.may_answer.wait()
-        if job_id != ID:
-            raise NotFound(f"no job {job_id}")
+        if topic != job_topic(ID):
+            raise NotFound(f"no {topic}")
 
 
 class Server:
@@ -102,10 +103,10 @@ class Server:
 
     def __init__(self, nursery: trio.Nursery, tmp_path: Any, **limits: Any) -> None:
         self.nursery = nursery
-        self.registry = OneJob()
+        self.history = OneJob()
         self.broadcaster = Broadcaster(nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
-        self.watchers = Watchers(settings, self.broadcaster, cast(Any, self.registry), cast(Any, NoHistory()))
+        self.watchers = Watchers(settings, Admission(settings.auth), self.broadcaster, cast(Any, self.history))
         self.ended_at: float | None = None
 
     async def serve(self, connection: MemoryConnection) -> None:
@@ -303,15 +304,15 @@ async def test_a_full_socket_does_not_hide_that_the_client_is_gone(server: Serve
 async def test_a_handshake_that_is_not_decided_yet_hears_nothing_of_the_drain(
     server: Server, autojump_clock: MockClock
 ) -> None:
-    server.registry.may_answer = trio.Event()
+    server.history.may_answer = trio.Event()
     connection = MemoryConnection()
     server.nursery.start_soon(server.serve, connection)
     peer = Peer(connection.client)
     await peer.send(upgrade(JOB))
-    await server.registry.asked.wait()
+    await server.history.asked.wait()
     server.watchers.announce(ServerShutdown(ServerShutdownData("stopping", 5)))
     await server.watchers.close(DRAINING, 1)
-    server.registry.may_answer.set()
+    server.history.may_answer.set()
     await peer.opened()
     assert (await close_and_when(peer))[:2] == (1001, "draining")
 

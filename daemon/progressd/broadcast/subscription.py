@@ -13,7 +13,8 @@ import trio
 
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.published import Batch, Published
-from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER
+from progressd.core.closing import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
+from progressd.core.messages import batch_topic
 
 PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain
 PAST_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
@@ -111,7 +112,7 @@ class Subscription:
         """The topic has had its last message."""
         self._over = True
         if self._past is None:
-            self.outbox.end(JOB_FINISHED)
+            self._end()
 
     def deliver(self, batch: Batch[Published]) -> bool:
         """Take live messages, in order; whether the next ones may go right into the outbox."""
@@ -131,7 +132,10 @@ class Subscription:
         if self._held:
             self.outbox.put(Batch(self._held.take()))
         if self._over:
-            self.outbox.end(JOB_FINISHED)
+            self._end()
+
+    def _end(self) -> None:
+        self.outbox.end(BATCH_FINISHED if self.topic.startswith(batch_topic("")) else JOB_FINISHED)
 
     def _hold(self, items: Iterable[Published]) -> None:
         for item in items:

@@ -90,12 +90,16 @@ def moved(
     return replace(batch, status=status, completed_at=now if status.finished else None)
 
 
-def batch_messages(batch: JobBatch) -> tuple[BatchMessage, ...]:
-    """What the watchers of a batch are told of it as it is now."""
-    counts = BatchProgressData(
+def batch_counts(batch: JobBatch) -> BatchProgressData:
+    """Its jobs, counted for a client."""
+    return BatchProgressData(
         batch.completed, batch.processing, batch.pending, batch.failed, batch.total, batch.cancelled
     )
-    progress = BatchProgress(batch.id, counts)
+
+
+def batch_messages(batch: JobBatch) -> tuple[BatchMessage, ...]:
+    """What the watchers of a batch are told of it as it is now."""
+    progress = BatchProgress(batch.id, batch_counts(batch))
     if not batch.status.finished:
         return (progress,)
     ends = BatchCompletedData(batch.completed, batch.failed, batch.cancelled)

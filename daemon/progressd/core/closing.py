@@ -19,6 +19,7 @@ class Closing(NamedTuple):
 
 
 JOB_FINISHED = Closing(1000, "job finished")
+BATCH_FINISHED = Closing(1000, "batch finished")
 DRAINING = Closing(1001, "draining")
 GONE = Closing(1006, "gone")  # never on the wire: the client has left
 TRY_AGAIN = Closing(1013, "try again later")

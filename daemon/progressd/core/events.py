@@ -174,9 +174,18 @@ Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | Requ
 
 def checked_job_id(text: str) -> str:
     """The id in its one spelling, lower case. Raises InvalidInput when it is not a UUID."""
-    job_id = text.lower()
-    if _UUID.fullmatch(job_id) is None:
+    return _checked_id(text, "job")
+
+
+def checked_batch_id(text: str) -> str:
+    """The id in its one spelling, lower case. Raises InvalidInput when it is not a UUID."""
+    return _checked_id(text, "batch")
+
+
+def _checked_id(text: str, what: str) -> str:
+    id_ = text.lower()
+    if _UUID.fullmatch(id_) is None:
         raise InvalidInput(
-            f"{text[:60]!r} is not a job id: expected a UUID such as 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+            f"{text[:60]!r} is not a {what} id: expected a UUID such as 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
         )
-    return job_id
+    return id_

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from progressd.core.errors import NotFound
-from progressd.core.events import checked_job_id
-from progressd.core.messages import ALL_JOBS, job_topic
+from progressd.core.events import checked_batch_id, checked_job_id
+from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 Topics = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(min_length=1, max_length=1000)]
 
@@ -34,11 +34,12 @@ Request: TypeAlias = Subscribe | Unsubscribe | Ping
 decode_request = msgspec.json.Decoder(Request).decode
 
 
-def checked_topic(text: str) -> tuple[str, str | None]:
-    """The topic in its one spelling, and its job if it has one. Raises NotFound, InvalidInput."""
+def checked_topic(text: str) -> str:
+    """The topic in its one spelling. Raises NotFound, InvalidInput."""
     if text == ALL_JOBS:
-        return text, None
+        return text
     if text.startswith(job_topic("")):
-        job_id = checked_job_id(text.removeprefix(job_topic("")))
-        return job_topic(job_id), job_id
-    raise NotFound(f"there is no topic {text!r}: topics are jobs and job:JOB_ID")
+        return job_topic(checked_job_id(text.removeprefix(job_topic(""))))
+    if text.startswith(batch_topic("")):
+        return batch_topic(checked_batch_id(text.removeprefix(batch_topic(""))))
+    raise NotFound(f"there is no topic {text!r}: topics are jobs, job:JOB_ID and batch:BATCH_ID")

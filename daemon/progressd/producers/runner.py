@@ -1,4 +1,4 @@
-"""The runner: takes queued jobs of the configured pipelines, oldest first, and runs each as a child process.
+"""The runner: takes queued jobs of the configured pipelines, by priority and then by age, and runs each as a child.
 
 It is a producer like any other: what the child writes becomes events, and so does its end. Nobody else starts them.
 """
@@ -84,9 +84,13 @@ class Runner:
 
     async def _next(self) -> Job:
         while True:
-            for job in self._registry.unfinished.values():
-                if job.pipeline is not None and job.status is JobStatus.QUEUED and job.id not in self._taken:
-                    return job
+            waiting = [
+                job
+                for job in self._registry.unfinished.values()
+                if job.pipeline is not None and job.status is JobStatus.QUEUED and job.id not in self._taken
+            ]
+            if waiting:
+                return max(waiting, key=lambda job: job.priority.rank)  # among equals the first, which is the oldest
             await self._registry.wait_queued()
 
     async def _run_job(self, job: Job) -> None:

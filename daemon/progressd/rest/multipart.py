@@ -1,6 +1,7 @@
-"""A multipart form with one file, which goes to disk as it arrives (RFC 7578)."""
+"""A multipart form with files, which go to disk as they arrive (RFC 7578)."""
 
-from typing import Final, NamedTuple
+from collections.abc import Collection
+from typing import Final, Protocol
 
 from quart.wrappers.request import Request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -10,77 +11,98 @@ from progressd.core.errors import InvalidInput, TooLarge
 from progressd.files import Upload
 from progressd.rest.body import Pieces
 
-FIELD_MOST: Final = 65536  # bytes of a field that is not the file
-OVERHEAD: Final = 1024 * 1024  # bytes beside the file; also what the decoder may hold undecided
-PARTS_MOST: Final = 20
+FIELD_MOST: Final = 65536  # bytes of a field that is not a file
+OVERHEAD: Final = 1024 * 1024  # bytes beside the files; also what the decoder may hold undecided
+PARTS_MOST: Final = 20  # beside the files
 
 
-class Form(NamedTuple):
-    """What came beside the content of the file."""
+class Inbox(Protocol):
+    """Where files go, one after the other."""
 
-    filename: str
-    fields: dict[str, str]
+    async def begin(self, filename: str) -> Upload:
+        """A file comes."""
+
+    async def whole(self) -> None:
+        """It has come."""
 
 
-async def receive_form(request: Request, upload: Upload, file_field: str, most: int) -> Form:
-    """Write the file of `file_field` to `upload`, at most `most` bytes of it; returns the rest.
+async def receive_form(
+    request: Request, inbox: Inbox, file_fields: Collection[str], most: int, files_most: int = 1
+) -> dict[str, str]:
+    """Hand the files of some fields to `inbox`, each of at most `most` bytes; returns the other fields.
 
     Raises InvalidInput for what is not such a form, TooLarge, or Stalled.
     """
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
         raise InvalidInput("expected a multipart/form-data body")
-    reader = _Reader(MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=PARTS_MOST), upload, file_field, most)
+    decoder = MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=PARTS_MOST + files_most)
+    reader = _Reader(decoder, inbox, file_fields, most, files_most)
     try:
-        async for piece in Pieces(request, most + OVERHEAD):
+        async for piece in Pieces(request, files_most * most + OVERHEAD):
             await reader.feed(piece)
         await reader.feed(None)
     except (ValueError, UnicodeDecodeError):
         raise InvalidInput("the multipart body is malformed, or was cut off") from None
     except RequestEntityTooLarge:
         raise TooLarge("the form has too many or too large fields beside the file") from None
-    if reader.filename is None:
-        raise InvalidInput(f"the form has no file in the field {file_field!r}")
-    return Form(reader.filename, {name: value.decode(errors="replace") for name, value in reader.fields.items()})
+    if not reader.files:
+        raise InvalidInput(f"the form has no file in the field {next(iter(file_fields))!r}")
+    return {name: value.decode(errors="replace") for name, value in reader.fields.items()}
 
 
 class _Reader:
     """Takes the parts as they come."""
 
-    def __init__(self, decoder: MultipartDecoder, upload: Upload, file_field: str, most: int) -> None:
-        self.filename: str | None = None
+    def __init__(
+        self, decoder: MultipartDecoder, inbox: Inbox, file_fields: Collection[str], most: int, files_most: int
+    ) -> None:
+        self.files = 0
         self.fields: dict[str, bytes] = {}
         self._decoder = decoder
-        self._upload = upload
-        self._file_field = file_field
+        self._inbox = inbox
+        self._file_fields = file_fields
         self._most = most
-        self._part: Field | File | None = None
+        self._files_most = files_most
+        self._upload: Upload | None = None  # where the part goes that is a file
+        self._field: str | None = None  # the name of the part that is none
 
     async def feed(self, piece: bytes | None) -> None:
         """Take the next piece of the body, None at its end."""
         self._decoder.receive_data(piece)
         while not isinstance(event := self._decoder.next_event(), NeedData | Epilogue):
             match event:
-                case File(filename=""):  # what a browser sends where no file was chosen
-                    self._part = None
-                case File(name=self._file_field):
-                    if self.filename is not None:
-                        raise InvalidInput("one file at a time: the form has several")
-                    self.filename = event.filename
-                    self._part = event
-                case Field() | File():
-                    self._part = event
-                case Data():
-                    await self._take(event.data)
+                case File() if event.filename and event.name in self._file_fields:
+                    self._upload = await self._begin(event.filename)
+                case File():  # of another field; or what a browser sends where no file was chosen
+                    self._upload = self._field = None
+                case Field():
+                    self._field = event.name
+                case Data() if self._upload is not None:
+                    await self._write(self._upload, event.data)
+                    if not event.more_data:
+                        self._upload = None
+                        await self._inbox.whole()
+                case Data() if self._field is not None:
+                    self._keep(self._field, event.data)
+                    if not event.more_data:
+                        self._field = None
 
-    async def _take(self, data: bytes) -> None:
-        part = self._part
-        if isinstance(part, File) and part.name == self._file_field:
-            if self._upload.size + len(data) > self._most:
-                raise TooLarge(f"the file has more than the {self._most} bytes that are allowed")
-            await self._upload.write(data)
-        elif isinstance(part, Field):
-            value = self.fields.get(part.name, b"") + data
-            if len(value) > FIELD_MOST:
-                raise TooLarge(f"the field {part.name[:60]!r} has more than the {FIELD_MOST} bytes that are allowed")
-            self.fields[part.name] = value
+    async def _begin(self, filename: str) -> Upload:
+        self.files += 1
+        if self.files > self._files_most:
+            if self._files_most == 1:
+                raise InvalidInput("one file at a time: the form has several")
+            raise TooLarge(f"the form has more than the {self._files_most} files that are allowed")
+        return await self._inbox.begin(filename)
+
+    async def _write(self, upload: Upload, data: bytes) -> None:
+        if upload.size + len(data) > self._most:
+            raise TooLarge(f"the file has more than the {self._most} bytes that are allowed")
+        await upload.write(data)
+
+    def _keep(self, name: str, data: bytes) -> None:
+        value = self.fields.get(name, b"") + data
+        if len(value) > FIELD_MOST:
+            raise TooLarge(f"the field {name[:60]!r} has more than the {FIELD_MOST} bytes that are allowed")
+        self.fields[name] = value

@@ -10,6 +10,7 @@ from quart import Response, current_app
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
+from progressd.batches import Batches
 from progressd.config import Settings
 from progressd.files import Files
 from progressd.history import History
@@ -30,6 +31,7 @@ class Services:
     settings: Settings
     store: Store
     registry: Registry
+    batches: Batches
     history: History
     ingest: Ingest
     files: Files

@@ -5,9 +5,10 @@ from typing import TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
+from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_counts
 from progressd.core.cursor import Cursor
 from progressd.core.job import Job
-from progressd.core.messages import ProgressData
+from progressd.core.messages import BatchProgressData, ProgressData
 from progressd.core.status import JobStatus
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class JobView(Struct, frozen=True, kw_only=True):
     attempt: int
     lease_seconds: float | UnsetType
     labels: dict[str, str]
+    batch_id: str | UnsetType
+    priority: Priority | UnsetType  # of a job of a batch
     cursor: str
 
 
@@ -58,7 +61,66 @@ def job_view(job: Job, store_id: str) -> JobView:
         attempt=job.attempt,
         lease_seconds=_known(job.lease_seconds),
         labels=job.labels,
+        batch_id=_known(job.batch_id),
+        priority=UNSET if job.batch_id is None else job.priority,
         cursor=str(Cursor(store_id, job.offset)),
+    )
+
+
+class BatchView(Struct, frozen=True, kw_only=True):
+    """The JSON of a batch. `estimated_completion` is there once a job has finished and others have not."""
+
+    batch_id: str
+    status: BatchStatus
+    priority: Priority
+    progress: BatchProgressData
+    created_at: datetime
+    started_at: datetime | UnsetType
+    completed_at: datetime | UnsetType
+    estimated_completion: datetime | UnsetType
+    cursor: str
+
+
+def batch_view(batch: JobBatch, store_id: str) -> BatchView:
+    """A batch for a client."""
+    return BatchView(
+        batch_id=batch.id,
+        status=batch.status,
+        priority=batch.priority,
+        progress=batch_counts(batch),
+        created_at=batch.created_at,
+        started_at=_known(batch.started_at),
+        completed_at=_known(batch.completed_at),
+        estimated_completion=_known(batch.estimated_completion),
+        cursor=str(Cursor(store_id, batch.offset)),
+    )
+
+
+class BatchJobProgress(Struct, frozen=True):
+    """How far a job of a batch is."""
+
+    percent: int
+    step_name: str
+
+
+class BatchJobView(Struct, frozen=True, kw_only=True):
+    """A job of a batch, in short. `download_url` is there once there is a result."""
+
+    job_id: str
+    filename: str
+    status: JobStatus
+    download_url: str | UnsetType
+    progress: BatchJobProgress
+
+
+def batch_job_view(job: Job) -> BatchJobView:
+    """A job of a batch for a client."""
+    return BatchJobView(
+        job_id=job.id,
+        filename=job.input_filename or "",
+        status=job.status,
+        download_url=_known(job.output_path),
+        progress=BatchJobProgress(job.progress.percent, job.progress.step_name),
     )
 
 

@@ -11,7 +11,7 @@ from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
 from progressd.broadcast.pace import Paced, Selected
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
-from progressd.core.closing import JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
+from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import Endpoint
@@ -154,7 +154,7 @@ class WebSocket:
         self.start(self._close, closing)
 
     async def _close(self, closing: Closing) -> None:
-        if closing is JOB_FINISHED:
+        if closing in (JOB_FINISHED, BATCH_FINISHED):
             with trio.move_on_after(self._limits.connection_timeout):
                 await self.outbox.drained()
         with trio.move_on_after(CLOSE_TIMEOUT):

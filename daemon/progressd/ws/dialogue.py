@@ -8,7 +8,6 @@ from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.messages import Pong, Refused, Resync, Subscribed, Unsubscribed
 from progressd.core.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
 from progressd.history import History
-from progressd.registry import Registry
 from progressd.ws.connection import WebSocket
 
 TOPICS_MOST: Final = 1000  # on one connection
@@ -17,10 +16,9 @@ TOPICS_MOST: Final = 1000  # on one connection
 class Dialogue:
     """Takes a client's messages, one after the other."""
 
-    def __init__(self, websocket: WebSocket, session: Session, registry: Registry, history: History) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, history: History) -> None:
         self._websocket = websocket
         self._session = session
-        self._registry = registry
         self._history = history
 
     async def take(self, message: str | bytes) -> None:
@@ -63,9 +61,8 @@ class Dialogue:
     async def _accepted(self, asked: str) -> str | None:
         """The topic, or None when it is refused, and the client has been told so."""
         try:
-            topic, job_id = checked_topic(asked)
-            if job_id is not None:
-                await self._registry.get(job_id)
+            topic = checked_topic(asked)
+            await self._history.subject(topic)
             if topic not in self._session.topics and len(self._session.topics) >= TOPICS_MOST:
                 raise InvalidInput(f"a connection may have {TOPICS_MOST} topics")
         except (InvalidInput, NotFound) as error:

@@ -1,5 +1,6 @@
 """The handshake: decides from a WebSocket request what the client will watch, or why it is refused."""
 
+from collections.abc import Mapping
 from typing import Annotated, Final, NamedTuple, get_args
 from urllib.parse import parse_qsl, urlsplit
 
@@ -7,8 +8,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from progressd.core.errors import InvalidInput, NotFound
-from progressd.core.events import checked_job_id
-from progressd.core.messages import ALL_JOBS, TopicMessage, job_topic, type_of
+from progressd.core.events import checked_batch_id, checked_job_id
+from progressd.core.messages import ALL_JOBS, TopicMessage, batch_topic, job_topic, type_of
 
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 
@@ -25,7 +26,6 @@ class Wish(NamedTuple):
     """What a client asks for. `topic`: None where it says later which. `types`: None for all."""
 
     topic: str | None
-    job_id: str | None
     since: str | None
     interval: float
     types: frozenset[str] | None
@@ -37,24 +37,29 @@ def read_wish(target: str) -> Wish:
     Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
     """
     url = urlsplit(target)
-    topic, job_id = _read_path(url.path)
+    return wish_for(_read_path(url.path), dict(parse_qsl(url.query, keep_blank_values=True)))
+
+
+def wish_for(topic: str | None, query: Mapping[str, str]) -> Wish:
+    """What the query asks for of a topic. Raises InvalidInput."""
     try:
-        asked = msgspec.convert(dict(parse_qsl(url.query, keep_blank_values=True)), Asked, strict=False)
+        asked = msgspec.convert(query, Asked, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the query is wrong: {error}") from None
     types = None if asked.types is None else frozenset(asked.types.split(","))
     if unknown := (types or frozenset[str]()) - TYPES:
         raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")
-    return Wish(topic, job_id, asked.since, asked.interval, types)
+    return Wish(topic, asked.since, asked.interval, types)
 
 
-def _read_path(path: str) -> tuple[str | None, str | None]:
+def _read_path(path: str) -> str | None:
     match path.split("/")[2:]:
         case []:
-            return None, None
+            return None
         case ["jobs"]:
-            return ALL_JOBS, None
+            return ALL_JOBS
         case ["jobs", text]:
-            job_id = checked_job_id(text)
-            return job_topic(job_id), job_id
-    raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs or /ws/jobs/JOB_ID")
+            return job_topic(checked_job_id(text))
+        case ["batch", text]:
+            return batch_topic(checked_batch_id(text))
+    raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs, /ws/jobs/JOB_ID or /ws/batch/BATCH_ID")

@@ -18,10 +18,9 @@ from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
 from progressd.core.closing import Closing
-from progressd.core.errors import ProgressdError, Stopping, TooManyConnections, TooManyOfAddress
+from progressd.core.errors import NotFound, ProgressdError, Stopping, TooManyConnections, TooManyOfAddress
 from progressd.core.messages import Notice, Resync
 from progressd.history import History
-from progressd.registry import Registry
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
 from progressd.ws.handshake import Wish, read_wish
@@ -36,18 +35,10 @@ log = structlog.get_logger(__name__)
 class Watchers:
     """`handle` serves a connection that asks for a WebSocket, from its handshake to its close."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        admission: Admission,
-        broadcaster: Broadcaster,
-        registry: Registry,
-        history: History,
-    ) -> None:
+    def __init__(self, settings: Settings, admission: Admission, broadcaster: Broadcaster, history: History) -> None:
         self._settings = settings
         self._admission = admission
         self._broadcaster = broadcaster
-        self._registry = registry
         self._history = history
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
@@ -135,8 +126,10 @@ class Watchers:
         who = self._admission.who(websocket.headers)
         decide(who, Scope.READ)
         wish = read_wish(websocket.target)
-        if wish.job_id is not None:
-            decide(who, Scope.READ, await self._registry.get(wish.job_id))
+        if wish.topic is not None:
+            job = await self._history.subject(wish.topic)
+            if job is not None and not who.sees(job):
+                raise NotFound(f"no {wish.topic.replace(':', ' ')}")
         if wish.since is None or wish.topic is None:
             return wish, None
         return wish, self._history.offset(wish.since, self._broadcaster.offset)
@@ -164,7 +157,7 @@ class Watchers:
 
     async def _serve_session(self, websocket: WebSocket, session: Session) -> None:
         try:
-            await websocket.serve(Dialogue(websocket, session, self._registry, self._history).take)
+            await websocket.serve(Dialogue(websocket, session, self._history).take)
         finally:
             websocket.connection.topics = _some(tuple(session.topics))
             session.leave()

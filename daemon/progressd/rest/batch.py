@@ -1,0 +1,151 @@
+"""Batches over REST: files that are handed in together, looked at together, and called off together."""
+
+import uuid
+from contextlib import AsyncExitStack
+from typing import Final, NamedTuple
+
+import trio
+from quart import Blueprint, Response, request
+
+from progressd.core.batch import BatchStatus, JobBatch, Priority
+from progressd.core.errors import Conflict, InvalidOption, ProgressdError
+from progressd.core.events import CallOffEvent, Registration, SubmitEvent, checked_batch_id
+from progressd.core.job import Job
+from progressd.core.pipeline import Pipeline, shown
+from progressd.files import Files, Upload
+from progressd.rest.idempotency import HEADER, REPLAYED
+from progressd.rest.multipart import receive_form
+from progressd.rest.services import json_response, services
+from progressd.rest.submission import check_type, options_for, pipeline_asked_for, read_options
+from progressd.rest.views import batch_job_view, batch_view
+
+FILES_MOST: Final = 100
+FIELDS: Final = ("files[]", "files")
+
+blueprint = Blueprint("batch", __name__, url_prefix="/api/batch")
+
+
+@blueprint.post("")
+async def submit() -> Response:
+    """Multipart: `files[]` or `files`, repeated, and `options` as JSON text, which may have a `priority`."""
+    daemon = services()
+    name, pipeline = pipeline_asked_for()
+    with daemon.keys.claimed(request.headers.get(HEADER), "batch") as batch_id:
+        known = await daemon.batches.find(batch_id)
+        if known is not None:
+            return _accepted(known, REPLAYED)
+        return _accepted(await _take(batch_id, name, pipeline))
+
+
+@blueprint.get("/<batch_id>")
+async def get_batch(batch_id: str) -> Response:
+    """How far a batch is."""
+    return json_response(batch_view(await _find(batch_id), services().store.id))
+
+
+@blueprint.get("/<batch_id>/jobs")
+async def jobs_of_batch(batch_id: str) -> Response:
+    """The jobs of a batch, as they were handed in."""
+    batch = await _find(batch_id)
+    return json_response({"batch_id": batch.id, "jobs": [batch_job_view(job) for job in await _jobs(batch)]})
+
+
+@blueprint.delete("/<batch_id>")
+async def cancel(batch_id: str) -> Response:
+    """Cancel the jobs of a batch that have not finished."""
+    daemon = services()
+    batch = await _find(batch_id)
+    if batch.status.finished:
+        raise Conflict(f"batch {batch.id} is {batch.status} already")
+    events = [CallOffEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
+    outcomes = await daemon.ingest.submit(*events)
+    _raise_unless(outcomes, Conflict)  # some may have finished just before
+    after = await daemon.batches.get(batch.id)
+    cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
+    if not cancelled:
+        raise Conflict(f"batch {batch.id} is {after.status} already")
+    body = {
+        "batch_id": batch.id,
+        "status": BatchStatus.CANCELLED,
+        "cancelled_jobs": cancelled,
+        "completed_jobs": after.completed,
+    }
+    return json_response(body)
+
+
+class _File(NamedTuple):
+    job_id: str
+    filename: str
+    upload: Upload
+
+
+class _ManyFiles:
+    """The files of the form, each on the disk as the input of a job to be."""
+
+    def __init__(self, files: Files, pipeline: Pipeline, uploads: AsyncExitStack) -> None:
+        self.taken: list[_File] = []
+        self._files = files
+        self._pipeline = pipeline
+        self._uploads = uploads
+
+    async def begin(self, filename: str) -> Upload:
+        job_id = str(uuid.uuid4())
+        upload = await self._uploads.enter_async_context(self._files.upload(job_id))
+        self.taken.append(_File(job_id, filename, upload))
+        return upload
+
+    async def whole(self) -> None:
+        file = self.taken[-1]
+        check_type(file.upload.head, file.filename, self._pipeline)
+        await file.upload.finish()
+
+
+async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
+    """Receive the files, and make the jobs of them: all or none."""
+    daemon = services()
+    async with AsyncExitStack() as uploads:
+        inbox = _ManyFiles(daemon.files, pipeline, uploads)
+        most = daemon.settings.limits.max_upload_bytes
+        fields = await receive_form(request, inbox, FIELDS, most, FILES_MOST)
+        given = read_options(fields.get("options", ""))
+        priority = _priority(given.pop("priority", Priority.NORMAL))
+        options = options_for(pipeline, given)
+        events = [
+            SubmitEvent(job_id, Registration(name, filename[:255], options=options), name, batch_id, priority)
+            for job_id, filename, _ in inbox.taken
+        ]
+        with trio.CancelScope(shield=True):  # as for a single file
+            _raise_unless(await daemon.ingest.submit(*events))
+    return await daemon.batches.get(batch_id)
+
+
+def _raise_unless(outcomes: list[Job | ProgressdError], *accepted: type[ProgressdError]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, ProgressdError) and not isinstance(outcome, accepted):
+            raise outcome
+
+
+def _priority(given: object) -> Priority:
+    if isinstance(given, str) and given in list(Priority):
+        return Priority(given)
+    raise InvalidOption(f"option priority: {shown(given)} is not one of {', '.join(Priority)}")
+
+
+def _accepted(batch: JobBatch, headers: dict[str, str] | None = None) -> Response:
+    """The same answer however often it is asked for."""
+    body = {
+        "batch_id": batch.id,
+        "status": BatchStatus.QUEUED,
+        "job_count": batch.total,
+        "created_at": batch.created_at,
+    }
+    return json_response(body, 202, headers)
+
+
+async def _find(text: str) -> JobBatch:
+    return await services().batches.get(checked_batch_id(text))
+
+
+async def _jobs(batch: JobBatch) -> list[Job]:
+    daemon = services()
+    return [daemon.registry.known(job.id) or job for job in await daemon.store.jobs_of_batch(batch.id)]

@@ -1,0 +1,54 @@
+"""What files that are handed in must be like, alone or in a batch: the pipeline, the options and the type."""
+
+import mimetypes
+import shutil
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from quart import request
+
+from progressd.core.decoding import decoded
+from progressd.core.errors import InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
+from progressd.core.options import checked_options
+from progressd.core.pipeline import Pipeline
+from progressd.rest.services import services
+
+SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
+
+_decode_options = msgspec.json.Decoder(dict[str, object]).decode
+
+
+def pipeline_asked_for() -> tuple[str, Pipeline]:
+    """What `?pipeline=NAME` names, `pdf` without it. Raises InvalidInput, and Unavailable when no work is taken."""
+    daemon = services()
+    if not daemon.ready:
+        raise Unavailable("the daemon is stopping and takes no work")
+    name = request.args.get("pipeline", "pdf")
+    pipeline = daemon.settings.pipelines.get(name)
+    if pipeline is None:
+        raise InvalidInput(f"there is no pipeline {name[:60]!r}: there are {', '.join(daemon.settings.pipelines)}")
+    return name, pipeline
+
+
+def read_options(text: str) -> dict[str, object]:
+    """The field `options`, as it was given. Raises InvalidOption."""
+    try:
+        return decoded(_decode_options, text.encode() or b"{}", "a JSON object")
+    except InvalidInput as error:
+        raise InvalidOption(f"the field options is {error}") from None
+
+
+def options_for(pipeline: Pipeline, given: Mapping[str, object]) -> dict[str, object]:
+    """All options of the pipeline, those that were not given with their defaults. Raises InvalidOption."""
+    return checked_options(pipeline, given, lambda program: shutil.which(program) is not None)
+
+
+def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
+    """A type with a known signature is told by the content, any other by the file's name. Raises UnsupportedMedia."""
+    guessed = mimetypes.guess_type(filename)[0]
+    for accepted in pipeline.accept:
+        signature = SIGNATURES.get(accepted)
+        if signature in head if signature is not None else accepted in (guessed, "*/*"):
+            return
+    raise UnsupportedMedia(f"not a file of the type {' or '.join(pipeline.accept)}")
