@@ -144,7 +144,7 @@ ERROR = """echo '{"type":"error","data":{"message":"the PDF is encrypted"}}'; ""
     [
         ("exit 3", "Pipeline error: pdf failed with exit status 3"),
         ("kill -TERM $$", "Pipeline error: pdf was ended by SIGTERM"),
-        ("kill -KILL $$", "Pipeline error: pdf was ended by SIGKILL, perhaps for want of memory"),
+        ("kill -KILL $$", "Pipeline error: pdf was ended by SIGKILL, perhaps for want of memory: it may have 4GiB"),
         ("kill -40 $$", "Pipeline error: pdf was ended by signal 40"),
         (ERROR + "exit 1", "the PDF is encrypted"),
         (ERROR + "exit 0", "the PDF is encrypted"),

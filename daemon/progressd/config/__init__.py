@@ -19,7 +19,7 @@ from progressd.core.pipeline import Option, Pipeline
 __all__ = ["DEFAULT_FILE", "LogSettings", "Origins", "Pipeline", "Settings", "load"]
 
 DEFAULT_FILE: Final = Path("/etc/progressd/progressd.toml")
-OTHER_VARIABLES: Final = frozenset({"PROGRESSD_URL", "PROGRESSD_JOB_ID", "PROGRESSD_SOCKET"})
+OTHER_VARIABLES: Final = frozenset({"PROGRESSD_URL", "PROGRESSD_JOB_ID", "PROGRESSD_RUNNER", "PROGRESSD_SOCKET"})
 LONGEST_SOCKET_PATH: Final = 107  # bytes, unix(7)
 
 Origins = Mapping[str, str]

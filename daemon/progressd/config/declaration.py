@@ -59,7 +59,7 @@ class Setting(NamedTuple):
             case "seconds":
                 return 'a duration of more than 0 s, such as 30, "30s" or "5min"'
             case "bytes":
-                return f'a size of at least {self.meta.ge} bytes, such as 65536 or "64KiB"'
+                return f'a size of at least {self.extra.get("least", self.meta.ge)} bytes, such as 65536 or "64KiB"'
             case "mode":
                 return 'an octal file mode in quotes, such as "0660"'
         base = self.base

@@ -107,6 +107,12 @@ class RunnerSettings(Struct, frozen=True, kw_only=True):
     ]
     job_timeout: Annotated[float, _seconds("A job that runs longer is stopped and has failed.")] = 3600
     kill_grace: Annotated[float, _seconds("From SIGTERM to SIGKILL for a job that does not stop.")] = 5
+    max_memory_bytes: Annotated[
+        int, _bytes("The memory that each process of a job may have of its own (RLIMIT_DATA).", 4096)
+    ] = 4 << 30
+    max_cpu_seconds: Annotated[float, _seconds("The processor time that each process of a job may use.")] = 86400
+    max_file_bytes: Annotated[int, _bytes("The largest file that a job may write.")] = 4 << 30
+    max_open_files: Annotated[int, Meta(ge=16, description="Files that each process of a job may have open.")] = 1024
     max_attempts: Annotated[
         int, _count("How often a job is started when the daemon dies under it, the first time included.")
     ] = 3

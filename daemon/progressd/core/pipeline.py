@@ -130,6 +130,22 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
             extra={"unit": "seconds"},
         ),
     ] = None
+    max_memory_bytes: Annotated[
+        Annotated[int, Meta(ge=4096)] | None,
+        Meta(description="Default: `runner.max_memory_bytes`.", extra={"unit": "bytes", "least": 4096}),
+    ] = None
+    max_cpu_seconds: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Default: `runner.max_cpu_seconds`.", extra={"unit": "seconds"}),
+    ] = None
+    max_file_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Default: `runner.max_file_bytes`.", extra={"unit": "bytes", "least": 1}),
+    ] = None
+    max_open_files: Annotated[
+        Annotated[int, Meta(ge=16)] | None,
+        Meta(description="Default: `runner.max_open_files`."),
+    ] = None
     environment: Annotated[
         dict[str, str],
         Meta(description="Environment variables for the program, beside the daemon's own."),

@@ -11,7 +11,6 @@ import functools
 import io
 import math
 import os
-import resource
 import signal
 import sys
 import threading
@@ -41,9 +40,6 @@ PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480
 
 PREVIEW_BYTES = 20_000
 """Bytes of a preview's JPEG. It goes to every watcher, so that 300 pages are 6 MB each and not 60."""
-
-MEMORY_BYTES = 4 * 2**30
-"""Bytes of address space, eight times what is ever needed: a PDF made to blow up must not take the machine down."""
 
 
 def emit(kind: str, **data: object) -> None:
@@ -157,16 +153,8 @@ def end_on_signal(clean_up: Callable[[], None]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def limit_memory() -> None:
-    """Have allocations fail beyond `MEMORY_BYTES`, or beyond the limit in force if that is lower."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Do what the command line asks for; raises Refused where that cannot be done."""
-    limit_memory()
     try:
         options = msgspec.json.decode(arguments.options, type=Options)
     except msgspec.DecodeError as error:

@@ -13,6 +13,9 @@ from progressd.pipelines.pictures import Refused, scan_of
 
 POINTS_PER_INCH = 72
 
+MAX_PAGES = 10_000
+"""Pages of a document, five times the thickest book. A PDF of 1 MB can have 200,000, which take days."""
+
 MAX_SIDE_INCHES = 120
 """Inches. Wider than any sheet that is scanned or printed (A0 is 33 by 47); a PDF can claim 200 and more."""
 
@@ -64,6 +67,8 @@ class Source:
         _check_head(path)
         self._path = path
         self._document = _open(path)
+        if len(self._document) > MAX_PAGES:
+            raise Refused(f"The PDF has {len(self._document)} pages; at most {MAX_PAGES} can be worked on.")
         facts = self._document.get_metadata_dict()
         self.title, self.author = facts["Title"], facts["Author"]
         units = _user_units(path)

@@ -5,7 +5,6 @@ It is a producer like any other: what the child writes becomes events, and so do
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -16,7 +15,7 @@ from msgspec.structs import replace
 
 from progressd.config import Settings
 from progressd.core.errors import Conflict, StoreFailed
-from progressd.core.events import CompletedEvent, ErrorEvent, RequeueEvent, RunnerEvent, StartEvent
+from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
 from progressd.core.messages import ErrorData
 from progressd.core.pipeline import Pipeline
@@ -24,6 +23,7 @@ from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.ingest import Ingest
 from progressd.producers.child import Child
+from progressd.producers.limits import ChildLimits
 from progressd.producers.orphans import JOB, MARK, Children
 from progressd.producers.output import Output
 from progressd.registry import Registry
@@ -144,6 +144,8 @@ class Runner:
         except OSError as error:
             log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
             return _failed(job, f"the program of pipeline {job.pipeline} cannot be started")
+        limits = ChildLimits.of(pipeline, self._settings.runner)
+        limits.impose(child.pid)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
             status = await self._run_child(job, child, output)
@@ -151,7 +153,11 @@ class Runner:
             await self._files.keep_stderr(job.id, child.stderr)
         if in_time.cancelled_caught:
             return _failed(job, f"stopped after {timeout:g} s, the longest that a job of {job.pipeline} may take")
-        return await self._judge(job, pipeline, result, output, status)
+        if output.complaint is not None:
+            return _error(job, output.complaint)
+        if status != 0:
+            return _failed(job, f"{job.pipeline} {limits.told(status, child.stderr)}")
+        return await self._succeed(job, pipeline, result, output.result)
 
     async def _run_child(self, job: Job, child: Child, output: Output) -> int:
         """Run the child to its end, or until somebody else ends the job. Raises Conflict for that."""
@@ -167,16 +173,10 @@ class Runner:
             return status
         raise Conflict(f"job {job.id} was ended while it ran")
 
-    async def _judge(
-        self, job: Job, pipeline: Pipeline, result: Path, output: Output, status: int
+    async def _succeed(
+        self, job: Job, pipeline: Pipeline, result: Path, reported: ReportedResult
     ) -> CompletedEvent | ErrorEvent:
-        """What the exit status, and what the pipeline said of it, mean for the job."""
-        if output.complaint is not None:
-            return _error(job, output.complaint)
-        if status < 0:
-            return _failed(job, f"{job.pipeline} was ended by {_signal_name(-status)}" + _want_of_memory(-status))
-        if status > 0:
-            return _failed(job, f"{job.pipeline} failed with exit status {status}")
+        """Keep the result, if the pipeline writes one."""
         url = None
         if any("{output}" in part for part in pipeline.command):
             try:
@@ -184,7 +184,7 @@ class Runner:
             except FileNotFoundError:
                 return _failed(job, f"{job.pipeline} ended well, but wrote no result")
             url = f"/api/jobs/{job.id}/download"
-        return CompletedEvent(job.id, replace(output.result, output_path=url))
+        return CompletedEvent(job.id, replace(reported, output_path=url))
 
     def _placeholders(self, job: Job, output: Path) -> dict[str, str]:
         return {
@@ -213,14 +213,3 @@ def _error(job: Job, sentence: str) -> ErrorEvent:
 
 def _failed(job: Job, sentence: str) -> ErrorEvent:
     return _error(job, f"Pipeline error: {sentence}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most real-time signals have no name
-        return f"signal {number}"
-
-
-def _want_of_memory(number: int) -> str:
-    return ", perhaps for want of memory" if number == signal.SIGKILL else ""
