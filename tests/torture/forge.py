@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -40,8 +40,9 @@ class ForgedDaemon:
         return rest.removeprefix("on ")
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
+        """Send a signal, if it is still there."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     async def ended(self) -> int:
         """Wait for its end."""

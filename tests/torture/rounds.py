@@ -77,7 +77,8 @@ class Campaign:
                         await trio.sleep(self.chance.uniform(0, 0.5))
                     self._killed_at = time.monotonic()
                     daemon.kill()
-                    await daemon.ended()
+                    status = await daemon.ended()
+                    assert status == -signal.SIGKILL or (kind == "drain" and status == 0), f"it ended with {status}"
 
     async def finish(self) -> None:
         """The last daemon brings everything to its end, and is stopped as it should be; then all is compared."""
@@ -100,7 +101,7 @@ class Campaign:
         environment = self._power.plug_in() if self._power else {}
         async with self._forge.daemon(self.state_dir, environment, self._config) as daemon:
             yield daemon
-        if self._power and daemon.status == -signal.SIGKILL:
+        if self._power:
             self._power.cut()
 
     @asynccontextmanager
