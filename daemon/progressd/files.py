@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 import trio
 
-from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError
+from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, Unavailable
 from progressd.core.events import checked_job_id
 from progressd.store.base import Store
 
@@ -86,10 +86,10 @@ class Files:
     async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
-        Raises NoSpace.
+        Raises NoSpace, Unavailable.
         """
         path = self._uploads / job_id
-        with _full_disk_told():  # outside of the file, since closing it tries once more to write what did not fit
+        with _disk_told():  # outside of the file, since closing it tries once more to write what did not fit
             async with await trio.open_file(path, "xb") as file:
                 try:
                     yield Upload(file, path, self.input(job_id))
@@ -217,13 +217,16 @@ class Upload:
 
 
 @contextmanager
-def _full_disk_told() -> Iterator[None]:
+def _disk_told() -> Iterator[None]:
+    """Tell the client what is wrong with the disk, where it is not the client's fault nor a mistake of ours."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoSpace("there is no space left for this on the daemon's disk") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace("there is no space left for this on the daemon's disk") from error
+        if error.errno in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
+        raise
 
 
 def _sync(*paths: Path) -> None:

@@ -72,6 +72,7 @@ class Ingest:
         self._next_offset = self._reserved = store.first_offset
         self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
         self._moved = trio.Event()
+        self.failing: StoreFailed | None = None  # what the store has said last, while it keeps nothing
         self._leases = Leases()
         self._until_look = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
@@ -140,8 +141,8 @@ class Ingest:
         except StoreFailed as error:
             log.error("events refused", events=len(events), error=str(error))
             outcomes = iter([error] * len(events))
-            if self._unsaved:
-                self._moved.set()  # try again
+            self.failing = error
+            self._moved.set()  # try again, also when nobody else does
         for entry in entries:
             entry.outcomes = [next(outcomes) for _ in entry.events]
             entry.decided.set()
@@ -157,6 +158,10 @@ class Ingest:
         if batch.changes or (write and self._unsaved):
             await self._store.commit({**self._unsaved, **batch.jobs}.values(), batch.changes, batch.of_jobs.values())
             self._unsaved.clear()
+            self._well_again()
+        elif write and self.failing is not None:
+            await self._store.reserve(self._reserved)  # writes what is there already, to see whether that goes
+            self._well_again()
         elif batch.jobs:
             self._unsaved.update(batch.jobs)
             self._moved.set()
@@ -265,6 +270,11 @@ class Ingest:
             for event in events:
                 log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LostEvent))
             await self.submit(*events)
+
+    def _well_again(self) -> None:
+        if self.failing is not None:
+            log.info("the store takes events again")
+            self.failing = None
 
     async def _write_behind(self) -> None:
         while True:

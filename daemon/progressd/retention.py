@@ -58,7 +58,10 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
             log.error("cannot delete old jobs", error=str(error))
             ids = []
         registry.forget(ids)
-        await files.remove(ids)
+        try:
+            await files.remove(ids)
+        except OSError as error:
+            log.error("cannot delete the files of old jobs, the next daemon will", count=len(ids), error=str(error))
         if ids:
             log.info("old jobs deleted", count=len(ids))
         await trio.sleep(PAUSE if len(ids) == STEP else INTERVAL)

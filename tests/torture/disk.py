@@ -266,6 +266,7 @@ class Power:
         self._ignoring = ignoring
         self._number = 0
         self._root.mkdir()
+        self.control = Control(place / "control")
 
     @property
     def _root(self) -> Path:
@@ -283,7 +284,11 @@ class Power:
     def plug_in(self) -> dict[str, str]:
         """The variables that the daemon needs."""
         self._disk = Disk(self._root, self._ignoring)
-        return {"TORTURE_DISK": str(self._root), "TORTURE_LOG": str(self._log)}
+        return {
+            "TORTURE_DISK": str(self._root),
+            "TORTURE_LOG": str(self._log),
+            "TORTURE_CONTROL": str(self._place / "control"),
+        }
 
     def cut(self) -> None:
         """What has not been synced may be lost."""

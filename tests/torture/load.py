@@ -52,6 +52,7 @@ class Clients:
         self.address = url.removeprefix("http://")
         self.chance = chance
         self.draining = False
+        self.failing = False  # what was wrong for a while is an excuse for the rest of this daemon's life
 
     @asynccontextmanager
     async def http(self) -> AsyncGenerator[httpx.AsyncClient]:
@@ -85,12 +86,27 @@ class Clients:
                 self.refused(story, position, answer["error"])
 
     def refused(self, story: Story, position: int, error: str) -> None:
-        """An event was refused: because the daemon stops, or since a rival's end came first."""
+        """An event was refused: the daemon stops, its disk fails, or a rival's end came first."""
         if len(story.ends) > 1 and "comes too late" in error:
             story.answered = story.last
             return
-        assert self.draining, f"job {story.id}, event {position}: {error}"
-        assert "stopping" in error, f"job {story.id}, event {position}: {error}"
+        excused = (self.draining and "stopping" in error) or (self.failing and "does not take it" in error)
+        assert excused or (self.failing and "no job" in error), f"job {story.id}, event {position}: {error}"
+
+    def excuses(self, answer: httpx.Response) -> bool:
+        """Whether a refusal comes from what goes on."""
+        return (self.draining and answer.status_code == 503) or (self.failing and answer.status_code in (503, 507))
+
+    async def mended(self) -> None:
+        """Wait until the daemon takes everything again, by itself."""
+        async with self.http() as client:
+            with trio.fail_after(10):
+                while (answer := await client.get("/api/health/ready")).status_code != 200:
+                    assert answer.json()["status"] == "failing", answer.text
+                    await trio.sleep(0.05)
+            assert (await client.get("/api/health")).json()["status"] == "healthy"
+            answer = await client.post("/api/jobs", json={"kind": "marker"})
+            assert answer.status_code == 201, answer.text
 
     async def over_unix(self, socket_path: str, stories: list[Story]) -> None:
         """A producer that writes some lines and reads the answers."""
@@ -109,6 +125,8 @@ class Clients:
                         *whole, buffered = (buffered + chunk).split(b"\n")
                         self.take(waiting, [json.loads(line) for line in whole])
                         waiting = waiting[len(whole) :]
+                    if self.failing:
+                        await trio.sleep(0.01)
         except GONE:
             return
 
@@ -124,8 +142,7 @@ class Clients:
                             if position == story.last and story.answered >= 2:
                                 nursery.start_soon(self._rival, client, story)
                         answer = await post(client, "/api/events", lines, "application/x-ndjson")
-                    if answer.status_code == 503:
-                        assert self.draining, answer.text
+                    if answer.status_code == 503 and self.draining:
                         return
                     self.take(batch, [json.loads(line) for line in answer.text.splitlines()])
         except* GONE:
@@ -140,7 +157,7 @@ class Clients:
         if answer.status_code == 200:
             self.ledger.answered(story, story.last, answer.json()["cursor"], time.monotonic(), end)
         else:
-            assert answer.status_code == 409 or (self.draining and answer.status_code == 503), answer.text
+            assert answer.status_code == 409 or self.excuses(answer), answer.text
 
     async def uploads(self) -> None:
         """One upload after the other, in pieces."""
@@ -154,12 +171,12 @@ class Clients:
                     whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
                     pieces = (whole[start : start + size] for start in range(0, len(whole), size))
                     answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, headers)
-                    if answer.status_code == 503:
-                        assert self.draining, answer.text
-                        return
-                    assert answer.status_code == 202, answer.text
-                    self.ledger.accepted[answer.json()["job_id"]] = name
-                    self.ledger.counted["uploads answered"] += 1
+                    if answer.status_code == 202:
+                        self.ledger.accepted[answer.json()["job_id"]] = name
+                        self.ledger.counted["uploads answered"] += 1
+                    else:
+                        assert self.excuses(answer), answer.text
+                        self.ledger.counted["uploads refused"] += 1
                     await trio.sleep(self.chance.uniform(0, 0.1))
         except GONE:
             return

@@ -1,5 +1,6 @@
 """Rounds: a daemon starts, the books are compared, work goes on, and it is killed."""
 
+import errno
 import random
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import httpx
 import trio
-from torture.disk import Power
+from torture.disk import Control, Power
 from torture.forge import Forge, ForgedDaemon, open_forge
 from torture.ledger import Ledger, Story
 from torture.load import Clients, Returner
@@ -22,6 +23,15 @@ PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
 PER_STORE = 50  # rounds until a new state directory is begun
 PER_DISK = 10  # and where its disk is rebuilt in each
 ATTEMPTS = 3  # the default of runner.max_attempts
+
+FAULTS = (
+    (("write_errno",), errno.EIO),
+    (("write_errno",), errno.ENOSPC),
+    (("sync_errno",), errno.EIO),
+    (("write_errno", "open_errno"), errno.EROFS),
+    (("clock_shift",), 3600),
+    (("clock_shift",), -3600),
+)
 
 CONFIG = """
 [pipelines.copy]
@@ -58,7 +68,7 @@ class Campaign:
     async def round(self) -> None:
         """Start a daemon, compare, and kill it at some moment: under load, in the drain, or at its next start."""
         self.ledger.counted["kills"] += 1
-        kind = self.chance.choices(["load", "start", "drain"], [8, 1, 1])[0]
+        kind = self.chance.choices(["load", "start", "drain", "failing disk"], [7, 1, 1, 3 if self._power else 0])[0]
         self.ledger.counted[f"kills during {kind}"] += 1
         with trio.fail_after(PATIENCE):
             async with self.daemon() as daemon:
@@ -71,6 +81,8 @@ class Campaign:
                 await self.compare(clients)
                 async with self.load(clients):
                     await trio.sleep(self.chance.choice([0.1, 0.4, 0.4, 1.0, 2.5]) * self.chance.random())
+                    if kind == "failing disk" and self._power:
+                        await self._fail(clients, self._power.control)
                     if kind == "drain":
                         clients.draining = True
                         daemon.kill(signal.SIGTERM)
@@ -79,6 +91,18 @@ class Campaign:
                     daemon.kill()
                     status = await daemon.ended()
                     assert status == -signal.SIGKILL or (kind == "drain" and status == 0), f"it ended with {status}"
+
+    async def _fail(self, clients: Clients, control: Control) -> None:
+        """Let something go wrong for a while; after that, the daemon takes everything again by itself."""
+        names, value = self.chance.choice(FAULTS)
+        clients.failing = True
+        for name in names:
+            control[name] = value
+        await trio.sleep(self.chance.uniform(0, 0.5))
+        for name in names:
+            control[name] = 0
+        if self.chance.random() < 0.7:
+            await clients.mended()
 
     async def finish(self) -> None:
         """The last daemon brings everything to its end, and is stopped as it should be; then all is compared."""
@@ -161,7 +185,8 @@ class Campaign:
                 assert result == self.ledger.inputs[name], f"the result of job {job_id} is not whole"
                 self._whole.add(job_id)
         elif job["status"] == "failed":
-            assert (job["error"], job["attempt"]) == ("interrupted", ATTEMPTS), job
+            interrupted = (job["error"], job["attempt"]) == ("interrupted", ATTEMPTS)
+            assert interrupted or (self._power and job["error"].startswith("Pipeline error")), job
         else:
             offered = await client.get(f"/api/jobs/{job_id}/download")
             fresh = (await client.get(f"/api/jobs/{job_id}")).json()

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 from progressd.log import leaves
-from torture.disk import build_shim
 from torture.rounds import torture
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_shim(tmp_path_factory.mktemp("shim"))
 
 
 async def test_nothing_that_was_promised_is_lost_in_a_power_cut(tmp_path: Path, seed: int, shim: Path) -> None:

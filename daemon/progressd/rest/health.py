@@ -12,12 +12,13 @@ blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 
 @blueprint.get("")
 async def health() -> Response:
-    """The version, the pipelines with the defaults of their options, and which programs they can use are installed."""
+    """How the store is, the version, the pipelines' options, and which programs they can use are installed."""
     pipelines = services().settings.pipelines
+    failing = services().ingest.failing
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         {
-            "status": "healthy",
+            **({"status": "healthy"} if failing is None else {"status": "failing", "error": str(failing)}),
             "version": __version__,
             "tools": {program: shutil.which(program) is not None for program in sorted(needs)},
             "pipelines": {
@@ -36,7 +37,10 @@ async def live() -> Response:
 
 @blueprint.get("/ready")
 async def ready() -> Response:
-    """200 while work is taken, 503 while starting or stopping."""
+    """200 while work is taken, 503 while starting or stopping, or while the store keeps nothing."""
+    failing = services().ingest.failing
+    if failing is not None:
+        return json_response({"status": "failing", "error": str(failing)}, 503)
     if services().ready:
         return json_response({"status": "ready"})
     return json_response({"status": "stopping"}, 503)

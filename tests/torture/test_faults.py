@@ -1,0 +1,147 @@
+"""What goes wrong for a while: nothing that was answered is lost, who is refused is told why, and it mends itself."""
+
+import errno
+import json
+import os
+import random
+import resource
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from http_client import FORM_TYPE, file_part, form
+from samples import ID, job_id
+from torture.disk import Power
+from torture.forge import ForgedDaemon, open_forge
+from waiting import eventually
+
+from daemon import completed, progress, registered
+
+
+class Patient:
+    """A daemon whose disk and clock are in our hands."""
+
+    def __init__(self, url: str, power: Power, daemon: ForgedDaemon, client: httpx.AsyncClient) -> None:
+        self.url = url
+        self.control = power.control
+        self.daemon = daemon
+        self.client = client
+        self._socket_path = str(power.state_dir / "ingest.sock")
+
+    async def report(self, event: dict[str, Any]) -> Any:
+        """Report as a producer of this host; the answer."""
+        with trio.fail_after(10):
+            async with await trio.open_unix_socket(self._socket_path) as stream:
+                await stream.send_all(json.dumps({"ref": 1, **event}).encode() + b"\n")
+                await stream.send_eof()
+                return json.loads(b"".join([chunk async for chunk in stream]))
+
+    async def status(self, id_: str) -> str:
+        answer = await self.client.get(f"/api/jobs/{id_}")
+        return str(answer.json()["status"])
+
+    async def upload(self) -> httpx.Response:
+        headers = {"Host": self.client.base_url.netloc.decode(), **FORM_TYPE}
+        return await self.client.post("/api/convert", content=form(file_part()), headers=headers)
+
+    async def well(self) -> None:
+        """Wait until it says that it is."""
+        with trio.fail_after(10):
+            while (await self.client.get("/api/health/ready")).status_code != 200:  # noqa: ASYNC110, nothing tells
+                await trio.sleep(0.05)
+        assert (await self.client.get("/api/health")).json()["status"] == "healthy"
+
+
+@asynccontextmanager
+async def patient(directory: Path, shim: Path) -> AsyncGenerator[Patient]:
+    power = Power(directory, random.Random(1))
+    async with (
+        open_forge(directory, {"LD_PRELOAD": str(shim)}) as forge,
+        forge.daemon(power.state_dir, power.plug_in()) as daemon,
+    ):
+        url = await daemon.listening()
+        async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False, verify=False) as client:
+            yield Patient(url, power, daemon, client)
+
+
+@pytest.mark.parametrize(
+    ("faults", "number"),
+    [
+        (["sync_errno"], errno.EIO),
+        (["write_errno"], errno.ENOSPC),
+        (["write_errno", "open_errno"], errno.EROFS),
+    ],
+    ids=["errors", "a full disk", "a read-only disk"],
+)
+async def test_a_disk_that_fails_costs_no_fact(tmp_path: Path, shim: Path, faults: list[str], number: int) -> None:
+    async with patient(tmp_path, shim) as it:
+        assert (await it.report(registered(ID)))["ok"]
+        assert (await it.report(progress(ID, 1, 3)))["ok"]
+        for name in faults:
+            it.control[name] = number
+        refused = await it.report(completed(ID))
+        assert not refused["ok"]
+        assert "the store does not take it" in refused["error"]
+        assert (await it.client.post("/api/jobs", json={"id": job_id(2)})).status_code == 503
+        assert (await it.upload()).status_code == (507 if number == errno.ENOSPC else 503)
+        assert it.control["failed"] > 0
+        health = (await it.client.get("/api/health")).json()
+        assert (health["status"], health["error"]) == ("failing", refused["error"])
+        assert (await it.client.get("/api/health/ready")).status_code == 503
+        assert await it.status(ID) == "processing"
+        assert (await it.report(progress(ID, 2, 3)))["ok"], "progress costs no write and goes on"
+        for name in faults:
+            it.control[name] = 0
+        await it.well()
+        assert (await it.report(completed(ID)))["ok"]
+        assert await it.status(ID) == "completed"
+        assert (await it.client.get(f"/api/jobs/{job_id(2)}")).status_code == 404
+        assert (await it.upload()).status_code == 202
+
+
+async def test_a_daemon_out_of_descriptors_keeps_what_it_has(tmp_path: Path, shim: Path) -> None:
+    async with patient(tmp_path, shim) as it:
+        assert (await it.report(registered(ID)))["ok"]
+        before = resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE)
+        host, port = it.url.removeprefix("http://").split(":")
+        descriptors = Path(f"/proc/{it.daemon.pid}/fd")
+        async with await trio.open_unix_socket(str(it._socket_path)) as producer:
+            await producer.send_all(json.dumps({"ref": 1, **progress(ID, 1, 3)}).encode() + b"\n")
+            assert json.loads(await producer.receive_some())["ok"]
+            assert await it.status(ID) == "processing"  # over a connection that stays
+            low = sum(int(name) < 1000 for name in os.listdir(descriptors)) + 3
+            resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE, (low, before[1]))
+            with ExitStack() as crowd:
+                for _ in range(10):
+                    crowd.enter_context(socket.create_connection((host, int(port)), 5))
+                await eventually(lambda: sum(int(name) < 1000 for name in os.listdir(descriptors)) >= low)
+                assert (await it.upload()).status_code == 503
+                await producer.send_all(json.dumps({"ref": 2, **completed(ID)}).encode() + b"\n")
+                assert json.loads(await producer.receive_some())["ok"], "what is open already goes on"
+        resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE, before)
+        await it.well()
+        assert await it.status(ID) == "completed"
+        assert (await it.upload()).status_code == 202
+
+
+@pytest.mark.parametrize("seconds", [3600 * 24 * 3650, -3600 * 24 * 3650])
+async def test_a_clock_that_jumps_changes_no_order(tmp_path: Path, shim: Path, seconds: int) -> None:
+    async with patient(tmp_path, shim) as it:
+        cursors = []
+        for number in range(1, 7):
+            it.control["clock_shift"] = seconds if number % 2 else 0
+            cursors += [(await it.report(event))["cursor"] for event in (registered(job_id(number)),)]
+            cursors.append((await it.report(progress(job_id(number), 1, 3)))["cursor"])
+        for number in range(1, 7):
+            it.control["clock_shift"] = 0 if number % 2 else seconds
+            cursors.append((await it.report(completed(job_id(number))))["cursor"])
+            job = (await it.client.get(f"/api/jobs/{job_id(number)}")).json()
+            assert job["status"] == "completed"
+            assert job["elapsed_seconds"] >= 0
+        offsets = [int(cursor.partition("-")[2]) for cursor in cursors]
+        assert offsets == sorted(set(offsets))
