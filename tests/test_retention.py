@@ -127,8 +127,8 @@ class ScriptedStore:
 @pytest.mark.parametrize(
     ("script", "pauses"),
     [
-        ([STEP, STEP, 3], [PAUSE, PAUSE, INTERVAL]),
-        ([0, 1], [INTERVAL, INTERVAL]),
+        ([STEP, 3, 0], [PAUSE, PAUSE, INTERVAL]),
+        ([0, 1, 0], [INTERVAL, PAUSE, INTERVAL]),
         ([StoreFailed("disk full"), 0], [INTERVAL, INTERVAL]),
     ],
     ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],

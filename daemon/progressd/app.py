@@ -100,6 +100,7 @@ class Daemon:
         await self.registry.load()
         await self.batches.load()
         await self.files.prepare(self.store)
+        self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)
         self.tasks.start_soon(self.admission.run)

@@ -17,7 +17,7 @@ from progressd.registry import Registry
 from progressd.store.base import Store
 
 INTERVAL: Final = 600.0  # seconds between two looks
-STEP: Final = 50  # jobs deleted in one transaction, which holds the writer for some milliseconds
+STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
 SWEPT_AFTER: Final = 3600.0  # seconds that files without a job are left alone: an upload comes before its job
 PAUSE: Final = 0.05  # seconds between two steps
@@ -64,4 +64,4 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
             log.error("cannot delete the files of old jobs, the next daemon will", count=len(ids), error=str(error))
         if ids:
             log.info("old jobs deleted", count=len(ids))
-        await trio.sleep(PAUSE if len(ids) == STEP else INTERVAL)
+        await trio.sleep(PAUSE if ids else INTERVAL)

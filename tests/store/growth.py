@@ -10,7 +10,7 @@ from progressd.store.sqlite import SQLiteStore
 from samples import created, job, started, succeeded
 
 NAME = "printf('6e4d1c9e-0d5c-4f0e-9d3a-%012x', n)"  # as `samples.job_id` has it
-TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ? || ' days', '+' || n || ' milliseconds')"
+TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ? || ' days', '+' || (n / 1000.0) || ' seconds')"
 
 
 def fill(path: Path, count: int, days_ago: float = 1) -> None:

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -115,7 +116,10 @@ async def test_a_million_finished_jobs_are_no_burden(tmp_path: Path) -> None:
 async def test_a_store_that_was_filled_quickly_is_as_the_daemon_would_have_left_it(tmp_path: Path) -> None:
     fill(tmp_path / "store.db", 50)
     store = SQLiteStore.open(tmp_path / "store.db")
-    assert (await store.jobs([job_id(50)]))[job_id(50)].created_offset == 250
+    last = (await store.jobs([job_id(50)]))[job_id(50)]
+    assert last.created_offset == 250
+    assert last.completed_at is not None
+    assert timedelta(hours=23) < datetime.now(UTC) - last.completed_at < timedelta(hours=25)
     assert sum((await store.counts()).values()) == 50
     assert len(await store.changes(0, 10**6, 1000)) == 200
     store.close()

@@ -107,6 +107,24 @@ async def test_a_deletion_that_fails_has_not_moved_the_oldest_cursor(store: SQLi
     assert await store.changes(0, 100, 100) == [Change(1, created())]
 
 
+async def test_a_deletion_that_takes_long_stops_after_some_jobs_and_goes_on_next_time(
+    store: SQLiteStore, tmp_path: Path
+) -> None:
+    many = 2000
+    await store.commit([job(number, JobStatus.FAILED, completed_at=NOW) for number in range(1, many + 1)], [])
+    with closing(other_process(tmp_path / "store.sqlite")) as db:
+        db.execute(
+            "CREATE TRIGGER slow BEFORE DELETE ON jobs BEGIN"
+            " INSERT INTO meta WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+            " SELECT 'slow', count(*) FROM n WHERE true ON CONFLICT DO NOTHING; END"
+        )
+    gone = await store.delete_finished(NOW + timedelta(days=1), many)
+    assert 1 <= len(gone) < many / 4
+    assert await store.list_jobs(Filter(), 0, 0) == ([], many - len(gone))
+    gone += await store.delete_finished(NOW + timedelta(days=1), many)
+    assert gone == [job_id(number) for number in range(1, len(gone) + 1)]
+
+
 async def test_a_file_that_another_process_has_locked_fails_and_is_tried_again_by_the_next_write(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,9 @@ class Store(Protocol):
     def first_offset(self) -> int:
         """Greater than every offset that was given out before the store was opened, also by a daemon that crashed."""
 
+    async def run(self) -> None:
+        """Look after the store until cancelled."""
+
     async def reserve(self, offset: int) -> None:
         """Promise durably that no later daemon gives out an offset below this one."""
 
@@ -79,5 +82,6 @@ class Store(Protocol):
     async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
 
-        With the last of its jobs a batch goes as well.
+        Only as many as a few milliseconds are enough for, but one at least: nobody who writes waits for long. With the
+        last of its jobs a batch goes as well.
         """

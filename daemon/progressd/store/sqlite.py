@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -23,8 +24,10 @@ from progressd.store import lists
 from progressd.store.base import Change, Filter
 from progressd.store.lists import in_json
 from progressd.store.schema import inspect, migrate
+from progressd.store.wal import LONG, WriteAheadLog
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
+DELETING: Final = 0.005  # seconds in one transaction after which no further job is deleted: others want to write
 
 _AMONG: Final = "IN (SELECT value FROM json_each(?))"
 
@@ -38,13 +41,15 @@ _decode_change = msgspec.json.Decoder(StateChange).decode
 class SQLiteStore:
     """See `store.base.Store`. Open it with `SQLiteStore.open`."""
 
-    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection, lister: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection, *others: sqlite3.Connection) -> None:
         self._writer = writer
-        self._reader = reader
-        self._lister = lister  # for lists, which may take long, so that nobody else waits for them
+        self._lister, self._reader, checkpointer = others
+        self._connections = (checkpointer, self._lister, self._reader, writer)
+        self._log = WriteAheadLog(path, checkpointer)
         self._writing = trio.CapacityLimiter(1)
+        self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
-        self._listing = trio.CapacityLimiter(1)
+        self._listing = trio.CapacityLimiter(1)  # for lists, which may take long, so that nobody else waits for them
         meta = dict(writer.execute("SELECT key, value FROM meta"))
         self.id: str = meta["store_id"]
         self.first_offset: int = meta["reserved"]
@@ -63,10 +68,12 @@ class SQLiteStore:
                 writer.execute("PRAGMA journal_mode = WAL")
                 writer.execute(f"PRAGMA synchronous = {synchronous}")
                 migrate(writer, path, version)
-                readers = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(2)]
-                for reader in readers:
+                writer.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteAheadLog
+                writer.execute(f"PRAGMA journal_size_limit = {LONG}")
+                others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
+                for reader in others[:2]:
                     reader.execute("PRAGMA query_only = ON")
-                store = cls(writer, *readers)
+                store = cls(path, writer, *others)
             except (sqlite3.Error, OSError) as error:
                 raise SettingsError(_why_not_opened(path, error)) from error
             opened.pop_all()
@@ -74,9 +81,19 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Blocks until the file is closed."""
-        self._lister.close()
-        self._reader.close()
-        self._writer.close()
+        for connection in self._connections:
+            connection.close()
+
+    async def run(self) -> None:
+        """See Store."""
+
+        async def beside(function: Callable[[], None]) -> None:
+            await _in_thread(function, self._checkpointing)
+
+        async def instead(function: Callable[[], None]) -> None:
+            await _in_thread(function, self._writing)
+
+        await self._log.run(beside, instead)
 
     async def reserve(self, offset: int) -> None:
         """See Store."""
@@ -109,25 +126,29 @@ class SQLiteStore:
         """See Store."""
         # To the second: as text, a time with a fraction comes before the one without, and both after this.
         until = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        query = "SELECT body FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?"
+        old = [_job(row) for row in await self._read(query, until, most)]
 
         def write(db: sqlite3.Connection) -> tuple[list[str], int]:
-            old = db.execute(
-                "SELECT body FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?", (until, most)
-            )
-            jobs = [_job(row) for row in old]
-            ids = [job.id for job in jobs]
-            gone = (in_json(ids),)
-            [(newest,)] = db.execute(f"SELECT coalesce(max(offset), 0) FROM changes WHERE job_id {_AMONG}", gone)
-            oldest_cursor = max(self.oldest_cursor, newest)
+            deadline = perf_counter() + DELETING
+            oldest_cursor, gone = self.oldest_cursor, list[Job]()
+            for job in old:
+                [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
+                oldest_cursor = max(oldest_cursor, newest)
+                db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
+                db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+                gone.append(job)
+                if perf_counter() > deadline:
+                    break
+            lists.remove(db, gone)
             db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
-            lists.remove(db, jobs)
-            db.execute(f"DELETE FROM changes WHERE job_id {_AMONG}", gone)
-            db.execute(f"DELETE FROM jobs WHERE id {_AMONG}", gone)
-            batches = in_json(list({job.batch_id for job in jobs if job.batch_id is not None}))
+            batches = in_json(list({job.batch_id for job in gone if job.batch_id is not None}))
             emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
             db.execute(f"DELETE FROM batches WHERE id {_AMONG} AND {emptied}", (batches,))
-            return ids, oldest_cursor
+            return [job.id for job in gone], oldest_cursor
 
+        if not old:
+            return []
         ids, self.oldest_cursor = await self._transaction(write)
         return ids
 
@@ -223,7 +244,10 @@ class SQLiteStore:
             return result
 
         # Not shielded beyond this: `run_sync` itself waits for the thread, and delivers a cancellation afterwards.
-        return await _in_thread(run, self._writing)
+        try:
+            return await _in_thread(run, self._writing)
+        finally:
+            self._log.written()
 
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await _in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)

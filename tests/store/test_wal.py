@@ -1,0 +1,102 @@
+"""The write-ahead log: it stays short, and nobody waits for that."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+from progressd.core.status import JobStatus
+from progressd.store import wal
+from progressd.store.base import Change
+from progressd.store.sqlite import SQLiteStore
+from samples import created, job, job_id, started
+from structlog.testing import capture_logs
+from waiting import eventually
+
+
+def log_size(tmp_path: Path) -> int:
+    return (tmp_path / "store.sqlite-wal").stat().st_size
+
+
+async def write(store: SQLiteStore, first: int, count: int) -> None:
+    """Some 10 pages of the log for each."""
+    for number in range(first, first + count):
+        text = "x" * 20_000
+        await store.commit([job(number, options={"text": text})], [Change(number, created(job_id(number)))])
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "INTERVAL", 0.01)
+    monkeypatch.setattr(wal, "SHORT", 100_000)
+    monkeypatch.setattr(wal, "LONG", 400_000)
+    monkeypatch.setattr(wal, "TOO_LONG", 4_000_000)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteStore, tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.run)
+        longest = 0
+        for first in range(1, 1001, 10):
+            await write(store, first, 10)
+            longest = max(longest, log_size(tmp_path))
+        nursery.cancel_scope.cancel()
+    assert longest < 4_000_000  # of 27 MB that were written
+    assert len(await store.unfinished()) == 1000
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progressd.store.sqlite.LONG", wal.LONG)
+    with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
+        await write(store, 1, 100)
+        assert log_size(tmp_path) > 1_000_000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.run)
+            await write(store, 101, 1)
+
+            async def cut() -> None:
+                number = 102
+                while log_size(tmp_path) > wal.LONG:
+                    await write(store, number, 1)
+                    await trio.sleep(0.01)
+                    number += 1
+
+            with trio.fail_after(10):
+                await cut()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store: SQLiteStore, tmp_path: Path) -> None:
+    with capture_logs() as logs, closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM jobs").fetchone()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.run)
+            await write(store, 1, 200)
+            await eventually(lambda: logs)
+            for number in range(201, 211):
+                await write(store, number, 1)
+                await trio.sleep(2 * wal.INTERVAL)
+            nursery.cancel_scope.cancel()
+    assert log_size(tmp_path) > wal.TOO_LONG
+    [told] = logs
+    assert told["event"] == "another program has been reading the store for a long time, and its log grows"
+    assert len(await store.unfinished()) == 210
+
+
+async def test_a_commit_never_waits_for_the_log_to_be_shortened(store: SQLiteStore) -> None:
+    assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_shortening(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with closing(SQLiteStore.open(path)) as store:
+        await write(store, 1, 10)
+        await store.commit([job(1, JobStatus.PROCESSING)], [Change(100, started())])
+    assert not (tmp_path / "store.sqlite-wal").exists()
+    with closing(SQLiteStore.open(path)) as store:
+        assert len(await store.unfinished()) == 10
