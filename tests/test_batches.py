@@ -88,9 +88,9 @@ async def test_a_batch_goes_with_the_last_of_its_jobs(store: SQLiteStore) -> Non
         await spine.submit(*done(1), *done(2))
     later = datetime.now(UTC) + timedelta(days=1)
     assert len(await store.delete_finished(later, 1)) == 1
-    assert await store.batch(BATCH) is not None
+    assert await store.batches([BATCH])
     assert len(await store.delete_finished(later, 1)) == 1
-    assert await store.batch(BATCH) is None
+    assert not await store.batches([BATCH])
 
 
 @pytest.mark.parametrize("restarted", [False, True])

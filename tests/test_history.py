@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import ANY
 
 import pytest
 import trio
@@ -15,8 +16,8 @@ from progressd import registry
 from progressd.batches import Batches
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
-from progressd.core.events import Event, RequeueEvent, StartEvent
-from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic, type_of
+from progressd.core.events import Event, RequeueEvent, RunnerEvent, StartEvent
+from progressd.core.messages import ALL_JOBS, JobMessage, Progress, batch_topic, ends_job, job_topic, type_of
 from progressd.history import History
 from progressd.registry import Registry
 from progressd.store.sqlite import SQLiteStore
@@ -192,6 +193,43 @@ async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_pa
         items, after, _ = await spine.history.page(ALL_JOBS, 0, last)
         assert len(items) == module.PAGE
         assert after is not None
+
+
+async def test_a_job_with_more_changes_than_a_page_holds_is_read_whole_when_it_is_no_longer_in_memory(
+    spine: Spine, little_memory: None
+) -> None:
+    await spine.submit(submit(), StartEvent(ID))
+    for step in range(10):
+        await spine.submit(progress(step), RequeueEvent(ID), StartEvent(ID))
+    await spine.submit(progress(50), RunnerEvent(ID, complete()))
+    seen = await told(spine, job_topic(ID))
+    resumed = [await told(spine, job_topic(ID), after) for after in range(spine.broadcaster.offset)]
+    await spine.submit(*(event for number in range(2, 5) for event in (register(number), fail(number))))
+    assert spine.registry.known(ID) is None
+    assert await told(spine, job_topic(ID)) == seen
+    assert [await told(spine, job_topic(ID), after) for after in range(len(resumed))] == resumed
+    assert len(seen) == 1 + 2 * 10 + 1 + 2
+
+
+class CountedStore(SQLiteStore):
+    """Counts what is asked of it."""
+
+    reads = 0
+
+    async def _read(self, query: str, *values: object) -> list[object]:
+        self.reads += 1
+        return await super()._read(query, *values)
+
+
+async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: Path) -> None:
+    with closing(CountedStore.open(tmp_path / "store.sqlite")) as store:
+        async with running(store) as spine:
+            await spine.submit(register(1), register(2), fail(2))
+            topics = [kind(job_id(number)) for number in range(1000) for kind in (job_topic, batch_topic)]
+            before = store.reads
+            found = await spine.history.subjects([*topics, ALL_JOBS])
+            assert found == {job_topic(ID): spine.registry.known(ID), job_topic(job_id(2)): ANY, ALL_JOBS: None}
+            assert store.reads - before == 2
 
 
 # Cursors

@@ -1,5 +1,7 @@
 """The batches: every unfinished one in memory, and the rest from the store. Only ingest changes them."""
 
+from collections.abc import Collection, Mapping
+
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -37,7 +39,13 @@ class Batches:
 
     async def find(self, batch_id: str) -> JobBatch | None:
         """The batch, if there is one."""
-        return self._unfinished.get(batch_id) or await self._store.batch(batch_id)
+        return (await self.find_all([batch_id])).get(batch_id)
+
+    async def find_all(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
+        """Those of the batches that exist, with at most one query."""
+        found = {batch_id: batch for batch_id in ids if (batch := self._unfinished.get(batch_id)) is not None}
+        missing = [batch_id for batch_id in ids if batch_id not in found]
+        return {**found, **await self._store.batches(missing)} if missing else found
 
     async def get(self, batch_id: str) -> JobBatch:
         """The batch. Raises NotFound."""

@@ -3,15 +3,16 @@
 Of the jobs in memory it is there, encoded already for the watchers before; of the others it comes from the store.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import Page
 from progressd.core.cursor import Cursor
-from progressd.core.errors import InvalidInput
+from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.job import Job
-from progressd.core.messages import JobCreated, batch_topic, job_topic
+from progressd.core.messages import ALL_JOBS, JobCreated, batch_topic, job_topic
 from progressd.registry import Registry, Trail, in_order, newest_progress
 from progressd.store.base import Store
 
@@ -28,12 +29,19 @@ class History:
 
     async def subject(self, topic: str) -> Job | None:
         """The job that a topic is about, of a batch the first; None for that of all jobs. Raises NotFound."""
-        if topic.startswith(job_topic("")):
-            return await self._registry.get(topic.removeprefix(job_topic("")))
-        if topic.startswith(batch_topic("")):
-            batch = await self._batches.get(topic.removeprefix(batch_topic("")))
-            return next(iter(await self._store.jobs_of_batch(batch.id)), None)
-        return None
+        found = await self.subjects([topic])
+        if topic not in found:
+            raise NotFound(f"no {topic.replace(':', ' ')}")
+        return found[topic]
+
+    async def subjects(self, topics: Collection[str]) -> Mapping[str, Job | None]:
+        """As `subject`, for those of the topics that exist; however many do not, it costs two queries."""
+        jobs = await self._registry.find(_ids(topics, job_topic("")))
+        batches = await self._batches.find_all(_ids(topics, batch_topic("")))
+        found: dict[str, Job | None] = {job_topic(job_id): job for job_id, job in jobs.items()}
+        for batch_id in batches:
+            found[batch_topic(batch_id)] = next(iter(await self._store.jobs_of_batch(batch_id)), None)
+        return {topic: found.get(topic) for topic in topics if topic in found or topic == ALL_JOBS}
 
     def cursor(self, offset: int) -> str:
         """The cursor a client gets for an offset."""
@@ -77,8 +85,11 @@ class History:
     async def _trail(self, job: Job, after: int, upto: int) -> Trail:
         trail = self._registry.trail(job.id)
         if trail is None:
-            trail = Trail([Published(*change) for change in await self._store.changes(after, upto, PAGE, job.id)])
+            trail = Trail()
             trail.progress = newest_progress(job, self._store.id)
+            while changes := await self._store.changes(after, upto, PAGE, job.id):
+                trail.changes += [Published(*change) for change in changes]
+                after = changes[-1].offset
         return trail
 
     async def _stored(self, after: int | None, upto: int) -> Page:
@@ -99,3 +110,7 @@ class History:
         items = [Published(*change) for change in changes]
         items += [item for item in progress if item is not None and (after or 0) < item.offset <= end]
         return Page(in_order(items), None if end == upto else end)
+
+
+def _ids(topics: Collection[str], prefix: str) -> list[str]:
+    return [topic.removeprefix(prefix) for topic in topics if topic.startswith(prefix)]

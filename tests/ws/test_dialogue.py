@@ -91,6 +91,17 @@ async def test_a_topic_that_is_not_there_is_refused_and_the_others_are_not(
     assert (subscribed["type"], subscribed["topics"]) == ("subscribed", ["jobs"])
 
 
+async def test_of_a_thousand_topics_that_are_not_there_each_is_refused(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    asked = [f"job:{job_id(number)}" for number in range(999)]
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[*asked, "nothing"])
+        answers = await watcher.receive_until("subscribed")
+    refused = [answer["topic"] for answer in answers if answer["type"] == "refused"]
+    assert sorted(refused) == sorted([*(topic for topic in asked if topic != f"job:{ID}"), "nothing"])
+    assert answers[-1]["topics"] == [f"job:{ID}"]
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"type":"shout"}', '{"type":"subscribe"}', '{"type":"subscribe","topics":[]}', "[" * 5000]
 )

@@ -48,8 +48,8 @@ class Store(Protocol):
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """Those of the jobs that exist."""
 
-    async def batch(self, batch_id: str) -> JobBatch | None:
-        """The batch, if there is one."""
+    async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
+        """Those of the batches that exist."""
 
     async def unfinished_batches(self) -> list[JobBatch]:
         """Every batch that has not finished, oldest first."""

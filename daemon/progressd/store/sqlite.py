@@ -157,17 +157,17 @@ class SQLiteStore:
         rows = await self._read(f"SELECT body FROM jobs WHERE id {_AMONG}", in_json(ids))
         return {job.id: job for job in map(_job, rows)}
 
-    async def batch(self, batch_id: str) -> JobBatch | None:
+    async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
         """See Store."""
-        rows = await self._read("SELECT body FROM batches WHERE id = ?", batch_id)
-        return _decode_batch(rows[0][0]) if rows else None
+        rows = await self._read(f"SELECT body FROM batches WHERE id {_AMONG}", in_json(ids))
+        return {batch.id: batch for batch in map(_batch, rows)}
 
     async def unfinished_batches(self) -> list[JobBatch]:
         """See Store."""
         rows = await self._read(
             "SELECT body FROM batches WHERE status IN ('queued', 'processing') ORDER BY created_offset"
         )
-        return [_decode_batch(row[0]) for row in rows]
+        return [_batch(row) for row in rows]
 
     async def jobs_of_batch(self, batch_id: str) -> list[Job]:
         """See Store."""
@@ -281,6 +281,10 @@ def _damaged(error: sqlite3.Error) -> bool:
 
 def _job(row: tuple[str]) -> Job:
     return _decode_job(row[0])
+
+
+def _batch(row: tuple[str]) -> JobBatch:
+    return _decode_batch(row[0])
 
 
 def _change(row: tuple[int, str]) -> Change:

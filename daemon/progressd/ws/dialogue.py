@@ -1,5 +1,6 @@
 """The dialogue on a socket of many topics: the client subscribes and unsubscribes, and is answered."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from progressd.broadcast.session import Session
@@ -40,9 +41,7 @@ class Dialogue:
                 self._websocket.send(Pong())
 
     async def _subscribe(self, request: Subscribe) -> None:
-        topics = [
-            topic for asked in dict.fromkeys(request.topics) if (topic := await self._accepted(asked)) is not None
-        ]
+        topics = list(dict.fromkeys(await self._accepted(request.topics)))
         if not topics:
             return
         after = None
@@ -58,14 +57,23 @@ class Dialogue:
             return
         self._websocket.send(Subscribed(topics, self._history.cursor(live_from)))
 
-    async def _accepted(self, asked: str) -> str | None:
-        """The topic, or None when it is refused, and the client has been told so."""
-        try:
-            topic = checked_topic(asked)
-            await self._history.subject(topic)
-            if topic not in self._session.topics and len(self._session.topics) >= TOPICS_MOST:
-                raise InvalidInput(f"a connection may have {TOPICS_MOST} topics")
-        except (InvalidInput, NotFound) as error:
-            self._websocket.send(Refused(str(error), asked))
-            return None
-        return topic
+    async def _accepted(self, asked: Iterable[str]) -> list[str]:
+        """The topics less those that are refused, of which the client has been told so. Raises StoreFailed."""
+        checked = dict[str, str]()
+        for text in asked:
+            try:
+                checked[text] = checked_topic(text)
+            except (InvalidInput, NotFound) as error:
+                self._websocket.send(Refused(str(error), text))
+        there = await self._history.subjects(checked.values())
+        topics, room = list[str](), TOPICS_MOST - len(self._session.topics)
+        for text, topic in checked.items():
+            new = topic not in self._session.topics
+            if topic not in there:
+                self._websocket.send(Refused(f"no {topic.replace(':', ' ')}", text))
+            elif new and room <= 0:
+                self._websocket.send(Refused(f"a connection may have {TOPICS_MOST} topics", text))
+            else:
+                topics.append(topic)
+                room -= new
+        return topics
