@@ -62,14 +62,13 @@ class Machine:
 
     def completed(self, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command as root, however it ends."""
-        return subprocess.run(
-            self.inside(*command), input=text, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+        return subprocess.run(self.inside(*command), input=text or "", capture_output=True, text=True, check=False)
 
     def inside(self, *command: str) -> list[str]:
-        """The command line that runs a command inside."""
+        """The command line that runs a command inside, for at most as long as any wait of a test."""
         clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8", "HOME=/root"]
-        return ["nsenter", "-t", str(self.init), "-a", "--", *clean, *command]
+        limit = ["timeout", "--kill-after", "5", str(PATIENCE)]
+        return ["nsenter", "-t", str(self.init), "-a", "--", *clean, *limit, *command]
 
     def write(self, path: str, text: str) -> None:
         """Write a file of the machine."""

@@ -279,9 +279,10 @@ def test_systemd_is_told_when_it_answers_and_when_it_stops(
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
     with served_daemon(tmp_path / "state", environment, config) as daemon:
         assert notified.recv(1000) == b"READY=1"
+        assert notified.recv(1000) == b"STATUS=jobs: 0 running, 0 queued; watchers: 0"
         inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text
         daemon.process.send_signal(signal.SIGTERM)
-        assert notified.recv(1000) == b"STOPPING=1"
+        eventually(lambda: notified.recv(1000) == b"STOPPING=1")
         assert daemon.process.wait(PATIENCE) == 0
     assert "NOTIFY_SOCKET" not in inside
     assert "PROGRESSD_JOB_ID=" in inside

@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,16 @@ def receiver(address: str) -> Iterator[socket.socket]:
 
 
 def test_each_call_is_one_message_with_a_line_for_each_assignment(address: str, receiver: socket.socket) -> None:
-    notify = Notifier({"NOTIFY_SOCKET": address})
-    notify("READY=1")
-    notify("STATUS=two jobs — running", "STOPPING=1")
+    with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
+        notify("READY=1")
+        notify("STATUS=two jobs — running", "STOPPING=1")
     assert receiver.recv(1000) == b"READY=1"
     assert receiver.recv(1000).decode() == "STATUS=two jobs — running\nSTOPPING=1"
 
 
 def test_the_address_is_taken_out_of_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/run/systemd/notify", "PATH": "/bin"}
-    Notifier(environ)
+    Notifier(environ).close()
     assert environ == {"PATH": "/bin"}
 
 
@@ -44,8 +45,11 @@ def test_without_systemd_nothing_is_sent_and_nothing_fails() -> None:
 
 
 def test_a_systemd_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")})("READY=1")
+    with (
+        closing(Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")})) as notify,
+        pytest.raises(OSError, match="No such file"),
+    ):
+        notify("READY=1")
 
 
 @pytest.fixture

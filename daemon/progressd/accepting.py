@@ -1,9 +1,10 @@
 """Accepting connections on a listening socket, also when descriptors run short."""
 
 import errno
+import select
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -26,6 +27,33 @@ PAUSE: Final = 0.1  # seconds until the next try when they have run out
 AT_ONCE: Final = 16
 
 log = structlog.get_logger(__name__)
+
+
+class Listening(socket.socket):
+    """A listening socket that counts what it accepts, so that one can see whether anybody does."""
+
+    accepted = 0
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> "Listening":
+        """Take over a plain socket."""
+        listening = cls(fileno=sock.detach())
+        listening.setblocking(False)
+        return listening
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As every socket does."""
+        result = super().accept()
+        self.accepted += 1
+        return result
+
+    async def accepts(self) -> None:
+        """Come back once nobody waits, or one of those who waited has been accepted."""
+        waiting = select.poll()
+        waiting.register(self, select.POLLIN)
+        before = self.accepted
+        while self.accepted == before and waiting.poll(0):  # noqa: ASYNC110, nothing tells
+            await trio.sleep(PAUSE)
 
 
 async def accept_forever(listening: socket.socket, accepted: Callable[[socket.socket, str], None]) -> None:

@@ -16,6 +16,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
 from progressd.core.closing import DRAINING
 from progressd.core.messages import ServerShutdown, ServerShutdownData
+from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
 from progressd.history import History
 from progressd.ingest import Ingest
@@ -30,6 +31,7 @@ from progressd.retention import run_retention
 from progressd.sockets import Sockets, open_sockets
 from progressd.store.sqlite import SQLiteStore
 from progressd.systemd import Notifier
+from progressd.watchdog import Check, Watchdog, run_status, watchdog_seconds
 from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Listener
 from progressd.ws.watchers import Watchers
@@ -47,10 +49,10 @@ async def serve(settings: Settings, *, on_listening: Callable[[str], None]) -> N
     """
     # Looking for garbage among connections that stay took a third of a handshake, and stopped everything for 40 ms.
     gc.set_threshold(50_000, 20, 100)
-    notify = Notifier(os.environ)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    watchdog = watchdog_seconds(os.environ)
+    with closing(Notifier(os.environ)) as notify, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with started(settings, os.environ) as (daemon, sockets):
-            await daemon.run(sockets, signals, notify, on_listening)
+            await daemon.run(sockets, signals, notify, on_listening, watchdog)
             log.info("stopped")
 
 
@@ -112,8 +114,12 @@ class Daemon:
         signals: AsyncIterator[int],
         notify: Notifier,
         on_listening: Callable[[str], None],
+        watchdog: float | None = None,
     ) -> None:
-        """Serve until a signal, then drain: first the jobs, then the connections."""
+        """Serve until a signal, then drain: first the jobs, then the connections.
+
+        `watchdog`: seconds after which systemd kills the daemon unless it is told that it works.
+        """
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits, self.ledger)
@@ -126,6 +132,9 @@ class Daemon:
                     accepting.start_soon(self._run_jobs, jobs_done)
                     self.services.ready = True
                     notify("READY=1")
+                    accepting.start_soon(run_status, notify, self._status)
+                    if watchdog is not None:
+                        accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
                     on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
 
@@ -138,6 +147,15 @@ class Daemon:
                 await self.http.drain()
                 await self.watchers.close(DRAINING, STAGGER)
             ending.cancel_scope.cancel()
+
+    def _checks(self, sockets: Sockets) -> dict[str, Check]:
+        ports = {f"nobody is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]}
+        return {"ingest does not commit": self.ingest.probe, **ports}
+
+    def _status(self) -> str:
+        unfinished = self.registry.unfinished.values()
+        processing = sum(job.status is JobStatus.PROCESSING for job in unfinished)
+        return f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.watchers)}"
 
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()

@@ -94,6 +94,11 @@ class Ingest:
             raise outcome
         return outcome
 
+    async def probe(self) -> None:
+        """Come back once what was queued is decided, and the store commits. Raises StoreFailed, Unavailable."""
+        await self._decided(())
+        await self._store.commit((), ())
+
     async def run(self) -> None:
         """Take events until cancelled; a batch that was begun is finished, and what is unsaved is written.
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from progressd.accepting import Listening
 from progressd.config import Settings
 from progressd.core.errors import SettingsError
 from progressd.systemd import inherited_sockets
@@ -20,8 +21,8 @@ BACKLOG = 4096  # connections that wait to be accepted; the kernel cuts it to ne
 class Sockets(NamedTuple):
     """For the one port, and for producers of this host."""
 
-    tcp: list[socket.socket]
-    unix: list[socket.socket]
+    tcp: list[Listening]
+    unix: list[Listening]
 
     @property
     def url(self) -> str:
@@ -34,14 +35,15 @@ class Sockets(NamedTuple):
 def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Sockets]:
     """Take what systemd passed on, and bind the rest. Raises SettingsError. Blocks while a name is looked up."""
     with contextlib.ExitStack() as closing:
-        inherited = [closing.enter_context(one) for one in inherited_sockets(environ)]
+        inherited = [closing.enter_context(Listening.over(one)) for one in inherited_sockets(environ)]
         unix = [one for one in inherited if one.family is socket.AF_UNIX]
         tcp = [one for one in inherited if one.family is not socket.AF_UNIX]
         if not tcp:
-            tcp = [closing.enter_context(one) for one in _bind_tcp(settings.server.host, settings.server.port)]
+            bound = _bind_tcp(settings.server.host, settings.server.port)
+            tcp = [closing.enter_context(Listening.over(one)) for one in bound]
         if not unix:
             path = settings.ingest.socket
-            unix = [closing.enter_context(_bind_unix(path, settings.ingest.socket_mode))]
+            unix = [closing.enter_context(Listening.over(_bind_unix(path, settings.ingest.socket_mode)))]
             closing.callback(path.unlink, missing_ok=True)
         if not (settings.auth.required or settings.server.insecure):
             for listening in tcp:

@@ -9,18 +9,25 @@ FIRST_DESCRIPTOR: Final = 3
 
 
 class Notifier:
-    """Tells systemd how the service is. Takes the address out of the environment, lest our children use it."""
+    """Tells systemd how the service is. Takes the address out of the environment, lest our children use it.
+
+    Its socket stays open, for it has to speak also when descriptors have run out.
+    """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+
+    def close(self) -> None:
+        """It says no more."""
+        if self._socket is not None:
+            self._socket.close()
 
     def __call__(self, *assignments: str) -> None:
         """Send assignments such as `READY=1`. Raises OSError when systemd cannot be reached."""
-        if self._address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                sender.connect(self._address)
-                sender.sendall("\n".join(assignments).encode())
+        if self._socket is not None:
+            self._socket.sendto("\n".join(assignments).encode(), self._address)
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:

@@ -24,6 +24,7 @@ def serve(config_path: Path | None, **flags: object) -> None:
       progressd serve --port 0 --state-dir /tmp/jobs
       PROGRESSD_RUNNER_SLOTS=2 progressd serve --config progressd.toml
     """
+    import faulthandler
     import os
 
     import structlog
@@ -35,6 +36,7 @@ def serve(config_path: Path | None, **flags: object) -> None:
 
     settings, _ = load(config_path, os.environ, given_settings(flags))
     log.configure(settings.log)
+    faulthandler.enable()  # where it hung, when the watchdog kills it
     try:
         trio.run(partial(app.serve, settings, on_listening=_announce))
     except Exception as error:
