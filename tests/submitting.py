@@ -9,6 +9,7 @@ from progressd.config import Pipeline
 from progressd.core.events import Registration, ReportedStatus, StatusEvent, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
+from waiting import eventually
 
 from daemon import PATIENCE, RunningDaemon
 
@@ -38,6 +39,13 @@ async def submit(
             await upload.finish()
             registration = Registration(kind=pipeline, input_filename="book.pdf", options=dict(options or {}))
             await daemon.ingest.submit_one(SubmitEvent(job_id, registration, pipeline))
+    return job_id
+
+
+async def running_job(running: RunningDaemon, pipeline: str) -> str:
+    """Submit a file and wait until its job runs; its id."""
+    job_id = await submit(running, pipeline)
+    await eventually(lambda: running.daemon.registry.unfinished[job_id].status is JobStatus.PROCESSING)
     return job_id
 
 

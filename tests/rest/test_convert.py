@@ -35,7 +35,7 @@ from progressd.core.status import JobStatus
 from progressd.rest import body as body_module
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
-from submitting import PDF, cancel, ended, shell, submit
+from submitting import PDF, cancel, ended, running_job, shell, submit
 from waiting import eventually
 
 from daemon import PATIENCE, RunningDaemon, running_daemon
@@ -480,8 +480,7 @@ async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
-        job_id = await submit(daemon, "pdf")
-        await eventually(lambda: daemon.daemon.registry.unfinished[job_id].status is JobStatus.PROCESSING)
+        await running_job(daemon, "pdf")
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
         async with client_of(daemon) as client:

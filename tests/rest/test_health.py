@@ -7,7 +7,7 @@ import progressd
 import trio
 from http_client import client_of
 from progressd.core.pipeline import Option
-from submitting import shell, submit
+from submitting import running_job, shell
 from waiting import eventually
 
 from daemon import PATIENCE, RunningDaemon, running_daemon
@@ -52,7 +52,7 @@ async def test_it_is_ready_until_it_stops_and_lives_to_the_end(tmp_path: Path) -
         async with client_of(daemon) as client:
             ready = await client.get("/api/health/ready")
             assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
-            await submit(daemon, "pdf")
+            await running_job(daemon, "pdf")
             daemon.kill()
             await eventually(lambda: not daemon.daemon.services.ready)
             ready = await client.get("/api/health/ready")

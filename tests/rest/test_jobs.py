@@ -12,7 +12,7 @@ from http_client import client_of, error_of
 from progressd.config import Pipeline
 from progressd.core.status import JobStatus
 from samples import ID, job_id
-from submitting import PDF, cancel, ended, run, shell, submit
+from submitting import PDF, cancel, ended, run, running_job, shell, submit
 from waiting import alive, eventually
 
 from daemon import PATIENCE, RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
@@ -486,7 +486,7 @@ async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
     pipelines = {"bad": shell("false"), "slow": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
         done = await run(daemon, "bad")
-        await submit(daemon, "slow")
+        await running_job(daemon, "slow")
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
         async with client_of(daemon) as client:
