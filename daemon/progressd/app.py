@@ -25,6 +25,7 @@ from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
 from progressd.rest.app import build_app
 from progressd.rest.gate import Gate
+from progressd.rest.open_streams import OpenStreams
 from progressd.rest.server import HttpServer
 from progressd.rest.services import Services
 from progressd.retention import run_retention
@@ -93,7 +94,18 @@ class Daemon:
         self.ledger = Ledger()
         self.admission = Admission(settings.auth)
         self.watchers = Watchers(settings, self.admission, self.broadcaster, self.history)
-        self.services = Services(settings, store, self.registry, self.batches, self.history, self.ingest, self.files)
+        self.streams = OpenStreams(limits.max_connections)
+        self.services = Services(
+            settings=settings,
+            store=store,
+            registry=self.registry,
+            batches=self.batches,
+            history=self.history,
+            broadcaster=self.broadcaster,
+            ingest=self.ingest,
+            files=self.files,
+            streams=self.streams,
+        )
         self.http = HttpServer(Gate(build_app(self.services), settings, self.admission))
 
     async def start(self) -> None:
@@ -145,6 +157,7 @@ class Daemon:
                 ending.start_soon(self._cut_off, connections.cancel_scope)
                 listener.drain()
                 await self.http.drain()
+                self.streams.close(DRAINING)
                 await self.watchers.close(DRAINING, STAGGER)
             ending.cancel_scope.cancel()
 
@@ -166,7 +179,9 @@ class Daemon:
         shutdown = self.settings.shutdown
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs else 0
         self.services.ready = False
-        self.watchers.announce(ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds))))
+        farewell = ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds)))
+        self.watchers.announce(farewell)
+        self.streams.announce(farewell)
         self.runner.stop_taking()
         async with trio.open_nursery() as waiting:
             waiting.cancel_scope.deadline = trio.current_time() + seconds

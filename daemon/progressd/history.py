@@ -43,6 +43,16 @@ class History:
             found[batch_topic(batch_id)] = next(iter(await self._store.jobs_of_batch(batch_id)), None)
         return {topic: found.get(topic) for topic in topics if topic in found or topic == ALL_JOBS}
 
+    async def over(self, topic: str, after: int) -> bool:
+        """Whether nothing comes on the topic any more after that offset. Raises NotFound."""
+        if topic.startswith(job_topic("")):
+            job = await self._registry.get(topic.removeprefix(job_topic("")))
+            return job.status.finished and job.offset <= after
+        if topic.startswith(batch_topic("")):
+            batch = await self._batches.get(topic.removeprefix(batch_topic("")))
+            return batch.status.finished and batch.offset <= after
+        return False
+
     def cursor(self, offset: int) -> str:
         """The cursor a client gets for an offset."""
         return str(Cursor(self._store.id, offset))

@@ -118,7 +118,11 @@ class Broadcaster:
     def watch(self, topic: str, after: int | None = None) -> Reader:
         """Watch a topic in the same way."""
         outbox = ReaderOutbox(self._limit)
-        return Reader(outbox, self.join(topic, outbox, after))
+        return self.read(topic, outbox, outbox, after)
+
+    def read(self, topic: str, outbox: ReaderOutbox, behind: Outbox, after: int | None = None) -> Reader:
+        """Watch a topic through an outbox of one's own; `behind`: what stands before it to keep some messages back."""
+        return Reader(outbox, self.join(topic, behind, after))
 
     def join(self, name: str, outbox: Outbox, after: int | None = None) -> Subscription:
         """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next."""

@@ -50,6 +50,20 @@ class Selected:
         return isinstance(message, ALWAYS) or type_of(message) in self._types
 
 
+def asked_for(
+    outbox: Outbox,
+    types: Collection[str] | None,
+    interval: float,
+    start: Callable[[Callable[[], Awaitable[None]]], None],
+) -> Outbox:
+    """The outbox, behind what its watcher wants less of. `start` runs a task that lives as long as the watcher."""
+    if interval:
+        outbox = Paced(outbox, interval, start)
+    if types is not None:
+        outbox = Selected(outbox, types)
+    return outbox
+
+
 class Pace:
     """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O."""
 

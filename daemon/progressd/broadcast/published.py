@@ -3,19 +3,20 @@
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
-from progressd.broadcast.frames import text_frame
-from progressd.core.messages import BatchProgress, PagePreview, Progress, TopicMessage, encode
+from progressd.broadcast.frames import server_sent_event, text_frame
+from progressd.core.messages import BatchProgress, Notice, PagePreview, Progress, TopicMessage, encode
 
 
 class Published:
     """A message on its way to its watchers, whichever topics they watch it through."""
 
-    __slots__ = ("_frame", "message", "offset")
+    __slots__ = ("_event", "_frame", "message", "offset")
 
     def __init__(self, offset: int, message: TopicMessage) -> None:
         self.offset = offset
         self.message = message
         self._frame: bytes | None = None
+        self._event: bytes | None = None
 
     @property
     def frame(self) -> bytes:
@@ -25,12 +26,31 @@ class Published:
         return self._frame
 
     @property
+    def event(self) -> bytes:
+        """The server-sent event, with the cursor as its id; made when the first watcher needs it."""
+        if self._event is None:
+            self._event = server_sent_event(encode(self.message), str(self.message.cursor or ""))
+        return self._event
+
+    @property
     def key(self) -> tuple[type, str] | None:
         """Of progress and of previews, only the newest of a job, or of a batch, matters."""
         message = self.message
         if isinstance(message, BatchProgress):
             return (BatchProgress, message.batch_id)
         return (type(message), message.job_id) if isinstance(message, Progress | PagePreview) else None
+
+
+class Notified:
+    """What is said to one reader alone."""
+
+    __slots__ = ("event", "frame")
+    key = None
+
+    def __init__(self, notice: Notice) -> None:
+        payload = encode(notice)
+        self.frame = text_frame(payload)
+        self.event = server_sent_event(payload)
 
 
 class Framed(Protocol):

@@ -1,17 +1,16 @@
 """A reader: messages of a topic one by one, for whoever awaits them in this process."""
 
-from collections import deque
 from types import TracebackType
 
 import trio
 
 from progressd.broadcast.crowd import Crowd
-from progressd.broadcast.outbox import Backlog
-from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog
+from progressd.broadcast.published import Batch, Notified, Published
 from progressd.broadcast.subscription import Subscription
 from progressd.core.closing import SLOW_CONSUMER, Closing
 from progressd.core.errors import SlowConsumer
-from progressd.core.messages import TopicMessage
+from progressd.core.messages import Notice, TopicMessage
 
 
 class ReaderOutbox:
@@ -19,20 +18,27 @@ class ReaderOutbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._backlog: Backlog[Published] = Backlog()
+        self._backlog: Backlog[Published | Notified] = Backlog()
         self._news = trio.Event()
         self._closing: Closing | None = None
 
     def put(self, batch: Batch[Published]) -> None:
-        """Keep the messages; past the limit of bytes, forget them and end as a slow consumer."""
+        """Keep the messages; when too many bytes wait already, forget them and end as a slow consumer."""
         if self._closing is not None:
             return
-        for item in batch.items:
-            self._backlog.put(item)
         if self._backlog.size > self._limit:
             self._backlog.clear()
             self.end(SLOW_CONSUMER)
+        else:
+            for item in batch.items:
+                self._backlog.put(item)
         self._news.set()
+
+    def say(self, notice: Notice) -> None:
+        """Keep what is said to this reader alone."""
+        if self._closing is None:
+            self._backlog.put(Notified(notice))
+            self._news.set()
 
     def end(self, closing: Closing) -> None:
         """Nothing comes after what has been put."""
@@ -43,16 +49,20 @@ class ReaderOutbox:
         """Get what is put into the crowd."""
         crowd.add(self)
 
-    async def next(self) -> Published | None:
-        """Wait for the oldest message; None after the end. Raises SlowConsumer where messages were forgotten."""
+    def take(self, most: int) -> list[Published | Notified]:
+        """What waits, as much as fits into `most` bytes, and at least one if there is one."""
+        return self._backlog.take(most) if self._backlog else []
+
+    async def wait(self) -> bool:
+        """Wait until something waits; False after the end. Raises SlowConsumer where messages were forgotten."""
         while not self._backlog:
             if self._closing is SLOW_CONSUMER:
                 raise SlowConsumer("the reader was too slow and has missed messages")
             if self._closing is not None:
-                return None
+                return False
             self._news = trio.Event()
             await self._news.wait()
-        return self._backlog.take(1)[0]
+        return True
 
 
 class Reader:
@@ -64,23 +74,35 @@ class Reader:
     def __init__(self, outbox: ReaderOutbox, subscription: Subscription) -> None:
         self._outbox = outbox
         self._subscription = subscription
-        self._past: deque[Published] | None = deque()  # None: all of it has been read
+        self._has_past = True  # some of what was has not been read yet
 
     def __aiter__(self) -> "Reader":
         return self
 
     async def __anext__(self) -> TopicMessage:
         """Raises SlowConsumer where the reader was too slow and messages were forgotten."""
-        while self._past is not None:
-            if self._past:
-                return self._past.popleft().message
-            batch = await self._subscription.past()
-            self._past = None if batch is None else deque(batch.items)
-        item = await self._outbox.next()
-        if item is None:
-            self.close()
-            raise StopAsyncIteration
-        return item.message
+        while items := await self.read(1):
+            [item] = items
+            if isinstance(item, Published):
+                return item.message
+        raise StopAsyncIteration
+
+    async def read(self, most: int = FLUSH_BYTES) -> list[Published | Notified]:
+        """Wait for what comes next, and take as much as fits into `most` bytes; nothing after the end.
+
+        Raises like `__anext__`, and what reading from the store raises.
+        """
+        while not (items := self._outbox.take(most)):
+            if self._has_past:
+                batch = await self._subscription.past()
+                if batch is None:
+                    self._has_past = False
+                else:
+                    self._subscription.outbox.put(batch)
+            elif not await self._outbox.wait():
+                self.close()
+                break
+        return items
 
     def __enter__(self) -> "Reader":
         return self

@@ -12,16 +12,18 @@ from msgspec import Meta
 from quart import Blueprint, Response, request, send_file
 
 from progressd.core.decoding import decoded
-from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
+from progressd.core.errors import Conflict, NotFound, Unavailable
 from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.rest.body import whole_body
 from progressd.rest.file_body import FileBody, attachment
-from progressd.rest.services import json_response, services
+from progressd.rest.services import converted, json_response, services
+from progressd.rest.streams import changed_job
 from progressd.rest.views import job_view
 from progressd.store.base import Filter
 
+WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
 FINISHED: Final = frozenset(status for status in JobStatus if status.finished)
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
@@ -44,6 +46,13 @@ class Paging(msgspec.Struct, frozen=True):
     status: JobStatus | None = None
     kind: str | None = None
     label: Annotated[str, Meta(pattern="^[^=]+=")] | None = None
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """The query of a single job: wait, but at most so many seconds, until it is newer than the cursor `since`."""
+
+    since: str | None = None
+    wait: Annotated[float, Meta(ge=0)] = 0
 
 
 @blueprint.get("")
@@ -72,8 +81,12 @@ async def register() -> Response:
 
 @blueprint.get("/<job_id>")
 async def get_job(job_id: str) -> Response:
-    """One job."""
-    return _job_response(await _find(job_id))
+    """One job; with `since` and `wait` once it has changed, or as it is after so many seconds."""
+    job = await _find(job_id)
+    waiting = converted(request.args, Waiting)
+    if waiting.since is not None and waiting.wait:
+        job = await changed_job(services(), job, waiting.since, min(waiting.wait, WAIT_MOST))
+    return _job_response(job)
 
 
 @blueprint.delete("/<job_id>")
@@ -149,10 +162,7 @@ def _given(query: Mapping[str, str]) -> dict[str, str]:
 
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     daemon = services()
-    try:
-        paging = msgspec.convert(_given(request.args), Paging, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {error}") from None
+    paging = converted(_given(request.args), Paging)
     if paging.status is not None:
         statuses = frozenset([paging.status])
     limit = min(paging.limit, 1000)

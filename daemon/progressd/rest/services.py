@@ -1,8 +1,9 @@
 """What the REST side works with: it reads the registry and the store, and writes only through ingest."""
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 import trio
@@ -11,7 +12,9 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
 from progressd.batches import Batches
+from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
+from progressd.core.errors import InvalidInput
 from progressd.files import Files
 from progressd.history import History
 from progressd.ingest import Ingest
@@ -19,8 +22,10 @@ from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
 from progressd.rest.idempotency import IdempotencyKeys
+from progressd.rest.open_streams import OpenStreams
 from progressd.store.base import Store
 
+T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,8 +38,10 @@ class Services:
     registry: Registry
     batches: Batches
     history: History
+    broadcaster: Broadcaster
     ingest: Ingest
     files: Files
+    streams: OpenStreams
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
 
@@ -63,6 +70,14 @@ class RestApp(QuartTrio):
 def services() -> Services:
     """The daemon's parts, inside a request."""
     return cast(RestApp, current_app).services
+
+
+def converted(query: Mapping[str, str], type_: type[T]) -> T:
+    """A query as a struct. Raises InvalidInput."""
+    try:
+        return msgspec.convert(dict(query.items()), type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {error}") from None
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

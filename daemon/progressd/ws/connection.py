@@ -8,7 +8,7 @@ from trio_websocket import ConnectionClosed, WebSocketRequest
 
 from progressd.broadcast.frames import PING, text_frame
 from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
-from progressd.broadcast.pace import Paced, Selected
+from progressd.broadcast.pace import asked_for
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
 from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
@@ -142,12 +142,7 @@ class WebSocket:
 
     def asked_for(self, types: Collection[str] | None, interval: float) -> Outbox:
         """The outbox, behind what the client wants less of."""
-        outbox: Outbox = self.outbox
-        if interval:
-            outbox = Paced(outbox, interval, self.start)
-        if types is not None:
-            outbox = Selected(outbox, types)
-        return outbox
+        return asked_for(self.outbox, types, interval, self.start)
 
     def _on_end(self, closing: Closing) -> None:
         self.closing = closing

@@ -1,0 +1,54 @@
+"""The streams that are open over plain HTTP: how many there may be, and how they are told that the daemon stops."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from progressd.broadcast.reader import ReaderOutbox
+from progressd.core.closing import DRAINING, Closing
+from progressd.core.errors import Stopping, TooManyConnections
+from progressd.core.messages import Notice
+
+
+class OpenStreams:
+    """Server-sent events, and whoever waits for a job to change."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[ReaderOutbox, None] = {}
+        self._announced: Notice | None = None
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def require_room(self) -> None:
+        """Raises TooManyConnections, Stopping."""
+        if self._draining:
+            raise Stopping("the daemon is stopping")
+        if len(self._open) >= self._most:
+            raise TooManyConnections(f"all {self._most} streams are in use")
+
+    @contextmanager
+    def opened(self, outbox: ReaderOutbox) -> Iterator[None]:
+        """Within this, the stream is one of them."""
+        self._open[outbox] = None
+        if self._announced is not None:
+            outbox.say(self._announced)
+        if self._draining:
+            outbox.end(DRAINING)
+        try:
+            yield
+        finally:
+            del self._open[outbox]
+
+    def announce(self, message: Notice) -> None:
+        """Tell everyone, also those who come later."""
+        self._announced = message
+        for outbox in self._open:
+            outbox.say(message)
+
+    def close(self, closing: Closing) -> None:
+        """Let nobody in any more, and end every stream behind what waits in it."""
+        self._draining = True
+        for outbox in self._open:
+            outbox.end(closing)
