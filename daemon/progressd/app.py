@@ -117,6 +117,7 @@ class Daemon:
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)
+        self.tasks.start_soon(self.watchers.run)
         self.tasks.start_soon(self.admission.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
 

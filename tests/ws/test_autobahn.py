@@ -9,6 +9,7 @@ from progressd.broadcast.frames import text_frame
 from progressd.broadcast.outbox import Budget
 from progressd.config.settings import Limits
 from progressd.ws.connection import WebSocket
+from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Connection, Listener
 from trio_websocket import ConnectionClosed
@@ -33,7 +34,7 @@ LIMITS = Limits(max_message_bytes=1 << 20, outbox_bytes=64 << 20)
 async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
-            websocket = WebSocket(connection, nursery, LIMITS, Budget())
+            websocket = WebSocket(connection, nursery, LIMITS, Budget(), Heartbeat(LIMITS))
 
             async def send_back(message: str | bytes) -> None:
                 data = message.encode() if isinstance(message, str) else bytes(message)

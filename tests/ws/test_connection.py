@@ -107,6 +107,7 @@ class Server:
         self.broadcaster = Broadcaster(nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         self.watchers = Watchers(settings, Admission(settings.auth), self.broadcaster, cast(Any, self.history))
+        nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None
 
     async def serve(self, connection: MemoryConnection) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import product
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import NamedTuple
 
 import pytest
@@ -22,6 +23,7 @@ SMALL = 4096  # bytes of a receive buffer
 FEW = 17  # objects, fewer than three rounds with one leak in each way to leave
 JOB = f"/ws/jobs/{ID}"
 SUBSCRIBE = frame(Opcode.TEXT, f'{{"type":"subscribe","topics":["job:{ID}","job:{job_id(2)}"]}}'.encode())
+CACHED = {weakref.ref, BuiltinFunctionType}  # sqlite3 keeps up to 200 cursors, abc what it has found of classes
 
 Reach = Callable[[RunningDaemon, Peer], Awaitable[None]]
 Leave = Callable[[Peer], Awaitable[None]]
@@ -160,7 +162,7 @@ class Memory(NamedTuple):
     def now(cls) -> "Memory":
         trio._core._run.GLOBAL_RUN_CONTEXT.runner.deadlines._prune()  # Trio keeps up to 1,000 that are over
         gc.collect()
-        types = (type(one) for one in gc.get_objects() if type(one) is not weakref.ref)  # sqlite3 keeps up to 200
+        types = (type(one) for one in gc.get_objects() if type(one) not in CACHED)
         return cls(Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in types), sys.getallocatedblocks())
 
 

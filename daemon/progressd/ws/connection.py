@@ -1,4 +1,4 @@
-"""One watcher's WebSocket: a nursery with its tasks for reading, sending, heartbeat and timeout."""
+"""One watcher's WebSocket: a nursery with its tasks for reading, sending and closing."""
 
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, TypeAlias
@@ -6,15 +6,16 @@ from typing import Final, TypeAlias
 import trio
 from trio_websocket import ConnectionClosed, WebSocketRequest
 
-from progressd.broadcast.frames import PING, text_frame
+from progressd.broadcast.frames import text_frame
 from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
 from progressd.broadcast.pace import asked_for
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
-from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, TIMED_OUT, TRY_AGAIN, Closing
+from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, TRY_AGAIN, Closing
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import Endpoint
+from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import Fate
 from progressd.ws.listener import Connection, header
 from progressd.ws.stream import WebSocketStream
@@ -37,7 +38,7 @@ _HANDSHAKE_OVER: Final = _NoHandshake()
 class WebSocket:
     """A connection from its handshake to its close; its tasks are scoped to `nursery`, which ends with it."""
 
-    # An idle connection is three tasks and these objects: with slots, and nothing made before it is needed.
+    # An idle connection is two tasks and these objects: with slots, and nothing made before it is needed.
     __slots__ = (
         "_limits",
         "_nursery",
@@ -51,13 +52,15 @@ class WebSocket:
         "start",
     )
 
-    def __init__(self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: Budget) -> None:
+    def __init__(
+        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: Budget, heartbeat: Heartbeat
+    ) -> None:
         self.connection = connection
         self.host = header(connection.unread, b"host").decode("latin-1")
         self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end, budget)
         self.closing: Closing | None = None  # why we close it, if it is us who do
         self.start = nursery.start_soon
-        self._stream = WebSocketStream(connection, self.outbox, nursery.cancel_scope.cancel)
+        self._stream = WebSocketStream(connection, self.outbox, heartbeat, nursery.cancel_scope.cancel)
         self._nursery = nursery
         self._limits = limits
         self._request: WebSocketRequest | None = None
@@ -129,7 +132,6 @@ class WebSocket:
 
     async def serve(self, on_message: OnMessage) -> None:
         """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""
-        self.start(self._heartbeat)
         try:
             while True:
                 await on_message(await self._ws.get_message())
@@ -155,17 +157,3 @@ class WebSocket:
         with trio.move_on_after(CLOSE_TIMEOUT):
             await self._ws.aclose(*closing)
         self._nursery.cancel_scope.cancel()
-
-    async def _heartbeat(self) -> None:
-        """Ping at every interval, and end the connection after a time without a sign of life."""
-        interval, patience = self._limits.heartbeat_interval, self._limits.connection_timeout
-        next_ping = trio.current_time() + interval
-        while True:
-            await trio.sleep_until(min(next_ping, self._stream.last_heard + patience))
-            now = trio.current_time()
-            if now >= self._stream.last_heard + patience:
-                self.outbox.end(TIMED_OUT)
-                return
-            if now >= next_ping:
-                self.outbox.write(PING)
-                next_ping = now + interval

@@ -5,21 +5,24 @@ from collections.abc import Callable
 import trio
 
 from progressd.broadcast.outbox import SocketOutbox
+from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.listener import Connection
 
 
 class WebSocketStream(trio.abc.Stream):
     """What trio-websocket reads from and writes to. The listener, not this, closes the socket in the end."""
 
-    __slots__ = ("_connection", "_head_left", "_on_close", "_opened", "_outbox", "last_heard")
+    __slots__ = ("_connection", "_head_left", "_heartbeat", "_on_close", "_opened", "_outbox")
 
-    def __init__(self, connection: Connection, outbox: SocketOutbox, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: Connection, outbox: SocketOutbox, heartbeat: Heartbeat, on_close: Callable[[], None]
+    ) -> None:
         self._connection = connection
         self._outbox = outbox
         self._on_close = on_close
         self._head_left = connection.unread.find(b"\r\n\r\n") + 4
         self._opened: trio.Event | None = trio.Event()
-        self.last_heard = trio.current_time()
+        self._heartbeat = heartbeat
 
     def opened(self) -> None:
         """The handshake is over: what came behind it can be read."""
@@ -36,7 +39,7 @@ class WebSocketStream(trio.abc.Stream):
             await self._opened.wait()
             self._opened = None
         data = await self._connection.receive_some(max_bytes)
-        self.last_heard = trio.current_time()
+        self._heartbeat.heard(self._outbox)
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

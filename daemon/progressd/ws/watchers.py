@@ -24,6 +24,7 @@ from progressd.history import History
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
 from progressd.ws.handshake import Wish, read_wish
+from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import VANISHED, refused
 from progressd.ws.listener import Connection
 
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 
 class Watchers:
-    """`handle` serves a connection that asks for a WebSocket, from its handshake to its close."""
+    """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
 
     def __init__(self, settings: Settings, admission: Admission, broadcaster: Broadcaster, history: History) -> None:
         self._settings = settings
@@ -43,6 +44,8 @@ class Watchers:
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
         self._budget = Budget(settings.limits.outbox_bytes_total)
+        self._heartbeat = Heartbeat(settings.limits)
+        self.run = self._heartbeat.run
         self._announced: Notice | None = None
         self._draining: Closing | None = None
 
@@ -54,7 +57,7 @@ class Watchers:
         connection.fate = VANISHED
         try:
             async with trio.open_nursery() as nursery:
-                websocket = WebSocket(connection, nursery, self._settings.limits, self._budget)
+                websocket = WebSocket(connection, nursery, self._settings.limits, self._budget, self._heartbeat)
                 if await websocket.read_request():
                     await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
@@ -69,6 +72,7 @@ class Watchers:
             self._admit(websocket)
             wish, after = await self._checked(websocket)
             await websocket.accept()
+            self._heartbeat.add(websocket.outbox)
         except ProgressdError as error:
             websocket.connection.fate = refused(error)
             await websocket.reject(error)
@@ -80,6 +84,7 @@ class Watchers:
             await self._serve(websocket, wish, after)
         finally:
             self._dismiss(websocket)
+            self._heartbeat.remove(websocket.outbox)
             websocket.outbox.discard()
 
     def announce(self, message: Notice) -> None:
