@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from progressd import __version__
 from progressd.cli import main
 
-COMMANDS = ["serve", "submit", "watch", "jobs", "cancel", "keys", "config", "completion"]
+COMMANDS = ["serve", "submit", "watch", "jobs", "cancel", "retry", "keys", "config", "completion"]
 NOBODY = "http://127.0.0.1:1"
 
 
@@ -49,6 +49,7 @@ def test_the_version() -> None:
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["cancel"], "Missing argument 'JOB'"),
+        (["retry"], "Missing argument 'JOB'"),
         (["submit"], "Missing argument 'FILES...'"),
         (["submit", "/no/such/file"], "'/no/such/file' does not exist"),
         (["submit", __file__, "--option", "dpi"], "'dpi' is not of the form NAME=VALUE, such as dpi=300"),
@@ -64,7 +65,9 @@ def test_a_wrong_call_ends_with_status_2_and_says_why(arguments: list[str], said
     assert (result.exit_code, said in result.output) == (2, True), result.output
 
 
-@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["submit", __file__]])
+@pytest.mark.parametrize(
+    "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
+)
 def test_without_a_daemon_a_sentence_says_what_to_type(arguments: list[str]) -> None:
     result = run(*arguments, "--url", NOBODY)
     assert result.exit_code == 1
@@ -82,7 +85,9 @@ def test_a_host_that_is_not_known_is_named(arguments: list[str]) -> None:
     assert result.output.startswith("Error: the host name nosuch.invalid of http://nosuch.invalid is not known here")
 
 
-@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["submit", __file__]])
+@pytest.mark.parametrize(
+    "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
+)
 def test_another_server_is_told_from_a_daemon(arguments: list[str]) -> None:
     with HTTPServer(("127.0.0.1", 0), NotFound) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

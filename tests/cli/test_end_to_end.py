@@ -192,6 +192,21 @@ def test_a_cancelled_job_ends_its_watcher_with_status_1(daemon: Daemon) -> None:
     assert (again.returncode, again.stderr) == (1, f"Error: job {job_id} is cancelled already\n")
 
 
+def test_a_job_that_was_cancelled_is_tried_again(daemon: Daemon) -> None:
+    job_id = daemon.submit("gated")
+    assert daemon.run("cancel", job_id).returncode == 0
+    with daemon.running("retry", job_id, "--watch") as again:
+        [first, *_] = read_until(again, "half")
+        assert first.strip() != job_id
+        daemon.open_gate()
+        rest, _ = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0
+    assert rest.splitlines()[-1].startswith(f"{first.strip()} completed")
+    refused = daemon.run("retry", first.strip())
+    assert refused.returncode == 1
+    assert "only a failed or cancelled job can be tried again" in refused.stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_watcher_that_is_interrupted_says_so_in_its_status(
     daemon: Daemon, number: signal.Signals, status: int

@@ -15,6 +15,7 @@ from progressd.cli.errors import sentence
 from progressd.cli.jobs import jobs
 from progressd.cli.keys import keys
 from progressd.cli.parameters import URL
+from progressd.cli.retry import retry
 from progressd.cli.serve import serve
 from progressd.cli.submit import submit
 from progressd.cli.watch import watch
@@ -62,5 +63,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, watch, jobs, cancel, keys, config, completion):
+for _command in (serve, submit, watch, jobs, cancel, retry, keys, config, completion):
     main.add_command(_command)

@@ -79,6 +79,11 @@ def complete_unfinished(ctx: click.Context, _parameter: click.Parameter, incompl
     return _completed(ctx, incomplete, [JobStatus.PROCESSING, JobStatus.QUEUED])
 
 
+def complete_ended(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same, of the jobs that did not end well."""
+    return _completed(ctx, incomplete, [JobStatus.FAILED, JobStatus.CANCELLED])
+
+
 def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus | None]) -> list[CompletionItem]:
     from progressd.client.errors import ClientError
     from progressd.client.rest import RestClient

@@ -1,4 +1,4 @@
-"""The REST API as function calls: submit, look up, list and cancel jobs; it waits for each answer and never retries."""
+"""The REST API as function calls: submit, look up, list, cancel, try again; it waits for each answer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +62,10 @@ class RestClient:
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job; the job as it is now."""
         return self._call("DELETE", job_path(job_id))
+
+    def retry(self, job_id: str) -> str:
+        """Have a job that failed or was cancelled run again; the id of the new job."""
+        return str(self._call("POST", f"{job_path(job_id)}/retry")["job_id"])
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
