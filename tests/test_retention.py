@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,6 +60,42 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
     assert await registry.find([one.id for one in old]) == {}
 
 
+@pytest.mark.parametrize("away", [timedelta(days=3650), timedelta(days=-3650)], ids=["ahead", "back"])
+async def test_a_clock_that_jumps_makes_nothing_old(
+    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: timedelta
+) -> None:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    jump, looks = timedelta(), list[timedelta]()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            looks.append(jump)
+            return datetime.now(tz) + jump
+
+    monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    now = datetime.now(UTC)
+    under_the_jump = [
+        job(3, JobStatus.COMPLETED, created_at=now, completed_at=now + away),
+        job(4, JobStatus.COMPLETED, created_at=now + away, completed_at=now + away),
+    ]
+    await store.commit([ended(1, 31), ended(2, 1), *under_the_jump], [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+        with trio.fail_after(10):
+            while job_id(1) in await jobs_in(store):  # noqa: ASYNC110, nothing tells
+                await trio.sleep(0.01)
+            for shift in (away, timedelta()):
+                jump = shift
+                looks.clear()
+                while len(looks) < 10:  # noqa: ASYNC110, nothing tells
+                    await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert await jobs_in(store) == {job_id(2), job_id(3), job_id(4)}
+
+
 async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +148,10 @@ class ScriptedStore:
         self._script = list(script)
         self._over = over
 
-    async def delete_finished(self, before: datetime, most: int) -> list[str]:
+    async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
+        return None
+
+    async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         assert abs(datetime.now(UTC) - before - timedelta(seconds=KEEP)) < timedelta(minutes=1)
         self.asked.append(trio.current_time())
         if not self._script:

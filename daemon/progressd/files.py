@@ -96,9 +96,9 @@ class Files:
                 except BaseException:
                     with trio.CancelScope(shield=True):
                         await self.remove([job_id])
+                    path.unlink()  # not where that failed: the next daemon knows by this what is left to remove
                     raise
-                finally:
-                    path.unlink()
+                path.unlink()
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:

@@ -20,6 +20,7 @@ INTERVAL: Final = 600.0  # seconds between two looks
 STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
 SWEPT_AFTER: Final = 3600.0  # seconds that files without a job are left alone: an upload comes before its job
+DRIFT: Final = timedelta(hours=1)  # that a clock may be set ahead while the daemon runs, and is believed
 PAUSE: Final = 0.05  # seconds between two steps
 
 log = structlog.get_logger(__name__)
@@ -50,18 +51,27 @@ async def _sweep(store: Store, files: Files) -> None:
 
 
 async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
+    started, start = datetime.now(UTC), trio.current_time()
     while True:
-        before = datetime.now(UTC) - timedelta(seconds=keep)
+        # A clock that jumps ahead makes nothing old: it counts only as far as time has gone by here.
+        now = min(datetime.now(UTC), started + timedelta(seconds=trio.current_time() - start) + DRIFT)
+        before = now - timedelta(seconds=keep)
         try:
-            ids = await store.delete_finished(before, STEP)
-        except StoreFailed as error:
-            log.error("cannot delete old jobs", error=str(error))
-            ids = []
+            # Nor does one that jumps back: what came after a job that is kept is kept.
+            below = await store.first_finished_within(before, now)
+            await _delete_finished(before, below, store, registry, files)
+        except (StoreFailed, OSError) as error:
+            log.error("cannot delete old jobs and their files, the next look will", error=str(error))
+        await trio.sleep(INTERVAL)
+
+
+async def _delete_finished(before: datetime, below: int | None, store: Store, registry: Registry, files: Files) -> None:
+    while True:
+        ids = await store.delete_finished(before, STEP, below)
         registry.forget(ids)
-        try:
-            await files.remove(ids)
-        except OSError as error:
-            log.error("cannot delete the files of old jobs, the next daemon will", count=len(ids), error=str(error))
+        await files.remove(ids)
         if ids:
             log.info("old jobs deleted", count=len(ids))
-        await trio.sleep(PAUSE if ids else INTERVAL)
+        if not ids:
+            return
+        await trio.sleep(PAUSE)

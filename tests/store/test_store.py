@@ -47,7 +47,7 @@ def failed(id_: str) -> Error:
 
 
 def ended(number: int, at: datetime, status: JobStatus = COMPLETED, **fields: object) -> Job:
-    return job(number, status, completed_at=at, **fields)
+    return job(number, status, **{"created_at": at, "completed_at": at, **fields})
 
 
 async def ids_of(store: SQLiteStore, which: Filter, limit: int = 100, offset: int = 0) -> list[str]:

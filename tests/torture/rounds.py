@@ -30,7 +30,7 @@ FAULTS = (
     (("sync_errno",), errno.EIO),
     (("write_errno", "open_errno"), errno.EROFS),
     (("clock_shift",), 3600),
-    (("clock_shift",), -3600),
+    (("clock_shift",), -3600 * 24 * 365),
 )
 
 CONFIG = """

@@ -79,9 +79,12 @@ class Store(Protocol):
     def oldest_cursor(self) -> int:
         """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
 
-    async def delete_finished(self, before: datetime, most: int) -> list[str]:
+    async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
+        """The smallest `created_offset` of the jobs that finished in this time, None where there is none."""
+
+    async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
 
-        Only as many as a few milliseconds are enough for, but one at least: nobody who writes waits for long. With the
-        last of its jobs a batch goes as well.
+        `below`: only those with a smaller `created_offset`. Only as many as a few milliseconds are enough for, but one
+        at least: nobody who writes waits for long. With the last of its jobs a batch goes as well.
         """

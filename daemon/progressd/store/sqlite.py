@@ -26,6 +26,7 @@ from progressd.store.lists import in_json
 from progressd.store.schema import inspect, migrate
 from progressd.store.wal import LONG, WriteAheadLog
 
+LAST: Final = 2**63 - 1  # an offset above all
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
 DELETING: Final = 0.005  # seconds in one transaction after which no further job is deleted: others want to write
 
@@ -122,17 +123,32 @@ class SQLiteStore:
 
         await self._transaction(write)
 
-    async def delete_finished(self, before: datetime, most: int) -> list[str]:
+    async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
         """See Store."""
-        # To the second: as text, a time with a fraction comes before the one without, and both after this.
-        until = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        query = "SELECT body FROM jobs WHERE completed_at < ? ORDER BY completed_at LIMIT ?"
-        old = [_job(row) for row in await self._read(query, until, most)]
+
+        def read() -> int | None:
+            query = "SELECT min(created_offset) FROM jobs WHERE completed_at >= ? AND completed_at < ?"
+            first: int | None
+            [first] = self._lister.execute(query, (_second(since), _second(upto))).fetchone()
+            return first
+
+        return await _in_thread(read, self._listing)
+
+    async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
+        """See Store."""
+        # A job whose end comes before its start has met a clock that jumped.
+        old = await self._read(
+            "SELECT body FROM jobs WHERE completed_at < ?1 AND body ->> 'created_at' < ?1 AND created_offset < ?2"
+            " ORDER BY completed_at LIMIT ?3",
+            _second(before),
+            LAST if below is None else below,
+            most,
+        )
 
         def write(db: sqlite3.Connection) -> tuple[list[str], int]:
             deadline = perf_counter() + DELETING
             oldest_cursor, gone = self.oldest_cursor, list[Job]()
-            for job in old:
+            for job in map(_job, old):
                 [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
                 oldest_cursor = max(oldest_cursor, newest)
                 db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
@@ -251,6 +267,11 @@ class SQLiteStore:
 
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await _in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
+
+
+def _second(time: datetime) -> str:
+    """To the second: as text, a time with a fraction comes before the one without, and both after this."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
