@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,7 +208,9 @@ class Watcher:
 
 
 @asynccontextmanager
-async def running_daemon(directory: Path, **given: Any) -> AsyncGenerator[RunningDaemon]:
+async def running_daemon(
+    directory: Path, read_settings: Callable[[], Settings] | None = None, **given: Any
+) -> AsyncGenerator[RunningDaemon]:
     """A daemon over `directory`/state, with settings by section: `limits={"outbox_bytes": 4096}`. It stops cleanly."""
     send_signal, signals = trio.open_memory_channel[int](10)
     with send_signal, signals:
@@ -217,7 +219,7 @@ async def running_daemon(directory: Path, **given: Any) -> AsyncGenerator[Runnin
             answers = trio.Event()
 
             async def run() -> None:
-                await daemon.run(sockets, signals, Notifier({}), lambda url: answers.set())
+                await daemon.run(sockets, signals, Notifier({}), lambda url: answers.set(), read_settings=read_settings)
                 running.stopped.set()
 
             async with trio.open_nursery() as nursery:

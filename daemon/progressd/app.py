@@ -3,8 +3,10 @@
 import gc
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,9 +22,11 @@ from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
 from progressd.history import History
 from progressd.ingest import Ingest
+from progressd.log import set_level
 from progressd.producers.runner import Runner
 from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
+from progressd.reload import Reload
 from progressd.rest.app import build_app
 from progressd.rest.gate import Gate
 from progressd.rest.open_streams import OpenStreams
@@ -43,17 +47,21 @@ LAST_SECONDS: Final = 5.0  # for the last bytes of connections, once everything 
 log = structlog.get_logger(__name__)
 
 
-async def serve(settings: Settings, *, on_listening: Callable[[str], None]) -> None:
-    """Run the daemon until SIGTERM or SIGINT, and drain; a second signal cuts that short.
+async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]) -> None:
+    """Run the daemon until SIGTERM or SIGINT, and drain; a second signal cuts that short. SIGHUP: read settings again.
 
     `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
     """
+    settings = read_settings()
     # Looking for garbage among connections that stay took a third of a handshake, and stopped everything for 40 ms.
     gc.set_threshold(50_000, 20, 100)
     watchdog = watchdog_seconds(os.environ)
-    with closing(Notifier(os.environ)) as notify, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    if not os.isatty(0):  # there SIGHUP means that the terminal has gone
+        numbers.add(signal.SIGHUP)
+    with closing(Notifier(os.environ)) as notify, trio.open_signal_receiver(*numbers) as signals:
         async with started(settings, os.environ) as (daemon, sockets):
-            await daemon.run(sockets, signals, notify, on_listening, watchdog)
+            await daemon.run(sockets, signals, notify, on_listening, watchdog, read_settings)
             log.info("stopped")
 
 
@@ -106,7 +114,8 @@ class Daemon:
             files=self.files,
             streams=self.streams,
         )
-        self.http = HttpServer(Gate(build_app(self.services), settings, self.admission))
+        self.gate = Gate(build_app(self.services), settings, self.admission)
+        self.http = HttpServer(self.gate)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""
@@ -128,14 +137,18 @@ class Daemon:
         notify: Notifier,
         on_listening: Callable[[str], None],
         watchdog: float | None = None,
+        read_settings: Callable[[], Settings] | None = None,
     ) -> None:
         """Serve until a signal, then drain: first the jobs, then the connections.
 
         `watchdog`: seconds after which systemd kills the daemon unless it is told that it works.
         """
+        reload = self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
+        reload.register(lambda settings: partial(self._use, settings))
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits, self.ledger)
+                reload.register(lambda settings: partial(listener.use, settings.limits))
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:
                         accepting.start_soon(listener.run, listening)
@@ -151,7 +164,11 @@ class Daemon:
                     on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
 
-                    log.info("stopping", signal=signal.Signals(await anext(signals)).name)
+                    while (number := await anext(signals)) == signal.SIGHUP:
+                        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+                        reload()
+                        notify("READY=1", f"STATUS={self._status()}")
+                    log.info("stopping", signal=signal.Signals(number).name)
                     notify("STOPPING=1")
                     await self._wait_for_jobs(jobs_done, signals)
                     accepting.cancel_scope.cancel()
@@ -169,7 +186,17 @@ class Daemon:
     def _status(self) -> str:
         unfinished = self.registry.unfinished.values()
         processing = sum(job.status is JobStatus.PROCESSING for job in unfinished)
-        return f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.watchers)}"
+        jobs = f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.watchers)}"
+        return f"settings not reloaded: {self.reload.refused}; {jobs}" if self.reload.refused else jobs
+
+    def _use(self, settings: Settings) -> None:
+        """Put settings into force that have been read again."""
+        self.settings = self.services.settings = settings
+        self.broadcaster.limit = settings.limits.outbox_bytes
+        self.producers.max_line_bytes = settings.ingest.max_line_bytes
+        for part in (self.runner, self.watchers, self.gate):
+            part.use(settings)
+        set_level(settings.log)
 
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()
@@ -188,7 +215,9 @@ class Daemon:
             waiting.cancel_scope.deadline = trio.current_time() + seconds
 
             async def cut_short() -> None:
-                log.info("stopping at once", signal=signal.Signals(await anext(signals)).name)
+                while (number := await anext(signals)) == signal.SIGHUP:
+                    log.warning("settings are not read again while the daemon stops")
+                log.info("stopping at once", signal=signal.Signals(number).name)
                 waiting.cancel_scope.cancel()
 
             waiting.start_soon(cut_short)

@@ -16,15 +16,29 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.config import LogSettings
 
-_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+_least = logging.INFO  # the level in force
 _BARE = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def set_level(settings: LogSettings) -> None:
+    """Take over the level of settings that have been read again."""
+    global _least
+    _least = _LEVELS[settings.level]
+    # the libraries tell at info what progressd tells better, so theirs counts from warning on
+    logging.getLogger().setLevel(max(_least, logging.WARNING))
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Send all logs to `stream` (stderr). Times are UTC, ISO 8601. Tracebacks only at level debug."""
     stream = stream or sys.stderr
-    level = _LEVELS[settings.level]
     form = settings.format
     if form == "auto":
         form = "console" if stream.isatty() else "logfmt"
@@ -32,12 +46,12 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info if level <= logging.DEBUG else _name_exception,
+        _exception,
     ]
     last: list[Processor] = [structlog.processors.EventRenamer("message"), *_renderers(form, stream)]
     structlog.configure(
-        processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[_drop_unimportant, *shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=True,
     )
@@ -48,10 +62,8 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    # the libraries tell at info what progressd tells better, so theirs counts from warning on
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger().handlers = [handler]
+    set_level(settings)
     for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving", "trio-websocket"):
         library = logging.getLogger(name)
         library.handlers, library.propagate = [], True
@@ -103,6 +115,17 @@ def _renderers(form: str, stream: TextIO) -> list[Processor]:
         colors=stream.isatty(), event_key="message", exception_formatter=structlog.dev.plain_traceback
     )
     return [_printable, console]
+
+
+def _drop_unimportant(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if _LEVELS[method] < _least:
+        raise structlog.DropEvent
+    return event
+
+
+def _exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A traceback for who looks for a fault, else a few words."""
+    return (structlog.processors.format_exc_info if _least <= logging.DEBUG else _name_exception)(logger, method, event)
 
 
 def _name_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "log": "config core",
     "systemd": "",
     "accepting": "",
+    "reload": "core config",
     "sockets": "config core systemd accepting",
     "watchdog": "core systemd",
     "store": "core",
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "producers": "core config files registry broadcast ingest accepting",
     "ws": "core config auth registry batches broadcast history accepting",
     "rest": "core config auth store files registry batches broadcast history ingest producers ws",
-    "app": "core config log systemd sockets watchdog auth store registry batches files broadcast history ingest"
+    "app": "core config log systemd reload sockets watchdog auth store registry batches files broadcast history ingest"
     " retention producers ws rest",
     "pipelines": "",
     "client": "core",

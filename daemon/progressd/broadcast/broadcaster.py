@@ -89,7 +89,7 @@ class Broadcaster:
         """`offset`: of the newest message there is already. `limit`: bytes that may wait for one in-process reader."""
         self.offset = offset
         self._history = history or NoHistory()
-        self._limit = limit
+        self.limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
         self._sessions = Sessions()
@@ -117,7 +117,7 @@ class Broadcaster:
 
     def watch(self, topic: str, after: int | None = None) -> Reader:
         """Watch a topic in the same way."""
-        outbox = ReaderOutbox(self._limit)
+        outbox = ReaderOutbox(self.limit)
         return self.read(topic, outbox, outbox, after)
 
     def read(self, topic: str, outbox: ReaderOutbox, behind: Outbox, after: int | None = None) -> Reader:
@@ -130,7 +130,7 @@ class Broadcaster:
         if topic is None:
             topic = self._topics[name] = Topic(name)
             self._spawn(topic.fan_out)
-        subscription = Subscription(name, outbox, self._history, after, self.offset, self._limit, self._leave)
+        subscription = Subscription(name, outbox, self._history, after, self.offset, self.limit, self._leave)
         topic.join(subscription)
         return subscription
 
@@ -139,7 +139,7 @@ class Broadcaster:
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)

@@ -103,7 +103,7 @@ class Budget:
     """The bytes that wait in all outboxes together; past the limit the slowest watchers are given up first."""
 
     def __init__(self, limit: float = math.inf) -> None:
-        self._limit = limit
+        self.limit = limit
         self._waiting: dict[SocketOutbox, int] = {}
         self.used = 0
 
@@ -112,7 +112,7 @@ class Budget:
         self.used += size - self._waiting.pop(outbox, 0)
         if size:
             self._waiting[outbox] = size
-        while self.used > self._limit:
+        while self.used > self.limit:
             slowest = max(self._waiting, key=self._waiting.__getitem__)
             self.used -= self._waiting.pop(slowest)
             slowest.give_up()

@@ -15,8 +15,8 @@ def serve(config_path: Path | None, **flags: object) -> None:
     """Run the daemon until Ctrl-C or SIGTERM.
 
     It prints "listening on URL" on stdout once it answers, and logs to stderr. The first signal lets running jobs end
-    and sends the watchers away, a second one stops at once. All other settings are in the config file or in environment
-    variables: see progressd config.
+    and sends the watchers away, a second one stops at once; SIGHUP has it read its settings again. All other settings
+    are in the config file or in environment variables: see progressd config.
 
     \b
     Examples:
@@ -31,14 +31,18 @@ def serve(config_path: Path | None, **flags: object) -> None:
     import trio
 
     from progressd import app, log
-    from progressd.config import load
+    from progressd.config import Settings, load
     from progressd.core.errors import ProgressdError
 
-    settings, _ = load(config_path, os.environ, given_settings(flags))
-    log.configure(settings.log)
+    environ = dict(os.environ)  # the daemon takes out of it what its children must not have
+
+    def read_settings() -> Settings:
+        return load(config_path, environ, given_settings(flags))[0]
+
+    log.configure(read_settings().log)
     faulthandler.enable()  # where it hung, when the watchdog kills it
     try:
-        trio.run(partial(app.serve, settings, on_listening=_announce))
+        trio.run(partial(app.serve, read_settings, on_listening=_announce))
     except Exception as error:
         for leaf in log.leaves(error):
             if isinstance(leaf, ProgressdError):

@@ -46,6 +46,10 @@ class Runner:
         self._taken: set[str] = set()
         self._taking = trio.CancelScope()
 
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again; the number of slots stays. Jobs that run keep theirs."""
+        self._settings = settings
+
     async def run(self) -> None:
         """Take up what an earlier daemon left, then run jobs until cancelled, or the last one after `stop_taking`."""
         async with trio.open_nursery() as nursery:

@@ -31,7 +31,7 @@ class UnixSocket:
 
     def __init__(self, ingest: Ingest, max_line_bytes: int) -> None:
         self._ingest = ingest
-        self._max_line_bytes = max_line_bytes
+        self.max_line_bytes = max_line_bytes
         self._sweep = Sweep(ingest)
 
     async def run(self, listening: socket.socket) -> None:
@@ -47,7 +47,7 @@ class UnixSocket:
         try:
             with sock:
                 async with trio.open_nursery() as nursery:
-                    producer = Producer(sock, nursery, LineSplitter(self._max_line_bytes), self._ingest.store_id)
+                    producer = Producer(sock, nursery, LineSplitter(self.max_line_bytes), self._ingest.store_id)
                     await producer.run(self._sweep)
                     nursery.cancel_scope.cancel()
         except* OSError:

@@ -29,6 +29,10 @@ class Gate:
         self._settings = settings
         self._admission = admission
 
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again."""
+        self._settings = settings
+
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
             try:

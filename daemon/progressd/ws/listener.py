@@ -138,6 +138,10 @@ class Listener:
         self._limits = limits
         self._heads: set[trio.CancelScope] = set()  # one for each connection whose first request is still to come
 
+    def use(self, limits: Limits) -> None:
+        """Limits that have been read again."""
+        self._limits = limits
+
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
         await accept_forever(listening, lambda sock, peer: self._connections.start_soon(self._serve, sock, peer))

@@ -49,6 +49,11 @@ class Watchers:
         self._announced: Notice | None = None
         self._draining: Closing | None = None
 
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again, for who comes from now on; nobody is sent away."""
+        self._settings = settings
+        self._budget.limit = settings.limits.outbox_bytes_total
+
     def __len__(self) -> int:
         return len(self._open)
 
