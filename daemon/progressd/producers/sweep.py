@@ -105,7 +105,7 @@ class Sweep:
         return batch
 
     def _forget(self, descriptor: int) -> None:
-        if self._readings.pop(descriptor, None):
+        if self._readings.pop(descriptor, None) and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     async def _hand_in(self, batch: Batch) -> None:
