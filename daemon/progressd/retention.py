@@ -66,12 +66,13 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
 
 
 async def _delete_finished(before: datetime, below: int | None, store: Store, registry: Registry, files: Files) -> None:
-    while True:
-        ids = await store.delete_finished(before, STEP, below)
-        registry.forget(ids)
-        await files.remove(ids)
-        if ids:
-            log.info("old jobs deleted", count=len(ids))
-        if not ids:
-            return
-        await trio.sleep(PAUSE)
+    count = 0
+    try:
+        while ids := await store.delete_finished(before, STEP, below):
+            count += len(ids)
+            registry.forget(ids)
+            await files.remove(ids)
+            await trio.sleep(PAUSE)
+    finally:
+        if count:
+            log.info("old jobs deleted", count=count)
