@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from progressd import __version__
 from progressd.cli import main
 
-COMMANDS = ["serve", "submit", "watch", "jobs", "cancel", "retry", "keys", "config", "completion"]
+COMMANDS = ["serve", "submit", "watch", "jobs", "cancel", "retry", "backup", "keys", "config", "completion"]
 NOBODY = "http://127.0.0.1:1"
 
 

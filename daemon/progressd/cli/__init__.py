@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from progressd import __version__
+from progressd.cli.backup import backup
 from progressd.cli.cancel import cancel
 from progressd.cli.completion import completion
 from progressd.cli.config import config
@@ -63,5 +64,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, watch, jobs, cancel, retry, keys, config, completion):
+for _command in (serve, submit, watch, jobs, cancel, retry, backup, keys, config, completion):
     main.add_command(_command)

@@ -47,21 +47,22 @@ def config_option(command: Command) -> Command:
 def settings_options(command: Command) -> Command:
     """The settings that are flags, as declared; the command gets them by name, see `given_settings`."""
     for setting in reversed(_flags()):
-        if setting.base is bool:
-            command = click.option(
-                setting.extra["flag"], _parameter(setting), is_flag=True, default=None, help=setting.meta.description
-            )(command)
-            continue
-        default = setting.extra.get("default", setting.default)
-        command = click.option(
-            setting.extra["flag"],
-            _parameter(setting),
-            type=_type(setting),
-            metavar=None if get_origin(setting.base) is Literal else setting.key.rpartition(".")[2].upper(),
-            callback=lambda _ctx, _option, text, setting=setting: _checked(setting, text),
-            help=f"{setting.meta.description}  [default: {default}]".replace("`", ""),
-        )(command)
+        command = _option(setting)(command)
     return command
+
+
+def state_dir_options(command: Command) -> Command:
+    """`--state-dir` and `--config`, which may name it; see `state_dir`."""
+    [setting] = [setting for setting in _flags() if setting.key == "state_dir"]
+    return _option(setting)(config_option(command))
+
+
+def state_dir(config_path: Path | None, given: str | None) -> Path:
+    """The directory of the daemon with these settings, where there is one. Raises SettingsError."""
+    from progressd.config import load
+
+    settings, _ = load(config_path, os.environ, {"state_dir": given})
+    return settings.state_dir
 
 
 def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
@@ -108,6 +109,22 @@ def _noted(ctx: click.Context, _option: click.Parameter, url: str) -> str:
 
 def _flags() -> list[Setting]:
     return [setting for setting in declared(Settings) if "flag" in setting.extra]
+
+
+def _option(setting: Setting) -> Callable[[Command], Command]:
+    if setting.base is bool:
+        return click.option(
+            setting.extra["flag"], _parameter(setting), is_flag=True, default=None, help=setting.meta.description
+        )
+    default = setting.extra.get("default", setting.default)
+    return click.option(
+        setting.extra["flag"],
+        _parameter(setting),
+        type=_type(setting),
+        metavar=None if get_origin(setting.base) is Literal else setting.key.rpartition(".")[2].upper(),
+        callback=lambda _ctx, _option, text: _checked(setting, text),
+        help=f"{setting.meta.description}  [default: {default}]".replace("`", ""),
+    )
 
 
 def _parameter(setting: Setting) -> str:

@@ -3,7 +3,6 @@
 A file that is not ours, is damaged or comes from a newer progressd is refused and stays as it is.
 """
 
-import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -98,15 +97,8 @@ def inspect(path: Path) -> int:
     return int(version)
 
 
-def migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
-    """Bring the file from this version to the newest, in one transaction, once the old one has been copied.
-
-    Raises sqlite3.Error, and has then changed nothing.
-    """
-    if version == len(MIGRATIONS):
-        return
-    if version:
-        keep_copy(db, old_copy(path, version))
+def migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring the file from this version to the newest, in one transaction. Raises sqlite3.Error; nothing has changed."""
     steps = ";".join(MIGRATIONS[version:])
     db.executescript(f"BEGIN IMMEDIATE; {steps}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT;")
 
@@ -114,27 +106,3 @@ def migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
 def old_copy(path: Path, version: int) -> Path:
     """Where the file is kept as it was before it was brought to a newer version."""
     return path.with_name(f"{path.name}.v{version}")
-
-
-def keep_copy(db: sqlite3.Connection, target: Path) -> None:
-    """Copy the database as it is now to `target`, whole and synced, or not at all. Raises sqlite3.Error, OSError."""
-    partial = target.with_name(target.name + ".part")
-    partial.unlink(missing_ok=True)  # of a copy that was killed
-    try:
-        with closing(sqlite3.connect(partial)) as copy:
-            db.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
-        _sync(partial)
-        os.replace(partial, target)
-        _sync(target.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,14 +16,16 @@ import msgspec
 import trio
 
 from progressd.core.batch import JobBatch
-from progressd.core.errors import SettingsError, StoreFailed
+from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
-from progressd.store import lists
+from progressd.store import lists, schema
 from progressd.store.base import Change, Filter
+from progressd.store.copying import copy
+from progressd.store.failures import told_of
 from progressd.store.lists import in_json
-from progressd.store.schema import inspect, migrate
+from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG, WriteAheadLog
 
 LAST: Final = 2**63 - 1  # an offset above all
@@ -62,21 +64,21 @@ class SQLiteStore:
 
         Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
         """
-        with contextlib.ExitStack() as opened:
-            try:
-                version = inspect(path)
-                writer = opened.enter_context(contextlib.closing(_connect(path)))
-                writer.execute("PRAGMA journal_mode = WAL")
-                writer.execute(f"PRAGMA synchronous = {synchronous}")
-                migrate(writer, path, version)
-                writer.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteAheadLog
-                writer.execute(f"PRAGMA journal_size_limit = {LONG}")
-                others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
-                for reader in others[:2]:
-                    reader.execute("PRAGMA query_only = ON")
-                store = cls(path, writer, *others)
-            except (sqlite3.Error, OSError) as error:
-                raise SettingsError(_why_not_opened(path, error)) from error
+        with told_of(path), contextlib.ExitStack() as opened:
+            version = inspect(path)
+            writer = opened.enter_context(contextlib.closing(_connect(path)))
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute(f"PRAGMA synchronous = {synchronous}")
+            if version < len(schema.MIGRATIONS):
+                if version:
+                    copy(writer, old_copy(path, version))
+                migrate(writer, version)
+            writer.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteAheadLog
+            writer.execute(f"PRAGMA journal_size_limit = {LONG}")
+            others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
+            for reader in others[:2]:
+                reader.execute("PRAGMA query_only = ON")
+            store = cls(path, writer, *others)
             opened.pop_all()
             return store
 
@@ -284,20 +286,6 @@ async def _in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -
         return await trio.to_thread.run_sync(function, limiter=limiter)
     except sqlite3.Error as error:
         raise StoreFailed(f"the store does not take it: {error}") from error
-
-
-def _why_not_opened(path: Path, error: Exception) -> str:
-    if isinstance(error, sqlite3.Error) and _damaged(error):
-        return (
-            f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: put a backup in its"
-            " place, or name another --state-dir"
-        )
-    return f"cannot open the store {path}: {error}"
-
-
-def _damaged(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _job(row: tuple[str]) -> Job:

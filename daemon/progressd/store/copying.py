@@ -1,0 +1,70 @@
+"""Copies of the SQLite file, made while others write to it: whole and synced, or not there at all."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from progressd.core.errors import Conflict, SettingsError
+from progressd.store.failures import told_of
+from progressd.store.schema import inspect
+
+
+def backup(path: Path, target: Path) -> int:
+    """Copy the store to a file that does not exist yet, and check the copy; its size in bytes.
+
+    Raises Conflict where there is such a file, SettingsError where the store cannot be read or the copy written.
+    """
+    _require_new(target)
+    with told_of(path):
+        if not inspect(path):
+            raise SettingsError(f"there is no store {path}")
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            copy(db, target, new=True)
+    return target.stat().st_size
+
+
+def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
+    """Copy the database as it is now. `new`: check the copy, and take the place of no file that has come meanwhile.
+
+    The copy is a store of its own: who goes on with it gives offsets a second time, and a cursor from before is not to
+    be taken for one of those. Raises sqlite3.Error, OSError, Conflict, SettingsError.
+    """
+    partial = target.with_name(target.name + ".part")
+    partial.unlink(missing_ok=True)  # of a copy that was killed
+    try:
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
+            db.backup(copied)
+            copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
+            copied.execute("UPDATE meta SET value = lower(hex(randomblob(4))) WHERE key = 'store_id'")
+            if new:
+                _check(copied)
+        _sync(partial)
+        if new:
+            _require_new(target)
+        os.replace(partial, target)
+        _sync(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _require_new(target: Path) -> None:
+    if os.path.lexists(target):
+        raise Conflict(f"{target} exists already, and a backup overwrites nothing")
+
+
+def _check(db: sqlite3.Connection) -> None:
+    [found] = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        problem = found.splitlines()[-1]
+        raise SettingsError(f"the store is damaged ({problem}), and so would the backup be: see progressd check")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

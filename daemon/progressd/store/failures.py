@@ -1,0 +1,32 @@
+"""What SQLite's errors mean for a store, in sentences."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from progressd.core.errors import SettingsError
+
+
+@contextmanager
+def told_of(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with the file into a SettingsError that names it."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise SettingsError(_sentence(path, error)) from error
+
+
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether it says that the file's content is wrong, rather than that it cannot be read or written."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    if isinstance(error, sqlite3.Error) and damaged(error):
+        return (
+            f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: put a backup in its"
+            " place, or name another --state-dir"
+        )
+    return f"cannot open the store {path}: {error}"
