@@ -51,7 +51,7 @@ ONLY_IN = {
     "trio_websocket": {"ws", "client"},
     "wsproto": {"ws", "client"},
     "httpx": {"client"},
-    "subprocess": {"producers", "pipelines"},
+    "subprocess": {"producers", "pipelines", "client"},
     "PIL": {"pipelines"},
     "pikepdf": {"pipelines"},
     "pypdfium2": {"pipelines"},

@@ -17,6 +17,7 @@ from progressd.cli.jobs import jobs
 from progressd.cli.keys import keys
 from progressd.cli.parameters import URL
 from progressd.cli.retry import retry
+from progressd.cli.run import run
 from progressd.cli.serve import serve
 from progressd.cli.submit import submit
 from progressd.cli.watch import watch
@@ -64,5 +65,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, watch, jobs, cancel, retry, backup, keys, config, completion):
+for _command in (serve, submit, run, watch, jobs, cancel, retry, backup, keys, config, completion):
     main.add_command(_command)

@@ -67,6 +67,14 @@ class RestClient:
         """Have a job that failed or was cancelled run again; the id of the new job."""
         return str(self._call("POST", f"{job_path(job_id)}/retry")["job_id"])
 
+    def register(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Register a job to report on; the job as it is, should there be one with this id."""
+        return self._call("POST", "/api/jobs", json=job)
+
+    def report(self, job_id: str, event: Mapping[str, Any]) -> None:
+        """Report an event of a job."""
+        self._call("POST", f"{job_path(job_id)}/events", json=event)
+
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
             response = self._http.request(method, f"{self.url}{path}", **request)

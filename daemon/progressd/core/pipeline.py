@@ -8,6 +8,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from progressd.core.progress_pattern import ProgressPattern
+
 Value: TypeAlias = bool | int | float | str
 
 PLACEHOLDERS: Final = ("python", "input", "output", "options", "job_id")
@@ -161,7 +163,10 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
         if self.output in ("", ".", "..") or "/" in self.output or "\0" in self.output:
             raise ValueError(f"output: {self.output!r} is not a file name")
         if self.progress_pattern is not None:
-            check_progress_pattern(self.progress_pattern)
+            try:
+                ProgressPattern(self.progress_pattern)
+            except ValueError as error:
+                raise ValueError(f"progress_pattern: {error}") from None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -171,20 +176,6 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     def arguments(self, values: Mapping[str, str]) -> list[str]:
         """The command with its placeholders replaced. Raises KeyError when a value for one is missing."""
         return [_PLACEHOLDER.sub(lambda found: values[found[1]], part) for part in self.command]
-
-
-def check_progress_pattern(pattern: str) -> None:
-    """Raises ValueError unless it is a regular expression with the groups that progress is read from."""
-    try:
-        groups = re.compile(pattern).groupindex.keys()
-    except re.error as error:
-        raise ValueError(f"progress_pattern: {pattern!r} is not a regular expression: {error}") from None
-    if "percent" not in groups and not {"current", "total"} <= groups:
-        raise ValueError(
-            f"progress_pattern: {pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)"
-        )
-    if unknown := groups - {"current", "total", "percent", "step"}:
-        raise ValueError(f"progress_pattern: (?P<{min(unknown)}>…) is none of current, total, percent and step")
 
 
 def shown(value: object) -> str:

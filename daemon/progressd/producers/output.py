@@ -1,9 +1,7 @@
 """What a pipeline writes, read into events of its job: NDJSON, or text where a configured pattern finds the numbers."""
 
-import re
 from collections.abc import Sequence
 
-import msgspec
 import structlog
 
 from progressd.core.errors import InvalidInput
@@ -12,9 +10,9 @@ from progressd.core.events import (
     ErrorEvent,
     PreviewEvent,
     ProgressEvent,
-    ReportedProgress,
     ReportedResult,
 )
+from progressd.core.progress_pattern import ProgressPattern
 from progressd.ingest import Ingest
 from progressd.producers.lines import NumberedLine, read_event
 
@@ -27,7 +25,7 @@ class Output:
     def __init__(self, job_id: str, ingest: Ingest, progress_pattern: str | None) -> None:
         self._job_id = job_id
         self._ingest = ingest
-        self._pattern = re.compile(progress_pattern) if progress_pattern else None
+        self._pattern = ProgressPattern(progress_pattern) if progress_pattern else None
         self.result = ReportedResult()
         self.complaint: str | None = None
 
@@ -63,18 +61,9 @@ class Output:
     def _found(self, line: bytes | InvalidInput) -> ProgressEvent | None:
         if self._pattern is None or isinstance(line, InvalidInput):
             return None
-        found = self._pattern.search(line.decode(errors="replace"))
-        if found is None:
-            return None
-        named = {name: text for name, text in found.groupdict().items() if text is not None}
-        numbers = {
-            "current_step": named.get("current", 0),
-            "total_steps": named.get("total", 0),
-            "percent": named.get("percent"),
-            "step_name": named.get("step", ""),
-        }
         try:
-            return ProgressEvent(self._job_id, msgspec.convert(numbers, ReportedProgress, strict=False))
-        except msgspec.ValidationError as error:
-            log.warning("the progress pattern found no numbers", job_id=self._job_id, error=str(error))
+            found = self._pattern.find(line)
+        except InvalidInput as error:
+            log.warning("pipeline wrote no progress", job_id=self._job_id, error=str(error))
             return None
+        return ProgressEvent(self._job_id, found) if found is not None else None

@@ -1,0 +1,76 @@
+"""`progressd run`: any command as a job."""
+
+from pathlib import PurePath
+
+import click
+
+from progressd.cli.parameters import url_option
+
+
+def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for label in given:
+        name, equals, value = label.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{label!r} is not of the form NAME=VALUE, such as host=db1")
+        labels[name] = value
+    return labels
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--name", metavar="NAME", help="What the job is called, instead of after the command.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=_labels, help="A label of the job.")
+@click.option(
+    "--progress-pattern",
+    "-p",
+    "pattern",
+    metavar="REGEX",
+    help="Finds the progress in what the command writes: by the groups current and total, or percent, and step.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(10, 86400),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a sign of life until the job is shown as stalled; three times as long, and it has failed.",
+)
+@url_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    command: tuple[str, ...],
+    name: str | None,
+    labels: dict[str, str],
+    pattern: str | None,
+    lease: float,
+    url: str,
+) -> None:
+    """Run a command, and have the daemon show how it goes.
+
+    Its input, output and exit status are its own, and it runs even where no daemon answers. Cancelling the job ends it.
+    It finds PROGRESSD_JOB_ID and PROGRESSD_URL in its environment, should it want to report by itself.
+
+    \b
+    Examples:
+      progressd run -- make -j4
+      progressd run --name backup -p '(?P<percent>[0-9]+)%' -- rsync -a --info=progress2 /srv /backup
+    """
+    import trio
+
+    from progressd.client.rest import RestClient
+    from progressd.client.wrapped import WrappedCommand
+    from progressd.core.progress_pattern import ProgressPattern
+
+    try:
+        finder = None if pattern is None else ProgressPattern(pattern)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
+    registration = {"kind": name or PurePath(command[0]).name, "labels": labels, "lease_seconds": lease}
+    with RestClient(url, timeout=10) as client:
+        wrapped = WrappedCommand(client, registration, finder, lambda said: click.echo(f"progressd: {said}", err=True))
+        try:
+            ctx.exit(trio.run(wrapped.run, command))
+        except OSError as error:
+            click.echo(f"progressd: {command[0]}: {error.strerror}", err=True)
+            ctx.exit(127 if isinstance(error, FileNotFoundError) else 126)

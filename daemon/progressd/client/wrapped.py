@@ -1,0 +1,185 @@
+"""A command as a job: the daemon is told how far it is and how it ended; what it does and says stays its own.
+
+It runs whether or not a daemon answers: nobody's backup may depend on who watches it.
+"""
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import trio
+
+from progressd.client.errors import ClientError, Refused
+from progressd.client.rest import RestClient
+from progressd.core.errors import InvalidInput
+from progressd.core.events import ReportedProgress
+from progressd.core.progress_pattern import ProgressPattern
+from progressd.core.status import JobStatus
+
+BEAT: Final = 5.0  # seconds between two signs of life at most; so soon is a cancellation seen
+PACE: Final = 0.2  # seconds between two reports of progress
+END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
+KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for the command of a cancelled job
+PIPE_PATIENCE: Final = 1.0  # seconds for the last output, should others hold its pipes
+LINE_MOST: Final = 65536  # bytes of a line that the pattern is looked for in
+
+
+class WrappedCommand:
+    """`run` it once. `say` gets sentences for whoever started it."""
+
+    def __init__(
+        self,
+        client: RestClient,
+        registration: Mapping[str, Any],
+        pattern: ProgressPattern | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.job_id = str(uuid.uuid4())
+        self._client = client
+        self._registration = {**registration, "id": self.job_id}
+        self._pattern = pattern
+        self._say = say
+        self._calling = trio.CapacityLimiter(1)
+        self._known = False  # to the daemon
+        self._away = False
+        self._over = False  # for the daemon, whatever the command does
+        self._progress: ReportedProgress | None = None  # that has not been reported
+        self._moved = trio.Event()
+
+    async def run(self, command: Sequence[str]) -> int:
+        """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
+            await self._report(None)
+            pipe = subprocess.PIPE if self._pattern else None
+            environment = {**os.environ, "PROGRESSD_JOB_ID": self.job_id, "PROGRESSD_URL": self._client.url}
+            try:
+                process = await trio.lowlevel.open_process(command, stdout=pipe, stderr=pipe, env=environment)
+            except OSError as error:
+                await self._end(f"{command[0]} cannot be started: {error.strerror}")
+                raise
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pass_on, signals, process)
+                nursery.start_soon(self._keep_reporting, process)
+                async with trio.open_nursery() as reading:
+                    for stream, to in ((process.stdout, 1), (process.stderr, 2)):
+                        if stream is not None:
+                            reading.start_soon(self._read, stream, to)
+                    await process.wait()
+                    reading.cancel_scope.deadline = trio.current_time() + PIPE_PATIENCE
+                nursery.cancel_scope.cancel()
+            status = process.returncode or 0
+            await self._end(_told(command[0], status) if status else None)
+        return status if status >= 0 else 128 - status
+
+    async def _pass_on(self, signals: Any, process: trio.Process) -> None:
+        async for number in signals:
+            if number != signal.SIGINT:  # which a terminal sends to the command as well
+                process.send_signal(number)
+
+    async def _read(self, stream: trio.abc.ReceiveStream, to: int) -> None:
+        """Pass on what the command writes, and look for its progress."""
+        assert self._pattern is not None
+        rest = b""
+        async for chunk in stream:
+            await trio.to_thread.run_sync(_write_all, to, bytes(chunk))
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            rest = rest[-LINE_MOST:]
+            for line in lines:
+                self._look(line)
+        self._look(rest)
+
+    def _look(self, line: bytes) -> None:
+        assert self._pattern is not None
+        try:
+            found = self._pattern.find(line)
+        except InvalidInput:
+            return
+        if found is not None:
+            self._progress = found
+            self._moved.set()
+
+    async def _keep_reporting(self, process: trio.Process) -> None:
+        while True:
+            with trio.move_on_after(BEAT):
+                await self._moved.wait()
+            await self._report_progress()
+            if self._over:
+                self._say(f"job {self.job_id} was ended by somebody else: stopping the command")
+                process.terminate()
+                await trio.sleep(KILL_GRACE)
+                process.kill()
+                return
+            await trio.sleep(PACE)
+
+    async def _report_progress(self) -> None:
+        self._moved = trio.Event()
+        progress, self._progress = self._progress, None
+        await self._report(None if progress is None else _event("progress", **_given(progress)))
+
+    async def _end(self, complaint: str | None) -> None:
+        """Tell the end, as often as it takes for a while; where no daemon ever was, once."""
+        if self._progress is not None:
+            await self._report_progress()
+        event = _event("completed") if complaint is None else _event("error", message=complaint)
+        with trio.move_on_after(END_PATIENCE):
+            while True:
+                if await self._report(event) or not self._known:
+                    return
+                await trio.sleep(1)
+
+    async def _report(self, event: Mapping[str, Any] | None) -> bool:
+        """Tell the daemon, or only show that we are there; whether there is nothing to try again."""
+        if self._over:
+            return True
+        try:
+            await trio.to_thread.run_sync(self._call, event, limiter=self._calling)
+        except Refused as refusal:
+            if refusal.status < 500 and refusal.status != 429:
+                self._over = refusal.status == 409
+                self._say(str(refusal))
+                return True
+            return False
+        except ClientError as error:
+            if not self._away:
+                self._say(f"{error}; the command runs all the same")
+            self._away = True
+            return False
+        self._away = False
+        return True
+
+    def _call(self, event: Mapping[str, Any] | None) -> None:
+        """Blocks. Registering a job again changes nothing, and shows that we are there."""
+        if not self._known or event is None:
+            job = self._client.register(self._registration)
+            self._over = JobStatus(job["status"]).finished
+        if not self._known:
+            self._client.report(self.job_id, _event("status_change", new_status=JobStatus.PROCESSING))
+            self._known = True
+        if event is not None and not self._over:
+            self._client.report(self.job_id, event)
+
+
+def _event(type_: str, **data: Any) -> dict[str, Any]:
+    return {"type": type_, "data": data}
+
+
+def _given(progress: ReportedProgress) -> dict[str, Any]:
+    given = {name: getattr(progress, name) for name in progress.__struct_fields__}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _told(program: str, status: int) -> str:
+    if status > 0:
+        return f"{program} failed with exit status {status}"
+    try:
+        return f"{program} was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"{program} was ended by signal {-status}"
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,136 @@
+"""`progressd run`: commands as jobs, against a real daemon, and without one."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import PATIENCE, ServedDaemon, served_daemon
+
+NOBODY = "http://127.0.0.1:1"
+WAITS = "import sys, time; print('ready', flush=True); time.sleep(1000)"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
+    with served_daemon(tmp_path_factory.mktemp("daemon") / "state") as daemon:
+        yield daemon
+
+
+def command(url: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "progressd", "run", "--url", url, *arguments]
+
+
+def run(url: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(url, *arguments), input=given, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+@contextlib.contextmanager
+def running(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that has written its first line."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command(url, *arguments), text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def newest(daemon: ServedDaemon) -> dict[str, Any]:
+    job: dict[str, Any] = httpx.get(f"{daemon.url}/api/jobs", params={"limit": 1}, trust_env=False).json()["jobs"][0]
+    return job
+
+
+def test_a_command_keeps_its_input_output_and_exit_status(daemon: ServedDaemon) -> None:
+    done = run(daemon.url, "--label", "host=db1", "--", "sh", "-c", "cat; echo no >&2; exit 3", given="text\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "text\n", "no\n")
+    job = newest(daemon)
+    assert (job["status"], job["error"]) == ("failed", "sh failed with exit status 3")
+    assert (job["kind"], job["labels"], job["lease_seconds"]) == ("sh", {"host": "db1"}, 60.0)
+
+
+def test_a_command_that_ends_well_is_a_job_that_is_completed(daemon: ServedDaemon) -> None:
+    assert run(daemon.url, "--name", "nightly", "true").returncode == 0
+    job = newest(daemon)
+    assert (job["status"], job["kind"]) == ("completed", "nightly")
+    assert job["elapsed_seconds"] > 0
+
+
+def test_progress_is_found_in_what_the_command_writes_which_is_passed_on(daemon: ServedDaemon) -> None:
+    pattern = r"(?P<current>\d+)/(?P<total>\d+) (?P<step>\w+)"
+    done = run(daemon.url, "-p", pattern, "--", "sh", "-c", "printf '1/4 one\\r'; echo 3/4 three; printf '2/4 two' >&2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1/4 one\n3/4 three\n", "2/4 two")  # \r is \n in text
+    progress = newest(daemon)["progress"]
+    assert (progress["total_steps"], progress["current_step"] in (2, 3)) == (4, True)
+
+
+def test_a_command_can_report_by_itself(daemon: ServedDaemon) -> None:
+    program = (
+        "import os, httpx\n"
+        "event = {'type': 'progress', 'data': {'current_step': 7, 'total_steps': 9}}\n"
+        "url = f\"{os.environ['PROGRESSD_URL']}/api/jobs/{os.environ['PROGRESSD_JOB_ID']}/events\"\n"
+        "assert httpx.post(url, json=event, trust_env=False).status_code == 200\n"
+    )
+    assert run(daemon.url, "--", sys.executable, "-c", program).returncode == 0
+    assert newest(daemon)["progress"]["current_step"] == 7
+
+
+def test_a_command_that_cannot_be_started_is_a_job_that_failed(daemon: ServedDaemon) -> None:
+    done = run(daemon.url, "/no/such/program")
+    assert (done.returncode, done.stderr) == (127, "progressd: /no/such/program: No such file or directory\n")
+    assert newest(daemon)["error"] == "/no/such/program cannot be started: No such file or directory"
+
+
+def test_a_signal_goes_to_the_command_and_tells_in_the_status(daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGTERM"
+
+
+def test_a_job_that_is_cancelled_ends_its_command(daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
+        job = newest(daemon)
+        assert job["status"] == "processing"
+        assert httpx.delete(f"{daemon.url}/api/jobs/{job['id']}", trust_env=False).status_code == 200
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said == f"progressd: job {job['id']} was ended by somebody else: stopping the command\n"
+    assert newest(daemon)["status"] == "cancelled"
+
+
+def test_it_runs_though_no_daemon_answers(daemon: ServedDaemon) -> None:
+    done = run(NOBODY, "--", "sh", "-c", "echo done; exit 4")
+    assert (done.returncode, done.stdout) == (4, "done\n")
+    assert done.stderr.count("the command runs all the same") == 1
+
+
+def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as closing:
+        daemon = closing.enter_context(served_daemon(tmp_path / "state"))
+        program = f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.01; done"
+        process = closing.enter_context(running(daemon.url, "--", "sh", "-c", program))
+        daemon.process.kill()
+        daemon.process.wait(PATIENCE)
+        (tmp_path / "go").touch()
+        assert process.stderr is not None
+        assert "the command runs all the same" in process.stderr.readline()
+        port = daemon.url.rpartition(":")[2]
+        again = [sys.executable, "-m", "progressd", "serve", "--port", port, "--state-dir", str(tmp_path / "state")]
+        with subprocess.Popen(again, stdout=subprocess.DEVNULL) as server:
+            try:
+                assert process.wait(PATIENCE) == 0
+                assert newest(daemon)["status"] == "completed"
+            finally:
+                server.terminate()
