@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from progressd.auth.identity import Scope
-from progressd.auth.keys import Key, add_key, hashed, new_secret
+from progressd.auth.keys import Key, add_key, hashed, new_secret, revoke_key
 
 
 def add(path: Path, name: str, *scopes: str, expires: float | None = None, **labels: str) -> str:
@@ -19,3 +19,8 @@ def add(path: Path, name: str, *scopes: str, expires: float | None = None, **lab
 def bearer(secret: str) -> dict[str, str]:
     """The header of a request with this key."""
     return {"Authorization": f"Bearer {secret}"}
+
+
+def revoke(path: Path, name: str) -> None:
+    """Delete a key."""
+    revoke_key(path, name)

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from progressd.auth.admission import Admission
+from progressd.auth.sight import Sights
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
@@ -101,7 +102,8 @@ class Daemon:
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
         self.admission = Admission(settings.auth)
-        self.watchers = Watchers(settings, self.admission, self.broadcaster, self.history)
+        self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster)
+        self.watchers = Watchers(settings, self.admission, self.sights)
         self.streams = OpenStreams(limits.max_connections)
         self.services = Services(
             settings=settings,

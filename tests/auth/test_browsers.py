@@ -84,7 +84,7 @@ async def test_a_foreign_host_gets_no_websocket(daemon: RunningDaemon) -> None:
 async def test_what_a_foreign_page_may_not_do(tmp_path: Path, origin: str, allowed: bool) -> None:
     async with running_daemon(tmp_path, **NAMES) as daemon:
         headers = {"Host": "progress.example.org", "Origin": origin}
-        for method, target in (("POST", "/api/jobs"), ("DELETE", "/api/jobs/x"), ("GET", "/api/events")):
+        for method, target in (("POST", "/api/jobs"), ("DELETE", "/api/jobs/x"), ("GET", "/api/jobs/x/events")):
             async with Peer(await daemon.connect()) as peer:
                 response = await peer.ask(target, headers | {"Content-Length": "0"}, method=method)
                 assert (response.status != 403) is allowed, (method, target)

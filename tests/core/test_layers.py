@@ -29,13 +29,13 @@ MAY_IMPORT = {
     "files": "core store",
     "history": "core store registry batches broadcast",
     "ingest": "core store registry batches broadcast",
+    "auth": "core config store registry batches broadcast history ingest",
     "retention": "core store registry files",
-    "auth": "core config",
     "producers": "core config files registry broadcast ingest accepting",
     "ws": "core config auth registry batches broadcast history accepting",
     "rest": "core config auth store files registry batches broadcast history ingest producers ws",
-    "app": "core config log systemd reload sockets watchdog auth store registry batches files broadcast history ingest"
-    " retention producers ws rest",
+    "app": "core config log systemd reload sockets watchdog store registry batches files broadcast history ingest"
+    " auth retention producers ws rest",
     "upkeep": "core store files rest",
     "pipelines": "",
     "client": "core",

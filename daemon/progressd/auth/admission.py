@@ -1,6 +1,7 @@
 """Admission: finds out who asks from what came with a request, by the keys in force."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,17 +26,22 @@ class Admission:
         self._path = settings.keys_file
         self._version: tuple[int, int, int] | None = None
         self._keys: dict[str, Identity] = {}  # by hash
+        self._held: dict[object, tuple[Identity, Callable[[], object]]] = {}
 
     def load(self) -> None:
         """Read the keys. Raises SettingsError, and then they are as they were."""
-        version = self._look()
+        version, before = self._look(), self._keys
         self._keys = {key.hash: key.identity for key in read_keys(self._path)}
         self._version = version
+        for who, end in tuple(self._held.values()):
+            if who.key and before.get(who.key) != self._keys.get(who.key):
+                end()
 
     async def run(self) -> None:
         """Follow the file until cancelled. One that cannot be read changes nothing."""
         while True:
             await trio.sleep(LOOK_EVERY)
+            self._end_expired()
             if self._look() != self._version:
                 try:
                     self.load()
@@ -55,6 +61,25 @@ class Admission:
         if found.expires_at is not None and found.expires_at <= datetime.now(UTC):
             raise Unauthorized(f"the key {found.name} has expired")
         return found
+
+    @contextmanager
+    def held(self, who: Identity, end: Callable[[], object]) -> Iterator[None]:
+        """Within this, `end` is called when the key of `who` is revoked, changed, or expires; maybe more than once."""
+        if not who.key:
+            yield
+            return
+        token = object()
+        self._held[token] = who, end
+        try:
+            yield
+        finally:
+            del self._held[token]
+
+    def _end_expired(self) -> None:
+        now = datetime.now(UTC)
+        for who, end in tuple(self._held.values()):
+            if who.expires_at is not None and who.expires_at <= now:
+                end()
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

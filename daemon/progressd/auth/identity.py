@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from progressd.core.errors import NotFound, OutOfScope, Unauthorized
 from progressd.core.job import Job
-from progressd.core.messages import ALL_JOBS, job_topic
+from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 
 class Scope(StrEnum):
@@ -37,9 +37,8 @@ class Identity(Struct, frozen=True, kw_only=True):
 
     def sees(self, job: Job) -> bool:
         """Whether it has to do with the job."""
-        return (self.topic in (None, ALL_JOBS) or self.topic == job_topic(job.id)) and (
-            self.labels.items() <= job.labels.items()
-        )
+        topics = (None, ALL_JOBS, job_topic(job.id), batch_topic(job.batch_id or ""))
+        return self.topic in topics and self.labels.items() <= job.labels.items()
 
 
 EVERYBODY: Final = Identity(scopes=frozenset(Scope))

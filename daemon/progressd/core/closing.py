@@ -25,4 +25,5 @@ GONE = Closing(1006, "gone")  # never on the wire: the client has left
 TRY_AGAIN = Closing(1013, "try again later")
 SLOW_CONSUMER = Closing(4000, "slow consumer")
 TIMED_OUT = Closing(4001, "timed out")
+CREDENTIALS_EXPIRED = Closing(4500, "credentials expired")
 JOB_DELETED = Closing(4501, "job deleted")

@@ -37,10 +37,13 @@ class Gate:
         if scope["type"] == "http":
             try:
                 self._check_browser(scope)
-                self._check_key(scope)
+                who = self._check_key(scope)
             except ProgressdError as error:
                 await _refuse(error, receive, send)
                 return
+            with trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
+                await self._app(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     def _check_browser(self, scope: HTTPScope) -> None:
@@ -51,12 +54,13 @@ class Gate:
         if scope["method"] not in SAFE or scope["path"].endswith("/events"):
             check_origin(header(scope["headers"], b"origin"), host, server.allowed_origins)
 
-    def _check_key(self, scope: HTTPScope) -> None:
+    def _check_key(self, scope: HTTPScope) -> Identity:
         who = self._admission.who(scope["headers"])
         action = action_of(scope["method"], scope["path"])
         if action is not None:
             decide(who, action)
         cast("dict[str, Any]", scope)[WHO] = who
+        return who
 
 
 def action_of(method: str, path: str) -> Scope | None:

@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Final
 
 from progressd.core.errors import Conflict, InvalidInput
@@ -24,6 +25,12 @@ class IdempotencyKeys:
     def __init__(self, store_id: str) -> None:
         self._namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{store_id}")
         self._claimed: set[str] = set()
+
+    def of(self, name: str) -> "IdempotencyKeys":
+        """Those of one client, who shares none with the others."""
+        own = copy(self)
+        own._namespace = uuid.uuid5(self._namespace, name)
+        return own
 
     @contextmanager
     def claimed(self, key: str | None, what: str) -> Iterator[str]:

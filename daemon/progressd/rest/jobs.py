@@ -167,7 +167,7 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
         statuses = frozenset([paging.status])
     limit = min(paging.limit, 1000)
     key, _, value = (paging.label or "").partition("=")
-    which = Filter(statuses, paging.kind, (key, value) if key else None)
+    which = Filter(statuses, paging.kind, ((key, value),) if key else ())
     stored, total = await daemon.store.list_jobs(which, limit, paging.offset)
     jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id) for job in stored]
     return json_response({"jobs": jobs, "total": total, "limit": limit, "offset": paging.offset})

@@ -2,15 +2,18 @@
 
 import errno
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import msgspec
 import trio
-from quart import Response, current_app
+from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
+from progressd.auth.identity import Identity
+from progressd.auth.sight import BoundIngest, SeenBatches, SeenRegistry, SeenStore, Sights
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
@@ -21,6 +24,7 @@ from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
+from progressd.rest.gate import who_asks
 from progressd.rest.idempotency import IdempotencyKeys
 from progressd.rest.open_streams import OpenStreams
 from progressd.store.base import Store
@@ -48,6 +52,23 @@ class Services:
     def __post_init__(self) -> None:
         self.keys = IdempotencyKeys(self.store.id)
 
+    def seen_by(self, who: Identity) -> "Services":
+        """The same parts, in which only the jobs of `who` exist."""
+        if who.name is None:
+            return self
+        seen = copy(self)
+        seen.keys = self.keys.of(who.name)
+        if who.bound:
+            sights = Sights(self.store, self.registry, self.batches, self.history, self.broadcaster)
+            sight = sights.of(who)
+            seen.ingest = BoundIngest(self.ingest, self.registry, who)
+            seen.registry = cast(Registry, SeenRegistry(self.registry, who))
+            seen.batches = cast(Batches, SeenBatches(self.batches, self.store, who))
+            seen.history = cast(History, sight.history)
+            seen.broadcaster = cast(Broadcaster, sight.broadcaster)
+            seen.store = cast(Store, SeenStore(self.store, who))
+        return seen
+
 
 class RestApp(QuartTrio):
     """The application; its handlers find the daemon's parts with `services`."""
@@ -68,8 +89,8 @@ class RestApp(QuartTrio):
 
 
 def services() -> Services:
-    """The daemon's parts, inside a request."""
-    return cast(RestApp, current_app).services
+    """The daemon's parts, inside a request: as far as whoever sends it has to do with them."""
+    return cast(RestApp, current_app).services.seen_by(who_asks(request.scope))
 
 
 def converted(query: Mapping[str, str], type_: type[T]) -> T:

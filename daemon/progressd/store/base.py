@@ -22,7 +22,7 @@ class Filter(NamedTuple):
 
     statuses: Collection[JobStatus] | None = None
     kind: str | None = None
-    label: tuple[str, str] | None = None
+    labels: Collection[tuple[str, str]] = ()  # all of them
 
 
 class Store(Protocol):

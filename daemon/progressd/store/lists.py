@@ -1,8 +1,8 @@
 """The lists of jobs: all of them, those of a kind, those with a label; each by status, newest first, and counted.
 
 A page costs the same however many jobs there are and wherever in the list it is: the counts are kept by block of
-offsets, so they say in which block the page begins, and from there an index is read in order. Only a kind and a label
-together are looked for among all jobs with that label.
+offsets, so they say in which block the page begins, and from there an index is read in order. Only a label together
+with another, or with a kind, is looked for among all jobs with the first one.
 """
 
 import sqlite3
@@ -55,7 +55,7 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
     if not statuses:
         return [], 0
     wanted = _wanted(which)
-    if which.kind is not None and which.label is not None:
+    if len(which.labels) + (which.kind is not None) > 1:
         select, values = _select(wanted, statuses, NEWEST)
         [total] = db.execute(f"SELECT count(*) FROM ({select})", values).fetchone()
     else:
@@ -105,16 +105,23 @@ def _select(wanted: _List, statuses: list[JobStatus], below: int) -> tuple[str, 
 
 
 def _wanted(which: Filter) -> _List:
-    if which.label is None:
+    if not which.labels:
         return ALL if which.kind is None else _of_kind(which.kind)
-    if which.kind is None:
-        return _of_label(*which.label)
-    name, value, rows, values = _of_label(*which.label)
-    of_kind = (
-        "EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_kind WHERE jobs.kind = ?"
-        " AND jobs.status = labels.status AND jobs.created_offset = labels.created_offset)"
-    )
-    return _List(name, value, rows.replace("WHERE", f"WHERE {of_kind} AND"), (which.kind, *values))
+    first, *others = which.labels
+    name, value, rows, values = _of_label(*first)
+    for label in others:
+        of_label = (
+            "EXISTS (SELECT 1 FROM labels AS other WHERE other.key = ? AND other.value = ?"
+            " AND other.status = labels.status AND other.created_offset = labels.created_offset)"
+        )
+        rows, values = rows.replace("WHERE", f"WHERE {of_label} AND", 1), (*label, *values)
+    if which.kind is not None:
+        of_kind = (
+            "EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_kind WHERE jobs.kind = ?"
+            " AND jobs.status = labels.status AND jobs.created_offset = labels.created_offset)"
+        )
+        rows, values = rows.replace("WHERE", f"WHERE {of_kind} AND", 1), (which.kind, *values)
+    return _List(name, value, rows, values)
 
 
 def _of_kind(kind: str) -> _List:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
+from progressd.auth.sight import SeenHistory
 from progressd.broadcast.session import Session
 from progressd.core.decoding import decoded
 from progressd.core.errors import InvalidInput, NotFound
@@ -17,7 +18,7 @@ TOPICS_MOST: Final = 1000  # on one connection
 class Dialogue:
     """Takes a client's messages, one after the other."""
 
-    def __init__(self, websocket: WebSocket, session: Session, history: History) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, history: History | SeenHistory) -> None:
         self._websocket = websocket
         self._session = session
         self._history = history

@@ -12,15 +12,14 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.admission import Admission
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Scope, decide
-from progressd.broadcast.broadcaster import Broadcaster
+from progressd.auth.sight import Sight, Sights
 from progressd.broadcast.outbox import Budget
 from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
-from progressd.core.closing import Closing
-from progressd.core.errors import NotFound, ProgressdError, Stopping, TooManyConnections, TooManyOfAddress
+from progressd.core.closing import CREDENTIALS_EXPIRED, Closing
+from progressd.core.errors import ProgressdError, Stopping, TooManyConnections, TooManyOfAddress
 from progressd.core.messages import Notice, Resync
-from progressd.history import History
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
 from progressd.ws.handshake import Wish, read_wish
@@ -36,11 +35,10 @@ log = structlog.get_logger(__name__)
 class Watchers:
     """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
 
-    def __init__(self, settings: Settings, admission: Admission, broadcaster: Broadcaster, history: History) -> None:
+    def __init__(self, settings: Settings, admission: Admission, sights: Sights) -> None:
         self._settings = settings
         self._admission = admission
-        self._broadcaster = broadcaster
-        self._history = history
+        self._sights = sights
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
         self._budget = Budget(settings.limits.outbox_bytes_total)
@@ -75,7 +73,11 @@ class Watchers:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         try:
             self._admit(websocket)
-            wish, after = await self._checked(websocket)
+            self._check_browser(websocket)
+            who = self._admission.who(websocket.headers)
+            decide(who, Scope.READ)
+            sight = self._sights.of(who)
+            wish, after = await self._wish(websocket, sight)
             await websocket.accept()
             self._heartbeat.add(websocket.outbox)
         except ProgressdError as error:
@@ -86,7 +88,8 @@ class Watchers:
                 websocket.send(self._announced)
             if self._draining is not None:  # since it was let in
                 websocket.outbox.end(self._draining)
-            await self._serve(websocket, wish, after)
+            with self._admission.held(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
+                await self._serve(websocket, sight, wish, after)
         finally:
             self._dismiss(websocket)
             self._heartbeat.remove(websocket.outbox)
@@ -128,33 +131,33 @@ class Watchers:
             if not self._of_address[peer]:
                 del self._of_address[peer]
 
-    async def _checked(self, websocket: WebSocket) -> tuple[Wish, int | None]:
-        """What the client will watch, and after which offset. Raises what refuses it."""
+    def _check_browser(self, websocket: WebSocket) -> None:
         server = self._settings.server
         check_host(websocket.host, server)
         check_origin(websocket.origin, websocket.host, server.allowed_origins)
-        who = self._admission.who(websocket.headers)
-        decide(who, Scope.READ)
+
+    async def _wish(self, websocket: WebSocket, sight: Sight) -> tuple[Wish, int | None]:
+        """What the client will watch, and after which offset. Raises what refuses it."""
         wish = read_wish(websocket.target)
         if wish.topic is not None:
-            job = await self._history.subject(wish.topic)
-            if job is not None and not who.sees(job):
-                raise NotFound(f"no {wish.topic.replace(':', ' ')}")
+            await sight.history.subject(wish.topic)
         if wish.since is None or wish.topic is None:
             return wish, None
-        return wish, self._history.offset(wish.since, self._broadcaster.offset)
+        return wish, sight.history.offset(wish.since, sight.broadcaster.offset)
 
-    async def _serve(self, websocket: WebSocket, wish: Wish, after: int | None) -> None:
+    async def _serve(self, websocket: WebSocket, sight: Sight, wish: Wish, after: int | None) -> None:
         """Serve one stream, or the many topics that the client will name."""
         outbox = websocket.asked_for(wish.types, wish.interval)
         try:
             if wish.topic is None:
-                await self._serve_session(websocket, self._broadcaster.open_session(outbox))
+                session = sight.broadcaster.open_session(outbox)
+                await self._serve_session(websocket, session, sight)
             else:
                 if wish.since is not None and after is None:
                     websocket.send(Resync())
                 websocket.connection.topics = wish.topic
-                await self._serve_topic(websocket, self._broadcaster.join(wish.topic, outbox, after))
+                subscription = sight.broadcaster.join(wish.topic, outbox, after)
+                await self._serve_topic(websocket, subscription)
         finally:
             websocket.connection.fate = websocket.fate
 
@@ -165,9 +168,9 @@ class Watchers:
         finally:
             subscription.leave()
 
-    async def _serve_session(self, websocket: WebSocket, session: Session) -> None:
+    async def _serve_session(self, websocket: WebSocket, session: Session, sight: Sight) -> None:
         try:
-            await websocket.serve(Dialogue(websocket, session, self._history).take)
+            await websocket.serve(Dialogue(websocket, session, sight.history).take)
         finally:
             websocket.connection.topics = _some(tuple(session.topics))
             session.leave()

@@ -1,0 +1,203 @@
+"""A key that is bound to labels: for it, only the jobs with these labels exist, wherever it looks."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import keys
+import pytest
+import trio
+from http_client import client_of, file_part, post_form
+from keys import bearer
+from peer import Peer, request
+from samples import job_id
+from trio_websocket import ConnectionRejected
+from waiting import eventually
+
+from daemon import RunningDaemon, completed, progress, registered, running_daemon
+
+OURS, THEIRS, UNKNOWN = job_id(1), job_id(2), job_id(3)
+TEAM = {"labels": {"team": "scan"}}
+
+
+class Side:
+    """The daemon, and what a key bound to team=scan sees of it."""
+
+    def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+        self.daemon = daemon
+        self.client = client
+        self.headers = headers
+
+
+@pytest.fixture
+async def side(tmp_path: Path) -> AsyncIterator[Side]:
+    headers = bearer(keys.add(tmp_path / "state/keys.json", "scan", "read", "write", team="scan"))
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        client.headers.update(headers)
+        await daemon.report(registered(OURS, **TEAM), registered(THEIRS, labels={"team": "print"}))
+        await daemon.report(progress(OURS, 1), progress(THEIRS, 1))
+        yield Side(daemon, client, headers)
+
+
+async def test_only_their_jobs_are_listed_and_counted(side: Side) -> None:
+    await side.daemon.report(registered(job_id(4), labels={"team": "scan", "of": "eve"}))
+    listed = (await side.client.get("/api/jobs")).json()
+    assert ([job["id"] for job in listed["jobs"]], listed["total"]) == ([job_id(4), OURS], 2)
+    assert (await side.client.get("/api/jobs?label=of=eve")).json()["total"] == 1
+    assert (await side.client.get("/api/jobs?label=team=print")).json()["total"] == 0
+    assert (await side.client.get("/api/jobs/history")).json()["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "rest"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/retry"),
+        ("GET", "/download"),
+        ("POST", "/events"),
+    ],
+)
+async def test_the_job_of_others_looks_like_one_that_does_not_exist(side: Side, method: str, rest: str) -> None:
+    answers = []
+    for job in (THEIRS, UNKNOWN):
+        body = json.dumps(progress(job, 2)) if rest == "/events" else None
+        headers = {"Content-Type": "application/json"}
+        response = await side.client.request(method, f"/api/jobs/{job}{rest}", content=body, headers=headers)
+        same = {name: value for name, value in response.headers.items() if name != "date"}
+        answers.append((response.status_code, same, response.text.replace(job, "ID")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+    assert (await side.daemon.daemon.registry.get(THEIRS)).progress.current_step == 1
+
+
+async def test_events_of_others_jobs_are_refused_line_by_line(side: Side) -> None:
+    lines = [progress(OURS, 5), progress(THEIRS, 5), progress(THEIRS.upper(), 5), progress(OURS, 6)]
+    response = await side.client.post(
+        "/api/events",
+        content="\n".join(map(json.dumps, lines)),
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    answers = [json.loads(line) for line in response.text.splitlines()]
+    assert [answer["ok"] for answer in answers] == [True, False, False, True]
+    assert answers[1]["error"] == f"no job {THEIRS}"
+    assert (await side.daemon.daemon.registry.get(THEIRS)).progress.current_step == 1
+    assert (await side.daemon.daemon.registry.get(OURS)).progress.current_step == 6
+
+
+async def test_what_they_make_has_their_labels(side: Side) -> None:
+    made = await side.client.post("/api/jobs", json={"labels": {"team": "print", "of": "eve"}})
+    assert made.json()["labels"] == {"team": "scan", "of": "eve"}
+    submitted = (await post_form(side.client, file_part())).json()["job_id"]
+    assert (await side.client.get(f"/api/jobs/{submitted}")).json()["labels"] == {"team": "scan"}
+    taken = await side.client.post("/api/jobs", json={"id": THEIRS})
+    assert (taken.status_code, taken.json()) == (404, {"error": f"no job {THEIRS}"})
+
+
+async def test_an_idempotency_key_is_ones_own(side: Side, tmp_path: Path) -> None:
+    headers = {"Idempotency-Key": "again"}
+    other = bearer(keys.add(side.daemon.settings.auth.keys_file, "print", "write", team="print"))
+    side.daemon.daemon.admission.load()
+    ids = []
+    for who in (side.headers, other, side.headers):
+        side.client.headers.update(who | headers)
+        ids.append((await post_form(side.client, file_part())).json()["job_id"])
+    assert ids[0] == ids[2] != ids[1]
+
+
+async def test_their_streams_show_only_their_jobs_from_the_first_on(side: Side) -> None:
+    async with side.daemon.watch("/ws/jobs", side.headers) as watcher:
+        seen = await watcher.receive_until("progress")
+        await side.daemon.report(progress(THEIRS, 7), completed(THEIRS), progress(OURS, 7))
+        await side.daemon.report(registered(job_id(5)), registered(job_id(6), **TEAM))
+        seen += await watcher.receive_until("job_created")
+    assert {message["job_id"] for message in seen} == {OURS, job_id(6)}
+    assert seen[-2]["data"]["current_step"] == 7
+
+
+async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.registry.REMEMBERED", 1)
+    before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
+    extra = job_id(9)
+    await side.daemon.report(registered(extra, **TEAM), progress(extra, 1))
+    await side.daemon.report(completed(OURS), completed(THEIRS), completed(extra))
+    assert side.daemon.daemon.registry.known(OURS) is None
+    async with side.daemon.watch(f"/ws/jobs?since={before}", side.headers) as watcher:
+        seen = await watcher.receive_until("completed")
+        seen += await watcher.receive_until("completed")
+    assert {message["job_id"] for message in seen} == {OURS, extra}
+
+
+@pytest.mark.parametrize("job", [THEIRS, UNKNOWN])
+async def test_the_stream_of_anothers_job_does_not_exist(side: Side, job: str) -> None:
+    with pytest.raises(ConnectionRejected) as refused:
+        async with side.daemon.watch(f"/ws/jobs/{job}", side.headers):
+            pass
+    assert (refused.value.status_code, json.loads(refused.value.body)) == (404, {"error": f"no job {job}"})
+
+
+async def test_topics_on_one_socket_are_told_apart(side: Side) -> None:
+    async with side.daemon.watch("/ws", side.headers) as watcher:
+        topics = [f"job:{OURS}", f"job:{THEIRS}", "jobs"]
+        await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": topics}))
+        seen = await watcher.receive_until("subscribed")
+        assert seen[0] == {"type": "refused", "topic": topics[1], "error": f"no job {THEIRS}"}
+        assert seen[-1]["topics"] == [topics[0], "jobs"]
+        await side.daemon.report(progress(THEIRS, 9), progress(OURS, 9))
+        seen += await watcher.receive_until("progress")
+    assert {message.get("job_id", OURS) for message in seen} == {OURS}
+
+
+async def closed_code(daemon: RunningDaemon, headers: dict[str, str], change: Any) -> int:
+    async with daemon.watch("/ws/jobs", headers) as watcher:
+        change()
+        return (await watcher.closed())[0]
+
+
+async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
+    daemon, file = side.daemon, side.daemon.settings.auth.keys_file
+    other = bearer(keys.add(file, "other", "read"))
+    daemon.daemon.admission.load()
+    async with daemon.watch("/ws/jobs", other) as stays, Peer(await daemon.connect()) as upload:
+        await upload.send(request("/api/convert", {**side.headers, "Content-Length": "1000"}, method="POST"))
+        await eventually(lambda: len(daemon.daemon.admission._held) == 2)
+        assert await closed_code(daemon, side.headers, lambda: keys.revoke(file, "scan")) == 4500
+        await upload.rest()
+        await daemon.report(progress(OURS, 50))
+        while (await stays.receive())["data"].get("current_step") != 50:
+            pass
+    assert (await side.client.get("/api/jobs")).status_code == 401
+
+
+async def test_a_key_that_expires_closes_what_was_opened_with_it(tmp_path: Path) -> None:
+    headers = bearer(keys.add(tmp_path / "state/keys.json", "short", expires=1))
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
+        with trio.fail_after(5):
+            assert await closed_code(daemon, headers, lambda: None) == 4500
+
+
+async def test_their_events_over_plain_http_are_the_same(side: Side) -> None:
+    async with Peer(await side.daemon.connect()) as peer:
+        await peer.send(request("/api/events", side.headers))
+        seen = b""
+        while OURS.encode() not in seen:
+            seen += await peer.receive()
+        await side.daemon.report(progress(THEIRS, 7), progress(OURS, 7))
+        while b'"current_step":7' not in seen:
+            seen += await peer.receive()
+    assert THEIRS.encode() not in seen
+    for job in (THEIRS, UNKNOWN):
+        refused = await side.client.get(f"/api/jobs/{job}/events")
+        assert (refused.status_code, refused.json()) == (404, {"error": f"no job {job}"})
+
+
+async def test_a_long_poll_is_a_reader_like_others(side: Side) -> None:
+    since = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
+    await side.daemon.report(progress(OURS, 8))
+    changed = await side.client.get(f"/api/jobs/{OURS}?since={since}&wait=5")
+    assert changed.json()["progress"]["current_step"] == 8
+    assert (await side.client.get(f"/api/jobs/{THEIRS}?since={since}&wait=5")).status_code == 404
