@@ -31,19 +31,28 @@ asyncio.run(main())
 LIMITS = Limits(max_message_bytes=1 << 20, outbox_bytes=64 << 20)
 
 
+class SendBack:
+    """An inbox that answers each message with itself."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+
+    async def send(self, message: str | bytes, /) -> None:
+        data = message.encode() if isinstance(message, str) else bytes(message)
+        opcode = b"\x81" if isinstance(message, str) else b"\x82"
+        self._websocket.outbox.write(opcode + text_frame(data)[1:])
+
+    async def aclose(self) -> None:
+        pass
+
+
 async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
             websocket = WebSocket(connection, nursery, LIMITS, Budget(), Heartbeat(LIMITS))
 
-            async def send_back(message: str | bytes) -> None:
-                data = message.encode() if isinstance(message, str) else bytes(message)
-                opcode = b"\x81" if isinstance(message, str) else b"\x82"
-                websocket.outbox.write(opcode + text_frame(data)[1:])
-
-            if await websocket.read_request():
-                await websocket.accept()
-                await websocket.serve(send_back)
+            await websocket.accept()
+            await websocket.serve(SendBack(websocket))
             nursery.cancel_scope.cancel()
     except* ConnectionClosed:
         pass

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from progressd.core.errors import NotFound
 from progressd.core.messages import ServerShutdown, ServerShutdownData, job_topic
 from progressd.ws.connection import CLOSE_TIMEOUT
 from progressd.ws.ledger import ABANDONED
+from progressd.ws.listener import Upgrade, read_upgrade
 from progressd.ws.watchers import Watchers
 from samples import ID, moved, started, succeeded
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock
@@ -35,6 +37,7 @@ class MemoryConnection:
         self.topics = ""
         self.fate = ABANDONED
         self.unread = b""
+        self.upgrade: Upgrade | None = None
         self._to_client = MemoryReceiveStream()
         self._from_client = MemoryReceiveStream()
         self._room = trio.Event()
@@ -106,12 +109,15 @@ class Server:
         self.history = OneJob()
         self.broadcaster = Broadcaster(nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
-        self.watchers = Watchers(settings, Admission(settings.auth), self.broadcaster, cast(Any, self.history))
+        sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster)
+        sights = SimpleNamespace(of=lambda who: sight)
+        self.watchers = Watchers(settings, Admission(settings.auth), cast(Any, sights))
         nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None
 
     async def serve(self, connection: MemoryConnection) -> None:
         await connection.read_head()
+        connection.upgrade = read_upgrade(connection.unread)
         await self.watchers.handle(cast(Any, connection))
         self.ended_at = trio.current_time()
         connection.end()

@@ -31,7 +31,7 @@ from hypercorn.typing import (
 from hypercorn.utils import wrap_app
 
 from progressd.core.messages import encode
-from progressd.ws.listener import HEAD_MOST, PREFIX, Connection, wants_websocket
+from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
 
 SEND_STALL: Final = 60.0  # seconds a client may take to make room for the next piece of a response
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
@@ -212,7 +212,8 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         if not self._between_requests.is_set():
             return data
         connection.unread = data + connection.unread
-        if wants_websocket(await connection.read_head()):
+        await connection.read_head()
+        if connection.wants_websocket():
             self.upgrading = self._closed = True
             return b""
         data, connection.unread = connection.unread, b""

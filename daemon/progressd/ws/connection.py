@@ -1,10 +1,10 @@
 """One watcher's WebSocket: a nursery with its tasks for reading, sending and closing."""
 
-from collections.abc import Awaitable, Callable, Collection
-from typing import Final, TypeAlias
+from collections.abc import Collection
+from typing import Final
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketRequest
+from trio_websocket import WebSocketRequest
 
 from progressd.broadcast.frames import text_frame
 from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
@@ -14,35 +14,22 @@ from progressd.config.settings import Limits
 from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, TRY_AGAIN, Closing
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
-from progressd.ws.endpoint import Endpoint
+from progressd.ws.endpoint import NOWHERE, Endpoint, Inbox
 from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import Fate
 from progressd.ws.listener import Connection, header
 from progressd.ws.stream import WebSocketStream
 
-OnMessage: TypeAlias = Callable[[str | bytes], Awaitable[None]]
-
 CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
-
-
-class _NoHandshake:
-    """Stands for wsproto's handshake once it is over, which would hold on to 2 KiB for each idle connection."""
-
-    def events(self) -> tuple[()]:
-        return ()
-
-
-_HANDSHAKE_OVER: Final = _NoHandshake()
 
 
 class WebSocket:
     """A connection from its handshake to its close; its tasks are scoped to `nursery`, which ends with it."""
 
-    # An idle connection is two tasks and these objects: with slots, and nothing made before it is needed.
+    # An idle connection is one task and these objects: with slots, and nothing made before it is needed.
     __slots__ = (
         "_limits",
         "_nursery",
-        "_request",
         "_stream",
         "_ws",
         "closing",
@@ -56,44 +43,42 @@ class WebSocket:
         self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: Budget, heartbeat: Heartbeat
     ) -> None:
         self.connection = connection
+        upgrade, connection.upgrade = connection.upgrade, None
+        assert upgrade is not None
         self.host = header(connection.unread, b"host").decode("latin-1")
+        connection.unread = connection.unread[upgrade.size :]
         self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end, budget)
         self.closing: Closing | None = None  # why we close it, if it is us who do
         self.start = nursery.start_soon
         self._stream = WebSocketStream(connection, self.outbox, heartbeat, nursery.cancel_scope.cancel)
         self._nursery = nursery
         self._limits = limits
-        self._request: WebSocketRequest | None = None
-        self._ws = Endpoint(self._stream, limits.max_message_bytes)
+        self._ws = Endpoint(self._stream, upgrade, limits.max_message_bytes)
 
-    async def read_request(self) -> bool:
-        """Whether the client has said in time what it asks for."""
-        with trio.move_on_after(self._limits.handshake_timeout):
-            self._request = await self._ws.request(self._nursery)
-        return self._request is not None
+    @property
+    def _request(self) -> WebSocketRequest:
+        assert self._ws.request is not None
+        return self._ws.request
 
     @property
     def target(self) -> str:
         """Path and query of the request."""
-        assert self._request is not None
         return self._request.path
 
     @property
     def origin(self) -> str:
         """The site whose page asks, "" when it is no browser."""
-        assert self._request is not None
         return dict(self._request.headers).get(b"origin", b"").decode("latin-1")
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Those of the request, by their names in lower case; without Host."""
-        assert self._request is not None
         return self._request.headers
 
     @property
     def accepted(self) -> bool:
         """Whether the client has been let in, and messages can be sent."""
-        return self._request is None
+        return self._ws.request is None
 
     @property
     def fate(self) -> Fate:
@@ -102,15 +87,10 @@ class WebSocket:
 
     async def accept(self) -> None:
         """Let the client in."""
-        assert self._request is not None
-        await self._request.accept()
-        self._stream.opened()
-        self._ws._wsproto.handshake = _HANDSHAKE_OVER  # type: ignore[assignment]
-        self._request = None
+        await self._ws.accept()
 
     async def reject(self, error: ProgressdError) -> None:
         """Refuse the client, with the error's status and a JSON body."""
-        assert self._request is not None
         fields = {"Content-Type": "application/json", "Connection": "close", **error.headers()}
         headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
         await self._request.reject(error.status, extra_headers=headers, body=encode(error.body()))
@@ -130,15 +110,9 @@ class WebSocket:
         except NotFound:  # it was too old, and went between the handshake and now
             self.outbox.end(JOB_DELETED)
 
-    async def serve(self, on_message: OnMessage) -> None:
+    async def serve(self, inbox: Inbox = NOWHERE) -> None:
         """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""
-        try:
-            while True:
-                await on_message(await self._ws.get_message())
-        except StoreFailed:
-            self.outbox.end(TRY_AGAIN)
-        except ConnectionClosed:
-            pass
+        await self._ws.read(inbox)
         if self.closing is not None:
             await trio.sleep_forever()  # `_close` ends the nursery
 

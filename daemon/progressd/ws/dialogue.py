@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from typing import Final
 
+import trio
+
 from progressd.auth.sight import SeenHistory
 from progressd.broadcast.session import Session
+from progressd.core.closing import TRY_AGAIN
 from progressd.core.decoding import decoded
-from progressd.core.errors import InvalidInput, NotFound
+from progressd.core.errors import InvalidInput, NotFound, StoreFailed
 from progressd.core.messages import Pong, Refused, Resync, Subscribed, Unsubscribed
 from progressd.core.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
 from progressd.history import History
@@ -23,7 +26,15 @@ class Dialogue:
         self._session = session
         self._history = history
 
-    async def take(self, message: str | bytes) -> None:
+    async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
+        """Take messages, each once the one before it is done with, until there are no more."""
+        try:
+            async for message in messages:
+                await self._take(message)
+        except StoreFailed:
+            self._websocket.outbox.end(TRY_AGAIN)
+
+    async def _take(self, message: str | bytes) -> None:
         """Do what a message asks and answer it. Raises StoreFailed."""
         try:
             text = message.encode() if isinstance(message, str) else message

@@ -1,31 +1,66 @@
-"""trio-websocket's end of a connection, with what a client could use against the daemon put right."""
+"""trio-websocket's end of a connection, with what a client could use against the daemon put right, and small.
 
-from typing import Final
+Most watchers are idle most of the time. What trio-websocket, as it is, keeps for each of them comes to 8 KiB: a task
+that reads and hands over through a memory channel, events that nobody waits for, a lock, and the handshake. Here the
+connection's own task reads, and what is not needed before the connection closes is made then.
+"""
+
+from collections import OrderedDict
+from typing import Any, Final, Protocol
 
 import trio
-from trio_websocket import WebSocketConnection, WebSocketRequest
-from wsproto import ConnectionType, WSConnection
+from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
 from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from progressd.ws.ledger import CUT_OFF, Fate
+from progressd.ws.listener import Upgrade
+from progressd.ws.stream import WebSocketStream
 
 CODES: Final = frozenset(CloseReason)
 FAULTS: Final = {1002: "1002 protocol error", 1007: "1007 not utf-8", 1009: "1009 message too big"}
+RECEIVE_MOST: Final = 4096  # bytes of frames that are taken before others have their turn
+
+
+class Inbox(Protocol):
+    """Where a client's messages go; a Trio memory channel, for one."""
+
+    async def send(self, message: str | bytes, /) -> None:
+        """Take a message."""
+
+    async def aclose(self) -> None:
+        """There will be no more."""
+
+
+class Nowhere:
+    """The inbox of a watcher of one stream, who has nothing to say."""
+
+    async def send(self, message: str | bytes, /) -> None:
+        """Forget it."""
+
+    async def aclose(self) -> None:
+        """Nothing to do."""
+
+
+NOWHERE: Final = Nowhere()
+_UNHEARD: Final = trio.Event()  # stands for events that nobody waits for
+_NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # our pings need no answer but a sign of life
 
 
 class Endpoint(WebSocketConnection):
     """A server's connection. Checked with trio-websocket 0.12.2, whose event handlers these are."""
 
-    def __init__(self, stream: trio.abc.Stream, max_message_size: int) -> None:
-        super().__init__(stream, WSConnection(ConnectionType.SERVER), max_message_size=max_message_size)
-        self._client_closed = False  # it was the client who began to close
+    _client_closed = False  # it was the client who began to close
 
-    async def request(self, nursery: trio.Nursery) -> WebSocketRequest:
-        """Start reading, and wait for the handshake."""
-        nursery.start_soon(self._reader_task)
-        return await self._get_request()
+    def __init__(self, stream: WebSocketStream, upgrade: Upgrade, max_message_size: int) -> None:
+        super().__init__(stream, upgrade.protocol, max_message_size=max_message_size)
+        self.request: WebSocketRequest | None = WebSocketRequest(self, upgrade.request)  # until it is accepted
+        self._outlet = stream
+        self._pings = _NO_PINGS
+        self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _UNHEARD
+        self._hand_on_to(NOWHERE)
+        del self._stream_lock, self._connection_proposal
 
     @property
     def fate(self) -> Fate:
@@ -38,6 +73,60 @@ class Endpoint(WebSocketConnection):
         if not self._client_closed:
             return Fate("closed", FAULTS[code])
         return Fate("left", str(code) if code in CODES else "another code", self.closed.reason or "")
+
+    async def accept(self) -> None:
+        """Let the client in."""
+        assert self.request is not None
+        await self.request.accept()
+        self.request = None
+        framing: Any = self._wsproto.connection
+        framing._events = ()  # that it never has: 0.6 KiB of an empty deque
+        self._wsproto = framing  # without the handshake, 2 KiB
+
+    async def read(self, inbox: Inbox) -> None:
+        """Hand on what the client says, until the connection is closed or broken."""
+        self._hand_on_to(inbox)
+        while self._reader_running:
+            try:
+                data = await self._outlet.connection.receive_some(RECEIVE_MOST)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                if self._wsproto.state is not ConnectionState.CLOSED:
+                    await self._abort_web_socket()
+                return
+            self._outlet.heard()
+            if self._wsproto.state is not ConnectionState.CLOSED:
+                self._wsproto.receive_data(data)
+            del data
+            await self._take_events()
+
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
+        """Send a close, and wait for the client's."""
+        self._close_handshake = trio.Event()
+        await super().aclose(code, reason)
+
+    def _hand_on_to(self, inbox: Inbox) -> None:
+        channel: Any = inbox  # of a channel the handlers use no more than this
+        self._send_channel = self._recv_channel = channel
+
+    async def _take_events(self) -> None:
+        for event in self._wsproto.events():
+            try:
+                match event:
+                    case BytesMessage() | TextMessage():
+                        await self._handle_message_event(event)
+                    case Ping():
+                        await self._handle_ping_event(event)
+                    case CloseConnection():
+                        await self._handle_close_connection_event(event)
+            except ConnectionClosed:
+                self._reader_running = False
+                return
+
+    async def _send(self, event: Event) -> None:
+        """Without a lock: whole frames, in order, go to an outbox, which never blocks."""
+        await self._stream.send_all(self._wsproto.send(event))
 
     async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
         """Fragments without a byte do not count against the longest message, but a list of them would grow for ever."""

@@ -5,12 +5,14 @@ the HTTP side, which may hand the connection back for an upgrade between two req
 connection ends that connection and nothing else.
 """
 
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request
 from wsproto.utilities import ProtocolError
 
 from progressd.accepting import accept_forever
@@ -19,27 +21,49 @@ from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, Ledger
 
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
 RECEIVE_MOST: Final = 65536
+UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
+
+
+class Upgrade(NamedTuple):
+    """A handshake as wsproto has understood it, and the bytes that it takes."""
+
+    protocol: WSConnection
+    request: Request
+    size: int
 
 
 class Connection:
     """An accepted socket, with the bytes that were read from it and not yet used.
 
-    `socket` is the plain non-blocking socket and `stream` the Trio stream over that same socket.
+    `socket` is the plain non-blocking socket and `stream` the Trio stream over that same socket, which a WebSocket does
+    without. `upgrade`: the handshake at the beginning of `unread`, once `wants_websocket` has found one.
     """
 
-    __slots__ = ("began", "fate", "peer", "send", "socket", "stream", "topics", "unread")
+    __slots__ = ("_stream", "began", "fate", "peer", "send", "socket", "topics", "unread", "upgrade")
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.socket = sock
-        self.stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        with contextlib.suppress(OSError):  # it is no TCP, as when systemd gave us a Unix socket
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What waits in the kernel can no longer be replaced by newer progress.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MOST)
+        self._stream: trio.SocketStream | None = None
         self.send = sock.send  # for the outbox: writes at once what there is room for
         self.unread = b""
         self.peer = peer
         self.began = trio.current_time()
+        self.upgrade: Upgrade | None = None
         self.topics = ""  # what it watched, for the log
         self.fate = ABANDONED  # as far as it is known
+
+    @property
+    def stream(self) -> trio.SocketStream:
+        """Made when it is first needed."""
+        if self._stream is None:
+            self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(self.socket))
+        return self._stream
 
     async def wait_writable(self) -> None:
         """Wait until `send` has room."""
@@ -65,11 +89,17 @@ class Connection:
     async def read_head(self) -> bytes:
         """Read on until `unread` holds a whole request head, or more than one may have, or the end; returns it."""
         while b"\r\n\r\n" not in self.unread and len(self.unread) < HEAD_MOST:
-            data = bytes(await self.stream.receive_some(4096))
+            unread, self.unread = self.unread, b""
+            data = await self.receive_some(4096)
+            self.unread = unread + data
             if not data:
                 break
-            self.unread += data
         return self.unread
+
+    def wants_websocket(self) -> bool:
+        """Whether `unread` begins with a good WebSocket handshake; what is wrong with others, the HTTP side says."""
+        self.upgrade = read_upgrade(self.unread)
+        return self.upgrade is not None
 
     async def linger(self) -> None:
         """Say that nothing more comes, and let the peer read it: a close with bytes unread would cut it off (RST)."""
@@ -86,29 +116,27 @@ class HttpSide(Protocol):
         """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
 
 
-def wants_websocket(head: bytes) -> bool:
-    """Whether a request head is a good WebSocket handshake; what is wrong with others, the HTTP side says."""
+def read_upgrade(head: bytes) -> Upgrade | None:
+    """The WebSocket handshake that a request head is, or None."""
     first = head.partition(b"\r\n")[0]
     target = first.removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
-    return (
-        first.startswith(PREFIX)
-        and first.endswith(b" HTTP/1.1")
-        and (target == b"/ws" or target.startswith(b"/ws/"))
-        and header(head, b"upgrade").lower() == b"websocket"
-        and not header(head, b"content-length")
-        and not header(head, b"transfer-encoding")
-        and _is_handshake(head)
-    )
-
-
-def _is_handshake(head: bytes) -> bool:
-    """A rehearsal: what wsproto does not accept, trio-websocket would answer without a body, or fail at."""
-    rehearsal = WSConnection(ConnectionType.SERVER)
+    if (
+        not first.startswith(PREFIX)
+        or not first.endswith(b" HTTP/1.1")
+        or not (target == b"/ws" or target.startswith(b"/ws/"))
+        or header(head, b"upgrade").lower() != b"websocket"
+        or header(head, b"content-length")
+        or header(head, b"transfer-encoding")
+    ):
+        return None
+    size = head.find(b"\r\n\r\n") + 4
+    protocol = WSConnection(ConnectionType.SERVER)
     try:
-        rehearsal.receive_data(head)
-    except (ProtocolError, UnicodeError):
-        return False
-    return any(rehearsal.events())
+        protocol.receive_data(head[:size])
+        [request] = protocol.events()
+    except (ProtocolError, UnicodeError, ValueError):  # what is no handshake makes no event
+        return None
+    return Upgrade(protocol, request, size) if isinstance(request, Request) else None
 
 
 def header(head: bytes, name: bytes) -> bytes:
@@ -157,7 +185,8 @@ class Listener:
         failed: BaseException | None = None
         self._ledger.opened()
         try:
-            await self._route(connection)
+            if await self._asks_for_websocket(connection):
+                await self._websocket(connection)
             await connection.linger()
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer has gone, which is its right
@@ -167,10 +196,11 @@ class Listener:
             self._ledger.ended(connection, failed)
             sock.close()
 
-    async def _route(self, connection: Connection) -> None:
+    async def _asks_for_websocket(self, connection: Connection) -> bool:
+        """Or else it is done with."""
         if len(self._heads) >= self._limits.max_handshakes:
             connection.fate = CROWDED_OUT
-            return
+            return False
         with trio.move_on_after(self._limits.handshake_timeout) as head:
             self._heads.add(head)
             try:
@@ -179,7 +209,6 @@ class Listener:
                 self._heads.discard(head)
         if head.cancelled_caught or not connection.unread:
             connection.fate = SILENT if trio.current_time() >= head.deadline else ABANDONED
-            return
+            return False
         connection.fate = SERVED
-        if wants_websocket(connection.unread) or await self._http.serve(connection):
-            await self._websocket(connection)
+        return connection.wants_websocket() or await self._http.serve(connection)

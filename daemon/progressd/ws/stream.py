@@ -10,37 +10,24 @@ from progressd.ws.listener import Connection
 
 
 class WebSocketStream(trio.abc.Stream):
-    """What trio-websocket reads from and writes to. The listener, not this, closes the socket in the end."""
+    """What trio-websocket writes to. The listener, not this, closes the socket in the end."""
 
-    __slots__ = ("_connection", "_head_left", "_heartbeat", "_on_close", "_opened", "_outbox")
+    __slots__ = ("_heartbeat", "_on_close", "_outbox", "connection")
 
     def __init__(
         self, connection: Connection, outbox: SocketOutbox, heartbeat: Heartbeat, on_close: Callable[[], None]
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._outbox = outbox
-        self._on_close = on_close
-        self._head_left = connection.unread.find(b"\r\n\r\n") + 4
-        self._opened: trio.Event | None = trio.Event()
         self._heartbeat = heartbeat
+        self._on_close = on_close
 
-    def opened(self) -> None:
-        """The handshake is over: what came behind it can be read."""
-        if self._opened is not None:
-            self._opened.set()
+    def heard(self) -> None:
+        """The client has shown a sign of life."""
+        self._heartbeat.heard(self._outbox)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """The request head first, and nothing more before `opened`: it would lie in wsproto until more comes."""
-        if self._head_left:
-            data = await self._connection.receive_some(min(max_bytes or self._head_left, self._head_left))
-            self._head_left -= len(data)
-            return data
-        if self._opened is not None:
-            await self._opened.wait()
-            self._opened = None
-        data = await self._connection.receive_some(max_bytes)
-        self._heartbeat.heard(self._outbox)
-        return data
+        return await self.connection.receive_some(max_bytes)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self._outbox.write(bytes(data))

@@ -61,8 +61,7 @@ class Watchers:
         try:
             async with trio.open_nursery() as nursery:
                 websocket = WebSocket(connection, nursery, self._settings.limits, self._budget, self._heartbeat)
-                if await websocket.read_request():
-                    await self.ws_handler(websocket)
+                await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             # A client that goes at the wrong moment makes trio-websocket's own reader raise these: a ping after our
@@ -164,13 +163,15 @@ class Watchers:
     async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
         try:
             websocket.start(websocket.send_past, subscription)
-            await websocket.serve(_ignore)
+            await websocket.serve()
         finally:
             subscription.leave()
 
     async def _serve_session(self, websocket: WebSocket, session: Session, sight: Sight) -> None:
         try:
-            await websocket.serve(Dialogue(websocket, session, sight.history).take)
+            messages, inbox = trio.open_memory_channel[str | bytes](1)
+            websocket.start(Dialogue(websocket, session, sight.history).run, inbox)
+            await websocket.serve(messages)
         finally:
             websocket.connection.topics = _some(tuple(session.topics))
             session.leave()
@@ -180,7 +181,3 @@ def _some(topics: Sequence[str]) -> str:
     """As many as a line of the log can bear."""
     more = [f"and {len(topics) - TOPICS_NAMED} more"] if len(topics) > TOPICS_NAMED else []
     return " ".join([*topics[:TOPICS_NAMED], *more])
-
-
-async def _ignore(message: str | bytes) -> None:
-    """A watcher of one stream has nothing to say."""
