@@ -42,7 +42,9 @@ from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Listener
 from progressd.ws.watchers import Watchers
 
-STAGGER: Final = 1.0  # seconds over which watchers are sent away, lest all come back at once
+STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest all come back at once
+STAGGER_EACH: Final = 0.005  # seconds from one to the next where there are few: nobody is accepted meanwhile
+LAST_WORK: Final = 30.0  # seconds that everything after the jobs may take, jobs that do not want to stop included
 LAST_SECONDS: Final = 5.0  # for the last bytes of connections, once everything else has stopped
 
 log = structlog.get_logger(__name__)
@@ -171,14 +173,14 @@ class Daemon:
                         reload()
                         notify("READY=1", f"STATUS={self._status()}")
                     log.info("stopping", signal=signal.Signals(number).name)
-                    notify("STOPPING=1")
+                    notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self._drain_seconds + LAST_WORK) * 1e6)}")
                     await self._wait_for_jobs(jobs_done, signals)
                     accepting.cancel_scope.cancel()
                 ending.start_soon(self._cut_off, connections.cancel_scope)
                 listener.drain()
                 await self.http.drain()
                 self.streams.close(DRAINING)
-                await self.watchers.close(DRAINING, STAGGER)
+                await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
             ending.cancel_scope.cancel()
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
@@ -204,10 +206,15 @@ class Daemon:
         await self.runner.run()
         done.set()
 
+    @property
+    def _drain_seconds(self) -> float:
+        """How long running jobs may take to end."""
+        shutdown = self.settings.shutdown
+        return shutdown.drain_timeout if shutdown.wait_for_jobs else 0
+
     async def _wait_for_jobs(self, done: trio.Event, signals: AsyncIterator[int]) -> None:
         """Take no more work, tell the watchers, and wait for running jobs: in time, and until a second signal."""
-        shutdown = self.settings.shutdown
-        seconds = shutdown.drain_timeout if shutdown.wait_for_jobs else 0
+        seconds = self._drain_seconds
         self.services.ready = False
         farewell = ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds)))
         self.watchers.announce(farewell)

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from machine import Machine
-from samples import ID
+from machine import PROJECT, Machine
+from samples import ID, job_id
 
 from daemon import registered
 
@@ -18,7 +18,8 @@ def _stopped(machine: Machine) -> Iterator[None]:
 
 
 def test_the_units_are_well_formed(machine: Machine) -> None:
-    units = ["progressd.service", "progressd.socket", "progressd-ingest.socket"]
+    single = ["progressd.service", "progressd.socket", "progressd-ingest.socket"]
+    units = [*single, *(unit.replace(".", "@8081.") for unit in single)]
     done = machine.completed("systemd-analyze", "verify", *units)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -37,6 +38,27 @@ def test_it_is_started_once_it_answers(machine: Machine) -> None:
     assert (state["ActiveState"], state["SubState"], state["NRestarts"]) == ("active", "running", "0")
     assert machine.run("stat", "-c", "%U:%G %a", f"/proc/{state['MainPID']}").startswith("progressd:progressd")
     assert machine.run("stat", "-c", "%U:%G %a", "/var/lib/progressd").strip() == "progressd:progressd 700"
+
+
+def test_several_run_side_by_side(machine: Machine) -> None:
+    other = job_id(8081)
+    machine.write("/etc/progressd/8081.toml", "[pipelines.copy]\ncommand = ['cp', '{input}', '{output}']\n")
+    machine.run("systemctl", "start", "progressd.socket", "progressd@8081.socket")
+    assert machine.report(registered(other), "/run/progressd-8081/ingest.sock")["ok"]
+    assert machine.request("GET", f"/api/jobs/{other}", port=8081).status == 200
+    assert machine.request("GET", f"/api/jobs/{other}").status == 404
+    assert "copy" in machine.request("GET", "/api/health", port=8081).json["pipelines"]
+    machine.run("systemctl", "stop", "progressd@8081.socket", "progressd-ingest@8081.socket", "progressd@8081.service")
+
+
+def test_the_template_is_the_same_but_for_the_instance() -> None:
+    single, template = (
+        [line for line in (PROJECT / "systemd" / name).read_text().splitlines() if line and not line.startswith("#")]
+        for name in ("progressd.service", "progressd@.service")
+    )
+    differing = [line for line in template if line not in single]
+    assert len(single) == len(template)
+    assert all("%i" in line for line in differing)
 
 
 def test_the_first_connection_starts_it(machine: Machine) -> None:
@@ -68,7 +90,16 @@ def test_who_is_in_the_group_may_report(machine: Machine) -> None:
 
 def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
-    options = ["-o", "advanced=true", "-o", f"ocr={'true' if shutil.which('tesseract') else 'false'}", "-o", "dpi=75"]
+    options = [
+        "-o",
+        "advanced=true",
+        "-o",
+        f"ocr={'true' if shutil.which('tesseract') else 'false'}",
+        "-o",
+        "dpi=75",
+        "-o",
+        "upscale=false",
+    ]
     scan = "/opt/project/daemon/progressd/pipelines/scan/sample-scan.pdf"
     machine.run("progressd", "submit", scan, *options, "--watch")
     [job] = machine.request("GET", "/api/jobs?kind=pdf").json["jobs"]

@@ -1,0 +1,173 @@
+"""A restart refuses nobody: who connects meanwhile waits and is served, and watchers come back without a gap."""
+
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import trio
+from http_client import FORM_TYPE, file_part, form, options_part
+from machine import PORT, Machine
+from peer import Peer
+from waiting import eventually
+from wsproto.frame_protocol import Opcode
+
+from daemon import registered
+
+SCAN = Path(__file__).parents[2] / "daemon/progressd/pipelines/scan/sample-scan.pdf"
+HOST = {"Host": "localhost"}
+WATCHERS = 200
+PATIENCE = 60.0
+CONFIG = """
+[limits]
+max_connections = 500
+max_connections_per_address = 500
+"""
+
+
+class Watcher(Peer):
+    """One that reads more than a byte at a time: two hundred share a core with the daemon."""
+
+    async def opened(self) -> bytes:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await self.receive()
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        head, _, frames = head.partition(b"\r\n\r\n")
+        self._frames.receive_bytes(frames)
+        return head
+
+
+class Load:
+    """Watchers, a producer and requests, all the time, and what became of them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.ready = 0
+        self.shutdowns = 0
+        self.codes: list[int] = []
+        self.returns: list[float] = []  # seconds from a close to being let in again
+        self.requests: list[tuple[float, float]] = []  # when, and how long it took
+        self.reported: list[str] = []
+        self.seen: list[list[str]] = []
+        self.mine: set[str] = set()
+        self.enough = False
+        self.reported_all = trio.Event()
+
+    async def connect(self) -> Watcher:
+        sock = self.machine.tcp_socket()
+        sock.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        await stream.socket.connect(("127.0.0.1", PORT))
+        return Watcher(stream, PATIENCE)
+
+    async def watch(self) -> None:
+        """See every new job once and in order, across all closes."""
+        seen: list[str] = []
+        self.seen.append(seen)
+        cursor, left = "", 0.0
+        while True:
+            async with await self.connect() as peer:
+                since = f"&since={cursor}" if cursor else ""
+                await peer.open(f"/ws/jobs?types=job_created{since}", HOST)
+                self.ready += 1
+                if left:
+                    self.returns.append(time.monotonic() - left)
+                while True:
+                    opcode, payload = await peer.next_frame()
+                    if opcode is Opcode.CLOSE:
+                        self.codes.append(payload[0])
+                        left = time.monotonic()
+                        break
+                    message = json.loads(payload) if opcode is Opcode.TEXT else {}
+                    assert message.get("type") != "resync"
+                    cursor = message.get("cursor", cursor)
+                    self.shutdowns += message.get("type") == "server_shutdown"
+                    if message.get("type") == "job_created" and message["job_id"] in self.mine:
+                        seen.append(message["job_id"])
+
+    async def report(self) -> None:
+        """Report a new job fifty times a second; one that was not answered is reported again."""
+        while not self.enough:
+            plain = self.machine.connect_unix()
+            plain.setblocking(False)
+            await self._report_on(trio.SocketStream(trio.socket.from_stdlib_socket(plain)))
+        self.reported_all.set()
+
+    async def _report_on(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            while not self.enough:
+                job_id = str(uuid.uuid4())
+                self.mine.add(job_id)
+                try:
+                    await stream.send_all(json.dumps({"ref": 1, **registered(job_id)}).encode() + b"\n")
+                    answer = await stream.receive_some()
+                except trio.BrokenResourceError:
+                    answer = b""
+                if not answer:
+                    return
+                assert json.loads(answer)["ok"], answer
+                self.reported.append(job_id)
+                await trio.sleep(0.02)
+
+    async def ask(self) -> None:
+        """A request on a connection of its own, fifty times a second."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                nursery.start_soon(self._ask_once)
+                await trio.sleep(0.02)
+
+    async def _ask_once(self) -> None:
+        begun = time.monotonic()
+        async with await self.connect() as peer:
+            response = await peer.ask("/api/health/live", {**HOST, "Connection": "close"})
+        assert response.status == 200, response
+        self.requests.append((begun, time.monotonic() - begun))
+
+
+async def convert(load: Load) -> str:
+    """Submit a scan; the id of its job once it runs."""
+    body = form(file_part(SCAN.read_bytes()), options_part({"dpi": 100, "upscale": False}))
+    answer = load.machine.request(
+        "POST", "/api/convert", body, **{k.replace("-", "_"): v for k, v in FORM_TYPE.items()}
+    )
+    job_id = str(answer.json["job_id"])
+    await eventually(lambda: load.machine.request("GET", f"/api/jobs/{job_id}").json["status"] == "processing")
+    return job_id
+
+
+async def restart_under_load(machine: Machine, watchers: int) -> tuple[Load, Any]:
+    machine.write("/etc/progressd/progressd.toml", CONFIG)
+    machine.run("systemctl", "start", "progressd.socket", "progressd.service")
+    load = Load(machine)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(watchers):
+                nursery.start_soon(load.watch)
+            nursery.start_soon(load.report)
+            nursery.start_soon(load.ask)
+            await eventually(lambda: load.ready == watchers, PATIENCE)
+            job_id = await convert(load)
+            await trio.run_process(machine.inside("systemctl", "restart", "progressd.service"))
+            await eventually(lambda: len(load.returns) == watchers, PATIENCE)
+            await trio.sleep(0.5)
+            load.enough = True
+            await load.reported_all.wait()
+            await eventually(lambda: all(seen[-1] == load.reported[-1] for seen in load.seen), PATIENCE)
+            nursery.cancel_scope.cancel()
+    return load, machine.request("GET", f"/api/jobs/{job_id}").json
+
+
+async def test_a_restart_under_load(machine: Machine) -> None:
+    load, job = await restart_under_load(machine, WATCHERS)
+    assert (job["status"], job["attempt"]) == ("completed", 1)
+    assert load.codes == [1001] * WATCHERS
+    assert load.shutdowns == WATCHERS
+    for seen in load.seen:
+        mine = [one for one in seen if one in set(load.reported)]
+        assert mine == load.reported[-len(mine) :]
+    returns = sorted(load.returns)
+    slowest = max(seconds for _, seconds in load.requests)
+    assert slowest < 10, "a request waited longer than a stop without jobs and a start may take"
+    assert returns[-1] < 10, "and a watcher to come back"
