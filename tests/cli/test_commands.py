@@ -10,7 +10,20 @@ from click.testing import CliRunner, Result
 from progressd import __version__
 from progressd.cli import main
 
-COMMANDS = ["serve", "submit", "run", "watch", "jobs", "cancel", "retry", "backup", "keys", "config", "completion"]
+COMMANDS = [
+    "serve",
+    "submit",
+    "run",
+    "watch",
+    "jobs",
+    "cancel",
+    "retry",
+    "delete",
+    "backup",
+    "keys",
+    "config",
+    "completion",
+]
 NOBODY = "http://127.0.0.1:1"
 
 
@@ -50,6 +63,7 @@ def test_the_version() -> None:
         (["nonsense"], "No such command 'nonsense'"),
         (["cancel"], "Missing argument 'JOB'"),
         (["retry"], "Missing argument 'JOB'"),
+        (["delete"], "Missing argument 'JOB...'"),
         (["run"], "Missing argument 'COMMAND...'"),
         (["run", "--label", "x", "true"], "'x' is not of the form NAME=VALUE"),
         (["run", "-p", "(", "true"], "is not a regular expression"),

@@ -207,6 +207,18 @@ def test_a_job_that_was_cancelled_is_tried_again(daemon: Daemon) -> None:
     assert "only a failed or cancelled job can be tried again" in refused.stderr
 
 
+def test_finished_jobs_are_deleted_and_others_are_not(daemon: Daemon) -> None:
+    done = daemon.run("submit", daemon.text, "--pipeline", "copy", "--watch").stdout.split()[0]
+    under_way = daemon.submit("gated")
+    deleted = daemon.run("delete", done, under_way)
+    assert (deleted.returncode, deleted.stdout) == (1, f"{done} deleted\n")
+    assert deleted.stderr.startswith(f"Error: job {under_way} is ")
+    assert "only a finished job can be deleted" in deleted.stderr
+    assert daemon.run("delete", done).stderr == f"Error: no job {done}\n"
+    assert done not in daemon.run("jobs").stdout
+    daemon.run("cancel", under_way)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_watcher_that_is_interrupted_says_so_in_its_status(
     daemon: Daemon, number: signal.Signals, status: int

@@ -79,6 +79,28 @@ async def test_a_silent_job_is_shown_as_stalled_until_its_producer_is_back(
     assert "stalled" not in (await job_of(client))["progress"]
 
 
+@pytest.mark.parametrize("end", [completed(ID), failed(ID, "no paper")])
+async def test_a_finished_job_is_deleted_with_its_files(
+    end: dict[str, object], daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 5, 12))
+    files = daemon.daemon.files.input(ID).parent
+    files.mkdir()
+    refused = await client.delete(f"/api/jobs/{ID}?purge=true")
+    assert (refused.status_code, refused.json()["error"]) == (
+        409,
+        f"job {ID} is processing: only a finished job can be deleted",
+    )
+    await daemon.report(end)
+    deleted = await client.delete(f"/api/jobs/{ID}?purge=true")
+    assert (deleted.status_code, deleted.json()["id"]) == (200, ID)
+    assert (await client.get(f"/api/jobs/{ID}")).status_code == 404
+    assert (await client.delete(f"/api/jobs/{ID}?purge=true")).status_code == 404
+    assert (await client.get("/api/jobs")).json()["total"] == 0
+    assert not files.exists()
+    assert (await daemon.report(progress(ID, 6, 12)))[0]["error"] == f"no job {ID}"
+
+
 async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5, 12, "AI Upscaling"))
     body = await job_of(client)

@@ -12,6 +12,7 @@ from progressd.cli.backup import backup
 from progressd.cli.cancel import cancel
 from progressd.cli.completion import completion
 from progressd.cli.config import config
+from progressd.cli.delete import delete
 from progressd.cli.errors import sentence
 from progressd.cli.jobs import jobs
 from progressd.cli.keys import keys
@@ -65,5 +66,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, run, watch, jobs, cancel, retry, backup, keys, config, completion):
+for _command in (serve, submit, run, watch, jobs, cancel, retry, delete, backup, keys, config, completion):
     main.add_command(_command)

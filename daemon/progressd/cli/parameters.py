@@ -85,6 +85,11 @@ def complete_ended(ctx: click.Context, _parameter: click.Parameter, incomplete: 
     return _completed(ctx, incomplete, [JobStatus.FAILED, JobStatus.CANCELLED])
 
 
+def complete_finished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same, of the jobs that have finished."""
+    return _completed(ctx, incomplete, [status for status in JobStatus if status.finished])
+
+
 def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus | None]) -> list[CompletionItem]:
     from progressd.client.errors import ClientError
     from progressd.client.rest import RestClient

@@ -63,6 +63,10 @@ class RestClient:
         """Cancel a job; the job as it is now."""
         return self._call("DELETE", job_path(job_id))
 
+    def purge(self, job_id: str) -> dict[str, Any]:
+        """Delete a finished job and its files; the job as it was."""
+        return self._call("DELETE", job_path(job_id), params={"purge": "true"})
+
     def retry(self, job_id: str) -> str:
         """Have a job that failed or was cancelled run again; the id of the new job."""
         return str(self._call("POST", f"{job_path(job_id)}/retry")["job_id"])

@@ -14,7 +14,7 @@ import trio
 from msgspec.structs import replace
 
 from progressd.config import Settings
-from progressd.core.errors import Conflict, StoreFailed
+from progressd.core.errors import Conflict, NotFound, StoreFailed
 from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
 from progressd.core.messages import ErrorData
@@ -101,7 +101,7 @@ class Runner:
         try:
             await self._report(StartEvent(job.id))
             await self._report(RunnerEvent(job.id, await self._outcome(job)))
-        except Conflict as refusal:  # somebody else has ended it meanwhile
+        except (Conflict, NotFound) as refusal:  # somebody else has ended it meanwhile, or even deleted it
             log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
         finally:
             self._taken.discard(job.id)

@@ -55,6 +55,12 @@ class Waiting(msgspec.Struct, frozen=True):
     wait: Annotated[float, Meta(ge=0)] = 0
 
 
+class Deletion(msgspec.Struct, frozen=True):
+    """The query of a deletion: without `purge` it is a cancellation."""
+
+    purge: bool = False
+
+
 @blueprint.get("")
 async def list_jobs() -> Response:
     """All jobs, newest first."""
@@ -91,12 +97,25 @@ async def get_job(job_id: str) -> Response:
 
 @blueprint.delete("/<job_id>")
 async def cancel(job_id: str) -> Response:
-    """Cancel a job that has not finished."""
+    """Cancel a job that has not finished; with `purge`, delete one that has, and its files."""
     job = await _find(job_id)
+    if converted(request.args, Deletion).purge:
+        return await _purge(job)
     if job.status.finished:
         raise Conflict(f"job {job.id} is {job.status} already")
     cancelled = ReportedStatus(JobStatus.CANCELLED)
     return _job_response(await services().ingest.submit_one(StatusEvent(job.id, cancelled)))
+
+
+async def _purge(job: Job) -> Response:
+    daemon = services()
+    if not job.status.finished:
+        raise Conflict(f"job {job.id} is {job.status}: only a finished job can be deleted")
+    with trio.CancelScope(shield=True):  # or its files were left behind
+        gone = await daemon.store.delete([job.id])
+        daemon.registry.forget(gone)
+        await daemon.files.remove(gone)
+    return _job_response(job)
 
 
 @blueprint.post("/<job_id>/retry")

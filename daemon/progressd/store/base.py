@@ -82,6 +82,9 @@ class Store(Protocol):
     async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
         """The smallest `created_offset` of the jobs that finished in this time, None where there is none."""
 
+    async def delete(self, ids: Collection[str]) -> list[str]:
+        """Delete those of the jobs that have finished, as `delete_finished` does; their ids."""
+
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
 

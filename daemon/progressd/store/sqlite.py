@@ -147,15 +147,22 @@ class SQLiteStore:
             most,
         )
 
+        return await self._delete(list(map(_job, old)))
+
+    async def delete(self, ids: Collection[str]) -> list[str]:
+        """See Store."""
+        return await self._delete([job for job in (await self.jobs(ids)).values() if job.status.finished])
+
+    async def _delete(self, jobs: Sequence[Job]) -> list[str]:
         def write(db: sqlite3.Connection) -> tuple[list[str], int]:
             deadline = perf_counter() + DELETING
             oldest_cursor, gone = self.oldest_cursor, list[Job]()
-            for job in map(_job, old):
+            for job in jobs:
                 [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
                 oldest_cursor = max(oldest_cursor, newest)
                 db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
-                db.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
-                gone.append(job)
+                if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # not by somebody else meanwhile
+                    gone.append(job)
                 if perf_counter() > deadline:
                     break
             lists.remove(db, gone)
@@ -165,7 +172,7 @@ class SQLiteStore:
             db.execute(f"DELETE FROM batches WHERE id {_AMONG} AND {emptied}", (batches,))
             return [job.id for job in gone], oldest_cursor
 
-        if not old:
+        if not jobs:
             return []
         ids, self.oldest_cursor = await self._transaction(write)
         return ids

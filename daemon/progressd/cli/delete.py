@@ -1,0 +1,32 @@
+"""`progressd delete`: finished jobs that nobody needs any more, sooner than after the retention."""
+
+import click
+
+from progressd.cli.parameters import complete_finished, url_option
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True, shell_complete=complete_finished)
+@url_option
+@click.pass_context
+def delete(ctx: click.Context, job_ids: tuple[str, ...], url: str) -> None:
+    """Delete finished jobs with their files.
+
+    The exit status is 1 if the daemon refuses one of them, such as for one that is still running: cancel it first.
+
+    \b
+    Example:
+      progressd delete 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
+    """
+    from progressd.client.errors import Refused
+    from progressd.client.rest import RestClient
+
+    refused = False
+    with RestClient(url) as client:
+        for job_id in job_ids:
+            try:
+                click.echo(f"{client.purge(job_id)['id']} deleted")
+            except Refused as refusal:
+                refused = True
+                click.echo(f"Error: {refusal}", err=True)
+    ctx.exit(int(refused))
