@@ -18,10 +18,10 @@ from samples import NOW, job, job_id
 
 FINISHED = [status for status in JobStatus if status.finished]
 EVERY_LIST = [
-    Filter(statuses, kind, label)
+    Filter(statuses, kind, labels)
     for statuses in (None, FINISHED, [JobStatus.FAILED], [])
     for kind in (None, "scan", "unknown")
-    for label in (None, ("by", "eve"), ("by", "unknown"))
+    for labels in ((), (("by", "eve"),), (("by", "unknown"),))
 ]
 WORDS = st.sampled_from(["by", "eve", "", "a=b", "\0", '"\\\n', "é😀", "label:by", "[]"])
 LABELS = st.dictionaries(st.just("by") | WORDS, st.just("eve") | WORDS, max_size=3)
@@ -37,7 +37,7 @@ def fits(one: Job, which: Filter) -> bool:
     return (
         (which.statuses is None or one.status in which.statuses)
         and (which.kind is None or one.kind == which.kind)
-        and (which.label is None or one.labels.get(which.label[0]) == which.label[1])
+        and all(one.labels.get(name) == value for name, value in which.labels)
     )
 
 
