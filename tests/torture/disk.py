@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 HEAD = struct.Struct("<cQQI")  # what, inode, offset, length of what follows
 SOURCE = Path(__file__).with_name("disk.c")
-CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed")
+CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "recorded", "die_after")
 
 
 def build_shim(directory: Path) -> Path:

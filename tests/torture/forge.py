@@ -1,6 +1,6 @@
 """Daemons without the half second of imports: a process that has loaded everything once forks each of them from itself.
 
-    async with open_forge(tmp_path) as forge:
+    async with open_forge(process, tmp_path) as forge:
         async with forge.daemon(state_dir) as daemon:
             url = await daemon.listening()
             daemon.kill(signal.SIGKILL)
@@ -14,10 +14,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import PIPE, Popen
 from typing import Any
 
 import trio
@@ -36,6 +36,8 @@ class ForgedDaemon:
     async def listening(self) -> str:
         """The URL, once it answers there. Fails when it ends instead."""
         word, rest = await self._forge.said()
+        if word == "ended":
+            self.status = int(rest)
         assert word == "listening", f"{word} {rest}: see {self._forge.log}"
         return rest.removeprefix("on ")
 
@@ -56,17 +58,17 @@ class ForgedDaemon:
 class Forge:
     """The client of the process; one daemon at a time."""
 
-    def __init__(self, process: trio.Process, log: Path) -> None:
+    def __init__(self, orders: trio.lowlevel.FdStream, told: trio.lowlevel.FdStream, log: Path) -> None:
         self.log = log
-        self._process = process
+        self._orders = orders
+        self._told = told
         self._text = b""
 
     async def said(self) -> tuple[str, str]:
         """The next line, of the process or of the daemon in it: its first word, and the rest."""
-        assert self._process.stdout is not None
         with trio.fail_after(PATIENCE):
             while b"\n" not in self._text:
-                chunk = await self._process.stdout.receive_some()
+                chunk = await self._told.receive_some()
                 assert chunk, "the forge has ended"
                 self._text += chunk
         line, _, self._text = self._text.partition(b"\n")
@@ -82,8 +84,7 @@ class Forge:
         if config is not None:
             arguments += ["--config", str(config)]
         order = {"arguments": arguments, "environment": dict(environment or {}), "log": str(self.log)}
-        assert self._process.stdin is not None
-        await self._process.stdin.send_all(json.dumps(order).encode() + b"\n")
+        await self._orders.send_all(json.dumps(order).encode() + b"\n")
         word, rest = await self.said()
         assert word == "forked", f"{word} {rest}"
         daemon = ForgedDaemon(int(rest), self)
@@ -96,21 +97,23 @@ class Forge:
                     await daemon.ended()
 
 
+@contextmanager
+def forge_process(environment: Mapping[str, str]) -> Iterator[Popen[bytes]]:
+    """Start the process, with these variables besides its own; it may serve one test after the other."""
+    with Popen([sys.executable, __file__], stdin=PIPE, stdout=PIPE, env={**os.environ, **environment}) as process:
+        yield process  # the end of its input ends it
+
+
 @asynccontextmanager
-async def open_forge(directory: Path, environment: Mapping[str, str] | None = None) -> AsyncGenerator[Forge]:
-    """Start the process, with these variables besides its own. The daemons' log is in `directory`/daemon.log."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, __file__], stdin=PIPE, stdout=PIPE, env={**os.environ, **(environment or {})}
-    )
-    try:
-        yield Forge(process, directory / "daemon.log")
-    finally:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with trio.CancelScope(shield=True):
-            await process.stdin.aclose()  # which ends it
-            await process.wait()
-            await process.stdout.aclose()
+async def open_forge(process: Popen[bytes], directory: Path) -> AsyncGenerator[Forge]:
+    """Use the process; the log of the daemons is in `directory`."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with (
+        trio.lowlevel.FdStream(os.dup(process.stdin.fileno())) as orders,
+        trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as told,
+    ):
+        yield Forge(orders, told, directory / "daemon.log")
 
 
 def _become_daemon(order: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import trio
 from torture.disk import Control, Power
-from torture.forge import Forge, ForgedDaemon, open_forge
+from torture.forge import Forge, ForgedDaemon
 from torture.ledger import Ledger, Story
 from torture.load import Clients, Returner
 
@@ -217,36 +217,36 @@ async def jobs_of(client: httpx.AsyncClient, query: str, most: int = 100_000) ->
 
 
 async def torture(
+    forge: Forge,
     directory: Path,
     rounds: int,
     seed: int,
     *,
-    shim: Path | None = None,
+    cuts: bool = False,
     config: str = "",
     ignoring: str = "",
     say: Callable[[str], None] = print,
 ) -> Counter[str]:
     """So many rounds; what was counted. The seed decides all that chance decides here, as far as time lets it.
 
-    `shim`: what `disk.build_shim` made; with it each kill is a power cut. `ignoring`: see `disk.Disk`.
+    `cuts`: each kill is a power cut, and sometimes the disk fails; `ignoring`: see `disk.Disk`.
     """
     total: Counter[str] = Counter()
-    per_store = PER_STORE if shim is None else PER_DISK
-    async with open_forge(directory, {"LD_PRELOAD": str(shim)} if shim else {}) as forge:
-        for first in range(0, rounds, per_store):
-            place = directory / str(first)
-            place.mkdir()
-            chance = random.Random(f"{seed} {first}")
-            power = Power(place, chance, ignoring) if shim else None
-            campaign = Campaign(place, forge, chance, power, config)
-            for number in range(first, min(first + per_store, rounds)):
-                try:
-                    await campaign.round()
-                except BaseException:
-                    say(f"round {number} of seed {seed}, in {place}")
-                    raise
-            await campaign.finish()
-            total += campaign.ledger.counted
-            shutil.rmtree(place, ignore_errors=True)
-            say(f"{min(first + per_store, rounds)} rounds: " + ", ".join(f"{n} {what}" for what, n in total.items()))
+    per_store = PER_DISK if cuts else PER_STORE
+    for first in range(0, rounds, per_store):
+        place = directory / str(first)
+        place.mkdir()
+        chance = random.Random(f"{seed} {first}")
+        power = Power(place, chance, ignoring) if cuts else None
+        campaign = Campaign(place, forge, chance, power, config)
+        for number in range(first, min(first + per_store, rounds)):
+            try:
+                await campaign.round()
+            except BaseException:
+                say(f"round {number} of seed {seed}, in {place}")
+                raise
+        await campaign.finish()
+        total += campaign.ledger.counted
+        shutil.rmtree(place, ignore_errors=True)
+        say(f"{min(first + per_store, rounds)} rounds: " + ", ".join(f"{n} {what}" for what, n in total.items()))
     return total

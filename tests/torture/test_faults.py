@@ -17,7 +17,7 @@ import trio
 from http_client import FORM_TYPE, file_part, form
 from samples import ID, job_id
 from torture.disk import Power
-from torture.forge import ForgedDaemon, open_forge
+from torture.forge import Forge, ForgedDaemon
 from waiting import eventually
 
 from daemon import completed, progress, registered
@@ -58,12 +58,9 @@ class Patient:
 
 
 @asynccontextmanager
-async def patient(directory: Path, shim: Path) -> AsyncGenerator[Patient]:
+async def patient(forge: Forge, directory: Path) -> AsyncGenerator[Patient]:
     power = Power(directory, random.Random(1))
-    async with (
-        open_forge(directory, {"LD_PRELOAD": str(shim)}) as forge,
-        forge.daemon(power.state_dir, power.plug_in()) as daemon,
-    ):
+    async with forge.daemon(power.state_dir, power.plug_in()) as daemon:
         url = await daemon.listening()
         async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False, verify=False) as client:
             yield Patient(url, power, daemon, client)
@@ -78,8 +75,8 @@ async def patient(directory: Path, shim: Path) -> AsyncGenerator[Patient]:
     ],
     ids=["errors", "a full disk", "a read-only disk"],
 )
-async def test_a_disk_that_fails_costs_no_fact(tmp_path: Path, shim: Path, faults: list[str], number: int) -> None:
-    async with patient(tmp_path, shim) as it:
+async def test_a_disk_that_fails_costs_no_fact(forge: Forge, tmp_path: Path, faults: list[str], number: int) -> None:
+    async with patient(forge, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         assert (await it.report(progress(ID, 1, 3)))["ok"]
         for name in faults:
@@ -104,8 +101,8 @@ async def test_a_disk_that_fails_costs_no_fact(tmp_path: Path, shim: Path, fault
         assert (await it.upload()).status_code == 202
 
 
-async def test_a_daemon_out_of_descriptors_keeps_what_it_has(tmp_path: Path, shim: Path) -> None:
-    async with patient(tmp_path, shim) as it:
+async def test_a_daemon_out_of_descriptors_keeps_what_it_has(forge: Forge, tmp_path: Path) -> None:
+    async with patient(forge, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         before = resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE)
         host, port = it.url.removeprefix("http://").split(":")
@@ -130,8 +127,8 @@ async def test_a_daemon_out_of_descriptors_keeps_what_it_has(tmp_path: Path, shi
 
 
 @pytest.mark.parametrize("seconds", [3600 * 24 * 3650, -3600 * 24 * 3650])
-async def test_a_clock_that_jumps_changes_no_order(tmp_path: Path, shim: Path, seconds: int) -> None:
-    async with patient(tmp_path, shim) as it:
+async def test_a_clock_that_jumps_changes_no_order(forge: Forge, tmp_path: Path, seconds: int) -> None:
+    async with patient(forge, tmp_path) as it:
         cursors = []
         for number in range(1, 7):
             it.control["clock_shift"] = seconds if number % 2 else 0

@@ -3,16 +3,19 @@
 from pathlib import Path
 
 import pytest
+from torture.forge import Forge
 from torture.rounds import torture
 
 
-async def test_nothing_that_was_promised_is_lost_when_the_daemon_is_killed(tmp_path: Path, seed: int) -> None:
-    counted = await torture(tmp_path, 6, seed)
-    assert counted["kills"] == 6
+async def test_nothing_that_was_promised_is_lost_when_the_daemon_is_killed(
+    forge: Forge, tmp_path: Path, seed: int
+) -> None:
+    counted = await torture(forge, tmp_path, 5, seed)
+    assert counted["kills"] == 5
     assert counted["events answered"] > 0
 
 
 @pytest.mark.torture
-async def test_nothing_is_lost_in_many_rounds(tmp_path: Path, rounds: int, seed: int) -> None:
-    counted = await torture(tmp_path, rounds, seed)
+async def test_nothing_is_lost_in_many_rounds(forge: Forge, tmp_path: Path, rounds: int, seed: int) -> None:
+    counted = await torture(forge, tmp_path, rounds, seed)
     assert counted["kills"] == rounds

@@ -1,0 +1,273 @@
+"""A power cut behind each single write, sync, link or removal of what a daemon does in one go, not at random moments.
+
+Each act is done once undisturbed, to count what it does to the disk. Then it is begun anew, and cut off behind the
+first, the second, … of these; the next daemon has to find everything. The suite takes some of them, `make torture` all.
+"""
+
+import random
+import shutil
+import signal
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import trio
+from http_client import FORM_TYPE, file_part, form
+from progressd.core.job import Job
+from progressd.core.status import JobStatus
+from progressd.store.base import Change
+from progressd.store.schema import MIGRATIONS
+from progressd.store.sqlite import SQLiteStore
+from samples import created, job_id
+from submitting import PDF
+from torture.disk import Power
+from torture.forge import Forge, ForgedDaemon
+
+from daemon import completed, progress, registered
+
+SOME = 2  # points that the suite takes of each act
+
+Talk = Callable[[httpx.AsyncClient, Path], Awaitable[None]]
+
+
+@dataclass
+class Act:
+    """`prepare` a state directory, have a daemon do something up to `done`, and `check` what the next one has."""
+
+    prepare: Callable[[Path], Awaitable[None]]
+    done: Talk
+    check: Talk
+    stop: bool = False  # what is cut off is its stopping
+
+
+def make(directory: Path) -> None:
+    directory.mkdir(parents=True)
+
+
+async def nothing(state_dir: Path) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def only_start(client: httpx.AsyncClient, state_dir: Path) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def takes_work(client: httpx.AsyncClient, state_dir: Path) -> None:
+    for event in (registered(job_id(999)), progress(job_id(999), 1), completed(job_id(999))):
+        assert (await client.post("/api/events", json=event)).status_code == 200
+
+
+# An old store
+
+
+async def old_store(state_dir: Path) -> None:
+    """A file as the first version of the schema has it, with twenty jobs."""
+    make(state_dir)
+    with closing(sqlite3.connect(state_dir / "progressd.db", isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(f"BEGIN; {MIGRATIONS[0]}; PRAGMA user_version = 1; COMMIT;")
+        db.execute("UPDATE meta SET value = 1000 WHERE key = 'reserved'")
+        for number in range(1, 21):
+            body = msgspec.json.encode(finished(number, days_ago=1)).decode()
+            db.execute("INSERT INTO jobs VALUES (?, ?, ?)", (number, job_id(number), body))
+    await trio.lowlevel.checkpoint()
+
+
+async def has_the_old_jobs(client: httpx.AsyncClient, state_dir: Path) -> None:
+    page = (await client.get("/api/jobs?kind=scan&label=by=eve&limit=100")).json()
+    assert page["total"] == 20
+    assert {job["id"] for job in page["jobs"]} == {job_id(number) for number in range(1, 21)}
+    with closing(sqlite3.connect(state_dir / "progressd.db.v1")) as old:
+        assert old.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert old.execute("SELECT count(*) FROM jobs").fetchall() == [(20,)]
+
+
+# Retention
+
+
+def finished(number: int, days_ago: float) -> Job:
+    then = datetime.now(UTC) - timedelta(days=days_ago)
+    return Job(
+        id=job_id(number),
+        kind="scan",
+        status=JobStatus.COMPLETED,
+        created_at=then,
+        completed_at=then,
+        created_offset=number,
+        offset=number,
+        labels={"by": "eve"},
+    )
+
+
+async def old_jobs(state_dir: Path) -> None:
+    """Ten jobs whose time is over, and five others, all with files."""
+    make(state_dir)
+    with closing(SQLiteStore.open(state_dir / "progressd.db")) as store:
+        jobs = [finished(number, 40) for number in range(1, 11)] + [finished(number, 1) for number in range(11, 16)]
+        await store.reserve(1000)
+        await store.commit(jobs, [Change(number, created(job_id(number))) for number in range(1, 16)])
+    for job in jobs:
+        make(state_dir / "jobs" / job.id)
+        (state_dir / "jobs" / job.id / "input").write_bytes(PDF)
+
+
+async def only_the_young_are_left(client: httpx.AsyncClient, state_dir: Path) -> None:
+    with trio.fail_after(10):
+        while (await client.get("/api/jobs?kind=scan")).json()["total"] > 5:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def each_job_has_its_files(client: httpx.AsyncClient, state_dir: Path) -> None:
+    before = (await client.get("/api/jobs?kind=scan&limit=100")).json()["jobs"]
+    young = {job_id(number) for number in range(11, 16)}
+    assert {job["id"] for job in before} >= young
+    await only_the_young_are_left(client, state_dir)
+    page = (await client.get("/api/jobs?kind=scan&label=by=eve&limit=100")).json()
+    assert {job["id"] for job in page["jobs"]} == young
+    assert page["total"] == 5
+    assert all((state_dir / "jobs" / id_ / "input").read_bytes() == PDF for id_ in young)
+
+
+# Stopping
+
+
+async def some_work(client: httpx.AsyncClient, state_dir: Path) -> None:
+    for number in range(1, 6):
+        for event in (registered(job_id(number)), progress(job_id(number), 1), progress(job_id(number), 2)):
+            assert (await client.post("/api/events", json=event)).status_code == 200
+    assert (await client.post("/api/events", json=completed(job_id(1)))).status_code == 200
+
+
+async def has_that_work(client: httpx.AsyncClient, state_dir: Path) -> None:
+    for number in range(1, 6):
+        job = (await client.get(f"/api/jobs/{job_id(number)}")).json()
+        assert job["status"] == ("completed" if number == 1 else "processing")
+        assert job["progress"]["current_step"] in ((2,) if number == 1 else (1, 2))
+
+
+# An upload
+
+
+async def upload(client: httpx.AsyncClient, state_dir: Path) -> None:
+    headers = {"Host": client.base_url.netloc.decode(), **FORM_TYPE}
+    answer = await client.post("/api/convert?pipeline=none", content=form(file_part()), headers=headers)
+    assert answer.status_code == 202
+    (state_dir.parent.parent / "answered").write_text(answer.json()["job_id"])
+
+
+async def whole_or_not_at_all(client: httpx.AsyncClient, state_dir: Path) -> None:
+    jobs = (await client.get("/api/jobs?kind=none")).json()["jobs"]
+    answered = state_dir.parent.parent / "answered"
+    if answered.exists():
+        assert [job["id"] for job in jobs] == [answered.read_text()]
+    assert {path.name for path in (state_dir / "jobs").iterdir()} == {job["id"] for job in jobs}
+    assert all((state_dir / "jobs" / job["id"] / "input").read_bytes() == PDF for job in jobs)
+    assert not list((state_dir / "uploads").iterdir())
+    answered.unlink(missing_ok=True)
+
+
+ACTS = {
+    "the first start": Act(nothing, only_start, takes_work),
+    "a migration": Act(old_store, only_start, has_the_old_jobs),
+    "retention": Act(old_jobs, only_the_young_are_left, each_job_has_its_files),
+    "stopping": Act(nothing, some_work, has_that_work, stop=True),
+    "an upload": Act(nothing, upload, whole_or_not_at_all),
+}
+CONFIG = '[pipelines.none]\ncommand = ["true"]\n'
+
+
+class Theatre:
+    """Where an act is done, and cut off."""
+
+    def __init__(self, place: Path, forge: Forge, act: Act) -> None:
+        self._place = place
+        self._forge = forge
+        self._act = act
+        self._config = place / "progressd.toml"
+        self._config.write_text(CONFIG)
+
+    async def count(self) -> int:
+        """What the act does to the disk, undisturbed."""
+        power = await self._power(0)
+        async with self._forge.daemon(power.state_dir, power.plug_in(), self._config) as daemon:
+            before = await self._do(daemon, power, 0)
+            return power.control["recorded"] - before
+
+    async def cut_off(self, after: int, chance: random.Random) -> None:
+        """Do it, but for the power that fails; then look what the next daemon has."""
+        power = await self._power(chance.random())
+        async with self._forge.daemon(power.state_dir, power.plug_in(), self._config) as daemon:
+            try:
+                await self._do(daemon, power, after)
+            except (httpx.TransportError, AssertionError):
+                assert await daemon.ended() == -signal.SIGKILL
+            daemon.kill()
+            await daemon.ended()
+        power.control["die_after"] = 0
+        power.cut()
+        async with (
+            self._forge.daemon(power.state_dir, power.plug_in(), self._config) as daemon,
+            self._client(await daemon.listening()) as client,
+        ):
+            await self._act.check(client, power.state_dir)
+
+    async def _power(self, luck: float) -> Power:
+        for left_over in self._place.glob("disk-*"):
+            shutil.rmtree(left_over)
+        for left_over in [*self._place.glob("log-*"), *self._place.glob("answered")]:
+            left_over.unlink()
+        power = Power(self._place, random.Random(luck))
+        await self._act.prepare(power.state_dir)
+        return power
+
+    async def _do(self, daemon: ForgedDaemon, power: Power, die_after: int) -> int:
+        """What has been recorded before it begins."""
+        if not self._act.stop:
+            power.control["die_after"] = die_after
+        url = await daemon.listening()
+        async with self._client(url) as client:
+            await self._act.done(client, power.state_dir)
+        if not self._act.stop:
+            return 0
+        before = power.control["recorded"]
+        power.control["die_after"] = die_after
+        daemon.kill(signal.SIGTERM)
+        await daemon.ended()
+        return before
+
+    def _client(self, url: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url, timeout=10, trust_env=False, verify=False)
+
+
+def points(count: int, most: int | None, chance: random.Random) -> Iterator[int]:
+    """All of them, or `most` that chance takes."""
+    everything = range(1, count + 1)
+    return iter(everything if most is None else sorted(chance.sample(everything, min(most, count))))
+
+
+async def play(forge: Forge, directory: Path, name: str, seed: int, most: int | None) -> int:
+    chance = random.Random(seed)
+    theatre = Theatre(directory, forge, ACTS[name])
+    count = await theatre.count()
+    for after in points(count, most, chance):
+        print(f"{name}: cut off after {after} of {count}")
+        with trio.fail_after(30):
+            await theatre.cut_off(after, chance)
+    return count
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_power_cut_in_the_middle(forge: Forge, tmp_path: Path, act: str, seed: int) -> None:
+    assert await play(forge, tmp_path, act, seed, SOME) > 0
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_power_cut_at_every_point(forge: Forge, tmp_path: Path, act: str, seed: int) -> None:
+    assert await play(forge, tmp_path, act, seed, None) > 0
