@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import progressd.pipelines
 import pytest
 import trio
 from samples import ID
@@ -24,6 +25,7 @@ from waiting import alive
 
 from daemon import progress, registered
 
+SCAN = Path(progressd.pipelines.__file__).with_name("scan") / "sample-scan.pdf"
 PIPELINES = '''
 [pipelines.copy]
 command = ["cp", "{input}", "{output}"]
@@ -226,6 +228,26 @@ def test_what_runs_for_a_job_that_had_just_been_cancelled_is_ended_too(tmp_path:
     with served_daemon(tmp_path / "state", config=config) as daemon:
         eventually(lambda: not alive(child))
         assert status(daemon, job_id) == "cancelled"
+
+
+def test_a_conversion_under_which_the_daemon_was_killed_is_done_again_from_its_start(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    with served_daemon(state_dir) as daemon:
+        with SCAN.open("rb") as scan:
+            given = {"file": ("scan.pdf", scan)}
+            job_id = str(request(daemon, "POST", "/api/convert", files=given).json()["job_id"])
+        eventually(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["progress"]["percent"] > 10)
+        child = json.loads((state_dir / "children" / job_id).read_bytes())["pid"]
+        daemon.process.kill()
+        daemon.process.wait(PATIENCE)
+        assert alive(child)
+    with served_daemon(state_dir) as daemon:
+        eventually(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["attempt"] == 2)
+        assert not alive(child)
+        done = finished(daemon, job_id)
+        assert (done["attempt"], done["page_count"], done["progress"]["percent"]) == (2, 4, 100)
+        assert request(daemon, "GET", done["output_path"]).content.startswith(b"%PDF-")
+        assert {path.name for path in (state_dir / "jobs" / job_id).iterdir()} == {"input", "output"}
 
 
 async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 from progressd.config import Pipeline
@@ -337,6 +338,24 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
         assert not alive(grandchild)
         assert files_of(daemon, submitted) == {"input"}
         assert (await daemon.daemon.registry.get(submitted)).status is CANCELLED
+
+
+async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    program = (
+        f"trap 'echo asked >&2; until [ -e {go} ]; do sleep 0.01; done; exit 1' TERM; echo $$; while :; do wait; done"
+    )
+    pipelines = {"pdf": shell(f"echo > {tmp_path}/begun; {program}"), "next": shell("true")}
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": PATIENCE}) as daemon:
+        submitted = await submit(daemon, "pdf")
+        await eventually((tmp_path / "begun").exists)
+        await cancel(daemon, submitted)
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.delete(f"{daemon.url}/api/jobs/{submitted}?purge=true")
+        assert answer.status_code == 200
+        go.touch()
+        assert (await run(daemon, "next")).status is COMPLETED
+        assert not daemon.daemon.files.input(submitted).parent.exists()
 
 
 async def test_a_job_cancelled_in_the_queue_is_never_started(tmp_path: Path) -> None:
