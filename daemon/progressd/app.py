@@ -29,6 +29,7 @@ from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
 from progressd.reload import Reload
 from progressd.rest.app import build_app
+from progressd.rest.direct import DirectReads
 from progressd.rest.gate import Gate
 from progressd.rest.open_streams import OpenStreams
 from progressd.rest.server import HttpServer
@@ -119,7 +120,7 @@ class Daemon:
             streams=self.streams,
         )
         self.gate = Gate(build_app(self.services), settings, self.admission)
-        self.http = HttpServer(self.gate)
+        self.http = HttpServer(self.gate, DirectReads(self.gate, self.registry, self.services.answers))
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""

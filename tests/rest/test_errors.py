@@ -37,7 +37,7 @@ async def test_what_does_not_exist_is_404(client: httpx.AsyncClient, path: str) 
         ("GET", f"/api/jobs/{ID}/retry", {"POST", "OPTIONS"}),
         ("POST", f"/api/jobs/{ID}/download", {"GET", "HEAD", "OPTIONS"}),
         ("GET", "/api/convert", {"POST", "OPTIONS"}),
-        ("GET", "/api/events", {"POST", "OPTIONS"}),
+        ("PUT", "/api/events", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("POST", "/api/health", {"GET", "HEAD", "OPTIONS"}),
         ("POST", "/", {"GET", "HEAD", "OPTIONS"}),
         ("DELETE", "/static/main.js", {"GET", "HEAD", "OPTIONS"}),

@@ -36,8 +36,7 @@ class Gate:
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
             try:
-                self._check_browser(scope)
-                who = self._check_key(scope)
+                who = self.admit(scope)
             except ProgressdError as error:
                 await _refuse(error, receive, send)
                 return
@@ -45,6 +44,11 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def admit(self, scope: HTTPScope) -> Identity:
+        """Who sends the request, which may pass. Raises what refuses it."""
+        self._check_browser(scope)
+        return self._check_key(scope)
 
     def _check_browser(self, scope: HTTPScope) -> None:
         """Browsers let any page send a form, or JSON as text, to any host; only the answer is kept from it."""

@@ -92,7 +92,12 @@ async def get_job(job_id: str) -> Response:
     waiting = converted(request.args, Waiting)
     if waiting.since is not None and waiting.wait:
         job = await changed_job(services(), job, waiting.since, min(waiting.wait, WAIT_MOST))
-    return _job_response(job)
+    known = request.headers.get("If-None-Match")
+    answer = services().answers.answer(job, None if known is None else known.encode("latin-1"))
+    response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
+    if not answer.body:
+        del response.headers["Content-Type"], response.headers["Content-Length"]  # they would be about the job
+    return response
 
 
 @blueprint.delete("/<job_id>")

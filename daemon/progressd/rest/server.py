@@ -7,16 +7,13 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
 
-import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.events import Event as ServerEvent
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol import ProtocolWrapper
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -30,19 +27,22 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import wrap_app
 
-from progressd.core.messages import encode
+from progressd.rest.direct import DirectReads
+from progressd.rest.protocol import Protocol
 from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
 
 SEND_STALL: Final = 60.0  # seconds a client may take to make room for the next piece of a response
+RECEIVE_MOST: Final = 65536  # bytes read at once
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
 WIND_UP: Final = 1.0  # seconds to wait for the end of a response when an upgrade follows it at once
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 
 
 class HttpServer:
-    """Serves HTTP connections with an ASGI application."""
+    """Serves HTTP connections with an ASGI application, and some reads ahead of it."""
 
-    def __init__(self, app: ASGIFramework) -> None:
+    def __init__(self, app: ASGIFramework, direct: DirectReads) -> None:
+        self._direct = direct
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.include_server_header = False
@@ -78,6 +78,7 @@ class HttpServer:
                 cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
             )
             server.on_idle = stream.set_between_requests
+            server.direct, server.send_now = self._direct, connection.send
             await server.run()
         finally:
             self._open.discard(connection)
@@ -100,6 +101,9 @@ class _Server(TCPServer):
     """Hypercorn's server of one connection, with our protocol, and with an end when the client has gone."""
 
     on_idle: Callable[[bool], None]
+    direct: DirectReads
+    send_now: Callable[[bytes], int]
+    _idle_since: float
     _over = False
 
     async def protocol_send(self, event: ServerEvent) -> None:
@@ -110,8 +114,9 @@ class _Server(TCPServer):
         await super().protocol_send(event)
 
     async def _read_data(self) -> None:
+        """As Hypercorn's, but with our protocol, and without its time-out for reading, which is for websockets."""
         chosen = self.protocol
-        chosen.protocol = _Protocol(
+        protocol = Protocol(
             chosen.app,
             chosen.config,
             chosen.context,
@@ -122,53 +127,32 @@ class _Server(TCPServer):
             chosen.server,
             chosen.send,
         )
-        await super()._read_data()
+        protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
+        self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
+        while True:
+            try:
+                data = await self.stream.receive_some(RECEIVE_MOST)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            await protocol.handle(RawData(bytes(data)))
+            if not data:
+                break
+        await protocol.handle(Closed())
         self._over = True
         await self.idle_task.stop()
 
+    def _on_answer(self) -> None:
+        self._idle_since = trio.current_time()
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """There is nothing to switch to."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        if not _has_path(request.target):
-            await self._send_error_response(400, head=request.method == b"HEAD")
-            await self.send(Closed())
-            return
-        if any(name == b"upgrade" for name, _ in request.headers):
-            headers = [(name, value) for name, value in request.headers if name != b"connection"]
-            request = h11.Request(
-                method=request.method, target=request.target, headers=headers, http_version=request.http_version
-            )
-        await super()._create_stream(request)
-
-    async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
-        reason = HTTPStatus(status_code).phrase.lower()
-        body = encode({"error": f"this is not a request in HTTP/1.1 that can be served: {reason}"})
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
-        content = h11.Data(data=b"" if head else body)
-        answer = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
-        try:
-            data = b"".join([self.connection.send(event) for event in answer])
-        except h11.LocalProtocolError:  # the application has begun to answer what came before
-            return
-        await self.send(RawData(data))
-
-
-def _has_path(target: bytes) -> bool:
-    """Whether Quart can find a path in the request target; it fails where it cannot."""
-    path = unquote(target.partition(b"?")[0].decode("ascii"))
-    if path.startswith("/"):
-        return True
-    try:
-        urlsplit(path)
-    except ValueError:
-        return False
-    return path != ""
+    async def _idle_timeout(self) -> None:
+        """Hypercorn's own knows nothing of requests that were answered directly."""
+        self._on_answer()
+        terminated = self.context.terminated
+        while (left := self._idle_since + KEEP_ALIVE - trio.current_time()) > 0 and not terminated.is_set():
+            with trio.move_on_after(left):
+                await terminated.wait()
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
 
 
 class _HttpStream(trio.abc.HalfCloseableStream):

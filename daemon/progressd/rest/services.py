@@ -26,6 +26,7 @@ from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
 from progressd.rest.gate import who_asks
 from progressd.rest.idempotency import IdempotencyKeys
+from progressd.rest.job_answers import JobAnswers
 from progressd.rest.open_streams import OpenStreams
 from progressd.store.base import Store
 
@@ -51,6 +52,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.keys = IdempotencyKeys(self.store.id)
+        self.answers = JobAnswers(self.store.id)
 
     def seen_by(self, who: Identity) -> "Services":
         """The same parts, in which only the jobs of `who` exist."""

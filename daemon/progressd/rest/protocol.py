@@ -1,0 +1,158 @@
+"""One HTTP connection's side of the seam to Hypercorn: h11 reads the requests, and an answer leaves in one write.
+
+Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this is. Of what a request costs there, a quarter is h11;
+the rest are tasks, channels and locks around an application that may take long, and a direct answer takes none of them.
+"""
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import h11
+import trio
+from hypercorn.events import Closed, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.typing import H11SendableEvent
+
+from progressd.core.messages import encode
+from progressd.rest.direct import DirectReads
+from progressd.rest.job_answers import Answer
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
+
+    direct: DirectReads
+    on_answer: Callable[[], None]
+    send_now: Callable[[bytes], int]  # of the non-blocking socket: writes what there is room for, at once
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._head = b""  # of a response, which waits for what follows
+
+    async def _handle_events(self) -> None:
+        """As Hypercorn's, but for direct answers; there is nothing but HTTP/1.1 here."""
+        answered = False
+        while True:
+            if self.connection.they_are_waiting_for_100_continue:
+                await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+            try:
+                event = self.connection.next_event()
+            except h11.RemoteProtocolError as error:
+                if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                    await self._send_error_response(error.error_status_hint)
+                await self.send(Closed())
+                return
+            if isinstance(event, h11.Request):
+                if answered:  # many requests in one piece must not hold up the others
+                    await trio.lowlevel.checkpoint()
+                answer = self.direct.answer(event.method, event.target, event.headers, self.client)
+                if answer is not None and event.http_version == b"1.1":
+                    answered = True
+                    if await self._answer(answer):
+                        continue
+                    return
+                await self.send(Updated(idle=False))
+                await self._create_stream(event)
+            elif event is h11.PAUSED:
+                await self.can_read.clear()
+                await self.can_read.wait()
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.NEED_DATA or self.stream is None:
+                return
+            elif isinstance(event, h11.Data):
+                await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                await self.stream.handle(EndBody(stream_id=STREAM_ID))
+
+    async def _answer(self, answer: Answer) -> bool:
+        """Answer a request that has no body; whether another may follow."""
+        connection = self.connection
+        assert isinstance(connection.next_event(), h11.EndOfMessage)
+        data = connection.send(self._response(answer))
+        if answer.body:
+            data += connection.send(h11.Data(data=answer.body))
+        data += connection.send(h11.EndOfMessage())
+        self.on_answer()
+        try:
+            sent = self.send_now(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the peer is gone, which the reader finds out
+            return False
+        if sent < len(data):
+            await self.send(RawData(data[sent:]))
+        if connection.our_state is h11.MUST_CLOSE:
+            await self.send(Closed())
+            return False
+        connection.start_next_cycle()
+        return True
+
+    def _response(self, answer: Answer) -> h11.Response:
+        """The head, checked by h11 once a second however often it is sent: that takes a quarter of an answer's time."""
+        second = int(time.time())
+        if answer.made is not None and answer.made[0] == second and not self.context.terminated.is_set():
+            return cast(h11.Response, answer.made[1])
+        headers = [*answer.headers, *self.config.response_headers("h11")]
+        if self.context.terminated.is_set():
+            headers.append((b"connection", b"close"))
+        response = h11.Response(status_code=answer.status, headers=headers)
+        answer.made = second, response
+        return response
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        """The head of a response leaves with what follows it."""
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        if isinstance(event, h11.Response):
+            self._head = data
+            return
+        data, self._head = self._head + data, b""
+        if data:
+            await self.send(RawData(data=data))
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """There is nothing to switch to."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if not _has_path(request.target):
+            await self._send_error_response(400, head=request.method == b"HEAD")
+            await self.send(Closed())
+            return
+        if any(name == b"upgrade" for name, _ in request.headers):
+            headers = [(name, value) for name, value in request.headers if name != b"connection"]
+            request = h11.Request(
+                method=request.method, target=request.target, headers=headers, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
+        reason = HTTPStatus(status_code).phrase.lower()
+        body = encode({"error": f"this is not a request in HTTP/1.1 that can be served: {reason}"})
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
+        content = h11.Data(data=b"" if head else body)
+        answer = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
+        try:
+            data = b"".join([self.connection.send(event) for event in answer])
+        except h11.LocalProtocolError:  # the application has begun to answer what came before
+            return
+        await self.send(RawData(data))
+
+
+def _has_path(target: bytes) -> bool:
+    """Whether Quart can find a path in the request target; it fails where it cannot."""
+    path = unquote(target.partition(b"?")[0].decode("ascii"))
+    if path.startswith("/"):
+        return True
+    try:
+        urlsplit(path)
+    except ValueError:
+        return False
+    return path != ""

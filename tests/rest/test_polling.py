@@ -1,0 +1,144 @@
+"""Reads of jobs that are answered ahead of the application: the same answers, behind the same gate, in one write."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from http_client import client_of, exchange, get
+from keys import add
+from progressd.rest import server as module
+from samples import ID, job_id
+from trio.testing import wait_all_tasks_blocked
+
+from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
+
+PATH = f"/api/jobs/{ID}"
+ELSEWHERE = f"/api/jobs/{ID.upper()}"  # what the application answers
+
+
+async def test_it_is_the_answer_of_the_application(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID, input_filename="Bücher.pdf"), progress(ID, 1))
+    for headers in ({}, {"If-None-Match": (await client.get(PATH)).headers["ETag"]}):
+        direct, applied = [await client.get(path, headers=headers) for path in (PATH, ELSEWHERE)]
+        assert direct.status_code == applied.status_code == (304 if headers else 200)
+        assert direct.content == applied.content
+        assert {**direct.headers, "date": ""} == {**applied.headers, "date": ""}
+
+
+@pytest.mark.parametrize("path", [PATH, ELSEWHERE])
+async def test_who_has_the_job_already_is_told_so_until_it_changes(
+    daemon: RunningDaemon, client: httpx.AsyncClient, path: str
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    etag = (await client.get(path)).headers["ETag"]
+    for known in (etag, f"W/{etag}", f'"x", {etag}', f'W/"x",W/{etag}', "*"):
+        unchanged = await client.get(path, headers={"If-None-Match": known})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        assert unchanged.headers["ETag"] == etag
+        assert unchanged.headers["Cache-Control"] == "private, no-cache"
+    for other in ('"x"', etag[:-2] + '"', etag.strip('"')):
+        assert (await client.get(path, headers={"If-None-Match": other})).status_code == 200
+    for event in (progress(ID, 2), completed(ID)):
+        await daemon.report(event)
+        changed = await client.get(path, headers={"If-None-Match": etag})
+        assert (changed.status_code, changed.headers["ETag"] != etag) == (200, True)
+        etag = changed.headers["ETag"]
+
+
+async def test_a_job_that_is_only_in_the_store_is_answered_as_well(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        await daemon.report(registered(ID), progress(ID, 1), completed(ID))
+        before = await client.get(PATH)
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        assert daemon.daemon.registry.known(ID) is None
+        after = await client.get(PATH)
+        assert (after.json(), after.headers["ETag"]) == (before.json(), before.headers["ETag"])
+        unchanged = await client.get(PATH, headers={"If-None-Match": before.headers["ETag"]})
+        assert unchanged.status_code == 304
+
+
+async def test_the_gate_is_before_it(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        await daemon.report(registered(ID))
+        assert (await client.get(PATH)).status_code == 401
+        bound = add(daemon.settings.auth.keys_file, "scan", "read", team="scan")
+        daemon.daemon.admission.load()
+        assert (await client.get(PATH, headers={"X-API-Key": bound})).status_code == 404
+    async with running_daemon(tmp_path / "open") as daemon:
+        await daemon.report(registered(ID))
+        answer = await exchange(
+            daemon, f"GET {PATH} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".encode()
+        )
+        assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_requests_in_one_piece_are_answered_in_order(daemon: RunningDaemon) -> None:
+    await daemon.report(*(registered(job_id(number)) for number in range(1, 4)))
+    paths = [f"/api/jobs/{job_id(1)}", "/api/health/live", *(f"/api/jobs/{job_id(number)}" for number in (2, 3))]
+    requests = [get(path) for path in (*paths, "/api/health/ready")]
+    answer = await exchange(daemon, b"".join(requests) + get(PATH, "Connection: close"))
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 ")[1:]]
+    expected = [job_id(1), "live", job_id(2), job_id(3), "ready", ID]
+    assert [what.encode() in body for what, body in zip(expected, bodies, strict=True)] == [True] * 6
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get(PATH, "Connection: close"),
+        f"GET {PATH} HTTP/1.0\r\n\r\n".encode(),
+        f"GET {PATH} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc".encode(),
+        f"GET {PATH}? HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode(),
+        f"GET http://localhost{PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode(),
+    ],
+    ids=["close", "HTTP/1.0", "with a body", "with a query", "absolute"],
+)
+async def test_an_unusual_request_is_answered_and_the_connection_closed(daemon: RunningDaemon, request_: bytes) -> None:
+    await daemon.report(registered(ID))
+    answer = await exchange(daemon, request_.replace(b"Host: a\r\n", b"Host: localhost\r\n"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(ID.encode()) == 2
+
+
+@pytest.mark.parametrize("path", [PATH, "/api/health", f"/api/jobs/{job_id(9)}"])
+async def test_an_answer_is_one_write(
+    daemon: RunningDaemon, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    await daemon.report(registered(ID))
+    writes: list[bytes] = []
+    send_all = trio.SocketStream.send_all
+
+    async def counted(self: trio.SocketStream, data: bytes) -> None:
+        if data.startswith(b"HTTP/1.1 "):
+            writes.append(data)
+        await send_all(self, data)
+
+    monkeypatch.setattr(trio.SocketStream, "send_all", counted)
+    answer = await client.get(path)
+    assert answer.content
+    assert [data.endswith(answer.content) for data in writes] == ([] if path == PATH else [True])
+
+
+async def test_who_polls_is_not_idle(daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE", 0.4)
+    await daemon.report(registered(ID))
+    async with await daemon.connect() as stream:
+        for _ in range(8):
+            await stream.send_all(get(PATH))
+            assert ID.encode() in await stream.receive_some()
+            await trio.sleep(0.1)
+        with trio.fail_after(PATIENCE):
+            assert await stream.receive_some() == b""
+
+
+async def test_a_stopping_daemon_closes_after_the_answer(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.report(registered(ID))
+        async with await daemon.connect() as stream:
+            await stream.send_all(get(PATH))
+            await stream.receive_some()
+            await wait_all_tasks_blocked()
+            daemon.kill()
+            with trio.fail_after(PATIENCE):
+                assert await stream.receive_some() == b""
