@@ -163,7 +163,8 @@ async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
     other = bearer(keys.add(file, "other", "read"))
     daemon.daemon.admission.load()
     async with daemon.watch("/ws/jobs", other) as stays, Peer(await daemon.connect()) as upload:
-        await upload.send(request("/api/convert", {**side.headers, "Content-Length": "1000"}, method="POST"))
+        form = {"Content-Type": "multipart/form-data; boundary=part", "Content-Length": "1000"}
+        await upload.send(request("/api/convert", {**side.headers, **form}, method="POST"))
         await eventually(lambda: len(daemon.daemon.admission._held) == 2)
         assert await closed_code(daemon, side.headers, lambda: keys.revoke(file, "scan")) == 4500
         await upload.rest()
