@@ -20,6 +20,7 @@ COMMANDS = [
     "retry",
     "delete",
     "backup",
+    "check",
     "keys",
     "config",
     "completion",

@@ -10,6 +10,7 @@ import click
 from progressd import __version__
 from progressd.cli.backup import backup
 from progressd.cli.cancel import cancel
+from progressd.cli.check import check
 from progressd.cli.completion import completion
 from progressd.cli.config import config
 from progressd.cli.delete import delete
@@ -66,5 +67,5 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, run, watch, jobs, cancel, retry, delete, backup, keys, config, completion):
+for _command in (serve, submit, run, watch, jobs, cancel, retry, delete, backup, check, keys, config, completion):
     main.add_command(_command)

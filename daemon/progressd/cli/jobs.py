@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from progressd.cli.export import export
 from progressd.cli.parameters import url_option
 from progressd.core.status import JobStatus
 
@@ -15,12 +16,13 @@ GAP: Final = "  "
 LEAST_NAME: Final = 8  # characters
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs in this state.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many jobs at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print each job as one line of JSON.")
 @url_option
-def jobs(status: str | None, limit: int, as_json: bool, url: str) -> None:
+@click.pass_context
+def jobs(ctx: click.Context, status: str | None, limit: int, as_json: bool, url: str) -> None:
     """List jobs, the newest first.
 
     \b
@@ -28,7 +30,10 @@ def jobs(status: str | None, limit: int, as_json: bool, url: str) -> None:
       progressd jobs
       progressd jobs --status failed --limit 10
       progressd jobs --json | jq -r .input_filename
+      progressd jobs export > jobs.ndjson
     """
+    if ctx.invoked_subcommand is not None:
+        return
     import msgspec
 
     from progressd.client.rest import RestClient
@@ -44,6 +49,9 @@ def jobs(status: str | None, limit: int, as_json: bool, url: str) -> None:
         _print_table(found)
     else:
         _print_columns([COLUMNS, *map(_cells, found)])
+
+
+jobs.add_command(export)
 
 
 def _cells(job: dict[str, Any]) -> tuple[str, ...]:

@@ -6,8 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from progressd.core.errors import Conflict, SettingsError
-from progressd.store.failures import told_of
-from progressd.store.schema import inspect
+from progressd.store.reading import reading
 
 
 def backup(path: Path, target: Path) -> int:
@@ -16,11 +15,8 @@ def backup(path: Path, target: Path) -> int:
     Raises Conflict where there is such a file, SettingsError where the store cannot be read or the copy written.
     """
     _require_new(target)
-    with told_of(path):
-        if not inspect(path):
-            raise SettingsError(f"there is no store {path}")
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            copy(db, target, new=True)
+    with reading(path) as db:
+        copy(db, target, new=True)
     return target.stat().st_size
 
 

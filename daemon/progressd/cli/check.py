@@ -1,0 +1,38 @@
+"""`progressd check`: whether database and files are whole, and fit each other."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.parameters import state_dir, state_dir_options
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended; the daemon has to be stopped.")
+@state_dir_options
+def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
+    """Look for what is wrong with the database and the files of a daemon, running or not.
+
+    Each problem has a line that says what --repair would do about it. The exit status is 0 when there is none, or when
+    all have been mended. It reads the whole database, which takes a while where that is large.
+
+    \b
+    Examples:
+      progressd check
+      progressd check --state-dir /var/lib/progressd --repair
+    """
+    from progressd import upkeep
+
+    directory = state_dir(config_path, given["state_dir"])
+    left = 0
+    if repair:
+        for problem, mended in upkeep.repair(directory):
+            click.echo(f"{problem.sentence}: {'mended' if mended else 'nothing mends this'}")
+            left += not mended
+    else:
+        for problem in upkeep.check(directory):
+            click.echo(f"{problem.sentence}: {'--repair mends this' if problem.repair else 'nothing mends this'}")
+            left += 1
+    if left:
+        raise SystemExit(1)
+    click.echo(f"{directory}: all is well", err=True)

@@ -1,0 +1,212 @@
+"""Check and export: what is found in a state directory, what mends it, and what comes out."""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+from http_client import client_of
+from progressd import upkeep
+from progressd.cli import main
+from progressd.core.errors import SettingsError
+from progressd.core.status import JobStatus
+from progressd.files import own_state_dir
+from progressd.store.base import Change, Filter
+from progressd.store.sqlite import SQLiteStore
+from samples import ID, NOW, created, job, job_id
+from store.growth import fill
+
+from daemon import RunningDaemon, completed, progress, registered
+
+CONVERTED = job(1, JobStatus.COMPLETED, pipeline="pdf", completed_at=NOW, labels={"by": "eve"}, offset=4)
+WAITING = job(2, pipeline="pdf", offset=5)
+REPORTED = job(3, JobStatus.PROCESSING, offset=6)
+
+
+JOBS = (CONVERTED, WAITING, REPORTED)
+
+
+async def write(path: Path) -> None:
+    with closing(SQLiteStore.open(path)) as store:
+        await store.reserve(100)
+        await store.commit(JOBS, [Change(one.created_offset, created(one.id)) for one in JOBS])
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Three jobs with all their files, and nothing wrong."""
+    trio.run(write, tmp_path / "progressd.db")
+    for one, name in ((CONVERTED, "input"), (CONVERTED, "output"), (WAITING, "input")):
+        (tmp_path / "jobs" / one.id).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "jobs" / one.id / name).touch()
+    return tmp_path
+
+
+def change(state: Path, statement: str) -> None:
+    with closing(sqlite3.connect(state / "progressd.db", isolation_level=None)) as db:
+        db.executescript(statement)
+
+
+def sentences(state: Path) -> list[tuple[str, bool]]:
+    return [(found.sentence, found.repair is not None) for found in upkeep.check(state)]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="progressd")
+
+
+def test_of_a_state_directory_without_fault_nothing_is_said(state: Path) -> None:
+    assert sentences(state) == []
+    result = run("check", "--state-dir", state)
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+LABELS = "found by label does not fit"
+COUNTS = "counts of jobs do not fit"
+
+
+def spoil_index(state: Path) -> None:
+    """Write a row while SQLite does not know of the index."""
+    change(state, "CREATE TABLE kept AS SELECT * FROM sqlite_schema WHERE name = 'jobs_by_progress'")
+    change(state, "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'jobs_by_progress'")
+    change(state, "UPDATE jobs SET body = json_set(body, '$.progress_offset', 5)")
+    change(state, "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema SELECT * FROM kept")
+    change(state, "DROP TABLE kept")
+
+
+def age(path: Path) -> None:
+    path.mkdir(parents=True)
+    os.utime(path, (time.time() - upkeep.LEFT_OVER - 60,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda state: change(state, "DELETE FROM labels"), LABELS),
+        (lambda state: change(state, "UPDATE labels SET value = 'adam'"), LABELS),
+        (
+            lambda state: change(state, "UPDATE counts SET jobs = jobs + 1 WHERE list = 'all'"),
+            COUNTS,
+        ),
+        (
+            lambda state: change(state, "INSERT INTO counts VALUES ('kind', 'x', 'failed', 7, 1)"),
+            COUNTS,
+        ),
+        (
+            lambda state: change(state, "INSERT INTO changes VALUES (9, 'nobody', '{}')"),
+            "1 changes are of jobs",
+        ),
+        (lambda state: change(state, "UPDATE meta SET value = 4 WHERE key = 'reserved'"), "and 6 is"),
+        (lambda state: age(state / "jobs" / job_id(77)), "belongs to no job"),
+        (spoil_index, "missing from index jobs_by_progress"),
+    ],
+    ids=["labels", "another label", "counts", "a count too many", "changes", "offsets", "files", "an index"],
+)
+async def test_what_is_wrong_is_said_and_mended(state: Path, spoil: Callable[[Path], None], said: str) -> None:
+    spoil(state)
+    found = sentences(state)
+    assert found
+    assert any(said in sentence for sentence, _ in found)
+    assert all(mendable for _, mendable in found)
+    assert sentences(state) == found  # looking changes nothing
+    looked = run("check", "--state-dir", state)
+    assert (looked.exit_code, looked.stdout.count("--repair mends this")) == (1, len(found))
+    mended = run("check", "--state-dir", state, "--repair")
+    assert (mended.exit_code, mended.stdout.count(": mended")) == (0, len(found))
+    assert sentences(state) == []
+    with closing(SQLiteStore.open(state / "progressd.db")) as store:
+        jobs, _ = await store.list_jobs(Filter(), 10, 0)
+        assert [one.id for one in jobs] == [job_id(3), job_id(2), job_id(1)]
+        jobs, total = await store.list_jobs(Filter(labels=(("by", "eve"),)), 10, 0)
+        assert ([one.id for one in jobs], total) == ([CONVERTED.id], 1)
+        assert store.first_offset > 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda state: (state / "jobs" / CONVERTED.id / "output").unlink(),
+            f"job {CONVERTED.id} is completed, but there is no",
+        ),
+        (
+            lambda state: (state / "jobs" / WAITING.id / "input").unlink(),
+            f"job {WAITING.id} is queued, but there is no",
+        ),
+        (
+            lambda state: change(state, "UPDATE jobs SET body = json_remove(body, '$.created_at')"),
+            "a job cannot be read",
+        ),
+    ],
+    ids=["a result", "an input", "a job"],
+)
+def test_what_nothing_mends_is_said_and_left_alone(state: Path, spoil: Callable[[Path], None], said: str) -> None:
+    spoil(state)
+    [(sentence, mendable)] = sentences(state)
+    assert said in sentence
+    assert not mendable
+    result = run("check", "--state-dir", state, "--repair")
+    assert (result.exit_code, result.stdout) == (1, f"{sentence}: nothing mends this\n")
+
+
+def test_files_that_may_become_a_job_and_what_is_named_as_none_are_left_alone(state: Path) -> None:
+    (state / "jobs" / job_id(77)).mkdir()
+    age(state / "jobs" / "lost+found")
+    assert sentences(state) == []
+
+
+def test_a_damaged_page_is_said_and_never_touched(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.db"
+    fill(path, 2000)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = os.urandom(4096)
+    path.write_bytes(content)
+    found = sentences(tmp_path)
+    assert found
+    assert all(sentence.startswith("the database is damaged: ") and not mendable for sentence, mendable in found)
+    assert run("check", "--state-dir", tmp_path, "--repair").exit_code == 1
+    assert path.read_bytes() == content
+
+
+def test_nothing_is_mended_while_a_daemon_runs(state: Path) -> None:
+    change(state, "UPDATE counts SET jobs = 2")
+    with own_state_dir(state):
+        assert len(sentences(state)) == 1
+        with pytest.raises(SettingsError, match="another progressd uses the state directory"):
+            list(upkeep.repair(state))
+    assert len(sentences(state)) == 1
+
+
+def test_where_there_is_no_store_it_is_a_sentence(tmp_path: Path) -> None:
+    for command in (["check"], ["jobs", "export"], ["backup", tmp_path / "copy"]):
+        result = run(*command, "--state-dir", tmp_path)
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: there is no store {tmp_path}/progressd.db\n"
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_export_of_a_running_daemon_has_every_job_as_rest_shows_it(daemon: RunningDaemon) -> None:
+    ids = [ID, job_id(2), job_id(3)]
+    await daemon.report(*(registered(name, labels={"by": "eve"}) for name in ids), progress(ID, 1), completed(ID))
+    state = daemon.settings.state_dir
+    result = run("jobs", "export", "--state-dir", state)
+    assert result.exit_code == 0
+    async with client_of(daemon) as client:
+        shown = (await client.get("/api/jobs")).json()["jobs"]
+    assert [json.loads(line) for line in result.stdout.splitlines()] == shown[::-1]
+    only = run("jobs", "export", "--status", "queued", "--status", "failed", "--state-dir", state)
+    assert [json.loads(line)["id"] for line in only.stdout.splitlines()] == ids[1:]
+    assert sentences(state) == []
+
+
+def test_an_export_takes_no_more_memory_than_a_page_and_has_each_job_once(tmp_path: Path) -> None:
+    fill(tmp_path / "progressd.db", 2500)
+    exported = upkeep.export(tmp_path, set(JobStatus))
+    assert [one.id for one in exported] == [job_id(number) for number in range(1, 2501)]
