@@ -1,4 +1,6 @@
-"""The log: one line an event on stderr, from progressd and the libraries alike; a line it cannot write ends nothing.
+"""The log: one line an event on stderr, or a message in the journal, from progressd and the libraries alike.
+
+What it cannot write ends nothing.
 
 Log with `structlog.get_logger()`, an event in a few words and the rest as keys: `log.info("job started", job_id=…)`.
 """
@@ -8,13 +10,14 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.config import LogSettings
+from progressd.journal import KNOWN, Entry, Journal, check_journal_stream
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -37,11 +40,10 @@ def set_level(settings: LogSettings) -> None:
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Send all logs to `stream` (stderr). Times are UTC, ISO 8601. Tracebacks only at level debug."""
+    """Send all logs to `stream` (stderr) or the journal. Times are UTC, ISO 8601. Tracebacks only at level debug."""
     stream = stream or sys.stderr
-    form = settings.format
-    if form == "auto":
-        form = "console" if stream.isatty() else "logfmt"
+    form = _form(settings.format, stream)
+    sink = Journal() if form == "journal" else _Lines(stream)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -52,22 +54,23 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[_drop_unimportant, *shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=lambda *_: _Lines(stream),
+        logger_factory=lambda *_: sink,
         cache_logger_on_first_use=True,
     )
-    handler = _StandardHandler(_Lines(stream))
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-        )
-    )
-    logging.getLogger().handlers = [handler]
+    logging.getLogger().handlers = [_StandardHandler(sink, [*shared, *last])]
     set_level(settings)
     for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving", "trio-websocket"):
         library = logging.getLogger(name)
         library.handlers, library.propagate = [], True
         library.setLevel(logging.NOTSET)
+
+
+def _form(form: str, stream: TextIO) -> str:
+    if form != "auto":
+        return form
+    if stream.isatty():
+        return "console"
+    return "journal" if stream is sys.stderr and check_journal_stream() else "logfmt"
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -90,23 +93,38 @@ class _Lines:
             self._stream.write(f"{line}\n")
             self._stream.flush()
 
+    def close(self) -> None:
+        """The stream is not ours to close."""
+
     debug = info = warning = error = critical = log = exception = msg
 
 
 class _StandardHandler(logging.Handler):
-    def __init__(self, lines: _Lines) -> None:
+    """What libraries log, on the same way."""
+
+    def __init__(self, sink: "_Lines | Journal", processors: Sequence[Processor]) -> None:
         super().__init__()
-        self._lines = lines
+        self._sink: Any = sink
+        self._processors = processors
+
+    def close(self) -> None:
+        self._sink.close()
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.msg(self.format(record))
+            event: Any = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
+            for process in self._processors:
+                event = process(None, record.levelname.lower(), event)
+            self._sink.msg(event)
         except Exception:
             self.handleError(record)
 
 
 def _renderers(form: str, stream: TextIO) -> list[Processor]:
     match form:
+        case "journal":
+            return [_entry]
         case "json":
             return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False), _without_controls]
         case "logfmt":
@@ -145,6 +163,15 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def _logfmt(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _words(event)
+
+
+def _entry(_logger: WrappedLogger, _method: str, event: EventDict) -> Entry:
+    hidden = (*KNOWN, "exception")
+    return Entry.of(event, _words({key: value for key, value in event.items() if key not in hidden}))
+
+
+def _words(event: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={_word(value)}" for key, value in event.items())
 
 
@@ -164,9 +191,3 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _plain(value: object) -> object:
     return _CONTROL.sub(" ", value) if isinstance(value, str) else value
-
-
-def _add_logger_name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    record: logging.LogRecord = event["_record"]
-    event["logger"] = record.name
-    return event

@@ -16,7 +16,8 @@ ROOT = Path(progressd.__file__).parent
 MAY_IMPORT = {
     "core": "",
     "config": "core",
-    "log": "config core",
+    "journal": "",
+    "log": "config core journal",
     "systemd": "",
     "accepting": "",
     "reload": "core config",
@@ -57,6 +58,7 @@ ONLY_IN = {
     "pypdfium2": {"pipelines"},
     "rich": {"cli"},
     "click": {"cli"},
+    "logging_journald": {"journal"},
     "asyncio": set(),
     "anyio": set(),
     "logging": {"log", "rest"},

@@ -33,7 +33,7 @@ def test_it_is_started_once_it_answers(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
     assert machine.request("GET", "/api/health/ready").status == 200
     assert machine.report(registered(ID))["ok"]
-    assert "message=ready" in machine.log("progressd.service")
+    assert "ready url=" in machine.log("progressd.service")
     state = machine.state("progressd.service")
     assert (state["ActiveState"], state["SubState"], state["NRestarts"]) == ("active", "running", "0")
     assert machine.run("stat", "-c", "%U:%G %a", f"/proc/{state['MainPID']}").startswith("progressd:progressd")

@@ -162,7 +162,7 @@ class ShutdownSettings(Struct, frozen=True, kw_only=True):
 
 
 class LogSettings(Struct, frozen=True, kw_only=True):
-    """What is written to stderr."""
+    """What is logged, to stderr or to the journal of systemd."""
 
     level: Annotated[
         LogLevel,
@@ -172,7 +172,11 @@ class LogSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = "info"
     format: Annotated[
-        Literal["auto", "console", "json", "logfmt"], Meta(description="`auto`: console on a terminal, else logfmt.")
+        Literal["auto", "console", "json", "logfmt", "journal"],
+        Meta(
+            description="`auto`: console on a terminal; under systemd its journal, with fields such as `JOB_ID`; else "
+            "logfmt."
+        ),
     ] = "auto"
 
 

@@ -1,0 +1,43 @@
+"""The daemon's log in a real journal."""
+
+import json
+
+from machine import Machine
+from samples import ID
+
+from daemon import completed, failed, progress, registered
+
+
+def entries(machine: Machine, *matches: str) -> list[dict[str, str]]:
+    machine.run("journalctl", "--sync")
+    lines = machine.run("journalctl", "--output", "json", *matches).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_journal_tells_the_story_of_one_job(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.socket")
+    other = "00000000-0000-4000-8000-000000000000"
+    for event in [
+        registered(ID),
+        progress(ID, 1),
+        registered(other),
+        progress(other, 1),
+        completed(other),
+        failed(ID, "torn tape"),
+    ]:
+        answer = machine.report(event)
+        assert answer["ok"], answer
+    story = entries(machine, f"JOB_ID={ID}")
+    told = [entry["MESSAGE"].partition(" job_id=")[0] for entry in story]
+    assert told == ["job created", "job is now processing", "job is now failed", "job failed"]
+    assert {entry["_SYSTEMD_UNIT"] for entry in story} == {"progressd.service"}
+    assert (story[-1]["ERROR"], story[-1]["PRIORITY"]) == ("torn tape", "6")
+    assert machine.run("journalctl", "--output", "cat", f"JOB_ID={other}").count("\n") == 3
+
+
+def test_what_is_wrong_has_a_priority(machine: Machine) -> None:
+    machine.write("/etc/progressd/progressd.toml", "[limits]\nmax_conections = 1\n")
+    machine.run("systemctl", "reload", "progressd.service")
+    [wrong] = entries(machine, "--priority", "err", "_SYSTEMD_UNIT=progressd.service")
+    assert wrong["MESSAGE"].startswith('settings not reloaded, the old ones stay error="unknown setting')
+    assert wrong["SYSLOG_IDENTIFIER"] == "progressd"
