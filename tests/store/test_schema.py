@@ -229,3 +229,18 @@ def test_a_file_that_is_cut_short_is_refused(path: Path) -> None:
     SQLiteStore.open(path).close()
     path.write_bytes(path.read_bytes()[:5000])
     assert "is damaged" in refused(path)
+
+
+async def test_a_change_that_a_kill_has_cut_off_is_undone(path: Path, tmp_path: Path) -> None:
+    """As a power cut leaves a file that was about to become ours, before it had a log of its own."""
+    other = tmp_path / "cut-off.db"
+    make(other, *MIGRATIONS, f"PRAGMA user_version = {NEWEST}")
+    with closing(sqlite3.connect(other, isolation_level=None)) as db:
+        db.execute("PRAGMA cache_size = 1")  # so that half a transaction is in the file already
+        db.execute("BEGIN")
+        for number in range(1000):
+            db.execute("INSERT INTO changes VALUES (?, ?, ?)", (number, job_id(number), "{}"))
+        for ending in ("", "-journal"):
+            path.with_name(path.name + ending).write_bytes(other.with_name(other.name + ending).read_bytes())
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.changes(-1, 10**9, 10) == []

@@ -82,10 +82,12 @@ def inspect(path: Path) -> int:
     """The schema version of the file, 0 if there is none yet. Only reads. Raises SettingsError, sqlite3.Error."""
     if not path.exists() or path.stat().st_size == 0:
         return 0
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-        [application] = db.execute("PRAGMA application_id").fetchone()
-        [version] = db.execute("PRAGMA user_version").fetchone()
-        tables = {name for [name] in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    try:
+        application, version, tables = _read(path, "ro")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+            raise
+        application, version, tables = _read(path, "rw")  # a kill has cut off a change: as for any reader, it is undone
     unnamed = application == 0 and version < 2  # as the first version left it
     if not (application == APPLICATION_ID or (unnamed and (not tables or {"meta", "jobs", "changes"} <= tables))):
         raise SettingsError(f"{path} is the database of another program; it is left as it is: name another --state-dir")
@@ -95,6 +97,17 @@ def inspect(path: Path) -> int:
             " it is left as it is: start a newer progressd, or name another --state-dir"
         )
     return int(version)
+
+
+def _read(path: Path, mode: str) -> tuple[int, int, set[str]]:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)) as db:
+        [application] = db.execute("PRAGMA application_id").fetchone()
+        [version] = db.execute("PRAGMA user_version").fetchone()
+        return (
+            application,
+            version,
+            {name for [name] in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")},
+        )
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:
