@@ -23,8 +23,8 @@ CAME_TO_NOTHING: Final = {  # what befell a connection before it was accepted, a
 }
 PAUSE: Final = 0.1  # seconds until the next try when they have run out
 # Connections in one turn of the event loop. With 1 a busy daemon has newcomers wait, a turn each; with many they make
-# the turns long for those who are served. 16 handshakes take 6 ms.
-AT_ONCE: Final = 16
+# the turns long, and an event takes about six to its watchers: 4 handshakes make them 2 ms, 16 make them 6.
+AT_ONCE: Final = 4
 
 log = structlog.get_logger(__name__)
 

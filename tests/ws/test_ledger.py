@@ -10,6 +10,18 @@ from typing import Any
 import pytest
 import trio
 from peer import Peer, close_frame, frame, upgrade
+from progressd.core import closing
+from progressd.core.closing import Closing
+from progressd.core.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Stopping,
+    TooManyConnections,
+    TooManyOfAddress,
+    Unauthorized,
+)
+from progressd.ws.endpoint import FAULTS
 from progressd.ws.ledger import LINES_MOST, WINDOW, Fate, Ledger, transferred
 from samples import ID, job_id
 from structlog.testing import capture_logs
@@ -212,3 +224,27 @@ def test_only_tcp_knows_how_much_went_over_it() -> None:
     with one, other:
         one.send(b"hello")
         assert transferred(one) == (0, 0)
+
+
+def table(section: str) -> list[list[str]]:
+    """The rows of the first table in a section of the protocol's page."""
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    lines = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return rows[2:]
+
+
+def test_the_protocol_page_has_every_close() -> None:
+    ours = {one for one in vars(closing).values() if isinstance(one, Closing)} - {closing.GONE}
+    told = {int(code): " ".join(row) for row in table("The end") for code in row[0].split(", ")}
+    assert told.keys() == {one.code for one in ours} | FAULTS.keys()
+    rows = "\n".join(" ".join(row) for row in table("The end"))
+    for one in ours:
+        assert f"`{one.reason}`" in rows
+        assert one.reconnect == (" yes, " in told[one.code]), told[one.code]
+
+
+def test_the_protocol_page_has_every_refusal() -> None:
+    told = {int(status) for row in table("Refusals") for status in row[0].split(", ")}
+    errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfAddress)
+    assert told == {error.status for error in errors} | {426}
