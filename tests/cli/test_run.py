@@ -134,3 +134,44 @@ def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path) -> None:
                 assert newest(daemon)["status"] == "completed"
             finally:
                 server.terminate()
+
+
+def emit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "progressd", "emit", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("way", ["url", "socket"])
+def test_a_script_says_how_far_it_is_and_how_it_ended(way: str, daemon: ServedDaemon) -> None:
+    job_id = httpx.post(f"{daemon.url}/api/jobs", json={"kind": "script"}, trust_env=False).json()["id"]
+    where = {"url": {"PROGRESSD_URL": daemon.url}, "socket": {"PROGRESSD_SOCKET": f"{daemon.state_dir}/ingest.sock"}}
+    environment = {"PROGRESSD_JOB_ID": job_id, **where[way]}
+    done = emit(environment, "--step", "3", "--total", "12", "Upscaling")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    progress = newest(daemon)["progress"]
+    assert (progress["step_name"], progress["percent"]) == ("Upscaling", 25)
+    assert emit(environment, "--percent", "40").returncode == 0
+    assert newest(daemon)["progress"]["percent"] == 40
+    assert emit(environment, "--failed", "no paper").returncode == 0
+    assert newest(daemon)["error"] == "no paper"
+    late = emit(environment, "--completed")
+    assert late.returncode == 1
+    assert late.stderr == f"Error: job {job_id} is already failed: a completion comes too late\n"
+
+
+def test_a_script_in_a_command_knows_its_job(daemon: ServedDaemon) -> None:
+    script = f"{sys.executable} -m progressd emit --step 7 --total 9 Seven"
+    assert run(daemon.url, "--", "sh", "-c", script).returncode == 0
+    assert newest(daemon)["progress"]["step_name"] == "Seven"
+
+
+def test_without_a_daemon_a_script_is_told_so(tmp_path: Path) -> None:
+    gone = emit({"PROGRESSD_JOB_ID": "x", "PROGRESSD_SOCKET": f"{tmp_path}/none.sock"}, "Copying")
+    assert gone.returncode == 1
+    assert gone.stderr == f"Error: no daemon answers at {tmp_path}/none.sock: No such file or directory\n"

@@ -14,6 +14,7 @@ from progressd.cli.check import check
 from progressd.cli.completion import completion
 from progressd.cli.config import config
 from progressd.cli.delete import delete
+from progressd.cli.emit import emit
 from progressd.cli.errors import sentence
 from progressd.cli.jobs import jobs
 from progressd.cli.keys import keys
@@ -67,5 +68,20 @@ def main() -> None:
     """
 
 
-for _command in (serve, submit, run, watch, jobs, cancel, retry, delete, backup, check, keys, config, completion):
+for _command in (
+    serve,
+    submit,
+    run,
+    emit,
+    watch,
+    jobs,
+    cancel,
+    retry,
+    delete,
+    backup,
+    check,
+    keys,
+    config,
+    completion,
+):
     main.add_command(_command)

@@ -1,0 +1,69 @@
+"""`progressd emit`: a script says how far it is."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from progressd.cli.parameters import complete_unfinished
+from progressd.client.address import DEFAULT_URL
+
+
+@click.command()
+@click.argument("step_name", metavar="[STEP]", required=False, default="")
+@click.option("--job", "job_id", envvar="PROGRESSD_JOB_ID", show_envvar=True, shell_complete=complete_unfinished)
+@click.option("--step", "-n", type=click.IntRange(0, 2**53), help="How many steps are done.")
+@click.option("--total", "-t", type=click.IntRange(0, 2**53), help="How many there are.")
+@click.option("--percent", type=click.FloatRange(0, 100), help="How far it is, where steps do not tell.")
+@click.option("--completed", is_flag=True, help="The job has ended well.")
+@click.option("--failed", metavar="WHY", help="The job has failed.")
+@click.option("--url", metavar="URL", envvar="PROGRESSD_URL", show_envvar=True, help="The daemon to talk to.")
+@click.option(
+    "--socket", type=click.Path(path_type=Path), envvar="PROGRESSD_SOCKET", show_envvar=True, help="Or its Unix socket."
+)
+def emit(
+    step_name: str,
+    job_id: str | None,
+    step: int | None,
+    total: int | None,
+    percent: float | None,
+    completed: bool,
+    failed: str | None,
+    url: str | None,
+    socket: Path | None,
+) -> None:
+    """Report on a job: how far it is, or that it has ended.
+
+    In a pipeline, and in a command of progressd run, it knows the job and the daemon from its environment.
+
+    \b
+    Examples:
+      progressd emit --step 3 --total 12 "Upscaling"
+      progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
+    """
+    if job_id is None:
+        raise click.UsageError("there is no PROGRESSD_JOB_ID here, so --job has to name the job")
+    event = _event(step_name, step, total, percent, completed, failed)
+    if socket is not None and url is None:
+        from progressd.client.local import report
+
+        report(socket, job_id, event)
+        return
+    from progressd.client.rest import RestClient
+
+    with RestClient(url or DEFAULT_URL) as client:
+        client.report(job_id, event)
+
+
+def _event(
+    step_name: str, step: int | None, total: int | None, percent: float | None, completed: bool, failed: str | None
+) -> dict[str, Any]:
+    moved = bool(step_name) or any(number is not None for number in (step, total, percent))
+    if moved + completed + (failed is not None) != 1:
+        raise click.UsageError("say one thing: how far the job is, --completed or --failed")
+    if completed:
+        return {"type": "completed", "data": {}}
+    if failed is not None:
+        return {"type": "error", "data": {"message": failed}}
+    data = {"current_step": step or 0, "total_steps": total or 0, "step_name": step_name}
+    return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}
