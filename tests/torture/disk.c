@@ -36,7 +36,10 @@ struct control {
     int64_t die_after;   /* so many of them from now on, the process kills itself; 0: it does not */
 };
 
+static const char mark[8] = "\x93torture";
+
 struct __attribute__((packed)) record {
+    char mark[8]; /* by which the next one is found behind one that a kill has cut off */
     char what;
     uint64_t inode;
     uint64_t offset;
@@ -116,7 +119,8 @@ static int ours(int fd, struct stat *found, char *path) {
 static void record(char what, uint64_t inode, uint64_t offset, const void *data, size_t length) {
     if (log_fd < 0)
         return;
-    struct record head = {what, inode, offset, length};
+    struct record head = {.what = what, .inode = inode, .offset = offset, .length = length};
+    memcpy(head.mark, mark, sizeof mark);
     struct iovec parts[] = {{&head, sizeof head}, {(void *)data, length}};
     if (syscall(SYS_writev, log_fd, parts, 2) != (ssize_t)(sizeof head + length))
         abort();

@@ -17,7 +17,8 @@ from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-HEAD = struct.Struct("<cQQI")  # what, inode, offset, length of what follows
+MARK = b"\x93torture"
+HEAD = struct.Struct("<8scQQI")  # the mark, what, inode, offset, length of what follows
 SOURCE = Path(__file__).with_name("disk.c")
 CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "recorded", "die_after")
 
@@ -55,14 +56,19 @@ class Record(NamedTuple):
     data: bytes
 
 
-def read_log(data: bytes) -> Iterator[Record]:
-    """The records; the last one may have been cut off."""
-    at = 0
-    while at + HEAD.size <= len(data):
-        what, inode, offset, length = HEAD.unpack_from(data, at)
+def read_log(log: bytes) -> Iterator[Record]:
+    """The records. A kill may have cut one off, and children of the daemon have gone on behind it."""
+    at = log.find(MARK)
+    while 0 <= at <= len(log) - HEAD.size:
+        _, what, inode, offset, length = HEAD.unpack_from(log, at)
         at += HEAD.size
-        yield Record(what.decode(), inode, offset, data[at : at + length])
-        at += length
+        end = at + length
+        if log[end : end + len(MARK)] not in (MARK, b""):
+            end = log.find(MARK, at)
+        whole = end == at + length
+        if whole or what == b"W":
+            yield Record(what.decode(), inode, offset, log[at:end])
+        at = end
 
 
 class Fate:
