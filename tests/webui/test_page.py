@@ -1,5 +1,6 @@
 """The page in a real browser, against the real daemon."""
 
+import json
 import re
 from pathlib import Path
 
@@ -120,6 +121,20 @@ def test_a_job_of_another_producer_is_not_said_to_wait_and_is_not_tried_again(pa
     page.reload()  # and the same from REST
     expect(export).to_contain_text("Not started yet")
     expect(failed.locator("[data-action=retry]")).to_be_hidden()
+
+
+def test_a_job_whose_producer_is_silent_says_so_until_it_is_back(page: Page) -> None:
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    job_id = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+    created = {"type": "job_created", "job_id": job_id, "data": {"kind": "mirror", "lease_seconds": 2}}
+    moved = {**progress(1, 4, "Fetching"), "job_id": job_id}
+    how = "{method: 'POST', body: lines, headers: {'Content-Type': 'application/x-ndjson'}}"
+    send = f"lines => fetch('/api/events', {how})"
+    page.evaluate(send, json.dumps(created) + "\n" + json.dumps(moved))
+    mirror = page.locator(".job[data-status=processing]", has_text="mirror")
+    expect(mirror).to_contain_text("no sign of life")
+    page.evaluate(send, json.dumps(moved))
+    expect(mirror).not_to_contain_text("no sign of life")
 
 
 def test_a_job_that_does_not_know_its_length_has_a_bar_without_a_value(page: Page) -> None:

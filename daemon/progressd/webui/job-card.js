@@ -121,7 +121,8 @@ function timeOf(job) {
   if (job.status === 'queued') return job.created_at ? `since ${moment(job.created_at)}` : '';
   const spent = spentOn(job);
   if (!isFinished(job)) {
-    const left = job.ends_at === undefined ? '' : remaining((job.ends_at - now()) / 1000);
+    const forecast = job.ends_at === undefined ? '' : remaining((job.ends_at - now()) / 1000);
+    const left = job.progress?.stalled ? 'no sign of life' : forecast;
     return [spent, left].filter(Boolean).join(' · ');
   }
   const preposition = job.status === 'completed' ? 'in' : 'after';
