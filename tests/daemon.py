@@ -59,7 +59,7 @@ def settings_in(
         "server": {"port": 0, "allowed_hosts": hosts},
         "runner": {"slots": 2},
         "ingest": {"socket": state_dir / "ingest.sock"},
-        "auth": {"keys_file": state_dir / "keys.json"},
+        "auth": {"keys_file": state_dir / "keys.json", "token_secret_file": state_dir / "token-secret"},
     }
     sections: Any = {
         name: section(**{**ours.get(name, {}), **given.get(name, {})}) for name, section in SECTIONS.items()

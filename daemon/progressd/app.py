@@ -110,6 +110,7 @@ class Daemon:
         self.streams = OpenStreams(limits.max_connections)
         self.services = Services(
             settings=settings,
+            admission=self.admission,
             store=store,
             registry=self.registry,
             batches=self.batches,
@@ -150,6 +151,7 @@ class Daemon:
         """
         reload = self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
         reload.register(lambda settings: partial(self._use, settings))
+        reload.register(lambda settings: self.admission.use(settings.auth))
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits, self.ledger)

@@ -20,6 +20,7 @@ FIXED: Final = frozenset(
     {
         "auth.keys_file",
         "auth.required",
+        "auth.token_secret_file",
         "ingest.socket",
         "ingest.socket_mode",
         "log.format",

@@ -23,6 +23,7 @@ COMMANDS = [
     "backup",
     "check",
     "keys",
+    "token",
     "config",
     "completion",
 ]

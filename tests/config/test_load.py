@@ -71,6 +71,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "server.insecure": "true",
         "auth.required": "true",
         "auth.keys_file": "/srv/keys.json",
+        "auth.token_secret_file": "/srv/secret",
         "shutdown.wait_for_jobs": "false",
         "limits.heartbeat_interval": "1s",
     }

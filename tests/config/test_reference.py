@@ -31,7 +31,7 @@ def test_the_sample_file_without_its_comments_has_every_setting_with_its_default
         raw = given[section][name] if section else given[name]
         if setting.key not in computed:
             assert setting.read(raw, text=False) == setting.default
-    assert computed == {"state_dir", "runner.slots", "ingest.socket", "auth.keys_file"}
+    assert computed == {"state_dir", "runner.slots", "ingest.socket", "auth.keys_file", "auth.token_secret_file"}
 
 
 def test_the_settings_in_force_are_a_config_file_with_the_origins(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ ONLY_IN = {
     "trio_websocket": {"ws", "client"},
     "wsproto": {"ws", "client"},
     "httpx": {"client"},
+    "jwt": {"auth"},
     "subprocess": {"producers", "pipelines", "client"},
     "PIL": {"pipelines"},
     "pikepdf": {"pipelines"},

@@ -1,18 +1,22 @@
 """Admission: finds out who asks from what came with a request, by the keys in force."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
+from urllib.parse import parse_qsl
 
 import structlog
 import trio
 
-from progressd.auth.identity import EVERYBODY, NOBODY, Identity
+from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope
 from progressd.auth.keys import hashed, read_keys
+from progressd.auth.tokens import lifetime_of, new_token, read_token, secret_from
 from progressd.config.settings import AuthSettings
-from progressd.core.errors import SettingsError, Unauthorized
+from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
 
+SUBPROTOCOL: Final = "progressd.token."  # and the token: the one header that a page can send with a WebSocket
 LOOK_EVERY: Final = 1.0  # seconds after which the file of keys is looked at again
 
 log = structlog.get_logger(__name__)
@@ -23,15 +27,27 @@ class Admission:
 
     def __init__(self, settings: AuthSettings) -> None:
         self.required = settings.required
+        self._settings = settings
         self._path = settings.keys_file
+        self._secret = ""
         self._version: tuple[int, int, int] | None = None
-        self._keys: dict[str, Identity] = {}  # by hash
+        self._keys: Mapping[str, Identity] = {}  # by hash
         self._held: dict[object, tuple[Identity, Callable[[], object]]] = {}
 
     def load(self) -> None:
-        """Read the keys. Raises SettingsError, and then they are as they were."""
-        version, before = self._look(), self._keys
-        self._keys = {key.hash: key.identity for key in read_keys(self._path)}
+        """Read the keys and the secret of tokens. Raises SettingsError, and then they are as they were."""
+        self._secret = self._secret or secret_from(self._settings.token_secret_file)
+        self.use(self._settings)()
+
+    def use(self, settings: AuthSettings) -> Callable[[], None]:
+        """Read the keys again; what puts them into force, and the settings. Raises SettingsError."""
+        version = self._look()
+        keys = {key.hash: key.identity for key in read_keys(self._path)}
+        return partial(self._use, settings, version, keys)
+
+    def _use(self, settings: AuthSettings, version: tuple[int, int, int] | None, keys: Mapping[str, Identity]) -> None:
+        before, self._keys = self._keys, keys
+        self._settings = settings
         self._version = version
         for who, end in tuple(self._held.values()):
             if who.key and before.get(who.key) != self._keys.get(who.key):
@@ -50,9 +66,14 @@ class Admission:
                     self._version = self._look()  # say it once
                     log.error("the keys stay as they were", error=str(error))
 
-    def who(self, headers: Iterable[tuple[bytes, bytes]]) -> Identity:
-        """Who sends these headers, whose names are in lower case. Raises Unauthorized for a key that is not good."""
+    def who(self, headers: Sequence[tuple[bytes, bytes]], query: str) -> Identity:
+        """Who sends these headers, whose names are in lower case, with this query.
+
+        Raises Unauthorized for a key or token that is not good, TokenExpired.
+        """
         secret = _secret(headers)
+        if secret is None and (token := _token(headers, query)) is not None:
+            return self._holder(token)
         if secret is None:
             return NOBODY if self.required else EVERYBODY
         found = self._keys.get(hashed(secret))
@@ -62,10 +83,32 @@ class Admission:
             raise Unauthorized(f"the key {found.name} has expired")
         return found
 
+    def new_token(self, who: Identity, topic: str) -> tuple[str, datetime]:
+        """A token for a topic, which `who` has been found to see, and its end. Raises OutOfScope."""
+        if who.topic is not None:
+            raise OutOfScope("a token makes no other")
+        end = lifetime_of(who, self._settings.token_lifetime)
+        return new_token(self._secret, topic, end, who), end
+
+    def _holder(self, token: str) -> Identity:
+        """Who has a token: no more than who made it, and no longer."""
+        grant = read_token(self._secret, token)
+        maker = self._keys.get(grant.key)
+        if grant.key and maker is None:
+            raise Unauthorized("the key that this token was made with has been revoked")
+        return Identity(
+            name=grant.name or "token",
+            scopes=frozenset([Scope.READ]),
+            labels=maker.labels if maker else {},
+            topic=grant.topic,
+            expires_at=grant.expires_at,
+            key=grant.key,
+        )
+
     @contextmanager
     def held(self, who: Identity, end: Callable[[], object]) -> Iterator[None]:
         """Within this, `end` is called when the key of `who` is revoked, changed, or expires; maybe more than once."""
-        if not who.key:
+        if not who.key and who.expires_at is None:
             yield
             return
         token = object()
@@ -89,11 +132,23 @@ class Admission:
         return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _secret(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def _secret(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """The key that came with a request; other schemes of Authorization are for a proxy before the daemon."""
     for name, value in headers:
         if name == b"x-api-key":
             return value.decode("latin-1").strip()
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].decode("latin-1").strip()
+    return None
+
+
+def _token(headers: Sequence[tuple[bytes, bytes]], query: str) -> str | None:
+    """The token that came with a request."""
+    for name, value in headers:
+        if name == b"sec-websocket-protocol":
+            for offered in value.decode("latin-1").split(","):
+                if offered.strip().startswith(SUBPROTOCOL):
+                    return offered.strip().removeprefix(SUBPROTOCOL)
+    if "token=" in query:
+        return dict(parse_qsl(query, keep_blank_values=True)).get("token")
     return None

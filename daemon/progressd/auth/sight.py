@@ -84,11 +84,14 @@ class SeenStore:
         self.id: Final = store.id
         self.jobs_of_batch = store.jobs_of_batch  # of a batch that was found, and so is one of theirs
         self._store = store
-        self._labels = tuple(who.labels.items())
+        self._who = who
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""
-        return await self._store.list_jobs(which._replace(labels=(*which.labels, *self._labels)), limit, offset)
+        if self._who.topic not in (None, ALL_JOBS):
+            raise OutOfScope(f"this token is for {self._who.topic}")
+        labels = (*which.labels, *self._who.labels.items())
+        return await self._store.list_jobs(which._replace(labels=labels), limit, offset)
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """See Store."""

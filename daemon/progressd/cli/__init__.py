@@ -23,6 +23,7 @@ from progressd.cli.retry import retry
 from progressd.cli.run import run
 from progressd.cli.serve import serve
 from progressd.cli.submit import submit
+from progressd.cli.token import token
 from progressd.cli.watch import watch
 from progressd.client.errors import ClientError
 from progressd.core.errors import ProgressdError
@@ -81,6 +82,7 @@ for _command in (
     backup,
     check,
     keys,
+    token,
     config,
     completion,
 ):

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
 import click
 
 from progressd.cli.parameters import config_option
 
-if TYPE_CHECKING:
-    from datetime import timedelta
-
-SCOPES = ("read", "write", "admin")
+SCOPES: Final = ("read", "write", "admin")
+LONGEST: Final = 100 * 365 * 86400.0  # seconds
 
 
 @click.group()
@@ -48,19 +46,20 @@ def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...
     return labels
 
 
-def _duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> "timedelta | None":
-    from datetime import timedelta
-
+def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """Seconds, from 12h or 30d; at most a century."""
     from progressd.config import quantities
 
     try:
         seconds = None if text is None else quantities.seconds(text)
-        return None if seconds is None else timedelta(seconds=seconds)
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d") from None
+    except ValueError:
+        seconds = LONGEST
+    if seconds is not None and not 0 < seconds < LONGEST:
+        raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d")
+    return seconds
 
 
-_state_dir = click.option(
+state_dir_option = click.option(
     "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The state directory of the daemon."
 )
 
@@ -70,7 +69,7 @@ _state_dir = click.option(
 @click.option(
     "--scope", "scopes", multiple=True, default=("read",), show_default=True, metavar="SCOPE[,SCOPE]", callback=_scopes
 )
-@click.option("--expires", "lifetime", metavar="DURATION", callback=_duration, help="Such as 12h or 30d; else never.")
+@click.option("--expires", "lifetime", metavar="DURATION", callback=duration, help="Such as 12h or 30d; else never.")
 @click.option(
     "--label",
     "labels",
@@ -79,18 +78,18 @@ _state_dir = click.option(
     callback=_labels,
     help="Only the jobs that have this label; more than once: all of them.",
 )
-@_state_dir
+@state_dir_option
 @config_option
 def add(
     name: str,
     scopes: list[str],
-    lifetime: "timedelta | None",
+    lifetime: float | None,
     labels: dict[str, str],
     state_dir: Path | None,
     config_path: Path | None,
 ) -> None:
     """Make a key, and print it this once."""
-    from datetime import UTC, datetime
+    from datetime import UTC, datetime, timedelta
 
     import msgspec
 
@@ -106,11 +105,11 @@ def add(
         "labels": labels,
     }
     try:
-        expires_at = None if lifetime is None else now + lifetime
+        expires_at = None if lifetime is None else now + timedelta(seconds=lifetime)
         key = msgspec.convert({**given, "expires_at": expires_at}, Key)
-    except (msgspec.ValidationError, OverflowError):
+    except msgspec.ValidationError:
         raise InvalidInput(
-            f"a key {name!r} is not possible: a name has up to 64 letters, digits and ._@-, and an end before 9999"
+            f"a key cannot be called {name!r}: its name has up to 64 letters, digits and ._@-, a letter or digit first"
         ) from None
     add_key(_file(state_dir, config_path), key)
     click.echo(secret)
@@ -118,7 +117,7 @@ def add(
 
 
 @keys.command("list")
-@_state_dir
+@state_dir_option
 @config_option
 def list_(state_dir: Path | None, config_path: Path | None) -> None:
     """List the keys by name, with their scopes, labels and ends; not the keys themselves."""
@@ -137,7 +136,7 @@ def list_(state_dir: Path | None, config_path: Path | None) -> None:
 
 @keys.command()
 @click.argument("name")
-@_state_dir
+@state_dir_option
 @config_option
 def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
     """Delete a key; the connections made with it are closed."""

@@ -128,6 +128,7 @@ def _computed(environ: Mapping[str, str], values: Mapping[str, object]) -> Itera
     yield "state_dir", state
     yield "ingest.socket", Path(runtime or str(values.get("state_dir", state))).absolute() / "ingest.sock"
     yield "auth.keys_file", Path(str(values.get("state_dir", state))) / "keys.json"
+    yield "auth.token_secret_file", Path(str(values.get("state_dir", state))) / "token-secret"
     # what this process may use, not what the machine has: a unit's CPUAffinity= counts
     yield "runner.slots", len(os.sched_getaffinity(0))
 

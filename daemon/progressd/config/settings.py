@@ -150,6 +150,14 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
             extra={"default": "`keys.json` in the state directory", "example": "/var/lib/progressd/keys.json"},
         ),
     ]
+    token_secret_file: Annotated[
+        Path,
+        Meta(
+            description="The secret that signs watch tokens; made where there is none. Another one ends all tokens.",
+            extra={"default": "`token-secret` in the state directory", "example": "/var/lib/progressd/token-secret"},
+        ),
+    ]
+    token_lifetime: Annotated[float, _seconds("How long a watch token is good.")] = 15 * 60
 
 
 class ShutdownSettings(Struct, frozen=True, kw_only=True):

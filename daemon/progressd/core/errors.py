@@ -4,6 +4,7 @@ ProgressdError
 ├── InvalidInput 400        malformed id, line, event or cursor
 │   └── InvalidOption 422   an option of a pipeline, named
 ├── Unauthorized 401        no key, or not a good one
+│   └── TokenExpired 401
 ├── Forbidden 403           a page of another site
 │   └── OutOfScope 403      the key does not allow it
 ├── NotFound 404            no such job
@@ -61,6 +62,10 @@ class Unauthorized(ProgressdError):
 
     def headers(self) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
+
+
+class TokenExpired(Unauthorized):
+    """The client's token was good once."""
 
 
 class Forbidden(ProgressdError):

@@ -1,15 +1,17 @@
-"""Who am I, to the daemon?"""
+"""Who am I, to the daemon? And tokens for those who look on from a browser."""
 
 from quart import Blueprint, Response, request
 
 from progressd.auth.identity import EVERYBODY, NOBODY
+from progressd.core.events import checked_batch_id, checked_job_id
+from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 from progressd.rest.gate import who_asks
-from progressd.rest.services import json_response
+from progressd.rest.services import json_response, services
 
-blueprint = Blueprint("auth", __name__, url_prefix="/api/auth")
+blueprint = Blueprint("auth", __name__)
 
 
-@blueprint.get("/status")
+@blueprint.get("/api/auth/status")
 async def status() -> Response:
     """The name and rights of the key that came with the request; with a bad one it does not get here."""
     who = who_asks(request.scope)
@@ -21,3 +23,28 @@ async def status() -> Response:
     if who.labels:
         body["labels"] = who.labels
     return json_response({**body, "expires_at": who.expires_at})
+
+
+@blueprint.post("/api/token")
+async def token() -> Response:
+    """A token to watch all jobs, as far as whoever asks may."""
+    return await _token_for(ALL_JOBS)
+
+
+@blueprint.post("/api/jobs/<job_id>/token")
+async def job_token(job_id: str) -> Response:
+    """A token to watch one job, and fetch what comes of it."""
+    return await _token_for(job_topic(checked_job_id(job_id)))
+
+
+@blueprint.post("/api/batch/<batch_id>/token")
+async def batch_token(batch_id: str) -> Response:
+    """A token to watch one batch and its jobs."""
+    return await _token_for(batch_topic(checked_batch_id(batch_id)))
+
+
+async def _token_for(topic: str) -> Response:
+    daemon = services()
+    await daemon.history.subject(topic)
+    made, end = daemon.admission.new_token(who_asks(request.scope), topic)
+    return json_response({"token": made, "topic": topic, "expires_at": end}, 200, {"Cache-Control": "no-store"})

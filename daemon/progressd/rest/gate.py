@@ -11,13 +11,14 @@ from progressd.auth.admission import Admission
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
 from progressd.config import Settings
-from progressd.core.errors import ProgressdError
+from progressd.core.errors import OutOfScope, ProgressdError
 from progressd.core.messages import encode
 from progressd.rest.headers import HEADERS
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status"})
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
+OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
 WHO: Final = "progressd.who"  # the key in an ASGI scope
 
 
@@ -59,10 +60,13 @@ class Gate:
             check_origin(header(scope["headers"], b"origin"), host, server.allowed_origins)
 
     def _check_key(self, scope: HTTPScope) -> Identity:
-        who = self._admission.who(scope["headers"])
+        query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else ""
+        who = self._admission.who(list(scope["headers"]), query)
         action = action_of(scope["method"], scope["path"])
         if action is not None:
             decide(who, action)
+            if who.bound and not scope["path"].startswith(OF_JOBS):
+                raise OutOfScope("this is about all jobs, and not only about those of this key")
         cast("dict[str, Any]", scope)[WHO] = who
         return who
 
@@ -71,7 +75,7 @@ def action_of(method: str, path: str) -> Scope | None:
     """What a request needs the right to do; None: it is for everybody."""
     if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
         return None
-    return Scope.READ if method in SAFE else Scope.WRITE
+    return Scope.READ if method in SAFE or path == "/api/token" or path.endswith("/token") else Scope.WRITE
 
 
 def who_asks(scope: Mapping[str, Any]) -> Identity:

@@ -12,6 +12,7 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
+from progressd.auth.admission import Admission
 from progressd.auth.identity import Identity
 from progressd.auth.sight import BoundIngest, SeenBatches, SeenRegistry, SeenStore, Sights
 from progressd.batches import Batches
@@ -39,6 +40,7 @@ class Services:
     """The parts of the daemon, and whether it still takes work."""
 
     settings: Settings
+    admission: Admission
     store: Store
     registry: Registry
     batches: Batches

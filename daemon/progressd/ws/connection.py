@@ -73,7 +73,8 @@ class WebSocket:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Those of the request, by their names in lower case; without Host."""
-        return self._request.headers
+        offered = ",".join(self._request.proposed_subprotocols).encode()
+        return [*self._request.headers, (b"sec-websocket-protocol", offered)]  # which wsproto has taken out
 
     @property
     def accepted(self) -> bool:

@@ -6,6 +6,7 @@ connection's own task reads, and what is not needed before the connection closes
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any, Final, Protocol
 
 import trio
@@ -14,6 +15,7 @@ from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
+from progressd.auth.admission import SUBPROTOCOL
 from progressd.ws.ledger import CUT_OFF, Fate
 from progressd.ws.listener import Upgrade
 from progressd.ws.stream import WebSocketStream
@@ -77,7 +79,7 @@ class Endpoint(WebSocketConnection):
     async def accept(self) -> None:
         """Let the client in."""
         assert self.request is not None
-        await self.request.accept()
+        await self.request.accept(subprotocol=_chosen(self.request.proposed_subprotocols))
         self.request = None
         framing: Any = self._wsproto.connection
         framing._events = ()  # that it never has: 0.6 KiB of an empty deque
@@ -144,3 +146,10 @@ class Endpoint(WebSocketConnection):
         """A ping that crosses our close cannot be answered any more, and failing at that would end everything."""
         if self._wsproto.state is ConnectionState.OPEN:
             await super()._handle_ping_event(event)
+
+
+def _chosen(offered: Collection[str]) -> str | None:
+    """None, or where a token is among them the first that is none: the browser wants one of those that it offered."""
+    if not any(name.startswith(SUBPROTOCOL) for name in offered):
+        return None
+    return next((name for name in offered if not name.startswith(SUBPROTOCOL)), next(iter(offered)))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 import trio
@@ -18,7 +19,7 @@ from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
 from progressd.core.closing import CREDENTIALS_EXPIRED, Closing
-from progressd.core.errors import ProgressdError, Stopping, TooManyConnections, TooManyOfAddress
+from progressd.core.errors import ProgressdError, Stopping, TokenExpired, TooManyConnections, TooManyOfAddress
 from progressd.core.messages import Notice, Resync
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
@@ -73,12 +74,17 @@ class Watchers:
         try:
             self._admit(websocket)
             self._check_browser(websocket)
-            who = self._admission.who(websocket.headers)
+            who = self._admission.who(websocket.headers, urlsplit(websocket.target).query)
             decide(who, Scope.READ)
             sight = self._sights.of(who)
             wish, after = await self._wish(websocket, sight)
             await websocket.accept()
             self._heartbeat.add(websocket.outbox)
+        except TokenExpired:  # a page is told nothing of a refusal, and would come back for ever
+            await websocket.accept()
+            websocket.outbox.end(CREDENTIALS_EXPIRED)
+            websocket.connection.fate = websocket.fate
+            await websocket.serve()
         except ProgressdError as error:
             websocket.connection.fate = refused(error)
             await websocket.reject(error)

@@ -1,0 +1,39 @@
+"""`progressd token`: let somebody look on for a while."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.keys import duration, state_dir_option
+from progressd.cli.parameters import config_option
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option("--expires", "lifetime", metavar="DURATION", callback=duration, help="Instead of auth.token_lifetime.")
+@state_dir_option
+@config_option
+def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
+    """Print a token to watch one job, or all of them, at a daemon on this machine.
+
+    It goes into an address, where no header can be sent: /ws/jobs/JOB?token=TOKEN, /api/jobs/JOB/events?token=TOKEN.
+    Whoever has it can look at that job, and do nothing else.
+
+    \b
+    Examples:
+      progressd token 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
+      progressd token --expires 8h
+    """
+    import os
+
+    from progressd.auth.identity import Identity
+    from progressd.auth.tokens import lifetime_of, new_token, secret_from
+    from progressd.config import load
+    from progressd.core.events import checked_job_id
+    from progressd.core.messages import ALL_JOBS, job_topic
+
+    settings = load(config_path, os.environ, {"state_dir": state_dir})[0].auth
+    topic = ALL_JOBS if job_id is None else job_topic(checked_job_id(job_id))
+    operator = Identity()
+    end = lifetime_of(operator, settings.token_lifetime if lifetime is None else lifetime)
+    click.echo(new_token(secret_from(settings.token_secret_file), topic, end, operator))

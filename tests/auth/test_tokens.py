@@ -1,0 +1,223 @@
+"""Watch tokens: one topic, to look at only, for a while; in an address or a subprotocol, and never in the log."""
+
+import json
+import stat
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import keys
+import pytest
+import trio
+from click.testing import CliRunner
+from http_client import client_of
+from hypothesis import given
+from hypothesis import strategies as st
+from keys import bearer
+from peer import Peer, request, upgrade
+from progressd.auth.identity import Identity
+from progressd.auth.tokens import AUDIENCE, new_token, read_token, secret_from
+from progressd.cli import main
+from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
+from samples import job_id
+from trio_websocket import ConnectionRejected
+
+from daemon import RunningDaemon, completed, progress, registered, running_daemon
+
+MINE, OTHER = job_id(1), job_id(2)
+SECRET = "s" * 64
+
+
+class Side:
+    """A daemon that asks for keys, and a client with one that may read."""
+
+    def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+        self.daemon = daemon
+        self.client = client
+
+    async def token(self, path: str = f"/api/jobs/{MINE}/token") -> str:
+        response = await self.client.post(path)
+        assert response.status_code == 200, response.text
+        return str(response.json()["token"])
+
+
+@pytest.fixture
+async def side(tmp_path: Path) -> AsyncIterator[Side]:
+    secret = keys.add(tmp_path / "state/keys.json", "look", "read", team="scan")
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        client.headers.update(bearer(secret))
+        await daemon.report(registered(MINE, labels={"team": "scan"}), registered(OTHER), progress(MINE, 1))
+        yield Side(daemon, client)
+
+
+async def test_a_token_is_for_one_job_and_a_quarter_of_an_hour(side: Side) -> None:
+    body = (await side.client.post(f"/api/jobs/{MINE}/token")).json()
+    assert body["topic"] == f"job:{MINE}"
+    left = datetime.fromisoformat(body["expires_at"]) - datetime.now(UTC)
+    assert timedelta(minutes=14) < left <= timedelta(minutes=15)
+    async with side.daemon.watch(f"/ws/jobs/{MINE}?token={body['token']}") as watcher:
+        assert (await watcher.receive_until("progress"))[-1]["data"]["current_step"] == 1
+
+
+async def test_it_opens_that_job_and_nothing_else(side: Side) -> None:
+    token = await side.token()
+    side.client.headers.pop("Authorization")
+    for path, status in [
+        (f"/api/jobs/{MINE}", 200),
+        (f"/api/jobs/{MINE}/download", 409),
+        (f"/api/jobs/{OTHER}", 404),
+        (f"/api/jobs/{OTHER}/events", 404),
+        ("/api/jobs", 403),
+        ("/api/jobs/history", 403),
+        ("/api/events", 403),
+        ("/api/metrics", 403),
+    ]:
+        assert (await side.client.get(path, params={"token": token})).status_code == status, path
+    for method, path in [("DELETE", ""), ("POST", "/events"), ("POST", "/token")]:
+        response = await side.client.request(method, f"/api/jobs/{MINE}{path}", params={"token": token})
+        assert response.status_code == 401, (method, path)
+    for path, status in [("/ws/jobs", 403), (f"/ws/jobs/{OTHER}", 404)]:
+        with pytest.raises(ConnectionRejected) as refused:
+            async with side.daemon.watch(f"{path}?token={token}"):
+                pass
+        assert refused.value.status_code == status
+    async with side.daemon.watch(f"/ws?token={token}") as watcher:
+        topics = ["jobs", f"job:{OTHER}", f"job:{MINE}"]
+        await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": topics}))
+        messages = await watcher.receive_until("subscribed")
+        assert [message["topic"] for message in messages[:2]] == topics[:2]
+        assert messages[-1]["topics"] == topics[2:]
+
+
+async def test_one_for_all_jobs_shows_those_of_the_key_it_was_made_with(side: Side) -> None:
+    token = await side.token("/api/token")
+    async with side.daemon.watch(f"/ws/jobs?token={token}") as watcher:
+        await side.daemon.report(progress(OTHER, 3), progress(MINE, 3), completed(MINE))
+        seen = await watcher.receive_until("completed")
+    assert {message["job_id"] for message in seen} == {MINE}
+    assert (await side.client.get("/api/jobs", params={"token": token})).json()["total"] == 1
+
+
+@pytest.mark.parametrize("target", [f"/api/jobs/{OTHER}/token", f"/api/jobs/{job_id(3)}/token"])
+async def test_there_is_none_for_a_job_that_one_does_not_see(side: Side, target: str) -> None:
+    response = await side.client.post(target)
+    assert (response.status_code, response.json()) == (404, {"error": f"no job {target.split('/')[3]}"})
+
+
+@pytest.mark.parametrize("others", [["progressd"], []])
+async def test_a_page_can_send_it_as_a_subprotocol(side: Side, others: list[str]) -> None:
+    name = f"progressd.token.{await side.token()}"
+    async with Peer(await side.daemon.connect()) as peer:
+        head = await peer.open(f"/ws/jobs/{MINE}", {"Sec-WebSocket-Protocol": ", ".join([*others, name])})
+    assert f"sec-websocket-protocol: {[*others, name][0]}\r\n".lower().encode() in head.lower()
+
+
+async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> None:
+    admission = side.daemon.daemon.admission
+    [key] = admission._keys.values()
+    soon = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
+    path = f"/ws/jobs/{MINE}?token={soon}"
+    with trio.fail_after(10):
+        async with side.daemon.watch(path) as watcher:
+            assert await watcher.closed() == (4500, "credentials expired")
+        async with side.daemon.watch(path) as watcher:
+            assert await watcher.closed() == (4500, "credentials expired")
+    response = await side.client.get(f"/api/jobs/{MINE}", params={"token": soon}, headers={"Authorization": ""})
+    assert (response.status_code, response.json()["message"]) == (401, "the token has expired")
+
+
+async def test_events_over_plain_http_end_with_the_token(side: Side) -> None:
+    admission = side.daemon.daemon.admission
+    [key] = admission._keys.values()
+    soon = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
+    async with Peer(await side.daemon.connect()) as peer:
+        await peer.send(request(f"/api/jobs/{MINE}/events?token={soon}"))
+        assert b'"type":"progress"' in await peer.rest()
+
+
+async def test_it_does_not_outlive_its_key(side: Side) -> None:
+    token = await side.token()
+    async with side.daemon.watch(f"/ws/jobs/{MINE}?token={token}") as watcher:
+        keys.revoke(side.daemon.settings.auth.keys_file, "look")
+        assert (await watcher.closed())[0] == 4500
+    with pytest.raises(ConnectionRejected) as refused:
+        async with side.daemon.watch(f"/ws/jobs/{MINE}?token={token}"):
+            pass
+    assert refused.value.status_code == 401
+
+
+async def test_none_is_ever_in_the_log(side: Side, capsys: pytest.CaptureFixture[str]) -> None:
+    token = await side.token()
+    for target in (f"/ws/jobs/{MINE}?token={token}", f"/ws/jobs/{OTHER}?token={token}", f"/ws/no?token={token}"):
+        async with Peer(await side.daemon.connect()) as peer:
+            await peer.send(upgrade(target))
+            await peer.receive()
+    for target in (f"/api/jobs/{MINE}?token={token}", f"/api/x?token={token}", f"/api/jobs/x?token={token}&limit=x"):
+        assert token not in (await side.client.get(target)).text
+    await side.daemon.settled()
+    assert token[-20:] not in "".join(capsys.readouterr())
+
+
+def test_the_command_makes_one_for_a_daemon_that_need_not_run(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["token", *arguments, "--state-dir", str(tmp_path / "state")])
+        assert result.exit_code == 0, result.output
+        return result.output.strip()
+
+    secret_file = tmp_path / "state/token-secret"
+    one, all_ = run(MINE, "--expires", "8h"), run()
+    assert stat.S_IMODE(secret_file.stat().st_mode) == 0o600
+    secret = secret_from(secret_file)
+    grant = read_token(secret, one)
+    assert grant.topic == f"job:{MINE}"
+    assert timedelta(hours=7.9) < grant.expires_at - datetime.now(UTC) < timedelta(hours=8.1)
+    assert read_token(secret, all_).topic == "jobs"
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64])
+def test_a_damaged_secret_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "token-secret"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match="is damaged: delete the file"):
+        secret_from(path)
+
+
+GOOD: dict[str, Any] = {"aud": AUDIENCE, "sub": "jobs", "exp": 2**33, "name": "", "key": ""}
+
+
+@pytest.mark.parametrize(
+    ("claims", "secret", "algorithm"),
+    [
+        (GOOD, "t" * 64, "HS256"),
+        (GOOD, SECRET, "HS512"),
+        (GOOD, "", "none"),
+        ({**GOOD, "aud": "other"}, SECRET, "HS256"),
+        ({**GOOD, "exp": 1}, SECRET, "HS256"),
+        *[({name: value for name, value in GOOD.items() if name != left}, SECRET, "HS256") for left in GOOD],
+    ],
+)
+def test_what_is_not_from_here_is_refused(claims: dict[str, Any], secret: str, algorithm: str) -> None:
+    token = jwt.encode(claims, secret, algorithm)
+    with pytest.raises(TokenExpired if claims.get("exp") == 1 else Unauthorized):
+        read_token(SECRET, token)
+
+
+@given(st.data())
+def test_a_token_with_a_letter_changed_is_refused_or_the_same(data: st.DataObject) -> None:
+    good = new_token(SECRET, "jobs", datetime.now(UTC) + timedelta(hours=1), Identity())
+    place = data.draw(st.integers(0, len(good) - 1))
+    text = good[:place] + data.draw(st.characters()) + good[place + 1 :]
+    try:
+        grant = read_token(SECRET, text)
+    except Unauthorized:
+        return
+    assert grant == read_token(SECRET, good)
+
+
+@given(st.text())
+def test_any_text_is_refused(text: str) -> None:
+    with pytest.raises(Unauthorized):
+        read_token(SECRET, text)
