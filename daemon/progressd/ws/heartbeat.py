@@ -45,7 +45,7 @@ class Heartbeat:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            if not self._pings:
+            while not self._pings:  # whoever came may have left before it was this task's turn
                 self._any = trio.Event()
                 await self._any.wait()
             await trio.sleep_until(min(next(iter(due.values())) for due in (self._pings, self._given_up) if due))
