@@ -39,7 +39,8 @@ class DirectReads:
         fields = dict(headers)
         if not _NOT_SIMPLE.isdisjoint(fields):
             return None
-        scope = {"type": "http", "method": "GET", "path": target.decode(), "headers": headers, "client": client}
+        asked = {"method": "GET", "path": target.decode(), "query_string": b""}
+        scope = {"type": "http", **asked, "headers": headers, "client": client}
         try:
             who = self._gate.admit(cast("HTTPScope", cast(Any, scope)))
         except ProgressdError:
