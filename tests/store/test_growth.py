@@ -15,7 +15,7 @@ import trio
 from progressd.store.sqlite import SQLiteStore
 from samples import job_id
 from store.growth import fill
-from torture.forge import open_forge
+from torture.forge import forge_process, open_forge
 
 from daemon import completed, progress, registered
 
@@ -88,16 +88,17 @@ async def measure(tmp_path: Path, count: int) -> Measured:
     state = tmp_path / str(count)
     state.mkdir()
     fill(state / "progressd.db", count)
-    async with open_forge(tmp_path) as forge:
-        async with forge.daemon(tmp_path / "empty") as daemon:
-            await daemon.listening()  # by now everything is loaded
-        before = perf_counter()
-        async with forge.daemon(state) as daemon:
-            url = await daemon.listening()
-            start = perf_counter() - before
-            pages = least_pages(url, count)
-            event = least_event(state / "ingest.sock")
-            status = await trio.Path(f"/proc/{daemon.pid}/status").read_text()
+    with forge_process({}) as process:
+        async with open_forge(process, tmp_path) as forge:
+            async with forge.daemon(tmp_path / "empty") as daemon:
+                await daemon.listening()  # by now everything is loaded
+            before = perf_counter()
+            async with forge.daemon(state) as daemon:
+                url = await daemon.listening()
+                start = perf_counter() - before
+                pages = least_pages(url, count)
+                event = least_event(state / "ingest.sock")
+                status = await trio.Path(f"/proc/{daemon.pid}/status").read_text()
     [memory] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
     return Measured(start, memory, pages, event)
 

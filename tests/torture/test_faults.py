@@ -83,9 +83,10 @@ async def test_a_disk_that_fails_costs_no_fact(forge: Forge, tmp_path: Path, fau
             it.control[name] = number
         refused = await it.report(completed(ID))
         assert not refused["ok"]
-        assert "the store does not take it" in refused["error"]
-        assert (await it.client.post("/api/jobs", json={"id": job_id(2)})).status_code == 503
-        assert (await it.upload()).status_code == (507 if number == errno.ENOSPC else 503)
+        assert "the disk of the daemon's store" in refused["error"]
+        status = 507 if number == errno.ENOSPC else 503
+        assert (await it.client.post("/api/jobs", json={"id": job_id(2)})).status_code == status
+        assert (await it.upload()).status_code == status
         assert it.control["failed"] > 0
         health = (await it.client.get("/api/health")).json()
         assert (health["status"], health["error"]) == ("failing", refused["error"])

@@ -15,6 +15,7 @@ ProgressdError
 ├── KeyReused 422           an Idempotency-Key that stands for another request
 ├── Unavailable 503         try again, after `retry_after` seconds
 │   ├── StoreFailed 503     the store could not keep it; nothing was changed
+│   │   └── StoreFull 507   since its disk is full
 │   ├── Stopping 503        the daemon is about to end
 │   ├── TooManyConnections 503
 │   └── TooManyOfAddress 503
@@ -135,6 +136,12 @@ class Unavailable(ProgressdError):
 
 class StoreFailed(Unavailable):
     """The store could not keep a change, so the change did not happen."""
+
+
+class StoreFull(StoreFailed):
+    """There is no room for a change on the store's disk."""
+
+    status = 507
 
 
 class Stopping(Unavailable):

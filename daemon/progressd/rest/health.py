@@ -5,6 +5,7 @@ import shutil
 from quart import Blueprint, Response
 
 from progressd import __version__
+from progressd.core.errors import StoreFailed
 from progressd.rest.services import json_response, services
 
 blueprint = Blueprint("health", __name__, url_prefix="/api/health")
@@ -14,7 +15,7 @@ blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 async def health() -> Response:
     """How the store is, the version, the pipelines' options, and which programs they can use are installed."""
     pipelines = services().settings.pipelines
-    failing = services().ingest.failing
+    failing = _failing()
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         {
@@ -38,9 +39,13 @@ async def live() -> Response:
 @blueprint.get("/ready")
 async def ready() -> Response:
     """200 while work is taken, 503 while starting or stopping, or while the store keeps nothing."""
-    failing = services().ingest.failing
+    failing = _failing()
     if failing is not None:
         return json_response({"status": "failing", "error": str(failing)}, 503)
     if services().ready:
         return json_response({"status": "ready"})
     return json_response({"status": "stopping"}, 503)
+
+
+def _failing() -> StoreFailed | None:
+    return services().store.damage or services().ingest.failing

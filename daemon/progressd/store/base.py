@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from progressd.core.batch import JobBatch
+from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
@@ -35,6 +36,10 @@ class Store(Protocol):
     @property
     def first_offset(self) -> int:
         """Greater than every offset that was given out before the store was opened, also by a daemon that crashed."""
+
+    @property
+    def damage(self) -> StoreFailed | None:
+        """What is said once the store's content was found to be wrong: from then on it keeps no change."""
 
     async def run(self) -> None:
         """Look after the store until cancelled."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from progressd.core.errors import SettingsError
+from progressd.core.errors import SettingsError, StoreFailed, StoreFull
 
 
 @contextmanager
@@ -17,10 +17,25 @@ def told_of(path: Path) -> Iterator[None]:
         raise SettingsError(_sentence(path, error)) from error
 
 
+def refusal(error: sqlite3.Error) -> StoreFailed:
+    """What whoever wanted something of the store is told."""
+    code = _code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull("the disk of the daemon's store is full")
+    if damaged(error):
+        return StoreFailed(f"the daemon's store is damaged: stop it, and see progressd check ({error})")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return StoreFailed(f"the disk of the daemon's store fails: {error}")
+    return StoreFailed(f"the store does not take it: {error}")
+
+
 def damaged(error: sqlite3.Error) -> bool:
     """Whether it says that the file's content is wrong, rather than that it cannot be read or written."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
 
 
 def _sentence(path: Path, error: Exception) -> str:

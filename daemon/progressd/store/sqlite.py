@@ -23,7 +23,7 @@ from progressd.core.status import JobStatus
 from progressd.store import lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
-from progressd.store.failures import told_of
+from progressd.store.failures import damaged, refusal, told_of
 from progressd.store.lists import in_json
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG, WriteAheadLog
@@ -53,6 +53,7 @@ class SQLiteStore:
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._listing = trio.CapacityLimiter(1)  # for lists, which may take long, so that nobody else waits for them
+        self.damage: StoreFailed | None = None
         meta = dict(writer.execute("SELECT key, value FROM meta"))
         self.id: str = meta["store_id"]
         self.first_offset: int = meta["reserved"]
@@ -91,10 +92,10 @@ class SQLiteStore:
         """See Store."""
 
         async def beside(function: Callable[[], None]) -> None:
-            await _in_thread(function, self._checkpointing)
+            await self._in_thread(function, self._checkpointing)
 
         async def instead(function: Callable[[], None]) -> None:
-            await _in_thread(function, self._writing)
+            await self._in_thread(function, self._writing)
 
         await self._log.run(beside, instead)
 
@@ -134,7 +135,7 @@ class SQLiteStore:
             [first] = self._lister.execute(query, (_second(since), _second(upto))).fetchone()
             return first
 
-        return await _in_thread(read, self._listing)
+        return await self._in_thread(read, self._listing)
 
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
@@ -216,12 +217,12 @@ class SQLiteStore:
             finally:
                 self._lister.execute("ROLLBACK")
 
-        rows, total = await _in_thread(read, self._listing)
+        rows, total = await self._in_thread(read, self._listing)
         return [_job(row) for row in rows], total
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """See Store."""
-        return await _in_thread(lambda: lists.counts(self._reader), self._reading)
+        return await self._in_thread(lambda: lists.counts(self._reader), self._reading)
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """See Store."""
@@ -270,12 +271,24 @@ class SQLiteStore:
 
         # Not shielded beyond this: `run_sync` itself waits for the thread, and delivers a cancellation afterwards.
         try:
-            return await _in_thread(run, self._writing)
+            return await self._in_thread(run, self._writing)
         finally:
             self._log.written()
 
+    async def _in_thread(self, function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+        """Raises StoreFailed. Once the file is found to be damaged nothing more is written: it might be lost in it."""
+        if self.damage is not None and limiter is self._writing:
+            raise self.damage
+        try:
+            return await trio.to_thread.run_sync(function, limiter=limiter)
+        except sqlite3.Error as error:
+            failed = refusal(error)
+            if damaged(error):
+                self.damage = failed
+            raise failed from error
+
     async def _read(self, query: str, *values: object) -> list[Any]:
-        return await _in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
+        return await self._in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
 
 
 def _second(time: datetime) -> str:
@@ -286,13 +299,6 @@ def _second(time: datetime) -> str:
 def _connect(path: Path) -> sqlite3.Connection:
     # check_same_thread: Trio's worker threads change, but the limiter lets only one at a time use the connection.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
-
-
-async def _in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
-    try:
-        return await trio.to_thread.run_sync(function, limiter=limiter)
-    except sqlite3.Error as error:
-        raise StoreFailed(f"the store does not take it: {error}") from error
 
 
 def _job(row: tuple[str]) -> Job:

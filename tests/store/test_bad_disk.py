@@ -1,0 +1,183 @@
+"""A disk that is full for a while, for real, and a file that is damaged: who is told what, and that nothing is lost."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+from http_client import FORM_TYPE, client_of, file_part, form
+from progressd.core.errors import StoreFailed, StoreFull
+from progressd.store.base import Change, Filter
+from progressd.store.sqlite import SQLiteStore
+from samples import created, job, job_id
+from store.growth import fill
+
+from daemon import completed, progress, registered, running_daemon
+
+MANY = 2000
+
+
+class SmallDisk:
+    """A file system of some MiB."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self) -> None:
+        """Leave not one page."""
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in (2**20, 4096):
+                try:
+                    while True:
+                        file.write(b"\0" * size)
+                except OSError:
+                    continue
+
+    def make_room(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "progressd-test", path], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield SmallDisk(path)
+    subprocess.run(["umount", path], check=True)
+
+
+async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(disk: SmallDisk) -> None:
+    async with running_daemon(disk.path) as daemon, client_of(daemon) as client, daemon.watch() as watcher:
+        assert (await daemon.report(registered(job_id(1))))[0]["ok"]
+        disk.fill()
+        text = "x" * 3000  # a commit of a page
+        kept, refused = [], []
+        for number in range(2, MANY):
+            answer = await client.post("/api/jobs", json={"id": job_id(number), "options": {"text": text}})
+            (kept if answer.status_code == 201 else refused).append((number, answer))
+            if len(refused) == 3:
+                break
+        assert [answer.status_code for _, answer in refused] == [507, 507, 507]
+        assert refused[0][1].json()["error"] == "the disk of the daemon's store is full"
+        assert "Retry-After" in refused[0][1].headers
+        health = (await client.get("/api/health")).json()
+        assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
+        [answer] = await daemon.report(progress(job_id(1), 1))  # which starts it, and has to be kept
+        assert answer["error"] == "the disk of the daemon's store is full"
+        headers = {"Host": daemon.address, **FORM_TYPE}
+        upload = await client.post("/api/convert", content=form(file_part()), headers=headers)
+        assert upload.status_code == 507
+        assert (await client.get("/api/jobs")).json()["total"] == 1 + len(kept)
+        disk.make_room()
+        with trio.fail_after(10):
+            while (await client.get("/api/health")).json()["status"] != "healthy":  # noqa: ASYNC110, nothing tells
+                await trio.sleep(0.05)
+        assert [answer["ok"] for answer in await daemon.report(progress(job_id(1), 1), completed(job_id(1)))] == [
+            True
+        ] * 2
+        for number, _ in kept:
+            assert (await client.get(f"/api/jobs/{job_id(number)}")).status_code == 200
+        for number, _ in refused:
+            assert (await client.get(f"/api/jobs/{job_id(number)}")).status_code == 404
+        seen = await watcher.receive_until("completed")
+        created_ones = [message["job_id"] for message in seen if message["type"] == "job_created"]
+        assert created_ones == [job_id(1), *(job_id(number) for number, _ in kept)]
+    with closing(SQLiteStore.open(disk.path / "state" / "progressd.db")) as store:
+        _, total = await store.list_jobs(Filter(), 0, 0)
+        assert total == 1 + len(kept)
+
+
+async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(disk: SmallDisk) -> None:
+    path = disk.path / "store.db"
+    text = "x" * 3000
+    with closing(SQLiteStore.open(path)) as store:
+        disk.fill()
+
+        async def fill_up() -> int:
+            for number in range(1, MANY):
+                try:
+                    await store.commit([job(number, options={"text": text})], [Change(number, created(job_id(number)))])
+                except StoreFull:
+                    return number - 1
+            raise AssertionError("the disk never was full")
+
+        kept = await fill_up()
+        assert [found.created_offset for found in await store.unfinished()] == list(range(1, kept + 1))
+        disk.make_room()
+        await store.commit([job(MANY)], [Change(MANY, created(job_id(MANY)))])
+        assert len(await store.unfinished()) == kept + 1
+    with closing(SQLiteStore.open(path)) as store:
+        assert len(await store.changes(0, MANY, MANY)) == kept + 1
+
+
+def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", "--state-dir", str(state_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_a_daemon_that_finds_the_disk_full_at_its_start_says_so_in_a_sentence(disk: SmallDisk) -> None:
+    disk.fill()
+    ended = serve(disk.path / "state")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("Error: cannot ")
+    assert "Traceback" not in ended.stderr
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the pages of a table but for its root, as a failing disk does."""
+    content = bytearray(path.read_bytes())
+    with closing(sqlite3.connect(path)) as db:
+        [root] = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    page = content[(root - 1) * 4096 : root * 4096]
+    cells = int.from_bytes(page[3:5], "big")
+    for cell in range(cells):
+        at = int.from_bytes(page[12 + 2 * cell : 14 + 2 * cell], "big")
+        child = int.from_bytes(page[at : at + 4], "big")
+        content[(child - 1) * 4096 : child * 4096] = os.urandom(4096)
+    path.write_bytes(content)
+
+
+async def test_where_a_page_is_damaged_nothing_is_written_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    fill(path, 500)
+    damage(path, "jobs")
+    before = path.read_bytes()
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit([job(10_000)], [])  # it does not know yet
+        with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop it, and see progressd check"):
+            await store.list_jobs(Filter(), 10, 400)
+        with pytest.raises(StoreFailed, match="is damaged"):
+            await store.commit([job(10_001)], [])
+        with pytest.raises(StoreFailed, match="is damaged"):
+            await store.reserve(10**6)
+        assert await store.unfinished() == [job(10_000)]
+    assert path.stat().st_size >= len(before)
+
+
+async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    fill(state / "progressd.db", 500)
+    damage(state / "progressd.db", "jobs")
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        assert (await daemon.report(registered(job_id(1000))))[0]["ok"]
+        refused = await client.get("/api/jobs", params={"offset": 400})
+        assert refused.status_code == 503
+        assert str(tmp_path) not in refused.text
+        health = (await client.get("/api/health")).json()
+        assert health["status"] == "failing"
+        assert "see progressd check" in health["error"]
+        assert (await client.get("/api/health/ready")).status_code == 503
+        [answer] = await daemon.report(progress(job_id(1000), 1))
+        assert "see progressd check" in answer["error"]
+        assert (await client.get(f"/api/jobs/{job_id(1000)}")).json()["status"] == "queued"
