@@ -25,6 +25,8 @@ COMMANDS = [
     "keys",
     "token",
     "config",
+    "install",
+    "uninstall",
     "completion",
 ]
 NOBODY = "http://127.0.0.1:1"

@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "upkeep": "core store files rest",
     "pipelines": "",
     "client": "core",
-    "cli": "core config auth log client app upkeep",
+    "installation": "core",
+    "cli": "core config auth log client app upkeep installation",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "typing"}
@@ -53,7 +54,7 @@ ONLY_IN = {
     "wsproto": {"ws", "client"},
     "httpx": {"client"},
     "jwt": {"auth"},
-    "subprocess": {"producers", "pipelines", "client"},
+    "subprocess": {"installation", "producers", "pipelines", "client"},
     "PIL": {"pipelines"},
     "pikepdf": {"pipelines"},
     "pypdfium2": {"pipelines"},

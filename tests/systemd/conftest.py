@@ -8,16 +8,21 @@ from machine import CannotBoot, Machine, booted
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    """A machine as one is after the installation: with the units and the user, and nothing enabled or started."""
+def bare_machine() -> Iterator[Machine]:
+    """A machine on which the program is, and nothing else of it."""
     try:
         with booted() as machine:
-            machine.run("sh", "-c", "cp /opt/project/systemd/progressd*.service /etc/systemd/system/")
-            machine.run("sh", "-c", "cp /opt/project/systemd/progressd*.socket /etc/systemd/system/")
-            machine.run("systemd-sysusers", "/opt/project/systemd/progressd.sysusers.conf")
-            machine.run("systemctl", "daemon-reload")
             yield machine
     except CannotBoot as reason:
         if os.environ.get("SYSTEMD_TESTS") == "required":
             raise
         pytest.skip(f"no systemd can be booted: {reason}")
+
+
+@pytest.fixture(scope="module")
+def machine(bare_machine: Machine) -> Machine:
+    """One with the units and the user, and nothing enabled or started."""
+    bare_machine.run("sh", "-c", "cp /opt/project/systemd/*.service /opt/project/systemd/*.socket /etc/systemd/system/")
+    bare_machine.run("systemd-sysusers", "/opt/project/systemd/progressd.sysusers.conf")
+    bare_machine.run("systemctl", "daemon-reload")
+    return bare_machine

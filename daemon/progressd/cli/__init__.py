@@ -16,6 +16,7 @@ from progressd.cli.config import config
 from progressd.cli.delete import delete
 from progressd.cli.emit import emit
 from progressd.cli.errors import sentence
+from progressd.cli.install import install, uninstall
 from progressd.cli.jobs import jobs
 from progressd.cli.keys import keys
 from progressd.cli.parameters import URL
@@ -84,6 +85,8 @@ for _command in (
     keys,
     token,
     config,
+    install,
+    uninstall,
     completion,
 ):
     main.add_command(_command)

@@ -21,6 +21,7 @@ ProgressdError
 │   └── TooManyOfAddress 503
 ├── NoSpace 507             no room on the disk for what was sent
 ├── SlowConsumer            an in-process reader has missed messages
+├── InstallationFailed      something on this machine is not as it has to be
 └── SettingsError           the daemon cannot start with these settings
 """
 
@@ -168,3 +169,7 @@ class SlowConsumer(ProgressdError):
 
 class SettingsError(ProgressdError):
     """A setting is unknown or impossible."""
+
+
+class InstallationFailed(ProgressdError):
+    """Something on this machine is not as a service needs it."""

@@ -1,0 +1,136 @@
+"""What makes progressd a service of this machine, and what takes it away again, step by step.
+
+A step tells what it does before it does it, and one that is done already is left out, so that to install twice is to
+install once.
+"""
+
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from progressd.core.errors import InstallationFailed
+
+SHIPPED: Final = Path(__file__).parent / "units"
+PLACEHOLDER: Final = "/usr/local/bin/progressd"  # the program, as the units name it
+UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
+SYSUSERS: Final = Path("/etc/sysusers.d/progressd.conf")
+CONFIG: Final = Path("/etc/progressd/progressd.toml")
+STATE: Final = Path("/var/lib/progressd")
+USER: Final = "progressd"
+ENABLED: Final = ("progressd.socket", "progressd-ingest.socket", "progressd.service")
+HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # from the service, by its sandbox
+
+
+class Step(NamedTuple):
+    """Something to do, told in a few words."""
+
+    words: str
+    do: Callable[[], None]
+
+
+def installing(program: Path, sample: str) -> Iterator[Step]:
+    """What is still to be done for `program` to be the service; `sample`: a config file, where there is none.
+
+    Raises InstallationFailed where it cannot be.
+    """
+    _check(program)
+    changed = False
+    for path, text in _files(program):
+        if not path.is_file() or path.read_text() != text:
+            changed |= path.parent == UNIT_DIRECTORY
+            yield Step(f"write {path}", _writer(path, text))
+    if not _user_exists():
+        yield Step(f"make the system user {USER}", lambda: run("systemd-sysusers", str(SYSUSERS)))
+    if not CONFIG.exists():
+        yield Step(f"write {CONFIG}, in which every setting has its default", _writer(CONFIG, sample))
+    running = _is("is-active", "progressd.service")
+    if changed:
+        yield Step("have systemd read its units again", lambda: run("systemctl", "daemon-reload"))
+        if running:
+            yield Step("start it again, with the new units", lambda: run("systemctl", "restart", "progressd.service"))
+    if missing := [unit for unit in ENABLED if not _is("is-enabled", unit) or not _is("is-active", unit)]:
+        yield Step(f"start {', '.join(missing)}, now and with the machine", lambda: _enable(missing))
+
+
+def uninstalling(*, data: bool) -> Iterator[Step]:
+    """What is still to be done for only the jobs and the config file to be left, and with `data` not even these."""
+    units = [path for path, _ in _files(Path(PLACEHOLDER)) if path.parent == UNIT_DIRECTORY and path.exists()]
+    if units:
+        names = [path.name for path in units]
+        yield Step("stop the daemon, and start it no more with the machine", lambda: _disable(names))
+        for path in units:
+            yield Step(f"delete {path}", path.unlink)
+        yield Step("have systemd read its units again", lambda: run("systemctl", "daemon-reload"))
+    if SYSUSERS.exists():
+        yield Step(f"delete {SYSUSERS}", SYSUSERS.unlink)
+    if data:
+        instances = sorted(STATE.parent.glob(f"{STATE.name}-[0-9]*"))
+        for directory in (STATE, *instances, CONFIG.parent):
+            if directory.exists():
+                yield Step(f"delete {directory} and all that is in it", _remover(directory))
+        if _user_exists():
+            yield Step(f"delete the system user {USER}", lambda: run("userdel", USER))
+
+
+def run(*command: str) -> None:
+    """Run a program. Raises InstallationFailed with what it says."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InstallationFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _check(program: Path) -> None:
+    if not shutil.which("systemctl") or not Path("/run/systemd/system").is_dir():
+        raise InstallationFailed("systemd does not run here: start the daemon with progressd serve")
+    for hidden in HIDDEN:
+        if program.resolve().is_relative_to(hidden):
+            raise InstallationFailed(
+                f"the service cannot see {program.resolve()}, for {hidden} is hidden from it: install progressd for "
+                "the whole machine, as with sudo pipx install --global"
+            )
+
+
+def _files(program: Path) -> Iterator[tuple[Path, str]]:
+    """Where each file that is shipped belongs, and its text."""
+    for shipped in sorted(SHIPPED.iterdir()):
+        place = SYSUSERS if shipped.name == "progressd.sysusers.conf" else UNIT_DIRECTORY / shipped.name
+        yield place, shipped.read_text().replace(f"={PLACEHOLDER} ", f"={program} ")
+
+
+def _writer(path: Path, text: str) -> Callable[[], None]:
+    def write() -> None:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o644)
+
+    return write
+
+
+def _remover(directory: Path) -> Callable[[], None]:
+    return lambda: shutil.rmtree(directory)
+
+
+def _user_exists() -> bool:
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        return False
+    return True
+
+
+def _is(question: str, unit: str) -> bool:
+    return subprocess.run(("systemctl", "--quiet", question, unit), capture_output=True, check=False).returncode == 0
+
+
+def _enable(units: list[str]) -> None:
+    run("systemctl", "enable", "--now", *units)
+
+
+def _disable(units: list[str]) -> None:
+    """Sockets first, lest they start the daemon again; instances of the templates as well."""
+    for suffix in (".socket", ".service"):
+        run("systemctl", "stop", *(name.replace("@.", "@*.") for name in units if name.endswith(suffix)))
+    run("systemctl", "disable", *(name for name in units if "@" not in name))

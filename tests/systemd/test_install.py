@@ -1,0 +1,63 @@
+"""`progressd install` on a machine that has never seen it, and `uninstall`."""
+
+from machine import Machine
+from samples import ID
+
+from daemon import registered
+
+PATHS = ("etc/systemd/system/progressd.service", "etc/sysusers.d/progressd.conf", "etc/progressd", "var/lib/progressd")
+
+
+def present(machine: Machine) -> list[str]:
+    return [path for path in PATHS if (machine.root / path).exists()]
+
+
+def test_it_says_what_it_will_do_and_does_nothing_unless_confirmed(bare_machine: Machine) -> None:
+    said = bare_machine.run("progressd", "install", "--dry-run")
+    assert said.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
+    assert "make the system user progressd" in said
+    refused = bare_machine.completed("progressd", "install", text="n\n")
+    assert refused.returncode == 1
+    assert said.strip() in refused.stdout
+    assert present(bare_machine) == []
+
+
+def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
+    run = bare_machine.run
+    run("progressd", "install", text="y\n")
+    assert run("systemctl", "is-enabled", "progressd.service", "progressd.socket").split() == ["enabled", "enabled"]
+    assert bare_machine.report(registered(ID))["ok"]
+    pid = bare_machine.state("progressd.service")["MainPID"]
+
+    assert run("progressd", "install") == "There is nothing to do: progressd is installed, and runs.\n"
+    assert bare_machine.state("progressd.service")["MainPID"] == pid
+
+    bare_machine.write("/etc/systemd/system/progressd.socket", "[Socket]\nListenStream=127.0.0.1:1\n")
+    mended = run("progressd", "install", "--yes")
+    assert "write /etc/systemd/system/progressd.socket" in mended
+    assert "progressd.service," not in mended
+
+    run("progressd", "uninstall", "--yes")
+    assert present(bare_machine) == ["etc/progressd", "var/lib/progressd"]
+    assert bare_machine.completed("systemctl", "cat", "progressd.service").returncode == 1
+    assert run("progressd", "uninstall") == "There is nothing to do: progressd is not installed as a service.\n"
+
+    run("progressd", "install", "--yes")
+    assert bare_machine.request("GET", f"/api/jobs/{ID}").status == 200
+    run("progressd", "uninstall", "--delete-data", "--yes")
+    assert present(bare_machine) == []
+    assert bare_machine.completed("id", "progressd").returncode == 1
+    assert bare_machine.run("systemctl", "--failed", "--quiet") == ""
+
+
+def test_a_program_that_the_service_could_not_see_is_refused(bare_machine: Machine) -> None:
+    bare_machine.run("mkdir", "-p", "/root/bin")
+    bare_machine.run("cp", "/opt/progressd/bin/progressd", "/root/bin/progressd")
+    refused = bare_machine.completed("/root/bin/progressd", "install", "--yes")
+    assert refused.stderr.startswith("Error: the service cannot see /root/bin/progressd, for /root is hidden from it: ")
+
+
+def test_who_is_not_root_is_told_so(bare_machine: Machine) -> None:
+    nobody = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
+    refused = bare_machine.completed(*nobody, "progressd", "install", "--yes")
+    assert refused.stderr == "Error: only root may do that: put sudo before the command\n"
