@@ -29,8 +29,10 @@ from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
 from progressd.reload import Reload
 from progressd.rest.app import build_app
+from progressd.rest.cors import Cors
 from progressd.rest.direct import DirectReads
 from progressd.rest.gate import Gate
+from progressd.rest.gauges import Gauges
 from progressd.rest.open_streams import OpenStreams
 from progressd.rest.server import HttpServer
 from progressd.rest.services import Services
@@ -108,6 +110,15 @@ class Daemon:
         self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster)
         self.watchers = Watchers(settings, self.admission, self.sights)
         self.streams = OpenStreams(limits.max_connections)
+        self.gauges = Gauges(
+            jobs=self.registry,
+            broadcaster=self.broadcaster,
+            ingest=self.ingest,
+            watchers=self.watchers,
+            streams=self.streams,
+            ledger=self.ledger,
+            workers=settings.runner.slots,
+        )
         self.services = Services(
             settings=settings,
             admission=self.admission,
@@ -119,9 +130,11 @@ class Daemon:
             ingest=self.ingest,
             files=self.files,
             streams=self.streams,
+            gauges=self.gauges,
         )
         self.gate = Gate(build_app(self.services), settings, self.admission)
-        self.http = HttpServer(self.gate, DirectReads(self.gate, self.registry, self.services.answers))
+        self.cors = Cors(self.gate, settings)
+        self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers))
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""
@@ -132,6 +145,7 @@ class Daemon:
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)
+        self.tasks.start_soon(self.gauges.run)
         self.tasks.start_soon(self.watchers.run)
         self.tasks.start_soon(self.admission.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
@@ -201,7 +215,7 @@ class Daemon:
         self.settings = self.services.settings = settings
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
-        for part in (self.runner, self.watchers, self.gate):
+        for part in (self.runner, self.watchers, self.gate, self.cors):
             part.use(settings)
         set_level(settings.log)
 

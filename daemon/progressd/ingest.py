@@ -27,6 +27,7 @@ from progressd.core.messages import Error, JobCreated, PagePreview, Progress, St
 from progressd.core.status import JobStatus
 from progressd.registry import Registry
 from progressd.store.base import Change, Store
+from progressd.tally import Tally
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
 BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
@@ -65,6 +66,7 @@ class Ingest:
 
     def __init__(self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster) -> None:
         self.store_id = store.id
+        self.tally = Tally()
         self._store = store
         self._registry = registry
         self._batches = batches
@@ -93,6 +95,11 @@ class Ingest:
         if isinstance(outcome, ProgressdError):
             raise outcome
         return outcome
+
+    @property
+    def queued(self) -> int:
+        """Entries that wait to be decided."""
+        return self._receive.statistics().current_buffer_used
 
     async def probe(self) -> None:
         """Come back once what was queued is decided, and the store commits. Raises StoreFailed, Unavailable."""
@@ -159,9 +166,13 @@ class Ingest:
         now = datetime.now(UTC)
         batch = Batch()
         outcomes = [self._apply(event, stored, batch, now) for event in events]
+        refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         self._place_counts(batch)
         if batch.changes or (write and self._unsaved):
-            await self._store.commit({**self._unsaved, **batch.jobs}.values(), batch.changes, batch.of_jobs.values())
+            unsaved = {**self._unsaved, **batch.jobs}
+            with self.tally.commits.time():
+                await self._store.commit(unsaved.values(), batch.changes, batch.of_jobs.values())
+            self.tally.count(batch.changes, batch.of_jobs.values())
             self._unsaved.clear()
             self._well_again()
         elif write and self.failing is not None:
@@ -170,6 +181,8 @@ class Ingest:
         elif batch.jobs:
             self._unsaved.update(batch.jobs)
             self._moved.set()
+        self.tally.refused += refused
+        self.tally.events += len(events) - refused
         silence_begins = trio.current_time()
         for job in batch.jobs.values():
             self._registry.keep(job, batch.messages[job.id])

@@ -29,13 +29,14 @@ MAY_IMPORT = {
     "batches": "core store broadcast",
     "files": "core store",
     "history": "core store registry batches broadcast",
-    "ingest": "core store registry batches broadcast",
+    "tally": "core store",
+    "ingest": "tally core store registry batches broadcast",
     "auth": "core config store registry batches broadcast history ingest",
     "retention": "core store registry files",
     "producers": "core config files registry broadcast ingest accepting",
     "ws": "core config auth registry batches broadcast history accepting",
-    "rest": "core config auth store files registry batches broadcast history ingest producers ws",
-    "app": "core config log systemd reload sockets watchdog store registry batches files broadcast history ingest"
+    "rest": "core tally config auth store files registry batches broadcast history ingest producers ws",
+    "app": "core tally config log systemd reload sockets watchdog store registry batches files broadcast history ingest"
     " auth retention producers ws rest",
     "upkeep": "core store files rest",
     "pipelines": "",
@@ -64,6 +65,7 @@ ONLY_IN = {
     "asyncio": set(),
     "anyio": set(),
     "logging": {"log", "rest"},
+    "prometheus_client": {"tally", "rest"},
 }
 
 

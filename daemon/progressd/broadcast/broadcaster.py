@@ -14,7 +14,7 @@ import trio
 from progressd.broadcast.channel import Channel
 from progressd.broadcast.crowd import Crowd
 from progressd.broadcast.outbox import Outbox
-from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.published import Batch, Published, Traffic
 from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.session import Session, Sessions
 from progressd.broadcast.subscription import History, NoHistory, Subscription
@@ -27,8 +27,9 @@ REST_MOST = 0.005  # seconds that a message may be held up to share a send
 class Topic:
     """The watchers of one name, and the channel that feeds them."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, traffic: Traffic) -> None:
         self.name = name
+        self._traffic = traffic
         self.subscriptions: dict[Subscription, None] = {}  # in the order they came
         self._catching_up: dict[Subscription, None] = {}  # those that are not in the crowd yet
         self._crowd = Crowd()
@@ -62,6 +63,8 @@ class Topic:
 
     def _deliver(self, batch: Batch[Published]) -> None:
         self._crowd.put(batch)
+        self._traffic.messages += len(self.subscriptions) * len(batch.items)
+        self._traffic.bytes += len(self.subscriptions) * len(batch.frames)
         for subscription in tuple(self._catching_up):
             if subscription.deliver(batch):
                 del self._catching_up[subscription]
@@ -92,8 +95,14 @@ class Broadcaster:
         self.limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
-        self._sessions = Sessions()
+        self.traffic = Traffic()
+        self._sessions = Sessions(self.traffic)
         self._merging = False
+
+    @property
+    def watched(self) -> int:
+        """Topics that somebody watches."""
+        return len(self._topics.keys() | self._sessions.members.keys())
 
     async def broadcast(self, message: TopicMessage) -> None:
         """Send a message to everyone who watches its job, or every job."""
@@ -131,7 +140,7 @@ class Broadcaster:
         """
         topic = self._topics.get(name)
         if topic is None:
-            topic = self._topics[name] = Topic(name)
+            topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
         subscription = Subscription(name, outbox, history or self._history, after, self.offset, self.limit, self._leave)
         topic.join(subscription)

@@ -66,9 +66,10 @@ class Backlog(Generic[F]):
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def put(self, item: F) -> None:
-        """Add an item at the end; the one with its key, if any, is gone."""
+    def put(self, item: F) -> bool:
+        """Add an item at the end; the one with its key, if any, is gone. Whether there was one."""
         key = item.key
+        replaced = None
         if key is None:
             self._count += 1
             key = self._count
@@ -76,6 +77,7 @@ class Backlog(Generic[F]):
             self.size -= len(replaced.frame)
         self._waiting[key] = item
         self.size += len(item.frame)
+        return replaced is not None
 
     def take(self, most: int | None = None) -> list[F]:
         """Remove the oldest: all, or as many as fit into `most` bytes and at least one."""
@@ -106,6 +108,7 @@ class Budget:
         self.limit = limit
         self._waiting: dict[SocketOutbox, int] = {}
         self.used = 0
+        self.coalesced = 0  # messages that newer ones have replaced
 
     def hold(self, outbox: "SocketOutbox", size: int) -> None:
         """So many bytes wait in this outbox now."""
@@ -244,7 +247,7 @@ class SocketOutbox:
 
     def _keep(self, items: Sequence[Framed]) -> None:
         for item in items:
-            self._backlog.put(item)
+            self._budget.coalesced += self._backlog.put(item)
         if self._closing is not None:  # these are control frames, few and small
             return
         size = len(self._rest) + self._backlog.size

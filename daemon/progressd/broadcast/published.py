@@ -76,3 +76,11 @@ class Batch(Generic[F]):
     def __init__(self, items: Sequence[F]) -> None:
         self.items = items
         self.frames = items[0].frame if len(items) == 1 else b"".join([item.frame for item in items])
+
+
+class Traffic:
+    """What has been handed to watchers so far; bytes are those of whole frames."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.bytes = 0

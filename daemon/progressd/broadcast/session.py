@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from progressd.broadcast.channel import Channel
 from progressd.broadcast.outbox import Backlog, Outbox
-from progressd.broadcast.published import Batch, Published
+from progressd.broadcast.published import Batch, Published, Traffic
 from progressd.broadcast.subscription import History, Past
 from progressd.core.closing import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, ended_topic, topics_of
@@ -119,7 +119,8 @@ class Session:
 class Sessions:
     """Which session watches what, and the channel and fan-out task of them all."""
 
-    def __init__(self) -> None:
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
         self.members: dict[str, dict[Session, int]] = {}  # by topic, each with the offset at which it joined
         self._channel: Channel[tuple[Published, Sequence[str]]] = Channel()
 
@@ -153,4 +154,7 @@ class Sessions:
                     for session in tuple(self.members.get(over, ())):
                         session.unsubscribe(over)
             for session, items in inboxes.items():
-                session.deliver(Batch(items))
+                batch = Batch(items)
+                self._traffic.messages += len(items)
+                self._traffic.bytes += len(batch.frames)
+                session.deliver(batch)

@@ -1,6 +1,6 @@
 """The gate before the application: every request over HTTP passes it, or is refused with a JSON body."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import trio
@@ -13,7 +13,7 @@ from progressd.auth.identity import Identity, Scope, decide
 from progressd.config import Settings
 from progressd.core.errors import OutOfScope, ProgressdError
 from progressd.core.messages import encode
-from progressd.rest.headers import HEADERS
+from progressd.rest.headers import HEADERS, header
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status"})
@@ -81,11 +81,6 @@ def action_of(method: str, path: str) -> Scope | None:
 def who_asks(scope: Mapping[str, Any]) -> Identity:
     """Who sent a request that has passed the gate."""
     return cast("Identity", scope[WHO])
-
-
-def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """The value of a request header, "" where absent; `name` in lower case."""
-    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")
 
 
 async def _refuse(error: ProgressdError, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -1,6 +1,6 @@
-"""The headers that every answer over HTTP has."""
+"""The headers that every answer over HTTP has, and those of a request."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 HEADERS: Final[Mapping[str, str]] = {
@@ -8,3 +8,8 @@ HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    """The value of a request header, "" where absent; `name` in lower case."""
+    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")

@@ -26,6 +26,7 @@ from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
 from progressd.rest.gate import who_asks
+from progressd.rest.gauges import Gauges
 from progressd.rest.idempotency import IdempotencyKeys
 from progressd.rest.job_answers import JobAnswers
 from progressd.rest.open_streams import OpenStreams
@@ -49,6 +50,7 @@ class Services:
     ingest: Ingest
     files: Files
     streams: OpenStreams
+    gauges: Gauges
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from progressd.core.batch import JobBatch
+from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
@@ -70,6 +70,9 @@ class Store(Protocol):
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """How many jobs have each status, be it none."""
+
+    async def batch_counts(self) -> Mapping[BatchStatus, int]:
+        """How many batches have each status, where there are any."""
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first."""

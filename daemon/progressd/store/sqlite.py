@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import trio
 
-from progressd.core.batch import JobBatch
+from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
@@ -223,6 +223,11 @@ class SQLiteStore:
     async def counts(self) -> Mapping[JobStatus, int]:
         """See Store."""
         return await self._in_thread(lambda: lists.counts(self._reader), self._reading)
+
+    async def batch_counts(self) -> Mapping[BatchStatus, int]:
+        """See Store."""
+        rows = await self._read("SELECT status, count(*) FROM batches GROUP BY status")
+        return {BatchStatus(status): count for status, count in rows}
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """See Store."""

@@ -42,7 +42,7 @@ class Watchers:
         self._sights = sights
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
-        self._budget = Budget(settings.limits.outbox_bytes_total)
+        self.budget = Budget(settings.limits.outbox_bytes_total)
         self._heartbeat = Heartbeat(settings.limits)
         self.run = self._heartbeat.run
         self._announced: Notice | None = None
@@ -51,7 +51,7 @@ class Watchers:
     def use(self, settings: Settings) -> None:
         """Settings that have been read again, for who comes from now on; nobody is sent away."""
         self._settings = settings
-        self._budget.limit = settings.limits.outbox_bytes_total
+        self.budget.limit = settings.limits.outbox_bytes_total
 
     def __len__(self) -> int:
         return len(self._open)
@@ -61,7 +61,7 @@ class Watchers:
         connection.fate = VANISHED
         try:
             async with trio.open_nursery() as nursery:
-                websocket = WebSocket(connection, nursery, self._settings.limits, self._budget, self._heartbeat)
+                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self._heartbeat)
                 await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):

@@ -1,0 +1,58 @@
+"""CORS: lets the pages of the sites in `server.allowed_origins` read answers, and ask before they send (Fetch §3.2)."""
+
+from typing import Final
+
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from hypercorn.typing import Scope as AnyScope
+
+from progressd.config import Settings
+from progressd.rest.headers import HEADERS, header
+
+METHODS: Final = "GET POST PUT DELETE OPTIONS"
+ASKED_WITH: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"
+SHOWN: Final = "ETag Retry-After Content-Disposition X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset"
+MAX_AGE: Final = 86400  # seconds
+
+_PREFLIGHT: Final = (
+    (b"access-control-allow-methods", METHODS.replace(" ", ", ").encode()),
+    (b"access-control-allow-headers", ASKED_WITH.replace(" ", ", ").encode()),
+    (b"access-control-max-age", str(MAX_AGE).encode()),
+    *((name.lower().encode(), value.encode()) for name, value in HEADERS.items()),
+)
+
+
+class Cors:
+    """An ASGI application around another, whose answers it marks for the pages that may read them."""
+
+    def __init__(self, app: ASGIFramework, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again."""
+        self._settings = settings
+
+    async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """A preflight of an allowed site is answered here: it comes without credentials."""
+        origin = header(scope["headers"], b"origin") if scope["type"] == "http" else ""
+        allowed = self._settings.server.allowed_origins
+        if not origin or not (origin in allowed or "*" in allowed):
+            await self._app(scope, receive, send)
+            return
+        marks = [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", SHOWN.replace(" ", ", ").encode()),
+            (b"vary", b"Origin"),
+        ]
+
+        async def marked(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *marks]}
+            await send(message)
+
+        assert scope["type"] == "http"
+        if scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method"):
+            await marked({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT), "trailers": False})
+            await marked({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            await self._app(scope, receive, marked)

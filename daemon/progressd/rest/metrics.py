@@ -1,0 +1,19 @@
+"""`GET /api/metrics`: what the daemon does, as text for Prometheus."""
+
+from prometheus_client.exposition import choose_encoder
+from quart import Blueprint, Response, request
+
+from progressd.core.errors import OutOfScope
+from progressd.rest.gate import who_asks
+from progressd.rest.services import services
+
+blueprint = Blueprint("metrics", __name__)
+
+
+@blueprint.get("/api/metrics")
+async def metrics() -> Response:
+    """In the format that the client asks for, and without that in Prometheus' own."""
+    if who_asks(request.scope).bound:
+        raise OutOfScope("the metrics are about all jobs, and this key is for some only")
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return Response(encode(services().gauges.registry), content_type=content_type)

@@ -1,0 +1,96 @@
+"""`GET /api/stats`: the daemon in numbers, as dashboards ask for them; /jobs and /system are its parts."""
+
+import os
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from quart import Blueprint, Response, request
+
+from progressd import __version__
+from progressd.core.job import Job
+from progressd.core.status import JobStatus
+from progressd.rest.gate import who_asks
+from progressd.rest.services import json_response, services
+from progressd.store.base import Filter
+
+NEWEST: Final = 1000  # jobs
+
+blueprint = Blueprint("stats", __name__, url_prefix="/api/stats")
+
+
+@blueprint.get("")
+async def stats() -> Response:
+    """All of it."""
+    gauges = services().gauges
+    server = {
+        "version": __version__,
+        "uptime_seconds": round(gauges.uptime, 3),
+        "started_at": datetime.fromtimestamp(gauges.started_at, UTC),
+    }
+    return json_response({"server": server, "jobs": await _jobs(), "batches": await _batches(), "system": _system()})
+
+
+@blueprint.get("/jobs")
+async def job_stats() -> Response:
+    """The jobs."""
+    return json_response(await _jobs())
+
+
+@blueprint.get("/system")
+async def system_stats() -> Response:
+    """The process."""
+    return json_response(_system())
+
+
+async def _jobs() -> dict[str, object]:
+    """The jobs there are; and how long those took that completed since the start, and how many pages they had."""
+    daemon = services()
+    counts = await daemon.store.counts()
+    if who_asks(request.scope).bound:
+        newest = await _newest()
+        took = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
+        mean, pages = sum(took) / len(took) if took else 0.0, sum(job.page_count or 0 for job in newest)
+    else:
+        mean, pages = daemon.ingest.tally.mean_processing_seconds, daemon.ingest.tally.pages
+    return {
+        "total_jobs": sum(counts.values()),
+        "completed_jobs": counts[JobStatus.COMPLETED],
+        "failed_jobs": counts[JobStatus.FAILED],
+        "cancelled_jobs": counts[JobStatus.CANCELLED],
+        "active_jobs": counts[JobStatus.PROCESSING],
+        "queued_jobs": counts[JobStatus.QUEUED],
+        "avg_processing_time": round(mean, 3),
+        "total_pages_processed": pages,
+    }
+
+
+async def _batches() -> dict[str, int]:
+    daemon = services()
+    if who_asks(request.scope).bound:
+        ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
+        counts = Counter([(await daemon.batches.get(batch_id)).status for batch_id in ids])
+    else:
+        counts = Counter(await daemon.store.batch_counts())
+    return {
+        "total": counts.total(),
+        "completed": sum(count for status, count in counts.items() if status.finished),
+        "processing": sum(count for status, count in counts.items() if not status.finished),
+    }
+
+
+async def _newest() -> list[Job]:
+    """Of a key that is for some jobs only, what is not counted for it: the newest of its jobs have to do."""
+    jobs, _ = await services().store.list_jobs(Filter(), NEWEST, 0)
+    return jobs
+
+
+def _system() -> dict[str, object]:
+    gauges = services().gauges
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "memory_used_mb": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
+        "worker_count": gauges.workers,
+        "websocket_connections": len(gauges.watchers),
+    }

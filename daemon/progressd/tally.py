@@ -1,0 +1,57 @@
+"""The tally: what ingest has done since the daemon started, in numbers that only grow."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from prometheus_client import Histogram
+
+from progressd.core.batch import JobBatch
+from progressd.core.messages import Completed, JobCreated, StatusChange
+from progressd.store.base import Change
+
+
+class Tally:
+    """`jobs` and `batches`: how many have got into each status. `pages`: of the jobs that completed."""
+
+    def __init__(self) -> None:
+        self.events = 0  # that were accepted
+        self.refused = 0
+        self.jobs: Counter[str] = Counter()
+        self.batches: Counter[str] = Counter()
+        self.pages = 0
+        self.processed = 0  # jobs that completed, and
+        self.processing_seconds = 0.0  # how long they took altogether
+        self.processing = Histogram(
+            "superbook_processing_seconds",
+            "How long completed jobs took.",
+            registry=None,
+            buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+        )
+        self.commits = Histogram(
+            "progressd_commit_seconds",
+            "How long the store took to make a batch of events durable.",
+            registry=None,
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+        )
+
+    @property
+    def mean_processing_seconds(self) -> float:
+        """How long a completed job took; 0 while there is none."""
+        return self.processing_seconds / self.processed if self.processed else 0.0
+
+    def count(self, changes: Iterable[Change], batches: Iterable[JobBatch]) -> None:
+        """Count what has been committed."""
+        for change in changes:
+            match change.message:
+                case JobCreated(data=created):
+                    self.jobs[created.status] += 1
+                case StatusChange(data=changed):
+                    self.jobs[changed.new_status] += 1
+                case Completed(data=result):
+                    self.pages += result.page_count or 0
+                    self.processed += 1
+                    self.processing_seconds += result.elapsed_seconds
+                    self.processing.observe(result.elapsed_seconds)
+        for batch in batches:
+            if batch.status.finished or batch.offset == batch.created_offset:
+                self.batches[batch.status] += 1
