@@ -239,7 +239,7 @@ async def test_a_large_result_never_is_in_memory(tmp_path: Path) -> None:
 
 
 async def test_a_head_is_answered_without_reading_the_file(tmp_path: Path) -> None:
-    pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 30)", result=True)
+    pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 30)", result=True, max_file_bytes=100 << 30)
     async with downloadable(tmp_path, pipeline) as (client, url):
         for _ in range(2):  # over one connection, so the second waits for the end of the first
             assert (await client.head(url)).headers["Content-Length"] == str(100 << 30)
