@@ -18,7 +18,7 @@ from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
 from progressd.core.closing import DRAINING
-from progressd.core.messages import ServerShutdown, ServerShutdownData
+from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
 from progressd.history import History
@@ -180,6 +180,7 @@ class Daemon:
                     self.services.ready = True
                     notify("READY=1")
                     accepting.start_soon(run_status, notify, self._status)
+                    accepting.start_soon(self._tell_of_failures)
                     if watchdog is not None:
                         accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
                     on_listening(sockets.url)
@@ -219,6 +220,22 @@ class Daemon:
             part.use(settings)
         set_level(settings.log)
 
+    def _announce(self, message: Notice, *, later: bool = True) -> None:
+        self.watchers.announce(message, later=later)
+        self.streams.announce(message, later=later)
+
+    async def _tell_of_failures(self) -> None:
+        """Tell the watchers when the store keeps nothing any more, and when it does again; not once it drains."""
+        while True:
+            await self.ingest.turned()
+            failing = self.ingest.failing
+            if not self.services.ready:
+                continue
+            if failing is not None:
+                self._announce(ServerStatus(ServerStatusData("failing", str(failing))))
+            else:
+                self._announce(ServerStatus(ServerStatusData("healthy")), later=False)
+
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()
         done.set()
@@ -234,8 +251,7 @@ class Daemon:
         seconds = self._drain_seconds
         self.services.ready = False
         farewell = ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds)))
-        self.watchers.announce(farewell)
-        self.streams.announce(farewell)
+        self._announce(farewell)
         self.runner.stop_taking()
         async with trio.open_nursery() as waiting:
             waiting.cancel_scope.deadline = trio.current_time() + seconds

@@ -75,6 +75,7 @@ class Ingest:
         self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
         self._moved = trio.Event()
         self.failing: StoreFailed | None = None  # what the store has said last, while it keeps nothing
+        self._turned = trio.Event()
         self._leases = Leases()
         self._until_look = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
@@ -153,7 +154,7 @@ class Ingest:
         except StoreFailed as error:
             log.error("events refused", events=len(events), error=str(error))
             outcomes = iter([error] * len(events))
-            self.failing = error
+            self._turn(error)
             self._moved.set()  # try again, also when nobody else does
         for entry in entries:
             entry.outcomes = [next(outcomes) for _ in entry.events]
@@ -289,10 +290,20 @@ class Ingest:
                 log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LostEvent))
             await self.submit(*events)
 
+    async def turned(self) -> None:
+        """Wait until the store begins to fail, does so for another reason, or works again."""
+        await self._turned.wait()
+
+    def _turn(self, failing: StoreFailed | None) -> None:
+        if str(failing) != str(self.failing):
+            self._turned.set()
+            self._turned = trio.Event()
+        self.failing = failing
+
     def _well_again(self) -> None:
         if self.failing is not None:
             log.info("the store takes events again")
-            self.failing = None
+        self._turn(None)
 
     async def _write_behind(self) -> None:
         while True:

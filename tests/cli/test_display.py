@@ -28,6 +28,8 @@ FAILED = received("error", message="Pipeline error")
 CANCELLED = received("status_change", old_status="queued", new_status="cancelled")
 PREVIEW = received("page_preview", page_number=3, preview_base64="", stage="Finished", width=1, height=1)
 SHUTDOWN = received("server_shutdown", reason="the daemon is stopping", countdown_secs=30)
+FAILING = received("server_status", status="failing", error="the disk is full")
+WELL = received("server_status", status="healthy")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,8 @@ SHUTDOWN = received("server_shutdown", reason="the daemon is stopping", countdow
         (COMPLETED, f"{JOB} completed in 45 s, 12 pages: {URL}/api/x"),
         (FAILED, f"{JOB} error Pipeline error"),
         (PREVIEW, f"{JOB} page_preview page 3 Finished"),
+        (FAILING, "- server_status the disk is full"),
+        (WELL, "- server_status healthy"),
         (SHUTDOWN, "- server_shutdown the daemon is stopping, within 30 s"),
         (received("resync"), "- resync"),
     ],

@@ -20,6 +20,8 @@ from progressd.core.messages import (
     Resync,
     ServerShutdown,
     ServerShutdownData,
+    ServerStatus,
+    ServerStatusData,
     StatusChange,
     StatusChangeData,
     decode,
@@ -120,9 +122,14 @@ def test_progress_of_nothing_keeps_all_its_keys() -> None:
             ServerShutdown(ServerShutdownData("maintenance", 30)),
             '{"type":"server_shutdown","data":{"reason":"maintenance","countdown_secs":30}}',
         ),
+        (
+            ServerStatus(ServerStatusData("failing", "the disk is full")),
+            '{"type":"server_status","data":{"status":"failing","error":"the disk is full"}}',
+        ),
+        (ServerStatus(ServerStatusData("healthy")), '{"type":"server_status","data":{"status":"healthy"}}'),
         (Resync(), '{"type":"resync"}'),
     ],
-    ids=["job_created", "job_created in full", "page_preview", "server_shutdown", "resync"],
+    ids=["job_created", "job_created in full", "page_preview", "server_shutdown", "failing", "healthy", "resync"],
 )
 def test_what_the_daemon_adds_to_the_specification_has_these_keys(message: Message, expected: str) -> None:
     assert encode(message) == line(expected)

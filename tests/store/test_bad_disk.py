@@ -78,6 +78,9 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
         upload = await client.post("/api/convert", content=form(file_part()), headers=headers)
         assert upload.status_code == 507
         assert (await client.get("/api/jobs")).json()["total"] == 1 + len(kept)
+        failing = {"status": "failing", "error": "the disk of the daemon's store is full"}
+        async with daemon.watch() as late:
+            assert (await late.receive())["data"] == failing
         disk.make_room()
         with trio.fail_after(10):
             while (await client.get("/api/health")).json()["status"] != "healthy":  # noqa: ASYNC110, nothing tells
@@ -90,6 +93,10 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
         for number, _ in refused:
             assert (await client.get(f"/api/jobs/{job_id(number)}")).status_code == 404
         seen = await watcher.receive_until("completed")
+        assert [message["data"] for message in seen if message["type"] == "server_status"] == [
+            failing,
+            {"status": "healthy"},
+        ]
         created_ones = [message["job_id"] for message in seen if message["type"] == "job_created"]
         assert created_ones == [job_id(1), *(job_id(number) for number, _ in kept)]
     with closing(SQLiteStore.open(disk.path / "state" / "progressd.db")) as store:

@@ -20,6 +20,7 @@ from progressd.core.messages import (
     ProgressData,
     Resync,
     ServerShutdown,
+    ServerStatus,
     StatusChange,
 )
 from progressd.core.messages import Progress as ProgressMessage
@@ -113,6 +114,8 @@ class Bars(Display):
         match received.message:
             case ServerShutdown(data):
                 self._notice(text.printable(data.reason))
+            case ServerStatus(data):
+                self._notice(text.said(received.message, self._url) if data.error else "the daemon works again")
             case Resync():  # all that is still so comes again
                 for bar in self._bars.values():
                     self._progress.remove_task(bar)

@@ -16,6 +16,7 @@ from progressd.core.messages import (
     Progress,
     ProgressData,
     ServerShutdown,
+    ServerStatus,
     StatusChange,
     type_of,
 )
@@ -63,6 +64,8 @@ def said(message: Message, url: str) -> str:
             return printable(f"page {data.page_number} {data.stage}")
         case ServerShutdown(data):
             return f"{printable(data.reason)}, within {data.countdown_secs} s"
+        case ServerStatus(data):
+            return printable(data.error) if data.error else data.status
     return ""
 
 

@@ -5,7 +5,7 @@ message has its place in the stream. Times are UTC (RFC 3339).
 """
 
 from datetime import datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -180,6 +180,19 @@ class ServerShutdown(Struct, frozen=True, tag_field="type", tag="server_shutdown
     data: ServerShutdownData
 
 
+class ServerStatusData(Struct, frozen=True, omit_defaults=True):
+    """How the daemon is, and while it is failing why."""
+
+    status: Literal["healthy", "failing"]
+    error: str | UnsetType = UNSET
+
+
+class ServerStatus(Struct, frozen=True, tag_field="type", tag="server_status"):
+    """The daemon keeps no change for now, so that none comes; or does so again."""
+
+    data: ServerStatusData
+
+
 class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
     """The cursor is not known here, so a full snapshot follows."""
 
@@ -210,7 +223,7 @@ class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
 
 StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
-Notice: TypeAlias = ServerShutdown | Resync | Subscribed | Unsubscribed | Refused | Pong
+Notice: TypeAlias = ServerShutdown | ServerStatus | Resync | Subscribed | Unsubscribed | Refused | Pong
 BatchMessage: TypeAlias = BatchProgress | BatchCompleted
 TopicMessage: TypeAlias = JobMessage | BatchMessage
 Message: TypeAlias = TopicMessage | Notice

@@ -41,9 +41,9 @@ class OpenStreams:
         finally:
             del self._open[outbox]
 
-    def announce(self, message: Notice) -> None:
-        """Tell everyone, also those who come later."""
-        self._announced = message
+    def announce(self, message: Notice, *, later: bool = True) -> None:
+        """Tell everyone; `later`: also those who come from now on, until the next announcement."""
+        self._announced = message if later else None
         for outbox in self._open:
             outbox.say(message)
 

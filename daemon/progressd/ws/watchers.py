@@ -100,9 +100,9 @@ class Watchers:
             self._heartbeat.remove(websocket.outbox)
             websocket.outbox.discard()
 
-    def announce(self, message: Notice) -> None:
-        """Tell every watcher, also those who come later."""
-        self._announced = message
+    def announce(self, message: Notice, *, later: bool = True) -> None:
+        """Tell every watcher; `later`: also those who come from now on, until the next announcement."""
+        self._announced = message if later else None
         for websocket in self._open:
             if websocket.accepted:
                 websocket.send(message)
