@@ -27,6 +27,7 @@ COMMANDS = [
     "config",
     "install",
     "uninstall",
+    "doctor",
     "completion",
 ]
 NOBODY = "http://127.0.0.1:1"

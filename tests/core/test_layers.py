@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "pipelines": "",
     "client": "core",
     "installation": "core",
-    "cli": "core config auth log client app upkeep installation",
+    "diagnosis": "core config",
+    "cli": "core config auth log client app upkeep installation diagnosis",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "typing"}

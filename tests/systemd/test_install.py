@@ -7,6 +7,8 @@ from daemon import registered
 
 PATHS = ("etc/systemd/system/progressd.service", "etc/sysusers.d/progressd.conf", "etc/progressd", "var/lib/progressd")
 
+NOBODY = ("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups")
+
 
 def present(machine: Machine) -> list[str]:
     return [path for path in PATHS if (machine.root / path).exists()]
@@ -31,6 +33,11 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
 
     assert run("progressd", "install") == "There is nothing to do: progressd is installed, and runs.\n"
     assert bare_machine.state("progressd.service")["MainPID"] == pid
+
+    assert "\nwrong" not in run("progressd", "doctor")
+    seen = bare_machine.completed(*NOBODY, "progressd", "doctor")
+    assert (seen.returncode, seen.stderr) == (1, "")
+    assert "wrong  nobody may not write to /var/lib/progressd, which is progressd's: choose" in seen.stdout
 
     bare_machine.write("/etc/systemd/system/progressd.socket", "[Socket]\nListenStream=127.0.0.1:1\n")
     mended = run("progressd", "install", "--yes")
@@ -58,6 +65,5 @@ def test_a_program_that_the_service_could_not_see_is_refused(bare_machine: Machi
 
 
 def test_who_is_not_root_is_told_so(bare_machine: Machine) -> None:
-    nobody = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
-    refused = bare_machine.completed(*nobody, "progressd", "install", "--yes")
+    refused = bare_machine.completed(*NOBODY, "progressd", "install", "--yes")
     assert refused.stderr == "Error: only root may do that: put sudo before the command\n"

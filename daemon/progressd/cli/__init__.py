@@ -14,6 +14,7 @@ from progressd.cli.check import check
 from progressd.cli.completion import completion
 from progressd.cli.config import config
 from progressd.cli.delete import delete
+from progressd.cli.doctor import doctor
 from progressd.cli.emit import emit
 from progressd.cli.errors import sentence
 from progressd.cli.install import install, uninstall
@@ -87,6 +88,7 @@ for _command in (
     config,
     install,
     uninstall,
+    doctor,
     completion,
 ):
     main.add_command(_command)

@@ -1,0 +1,40 @@
+"""`progressd doctor`: what is wrong, in plain words."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.parameters import config_option, given_settings, settings_options
+
+MARKS = {"good": "   ok", "note": " note", "bad": "wrong"}
+
+
+@click.command()
+@settings_options
+@config_option
+def doctor(config_path: Path | None, **flags: object) -> None:
+    """Say what keeps the daemon from working here: port, permissions, disk, clock, programs that are missing.
+
+    It looks at what progressd serve would use from here, or at the service where that is installed. The exit status
+    is 1 if something is wrong.
+
+    \b
+    Examples:
+      sudo progressd doctor
+      progressd doctor --state-dir ~/jobs --port 8081
+    """
+    import os
+
+    from progressd.config import load
+    from progressd.diagnosis import diagnose
+    from progressd.installation import CONFIG, STATE, UNIT_DIRECTORY
+
+    environ = dict(os.environ)
+    if (UNIT_DIRECTORY / "progressd.service").exists() and config_path in (None, CONFIG):
+        environ = {"STATE_DIRECTORY": str(STATE), "RUNTIME_DIRECTORY": "/run/progressd", **environ}
+    settings, _ = load(config_path, environ, given_settings(flags))
+    findings = list(diagnose(settings))
+    for finding in findings:
+        click.echo(f"{MARKS[finding.grade]}  {finding.sentence}")
+    if any(finding.grade == "bad" for finding in findings):
+        raise SystemExit(1)

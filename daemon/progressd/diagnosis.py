@@ -1,0 +1,136 @@
+"""What keeps the daemon from working on this machine, in plain words, and what to do about it. It changes nothing."""
+
+import ctypes
+import fcntl
+import os
+import pwd
+import resource
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from progressd.config import Settings
+
+LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
+LEAST_SPARE: Final = 256  # descriptors beside those of the watchers
+TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
+
+
+class Finding(NamedTuple):
+    """`bad`: the daemon does not work like this; `note`: it works, but not all of it or not for long."""
+
+    grade: Literal["good", "note", "bad"]
+    sentence: str
+
+
+def diagnose(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that the daemon needs."""
+    running = _holder(settings.state_dir)
+    yield from _state_dir(settings.state_dir, running)
+    yield from _port(settings.server.host, settings.server.port, running)
+    yield from _socket(settings.ingest.socket, running)
+    yield from _disk(settings.state_dir)
+    yield from _clock()
+    yield from _tools(settings)
+    yield from _descriptors(settings.limits.max_connections)
+
+
+def _holder(state_dir: Path) -> bool:
+    """Whether a daemon uses the state directory."""
+    try:
+        with (state_dir / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if running:
+        yield Finding("good", f"a daemon runs, with the state directory {path}")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        owner = pwd.getpwuid(there.stat().st_uid).pw_name
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        yield Finding("bad", f"{me} may not write to {there}, which is {owner}'s: choose another with --state-dir")
+    else:
+        yield Finding("good", f"the state directory {path} can be written to")
+
+
+def _port(host: str, port: int, running: bool) -> Iterator[Finding]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        yield Finding("bad", f"server.host = {host} is no address ({error.strerror})")
+        return
+    for family, _, _, _, address in found:
+        try:
+            socket.create_server(address, family=family).close()
+        except PermissionError:
+            yield Finding("bad", f"port {port} may not be used without privileges: choose one above 1023 (server.port)")
+        except OSError as error:
+            if running:
+                yield Finding("good", f"something listens on port {port} of {address[0]}, as it should while it runs")
+            else:
+                yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
+        else:
+            grade: Literal["bad", "good"] = "bad" if running else "good"
+            yield Finding(grade, f"nobody listens on port {port} of {address[0]}" + ", though a daemon runs" * running)
+
+
+def _socket(path: Path, running: bool) -> Iterator[Finding]:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except PermissionError:
+            yield Finding("note", f"you may not report jobs at {path}: who may is told by its group and mode")
+        except OSError:
+            if running:
+                yield Finding("bad", f"a daemon runs, but nobody listens at {path}")
+        else:
+            yield Finding("good", f"jobs can be reported at {path}")
+
+
+def _disk(path: Path) -> Iterator[Finding]:
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    grade: Literal["note", "good"] = "note" if free < LEAST_FREE else "good"
+    yield Finding(grade, f"the disk of {path} has {free / (1 << 30):.1f} GiB free")
+
+
+def _clock() -> Iterator[Finding]:
+    buffer = ctypes.create_string_buffer(512)  # struct timex; all zero asks and changes nothing
+    if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
+        yield Finding("note", "nothing sets the clock of this machine: times of jobs may be wrong (timedatectl)")
+    else:
+        yield Finding("good", "the clock is set by a time server")
+
+
+def _tools(settings: Settings) -> Iterator[Finding]:
+    for name, pipeline in settings.pipelines.items():
+        program = pipeline.command[0].replace("{python}", sys.executable)
+        if shutil.which(program) is None:
+            yield Finding("bad", f"the pipeline {name} runs {program}, which is not here")
+        elif "progressd.pipelines.pdf" in pipeline.command and find_spec("pypdfium2") is None:
+            yield Finding("note", f"the pipeline {name} needs more than is installed: install progressd[pdf]")
+        else:
+            yield Finding("good", f"the pipeline {name} can run")
+        for tool in sorted(pipeline.needs):
+            if shutil.which(tool) is None:
+                yield Finding(
+                    "note", f"{tool} is not installed, so options of the pipeline {name} that need it are refused"
+                )
+
+
+def _descriptors(connections: int) -> Iterator[Finding]:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < connections + LEAST_SPARE:
+        yield Finding(
+            "note", f"limits.max_connections = {connections}, but a process may open {most} files only (ulimit -n)"
+        )
