@@ -35,6 +35,7 @@ from progressd.config.settings import (
 from progressd.systemd import Notifier
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 from waiting import eventually
+from wsproto.utilities import LocalProtocolError
 
 PATIENCE = 10.0  # seconds that any single wait of a test may take
 
@@ -165,6 +166,8 @@ class RunningDaemon:
                     with trio.move_on_after(1, shield=True):
                         await websocket.aclose()
                 nursery.cancel_scope.cancel()
+        except* LocalProtocolError:
+            pass  # trio-websocket's reader raises it when a ping of ours crosses the client's close
         except* HandshakeError as group:  # trio-websocket's reader raises it into the nursery
             refused += group.exceptions
         if refused:

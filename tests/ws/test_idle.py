@@ -43,7 +43,7 @@ async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query
             gc.collect()
             assert there.tasks - before.tasks == WATCHERS
             assert there.topics == before.topics
-            assert (sys.getallocatedblocks() - blocks) / WATCHERS < 120  # of memory: 85 to 105 when this was written, 197 before
+            assert (sys.getallocatedblocks() - blocks) / WATCHERS < 120  # 85 to 105 when this was written
 
 
 async def test_all_are_pinged_however_many_are_due_at_once(tmp_path: Path) -> None:
