@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -83,6 +83,14 @@ class Forge:
         arguments = ["serve", "--port", "0", "--state-dir", str(state_dir)]
         if config is not None:
             arguments += ["--config", str(config)]
+        async with self.run(arguments, environment) as daemon:
+            yield daemon
+
+    @asynccontextmanager
+    async def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[ForgedDaemon]:
+        """`progressd` with these arguments; killed at the end unless it has ended."""
         order = {"arguments": arguments, "environment": dict(environment or {}), "log": str(self.log)}
         await self._orders.send_all(json.dumps(order).encode() + b"\n")
         word, rest = await self.said()

@@ -35,7 +35,7 @@ FAULTS = (
 
 CONFIG = """
 [pipelines.copy]
-command = ["sh", "-c", 'echo 1/2; sleep 0.05; cp "$0" "$1"; echo 2/2', "{input}", "{output}"]
+command = ["sh", "-c", 'echo 1/2; sleep 0.05; cp "$0" "$1" && echo 2/2', "{input}", "{output}"]
 progress_pattern = '(?P<current>\\d)/(?P<total>\\d)'
 
 [runner]
