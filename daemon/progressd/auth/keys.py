@@ -103,6 +103,7 @@ def _changing(path: Path) -> Iterator[dict[str, Key]]:
         keys = {key.name: key for key in read_keys(path)}
         yield keys
         _write(path, keys)
+        os.fsync(directory)  # or a power cut might bring a key back that was revoked
     except OSError as error:
         raise SettingsError(f"cannot write the keys to {path}: {error.strerror}") from None
     finally:

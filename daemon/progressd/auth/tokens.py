@@ -44,7 +44,7 @@ def secret_from(path: Path) -> str:
 
 
 def _make(path: Path) -> None:
-    """Whole or not at all, also when another process is at it."""
+    """Whole or not at all, also when another process is at it, and after a power cut."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
@@ -52,12 +52,19 @@ def _make(path: Path) -> None:
             owner = path.parent.stat()
             os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         file.write(secrets.token_hex(BYTES) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     try:
         os.link(new, path)
     except FileExistsError:
         pass
     finally:
         new.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def new_token(secret: str, topic: str, expires_at: datetime, who: Identity) -> str:
