@@ -19,7 +19,7 @@ from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Page, Subscription
 from progressd.core.batch import JobBatch
-from progressd.core.errors import NotFound, OutOfScope
+from progressd.core.errors import NotFound, OutOfScope, StoreFailed
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, BatchMessage, batch_topic
@@ -86,6 +86,11 @@ class SeenStore:
         self._store = store
         self._who = who
 
+    @property
+    def damage(self) -> StoreFailed | None:
+        """See Store."""
+        return self._store.damage
+
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""
         if self._who.topic not in (None, ALL_JOBS):
@@ -103,6 +108,7 @@ class BoundIngest(Ingest):
 
     def __init__(self, ingest: Ingest, registry: Registry, who: Identity) -> None:
         self.store_id = ingest.store_id
+        self.failing = ingest.failing
         self._ingest = ingest
         self._all_jobs = registry
         self._who = who

@@ -12,13 +12,14 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
 from progressd.config import Settings
 from progressd.core.errors import OutOfScope, ProgressdError
-from progressd.core.messages import encode
+from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.headers import HEADERS, header
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status"})
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
 OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
+OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 WHO: Final = "progressd.who"  # the key in an ASGI scope
 
 
@@ -65,10 +66,16 @@ class Gate:
         action = action_of(scope["method"], scope["path"])
         if action is not None:
             decide(who, action)
-            if who.bound and not scope["path"].startswith(OF_JOBS):
-                raise OutOfScope("this is about all jobs, and not only about those of this key")
+            _require_theirs(who, scope["path"])
         cast("dict[str, Any]", scope)[WHO] = who
         return who
+
+
+def _require_theirs(who: Identity, path: str) -> None:
+    if who.topic not in (None, ALL_JOBS) and not path.startswith(OF_TOPICS):
+        raise OutOfScope(f"this token is for {who.topic}")
+    if who.bound and not path.startswith(OF_JOBS):
+        raise OutOfScope("this is about all jobs, and not only about those of this key")
 
 
 def action_of(method: str, path: str) -> Scope | None:

@@ -70,7 +70,8 @@ async def _batches() -> dict[str, int]:
     daemon = services()
     if who_asks(request.scope).bound:
         ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
-        counts = Counter([(await daemon.batches.get(batch_id)).status for batch_id in ids])
+        found = [await daemon.batches.find(batch_id) for batch_id in ids]
+        counts = Counter([batch.status for batch in found if batch is not None])
     else:
         counts = Counter(await daemon.store.batch_counts())
     return {

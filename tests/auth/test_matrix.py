@@ -1,0 +1,189 @@
+"""The authorisation matrix: every endpoint and topic × everybody who may come. A new route without an entry fails."""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import keys
+import pytest
+from keys import bearer
+from peer import Peer, request, upgrade
+from progressd.auth.identity import Identity
+from progressd.auth.tokens import new_token
+from progressd.core.events import Registration, SubmitEvent
+from progressd.rest.app import build_app
+from samples import job_id
+
+from daemon import RunningDaemon, registered, running_daemon
+
+JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
+SCAN = {"team": "scan"}
+
+# What a route takes (a scope, or "" for everybody), and what it is about: a job, a batch, what one sees, or everything.
+ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
+    ("GET", "/"): ("", ""),
+    ("GET", "/static/<path:filename>"): ("", ""),
+    ("GET", "/api/health"): ("", ""),
+    ("GET", "/api/health/live"): ("", ""),
+    ("GET", "/api/health/ready"): ("", ""),
+    ("GET", "/api/auth/status"): ("", ""),
+    ("GET", "/api/jobs"): ("read", "seen"),
+    ("GET", "/api/jobs/history"): ("read", "seen"),
+    ("GET", "/api/events"): ("read", "seen"),
+    ("GET", "/api/stats"): ("read", "seen"),
+    ("GET", "/api/stats/jobs"): ("read", "seen"),
+    ("GET", "/api/stats/system"): ("read", "seen"),
+    ("GET", "/api/metrics"): ("read", "all"),
+    ("GET", "/api/jobs/<job_id>"): ("read", "job"),
+    ("GET", "/api/jobs/<job_id>/download"): ("read", "job"),
+    ("GET", "/api/jobs/<job_id>/events"): ("read", "job"),
+    ("GET", "/api/batch/<batch_id>"): ("read", "batch"),
+    ("GET", "/api/batch/<batch_id>/jobs"): ("read", "batch"),
+    ("GET", "/api/batch/<batch_id>/events"): ("read", "batch"),
+    ("GET", "/ws"): ("read", "seen"),
+    ("GET", "/ws/<path:path>"): ("read", "seen"),
+    ("POST", "/api/token"): ("read", "seen"),
+    ("POST", "/api/jobs/<job_id>/token"): ("read", "job"),
+    ("POST", "/api/batch/<batch_id>/token"): ("read", "batch"),
+    ("POST", "/api/convert"): ("write", "seen"),
+    ("POST", "/api/batch"): ("write", "seen"),
+    ("POST", "/api/jobs"): ("write", "seen"),
+    ("POST", "/api/events"): ("write", "seen"),
+    ("POST", "/api/jobs/<job_id>/events"): ("write", "job"),
+    ("POST", "/api/jobs/<job_id>/retry"): ("write", "job"),
+    ("DELETE", "/api/jobs/<job_id>"): ("write", "job"),
+    ("DELETE", "/api/batch/<batch_id>"): ("write", "batch"),
+}
+STREAMS: Final = {
+    "/ws": "dialogue",
+    "/ws/jobs": "seen",
+    f"/ws/jobs/{JOB}": "job",
+    f"/ws/batch/{BATCH}": "batch",
+}
+
+
+class Visitor(NamedTuple):
+    """Who comes. `sees`: what of "job", "batch" and "seen" is there for them; `refused`: not a good key."""
+
+    scopes: str = ""
+    labels: Mapping[str, str] = {}
+    sees: tuple[str, ...] = ("job", "batch", "seen", "all")
+    refused: bool = False
+    topic: str = ""
+    expires: float | None = None
+
+
+VISITORS: Final = {
+    "nobody": Visitor(refused=True),
+    "a wrong key": Visitor(refused=True),
+    "read": Visitor("read"),
+    "write": Visitor("write"),
+    "read and write": Visitor("read write"),
+    "admin": Visitor("admin"),
+    "the right label": Visitor("read write", SCAN, ("job", "batch", "seen")),
+    "the wrong label": Visitor("read write admin", {"team": "print"}, ("seen",)),
+    "one label too many": Visitor("read write", {**SCAN, "of": "eve"}, ("seen",)),
+    "expired": Visitor("read write admin", refused=True, expires=-1),
+    "revoked": Visitor("read write admin", refused=True),
+    "a token of the job": Visitor("read", sees=("job",), topic=f"job:{JOB}"),
+    "a token of another job": Visitor("read", sees=(), topic=f"job:{OTHER}"),
+    "a token of the batch": Visitor("read", sees=("batch",), topic=f"batch:{BATCH}"),
+    "a token of all jobs": Visitor("read", sees=("job", "batch", "seen", "all"), topic="jobs"),
+    "an expired token": Visitor(refused=True, topic="jobs", expires=-1),
+}
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
+    async with running_daemon(tmp_path, auth={"required": True}) as running:
+        await running.report(registered(JOB, labels=SCAN), registered(OTHER))
+        of_batch = SubmitEvent(job_id(4), Registration(labels=SCAN), "pdf", batch_id=BATCH)
+        await running.daemon.ingest.submit_one(of_batch)
+        yield running
+
+
+def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
+    """The headers and the query of a visitor."""
+    visitor, admission = VISITORS[name], daemon.daemon.admission
+    if visitor.topic:
+        end = datetime.now(UTC) + timedelta(seconds=visitor.expires or 60)
+        return {}, f"?token={new_token(admission._secret, visitor.topic, end, Identity())}"
+    if name in ("nobody", "a wrong key"):
+        return ({} if name == "nobody" else bearer("pgd_no")), ""
+    file = daemon.settings.auth.keys_file
+    known = name.replace(" ", "-")
+    secret = keys.add(file, known, *visitor.scopes.split(), expires=visitor.expires, **visitor.labels)
+    if name == "revoked":
+        keys.revoke(file, known)
+    admission.load()
+    return bearer(secret), ""
+
+
+def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
+    """The statuses of which one must come; {0}: any but these."""
+    if not scope:
+        # what is for everybody too tells a key that is none
+        return {401} if visitor.refused and visitor is not VISITORS["nobody"] else {0}
+    if visitor.refused or (visitor.topic and method != "GET"):
+        return {401}
+    if scope not in visitor.scopes and "admin" not in visitor.scopes:
+        return {403}
+    if about in visitor.sees:
+        return {0}
+    return {404} if about in ("job", "batch") else {403}
+
+
+async def status_of(daemon: RunningDaemon, data: bytes) -> int:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(data)
+        answer = b""
+        while b"\r\n" not in answer:
+            answer += await peer.receive()
+        return int(answer.split()[1])
+
+
+def test_every_route_has_its_entry_and_no_other_has() -> None:
+    rules = build_app(None).url_map.iter_rules()  # type: ignore[arg-type]
+    routes = {(method, rule.rule) for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}}
+    assert routes == ROUTES.keys()
+
+
+async def test_what_each_may_do_over_http(daemon: RunningDaemon) -> None:
+    wrong = []
+    event = b'{"type": "progress", "data": {"current_step": 1, "total_steps": 2}}'
+    for name, visitor in VISITORS.items():
+        headers, query = credentials(daemon, name)
+        for (method, rule), (scope, about) in ROUTES.items():
+            path = rule.replace("<job_id>", JOB).replace("<batch_id>", BATCH)
+            path = path.replace("<path:filename>", "main.js").replace("<path:path>", "jobs")
+            body = event if (method, rule) == ("POST", "/api/jobs/<job_id>/events") else b""
+            length = {} if method == "GET" else {"Content-Length": str(len(body))}
+            status = await status_of(daemon, request(path + query, headers | length, method=method) + body)
+            allowed = expected(visitor, method, scope, about)
+            if rule.startswith("/ws") and not visitor.refused and visitor.scopes != "write":
+                allowed = {426}  # no handshake: there is nothing to see
+            if status in (401, 403, 404, 500) if allowed == {0} else status not in allowed:
+                wrong.append((name, method, rule, status, allowed))
+    assert not wrong
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "QUERY"])
+async def test_a_method_that_nobody_thought_of_takes_the_right_to_write(daemon: RunningDaemon, method: str) -> None:
+    for name, status in [("nobody", 401), ("read", 403), ("write", 405), ("a token of the job", 401)]:
+        headers, query = credentials(daemon, name)
+        assert await status_of(daemon, request(f"/api/jobs/{JOB}{query}", headers, method=method)) == status, name
+
+
+async def test_what_each_may_watch(daemon: RunningDaemon) -> None:
+    for name, visitor in VISITORS.items():
+        headers, query = credentials(daemon, name)
+        for path, about in STREAMS.items():
+            status = await status_of(daemon, upgrade(path + query, headers))
+            allowed = {101} if (allowed := expected(visitor, "GET", "read", about)) == {0} else allowed
+            if name == "an expired token":
+                allowed = {101}  # and closed with 4500 at once, which a page can see
+            elif about == "dialogue" and not visitor.refused and visitor.scopes != "write":
+                allowed = {101}  # each topic is decided when it is named
+            assert status in allowed, (name, path)
