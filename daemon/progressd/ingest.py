@@ -175,10 +175,10 @@ class Ingest:
                 await self._store.commit(unsaved.values(), batch.changes, batch.of_jobs.values())
             self.tally.count(batch.changes, batch.of_jobs.values())
             self._unsaved.clear()
-            self._well_again()
+            self._turn(None)
         elif write and self.failing is not None:
             await self._store.reserve(self._reserved)  # writes what is there already, to see whether that goes
-            self._well_again()
+            self._turn(None)
         elif batch.jobs:
             self._unsaved.update(batch.jobs)
             self._moved.set()
@@ -298,12 +298,9 @@ class Ingest:
         if str(failing) != str(self.failing):
             self._turned.set()
             self._turned = trio.Event()
+            if failing is None:
+                log.info("the store takes events again")
         self.failing = failing
-
-    def _well_again(self) -> None:
-        if self.failing is not None:
-            log.info("the store takes events again")
-        self._turn(None)
 
     async def _write_behind(self) -> None:
         while True:

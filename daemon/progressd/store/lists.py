@@ -17,6 +17,7 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 
 BLOCK_BITS: Final = 16  # 65,536 offsets, of which a job has four or more: the jobs of a block are skipped in 2 ms
+AMONG: Final = "IN (SELECT value FROM json_each(?))"  # for more values than a statement takes parameters
 NEWEST: Final = 2**63 - 1  # as large as an offset can be
 
 
@@ -36,7 +37,7 @@ def keep(db: sqlite3.Connection, jobs: Collection[Job]) -> None:
     """Bring labels and counts up to date with jobs that are about to be written in the same transaction."""
     before = dict[int, str](
         db.execute(
-            "SELECT created_offset, status FROM jobs WHERE created_offset IN (SELECT value FROM json_each(?))",
+            f"SELECT created_offset, status FROM jobs WHERE created_offset {AMONG}",
             (in_json(job.created_offset for job in jobs),),
         )
     )
@@ -63,7 +64,7 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
         select, values = _select(wanted, statuses, below)
     offsets = db.execute(f"{select} ORDER BY created_offset DESC LIMIT ? OFFSET ?", (*values, limit, offset))
     bodies = db.execute(
-        "SELECT body FROM jobs WHERE created_offset IN (SELECT value FROM json_each(?)) ORDER BY created_offset DESC",
+        f"SELECT body FROM jobs WHERE created_offset {AMONG} ORDER BY created_offset DESC",
         (in_json(found for (found,) in offsets),),
     )
     return bodies.fetchall(), total
@@ -76,7 +77,7 @@ def counts(db: sqlite3.Connection) -> dict[JobStatus, int]:
 
 
 def in_json(values: Any) -> str:
-    """For `json_each(?)`, which takes more values than a statement takes parameters."""
+    """What AMONG takes."""
     return msgspec.json.encode(list(values)).decode()
 
 

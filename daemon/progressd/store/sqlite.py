@@ -9,7 +9,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -23,16 +22,14 @@ from progressd.core.status import JobStatus
 from progressd.store import lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
+from progressd.store.deleting import delete
 from progressd.store.failures import damaged, refusal, told_of
-from progressd.store.lists import in_json
+from progressd.store.lists import AMONG, in_json
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG, WriteAheadLog
 
 LAST: Final = 2**63 - 1  # an offset above all
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
-DELETING: Final = 0.002  # seconds after which a transaction deletes no further job; it then takes 5 ms altogether
-
-_AMONG: Final = "IN (SELECT value FROM json_each(?))"
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -155,37 +152,19 @@ class SQLiteStore:
         return await self._delete([job for job in (await self.jobs(ids)).values() if job.status.finished])
 
     async def _delete(self, jobs: Sequence[Job]) -> list[str]:
-        def write(db: sqlite3.Connection) -> tuple[list[str], int]:
-            deadline = perf_counter() + DELETING
-            oldest_cursor, gone = self.oldest_cursor, list[Job]()
-            for job in jobs:
-                [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
-                oldest_cursor = max(oldest_cursor, newest)
-                db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
-                if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # not by somebody else meanwhile
-                    gone.append(job)
-                if perf_counter() > deadline:
-                    break
-            lists.remove(db, gone)
-            db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
-            batches = in_json(list({job.batch_id for job in gone if job.batch_id is not None}))
-            emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
-            db.execute(f"DELETE FROM batches WHERE id {_AMONG} AND {emptied}", (batches,))
-            return [job.id for job in gone], oldest_cursor
-
         if not jobs:
             return []
-        ids, self.oldest_cursor = await self._transaction(write)
-        return ids
+        gone, self.oldest_cursor = await self._transaction(lambda db: delete(db, jobs, self.oldest_cursor))
+        return [job.id for job in gone]
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
-        rows = await self._read(f"SELECT body FROM jobs WHERE id {_AMONG}", in_json(ids))
+        rows = await self._read(f"SELECT body FROM jobs WHERE id {AMONG}", in_json(ids))
         return {job.id: job for job in map(_job, rows)}
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
         """See Store."""
-        rows = await self._read(f"SELECT body FROM batches WHERE id {_AMONG}", in_json(ids))
+        rows = await self._read(f"SELECT body FROM batches WHERE id {AMONG}", in_json(ids))
         return {batch.id: batch for batch in map(_batch, rows)}
 
     async def unfinished_batches(self) -> list[JobBatch]:

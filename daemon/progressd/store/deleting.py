@@ -1,0 +1,35 @@
+"""Deleting jobs from the SQLite file, with all that there is of them, some at a time."""
+
+import sqlite3
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Final
+
+from progressd.core.job import Job
+from progressd.store import lists
+from progressd.store.lists import AMONG, in_json
+
+LONGEST: Final = 0.002  # seconds after which a transaction deletes no further job; it then takes 5 ms altogether
+
+
+def delete(db: sqlite3.Connection, jobs: Sequence[Job], oldest_cursor: int) -> tuple[list[Job], int]:
+    """Delete at least the first of some finished jobs, and as many as go in a short time; in a transaction.
+
+    Those that were deleted, and the smallest offset that one can still resume from.
+    """
+    deadline = perf_counter() + LONGEST
+    gone = list[Job]()
+    for job in jobs:
+        [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
+        oldest_cursor = max(oldest_cursor, newest)
+        db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
+        if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # not by somebody else meanwhile
+            gone.append(job)
+        if perf_counter() > deadline:
+            break
+    lists.remove(db, gone)
+    db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
+    batches = in_json({job.batch_id for job in gone if job.batch_id is not None})
+    emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
+    db.execute(f"DELETE FROM batches WHERE id {AMONG} AND {emptied}", (batches,))
+    return gone, oldest_cursor
