@@ -109,17 +109,11 @@ class Machine:
 
     def connect(self, port: int = PORT) -> socket.socket:
         """A connection to a port of the machine."""
-        made = self.tcp_socket()
-        made.settimeout(PATIENCE)
-        made.connect(("127.0.0.1", port))
-        return made
+        return _connected(self.tcp_socket(), ("127.0.0.1", port))
 
     def connect_unix(self, path: str = "/run/progressd/ingest.sock") -> socket.socket:
         """A connection to a Unix socket of the machine."""
-        made = socket.socket(socket.AF_UNIX)
-        made.settimeout(PATIENCE)
-        made.connect(str(self.root / path.lstrip("/")))
-        return made
+        return _connected(socket.socket(socket.AF_UNIX), str(self.root / path.lstrip("/")))
 
     def request(self, method: str, path: str, body: bytes | None = None, port: int = PORT, **headers: str) -> Answer:
         """Ask over HTTP; a header's underscores stand for dashes."""
@@ -138,6 +132,16 @@ class Machine:
             stream.write(json.dumps({"ref": 1, **event}) + "\n")
             stream.flush()
             return json.loads(stream.readline())
+
+
+def _connected(sock: socket.socket, address: tuple[str, int] | str) -> socket.socket:
+    sock.settimeout(PATIENCE)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 @contextmanager
