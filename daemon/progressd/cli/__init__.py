@@ -20,7 +20,7 @@ from progressd.cli.errors import sentence
 from progressd.cli.install import install, uninstall
 from progressd.cli.jobs import jobs
 from progressd.cli.keys import keys
-from progressd.cli.parameters import URL
+from progressd.cli.remote import REMOTE
 from progressd.cli.retry import retry
 from progressd.cli.run import run
 from progressd.cli.serve import serve
@@ -43,7 +43,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (ClientError, ProgressdError) as error:
-            raise click.ClickException(sentence(error, ctx.meta.get(URL))) from error
+            raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:

@@ -2,21 +2,21 @@
 
 import click
 
-from progressd.cli.parameters import complete_unfinished, url_option
+from progressd.cli.parameters import complete_unfinished
+from progressd.cli.remote import Remote, remote_options
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB", shell_complete=complete_unfinished)
-@url_option
-def cancel(job_id: str, url: str) -> None:
+@remote_options
+def cancel(job_id: str, remote: Remote) -> None:
     """Cancel a job that has not finished.
 
     \b
     Example:
       progressd cancel 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
     """
-    from progressd.client.rest import RestClient
 
-    with RestClient(url) as client:
+    with remote.client() as client:
         job = client.cancel(job_id)
     click.echo(f"{job['id']} {job['status']}")

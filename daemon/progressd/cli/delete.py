@@ -2,14 +2,15 @@
 
 import click
 
-from progressd.cli.parameters import complete_finished, url_option
+from progressd.cli.parameters import complete_finished
+from progressd.cli.remote import Remote, remote_options
 
 
 @click.command()
 @click.argument("job_ids", metavar="JOB...", nargs=-1, required=True, shell_complete=complete_finished)
-@url_option
+@remote_options
 @click.pass_context
-def delete(ctx: click.Context, job_ids: tuple[str, ...], url: str) -> None:
+def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None:
     """Delete finished jobs with their files.
 
     The exit status is 1 if the daemon refuses one of them, such as for one that is still running: cancel it first.
@@ -18,15 +19,15 @@ def delete(ctx: click.Context, job_ids: tuple[str, ...], url: str) -> None:
     Example:
       progressd delete 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
     """
+    from progressd.cli.errors import sentence
     from progressd.client.errors import Refused
-    from progressd.client.rest import RestClient
 
     refused = False
-    with RestClient(url) as client:
+    with remote.client() as client:
         for job_id in job_ids:
             try:
                 click.echo(f"{client.purge(job_id)['id']} deleted")
             except Refused as refusal:
                 refused = True
-                click.echo(f"Error: {refusal}", err=True)
+                click.echo(f"Error: {sentence(refusal, remote)}", err=True)
     ctx.exit(int(refused))

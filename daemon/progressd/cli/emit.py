@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from progressd.cli.parameters import complete_unfinished
-from progressd.client.address import DEFAULT_URL
+from progressd.cli.remote import Remote, remote_options
 
 
 @click.command()
@@ -17,11 +18,17 @@ from progressd.client.address import DEFAULT_URL
 @click.option("--percent", type=click.FloatRange(0, 100), help="How far it is, where steps do not tell.")
 @click.option("--completed", is_flag=True, help="The job has ended well.")
 @click.option("--failed", metavar="WHY", help="The job has failed.")
-@click.option("--url", metavar="URL", envvar="PROGRESSD_URL", show_envvar=True, help="The daemon to talk to.")
+@remote_options
 @click.option(
-    "--socket", type=click.Path(path_type=Path), envvar="PROGRESSD_SOCKET", show_envvar=True, help="Or its Unix socket."
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar="PROGRESSD_SOCKET",
+    show_envvar=True,
+    help="Or its Unix socket, which takes no key.",
 )
+@click.pass_context
 def emit(
+    ctx: click.Context,
     step_name: str,
     job_id: str | None,
     step: int | None,
@@ -29,7 +36,7 @@ def emit(
     percent: float | None,
     completed: bool,
     failed: str | None,
-    url: str | None,
+    remote: Remote,
     socket: Path | None,
 ) -> None:
     """Report on a job: how far it is, or that it has ended.
@@ -44,14 +51,12 @@ def emit(
     if job_id is None:
         raise click.UsageError("there is no PROGRESSD_JOB_ID here, so --job has to name the job")
     event = _event(step_name, step, total, percent, completed, failed)
-    if socket is not None and url is None:
+    if socket is not None and ctx.get_parameter_source("url") is ParameterSource.DEFAULT:
         from progressd.client.local import report
 
         report(socket, job_id, event)
         return
-    from progressd.client.rest import RestClient
-
-    with RestClient(url or DEFAULT_URL) as client:
+    with remote.client() as client:
         client.report(job_id, event)
 
 

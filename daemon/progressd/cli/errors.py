@@ -3,15 +3,26 @@
 from typing import Final
 from urllib.parse import urlsplit
 
-from progressd.client.errors import NoDaemon, Refused
+from progressd.cli.remote import Remote
+from progressd.client.errors import NoDaemon, Refused, StreamClosed
+from progressd.core.closing import CREDENTIALS_EXPIRED
 
+A_KEY: Final = "give it with PROGRESSD_KEY or --key-file (where it runs, progressd keys add NAME makes one)"
+OTHER_KEY: Final = "give another one with PROGRESSD_KEY or --key-file"
 FOREIGN: Final = frozenset({200, 400, 404, 405, 501})  # of progressd with a sentence; a proxy before it has others
 
 
-def sentence(error: Exception, url: str | None) -> str:
-    """The sentence for an error of the client that talked to the daemon at `url`."""
-    if url is None:
+def sentence(error: Exception, remote: Remote | None) -> str:
+    """The sentence for an error of the client that talked to this daemon."""
+    if remote is None:
         return str(error)
+    url = remote.url
+    if isinstance(error, StreamClosed) and error.code == CREDENTIALS_EXPIRED.code:
+        return f"the key to {url} has expired, or has been revoked; {OTHER_KEY}"
+    if isinstance(error, Refused) and error.status == 401:
+        return f"{error}; {OTHER_KEY}" if remote.key else f"{url} asks for a key; {A_KEY}"
+    if isinstance(error, Refused) and error.code == "forbidden":
+        return f"{error}; {OTHER_KEY}"
     if isinstance(error, NoDaemon) and (host := _unknown_host(url)):
         return f"the host name {host} of {url} is not known here; --url and PROGRESSD_URL name another daemon"
     bare = f"{url.rstrip('/')} answered with HTTP status"

@@ -8,8 +8,8 @@ from typing import Final
 import trio
 
 from progressd.cli.display import Display
+from progressd.cli.remote import Remote
 from progressd.client.feed import unwrapped
-from progressd.client.rest import RestClient
 from progressd.client.watcher import watch_texts
 from progressd.core.messages import Completed, Error, Message, StatusChange
 from progressd.core.status import JobStatus
@@ -17,15 +17,15 @@ from progressd.core.status import JobStatus
 AT_ONCE: Final = 16  # connections for several jobs; the daemon runs them in order, so the others can wait
 
 
-def follow(url: str, job_ids: Collection[str] | None, display: Display) -> int:
+def follow(remote: Remote, job_ids: Collection[str] | None, display: Display) -> int:
     """Show the messages of these jobs until all have ended; of all jobs if None, without end.
 
     The exit status: 0 if all are completed, 1 if not, 130 if interrupted (143 by SIGTERM). Raises ClientError.
     """
     with display:
         if job_ids is None:
-            return trio.run(_until_interrupted, partial(_follow_all, url, display))
-        return trio.run(_until_interrupted, partial(_follow_each, url, job_ids, display))
+            return trio.run(_until_interrupted, partial(_follow_all, remote, display))
+        return trio.run(_until_interrupted, partial(_follow_each, remote, job_ids, display))
 
 
 async def _until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
@@ -44,20 +44,20 @@ async def _until_interrupted(run: Callable[[], Awaitable[int]]) -> int:
     return status
 
 
-async def _follow_all(url: str, display: Display) -> int:
-    async with watch_texts(url, on_lost=display.lost) as received:
+async def _follow_all(remote: Remote, display: Display) -> int:
+    async with watch_texts(remote.url, key=remote.key, on_lost=display.lost) as received:
         async for one in received:
             display.show(one)
     return 0
 
 
-async def _follow_each(url: str, job_ids: Collection[str], display: Display) -> int:
+async def _follow_each(remote: Remote, job_ids: Collection[str], display: Display) -> int:
     turns = trio.CapacityLimiter(AT_ONCE)
     ends: list[JobStatus] = []
 
     async def follow_in_turn(job_id: str) -> None:
         async with turns:
-            ends.append(await _follow_one(url, job_id, display))
+            ends.append(await _follow_one(remote, job_id, display))
 
     async with trio.open_nursery() as nursery:
         for job_id in job_ids:
@@ -65,14 +65,14 @@ async def _follow_each(url: str, job_ids: Collection[str], display: Display) -> 
     return 0 if all(status is JobStatus.COMPLETED for status in ends) else 1
 
 
-async def _follow_one(url: str, job_id: str, display: Display) -> JobStatus:
+async def _follow_one(remote: Remote, job_id: str, display: Display) -> JobStatus:
     ended: JobStatus | None = None
-    async with watch_texts(url, job_id, on_lost=display.lost) as received:
+    async with watch_texts(remote.url, job_id, key=remote.key, on_lost=display.lost) as received:
         async for one in received:
             display.show(one)
             ended = _end(one.message) or ended
     if ended is None:  # a proxy can close a stream with 1000 as well
-        return await trio.to_thread.run_sync(_status, url, job_id)
+        return await trio.to_thread.run_sync(_status, remote, job_id)
     return ended
 
 
@@ -87,6 +87,6 @@ def _end(message: Message | None) -> JobStatus | None:
     return None
 
 
-def _status(url: str, job_id: str) -> JobStatus:
-    with RestClient(url) as client:
+def _status(remote: Remote, job_id: str) -> JobStatus:
+    with remote.client() as client:
         return JobStatus(client.job(job_id)["status"])

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from progressd.cli.export import export
-from progressd.cli.parameters import url_option
+from progressd.cli.remote import Remote, remote_options
 from progressd.core.status import JobStatus
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
@@ -20,9 +20,9 @@ LEAST_NAME: Final = 8  # characters
 @click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs in this state.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many jobs at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print each job as one line of JSON.")
-@url_option
+@remote_options
 @click.pass_context
-def jobs(ctx: click.Context, status: str | None, limit: int, as_json: bool, url: str) -> None:
+def jobs(ctx: click.Context, status: str | None, limit: int, as_json: bool, remote: Remote) -> None:
     """List jobs, the newest first.
 
     \b
@@ -36,9 +36,7 @@ def jobs(ctx: click.Context, status: str | None, limit: int, as_json: bool, url:
         return
     import msgspec
 
-    from progressd.client.rest import RestClient
-
-    with RestClient(url) as client:
+    with remote.client() as client:
         found = client.jobs(limit=limit, status=status)
     if as_json:
         for job in found:

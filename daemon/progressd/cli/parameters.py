@@ -1,14 +1,14 @@
-"""What several commands take: the daemon's address, a job, and the settings that are flags."""
+"""What several commands take: a job, and the settings that are flags."""
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
-from progressd.client.address import DEFAULT_URL
+from progressd.cli.remote import remote_of
 from progressd.config import DEFAULT_FILE
 from progressd.config.declaration import Setting, declared
 from progressd.config.settings import Settings
@@ -16,22 +16,7 @@ from progressd.core.status import JobStatus
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-URL: Final = "progressd.url"  # where the address stands in the meta of the contexts, for sentences about errors
 COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits for the daemon at most
-
-
-def url_option(command: Command) -> Command:
-    """`--url`, or PROGRESSD_URL."""
-    return click.option(
-        "--url",
-        envvar="PROGRESSD_URL",
-        default=DEFAULT_URL,
-        show_default=True,
-        show_envvar=True,
-        metavar="URL",
-        callback=_noted,
-        help="The daemon to talk to.",
-    )(command)
 
 
 def config_option(command: Command) -> Command:
@@ -92,11 +77,9 @@ def complete_finished(ctx: click.Context, _parameter: click.Parameter, incomplet
 
 def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus | None]) -> list[CompletionItem]:
     from progressd.client.errors import ClientError
-    from progressd.client.rest import RestClient
 
-    url = ctx.params.get("url") or os.environ.get("PROGRESSD_URL") or DEFAULT_URL
     try:
-        with RestClient(url, timeout=COMPLETION_TIMEOUT) as client:
+        with remote_of(ctx, ctx.params).client(timeout=COMPLETION_TIMEOUT) as client:
             jobs = [job for status in statuses for job in client.jobs(status=status)]
     except ClientError:
         return []
@@ -105,11 +88,6 @@ def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus
         for job in jobs
         if job["id"].startswith(incomplete)
     ]
-
-
-def _noted(ctx: click.Context, _option: click.Parameter, url: str) -> str:
-    ctx.meta[URL] = url
-    return url
 
 
 def _flags() -> list[Setting]:

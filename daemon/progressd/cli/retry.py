@@ -2,15 +2,16 @@
 
 import click
 
-from progressd.cli.parameters import complete_ended, url_option
+from progressd.cli.parameters import complete_ended
+from progressd.cli.remote import Remote, remote_options
 
 
 @click.command()
 @click.argument("job_id", metavar="JOB", shell_complete=complete_ended)
 @click.option("--watch", "-w", is_flag=True, help="Look on until it is done, as progressd watch does.")
-@url_option
+@remote_options
 @click.pass_context
-def retry(ctx: click.Context, job_id: str, watch: bool, url: str) -> None:
+def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
     """Have the daemon work on a file again; print the id of the new job.
 
     Only for a job of a pipeline that failed or was cancelled. The exit status is that of progressd submit.
@@ -22,11 +23,10 @@ def retry(ctx: click.Context, job_id: str, watch: bool, url: str) -> None:
     from progressd.cli import text
     from progressd.cli.display import display_for
     from progressd.cli.following import follow
-    from progressd.client.rest import RestClient
 
-    with RestClient(url) as client:
+    with remote.client() as client:
         names = {client.retry(job_id): text.name(client.job(job_id))}
     for again in names:
         click.echo(again)
     if watch:
-        ctx.exit(follow(url, list(names), display_for(url, names, as_json=False)))
+        ctx.exit(follow(remote, list(names), display_for(remote.url, names, as_json=False)))

@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import click
 
-from progressd.cli.parameters import url_option
+from progressd.cli.remote import Remote, remote_options
 
 
 def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
@@ -35,7 +35,7 @@ def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...
     show_default=True,
     help="Seconds without a sign of life until the job is shown as stalled; three times as long, and it has failed.",
 )
-@url_option
+@remote_options
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -44,12 +44,12 @@ def run(
     labels: dict[str, str],
     pattern: str | None,
     lease: float,
-    url: str,
+    remote: Remote,
 ) -> None:
     """Run a command, and have the daemon show how it goes.
 
     Its input, output and exit status are its own, and it runs even where no daemon answers. Cancelling the job ends it.
-    It finds PROGRESSD_JOB_ID and PROGRESSD_URL in its environment, should it want to report by itself.
+    It finds PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY in its environment, should it want to report by itself.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def run(
     """
     import trio
 
-    from progressd.client.rest import RestClient
+    from progressd.cli.errors import sentence
     from progressd.client.wrapped import WrappedCommand
     from progressd.core.progress_pattern import ProgressPattern
 
@@ -67,8 +67,13 @@ def run(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
     registration = {"kind": name or PurePath(command[0]).name, "labels": labels, "lease_seconds": lease}
-    with RestClient(url, timeout=10) as client:
-        wrapped = WrappedCommand(client, registration, finder, lambda said: click.echo(f"progressd: {said}", err=True))
+
+    def say(what: str | Exception) -> None:
+        said = what if isinstance(what, str) else f"{sentence(what, remote)}; the command runs all the same"
+        click.echo(f"progressd: {said}", err=True)
+
+    with remote.client(timeout=10) as client:
+        wrapped = WrappedCommand(client, registration, remote.environment, finder, say)
         try:
             ctx.exit(trio.run(wrapped.run, command))
         except OSError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from progressd.cli.parameters import url_option
+from progressd.cli.remote import Remote, remote_options
 
 
 def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
@@ -38,7 +38,7 @@ def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str
 )
 @click.option("--pipeline", metavar="NAME", help="The pipeline to run, instead of pdf.")
 @click.option("--watch", "-w", is_flag=True, help="Look on until all are done, as progressd watch does.")
-@url_option
+@remote_options
 @click.pass_context
 def submit(
     ctx: click.Context,
@@ -46,7 +46,7 @@ def submit(
     options: dict[str, object],
     pipeline: str | None,
     watch: bool,
-    url: str,
+    remote: Remote,
 ) -> None:
     """Give files to the daemon; print the id of each job.
 
@@ -59,26 +59,25 @@ def submit(
     """
     from progressd.cli.errors import sentence
     from progressd.client.errors import Refused
-    from progressd.client.rest import RestClient
 
     names: dict[str, str] = {}
     refused = False
-    with RestClient(url) as client:
+    with remote.client() as client:
         for path in files:
             try:
                 job_id = client.submit(path, options, pipeline)
             except (Refused, OSError) as error:
                 refused = True
-                click.echo(f"Error: {path}: {sentence(error, url)}", err=True)
+                click.echo(f"Error: {path}: {sentence(error, remote)}", err=True)
             else:
                 names[job_id] = path.name
                 click.echo(job_id)
-    status = _watch(url, names) if watch and names else 0
+    status = _watch(remote, names) if watch and names else 0
     ctx.exit(status or int(refused))
 
 
-def _watch(url: str, names: dict[str, str]) -> int:
+def _watch(remote: Remote, names: dict[str, str]) -> int:
     from progressd.cli.display import display_for
     from progressd.cli.following import follow
 
-    return follow(url, list(names), display_for(url, names, as_json=False))
+    return follow(remote, list(names), display_for(remote.url, names, as_json=False))

@@ -4,15 +4,16 @@ import sys
 
 import click
 
-from progressd.cli.parameters import complete_job, url_option
+from progressd.cli.parameters import complete_job
+from progressd.cli.remote import Remote, remote_options
 
 
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False, shell_complete=complete_job)
 @click.option("--json", "as_json", is_flag=True, help="Print each message as it comes: one line of JSON.")
-@url_option
+@remote_options
 @click.pass_context
-def watch(ctx: click.Context, job_id: str | None, as_json: bool, url: str) -> None:
+def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote) -> None:
     """Look on while a job runs, or at all jobs until Ctrl-C.
 
     On a terminal it shows live bars, in a pipe one line of text for each message. It reconnects by itself and goes on
@@ -29,12 +30,11 @@ def watch(ctx: click.Context, job_id: str | None, as_json: bool, url: str) -> No
     from progressd.cli import text
     from progressd.cli.display import display_for
     from progressd.cli.following import follow
-    from progressd.client.rest import RestClient
 
     names = {}
     if job_id is not None and sys.stdout.isatty() and not as_json:
-        with RestClient(url) as client:
+        with remote.client() as client:
             job = client.job(job_id)
         job_id = job["id"]
         names = {job_id: text.name(job)}
-    ctx.exit(follow(url, None if job_id is None else [job_id], display_for(url, names, as_json=as_json)))
+    ctx.exit(follow(remote, None if job_id is None else [job_id], display_for(remote.url, names, as_json=as_json)))

@@ -3,7 +3,7 @@
 The stream is opened and closed here: trio-websocket's own client leaves its socket open when the server closes first.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -32,10 +32,13 @@ BREAKS: Final = (
 """All the ways in which a connection does not come about or ends, but for a close with code 1000."""
 
 
-async def receive_texts(url: str, heartbeat: float, take: Callable[[str], Awaitable[None]]) -> None:
+async def receive_texts(
+    url: str, headers: Mapping[str, str], heartbeat: float, take: Callable[[str], Awaitable[None]]
+) -> None:
     """Hand the text messages from a ws:// or wss:// URL to `take`, until it is closed with code 1000.
 
-    `heartbeat`: seconds between pings; without an answer to one the connection is taken for lost. Raises one of BREAKS.
+    `headers` go with the handshake. `heartbeat`: seconds between pings; without an answer to one the connection is
+    taken for lost. Raises one of BREAKS.
     """
     parts = urlsplit(url)
     resource = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -50,6 +53,7 @@ async def receive_texts(url: str, heartbeat: float, take: Callable[[str], Awaita
                         stream,
                         parts.netloc.rpartition("@")[2],
                         resource,
+                        extra_headers=[(name.encode(), value.encode()) for name, value in headers.items()],
                         message_queue_size=QUEUED,
                         max_message_size=LONGEST_MESSAGE,
                         receive_buffer_size=None,

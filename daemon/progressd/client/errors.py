@@ -2,6 +2,7 @@
 
 ClientError
 ├── BadUrl          not the address of a daemon
+├── BadKey          not a key
 ├── NoDaemon        nothing answers there
 ├── Refused         the daemon said no, with an HTTP status
 └── StreamClosed    the daemon closed the stream of messages for good, with a close code
@@ -20,17 +21,22 @@ class BadUrl(ClientError):
     """This is not the address of a daemon."""
 
 
+class BadKey(ClientError):
+    """This cannot be a key; what it is, is not told."""
+
+
 class NoDaemon(ClientError):
     """Nothing answers at this address."""
 
 
 class Refused(ClientError):
-    """The daemon said no. `retry_after`: the seconds to wait if it may say yes later."""
+    """The daemon said no. `retry_after`: the seconds to wait if it may say yes later; `code`: a word for why, or ""."""
 
-    def __init__(self, status: int, sentence: str, retry_after: float | None = None) -> None:
+    def __init__(self, status: int, sentence: str, retry_after: float | None = None, code: str = "") -> None:
         super().__init__(sentence)
         self.status = status
         self.retry_after = retry_after
+        self.code = code
 
     @classmethod
     def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "Refused":
@@ -41,7 +47,8 @@ class Refused(ClientError):
             said = None
         said = said if isinstance(said, dict) else {}
         sentence = said.get("message") or said.get("error") or f"{url} answered with HTTP status {status}"
-        return cls(status, str(sentence), int(retry_after) if retry_after and retry_after.isdecimal() else None)
+        seconds = int(retry_after) if retry_after and retry_after.isdecimal() else None
+        return cls(status, str(sentence), seconds, str(said.get("error", "")))
 
 
 class StreamClosed(ClientError):

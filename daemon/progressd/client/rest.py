@@ -9,6 +9,7 @@ import msgspec
 
 from progressd import __version__
 from progressd.client.address import checked_url, job_path, no_daemon
+from progressd.client.credentials import credentials
 from progressd.client.errors import ClientError, NoDaemon, Refused
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
@@ -18,17 +19,18 @@ CONNECT_TIMEOUT: Final = 10.0  # seconds
 class RestClient:
     """One daemon. Every call raises NoDaemon, Refused or another ClientError. Not for several threads at once.
 
-    `timeout`: the seconds to wait for a sign of the daemon; a long upload may take longer. Raises BadUrl.
+    `key`: where the daemon asks for one. `timeout`: the seconds to wait for a sign of the daemon; a long upload may
+    take longer. Raises BadUrl, BadKey.
     """
 
-    def __init__(self, url: str, timeout: float = ANSWER_TIMEOUT) -> None:
+    def __init__(self, url: str, key: str | None = None, *, timeout: float = ANSWER_TIMEOUT) -> None:
         self.url = checked_url(url)
         self._timeout = timeout
         # no proxy from the environment, or a daemon on this very host would be asked for through one
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             trust_env=False,
-            headers={"User-Agent": f"progressd/{__version__}"},
+            headers={"User-Agent": f"progressd/{__version__}", **credentials(key)},
         )
 
     def __enter__(self) -> "RestClient":

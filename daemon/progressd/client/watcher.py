@@ -17,6 +17,7 @@ from trio_websocket import ConnectionRejected
 
 from progressd.client.address import checked_url, no_daemon, stream_url
 from progressd.client.connection import BREAKS, receive_texts
+from progressd.client.credentials import credentials
 from progressd.client.errors import ClientError, NoDaemon, Refused, StreamClosed
 from progressd.client.feed import Feed, Send, feed
 from progressd.core.closing import Closing
@@ -48,14 +49,15 @@ def watch(
     url: str,
     job_id: str | None = None,
     *,
+    key: str | None = None,
     heartbeat: float = HEARTBEAT,
     on_lost: Callable[[Lost], None] = lambda _: None,
 ) -> AbstractAsyncContextManager[Feed[Message]]:
     """The messages of one job until its end, or of all jobs without end. Messages of an unknown type are skipped.
 
     The iteration raises NoDaemon if nothing answers at first, Refused if the daemon does not know the job or will not
-    have us, StreamClosed if it wants us to stay away, BadUrl. Everything else is a reason to reconnect, told to
-    `on_lost`. `heartbeat`: seconds between pings.
+    have us, StreamClosed if it wants us to stay away, BadUrl, BadKey. Everything else is a reason to reconnect, told to
+    `on_lost`. `key`: where the daemon asks for one. `heartbeat`: seconds between pings.
     """
 
     async def produce(send: Send[Message]) -> None:
@@ -63,7 +65,7 @@ def watch(
             if received.message is not None:
                 await send(received.message)
 
-        await _follow(url, job_id, heartbeat, on_lost, send_known)
+        await _follow(url, job_id, key, heartbeat, on_lost, send_known)
 
     return feed(produce)
 
@@ -72,21 +74,28 @@ def watch_texts(
     url: str,
     job_id: str | None = None,
     *,
+    key: str | None = None,
     heartbeat: float = HEARTBEAT,
     on_lost: Callable[[Lost], None] = lambda _: None,
 ) -> AbstractAsyncContextManager[Feed[Received]]:
     """Like `watch`, with the text of each message, and with those of an unknown type."""
 
     async def produce(send: Send[Received]) -> None:
-        await _follow(url, job_id, heartbeat, on_lost, send)
+        await _follow(url, job_id, key, heartbeat, on_lost, send)
 
     return feed(produce)
 
 
 async def _follow(
-    url: str, job_id: str | None, heartbeat: float, on_lost: Callable[[Lost], None], send: Send[Received]
+    url: str,
+    job_id: str | None,
+    key: str | None,
+    heartbeat: float,
+    on_lost: Callable[[Lost], None],
+    send: Send[Received],
 ) -> None:
     url = checked_url(url)
+    headers = credentials(key)
     cursor: str | None = None
     failures = 0
     reached = False
@@ -101,7 +110,7 @@ async def _follow(
     while True:
         started = trio.current_time()
         try:
-            await receive_texts(stream_url(url, job_id, cursor), heartbeat, take)
+            await receive_texts(stream_url(url, job_id, cursor), headers, heartbeat, take)
             return
         except BREAKS as error:
             if trio.current_time() - started >= LONGEST_DELAY:

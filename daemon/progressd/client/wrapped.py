@@ -28,23 +28,25 @@ LINE_MOST: Final = 65536  # bytes of a line that the pattern is looked for in
 
 
 class WrappedCommand:
-    """`run` it once. `say` gets sentences for whoever started it."""
+    """`run` it once. `environment`: what the command gets beside ours; `say` tells whoever started it."""
 
     def __init__(
         self,
         client: RestClient,
         registration: Mapping[str, Any],
+        environment: Mapping[str, str],
         pattern: ProgressPattern | None,
-        say: Callable[[str], None],
+        say: Callable[[str | ClientError], None],
     ) -> None:
         self.job_id = str(uuid.uuid4())
         self._client = client
         self._registration = {**registration, "id": self.job_id}
+        self._environment = {**environment, "PROGRESSD_JOB_ID": self.job_id}
         self._pattern = pattern
         self._say = say
         self._calling = trio.CapacityLimiter(1)
         self._known = False  # to the daemon
-        self._away = False
+        self._complaint = ""  # the last one; it is not repeated while nothing has changed
         self._over = False  # for the daemon, whatever the command does
         self._progress: ReportedProgress | None = None  # that has not been reported
         self._moved = trio.Event()
@@ -54,7 +56,7 @@ class WrappedCommand:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
             await self._report(None)
             pipe = subprocess.PIPE if self._pattern else None
-            environment = {**os.environ, "PROGRESSD_JOB_ID": self.job_id, "PROGRESSD_URL": self._client.url}
+            environment = {**os.environ, **self._environment}
             try:
                 process = await trio.lowlevel.open_process(command, stdout=pipe, stderr=pipe, env=environment)
             except OSError as error:
@@ -136,18 +138,14 @@ class WrappedCommand:
             return True
         try:
             await trio.to_thread.run_sync(self._call, event, limiter=self._calling)
-        except Refused as refusal:
-            if refusal.status < 500 and refusal.status != 429:
-                self._over = refusal.status == 409
-                self._say(str(refusal))
-                return True
-            return False
         except ClientError as error:
-            if not self._away:
-                self._say(f"{error}; the command runs all the same")
-            self._away = True
-            return False
-        self._away = False
+            final = isinstance(error, Refused) and error.status < 500 and error.status != 429
+            self._over = isinstance(error, Refused) and error.status == 409
+            if str(error) != self._complaint and not self._over:
+                self._complaint = str(error)
+                self._say(error)
+            return final
+        self._complaint = ""
         return True
 
     def _call(self, event: Mapping[str, Any] | None) -> None:

@@ -19,7 +19,9 @@ from progressd.core.pipeline import Option, Pipeline
 __all__ = ["DEFAULT_FILE", "LogSettings", "Origins", "Pipeline", "Settings", "load"]
 
 DEFAULT_FILE: Final = Path("/etc/progressd/progressd.toml")
-OTHER_VARIABLES: Final = frozenset({"PROGRESSD_URL", "PROGRESSD_JOB_ID", "PROGRESSD_RUNNER", "PROGRESSD_SOCKET"})
+OTHER_VARIABLES: Final = frozenset(
+    f"PROGRESSD_{name}" for name in ("URL", "KEY", "KEY_FILE", "JOB_ID", "RUNNER", "SOCKET")
+)
 LONGEST_SOCKET_PATH: Final = 107  # bytes, unix(7)
 
 Origins = Mapping[str, str]

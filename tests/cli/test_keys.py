@@ -1,0 +1,179 @@
+"""The commands where the daemon asks for a key."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import keys
+import pytest
+from click.testing import CliRunner, Result
+from progressd.auth.keys import new_secret
+from progressd.cli import main
+from progressd.client.watcher import watch
+from progressd.core.messages import StatusChange
+from serving import PATIENCE, served_daemon
+
+CONFIG = """
+[auth]
+required = true
+
+[pipelines.copy]
+command = ["cp", "{input}", "{output}"]
+accept = ["*/*"]
+"""
+ABSENT = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
+GIVE = "give it with PROGRESSD_KEY or --key-file (where it runs, progressd keys add NAME makes one)"
+OTHER = "give another one with PROGRESSD_KEY or --key-file"
+
+
+class Locked(NamedTuple):
+    """A daemon that asks for keys, and its keys."""
+
+    url: str
+    keys_file: Path
+    key: str
+    reader: str
+    brief: str
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
+    state_dir = tmp_path_factory.mktemp("daemon") / "state"
+    keys_file = state_dir / "keys.json"
+    key, reader = keys.add(keys_file, "ops", "read", "write"), keys.add(keys_file, "look", "read")
+    brief = keys.add(keys_file, "brief", "read")
+    with served_daemon(state_dir, config=CONFIG) as daemon:
+        yield Locked(daemon.url, keys_file, key, reader, brief)
+
+
+def run(locked: Locked, *arguments: str, **environ: str) -> Result:
+    """In this process, which saves the start of Python."""
+    return CliRunner().invoke(main, arguments, prog_name="progressd", env={"PROGRESSD_URL": locked.url, **environ})
+
+
+def submitted(locked: Locked) -> str:
+    result = run(locked, "submit", __file__, "--pipeline", "copy", "--watch", PROGRESSD_KEY=locked.key)
+    assert result.exit_code == 0, result.output
+    return result.stdout.split()[0]
+
+
+def test_with_the_key_every_command_does_its_work(locked: Locked) -> None:
+    job_id = submitted(locked)
+    environ = {"PROGRESSD_KEY": locked.key}
+    assert job_id in run(locked, "jobs", **environ).stdout
+    assert "completed" in run(locked, "watch", job_id, **environ).stdout
+    assert run(locked, "delete", job_id, **environ).stdout == f"{job_id} deleted\n"
+    made = httpx.post(f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False)
+    assert run(locked, "emit", "--job", made.json()["id"], "--step", "3", "Three", **environ).exit_code == 0
+    assert run(locked, "cancel", made.json()["id"], **environ).stdout.endswith(" cancelled\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["jobs"],
+        ["watch"],
+        ["watch", ABSENT],
+        ["submit", __file__],
+        ["cancel", ABSENT],
+        ["retry", ABSENT],
+        ["delete", ABSENT],
+        ["emit", "--job", ABSENT, "Copying"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_without_a_key_or_with_a_wrong_one_a_sentence_says_what_to_do(arguments: list[str], locked: Locked) -> None:
+    without = run(locked, *arguments)
+    assert without.exit_code == 1
+    assert f"{locked.url} asks for a key; {GIVE}" in without.stderr
+    secret = new_secret()
+    wrong = run(locked, *arguments, PROGRESSD_KEY=secret)
+    assert wrong.exit_code == 1
+    assert f"there is no such key, or it has been revoked; {OTHER}" in wrong.stderr
+    assert secret not in wrong.output
+
+
+def test_a_key_without_the_scope_says_which_it_takes(locked: Locked) -> None:
+    refused = run(locked, "submit", __file__, "--pipeline", "copy", PROGRESSD_KEY=locked.reader)
+    assert refused.exit_code == 1
+    assert f"this takes the scope write, and this key has read; {OTHER}" in refused.stderr
+
+
+def test_a_key_on_the_command_line_counts_before_one_in_the_environment(locked: Locked, tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right", tmp_path / "wrong"
+    right.write_text(f"{locked.reader}\n")
+    wrong.write_text(f"{new_secret()}\n")
+    good = [
+        run(locked, "jobs", PROGRESSD_KEY_FILE=str(right)),
+        run(locked, "jobs", "--key-file", str(right), PROGRESSD_KEY=new_secret()),
+        run(locked, "jobs", "--key", locked.reader, PROGRESSD_KEY_FILE=str(wrong)),
+        run(locked, "jobs", PROGRESSD_KEY=locked.reader, PROGRESSD_KEY_FILE=str(wrong)),
+    ]
+    assert [result.exit_code for result in good] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("text", ["pgd_a b", "pgd_a\nX-Evil: 1", "pgd_ö"])
+def test_what_is_no_key_is_not_sent_and_not_shown(text: str, locked: Locked) -> None:
+    for result in (run(locked, "jobs", PROGRESSD_KEY=text), run(locked, "watch", PROGRESSD_KEY=text)):
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: the key is none")
+        assert "pgd_" not in result.output
+
+
+def test_a_command_that_is_run_reports_with_the_key_of_its_job(locked: Locked, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(locked.key)
+    script = f"{sys.executable} -m progressd emit --step 7 --total 9 Seven"
+    call = [sys.executable, "-m", "progressd", "run", "--key-file", str(path), "--name", "told", "sh", "-c", script]
+    environ = {**os.environ, "PROGRESSD_URL": locked.url}
+    done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = httpx.get(f"{locked.url}/api/jobs?kind=told", headers=keys.bearer(locked.key), trust_env=False)
+    [job] = answer.json()["jobs"]
+    assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
+
+
+def test_a_command_that_is_run_without_the_key_runs_and_that_is_said_once(locked: Locked) -> None:
+    call = [sys.executable, "-m", "progressd", "run", "sh", "-c", "exit 4"]
+    environ = {**os.environ, "PROGRESSD_URL": locked.url}
+    done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    said = f"progressd: {locked.url} asks for a key; {GIVE}; the command runs all the same\n"
+    assert (done.returncode, done.stderr) == (4, said)
+
+
+def test_the_shell_completes_jobs_with_the_key(locked: Locked, job_id: str) -> None:
+    words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
+    environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.reader, **words}
+    call = [sys.executable, "-m", "progressd"]
+    found = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert found.stdout == f"plain,{job_id}\n"
+
+
+@pytest.fixture
+def job_id(locked: Locked) -> str:
+    return submitted(locked)
+
+
+async def test_a_watcher_in_python_gives_its_key(locked: Locked, job_id: str) -> None:
+    async with watch(locked.url, job_id, key=locked.reader) as messages:
+        got = [message async for message in messages]
+    assert isinstance(got[0], StatusChange)
+
+
+def test_a_watcher_whose_key_is_revoked_is_told_so(locked: Locked) -> None:
+    httpx.post(f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False)
+    call = [sys.executable, "-m", "progressd", "watch"]
+    environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.brief}
+    with subprocess.Popen(call, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() != ""
+        keys.revoke(locked.keys_file, "brief")
+        _, said = watcher.communicate(timeout=PATIENCE)
+    assert (watcher.returncode, said) == (
+        1,
+        f"Error: the key to {locked.url} has expired, or has been revoked; {OTHER}\n",
+    )
