@@ -229,6 +229,9 @@ async def running_daemon(
                 nursery.start_soon(run)
                 with trio.fail_after(PATIENCE):
                     await answers.wait()
+                await eventually(
+                    lambda: daemon.runner._slots.value < daemon.settings.runner.slots
+                )  # it has looked for orphans
                 try:
                     yield running
                 except BaseException:

@@ -38,7 +38,13 @@ def test_what_cannot_change_keeps_its_value(tmp_path: Path) -> None:
     assert (kept.state_dir, kept.server.port, kept.ingest.socket) == (tmp_path, 8080, old.ingest.socket)
     assert kept.server.allowed_origins == ("https://a.example",)
     assert set(changed(old, kept)) == {"limits.max_connections", "server.allowed_origins"}
-    assert set(changed(kept, new)) == {"auth.keys_file", "ingest.socket", "server.port", "state_dir"}
+    assert set(changed(kept, new)) == {
+        "auth.keys_file",
+        "auth.token_secret_file",
+        "ingest.socket",
+        "server.port",
+        "state_dir",
+    }
 
 
 def test_whatever_is_said_not_to_change_is_a_setting() -> None:

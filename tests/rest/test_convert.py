@@ -317,7 +317,7 @@ async def test_a_file_name_is_a_label_and_never_a_path(tmp_path: Path, dispositi
         assert result.content == PDF
         assert "X-Evil" not in result.headers
         files = {"uploads", "jobs", job_id, "input", "output"}
-        assert names_in(tmp_path) == {"state", "lock", "ingest.sock", "children", *files}
+        assert names_in(tmp_path) == {"state", "lock", "ingest.sock", "children", "token-secret", *files}
 
 
 @pytest.mark.parametrize("ending", ["close", "reset", "half-close"])
