@@ -229,7 +229,7 @@ async def test_pings_whose_pongs_nobody_reads_do_not_pile_up(daemon: RunningDaem
 
 def waiting(daemon: RunningDaemon) -> int:
     """Bytes that wait in the daemon for all watchers together."""
-    return daemon.daemon.watchers._budget.used
+    return daemon.daemon.watchers.budget.used
 
 
 async def test_a_client_that_never_reads_is_closed_and_nobody_else_notices(tmp_path: Path) -> None:
