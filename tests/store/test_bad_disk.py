@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 from http_client import FORM_TYPE, client_of, file_part, form
-from progressd.core.errors import StoreFailed, StoreFull
+from progressd.core.errors import SettingsError, StoreFailed, StoreFull
 from progressd.store.base import Change, Filter
+from progressd.store.copying import backup
 from progressd.store.sqlite import SQLiteStore
 from samples import created, job, job_id
 from store.growth import fill
@@ -125,6 +126,19 @@ async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(d
         assert len(await store.unfinished()) == kept + 1
     with closing(SQLiteStore.open(path)) as store:
         assert len(await store.changes(0, MANY, MANY)) == kept + 1
+
+
+def test_a_backup_that_the_disk_has_no_room_for_is_a_sentence_and_leaves_nothing(
+    disk: SmallDisk, tmp_path: Path
+) -> None:
+    fill(tmp_path / "store.db", 500)
+    disk.fill()
+    target = disk.path / "copy.db"
+    with pytest.raises(SettingsError, match=f"cannot write {target}: .*(full|No space left)"):
+        backup(tmp_path / "store.db", target)
+    assert [file.name for file in disk.path.iterdir()] == ["ballast"]
+    disk.make_room()
+    assert backup(tmp_path / "store.db", target) == target.stat().st_size
 
 
 def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:

@@ -139,7 +139,7 @@ def test_a_migration_that_fails_half_way_has_changed_nothing(path: Path, monkeyp
 def test_without_room_for_the_copy_there_is_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(path, 1)
     old_copy(path, 1).mkdir()  # so that the copy cannot take its place
-    assert "cannot open the store" in refused(path)
+    assert f"cannot write {old_copy(path, 1)}: Is a directory" in refused(path)
     old_copy(path, 1).rmdir()
     SQLiteStore.open(path).close()
 

@@ -2,10 +2,11 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from progressd.core.errors import Conflict, SettingsError
+from progressd.store.failures import damaged
 from progressd.store.reading import reading
 
 
@@ -24,26 +25,34 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
     """Copy the database as it is now. `new`: check the copy, and take the place of no file that has come meanwhile.
 
     The copy is a store of its own: who goes on with it gives offsets a second time, and a cursor from before is not to
-    be taken for one of those. Raises sqlite3.Error, OSError, Conflict, SettingsError.
+    be taken for one of those. Raises SettingsError, Conflict, sqlite3.DatabaseError for a damaged database.
     """
     partial = target.with_name(target.name + ".part")
-    partial.unlink(missing_ok=True)  # of a copy that was killed
     try:
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
-            db.backup(copied)
-            copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
-            copied.execute("UPDATE meta SET value = lower(hex(randomblob(4))) WHERE key = 'store_id'")
-            if new:
-                _check(copied)
-        _sync(partial)
+        _write(db, partial, checked=new)
         if new:
             _require_new(target)
         os.replace(partial, target)
         _sync(target.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    except (sqlite3.Error, OSError) as error:
+        if isinstance(error, sqlite3.Error) and damaged(error):
+            raise
+        raise SettingsError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
+    partial.unlink(missing_ok=True)  # of a copy that was killed
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
+        db.backup(copied)
+        copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
+        copied.execute("UPDATE meta SET value = lower(hex(randomblob(4))) WHERE key = 'store_id'")
+        if checked:
+            _check(copied)
+    _sync(partial)
 
 
 def _require_new(target: Path) -> None:
