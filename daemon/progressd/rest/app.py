@@ -8,7 +8,7 @@ from quart import Response, request, send_from_directory
 from werkzeug.exceptions import HTTPException
 
 from progressd.core.errors import NoSpace, ProgressdError
-from progressd.rest import auth, batch, convert, events, health, jobs, metrics, stats, streams
+from progressd.rest import auth, batch, convert, events, health, jobs, metrics, reference, stats, streams
 from progressd.rest.headers import HEADERS
 from progressd.rest.services import RestApp, Services, json_response
 
@@ -25,7 +25,7 @@ def build_app(parts: Services) -> RestApp:
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old modules with new ones
     app.url_map.merge_slashes = False  # its redirect would name the scheme and host that a proxy has hidden
-    for module in (auth, convert, batch, events, streams, jobs, health, stats, metrics):
+    for module in (auth, convert, batch, events, streams, jobs, health, stats, metrics, reference):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", view_func=_page)
     app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})

@@ -6,12 +6,15 @@ from progressd.auth.identity import EVERYBODY, NOBODY
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 from progressd.rest.gate import who_asks
+from progressd.rest.operations import described
+from progressd.rest.replies import WatchToken, WhoAmI
 from progressd.rest.services import json_response, services
 
 blueprint = Blueprint("auth", __name__)
 
 
 @blueprint.get("/api/auth/status")
+@described(WhoAmI)
 async def status() -> Response:
     """The name and rights of the key that came with the request; with a bad one it does not get here."""
     who = who_asks(request.scope)
@@ -26,18 +29,21 @@ async def status() -> Response:
 
 
 @blueprint.post("/api/token")
+@described(WatchToken)
 async def token() -> Response:
     """A token to watch all jobs, as far as whoever asks may."""
     return await _token_for(ALL_JOBS)
 
 
 @blueprint.post("/api/jobs/<job_id>/token")
+@described(WatchToken)
 async def job_token(job_id: str) -> Response:
     """A token to watch one job, and fetch what comes of it."""
     return await _token_for(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.post("/api/batch/<batch_id>/token")
+@described(WatchToken)
 async def batch_token(batch_id: str) -> Response:
     """A token to watch one batch and its jobs."""
     return await _token_for(batch_topic(checked_batch_id(batch_id)))

@@ -15,17 +15,32 @@ from progressd.core.pipeline import Pipeline, shown
 from progressd.files import Files, Upload
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
+from progressd.rest.operations import FORM, described
+from progressd.rest.replies import BatchAccepted, BatchCancelled, BatchJobs
+from progressd.rest.requests import PipelineChoice
 from progressd.rest.services import json_response, services
-from progressd.rest.submission import check_type, options_for, pipeline_asked_for, read_options
-from progressd.rest.views import batch_job_view, batch_view
+from progressd.rest.submission import SUBMISSION, check_type, options_for, pipeline_asked_for, read_options
+from progressd.rest.views import BatchView, batch_job_view, batch_view
 
 FILES_MOST: Final = 100
 FIELDS: Final = ("files[]", "files")
+FILES_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": FILES_MOST},
+        "options": {"type": "string", "contentMediaType": "application/json", "examples": ['{"priority": "high"}']},
+    },
+    "required": ["files"],
+}
+FILES: Final = {FORM: FILES_SCHEMA}
 
 blueprint = Blueprint("batch", __name__, url_prefix="/api/batch")
 
 
 @blueprint.post("")
+@described(
+    BatchAccepted, status=202, errors=SUBMISSION, query=(PipelineChoice,), headers=("Idempotency-Key",), body=FILES
+)
 async def submit() -> Response:
     """Multipart: `files[]` or `files`, repeated, and `options` as JSON text, which may have a `priority`."""
     daemon = services()
@@ -38,19 +53,22 @@ async def submit() -> Response:
 
 
 @blueprint.get("/<batch_id>")
+@described(BatchView)
 async def get_batch(batch_id: str) -> Response:
     """How far a batch is."""
     return json_response(batch_view(await _find(batch_id), services().store.id))
 
 
 @blueprint.get("/<batch_id>/jobs")
+@described(BatchJobs)
 async def jobs_of_batch(batch_id: str) -> Response:
     """The jobs of a batch, as they were handed in."""
     batch = await _find(batch_id)
-    return json_response({"batch_id": batch.id, "jobs": [batch_job_view(job) for job in await _jobs(batch)]})
+    return json_response(BatchJobs(batch.id, [batch_job_view(job) for job in await _jobs(batch)]))
 
 
 @blueprint.delete("/<batch_id>")
+@described(BatchCancelled, errors=(409,))
 async def cancel(batch_id: str) -> Response:
     """Cancel the jobs of a batch that have not finished."""
     daemon = services()
@@ -64,13 +82,7 @@ async def cancel(batch_id: str) -> Response:
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:
         raise Conflict(f"batch {batch.id} is {after.status} already")
-    body = {
-        "batch_id": batch.id,
-        "status": BatchStatus.CANCELLED,
-        "cancelled_jobs": cancelled,
-        "completed_jobs": after.completed,
-    }
-    return json_response(body)
+    return json_response(BatchCancelled(batch.id, BatchStatus.CANCELLED, cancelled, after.completed))
 
 
 class _File(NamedTuple):
@@ -133,13 +145,7 @@ def _priority(given: object) -> Priority:
 
 def _accepted(batch: JobBatch, headers: dict[str, str] | None = None) -> Response:
     """The same answer however often it is asked for."""
-    body = {
-        "batch_id": batch.id,
-        "status": BatchStatus.QUEUED,
-        "job_count": batch.total,
-        "created_at": batch.created_at,
-    }
-    return json_response(body, 202, headers)
+    return json_response(BatchAccepted(batch.id, BatchStatus.QUEUED, batch.total, batch.created_at), 202, headers)
 
 
 async def _find(text: str) -> JobBatch:

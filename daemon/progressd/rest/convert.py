@@ -1,5 +1,7 @@
 """`POST /api/convert`: a file comes in and becomes a job of the runner."""
 
+from typing import Final
+
 import trio
 from quart import Blueprint, Response, request
 
@@ -11,13 +13,27 @@ from progressd.core.status import JobStatus
 from progressd.files import Upload
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
+from progressd.rest.operations import FORM, described
+from progressd.rest.replies import JobAccepted
+from progressd.rest.requests import PipelineChoice
 from progressd.rest.services import json_response, services
-from progressd.rest.submission import check_type, options_for, pipeline_asked_for, read_options
+from progressd.rest.submission import SUBMISSION, check_type, options_for, pipeline_asked_for, read_options
+
+FILE_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "options": {"type": "string", "contentMediaType": "application/json", "examples": ['{"dpi": 300}']},
+    },
+    "required": ["file"],
+}
+FILE: Final = {FORM: FILE_SCHEMA}
 
 blueprint = Blueprint("convert", __name__)
 
 
 @blueprint.post("/api/convert")
+@described(JobAccepted, status=202, errors=SUBMISSION, query=(PipelineChoice,), headers=("Idempotency-Key",), body=FILE)
 async def convert() -> Response:
     """Multipart: `file`, and `options` as JSON text; `?pipeline=NAME` for another than `pdf`."""
     daemon = services()
@@ -63,5 +79,4 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
 
 def _accepted(job: Job, headers: dict[str, str] | None = None) -> Response:
     """The same answer however often it is asked for."""
-    body = {"job_id": job.id, "status": JobStatus.QUEUED, "created_at": job.created_at}
-    return json_response(body, 202, headers)
+    return json_response(JobAccepted(job.id, JobStatus.QUEUED, job.created_at), 202, headers)

@@ -6,27 +6,37 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from progressd.core.errors import TooLarge
-from progressd.core.events import checked_job_id
+from progressd.core.events import ProducerEvent, checked_job_id
 from progressd.producers.intake import take_lines
 from progressd.producers.lines import Answer, LineSplitter, read_event
 from progressd.rest.body import Pieces, whole_body
+from progressd.rest.operations import JSON, LINES, described
 from progressd.rest.services import json_response, services
 
 STREAM_MOST: Final = 64 * 1024 * 1024  # bytes of lines in one request
 ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of the answers to them, which are held until its end
 
 _encode_lines = msgspec.json.Encoder().encode_lines
+TEXT: Final = {"type": "string", "description": "One JSON object a line."}
+REPORTS: Final = {JSON: ProducerEvent, LINES: TEXT}
+TAKEN: Final = {200: {JSON: Answer, LINES: TEXT}}
 
 blueprint = Blueprint("events", __name__)
 
 
 @blueprint.post("/api/events")
+@described(
+    also={200: {JSON: Answer, LINES: TEXT}}, errors=(404, 408, 409, 413), body={JSON: ProducerEvent, LINES: TEXT}
+)
 async def any_job() -> Response:
     """Events of any jobs."""
     return await _take(None)
 
 
 @blueprint.post("/api/jobs/<job_id>/events")
+@described(
+    also={200: {JSON: Answer, LINES: TEXT}}, errors=(404, 408, 409, 413), body={JSON: ProducerEvent, LINES: TEXT}
+)
 async def one_job(job_id: str) -> Response:
     """Events of one job, which need not name it."""
     return await _take(checked_job_id(job_id))

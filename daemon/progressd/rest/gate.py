@@ -16,7 +16,7 @@ from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.headers import HEADERS, header
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status"})
+PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status", "/api/docs", "/api/openapi.json"})
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
 OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
 OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")

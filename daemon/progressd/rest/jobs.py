@@ -4,11 +4,10 @@ import mimetypes
 import uuid
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import trio
-from msgspec import Meta
 from quart import Blueprint, Response, request, send_file
 
 from progressd.core.decoding import decoded
@@ -18,62 +17,42 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.rest.body import whole_body
 from progressd.rest.file_body import FileBody, attachment
+from progressd.rest.operations import JSON, described
+from progressd.rest.replies import JobPage, Retried
+from progressd.rest.requests import Deletion, NewJob, Paging, Waiting
 from progressd.rest.services import converted, json_response, services
 from progressd.rest.streams import changed_job
-from progressd.rest.views import job_view
+from progressd.rest.views import JobView, job_view
 from progressd.store.base import Filter
 
 WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
 FINISHED: Final = frozenset(status for status in JobStatus if status.finished)
+FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
-
-
-class NewJob(Registration, frozen=True):
-    """The body of `POST /api/jobs`."""
-
-    id: str | None = None
 
 
 _decode_new = msgspec.json.Decoder(NewJob).decode
 
 
-class Paging(msgspec.Struct, frozen=True):
-    """The query of a list; a larger limit than 1000 is taken for 1000."""
-
-    limit: Annotated[int, Meta(ge=1)] = 50
-    offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
-    status: JobStatus | None = None
-    kind: str | None = None
-    label: Annotated[str, Meta(pattern="^[^=]+=")] | None = None
-
-
-class Waiting(msgspec.Struct, frozen=True):
-    """The query of a single job: wait, but at most so many seconds, until it is newer than the cursor `since`."""
-
-    since: str | None = None
-    wait: Annotated[float, Meta(ge=0)] = 0
-
-
-class Deletion(msgspec.Struct, frozen=True):
-    """The query of a deletion: without `purge` it is a cancellation."""
-
-    purge: bool = False
-
-
 @blueprint.get("")
+@described(JobPage, query=(Paging,))
 async def list_jobs() -> Response:
     """All jobs, newest first."""
     return await _page(None)
 
 
 @blueprint.get("/history")
+@described(JobPage, query=(Paging,))
 async def history() -> Response:
     """The finished jobs, newest first."""
     return await _page(FINISHED)
 
 
 @blueprint.post("")
+@described(
+    JobView, status=201, also={200: {JSON: JobView}}, errors=(408, 413), body={JSON: NewJob}, body_required=False
+)
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
@@ -86,6 +65,7 @@ async def register() -> Response:
 
 
 @blueprint.get("/<job_id>")
+@described(JobView, also={304: {}}, query=(Waiting,), headers=("If-None-Match",))
 async def get_job(job_id: str) -> Response:
     """One job; with `since` and `wait` once it has changed, or as it is after so many seconds."""
     job = await _find(job_id)
@@ -101,6 +81,7 @@ async def get_job(job_id: str) -> Response:
 
 
 @blueprint.delete("/<job_id>")
+@described(JobView, errors=(409,), query=(Deletion,))
 async def cancel(job_id: str) -> Response:
     """Cancel a job that has not finished; with `purge`, delete one that has, and its files."""
     job = await _find(job_id)
@@ -124,6 +105,7 @@ async def _purge(job: Job) -> Response:
 
 
 @blueprint.post("/<job_id>/retry")
+@described(Retried, errors=(409, 507))
 async def retry(job_id: str) -> Response:
     """A new job over the same input and options."""
     daemon = services()
@@ -141,10 +123,11 @@ async def retry(job_id: str) -> Response:
     async with daemon.files.copied_input(job.id, again):
         with trio.CancelScope(shield=True):  # as for a first try
             new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline))
-    return json_response({"job_id": new.id, "status": new.status, "message": f"trying job {job.id} again"})
+    return json_response(Retried(new.id, new.status, f"trying job {job.id} again"))
 
 
 @blueprint.get("/<job_id>/download")
+@described(also={200: FILE, 206: FILE, 304: {}}, errors=(409, 416), headers=("Range", "If-None-Match"))
 async def download(job_id: str) -> Response:
     """The result."""
     daemon = services()
@@ -194,4 +177,4 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     which = Filter(statuses, paging.kind, ((key, value),) if key else ())
     stored, total = await daemon.store.list_jobs(which, limit, paging.offset)
     jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id) for job in stored]
-    return json_response({"jobs": jobs, "total": total, "limit": limit, "offset": paging.offset})
+    return json_response(JobPage(jobs, total, limit, paging.offset))

@@ -1,16 +1,22 @@
 """`GET /api/metrics`: what the daemon does, as text for Prometheus."""
 
+from typing import Final
+
 from prometheus_client.exposition import choose_encoder
 from quart import Blueprint, Response, request
 
 from progressd.core.errors import OutOfScope
 from progressd.rest.gate import who_asks
+from progressd.rest.operations import described
 from progressd.rest.services import services
+
+TEXT: Final = {"type": "string"}
 
 blueprint = Blueprint("metrics", __name__)
 
 
 @blueprint.get("/api/metrics")
+@described(also={200: {"text/plain": TEXT, "application/openmetrics-text": TEXT}})
 async def metrics() -> Response:
     """In the format that the client asks for, and without that in Prometheus' own."""
     if who_asks(request.scope).bound:

@@ -12,6 +12,8 @@ from progressd import __version__
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.rest.gate import who_asks
+from progressd.rest.operations import described
+from progressd.rest.replies import BatchNumbers, JobNumbers, Numbers, ServerNumbers, SystemNumbers
 from progressd.rest.services import json_response, services
 from progressd.store.base import Filter
 
@@ -21,30 +23,29 @@ blueprint = Blueprint("stats", __name__, url_prefix="/api/stats")
 
 
 @blueprint.get("")
+@described(Numbers)
 async def stats() -> Response:
     """All of it."""
     gauges = services().gauges
-    server = {
-        "version": __version__,
-        "uptime_seconds": round(gauges.uptime, 3),
-        "started_at": datetime.fromtimestamp(gauges.started_at, UTC),
-    }
-    return json_response({"server": server, "jobs": await _jobs(), "batches": await _batches(), "system": _system()})
+    server = ServerNumbers(__version__, round(gauges.uptime, 3), datetime.fromtimestamp(gauges.started_at, UTC))
+    return json_response(Numbers(server, await _jobs(), await _batches(), _system()))
 
 
 @blueprint.get("/jobs")
+@described(JobNumbers)
 async def job_stats() -> Response:
     """The jobs."""
     return json_response(await _jobs())
 
 
 @blueprint.get("/system")
+@described(SystemNumbers)
 async def system_stats() -> Response:
     """The process."""
     return json_response(_system())
 
 
-async def _jobs() -> dict[str, object]:
+async def _jobs() -> JobNumbers:
     """The jobs there are; and how long those took that completed since the start, and how many pages they had."""
     daemon = services()
     counts = await daemon.store.counts()
@@ -54,19 +55,19 @@ async def _jobs() -> dict[str, object]:
         mean, pages = sum(took) / len(took) if took else 0.0, sum(job.page_count or 0 for job in newest)
     else:
         mean, pages = daemon.ingest.tally.mean_processing_seconds, daemon.ingest.tally.pages
-    return {
-        "total_jobs": sum(counts.values()),
-        "completed_jobs": counts[JobStatus.COMPLETED],
-        "failed_jobs": counts[JobStatus.FAILED],
-        "cancelled_jobs": counts[JobStatus.CANCELLED],
-        "active_jobs": counts[JobStatus.PROCESSING],
-        "queued_jobs": counts[JobStatus.QUEUED],
-        "avg_processing_time": round(mean, 3),
-        "total_pages_processed": pages,
-    }
+    return JobNumbers(
+        total_jobs=sum(counts.values()),
+        completed_jobs=counts[JobStatus.COMPLETED],
+        failed_jobs=counts[JobStatus.FAILED],
+        cancelled_jobs=counts[JobStatus.CANCELLED],
+        active_jobs=counts[JobStatus.PROCESSING],
+        queued_jobs=counts[JobStatus.QUEUED],
+        avg_processing_time=round(mean, 3),
+        total_pages_processed=pages,
+    )
 
 
-async def _batches() -> dict[str, int]:
+async def _batches() -> BatchNumbers:
     daemon = services()
     if who_asks(request.scope).bound:
         ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
@@ -74,11 +75,11 @@ async def _batches() -> dict[str, int]:
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
         counts = Counter(await daemon.store.batch_counts())
-    return {
-        "total": counts.total(),
-        "completed": sum(count for status, count in counts.items() if status.finished),
-        "processing": sum(count for status, count in counts.items() if not status.finished),
-    }
+    return BatchNumbers(
+        total=counts.total(),
+        completed=sum(count for status, count in counts.items() if status.finished),
+        processing=sum(count for status, count in counts.items() if not status.finished),
+    )
 
 
 async def _newest() -> list[Job]:
@@ -87,11 +88,11 @@ async def _newest() -> list[Job]:
     return jobs
 
 
-def _system() -> dict[str, object]:
+def _system() -> SystemNumbers:
     gauges = services().gauges
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {
-        "memory_used_mb": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
-        "worker_count": gauges.workers,
-        "websocket_connections": len(gauges.watchers),
-    }
+    return SystemNumbers(
+        memory_used_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
+        worker_count=gauges.workers,
+        websocket_connections=len(gauges.watchers),
+    )

@@ -21,8 +21,9 @@ from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, Resync, batch_topic, job_topic
+from progressd.rest.operations import EVENTS, described
 from progressd.rest.services import Services, services
-from progressd.ws.handshake import Wish, wish_for
+from progressd.ws.handshake import Asked, Wish, wish_for
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -37,18 +38,21 @@ blueprint = Blueprint("streams", __name__)
 
 
 @blueprint.get("/api/events")
+@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(Asked,), headers=("Last-Event-ID",))
 async def all_events() -> Response:
     """The events of every job."""
     return await _stream(ALL_JOBS)
 
 
 @blueprint.get("/api/jobs/<job_id>/events")
+@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(Asked,), headers=("Last-Event-ID",))
 async def job_events(job_id: str) -> Response:
     """The events of one job, until its end."""
     return await _stream(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.get("/api/batch/<batch_id>/events")
+@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(Asked,), headers=("Last-Event-ID",))
 async def batch_events(batch_id: str) -> Response:
     """The events of one batch and its jobs, until its end."""
     return await _stream(batch_topic(checked_batch_id(batch_id)))

@@ -15,6 +15,7 @@ from progressd.core.pipeline import Pipeline
 from progressd.rest.services import services
 
 SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
+SUBMISSION: Final = (408, 409, 413, 415, 422, 507)  # how a submission may be refused
 
 _decode_options = msgspec.json.Decoder(dict[str, object]).decode
 

@@ -21,22 +21,22 @@ class JobView(Struct, frozen=True, kw_only=True):
     job_id: str
     status: JobStatus
     kind: str
-    pipeline: str | UnsetType  # of a job that the daemon runs
+    pipeline: str | UnsetType = UNSET  # of a job that the daemon runs
     options: dict[str, object]
     progress: ProgressData
-    input_filename: str | UnsetType
-    output_path: str | UnsetType
+    input_filename: str | UnsetType = UNSET
+    output_path: str | UnsetType = UNSET
     created_at: datetime
-    started_at: datetime | UnsetType
-    completed_at: datetime | UnsetType
-    error: str | UnsetType
-    page_count: int | UnsetType
-    elapsed_seconds: float | UnsetType
+    started_at: datetime | UnsetType = UNSET
+    completed_at: datetime | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    page_count: int | UnsetType = UNSET
+    elapsed_seconds: float | UnsetType = UNSET
     attempt: int
-    lease_seconds: float | UnsetType
+    lease_seconds: float | UnsetType = UNSET
     labels: dict[str, str]
-    batch_id: str | UnsetType
-    priority: Priority | UnsetType  # of a job of a batch
+    batch_id: str | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET  # of a job of a batch
     cursor: str
 
 
@@ -75,9 +75,9 @@ class BatchView(Struct, frozen=True, kw_only=True):
     priority: Priority
     progress: BatchProgressData
     created_at: datetime
-    started_at: datetime | UnsetType
-    completed_at: datetime | UnsetType
-    estimated_completion: datetime | UnsetType
+    started_at: datetime | UnsetType = UNSET
+    completed_at: datetime | UnsetType = UNSET
+    estimated_completion: datetime | UnsetType = UNSET
     cursor: str
 
 
@@ -109,7 +109,7 @@ class BatchJobView(Struct, frozen=True, kw_only=True):
     job_id: str
     filename: str
     status: JobStatus
-    download_url: str | UnsetType
+    download_url: str | UnsetType = UNSET
     progress: BatchJobProgress
 
 
