@@ -29,6 +29,8 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/health/live"): ("", ""),
     ("GET", "/api/health/ready"): ("", ""),
     ("GET", "/api/auth/status"): ("", ""),
+    ("GET", "/api/docs"): ("", ""),
+    ("GET", "/api/openapi.json"): ("", ""),
     ("GET", "/api/jobs"): ("read", "seen"),
     ("GET", "/api/jobs/history"): ("read", "seen"),
     ("GET", "/api/events"): ("read", "seen"),
