@@ -21,6 +21,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 from daemon import completed, failed, progress, registered, status_change
 
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
+NOTICES = ("server_shutdown", "server_status")  # of the daemon, and no part of the stream
 STORIES = 5  # that one producer tells at a time
 
 
@@ -90,7 +91,8 @@ class Clients:
         if len(story.ends) > 1 and "comes too late" in error:
             story.answered = story.last
             return
-        excused = (self.draining and "stopping" in error) or (self.failing and "does not take it" in error)
+        assert "damaged" not in error, f"job {story.id}, event {position}: {error}"
+        excused = (self.draining and "stopping" in error) or (self.failing and "store" in error)
         assert excused or (self.failing and "no job" in error), f"job {story.id}, event {position}: {error}"
 
     def excuses(self, answer: httpx.Response) -> bool:
@@ -182,7 +184,7 @@ class Clients:
             return
 
     async def messages(self, target: str) -> AsyncGenerator[Mapping[str, Any]]:
-        """What a watcher is sent, until the connection ends however it ends; to be closed by its user."""
+        """What a watcher is sent of jobs, until the connection ends however it ends; to be closed by its user."""
         frames, text = FrameProtocol(client=True, extensions=[]), ""
         try:
             host, port = self.address.split(":")
@@ -194,8 +196,9 @@ class Clients:
                         if frame.opcode is Opcode.TEXT:
                             text += str(frame.payload)
                             if frame.message_finished:
-                                yield json.loads(text)
-                                text = ""
+                                message, text = json.loads(text), ""
+                                if message["type"] not in NOTICES:
+                                    yield message
                     chunk = await stream.receive_some()
                     if not chunk:
                         return
@@ -228,8 +231,6 @@ class Returner:
         last = 0
         async with aclosing(clients.messages(target)) as messages:
             async for message in messages:
-                if message["type"] == "server_shutdown":
-                    continue
                 assert message["type"] != "resync", f"the cursor {self.cursor} was not known"
                 offset = clients.ledger.saw(message)
                 assert offset > last, f"{offset} came after {last}"
