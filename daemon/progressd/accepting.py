@@ -1,7 +1,6 @@
 """Accepting connections on a listening socket, also when descriptors run short."""
 
 import errno
-import math
 import select
 import socket
 from collections.abc import Callable
@@ -23,12 +22,7 @@ CAME_TO_NOTHING: Final = {  # what befell a connection before it was accepted, a
     errno.EPROTO,
 }
 PAUSE: Final = 0.1  # seconds until the next try when they have run out
-# Connections in one turn of the event loop: one for every 2 ms that the turn before it took, within these bounds. A
-# handshake takes 0.35 ms, and a message about six turns to its watchers: so while many connect, a daemon with little to
-# do stays quick for those who are there, and one with long turns still lets newcomers in.
-AT_LEAST: Final = 4
-AT_MOST: Final = 32
-
+AT_ONCE: Final = 16  # connections in one turn of the event loop, 1 ms; with 1 a busy daemon lets newcomers wait
 
 log = structlog.get_logger(__name__)
 
@@ -66,18 +60,16 @@ async def accept_forever(listening: socket.socket, accepted: Callable[[socket.so
     The address of a Unix socket is "unix". `listening` stays open.
     """
     short = False
-    began = math.inf  # of the turn before, as far as somebody still waited at its end
     while True:
         await trio.lowlevel.wait_readable(listening)
-        before, began = began, trio.current_time()
         try:
-            for _ in range(int(max(AT_LEAST, min(500 * (began - before), AT_MOST)))):
+            for _ in range(AT_ONCE):
                 sock, address = listening.accept()
                 sock.setblocking(False)
                 short = False
                 accepted(sock, str(address[0]) if isinstance(address, tuple) else "unix")
         except BlockingIOError:
-            began = math.inf
+            continue
         except OSError as error:
             if error.errno in CAME_TO_NOTHING:
                 continue

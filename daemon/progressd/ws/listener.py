@@ -18,6 +18,7 @@ from wsproto.utilities import ProtocolError
 from progressd.accepting import accept_forever
 from progressd.config.settings import Limits
 from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, Ledger
+from progressd.ws.turnstile import Turnstile
 
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
 RECEIVE_MOST: Final = 65536
@@ -164,6 +165,7 @@ class Listener:
         self._http = http
         self._connections = connections
         self._limits = limits
+        self._turnstile = Turnstile()  # for handshakes
         self._heads: set[trio.CancelScope] = set()  # one for each connection whose first request is still to come
 
     def use(self, limits: Limits) -> None:
@@ -211,4 +213,6 @@ class Listener:
             connection.fate = SILENT if trio.current_time() >= head.deadline else ABANDONED
             return False
         connection.fate = SERVED
+        if connection.unread.startswith(PREFIX):
+            await self._turnstile.pass_through()
         return connection.wants_websocket() or await self._http.serve(connection)
