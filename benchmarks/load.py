@@ -91,6 +91,9 @@ def _derived(raw: Figures, load: Mapping[str, int]) -> Mapping[str, float]:
     if raw["deliveries"]:
         figures["cpu_us"] = cpu / raw["deliveries"]
         figures["frame_bytes"] = raw["bytes"] / raw["deliveries"]
+    if raw["reads"]:
+        figures["reads_s"] = raw["reads"] / seconds
+        figures["read_us"] = cpu / raw["reads"]
     if idle := load.get("idle", 0):
         figures["connection_kib"] = raw["idle_memory_bytes"] / idle / 1024
         figures["handshake_ms"] = raw["idle_cpu_us"] / idle / 1000
@@ -106,6 +109,7 @@ RENAMED: Final = {
     "usual_p50_ms": "p50_ms",
     "usual_p99_ms": "p99_ms",
     "usual_max_ms": "max_ms",
+    "read_p99_ms": "read_p99_ms",
     "crowd_let_in_ms": "let_in_ms",
     "crowd_served_ms": "served_ms",
 }

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 ALL: Final = ("progressd", "nchan", "websockets", "starlette", "ws", "trio-websocket")
+READS, UNCHANGED = "reads, as fast as they are answered", "304s, as fast as they are answered"
+WATCHED: Final = "watchers, nobody reads"
 PUSH: Final = ("cpu_us", "deliveries_s", "p50_ms", "p99_ms", "max_ms", "server_busy", "client_busy")
 
 
@@ -114,6 +116,21 @@ SCENARIOS: Final = {
             {"watchers": 10, "rate": 0},
             figures=("events_s", "event_us", "deliveries_s", "growth_mib", "server_busy", "client_busy"),
             ratio="events_s",
+        ),
+        Scenario(
+            "polling",
+            "20 connections that read a job over and over, alone or beside 500 watchers of 100 events/s",
+            {"watchers": 1, "rate": 1, "polls": 20, "idle_jobs": 1},
+            figures=("reads_s", "read_us", "read_p99_ms", "p50_ms", "p99_ms", "server_busy"),
+            ratio="reads_s",
+            servers=("progressd",),
+            variants=(
+                Variant(READS),
+                Variant(UNCHANGED, {"unchanged": 1}),
+                Variant(WATCHED, {"watchers": 500, "rate": 100, "polls": 0}),
+                Variant("both: 3,000 reads/s", {"watchers": 500, "rate": 100, "poll_rate": 3000}),
+                Variant("both: 3,000 304s/s", {"watchers": 500, "rate": 100, "poll_rate": 3000, "unchanged": 1}),
+            ),
         ),
         Scenario(
             "slow-watchers",

@@ -32,6 +32,9 @@ COLUMNS: Final = {
     "let_in_ms": Column("all let in, ms", ".0f"),
     "served_ms": Column("and greeted, ms", ".0f"),
     "crowd_p99_ms": Column("p99 of the others meanwhile, ms", ".1f"),
+    "reads_s": Column("reads/s", ",.0f"),
+    "read_us": Column("CPU per read, all else included, µs", ".0f"),
+    "read_p99_ms": Column("p99 of reads, ms", ".1f"),
     "growth_mib": Column("memory growth, MiB", ".1f"),
 }
 

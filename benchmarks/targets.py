@@ -5,6 +5,7 @@ from statistics import median
 from typing import Final, NamedTuple
 
 from benchmarks.load import Sample
+from benchmarks.scenarios import READS, UNCHANGED, WATCHED
 
 ALONE, IDLE, FINISHED = "alone", "10,000 idle watchers of other jobs", "1,000,000 finished jobs in the store"
 
@@ -74,6 +75,18 @@ TARGETS: Final = (
     ),
     Target("one-producer", "events a second", "events_s", least=50_000),
     Target("one-producer", "growth of memory in the steady phase", "growth_mib", most=1, unit="MiB"),
+    Target("polling", "CPU of a read: for 3,000 a second on one core", "read_us", most=333, variant=READS, unit="µs"),
+    Target(
+        "polling", "CPU of a 304: for 5,000 a second on one core", "read_us", most=200, variant=UNCHANGED, unit="µs"
+    ),
+    Target(
+        "polling",
+        "p99 of 500 watchers beside 3,000 reads/s ÷ alone",
+        "p99_ms",
+        most=2,
+        variant="both: 3,000 reads/s",
+        over_variant=WATCHED,
+    ),
     Target(
         "slow-watchers", "p99 of the others with ÷ without", "p99_ms", most=1.5, variant="with", over_variant="without"
     ),

@@ -25,7 +25,7 @@ enum {
     JOBS_MOST = 10000
 };
 
-enum role { WATCHER, IDLE, CROWD, STALLED, SLOW, PRODUCER, ROLES };
+enum role { WATCHER, IDLE, CROWD, STALLED, SLOW, PRODUCER, POLLER, ROLES };
 
 struct connection {
     int fd, job, close_code; /* fd: -1 once it is closed */
@@ -34,15 +34,16 @@ struct connection {
     char *held; /* the start of a frame; of a producer: what the socket did not take */
     size_t held_size;
     uint64_t *newest; /* of a slow watcher: the time of the newest progress it has, by job */
+    uint64_t since; /* of a poller: when it asked */
     long messages, ends;
 };
 
 static int epoll_fd;
 static struct connection *producers[JOBS_MOST], *slow_ones[64];
-static long started, slow_count, opened[ROLES], greeted[ROLES], events, deliveries, lost, errors;
+static long started, slow_count, opened[ROLES], greeted[ROLES], events, deliveries, reads, lost, errors;
 static uint64_t next_due, newest_of_job[JOBS_MOST], bytes;
 static bool producing, measuring, crowding;
-static struct latencies usual, meanwhile; /* meanwhile: while the crowd connects */
+static struct latencies usual, meanwhile, polled; /* meanwhile: while the crowd connects */
 static char buffer[BUFFER];
 
 static struct connection *add(enum role role, int fd, int job, uint32_t what)

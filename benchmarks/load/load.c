@@ -9,6 +9,7 @@
  * are bounded in time, and all addresses are loopback ones.
  */
 #define _GNU_SOURCE
+#include "pollers.h"
 #include "producers.h"
 #include "watchers.h"
 
@@ -32,6 +33,9 @@ static void turn(uint64_t deadline)
     }
     if (slow_count && next_read < deadline)
         deadline = next_read;
+    uint64_t next_read_due = poll_all(now_ns());
+    if (next_read_due < deadline)
+        deadline = next_read_due;
     now = now_ns();
     uint64_t rest = deadline > now ? deadline - now : 0;
     int count = epoll_pwait2(epoll_fd, ready, READY, &(struct timespec){rest / SECOND, rest % SECOND}, 0);
@@ -39,6 +43,8 @@ static void turn(uint64_t deadline)
         struct connection *one = ready[i].data.ptr;
         if (one->role == PRODUCER)
             serve_producer(one, ready[i].events);
+        else if (one->role == POLLER)
+            serve_poller(one);
         else if (!one->asked)
             ask(one);
         else if (one->fd >= 0)
@@ -103,6 +109,7 @@ static void measure(void)
     report("events", events);
     report("deliveries", deliveries);
     report("bytes", bytes);
+    report("reads", reads);
 }
 
 /* Complete every job, and let the slow ones read: do they get every end, and the newest progress before it? */
@@ -147,6 +154,7 @@ int main(int count, char **arguments)
     connect_all(SLOW, options.slow, 0, options.jobs);
     for (int job = 0; job < options.jobs; job++)
         start_producer(job);
+    start_polling();
     producing = true;
     next_due = now_ns();
     run_until(now_ns() + options.warmup_ms * MILLISECOND);
@@ -159,6 +167,7 @@ int main(int count, char **arguments)
         report_slow(slow_ones[i]);
     report_latencies("usual", &usual);
     report_latencies("crowd", &meanwhile);
+    report_latencies("read", &polled);
     report("lost", lost);
     report("errors", errors);
     return 0;

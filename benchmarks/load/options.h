@@ -13,6 +13,8 @@
     X(http)                     /* 1: events are POSTed to `publish`, else written to the Unix socket `producer` */ \
     X(snapshot)                 /* 1: the server greets a watcher with a message */ \
     X(finish)                   /* 1: complete the jobs in the end, and see what the slow ones get */ \
+    X(polls) X(poll_rate)       /* connections that read a job; reads a second, 0: as fast as they are answered */ \
+    X(unchanged)                /* 1: they know the job already, and are answered 304 */ \
     X(warmup_ms) X(steady_ms)
 #define TEXTS(X) X(producer) X(watch) X(publish) X(servers)
 
