@@ -133,6 +133,7 @@ class Daemon:
             gauges=self.gauges,
         )
         self.gate = Gate(build_app(self.services), settings, self.admission)
+        self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
         self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers))
 

@@ -31,6 +31,7 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/auth/status"): ("", ""),
     ("GET", "/api/docs"): ("", ""),
     ("GET", "/api/openapi.json"): ("", ""),
+    ("GET", "/api/rate-limit/status"): ("", ""),
     ("GET", "/api/jobs"): ("read", "seen"),
     ("GET", "/api/jobs/history"): ("read", "seen"),
     ("GET", "/api/events"): ("read", "seen"),

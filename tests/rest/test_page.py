@@ -23,7 +23,7 @@ async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
 
 async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     policy = (await client.get("/")).headers["Content-Security-Policy"]
-    assert "default-src 'self'" in policy
+    assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy
 

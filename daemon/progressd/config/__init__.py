@@ -1,6 +1,7 @@
 """The settings in force: read from flags, environment and file into one frozen object, or refused with a sentence."""
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from progressd.config.declaration import Setting, declared
-from progressd.config.settings import BUILT_IN, LogSettings, Settings
+from progressd.config.settings import BUILT_IN, NETWORKS, LogSettings, Settings
 from progressd.core.errors import SettingsError
 from progressd.core.pipeline import Option, Pipeline
 
@@ -205,6 +206,14 @@ def _check(settings: Settings, origins: Origins) -> None:
             f"expected more than limits.heartbeat_interval, {limits.heartbeat_interval:g} s, "
             "or watchers are cut off before they were asked for a sign of life"
         )
+    for key, value in (
+        ("server.trusted_proxies", settings.server.trusted_proxies),
+        ("limits.unlimited", settings.limits.unlimited),
+    ):
+        try:
+            list(map(ipaddress.ip_network, value))
+        except ValueError as error:
+            raise SettingsError(f"{key}, from {origins[key]}: {error}; expected {NETWORKS}") from None
     if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
         raise SettingsError(
             f"ingest.socket = {socket}, from {origins['ingest.socket']}: expected a path of at most "

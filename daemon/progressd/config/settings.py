@@ -26,6 +26,10 @@ def _count(description: str) -> Meta:
     return Meta(ge=1, description=description)
 
 
+Networks = tuple[Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+(/[0-9]{1,3})?$")], ...]
+NETWORKS: Final = 'a list of addresses or networks, such as "10.0.0.0/8"'
+
+
 class Server(Struct, frozen=True, kw_only=True):
     """Where the daemon listens."""
 
@@ -56,6 +60,13 @@ class Server(Struct, frozen=True, kw_only=True):
             extra={"expected": 'a list of host names without a port, such as "progress.example.org"'},
         ),
     ] = ()
+    trusted_proxies: Annotated[
+        Networks,
+        Meta(
+            description="Proxies whose `Forwarded` or `X-Forwarded-For` tells the address of the client.",
+            extra={"expected": NETWORKS},
+        ),
+    ] = ()
     insecure: Annotated[
         bool,
         Meta(
@@ -84,6 +95,19 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 64 << 20
     max_handshakes: Annotated[int, _count("Connections at a time that have not sent the head of a request yet.")] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
+    max_uploads: Annotated[int, _count("Requests at a time that bring files.")] = 32
+    min_free_bytes: Annotated[
+        int, _bytes("What has to stay free on the disk: files that would need it are refused with 507.", 0)
+    ] = 64 << 20
+    rate_limit_per_minute: Annotated[int, _count("Requests a minute of one key, or of one address without a key.")] = 60
+    rate_limit_burst: Annotated[int, _count("How many of them may come at once.")] = 10
+    unlimited: Annotated[
+        Networks,
+        Meta(
+            description="Addresses that may send as many requests as they like.",
+            extra={"expected": NETWORKS},
+        ),
+    ] = ("127.0.0.0/8", "::1")
 
 
 class StoreSettings(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ ProgressdError
 │   ├── Stopping 503        the daemon is about to end
 │   ├── TooManyConnections 503
 │   └── TooManyOfAddress 503
+│   ├── RateLimited 429     this client asks too often
+│   └── TooManyUploads 503
 ├── NoSpace 507             no room on the disk for what was sent
 ├── SlowConsumer            an in-process reader has missed messages
 ├── InstallationFailed      something on this machine is not as it has to be
@@ -155,6 +157,19 @@ class TooManyConnections(Unavailable):
 
 class TooManyOfAddress(Unavailable):
     """There is no room for one more from this address."""
+
+
+class RateLimited(Unavailable):
+    """The client asks too often."""
+
+    status = 429
+
+    def body(self) -> dict[str, object]:
+        return {"error": "rate_limit_exceeded", "message": str(self), "retry_after": self.retry_after}
+
+
+class TooManyUploads(Unavailable):
+    """As many files as may come at a time are coming in."""
 
 
 class NoSpace(ProgressdError):

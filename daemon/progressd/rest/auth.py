@@ -1,5 +1,9 @@
 """Who am I, to the daemon? And tokens for those who look on from a browser."""
 
+import math
+import time
+from datetime import UTC, datetime
+
 from quart import Blueprint, Response, request
 
 from progressd.auth.identity import EVERYBODY, NOBODY
@@ -7,7 +11,7 @@ from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 from progressd.rest.gate import who_asks
 from progressd.rest.operations import described
-from progressd.rest.replies import WatchToken, WhoAmI
+from progressd.rest.replies import RateLimitStatus, WatchToken, WhoAmI
 from progressd.rest.services import json_response, services
 
 blueprint = Blueprint("auth", __name__)
@@ -26,6 +30,16 @@ async def status() -> Response:
     if who.labels:
         body["labels"] = who.labels
     return json_response({**body, "expires_at": who.expires_at})
+
+
+@blueprint.get("/api/rate-limit/status")
+@described(RateLimitStatus)
+async def rate_limit() -> Response:
+    """How often whoever asks may still do so."""
+    gate = services().gate
+    limited, left = gate.limits(request.scope), gate.standing(request.scope)
+    full_at = datetime.fromtimestamp(math.ceil(time.time() + left.reset_in), UTC)
+    return json_response(RateLimitStatus(limited, left.per_minute, left.burst, left.remaining, full_at))
 
 
 @blueprint.post("/api/token")

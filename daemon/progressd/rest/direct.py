@@ -41,6 +41,8 @@ class DirectReads:
             return None
         asked = {"method": "GET", "path": target.decode(), "query_string": b""}
         scope = {"type": "http", **asked, "headers": headers, "client": client}
+        if self._gate.limits(scope):
+            return None
         try:
             who = self._gate.admit(cast("HTTPScope", cast(Any, scope)))
         except ProgressdError:

@@ -22,6 +22,7 @@ from progressd.rest.replies import (
     JobPage,
     Numbers,
     PipelineDefaults,
+    RateLimitStatus,
     Retried,
     ServerNumbers,
     State,
@@ -90,6 +91,7 @@ EXAMPLES: Final[Mapping[Any, object]] = {
     Numbers: Numbers(ServerNumbers("0.1.0", 86431.204, CREATED), _jobs, BatchNumbers(9, 8, 1), _system),
     JobNumbers: _jobs,
     SystemNumbers: _system,
+    RateLimitStatus: RateLimitStatus(True, 60, 10, 9, datetime(2026, 11, 25, 18, 0, 1, tzinfo=UTC)),
     WhoAmI: WhoAmI(True, key_name="scanner", scopes=["read", "write"], expires_at=None),
     WatchToken: WatchToken("eyJhbGciOiJIUzI1NiIs…", f"job:{ID}", CREATED + timedelta(minutes=15)),
 }

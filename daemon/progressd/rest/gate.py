@@ -1,25 +1,43 @@
 """The gate before the application: every request over HTTP passes it, or is refused with a JSON body."""
 
-from collections.abc import Mapping
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import trio
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from hypercorn.typing import Scope as AnyScope
 
+from progressd.auth.addresses import client_address, networks, within
 from progressd.auth.admission import Admission
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
+from progressd.auth.limits import RateLimits, Standing
 from progressd.config import Settings
-from progressd.core.errors import OutOfScope, ProgressdError
+from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, TooManyUploads, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.headers import HEADERS, header
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-PUBLIC: Final = frozenset({"/", "/favicon.ico", "/api/health", "/api/auth/status", "/api/docs", "/api/openapi.json"})
+PUBLIC: Final = frozenset(
+    {
+        "/",
+        "/favicon.ico",
+        "/api/auth/status",
+        "/api/docs",
+        "/api/health",
+        "/api/openapi.json",
+        "/api/rate-limit/status",
+    }
+)
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
 OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
 OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
+UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 WHO: Final = "progressd.who"  # the key in an ASGI scope
 
 
@@ -30,22 +48,78 @@ class Gate:
         self._app = app
         self._settings = settings
         self._admission = admission
+        self._uploads = 0
+        self.rates = RateLimits(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
+        self.refused: Counter[str] = Counter()  # by the status
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""
         self._settings = settings
+        self.rates.use(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
+            marks: list[tuple[bytes, bytes]] = []
             try:
+                marks = self._count(scope)
                 who = self.admit(scope)
+                with self._uploading(scope), trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
+                    await self._app(scope, receive, _marking(send, marks) if marks else send)
             except ProgressdError as error:
-                await _refuse(error, receive, send)
-                return
-            with trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
-                await self._app(scope, receive, send)
+                self.refused[str(error.status)] += 1
+                await _refuse(error, receive, _marking(send, marks) if marks else send)
             return
         await self._app(scope, receive, send)
+
+    def limits(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the sender of a request may ask only so often."""
+        return not within(self._address(scope), networks(self._settings.limits.unlimited))
+
+    def standing(self, scope: Mapping[str, Any]) -> Standing:
+        """How often it may still ask."""
+        return self.rates.standing(self._client(scope), trio.current_time())
+
+    def _count(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
+        """The headers that say how often the client may still ask. Raises RateLimited."""
+        plain = cast("Mapping[str, Any]", scope)
+        path = scope["path"]
+        if not path.startswith("/api/") or path.startswith("/api/health") or not self.limits(plain):
+            return []
+        left = self.rates.take(self._client(plain), trio.current_time())
+        reset = math.ceil(time.time() + left.reset_in)
+        said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
+        return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
+
+    def _client(self, scope: Mapping[str, Any]) -> str:
+        """The key, or the address of who comes without a good one."""
+        try:
+            key = self._admission.who(list(scope["headers"]), "").key
+        except Unauthorized:
+            key = ""
+        return key or self._address(scope)
+
+    def _address(self, scope: Mapping[str, Any]) -> str:
+        peer = scope["client"][0] if scope["client"] else "unix"
+        return client_address(peer, scope["headers"], networks(self._settings.server.trusted_proxies))
+
+    @contextmanager
+    def _uploading(self, scope: HTTPScope) -> Iterator[None]:
+        """Within this a file may come in, if it is a request for that. Raises TooManyUploads, NoSpace."""
+        if scope["method"] != "POST" or scope["path"] not in UPLOADS:
+            yield
+            return
+        limits = self._settings.limits
+        if self._uploads >= limits.max_uploads:
+            raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
+        size = header(scope["headers"], b"content-length")
+        free = shutil.disk_usage(self._settings.state_dir).free - (int(size) if size.isdecimal() else 0)
+        if free < limits.min_free_bytes:
+            raise NoSpace("there is not enough space left on the daemon's disk for this")
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
 
     def admit(self, scope: HTTPScope) -> Identity:
         """Who sends the request, which may pass. Raises what refuses it."""
@@ -69,6 +143,15 @@ class Gate:
             _require_theirs(who, scope["path"])
         cast("dict[str, Any]", scope)[WHO] = who
         return who
+
+
+def _marking(send: ASGISendCallable, marks: list[tuple[bytes, bytes]]) -> ASGISendCallable:
+    async def marked(message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *marks]}
+        await send(message)
+
+    return marked
 
 
 def _require_theirs(who: Identity, path: str) -> None:

@@ -128,6 +128,16 @@ class Numbers(Struct, frozen=True):
     system: SystemNumbers
 
 
+class RateLimitStatus(Struct, frozen=True):
+    """How often one may ask, and still may; `reset_at` is when all of it is there again."""
+
+    enabled: bool
+    requests_per_minute: int
+    burst_size: int
+    your_remaining: int
+    reset_at: datetime
+
+
 class WhoAmI(Struct, frozen=True):
     """The key that came with the request, or whether there has to be one."""
 

@@ -25,7 +25,7 @@ from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
-from progressd.rest.gate import who_asks
+from progressd.rest.gate import Gate, who_asks
 from progressd.rest.gauges import Gauges
 from progressd.rest.idempotency import IdempotencyKeys
 from progressd.rest.job_answers import JobAnswers
@@ -51,6 +51,7 @@ class Services:
     files: Files
     streams: OpenStreams
     gauges: Gauges
+    gate: Gate = field(init=False)
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
 

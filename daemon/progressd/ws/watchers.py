@@ -10,6 +10,7 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
+from progressd.auth.addresses import client_address, networks
 from progressd.auth.admission import Admission
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Scope, decide
@@ -71,6 +72,9 @@ class Watchers:
 
     async def ws_handler(self, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
+        trusted = networks(self._settings.server.trusted_proxies)
+        connection = websocket.connection
+        connection.peer = client_address(connection.peer, websocket.headers, trusted)
         try:
             self._admit(websocket)
             self._check_browser(websocket)

@@ -1,0 +1,77 @@
+"""Whose address a request comes from, also behind proxies. Those say it in a header, and so may anybody else.
+
+Each proxy appends the address that it was asked from. So the list is read from the right, as long as the one who wrote
+the entry is a proxy that is trusted; the first other address is the client's.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_FOR = re.compile(r"""(?:^|;)\s*for=("?)([^;"]*)\1""", re.IGNORECASE)
+_PORT = re.compile(r"(?:\[(.*)\]|([^:]*))(?::[0-9]+)?")
+
+
+@lru_cache(maxsize=64)
+def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
+    """From `127.0.0.0/8` or `::1`. Raises ValueError."""
+    return tuple(map(ipaddress.ip_network, texts))
+
+
+def within(address: str, among: Iterable[Network]) -> bool:
+    """Whether an address is in one of the networks; what is no address, such as `unix`, is in none."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return any(found in network for network in among)
+
+
+def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> str:
+    """The client's address, from that of the peer and the headers `Forwarded` (RFC 7239) or `X-Forwarded-For`."""
+    if not trusted or not within(peer, trusted):
+        return peer
+    client = peer
+    for said in _said(list(headers)):
+        if not within(client, trusted):
+            break
+        if not _is_address(said):
+            return client  # a proxy that hides it, or nonsense
+        client = said
+    return client
+
+
+def _said(headers: Sequence[tuple[bytes, bytes]]) -> Iterator[str]:
+    """What the proxies have said, the nearest first."""
+    for name, read in ((b"forwarded", _of_forwarded), (b"x-forwarded-for", str.strip)):
+        values = [value.decode("latin-1") for key, value in headers if key.lower() == name]
+        if values:
+            for element in reversed(",".join(values).split(",")):
+                yield _without_port(read(element))
+            return
+
+
+def _of_forwarded(element: str) -> str:
+    found = _FOR.search(element)
+    return found[2].strip() if found else ""
+
+
+def _without_port(text: str) -> str:
+    if _is_address(text):
+        return text
+    found = _PORT.fullmatch(text)
+    return (found[1] or found[2] or "") if found else ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""How often one client may ask: a token bucket for each key, and for each address that comes without one."""
+
+import math
+from collections import OrderedDict
+from typing import Final, NamedTuple
+
+from progressd.core.errors import RateLimited
+
+BUCKETS_MOST: Final = 10_000  # clients that are remembered, about 200 bytes each
+
+
+class Standing(NamedTuple):
+    """What a client has left: whole requests, and in how many seconds it has all of them again."""
+
+    per_minute: int
+    burst: int
+    remaining: int
+    reset_in: float
+
+
+class RateLimits:
+    """Buckets by client; `now` is in seconds of any clock. Does no I/O."""
+
+    def __init__(self, per_minute: int, burst: int) -> None:
+        self.per_minute = per_minute
+        self.burst = burst
+        self.refused = 0
+        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what was taken out, and when, oldest first
+
+    def use(self, per_minute: int, burst: int) -> None:
+        """Other limits from here on."""
+        self.per_minute, self.burst = per_minute, burst
+
+    def take(self, client: str, now: float) -> Standing:
+        """Count a request. Raises RateLimited."""
+        used = self._left_over(client, now) + 1
+        if used > self.burst + 1e-6:  # who comes again exactly when told must not fail by a rounding
+            self.refused += 1
+            wait = math.ceil((used - self.burst) * 60 / self.per_minute)
+            raise RateLimited(f"at most {self.per_minute} requests a minute, {self.burst} of them at once", wait)
+        self._used[client] = used, now
+        self._used.move_to_end(client)
+        if len(self._used) > BUCKETS_MOST:
+            self._used.popitem(last=False)
+        return self._standing(used)
+
+    def standing(self, client: str, now: float) -> Standing:
+        """What a client has left, without counting anything."""
+        return self._standing(self._left_over(client, now))
+
+    def _left_over(self, client: str, now: float) -> float:
+        used, since = self._used.get(client, (0.0, now))
+        return max(0.0, used - (now - since) * self.per_minute / 60)
+
+    def _standing(self, used: float) -> Standing:
+        return Standing(self.per_minute, self.burst, int(self.burst - used), used * 60 / self.per_minute)

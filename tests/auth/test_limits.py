@@ -1,0 +1,158 @@
+"""Limits for each client: how often it may ask, how many files may come in, and whose address counts."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import keys
+import pytest
+import trio
+from http_client import FORM_TYPE, client_of, file_part, post_form
+from hypothesis import given
+from hypothesis import strategies as st
+from keys import bearer
+from peer import Peer, request
+from progressd.auth.addresses import client_address, networks
+from progressd.auth.limits import BUCKETS_MOST, RateLimits
+from progressd.config import load
+from progressd.core.errors import RateLimited, SettingsError
+from waiting import eventually
+
+from daemon import RunningDaemon, running_daemon
+
+FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "unlimited": ()}
+PROXY = networks(("10.0.0.0/8", "::1"))
+
+
+def test_a_burst_and_then_one_a_second() -> None:
+    limits = RateLimits(60, 3)
+    assert [limits.take("a", 0).remaining for _ in range(3)] == [2, 1, 0]
+    with pytest.raises(RateLimited) as refused:
+        limits.take("a", 0.5)
+    assert refused.value.retry_after == 1
+    assert limits.take("a", 1).remaining == 0
+    assert limits.take("b", 1).remaining == 2
+    assert limits.standing("a", 100).remaining == 3
+    assert limits.refused == 1
+
+
+@given(st.lists(st.floats(0, 5), max_size=50), st.integers(1, 600), st.integers(1, 20))
+def test_never_more_than_the_burst_and_what_has_come_since(pauses: list[float], per_minute: int, burst: int) -> None:
+    limits, now, taken = RateLimits(per_minute, burst), 0.0, 0
+    for pause in pauses:
+        now += pause
+        try:
+            limits.take("a", now)
+            taken += 1
+        except RateLimited as error:
+            limits.take("a", now := now + error.retry_after)  # when it says so, there is room
+            taken += 1
+    assert taken <= burst + now * per_minute / 60 + 1e-6
+
+
+def test_clients_without_number_do_not_fill_the_memory() -> None:
+    limits = RateLimits(60, 3)
+    for number in range(BUCKETS_MOST + 100):
+        limits.take(str(number), 0)
+    assert len(limits._used) == BUCKETS_MOST
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "client"),
+    [
+        ("192.0.2.1", {"x-forwarded-for": "1.1.1.1"}, "192.0.2.1"),
+        ("10.0.0.1", {}, "10.0.0.1"),
+        ("10.0.0.1", {"x-forwarded-for": "192.0.2.7"}, "192.0.2.7"),
+        ("::ffff:10.0.0.1", {"x-forwarded-for": "192.0.2.7"}, "192.0.2.7"),
+        ("10.0.0.1", {"x-forwarded-for": "1.1.1.1, 192.0.2.7"}, "192.0.2.7"),
+        ("10.0.0.1", {"x-forwarded-for": "1.1.1.1, 192.0.2.7, 10.0.0.2"}, "192.0.2.7"),
+        ("10.0.0.1", {"x-forwarded-for": "10.0.0.3, 10.0.0.2"}, "10.0.0.3"),
+        ("10.0.0.1", {"x-forwarded-for": "192.0.2.7:4711"}, "192.0.2.7"),
+        ("10.0.0.1", {"x-forwarded-for": "1.1.1.1, nonsense"}, "10.0.0.1"),
+        ("10.0.0.1", {"x-forwarded-for": ""}, "10.0.0.1"),
+        ("10.0.0.1", {"forwarded": "for=192.0.2.7;proto=https", "x-forwarded-for": "1.1.1.1"}, "192.0.2.7"),
+        ("10.0.0.1", {"forwarded": 'proto=https;For="[2001:db8::1]:4711"'}, "2001:db8::1"),
+        ("10.0.0.1", {"forwarded": "for=1.1.1.1, for=192.0.2.7"}, "192.0.2.7"),
+        ("10.0.0.1", {"forwarded": "for=1.1.1.1, for=_hidden"}, "10.0.0.1"),
+        ("unix", {"x-forwarded-for": "1.1.1.1"}, "unix"),
+    ],
+)
+def test_the_client_is_the_first_from_the_right_that_is_no_proxy(
+    peer: str, headers: dict[str, str], client: str
+) -> None:
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert client_address(peer, raw, PROXY) == client
+
+
+@given(st.binary(), st.sampled_from([b"forwarded", b"x-forwarded-for"]))
+def test_whatever_a_proxy_says_there_is_an_address(value: bytes, name: bytes) -> None:
+    assert client_address("10.0.0.1", [(name, value)], PROXY)
+
+
+def test_an_impossible_network_is_a_sentence() -> None:
+    with pytest.raises(SettingsError, match=r"^server.trusted_proxies, from .*: 10.0.0.1/8 has host bits set"):
+        load(None, {"PROGRESSD_SERVER_TRUSTED_PROXIES": "10.0.0.1/8"}, {})
+
+
+async def statuses(client: httpx.AsyncClient, count: int, **headers: str) -> list[int]:
+    return [(await client.get("/api/jobs", headers=headers)).status_code for _ in range(count)]
+
+
+async def test_who_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
+        first = await client.get("/api/jobs")
+        assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("60", "2")
+        assert await statuses(client, 2) == [200, 200]
+        refused = await client.get("/api/jobs")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert refused.json().keys() == {"error", "message", "retry_after"}
+        assert refused.json()["error"] == "rate_limit_exceeded"
+        assert await statuses(client, 1) == [429]
+        assert (await client.get("/api/health")).status_code == 200
+        assert (await client.get("/")).status_code == 200
+        await trio.sleep(1)
+        assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
+        assert daemon.daemon.gate.refused == {"429": 2}
+
+
+async def test_reads_ahead_of_the_application_are_counted_too(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
+        job = (await client.post("/api/jobs", json={})).json()["id"]
+        answers = [await client.get(f"/api/jobs/{job}") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[0].headers["X-RateLimit-Remaining"] == "1"
+
+
+async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(tmp_path: Path) -> None:
+    secret = keys.add(tmp_path / "state/keys.json", "ci")
+    server = {"port": 0, "trusted_proxies": ("127.0.0.1",)}
+    async with running_daemon(tmp_path, limits=FEW, server=server) as daemon, client_of(daemon) as client:
+        assert await statuses(client, 4, **{"X-Forwarded-For": "192.0.2.1"}) == [200, 200, 200, 429]
+        assert await statuses(client, 4, **{"X-Forwarded-For": "192.0.2.2"}) == [200, 200, 200, 429]
+        assert await statuses(client, 4, **bearer(secret)) == [200, 200, 200, 429]
+        assert await statuses(client, 2, **{"X-API-Key": "wrong"}) == [401, 401]
+
+
+async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:
+    async with client_of(daemon) as client:
+        assert await statuses(client, 30) == [200] * 30
+        status = (await client.get("/api/rate-limit/status")).json()
+        assert (status["enabled"], status["requests_per_minute"], status["burst_size"]) == (False, 60, 10)
+
+
+async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
+        async with Peer(await daemon.connect()) as slow:
+            await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
+            await eventually(lambda: daemon.daemon.gate._uploads == 1)
+            refused = await post_form(client, file_part())
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        await eventually(lambda: daemon.daemon.gate._uploads == 0)
+        assert (await post_form(client, file_part())).status_code == 202
+
+
+async def test_a_file_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
+    given: Any = {"min_free_bytes": 2**60}
+    async with running_daemon(tmp_path, limits=given) as daemon, client_of(daemon) as client:
+        refused = await post_form(client, file_part())
+        assert (refused.status_code, list(refused.json())) == (507, ["error"])
