@@ -12,26 +12,21 @@ from typing import Final, TypeAlias
 
 import structlog
 import trio
-from msgspec.structs import replace
 
-from progressd.batches import Batches, placed_messages
+from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.published import Published
-from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
-from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import CallOffEvent, Event, LeaseEvent, LostEvent, checked_job_id
-from progressd.core.job import Applied, Job, apply
+from progressd.core.events import Event, LeaseEvent, LostEvent
+from progressd.core.job import Job
 from progressd.core.leases import Leases
-from progressd.core.messages import Error, JobCreated, PagePreview, Progress, StateChange, StatusChange
-from progressd.core.status import JobStatus
+from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
+from progressd.draft import MESSAGES_MOST, Draft
 from progressd.registry import Registry
-from progressd.store.base import Change, Store
+from progressd.store.base import Store
 from progressd.tally import Tally
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
 BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
-MESSAGES_MOST: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
 WRITE_BEHIND: Final = 0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
 
@@ -48,17 +43,6 @@ class Entry:
         self.events = events
         self.outcomes: list[Outcome] = []
         self.decided = trio.Event()
-
-
-class Batch:
-    """What a batch of events comes to, before any of it is real."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}  # as the events leave them
-        self.messages: dict[str, list[Published]] = {}  # by job
-        self.published: list[Published] = []  # all of them, in order
-        self.changes: list[Change] = []
-        self.of_jobs: dict[str, JobBatch] = {}  # batches of jobs whose counts have changed
 
 
 class Ingest:
@@ -164,100 +148,38 @@ class Ingest:
         """Apply, commit, publish. Raises StoreFailed, and then nothing has happened."""
         stored = await self._jobs_not_in_memory(events)
         await self._reserve(MESSAGES_MOST * len(events))
-        now = datetime.now(UTC)
-        batch = Batch()
-        outcomes = [self._apply(event, stored, batch, now) for event in events]
+        draft = Draft(self._registry, self._batches, stored, self.store_id, self._next_offset, datetime.now(UTC))
+        outcomes = [draft.decide(event) for event in events]
+        draft.place_counts()
+        self._next_offset = draft.offset  # also when it fails: no offset is given twice
         refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
-        self._place_counts(batch)
-        if batch.changes or (write and self._unsaved):
-            unsaved = {**self._unsaved, **batch.jobs}
+        if draft.changes or (write and self._unsaved):
+            unsaved = {**self._unsaved, **draft.jobs}
             with self.tally.commits.time():
-                await self._store.commit(unsaved.values(), batch.changes, batch.of_jobs.values())
-            self.tally.count(batch.changes, batch.of_jobs.values())
+                await self._store.commit(unsaved.values(), draft.changes, draft.of_jobs.values())
+            self.tally.count(draft.changes, draft.of_jobs.values())
             self._unsaved.clear()
             self._turn(None)
         elif write and self.failing is not None:
             await self._store.reserve(self._reserved)  # writes what is there already, to see whether that goes
             self._turn(None)
-        elif batch.jobs:
-            self._unsaved.update(batch.jobs)
+        elif draft.jobs:
+            self._unsaved.update(draft.jobs)
             self._moved.set()
         self.tally.refused += refused
         self.tally.events += len(events) - refused
         silence_begins = trio.current_time()
-        for job in batch.jobs.values():
-            self._registry.keep(job, batch.messages[job.id])
+        for job in draft.jobs.values():
+            self._registry.keep(job, draft.messages[job.id])
             self._leases.keep(job, silence_begins)
         self._until_look.deadline = min(self._until_look.deadline, self._leases.next_look)
-        for of_jobs in batch.of_jobs.values():
+        for of_jobs in draft.of_jobs.values():
             self._batches.keep(of_jobs)
-        for published in batch.published:
+        for published in draft.published:
             await self._broadcaster.publish(published)
-        for change in batch.changes:
+        for change in draft.changes:
             _log_change(change.message)
         return outcomes
-
-    def _apply(self, event: Event, stored: dict[str, Job], batch: Batch, now: datetime) -> Outcome:
-        job_id = event.job_id
-        job = batch.jobs.get(job_id) or self._registry.known(job_id)
-        try:
-            if job is None:
-                event = replace(event, job_id=checked_job_id(job_id))
-                job_id = event.job_id
-                job = batch.jobs.get(job_id) or self._registry.known(job_id) or stored.get(job_id)
-            applied = apply(job, event, now)
-        except ProgressdError as error:
-            return error
-        if not applied.messages:
-            return applied.job
-        if applied.job.batch_id is not None and applied.durable:
-            called_off = isinstance(event, CallOffEvent)
-            self._count(applied.job.batch_id, job.status if job else None, applied.job, batch, now, called_off)
-        return self._place(applied, batch, now)
-
-    def _place(self, applied: Applied, batch: Batch, now: datetime) -> Job:
-        """Give the messages their places in the stream, and the job what follows from them."""
-        job = applied.job
-        for message in applied.messages:
-            offset = self._next_offset
-            self._next_offset += 1
-            placed = replace(message, cursor=str(Cursor(self.store_id, offset)), time=now)
-            if job.batch_id is not None:
-                placed = replace(placed, batch_id=job.batch_id)
-            published = Published(offset, placed)
-            batch.published.append(published)
-            if isinstance(placed, PagePreview):  # never kept
-                continue
-            batch.messages.setdefault(job.id, []).append(published)
-            if isinstance(placed, Progress):
-                job = replace(job, offset=offset, progress_offset=offset, progress_at=now)
-            else:
-                batch.changes.append(Change(offset, placed))
-                job = replace(job, offset=offset, created_offset=job.created_offset or offset)
-        if job.offset == applied.job.offset:
-            return job
-        batch.jobs.pop(job.id, None)  # to the end: the registry keeps finished jobs in the order of their ends
-        batch.jobs[job.id] = job
-        return job
-
-    def _count(
-        self, batch_id: str, before: JobStatus | None, job: Job, batch: Batch, now: datetime, called_off: bool
-    ) -> None:
-        """Count the job of a batch in, with the status it has now; its first job makes the batch."""
-        known = batch.of_jobs.get(batch_id) or self._batches.unfinished(batch_id)
-        if known is None:
-            known = JobBatch(id=batch_id, status=BatchStatus.QUEUED, priority=job.priority, created_at=now)
-        batch.of_jobs[batch_id] = moved(known, before, job.status, now, called_off=called_off)
-
-    def _place_counts(self, batch: Batch) -> None:
-        """Give each batch of jobs whose counts have changed a message of it, behind those of its jobs."""
-        for of_jobs in tuple(batch.of_jobs.values()):
-            first = self._next_offset
-            self._next_offset += len(batch_messages(of_jobs))
-            newest = self._next_offset - 1
-            placed = replace(of_jobs, created_offset=of_jobs.created_offset or first, offset=newest)
-            batch.of_jobs[of_jobs.id] = placed
-            batch.published += placed_messages(placed, self.store_id)
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}
