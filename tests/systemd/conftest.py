@@ -1,4 +1,4 @@
-"""One machine for all tests of a module."""
+"""One machine for all tests, as good as new for each module."""
 
 import os
 from collections.abc import Iterator
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import pytest
 from machine import CannotBoot, Machine, booted
 
+USED = "/etc/progressd /etc/credstore /etc/systemd/system/progressd* /var/lib/progressd* /run/progressd*"
 
-@pytest.fixture(scope="module")
-def bare_machine() -> Iterator[Machine]:
-    """A machine on which the program is, and nothing else of it."""
+
+@pytest.fixture(scope="session")
+def booted_machine() -> Iterator[Machine]:
     try:
         with booted() as machine:
             yield machine
@@ -17,6 +18,16 @@ def bare_machine() -> Iterator[Machine]:
         if os.environ.get("SYSTEMD_TESTS") == "required":
             raise
         pytest.skip(f"no systemd can be booted: {reason}")
+
+
+@pytest.fixture(scope="module")
+def bare_machine(booted_machine: Machine) -> Iterator[Machine]:
+    """A machine on which the program is, and nothing else of it."""
+    yield booted_machine
+    booted_machine.run("systemctl", "stop", "progressd*.socket", "progressd*.service")
+    booted_machine.run("sh", "-c", f"rm -rf {USED}")
+    booted_machine.run("systemctl", "daemon-reload")
+    booted_machine.run("systemctl", "reset-failed")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ def present(machine: Machine) -> list[str]:
 
 
 def test_it_says_what_it_will_do_and_does_nothing_unless_confirmed(bare_machine: Machine) -> None:
+    bare_machine.completed("userdel", "progressd")
     said = bare_machine.run("progressd", "install", "--dry-run")
     assert said.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
     assert "make the system user progressd" in said

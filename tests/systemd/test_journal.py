@@ -3,9 +3,11 @@
 import json
 
 from machine import Machine
-from samples import ID
+from samples import job_id
 
 from daemon import completed, failed, progress, registered
+
+ID = job_id(4711)  # of this story alone
 
 
 def entries(machine: Machine, *matches: str) -> list[dict[str, str]]:
@@ -16,7 +18,7 @@ def entries(machine: Machine, *matches: str) -> list[dict[str, str]]:
 
 def test_the_journal_tells_the_story_of_one_job(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.socket")
-    other = "00000000-0000-4000-8000-000000000000"
+    other = job_id(4712)
     for event in [
         registered(ID),
         progress(ID, 1),
@@ -36,8 +38,9 @@ def test_the_journal_tells_the_story_of_one_job(machine: Machine) -> None:
 
 
 def test_what_is_wrong_has_a_priority(machine: Machine) -> None:
+    pid = machine.state("progressd.service")["MainPID"]
     machine.write("/etc/progressd/progressd.toml", "[limits]\nmax_conections = 1\n")
     machine.run("systemctl", "reload", "progressd.service")
-    [wrong] = entries(machine, "--priority", "err", "_SYSTEMD_UNIT=progressd.service")
+    [wrong] = entries(machine, "--priority", "err", f"_PID={pid}")
     assert wrong["MESSAGE"].startswith('settings not reloaded, the old ones stay error="unknown setting')
     assert wrong["SYSLOG_IDENTIFIER"] == "progressd"

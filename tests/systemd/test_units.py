@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 
+import pikepdf
 import pytest
 from machine import PROJECT, Machine
 from samples import ID, job_id
@@ -100,7 +101,9 @@ def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
         "-o",
         "upscale=false",
     ]
-    scan = "/opt/project/daemon/progressd/pipelines/scan/sample-scan.pdf"
-    machine.run("progressd", "submit", scan, *options, "--watch")
+    with pikepdf.open(PROJECT / "daemon/progressd/pipelines/scan/sample-scan.pdf") as scan:
+        del scan.pages[1:]
+        scan.save(machine.root / "opt/page.pdf")
+    machine.run("progressd", "submit", "/opt/page.pdf", *options, "--watch")
     [job] = machine.request("GET", "/api/jobs?kind=pdf").json["jobs"]
     assert machine.request("GET", job["output_path"]).body.startswith(b"%PDF-")

@@ -12,7 +12,7 @@ from samples import ID
 from daemon import registered
 
 FREEZE = str(Path(__file__).parent / "freeze.py")
-SECONDS = 1.5
+SECONDS = 1.2
 
 
 @pytest.fixture(autouse=True)
