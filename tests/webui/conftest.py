@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,24 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
-    """The page, open; whatever it complains of in its console fails the test."""
+@contextmanager
+def opened_page(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
+    """The page, open; whatever it complains of in its console fails the test, but for what is expected."""
     with browser.new_context() as context:
         page = context.new_page()
         complaints: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.goto(served.url)
+        page.goto(url)
         yield page
-        expected = ("WebSocket", "status of 415")  # a blocked one, and a refused upload
         assert [text for text in complaints if not any(part in text for part in expected)] == []
+
+
+@pytest.fixture
+def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
+    """The page of a daemon that asks for no key."""
+    with opened_page(browser, served.url, "WebSocket", "status of 415") as page:  # a blocked one, and a refused upload
+        yield page
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 /** The REST endpoints the page uses, a function each; a refusal is thrown with the server's sentence. */
 
+import { credentials, currentKey, refused } from './access.js';
 import { learnFrom } from './clock.js';
 
 const TIMEOUT_MS = 10_000;
@@ -17,23 +18,41 @@ export class Refusal extends Error {
   }
 }
 
+function refusal(status, body, used) {
+  const error = new Refusal(status, body);
+  if (status === 401) refused(used, error.message);
+  return error;
+}
+
 const jobUrl = (id, rest = '') => `api/jobs/${encodeURIComponent(id)}${rest}`;
 
 async function request(url, method = 'GET') {
-  const response = await fetch(url, { method, cache: 'no-cache', signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const used = currentKey();
+  const signal = AbortSignal.timeout(TIMEOUT_MS);
+  const response = await fetch(url, { method, headers: credentials(), cache: 'no-cache', signal });
   learnFrom(response.headers.get('Date'));
   const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Refusal(response.status, body);
+  if (!response.ok) throw refusal(response.status, body, used);
   if (body === null) throw new Error('The answer was not JSON.');
   return body;
 }
 
+export const whoAmI = () => request('api/auth/status');
 export const health = () => request('api/health');
 export const listJobs = async (limit) => (await request(`api/jobs?limit=${limit}`)).jobs;
 export const getJob = (id) => request(jobUrl(id));
 export const cancelJob = (id) => request(jobUrl(id), 'DELETE');
 export const retryJob = (id) => request(jobUrl(id, '/retry'), 'POST');
 export const downloadUrl = (id) => jobUrl(id, '/download');
+
+/** @returns {Promise<{token: string, expires_at: string}>} to watch all jobs, where no header can be sent */
+export const watchToken = () => request('api/token', 'POST');
+
+/** A link takes no header: a token for this one job, for a short while, is in it. */
+export async function signedDownloadUrl(id) {
+  const { token } = await request(jobUrl(id, '/token'), 'POST');
+  return `${downloadUrl(id)}?token=${encodeURIComponent(token)}`;
+}
 
 /**
  * Sends one file. XMLHttpRequest, because fetch does not tell how much of a body has been sent.
@@ -47,14 +66,16 @@ export function convert(file, options, onSent, signal) {
   const form = new FormData();
   form.append('options', JSON.stringify(options));
   form.append('file', file);
+  const used = currentKey();
   return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
     xhr.open('POST', 'api/convert');
+    for (const [name, value] of Object.entries(credentials())) xhr.setRequestHeader(name, value);
     xhr.responseType = 'json';
     xhr.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);
     xhr.onload = () => {
       if (xhr.status < 300 && xhr.response) resolve(xhr.response);
-      else reject(new Refusal(xhr.status, xhr.response));
+      else reject(refusal(xhr.status, xhr.response, used));
     };
     xhr.onerror = () => reject(new Error('The file was not sent: the connection broke, or the file changed.'));
     xhr.onabort = () => reject(signal.reason);

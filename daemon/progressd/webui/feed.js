@@ -23,6 +23,7 @@ export class Feed {
   #live = false;
   #liveUntil = performance.now();
   #heardAt = 0;
+  #running = false;
   #timer = 0;
   #failures = 0;
   #loading = 0;
@@ -45,6 +46,7 @@ export class Feed {
     });
     // A connection made before the network went is dead, whatever it says.
     window.addEventListener('online', () => {
+      if (!this.#running) return;
       this.#stream.reopen();
       this.#sync();
     });
@@ -52,8 +54,22 @@ export class Feed {
   }
 
   start() {
+    if (this.#running) return;
+    this.#running = true;
+    this.#liveUntil = performance.now();
+    this.#tell('reconnecting');
     this.#stream.connect();
     this.#sync();
+  }
+
+  /** Asks for nothing any more, and takes in nothing that is still on its way. */
+  stop() {
+    this.#running = false;
+    this.#live = false;
+    clearTimeout(this.#timer);
+    this.#stream.stop();
+    this.#wanted.clear();
+    this.#listener.onNotice(null);
   }
 
   /** Asks for one job, in turn; what the stream says of it before its turn comes is in the answer anyway. */
@@ -70,7 +86,8 @@ export class Feed {
   async #ask(id) {
     this.#asking = { id, messages: [] };
     try {
-      this.#jobs.put(await getJob(id));
+      const job = await getJob(id);
+      if (this.#running) this.#jobs.put(job);
     } catch (error) {
       if (error.status === 404) this.#jobs.remove(id);
       if (error.retryAfter) await new Promise((resume) => setTimeout(resume, error.retryAfter * 1000));
@@ -98,6 +115,7 @@ export class Feed {
 
   /** Somebody looks at the page again: no reason to wait for the next attempt. */
   #lookedAt() {
+    if (!this.#running) return;
     if (!this.#live) this.#stream.connect();
     this.#sync();
   }
@@ -106,6 +124,8 @@ export class Feed {
     this.#heardAt = performance.now();
     if (message.type === 'server_shutdown') {
       this.#listener.onNotice(farewell(message.data));
+    } else if (message.type === 'server_status') {
+      this.#listener.onNotice(message.data.error ? `Nothing is kept for now: ${message.data.error}.` : null);
     } else if (message.type === 'resync') {
       this.#sync();
     } else if (this.#loading) {
@@ -140,6 +160,7 @@ export class Feed {
   }
 
   #answered() {
+    if (!this.#running) return;
     if (this.#failures) {
       this.#failures = 0;
       this.#listener.onNotice(null);
@@ -151,6 +172,7 @@ export class Feed {
   }
 
   #unanswered(error) {
+    if (!this.#running) return;
     this.#failures += 1;
     const refused = error instanceof Refusal;
     if (refused) this.#listener.onNotice(error.message);
@@ -163,7 +185,7 @@ export class Feed {
 
   #syncIn(delay) {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#sync(), delay);
+    if (this.#running) this.#timer = setTimeout(() => this.#sync(), delay);
   }
 
   /** Messages that arrive meanwhile wait: the list may be older than they are, and must not undo them. */
@@ -171,6 +193,7 @@ export class Feed {
     this.#loading += 1;
     try {
       const list = await listJobs(LIST_LIMIT);
+      if (!this.#running) return;
       for (const id of this.#jobs.replaceAll(list)) this.want(id);
     } finally {
       this.#loading -= 1;

@@ -49,6 +49,11 @@ export class JobList {
     for (const card of this.#cards.values()) if (!isFinished(card.entry)) card.tick();
   }
 
+  /** Says on a job's card why something came to nothing. */
+  complain(id, sentence) {
+    this.#cards.get(id)?.note(sentence);
+  }
+
   /** Leaves the focus where it is; `moveBefore`, where there is one, also animations and scroll positions. */
   #move(element, place) {
     if (element.isConnected && this.#root.moveBefore) {

@@ -115,6 +115,11 @@ export class Jobs {
     this.#listener.onChange();
   }
 
+  clear() {
+    this.#jobs.clear();
+    this.#listener.onChange();
+  }
+
   remove(id) {
     if (this.#jobs.delete(id)) this.#listener.onChange();
   }

@@ -1,8 +1,10 @@
 /** Puts the page together: jobs and uploads into the list, connection into the header, buttons to the API. */
 
-import { cancelJob, health, retryJob } from './api.js';
+import { currentKey, useKey } from './access.js';
+import { cancelJob, health, retryJob, signedDownloadUrl } from './api.js';
 import { Feed } from './feed.js';
 import { count } from './format.js';
+import { Gate, mayWrite } from './gate.js';
 import { nameOf } from './job-card.js';
 import { JobList } from './job-list.js';
 import { isOpenEnded, Jobs } from './jobs.js';
@@ -47,6 +49,54 @@ const list = new JobList(byId('jobs'), {
   dismiss: ({ id }) => uploads.remove(id),
 });
 
+const gate = new Gate(byId('gate'), {
+  onOpened(who) {
+    byId('main').hidden = false;
+    byId('connection').hidden = false;
+    showWho(who);
+    feed.start();
+  },
+  onLocked() {
+    feed.stop();
+    jobs.clear();
+    byId('main').hidden = true;
+    byId('connection').hidden = true;
+    showWho(null);
+  },
+});
+
+/** @param {import('./gate.js').Who | null} who */
+function showWho(who) {
+  byId('who').hidden = currentKey() === null;
+  byId('who-name').textContent = who?.key_name ?? '';
+  const looksOnly = !mayWrite(who);
+  document.body.toggleAttribute('data-looks-only', looksOnly);
+  byId('looks-only').hidden = !looksOnly;
+  byId('upload').hidden = looksOnly;
+}
+
+/** All that this page knows goes with it. */
+function signOut() {
+  useKey(null);
+  location.reload();
+}
+
+/** A link cannot carry the key; the browser follows one with a token in its place. */
+async function download(event) {
+  const link = event.target.closest('a[data-action=download]');
+  if (!link || currentKey() === null) return;
+  event.preventDefault();
+  const { jobId } = link.closest('.job').dataset;
+  try {
+    const signed = document.createElement('a');
+    signed.href = await signedDownloadUrl(jobId);
+    signed.download = '';
+    signed.click();
+  } catch (error) {
+    list.complain(jobId, error.message);
+  }
+}
+
 function redraw() {
   redrawing = 0;
   const known = jobs.newestFirst();
@@ -80,8 +130,12 @@ function showConnection(connection) {
   const indicator = byId('connection');
   indicator.dataset.connection = connection;
   indicator.textContent = CONNECTIONS[connection];
-  if (connection === 'reconnecting') jobs.dropForecasts();
-  else showHealth();
+  if (connection === 'reconnecting') {
+    jobs.dropForecasts();
+  } else {
+    showHealth();
+    if (currentKey() !== null) gate.enter(); // its rights may have changed meanwhile
+  }
 }
 
 /** @param {string | null} sentence */
@@ -106,4 +160,6 @@ setUpUploadForm(byId('upload'), (files, options) => uploads.add(files, options))
 byId('options').open = matchMedia('(min-width: 60rem)').matches;
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || list.tick(), 1000);
-feed.start();
+byId('jobs').addEventListener('click', download);
+byId('sign-out').addEventListener('click', signOut);
+gate.enter();

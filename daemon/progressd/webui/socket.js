@@ -7,12 +7,13 @@ const SETTLE_MS = 300;
 
 /**
  * @param {URL} url
+ * @param {string[]} protocols to offer
  * @param {{onOpen: () => void, onText: (text: string) => void, onEnd: (code?: number) => void}} listener
  *   `onEnd` gets the close code, or nothing when the connection never came about
  * @returns {() => void} closes the socket without a further call to the listener
  */
-export function openSocket(url, { onOpen, onText, onEnd }) {
-  const socket = new WebSocket(url);
+export function openSocket(url, protocols, { onOpen, onText, onEnd }) {
+  const socket = new WebSocket(url, protocols);
   const listening = new AbortController();
   const { signal } = listening;
   let isOpen = false;

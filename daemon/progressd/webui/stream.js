@@ -1,5 +1,8 @@
 /** The stream of `/ws/jobs`: reopened with back-off, resumed from its last cursor. Knows nothing of jobs. */
 
+import { currentKey } from './access.js';
+import { watchToken } from './api.js';
+import { now } from './clock.js';
 import { openSocket } from './socket.js';
 
 const FIRST_DELAY_MS = 500;
@@ -8,8 +11,11 @@ const LONGEST_DELAY_MS = 30_000;
 /** Only a connection that lasted this long sets the back-off to its beginning. */
 const STEADY_MS = 10_000;
 
-/** Close codes 4500–4999 say that coming back would change nothing. */
-const isFinal = (code) => code >= 4500 && code <= 4999;
+/** So long before its token expires, a connection is replaced by another. */
+const RENEW_MS = 60_000;
+
+/** Close codes 4500–4999 say that coming back would change nothing; 4500, unless it is with another token. */
+const isFinal = (code) => code > 4500 && code <= 4999;
 
 export class Stream {
   #listener;
@@ -17,7 +23,9 @@ export class Stream {
   #cursor = null;
   #losses = 0;
   #final = false;
+  #attempt = 0;
   #reopening = 0;
+  #renewing = 0;
   #steadying = 0;
 
   /** @param {{onOpen: () => void, onMessage: (message: object) => void, onLost: () => void}} listener */
@@ -26,16 +34,49 @@ export class Stream {
   }
 
   /** Opens a connection now, in place of whatever there is. */
-  connect() {
+  async connect() {
     if (this.#final) return;
-    clearTimeout(this.#reopening);
-    clearTimeout(this.#steadying);
-    this.#abandon?.();
-    this.#abandon = openSocket(this.#url(), {
+    const attempt = this.#leave();
+    let protocols;
+    try {
+      protocols = await this.#protocols();
+    } catch {
+      if (attempt === this.#attempt) this.#lost();
+      return;
+    }
+    if (attempt !== this.#attempt) return; // somebody was faster, or wants none any more
+    this.#abandon = openSocket(this.#url(), protocols, {
       onOpen: () => this.#opened(),
       onText: (text) => this.#receive(text),
       onEnd: (code) => this.#lost(code),
     });
+  }
+
+  /** Closes the connection for good, and forgets how far it was; `connect` begins anew. */
+  stop() {
+    this.#leave();
+    this.#cursor = null;
+    this.#losses = 0;
+    this.#final = false;
+  }
+
+  /** @returns {number} of the attempt that may follow */
+  #leave() {
+    clearTimeout(this.#reopening);
+    clearTimeout(this.#steadying);
+    clearTimeout(this.#renewing);
+    this.#abandon?.();
+    this.#abandon = null;
+    return ++this.#attempt;
+  }
+
+  /** A page can send no header with a WebSocket, so a token goes where its protocol is chosen. */
+  async #protocols() {
+    if (currentKey() === null) return [];
+    const { token, expires_at: end } = await watchToken();
+    const left = Date.parse(end) - now();
+    this.#renewing = setTimeout(() => this.connect(), Math.max(left / 2, left - RENEW_MS));
+    return ['progressd', `progressd.token.${token}`];
   }
 
   /** Gives up a connection that is open in name only, and tries anew. */
@@ -65,8 +106,7 @@ export class Stream {
   }
 
   #lost(code) {
-    clearTimeout(this.#steadying);
-    this.#abandon = null;
+    this.#leave();
     this.#losses += 1;
     this.#final = isFinal(code);
     if (!this.#final) this.#reopening = setTimeout(() => this.connect(), delayAfter(this.#losses));

@@ -1,0 +1,98 @@
+/** The way in: finds out who we are to the server, and asks for a key where that takes one. */
+
+import { currentKey, isPossible, onRefused, useKey } from './access.js';
+import { whoAmI } from './api.js';
+
+/**
+ * @typedef {object} Who
+ * @property {boolean} authenticated
+ * @property {boolean} [auth_required]
+ * @property {string} [key_name]
+ * @property {string[]} [scopes]
+ */
+
+export class Gate {
+  #root;
+  #form;
+  #input;
+  #error;
+  #listener;
+  #locked = null;
+
+  /**
+   * @param {HTMLElement} root has the form
+   * @param {{onOpened: (who: Who | null) => void, onLocked: () => void}} listener
+   *   `onOpened` also comes when more is known of who we are: null when nobody answers yet
+   */
+  constructor(root, listener) {
+    this.#root = root;
+    this.#form = root.querySelector('form');
+    this.#input = root.querySelector('input');
+    this.#error = root.querySelector('[role=alert]');
+    this.#listener = listener;
+    onRefused((sentence) => this.#lock(currentKey() === null ? '' : asSentence(sentence)));
+    this.#form.addEventListener('submit', (event) => {
+      event.preventDefault();
+      this.#try(this.#input.value.trim());
+    });
+  }
+
+  /** Asks the server who we are, with the key that there is. */
+  async enter() {
+    let who = null;
+    try {
+      who = await whoAmI();
+    } catch (error) {
+      if (error.status === 401) return; // and the gate is locked by now
+    }
+    if (who?.auth_required) this.#lock('');
+    else if (who?.authenticated && !mayLook(who)) this.#lock(lacking(who));
+    else this.#open(who);
+  }
+
+  async #try(key) {
+    if (!isPossible(key)) {
+      this.#complain('This is no key: there are characters in it that no key has.');
+      return;
+    }
+    useKey(key);
+    this.#form.ariaBusy = 'true';
+    await this.enter();
+    this.#form.ariaBusy = null;
+  }
+
+  #lock(sentence) {
+    useKey(null);
+    const before = this.#locked;
+    this.#locked = true;
+    this.#root.hidden = false;
+    this.#complain(sentence);
+    if (!before) this.#listener.onLocked();
+    this.#input.select();
+    this.#input.focus();
+  }
+
+  #open(who) {
+    this.#locked = false;
+    this.#root.hidden = true;
+    this.#input.value = '';
+    this.#complain('');
+    this.#listener.onOpened(who);
+  }
+
+  #complain(sentence) {
+    this.#error.textContent = sentence;
+    this.#error.hidden = !sentence;
+    this.#input.toggleAttribute('aria-invalid', Boolean(sentence));
+  }
+}
+
+const asSentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
+const mayLook = ({ scopes = [] }) => scopes.includes('read') || scopes.includes('admin');
+
+/** @param {Who | null} who @returns {boolean} whether it may submit, cancel, try again and delete */
+export const mayWrite = (who) =>
+  !who?.authenticated || who.scopes.includes('write') || who.scopes.includes('admin');
+
+const lacking = ({ key_name: name }) => `The key ${name} may not look at jobs: it lacks the scope read.`;
