@@ -33,9 +33,11 @@ COMMANDS = [
 NOBODY = "http://127.0.0.1:1"
 
 
-class NotFound(BaseHTTPRequestHandler):
+class Foreign(BaseHTTPRequestHandler):
+    status = 404
+
     def do_GET(self) -> None:
-        self.send_error(404)
+        self.send_error(self.status)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -117,13 +119,25 @@ def test_a_host_that_is_not_known_is_named(arguments: list[str]) -> None:
     "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
 )
 def test_another_server_is_told_from_a_daemon(arguments: list[str]) -> None:
-    with HTTPServer(("127.0.0.1", 0), NotFound) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with HTTPServer(("127.0.0.1", 0), Foreign) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         result = run(*arguments, "--url", url)
         server.shutdown()
     assert result.exit_code == 1
     assert f"{url} answers, but is not progressd (HTTP status " in result.output
+
+
+@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["watch", "x"]])
+def test_a_proxy_without_a_daemon_is_told_as_such(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Foreign, "status", 502)
+    with HTTPServer(("127.0.0.1", 0), Foreign) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        result = run(*arguments, "--url", url)
+        server.shutdown()
+    assert result.exit_code == 1
+    assert result.output == f"Error: at {url} a proxy answers that finds no daemon behind it (HTTP status 502)\n"
 
 
 def test_an_address_that_is_none_is_named() -> None:

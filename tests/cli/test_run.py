@@ -106,8 +106,21 @@ def test_a_job_that_is_cancelled_ends_its_command(daemon: ServedDaemon) -> None:
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
         assert process.stderr is not None
         said = process.stderr.read()
-    assert said == f"progressd: job {job['id']} was ended by somebody else: stopping the command\n"
+    assert said == f"progressd: job {job['id']} was cancelled: stopping the command\n"
     assert newest(daemon)["status"] == "cancelled"
+
+
+def test_a_command_that_has_told_its_end_goes_on_all_the_same(daemon: ServedDaemon) -> None:
+    program = (
+        "import os, httpx, time\n"
+        "job = f\"{os.environ['PROGRESSD_URL']}/api/jobs/{os.environ['PROGRESSD_JOB_ID']}\"\n"
+        "httpx.post(f'{job}/events', json={'type': 'completed'}, trust_env=False).raise_for_status()\n"
+        "time.sleep(0.3)\n"
+        "print('cleaned up')\n"
+    )
+    done = run(daemon.url, "--", sys.executable, "-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cleaned up\n", "")
+    assert newest(daemon)["status"] == "completed"
 
 
 def test_it_runs_though_no_daemon_answers(daemon: ServedDaemon) -> None:

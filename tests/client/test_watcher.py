@@ -171,6 +171,23 @@ async def test_503_is_tried_again_after_retry_after() -> None:
     assert [(lost.reason, lost.delay) for lost in losses] == [("too many connections", 1)]
 
 
+@pytest.mark.parametrize("status", [429, 500, 502])
+async def test_what_was_never_a_daemon_is_not_waited_for(status: int) -> None:
+    async with daemon(refuses(status, b"<h1>Bad Gateway</h1>")) as served:
+        with pytest.raises(Refused, match=f"^{served.url} answered with HTTP status {status}$"):
+            async with watch(served.url) as messages:
+                assert [message async for message in messages] == []
+
+
+async def test_a_proxy_whose_daemon_has_gone_is_asked_again() -> None:
+    losses: list[Lost] = []
+    first = says(progress(1, "s-1"), close=1001)
+    proxy = daemon(first, refuses(502, b"Bad Gateway"), says(*END))
+    async with proxy as served, watch(served.url, JOB, on_lost=losses.append) as messages:
+        assert len([message async for message in messages]) == 3
+    assert [lost.reason for lost in losses][1] == f"{served.url} answered with HTTP status 502"
+
+
 async def test_nothing_that_answers_is_told_at_once() -> None:
     async with daemon() as served:
         url = served.url

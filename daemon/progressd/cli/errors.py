@@ -11,6 +11,8 @@ A_KEY: Final = "give it with PROGRESSD_KEY or --key-file (where it runs, progres
 OTHER_KEY: Final = "give another one with PROGRESSD_KEY or --key-file"
 FOREIGN: Final = frozenset({200, 400, 404, 405, 501})  # of progressd with a sentence; a proxy before it has others
 
+GATEWAY: Final = frozenset({502, 503, 504})  # of a proxy; progressd has a sentence with its own
+
 
 def sentence(error: Exception, remote: Remote | None) -> str:
     """The sentence for an error of the client that talked to this daemon."""
@@ -28,6 +30,8 @@ def sentence(error: Exception, remote: Remote | None) -> str:
     bare = f"{url.rstrip('/')} answered with HTTP status"
     if isinstance(error, Refused) and error.status in FOREIGN and str(error).startswith(bare):
         return f"{url} answers, but is not progressd (HTTP status {error.status})"
+    if isinstance(error, Refused) and error.status in GATEWAY and str(error).startswith(bare):
+        return f"at {url} a proxy answers that finds no daemon behind it (HTTP status {error.status})"
     return str(error)
 
 

@@ -30,7 +30,10 @@ class NoDaemon(ClientError):
 
 
 class Refused(ClientError):
-    """The daemon said no. `retry_after`: the seconds to wait if it may say yes later; `code`: a word for why, or ""."""
+    """The daemon said no. `retry_after`: the seconds to wait if it may say yes later.
+
+    `code`: what it calls the reason, a word or the sentence itself; "" where it was no daemon that answered.
+    """
 
     def __init__(self, status: int, sentence: str, retry_after: float | None = None, code: str = "") -> None:
         super().__init__(sentence)

@@ -25,6 +25,7 @@ class RestClient:
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = ANSWER_TIMEOUT) -> None:
         self.url = checked_url(url)
+        self.key = key
         self._timeout = timeout
         # no proxy from the environment, or a daemon on this very host would be asked for through one
         self._http = httpx.Client(

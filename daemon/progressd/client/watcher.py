@@ -56,8 +56,9 @@ def watch(
     """The messages of one job until its end, or of all jobs without end. Messages of an unknown type are skipped.
 
     The iteration raises NoDaemon if nothing answers at first, Refused if the daemon does not know the job or will not
-    have us, StreamClosed if it wants us to stay away, BadUrl, BadKey. Everything else is a reason to reconnect, told to
-    `on_lost`. `key`: where the daemon asks for one. `heartbeat`: seconds between pings.
+    have us, or if at first something else answers than a daemon, StreamClosed if it wants us to stay away, BadUrl,
+    BadKey. Everything else is a reason to reconnect, told to `on_lost`. `key`: where the daemon asks for one.
+    `heartbeat`: seconds between pings.
     """
 
     async def produce(send: Send[Message]) -> None:
@@ -115,8 +116,9 @@ async def _follow(
         except BREAKS as error:
             if trio.current_time() - started >= LONGEST_DELAY:
                 failures = 0
-            reached = reached or isinstance(error, StreamClosed | ConnectionRejected)
-            lost = _judged(error, url, failures, reached)
+            refused = _refused(error, url)
+            reached = reached or isinstance(error, StreamClosed) or bool(refused and refused.code)
+            lost = _judged(refused or error, url, failures, reached)
             failures += 1
         on_lost(lost)
         await trio.sleep(lost.delay)
@@ -126,12 +128,11 @@ def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:
     """What to do after a connection ended with this error. Raises it, or a better one, if trying again is no use."""
     delay = backoff(failures)
     match error:
-        case ConnectionRejected():
-            headers = {name.lower(): value.decode() for name, value in error.headers}
-            refused = Refused.answered(error.status_code, error.body or b"", headers.get(b"retry-after"), url)
-            if refused.status < 500 and refused.status != 429:
-                raise refused from None
-            return Lost(str(refused), max(delay, refused.retry_after or 0), failures)
+        case Refused():
+            later = error.status >= 500 or error.status == 429
+            if not later or not reached:  # by now no daemon has answered, and maybe none ever will
+                raise error from None
+            return Lost(str(error), max(delay, error.retry_after or 0), failures)
         case StreamClosed():
             if not Closing(error.code, error.reason).reconnect and error.code != NO_STATUS:
                 raise error
@@ -140,6 +141,14 @@ def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:
     if not reached:
         raise NoDaemon(no_daemon(url)) from None
     return Lost("no answer", delay, failures)
+
+
+def _refused(error: Exception, url: str) -> Refused | None:
+    """The answer to a handshake, where it was another one than to come in."""
+    if not isinstance(error, ConnectionRejected):
+        return None
+    headers = {name.lower(): value.decode() for name, value in error.headers}
+    return Refused.answered(error.status_code, error.body or b"", headers.get(b"retry-after"), url)
 
 
 def _decoded(text: str) -> Message | None:

@@ -3,6 +3,7 @@
 It runs whether or not a daemon answers: nobody's backup may depend on who watches it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,12 +15,14 @@ import trio
 
 from progressd.client.errors import ClientError, Refused
 from progressd.client.rest import RestClient
+from progressd.client.watcher import watch
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
+from progressd.core.messages import StatusChange
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.core.status import JobStatus
 
-BEAT: Final = 5.0  # seconds between two signs of life at most; so soon is a cancellation seen
+BEAT: Final = 5.0  # seconds between two signs of life at most, and between attempts to look on
 PACE: Final = 0.2  # seconds between two reports of progress
 END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for the command of a cancelled job
@@ -48,6 +51,7 @@ class WrappedCommand:
         self._known = False  # to the daemon
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
         self._over = False  # for the daemon, whatever the command does
+        self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
         self._moved = trio.Event()
 
@@ -64,7 +68,9 @@ class WrappedCommand:
                 raise
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pass_on, signals, process)
-                nursery.start_soon(self._keep_reporting, process)
+                nursery.start_soon(self._keep_reporting)
+                nursery.start_soon(self._look_on)
+                nursery.start_soon(self._stop_when_cancelled, process)
                 async with trio.open_nursery() as reading:
                     for stream, to in ((process.stdout, 1), (process.stderr, 2)):
                         if stream is not None:
@@ -103,18 +109,39 @@ class WrappedCommand:
             self._progress = found
             self._moved.set()
 
-    async def _keep_reporting(self, process: trio.Process) -> None:
-        while True:
+    async def _keep_reporting(self) -> None:
+        while not self._over:
             with trio.move_on_after(BEAT):
                 await self._moved.wait()
             await self._report_progress()
-            if self._over:
-                self._say(f"job {self.job_id} was ended by somebody else: stopping the command")
-                process.terminate()
-                await trio.sleep(KILL_GRACE)
-                process.kill()
-                return
             await trio.sleep(PACE)
+
+    async def _look_on(self) -> None:
+        """Hear of a cancellation at once; where we cannot look on, the next sign of life is answered with it."""
+        while not self._over:
+            if self._known:
+                with contextlib.suppress(ClientError):
+                    await self._watch()
+            await trio.sleep(BEAT)
+
+    async def _watch(self) -> None:
+        async with watch(self._client.url, self.job_id, key=self._client.key) as messages:
+            async for message in messages:
+                if isinstance(message, StatusChange):
+                    self._note(message.data.new_status)
+
+    async def _stop_when_cancelled(self, process: trio.Process) -> None:
+        await self._cancelled.wait()
+        self._say(f"job {self.job_id} was cancelled: stopping the command")
+        process.terminate()
+        await trio.sleep(KILL_GRACE)
+        process.kill()
+
+    def _note(self, status: JobStatus) -> None:
+        """What the job is, for the daemon. Having ended otherwise it lets the command go on, which may have said so."""
+        self._over = self._over or status.finished
+        if status is JobStatus.CANCELLED:
+            self._cancelled.set()
 
     async def _report_progress(self) -> None:
         self._moved = trio.Event()
@@ -137,7 +164,7 @@ class WrappedCommand:
         if self._over:
             return True
         try:
-            await trio.to_thread.run_sync(self._call, event, limiter=self._calling)
+            self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
         except ClientError as error:
             final = isinstance(error, Refused) and error.status < 500 and error.status != 429
             self._over = isinstance(error, Refused) and error.status == 409
@@ -148,16 +175,17 @@ class WrappedCommand:
         self._complaint = ""
         return True
 
-    def _call(self, event: Mapping[str, Any] | None) -> None:
-        """Blocks. Registering a job again changes nothing, and shows that we are there."""
+    def _call(self, event: Mapping[str, Any] | None) -> JobStatus:
+        """Blocks. Registering a job again changes nothing, and shows that we are there; what it is then."""
+        status = JobStatus.PROCESSING
         if not self._known or event is None:
-            job = self._client.register(self._registration)
-            self._over = JobStatus(job["status"]).finished
-        if not self._known:
+            status = JobStatus(self._client.register(self._registration)["status"])
+        if not self._known and not status.finished:
             self._client.report(self.job_id, _event("status_change", new_status=JobStatus.PROCESSING))
-            self._known = True
-        if event is not None and not self._over:
+        self._known = True
+        if event is not None and not status.finished:
             self._client.report(self.job_id, event)
+        return status
 
 
 def _event(type_: str, **data: Any) -> dict[str, Any]:
