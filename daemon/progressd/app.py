@@ -40,9 +40,11 @@ from progressd.retention import run_retention
 from progressd.sockets import Sockets, open_sockets
 from progressd.store.sqlite import SQLiteStore
 from progressd.systemd import Notifier
+from progressd.tls import tls_context
 from progressd.watchdog import Check, Watchdog, run_status, watchdog_seconds
+from progressd.ws.encrypted import EncryptedConnection
 from progressd.ws.ledger import Ledger
-from progressd.ws.listener import Listener
+from progressd.ws.listener import Encrypted, Listener
 from progressd.ws.watchers import Watchers
 
 STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest all come back at once
@@ -85,6 +87,14 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
             async with daemon.http.running():
                 yield daemon, sockets
             tasks.cancel_scope.cancel()
+
+
+def encrypted_by(settings: Settings) -> Encrypted | None:
+    """What makes the connections of the port, where they are under TLS. Raises SettingsError."""
+    context = tls_context(settings.server)
+    if context is None:
+        return None
+    return lambda sock, peer, start: EncryptedConnection(sock, peer, context, start)
 
 
 class Daemon:
@@ -169,7 +179,15 @@ class Daemon:
         reload.register(lambda settings: self.admission.use(settings.auth))
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
-                listener = Listener(self.watchers.handle, self.http, connections, self.settings.limits, self.ledger)
+                listener = Listener(
+                    self.watchers.handle,
+                    self.http,
+                    connections,
+                    self.settings.limits,
+                    self.ledger,
+                    encrypted_by(self.settings),
+                )
+                reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings)))
                 reload.register(lambda settings: partial(listener.use, settings.limits))
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:

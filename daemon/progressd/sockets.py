@@ -23,12 +23,13 @@ class Sockets(NamedTuple):
 
     tcp: list[Listening]
     unix: list[Listening]
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
         """Where the daemon answers."""
         host, port = self.tcp[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
         if not (settings.auth.required or settings.server.insecure):
             for listening in tcp:
                 _require_loopback(listening)
-        yield Sockets(tcp, unix)
+        yield Sockets(tcp, unix, "https" if settings.server.tls_cert else "http")
 
 
 def _require_loopback(listening: socket.socket) -> None:

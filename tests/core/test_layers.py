@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "config": "core",
     "journal": "",
     "log": "config core journal",
+    "tls": "config core",
     "systemd": "",
     "accepting": "",
     "reload": "core config",
@@ -37,8 +38,8 @@ MAY_IMPORT = {
     "producers": "core config files registry broadcast ingest accepting",
     "ws": "core config auth registry batches broadcast history accepting",
     "rest": "core tally config auth store files registry batches broadcast history ingest producers ws",
-    "app": "core tally config log systemd reload sockets watchdog store registry batches files broadcast history ingest"
-    " auth retention producers ws rest",
+    "app": "core tally config log tls systemd reload sockets watchdog store registry batches files broadcast history "
+    "ingest auth retention producers ws rest",
     "upkeep": "core store files rest",
     "pipelines": "",
     "client": "core",

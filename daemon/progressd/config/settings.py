@@ -60,6 +60,13 @@ class Server(Struct, frozen=True, kw_only=True):
             extra={"expected": 'a list of host names without a port, such as "progress.example.org"'},
         ),
     ] = ()
+    tls_cert: Annotated[
+        str,
+        Meta(
+            description="The file with the certificate chain, in PEM; with one, the port speaks TLS and nothing else."
+        ),
+    ] = ""
+    tls_key: Annotated[str, Meta(description="The file with its private key, where that is not in the same file.")] = ""
     trusted_proxies: Annotated[
         Networks,
         Meta(

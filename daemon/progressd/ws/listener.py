@@ -27,6 +27,9 @@ PREFIX: Final = b"GET /ws"
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
 
 
+Start = Callable[[Callable[[], Awaitable[None]]], None]  # of a task
+
+
 class Upgrade(NamedTuple):
     """A handshake as wsproto has understood it, and the bytes that it takes."""
 
@@ -51,7 +54,7 @@ class Connection:
             # What waits in the kernel can no longer be replaced by newer progress.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MOST)
         self._stream: trio.SocketStream | None = None
-        self.send = sock.send  # for the outbox: writes at once what there is room for
+        self.send: Callable[[bytes], int] = sock.send  # for the outbox: writes at once what there is room for
         self.unread = b""
         self.peer = peer
         self.began = trio.current_time()
@@ -110,6 +113,9 @@ class Connection:
                 pass
 
 
+Encrypted = Callable[[socket.socket, str, Start], Connection]
+
+
 class HttpSide(Protocol):
     """What speaks HTTP."""
 
@@ -159,8 +165,10 @@ class Listener:
         connections: trio.Nursery,
         limits: Limits,
         ledger: Ledger,
+        encrypted: Encrypted | None = None,
     ) -> None:
         self._ledger = ledger
+        self._encrypted = encrypted
         self._websocket = websocket
         self._http = http
         self._connections = connections
@@ -172,18 +180,29 @@ class Listener:
         """Limits that have been read again."""
         self._limits = limits
 
+    def encrypt(self, encrypted: Encrypted | None) -> None:
+        """From here on new connections are made by this; those there are stay."""
+        self._encrypted = encrypted
+
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
-        await accept_forever(listening, lambda sock, peer: self._connections.start_soon(self._serve, sock, peer))
+        await accept_forever(listening, lambda sock, peer: self._connections.start_soon(self._accepted, sock, peer))
 
     def drain(self) -> None:
         """Close the connections that have asked for nothing yet, as browsers open them in advance."""
         for head in self._heads:
             head.cancel()
 
-    async def _serve(self, sock: socket.socket, peer: str) -> None:
+    async def _accepted(self, sock: socket.socket, peer: str) -> None:
+        if self._encrypted is None:
+            await self._serve(Connection(sock, peer))
+            return
+        async with trio.open_nursery() as flushing:
+            await self._serve(self._encrypted(sock, peer, flushing.start_soon))
+            flushing.cancel_scope.cancel()
+
+    async def _serve(self, connection: Connection) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
-        connection = Connection(sock, peer)
         failed: BaseException | None = None
         self._ledger.opened()
         try:
@@ -196,7 +215,7 @@ class Listener:
             failed = group.exceptions[0]
         finally:
             self._ledger.ended(connection, failed)
-            sock.close()
+            connection.socket.close()
 
     async def _asks_for_websocket(self, connection: Connection) -> bool:
         """Or else it is done with."""

@@ -1,0 +1,36 @@
+"""The daemon's certificate: what TLS on the one port is set up with."""
+
+import ssl
+from typing import Final
+
+from progressd.config.settings import Server
+from progressd.core.errors import SettingsError
+
+PROTOCOLS: Final = ["http/1.1"]  # offered by ALPN (RFC 7301): also for WebSockets, which begin with it
+
+
+def tls_context(server: Server) -> ssl.SSLContext | None:
+    """From `tls_cert` and `tls_key`; None without a certificate. Raises SettingsError."""
+    if not server.tls_cert:
+        if server.tls_key:
+            raise SettingsError("server.tls_key is set and server.tls_cert is not: a key is for a certificate")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.set_alpn_protocols(PROTOCOLS)
+    try:
+        context.load_cert_chain(server.tls_cert, server.tls_key or None, password=_no_password)
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"server.tls_cert = {server.tls_cert!r}, with its key: not a certificate in PEM with a key that belongs to "
+            f"it and has no password ({error.reason or error})"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"server.tls_cert, server.tls_key: {error.filename or ''} {error.strerror}") from None
+    return context
+
+
+def _no_password() -> str:
+    """Nobody is there to be asked for one."""
+    return ""

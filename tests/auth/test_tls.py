@@ -1,0 +1,272 @@
+"""TLS on the one port: REST, events and WebSockets under it, and not a byte of plaintext around it."""
+
+import json
+import re
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from peer import Peer, request
+from progressd.config.settings import Server
+from progressd.core.errors import SettingsError
+from progressd.tls import tls_context
+from progressd.ws.encrypted import EncryptedConnection
+from samples import ID
+from waiting import eventually
+
+from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
+
+SECRET = "a name that must not be seen on the wire"
+
+
+def certificate(directory: Path, name: str = "cert") -> Path:
+    """A certificate for localhost, with its key in the same file."""
+    path, key = directory / f"{name}.pem", directory / f"{name}.key"
+    made = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -addext subjectAltName=DNS:localhost"
+    )
+    names = ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(path)]
+    subprocess.run(["openssl", *made.split(), *names], check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def cert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("tls"))
+
+
+@asynccontextmanager
+async def encrypted_daemon(tmp_path: Path, cert: Path, **given: Any) -> AsyncGenerator[RunningDaemon]:
+    server = {"port": 0, "allowed_hosts": ("daemon",), "tls_cert": str(cert)}
+    async with running_daemon(tmp_path, server=server, **given) as daemon:
+        daemon.address = daemon.url.removeprefix("https://")
+        yield daemon
+
+
+async def encrypted(daemon: RunningDaemon, cert: Path, stream: Any = None) -> Peer:
+    """A client that trusts the certificate."""
+    context = ssl.create_default_context(cafile=str(cert))
+    stream = stream or await daemon.connect()
+    tls = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+    with trio.fail_after(PATIENCE):
+        await tls.do_handshake()
+    return Peer(tls)
+
+
+async def test_rest_events_and_websockets_are_under_it(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        await daemon.report(registered(ID, input_filename=SECRET))
+        async with await encrypted(daemon, cert) as peer:
+            assert (await peer.ask(f"/api/jobs/{ID}")).json["input_filename"] == SECRET
+            assert (await peer.ask("/")).status == 200
+            await peer.open(f"/ws/jobs/{ID}")  # on the same connection, as proxies do
+            await daemon.report(progress(ID, 1), completed(ID))
+            types = []
+            while "completed" not in types:
+                types.append(json.loads((await peer.next_frame())[1])["type"])
+            assert types == ["status_change", "progress", "status_change", "completed"]
+            assert await peer.close_code() == 1000
+        async with await encrypted(daemon, cert) as peer:
+            await peer.send(request(f"/api/jobs/{ID}/events"))
+            answer = b""
+            while b'"completed"' not in answer:
+                answer += await peer.receive()
+
+
+class Tapped(trio.abc.Stream):
+    """A stream that keeps what went over it."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.seen = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = bytes(await self.stream.receive_some(max_bytes))
+        self.seen += data
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def test_no_byte_of_plaintext_goes_around_it(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        tapped = Tapped(await daemon.connect())
+        async with await encrypted(daemon, cert, tapped) as peer:
+            await peer.open("/ws/jobs")
+            await daemon.report(registered(ID, input_filename=SECRET))
+            await daemon.report(*(progress(ID, step, name=SECRET) for step in range(1, 50)))
+            steps = []
+            while not steps or steps[-1] != 49:
+                message = json.loads((await peer.next_frame())[1])
+                steps.append(message["data"].get("current_step", 0))
+        assert len(tapped.seen) > 1000
+        for plain in (b"must not be seen", b"current_step", b"progress", ID.encode(), b"HTTP/1.1"):
+            assert plain not in tapped.seen
+        # nothing but whole records of TLS: handshake, change of cipher, alert, data
+        at = 0
+        while at < len(tapped.seen):
+            assert tapped.seen[at] in (20, 21, 22, 23)
+            at += 5 + int.from_bytes(tapped.seen[at + 3 : at + 5], "big")
+
+
+async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert, limits={"outbox_bytes": 8 << 20}) as daemon:
+        await daemon.report(registered(ID))
+        slow = await daemon.connect(receive_buffer=4096)
+        async with await encrypted(daemon, cert, slow) as peer:
+            await peer.open(f"/ws/jobs/{ID}")
+            preview = {"page_number": 1, "preview_base64": "x" * 200_000, "stage": "s", "width": 1, "height": 1}
+            await daemon.report(progress(ID, 1))
+            for _ in range(20):
+                await daemon.report({"type": "page_preview", "job_id": ID, "data": preview})
+            await daemon.report(*(progress(ID, step) for step in range(2, 100)), completed(ID))
+            types = []
+            while "completed" not in types:
+                types.append(json.loads((await peer.next_frame())[1])["type"])
+            assert [type_ for type_ in types if type_ == "status_change"] == ["status_change"] * 2
+            assert await peer.close_code() == 1000
+
+
+async def test_what_is_no_tls_is_dropped_and_ends_nothing(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert, limits={"handshake_timeout": 0.5}) as daemon:
+        for said in (request("/api/jobs"), b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b""):
+            async with Peer(await daemon.connect()) as peer:
+                await peer.send(said)
+                assert b"HTTP" not in await peer.rest()
+        async with await encrypted(daemon, cert) as peer:
+            assert (await peer.ask("/api/health")).status == 200
+
+
+@pytest.mark.parametrize(("version", "good"), [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+async def test_only_tls_1_2_and_newer(tmp_path: Path, cert: Path, version: ssl.TLSVersion, good: bool) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
+        tls = trio.SSLStream(await daemon.connect(), context, https_compatible=True)
+        with trio.fail_after(PATIENCE):
+            if good:
+                await tls.do_handshake()
+            else:
+                with pytest.raises(trio.BrokenResourceError):
+                    await tls.do_handshake()
+            await trio.aclose_forcefully(tls)
+
+
+async def test_another_certificate_is_taken_without_dropping_anyone(tmp_path: Path, cert: Path) -> None:
+    mine, other = certificate(tmp_path, "mine"), certificate(tmp_path, "renewed")
+    async with encrypted_daemon(tmp_path, mine) as daemon, await encrypted(daemon, mine) as stays:
+        await stays.open("/ws/jobs")
+        other.replace(mine)
+        daemon.kill(signal.SIGHUP)
+
+        async def renewed() -> bool:
+            async with await encrypted(daemon, mine) as peer:
+                return "renewed" in str(peer.stream.getpeercert())
+
+        with trio.fail_after(PATIENCE):
+            while True:
+                try:
+                    assert await renewed()
+                    break
+                except trio.BrokenResourceError:  # it shows the old one still
+                    await trio.sleep(0.01)
+        await daemon.report(registered(ID))
+        assert json.loads((await stays.next_frame())[1])["job_id"] == ID
+
+
+@pytest.mark.parametrize("server", [{"tls_cert": "/nowhere"}, {"tls_key": "/x"}, {"tls_cert": __file__}])
+def test_an_impossible_certificate_is_a_sentence(server: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"^server\.tls_"):
+        tls_context(Server(**server))
+
+
+async def test_httpx_and_the_urls_agree(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        assert re.fullmatch(r"https://127\.0\.0\.1:\d+", daemon.url)
+        context = ssl.create_default_context(cafile=str(cert))
+        url = daemon.url.replace("127.0.0.1", "localhost")
+        async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+            assert (await client.get(f"{url}/api/health")).status_code == 200
+            body = b"x" * 300_000
+            assert (await client.post(f"{url}/api/events", content=body)).status_code == 400
+
+
+@given(st.lists(st.binary(max_size=100_000), max_size=8))
+async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: list[bytes]) -> None:
+    directory = Path("/tmp")
+    del directory
+    ours, theirs = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERT[0])
+    client_context = ssl.create_default_context(cafile=str(CERT[0]))
+    ours.setblocking(False)
+    async with trio.open_nursery() as nursery:
+        connection = EncryptedConnection(ours, "unix", context, nursery.start_soon)
+        client = trio.SSLStream(
+            trio.SocketStream(trio.socket.from_stdlib_socket(theirs)), client_context, server_hostname="localhost"
+        )
+        received = b""
+
+        async def send() -> None:
+            await connection.receive_some()  # the handshake, and a byte
+            for piece in pieces:
+                rest = piece
+                while rest:
+                    await connection.wait_writable()
+                    try:
+                        rest = rest[connection.send(rest) :]
+                    except BlockingIOError:
+                        continue
+
+        with trio.fail_after(PATIENCE):
+            nursery.start_soon(send)
+            await client.send_all(b".")
+            whole = b"".join(pieces)
+            while len(received) < len(whole):
+                received += bytes(await client.receive_some())
+        assert received == whole
+        nursery.cancel_scope.cancel()
+    ours.close()
+    theirs.close()
+
+
+CERT: list[Path] = []
+
+
+@pytest.fixture(autouse=True)
+def _known(cert: Path) -> None:
+    CERT[:] = [cert]
+
+
+async def test_connections_leave_nothing_behind(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        async with await encrypted(daemon, cert) as peer:
+            assert (await peer.ask("/api/health")).status == 200
+        before = await daemon.settled()
+        for _ in range(10):
+            peer = await encrypted(daemon, cert)
+            await peer.open("/ws/jobs")
+            await trio.aclose_forcefully(peer.stream)
+        await eventually(lambda: len(daemon.daemon.watchers) == 0)
+        await daemon.leaves_only(before)
