@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Browser, Page, expect
 from serving import ServedDaemon, served_daemon
 
@@ -135,6 +136,44 @@ def test_a_job_whose_producer_is_silent_says_so_until_it_is_back(page: Page) -> 
     expect(mirror).to_contain_text("no sign of life")
     page.evaluate(send, json.dumps(moved))
     expect(mirror).not_to_contain_text("no sign of life")
+
+
+def test_a_finished_job_is_deleted_once_that_is_confirmed(page: Page) -> None:
+    page.evaluate(REPORT, ["purge", {"type": "error", "data": {"message": "No."}}])
+    failed = page.locator(".job[data-status=failed]", has_text="purge")
+    delete = failed.locator("[data-action=delete]")
+    delete.click()
+    expect(delete).to_have_text("Really delete?")
+    page.locator("h1").click()  # never mind
+    expect(delete).to_have_text("Delete")
+    delete.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    expect(failed).to_have_count(0)
+    page.reload()
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    expect(failed).to_have_count(0)
+
+
+def test_files_handed_in_together_have_one_bar_and_are_cancelled_together(page: Page, scan: Path) -> None:
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    files = [("files[]", (f"part-{n}.pdf", scan.read_bytes())) for n in range(6)]
+    options = {"options": json.dumps({"dpi": 600, "priority": "high"})}
+    answer = httpx.post(f"{page.url}api/batch", files=files, data=options, trust_env=False)
+    assert answer.status_code < 300, answer.text
+    batch = page.locator(".batch", has_text="Batch of 6 files")
+    expect(batch).to_contain_text("high priority")
+    expect(batch).to_contain_text("running")
+    expect(batch.locator(".job").first).to_be_hidden()
+    batch.get_by_role("button", name="Show files").click()
+    expect(batch.locator(".job")).to_have_count(6)
+    expect(batch.locator(".job").first).to_be_visible()
+    cancel = batch.locator("[data-action=cancelAll]")
+    cancel.click()
+    cancel.click()
+    expect(batch).to_have_attribute("data-status", "cancelled")
+    expect(batch.locator(".job[data-status=cancelled]")).to_have_count(6)
+    expect(cancel).to_be_hidden()
 
 
 def test_a_job_that_does_not_know_its_length_has_a_bar_without_a_value(page: Page) -> None:

@@ -42,6 +42,9 @@ export const health = () => request('api/health');
 export const listJobs = async (limit) => (await request(`api/jobs?limit=${limit}`)).jobs;
 export const getJob = (id) => request(jobUrl(id));
 export const cancelJob = (id) => request(jobUrl(id), 'DELETE');
+export const deleteJob = (id) => request(jobUrl(id, '?purge=true'), 'DELETE');
+export const getBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`);
+export const cancelBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`, 'DELETE');
 export const retryJob = (id) => request(jobUrl(id, '/retry'), 'POST');
 export const downloadUrl = (id) => jobUrl(id, '/download');
 

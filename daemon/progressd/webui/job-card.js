@@ -85,14 +85,16 @@ export class JobCard {
 
   #showActions() {
     const { upload, status, output_path: output } = this.#entry;
-    const { cancel, retry, download, dismiss } = this.#parts;
+    const { cancel, retry, download, dismiss, delete: deletion } = this.#parts;
     const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
     cancel.hidden = isFinished(this.#entry);
     retry.hidden = !canRetry(this.#entry);
     download.hidden = status !== 'completed' || !output;
     dismiss.hidden = !upload || status !== 'failed';
+    deletion.hidden = upload || !isFinished(this.#entry);
     if (!download.hidden) download.href = downloadUrl(this.#entry.id);
-    for (const action of [cancel, retry, download, dismiss]) {
+    for (const action of [cancel, retry, download, dismiss, deletion]) {
+      if (action.hasAttribute('data-asking')) continue;
       action.setAttribute('aria-label', `${action.textContent.trim()} ${nameOf(this.#entry)}`);
     }
     if (focused?.hidden) ([retry, download, dismiss].find((action) => !action.hidden) ?? this.element).focus();

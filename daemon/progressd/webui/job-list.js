@@ -1,29 +1,38 @@
 /** The list of cards: what runs, what waits, what is over; within these in the order of the entries it is given. */
 
-import { JobCard } from './job-card.js';
+import { isConfirmed } from './confirm.js';
 import { isFinished } from './jobs.js';
 
-/** @typedef {import('./job-card.js').Entry} Entry */
+/**
+ * @typedef {import('./job-card.js').Entry | import('./batches.js').Batch} Entry
+ * @typedef {import('./job-card.js').JobCard | import('./batch-card.js').BatchCard} Card
+ */
 
 function groupOf(entry) {
-  if (isFinished(entry)) return 2;
+  if (isOver(entry)) return 2;
   return entry.status === 'queued' || entry.waiting ? 1 : 0;
 }
 
+const isOver = (entry) => isFinished(entry) || entry.status === 'partially_completed';
+
 export class JobList {
   #root;
-  /** @type {Map<string, JobCard>} */
+  #newCard;
+  /** @type {Map<string, Card>} */
   #cards = new Map();
 
   /**
    * @param {HTMLElement} root
    * @param {Record<string, (entry: Entry) => Promise<void> | void>} actions by their buttons' `data-action`
+   * @param {(entry: Entry) => Card} newCard
    */
-  constructor(root, actions) {
+  constructor(root, actions, newCard) {
     this.#root = root;
+    this.#newCard = newCard;
     root.addEventListener('click', ({ target }) => {
       const button = target.closest('button[data-action]');
-      if (button) this.#act(button, actions[button.dataset.action]);
+      const action = actions[button?.dataset.action];
+      if (action && button.closest('.jobs') === root) this.#act(button, action);
     });
   }
 
@@ -33,7 +42,7 @@ export class JobList {
     for (const [id, card] of this.#cards) if (!stay.has(id)) this.#drop(id, card);
     let place = this.#root.firstElementChild;
     for (const entry of [...entries].sort((a, b) => groupOf(a) - groupOf(b))) {
-      const card = this.#cardOf(entry.id);
+      const card = this.#cardOf(entry);
       if (place && card.element === place.nextElementSibling) {
         this.#move(place, null); // one card goes down the list, and not all the others up
         place = card.element;
@@ -46,12 +55,13 @@ export class JobList {
 
   /** Brings the times on the cards up to date. */
   tick() {
-    for (const card of this.#cards.values()) if (!isFinished(card.entry)) card.tick();
+    for (const card of this.#cards.values()) if (!isOver(card.entry)) card.tick();
   }
 
   /** Says on a job's card why something came to nothing. */
   complain(id, sentence) {
-    this.#cards.get(id)?.note(sentence);
+    if (this.#cards.has(id)) this.#cards.get(id).note(sentence);
+    else for (const card of this.#cards.values()) card.complain?.(id, sentence);
   }
 
   /** Leaves the focus where it is; `moveBefore`, where there is one, also animations and scroll positions. */
@@ -65,20 +75,25 @@ export class JobList {
     focused?.focus({ preventScroll: true });
   }
 
-  #cardOf(id) {
-    if (!this.#cards.has(id)) this.#cards.set(id, new JobCard());
-    return this.#cards.get(id);
+  #cardOf(entry) {
+    if (!this.#cards.has(entry.id)) this.#cards.set(entry.id, this.#newCard(entry));
+    return this.#cards.get(entry.id);
   }
 
   #drop(id, card) {
-    card.element.remove();
+    const { element } = card;
+    const focused = element.contains(document.activeElement);
+    const next = element.nextElementSibling ?? element.previousElementSibling ?? this.#root.closest('[tabindex]');
+    element.remove();
+    if (focused) next?.focus({ preventScroll: true });
     this.#cards.delete(id);
   }
 
   async #act(button, action) {
     if (button.ariaBusy === 'true') return;
+    if (button.dataset.question && !isConfirmed(button, button.dataset.question)) return;
     const { dataset } = button.closest('.job');
-    const card = this.#cards.get(dataset.jobId ?? dataset.uploadId);
+    const card = this.#cards.get(dataset.jobId ?? dataset.uploadId ?? dataset.batchId);
     button.ariaBusy = 'true';
     card.note('');
     try {

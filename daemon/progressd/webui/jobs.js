@@ -9,6 +9,7 @@ import { now } from './clock.js';
  * @property {'queued'|'processing'|'completed'|'failed'|'cancelled'} status
  * @property {string} [kind]
  * @property {string} [pipeline] that the daemon runs for it; absent when a producer of its own reports it
+ * @property {string} [batch_id] of those that it was handed in with
  * @property {string} [input_filename]
  * @property {{current_step: number, total_steps: number, step_name: string, percent: number}} [progress]
  * @property {string} [output_path] where the result is, when there is one
@@ -128,10 +129,10 @@ export class Jobs {
    * Applies a message of the stream; types it does not know change nothing.
    * @returns {boolean} false when the message is about a job that is not known
    */
-  apply({ type, job_id: id, data, time }) {
+  apply({ type, job_id: id, batch_id, data, time }) {
     const job = this.#jobs.get(id);
     if (type === 'job_created') {
-      if (!job) this.#set({ id, ...data });
+      if (!job) this.#set({ id, batch_id, ...data });
       return true;
     }
     const change = CHANGES[type];

@@ -1,11 +1,13 @@
 /** Puts the page together: jobs and uploads into the list, connection into the header, buttons to the API. */
 
 import { currentKey, useKey } from './access.js';
-import { cancelJob, health, retryJob, signedDownloadUrl } from './api.js';
+import { cancelBatch, cancelJob, deleteJob, health, retryJob, signedDownloadUrl } from './api.js';
+import { BatchCard } from './batch-card.js';
+import { Batches } from './batches.js';
 import { Feed } from './feed.js';
 import { count } from './format.js';
 import { Gate, mayWrite } from './gate.js';
-import { nameOf } from './job-card.js';
+import { JobCard, nameOf } from './job-card.js';
 import { JobList } from './job-list.js';
 import { isOpenEnded, Jobs } from './jobs.js';
 import { offerOcr, setDefaults, setUpUploadForm } from './upload-form.js';
@@ -36,8 +38,9 @@ const uploads = new Uploads({
   onArrived: (message) => jobs.apply(message),
   onFailed: announce,
 });
+const batches = new Batches(redrawSoon);
 const feed = new Feed(jobs, { onConnection: showConnection, onNotice: showNotice });
-const list = new JobList(byId('jobs'), {
+const actions = {
   async cancel({ upload, id }) {
     if (upload) uploads.remove(id);
     else jobs.put(await cancelJob(id));
@@ -47,7 +50,17 @@ const list = new JobList(byId('jobs'), {
     else feed.want((await retryJob(id)).job_id);
   },
   dismiss: ({ id }) => uploads.remove(id),
-});
+  async delete({ id }) {
+    await deleteJob(id).catch((error) => { if (error.status !== 404) throw error; });
+    jobs.remove(id);
+  },
+  async cancelAll({ id }) {
+    await cancelBatch(id);
+  },
+};
+const newList = (root) => new JobList(root, actions, newCard);
+const newCard = ({ batch }) => (batch ? new BatchCard(newList) : new JobCard());
+const list = newList(byId('jobs'));
 
 const gate = new Gate(byId('gate'), {
   onOpened(who) {
@@ -101,7 +114,7 @@ function redraw() {
   redrawing = 0;
   const known = jobs.newestFirst();
   const entries = [...uploads.newestFirst(), ...known];
-  list.show(entries);
+  list.show(batches.group(entries));
   byId('empty').hidden = entries.length > 0;
   byId('summary').textContent = summaryOf(entries);
   document.title = titleOf(known);

@@ -1,0 +1,96 @@
+/** The card of a batch: one bar for all its jobs, and their own cards where somebody wants to see them. */
+
+import { count } from './format.js';
+
+const VERDICTS = {
+  queued: 'Queued',
+  completed: 'Done',
+  partially_completed: 'Partly done',
+  failed: 'Failed',
+  cancelled: 'Cancelled',
+};
+
+/** So many jobs are shown at first. */
+const FEW = 4;
+
+const template = document.getElementById('batch-card');
+
+/** @typedef {import('./batches.js').Batch} Batch */
+
+export class BatchCard {
+  #entry = null;
+  #parts = {};
+  #list;
+  #open = null;
+
+  /** @param {(root: HTMLElement) => import('./job-list.js').JobList} newList for its jobs */
+  constructor(newList) {
+    this.element = template.content.firstElementChild.cloneNode(true);
+    for (const part of this.element.querySelectorAll('[data-part]')) this.#parts[part.dataset.part] = part;
+    this.#list = newList(this.#parts.jobs);
+    this.#parts.toggle.addEventListener('click', () => this.#toggle(!this.#open));
+  }
+
+  /** @returns {Batch} */
+  get entry() {
+    return this.#entry;
+  }
+
+  /** @param {Batch} entry */
+  show(entry) {
+    if (entry.status !== this.#entry?.status) this.note('');
+    this.#entry = entry;
+    const { id, status, counts, percent, priority, jobs } = entry;
+    const name = `Batch of ${count(counts.total, 'file')}`;
+    const verdict = VERDICTS[status] ?? `${percent}%`;
+    const account = accountOf(counts);
+    const { bar, fill, cancel } = this.#parts;
+    this.element.dataset.batchId = id;
+    this.element.dataset.status = status;
+    setText(this.#parts.name, name);
+    setText(this.#parts.kind, priority && priority !== 'normal' ? `${priority} priority` : '');
+    setText(this.#parts.figure, verdict);
+    setText(this.#parts.step, account);
+    bar.setAttribute('aria-label', `Progress of ${name}`);
+    bar.setAttribute('aria-valuenow', percent);
+    bar.setAttribute('aria-valuetext', [verdict, account].join(', '));
+    fill.style.transform = `scaleX(${percent / 100})`;
+    cancel.hidden = !counts.pending && !counts.processing;
+    cancel.setAttribute('aria-label', `Cancel all jobs of ${name}`);
+    this.#toggle(this.#open ?? counts.total <= FEW);
+    this.#list.show(jobs);
+  }
+
+  /** Brings the times on the cards of its jobs up to date. */
+  tick() {
+    if (this.#open) this.#list.tick();
+  }
+
+  /** @param {string} sentence why the last action came to nothing; empty to take it back */
+  note(sentence) {
+    setText(this.#parts.note, sentence);
+    this.#parts.note.hidden = !sentence;
+  }
+
+  /** Says on the card of one of its jobs why something came to nothing. */
+  complain(id, sentence) {
+    this.#list.complain(id, sentence);
+  }
+
+  #toggle(open) {
+    this.#open = open;
+    const { toggle, jobs } = this.#parts;
+    jobs.hidden = !open;
+    toggle.ariaExpanded = String(open);
+    setText(toggle, open ? 'Hide files' : 'Show files');
+  }
+}
+
+function accountOf({ completed, processing, pending, failed, cancelled }) {
+  const parts = { done: completed, running: processing, waiting: pending, failed, cancelled };
+  return Object.entries(parts).filter(([, n]) => n).map(([what, n]) => `${n} ${what}`).join(', ');
+}
+
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}

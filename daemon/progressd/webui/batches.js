@@ -1,0 +1,80 @@
+/** Jobs that were handed in together, as the server counts them; asked for again when one of them has changed. */
+
+import { getBatch } from './api.js';
+import { isFinished } from './jobs.js';
+
+/**
+ * A batch, in the shape a card shows.
+ * @typedef {object} Batch
+ * @property {true} batch
+ * @property {string} id
+ * @property {'queued'|'processing'|'completed'|'partially_completed'|'failed'|'cancelled'} status
+ * @property {string} [priority]
+ * @property {{completed: number, processing: number, pending: number, failed: number, cancelled: number,
+ *   total: number}} counts
+ * @property {number} percent
+ * @property {import('./jobs.js').Job[]} jobs those that the page knows
+ */
+
+export class Batches {
+  /** @type {Map<string, {answer: ?object, seen: string, asking: boolean}>} */
+  #batches = new Map();
+  #onChange;
+
+  /** @param {() => void} onChange */
+  constructor(onChange) {
+    this.#onChange = onChange;
+  }
+
+  /**
+   * Puts jobs of one batch together, where the first of them stands.
+   * @param {import('./job-card.js').Entry[]} entries
+   * @returns {(import('./job-card.js').Entry | Batch)[]}
+   */
+  group(entries) {
+    const members = Map.groupBy(entries, (entry) => entry.batch_id ?? entry.id);
+    for (const id of this.#batches.keys()) if (!members.has(id)) this.#batches.delete(id);
+    return [...members].map(([id, jobs]) => (jobs[0].batch_id ? this.#batch(id, jobs) : jobs[0]));
+  }
+
+  #batch(id, jobs) {
+    const seen = jobs.map((job) => `${job.id} ${job.status}`).join();
+    const known = this.#batches.get(id) ?? { answer: null, seen: '', asking: false };
+    this.#batches.set(id, known);
+    if (known.seen !== seen && !known.asking) this.#ask(id, known, seen);
+    const counts = known.answer?.progress ?? counted(jobs);
+    const status = known.answer?.status ?? (jobs.every(isFinished) ? 'completed' : 'processing');
+    return { batch: true, id, status, priority: known.answer?.priority, counts, percent: percentOf(counts, jobs), jobs };
+  }
+
+  /** What has changed meanwhile is asked for with the next look at it. */
+  async #ask(id, known, seen) {
+    known.asking = true;
+    try {
+      known.answer = await getBatch(id);
+    } catch {
+      // Then it is counted from the jobs that the page knows, and asked for with their next change.
+    }
+    known.seen = seen;
+    known.asking = false;
+    this.#onChange();
+  }
+}
+
+function counted(jobs) {
+  const number = (wanted) => jobs.filter(({ status }) => status === wanted).length;
+  return {
+    completed: number('completed'),
+    processing: number('processing'),
+    pending: number('queued'),
+    failed: number('failed'),
+    cancelled: number('cancelled'),
+    total: jobs.length,
+  };
+}
+
+function percentOf({ pending, processing, total }, jobs) {
+  const under = jobs.filter(({ status }) => status === 'processing').slice(0, processing);
+  const parts = under.reduce((sum, { progress }) => sum + (progress?.percent ?? 0), 0);
+  return total ? Math.floor((100 * (total - pending - processing) + parts) / total) : 0;
+}

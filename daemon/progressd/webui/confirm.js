@@ -1,0 +1,33 @@
+/** A button for what cannot be undone: pressed once it asks, pressed again soon it is meant. */
+
+const PATIENCE_MS = 4000;
+
+/** @type {WeakMap<HTMLButtonElement, () => void>} those that ask, and what makes them stop */
+const asking = new WeakMap();
+
+/**
+ * @param {HTMLButtonElement} button that has been pressed
+ * @param {string} question to show on it
+ * @returns {boolean} whether this press confirms an earlier one
+ */
+export function isConfirmed(button, question) {
+  const stop = asking.get(button);
+  if (stop) {
+    stop();
+    return true;
+  }
+  const { textContent, ariaLabel } = button;
+  const calm = () => {
+    asking.delete(button);
+    clearTimeout(timer);
+    button.removeEventListener('blur', calm);
+    Object.assign(button, { textContent, ariaLabel });
+    button.removeAttribute('data-asking');
+  };
+  const timer = setTimeout(calm, PATIENCE_MS);
+  button.addEventListener('blur', calm);
+  Object.assign(button, { textContent: question, ariaLabel: `${question} ${ariaLabel}` });
+  button.setAttribute('data-asking', '');
+  asking.set(button, calm);
+  return false;
+}
