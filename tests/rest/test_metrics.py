@@ -87,3 +87,8 @@ async def test_who_may_see_some_jobs_gets_no_metrics_of_all(tmp_path: Path) -> N
         batches = (await client.get("/api/stats", headers=headers)).json()["batches"]
     assert (jobs["total_jobs"], jobs["total_pages_processed"]) == (1, 3)
     assert batches == {"total": 0, "completed": 0, "processing": 0}
+
+
+async def test_a_format_of_a_version_that_makes_no_sense_is_the_usual_one(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/metrics", headers={"Accept": "application/openmetrics-text;version=1.x.0"})
+    assert response.status_code == 200

@@ -21,5 +21,8 @@ async def metrics() -> Response:
     """In the format that the client asks for, and without that in Prometheus' own."""
     if who_asks(request.scope).bound:
         raise OutOfScope("the metrics are about all jobs, and this key is for some only")
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):  # prometheus_client fails at a version such as 1.x
+        encode, content_type = choose_encoder("")
     return Response(encode(services().gauges.registry), content_type=content_type)
