@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -128,6 +129,7 @@ class Daemon:
             streams=self.streams,
             ledger=self.ledger,
             workers=settings.runner.slots,
+            turned_away=Counter(),
         )
         self.services = Services(
             settings=settings,
@@ -142,7 +144,7 @@ class Daemon:
             streams=self.streams,
             gauges=self.gauges,
         )
-        self.gate = Gate(build_app(self.services), settings, self.admission)
+        self.gate = Gate(build_app(self.services), settings, self.admission, self.gauges.turned_away)
         self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
         self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers))

@@ -156,3 +156,29 @@ async def test_a_file_that_would_fill_the_disk_is_refused(tmp_path: Path) -> Non
     async with running_daemon(tmp_path, limits=given) as daemon, client_of(daemon) as client:
         refused = await post_form(client, file_part())
         assert (refused.status_code, list(refused.json())) == (507, ["error"])
+
+
+async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) -> None:
+    limits = {"max_open_per_address": 2, "unlimited": ()}
+    async with running_daemon(tmp_path, limits=limits) as daemon:
+        first, second = [Peer(await daemon.connect()) for _ in range(2)]
+        assert (await first.ask("/api/health")).status == 200
+        assert (await second.ask("/api/health")).status == 200
+        async with Peer(await daemon.connect()) as third, Peer(await daemon.connect(local="127.0.0.2")) as other:
+            assert await third.rest() == b""
+            assert (await other.ask("/api/health")).status == 200
+        await first.stream.aclose()
+        await eventually(lambda: daemon.daemon.ledger.open == 1)
+        async with Peer(await daemon.connect()) as again:
+            assert (await again.ask("/api/health")).status == 200
+        await second.stream.aclose()
+        assert daemon.daemon.ledger.counts["refused", "too many open of address"] == 1
+
+
+async def test_what_the_gate_refuses_is_in_the_metrics(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        assert await statuses(client, 2) == [401, 401]
+        secret = keys.add(daemon.settings.auth.keys_file, "ci")
+        daemon.daemon.admission.load()
+        text = (await client.get("/api/metrics", headers=bearer(secret))).text
+        assert 'progressd_requests_refused_total{status="401"} 2.0' in text

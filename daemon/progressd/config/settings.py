@@ -88,6 +88,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     max_connections: Annotated[int, _count("WebSocket connections at a time.")] = 100
     max_connections_per_address: Annotated[int, _count("WebSocket connections at a time from one address.")] = 100
+    max_open_per_address: Annotated[int, _count("Connections of any kind at a time from one address.")] = 1000
     handshake_timeout: Annotated[float, _seconds("How long a client may take to send the head of its request.")] = 10
     heartbeat_interval: Annotated[float, _seconds("How often a watcher is sent a ping.")] = 30
     connection_timeout: Annotated[
@@ -111,7 +112,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     unlimited: Annotated[
         Networks,
         Meta(
-            description="Addresses that may send as many requests as they like.",
+            description="Addresses that may send as many requests, and have as many connections open, as they like.",
             extra={"expected": NETWORKS},
         ),
     ] = ("127.0.0.0/8", "::1")

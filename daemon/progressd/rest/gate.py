@@ -44,13 +44,14 @@ WHO: Final = "progressd.who"  # the key in an ASGI scope
 class Gate:
     """An ASGI application around another, which gets only what may pass."""
 
-    def __init__(self, app: ASGIFramework, settings: Settings, admission: Admission) -> None:
+    def __init__(self, app: ASGIFramework, settings: Settings, admission: Admission, refused: Counter[str]) -> None:
+        """`refused` counts the requests that do not pass, by the status."""
         self._app = app
         self._settings = settings
         self._admission = admission
         self._uploads = 0
         self.rates = RateLimits(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
-        self.refused: Counter[str] = Counter()  # by the status
+        self.refused = refused
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""

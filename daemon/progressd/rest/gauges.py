@@ -1,6 +1,7 @@
 """The parts of the daemon in numbers, read when somebody asks; nothing is counted here but the event loop's lag."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -33,6 +34,7 @@ class Gauges(Collector):
     streams: OpenStreams
     ledger: Ledger
     workers: int
+    turned_away: Counter[str]  # requests, by the status
     started_at: float = field(default_factory=time.time)  # seconds since 1970
     lag: float = 0.0  # seconds by which the event loop was late when last looked at
     most_lag: float = 0.0
@@ -107,6 +109,8 @@ class Gauges(Collector):
         yield ended
         refused = [(reason, count) for (kind, reason), count in sorted(ledger.counts.items()) if kind == "refused"]
         yield _counters("progressd_handshakes_refused", "Connections that were not let in.", "reason", refused)
+        turned_away = sorted(self.turned_away.items())
+        yield _counters("progressd_requests_refused", "Requests that did not pass the gate.", "status", turned_away)
         slow = sum(count for (_, reason), count in ledger.counts.items() if reason.startswith("4000"))
         yield _counter("progressd_slow_consumers_closed", "Watchers that were too slow.", slow)
 

@@ -50,6 +50,7 @@ VANISHED: Final = Fate("left", "in the handshake")
 SERVED: Final = Fate("http", "served")
 SILENT: Final = Fate("refused", "handshake timeout")
 CROWDED_OUT: Final = Fate("refused", "too many handshakes")
+TOO_MANY_OF_ADDRESS: Final = Fate("refused", "too many open of address")
 CUT_OFF: Final = Fate("closed", "cut off")
 FAILED: Final = Fate("failed", "error")
 

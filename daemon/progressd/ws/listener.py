@@ -7,6 +7,7 @@ connection ends that connection and nothing else.
 
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
@@ -16,8 +17,9 @@ from wsproto.events import Request
 from wsproto.utilities import ProtocolError
 
 from progressd.accepting import accept_forever
+from progressd.auth.addresses import networks, within
 from progressd.config.settings import Limits
-from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, Ledger
+from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TOO_MANY_OF_ADDRESS, Ledger
 from progressd.ws.turnstile import Turnstile
 
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
@@ -174,6 +176,7 @@ class Listener:
         self._connections = connections
         self._limits = limits
         self._turnstile = Turnstile()  # for handshakes
+        self._of_address: Counter[str] = Counter()
         self._heads: set[trio.CancelScope] = set()  # one for each connection whose first request is still to come
 
     def use(self, limits: Limits) -> None:
@@ -204,6 +207,8 @@ class Listener:
     async def _serve(self, connection: Connection) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
         failed: BaseException | None = None
+        address = connection.peer
+        self._of_address[address] += 1
         self._ledger.opened()
         try:
             if await self._asks_for_websocket(connection):
@@ -215,12 +220,19 @@ class Listener:
             failed = group.exceptions[0]
         finally:
             self._ledger.ended(connection, failed)
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
             connection.socket.close()
 
     async def _asks_for_websocket(self, connection: Connection) -> bool:
         """Or else it is done with."""
         if len(self._heads) >= self._limits.max_handshakes:
             connection.fate = CROWDED_OUT
+            return False
+        limits, address = self._limits, connection.peer
+        if self._of_address[address] > limits.max_open_per_address and not within(address, networks(limits.unlimited)):
+            connection.fate = TOO_MANY_OF_ADDRESS
             return False
         with trio.move_on_after(self._limits.handshake_timeout) as head:
             self._heads.add(head)
