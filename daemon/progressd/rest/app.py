@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from progressd.core.errors import NoSpace, ProgressdError
 from progressd.rest import auth, batch, convert, events, health, jobs, metrics, reference, stats, streams
+from progressd.rest.compression import compressed
 from progressd.rest.headers import HEADERS
 from progressd.rest.services import RestApp, Services, json_response
 
@@ -76,4 +77,4 @@ async def _failed(error: Exception) -> Response:
 async def _with_headers(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    return response
+    return await compressed(request, response)

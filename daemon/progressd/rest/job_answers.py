@@ -57,7 +57,7 @@ class JobAnswers:
     def _keep(self, job: Job) -> _Kept:
         view = job_view(job, self._store_id)
         etag = f'"{view.cursor}.{__version__}"'.encode()  # another version may tell more of the same job
-        fields = ((b"etag", etag), (b"cache-control", CACHING.encode()), *_ALWAYS)
+        fields = ((b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding"), *_ALWAYS)
         body = _encode(view)
         content = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
         kept = _Kept(job, etag, Answer(200, (*content, *fields), body), Answer(304, fields, b""))

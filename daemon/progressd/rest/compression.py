@@ -1,0 +1,34 @@
+"""gzip where it pays: whole answers of text that are longer than what one packet takes anyway (RFC 9110 §8.4.1.3)."""
+
+import gzip
+from typing import Final
+
+import trio
+from quart import Response
+from quart.wrappers import Request
+from quart.wrappers.response import DataBody
+
+LEAST: Final = 1400  # bytes; a shorter answer is one packet, compressed or not
+AT_ONCE: Final = 65536  # bytes that are compressed in the event loop, in a millisecond; more are in a thread
+LEVEL: Final = 3
+TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "text/html", "text/plain"})
+
+
+async def compressed(request: Request, response: Response) -> Response:
+    """The response, compressed if the client takes it and it pays."""
+    body = response.response
+    if response.mimetype not in TEXT or not isinstance(body, DataBody) or response.content_encoding:
+        return response
+    response.vary.add("Accept-Encoding")
+    if len(body.data) < LEAST or response.status_code != 200 or not request.accept_encodings["gzip"]:
+        return response
+    if len(body.data) <= AT_ONCE:
+        data = gzip.compress(body.data, LEVEL, mtime=0)
+    else:
+        data = await trio.to_thread.run_sync(lambda: gzip.compress(body.data, LEVEL, mtime=0))
+    response.set_data(data)
+    response.content_encoding = "gzip"
+    etag, weak = response.get_etag()
+    if etag is not None and not weak:
+        response.set_etag(etag, weak=True)  # the same job, in other bytes
+    return response
