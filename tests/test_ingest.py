@@ -400,6 +400,49 @@ async def test_the_newest_progress_is_in_the_store_within_a_second(
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
 
 
+async def test_what_comes_while_progress_is_written_does_not_wait_for_it(
+    watched: WatchedStore, mock_clock: trio.testing.MockClock
+) -> None:
+    async with running(watched) as spine:
+        await spine.submit(register(), start())
+        await spine.submit(progress(1))
+        await settled()
+        with watched.held_before():
+            mock_clock.jump(1)
+            await watched.reached()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(spine.submit, progress(2))
+                await settled()
+                known = spine.registry.known(ID)
+                nursery.cancel_scope.cancel()
+        assert known is not None
+        assert known.progress.current_step == 2
+    assert await watched.jobs([ID]) == {ID: known}
+
+
+async def test_of_progress_that_could_not_be_written_the_newest_is_written_later(
+    watched: WatchedStore, tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with running(watched) as spine:
+        await spine.submit(register(1), start(1), register(2), start(2))
+        await spine.submit(progress(1, 1), progress(1, 2))
+        await settled()
+        with disk_full(tmp_path / "watched.sqlite"):
+            with watched.held_before():
+                mock_clock.jump(1)
+                await watched.reached()
+                [newest] = await spine.submit(progress(2, 2))
+            await spine.ingest.turned()
+        assert spine.ingest.failing is not None
+        with watched.held_after():
+            await settled()
+            mock_clock.jump(1)
+            await watched.written()
+        stored = await watched.jobs([job_id(1), job_id(2)])
+        assert [stored[job_id(number)].progress.current_step for number in (1, 2)] == [1, 2]
+        assert stored[job_id(2)] == newest
+
+
 async def test_a_change_of_any_job_takes_the_unsaved_progress_of_all_with_it(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
     [moved] = await spine.submit(progress(7, 1))

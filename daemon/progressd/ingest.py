@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class Entry:
-    """Events of one producer, and what comes of them. Without events: write what is unsaved."""
+    """Events of one producer, and what comes of them. Without events: it is decided once all before it are."""
 
     __slots__ = ("decided", "events", "outcomes")
 
@@ -110,6 +110,7 @@ class Ingest:
                 self._receive.close()  # before anyone can queue up behind the last batch and never be answered
                 with trio.CancelScope(shield=True):
                     await self._take(last)
+                    await self._write_unsaved()
 
     async def _decided(self, events: Sequence[Event]) -> list[Outcome]:
         self._hear(events)
@@ -134,17 +135,16 @@ class Ingest:
     async def _take(self, entries: list[Entry]) -> None:
         events = [event for entry in entries for event in entry.events]
         try:
-            outcomes = iter(await self._decide(events, write=not all(entry.events for entry in entries)))
+            outcomes = iter(await self._decide(events))
         except StoreFailed as error:
             log.error("events refused", events=len(events), error=str(error))
             outcomes = iter([error] * len(events))
             self._turn(error)
-            self._moved.set()  # try again, also when nobody else does
         for entry in entries:
             entry.outcomes = [next(outcomes) for _ in entry.events]
             entry.decided.set()
 
-    async def _decide(self, events: list[Event], write: bool) -> list[Outcome]:
+    async def _decide(self, events: list[Event]) -> list[Outcome]:
         """Apply, commit, publish. Raises StoreFailed, and then nothing has happened."""
         stored = await self._jobs_not_in_memory(events)
         await self._reserve(MESSAGES_MOST * len(events))
@@ -153,16 +153,9 @@ class Ingest:
         draft.place_counts()
         self._next_offset = draft.offset  # also when it fails: no offset is given twice
         refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
-        if draft.changes or (write and self._unsaved):
-            unsaved = {**self._unsaved, **draft.jobs}
-            with self.tally.commits.time():
-                await self._store.commit(unsaved.values(), draft.changes, draft.of_jobs.values())
+        if draft.changes:
+            await self._commit(draft)
             self.tally.count(draft.changes, draft.of_jobs.values())
-            self._unsaved.clear()
-            self._turn(None)
-        elif write and self.failing is not None:
-            await self._store.reserve(self._reserved)  # writes what is there already, to see whether that goes
-            self._turn(None)
         elif draft.jobs:
             self._unsaved.update(draft.jobs)
             self._moved.set()
@@ -180,6 +173,23 @@ class Ingest:
         for change in draft.changes:
             _log_change(change.message)
         return outcomes
+
+    async def _commit(self, draft: Draft | None = None) -> None:
+        """Write a draft, and the newest progress of all jobs with it; commits are in the order of the calls."""
+        unsaved, self._unsaved = self._unsaved, {}
+        try:
+            if draft is not None:
+                with self.tally.commits.time():
+                    await self._store.commit({**unsaved, **draft.jobs}.values(), draft.changes, draft.of_jobs.values())
+            elif unsaved:
+                await self._store.commit(unsaved.values(), ())
+            elif self.failing is not None:
+                await self._store.reserve(self._reserved)  # writes what is there already, to see whether that goes
+        except StoreFailed:
+            newest = {job_id: job for job_id in unsaved if (job := self._registry.unfinished.get(job_id)) is not None}
+            self._unsaved = {**newest, **self._unsaved}
+            raise
+        self._turn(None)
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}
@@ -222,6 +232,8 @@ class Ingest:
             self._turned = trio.Event()
             if failing is None:
                 log.info("the store takes events again")
+        if failing is not None:
+            self._moved.set()  # try again, also when nobody else does
         self.failing = failing
 
     async def _write_behind(self) -> None:
@@ -229,7 +241,16 @@ class Ingest:
             await self._moved.wait()
             await trio.sleep(WRITE_BEHIND)
             self._moved = trio.Event()
-            await self._decided(())
+            with trio.CancelScope(shield=True):
+                await self._write_unsaved()
+
+    async def _write_unsaved(self) -> None:
+        """Write the newest progress, while events go on being decided: with 100 a second one of them would wait."""
+        try:
+            await self._commit()
+        except StoreFailed as error:
+            log.error("cannot write progress for now", error=str(error))
+            self._turn(error)
 
 
 def _log_change(message: StateChange) -> None:
