@@ -13,9 +13,17 @@ from progressd.client.watcher import FIRST_DELAY, LONGEST_DELAY, Lost, backoff, 
 from progressd.core.messages import Completed, Progress, StatusChange
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 
+pytestmark = pytest.mark.usefixtures("_soon")
+
 JOB = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
 
 Script = Callable[[WebSocketRequest], Awaitable[None]]
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes back a hundred times sooner than it would; how much later each time is tested by itself."""
+    monkeypatch.setattr("progressd.client.watcher.backoff", lambda failures: backoff(failures) / 100)
 
 
 def progress(step: int, cursor: str) -> str:

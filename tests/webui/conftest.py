@@ -10,9 +10,19 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
+CONFIG = """
+[pipelines.pdf.options.dpi]
+default = 150
+
+[pipelines.pdf.options.deskew]
+default = false
+"""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    with served_daemon(tmp_path_factory.mktemp("state")) as daemon:
+    """A daemon whose form begins with other values than the page's own, and soon has a file converted."""
+    with served_daemon(tmp_path_factory.mktemp("served") / "state", config=CONFIG) as daemon:
         yield daemon
 
 

@@ -15,6 +15,7 @@ from .conftest import opened_page
 CONFIG = """
 [auth]
 required = true
+token_lifetime = "4s"
 
 [pipelines.pdf]
 command = ["cp", "{input}", "{output}"]
@@ -83,6 +84,22 @@ def test_it_is_live_and_stays_so_when_the_page_is_loaded_again(shut: Page, locke
     shut.reload()
     expect(shut.locator("[data-connection=live]")).to_be_visible()
     assert shut.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+
+
+def test_before_its_token_expires_it_has_another_and_stays_live(shut: Page, locked: Locked) -> None:
+    give(shut, locked.key)
+    expect(shut.locator("[data-connection=live]")).to_be_visible()
+    shut.evaluate("""() => {
+      window.seen = new Set();
+      const {dataset} = document.getElementById('connection');
+      const look = () => window.seen.add(dataset.connection);
+      new MutationObserver(look).observe(document.body, {subtree: true, attributes: true});
+    }""")
+    with shut.expect_websocket():
+        pass
+    locked.report("renewed")
+    expect(shut.locator(".job", has_text="renewed")).to_be_visible()
+    assert shut.evaluate("[...window.seen]") == ["live"]
 
 
 def test_whoever_signs_out_leaves_nothing_behind(shut: Page, locked: Locked) -> None:
