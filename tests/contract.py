@@ -100,6 +100,12 @@ ROWS = [
     ),
     Row("GET /api/stats/system", 200, "memory_used_mb worker_count websocket_connections", values={"worker_count": 2}),
     Row(
+        "GET /api/rate-limit/status",
+        200,
+        "enabled requests_per_minute burst_size your_remaining reset_at",
+        values={"enabled": False, "requests_per_minute": 60, "burst_size": 10},
+    ),
+    Row(
         "GET /api/auth/status",
         200,
         "authenticated auth_required message",

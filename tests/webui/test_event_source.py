@@ -1,0 +1,54 @@
+"""A browser's own EventSource and fetch, on the page that the daemon serves."""
+
+import httpx
+from playwright.sync_api import Page
+from samples import job_id
+from serving import ServedDaemon
+
+COLLECT = """id => new Promise(done => {
+    const messages = [], source = new EventSource(`/api/jobs/${id}/events`)
+    source.onmessage = event => messages.push([event.lastEventId, JSON.parse(event.data)])
+    source.onerror = () => source.readyState === EventSource.CLOSED && done(messages)
+})"""
+WAIT = """async id => {
+    const job = await (await fetch(`/api/jobs/${id}`)).json()
+    return (await fetch(`/api/jobs/${id}?since=${job.cursor}&wait=20`)).json()
+}"""
+
+
+def report(served: ServedDaemon, id_: str, **event: object) -> None:
+    assert httpx.post(f"{served.url}/api/jobs/{id_}/events", json=event).status_code == 200
+
+
+def registered(served: ServedDaemon, number: int) -> str:
+    id_ = job_id(number)
+    assert httpx.post(f"{served.url}/api/jobs", json={"id": id_}).status_code in (200, 201)
+    return id_
+
+
+def test_an_event_source_is_told_everything_once_and_ends_with_the_job(page: Page, served: ServedDaemon) -> None:
+    id_ = registered(served, 71)
+    page.evaluate(f"void (window.told = ({COLLECT})('{id_}'))")
+    for step in (1, 2, 3):
+        report(served, id_, type="progress", data={"current_step": step, "total_steps": 3})
+    report(served, id_, type="completed")
+    told = page.evaluate("window.told")  # once the browser has asked again, and was answered 204
+    assert [message["type"] for _, message in told if message["type"] != "progress"] == [
+        *("status_change", "status_change", "completed")
+    ]
+    assert [message["data"]["current_step"] for _, message in told if message["type"] == "progress"][-1] == 3
+    assert [id_ for id_, _ in told] == [message["cursor"] for _, message in told]
+
+
+def test_a_long_poll_from_a_page_is_answered_when_the_job_moves(page: Page, served: ServedDaemon) -> None:
+    id_ = registered(served, 72)
+    page.evaluate(f"void (window.waited = ({WAIT})('{id_}'))")
+    report(served, id_, type="progress", data={"current_step": 1, "total_steps": 3})
+    assert page.evaluate("window.waited")["status"] == "processing"
+    report(served, id_, type="completed")
+
+
+def test_the_reference_page_opens_without_a_complaint(page: Page, served: ServedDaemon) -> None:
+    page.goto(f"{served.url}/api/docs")
+    page.get_by_role("link", name="POST /api/convert").click()
+    assert page.url.endswith("#convert.convert")
