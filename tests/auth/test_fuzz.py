@@ -81,7 +81,7 @@ def parse(data: bytes) -> None:
     """What decides on strangers' text without a connection."""
     text = data.decode("latin-1")[:400]
     for decide in (
-        lambda: read_wish(text),
+        lambda: read_wish(f"/ws{text}"),
         lambda: read_wish(f"/ws/jobs?{text}"),
         lambda: Cursor.parse(text),
         lambda: checked_topic(text),
