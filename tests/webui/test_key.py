@@ -127,7 +127,7 @@ def test_a_key_that_does_not_open_it_is_told_why(key: str, said: str, shut: Page
     assert shut.evaluate("sessionStorage.length") == 0
 
 
-def test_a_key_that_only_looks_on_offers_nothing_that_changes_something(shut: Page, locked: Locked) -> None:
+def test_a_key_that_only_looks_on_offers_nothing_that_changes_something(shut: Page, locked: Locked, scan: Path) -> None:
     locked.report("archive")
     give(shut, locked.reader)
     archive = shut.locator(".job", has_text="archive")
@@ -135,6 +135,10 @@ def test_a_key_that_only_looks_on_offers_nothing_that_changes_something(shut: Pa
     expect(archive.locator("[data-action=cancel]")).to_be_hidden()
     expect(shut.locator("#upload")).to_be_hidden()
     expect(shut.get_by_text("This key looks on.")).to_be_visible()
+    shut.locator("input[type=file]").set_input_files(scan)
+    locked.report("later")  # by when a card of the file would be there too
+    expect(shut.locator(".job", has_text="later")).to_be_visible()
+    expect(shut.locator("[data-upload-id]")).to_have_count(0)
 
 
 def test_a_key_that_is_revoked_shuts_it_again(shut: Page, locked: Locked) -> None:

@@ -28,6 +28,8 @@ def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None
             try:
                 click.echo(f"{client.purge(job_id)['id']} deleted")
             except Refused as refusal:
+                if refusal.status == 401:
+                    raise  # and would be with every other job
                 refused = True
                 click.echo(f"Error: {sentence(refusal, remote)}", err=True)
     ctx.exit(int(refused))

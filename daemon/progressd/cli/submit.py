@@ -67,6 +67,8 @@ def submit(
             try:
                 job_id = client.submit(path, options, pipeline)
             except (Refused, OSError) as error:
+                if isinstance(error, Refused) and error.status == 401:
+                    raise  # and would be with every other file
                 refused = True
                 click.echo(f"Error: {path}: {sentence(error, remote)}", err=True)
             else:

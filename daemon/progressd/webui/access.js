@@ -5,7 +5,16 @@ const ITEM = 'progressd-key';
 /** What can stand in a header; a key has nothing else. */
 const POSSIBLE = /^[\x21-\x7e]+$/;
 
-let key = sessionStorage.getItem(ITEM);
+/** Where the browser keeps nothing for this page, the key lasts until it is loaded again. */
+const storage = (() => {
+  try {
+    return window.sessionStorage;
+  } catch {
+    return null;
+  }
+})();
+
+let key = storage?.getItem(ITEM) ?? null;
 let listener = () => {};
 
 /** @returns {string | null} */
@@ -17,8 +26,8 @@ export const isPossible = (text) => POSSIBLE.test(text);
 /** @param {string | null} next null to forget it */
 export function useKey(next) {
   key = next;
-  if (next === null) sessionStorage.removeItem(ITEM);
-  else sessionStorage.setItem(ITEM, next);
+  if (next === null) storage?.removeItem(ITEM);
+  else storage?.setItem(ITEM, next);
 }
 
 /** @returns {Record<string, string>} the headers of a request that is made with the key */

@@ -8,6 +8,7 @@ export function setUpUploadForm(form, onFiles) {
   const { file } = form.elements;
   const options = document.getElementById('options');
   const take = (files) => {
+    if (form.closest('[hidden]')) return; // who may not submit files is not asked for them, but can drop some
     if (files.length && form.reportValidity()) onFiles([...files], optionsOf(form));
   };
   form.addEventListener('invalid', () => { options.open = true; }, { capture: true });
