@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 from progressd import retention as module
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
@@ -28,7 +29,8 @@ KEEP = 30 * DAY
 
 
 def ended(number: int, days_ago: float, status: JobStatus = JobStatus.COMPLETED) -> Job:
-    return job(number, status, completed_at=datetime.now(UTC) - timedelta(days=days_ago))
+    """Its end is at ten times the number."""
+    return job(number, status, completed_at=datetime.now(UTC) - timedelta(days=days_ago), offset=10 * number)
 
 
 async def jobs_in(store: SQLiteStore) -> set[str]:
@@ -78,8 +80,8 @@ async def test_a_clock_that_jumps_makes_nothing_old(
     monkeypatch.setattr(module, "INTERVAL", 0.01)
     now = datetime.now(UTC)
     under_the_jump = [
-        job(3, JobStatus.COMPLETED, created_at=now, completed_at=now + away),
-        job(4, JobStatus.COMPLETED, created_at=now + away, completed_at=now + away),
+        job(3, JobStatus.COMPLETED, created_at=now, completed_at=now + away, offset=30),
+        job(4, JobStatus.COMPLETED, created_at=now + away, completed_at=now + away, offset=40),
     ]
     await store.commit([ended(1, 31), ended(2, 1), *under_the_jump], [])
     async with trio.open_nursery() as nursery:
@@ -94,6 +96,21 @@ async def test_a_clock_that_jumps_makes_nothing_old(
                     await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert await jobs_in(store) == {job_id(2), job_id(3), job_id(4)}
+
+
+async def test_a_long_job_that_ended_of_late_keeps_none_that_ended_before_it(
+    store: SQLiteStore, tmp_path: Path
+) -> None:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    long = replace(ended(1, 1), offset=1000)
+    await store.commit([long, *(ended(number, 40) for number in range(2, 10))], [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+        with trio.fail_after(10):
+            while await jobs_in(store) != {long.id}:  # noqa: ASYNC110, nothing tells
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(

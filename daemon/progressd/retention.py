@@ -57,7 +57,7 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
         now = min(datetime.now(UTC), started + timedelta(seconds=trio.current_time() - start) + DRIFT)
         before = now - timedelta(seconds=keep)
         try:
-            # Nor does one that jumps back: what came after a job that is kept is kept.
+            # Nor does one that jumps back: what ended after a job that is kept is kept.
             below = await store.first_finished_within(before, now)
             await _delete_finished(before, below, store, registry, files)
         except (StoreFailed, OSError) as error:

@@ -228,13 +228,27 @@ async def test_jobs_that_moved_are_those_whose_newest_progress_lies_in_the_range
 
 async def test_deletion_takes_the_oldest_ends_and_their_changes_and_leaves_the_rest(store: SQLiteStore) -> None:
     times = {number: NOW + timedelta(hours=number) for number in range(1, 6)}
-    jobs = [ended(number, times[6 - number]) for number in range(1, 6)]
+    jobs = [replace(ended(number, times[6 - number]), offset=20 - number) for number in range(1, 6)]
     await store.commit([*jobs, job(6)], [Change(number, created(job_id(number))) for number in range(1, 7)])
     assert await store.delete_finished(times[4], 2) == ids(5, 4)
     assert await store.delete_finished(times[4], 2) == ids(3)
     assert await store.delete_finished(times[4], 2) == []
     assert await ids_of(store, Filter()) == ids(6, 2, 1)
     assert [change.offset for change in await store.changes(0, 100, 100)] == [1, 2, 6]
+
+
+async def test_the_first_end_within_a_time_goes_by_its_place_and_deletion_stops_below_it(store: SQLiteStore) -> None:
+    days = {1: 9, 2: 1, 3: 2, 4: 8, 5: 3}  # since then; 4 ended under a clock that was a week late
+    ends = {1: 95, 2: 70, 3: 80, 4: 90, 5: 75}
+    await store.commit(
+        [replace(ended(number, NOW - timedelta(days=days[number])), offset=ends[number]) for number in days], []
+    )
+    assert await store.first_finished_within(NOW - timedelta(days=4), NOW) == 70
+    assert await store.first_finished_within(NOW - timedelta(days=4), NOW - timedelta(days=1.5)) == 75
+    assert await store.first_finished_within(NOW - timedelta(days=10), NOW - timedelta(days=9.5)) is None
+    assert await store.delete_finished(NOW, 10, 80) == ids(2, 5)
+    assert await store.delete_finished(NOW - timedelta(days=5), 10, 80) == []
+    assert await store.delete_finished(NOW - timedelta(days=5), 10, 95) == ids(4)
 
 
 @pytest.mark.parametrize("offset", [UTC, timezone(timedelta(hours=-9))], ids=str)

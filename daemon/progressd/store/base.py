@@ -88,7 +88,10 @@ class Store(Protocol):
         """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
 
     async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
-        """The smallest `created_offset` of the jobs that finished in this time, None where there is none."""
+        """The place of the first end, `Job.offset`, of those in this time, None where there is none.
+
+        It costs as much as there are ends before it, however many follow.
+        """
 
     async def delete(self, ids: Collection[str]) -> list[str]:
         """Delete those of the jobs that have finished, as `delete_finished` does; their ids."""
@@ -96,6 +99,7 @@ class Store(Protocol):
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
 
-        `below`: only those with a smaller `created_offset`. Only as many as a few milliseconds are enough for, but one
-        at least: nobody who writes waits for long. With the last of its jobs a batch goes as well.
+        In the order of their ends; `below`: only those whose end has a smaller offset. Only as many as a few
+        milliseconds are enough for, but one at least: nobody who writes waits for long. With the last of its jobs a
+        batch goes as well.
         """

@@ -75,6 +75,11 @@ MIGRATIONS: Final = (
     );
     CREATE INDEX batches_by_status ON batches (status);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN offset INTEGER AS (coalesce(body ->> 'offset', 0)); -- of a finished job, its end's
+    DROP INDEX jobs_by_end;
+    CREATE INDEX jobs_by_end ON jobs (offset, completed_at) WHERE completed_at IS NOT NULL;
+    """,
 )
 
 

@@ -127,10 +127,9 @@ class SQLiteStore:
         """See Store."""
 
         def read() -> int | None:
-            query = "SELECT min(created_offset) FROM jobs WHERE completed_at >= ? AND completed_at < ?"
-            first: int | None
-            [first] = self._lister.execute(query, (_second(since), _second(upto))).fetchone()
-            return first
+            query = "SELECT offset FROM jobs WHERE completed_at >= ? AND completed_at < ? ORDER BY offset LIMIT 1"
+            row: tuple[int] | None = self._lister.execute(query, (_second(since), _second(upto))).fetchone()
+            return None if row is None else row[0]
 
         return await self._in_thread(read, self._listing)
 
@@ -138,8 +137,8 @@ class SQLiteStore:
         """See Store."""
         # A job whose end comes before its start has met a clock that jumped.
         old = await self._read(
-            "SELECT body FROM jobs WHERE completed_at < ?1 AND body ->> 'created_at' < ?1 AND created_offset < ?2"
-            " ORDER BY completed_at LIMIT ?3",
+            "SELECT body FROM jobs WHERE completed_at < ?1 AND body ->> 'created_at' < ?1 AND offset < ?2"
+            " ORDER BY offset LIMIT ?3",
             _second(before),
             LAST if below is None else below,
             most,
