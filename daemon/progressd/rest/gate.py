@@ -112,9 +112,11 @@ class Gate:
         limits = self._settings.limits
         if self._uploads >= limits.max_uploads:
             raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
-        size = header(scope["headers"], b"content-length")
-        free = shutil.disk_usage(self._settings.state_dir).free - (int(size) if size.isdecimal() else 0)
-        if free < limits.min_free_bytes:
+        said = header(scope["headers"], b"content-length")
+        size = int(said) if said.isdecimal() else 0
+        # one that is too large for any disk is refused for that, where the files are counted
+        needed = limits.min_free_bytes + (size if size <= limits.max_upload_bytes else 0)
+        if shutil.disk_usage(self._settings.state_dir).free < needed:
             raise NoSpace("there is not enough space left on the daemon's disk for this")
         self._uploads += 1
         try:
