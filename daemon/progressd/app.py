@@ -237,7 +237,7 @@ class Daemon:
         self.settings = self.services.settings = settings
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
-        for part in (self.runner, self.watchers, self.gate, self.cors):
+        for part in (self.runner, self.watchers, self.gate, self.cors, self.streams):
             part.use(settings)
         set_level(settings.log)
 

@@ -14,7 +14,17 @@ from http_client import client_of, error_of
 from samples import ID, job_id
 from waiting import eventually
 
-from daemon import PATIENCE, RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
+from daemon import (
+    PATIENCE,
+    RunningDaemon,
+    completed,
+    failed,
+    progress,
+    registered,
+    running_daemon,
+    settings_in,
+    status_change,
+)
 
 OTHER = job_id(2)
 
@@ -228,6 +238,10 @@ async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
             refused = await client.get(f"/api/jobs/{ID}/events")
             assert (refused.status_code, error_of(refused)) == (503, "all 1 streams are in use")
             assert refused.headers["Retry-After"]
+            more = settings_in(tmp_path / "state", limits={"max_connections": 2})
+            daemon.daemon.streams.use(more)  # as after SIGHUP
+            async with streaming(daemon, "/api/events"):
+                await eventually(lambda: len(daemon.daemon.streams) == 2)
 
 
 async def test_a_client_that_does_not_read_is_ended_and_holds_up_nobody(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from progressd.broadcast.reader import ReaderOutbox
+from progressd.config import Settings
 from progressd.core.closing import DRAINING, Closing
 from progressd.core.errors import Stopping, TooManyConnections
 from progressd.core.messages import Notice
@@ -17,6 +18,10 @@ class OpenStreams:
         self._open: dict[ReaderOutbox, None] = {}
         self._announced: Notice | None = None
         self._draining = False
+
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again; who is there already stays."""
+        self._most = settings.limits.max_connections
 
     def __len__(self) -> int:
         return len(self._open)
