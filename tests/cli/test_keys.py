@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from progressd.auth.keys import new_secret
 from progressd.cli import main
+from progressd.cli.remote import Remote
 from progressd.client.watcher import watch
 from progressd.core.messages import StatusChange
 from serving import PATIENCE, served_daemon
@@ -176,3 +177,7 @@ def test_a_watcher_whose_key_is_revoked_is_told_so(locked: Locked) -> None:
         1,
         f"Error: the key to {locked.url} has expired, or has been revoked; {OTHER}\n",
     )
+
+
+def test_a_key_is_not_in_what_is_printed_of_a_daemon() -> None:
+    assert "pgd_x" not in repr(Remote("http://127.0.0.1:8080", "pgd_x"))

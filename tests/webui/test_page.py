@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, WebSocketRoute, expect
 from serving import ServedDaemon
 
 # Every bar value the page has shown, collected in the page itself: a poll from outside would miss some.
@@ -124,6 +124,26 @@ def test_a_job_whose_producer_is_silent_says_so_until_it_is_back(page: Page) -> 
     expect(mirror).to_contain_text("no sign of life")
     page.evaluate(send, json.dumps(moved))
     expect(mirror).not_to_contain_text("no sign of life")
+
+
+def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
+    streams: list[WebSocketRoute] = []
+
+    def listen_in(route: WebSocketRoute) -> None:
+        route.connect_to_server()
+        streams.append(route)
+
+    def say(**data: str) -> None:
+        streams[-1].send(json.dumps({"type": "server_status", "data": data}))
+
+    page.route_web_socket(re.compile("/ws/jobs"), listen_in)
+    page.reload()
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    say(status="failing", error="the disk of the daemon's store is full")
+    notice = page.locator("#notice")
+    expect(notice).to_have_text("The server takes no changes for now: the disk of the daemon's store is full.")
+    say(status="healthy")
+    expect(notice).to_be_hidden()
 
 
 def test_a_finished_job_is_deleted_once_that_is_confirmed(page: Page) -> None:

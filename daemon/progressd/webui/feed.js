@@ -125,7 +125,7 @@ export class Feed {
     if (message.type === 'server_shutdown') {
       this.#listener.onNotice(farewell(message.data));
     } else if (message.type === 'server_status') {
-      this.#listener.onNotice(message.data.error ? `Nothing is kept for now: ${message.data.error}.` : null);
+      this.#listener.onNotice(message.data.error ? `The server takes no changes for now: ${message.data.error}.` : null);
     } else if (message.type === 'resync') {
       this.#sync();
     } else if (this.#loading) {
