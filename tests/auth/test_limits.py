@@ -151,6 +151,13 @@ async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
         assert (await post_form(client, file_part())).status_code == 202
 
 
+@pytest.mark.parametrize("digits", [19, 25, 5000])
+async def test_a_length_of_many_digits_is_refused_as_such(daemon: RunningDaemon, digits: int) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "9" * digits}, method="POST"))
+        assert (await peer.response()).status in (400, 413)
+
+
 async def test_a_file_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
     given: Any = {"min_free_bytes": 2**60}
     async with running_daemon(tmp_path, limits=given) as daemon, client_of(daemon) as client:

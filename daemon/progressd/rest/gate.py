@@ -113,7 +113,7 @@ class Gate:
         if self._uploads >= limits.max_uploads:
             raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
         said = header(scope["headers"], b"content-length")
-        size = int(said) if said.isdecimal() else 0
+        size = int(said) if said.isdecimal() and len(said) < 20 else 0
         # one that is too large for any disk is refused for that, where the files are counted
         needed = limits.min_free_bytes + (size if size <= limits.max_upload_bytes else 0)
         if shutil.disk_usage(self._settings.state_dir).free < needed:
