@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 from serving import ServedDaemon
+
+from .conftest import opened_page
 
 # Every bar value the page has shown, collected in the page itself: a poll from outside would miss some.
 COLLECT = """() => {
@@ -144,6 +146,14 @@ def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
     expect(notice).to_have_text("The server takes no changes for now: the disk of the daemon's store is full.")
     say(status="healthy")
     expect(notice).to_be_hidden()
+
+
+def test_an_old_key_keeps_nobody_out_of_a_daemon_that_asks_for_none(browser: Browser, served: ServedDaemon) -> None:
+    with opened_page(browser, served.url, "status of 401") as page:
+        page.evaluate("sessionStorage.setItem('progressd-key', 'pgd_old')")
+        page.reload()
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
 
 
 def test_a_finished_job_is_deleted_once_that_is_confirmed(page: Page) -> None:

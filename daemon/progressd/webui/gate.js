@@ -39,11 +39,15 @@ export class Gate {
 
   /** Asks the server who we are, with the key that there is. */
   async enter() {
+    const used = currentKey();
     let who = null;
     try {
       who = await whoAmI();
     } catch (error) {
-      if (error.status === 401) return; // and the gate is locked by now
+      if (error.status === 401) { // so the gate is locked by now, and the key forgotten
+        if (used !== null && !(await isNeeded())) this.#open(null);
+        return;
+      }
     }
     if (who?.auth_required) this.#lock('');
     else if (who?.authenticated && !mayLook(who)) this.#lock(lacking(who));
@@ -88,6 +92,15 @@ export class Gate {
 }
 
 const asSentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
+/** Whether there is no way in without a key: one from another time may be refused where none is asked for. */
+async function isNeeded() {
+  try {
+    return Boolean((await whoAmI()).auth_required);
+  } catch {
+    return true;
+  }
+}
 
 const mayLook = ({ scopes = [] }) => scopes.includes('read') || scopes.includes('admin');
 
