@@ -23,6 +23,7 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job_id
+from scarcity import no_threads_left
 from spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
@@ -321,6 +322,46 @@ async def test_what_the_store_does_not_take_has_not_happened(spine: Spine, tmp_p
     assert types(messages) == ["status_change", "completed", "job_created"]
     offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
     assert [change.offset for change in await spine.store.changes(offsets[0] - 1, offsets[-1], 10)] == offsets
+
+
+async def test_without_a_thread_to_write_in_events_are_refused_and_taken_again_by_itself(spine: Spine) -> None:
+    await spine.submit(register(1), start(1))
+    async with no_threads_left():
+        [refused] = await spine.submit(complete(1))
+        assert isinstance(refused, StoreFailed)
+        assert str(refused) == "the store does not take it for now: Resource temporarily unavailable"
+        assert spine.ingest.failing is refused
+    with trio.fail_after(10):
+        await spine.ingest.turned()
+    assert spine.ingest.failing is None
+    assert errors(await spine.submit(complete(1))) == [None]
+
+
+async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_stays(spine: Spine) -> None:
+    await spine.submit(register(1), start(1))
+
+    def out_of_memory() -> None:
+        raise MemoryError
+
+    writer = spine.store._writer
+    writer.create_function("out_of_memory", 0, out_of_memory)
+    writer.execute("CREATE TEMP TRIGGER greedy AFTER INSERT ON changes BEGIN SELECT out_of_memory(); END")
+    [refused] = await spine.submit(complete(1))
+    assert str(refused) == "the store does not take it for now: no memory left"
+    assert not writer.in_transaction
+    writer.execute("DROP TRIGGER greedy")
+    assert errors(await spine.submit(complete(1))) == [None]
+
+
+async def test_without_memory_to_decide_events_are_refused(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("progressd.ingest.Draft", out_of_memory)
+        [refused] = await spine.submit(register(1))
+    assert str(refused) == "the daemon has no memory left for this"
+    assert errors(await spine.submit(register(1))) == [None]
 
 
 async def test_an_offset_that_a_failed_batch_had_is_not_given_out_again(spine: Spine, tmp_path: Path) -> None:

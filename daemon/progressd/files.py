@@ -9,7 +9,6 @@
 A file name that a client gave is never a path here.
 """
 
-import errno
 import fcntl
 import io
 import os
@@ -27,6 +26,7 @@ import trio
 
 from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, Unavailable
 from progressd.core.events import checked_job_id
+from progressd.shortage import FULL, in_thread, passes, thread_error
 from progressd.store.base import Store
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
@@ -76,7 +76,7 @@ class Files:
             _sync(self._uploads.parent)
             return os.listdir(self._uploads)
 
-        names = await trio.to_thread.run_sync(left_over)
+        names = await in_thread(left_over)
         kept = await store.jobs(names) if names else {}
         await self.remove([name for name in names if name not in kept])
         for name in names:
@@ -116,12 +116,12 @@ class Files:
         work = self._jobs / job_id / f"work-{number}"
 
         await self.discard_attempts([job_id])
-        await trio.to_thread.run_sync(partial(work.mkdir, parents=True))
+        await in_thread(partial(work.mkdir, parents=True))
         try:
             yield work
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
+            with trio.CancelScope(shield=True), suppress(OSError):  # for want of a thread: it goes with the job
+                await in_thread(partial(shutil.rmtree, work, ignore_errors=True))
 
     async def discard_attempts(self, job_ids: Collection[str]) -> None:
         """Delete what the attempts of a daemon that was killed have left half done."""
@@ -131,7 +131,7 @@ class Files:
                 for left_over in (self._jobs / job_id).glob("work-*"):
                     shutil.rmtree(left_over, ignore_errors=True)
 
-        await trio.to_thread.run_sync(discard)
+        await in_thread(discard)
 
     async def keep_output(self, job_id: str, result: Path) -> None:
         """Make a file the result of the job, synced. Raises FileNotFoundError when there is no such file."""
@@ -143,7 +143,7 @@ class Files:
             os.replace(result, self.output(job_id))
             _sync(self.output(job_id).parent)
 
-        await trio.to_thread.run_sync(keep)
+        await in_thread(keep)
 
     async def keep_stderr(self, job_id: str, text: bytes) -> None:
         """Keep what an attempt complained of, instead of what the one before did."""
@@ -164,7 +164,7 @@ class Files:
                             yield entry.name
 
         with closing(look()) as names:
-            while step := await trio.to_thread.run_sync(lambda: list(islice(names, most))):
+            while step := await in_thread(lambda: list(islice(names, most))):
                 yield step
 
     async def remove(self, job_ids: Collection[str]) -> None:
@@ -177,7 +177,7 @@ class Files:
             if there:
                 _sync(self._jobs)
 
-        await trio.to_thread.run_sync(delete)
+        await in_thread(delete)
 
 
 class Upload:
@@ -200,7 +200,7 @@ class Upload:
     async def finish(self) -> None:
         """Have it on the disk, whole and synced, as the input of its job."""
         await self._file.flush()
-        await trio.to_thread.run_sync(os.fsync, self._file.wrapped.fileno())
+        await in_thread(partial(os.fsync, self._file.wrapped.fileno()))
         await self.replace_with(self._path)
         await self._file.aclose()
 
@@ -213,7 +213,7 @@ class Upload:
             os.link(path, self._target)
             _sync(self._target.parent, self._target.parent.parent)
 
-        await trio.to_thread.run_sync(link)
+        await in_thread(link)
 
 
 @contextmanager
@@ -222,10 +222,14 @@ def _disk_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise NoSpace("there is no space left for this on the daemon's disk") from error
-        if error.errno in (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if passes(error):
             raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
+        raise
+    except RuntimeError as error:  # of Trio's files, which use threads of their own
+        if (shortage := thread_error(error)) is not None:
+            raise Unavailable(f"the daemon cannot keep files for now ({shortage.strerror})") from error
         raise
 
 

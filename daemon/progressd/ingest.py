@@ -145,12 +145,11 @@ class Ingest:
             entry.decided.set()
 
     async def _decide(self, events: list[Event]) -> list[Outcome]:
-        """Apply, commit, publish. Raises StoreFailed, and then nothing has happened."""
-        stored = await self._jobs_not_in_memory(events)
-        await self._reserve(MESSAGES_MOST * len(events))
-        draft = Draft(self._registry, self._batches, stored, self.store_id, self._next_offset, datetime.now(UTC))
-        outcomes = [draft.decide(event) for event in events]
-        draft.place_counts()
+        """Apply, commit, publish. Raises StoreFailed, and then nothing has been published."""
+        try:
+            draft, outcomes = await self._draft(events)
+        except MemoryError as error:
+            raise StoreFailed("the daemon has no memory left for this") from error
         self._next_offset = draft.offset  # also when it fails: no offset is given twice
         refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         if draft.changes:
@@ -173,6 +172,15 @@ class Ingest:
         for change in draft.changes:
             _log_change(change.message)
         return outcomes
+
+    async def _draft(self, events: list[Event]) -> tuple[Draft, list[Outcome]]:
+        """Apply events to a draft; nothing of it shows yet. Raises StoreFailed, MemoryError."""
+        stored = await self._jobs_not_in_memory(events)
+        await self._reserve(MESSAGES_MOST * len(events))
+        draft = Draft(self._registry, self._batches, stored, self.store_id, self._next_offset, datetime.now(UTC))
+        outcomes = [draft.decide(event) for event in events]
+        draft.place_counts()
+        return draft, outcomes
 
     async def _commit(self, draft: Draft | None = None) -> None:
         """Write a draft, and the newest progress of all jobs with it; commits are in the order of the calls."""

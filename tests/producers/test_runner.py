@@ -15,9 +15,12 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Completed
 from progressd.core.status import JobStatus
+from progressd.producers import runner
 from progressd.producers.orphans import Children
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, job, job_id
+from scarcity import no_descriptors_left
+from structlog.testing import capture_logs
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
 from waiting import alive, eventually
 
@@ -395,6 +398,36 @@ async def test_a_job_whose_files_cannot_be_used_fails_and_the_others_go_on(tmp_p
         done = await run(daemon, "pdf")
         assert done.error == "Pipeline error: the daemon failed to run pdf; its log says why"
         assert (await run(daemon, "next")).status is COMPLETED
+
+
+@pytest.mark.parametrize("end", ["it starts", "it is cancelled"])
+async def test_without_descriptors_a_pipeline_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(runner, "RETRY_AFTER", 0.02)
+    go, began = tmp_path / "go", tmp_path / "began"
+    pipelines = {"first": shell(f"touch {began}; until [ -e {go} ]; do sleep 0.01; done"), "second": shell("true")}
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon:
+        first = await submit(daemon, "first")
+        await eventually(began.exists)
+        second = await submit(daemon, "second")
+        with capture_logs() as logs:
+
+            def tries() -> int:
+                return sum(entry["event"] == "cannot start pipeline yet" for entry in logs)
+
+            with no_descriptors_left():
+                go.mkdir()  # takes none
+                await ended(daemon, first)
+                await eventually(lambda: tries() > 2)
+                assert daemon.daemon.registry.unfinished[second].status is PROCESSING
+                if end == "it is cancelled":
+                    await cancel(daemon, second)
+                    assert (await ended(daemon, second)).status is CANCELLED
+            if end == "it starts":
+                assert (await ended(daemon, second)).status is COMPLETED
+        assert (await run(daemon, "second")).status is COMPLETED
+        assert not [name for name in files_of(daemon, second) if name.startswith("work")]
 
 
 class FlakyStore(SQLiteStore):

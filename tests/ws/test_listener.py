@@ -1,13 +1,11 @@
 """The one port: whatever becomes of one connection, the others and the daemon go on, and in the end it stops."""
 
-import contextlib
 import errno
 import os
-import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterable, Iterator, MutableMapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from progressd.ws import listener as module
 from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Connection, Listener
 from samples import ID
+from scarcity import no_descriptors_left
 from structlog.testing import capture_logs
 from submitting import submit
 from waiting import eventually
@@ -34,24 +33,6 @@ def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
 
 
 # accepting
-
-
-@contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    """Within this, the process cannot open anything."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
-    opened = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                opened.append(os.open("/dev/null", os.O_RDONLY))
-        yield
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_without_descriptors_watchers_are_served_and_newcomers_wait(daemon: RunningDaemon) -> None:

@@ -6,6 +6,7 @@ It is a producer like any other: what the child writes becomes events, and so do
 import json
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,10 @@ from progressd.producers.limits import ChildLimits
 from progressd.producers.orphans import JOB, MARK, Children
 from progressd.producers.output import Output
 from progressd.registry import Registry
+from progressd.shortage import passes
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
+RETRY_AFTER: Final = 1.0  # seconds until a pipeline is started that could not be for want of something
 
 log = structlog.get_logger(__name__)
 
@@ -133,21 +136,41 @@ class Runner:
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
             return _failed(job, f"the pipeline {job.pipeline} is no longer configured")
-        async with self._files.attempt(job.id, job.attempt) as work:
-            return await self._run_pipeline(job, pipeline, work / pipeline.output)
+        async with AsyncExitStack() as started:
+            try:
+                child, result = await self._start(job, pipeline, started)
+            except OSError as error:
+                log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
+                return _failed(job, f"the program of pipeline {job.pipeline} cannot be started")
+            return await self._run_pipeline(job, pipeline, result, child)
 
-    async def _run_pipeline(self, job: Job, pipeline: Pipeline, result: Path) -> CompletedEvent | ErrorEvent:
+    async def _start(self, job: Job, pipeline: Pipeline, started: AsyncExitStack) -> tuple[Child, Path]:
+        """The child, and where it writes its result; tried again and again while the machine is short of something.
+
+        Its directory goes when `started` is left. Raises Conflict when somebody else ends the job meanwhile, OSError.
+        """
+        while True:
+            try:
+                async with AsyncExitStack() as entered:
+                    work = await entered.enter_async_context(self._files.attempt(job.id, job.attempt))
+                    result = work / pipeline.output
+                    command = pipeline.arguments(self._placeholders(job, result))
+                    environment = self._environment(job, pipeline)
+                    child = await Child.start(command, result.parent, environment, self._settings.runner.kill_grace)
+                    started.push_async_exit(entered.pop_all())
+                    return child, result
+            except OSError as error:
+                if not passes(error):
+                    raise
+                log.warning("cannot start pipeline yet", job_id=job.id, pipeline=job.pipeline, error=str(error))
+            with trio.move_on_after(RETRY_AFTER):
+                await self._registry.wait_finished(job.id)
+                raise Conflict(f"job {job.id} was ended before its pipeline was started")
+
+    async def _run_pipeline(
+        self, job: Job, pipeline: Pipeline, result: Path, child: Child
+    ) -> CompletedEvent | ErrorEvent:
         output = Output(job.id, self._ingest, pipeline.progress_pattern)
-        try:
-            child = await Child.start(
-                pipeline.arguments(self._placeholders(job, result)),
-                result.parent,
-                self._environment(job, pipeline),
-                self._settings.runner.kill_grace,
-            )
-        except OSError as error:
-            log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
-            return _failed(job, f"the program of pipeline {job.pipeline} cannot be started")
         limits = ChildLimits.of(pipeline, self._settings.runner)
         limits.impose(child.pid)
         timeout = pipeline.timeout or self._settings.runner.job_timeout

@@ -29,6 +29,12 @@ def refusal(error: sqlite3.Error) -> StoreFailed:
     return StoreFailed(f"the store does not take it: {error}")
 
 
+def shortage(error: MemoryError | OSError) -> StoreFailed:
+    """The same, where the machine has run short of something before SQLite did."""
+    what = error.strerror if isinstance(error, OSError) else "no memory left"
+    return StoreFailed(f"the store does not take it for now: {what}")
+
+
 def damaged(error: sqlite3.Error) -> bool:
     """Whether it says that the file's content is wrong, rather than that it cannot be read or written."""
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

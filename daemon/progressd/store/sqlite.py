@@ -19,11 +19,12 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
+from progressd.shortage import in_thread, passes
 from progressd.store import lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
 from progressd.store.deleting import delete
-from progressd.store.failures import damaged, refusal, told_of
+from progressd.store.failures import damaged, refusal, shortage, told_of
 from progressd.store.lists import AMONG, in_json
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG, WriteAheadLog
@@ -102,12 +103,12 @@ class SQLiteStore:
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
-        jobs = list(jobs)
-        batch_rows = [(batch.created_offset, batch.id, _encode(batch).decode()) for batch in batches]
-        job_rows = [(job.created_offset, job.id, _encode(job).decode()) for job in jobs]
-        change_rows = [(c.offset, c.message.job_id, _encode(c.message).decode()) for c in changes]
+        jobs, batches = list(jobs), list(batches)
 
         def write(db: sqlite3.Connection) -> None:
+            batch_rows = [(batch.created_offset, batch.id, _encode(batch).decode()) for batch in batches]
+            job_rows = [(job.created_offset, job.id, _encode(job).decode()) for job in jobs]
+            change_rows = [(c.offset, c.message.job_id, _encode(c.message).decode()) for c in changes]
             lists.keep(db, jobs)
             db.executemany(
                 "INSERT INTO jobs (created_offset, id, body) VALUES (?, ?, ?)"
@@ -263,7 +264,11 @@ class SQLiteStore:
         if self.damage is not None and limiter is self._writing:
             raise self.damage
         try:
-            return await trio.to_thread.run_sync(function, limiter=limiter)
+            return await in_thread(function, limiter)
+        except (MemoryError, OSError) as error:  # SQLite's SQLITE_NOMEM is a MemoryError
+            if not passes(error):
+                raise
+            raise shortage(error) from error
         except sqlite3.Error as error:
             failed = refusal(error)
             if damaged(error):

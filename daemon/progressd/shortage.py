@@ -1,0 +1,43 @@
+"""What a machine may run short of for a while: which errors say so, and threads whose want is such an error too."""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import trio
+
+FULL: Final = {errno.ENOSPC, errno.EDQUOT}  # of the disk
+SHORT: Final = FULL | {
+    errno.EAGAIN,  # of processes and threads: pthread_create(3), fork(2)
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+    errno.EIO,
+    errno.EROFS,  # as a disk becomes by itself once it fails
+}
+
+T = TypeVar("T")
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same may go well later, without anybody having changed what was asked for."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORT)
+
+
+def thread_error(error: RuntimeError) -> OSError | None:
+    """The error that stands behind Python's when no thread could be started, None where it says something else."""
+    if "can't start new thread" not in str(error):
+        return None
+    return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "a thread")
+
+
+async def in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+    """As `trio.to_thread.run_sync`. Raises OSError (EAGAIN) when no thread can be started, and nothing has run then."""
+    try:
+        return await trio.to_thread.run_sync(function, limiter=limiter)
+    except RuntimeError as error:
+        if (shortage := thread_error(error)) is not None:
+            raise shortage from error
+        raise

@@ -1,0 +1,52 @@
+"""A process without descriptors, or without threads, for a while."""
+
+import contextlib
+import os
+import resource
+import threading
+from collections.abc import AsyncGenerator, Iterator
+
+import trio
+
+BEYOND = 2**47  # bytes for a stack: more than there are addresses
+
+
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Within this, the process cannot open anything."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    opened = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@contextlib.asynccontextmanager
+async def no_threads_left() -> AsyncGenerator[None]:
+    """Within this, no thread can be started, and none that was is free."""
+    before = threading.stack_size(BEYOND)
+    over, none_free = threading.Event(), trio.Event()
+
+    async def occupy_one() -> None:
+        try:
+            await trio.to_thread.run_sync(over.wait, limiter=trio.CapacityLimiter(1))
+        except RuntimeError:
+            none_free.set()
+
+    async with trio.open_nursery() as nursery:
+        try:
+            while not none_free.is_set():
+                nursery.start_soon(occupy_one)
+                await trio.lowlevel.checkpoint()
+            yield
+        finally:
+            threading.stack_size(before)
+            over.set()
