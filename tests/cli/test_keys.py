@@ -116,6 +116,15 @@ def test_a_key_on_the_command_line_counts_before_one_in_the_environment(locked: 
     assert [result.exit_code for result in good] == [0, 0, 0, 0]
 
 
+def test_what_talks_to_no_daemon_needs_no_key(tmp_path: Path) -> None:
+    environ = {"PROGRESSD_KEY_FILE": str(tmp_path / "none")}
+    with served_daemon(tmp_path / "state"):
+        call = ["jobs", "export", "--state-dir", str(tmp_path / "state")]
+        assert CliRunner().invoke(main, call, env=environ).output == ""
+    refused = CliRunner().invoke(main, ["jobs"], env=environ)
+    assert refused.output == f"Error: the key in {tmp_path}/none cannot be read: No such file or directory\n"
+
+
 @pytest.mark.parametrize("text", ["pgd_a b", "pgd_a\nX-Evil: 1", "pgd_ö"])
 def test_what_is_no_key_is_not_sent_and_not_shown(text: str, locked: Locked) -> None:
     for result in (run(locked, "jobs", PROGRESSD_KEY=text), run(locked, "watch", PROGRESSD_KEY=text)):

@@ -59,7 +59,8 @@ def remote_of(ctx: click.Context, given: Mapping[str, Any]) -> Remote:
     Raises BadKey.
     """
     key, path = given.get("key"), given.get("key_file")
-    if path is not None and (key is None or (_typed(ctx, "key_file") and not _typed(ctx, "key"))):
+    counts = key is None or (_typed(ctx, "key_file") and not _typed(ctx, "key"))
+    if path is not None and counts and ctx.invoked_subcommand is None:  # which talks to no daemon
         from progressd.client.credentials import read_key
 
         key = read_key(path)
