@@ -42,7 +42,7 @@ async def test_how_many_go_through_follows_from_how_long_turns_are(
 ) -> None:
     queue = Queue(mock_clock, seconds)
     await queue.run()
-    assert WAITING / each <= queue.turns <= WAITING / each + 6
+    assert WAITING / each <= queue.turns <= 2 * WAITING / each + 6  # the turnstile may be called every other turn only
     assert sorted(queue.through) == list(range(WAITING))
 
 
