@@ -14,7 +14,7 @@ ProgressdError
 ├── UnsupportedMedia 415    not the kind of file the pipeline takes
 ├── KeyReused 422           an Idempotency-Key that stands for another request
 ├── Unavailable 503         try again, after `retry_after` seconds
-│   ├── StoreFailed 503     the store could not keep it; nothing was changed
+│   ├── StoreFailed 503     the store could not keep it, and nobody sees it
 │   │   └── StoreFull 507   since its disk is full
 │   ├── Stopping 503        the daemon is about to end
 │   ├── TooManyConnections 503
@@ -138,7 +138,10 @@ class Unavailable(ProgressdError):
 
 
 class StoreFailed(Unavailable):
-    """The store could not keep a change, so the change did not happen."""
+    """The store could not keep a change, so nobody is shown it.
+
+    Where the disk failed under the commit, it may be there all the same once the store is opened again.
+    """
 
 
 class StoreFull(StoreFailed):

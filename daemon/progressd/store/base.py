@@ -27,7 +27,10 @@ class Filter(NamedTuple):
 
 
 class Store(Protocol):
-    """Durable jobs and state changes. Every method may raise StoreFailed, and has then changed nothing."""
+    """Durable jobs and state changes. Every method may raise StoreFailed, and what it did does not show then.
+
+    What a disk failed under, in the middle of a commit, may show once the store is opened again: all of it, or nothing.
+    """
 
     @property
     def id(self) -> str:
