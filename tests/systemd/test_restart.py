@@ -25,6 +25,27 @@ max_connections = 500
 max_connections_per_address = 500
 """
 
+LONG = """
+[shutdown]
+drain_timeout = "0.5s"
+[runner]
+kill_grace = "0.3s"
+[pipelines.long]
+command = ["sh", "-c", '''
+began=/var/lib/progressd/began
+if [ -e $began ]; then
+    while read pid; do if kill -0 $pid; then echo "$pid runs beside" >&2; exit 1; fi; done < $began
+    exit 0
+fi
+trap "" TERM
+setsid sleep 1000 &
+echo $! > $began.part
+echo $$ >> $began.part
+mv $began.part $began
+while :; do sleep 1000; done
+''', "{input}"]
+"""
+
 
 class Watcher(Peer):
     """One that reads more than a byte at a time: two hundred share a core with the daemon."""
@@ -126,14 +147,16 @@ class Load:
         self.requests.append((begun, time.monotonic() - begun))
 
 
-async def convert(load: Load) -> str:
+def job_in(machine: Machine, job_id: str) -> Any:
+    return machine.request("GET", f"/api/jobs/{job_id}").json
+
+
+async def running_job(machine: Machine, pipeline: str, *options: bytes) -> str:
     """Submit a scan; the id of its job once it runs."""
-    body = form(file_part(SCAN.read_bytes()), options_part({"dpi": 100, "upscale": False}))
-    answer = load.machine.request(
-        "POST", "/api/convert", body, **{k.replace("-", "_"): v for k, v in FORM_TYPE.items()}
-    )
-    job_id = str(answer.json["job_id"])
-    await eventually(lambda: load.machine.request("GET", f"/api/jobs/{job_id}").json["status"] == "processing")
+    body = form(file_part(SCAN.read_bytes()), *options)
+    headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
+    job_id = str(machine.request("POST", f"/api/convert?pipeline={pipeline}", body, **headers).json["job_id"])
+    await eventually(lambda: job_in(machine, job_id)["status"] == "processing")
     return job_id
 
 
@@ -148,7 +171,7 @@ async def restart_under_load(machine: Machine, watchers: int) -> tuple[Load, Any
             nursery.start_soon(load.report)
             nursery.start_soon(load.ask)
             await eventually(lambda: load.ready == watchers, PATIENCE)
-            job_id = await convert(load)
+            job_id = await running_job(machine, "pdf", options_part({"dpi": 100, "upscale": False}))
             await trio.run_process(machine.inside("systemctl", "restart", "progressd.service"))
             await eventually(lambda: len(load.returns) == watchers, PATIENCE)
             await trio.sleep(0.5)
@@ -156,7 +179,7 @@ async def restart_under_load(machine: Machine, watchers: int) -> tuple[Load, Any
             await load.reported_all.wait()
             await eventually(lambda: all(seen[-1] == load.reported[-1] for seen in load.seen), PATIENCE)
             nursery.cancel_scope.cancel()
-    return load, machine.request("GET", f"/api/jobs/{job_id}").json
+    return load, job_in(machine, job_id)
 
 
 async def test_a_restart_under_load(machine: Machine) -> None:
@@ -171,3 +194,18 @@ async def test_a_restart_under_load(machine: Machine) -> None:
     slowest = max(seconds for _, seconds in load.requests)
     assert slowest < 10, "a request waited longer than a stop without jobs and a start may take"
     assert returns[-1] < 10, "and a watcher to come back"
+
+
+async def test_a_job_longer_than_the_drain_is_queued_again_and_nothing_of_it_runs_beside(machine: Machine) -> None:
+    machine.write("/etc/progressd/progressd.toml", LONG)
+    machine.run("systemctl", "restart", "progressd.service")
+    job_id = await running_job(machine, "long")
+    began = machine.root / "var/lib/progressd/began"
+    await eventually(began.exists)
+    machine.run("systemctl", "restart", "progressd.service")
+    await eventually(lambda: job_in(machine, job_id)["status"] in ("completed", "failed"))
+    job = job_in(machine, job_id)
+    assert (job["status"], job["attempt"]) == ("completed", 2), job
+    assert len(began.read_text().split()) == 2
+    assert machine.state("progressd.service")["Result"] == "success"
+    assert "job queued again" in machine.log("progressd.service")
