@@ -54,6 +54,7 @@ class Ledger:
         self.inputs: dict[str, bytes] = {}  # what is being uploaded, by file name
         self.accepted: dict[str, str] = {}  # uploads that were answered 202: job -> file name
         self.finished: dict[str, Mapping[str, Any]] = {}  # jobs as they were when they had ended
+        self.unanswered: list[str] = []  # uploads to be sent again under their key
         self.uploaded: dict[str, str] = {}  # jobs of the runner, answered or not: job -> file name
         self.audited = 0  # the offset up to which the books have been compared
         self.store: str | None = None
@@ -177,8 +178,18 @@ class Ledger:
         assert known == job, f"the finished job {job_id} has changed: {known} and {job}"
         self.counted["finished jobs compared"] += known is not job
 
+    def upload_answered(self, name: str, job_id: str) -> None:
+        """An upload was answered 202; however often it is sent under its key, it is one job."""
+        self.counted["uploads answered"] += 1
+        self.counted["uploads answered again"] += job_id in self.accepted
+        self.accepted[job_id] = name
+        jobs = [made for made, of in self.accepted.items() if of == name]
+        assert jobs == [job_id], f"the upload {name} has become the jobs {jobs}"
+
     def compare_upload(self, job_id: str, name: str, content: bytes | None) -> None:
         """The input of a job of the runner, None where there is none."""
+        others = [other for other, of in self.uploaded.items() if of == name and other != job_id]
+        assert not others, f"the upload {name} has become the jobs {[*others, job_id]}"
         self.uploaded[job_id] = name
         assert content is not None, f"the input {name} of job {job_id} is gone"
         assert content == self.inputs[name], f"the input {name} of job {job_id} is not what was uploaded"

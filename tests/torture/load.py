@@ -52,6 +52,7 @@ class Clients:
         self.url = url
         self.address = url.removeprefix("http://")
         self.chance = chance
+        self._left_unanswered = list(ledger.unanswered)  # by the daemons before
         self.draining = False
         self.failing = False  # what was wrong for a while is an excuse for the rest of this daemon's life
 
@@ -162,26 +163,39 @@ class Clients:
             assert answer.status_code == 409 or self.excuses(answer), answer.text
 
     async def uploads(self) -> None:
-        """One upload after the other, in pieces."""
-        headers = {"Host": self.address, **FORM_TYPE}
+        """One upload after the other, in pieces; what was not answered is sent again under its key, and some others."""
         try:
             async with self.http() as client:
                 while True:
-                    name = f"{uuid.uuid4()}.pdf"
-                    content = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
-                    self.ledger.inputs[name] = content
+                    name = self._next_upload()
+                    content = self.ledger.inputs[name]
+                    headers = {"Host": self.address, "Idempotency-Key": name, **FORM_TYPE}
                     whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
                     pieces = (whole[start : start + size] for start in range(0, len(whole), size))
                     answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, headers)
                     if answer.status_code == 202:
-                        self.ledger.accepted[answer.json()["job_id"]] = name
-                        self.ledger.counted["uploads answered"] += 1
+                        self.ledger.upload_answered(name, answer.json()["job_id"])
+                        self.ledger.unanswered.remove(name)
                     else:
                         assert self.excuses(answer), answer.text
                         self.ledger.counted["uploads refused"] += 1
                     await trio.sleep(self.chance.uniform(0, 0.1))
         except GONE:
             return
+
+    def _next_upload(self) -> str:
+        """The name of a file, unanswered from now on."""
+        ledger, choice = self.ledger, self.chance.random()
+        if choice < 0.3 and self._left_unanswered:
+            return self._left_unanswered.pop()
+        answered = [name for name in ledger.accepted.values() if name not in ledger.unanswered]
+        if choice < 0.4 and answered:
+            name = self.chance.choice(answered)
+        else:
+            name = f"{uuid.uuid4()}.pdf"
+            ledger.inputs[name] = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
+        ledger.unanswered.append(name)
+        return name
 
     async def messages(self, target: str) -> AsyncGenerator[Mapping[str, Any]]:
         """What a watcher is sent of jobs, until the connection ends however it ends; to be closed by its user."""

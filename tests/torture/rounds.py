@@ -65,10 +65,13 @@ class Campaign:
         """Where the daemon has its files."""
         return self._power.state_dir if self._power else self._plain_state_dir
 
-    async def round(self) -> None:
+    async def round(self, kind: str = "") -> None:
         """Start a daemon, compare, and kill it at some moment: under load, in the drain, or at its next start."""
         self.ledger.counted["kills"] += 1
-        kind = self.chance.choices(["load", "start", "drain", "failing disk"], [7, 1, 1, 3 if self._power else 0])[0]
+        kind = (
+            kind
+            or self.chance.choices(["load", "start", "drain", "failing disk"], [7, 1, 1, 3 if self._power else 0])[0]
+        )
         self.ledger.counted[f"kills during {kind}"] += 1
         with trio.fail_after(PATIENCE):
             async with self.daemon() as daemon:

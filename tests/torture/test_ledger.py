@@ -1,0 +1,77 @@
+"""The ledger itself: it notices what is missing, and what is told twice."""
+
+import random
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from torture.forge import Forge
+from torture.ledger import CHANGES, Ledger
+from torture.rounds import Campaign
+
+
+def told(errors: BaseException) -> list[str]:
+    """The sentences in a group of errors."""
+    if isinstance(errors, BaseExceptionGroup):
+        return [sentence for error in errors.exceptions for sentence in told(error)]
+    return [str(errors)]
+
+
+def seen_change(ledger: Ledger) -> int:
+    """The newest that somebody was sent; the books have not been compared since."""
+    return max(offset for offset, message in ledger._messages.items() if message["type"] in CHANGES)
+
+
+def without_a_change(campaign: Campaign, db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM changes WHERE offset = ?", (seen_change(campaign.ledger),))
+
+
+def without_a_job(campaign: Campaign, db: sqlite3.Connection) -> None:
+    job_id = next(story.id for story in [*campaign._by_unix, *campaign._by_http] if story.answered)
+    assert db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount == 1
+
+
+def with_offsets_given_back(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a daemon that has not reserved what it gave out: the last that were sent are given out again."""
+    last = seen_change(campaign.ledger)
+    db.execute("DELETE FROM changes WHERE offset >= ?", (last,))
+    db.execute("DELETE FROM jobs WHERE created_offset >= ?", (last,))
+    db.execute("UPDATE meta SET value = ? WHERE key = 'reserved'", (last,))
+
+
+def without_an_input(campaign: Campaign, db: sqlite3.Connection) -> None:
+    job_id = next(iter(campaign.ledger.accepted.keys() - campaign.ledger.uploaded.keys()))
+    (campaign.state_dir / "jobs" / job_id / "input").unlink()
+
+
+def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a daemon that forgets under which key an upload came."""
+    job_id, name = next(iter(campaign.ledger.accepted.items()))
+    campaign.ledger.uploaded["another"] = name
+    campaign.ledger.uploaded.pop(job_id, None)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "sentence"),
+    [
+        (without_a_change, "and it is gone"),
+        (without_a_job, "was answered, and it is gone"),
+        (with_offsets_given_back, "was given twice"),
+        (without_an_input, "the input .* is gone"),
+        (as_two_jobs, "has become the jobs"),
+    ],
+)
+async def test_what_is_done_to_the_store_behind_its_back_is_noticed(
+    forge: Forge, tmp_path: Path, sabotage: Callable[[Campaign, sqlite3.Connection], None], sentence: str
+) -> None:
+    campaign = Campaign(tmp_path, forge, random.Random(1), None, "")
+    while not (campaign.ledger.accepted and campaign.ledger.counted["events answered"] > 20):
+        await campaign.round("load")
+    with closing(sqlite3.connect(campaign.state_dir / "progressd.db", isolation_level=None)) as db:
+        sabotage(campaign, db)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011, groups of groups of AssertionError
+        await campaign.round("load")
+    assert re.search(sentence, "\n".join(told(caught.value)))
