@@ -19,6 +19,7 @@ from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
 from progressd.core.closing import DRAINING
+from progressd.core.errors import SettingsError
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
@@ -90,8 +91,15 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
             tasks.cancel_scope.cancel()
 
 
-def encrypted_by(settings: Settings) -> Encrypted | None:
-    """What makes the connections of the port, where they are under TLS. Raises SettingsError."""
+def encrypted_by(settings: Settings, before: Settings | None = None) -> Encrypted | None:
+    """What makes the connections of the port, where they are under TLS. Raises SettingsError.
+
+    `before`: the settings in force. Clients and pages know the port by its scheme, so it cannot change under them, and
+    least of all to plaintext.
+    """
+    if before is not None and bool(before.server.tls_cert) is not bool(settings.server.tls_cert):
+        change = "was removed" if before.server.tls_cert else "was added"
+        raise SettingsError(f"server.tls_cert {change}: the port begins and ceases to speak TLS only with a restart")
     context = tls_context(settings.server)
     if context is None:
         return None
@@ -189,7 +197,7 @@ class Daemon:
                     self.ledger,
                     encrypted_by(self.settings),
                 )
-                reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings)))
+                reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
                 reload.register(lambda settings: partial(listener.use, settings.limits))
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:

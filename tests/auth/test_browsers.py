@@ -54,7 +54,7 @@ def test_the_name_it_listens_on_is_known() -> None:
 
 @given(st.text())
 def test_any_host_and_origin_is_decided(text: str) -> None:
-    for check in (lambda: check_host(text, Server()), lambda: check_origin(text, text, ())):
+    for check in (lambda: check_host(text, Server()), lambda: check_origin(text, text, Server())):
         with contextlib.suppress(Forbidden):
             check()
 
@@ -62,7 +62,18 @@ def test_any_host_and_origin_is_decided(text: str) -> None:
 @pytest.mark.parametrize("origin", ["null", "file://", "http://", "//"])
 def test_an_origin_that_is_no_site_is_not_the_own_one(origin: str) -> None:
     with pytest.raises(Forbidden):
-        check_origin(origin, "", ())
+        check_origin(origin, "", Server())
+
+
+def test_under_tls_a_page_that_came_without_is_another_sites() -> None:
+    plain, encrypted = Server(), Server(tls_cert="cert.pem")
+    check_origin("https://box:8080", "box:8080", encrypted)
+    for origin in ("https://box:8080", "http://box:8080"):  # a proxy before it may speak TLS, and may not
+        check_origin(origin, "box:8080", plain)
+    for origin, server in (("http://box:8080", encrypted), ("ftp://box:8080", plain), ("//box:8080", plain)):
+        with pytest.raises(Forbidden, match="allowed_origins"):
+            check_origin(origin, "box:8080", server)
+    check_origin("http://box:8080", "box:8080", Server(tls_cert="x", allowed_origins=("http://box:8080",)))
 
 
 @pytest.mark.parametrize("target", ["/", "/static/main.js", "/api/health", "/api/jobs", "/api/nothing"])

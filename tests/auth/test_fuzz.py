@@ -87,7 +87,7 @@ def parse(data: bytes) -> None:
         lambda: checked_topic(text),
         lambda: read_token("s" * 64, text),
         lambda: check_host(text, Server()),
-        lambda: check_origin(text, text, ()),
+        lambda: check_origin(text, text, Server()),
         lambda: [read_line(number, line) for number, line in LineSplitter(4096).feed(data)],
     ):
         with contextlib.suppress(ProgressdError):

@@ -24,7 +24,7 @@ from progressd.ws.encrypted import EncryptedConnection
 from samples import ID
 from waiting import eventually
 
-from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
+from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
 
 SECRET = "a name that must not be seen on the wire"
 
@@ -193,6 +193,24 @@ async def test_another_certificate_is_taken_without_dropping_anyone(tmp_path: Pa
                     await trio.sleep(0.01)
         await daemon.report(registered(ID))
         assert json.loads((await stays.next_frame())[1])["job_id"] == ID
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_the_port_neither_begins_nor_ceases_to_speak_tls_under_its_clients(
+    tmp_path: Path, cert: Path, before: bool
+) -> None:
+    with_cert, without = {"port": 0, "tls_cert": str(cert)}, {"port": 0}
+    first, second = (with_cert, without) if before else (without, with_cert)
+    new = settings_in(tmp_path / "state", server=second, limits={"max_connections": 1})
+    async with running_daemon(tmp_path, lambda: new, server=first) as daemon:
+        daemon.kill(signal.SIGHUP)
+        await eventually(lambda: daemon.daemon.reload.refused)
+        assert re.fullmatch(r"server\.tls_cert was (removed|added): .* restart", daemon.daemon.reload.refused)
+        assert daemon.daemon.settings.limits.max_connections == 100
+        daemon.address = daemon.url.rpartition("/")[2]
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(request("/api/health"))
+            assert (b"HTTP" in await peer.receive()) is not before
 
 
 @pytest.mark.parametrize("server", [{"tls_cert": "/nowhere"}, {"tls_key": "/x"}, {"tls_cert": __file__}])

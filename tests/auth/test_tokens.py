@@ -1,6 +1,7 @@
 """Watch tokens: one topic, to look at only, for a while; in an address or a subprotocol, and never in the log."""
 
 import json
+import signal
 import stat
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from progressd.cli import main
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
 from samples import job_id
 from trio_websocket import ConnectionRejected
+from waiting import eventually
 
 from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
@@ -147,6 +149,36 @@ async def test_it_does_not_outlive_its_key(side: Side) -> None:
         async with side.daemon.watch(f"/ws/jobs/{MINE}?token={token}"):
             pass
     assert refused.value.status_code == 401
+
+
+async def test_another_secret_ends_all_tokens_with_a_reload(side: Side) -> None:
+    token = await side.token()
+    path = side.daemon.settings.auth.token_secret_file
+    async with (
+        side.daemon.watch(f"/ws/jobs/{MINE}?token={token}") as watcher,
+        side.daemon.watch("/ws/jobs", {"Authorization": side.client.headers["Authorization"]}) as with_key,
+    ):
+        await watcher.receive_until("progress")
+        side.daemon.kill(signal.SIGHUP)
+        await side.daemon.report(progress(MINE, 2))
+        assert (await watcher.receive_until("progress"))[-1]["data"]["percent"] == 2  # it is the same as before
+        path.write_text(SECRET)
+        side.daemon.kill(signal.SIGHUP)
+        assert (await watcher.closed())[0] == 4500
+        await side.daemon.report(completed(MINE))
+        await with_key.receive_until("completed")
+    refused = await side.client.get(f"/api/jobs/{MINE}", params={"token": token}, headers={"Authorization": ""})
+    assert (refused.status_code, refused.json()["message"]) == (401, "this token is not good here")
+    assert read_token(SECRET, await side.token()).topic == f"job:{MINE}"
+
+
+async def test_a_secret_that_cannot_be_read_changes_nothing(side: Side) -> None:
+    token = await side.token()
+    side.daemon.settings.auth.token_secret_file.write_text("damaged")
+    side.daemon.kill(signal.SIGHUP)
+    await eventually(lambda: "is damaged" in side.daemon.daemon.reload.refused)
+    answer = await side.client.get(f"/api/jobs/{MINE}", params={"token": token}, headers={"Authorization": ""})
+    assert answer.status_code == 200
 
 
 async def test_none_is_ever_in_the_log(side: Side, capsys: pytest.CaptureFixture[str]) -> None:

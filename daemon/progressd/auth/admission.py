@@ -29,6 +29,7 @@ class Admission:
         self.required = settings.required
         self._settings = settings
         self._path = settings.keys_file
+        self._secret_path = settings.token_secret_file
         self._secret = ""
         self._version: tuple[int, int, int] | None = None
         self._keys: Mapping[str, Identity] = {}  # by hash
@@ -36,21 +37,25 @@ class Admission:
 
     def load(self) -> None:
         """Read the keys and the secret of tokens. Raises SettingsError, and then they are as they were."""
-        self._secret = self._secret or secret_from(self._settings.token_secret_file)
         self.use(self._settings)()
 
     def use(self, settings: AuthSettings) -> Callable[[], None]:
-        """Read the keys again; what puts them into force, and the settings. Raises SettingsError."""
+        """Read keys and secret again; what puts them into force, and the settings. Raises SettingsError."""
         version = self._look()
         keys = {key.hash: key.identity for key in read_keys(self._path)}
-        return partial(self._use, settings, version, keys)
+        secret = secret_from(self._secret_path)
+        return partial(self._use, settings, version, keys, secret)
 
-    def _use(self, settings: AuthSettings, version: tuple[int, int, int] | None, keys: Mapping[str, Identity]) -> None:
+    def _use(
+        self, settings: AuthSettings, version: tuple[int, int, int] | None, keys: Mapping[str, Identity], secret: str
+    ) -> None:
         before, self._keys = self._keys, keys
+        signed_otherwise, self._secret = secret != self._secret, secret
         self._settings = settings
         self._version = version
         for who, end in tuple(self._held.values()):
-            if who.key and before.get(who.key) != self._keys.get(who.key):
+            revoked = who.key and before.get(who.key) != self._keys.get(who.key)
+            if revoked or (signed_otherwise and who.topic is not None):
                 end()
 
     async def run(self) -> None:
@@ -107,7 +112,7 @@ class Admission:
 
     @contextmanager
     def held(self, who: Identity, end: Callable[[], object]) -> Iterator[None]:
-        """Within this, `end` is called when the key of `who` is revoked, changed, or expires; maybe more than once."""
+        """Within this, `end` is called when the key or token of `who` ends, or its key changes; maybe twice."""
         if not who.key and who.expires_at is None:
             yield
             return

@@ -5,7 +5,6 @@ the same origin then; but the browser still says that name in `Host`. An address
 """
 
 import ipaddress
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from progressd.config.settings import Server
@@ -21,15 +20,21 @@ def check_host(host: str, server: Server) -> None:
         raise Forbidden(f"{host[:200]} is no name of this daemon: add it to server.allowed_hosts to change that")
 
 
-def check_origin(origin: str, host: str, allowed: Sequence[str]) -> None:
-    """`origin` and `host` are those headers, "" where absent. Raises Forbidden for the page of another site."""
+def check_origin(origin: str, host: str, server: Server) -> None:
+    """`origin` and `host` are those headers, "" where absent. Raises Forbidden for the page of another site.
+
+    Under TLS a page that came without is another site's, for anybody on the way can have written it. Where the daemon
+    speaks no TLS, a proxy before it may, and then either scheme is its own.
+    """
+    allowed = server.allowed_origins
     if not origin or origin in allowed or "*" in allowed:
         return
     try:
-        site = urlsplit(origin).netloc.lower()
+        site = urlsplit(origin)
     except ValueError:  # no URL at all
-        site = ""
-    if not site or site != host.lower():
+        site = urlsplit("")
+    schemes = ("https",) if server.tls_cert else ("http", "https")
+    if not site.netloc or site.netloc.lower() != host.lower() or site.scheme not in schemes:
         raise Forbidden(f"pages of {origin[:200]} are not let in here: add it to server.allowed_origins to change that")
 
 

@@ -135,7 +135,7 @@ class Gate:
         host = header(scope["headers"], b"host")
         check_host(host, server)
         if scope["method"] not in SAFE or scope["path"].endswith("/events"):
-            check_origin(header(scope["headers"], b"origin"), host, server.allowed_origins)
+            check_origin(header(scope["headers"], b"origin"), host, server)
 
     def _check_key(self, scope: HTTPScope) -> Identity:
         query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else ""

@@ -143,7 +143,7 @@ class Watchers:
     def _check_browser(self, websocket: WebSocket) -> None:
         server = self._settings.server
         check_host(websocket.host, server)
-        check_origin(websocket.origin, websocket.host, server.allowed_origins)
+        check_origin(websocket.origin, websocket.host, server)
 
     async def _wish(self, websocket: WebSocket, sight: Sight) -> tuple[Wish, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
