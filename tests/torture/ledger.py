@@ -55,6 +55,8 @@ class Ledger:
         self.accepted: dict[str, str] = {}  # uploads that were answered 202: job -> file name
         self.finished: dict[str, Mapping[str, Any]] = {}  # jobs as they were when they had ended
         self.unanswered: list[str] = []  # uploads to be sent again under their key
+        self.batches: dict[tuple[str, ...], str | None] = {}  # file names -> the id that was answered
+        self.abandoned: set[str] = set()  # jobs with a lease of which nobody says any more
         self.uploaded: dict[str, str] = {}  # jobs of the runner, answered or not: job -> file name
         self.audited = 0  # the offset up to which the books have been compared
         self.store: str | None = None
@@ -75,7 +77,7 @@ class Ledger:
         """Somebody has been sent this; its offset. An offset is never given twice."""
         offset = self.offset(message["cursor"])
         known = self._messages.setdefault(offset, message)
-        same = all(known[key] == message[key] for key in ("type", "job_id", "data"))
+        same = all(known[key] == message[key] for key in ("type", "job_id")) and _said(known) == _said(message)
         assert same, f"the offset {offset} was given twice: {known} and {message}"
         self.counted["messages seen"] += known is message
         return offset
@@ -200,6 +202,26 @@ class Ledger:
         for job_id, name in self.accepted.items():
             assert self.uploaded.get(job_id) == name, f"the upload {name} was answered {job_id}, and it is gone"
 
+    def compare_batches(self) -> None:
+        """All files of a batch have become jobs, or none; call it when all uploads have been compared."""
+        there = set(self.uploaded.values())
+        for names, batch_id in self.batches.items():
+            made = [name for name in names if name in there]
+            assert len(made) == len(names) or not made, f"of the batch {names} only {made} have become jobs"
+            assert made or batch_id is None, f"the batch {batch_id} was answered, and it is gone"
+            self.counted["batches compared"] += 1
+
+    def compare_abandoned(self, job: Mapping[str, Any]) -> None:
+        """A job whose producer has gone for good, once all have ended."""
+        said = job["status"], job["error"]
+        assert said == ("failed", "producer lost"), f"job {job['id']} lost its producer, and is {said}"
+        self.counted["lost producers compared"] += 1
+
     def status(self, job_id: str) -> str | None:
         """As the compared changes leave it."""
         return self._statuses.get(job_id)
+
+
+def _said(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The data, but for what the end of the job takes back of its last progress: that the producer was silent."""
+    return {key: value for key, value in message["data"].items() if key != "stalled"}

@@ -189,13 +189,46 @@ class Clients:
         if choice < 0.3 and self._left_unanswered:
             return self._left_unanswered.pop()
         answered = [name for name in ledger.accepted.values() if name not in ledger.unanswered]
-        if choice < 0.4 and answered:
-            name = self.chance.choice(answered)
-        else:
-            name = f"{uuid.uuid4()}.pdf"
-            ledger.inputs[name] = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
+        name = self.chance.choice(answered) if choice < 0.4 and answered else self._new_file()
         ledger.unanswered.append(name)
         return name
+
+    def _new_file(self) -> str:
+        """Its name; the content is in the books."""
+        name = f"{uuid.uuid4()}.pdf"
+        self.ledger.inputs[name] = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
+        return name
+
+    async def batches(self) -> None:
+        """One batch after the other, some in vain."""
+        try:
+            async with self.http() as client:
+                while True:
+                    names = tuple(self._new_file() for _ in range(self.chance.randint(1, 3)))
+                    self.ledger.batches[names] = None
+                    body = form(*[file_part(self.ledger.inputs[name], name, "files") for name in names])
+                    answer = await post(client, "/api/batch?pipeline=copy", body, FORM_TYPE["Content-Type"])
+                    if answer.status_code == 202:
+                        self.ledger.batches[names] = answer.json()["batch_id"]
+                    else:
+                        assert self.excuses(answer), answer.text
+                    await trio.sleep(self.chance.uniform(0, 0.4))
+        except GONE:
+            return
+
+    async def abandon(self) -> None:
+        """Register jobs with a lease, and never speak of them again."""
+        try:
+            async with self.http() as client:
+                while True:
+                    answer = await client.post("/api/jobs", json={"kind": "abandoned", "lease_seconds": 1})
+                    if answer.status_code == 201:
+                        self.ledger.abandoned.add(answer.json()["job_id"])
+                    else:
+                        assert self.excuses(answer), answer.text
+                    await trio.sleep(self.chance.uniform(0, 0.4))
+        except GONE:
+            return
 
     async def messages(self, target: str) -> AsyncGenerator[Mapping[str, Any]]:
         """What a watcher is sent of jobs, until the connection ends however it ends; to be closed by its user."""

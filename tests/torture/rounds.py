@@ -116,6 +116,8 @@ class Campaign:
                 async with clients.http() as client:
                     while not await self._all_finished(client):  # noqa: ASYNC110, nothing tells when
                         await trio.sleep(0.05)
+                    for job_id in self.ledger.abandoned:
+                        self.ledger.compare_abandoned((await client.get(f"/api/jobs/{job_id}")).json())
                 self.ledger.start_over()
                 self._whole.clear()
                 await self.compare(clients, most=100_000)
@@ -138,7 +140,8 @@ class Campaign:
             nursery.start_soon(clients.over_unix, str(self.state_dir / "ingest.sock"), self._by_unix)
             nursery.start_soon(clients.over_http, self._by_http)
             nursery.start_soon(clients.uploads)
-            nursery.start_soon(clients.uploads)
+            nursery.start_soon(clients.batches)
+            nursery.start_soon(clients.abandon)
             for returner in self._returners:
                 nursery.start_soon(returner.watch, clients)
             yield
@@ -155,6 +158,7 @@ class Campaign:
             for job in await jobs_of(client, "&kind=copy"):
                 await self._compare_files(client, job)
         self.ledger.compare_accepted()
+        self.ledger.compare_batches()
         for returner in self._returners:
             returner.check(self.ledger)
         self._compare_directories()
@@ -203,7 +207,8 @@ class Campaign:
         assert not strangers, f"files without a job: {strangers}"
 
     async def _all_finished(self, client: httpx.AsyncClient) -> bool:
-        unfinished = [await jobs_of(client, f"&kind=copy&status={status}") for status in ("queued", "processing")]
+        kinds, statuses = ("copy", "abandoned"), ("queued", "processing")
+        unfinished = [await jobs_of(client, f"&kind={kind}&status={status}") for kind in kinds for status in statuses]
         return not any(unfinished)
 
 
