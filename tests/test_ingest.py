@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -482,6 +483,34 @@ async def test_of_progress_that_could_not_be_written_the_newest_is_written_later
         stored = await watched.jobs([job_id(1), job_id(2)])
         assert [stored[job_id(number)].progress.current_step for number in (1, 2)] == [1, 2]
         assert stored[job_id(2)] == newest
+
+
+async def test_old_progress_that_could_not_be_written_does_not_undo_the_end_that_was(
+    watched: WatchedStore, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails, begun = trio.Event(), trio.Event()
+    commit = watched.commit
+
+    async def once(*what: Any) -> None:
+        monkeypatch.setattr(watched, "commit", commit)
+        begun.set()
+        await fails.wait()
+        raise StoreFailed("the store does not take it")
+
+    async with running(watched) as spine:
+        await spine.submit(register(), start())
+        await spine.submit(progress(1))
+        await settled()
+        monkeypatch.setattr(watched, "commit", once)
+        mock_clock.jump(1)
+        await begun.wait()
+        async with trio.open_nursery() as nursery:
+            with watched.held_after():
+                nursery.start_soon(spine.submit, complete())
+                await watched.written()
+                fails.set()
+                await spine.ingest.turned()
+    assert (await watched.jobs([ID]))[ID].status is COMPLETED
 
 
 async def test_a_change_of_any_job_takes_the_unsaved_progress_of_all_with_it(spine: Spine) -> None:

@@ -197,6 +197,9 @@ class Ingest:
             newest = {job_id: job for job_id in unsaved if (job := self._registry.unfinished.get(job_id)) is not None}
             self._unsaved = {**newest, **self._unsaved}
             raise
+        if draft is not None:
+            for job_id in draft.jobs:  # an older commit, of its progress alone, may have failed meanwhile
+                self._unsaved.pop(job_id, None)
         self._turn(None)
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job]:

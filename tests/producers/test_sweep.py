@@ -127,6 +127,29 @@ async def test_one_that_never_stops_leaves_turns_to_the_others(store: SQLiteStor
     assert all(source.steps == list(range(1, 1001)) for source in loud)
 
 
+@pytest.mark.parametrize("lines", ["", "nonsense\n"])
+async def test_one_that_says_nothing_of_use_without_end_leaves_turns_to_the_others(
+    store: SQLiteStore, lines: str
+) -> None:
+    class Endless(Source):
+        reads = 0
+
+        def read(self) -> Intake | None:
+            self.reads += 1
+            assert self.reads < 1000
+            return Intake([(1, line) for line in lines.encode().splitlines()]) if lines else None
+
+        def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+            assert not outcomes
+
+    endless, other = Endless(1), Source(2)
+    endless.say(1)
+    async with swept(store, endless, other):
+        other.say(1)
+        await other.until(1)
+    assert endless.reads < 1000
+
+
 async def test_what_befalls_one_is_its_own_affair(store: SQLiteStore) -> None:
     class Broken(Source):
         def read(self) -> Intake | None:

@@ -19,6 +19,9 @@ class Intake:
         self.events = [line.event for line in self._read if isinstance(line, Line)]
         self.asks = any(line.ref is not UNSET or not isinstance(line, Line) for line in self._read)
 
+    def __len__(self) -> int:
+        return len(self._read)
+
     def answers(self, outcomes: Iterable[Outcome], store_id: str) -> list[Answer]:
         """An answer for each line, in order, from the outcomes of the events."""
         decided = iter(outcomes)

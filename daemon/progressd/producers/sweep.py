@@ -16,6 +16,7 @@ from progressd.producers.intake import Intake
 
 GATHER: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer
 READY_MOST: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them
+READS_MOST: Final = 32  # in one sweep, also where they bring no line
 
 
 class Source(Protocol):
@@ -71,8 +72,8 @@ class Sweep:
         """Have a source read until it says that it is enough. Raises what its reading raised."""
         reading = Reading(source)
         descriptor = source.fileno()
-        self._readings[descriptor] = reading
         self._epoll.register(descriptor, select.EPOLLIN)
+        self._readings[descriptor] = reading
         try:
             await reading.over.wait()
         finally:
@@ -93,13 +94,14 @@ class Sweep:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
 
     def _read(self) -> Batch:
-        batch, events = Batch(), 0
-        while events < BATCH_MOST and (ready := self._epoll.poll(0, READY_MOST)):
+        batch, lines, reads = Batch(), 0, 0
+        while lines < BATCH_MOST and reads < READS_MOST and (ready := self._epoll.poll(0, READY_MOST)):
+            reads += len(ready)
             for descriptor, _ in ready:
                 reading = self._readings[descriptor]
                 if intake := reading.read():
                     batch.append((reading.source, intake))
-                    events += len(intake.events)
+                    lines += len(intake)
                 if reading.over.is_set():
                     self._forget(descriptor)
         return batch

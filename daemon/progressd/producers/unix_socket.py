@@ -19,7 +19,7 @@ from progressd.producers.intake import Intake
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import Sweep
 
-CHUNK: Final = 65536  # bytes read at once; some 400 lines, which then are one batch
+CHUNK: Final = 16384  # bytes read at once; some 100 lines, or 8,000 that are nonsense and take 60 ms to say so
 PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
 ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
 
@@ -57,7 +57,7 @@ class UnixSocket:
 
 
 class Producer:
-    """One connection. The sweep reads it, also while ingest decides; it is answered when that is done."""
+    """One connection. The sweep reads it; it is answered once ingest has decided what was read of all."""
 
     def __init__(self, sock: socket.socket, nursery: trio.Nursery, splitter: LineSplitter, store_id: str) -> None:
         self.fileno = sock.fileno
