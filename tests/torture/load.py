@@ -8,14 +8,14 @@ import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import trio
 from http_client import FORM_TYPE, file_part, form, post_pieces
 from peer import upgrade
-from torture.ledger import CHANGES, Ledger, Story
+from torture.ledger import Ledger, Story
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from daemon import completed, failed, progress, registered, status_change
@@ -230,14 +230,15 @@ class Clients:
         except GONE:
             return
 
-    async def messages(self, target: str) -> AsyncGenerator[Mapping[str, Any]]:
-        """What a watcher is sent of jobs, until the connection ends however it ends; to be closed by its user."""
+    async def messages(self, target: str, said: bytes = b"") -> AsyncGenerator[Mapping[str, Any]]:
+        """What a watcher who says this is sent of jobs, until the end of the connection; to be closed by its user."""
         frames, text = FrameProtocol(client=True, extensions=[]), ""
         try:
             host, port = self.address.split(":")
             async with await trio.open_tcp_stream(host, int(port)) as stream:
                 await stream.send_all(upgrade(target, {"Host": self.address}))
                 frames.receive_bytes(await self._behind_head(stream))
+                await stream.send_all(said)
                 while True:
                     for frame in frames.received_frames():
                         if frame.opcode is Opcode.TEXT:
@@ -262,34 +263,3 @@ class Clients:
                 assert head.startswith(b"HTTP/1.1 101 ") or (self.draining and b" 503 " in head), head
                 return head.partition(b"\r\n\r\n")[2] if head.startswith(b"HTTP/1.1 101 ") else b""
         return b""
-
-
-class Returner:
-    """A watcher of all jobs that comes back to each daemon with the cursor of the last message it has seen."""
-
-    def __init__(self) -> None:
-        self.cursor: str | None = None
-        self.base: int | None = None  # from here on it has been there without a gap
-        self.seen: set[int] = set()
-
-    async def watch(self, clients: Clients) -> None:
-        """Until the daemon is gone."""
-        target = "/ws/jobs" + (f"?since={self.cursor}" if self.cursor else "")
-        last = 0
-        async with aclosing(clients.messages(target)) as messages:
-            async for message in messages:
-                assert message["type"] != "resync", f"the cursor {self.cursor} was not known"
-                offset = clients.ledger.saw(message)
-                assert offset > last, f"{offset} came after {last}"
-                assert message["type"] not in CHANGES or offset not in self.seen, f"{message} came twice"
-                last = offset
-                self.seen.add(offset)
-                self.cursor = message["cursor"]
-        if self.base is None and self.cursor is not None:
-            self.base = last
-
-    def check(self, ledger: Ledger) -> None:
-        """It has missed nothing; call it when the changes have been compared."""
-        if self.base is not None and self.cursor is not None:
-            missed = ledger.missed(self.base, ledger.offset(self.cursor), self.seen)
-            assert not missed, f"a watcher who came back has never seen {missed[:3]} ({len(missed)} in all)"

@@ -17,7 +17,8 @@ import trio
 from torture.disk import Control, Power
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import Ledger, Story
-from torture.load import Clients, Returner
+from torture.load import Clients
+from torture.watchers import Collector, Returner
 
 PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
 PER_STORE = 50  # rounds until a new state directory is begun
@@ -56,7 +57,7 @@ class Campaign:
         self._config.write_text(CONFIG + config)
         self._by_unix: list[Story] = []
         self._by_http: list[Story] = []
-        self._returners = [Returner(), Returner()]
+        self._returners = [Returner(), Returner(), Collector()]
         self._whole = set[str]()  # jobs whose result has been looked at
         self._killed_at = time.monotonic()
 

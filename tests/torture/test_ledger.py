@@ -11,6 +11,7 @@ import pytest
 from torture.forge import Forge
 from torture.ledger import CHANGES, Ledger
 from torture.rounds import Campaign
+from torture.watchers import Collector
 
 
 def told(errors: BaseException) -> list[str]:
@@ -54,6 +55,14 @@ def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
     campaign.ledger.uploaded.pop(job_id, None)
 
 
+def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a daemon that leaves out some changes for a watcher of many topics."""
+    *_, collector = campaign._returners
+    assert isinstance(collector, Collector)
+    collector.seen = {offset for offset in collector.seen if offset % 2}
+    collector.told.clear()
+
+
 @pytest.mark.parametrize(
     ("sabotage", "sentence"),
     [
@@ -61,6 +70,7 @@ def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
         (without_a_job, "was answered, and it is gone"),
         (with_offsets_given_back, "was given twice"),
         (without_an_input, "the input .* is gone"),
+        (with_an_inattentive_watcher, "a watcher of many topics has never seen"),
         (as_two_jobs, "has become the jobs"),
     ],
 )
