@@ -2,6 +2,7 @@
 
 import json
 import re
+import select
 import signal
 import socket
 import ssl
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import Peer, request
@@ -230,21 +232,35 @@ async def test_httpx_and_the_urls_agree(tmp_path: Path, cert: Path) -> None:
             assert (await client.post(f"{url}/api/events", content=body)).status_code == 400
 
 
-@given(st.lists(st.binary(max_size=100_000), max_size=8))
-async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: list[bytes]) -> None:
-    directory = Path("/tmp")
-    del directory
+@asynccontextmanager
+async def connected() -> AsyncGenerator[tuple[EncryptedConnection, trio.SSLStream[trio.SocketStream]]]:
+    """A connection, and its client, on a pair of sockets; the handshake is still to come."""
     ours, theirs = socket.socketpair()
+    ours.setblocking(False)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERT[0])
     client_context = ssl.create_default_context(cafile=str(CERT[0]))
-    ours.setblocking(False)
-    async with trio.open_nursery() as nursery:
-        connection = EncryptedConnection(ours, "unix", context, nursery.start_soon)
-        client = trio.SSLStream(
-            trio.SocketStream(trio.socket.from_stdlib_socket(theirs)), client_context, server_hostname="localhost"
-        )
-        received = b""
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(PATIENCE):
+                yield (
+                    EncryptedConnection(ours, "unix", context, nursery.start_soon),
+                    trio.SSLStream(stream, client_context, server_hostname="localhost"),
+                )
+            nursery.cancel_scope.cancel()
+
+
+async def read(client: trio.SSLStream[trio.SocketStream], size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        received += bytes(await client.receive_some())
+    return received
+
+
+@given(st.lists(st.binary(max_size=100_000), max_size=8))
+async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: list[bytes]) -> None:
+    async with connected() as (connection, client), trio.open_nursery() as nursery:
 
         async def send() -> None:
             await connection.receive_some()  # the handshake, and a byte
@@ -257,16 +273,32 @@ async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: lis
                     except BlockingIOError:
                         continue
 
-        with trio.fail_after(PATIENCE):
-            nursery.start_soon(send)
-            await client.send_all(b".")
-            whole = b"".join(pieces)
-            while len(received) < len(whole):
-                received += bytes(await client.receive_some())
-        assert received == whole
-        nursery.cancel_scope.cancel()
-    ours.close()
-    theirs.close()
+        nursery.start_soon(send)
+        await client.send_all(b".")
+        whole = b"".join(pieces)
+        assert await read(client, len(whole)) == whole
+
+
+async def test_what_the_tls_layer_says_does_not_meet_a_sender_that_waits_for_room() -> None:
+    """Trio has one task at most wait for a socket."""
+    async with connected() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b".")
+        await connection.receive_some()
+        sent = 0
+        while select.select([], [connection.socket], [], 0)[1]:  # there is no room before a send is refused
+            sent += connection.send(b"x")
+        nursery.start_soon(connection.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        sent += connection.send(b"x" * 1_000_000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read(client, sent) == b"x" * sent
+
+
+async def test_nobody_waits_for_room_in_a_socket_that_was_closed() -> None:
+    async with connected() as (connection, _):
+        connection.socket.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.wait_writable()
 
 
 CERT: list[Path] = []

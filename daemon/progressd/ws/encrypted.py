@@ -31,7 +31,7 @@ class EncryptedConnection(Connection):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._pending = b""  # encrypted, and still to be sent
-        self._flushed: trio.Event | None = None  # while something is pending
+        self._flushed: trio.Event | None = None  # while a task waits for room
         self._ended = False  # nothing more is said, and what comes is let go of
         self._plain: EncryptedStream | None = None
         self._start = start
@@ -44,10 +44,9 @@ class EncryptedConnection(Connection):
         return self._plain
 
     async def wait_writable(self) -> None:
-        if self._flushed is not None:
-            await self._flushed.wait()
-        else:
-            await trio.lowlevel.wait_writable(self.socket)
+        if self.socket.fileno() == -1:
+            raise trio.ClosedResourceError
+        await self._have_flushed().wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self.unread:
@@ -107,8 +106,16 @@ class EncryptedConnection(Connection):
         if self._pending and self._flushed is None:
             self._send_pending()
             if self._pending:
-                self._flushed = trio.Event()
-                self._start(self._flush)
+                self._have_flushed()
+
+    def _have_flushed(self) -> trio.Event:
+        """Set when the socket has taken all that is pending, and has room. One task alone waits for that: Trio allows
+        no second one at a socket.
+        """
+        if self._flushed is None:
+            self._flushed = trio.Event()
+            self._start(self._flush)
+        return self._flushed
 
     def _send_pending(self) -> None:
         try:
@@ -121,9 +128,11 @@ class EncryptedConnection(Connection):
     async def _flush(self) -> None:
         assert self._flushed is not None
         try:
-            while self._pending:
+            while True:
                 await trio.lowlevel.wait_writable(self.socket)
                 self._send_pending()
+                if not self._pending:
+                    break
         except (OSError, trio.ClosedResourceError):
             self._pending = b""
         finally:
@@ -144,11 +153,10 @@ class EncryptedStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            await self._connection.wait_writable()
             try:
                 rest = rest[self._connection.send(bytes(rest[:RECEIVE_MOST])) :]
             except BlockingIOError:
-                continue
+                await self._connection.wait_writable()
             except OSError as error:
                 raise trio.BrokenResourceError from error
         await trio.lowlevel.checkpoint()
