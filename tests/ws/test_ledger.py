@@ -226,6 +226,18 @@ def test_only_tcp_knows_how_much_went_over_it() -> None:
         assert transferred(one) == (0, 0)
 
 
+class OnOldKernel(socket.socket):
+    """A TCP socket as Linux 4.18 has it, whose struct tcp_info is shorter."""
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+        return super().getsockopt(level, option, min(size, 192))
+
+
+def test_an_old_kernel_does_not_tell_how_much_went_over_it() -> None:
+    with OnOldKernel() as sock:
+        assert transferred(sock) == (0, 0)
+
+
 def table(section: str) -> list[list[str]]:
     """The rows of the first table in a section of the protocol's page."""
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()

@@ -4,8 +4,10 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterable, MutableMapping
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from progressd.config import Pipeline
 from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
 from progressd.ws import listener as module
-from progressd.ws.ledger import Ledger
-from progressd.ws.listener import Connection, Listener
+from progressd.ws.ledger import Ended, Ledger
+from progressd.ws.listener import Connection, Listener, Start
 from samples import ID
 from scarcity import no_descriptors_left
 from structlog.testing import capture_logs
@@ -117,25 +119,78 @@ class Broken:
     async def fail(self, what: str) -> None:
         raise RuntimeError(what)
 
+    def make(self, sock: socket.socket, peer: str, start: Start) -> Connection:
+        """An encrypted connection that cannot be made."""
+        raise RuntimeError("no context")
 
-async def test_a_handler_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
-    broken = Broken()
-    with socket.create_server(("127.0.0.1", 0)) as listening, capture_logs() as logs:
+    def make_half(self, sock: socket.socket, peer: str, start: Start) -> Connection:
+        """One whose task fails."""
+        start(partial(self.fail, "flushing"))
+        return Connection(sock, peer)
+
+
+BROKEN = Broken()
+Asked = Callable[[bytes], Awaitable[bytes]]
+
+
+@asynccontextmanager
+async def listening_with(nursery: trio.Nursery, ledger: Ledger | None = None) -> AsyncIterator[tuple[Listener, Asked]]:
+    """A listener between broken sides, and what sends it bytes and gives back its answer."""
+    listener = Listener(BROKEN.websocket, BROKEN, nursery, Limits(), ledger or Ledger())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        nursery.start_soon(Listener(broken.websocket, broken, nursery, Limits(), Ledger()).run, listening)
+        nursery.start_soon(listener.run, listening)
 
         async def asked(data: bytes) -> bytes:
             async with Peer(await trio.open_tcp_stream(*listening.getsockname())) as peer:
                 await peer.send(data)
                 return await peer.rest()
 
+        yield listener, asked
+        nursery.cancel_scope.cancel()
+
+
+class Forgetful(Ledger):
+    """A ledger that can count, and cannot tell."""
+
+    def ended(self, connection: Ended, error: BaseException | None = None) -> None:
+        super().ended(connection, error)
+        raise struct.error("unpack requires a buffer of 216 bytes")
+
+
+async def test_a_handler_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
+    async with listening_with(nursery) as (_, asked):
         for data in (upgrade("/ws/bad"), request("/")):
-            logs.clear()
-            assert await asked(data) == b""
+            with capture_logs() as logs:
+                assert await asked(data) == b""
             [entry] = [entry for entry in logs if entry["log_level"] == "error"]
             assert entry["event"] == "connection failed"
             assert await asked(upgrade("/ws/good")) == b"good"
-        nursery.cancel_scope.cancel()
+
+
+async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
+    async with listening_with(nursery) as (listener, asked):
+        for make in (BROKEN.make, BROKEN.make_half):
+            listener.encrypt(make)
+            with capture_logs() as logs:
+                assert await asked(b"") == b""
+            [entry] = [entry for entry in logs if entry["log_level"] == "error"]
+            assert entry["event"] == "connection failed"
+        listener.encrypt(None)
+        assert await asked(upgrade("/ws/good")) == b"good"
+
+
+async def test_an_end_that_cannot_be_told_ends_nothing_else(nursery: trio.Nursery) -> None:
+    ledger = Forgetful()
+    async with listening_with(nursery, ledger) as (_, asked):
+        with capture_logs() as logs:
+            for _ in range(2):
+                assert await asked(upgrade("/ws/good")) == b"good"
+            await eventually(lambda: ledger.counts.total() == 2)
+        assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+            "the end of a connection cannot be told"
+        ] * 2
+        assert ledger.open == 0
 
 
 async def test_an_answer_reaches_a_client_that_is_still_sending(daemon: RunningDaemon) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Protocol
 
+import structlog
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
@@ -28,6 +29,7 @@ UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
 
+log = structlog.get_logger(__name__)
 
 Start = Callable[[Callable[[], Awaitable[None]]], None]  # of a task
 
@@ -197,33 +199,38 @@ class Listener:
             head.cancel()
 
     async def _accepted(self, sock: socket.socket, peer: str) -> None:
-        if self._encrypted is None:
-            await self._serve(Connection(sock, peer))
-            return
-        async with trio.open_nursery() as flushing:
-            await self._serve(self._encrypted(sock, peer, flushing.start_soon))
-            flushing.cancel_scope.cancel()
-
-    async def _serve(self, connection: Connection) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
+        connection = Connection(sock, peer)
         failed: BaseException | None = None
-        address = connection.peer
-        self._of_address[address] += 1
+        self._of_address[peer] += 1
         self._ledger.opened()
         try:
-            if await self._asks_for_websocket(connection):
-                await self._websocket(connection)
-            await connection.linger()
-        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the peer has gone, which is its right
+            try:
+                if self._encrypted is None:
+                    await self._serve(connection)
+                else:
+                    async with trio.open_nursery() as flushing:
+                        connection = self._encrypted(sock, peer, flushing.start_soon)
+                        await self._serve(connection)
+                        flushing.cancel_scope.cancel()
+            except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the peer has gone, which is its right
+            except* Exception as group:
+                failed = group.exceptions[0]
+            finally:
+                self._ledger.ended(connection, failed)
         except* Exception as group:
-            failed = group.exceptions[0]
+            log.error("the end of a connection cannot be told", peer=peer, exc_info=group)
         finally:
-            self._ledger.ended(connection, failed)
-            self._of_address[address] -= 1
-            if not self._of_address[address]:
-                del self._of_address[address]
-            connection.socket.close()
+            self._of_address[peer] -= 1
+            if not self._of_address[peer]:
+                del self._of_address[peer]
+            sock.close()
+
+    async def _serve(self, connection: Connection) -> None:
+        if await self._asks_for_websocket(connection):
+            await self._websocket(connection)
+        await connection.linger()
 
     async def _asks_for_websocket(self, connection: Connection) -> bool:
         """Or else it is done with."""
