@@ -152,6 +152,17 @@ async def test_interval_keeps_progress_back_but_not_the_last_before_the_end(daem
     assert [message["type"] for message in got][-2:] == ["status_change", "completed"]
 
 
+async def test_whoever_resumes_gets_the_progress_that_interval_had_kept_back(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws/jobs?interval=60") as watcher:
+        await watcher.receive_until("progress")
+        await daemon.report(progress(ID, 90), registered(OTHER))
+        cursor = (await watcher.receive_until("job_created"))[-1]["cursor"]
+    async with daemon.watch(f"/ws/jobs?interval=60&since={cursor}") as watcher:
+        resumed = await watcher.receive_until("job_created")
+    assert [message["data"].get("current_step") for message in resumed] == [90, None]
+
+
 @pytest.mark.parametrize("query", ["interval=-1", "interval=61", "interval=soon", "types=everything", "types="])
 async def test_a_wrong_query_is_refused_at_the_handshake(daemon: RunningDaemon, query: str) -> None:
     with pytest.raises(ConnectionRejected) as refused:

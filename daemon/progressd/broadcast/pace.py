@@ -4,16 +4,20 @@ Neither ever keeps back a change of a job's status, nor the last progress before
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
 
 import trio
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from progressd.broadcast.crowd import Crowd
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import Closing
+from progressd.core.cursor import Cursor
 from progressd.core.messages import (
     BatchCompleted,
     Completed,
@@ -64,13 +68,25 @@ def asked_for(
     return outbox
 
 
+class Let(NamedTuple):
+    """A message that goes out, and the offset from which one resumes who has had everything up to it."""
+
+    item: Published
+    upto: int
+
+
 class Pace:
-    """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O."""
+    """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O.
+
+    What has no cursor is replayed on a socket of many topics. It goes out at once: nobody could resume before it.
+    """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._allowed: dict[str, float] = {}  # by job, when its next progress may go out
-        self._kept: dict[str, Published] = {}  # by job, the newest progress that waits for it
+        self._kept: OrderedDict[str, Published] = OrderedDict()  # by job, its newest progress; by their offsets
+        self._due: list[tuple[float, str]] = []  # a heap: when each may go out; also some that have gone out since
+        self._newest = 0  # the offset of the newest that has been taken
 
     def __bool__(self) -> bool:
         return bool(self._kept)
@@ -78,15 +94,31 @@ class Pace:
     @property
     def next_due(self) -> float:
         """When `release` has something again."""
-        return min((self._allowed[job_id] for job_id in self._kept), default=math.inf)
+        while self._due:
+            due, job_id = self._due[0]
+            if job_id in self._kept and self._allowed[job_id] == due:
+                return due
+            heappop(self._due)
+        return math.inf
 
-    def take(self, items: Sequence[Published], now: float) -> list[Published]:
+    def upto(self, offset: int) -> int:
+        """From where one resumes who has had everything up to an offset but what is kept back: a newer one may be."""
+        return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
+
+    def take(self, items: Sequence[Published], now: float) -> list[Let]:
         """Of new messages, in order: what goes out now."""
-        out: list[Published] = []
+        out: list[Let] = []
         for item in items:
             message = item.message
+            if message.cursor is UNSET:
+                if isinstance(message, Progress):
+                    self._kept.pop(message.job_id, None)  # it is no newer
+                    self._allowed[message.job_id] = now + self._interval
+                out.append(Let(item, item.offset))
+                continue
             if isinstance(message, Progress):
-                self._kept[message.job_id] = item
+                self._newest = item.offset
+                self._keep(message.job_id, item)
                 if now >= self._allowed.get(message.job_id, -math.inf):
                     out.append(self._let_out(message.job_id, now))
                 continue
@@ -95,38 +127,49 @@ class Pace:
                     out.append(self._let_out(message.job_id, now))
                 if ends_job(message):
                     self._allowed.pop(message.job_id, None)
-            out.append(item)
+            self._newest = item.offset
+            out.append(Let(item, self.upto(item.offset)))
         return out
 
-    def release(self, now: float) -> list[Published]:
+    def release(self, now: float) -> list[Let]:
         """What was kept back until now, in order."""
-        due = [job_id for job_id in self._kept if self._allowed[job_id] <= now]
-        return sorted((self._let_out(job_id, now) for job_id in due), key=lambda item: item.offset)
+        due = set[tuple[int, str]]()
+        while self.next_due <= now and self._due:
+            job_id = heappop(self._due)[1]
+            due.add((self._kept[job_id].offset, job_id))
+        return [self._let_out(job_id, now) for _, job_id in sorted(due)]
 
-    def _let_out(self, job_id: str, now: float) -> Published:
+    def _keep(self, job_id: str, item: Published) -> None:
+        if job_id not in self._kept and job_id in self._allowed:
+            heappush(self._due, (self._allowed[job_id], job_id))
+        self._kept[job_id] = item
+        self._kept.move_to_end(job_id)
+
+    def _let_out(self, job_id: str, now: float) -> Let:
         self._allowed[job_id] = now + self._interval
-        return self._kept.pop(job_id)
+        item = self._kept.pop(job_id)
+        return Let(item, self.upto(self._newest))
 
 
 class Paced:
     """An outbox that gets at most one progress per job in `interval` seconds, the newest; the rest at once.
 
-    A progress that was overtaken while it was kept back goes out with the cursor of what overtook it: who resumes from
-    there has had both.
+    A cursor says that everything before it has come. So while a progress is kept back, what overtakes it goes out with
+    the cursor just before the oldest that is kept; and the progress itself, later, with that of what overtook it.
     """
 
     def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._outbox = outbox
         self._pace = Pace(interval)
-        self._newest: Published | None = None
-        self._kept = trio.Event()
+        self._until = math.inf  # when `_release` wakes next
+        self._sooner = trio.Event()
         start(self._release)
 
     def put(self, batch: Batch[Published]) -> None:
         """Pass on what may go out now."""
         self._pass_on(self._pace.take(batch.items, trio.current_time()))
-        if self._pace:
-            self._kept.set()
+        if self._pace.next_due < self._until:
+            self._sooner.set()
 
     def end(self, closing: Closing) -> None:
         """Nothing comes after what has been put."""
@@ -139,19 +182,19 @@ class Paced:
 
     async def _release(self) -> None:
         while True:
-            await self._kept.wait()
-            self._kept = trio.Event()
-            while self._pace:
-                await trio.sleep_until(self._pace.next_due)
-                self._pass_on(self._pace.release(trio.current_time()))
+            self._sooner, self._until = trio.Event(), self._pace.next_due
+            with trio.move_on_at(self._until):
+                await self._sooner.wait()
+            self._pass_on(self._pace.release(trio.current_time()))
 
-    def _pass_on(self, items: list[Published]) -> None:
-        out = []
-        for item in items:
-            newest = self._newest
-            if newest is not None and item.offset < newest.offset:
-                item = Published(newest.offset, replace(item.message, cursor=newest.message.cursor))
-            self._newest = item
-            out.append(item)
+    def _pass_on(self, out: list[Let]) -> None:
         if out:
-            self._outbox.put(Batch(out))
+            self._outbox.put(Batch([_placed(item, upto) for item, upto in out]))
+
+
+def _placed(item: Published, upto: int) -> Published:
+    """The message with the cursor of that offset."""
+    cursor = item.message.cursor
+    if upto == item.offset or cursor is UNSET:
+        return item
+    return Published(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))))
