@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 from outboxes import Collected
-from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.broadcaster import APART, CROWD, Broadcaster
 from progressd.broadcast.channel import CAPACITY, TAKE_MOST
 from progressd.broadcast.published import Published
 from progressd.broadcast.reader import Reader
@@ -354,3 +354,22 @@ async def test_a_message_is_encoded_once_for_all_topics_and_watchers() -> None:
     assert of_all is of_all_too
     for subscription in subscriptions:
         subscription.leave()
+
+
+@pytest.mark.parametrize(("watchers", "batches"), [(CROWD - 1, [1, 1, 1, 1]), (CROWD, [1, 2, 1])])
+async def test_what_comes_soon_after_something_shares_a_send_to_a_crowd(
+    mock_clock: trio.testing.MockClock, watchers: int, batches: list[int]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        broadcaster = Broadcaster(nursery=nursery)
+        crowd = [Collected() for _ in range(watchers)]
+        for outbox in crowd:
+            subscription = broadcaster.join(ALL_JOBS, outbox)
+            while await subscription.past() is not None:
+                pass
+        for later in (0, APART / 4, APART, APART):
+            mock_clock.jump(later)
+            await broadcaster.broadcast(moved(1))
+            await settled()
+        nursery.cancel_scope.cancel()
+    assert all([len(batch.items) for batch in outbox.batches] == batches for outbox in crowd)
