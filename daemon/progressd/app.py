@@ -224,7 +224,7 @@ class Daemon:
                     await self._wait_for_jobs(jobs_done, signals)
                     accepting.cancel_scope.cancel()
                 ending.start_soon(self._cut_off, connections.cancel_scope)
-                listener.drain()
+                await listener.drain()
                 await self.http.drain()
                 self.streams.close(DRAINING)
                 await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))

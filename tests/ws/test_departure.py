@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import trio
+import trio.testing
+from peer import Peer
 from samples import ID, job_id
+from waiting import eventually
 
 from daemon import RunningDaemon, progress, registered, running_daemon
 
@@ -44,3 +47,13 @@ async def test_labels_and_sentences_have_limits(daemon: RunningDaemon) -> None:
     too_long = {"type": "error", "job_id": ID, "data": {"message": "x" * 10_001}}
     [refused] = await daemon.report(too_long)
     assert not refused["ok"]
+
+
+async def test_a_request_on_its_way_when_the_daemon_stops_is_answered(daemon: RunningDaemon) -> None:
+    host, port = daemon.address.split(":")
+    async with Peer(await trio.open_tcp_stream(host, int(port))) as peer:
+        await trio.testing.wait_all_tasks_blocked(0.02)  # until it is accepted
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        response = await peer.ask("/api/health/live", {"Host": daemon.address, "Connection": "close"})
+    assert response.status == 200

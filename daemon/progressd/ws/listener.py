@@ -27,6 +27,7 @@ HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the 
 RECEIVE_MOST: Final = 65536
 UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
+ON_ITS_WAY: Final = 0.3  # seconds that a request may still take to come in once the daemon stops
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
 
 log = structlog.get_logger(__name__)
@@ -179,6 +180,7 @@ class Listener:
         self._limits = limits
         self._turnstile = Turnstile()  # for handshakes
         self._of_address: Counter[str] = Counter()
+        self._draining = False
         self._heads: set[trio.CancelScope] = set()  # one for each connection whose first request is still to come
 
     def use(self, limits: Limits) -> None:
@@ -193,10 +195,13 @@ class Listener:
         """Accept until cancelled. The socket is non-blocking and stays open."""
         await accept_forever(listening, lambda sock, peer: self._connections.start_soon(self._accepted, sock, peer))
 
-    def drain(self) -> None:
-        """Close the connections that have asked for nothing yet, as browsers open them in advance."""
+    async def drain(self) -> None:
+        """Close the connections that ask for nothing, as browsers open them in advance; a request may be on its way."""
+        self._draining = True
         for head in self._heads:
-            head.cancel()
+            head.deadline = min(head.deadline, trio.current_time() + ON_ITS_WAY)
+        if self._heads:
+            await trio.sleep(ON_ITS_WAY)
 
     async def _accepted(self, sock: socket.socket, peer: str) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation."""
@@ -248,7 +253,8 @@ class Listener:
             finally:
                 self._heads.discard(head)
         if head.cancelled_caught or not connection.unread:
-            connection.fate = SILENT if trio.current_time() >= head.deadline else ABANDONED
+            silent = head.cancelled_caught and not self._draining
+            connection.fate = SILENT if silent else ABANDONED
             return False
         connection.fate = SERVED
         if connection.unread.startswith(PREFIX):
