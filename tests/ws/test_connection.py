@@ -16,11 +16,11 @@ from progressd.core.closing import DRAINING
 from progressd.core.errors import NotFound
 from progressd.core.messages import ServerShutdown, ServerShutdownData, job_topic
 from progressd.ws.connection import CLOSE_TIMEOUT
-from progressd.ws.ledger import ABANDONED
+from progressd.ws.ledger import ABANDONED, Fate
 from progressd.ws.listener import Upgrade, read_upgrade
 from progressd.ws.watchers import Watchers
 from samples import ID, moved, started, succeeded
-from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock
+from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import Opcode
 
 from daemon import settings_in
@@ -296,6 +296,62 @@ async def test_the_end_of_a_job_does_not_wait_for_ever(server: Server, autojump_
     assert server.ended_at is not None
     assert 300 <= server.ended_at - start <= 300 + 2 * CLOSE_TIMEOUT
     assert len(server.watchers) == 0
+
+
+async def fall_behind(server: Server) -> tuple[MemoryConnection, Peer]:
+    """A watcher whose socket is full, with a message begun, until its outbox is past its limit."""
+    connection, peer = await server.connect()
+    connection.full = True
+    await server.broadcaster.broadcast(started())
+    await wait_all_tasks_blocked()
+    for _ in range(20):
+        await server.broadcaster.broadcast(started())
+    await wait_all_tasks_blocked()
+    return connection, peer
+
+
+async def test_a_slow_consumer_is_told_so_however_slow_it_is(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    connection, peer = await fall_behind(Server(nursery, tmp_path, outbox_bytes=1000))
+    await trio.sleep(100)
+    connection.full = False
+    assert "processing" in (await peer.next_frame())[1]
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (4000, "slow consumer")
+    await peer.send(close_frame(4000))
+    assert await peer.receive() == b""
+    assert connection.fate == Fate("closed", "4000 slow consumer")
+
+
+async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path, outbox_bytes=1000)
+    connection, _ = await fall_behind(server)
+    start = trio.current_time()
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert 300 <= server.ended_at - start <= 300 + CLOSE_TIMEOUT
+    assert connection.fate == Fate("closed", "4000 slow consumer", "cut off before the close was sent")
+
+
+async def test_one_that_is_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    (slow, peer), (other, _) = await server.connect(), await server.connect()
+    slow.full = other.full = True
+    await server.broadcaster.broadcast(started())
+    await wait_all_tasks_blocked()
+    for message in succeeded():
+        await server.broadcaster.broadcast(message)
+    await wait_all_tasks_blocked()
+    server.watchers.budget.limit = 10
+    other.full = False
+    await trio.sleep(1)
+    slow.full = False
+    assert "processing" in (await peer.next_frame())[1]
+    assert (await close_and_when(peer))[:2] == (4000, "slow consumer")
 
 
 async def test_a_full_socket_does_not_hide_that_the_client_is_gone(server: Server, autojump_clock: MockClock) -> None:

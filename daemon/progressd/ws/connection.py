@@ -11,7 +11,7 @@ from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
 from progressd.broadcast.pace import asked_for
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
-from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, TRY_AGAIN, Closing
+from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, SLOW_CONSUMER, TRY_AGAIN, Closing
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import NOWHERE, Endpoint, Inbox
@@ -84,7 +84,10 @@ class WebSocket:
     @property
     def fate(self) -> Fate:
         """How it ended, once it was accepted and is over."""
-        return self._ws.fate if self.closing is None else Fate("closed", f"{self.closing.code} {self.closing.reason}")
+        if self.closing is None:
+            return self._ws.fate
+        cut_off = "cut off before the close was sent" if self.outbox.congested else ""
+        return Fate("closed", f"{self.closing.code} {self.closing.reason}", cut_off)
 
     async def accept(self) -> None:
         """Let the client in."""
@@ -126,9 +129,9 @@ class WebSocket:
         self.start(self._close, closing)
 
     async def _close(self, closing: Closing) -> None:
-        if closing in (JOB_FINISHED, BATCH_FINISHED):
+        if closing in (JOB_FINISHED, BATCH_FINISHED, SLOW_CONSUMER):  # which mean something to who is slow
             with trio.move_on_after(self._limits.connection_timeout):
                 await self.outbox.drained()
         with trio.move_on_after(CLOSE_TIMEOUT):
-            await self._ws.aclose(*closing)
+            await self._ws.aclose(*(self.closing or closing))  # it may have been given up meanwhile
         self._nursery.cancel_scope.cancel()
