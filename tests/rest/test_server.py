@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import trio
 from http_client import FORM_TYPE, exchange, file_part, form, get
+from peer import Peer, request
 from progressd.core.status import JobStatus
 from progressd.rest import server as module
+from samples import ID
 from submitting import PDF, ended, python, run, shell
 from waiting import eventually, open_files
 
-from daemon import PATIENCE, RunningDaemon, running_daemon
+from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
 
 HEALTH = b'{"status":"live"}'
 LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
@@ -215,3 +217,41 @@ async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(tmp_pa
         assert job.status is JobStatus.QUEUED
     async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon:
         assert (await ended(daemon, job.id)).status is JobStatus.COMPLETED
+
+
+LONG = b"x" * 3_000_000  # more than waits anywhere
+KEPT_WAITING = {
+    "events, and more behind them": (request("/api/events"), b"more"),
+    "events, and a request behind them": (request("/api/events"), request("/api/health")),
+    "events, and a body": (request("/api/events", {"Content-Length": "3000000"}), LONG),
+    "a long poll, and more behind it": (request(f"/api/jobs/{ID}?since=CURSOR&wait=60"), b"more"),
+    "a long poll, and a body": (
+        request(f"/api/jobs/{ID}?since=CURSOR&wait=60", {"Content-Length": "3000000"}),
+        LONG,
+    ),
+    "a body that is waited for": (request("/api/jobs", {"Content-Length": "38"}, method="POST"), b'{"kind"'),
+}
+
+
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+@pytest.mark.parametrize("what", KEPT_WAITING)
+async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
+    daemon: RunningDaemon, what: str, how: str
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with Peer(await daemon.connect()) as peer:
+        cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    head, behind = KEPT_WAITING[what]
+    peer = Peer(await daemon.connect())
+    await peer.send(head.replace(b"CURSOR", cursor.encode()))
+    with trio.move_on_after(0.2):  # as much as the daemon takes
+        await peer.stream.send_all(behind)
+    if how == "reset":
+        await peer.reset()
+    elif how == "close":
+        await peer.stream.aclose()
+    else:
+        await peer.stream.send_eof()
+    await eventually(lambda: daemon.daemon.ledger.open == 0, 4)
+    await peer.stream.aclose()

@@ -14,6 +14,7 @@ from quart_trio.wrappers.request import TrioBody, TrioRequest
 
 from progressd.core.errors import Stalled, TooLarge
 
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 STALL: Final = 60.0  # seconds a client may take to send the next piece of a body
 
 
@@ -70,8 +71,10 @@ class PacedConnection(TrioASGIHTTPConnection):
 
         Hypercorn would wait for room to tell us of it, in the last send of the response and hence for ever.
         """
-        response = await self.app.handle_request(request)
         assert isinstance(request.body, PacedBody)
+        if request.method in SAFE:  # whose body means nothing (RFC 9110 §9.3.1), and would hide the client's end
+            request.body.discard()
+        response = await self.app.handle_request(request)
         request.body.discard()
         await self._send_response(send, response)
         nursery.cancel_scope.cancel()

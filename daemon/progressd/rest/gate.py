@@ -20,9 +20,9 @@ from progressd.auth.limits import RateLimits, Standing
 from progressd.config import Settings
 from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, TooManyUploads, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
+from progressd.rest.body import SAFE
 from progressd.rest.headers import HEADERS, header
 
-SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 PUBLIC: Final = frozenset(
     {
         "/",

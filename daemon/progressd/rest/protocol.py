@@ -5,9 +5,10 @@ the rest are tasks, channels and locks around an application that may take long,
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import h11
@@ -21,12 +22,16 @@ from progressd.core.messages import encode
 from progressd.rest.direct import DirectReads
 from progressd.rest.job_answers import Answer
 
+LOOK_EVERY: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
+
 
 class Protocol(H11Protocol):
     """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
 
     direct: DirectReads
     on_answer: Callable[[], None]
+    gone: Callable[[], bool]  # whether the client has left, be it behind bytes that nobody has read
+    give_up: Callable[[], None]  # cancels everything that is done for the client
     send_now: Callable[[bytes], int]  # of the non-blocking socket: writes what there is room for, at once
 
     def __init__(self, *arguments: Any) -> None:
@@ -59,13 +64,26 @@ class Protocol(H11Protocol):
                 await self._create_stream(event)
             elif event is h11.PAUSED:
                 await self.can_read.clear()
-                await self.can_read.wait()
+                await self._unless_gone(self.can_read.wait)
             elif isinstance(event, h11.ConnectionClosed) or event is h11.NEED_DATA or self.stream is None:
                 return
             elif isinstance(event, h11.Data):
-                await self.stream.handle(Body(stream_id=STREAM_ID, data=event.data))
+                body = Body(stream_id=STREAM_ID, data=event.data)
+                await self._unless_gone(partial(self.stream.handle, body))
             elif isinstance(event, h11.EndOfMessage):
-                await self.stream.handle(EndBody(stream_id=STREAM_ID))
+                await self._unless_gone(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
+
+    async def _unless_gone(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait for the application, which may take long, as while it streams events, or wants no body.
+
+        Nothing is read meanwhile, not even the client's end.
+        """
+        while True:
+            with trio.move_on_after(LOOK_EVERY):
+                await wait()
+                return
+            if self.gone():
+                self.give_up()
 
     async def _answer(self, answer: Answer) -> bool:
         """Answer a request that has no body; whether another may follow."""

@@ -78,7 +78,7 @@ class HttpServer:
                 cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
             )
             server.on_idle = stream.set_between_requests
-            server.direct, server.send_now = self._direct, connection.send
+            server.direct, server.send_now, server.gone = self._direct, connection.send, connection.gone
             await server.run()
         finally:
             self._open.discard(connection)
@@ -103,6 +103,7 @@ class _Server(TCPServer):
     on_idle: Callable[[bool], None]
     direct: DirectReads
     send_now: Callable[[bytes], int]
+    gone: Callable[[], bool]
     _idle_since: float
     _over = False
 
@@ -128,6 +129,7 @@ class _Server(TCPServer):
             chosen.send,
         )
         protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
+        protocol.gone, protocol.give_up = self.gone, self._give_up
         self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
         while True:
             try:
@@ -140,6 +142,11 @@ class _Server(TCPServer):
         await protocol.handle(Closed())
         self._over = True
         await self.idle_task.stop()
+
+    def _give_up(self) -> None:
+        tasks = self._task_group._nursery
+        assert tasks is not None
+        tasks.cancel_scope.cancel()
 
     def _on_answer(self) -> None:
         self._idle_since = trio.current_time()

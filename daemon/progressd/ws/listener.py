@@ -6,6 +6,7 @@ connection ends that connection and nothing else.
 """
 
 import contextlib
+import select
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -77,6 +78,14 @@ class Connection:
     async def wait_writable(self) -> None:
         """Wait until `send` has room."""
         await trio.lowlevel.wait_writable(self.socket)
+
+    def gone(self) -> bool:
+        """Whether the peer has said that nothing more comes, or has reset, be it behind bytes that are still unread."""
+        if self.socket.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(self.socket, select.POLLRDHUP)  # and for what is always told: POLLHUP and POLLERR
+        return bool(poll.poll(0))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The next bytes, those pushed back first; b"" at the end."""
