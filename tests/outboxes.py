@@ -45,6 +45,9 @@ class Collected:
     def follow(self, crowd: Crowd) -> None:
         crowd.add(self)
 
+    def upto(self, offset: int) -> int:
+        return offset
+
 
 class Socket:
     """A non-blocking socket with as much room as it is given."""

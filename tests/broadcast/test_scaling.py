@@ -98,7 +98,8 @@ class World:
 
     async def watch_in_a_session(self, *topics: str) -> None:
         connection = self._connect()
-        await self.spine.broadcaster.open_session(connection.outbox).subscribe(topics, None, connection.drained)
+        session = self.spine.broadcaster.open_session(connection.outbox)
+        await session.subscribe(topics, None, connection.drained, lambda upto: None)
 
     async def cost(self) -> Work:
         """Of a job from its start to its end, with 20 steps, once everything is under way."""

@@ -1,6 +1,7 @@
 """Many topics on one socket: every message once, in the order of the offsets, whatever is subscribed when."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
@@ -23,11 +24,13 @@ TOPICS = [*map(job_topic, IDS), ALL_JOBS]
 
 
 class Log:
-    """What is durable, read with a checkpoint before and after."""
+    """What is durable; it takes time to read unless it is not `slow`."""
 
     def __init__(self) -> None:
         self.kept: list[Published] = []
         self.broken = False
+        self.slow = True
+        self.meanwhile: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # happens once a page has been read
 
     def keep(self, message: JobMessage) -> Published:
         offset = len(self.kept) + 1
@@ -35,7 +38,8 @@ class Log:
         return self.kept[-1]
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        await trio.testing.wait_all_tasks_blocked()
+        if self.slow:
+            await trio.testing.wait_all_tasks_blocked()
         if self.broken:
             raise StoreFailed("the disk is full")
         kept = [
@@ -51,6 +55,8 @@ class Log:
             if item.offset > (after or 0)
             and (not isinstance(item.message, Progress) or newest[item.message.job_id] is item)
         ]
+        if self.slow:
+            await self.meanwhile()
         return Page(items, None, topic != ALL_JOBS and bool(over))
 
 
@@ -61,6 +67,7 @@ class World:
         self.log = Log()
         self.broadcaster = Broadcaster(self.log, nursery=nursery, limit=limit)
         self.outbox = Collected()
+        self.had: list[int] = []
         self.session: Session = self.broadcaster.open_session(self.outbox)
 
     async def tell(self, *messages: JobMessage) -> None:
@@ -68,7 +75,16 @@ class World:
             await self.broadcaster.publish(item)
 
     async def subscribe(self, *topics: str, after: int | None = None) -> int:
-        return await self.session.subscribe(topics, after, trio.lowlevel.checkpoint)
+        """The offset that it was answered with; `had` is what had come until then."""
+        answers: list[int] = []
+
+        def answer(upto: int) -> None:
+            answers.append(upto)
+            self.had = self.offsets
+
+        await self.session.subscribe(topics, after, trio.lowlevel.checkpoint, answer)
+        [upto] = answers
+        return upto
 
     @property
     def offsets(self) -> list[int]:
@@ -80,20 +96,23 @@ async def quiet() -> None:
 
 
 STEPS = st.one_of(
-    st.tuples(st.just("tell"), st.sampled_from([0, 1, 2]), st.sampled_from(["move", "move", "start", "end"])),
+    st.tuples(st.just("tell"), st.sampled_from([0, 1, 2]), st.sampled_from(["move", "move", "start", "burst", "end"])),
     st.tuples(
         st.just("subscribe"), st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True), st.booleans()
     ),
 )
 
 
-@given(st.lists(STEPS, max_size=25))
+@given(st.lists(STEPS, max_size=25), st.booleans())
 @settings(max_examples=150)
-async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: list[tuple[str, object, object]]) -> None:
+async def test_every_change_comes_once_in_order_and_nothing_is_missing(
+    steps: list[tuple[str, object, object]], slow: bool
+) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
+        world.log.slow = slow
         bystander = world.broadcaster.open_session(Collected())  # so that what we join is on its way already
-        await bystander.subscribe(TOPICS, None, trio.lowlevel.checkpoint)
+        await bystander.subscribe(TOPICS, None, trio.lowlevel.checkpoint, lambda upto: None)
         subscribed: dict[str, int] = {}
         asked: set[str] = set()
         over: set[str] = set()
@@ -106,6 +125,7 @@ async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: li
                 messages: Sequence[JobMessage] = {
                     "move": [moved(1, job)],
                     "start": [started(job)],
+                    "burst": [started(job), moved(1, job)] * 80,
                     "end": [*succeeded(job)],
                 }[str(how)]
                 if how == "end":
@@ -124,6 +144,7 @@ async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: li
             async def subscribe(topics: Sequence[str] = new, done: trio.Event = done) -> None:
                 top = await world.subscribe(*topics)
                 subscribed.update(dict.fromkeys(topics, top))
+                await check_resuming(world, subscribed, top)
                 done.set()
 
             nursery.start_soon(subscribe)
@@ -152,6 +173,22 @@ async def test_every_change_comes_once_in_order_and_nothing_is_missing(steps: li
     live = [item.offset for item in world.outbox.items if item.message.cursor]
     assert live == sorted(live)
     assert len(got) == len(set(got))
+
+
+async def check_resuming(world: World, subscribed: dict[str, int], top: int) -> None:
+    """Everything up to the offset of an answer had come, and whoever resumes from it gets the rest, and only that."""
+    resumed = Collected()
+    had = world.had
+    session = world.broadcaster.open_session(resumed)
+    await session.subscribe(list(subscribed), top, trio.lowlevel.checkpoint, lambda upto: None)
+    session.leave()
+    assert not set(had) & set(resumed.offsets)
+    assert max(had, default=0) <= top
+    newest = {item.message.job_id: item.offset for item in world.log.kept if isinstance(item.message, Progress)}
+    for item in world.log.kept[: max([top, *resumed.offsets])]:
+        wanted = job_topic(item.message.job_id) in subscribed or item.offset > subscribed.get(ALL_JOBS, math.inf)
+        if wanted and (not isinstance(item.message, Progress) or newest[item.message.job_id] == item.offset):
+            assert item.offset in (had if item.offset <= top else resumed.offsets)
 
 
 def ends_at(log: Log, job: str) -> float:
@@ -200,6 +237,51 @@ async def test_a_replay_carries_no_cursor_and_what_is_live_does(nursery: trio.Nu
     await world.tell(moved(1))
     await quiet()
     assert [bool(item.message.cursor) for item in world.outbox.items] == [False, True]
+
+
+async def test_the_answer_waits_for_what_was_on_its_way_on_other_topics(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.subscribe(job_topic(ID))
+    world.log.slow = False
+    await world.tell(*[started()] * 600)
+    assert await world.subscribe(job_topic(job_id(2))) == 600
+    assert world.had == list(range(1, 601))
+    await world.tell(*[started()] * 600)
+    assert await world.subscribe() == 1200  # of topics that it had
+    assert world.had == list(range(1, 1201))
+
+
+async def test_what_comes_during_a_replay_follows_the_answer(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.subscribe(job_topic(ID))
+    await world.tell(started(), started(job_id(2)))
+
+    async def more() -> None:
+        await world.tell(started(), started(job_id(2)))
+        await quiet()
+
+    world.log.meanwhile = more
+    assert await world.subscribe(job_topic(job_id(2))) == 2
+    assert world.had == [2, 1]
+    await quiet()
+    assert world.offsets == [2, 1, 3, 4]
+
+
+async def test_a_topic_that_ends_while_it_is_replayed_is_left(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started())
+
+    async def end() -> None:
+        await world.tell(*succeeded())
+        await quiet()
+
+    world.log.meanwhile = end
+    await world.subscribe(job_topic(ID))
+    assert world.offsets == [1, 2, 3]
+    assert world.session.topics == {}
+    world.log.meanwhile = trio.lowlevel.checkpoint
+    await world.subscribe(job_topic(ID))
+    assert world.offsets == [1, 2, 3] * 2
 
 
 async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: trio.Nursery) -> None:

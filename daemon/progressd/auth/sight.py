@@ -192,6 +192,7 @@ class Filtered:
         self._outbox = outbox
         self._shows = history.shows
         self.end = outbox.end
+        self.upto = outbox.upto
 
     def put(self, batch: Batch[Published]) -> None:
         """Pass on what is for its watcher."""

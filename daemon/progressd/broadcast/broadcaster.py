@@ -112,11 +112,10 @@ class Broadcaster:
         self.offset = published.offset
         names = topics_of(published.message)
         watched = [topic for name in names if (topic := self._topics.get(name)) is not None]
-        in_sessions = not self._sessions.members.keys().isdisjoint(names)
+        if not self._sessions.members.keys().isdisjoint(names):
+            await self._sessions.put(published, names)  # first: whoever knows the offset can wait behind the message
         for topic in watched:
             await topic.put(published)
-        if in_sessions:
-            await self._sessions.put(published, names)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
         """Watch one job, or all of them, from now on (`after`: from that offset on): `async for message in …`."""

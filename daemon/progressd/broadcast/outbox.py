@@ -41,6 +41,9 @@ class Outbox(Protocol):
     def follow(self, crowd: Crowd) -> None:
         """Get what is put into the crowd from here on."""
 
+    def upto(self, offset: int) -> int:
+        """From where one resumes for whom everything up to an offset has been put here: less, if some is kept back."""
+
 
 class Sink(Protocol):
     """A connection, as far as an outbox needs it."""
@@ -181,6 +184,10 @@ class SocketOutbox:
     def congest(self, batch: Batch[Published], sent: int) -> None:
         """For the crowd."""
         self._congest(batch.items, sent)
+
+    def upto(self, offset: int) -> int:
+        """All of it: what waits here goes out before anything that is put or written later."""
+        return offset
 
     def write(self, data: bytes) -> None:
         """Send what is for this connection alone, whole frames, in order with the messages; also after the end."""

@@ -39,6 +39,7 @@ class Selected:
         self._outbox = outbox
         self._types = types
         self.end = outbox.end
+        self.upto = outbox.upto
 
     def put(self, batch: Batch[Published]) -> None:
         """Pass on what was selected."""
@@ -161,6 +162,7 @@ class Paced:
     def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._outbox = outbox
         self._pace = Pace(interval)
+        self.upto = self._pace.upto
         self._until = math.inf  # when `_release` wakes next
         self._sooner = trio.Event()
         start(self._release)

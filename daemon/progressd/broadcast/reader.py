@@ -49,6 +49,10 @@ class ReaderOutbox:
         """Get what is put into the crowd."""
         crowd.add(self)
 
+    def upto(self, offset: int) -> int:
+        """All of it."""
+        return offset
+
     def take(self, most: int) -> list[Published | Notified]:
         """What waits, as much as fits into `most` bytes, and at least one if there is one."""
         return self._backlog.take(most) if self._backlog else []

@@ -6,6 +6,7 @@ would tell what the watcher has had. So what sessions watch goes through one mor
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -38,10 +39,18 @@ class Session:
         self._holding = False
         self._seen_unfinished = 0  # the jobs that were unfinished at this offset have been delivered whole
 
-    async def subscribe(self, topics: Sequence[str], after: int | None, drained: Callable[[], Awaitable[None]]) -> int:
-        """Send what was on some topics (`after`: only what is newer), and be live on them from the offset it returns.
+    async def subscribe(
+        self,
+        topics: Sequence[str],
+        after: int | None,
+        drained: Callable[[], Awaitable[None]],
+        answer: Callable[[int], None],
+    ) -> None:
+        """Send what was on some topics (`after`: only what is newer), and be live on them.
 
-        `drained` waits until the outbox has nothing waiting. Raises NotFound, StoreFailed.
+        `drained` waits until the outbox has nothing waiting. `answer` is called, with the offset from which the watcher
+        can resume all topics, once everything up to it has been sent and before anything newer is. Raises NotFound,
+        StoreFailed.
         """
         top = self.newest_offset
         for topic in topics:
@@ -50,13 +59,16 @@ class Session:
         try:
             for topic in topics:
                 await self._replay(topic, after, top, drained)
+            await self._sessions.caught_up()  # what came before the top on other topics may have been on its way
+            self._pass_on(self._take_held(top))
+            answer(self._outbox.upto(top))
         except BaseException:
             for topic in topics:
                 self.unsubscribe(topic)
             raise
         finally:
-            self._release()
-        return top
+            self._holding = False
+            self._pass_on(self._held.take())
 
     @property
     def newest_offset(self) -> int:
@@ -91,15 +103,23 @@ class Session:
             self._outbox.put(Batch(self._replayed(topic, batch.items, past.over)))
         if past.over:
             self._sessions.leave(self, topic)
+        if not self._sessions.has(self, topic):  # or it has ended since
             return
         self.topics[topic] = after or 0
         if after is None and topic == ALL_JOBS:
             self._seen_unfinished = top
 
-    def _release(self) -> None:
-        self._holding = False
-        if self._held:
-            self._outbox.put(Batch(self._held.take()))
+    def _take_held(self, top: int) -> list[Published]:
+        """Of what was held back, that up to an offset."""
+        held = self._held.take()
+        for item in held:
+            if item.offset > top:
+                self._held.put(item)
+        return [item for item in held if item.offset <= top]
+
+    def _pass_on(self, items: Sequence[Published]) -> None:
+        if items:
+            self._outbox.put(Batch(items))
 
     def _replayed(self, topic: str, items: Sequence[Published], over: bool) -> list[Published]:
         """What a replay of the topic brings that has not come through another one."""
@@ -122,7 +142,7 @@ class Sessions:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
         self.members: dict[str, dict[Session, int]] = {}  # by topic, each with the offset at which it joined
-        self._channel: Channel[tuple[Published, Sequence[str]]] = Channel()
+        self._channel: Channel[tuple[Published, Sequence[str]] | trio.Event] = Channel()
 
     def join(self, session: Session, topic: str, top: int) -> None:
         """From here on the session gets what comes on the topic after the offset `top`."""
@@ -135,6 +155,16 @@ class Sessions:
         if not members:
             self.members.pop(topic, None)
 
+    def has(self, session: Session, topic: str) -> bool:
+        """Whether the session gets what comes on the topic."""
+        return session in self.members.get(topic, ())
+
+    async def caught_up(self) -> None:
+        """Wait until what is queued has been handed over."""
+        reached = trio.Event()
+        await self._channel.put(reached)
+        await reached.wait()
+
     async def put(self, published: Published, topics: Sequence[str]) -> None:
         """Queue a message for the sessions that watch one of its topics."""
         await self._channel.put((published, topics))
@@ -143,12 +173,16 @@ class Sessions:
         """Hand what is queued to every session, once however many of its topics it is on."""
         while True:
             inboxes: dict[Session, list[Published]] = {}
-            for published, topics in await self._channel.take():
+            waiting: list[trio.Event] = []
+            for queued in await self._channel.take():
+                if isinstance(queued, trio.Event):
+                    waiting.append(queued)
+                    continue
+                published, topics = queued
                 watching = [self.members[name] for name in topics if name in self.members]
-                reached = {
+                for session in {
                     session for members in watching for session, top in members.items() if top < published.offset
-                }
-                for session in reached:
+                }:
                     inboxes.setdefault(session, []).append(published)
                 if (over := ended_topic(published.message)) is not None:
                     for session in tuple(self.members.get(over, ())):
@@ -158,3 +192,5 @@ class Sessions:
                 self._traffic.messages += len(items)
                 self._traffic.bytes += len(batch.frames)
                 session.deliver(batch)
+            for reached in waiting:
+                reached.set()

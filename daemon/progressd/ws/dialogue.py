@@ -62,12 +62,14 @@ class Dialogue:
             if after is None:
                 self._websocket.send(Resync())
         new = [topic for topic in topics if topic not in self._session.topics]
+
+        def answer(upto: int) -> None:
+            self._websocket.send(Subscribed(topics, self._history.cursor(upto)))
+
         try:
-            live_from = await self._session.subscribe(new, after, self._websocket.outbox.drained)
+            await self._session.subscribe(new, after, self._websocket.outbox.drained, answer)
         except NotFound as error:  # a job was too old, and went since it was accepted
             self._websocket.send(Refused(str(error)))
-            return
-        self._websocket.send(Subscribed(topics, self._history.cursor(live_from)))
 
     async def _accepted(self, asked: Iterable[str]) -> list[str]:
         """The topics less those that are refused, of which the client has been told so. Raises StoreFailed."""
