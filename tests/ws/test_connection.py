@@ -153,6 +153,12 @@ async def answering(peer: Peer) -> AsyncIterator[list[float]]:
         nursery.cancel_scope.cancel()
 
 
+async def when(peer: Peer, opcode: Opcode) -> float:
+    """The time at which the next frame comes, which is of this kind."""
+    assert (await peer.next_frame())[0] is opcode
+    return trio.current_time()
+
+
 async def close_and_when(peer: Peer) -> tuple[int, str, float]:
     """The close frame that comes, whatever comes before it, and the time."""
     while True:
@@ -243,10 +249,35 @@ async def test_interval_and_timeout_are_settings(
     _, peer = await server.connect()
     start = trio.current_time()
     for due in (2, 4, 6):
-        assert (await peer.next_frame())[0] is Opcode.PING
-        assert round(trio.current_time() - start) == due
+        assert round(await when(peer, Opcode.PING) - start) == due
     code, _, at = await close_and_when(peer)
     assert (code, round(at - start)) == (4001, 7)
+
+
+async def test_interval_and_timeout_can_change_for_those_who_are_there(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path)
+    (_, one), (_, another) = await server.connect(), await server.connect()
+    await trio.sleep(20)
+    server.watchers.use(settings_in(tmp_path, limits={"heartbeat_interval": 2, "connection_timeout": 7}))
+    start = trio.current_time()
+    for due in (0, 2, 4, 6):  # the ping that is overdue now comes at once
+        for peer in (one, another):
+            assert round(await when(peer, Opcode.PING) - start) == due
+    await one.send(frame(Opcode.PONG))
+    assert [round((await close_and_when(peer))[2] - start) for peer in (another, one)] == [7, 13]
+
+
+async def test_a_longer_interval_and_timeout_count_for_those_who_are_there(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path, heartbeat_interval=2, connection_timeout=7)
+    _, peer = await server.connect()
+    server.watchers.use(settings_in(tmp_path, limits={"heartbeat_interval": 100, "connection_timeout": 250}))
+    start = trio.current_time()
+    assert [round(await when(peer, Opcode.PING) - start) for _ in range(2)] == [100, 200]
+    assert round((await close_and_when(peer))[2] - start) == 250
 
 
 async def test_a_client_that_answers_the_close_is_gone_at_once(server: Server, autojump_clock: MockClock) -> None:

@@ -25,6 +25,16 @@ class Heartbeat:
         self._pings: dict[SocketOutbox, float] = {}
         self._given_up: dict[SocketOutbox, float] = {}
         self._any = trio.Event()
+        self._used = trio.Event()  # other limits
+
+    def use(self, limits: Limits) -> None:
+        """Limits that have been read again. Nobody is given up for them: a shorter silence counts from now on."""
+        sooner = self._interval - limits.heartbeat_interval
+        self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # in the order in which they were
+        if limits.connection_timeout != self._patience:
+            self._given_up = dict.fromkeys(self._given_up, trio.current_time() + limits.connection_timeout)
+        self._interval, self._patience = limits.heartbeat_interval, limits.connection_timeout
+        self._used.set()
 
     def add(self, outbox: SocketOutbox) -> None:
         """From here on it is pinged, and may fall silent."""
@@ -48,7 +58,9 @@ class Heartbeat:
             while not self._pings:  # whoever came may have left before it was this task's turn
                 self._any = trio.Event()
                 await self._any.wait()
-            await trio.sleep_until(min(next(iter(due.values())) for due in (self._pings, self._given_up) if due))
+            self._used = trio.Event()
+            with trio.move_on_at(min(next(iter(due.values())) for due in (self._pings, self._given_up) if due)):
+                await self._used.wait()
             now = trio.current_time()
             for outbox in _due(self._given_up, now):
                 self.remove(outbox)

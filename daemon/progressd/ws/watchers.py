@@ -50,8 +50,9 @@ class Watchers:
         self._draining: Closing | None = None
 
     def use(self, settings: Settings) -> None:
-        """Settings that have been read again, for who comes from now on; nobody is sent away."""
+        """Settings that have been read again, most of them for who comes from now on; nobody is sent away."""
         self._settings = settings
+        self._heartbeat.use(settings.limits)
         self.budget.limit = settings.limits.outbox_bytes_total
 
     def __len__(self) -> int:
