@@ -59,6 +59,17 @@ async def test_what_was_done_is_counted(daemon: RunningDaemon, client: httpx.Asy
         assert name in found, name
 
 
+async def test_deliveries_count_what_a_filter_keeps_back_and_no_replay(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws/jobs?types=completed") as watcher:
+        await daemon.report(progress(ID, 2), completed(ID))
+        told = [message["type"] for message in await watcher.receive_until("completed")]
+        assert told == ["status_change", "status_change", "completed"]  # the first is replayed
+        assert (await scraped(client))["progressd_deliveries_total"] == 3  # with the progress, without the replay
+
+
 async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     async with await daemon.connect() as stream:
         head = f"GET /ws/jobs/{ID} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -79,7 +79,11 @@ class Batch(Generic[F]):
 
 
 class Traffic:
-    """What has been handed to watchers so far; bytes are those of whole frames."""
+    """What was due to watchers so far: each message once for each of them; bytes are those of whole frames.
+
+    So what a filter, an interval or newer progress kept back counts, and what is replayed to newcomers does not: to
+    count at every outbox would cost each delivery something, to multiply costs nothing.
+    """
 
     def __init__(self) -> None:
         self.messages = 0

@@ -89,8 +89,12 @@ class Gauges(Collector):
         )
         yield _gauge("progressd_ingest_queue_entries", "Entries that wait to be decided.", self.ingest.queued)
         yield from tally.commits.collect()
-        yield _counter("progressd_deliveries", "Messages handed to watchers.", broadcaster.traffic.messages)
-        yield _counter("progressd_delivered_bytes", "Bytes of them, in frames.", broadcaster.traffic.bytes)
+        yield _counter(
+            "progressd_deliveries",
+            "Messages, each once for each watcher, also where a filter keeps it back; without replays.",
+            broadcaster.traffic.messages,
+        )
+        yield _counter("progressd_delivered_bytes", "Bytes of these deliveries, in frames.", broadcaster.traffic.bytes)
         yield _gauge("progressd_topics", "Topics that somebody watches.", broadcaster.watched)
         yield _counter("progressd_coalesced", "Progress that a newer one replaced.", self.watchers.budget.coalesced)
         yield _gauge("progressd_outbox_bytes", "Bytes that wait for watchers.", self.watchers.budget.used)
