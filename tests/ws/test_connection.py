@@ -1,6 +1,7 @@
 """Heartbeat and timeouts of one connection, over memory and on a clock that jumps, so that an hour takes no time."""
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,10 +11,11 @@ import trio
 from peer import Peer, close_frame, frame, upgrade
 from progressd.auth.admission import Admission
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.subscription import NoHistory
+from progressd.broadcast.published import Published
+from progressd.broadcast.subscription import NoHistory, Page
 from progressd.config.settings import Limits
 from progressd.core.closing import DRAINING
-from progressd.core.errors import NotFound
+from progressd.core.errors import NotFound, StoreFailed
 from progressd.core.messages import ServerShutdown, ServerShutdownData, job_topic
 from progressd.ws.connection import CLOSE_TIMEOUT
 from progressd.ws.ledger import ABANDONED, Fate
@@ -30,9 +32,13 @@ JOB = f"/ws/jobs/{ID}"
 
 
 class MemoryConnection:
-    """To the WebSocket side the same as the listener's Connection; `full` is a socket without room."""
+    """To the WebSocket side the same as the listener's Connection; `full` is a socket without room.
+
+    `room`: after how many sends it is full.
+    """
 
     def __init__(self) -> None:
+        self.room = math.inf
         self.peer = "memory"
         self.topics = ""
         self.fate = ABANDONED
@@ -65,6 +71,8 @@ class MemoryConnection:
         if self.full:
             raise BlockingIOError
         self._to_client.put_data(data)
+        self.room -= 1
+        self.full = not self.room
         return len(data)
 
     async def wait_writable(self) -> None:
@@ -101,13 +109,33 @@ class OneJob(NoHistory):
             raise NotFound(f"no {topic}")
 
 
+class LongPast(OneJob):
+    """A history in ten parts; `broken`: one that cannot be read."""
+
+    broken = False
+
+    async def subjects(self, topics: Collection[str]) -> dict[str, None]:
+        await trio.lowlevel.checkpoint()
+        return dict.fromkeys(topics)
+
+    def cursor(self, offset: int) -> str:
+        return f"store-{offset}"
+
+    async def page(self, topic: str, after: int | None, upto: int) -> Page:
+        await trio.lowlevel.checkpoint()
+        if self.broken:
+            raise StoreFailed("the disk is full")
+        part = (after or 0) + 1
+        return Page([Published(part, moved(part))], part if part < 10 else None)
+
+
 class Server:
     """A broadcaster and the watchers it reaches, on a nursery."""
 
-    def __init__(self, nursery: trio.Nursery, tmp_path: Any, **limits: Any) -> None:
+    def __init__(self, nursery: trio.Nursery, tmp_path: Any, history: OneJob | None = None, **limits: Any) -> None:
         self.nursery = nursery
-        self.history = OneJob()
-        self.broadcaster = Broadcaster(nursery=nursery)
+        self.history = history or OneJob()
+        self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster)
         sights = SimpleNamespace(of=lambda who: sight)
@@ -240,6 +268,55 @@ async def test_what_the_daemon_sends_is_no_sign_of_life(server: Server, autojump
         await server.broadcaster.broadcast(moved(step))
     code, _, at = await close_and_when(peer)
     assert (code, round(at - start)) == (4001, 300)
+
+
+SUBSCRIBE = frame(Opcode.TEXT, b'{"type":"subscribe","topics":["jobs"]}')
+REQUESTS = SUBSCRIBE + 4 * frame(Opcode.TEXT, b'{"type":"ping"}')  # more than are read before the first is done with
+
+
+async def test_a_client_that_takes_a_long_replay_slowly_is_alive_whatever_it_has_asked_meanwhile(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path, LongPast())
+    connection, peer = await server.connect("/ws")
+    connection.full = True
+    await peer.send(REQUESTS)
+    for _ in range(10):
+        await trio.sleep(100)
+        connection.room, connection.full = 2, False  # for a part, and the ping behind it
+    connection.room, connection.full = math.inf, False
+    async with answering(peer) as pings:
+        await trio.sleep(HOUR)
+    assert server.ended_at is None
+    assert len(pings) >= 119
+
+
+async def test_a_client_that_takes_nothing_of_a_long_replay_is_given_up(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path, LongPast())
+    connection, peer = await server.connect("/ws")
+    connection.full = True
+    start = trio.current_time()
+    await peer.send(REQUESTS)
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert round(server.ended_at - start) == 300 + CLOSE_TIMEOUT
+
+
+async def test_a_client_that_is_told_to_try_again_is_gone_once_it_answers_the_close(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    history = LongPast()
+    history.broken = True
+    server = Server(nursery, tmp_path, history)
+    _, peer = await server.connect("/ws")
+    await peer.send(REQUESTS)
+    code, _, at = await close_and_when(peer)
+    assert code == 1013
+    await peer.send(close_frame(1013))
+    assert await peer.receive() == b""
+    assert trio.current_time() - at < 0.1
 
 
 async def test_interval_and_timeout_are_settings(

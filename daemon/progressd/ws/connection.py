@@ -103,6 +103,11 @@ class WebSocket:
         """Say something to this client alone."""
         self.outbox.write(text_frame(encode(message)))
 
+    async def taken(self) -> None:
+        """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""
+        await self.outbox.drained()
+        self._stream.heard()
+
     async def send_past(self, subscription: Subscription) -> None:
         """Send what was before the connection, until the present goes out by itself."""
         try:

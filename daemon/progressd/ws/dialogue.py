@@ -67,7 +67,7 @@ class Dialogue:
             self._websocket.send(Subscribed(topics, self._history.cursor(upto)))
 
         try:
-            await self._session.subscribe(new, after, self._websocket.outbox.drained, answer)
+            await self._session.subscribe(new, after, self._websocket.taken, answer)
         except NotFound as error:  # a job was too old, and went since it was accepted
             self._websocket.send(Refused(str(error)))
 
