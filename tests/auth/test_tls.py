@@ -294,6 +294,18 @@ async def test_what_the_tls_layer_says_does_not_meet_a_sender_that_waits_for_roo
         assert await read(client, sent) == b"x" * sent
 
 
+async def test_no_more_is_taken_than_the_socket_takes_and_one_record() -> None:
+    """What waits for its turn in the outbox can still be replaced, and a close is not behind it unseen."""
+    async with connected() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b".")
+        await connection.receive_some()
+        sent = connection.send(b"x" * 3_000_000)
+        assert 0 < sent < 1_500_000
+        with pytest.raises(BlockingIOError):
+            connection.send(b"x")
+        assert await read(client, sent) == b"x" * sent
+
+
 async def test_nobody_waits_for_room_in_a_socket_that_was_closed() -> None:
     async with connected() as (connection, _):
         connection.socket.close()

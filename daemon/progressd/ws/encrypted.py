@@ -1,18 +1,21 @@
 """A connection under TLS, with the same face as a plain one: what is sent is encrypted on the way to the socket.
 
 The outbox and Hypercorn write to `send` and `stream`, and know of nothing but plaintext; there is no way around these
-to the socket. Encrypting takes all that is given, so what the socket does not take of it is kept here, and until that
-is gone `send` takes nothing: it blocks, as a full socket does.
+to the socket. Encrypting takes whole records, so what the socket does not take of the last one is kept here, and until
+that is gone `send` takes nothing: it blocks, as a full socket does.
 """
 
 import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import trio
 
 from progressd.ws.listener import RECEIVE_MOST, Connection
+
+RECORD_MOST: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
 
 
 class EncryptedConnection(Connection):
@@ -94,10 +97,12 @@ class EncryptedConnection(Connection):
         if self._pending:
             raise BlockingIOError
         try:
-            taken = self._tls.write(data) if data else 0
+            taken = 0
+            while taken < len(data) and not self._pending:
+                taken += self._tls.write(data[taken : taken + RECORD_MOST])
+                self._push()
         except ssl.SSLError as error:
             raise BrokenPipeError(str(error)) from None
-        self._push()
         return taken
 
     def _push(self) -> None:
