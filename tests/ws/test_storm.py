@@ -1,9 +1,12 @@
 """Watchers that keep losing their connections, and resume: no gap, no change twice, no end missed."""
 
+import json
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import trio
@@ -16,48 +19,112 @@ CHANGES = ("job_created", "status_change", "completed", "error")
 
 
 class Wanderer:
-    """A watcher that drops its connection after some messages and comes back with the cursor of the last."""
+    """A watcher that drops its connection after some messages and comes back with the last cursor that it was given.
 
-    def __init__(self, daemon: RunningDaemon, path: str, chance: random.Random) -> None:
+    `jobs`: the ids it hears of. `requests`: on a socket of many topics, the topics of each. With an interval it may be
+    told again, when it comes back, what it has had since that cursor.
+    """
+
+    def __init__(
+        self,
+        daemon: RunningDaemon,
+        path: str,
+        jobs: Sequence[str],
+        chance: random.Random,
+        requests: Sequence[Sequence[str]] = (),
+        interval: float = 0.0,
+    ) -> None:
+        self.jobs = jobs
         self.changes: dict[str, list[str]] = defaultdict(list)
         self.steps: dict[str, list[int]] = defaultdict(list)
         self.returns = -1
+        self.hears_of_all = path == "/ws/jobs" or any("jobs" in topics for topics in requests)
         self._daemon = daemon
         self._path = path
         self._chance = chance
+        self._requests = requests
+        self._interval = interval
         self._cursor: str | None = None
+        self._unanswered = 0
+        self._uncertain: list[dict[str, Any]] = []  # what has come since the cursor: it comes again
+        self._had: set[tuple[str, ...]] = set()
 
-    async def run(self, ends: int) -> None:
-        """Until so many jobs have ended."""
-        while self._ended < ends:
+    async def run(self) -> None:
+        """Until all of its jobs have ended."""
+        while not self._over:
             self.returns += 1
-            since = "" if self._cursor is None else f"?since={self._cursor}"
-            async with self._daemon.watch(self._path + since) as watcher:
+            async with self._daemon.watch(self._target) as watcher:
+                self._uncertain.clear()
+                self._unanswered = len(self._requests)
+                for topics in self._requests:
+                    request = {"type": "subscribe", "topics": topics, "since": self._cursor}
+                    await watcher.websocket.send_message(json.dumps(request))
+                left = self._chance.randint(1, 30 + 5 * len(self.jobs) * len(self._requests))
                 try:
-                    for _ in range(self._chance.randint(1, 30)):
+                    while left or self._cursor is None:
                         self._take(await watcher.receive())
-                        if self._ended == ends:
+                        if self._over:
                             return
+                        left = max(left - 1, 0)
                 except ConnectionClosed:
                     return  # the job has finished
                 if self._chance.random() < 0.8:
                     await trio.aclose_forcefully(watcher.stream)
 
     @property
-    def _ended(self) -> int:
-        return sum(self._is_over(job) for job in self.changes)
+    def _target(self) -> str:
+        query = {"interval": self._interval or None, "since": None if self._requests else self._cursor}
+        return f"{self._path}?{urlencode({name: value for name, value in query.items() if value is not None})}"
+
+    @property
+    def _over(self) -> bool:
+        return all(self._is_over(job) for job in self.jobs)
 
     def _is_over(self, job: str) -> bool:
-        return self.changes[job][-1] in ("cancelled", "error") or self.changes[job][-2:] == ["completed", "completed"]
+        changes = self.changes[job]
+        return changes[-1:] in (["cancelled"], ["error"]) or changes[-2:] == ["completed", "completed"]
 
     def _take(self, message: dict[str, Any]) -> None:
-        assert message["type"] != "resync"
-        self._cursor = message["cursor"]
+        assert message["type"] not in ("resync", "refused")
+        if message["type"] == "subscribed":
+            self._unanswered -= 1
+        else:
+            self._uncertain.append(message)
+        if "cursor" in message and not self._unanswered:
+            self._cursor = message["cursor"]
+            for certain in self._uncertain:
+                self._note(certain)
+            self._uncertain.clear()
+
+    def _note(self, message: dict[str, Any]) -> None:
         job, data = message["job_id"], message["data"]
+        if self._interval:
+            known = (job, message["type"], str(data))
+            if known in self._had:
+                return
+            self._had.add(known)
         if message["type"] == "progress":
             self.steps[job].append(data["current_step"])
         elif message["type"] in CHANGES:
             self.changes[job].append(data.get("new_status", message["type"]))
+
+
+def wanderer(daemon: RunningDaemon, number: int, jobs: int) -> Wanderer:
+    """One of each kind in turn."""
+    ids = [job_id(id_) for id_ in range(jobs)]
+    some = [ids[(number + add) % jobs] for add in range(3)]
+    topics = [f"job:{id_}" for id_ in some]
+    chance = random.Random(number)
+    interval = 0.05 if number % 8 >= 4 else 0.0
+    match number % 4:
+        case 0:
+            return Wanderer(daemon, f"/ws/jobs/{some[0]}", some[:1], chance, interval=interval)
+        case 1:
+            return Wanderer(daemon, "/ws/jobs", ids, chance, interval=interval)
+        case 2:
+            return Wanderer(daemon, "/ws", some, chance, [topics[:2], topics[2:]], interval)
+        case _:
+            return Wanderer(daemon, "/ws", ids, chance, [["jobs"], topics[:1]], interval)
 
 
 async def report_job(daemon: RunningDaemon, number: int, steps: int, go: trio.Event) -> None:
@@ -81,24 +148,22 @@ async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
         go = trio.Event()
         async with trio.open_nursery() as nursery:
             await daemon.report(*(registered(job_id(number)) for number in range(jobs)))
-            wanderers = []
-            for number in range(watchers):
-                path = "/ws/jobs" if number % 2 else f"/ws/jobs/{job_id(number // 2 % jobs)}"
-                wanderers.append((number, Wanderer(daemon, path, random.Random(number))))
-                nursery.start_soon(wanderers[-1][1].run, jobs if number % 2 else 1)
+            wanderers = [wanderer(daemon, number, jobs) for number in range(watchers)]
+            for each in wanderers:
+                nursery.start_soon(each.run)
             for number in range(jobs):
                 nursery.start_soon(report_job, daemon, number, steps, go)
             go.set()
-        for number, wanderer in wanderers:
-            ids = range(jobs) if number % 2 else [number // 2 % jobs]
-            assert wanderer.changes.keys() == {job_id(id_) for id_ in ids}
-            for id_ in ids:
-                created = ["job_created"] if number % 2 else []
-                assert wanderer.changes[job_id(id_)] == created + expected[id_ % 3]
-                assert wanderer.steps[job_id(id_)] == sorted(set(wanderer.steps[job_id(id_)]))
-                assert wanderer.steps[job_id(id_)][-1] == steps
+        for each in wanderers:
+            assert each.changes.keys() == set(each.jobs)
+            for number in range(jobs):
+                id_ = job_id(number)
+                if id_ in each.jobs:
+                    assert each.changes[id_] == ["job_created"] * each.hears_of_all + expected[number % 3]
+                    assert each.steps[id_] == sorted(set(each.steps[id_]))
+                    assert each.steps[id_][-1] == steps
         assert len(daemon.daemon.watchers) == 0
-    return sum(wanderer.returns for _, wanderer in wanderers)
+    return sum(each.returns for each in wanderers)
 
 
 async def test_watchers_who_come_and_go_miss_nothing_and_get_nothing_twice(tmp_path: Path) -> None:
