@@ -17,7 +17,7 @@ from progressd.config.settings import Limits
 from progressd.core.closing import DRAINING
 from progressd.core.errors import NotFound, StoreFailed
 from progressd.core.messages import ServerShutdown, ServerShutdownData, job_topic
-from progressd.ws.connection import CLOSE_TIMEOUT
+from progressd.ws.connection import CLOSE_TIMEOUT, STALL
 from progressd.ws.ledger import ABANDONED, Fate
 from progressd.ws.listener import Upgrade, read_upgrade
 from progressd.ws.watchers import Watchers
@@ -48,6 +48,7 @@ class MemoryConnection:
         self._from_client = MemoryReceiveStream()
         self._room = trio.Event()
         self._room.set()
+        self.at_once: int | None = None  # bytes, after which it is full again
         sending = MemorySendStream()
 
         async def pass_on() -> None:
@@ -422,7 +423,12 @@ async def test_a_slow_consumer_is_told_so_however_slow_it_is(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     connection, peer = await fall_behind(Server(nursery, tmp_path, outbox_bytes=1000))
-    await trio.sleep(100)
+    connection.at_once = 10
+    for _ in range(10):
+        await trio.sleep(STALL - 1)
+        connection.full = False
+    connection.at_once = None
+    await trio.sleep(STALL - 1)
     connection.full = False
     assert "processing" in (await peer.next_frame())[1]
     code, reason, _ = await close_and_when(peer)
@@ -440,7 +446,7 @@ async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so
     start = trio.current_time()
     await trio.sleep(HOUR)
     assert server.ended_at is not None
-    assert 300 <= server.ended_at - start <= 300 + CLOSE_TIMEOUT
+    assert STALL <= server.ended_at - start <= STALL + CLOSE_TIMEOUT
     assert connection.fate == Fate("closed", "4000 slow consumer", "cut off before the close was sent")
 
 

@@ -222,6 +222,11 @@ class SocketOutbox:
         """Whether something waits."""
         return self._sending
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of what the sender has begun to send."""
+        return len(self._rest)
+
     async def drained(self) -> None:
         """Wait until nothing waits; a dead socket has nothing waiting."""
         if self._empty is not None:

@@ -21,6 +21,7 @@ from progressd.ws.listener import Connection, header
 from progressd.ws.stream import WebSocketStream
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
+STALL: Final = 10.0  # seconds in which a slow consumer has to read something; 8 KiB of it are seen here
 
 
 class WebSocket:
@@ -134,9 +135,19 @@ class WebSocket:
         self.start(self._close, closing)
 
     async def _close(self, closing: Closing) -> None:
-        if closing in (JOB_FINISHED, BATCH_FINISHED, SLOW_CONSUMER):  # which mean something to who is slow
-            with trio.move_on_after(self._limits.connection_timeout):
+        with trio.move_on_after(self._limits.connection_timeout):
+            if closing in (JOB_FINISHED, BATCH_FINISHED):
                 await self.outbox.drained()
+            elif closing == SLOW_CONSUMER:
+                await self._drained_or_stalled()
         with trio.move_on_after(CLOSE_TIMEOUT):
             await self._ws.aclose(*(self.closing or closing))  # it may have been given up meanwhile
         self._nursery.cancel_scope.cancel()
+
+    async def _drained_or_stalled(self) -> None:
+        """What was begun for a slow consumer is in no budget any more: it is kept only for who goes on reading."""
+        unsent = -1
+        while self.outbox.congested and self.outbox.unsent != unsent:
+            unsent = self.outbox.unsent
+            with trio.move_on_after(STALL):
+                await self.outbox.drained()
