@@ -11,7 +11,7 @@ from samples import ID
 
 from daemon import registered
 
-FREEZE = str(Path(__file__).parent / "freeze.py")
+FREEZE = (Path(__file__).parent / "freeze.py").read_text()  # the machine need not see where the project lies
 SECONDS = 1.2
 
 
@@ -34,7 +34,7 @@ def main_pid(machine: Machine) -> int:
 
 @contextmanager
 def frozen(machine: Machine, pid: int, which: str) -> Iterator[None]:
-    command = machine.inside("python3", FREEZE, str(pid), which)
+    command = machine.inside("python3", "-c", FREEZE, str(pid), which)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as freezer:
         assert freezer.stdout is not None
         assert freezer.stdout.readline() == "frozen\n"
