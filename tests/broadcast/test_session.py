@@ -299,6 +299,22 @@ async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: tri
     assert len(world.outbox.items) == 3
 
 
+@pytest.mark.parametrize("live", [True, False])
+async def test_what_came_on_a_topic_that_is_over_does_not_come_again_on_another(
+    nursery: trio.Nursery, live: bool
+) -> None:
+    world = World(nursery)
+    if not live:
+        await world.tell(started(), *succeeded())
+    await world.subscribe(job_topic(ID))
+    if live:
+        await world.tell(started(), *succeeded())
+    await quiet()
+    await world.subscribe(ALL_JOBS, after=0)
+    await quiet()
+    assert world.offsets == [1, 2, 3]
+
+
 async def test_a_store_that_fails_leaves_the_session_as_it_was(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.subscribe(job_topic(ID))

@@ -5,6 +5,7 @@ would tell what the watcher has had. So what sessions watch goes through one mor
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import trio
 from msgspec import UNSET
@@ -16,6 +17,8 @@ from progressd.broadcast.published import Batch, Published, Traffic
 from progressd.broadcast.subscription import History, Past
 from progressd.core.closing import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, ended_topic, topics_of
+
+ENDED_MOST: Final = 1000  # topics that are over and remembered, so that what came on them does not come again
 
 
 class Session:
@@ -30,6 +33,7 @@ class Session:
         limit: int,
     ) -> None:
         self.topics: dict[str, int] = {}  # by topic: what came after that offset has been delivered here, or will be
+        self._ended: dict[str, int] = {}  # the same of topics that are over, the last ones
         self._outbox = outbox
         self._newest_offset = newest_offset
         self._sessions = sessions
@@ -80,6 +84,13 @@ class Session:
         self.topics.pop(topic, None)
         self._sessions.leave(self, topic)
 
+    def end(self, topic: str, after: int) -> None:
+        """The topic is over: all that came on it after that offset has been delivered, or is on its way."""
+        self.unsubscribe(topic)
+        self._ended[topic] = after
+        if len(self._ended) > ENDED_MOST:
+            del self._ended[next(iter(self._ended))]
+
     def leave(self) -> None:
         """Get nothing any more."""
         for topic in tuple(self.topics):
@@ -101,9 +112,8 @@ class Session:
         while (batch := await past.next()) is not None:
             await drained()
             self._outbox.put(Batch(self._replayed(topic, batch.items, past.over)))
-        if past.over:
-            self._sessions.leave(self, topic)
-        if not self._sessions.has(self, topic):  # or it has ended since
+        if past.over or not self._sessions.has(self, topic):  # or it has ended since
+            self.end(topic, after or 0)
             return
         self.topics[topic] = after or 0
         if after is None and topic == ALL_JOBS:
@@ -132,8 +142,11 @@ class Session:
         ]
 
     def _has_come(self, item: Published, topic: str) -> bool:
-        others = (name for name in topics_of(item.message) if name != topic and name in self.topics)
-        return any(item.offset > self.topics[name] for name in others)
+        return any(
+            item.offset > after
+            for name in topics_of(item.message)
+            if name != topic and (after := self.topics.get(name, self._ended.get(name))) is not None
+        )
 
 
 class Sessions:
@@ -186,7 +199,7 @@ class Sessions:
                     inboxes.setdefault(session, []).append(published)
                 if (over := ended_topic(published.message)) is not None:
                     for session in tuple(self.members.get(over, ())):
-                        session.unsubscribe(over)
+                        session.end(over, session.topics.get(over, 0))
             for session, items in inboxes.items():
                 batch = Batch(items)
                 self._traffic.messages += len(items)
