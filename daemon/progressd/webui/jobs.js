@@ -39,8 +39,9 @@ const PREVIEWS_KEPT = 12;
 /** @param {{status: string}} job */
 export const isFinished = (job) => FINISHED.has(job.status);
 
-/** @param {Job} job running without saying of how many steps: it has no percentage */
-export const isOpenEnded = ({ status, progress }) => status === 'processing' && progress?.total_steps === 0;
+/** @param {Job} job running, with neither a percentage nor the number of its steps told: nobody knows how far it is */
+export const isOpenEnded = ({ status, progress }) =>
+  status === 'processing' && !progress?.total_steps && !progress?.percent;
 
 /** What each type of message changes: `(job, data, time)` → the fields that are different now. */
 const CHANGES = {
