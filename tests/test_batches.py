@@ -57,6 +57,16 @@ async def test_the_jobs_of_a_batch_are_counted_in_one_message_for_what_came_toge
     assert cursors == sorted(set(cursors))
 
 
+async def test_each_status_that_a_batch_gets_into_is_counted_once(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        await spine.submit(submitted(1), submitted(2))
+        await spine.submit(StartEvent(job_id(1)))
+        await spine.submit(StartEvent(job_id(2)))
+        for number in (1, 2):
+            await spine.submit(RunnerEvent(job_id(number), CompletedEvent(job_id(number))))
+        assert spine.ingest.tally.batches == {"queued": 1, "processing": 1, "completed": 1}
+
+
 async def test_a_batch_is_as_it_was_after_a_restart(tmp_path: Path) -> None:
     async with started_again(tmp_path / "store") as spine:
         await spine.submit(submitted(1), submitted(2), submitted(3))

@@ -64,6 +64,13 @@ class Draft:
             self.of_jobs[of_jobs.id] = placed
             self.published += placed_messages(placed, self._store_id)
 
+    def turned_batches(self) -> list[JobBatch]:
+        """The batches of jobs whose status is another than before, until they are kept."""
+        before = self._batches.unfinished
+        return [
+            now for now in self.of_jobs.values() if (then := before(now.id)) is None or then.status is not now.status
+        ]
+
     def _known(self, job_id: str) -> Job | None:
         return self.jobs.get(job_id) or self._registry.known(job_id)
 

@@ -154,7 +154,7 @@ class Ingest:
         refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         if draft.changes:
             await self._commit(draft)
-            self.tally.count(draft.changes, draft.of_jobs.values())
+            self.tally.count(draft.changes, draft.turned_batches())
         elif draft.jobs:
             self._unsaved.update(draft.jobs)
             self._moved.set()

@@ -40,7 +40,7 @@ class Tally:
         return self.processing_seconds / self.processed if self.processed else 0.0
 
     def count(self, changes: Iterable[Change], batches: Iterable[JobBatch]) -> None:
-        """Count what has been committed."""
+        """Count what has been committed; `batches` have another status than before."""
         for change in changes:
             match change.message:
                 case JobCreated(data=created):
@@ -52,6 +52,4 @@ class Tally:
                     self.processed += 1
                     self.processing_seconds += result.elapsed_seconds
                     self.processing.observe(result.elapsed_seconds)
-        for batch in batches:
-            if batch.status.finished or batch.offset == batch.created_offset:
-                self.batches[batch.status] += 1
+        self.batches.update(batch.status for batch in batches)
