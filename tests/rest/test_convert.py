@@ -118,7 +118,10 @@ async def test_another_pipeline_can_be_chosen(tmp_path: Path) -> None:
         job = await daemon.daemon.registry.get(job_id)
         assert (job.kind, job.pipeline, job.options) == ("thumb", "thumb", {"size": 4})
         refused = await post_form(client, file_part(PDF), pipeline="thumb")
-        assert (refused.status_code, error_of(refused)) == (415, "not a file of the type image/png or image/jpeg")
+        assert (refused.status_code, error_of(refused)) == (
+            415,
+            "'book.pdf' is not a file of the type image/png or image/jpeg",
+        )
 
 
 async def test_an_unknown_pipeline_is_refused_with_the_known_ones(
@@ -155,7 +158,7 @@ async def test_a_file_may_be_as_large_as_the_limit_and_no_larger(tmp_path: Path)
         refused = await post_form(client, file_part(PDF.ljust(1001)))
         assert (refused.status_code, error_of(refused)) == (
             413,
-            "the file has more than the 1000 bytes that are allowed",
+            "the file 'book.pdf' has more than the 1000 bytes that are allowed",
         )
         assert await nothing_is_left(daemon)
         id_of(await post_form(client, file_part(PDF.ljust(1000))))
@@ -220,7 +223,10 @@ async def test_a_pdf_is_told_by_its_content(
     if accepted:
         id_of(response)
     else:
-        assert (response.status_code, error_of(response)) == (415, "not a file of the type application/pdf")
+        assert (response.status_code, error_of(response)) == (
+            415,
+            "'book.pdf' is not a file of the type application/pdf",
+        )
         assert await nothing_is_left(daemon)
 
 

@@ -65,6 +65,7 @@ class _Reader:
         self._most = most
         self._files_most = files_most
         self._upload: Upload | None = None  # where the part goes that is a file
+        self._filename = ""  # of the newest file
         self._field: str | None = None  # the name of the part that is none
 
     async def feed(self, piece: bytes | None) -> None:
@@ -94,11 +95,12 @@ class _Reader:
             if self._files_most == 1:
                 raise InvalidInput("one file at a time: the form has several")
             raise TooLarge(f"the form has more than the {self._files_most} files that are allowed")
+        self._filename = filename
         return await self._inbox.begin(filename)
 
     async def _write(self, upload: Upload, data: bytes) -> None:
         if upload.size + len(data) > self._most:
-            raise TooLarge(f"the file has more than the {self._most} bytes that are allowed")
+            raise TooLarge(f"the file {self._filename[:60]!r} has more than the {self._most} bytes that are allowed")
         await upload.write(data)
 
     def _keep(self, name: str, data: bytes) -> None:

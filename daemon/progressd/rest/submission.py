@@ -52,4 +52,4 @@ def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
         signature = SIGNATURES.get(accepted)
         if signature in head if signature is not None else accepted in (guessed, "*/*"):
             return
-    raise UnsupportedMedia(f"not a file of the type {' or '.join(pipeline.accept)}")
+    raise UnsupportedMedia(f"{filename[:60]!r} is not a file of the type {' or '.join(pipeline.accept)}")
