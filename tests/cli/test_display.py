@@ -98,9 +98,9 @@ def test_a_name_can_neither_break_the_line_nor_steer_the_terminal(capsys: pytest
     assert capsys.readouterr().out == f"{JOB} error a [2Jb c\n"
 
 
-def bars(names: dict[str, str] | None = None) -> tuple[Bars, io.StringIO]:
+def bars(names: dict[str, str] | None = None, width: int = 120) -> tuple[Bars, io.StringIO]:
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=120, color_system=None, legacy_windows=False)
+    console = Console(file=screen, force_terminal=True, width=width, color_system=None, legacy_windows=False)
     return Bars(URL, names or {}, console), screen
 
 
@@ -113,6 +113,36 @@ def test_bars_show_name_percentage_step_and_the_time_left() -> None:
         shown = screen.getvalue().splitlines()[-1]
     for part in ("6e4d1c9e", "a.pdf", " 41%", "AI Upscaling", "5/12", "1 min 5 s left"):
         assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("width", "has_bar"), [*((width, True) for width in (120, 80, 60, 50, 40)), (30, False), (14, False)]
+)
+def test_on_a_narrow_terminal_names_and_steps_go_before_bar_and_percentage_and_the_id_stays(
+    width: int, has_bar: bool
+) -> None:
+    display, screen = bars({JOB: "a name that is long " * 3}, width)
+    with display:
+        display.show(received("progress", current_step=5, total_steps=12, step_name="Upscaling " * 9, percent=41))
+        display._progress.refresh()
+        shown = screen.getvalue().splitlines()[-1].rpartition("\r")[2].removeprefix("\x1b[2K")
+    assert shown.startswith("6e4d1c9e ")
+    assert " 41%" in shown
+    assert len(shown.rstrip()) <= width
+    assert ("━━━━━━━━━╸" in shown) is has_bar  # 41 % of 24; without colours the rest of it is blank
+
+
+def test_while_there_are_no_jobs_that_is_said() -> None:
+    display, screen = bars()
+    with display:
+        display._progress.refresh()
+        assert "waiting for jobs" in screen.getvalue()
+        display.show(MOVED)
+        display._progress.refresh()
+        assert "waiting" not in screen.getvalue().splitlines()[-1]
+        display.show(COMPLETED)
+        display._progress.refresh()
+        assert "waiting for jobs" in screen.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

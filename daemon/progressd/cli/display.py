@@ -2,12 +2,13 @@
 
 import sys
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Iterable
+from typing import Final, Self
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from progressd.cli import text
@@ -25,6 +26,8 @@ from progressd.core.messages import (
 )
 from progressd.core.messages import Progress as ProgressMessage
 from progressd.core.status import JobStatus
+
+BAR_WIDTH: Final = 24  # characters
 
 
 class Display(ABC):
@@ -91,15 +94,7 @@ class Bars(Display):
         self._url = url
         self._names = names  # by job id, as far as known
         self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
-            _Id(table_column=Column(no_wrap=True, min_width=8)),
-            _Name(table_column=Column(no_wrap=True, max_width=40, overflow="ellipsis")),
-            BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
-            TextColumn("{task.percentage:>3.0f}%"),
-            _Step(table_column=Column(no_wrap=True, overflow="ellipsis")),
-            console=console or Console(),
-            transient=True,
-        )
+        self._progress = _Screen(console or Console(), "" if names else "waiting for jobs")
         for job_id in names:
             self._bar(job_id)
 
@@ -153,6 +148,37 @@ class Bars(Display):
         self._progress.console.print(ended, soft_wrap=True)
 
 
+class _Screen(Progress):
+    """Bars as wide as the terminal at most: names and steps are shortened, then columns are left out, never the id.
+
+    `idle` is said while there are none.
+    """
+
+    def __init__(self, console: Console, idle: str) -> None:
+        bar = Column(no_wrap=True)  # rich shortens only what may wrap
+        self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with the width that it takes to show it
+            (0, _Id(table_column=Column(no_wrap=True, min_width=8))),
+            (46, _Name(table_column=Column(max_width=40))),
+            (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
+            (0, TextColumn("{task.percentage:>3.0f}%")),
+            (60, _Step()),
+        )
+        self._idle = idle
+        super().__init__(console=console, transient=True)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is on the screen now."""
+        if self.tasks:
+            yield from super().get_renderables()
+        elif self._idle:
+            yield Text(self._idle, style="dim")
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """The bars, with as many columns as there is room for."""
+        self.columns = tuple(column for least, column in self._columns if self.console.width >= least)
+        return super().make_tasks_table(tasks)
+
+
 class _Id(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(str(task.fields["id"]), style="dim")
@@ -160,12 +186,12 @@ class _Id(ProgressColumn):
 
 class _Name(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields["name"]))
+        return Text(str(task.fields["name"]), no_wrap=True, overflow="ellipsis")
 
 
 class _Step(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(task.description, style="dim")
+        return Text(task.description, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
