@@ -160,7 +160,7 @@ def test_a_file_is_submitted_watched_listed_and_fetched(daemon: Daemon) -> None:
     assert (watch.returncode, errors) == (0, "")
     listed = daemon.run("jobs").stdout.splitlines()
     assert listed[0].split() == ["JOB", "STATUS", "DONE", "CREATED", "NAME"]
-    assert re.fullmatch(rf"{job_id}  completed  -     .*  text", listed[1])
+    assert re.fullmatch(rf"{job_id}  completed  100%  .*  text", listed[1])
     assert json.loads(daemon.run("jobs", "--json", "--limit", "1").stdout)["job_id"] == job_id
     assert job_id in daemon.run("jobs", "--status", "completed").stdout
     assert job_id not in daemon.run("jobs", "--status", "failed").stdout

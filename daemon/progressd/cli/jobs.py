@@ -55,8 +55,9 @@ jobs.add_command(export)
 def _cells(job: dict[str, Any]) -> tuple[str, ...]:
     from progressd.cli import text
 
-    percent = "-" if JobStatus(job["status"]).finished else f"{job['progress']['percent']}%"
-    return job["id"], job["status"], percent, text.local_time(job["created_at"]), text.name(job)
+    status = JobStatus(job["status"])
+    done = "100%" if status is JobStatus.COMPLETED else "-" if status.finished else f"{job['progress']['percent']}%"
+    return job["id"], job["status"], done, text.local_time(job["created_at"]), text.name(job)
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
