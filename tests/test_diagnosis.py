@@ -47,7 +47,8 @@ def test_a_daemon_that_nobody_reaches(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port()})
     with own_state_dir(tmp_path):
         assert found(settings, "bad") == [
-            f"nobody listens on port {settings.server.port} of 127.0.0.1, though a daemon runs",
+            f"nobody listens on port {settings.server.port} of 127.0.0.1, though a daemon runs: "
+            "if it was given another port, say so with --port",
             f"a daemon runs, but nobody listens at {tmp_path / 'ingest.sock'}",
         ]
 

@@ -80,8 +80,13 @@ def _port(host: str, port: int, running: bool) -> Iterator[Finding]:
             else:
                 yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
         else:
-            grade: Literal["bad", "good"] = "bad" if running else "good"
-            yield Finding(grade, f"nobody listens on port {port} of {address[0]}" + ", though a daemon runs" * running)
+            nobody = f"nobody listens on port {port} of {address[0]}"
+            if running:
+                yield Finding(
+                    "bad", f"{nobody}, though a daemon runs: if it was given another port, say so with --port"
+                )
+            else:
+                yield Finding("good", nobody)
 
 
 def _socket(path: Path, running: bool) -> Iterator[Finding]:
