@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from progressd.auth.admission import Admission
+from progressd.auth.allowance import Allowance
 from progressd.auth.sight import Sights
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
@@ -126,8 +127,9 @@ class Daemon:
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
         self.admission = Admission(settings.auth)
+        self.allowance = Allowance(settings, self.admission)
         self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster)
-        self.watchers = Watchers(settings, self.admission, self.sights)
+        self.watchers = Watchers(settings, self.admission, self.allowance, self.sights)
         self.streams = OpenStreams(limits.max_connections)
         self.gauges = Gauges(
             jobs=self.registry,
@@ -152,7 +154,7 @@ class Daemon:
             streams=self.streams,
             gauges=self.gauges,
         )
-        self.gate = Gate(build_app(self.services), settings, self.admission, self.gauges.turned_away)
+        self.gate = Gate(build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away)
         self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
         self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers))
@@ -245,7 +247,7 @@ class Daemon:
         self.settings = self.services.settings = settings
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
-        for part in (self.runner, self.watchers, self.gate, self.cors, self.streams):
+        for part in (self.runner, self.watchers, self.allowance, self.gate, self.cors, self.streams):
             part.use(settings)
         set_level(settings.log)
 

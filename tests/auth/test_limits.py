@@ -1,5 +1,6 @@
 """Limits for each client: how often it may ask, how many files may come in, and whose address counts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from progressd.auth.addresses import client_address, networks
 from progressd.auth.limits import BUCKETS_MOST, RateLimits
 from progressd.config import load
 from progressd.core.errors import RateLimited, SettingsError
+from trio_websocket import ConnectionRejected
 from waiting import eventually
 
 from daemon import RunningDaemon, running_daemon
@@ -131,6 +133,38 @@ async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(tmp_p
         assert await statuses(client, 4, **{"X-Forwarded-For": "192.0.2.2"}) == [200, 200, 200, 429]
         assert await statuses(client, 4, **bearer(secret)) == [200, 200, 200, 429]
         assert await statuses(client, 2, **{"X-API-Key": "wrong"}) == [401, 401]
+
+
+async def test_a_handshake_counts_like_a_request(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
+        for _ in range(2):
+            async with daemon.watch():
+                pass
+        async with client.stream("GET", "/api/events") as events:
+            assert events.headers["X-RateLimit-Remaining"] == "0"
+        with pytest.raises(ConnectionRejected) as refused:
+            async with daemon.watch():
+                pass
+        assert refused.value.status_code == 429
+        assert dict(refused.value.headers)[b"retry-after"] == b"1"
+        assert json.loads(refused.value.body)["error"] == "rate_limit_exceeded"
+        assert daemon.daemon.ledger.counts["refused", "rate limited"] == 1
+        assert (await client.get("/api/jobs")).status_code == 429
+        async with daemon.watch(local="127.0.0.2"):
+            pass
+
+
+async def test_a_handshake_with_a_key_is_the_keys(tmp_path: Path) -> None:
+    headers = bearer(keys.add(tmp_path / "state/keys.json", "ci"))
+    async with running_daemon(tmp_path, limits=FEW) as daemon:
+        for local in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            async with daemon.watch(headers=headers, local=local):
+                pass
+        with pytest.raises(ConnectionRejected):
+            async with daemon.watch(headers=headers, local="127.0.0.4"):
+                pass
+        async with daemon.watch(local="127.0.0.4"):
+            pass
 
 
 async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 from peer import Peer, close_frame, frame, upgrade
 from progressd.auth.admission import Admission
+from progressd.auth.allowance import Allowance
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import NoHistory, Page
@@ -140,7 +141,8 @@ class Server:
         settings = settings_in(tmp_path, limits=limits)
         sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster)
         sights = SimpleNamespace(of=lambda who: sight)
-        self.watchers = Watchers(settings, Admission(settings.auth), cast(Any, sights))
+        admission = Admission(settings.auth)
+        self.watchers = Watchers(settings, admission, Allowance(settings, admission), cast(Any, sights))
         nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None
 

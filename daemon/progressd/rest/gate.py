@@ -12,13 +12,13 @@ import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from hypercorn.typing import Scope as AnyScope
 
-from progressd.auth.addresses import client_address, networks, within
 from progressd.auth.admission import Admission
+from progressd.auth.allowance import Allowance, Headers
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
-from progressd.auth.limits import RateLimits, Standing
+from progressd.auth.limits import Standing
 from progressd.config import Settings
-from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, TooManyUploads, Unauthorized
+from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, TooManyUploads
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.body import SAFE
 from progressd.rest.headers import HEADERS, header
@@ -44,19 +44,25 @@ WHO: Final = "progressd.who"  # the key in an ASGI scope
 class Gate:
     """An ASGI application around another, which gets only what may pass."""
 
-    def __init__(self, app: ASGIFramework, settings: Settings, admission: Admission, refused: Counter[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIFramework,
+        settings: Settings,
+        admission: Admission,
+        allowance: Allowance,
+        refused: Counter[str],
+    ) -> None:
         """`refused` counts the requests that do not pass, by the status."""
         self._app = app
         self._settings = settings
         self._admission = admission
         self._uploads = 0
-        self.rates = RateLimits(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
+        self._allowance = allowance
         self.refused = refused
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""
         self._settings = settings
-        self.rates.use(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
@@ -74,34 +80,23 @@ class Gate:
 
     def limits(self, scope: Mapping[str, Any]) -> bool:
         """Whether the sender of a request may ask only so often."""
-        return not within(self._address(scope), networks(self._settings.limits.unlimited))
+        return self._allowance.limits(*_sender(scope))
 
     def standing(self, scope: Mapping[str, Any]) -> Standing:
         """How often it may still ask."""
-        return self.rates.standing(self._client(scope), trio.current_time())
+        return self._allowance.standing(*_sender(scope))
 
     def _count(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
         """The headers that say how often the client may still ask. Raises RateLimited."""
-        plain = cast("Mapping[str, Any]", scope)
         path = scope["path"]
-        if not path.startswith("/api/") or path.startswith("/api/health") or not self.limits(plain):
+        if not path.startswith("/api/") or path.startswith("/api/health"):
             return []
-        left = self.rates.take(self._client(plain), trio.current_time())
+        left = self._allowance.take(*_sender(cast("Mapping[str, Any]", scope)))
+        if left is None:
+            return []
         reset = math.ceil(time.time() + left.reset_in)
         said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
         return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
-
-    def _client(self, scope: Mapping[str, Any]) -> str:
-        """The key, or the address of who comes without a good one."""
-        try:
-            key = self._admission.who(list(scope["headers"]), "").key
-        except Unauthorized:
-            key = ""
-        return key or self._address(scope)
-
-    def _address(self, scope: Mapping[str, Any]) -> str:
-        peer = scope["client"][0] if scope["client"] else "unix"
-        return client_address(peer, scope["headers"], networks(self._settings.server.trusted_proxies))
 
     @contextmanager
     def _uploading(self, scope: HTTPScope) -> Iterator[None]:
@@ -146,6 +141,11 @@ class Gate:
             _require_theirs(who, scope["path"])
         cast("dict[str, Any]", scope)[WHO] = who
         return who
+
+
+def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
+    """The peer of a request, and its headers."""
+    return scope["client"][0] if scope["client"] else "unix", list(scope["headers"])
 
 
 def _marking(send: ASGISendCallable, marks: list[tuple[bytes, bytes]]) -> ASGISendCallable:

@@ -12,6 +12,7 @@ from wsproto.utilities import LocalProtocolError
 
 from progressd.auth.addresses import client_address, networks
 from progressd.auth.admission import Admission
+from progressd.auth.allowance import Allowance
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Scope, decide
 from progressd.auth.sight import Sight, Sights
@@ -37,9 +38,10 @@ log = structlog.get_logger(__name__)
 class Watchers:
     """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
 
-    def __init__(self, settings: Settings, admission: Admission, sights: Sights) -> None:
+    def __init__(self, settings: Settings, admission: Admission, allowance: Allowance, sights: Sights) -> None:
         self._settings = settings
         self._admission = admission
+        self._allowance = allowance
         self._sights = sights
         self._open: dict[WebSocket, None] = {}  # in the order they came
         self._of_address: Counter[str] = Counter()
@@ -75,8 +77,9 @@ class Watchers:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         trusted = networks(self._settings.server.trusted_proxies)
         connection = websocket.connection
-        connection.peer = client_address(connection.peer, websocket.headers, trusted)
+        peer, connection.peer = connection.peer, client_address(connection.peer, websocket.headers, trusted)
         try:
+            self._allowance.take(peer, websocket.headers)
             self._admit(websocket)
             self._check_browser(websocket)
             who = self._admission.who(websocket.headers, urlsplit(websocket.target).query)
