@@ -19,6 +19,7 @@ from progressd.auth.sight import Sights
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
+from progressd.core.base_path import BasePath
 from progressd.core.closing import DRAINING
 from progressd.core.errors import SettingsError
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
@@ -157,7 +158,8 @@ class Daemon:
         self.gate = Gate(build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away)
         self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
-        self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers))
+        self.base = BasePath(settings.server.base_path)
+        self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers), self.base)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""
@@ -198,6 +200,7 @@ class Daemon:
                     self.settings.limits,
                     self.ledger,
                     encrypted_by(self.settings),
+                    self.base,
                 )
                 reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
                 reload.register(lambda settings: partial(listener.use, settings.limits))

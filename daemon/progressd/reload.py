@@ -25,6 +25,7 @@ FIXED: Final = frozenset(
         "ingest.socket_mode",
         "log.format",
         "runner.slots",
+        "server.base_path",
         "server.host",
         "server.port",
         "state_dir",

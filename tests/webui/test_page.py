@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
-from serving import ServedDaemon
+from serving import ServedDaemon, served_daemon
 
 from .conftest import opened_page
 
@@ -248,3 +248,21 @@ def test_the_form_begins_with_the_defaults_of_the_configuration(page: Page) -> N
     expect(page.locator("input[name=dpi]")).to_have_value("150")
     expect(page.locator("input[name=deskew]")).not_to_be_checked()
     expect(page.locator("input[name=upscale]")).to_be_checked()
+
+
+def test_below_a_prefix_all_of_it_works(browser: Browser, tmp_path: Path, scan: Path) -> None:
+    config = '[server]\nbase_path = "/progress"\n[pipelines.pdf]\ncommand = ["cp", "{input}", "{output}"]\n'
+    with (
+        served_daemon(tmp_path / "state", config=config) as daemon,
+        opened_page(browser, f"{daemon.url}/progress") as page,
+    ):
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        assert page.url == f"{daemon.url}/progress/"
+        give(page, scan)
+        done = page.locator(".job[data-status=completed]").first
+        expect(done).to_be_visible(timeout=20_000)
+        with page.expect_download() as download:
+            done.locator("[data-action=download]").click()
+        assert download.value.url.startswith(f"{daemon.url}/progress/api/jobs/")
+        page.goto(f"{daemon.url}/progress/api/docs")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -40,7 +40,7 @@ class MemoryConnection:
 
     def __init__(self) -> None:
         self.room = math.inf
-        self.peer = "memory"
+        self.peer = "127.0.0.1"
         self.topics = ""
         self.fate = ABANDONED
         self.unread = b""

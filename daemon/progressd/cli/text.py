@@ -3,6 +3,7 @@
 import re
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from msgspec import UNSET
 
@@ -103,7 +104,10 @@ def seconds(value: float) -> str:
 
 def result_url(path: str, url: str) -> str:
     """Where to fetch a result."""
-    return printable(path if "://" in path else f"{url.rstrip('/')}{path}")
+    if "://" in path:
+        return printable(path)
+    base = urlsplit(url).path.rstrip("/")  # which the daemon itself may know, or only the proxy before it
+    return printable(url.rstrip("/").removesuffix(base if path.startswith(f"{base}/") else "") + path)
 
 
 def name(job: dict[str, Any]) -> str:

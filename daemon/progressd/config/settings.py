@@ -45,6 +45,15 @@ class Server(Struct, frozen=True, kw_only=True):
             extra={"flag": "--port"},
         ),
     ] = 8080
+    base_path: Annotated[
+        str,
+        Meta(
+            pattern=r"^/(?!(?:api|static|ws)(?:/|$))(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?$",
+            description="The path below which a proxy shows the daemon, such as `/progress/`, whether or not the proxy "
+            "takes it away.",
+            extra={"expected": 'a path such as "/progress/", not the daemon\'s own /api, /static or /ws'},
+        ),
+    ] = "/"
     allowed_origins: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]*://[^/\s]+$")], ...],
         Meta(

@@ -15,6 +15,7 @@ import trio
 from msgspec.structs import replace
 
 from progressd.config import Settings
+from progressd.core.base_path import BasePath
 from progressd.core.errors import Conflict, NotFound, StoreFailed
 from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
@@ -210,7 +211,7 @@ class Runner:
                 await self._files.keep_output(job.id, result)
             except FileNotFoundError:
                 return _failed(job, f"{job.pipeline} ended well, but wrote no result")
-            url = f"/api/jobs/{job.id}/download"
+            url = BasePath(self._settings.server.base_path).url(f"/api/jobs/{job.id}/download")
         return CompletedEvent(job.id, replace(reported, output_path=url))
 
     def _placeholders(self, job: Job, output: Path) -> dict[str, str]:

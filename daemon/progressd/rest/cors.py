@@ -6,19 +6,19 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from hypercorn.typing import Scope as AnyScope
 
 from progressd.config import Settings
-from progressd.rest.headers import HEADERS, header
+from progressd.rest.at_once import answer_at_once
+from progressd.rest.headers import header
 
 METHODS: Final = "GET POST PUT DELETE OPTIONS"
 ASKED_WITH: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"
 SHOWN: Final = "ETag Retry-After Content-Disposition X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset"
 MAX_AGE: Final = 86400  # seconds
 
-_PREFLIGHT: Final = (
-    (b"access-control-allow-methods", METHODS.replace(" ", ", ").encode()),
-    (b"access-control-allow-headers", ASKED_WITH.replace(" ", ", ").encode()),
-    (b"access-control-max-age", str(MAX_AGE).encode()),
-    *((name.lower().encode(), value.encode()) for name, value in HEADERS.items()),
-)
+_PREFLIGHT: Final = {
+    "Access-Control-Allow-Methods": METHODS.replace(" ", ", "),
+    "Access-Control-Allow-Headers": ASKED_WITH.replace(" ", ", "),
+    "Access-Control-Max-Age": str(MAX_AGE),
+}
 
 
 class Cors:
@@ -52,7 +52,6 @@ class Cors:
 
         assert scope["type"] == "http"
         if scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method"):
-            await marked({"type": "http.response.start", "status": 204, "headers": list(_PREFLIGHT), "trailers": False})
-            await marked({"type": "http.response.body", "body": b"", "more_body": False})
+            await answer_at_once(receive, marked, 204, _PREFLIGHT)
         else:
             await self._app(scope, receive, marked)

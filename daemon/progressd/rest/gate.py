@@ -20,8 +20,9 @@ from progressd.auth.limits import Standing
 from progressd.config import Settings
 from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, TooManyUploads
 from progressd.core.messages import ALL_JOBS, encode
+from progressd.rest.at_once import answer_at_once
 from progressd.rest.body import SAFE
-from progressd.rest.headers import HEADERS, header
+from progressd.rest.headers import header
 
 PUBLIC: Final = frozenset(
     {
@@ -177,17 +178,6 @@ def who_asks(scope: Mapping[str, Any]) -> Identity:
 
 
 async def _refuse(error: ProgressdError, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Answer, and let go of what still comes: unread, it would keep Hypercorn from ending the response."""
     body = encode(error.body())
-    fields = {**HEADERS, **error.headers(), "Content-Type": "application/json", "Content-Length": str(len(body))}
-    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_discard, receive)
-        await send({"type": "http.response.start", "status": error.status, "headers": headers, "trailers": False})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-        nursery.cancel_scope.cancel()
-
-
-async def _discard(receive: ASGIReceiveCallable) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    fields = {**error.headers(), "Content-Type": "application/json", "Content-Length": str(len(body))}
+    await answer_at_once(receive, send, error.status, fields, body)

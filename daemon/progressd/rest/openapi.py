@@ -69,7 +69,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
             "description": "How far long-running jobs are, the moment something happens.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": app.services.settings.server.base_path}],
         "security": [{}, {"bearer": []}, {"key": []}],
         "tags": [{"name": name} for name in dict.fromkeys(_tag(path) for path in paths)],
         "paths": paths,

@@ -18,6 +18,7 @@ from hypercorn.protocol.events import Body, EndBody
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.typing import H11SendableEvent
 
+from progressd.core.base_path import BasePath
 from progressd.core.messages import encode
 from progressd.rest.direct import DirectReads
 from progressd.rest.job_answers import Answer
@@ -28,6 +29,7 @@ LOOK_EVERY: Final = 1.0  # seconds after which it is looked whether a client is 
 class Protocol(H11Protocol):
     """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
 
+    base: BasePath
     direct: DirectReads
     on_answer: Callable[[], None]
     gone: Callable[[], bool]  # whether the client has left, be it behind bytes that nobody has read
@@ -52,6 +54,7 @@ class Protocol(H11Protocol):
                 await self.send(Closed())
                 return
             if isinstance(event, h11.Request):
+                event = self._inside(event)
                 if answered:  # many requests in one piece must not hold up the others
                     await trio.lowlevel.checkpoint()
                 answer = self.direct.answer(event.method, event.target, event.headers, self.client)
@@ -84,6 +87,15 @@ class Protocol(H11Protocol):
                 return
             if self.gone():
                 self.give_up()
+
+    def _inside(self, request: h11.Request) -> h11.Request:
+        """The request, without the prefix below which a proxy shows the daemon."""
+        target = self.base.inside(request.target)
+        if target is request.target:
+            return request
+        return h11.Request(
+            method=request.method, target=target, headers=request.headers, http_version=request.http_version
+        )
 
     async def _answer(self, answer: Answer) -> bool:
         """Answer a request that has no body; whether another may follow."""

@@ -5,7 +5,7 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
@@ -27,6 +27,8 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import wrap_app
 
+from progressd.core.base_path import BasePath
+from progressd.rest.at_once import with_slash
 from progressd.rest.direct import DirectReads
 from progressd.rest.protocol import Protocol
 from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
@@ -41,15 +43,17 @@ MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 class HttpServer:
     """Serves HTTP connections with an ASGI application, and some reads ahead of it."""
 
-    def __init__(self, app: ASGIFramework, direct: DirectReads) -> None:
+    def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath) -> None:
         self._direct = direct
+        self._base = base
+        self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.include_server_header = False
         self._config.accesslog = None
         self._config.h11_max_incomplete_size = HEAD_MOST - 1  # the listener hands over so many bytes of a longer head
         self._config.errorlog = logging.getLogger("hypercorn.error")  # else it writes tracebacks to stderr by itself
-        self._app = wrap_app(_finishing(app), MAX_BODY, "asgi")
+        self._app = wrap_app(_finishing(with_slash(app, base)), MAX_BODY, "asgi")
         self._context = WorkerContext(None)
         self._state: dict[str, Any] = {}
         self._open: set[Connection] = set()
@@ -67,7 +71,7 @@ class HttpServer:
 
     async def serve(self, connection: Connection) -> bool:
         """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
-        stream = _HttpStream(connection)
+        stream = _HttpStream(connection, self._base, self._beginnings)
         self._open.add(connection)
         try:
             server = _Server(
@@ -77,7 +81,7 @@ class HttpServer:
                 ConnectionState(self._state.copy()),
                 cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
             )
-            server.on_idle = stream.set_between_requests
+            server.on_idle, server.base = stream.set_between_requests, self._base
             server.direct, server.send_now, server.gone = self._direct, connection.send, connection.gone
             await server.run()
         finally:
@@ -101,6 +105,7 @@ class _Server(TCPServer):
     """Hypercorn's server of one connection, with our protocol, and with an end when the client has gone."""
 
     on_idle: Callable[[bool], None]
+    base: BasePath
     direct: DirectReads
     send_now: Callable[[bytes], int]
     gone: Callable[[], bool]
@@ -129,7 +134,7 @@ class _Server(TCPServer):
             chosen.send,
         )
         protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
-        protocol.gone, protocol.give_up = self.gone, self._give_up
+        protocol.gone, protocol.give_up, protocol.base = self.gone, self._give_up, self.base
         self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
         while True:
             try:
@@ -168,8 +173,10 @@ class _HttpStream(trio.abc.HalfCloseableStream):
     Proxies do that: they send the upgrade over an idle connection that has served plain requests before.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, base: BasePath, beginnings: Collection[bytes]) -> None:
         self._connection = connection
+        self._base = base
+        self._beginnings = beginnings
         self._closed = False
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
         self._between_requests = trio.Event()
@@ -189,7 +196,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         with trio.CancelScope() as self._reading:
             if not self._closed:
                 data = await self._connection.receive_some(max_bytes)
-            if data and data[: len(PREFIX)] == PREFIX[: len(data)]:
+            if data and any(data[: len(one)] == one[: len(data)] for one in self._beginnings):
                 data = await self._upgrade_or(data)
         if self._closed:
             raise trio.ClosedResourceError
@@ -204,7 +211,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
             return data
         connection.unread = data + connection.unread
         await connection.read_head()
-        if connection.wants_websocket():
+        if connection.wants_websocket(self._base):
             self.upgrading = self._closed = True
             return b""
         data, connection.unread = connection.unread, b""

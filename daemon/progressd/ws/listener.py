@@ -21,6 +21,7 @@ from wsproto.utilities import ProtocolError
 from progressd.accepting import accept_forever
 from progressd.auth.addresses import networks, within
 from progressd.config.settings import Limits
+from progressd.core.base_path import BasePath
 from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TOO_MANY_OF_ADDRESS, Ledger
 from progressd.ws.turnstile import Turnstile
 
@@ -28,6 +29,7 @@ HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the 
 RECEIVE_MOST: Final = 65536
 UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
+ROOT: Final = BasePath()
 ON_ITS_WAY: Final = 0.3  # seconds that a request may still take to come in once the daemon stops
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
 
@@ -114,8 +116,11 @@ class Connection:
                 break
         return self.unread
 
-    def wants_websocket(self) -> bool:
+    def wants_websocket(self, base: BasePath) -> bool:
         """Whether `unread` begins with a good WebSocket handshake; what is wrong with others, the HTTP side says."""
+        head = base.inside_head(self.unread)
+        if head.startswith(PREFIX):
+            self.unread = head
         self.upgrade = read_upgrade(self.unread)
         return self.upgrade is not None
 
@@ -180,9 +185,11 @@ class Listener:
         limits: Limits,
         ledger: Ledger,
         encrypted: Encrypted | None = None,
+        base: BasePath = ROOT,
     ) -> None:
         self._ledger = ledger
         self._encrypted = encrypted
+        self._base = base
         self._websocket = websocket
         self._http = http
         self._connections = connections
@@ -266,6 +273,6 @@ class Listener:
             connection.fate = SILENT if silent else ABANDONED
             return False
         connection.fate = SERVED
-        if connection.unread.startswith(PREFIX):
+        if self._base.inside_head(connection.unread).startswith(PREFIX):
             await self._turnstile.pass_through()
-        return connection.wants_websocket() or await self._http.serve(connection)
+        return connection.wants_websocket(self._base) or await self._http.serve(connection)
