@@ -21,7 +21,7 @@ CONFIG: Final = Path("/etc/progressd/progressd.toml")
 STATE: Final = Path("/var/lib/progressd")
 USER: Final = "progressd"
 ENABLED: Final = ("progressd.socket", "progressd-ingest.socket", "progressd.service")
-HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # from the service, by its sandbox
+HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # noqa: S108, from the service, by its sandbox
 
 
 class Step(NamedTuple):

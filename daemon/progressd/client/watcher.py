@@ -169,4 +169,4 @@ def _cursor(message: Message | None) -> str | None:
 def backoff(failures: int) -> float:
     """The seconds to wait after so many failures in a row; random, lest all watchers come back at the same moment."""
     longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures, 16))
-    return random.uniform(longest / 2, longest)
+    return random.uniform(longest / 2, longest)  # noqa: S311, spread, and no secret

@@ -113,7 +113,7 @@ class EventBody(ResponseBody):
     async def __anext__(self) -> bytes:
         if not self._begun:
             self._begun = True
-            retry = b"retry: %d\n\n" % random.randint(*RETRY)
+            retry = b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, spread, and no secret
             unknown = self._wish.since is not None and self._after is None
             return retry + Notified(Resync()).event if unknown else retry
         with trio.move_on_after(self._limits.heartbeat_interval):
