@@ -159,7 +159,8 @@ class Daemon:
         self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
         self.base = BasePath(settings.server.base_path)
-        self.http = HttpServer(self.cors, DirectReads(self.gate, self.registry, self.services.answers), self.base)
+        reads = DirectReads(self.gate, self.registry, self.services.answers)
+        self.http = HttpServer(self.cors, reads, self.base, limits.stall_timeout)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in."""
@@ -249,6 +250,7 @@ class Daemon:
         """Put settings into force that have been read again."""
         self.settings = self.services.settings = settings
         self.broadcaster.limit = settings.limits.outbox_bytes
+        self.http.stall = settings.limits.stall_timeout
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
         for part in (self.runner, self.watchers, self.allowance, self.gate, self.cors, self.streams):
             part.use(settings)

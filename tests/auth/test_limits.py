@@ -148,7 +148,7 @@ async def test_a_handshake_counts_like_a_request(tmp_path: Path) -> None:
         assert refused.value.status_code == 429
         assert dict(refused.value.headers)[b"retry-after"] == b"1"
         assert json.loads(refused.value.body)["error"] == "rate_limit_exceeded"
-        assert daemon.daemon.ledger.counts["refused", "rate limited"] == 1
+        await eventually(lambda: daemon.daemon.ledger.counts["refused", "rate limited"] == 1)
         assert (await client.get("/api/jobs")).status_code == 429
         async with daemon.watch(local="127.0.0.2"):
             pass
@@ -178,10 +178,10 @@ async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
-            await eventually(lambda: daemon.daemon.gate._uploads == 1)
+            await eventually(lambda: daemon.daemon.gate._uploads.total() == 1)
             refused = await post_form(client, file_part())
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-        await eventually(lambda: daemon.daemon.gate._uploads == 0)
+        await eventually(lambda: daemon.daemon.gate._uploads.total() == 0)
         assert (await post_form(client, file_part())).status_code == 202
 
 

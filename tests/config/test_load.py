@@ -67,6 +67,7 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "store.synchronous": "OFF",
         "log.level": "debug",
         "log.format": "json",
+        "server.base_path": "/progress/",
         "server.host": "::1",
         "server.insecure": "true",
         "auth.required": "true",

@@ -126,7 +126,7 @@ def test_what_is_not_below_it_stays_as_it_is(target: bytes) -> None:
         assert base.inside(target) is target
 
 
-@pytest.mark.parametrize("path", ["progress", "/api", "/ws/", "/static/x", "/a//b", "/../x", "/a b", "//x", "/a?b", ""])
+@pytest.mark.parametrize("path", ["progress", "/api", "/ws/", "/static/x", "/a//b", "/../x", "/a b", "//x", "/a?b"])
 def test_an_impossible_one_is_a_sentence(path: str) -> None:
     with pytest.raises(SettingsError, match=r"^server\.base_path = .* expected a path such as"):
         load(None, {"PROGRESSD_SERVER_BASE_PATH": path}, {})

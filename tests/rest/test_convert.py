@@ -32,7 +32,6 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.pipeline import Option
 from progressd.core.status import JobStatus
-from progressd.rest import body as body_module
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from submitting import PDF, cancel, ended, running_job, shell, submit
@@ -351,18 +350,26 @@ async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon
     assert await nothing_is_left(daemon)
 
 
+@pytest.mark.parametrize(
+    ("rate", "sentence"),
+    [
+        (0, "nothing came for 0.2 s"),
+        (10**9, "the body comes too slowly: 1000000000 bytes a second are the least on average"),
+    ],
+)
 async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
-    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rate: int, sentence: str
 ) -> None:
-    monkeypatch.setattr(body_module, "STALL", 0.2)
+    limits = {"stall_timeout": 0.2, "min_body_rate": rate}
     head = (
         "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 1000000\r\n"
         f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
     )
-    answer = await exchange(daemon, head.encode() + file_part(PDF.ljust(5000)))
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'{"error":"nothing came for 0.2 s"}' in answer
-    assert await nothing_is_left(daemon)
+    async with running_daemon(tmp_path, limits=limits) as daemon:
+        answer = await exchange(daemon, head.encode() + file_part(PDF.ljust(5000)))
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert f'{{"error":"{sentence}"}}'.encode() in answer
+        assert await nothing_is_left(daemon)
 
 
 async def test_a_client_that_asks_first_is_told_to_go_on(daemon: RunningDaemon) -> None:

@@ -138,9 +138,9 @@ async def test_a_body_that_nobody_wants_does_not_hold_up_the_answer_nor_the_daem
 
 
 @asynccontextmanager
-async def stuck_download(directory: Path) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
+async def stuck_download(directory: Path, **limits: float) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
     """A daemon, and a client that has asked it for a large file and reads nothing of it."""
-    async with running_daemon(directory, pipelines={"pdf": LARGE}) as daemon:
+    async with running_daemon(directory, pipelines={"pdf": LARGE}, limits=limits) as daemon:
         done = await run(daemon, "pdf")
         async with await daemon.connect(receive_buffer=4096) as stream:
             await stream.send_all(get(f"/api/jobs/{done.id}/download"))
@@ -157,9 +157,8 @@ async def test_a_client_that_does_not_read_does_not_keep_the_daemon_from_stoppin
         await daemon.stop()
 
 
-async def test_a_client_that_does_not_read_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEND_STALL", 0.3)
-    async with stuck_download(tmp_path) as (daemon, stream):
+async def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
+    async with stuck_download(tmp_path, stall_timeout=0.3) as (daemon, stream):
         await eventually(lambda: str(daemon.settings.state_dir / "jobs") not in " ".join(open_files()))
         with trio.fail_after(PATIENCE):
             read = await read_to_the_end(stream)
@@ -175,9 +174,8 @@ async def read_to_the_end(stream: trio.SocketStream) -> int:
     return read
 
 
-async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SEND_STALL", 0.5)
-    async with stuck_download(tmp_path) as (daemon, stream):
+async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path) -> None:
+    async with stuck_download(tmp_path, stall_timeout=0.5) as (daemon, stream):
         began, read = trio.current_time(), 0
         with trio.fail_after(PATIENCE):
             for tick in range(1, 11):
@@ -236,8 +234,9 @@ KEPT_WAITING = {
 @pytest.mark.parametrize("how", ["close", "half", "reset"])
 @pytest.mark.parametrize("what", KEPT_WAITING)
 async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
-    daemon: RunningDaemon, what: str, how: str
+    daemon: RunningDaemon, what: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("progressd.rest.protocol.LOOK_EVERY", 0.2)
     await daemon.report(registered(ID), progress(ID, 1))
     async with Peer(await daemon.connect()) as peer:
         cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]

@@ -1,6 +1,6 @@
 """How often whoever sends a request may still ask: by its key, or by its address, over HTTP and WebSocket alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import trio
@@ -11,7 +11,7 @@ from progressd.auth.limits import RateLimits, Standing
 from progressd.config import Settings
 from progressd.core.errors import Unauthorized
 
-Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 
 class Allowance:
@@ -29,7 +29,7 @@ class Allowance:
 
     def limits(self, peer: str, headers: Headers) -> bool:
         """Whether the sender may ask only so often."""
-        return not within(self._address(peer, headers), networks(self._settings.limits.unlimited))
+        return not within(self.address(peer, headers), networks(self._settings.limits.unlimited))
 
     def standing(self, peer: str, headers: Headers) -> Standing:
         """How often it may still ask."""
@@ -44,10 +44,11 @@ class Allowance:
     def _client(self, peer: str, headers: Headers) -> str:
         """The key, or the address of who comes without a good one."""
         try:
-            key = self._admission.who(headers, "").key
+            key = self._admission.who(list(headers), "").key
         except Unauthorized:
             key = ""
-        return key or self._address(peer, headers)
+        return key or self.address(peer, headers)
 
-    def _address(self, peer: str, headers: Headers) -> str:
+    def address(self, peer: str, headers: Headers) -> str:
+        """The sender's address, also behind proxies."""
         return client_address(peer, headers, networks(self._settings.server.trusted_proxies))

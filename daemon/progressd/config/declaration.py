@@ -65,7 +65,7 @@ class Setting(NamedTuple):
         base = self.base
         if get_origin(base) is Literal:
             return f"one of {', '.join(map(str, get_args(base)))}"
-        if get_origin(base) is tuple:
+        if "expected" in self.extra:
             return str(self.extra["expected"])
         if base is int:
             most = self.meta.le

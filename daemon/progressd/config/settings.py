@@ -110,9 +110,27 @@ class Limits(Struct, frozen=True, kw_only=True):
     outbox_bytes_total: Annotated[
         int, _bytes("What may wait for all watchers together before the slowest are disconnected.", 4096)
     ] = 64 << 20
-    max_handshakes: Annotated[int, _count("Connections at a time that have not sent the head of a request yet.")] = 1000
+    max_handshakes: Annotated[
+        int,
+        _count(
+            "Connections at a time that have not sent the head of a request yet; more than that "
+            "and the oldest of them is closed."
+        ),
+    ] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
     max_uploads: Annotated[int, _count("Requests at a time that bring files.")] = 32
+    max_uploads_per_address: Annotated[int, _count("Requests at a time that bring files from one address.")] = 8
+    stall_timeout: Annotated[
+        float, _seconds("How long a client may send nothing in the middle of a body, or take nothing of an answer.")
+    ] = 60
+    min_body_rate: Annotated[
+        int,
+        _bytes(
+            "How much of a body has to come a second, on average and after the first `stall_timeout`; events as lines "
+            "may take their time.",
+            0,
+        ),
+    ] = 1024
     min_free_bytes: Annotated[
         int, _bytes("What has to stay free on the disk: files that would need it are refused with 507.", 0)
     ] = 64 << 20
@@ -121,7 +139,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     unlimited: Annotated[
         Networks,
         Meta(
-            description="Addresses that may send as many requests, and have as many connections open, as they like.",
+            description="Addresses that may send as many requests and files, and connect as often, as they like.",
             extra={"expected": NETWORKS},
         ),
     ] = ("127.0.0.0/8", "::1")

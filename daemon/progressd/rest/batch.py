@@ -117,8 +117,7 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
     daemon = services()
     async with AsyncExitStack() as uploads:
         inbox = _ManyFiles(daemon.files, pipeline, uploads)
-        most = daemon.settings.limits.max_upload_bytes
-        fields = await receive_form(request, inbox, FIELDS, most, FILES_MOST)
+        fields = await receive_form(request, inbox, FIELDS, daemon.settings.limits, FILES_MOST)
         given = read_options(fields.get("options", ""))
         priority = _priority(given.pop("priority", Priority.NORMAL))
         options = options_for(pipeline, given)

@@ -12,10 +12,10 @@ from quart.wrappers.request import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 
+from progressd.config.settings import Limits
 from progressd.core.errors import Stalled, TooLarge
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-STALL: Final = 60.0  # seconds a client may take to send the next piece of a body
 
 
 class PacedBody(TrioBody):
@@ -81,29 +81,41 @@ class PacedConnection(TrioASGIHTTPConnection):
 
 
 class Pieces:
-    """The body of a request, piece by piece. Raises TooLarge past `limit` bytes, Stalled when none comes in time."""
+    """The body of a request, piece by piece.
 
-    def __init__(self, request: Request, limit: int) -> None:
-        if (request.content_length or 0) > limit:
-            raise TooLarge(f"the body has {request.content_length} bytes: at most {limit} are allowed")
+    Raises TooLarge past `most` bytes, and Stalled when none come for `limits.stall_timeout`, or, unless the client may
+    take its time, when fewer have come than `limits.min_body_rate` asks for. Only waiting for the client counts.
+    """
+
+    def __init__(self, request: Request, limits: Limits, most: int, *, in_its_time: bool = False) -> None:
+        if (request.content_length or 0) > most:
+            raise TooLarge(f"the body has {request.content_length} bytes: at most {most} are allowed")
         self._body = aiter(request.body)
-        self._limit = limit
+        self._most = most
+        self._stall = limits.stall_timeout
+        self._rate = 0 if in_its_time else limits.min_body_rate
         self._size = 0
+        self._waited = 0.0  # seconds
 
     def __aiter__(self) -> "Pieces":
         return self
 
     async def __anext__(self) -> bytes:
-        with trio.move_on_after(STALL) as stalled:
+        left = self._stall + self._size / self._rate - self._waited if self._rate else self._stall
+        began = trio.current_time()
+        with trio.move_on_after(max(0, min(self._stall, left))) as late:
             piece = await anext(self._body)
-        if stalled.cancelled_caught:
-            raise Stalled(f"nothing came for {STALL:g} s")
+        if late.cancelled_caught:
+            if left < self._stall:
+                raise Stalled(f"the body comes too slowly: {self._rate} bytes a second are the least on average")
+            raise Stalled(f"nothing came for {self._stall:g} s")
+        self._waited += trio.current_time() - began
         self._size += len(piece)
-        if self._size > self._limit:
-            raise TooLarge(f"the body has more than the {self._limit} bytes that are allowed")
+        if self._size > self._most:
+            raise TooLarge(f"the body has more than the {self._most} bytes that are allowed")
         return piece
 
 
-async def whole_body(request: Request, limit: int = 1024 * 1024) -> bytes:
+async def whole_body(request: Request, limits: Limits, most: int = 1024 * 1024) -> bytes:
     """A small body at once. Raises like Pieces."""
-    return b"".join([piece async for piece in Pieces(request, limit)])
+    return b"".join([piece async for piece in Pieces(request, limits, most)])

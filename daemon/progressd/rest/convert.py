@@ -67,7 +67,7 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
     daemon = services()
     async with daemon.files.upload(job_id) as upload:
         inbox = _OneFile(upload)
-        fields = await receive_form(request, inbox, ("file",), daemon.settings.limits.max_upload_bytes)
+        fields = await receive_form(request, inbox, ("file",), daemon.settings.limits)
         check_type(upload.head, inbox.filename, pipeline)
         options = options_for(pipeline, read_options(fields.get("options", "")))
         await upload.finish()

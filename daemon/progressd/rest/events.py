@@ -44,13 +44,14 @@ async def one_job(job_id: str) -> Response:
 
 async def _take(job_id: str | None) -> Response:
     daemon = services()
+    limits, most = daemon.settings.limits, daemon.settings.ingest.max_line_bytes
     if request.mimetype != "application/x-ndjson":
-        event = read_event(await whole_body(request, daemon.settings.ingest.max_line_bytes), job_id)
+        event = read_event(await whole_body(request, limits, most), job_id)
         job = await daemon.ingest.submit_one(event)
         return json_response(Answer(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
-    splitter = LineSplitter(daemon.settings.ingest.max_line_bytes)
+    splitter = LineSplitter(most)
     answers = bytearray()
-    async for piece in Pieces(request, STREAM_MOST):
+    async for piece in Pieces(request, limits, STREAM_MOST, in_its_time=True):
         answers += _encode_lines(await take_lines(daemon.ingest, splitter.feed(piece), job_id))
         if len(answers) > ANSWERS_MOST:
             raise TooLarge(f"too many lines for one request: {splitter.number} were taken, send the others in another")

@@ -57,7 +57,7 @@ class Gate:
         self._app = app
         self._settings = settings
         self._admission = admission
-        self._uploads = 0
+        self._uploads: Counter[str] = Counter()  # under way, by address
         self._allowance = allowance
         self.refused = refused
 
@@ -106,19 +106,25 @@ class Gate:
             yield
             return
         limits = self._settings.limits
-        if self._uploads >= limits.max_uploads:
+        sender = _sender(cast("Mapping[str, Any]", scope))
+        address = self._allowance.address(*sender)
+        if self._uploads.total() >= limits.max_uploads:
             raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
+        if self._uploads[address] >= limits.max_uploads_per_address and self._allowance.limits(*sender):
+            raise TooManyUploads(f"{limits.max_uploads_per_address} uploads of yours are under way already")
         said = header(scope["headers"], b"content-length")
         size = int(said) if said.isdecimal() and len(said) < 20 else 0
         # one that is too large for any disk is refused for that, where the files are counted
         needed = limits.min_free_bytes + (size if size <= limits.max_upload_bytes else 0)
         if shutil.disk_usage(self._settings.state_dir).free < needed:
             raise NoSpace("there is not enough space left on the daemon's disk for this")
-        self._uploads += 1
+        self._uploads[address] += 1
         try:
             yield
         finally:
-            self._uploads -= 1
+            self._uploads[address] -= 1
+            if not self._uploads[address]:
+                del self._uploads[address]
 
     def admit(self, scope: HTTPScope) -> Identity:
         """Who sends the request, which may pass. Raises what refuses it."""
@@ -146,7 +152,7 @@ class Gate:
 
 def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
     """The peer of a request, and its headers."""
-    return scope["client"][0] if scope["client"] else "unix", list(scope["headers"])
+    return scope["client"][0] if scope["client"] else "unix", scope["headers"]
 
 
 def _marking(send: ASGISendCallable, marks: list[tuple[bytes, bytes]]) -> ASGISendCallable:

@@ -56,7 +56,7 @@ async def history() -> Response:
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
-    new = decoded(_decode_new, await whole_body(request) or b"{}", "a job")
+    new = decoded(_decode_new, await whole_body(request, daemon.settings.limits) or b"{}", "a job")
     job_id = checked_job_id(new.id) if new.id is not None else str(uuid.uuid4())
     async with daemon.registering:  # or two who register the same id at once would both be told that it is new
         known = await daemon.registry.find([job_id])

@@ -7,6 +7,7 @@ from quart.wrappers.request import Request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
+from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
 from progressd.files import Upload
 from progressd.rest.body import Pieces
@@ -27,9 +28,9 @@ class Inbox(Protocol):
 
 
 async def receive_form(
-    request: Request, inbox: Inbox, file_fields: Collection[str], most: int, files_most: int = 1
+    request: Request, inbox: Inbox, file_fields: Collection[str], limits: Limits, files_most: int = 1
 ) -> dict[str, str]:
-    """Hand the files of some fields to `inbox`, each of at most `most` bytes; returns the other fields.
+    """Hand the files of some fields to `inbox`, none of them too large; returns the other fields.
 
     Raises InvalidInput for what is not such a form, TooLarge, or Stalled.
     """
@@ -37,9 +38,10 @@ async def receive_form(
     if request.mimetype != "multipart/form-data" or not boundary:
         raise InvalidInput("expected a multipart/form-data body")
     decoder = MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=PARTS_MOST + files_most)
+    most = limits.max_upload_bytes
     reader = _Reader(decoder, inbox, file_fields, most, files_most)
     try:
-        async for piece in Pieces(request, files_most * most + OVERHEAD):
+        async for piece in Pieces(request, limits, files_most * most + OVERHEAD):
             await reader.feed(piece)
         await reader.feed(None)
     except (ValueError, UnicodeDecodeError):

@@ -20,7 +20,7 @@ ERRORS: Final = {
     401: "It takes a key, or this one is none, was revoked or has expired.",
     403: "The key does not allow it, or the page of another site asks.",
     404: "There is no such thing, or not for this key.",
-    408: "Nothing came for a minute in the middle of the body.",
+    408: "The body came too slowly, or stopped in the middle.",
     409: "The state does not allow it, or another request is at it.",
     413: "Too large.",
     415: "Not a file of the type that the pipeline takes.",

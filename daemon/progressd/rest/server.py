@@ -33,7 +33,6 @@ from progressd.rest.direct import DirectReads
 from progressd.rest.protocol import Protocol
 from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
 
-SEND_STALL: Final = 60.0  # seconds a client may take to make room for the next piece of a response
 RECEIVE_MOST: Final = 65536  # bytes read at once
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
 WIND_UP: Final = 1.0  # seconds to wait for the end of a response when an upgrade follows it at once
@@ -43,7 +42,9 @@ MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 class HttpServer:
     """Serves HTTP connections with an ASGI application, and some reads ahead of it."""
 
-    def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath) -> None:
+    def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath, stall: float) -> None:
+        """`stall`: the seconds that a client may take to make room for the next piece of a response."""
+        self.stall = stall
         self._direct = direct
         self._base = base
         self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
@@ -71,7 +72,7 @@ class HttpServer:
 
     async def serve(self, connection: Connection) -> bool:
         """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
-        stream = _HttpStream(connection, self._base, self._beginnings)
+        stream = _HttpStream(connection, self._base, self._beginnings, self.stall)
         self._open.add(connection)
         try:
             server = _Server(
@@ -173,10 +174,11 @@ class _HttpStream(trio.abc.HalfCloseableStream):
     Proxies do that: they send the upgrade over an idle connection that has served plain requests before.
     """
 
-    def __init__(self, connection: Connection, base: BasePath, beginnings: Collection[bytes]) -> None:
+    def __init__(self, connection: Connection, base: BasePath, beginnings: Collection[bytes], stall: float) -> None:
         self._connection = connection
         self._base = base
         self._beginnings = beginnings
+        self._stall = stall
         self._closed = False
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
         self._between_requests = trio.Event()
@@ -220,7 +222,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._closed:
             raise trio.ClosedResourceError
-        with trio.move_on_after(SEND_STALL) as stalled:
+        with trio.move_on_after(self._stall) as stalled:
             await self._connection.stream.send_all(data)
         if stalled.cancelled_caught:
             self._connection.stream.socket.close()

@@ -197,7 +197,7 @@ class Listener:
         self._turnstile = Turnstile()  # for handshakes
         self._of_address: Counter[str] = Counter()
         self._draining = False
-        self._heads: set[trio.CancelScope] = set()  # one for each connection whose first request is still to come
+        self._heads: dict[trio.CancelScope, Connection] = {}  # whose first request is still to come, oldest first
 
     def use(self, limits: Limits) -> None:
         """Limits that have been read again."""
@@ -251,26 +251,33 @@ class Listener:
     async def _serve(self, connection: Connection) -> None:
         if await self._asks_for_websocket(connection):
             await self._websocket(connection)
-        await connection.linger()
+        if connection.fate not in (CROWDED_OUT, TOO_MANY_OF_ADDRESS):  # who have been told nothing
+            await connection.linger()
+
+    def _make_room(self) -> None:
+        """Send away who has had most time to ask: so the silent, however many, keep nobody out who asks at once."""
+        while len(self._heads) >= self._limits.max_handshakes:
+            head, connection = next(iter(self._heads.items()))
+            del self._heads[head]
+            connection.fate = CROWDED_OUT
+            head.cancel()
 
     async def _asks_for_websocket(self, connection: Connection) -> bool:
         """Or else it is done with."""
-        if len(self._heads) >= self._limits.max_handshakes:
-            connection.fate = CROWDED_OUT
-            return False
         limits, address = self._limits, connection.peer
         if self._of_address[address] > limits.max_open_per_address and not within(address, networks(limits.unlimited)):
             connection.fate = TOO_MANY_OF_ADDRESS
             return False
-        with trio.move_on_after(self._limits.handshake_timeout) as head:
-            self._heads.add(head)
+        self._make_room()
+        with trio.move_on_after(limits.handshake_timeout) as head:
+            self._heads[head] = connection
             try:
                 await connection.read_head()
             finally:
-                self._heads.discard(head)
+                self._heads.pop(head, None)
         if head.cancelled_caught or not connection.unread:
-            silent = head.cancelled_caught and not self._draining
-            connection.fate = SILENT if silent else ABANDONED
+            if head.cancelled_caught and not self._draining and connection.fate is ABANDONED:
+                connection.fate = SILENT
             return False
         connection.fate = SERVED
         if self._base.inside_head(connection.unread).startswith(PREFIX):

@@ -76,13 +76,13 @@ class Watchers:
     async def ws_handler(self, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         trusted = networks(self._settings.server.trusted_proxies)
-        connection = websocket.connection
-        peer, connection.peer = connection.peer, client_address(connection.peer, websocket.headers, trusted)
+        connection, headers = websocket.connection, websocket.headers
+        peer, connection.peer = connection.peer, client_address(connection.peer, headers, trusted)
         try:
-            self._allowance.take(peer, websocket.headers)
+            self._allowance.take(peer, headers)
             self._admit(websocket)
             self._check_browser(websocket)
-            who = self._admission.who(websocket.headers, urlsplit(websocket.target).query)
+            who = self._admission.who(headers, urlsplit(websocket.target).query)
             decide(who, Scope.READ)
             sight = self._sights.of(who)
             wish, after = await self._wish(websocket, sight)

@@ -1,0 +1,121 @@
+"""Clients that are slow on purpose: in the head, the body, an upload, and in reading. Others are served meanwhile."""
+
+import contextlib
+import resource
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from http_client import FORM_TYPE, file_part, form
+from peer import Peer, request
+from submitting import python, run, shell
+from waiting import eventually
+
+from daemon import PATIENCE, RunningDaemon, running_daemon
+
+ATTACKER = "127.0.0.2"
+LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(20 << 20)", result=True)
+FORM = form(file_part())
+PIECE = 0.05  # seconds between two bytes
+LIMITS = {
+    "unlimited": ("127.0.0.1/32",),
+    "rate_limit_per_minute": 1_000_000,
+    "rate_limit_burst": 1_000_000,
+    "max_open_per_address": 20_000,
+    "max_uploads": 10,
+    "max_uploads_per_address": 5,
+}
+BEGINNINGS = {
+    "says nothing": b"",
+    "head": b"GET / HTTP/1.1\r\nHost: daemon\r\nX: ",
+    "body": request("/api/jobs", {"Content-Length": "100000"}, method="POST") + b'{"kind":"',
+    "upload": request("/api/convert", {**FORM_TYPE, "Content-Length": "100000"}, method="POST") + FORM[:-60],
+    "reading": request("/api/jobs/LARGE/download"),
+}
+
+
+async def slowly(stream: trio.SocketStream, kind: str) -> None:
+    """A byte, and then another one, until the daemon has had enough."""
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        while True:
+            if kind == "reading":
+                if not await stream.receive_some(1):
+                    return
+            elif kind != "says nothing":
+                await stream.send_all(b"x")
+            await trio.sleep(PIECE)
+
+
+@asynccontextmanager
+async def besieged(daemon: RunningDaemon, counts: dict[str, int]) -> AsyncGenerator[None]:
+    """Within this so many clients of each kind are at it, from another address."""
+    large = await run(daemon, "large")
+    async with contextlib.AsyncExitStack() as leaving, trio.open_nursery() as nursery:
+        for kind, count in counts.items():
+            for _ in range(count):
+                stream = await leaving.enter_async_context(await daemon.connect(local=ATTACKER, receive_buffer=4096))
+                await stream.send_all(BEGINNINGS[kind].replace(b"LARGE", large.id.encode()))
+                nursery.start_soon(slowly, stream, kind)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def slowest_of(daemon: RunningDaemon, rounds: int) -> float:
+    """The seconds that somebody else waits at most: to connect and be answered, to send a file, to watch."""
+    slowest = 0.0
+    for _ in range(rounds):
+        began = trio.current_time()
+        async with Peer(await daemon.connect()) as peer:
+            assert (await peer.ask("/api/health/ready")).status == 200
+            assert (await peer.ask("/api/jobs?limit=1")).status == 200
+            size = {"Content-Length": str(len(FORM))}
+            await peer.send(request("/api/convert?pipeline=quick", {**FORM_TYPE, **size}, method="POST") + FORM)
+            assert (await peer.response()).status == 202
+            await peer.open("/ws/jobs")
+        slowest = max(slowest, trio.current_time() - began)
+    return slowest
+
+
+async def siege(tmp_path: Path, counts: dict[str, int], rounds: int, **limits: float) -> float:
+    pipelines = {"large": LARGE, "quick": shell("true")}
+    async with running_daemon(tmp_path, pipelines=pipelines, limits={**LIMITS, **limits}) as daemon:
+        async with besieged(daemon, counts):
+            slowest = await slowest_of(daemon, rounds)
+            # while they go on
+            await eventually(lambda: daemon.daemon.ledger.open == 0, 2 * PATIENCE)
+        assert daemon.daemon.gate._uploads.total() == 0
+    return slowest
+
+
+async def test_the_slow_keep_nobody_waiting_and_are_given_up(tmp_path: Path) -> None:
+    short = {"handshake_timeout": 0.5, "stall_timeout": 0.5, "min_body_rate": 10_000, "max_handshakes": 50}
+    assert await siege(tmp_path, dict.fromkeys(BEGINNINGS, 60), rounds=5, **short) < 1
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """As many as this process may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert before[1] >= 12_000, "this takes ulimit -Hn 12000"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", BEGINNINGS)
+@pytest.mark.usefixtures("many_descriptors")
+async def test_a_thousand_of_them_keep_nobody_waiting(tmp_path: Path, kind: str) -> None:
+    slowest = await siege(tmp_path, {kind: 1_000}, rounds=50, stall_timeout=5, handshake_timeout=5)
+    print(f"others waited for {slowest:.3f} s at most")
+    assert slowest < 1
+
+
+@pytest.mark.torture
+@pytest.mark.usefixtures("many_descriptors")
+async def test_ten_thousand_that_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+    slowest = await siege(tmp_path, {"says nothing": 10_000}, rounds=50)
+    print(f"others waited for {slowest:.3f} s at most")
+    assert slowest < 1
