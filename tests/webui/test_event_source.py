@@ -52,3 +52,9 @@ def test_the_reference_page_opens_without_a_complaint(page: Page, served: Served
     page.goto(f"{served.url}/api/docs")
     page.get_by_role("link", name="POST /api/convert").click()
     assert page.url.endswith("#convert.convert")
+
+
+def test_the_reference_page_fits_a_phone(page: Page, served: ServedDaemon) -> None:
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.goto(f"{served.url}/api/docs")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
