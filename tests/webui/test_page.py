@@ -205,16 +205,16 @@ def test_a_job_that_does_not_know_its_length_has_a_bar_without_a_value(page: Pag
 
 def test_a_job_that_tells_only_its_percentage_shows_it(page: Page) -> None:
     event = {"type": "progress", "data": {"current_step": 0, "total_steps": 0, "step_name": "Copying", "percent": 50}}
-    page.evaluate(REPORT, ["copy", event])
-    copy = page.locator(".job[data-status=processing]", has_text="copy")
+    page.evaluate(REPORT, ["mirroring", event])
+    copy = page.locator(".job[data-status=processing]", has_text="mirroring")
     expect(copy).to_contain_text("50%")
     expect(copy.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
     expect(copy.locator("[data-open-ended]")).to_have_count(0)
 
 
 def test_a_job_that_has_told_nothing_yet_has_no_percentage(page: Page) -> None:
-    page.evaluate(REPORT, ["sleep", {"type": "status_change", "data": {"new_status": "processing"}}])
-    sleep = page.locator(".job[data-status=processing]", has_text="sleep")
+    page.evaluate(REPORT, ["unmeasured", {"type": "status_change", "data": {"new_status": "processing"}}])
+    sleep = page.locator(".job[data-status=processing]", has_text="unmeasured")
     expect(sleep).to_contain_text("Starting")
     expect(sleep).not_to_contain_text("%")
     expect(sleep.locator("[data-open-ended]")).to_be_visible()
