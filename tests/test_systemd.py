@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import progressd
 import pytest
 from progressd import systemd
 from progressd.systemd import Notifier, inherited_sockets
@@ -99,3 +100,9 @@ def test_sockets_meant_for_another_process_are_left_alone(passed_on: list[int]) 
 
 def test_without_systemd_there_are_none() -> None:
     assert inherited_sockets({}) == []
+
+
+@pytest.mark.parametrize("unit", ["progressd.service", "progressd@.service"])
+def test_a_store_that_takes_long_to_be_brought_up_to_date_is_waited_for(unit: str) -> None:
+    lines = (Path(progressd.__file__).parent / "units" / unit).read_text().splitlines()
+    assert "TimeoutStartSec=infinity" in lines
