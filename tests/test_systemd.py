@@ -9,8 +9,13 @@ from pathlib import Path
 
 import progressd
 import pytest
+import trio
+import trio.testing
 from progressd import systemd
 from progressd.systemd import Notifier, inherited_sockets
+from progressd.watchdog import Watchdog, run_status
+from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -45,12 +50,46 @@ def test_without_systemd_nothing_is_sent_and_nothing_fails() -> None:
     Notifier({})("READY=1")
 
 
-def test_a_systemd_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
+def test_a_systemd_that_cannot_be_reached_stops_nothing_and_hears_later_what_it_must_know(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with closing(Notifier({"NOTIFY_SOCKET": path})) as notify, capture_logs() as logs:
+        said = [notify(word) for word in ("READY=1", "WATCHDOG=1", "STATUS=busy", "STOPPING=1")]
+        assert said == [False] * 4
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(path)
+            receiver.settimeout(5)
+            assert notify()
+            assert notify("STATUS=idle")
+            assert [receiver.recv(1000) for _ in range(3)] == [b"READY=1", b"STOPPING=1", b"STATUS=idle"]
+        notify("WATCHDOG=1")
+    assert [entry["event"] for entry in logs] == ["cannot tell systemd how the service is"] * 2
+
+
+def test_a_systemd_that_reads_nothing_is_not_waited_for(address: str, receiver: socket.socket) -> None:
+    with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
+        sent = 0
+        while notify("WATCHDOG=1"):
+            sent += 1
+        assert not notify("STOPPING=1")
+        for _ in range(sent):
+            assert receiver.recv(1000) == b"WATCHDOG=1"
+        assert notify("WATCHDOG=1")
+        assert [receiver.recv(1000), receiver.recv(1000)] == [b"STOPPING=1", b"WATCHDOG=1"]
+
+
+async def test_a_status_that_systemd_did_not_take_is_told_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    path = str(tmp_path / "notify")
     with (
-        closing(Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")})) as notify,
-        pytest.raises(OSError, match="No such file"),
+        closing(Notifier({"NOTIFY_SOCKET": path})) as notify,
+        trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
     ):
-        notify("READY=1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_status, notify, lambda: "busy")
+            nursery.start_soon(Watchdog(notify, 30, {}).run)
+            await trio.testing.wait_all_tasks_blocked()
+            await receiver.bind(path)
+            assert {await receiver.recv(1000) for _ in range(2)} == {b"STATUS=busy", b"WATCHDOG=1"}
+            nursery.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -5,7 +5,12 @@ import socket
 from collections.abc import MutableMapping
 from typing import Final
 
+import structlog
+
 FIRST_DESCRIPTOR: Final = 3
+REPEATED: Final = ("STATUS=", "WATCHDOG=")  # of which an old one is of no use
+
+log = structlog.get_logger(__name__)
 
 
 class Notifier:
@@ -17,17 +22,39 @@ class Notifier:
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if address else None
+        self._socket: socket.socket | None = None
+        self._owed: list[str] = []  # messages that systemd did not take
+        self._failing = False
+        if address:
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._socket = socket.socket(socket.AF_UNIX, kind)
 
     def close(self) -> None:
         """It says no more."""
         if self._socket is not None:
             self._socket.close()
 
-    def __call__(self, *assignments: str) -> None:
-        """Send assignments such as `READY=1`. Raises OSError when systemd cannot be reached."""
-        if self._socket is not None:
-            self._socket.sendto("\n".join(assignments).encode(), self._address)
+    def __call__(self, *assignments: str) -> bool:
+        """Send assignments such as `READY=1`; whether systemd has them. It neither waits nor raises an error.
+
+        What systemd does not take, except for what callers repeat, comes first in the next call, which may be an empty
+        one.
+        """
+        if self._socket is None:
+            return True
+        messages = [*self._owed, "\n".join(assignments)] if assignments else self._owed
+        for number, message in enumerate(messages):
+            try:
+                self._socket.sendto(message.encode(), self._address)
+            except OSError as error:
+                if not self._failing:  # said once, not with every sign of life
+                    log.warning("cannot tell systemd how the service is", error=str(error))
+                self._failing = True
+                self._owed = [one for one in messages[number:] if not one.startswith(REPEATED)]
+                return False
+        self._failing = False
+        self._owed = []
+        return True
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:

@@ -36,8 +36,8 @@ async def run_status(notify: Notifier, describe: Callable[[], str]) -> None:
     """Tell systemd what the daemon is at, for `systemctl status`, when that has changed; at most once a second."""
     told = ""
     while True:
-        if (status := describe()) != told:
-            notify(f"STATUS={status}")
+        status = describe()
+        if notify(*([f"STATUS={status}"] if status != told else [])):  # also for what it has not taken before
             told = status
         await trio.sleep(STATUS_INTERVAL)
 
