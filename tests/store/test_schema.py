@@ -200,6 +200,7 @@ def test_a_file_with_a_newer_schema_is_refused(path: Path) -> None:
     "made",
     [
         ("CREATE TABLE songs (title)",),
+        ("CREATE TABLE meta (a)", "CREATE TABLE jobs (a)", "CREATE TABLE changes (a)"),
         ("CREATE TABLE songs (title)", "PRAGMA user_version = 1"),
         ("CREATE TABLE songs (title)", "PRAGMA user_version = 1000"),
         ("PRAGMA application_id = 4711",),

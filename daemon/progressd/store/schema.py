@@ -88,13 +88,14 @@ def inspect(path: Path) -> int:
     if not path.exists() or path.stat().st_size == 0:
         return 0
     try:
-        application, version, tables = _read(path, "ro")
+        application, version, names = _read(path, "ro")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
             raise
-        application, version, tables = _read(path, "rw")  # a kill has cut off a change: as for any reader, it is undone
-    unnamed = application == 0 and version < 2  # as the first version left it
-    if not (application == APPLICATION_ID or (unnamed and (not tables or {"meta", "jobs", "changes"} <= tables))):
+        application, version, names = _read(path, "rw")  # a kill has cut off a change: as for any reader, it is undone
+    empty = application == version == 0 and not names
+    unnamed = application == 0 and version == 1 and names >= {"meta", "jobs", "changes", "jobs_by_end"}
+    if not (empty or unnamed or (application == APPLICATION_ID and version)):
         raise SettingsError(f"{path} is the database of another program; it is left as it is: name another --state-dir")
     if version > len(MIGRATIONS):
         raise SettingsError(
@@ -111,7 +112,7 @@ def _read(path: Path, mode: str) -> tuple[int, int, set[str]]:
         return (
             application,
             version,
-            {name for [name] in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")},
+            {name for [name] in db.execute("SELECT name FROM sqlite_schema")},
         )
 
 
