@@ -263,6 +263,13 @@ def test_a_job_queued_again_starts_from_nothing_with_its_next_attempt() -> None:
     assert durable
 
 
+def test_a_stop_of_the_daemon_is_no_attempt() -> None:
+    again, messages, durable = apply(after(SUBMIT, StartEvent(ID)), RequeueEvent(ID, stopped=True), LATER)
+    assert messages == (change(PROCESSING, QUEUED),)
+    assert (again.status, again.started_at, again.attempt) == (QUEUED, None, 1)
+    assert durable
+
+
 @pytest.mark.parametrize(
     "events", [(SUBMIT,), (SUBMIT, CANCEL), (SUBMIT, StartEvent(ID), RunnerEvent(ID, COMPLETE))], ids=len
 )
@@ -290,7 +297,7 @@ anything = st.one_of(
         ),
     ),
     st.sampled_from([FAIL, ErrorEvent(ID, ErrorData("no ink")), PREVIEW]),
-    st.sampled_from([REGISTER, SUBMIT, StartEvent(ID), RequeueEvent(ID)]),
+    st.sampled_from([REGISTER, SUBMIT, StartEvent(ID), RequeueEvent(ID), RequeueEvent(ID, stopped=True)]),
     st.sampled_from([RunnerEvent(ID, FAIL), RunnerEvent(ID, COMPLETE)]),
 )
 beginnings = st.sampled_from([(), (REGISTER,), (REGISTER, START), (SUBMIT,), (SUBMIT, StartEvent(ID))])

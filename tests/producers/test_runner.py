@@ -528,7 +528,7 @@ async def test_a_daemon_that_stops_waits_for_running_jobs_and_starts_no_others(t
 
 
 @pytest.mark.parametrize("how", ["in time", "at once", "second signal"])
-async def test_a_daemon_that_stops_without_waiting_ends_its_jobs_and_queues_them_again_at_its_start(
+async def test_a_daemon_that_stops_without_waiting_ends_its_jobs_and_queues_them_again(
     tmp_path: Path, how: str
 ) -> None:
     pids = tmp_path / "pids"
@@ -542,6 +542,25 @@ async def test_a_daemon_that_stops_without_waiting_ends_its_jobs_and_queues_them
             daemon.kill(signal.SIGINT)
         await daemon.stop()
         assert not alive(child)
+        again = await daemon.daemon.registry.get(submitted)
+        assert (again.status, again.attempt) == (QUEUED, 1)
+        assert files_of(daemon, submitted) == {"input"}
     async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon:
         done = await ended(daemon, submitted)
-    assert (done.status, done.attempt) == (COMPLETED, 2)
+    assert (done.status, done.attempt) == (COMPLETED, 1)
+
+
+async def test_restarts_in_order_do_not_use_up_the_attempts_of_a_long_job(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    given = {"runner": {"max_attempts": 2}, "shutdown": {"wait_for_jobs": False}}
+    submitted = ""
+    for _ in range(3):
+        pipelines = {"pdf": shell(f"touch {started}; sleep 1000")}
+        async with running_daemon(tmp_path, pipelines=pipelines, **given) as daemon:
+            submitted = submitted or await submit(daemon, "pdf")
+            await eventually(started.exists)
+            await daemon.stop()
+        started.unlink()
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}, **given) as daemon:
+        done = await ended(daemon, submitted)
+    assert (done.status, done.attempt) == (COMPLETED, 1)

@@ -150,9 +150,13 @@ class CallOffEvent(Struct, frozen=True):
 
 
 class RequeueEvent(Struct, frozen=True):
-    """The daemon died under a job of its runner, which therefore waits for its turn again."""
+    """The daemon died under a job of its runner, or `stopped` in order; the job therefore waits for its turn again.
+
+    Only a death counts as an attempt.
+    """
 
     job_id: str
+    stopped: bool = False
 
 
 class StalledEvent(Struct, frozen=True):

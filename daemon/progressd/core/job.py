@@ -119,7 +119,7 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
         case StartEvent():
             return Applied(*_start(job, now), True)
         case RequeueEvent():
-            return _requeue(job)
+            return _requeue(job, event)
         case StalledEvent():
             return _stall(job)
         case LostEvent():
@@ -245,14 +245,14 @@ def _no_longer_stalled(applied: Applied) -> Applied:
     return applied._replace(job=job, messages=(*applied.messages, Progress(job.id, data)))
 
 
-def _requeue(job: Job) -> Applied:
+def _requeue(job: Job, event: RequeueEvent) -> Applied:
     if job.status is not JobStatus.PROCESSING:
         raise Conflict(f"job {job.id} is {job.status}: only a processing job can be queued again")
     again = replace(
         job,
         status=JobStatus.QUEUED,
         started_at=None,
-        attempt=job.attempt + 1,
+        attempt=job.attempt if event.stopped else job.attempt + 1,
         progress=ProgressData(0, job.progress.total_steps, "", 0),
         progress_offset=0,
         progress_at=None,

@@ -33,6 +33,7 @@ from progressd.shortage import passes
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
 RETRY_AFTER: Final = 1.0  # seconds until a pipeline is started that could not be for want of something
+HAND_BACK_WITHIN: Final = 5.0  # seconds, should the store keep nothing
 
 log = structlog.get_logger(__name__)
 
@@ -107,9 +108,22 @@ class Runner:
             await self._report(RunnerEvent(job.id, await self._outcome(job)))
         except (Conflict, NotFound) as refusal:  # somebody else has ended it meanwhile, or even deleted it
             log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
+        except BaseException:  # of which a cancellation is one, or a group of them
+            if self._taking.cancel_called:
+                await self._hand_back(job)
+            raise
         finally:
             self._taken.discard(job.id)
             self._slots.release()
+
+    async def _hand_back(self, job: Job) -> None:
+        """Queue a job again whose child was ended because the daemon stops; else the next start counts the attempt."""
+        with trio.move_on_after(HAND_BACK_WITHIN, shield=True):
+            try:
+                await self._report(RequeueEvent(job.id, stopped=True))
+                log.info("job queued again, for the daemon stops", job_id=job.id)
+            except (Conflict, NotFound) as refusal:
+                log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
 
     async def _report(self, event: StartEvent | RunnerEvent | RequeueEvent) -> None:
         """Hand in what must not be lost, as often as it takes."""
