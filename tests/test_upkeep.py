@@ -20,6 +20,7 @@ from progressd.files import own_state_dir
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, NOW, created, job, job_id
+from store.flipping import flip
 from store.growth import fill
 
 from daemon import RunningDaemon, completed, progress, registered
@@ -140,11 +141,15 @@ async def test_what_is_wrong_is_said_and_mended(state: Path, spoil: Callable[[Pa
             f"job {WAITING.id} is queued, but there is no",
         ),
         (
-            lambda state: change(state, "UPDATE jobs SET body = json_remove(body, '$.created_at')"),
-            "a job cannot be read",
+            lambda state: change(
+                state, f"UPDATE jobs SET body = json_remove(body, '$.created_at') WHERE id = '{WAITING.id}'"
+            ),
+            f"the database is damaged: job {WAITING.id} cannot be read",
         ),
+        (lambda state: flip(state / "progressd.db", b'"kind":'), "cannot be read"),
+        (lambda state: flip(state / "progressd.db", b'"created_at":"'), "cannot be read"),
     ],
-    ids=["a result", "an input", "a job"],
+    ids=["a result", "an input", "a job", "a bracket", "a time"],
 )
 def test_what_nothing_mends_is_said_and_left_alone(state: Path, spoil: Callable[[Path], None], said: str) -> None:
     spoil(state)

@@ -21,7 +21,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
 from progressd.core.base_path import BasePath
 from progressd.core.closing import DRAINING
-from progressd.core.errors import SettingsError
+from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
@@ -163,11 +163,15 @@ class Daemon:
         self.http = HttpServer(self.cors, reads, self.base, limits.stall_timeout)
 
     async def start(self) -> None:
-        """Everything up to where producers and watchers can come in."""
+        """Everything up to where producers and watchers can come in. Raises SettingsError."""
         self.admission.load()
-        await self.registry.load()
-        await self.batches.load()
-        await self.files.prepare(self.store)
+        try:
+            await self.registry.load()
+            await self.batches.load()
+            await self.files.prepare(self.store)
+        except StoreFailed as error:
+            path = self.settings.state_dir / "progressd.db"
+            raise SettingsError(f"the daemon cannot begin with the store {path}: {error}") from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)

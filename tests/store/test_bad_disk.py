@@ -6,16 +6,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
 from http_client import FORM_TYPE, client_of, file_part, form
 from progressd.core.errors import SettingsError, StoreFailed, StoreFull
+from progressd.core.status import JobStatus
 from progressd.store.base import Change, Filter
 from progressd.store.copying import backup
 from progressd.store.sqlite import SQLiteStore
-from samples import created, job, job_id
+from samples import NOW, created, job, job_id
+from store.flipping import flip
 from store.growth import fill
 
 from daemon import completed, progress, registered, running_daemon
@@ -202,3 +205,57 @@ async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has
         [answer] = await daemon.report(progress(job_id(1000), 1))
         assert "see progressd check" in answer["error"]
         assert (await client.get(f"/api/jobs/{job_id(1000)}")).json()["status"] == "queued"
+
+
+# A job whose document makes no sense
+
+
+@pytest.mark.parametrize("where", [b'"status":', b'"created_at":"2026-03-01'], ids=["no JSON", "no job"])
+async def test_a_job_that_cannot_be_read_is_damage_too(tmp_path: Path, where: bytes) -> None:
+    path = tmp_path / "store.db"
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit([job(1, JobStatus.COMPLETED, completed_at=NOW, offset=2)], [])
+    flip(path, where)
+    for ask in (
+        lambda store: store.jobs([job_id(1)]),
+        lambda store: store.list_jobs(Filter(), 10, 0),
+        lambda store: store.delete_finished(NOW + timedelta(days=30), 10),
+    ):
+        with closing(SQLiteStore.open(path)) as store:
+            with pytest.raises(StoreFailed, match="see progressd check"):
+                await ask(store)
+            assert store.damage is not None
+    with closing(SQLiteStore.open(path)) as store:
+        with pytest.raises(StoreFailed, match=f"see progressd check .job {job_id(1)} cannot be read"):
+            await store.jobs([job_id(1)])
+        with pytest.raises(StoreFailed, match=f"job {job_id(1)} cannot be read"):
+            await store.commit([job(3)], [])
+
+
+async def test_an_event_of_a_job_that_cannot_be_read_is_refused_and_the_daemon_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "progressd.db"
+    path.parent.mkdir()
+    with closing(SQLiteStore.open(path)) as store:
+        await store.reserve(100)
+        await store.commit([job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=2)], [])
+    flip(path, b'"created_at":"20')
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        assert (await daemon.report(registered(job_id(2))))[0]["ok"]
+        [answer] = await daemon.report(progress(job_id(1), 1))
+        assert f"job {job_id(1)} cannot be read" in answer["error"]
+        assert (await client.get(f"/api/jobs/{job_id(2)}")).json()["status"] == "queued"
+        health = (await client.get("/api/health")).json()
+        assert health["status"] == "failing"
+        assert "see progressd check" in health["error"]
+
+
+async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.db"
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit([job(1)], [])
+    flip(path, b'"created_at":"20')
+    refused = await trio.to_thread.run_sync(serve, tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"Error: the daemon cannot begin with the store {path}: ")
+    assert f"job {job_id(1)} cannot be read" in refused.stderr
+    assert refused.stderr.count("\n") == 1

@@ -6,9 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
-from progressd.store.failures import damaged, told_of
+from progressd.store.failures import NO_JSON, damaged, told_of
 from progressd.store.reading import every_job
 
 MOST: Final = 20  # problems of the file itself that are told
@@ -32,8 +30,8 @@ class Problem(NamedTuple):
 
 
 def problems(db: sqlite3.Connection) -> Iterator[Problem]:
-    """All that is found; after damage to the file itself nothing else is looked for."""
-    damage = _damage(db)
+    """All that is found; after damage to the file itself, or a job that cannot be read, nothing else is looked for."""
+    damage = _damage(db) or _unreadable(db)
     if damage:
         only_indexes = all(any(words in found for words in OF_INDEXES) for found in damage)
         for found in damage:
@@ -52,11 +50,6 @@ def problems(db: sqlite3.Connection) -> Iterator[Problem]:
             f"offsets below {reserved} are said to be taken, and {newest} is",
             f"UPDATE meta SET value = {newest + 1} WHERE key = 'reserved'",
         )
-    try:
-        for _ in every_job(db):
-            pass
-    except msgspec.DecodeError as error:
-        yield Problem(f"a job cannot be read: {error}", None)
 
 
 def repair(path: Path, found: Problem) -> None:
@@ -74,8 +67,22 @@ def _damage(db: sqlite3.Connection) -> list[str]:
     except sqlite3.DatabaseError as error:
         if not damaged(error):
             raise
-        lines.append(str(error))
+        if str(error) == NO_JSON:
+            lines += _unreadable(db)
+        lines = lines or [str(error)]
     return [line for line in lines if line != "ok" and not line.startswith("***")]
+
+
+def _unreadable(db: sqlite3.Connection) -> list[str]:
+    """The first job that makes no sense."""
+    try:
+        for _ in every_job(db):
+            pass
+    except sqlite3.DatabaseError as error:
+        if not damaged(error):
+            raise
+        return [str(error)]
+    return []
 
 
 def _differ(db: sqlite3.Connection, one: str, other: str) -> bool:

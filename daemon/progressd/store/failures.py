@@ -4,8 +4,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from progressd.core.errors import SettingsError, StoreFailed, StoreFull
+
+NO_JSON: Final = "malformed JSON"  # of a document that a column comes from; SQLite does not say of which
 
 
 @contextmanager
@@ -35,9 +38,17 @@ def shortage(error: MemoryError | OSError) -> StoreFailed:
     return StoreFailed(f"the store does not take it for now: {what}")
 
 
+def unreadable(sentence: str) -> sqlite3.DatabaseError:
+    """What SQLite would raise, had it noticed that a row makes no sense."""
+    error = sqlite3.DatabaseError(sentence)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
 def damaged(error: sqlite3.Error) -> bool:
     """Whether it says that the file's content is wrong, rather than that it cannot be read or written."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error) == NO_JSON
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -15,6 +15,7 @@ import msgspec
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.store.base import Filter
+from progressd.store.documents import JOB
 
 BLOCK_BITS: Final = 16  # 65,536 offsets, of which a job has four or more: the jobs of a block are skipped in 2 ms
 AMONG: Final = "IN (SELECT value FROM json_each(?))"  # for more values than a statement takes parameters
@@ -64,7 +65,7 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
         select, values = _select(wanted, statuses, below)
     offsets = db.execute(f"{select} ORDER BY created_offset DESC LIMIT ? OFFSET ?", (*values, limit, offset))
     bodies = db.execute(
-        f"SELECT body FROM jobs WHERE created_offset {AMONG} ORDER BY created_offset DESC",
+        f"SELECT {JOB} FROM jobs WHERE created_offset {AMONG} ORDER BY created_offset DESC",
         (in_json(found for (found,) in offsets),),
     )
     return bodies.fetchall(), total

@@ -6,16 +6,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from progressd.core.errors import SettingsError
 from progressd.core.job import Job
+from progressd.store.documents import JOB, job_of
 from progressd.store.failures import told_of
 from progressd.store.schema import inspect
 
 PAGE: Final = 1000  # jobs read at once
-
-_decode_job = msgspec.json.Decoder(Job).decode
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def has_job(db: sqlite3.Connection, job_id: str) -> bool:
 def every_job(db: sqlite3.Connection) -> Iterator[Job]:
     """All jobs, oldest first; those that come while this goes on may be among them."""
     after = 0
-    query = "SELECT created_offset, body FROM jobs WHERE created_offset > ? ORDER BY created_offset LIMIT ?"
+    query = f"SELECT created_offset, {JOB} FROM jobs WHERE created_offset > ? ORDER BY created_offset LIMIT ?"
     while rows := db.execute(query, (after, PAGE)).fetchall():
-        yield from (_decode_job(body) for _, body in rows)
-        [after, _] = rows[-1]
+        yield from (job_of(row) for _, *row in rows)
+        [after, *_] = rows[-1]

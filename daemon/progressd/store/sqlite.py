@@ -17,13 +17,13 @@ import trio
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
-from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
 from progressd.shortage import in_thread, passes
 from progressd.store import lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
 from progressd.store.deleting import delete
+from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of
 from progressd.store.failures import damaged, refusal, shortage, told_of
 from progressd.store.lists import AMONG, in_json
 from progressd.store.schema import inspect, migrate, old_copy
@@ -34,9 +34,6 @@ BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the 
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_decode_job = msgspec.json.Decoder(Job).decode
-_decode_batch = msgspec.json.Decoder(JobBatch).decode
-_decode_change = msgspec.json.Decoder(StateChange).decode
 
 
 class SQLiteStore:
@@ -137,15 +134,16 @@ class SQLiteStore:
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
         # A job whose end comes before its start has met a clock that jumped.
-        old = await self._read(
-            "SELECT body FROM jobs WHERE completed_at < ?1 AND body ->> 'created_at' < ?1 AND offset < ?2"
+        old = await self._documents(
+            job_of,
+            f"SELECT {JOB} FROM jobs WHERE completed_at < ?1 AND body ->> 'created_at' < ?1 AND offset < ?2"
             " ORDER BY offset LIMIT ?3",
             _second(before),
             LAST if below is None else below,
             most,
         )
 
-        return await self._delete(list(map(_job, old)))
+        return await self._delete(old)
 
     async def delete(self, ids: Collection[str]) -> list[str]:
         """See Store."""
@@ -159,45 +157,44 @@ class SQLiteStore:
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
-        rows = await self._read(f"SELECT body FROM jobs WHERE id {AMONG}", in_json(ids))
-        return {job.id: job for job in map(_job, rows)}
+        found = await self._documents(job_of, f"SELECT {JOB} FROM jobs WHERE id {AMONG}", in_json(ids))
+        return {job.id: job for job in found}
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
         """See Store."""
-        rows = await self._read(f"SELECT body FROM batches WHERE id {AMONG}", in_json(ids))
-        return {batch.id: batch for batch in map(_batch, rows)}
+        found = await self._documents(batch_of, f"SELECT {BATCH} FROM batches WHERE id {AMONG}", in_json(ids))
+        return {batch.id: batch for batch in found}
 
     async def unfinished_batches(self) -> list[JobBatch]:
         """See Store."""
-        rows = await self._read(
-            "SELECT body FROM batches WHERE status IN ('queued', 'processing') ORDER BY created_offset"
+        return await self._documents(
+            batch_of, f"SELECT {BATCH} FROM batches WHERE status IN ('queued', 'processing') ORDER BY created_offset"
         )
-        return [_batch(row) for row in rows]
 
     async def jobs_of_batch(self, batch_id: str) -> list[Job]:
         """See Store."""
-        rows = await self._read("SELECT body FROM jobs WHERE batch_id = ? ORDER BY created_offset", batch_id)
-        return [_job(row) for row in rows]
+        return await self._documents(
+            job_of, f"SELECT {JOB} FROM jobs WHERE batch_id = ? ORDER BY created_offset", batch_id
+        )
 
     async def unfinished(self) -> list[Job]:
         """See Store."""
-        rows = await self._read(
-            "SELECT body FROM jobs WHERE status IN ('queued', 'processing') ORDER BY created_offset"
+        return await self._documents(
+            job_of, f"SELECT {JOB} FROM jobs WHERE status IN ('queued', 'processing') ORDER BY created_offset"
         )
-        return [_job(row) for row in rows]
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""
 
-        def read() -> tuple[list[Any], int]:
+        def read() -> tuple[list[Job], int]:
             self._lister.execute("BEGIN")  # so that the page and the counts are of the same moment
             try:
-                return lists.page(self._lister, which, limit, offset)
+                rows, total = lists.page(self._lister, which, limit, offset)
             finally:
                 self._lister.execute("ROLLBACK")
+            return list(map(job_of, rows)), total
 
-        rows, total = await self._in_thread(read, self._listing)
-        return [_job(row) for row in rows], total
+        return await self._in_thread(read, self._listing)
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """See Store."""
@@ -211,30 +208,31 @@ class SQLiteStore:
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """See Store."""
         one_job, ids = ("AND job_id = ?", [job_id]) if job_id else ("", [])
-        rows = await self._read(
-            f"SELECT offset, body FROM changes WHERE offset > ? AND offset <= ? {one_job} ORDER BY offset LIMIT ?",
+        return await self._documents(
+            change_of,
+            f"SELECT {CHANGE} FROM changes WHERE offset > ? AND offset <= ? {one_job} ORDER BY offset LIMIT ?",
             after,
             upto,
             *ids,
             limit,
         )
-        return [_change(row) for row in rows]
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
         """See Store."""
-        rows = await self._read(
-            "SELECT offset, body FROM changes WHERE offset <= ?1 AND job_id IN ("
+        return await self._documents(
+            change_of,
+            f"SELECT {CHANGE} FROM changes WHERE offset <= ?1 AND job_id IN ("
             " SELECT id FROM jobs WHERE status IN ('queued', 'processing')"
             " UNION SELECT job_id FROM changes WHERE offset > ?1"
             ") ORDER BY offset",
             upto,
         )
-        return [_change(row) for row in rows]
 
     async def moved(self, after: int, upto: int) -> list[Job]:
         """See Store."""
-        rows = await self._read("SELECT body FROM jobs WHERE progress_offset > ? AND progress_offset <= ?", after, upto)
-        return [_job(row) for row in rows]
+        return await self._documents(
+            job_of, f"SELECT {JOB} FROM jobs WHERE progress_offset > ? AND progress_offset <= ?", after, upto
+        )
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         await self._transaction(lambda db: db.executemany(statement, rows))
@@ -275,6 +273,9 @@ class SQLiteStore:
                 self.damage = failed
             raise failed from error
 
+    async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
+        return await self._in_thread(lambda: list(map(decode, self._reader.execute(query, values))), self._reading)
+
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await self._in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
 
@@ -287,15 +288,3 @@ def _second(time: datetime) -> str:
 def _connect(path: Path) -> sqlite3.Connection:
     # check_same_thread: Trio's worker threads change, but the limiter lets only one at a time use the connection.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
-
-
-def _job(row: tuple[str]) -> Job:
-    return _decode_job(row[0])
-
-
-def _batch(row: tuple[str]) -> JobBatch:
-    return _decode_batch(row[0])
-
-
-def _change(row: tuple[int, str]) -> Change:
-    return Change(row[0], _decode_change(row[1]))

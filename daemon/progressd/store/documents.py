@@ -1,0 +1,48 @@
+"""Jobs, batches and changes as rows of the SQLite file: what to select of each, and what it says.
+
+Of what is within a document SQLite checks nothing: a byte that the disk has changed shows only here. Every function
+raises sqlite3.DatabaseError, as SQLite itself does for a page that is damaged.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from progressd.core.batch import JobBatch
+from progressd.core.job import Job
+from progressd.core.messages import StateChange
+from progressd.store.base import Change
+from progressd.store.failures import unreadable
+
+# As a BLOB, since Python reads no text that is not UTF-8, and does not say of which row it is.
+JOB: Final = "id, CAST(body AS BLOB)"
+BATCH: Final = "id, CAST(body AS BLOB)"
+CHANGE: Final = "offset, CAST(body AS BLOB)"
+
+T = TypeVar("T")
+_decode_job = msgspec.json.Decoder(Job).decode
+_decode_batch = msgspec.json.Decoder(JobBatch).decode
+_decode_change = msgspec.json.Decoder(StateChange).decode
+
+
+def job_of(row: tuple[str, bytes]) -> Job:
+    """The job of a row with JOB."""
+    return _decoded(_decode_job, row[1], "job", row[0])
+
+
+def batch_of(row: tuple[str, bytes]) -> JobBatch:
+    """The batch of a row with BATCH."""
+    return _decoded(_decode_batch, row[1], "batch", row[0])
+
+
+def change_of(row: tuple[int, bytes]) -> Change:
+    """The change of a row with CHANGE."""
+    return Change(row[0], _decoded(_decode_change, row[1], "change", row[0]))
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes, what: str, name: object) -> T:
+    try:
+        return decode(body)
+    except msgspec.DecodeError as error:
+        raise unreadable(f"{what} {name} cannot be read: {error}") from error
