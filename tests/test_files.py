@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,7 @@ async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(fil
     for stranger in ("lost+found", "a b", os.fsdecode(b"\xff")):
         (tmp_path / "jobs" / stranger).mkdir()
         os.utime(tmp_path / "jobs" / stranger, (1000, 1000))
-    async with aclosing(files.older_than(3600, 2)) as steps:
+    async with aclosing(files.older_than(datetime.now(UTC) - timedelta(hours=1), 2)) as steps:
         found = [step async for step in steps]
     assert [len(step) for step in found] == [2, 2]
     assert sorted(name for step in found for name in step) == [job_id(number) for number in (1, 2, 4, 5)]

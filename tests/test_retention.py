@@ -1,8 +1,10 @@
 """Retention: what is deleted when, and what stays."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +19,11 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.registry import Registry
-from progressd.retention import INTERVAL, PAUSE, STEP, SWEPT_AFTER, run_retention
+from progressd.retention import INTERVAL, PAUSE, STEP, run_retention
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job, job_id
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 from waiting import eventually
 
@@ -31,6 +34,15 @@ KEEP = 30 * DAY
 def ended(number: int, days_ago: float, status: JobStatus = JobStatus.COMPLETED) -> Job:
     """Its end is at ten times the number."""
     return job(number, status, completed_at=datetime.now(UTC) - timedelta(days=days_ago), offset=10 * number)
+
+
+def reopened(store: SQLiteStore, tmp_path: Path) -> SQLiteStore:
+    """As by the next daemon, which gives out offsets above all that are there."""
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "store.sqlite")) as db:
+        db.execute("UPDATE meta SET value = 1000 WHERE key = 'reserved'")
+        db.commit()
+    return SQLiteStore.open(tmp_path / "store.sqlite")
 
 
 async def jobs_in(store: SQLiteStore) -> set[str]:
@@ -98,6 +110,56 @@ async def test_a_clock_that_jumps_makes_nothing_old(
     assert await jobs_in(store) == {job_id(2), job_id(3), job_id(4)}
 
 
+class WatchedStore(SQLiteStore):
+    """Tells of each look that has found nothing more to delete."""
+
+    def watch(self) -> trio.MemoryReceiveChannel[None]:
+        self._looks, looks = trio.open_memory_channel[None](10)
+        return looks
+
+    async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
+        ids = await super().delete_finished(before, most, below)
+        if not ids:
+            self._looks.send_nowait(None)
+        return ids
+
+
+@pytest.mark.parametrize(("running_for", "kept"), [(DAY - 60, {2, 3}), (DAY, set[int]())])
+async def test_a_clock_that_is_ahead_at_the_start_is_believed_only_after_a_day(
+    store: SQLiteStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
+    running_for: float,
+    kept: set[int],
+) -> None:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    await store.commit([ended(1, 31), ended(2, 2), ended(3, 0)], [])
+    reopened(store, tmp_path).close()
+    store = WatchedStore.open(tmp_path / "store.sqlite")
+    begun, looks = trio.current_time(), store.watch()
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(days=40, seconds=trio.current_time() - begun)
+
+    monkeypatch.setattr(module, "datetime", Ahead)
+    monkeypatch.setattr(module, "INTERVAL", running_for)
+    monkeypatch.setattr(module, "PAUSE", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+        await looks.receive()
+        assert await jobs_in(store) == {job_id(2), job_id(3)}
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(running_for)
+        await looks.receive()
+        nursery.cancel_scope.cancel()
+    assert await jobs_in(store) == {job_id(number) for number in kept}
+    store.close()
+
+
 async def test_a_long_job_that_ended_of_late_keeps_none_that_ended_before_it(
     store: SQLiteStore, tmp_path: Path
 ) -> None:
@@ -119,18 +181,37 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
     monkeypatch.setattr(module, "SWEEP_STEP", 2)
     files = Files(tmp_path)
     await files.prepare(store)
-    kept = [job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC)), job(2)]
+    kept = [job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=10), job(2)]
     await store.commit(kept, [])
+    store = reopened(store, tmp_path)
     for number in range(1, 10):
         files.input(job_id(number)).parent.mkdir()
         files.input(job_id(number)).touch()
-        if number != 3:  # which may be about to become a job
-            os.utime(files.input(job_id(number)).parent, (time.time() - SWEPT_AFTER - 60,) * 2)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        await eventually(lambda: len(list((tmp_path / "jobs").iterdir())) == 3)
-        nursery.cancel_scope.cancel()
+        age = KEEP - DAY if number == 3 else KEEP + DAY  # the third may have a job that the store has lost
+        os.utime(files.input(job_id(number)).parent, (time.time() - age,) * 2)
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+            await eventually(lambda: logs)
+            nursery.cancel_scope.cancel()
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == {job_id(number) for number in (1, 2, 3)}
+    store.close()
+
+
+async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    files.input(ID).parent.mkdir()
+    os.utime(files.input(ID).parent, (1000, 1000))
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+            await eventually(lambda: logs)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            nursery.cancel_scope.cancel()
+    assert files.input(ID).parent.exists()
+    [line] = logs
+    assert "`progressd check --repair`" in line["event"]
 
 
 class UnreadableStore(SQLiteStore):
@@ -141,10 +222,12 @@ class UnreadableStore(SQLiteStore):
 
 
 async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(tmp_path: Path) -> None:
+    store: SQLiteStore = SQLiteStore.open(tmp_path / "store.sqlite")
+    await store.commit([ended(1, 31), ended(3, 0)], [])
+    reopened(store, tmp_path).close()
     store = UnreadableStore.open(tmp_path / "store.sqlite")
     files = Files(tmp_path)
     await files.prepare(store)
-    await store.commit([ended(1, 31)], [])
     for number in (1, 2):
         files.input(job_id(number)).parent.mkdir()
         os.utime(files.input(job_id(number)).parent, (1000, 1000))
@@ -164,6 +247,9 @@ class ScriptedStore:
         self.asked: list[float] = []
         self._script = list(script)
         self._over = over
+
+    async def last_seen(self) -> datetime | None:
+        return None
 
     async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
         return None

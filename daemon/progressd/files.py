@@ -14,9 +14,9 @@ import io
 import os
 import shutil
 import stat
-import time
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -149,18 +149,17 @@ class Files:
         """Keep what an attempt complained of, instead of what the one before did."""
         await trio.Path(self._jobs / job_id / "stderr").write_bytes(text)
 
-    async def older_than(self, seconds: float, most: int) -> AsyncGenerator[list[str]]:
-        """The jobs that have files, and have had them for so long, `most` at a time; to be closed by its user.
+    async def older_than(self, before: datetime, most: int) -> AsyncGenerator[list[str]]:
+        """The jobs that have files, and no newer ones than of then, `most` at a time; to be closed by its user.
 
         What is in the directory and is not named as a job, such as a lost+found, is none of ours.
         """
-        before = time.time() - seconds
 
         def look() -> Generator[str]:
             with os.scandir(self._jobs) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError, InvalidInput):  # deleted just now
-                        if checked_job_id(entry.name) == entry.name and entry.stat().st_mtime < before:
+                        if checked_job_id(entry.name) == entry.name and entry.stat().st_mtime < before.timestamp():
                             yield entry.name
 
         with closing(look()) as names:

@@ -96,6 +96,9 @@ class Store(Protocol):
         It costs as much as there are ends before it, however many follow.
         """
 
+    async def last_seen(self) -> datetime | None:
+        """The newest time known from before the store was opened: of a job's end or, if it came later, creation."""
+
     async def delete(self, ids: Collection[str]) -> list[str]:
         """Delete those of the jobs that have finished, as `delete_finished` does; their ids."""
 

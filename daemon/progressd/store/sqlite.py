@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 import trio
@@ -55,7 +55,7 @@ class SQLiteStore:
         self.oldest_cursor: int = meta["oldest_cursor"]
 
     @classmethod
-    def open(cls, path: Path, synchronous: str = "FULL") -> "SQLiteStore":
+    def open(cls, path: Path, synchronous: str = "FULL") -> Self:
         """Open the file, make it if there is none, and bring its schema up to date. Blocks.
 
         Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
@@ -130,6 +130,20 @@ class SQLiteStore:
             return None if row is None else row[0]
 
         return await self._in_thread(read, self._listing)
+
+    async def last_seen(self) -> datetime | None:
+        """See Store."""
+        rows = await self._read(
+            "SELECT offset, completed_at FROM ("
+            " SELECT offset, completed_at FROM jobs WHERE completed_at IS NOT NULL AND offset < ?1"
+            " ORDER BY offset DESC LIMIT 1"
+            ") UNION ALL SELECT created_offset, created_at FROM ("
+            " SELECT created_offset, body ->> 'created_at' AS created_at FROM jobs WHERE created_offset < ?1"
+            " ORDER BY created_offset DESC LIMIT 1"
+            ")",
+            self.first_offset,
+        )
+        return datetime.fromisoformat(max(rows)[1]) if rows else None
 
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
