@@ -130,6 +130,23 @@ async def test_what_is_wrong_is_said_and_mended(state: Path, spoil: Callable[[Pa
 
 
 @pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: change(state, "DELETE FROM labels; DELETE FROM counts WHERE list LIKE 'label%'"),
+        lambda state: (change(state, "UPDATE counts SET jobs = 7"), spoil_index(state)),
+    ],
+    ids=["labels and their counts", "an index and counts"],
+)
+def test_what_another_problem_hides_is_mended_too(state: Path, spoil: Callable[[Path], object]) -> None:
+    spoil(state)
+    before = len(sentences(state))
+    result = run("check", "--state-dir", state, "--repair")
+    assert result.exit_code == 0
+    assert result.stdout.count(": mended") > before
+    assert sentences(state) == []
+
+
+@pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (

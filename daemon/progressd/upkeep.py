@@ -56,12 +56,25 @@ def check(state_dir: Path) -> Iterator[Problem]:
 
 
 def repair(state_dir: Path) -> Iterator[tuple[Problem, bool]]:
-    """Mend what can be mended; each problem, and whether it has been. Raises SettingsError while a daemon runs."""
+    """Mend what can be mended; each problem, and whether it has been. Raises SettingsError while a daemon runs.
+
+    What is mended may have hidden something else, so it looks again until it finds nothing to mend. What is found again
+    although it has been mended is left.
+    """
+    mended = set[str]()
     with own_state_dir(state_dir):
-        for found in check(state_dir):
-            if found.repair:
+        while True:
+            before, left = len(mended), list[Problem]()
+            for found in check(state_dir):
+                if found.repair is None or found.sentence in mended:
+                    left.append(found)
+                    continue
                 found.repair()
-            yield found, found.repair is not None
+                mended.add(found.sentence)
+                yield found, True
+            if len(mended) == before:
+                break
+        yield from ((found, False) for found in left)
 
 
 def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Problem]:
