@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 
 class Listening(socket.socket):
-    """A listening socket that counts what it accepts, so that one can see whether anybody does."""
+    """A listening socket that counts who comes to accept, so that one can see whether anybody does."""
 
-    accepted = 0
+    tries = 0
 
     @classmethod
     def over(cls, sock: socket.socket) -> "Listening":
@@ -41,16 +41,15 @@ class Listening(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As every socket does."""
-        result = super().accept()
-        self.accepted += 1
-        return result
+        self.tries += 1
+        return super().accept()
 
     async def accepts(self) -> None:
-        """Come back once nobody waits, or one of those who waited has been accepted."""
+        """Come back once nobody waits, or somebody has come to accept, even if no descriptor was left for it."""
         waiting = select.poll()
         waiting.register(self, select.POLLIN)
-        before = self.accepted
-        while self.accepted == before and waiting.poll(0):  # noqa: ASYNC110, nothing tells
+        before = self.tries
+        while self.tries == before and waiting.poll(0):  # noqa: ASYNC110, nothing tells
             await trio.sleep(PAUSE)
 
 

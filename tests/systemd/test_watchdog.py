@@ -62,20 +62,26 @@ def test_a_stuck_event_loop(machine: Machine, pid: int) -> None:
     assert "Fatal Python error: Aborted" in log
 
 
-def test_a_daemon_out_of_descriptors(machine: Machine, pid: int) -> None:
-    used = len(list((machine.root / f"proc/{pid}/fd").iterdir()))
-    machine.run("prlimit", f"--nofile={used}", "--pid", str(pid))
-    with machine.connect() as waiting:
-        log = is_bitten(machine, pid)
-        waiting.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert waiting.makefile("rb").readline() == b"HTTP/1.1 200 \r\n"
-    assert "nobody is accepted at ('127.0.0.1', 8080), so the watchdog is not fed" in log
-
-
-def test_a_daemon_that_works_is_left_alone(machine: Machine, pid: int) -> None:
+def is_left_alone(machine: Machine, pid: int) -> None:
+    """Wait for longer than the watchdog does, in which it is fed."""
     before = machine.state("progressd.service")["WatchdogTimestampMonotonic"]
     machine.eventually(
         lambda: int(machine.state("progressd.service")["WatchdogTimestampMonotonic"]) > int(before) + 2e6 * SECONDS
     )
     assert main_pid(machine) == pid
+
+
+def test_a_daemon_out_of_descriptors_is_left_alone_and_mends(machine: Machine, pid: int) -> None:
+    used = len(list((machine.root / f"proc/{pid}/fd").iterdir()))
+    machine.run("prlimit", f"--nofile={used}:", "--pid", str(pid))
+    with machine.connect() as waiting:
+        is_left_alone(machine, pid)
+        machine.run("prlimit", "--nofile=4096:", "--pid", str(pid))
+        waiting.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert waiting.makefile("rb").readline() == b"HTTP/1.1 200 \r\n"
+    assert "cannot accept connections for now" in machine.log("progressd.service")
+
+
+def test_a_daemon_that_works_is_left_alone(machine: Machine, pid: int) -> None:
+    is_left_alone(machine, pid)
     assert "jobs: 0 running, " in machine.state("progressd.service")["StatusText"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 from peer import Peer, close_frame, request, upgrade
-from progressd.accepting import accept_forever
+from progressd.accepting import Listening, accept_forever
 from progressd.config import Pipeline
 from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
@@ -53,6 +53,22 @@ async def test_without_descriptors_watchers_are_served_and_newcomers_wait(daemon
                 assert (await watcher.receive())["data"]["current_step"] == 2
             assert (await newcomer.response()).status == 200
     assert warnings(logs) == ["cannot accept connections for now"]
+
+
+async def test_without_descriptors_whoever_tries_to_accept_is_seen_to_work(nursery: trio.Nursery) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Listening.over(server) as listening,
+        socket.create_connection(listening.getsockname()),
+        no_descriptors_left(),
+    ):
+        with trio.move_on_after(0.3) as nobody:
+            await listening.accepts()
+        nursery.start_soon(accept_forever, listening, lambda sock, _: sock.close())
+        with trio.fail_after(5):
+            await listening.accepts()
+        nursery.cancel_scope.cancel()
+    assert nobody.cancelled_caught
 
 
 class FlakySocket(socket.socket):
