@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from http_client import client_of
 from progressd import upkeep
 from progressd.cli import main
+from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError
 from progressd.core.status import JobStatus
 from progressd.files import own_state_dir
@@ -127,6 +128,21 @@ async def test_what_is_wrong_is_said_and_mended(state: Path, spoil: Callable[[Pa
         jobs, total = await store.list_jobs(Filter(labels=(("by", "eve"),)), 10, 0)
         assert ([one.id for one in jobs], total) == ([CONVERTED.id], 1)
         assert store.first_offset > 6
+
+
+async def test_offsets_that_are_given_again_are_those_of_another_store(state: Path) -> None:
+    """Where it has lost which are taken, it cannot know of those of progress that was sent and not yet written."""
+    path = state / "progressd.db"
+    batch = JobBatch(id=job_id(50), status=BatchStatus.QUEUED, created_at=NOW, created_offset=40, offset=41)
+    with closing(SQLiteStore.open(path)) as store:
+        before = store.id
+        await store.commit([], [], [batch])
+    change(state, "UPDATE meta SET value = 20 WHERE key = 'reserved'")
+    assert [sentence for sentence, _ in sentences(state)] == ["offsets below 20 are said to be taken, and 41 is"]
+    assert run("check", "--state-dir", state, "--repair").exit_code == 0
+    with closing(SQLiteStore.open(path)) as store:
+        assert store.first_offset == 42
+        assert store.id != before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The files of jobs in the state directory: uploads, results, and what a pipeline wrote to its standard error.
 
     uploads/JOB_ID         being received; after that a link to the input, until the job is in the store
+    uploads/JOB_ID.again   being received once more, while nobody knows whether the job will be in the store
     jobs/JOB_ID/input      what was uploaded
     jobs/JOB_ID/work-N/    where attempt N runs and writes
     jobs/JOB_ID/output     the result, whole: only the end of a successful attempt puts it there
@@ -24,7 +25,7 @@ from typing import TypeAlias
 
 import trio
 
-from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, Unavailable
+from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, StoreFailed, Unavailable
 from progressd.core.events import checked_job_id
 from progressd.shortage import FULL, in_thread, passes, thread_error
 from progressd.store.base import Store
@@ -86,19 +87,26 @@ class Files:
     async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
-        Raises NoSpace, Unavailable.
+        But where it is undecided whether the store has the job, `prepare` finds that out, and all is left to it until
+        then: also what is sent again, and does not become a job either. Raises NoSpace, Unavailable.
         """
-        path = self._uploads / job_id
+        marker = self._uploads / job_id
         with _disk_told():  # outside of the file, since closing it tries once more to write what did not fit
+            again = marker.exists()
+            path = self._uploads / f"{job_id}.again" if again else marker
+            if again:
+                path.unlink(missing_ok=True)
             async with await trio.open_file(path, "xb") as file:
                 try:
                     yield Upload(file, path, self.input(job_id))
-                except BaseException:
-                    with trio.CancelScope(shield=True):
-                        await self.remove([job_id])
-                    path.unlink()  # not where that failed: the next daemon knows by this what is left to remove
+                except BaseException as error:
+                    if not again and not (isinstance(error, StoreFailed) and error.undecided):
+                        with trio.CancelScope(shield=True):
+                            await self.remove([job_id])
+                        path.unlink()  # not where that failed: the next daemon knows by this what is left to remove
                     raise
                 path.unlink()
+                marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
@@ -204,12 +212,15 @@ class Upload:
         await self._file.aclose()
 
     async def replace_with(self, path: Path) -> None:
-        """Make a file that is on the disk already the input of the job. Raises FileNotFoundError."""
+        """Make a file that is on the disk already the input of the job, at once. Raises FileNotFoundError."""
+        new = self._target.with_name("input.new")
 
         def link() -> None:
             _sync(self._path.parent)  # first: by this name the next daemon knows that the rest never became a job
-            self._target.parent.mkdir()
-            os.link(path, self._target)
+            self._target.parent.mkdir(exist_ok=True)
+            new.unlink(missing_ok=True)
+            os.link(path, new)
+            os.replace(new, self._target)
             _sync(self._target.parent, self._target.parent.parent)
 
         await in_thread(link)

@@ -140,8 +140,10 @@ class Unavailable(ProgressdError):
 class StoreFailed(Unavailable):
     """The store could not keep a change, so nobody is shown it.
 
-    Where the disk failed under the commit, it may be there all the same once the store is opened again.
+    Where it failed in the commit itself the change may be there all the same, once the store is opened again.
     """
+
+    undecided = False  # whether that is so
 
 
 class StoreFull(StoreFailed):

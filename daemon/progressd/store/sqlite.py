@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from progressd.core.batch import BatchStatus, JobBatch
-from progressd.core.errors import StoreFailed
+from progressd.core.errors import StoreFailed, StoreFull
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.shortage import in_thread, passes
@@ -253,11 +253,14 @@ class SQLiteStore:
 
     async def _transaction(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """Run `write` in a transaction of its own, in the writing thread, and wait for it even if cancelled."""
+        committing = False
 
         def run() -> T:
+            nonlocal committing
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 result = write(self._writer)
+                committing = True
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -268,6 +271,10 @@ class SQLiteStore:
         # Not shielded beyond this: `run_sync` itself waits for the thread, and delivers a cancellation afterwards.
         try:
             return await self._in_thread(run, self._writing)
+        except StoreFailed as error:
+            if committing and not isinstance(error, StoreFull):  # without room, its last page has not been written
+                error.undecided = True
+            raise
         finally:
             self._log.written()
 
