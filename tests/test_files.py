@@ -4,13 +4,13 @@ import errno
 import os
 import subprocess
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
-from progressd.core.errors import Conflict, NoSpace, SettingsError
+from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed
 from progressd.files import Files, own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job, job_id
@@ -72,6 +72,60 @@ async def test_an_upload_that_does_not_become_a_job_leaves_nothing(files: Files,
     with pytest.raises(Refused):
         await refuse()
     assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def fail(files: Files, content: bytes, error: Exception, *, whole: bool = True) -> None:
+    """An upload that ends so."""
+    with suppress(type(error)):
+        async with files.upload(ID) as upload:
+            await upload.write(content)
+            if whole:
+                await upload.finish()
+            raise error
+
+
+def undecided() -> StoreFailed:
+    """What a commit raises of which nobody knows whether the store has it."""
+    error = StoreFailed("the disk fails")
+    error.undecided = True
+    return error
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_what_is_undecided_is_decided_by_the_store_when_it_is_opened_again(
+    files: Files, tmp_path: Path, store: SQLiteStore, there: bool
+) -> None:
+    for times in (1, 2, 3):
+        await fail(files, PDF * times, undecided())
+    assert files.input(ID).read_bytes() == PDF * 3
+    if there:
+        await store.commit([job()], [])
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs"} | ({f"jobs/{ID}", f"jobs/{ID}/input"} if there else set())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_what_is_undecided_keeps_its_input_while_it_is_sent_again_in_vain(
+    files: Files, tmp_path: Path, whole: bool
+) -> None:
+    await fail(files, PDF, undecided())
+    await fail(files, PDF[:5], Refused(), whole=whole)
+    assert files.input(ID).read_bytes() == (PDF[:5] if whole else PDF)
+    assert f"uploads/{ID}" in tree(tmp_path)
+    await receive(files)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+    assert files.input(ID).read_bytes() == PDF
+
+
+async def test_a_second_try_that_is_undecided_keeps_its_input(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+    await receive(files)
+    with pytest.raises(StoreFailed):
+        async with files.copied_input(ID, job_id(2)):
+            raise undecided()
+    await store.commit([job(), job(2)], [])
+    await files.prepare(store)
+    assert files.input(job_id(2)).read_bytes() == PDF
+    assert tree(tmp_path / "uploads") == set()
 
 
 async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -> None:

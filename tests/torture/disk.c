@@ -34,6 +34,7 @@ struct control {
     int64_t failed;      /* how many calls have been made to fail */
     int64_t recorded;    /* how many changes and syncs there have been */
     int64_t die_after;   /* so many of them from now on, the process kills itself; 0: it does not */
+    int64_t log_errno;   /* what syncing a write-ahead log fails with, and no other file */
 };
 
 static const char mark[8] = "\x93torture";
@@ -343,7 +344,9 @@ static int synced(int fd, int number) {
         return (int)syscall(number, fd);
     int result = 0; /* the disk itself is spared: only the record counts */
     ORDERED({
-        if (refused(control->sync_errno))
+        size_t length = strlen(path);
+        int is_log = length > 4 && strcmp(path + length - 4, "-wal") == 0;
+        if (refused(control->sync_errno) || (is_log && refused(control->log_errno)))
             result = -1;
         else if (S_ISDIR(found.st_mode))
             record_path('Y', found.st_ino, path);

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 MARK = b"\x93torture"
 HEAD = struct.Struct("<8scQQI")  # the mark, what, inode, offset, length of what follows
 SOURCE = Path(__file__).with_name("disk.c")
-CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "recorded", "die_after")
+CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "recorded", "die_after", "log_errno")
 
 
 def build_shim(directory: Path) -> Path:

@@ -16,6 +16,7 @@ import pytest
 import trio
 from http_client import FORM_TYPE, file_part, form
 from samples import ID, job_id
+from submitting import PDF
 from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon
 from waiting import eventually
@@ -29,6 +30,7 @@ class Patient:
     def __init__(self, url: str, power: Power, daemon: ForgedDaemon, client: httpx.AsyncClient) -> None:
         self.url = url
         self.control = power.control
+        self.state_dir = power.state_dir
         self.daemon = daemon
         self.client = client
         self._socket_path = str(power.state_dir / "ingest.sock")
@@ -45,8 +47,10 @@ class Patient:
         answer = await self.client.get(f"/api/jobs/{id_}")
         return str(answer.json()["status"])
 
-    async def upload(self) -> httpx.Response:
+    async def upload(self, key: str | None = None) -> httpx.Response:
         headers = {"Host": self.client.base_url.netloc.decode(), **FORM_TYPE}
+        if key is not None:
+            headers["Idempotency-Key"] = key
         return await self.client.post("/api/convert", content=form(file_part()), headers=headers)
 
     async def well(self) -> None:
@@ -100,6 +104,50 @@ async def test_a_disk_that_fails_costs_no_fact(forge: Forge, tmp_path: Path, fau
         assert await it.status(ID) == "completed"
         assert (await it.client.get(f"/api/jobs/{job_id(2)}")).status_code == 404
         assert (await it.upload()).status_code == 202
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["sent once", "sent again"])
+@pytest.mark.parametrize("mended", [False, True], ids=["killed while it fails", "killed afterwards"])
+async def test_a_job_whose_commit_failed_is_there_after_a_kill_with_its_input_or_not_at_all(
+    forge: Forge, tmp_path: Path, times: int, mended: bool
+) -> None:
+    async with patient(forge, tmp_path) as it:
+        state_dir = it.state_dir
+        assert (await it.report(registered(ID)))["ok"]  # or the head of the log failed, with nothing behind it
+        it.control["log_errno"] = errno.EIO
+        for _ in range(times):
+            assert (await it.upload("key")).status_code == 503
+        if mended:
+            it.control["log_errno"] = 0
+            assert (await it.report(progress(ID, 1)))["ok"]  # which starts it, and is written over what failed
+        it.daemon.kill()
+        await it.daemon.ended()
+    async with forge.daemon(state_dir) as daemon:
+        url = await daemon.listening()
+        async with httpx.AsyncClient(base_url=url, timeout=10, trust_env=False) as client:
+            jobs = (await client.get("/api/jobs")).json()["jobs"]
+            found = [job["id"] for job in jobs if job["id"] != ID]
+            assert len(found) == (0 if mended else 1)
+            assert os.listdir(state_dir / "jobs") == found
+            assert os.listdir(state_dir / "uploads") == []
+            headers = {"Host": client.base_url.netloc.decode(), "Idempotency-Key": "key", **FORM_TYPE}
+            answer = await client.post("/api/convert", content=form(file_part()), headers=headers)
+            assert answer.status_code == 202
+            assert ("Idempotency-Replayed" in answer.headers) is not mended
+            assert (state_dir / "jobs" / answer.json()["job_id"] / "input").read_bytes() == PDF
+
+
+async def test_a_file_that_is_sent_again_once_the_disk_works_becomes_its_job(forge: Forge, tmp_path: Path) -> None:
+    async with patient(forge, tmp_path) as it:
+        assert (await it.report(registered(ID)))["ok"]
+        it.control["log_errno"] = errno.EIO
+        assert (await it.upload("key")).status_code == 503
+        it.control["log_errno"] = 0
+        answer = await it.upload("key")
+        assert answer.status_code == 202
+        assert "Idempotency-Replayed" not in answer.headers
+        assert (it.state_dir / "jobs" / answer.json()["job_id"] / "input").read_bytes() == PDF
+        assert os.listdir(it.state_dir / "uploads") == []
 
 
 async def test_a_daemon_out_of_descriptors_keeps_what_it_has(forge: Forge, tmp_path: Path) -> None:
