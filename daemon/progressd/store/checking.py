@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from progressd.store.failures import NO_JSON, damaged, told_of
 from progressd.store.reading import every_job
+from progressd.store.schema import NEW_ID
 
 MOST: Final = 20  # problems of the file itself that are told
 OF_INDEXES: Final = ("missing from index", "wrong # of entries in index", "non-unique entry in index")
@@ -18,8 +19,13 @@ DERIVED: Final = (
 )
 ORPHANS: Final = "FROM changes WHERE job_id NOT IN (SELECT id FROM jobs)"
 NEWEST_OFFSET: Final = (
-    "SELECT max(coalesce(max(body ->> 'offset'), 0), (SELECT coalesce(max(offset), 0) FROM changes)) FROM jobs"
+    "SELECT max(offset) FROM (SELECT offset FROM changes UNION ALL SELECT body ->> 'offset' FROM jobs"
+    " UNION ALL SELECT body ->> 'offset' FROM batches"
+    " UNION ALL SELECT value FROM meta WHERE key = 'oldest_cursor')"
 )
+# Of the offsets given out, those of progress and of batches may be nowhere in the file. So it becomes a store of its
+# own, as a copy does: a cursor from before is not to be taken for one of those that are given a second time.
+RENEWAL: Final = f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'"
 
 
 class Problem(NamedTuple):
@@ -48,7 +54,7 @@ def problems(db: sqlite3.Connection) -> Iterator[Problem]:
     if reserved <= newest:
         yield Problem(
             f"offsets below {reserved} are said to be taken, and {newest} is",
-            f"UPDATE meta SET value = {newest + 1} WHERE key = 'reserved'",
+            f"UPDATE meta SET value = {newest + 1} WHERE key = 'reserved'; {RENEWAL}",
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from progressd.core.errors import Conflict, SettingsError
 from progressd.store.failures import damaged
 from progressd.store.reading import reading
+from progressd.store.schema import NEW_ID
 
 
 def backup(path: Path, target: Path) -> int:
@@ -49,7 +50,7 @@ def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
         db.backup(copied)
         copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
-        copied.execute("UPDATE meta SET value = lower(hex(randomblob(4))) WHERE key = 'store_id'")
+        copied.execute(f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'")
         if checked:
             _check(copied)
     _sync(partial)

@@ -12,10 +12,12 @@ from progressd.core.errors import SettingsError
 
 APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
 
+NEW_ID: Final = "lower(hex(randomblob(4)))"  # of a store, in SQL
+
 MIGRATIONS: Final = (
-    """
+    f"""
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-    INSERT INTO meta VALUES ('store_id', lower(hex(randomblob(4)))), ('reserved', 1), ('oldest_cursor', 0);
+    INSERT INTO meta VALUES ('store_id', {NEW_ID}), ('reserved', 1), ('oldest_cursor', 0);
 
     CREATE TABLE jobs (
         created_offset INTEGER PRIMARY KEY,
