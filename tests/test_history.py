@@ -1,9 +1,9 @@
 """What was, for who comes later: from memory and from the store alike, and without a seam to what comes."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import ANY
 
 import pytest
@@ -25,6 +25,7 @@ from samples import ID, job_id
 from spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
 
 TOPIC = job_topic(ID)
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -216,9 +217,9 @@ class CountedStore(SQLiteStore):
 
     reads = 0
 
-    async def _read(self, query: str, *values: object) -> list[object]:
+    async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
         self.reads += 1
-        return await super()._read(query, *values)
+        return await super()._documents(decode, query, *values)
 
 
 async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: Path) -> None:
@@ -321,9 +322,9 @@ class SlowStore(SQLiteStore):
 
     waits: list[int]
 
-    async def _read(self, query: str, *values: object) -> list[object]:
+    async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
         await self._wait()
-        rows = await super()._read(query, *values)
+        rows = await super()._documents(decode, query, *values)
         await self._wait()
         return rows
 
