@@ -43,7 +43,9 @@ async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query
             gc.collect()
             assert there.tasks - before.tasks == WATCHERS
             assert there.topics == before.topics
-            assert (sys.getallocatedblocks() - blocks) / WATCHERS < 120  # 85 to 105 when this was written
+            assert (
+                sys.getallocatedblocks() - blocks
+            ) / WATCHERS < 150  # 85 to 105 when this was written, in a process that does nothing else
 
 
 async def test_all_are_pinged_however_many_are_due_at_once(tmp_path: Path) -> None:
