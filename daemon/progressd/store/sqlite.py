@@ -133,17 +133,19 @@ class SQLiteStore:
 
     async def last_seen(self) -> datetime | None:
         """See Store."""
-        rows = await self._read(
-            "SELECT offset, completed_at FROM ("
-            " SELECT offset, completed_at FROM jobs WHERE completed_at IS NOT NULL AND offset < ?1"
-            " ORDER BY offset DESC LIMIT 1"
-            ") UNION ALL SELECT created_offset, created_at FROM ("
-            " SELECT created_offset, body ->> 'created_at' AS created_at FROM jobs WHERE created_offset < ?1"
-            " ORDER BY created_offset DESC LIMIT 1"
-            ")",
+        ended = await self._documents(
+            job_of,
+            f"SELECT {JOB} FROM jobs WHERE completed_at IS NOT NULL AND offset < ? ORDER BY offset DESC LIMIT 1",
             self.first_offset,
         )
-        return datetime.fromisoformat(max(rows)[1]) if rows else None
+        created = await self._documents(
+            job_of,
+            f"SELECT {JOB} FROM jobs WHERE created_offset < ? ORDER BY created_offset DESC LIMIT 1",
+            self.first_offset,
+        )
+        times = [(job.created_offset, job.created_at) for job in created]
+        times += [(job.offset, job.completed_at) for job in ended if job.completed_at is not None]
+        return max(times)[1] if times else None
 
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
