@@ -192,7 +192,7 @@ class Ingest:
             elif unsaved:
                 await self._store.commit(unsaved.values(), ())
             elif self.failing is not None:
-                await self._store.reserve(self._reserved)  # writes what is there already, to see whether that goes
+                await self._reserve_up_to(self._reserved + 1)  # to see whether that goes: what is there is not written
         except StoreFailed:
             newest = {job_id: job for job_id in unsaved if (job := self._registry.unfinished.get(job_id)) is not None}
             self._unsaved = {**newest, **self._unsaved}
@@ -208,9 +208,11 @@ class Ingest:
 
     async def _reserve(self, count: int) -> None:
         if self._next_offset + count > self._reserved:
-            reserved = self._next_offset + count + RESERVE_AHEAD
-            await self._store.reserve(reserved)
-            self._reserved = reserved
+            await self._reserve_up_to(self._next_offset + count + RESERVE_AHEAD)
+
+    async def _reserve_up_to(self, reserved: int) -> None:
+        await self._store.reserve(reserved)
+        self._reserved = max(self._reserved, reserved)  # the two who call this may do so at the same time
 
     def _hear(self, events: Iterable[Event]) -> None:
         """Note the producers that these come from.
