@@ -239,6 +239,8 @@ async def test_an_event_of_a_job_that_cannot_be_read_is_refused_and_the_daemon_g
         await store.reserve(100)
         await store.commit([job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=2)], [])
     flip(path, b'"created_at":"20')
+    with closing(SQLiteStore.open(path)) as store:  # a newer one, or retention would meet it at once
+        await store.commit([job(3, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=4)], [])
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         assert (await daemon.report(registered(job_id(2))))[0]["ok"]
         [answer] = await daemon.report(progress(job_id(1), 1))
