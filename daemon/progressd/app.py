@@ -198,17 +198,7 @@ class Daemon:
         reload.register(lambda settings: self.admission.use(settings.auth))
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
-                listener = Listener(
-                    self.watchers.handle,
-                    self.http,
-                    connections,
-                    self.settings.limits,
-                    self.ledger,
-                    encrypted_by(self.settings),
-                    self.base,
-                )
-                reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
-                reload.register(lambda settings: partial(listener.use, settings.limits))
+                listener = self._listener(connections)
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:
                         accepting.start_soon(listener.run, listening)
@@ -224,13 +214,7 @@ class Daemon:
                         accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
                     on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
-
-                    while (number := await anext(signals)) == signal.SIGHUP:
-                        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-                        reload()
-                        notify("READY=1", f"STATUS={self._status()}")
-                    log.info("stopping", signal=signal.Signals(number).name)
-                    notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self._drain_seconds + LAST_WORK) * 1e6)}")
+                    await self._until_told_to_stop(signals, notify)
                     await self._wait_for_jobs(jobs_done, signals)
                     accepting.cancel_scope.cancel()
                 ending.start_soon(self._cut_off, connections.cancel_scope)
@@ -239,6 +223,21 @@ class Daemon:
                 self.streams.close(DRAINING)
                 await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
             ending.cancel_scope.cancel()
+
+    def _listener(self, connections: trio.Nursery) -> Listener:
+        limits, encrypted = self.settings.limits, encrypted_by(self.settings)
+        listener = Listener(self.watchers.handle, self.http, connections, limits, self.ledger, encrypted, self.base)
+        self.reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
+        self.reload.register(lambda settings: partial(listener.use, settings.limits))
+        return listener
+
+    async def _until_told_to_stop(self, signals: AsyncIterator[int], notify: Notifier) -> None:
+        while (number := await anext(signals)) == signal.SIGHUP:
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self.reload()
+            notify("READY=1", f"STATUS={self._status()}")
+        log.info("stopping", signal=signal.Signals(number).name)
+        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self._drain_seconds + LAST_WORK) * 1e6)}")
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
         ports = {f"nobody is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]}
