@@ -3,14 +3,16 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import progressd
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from progressd import systemd
 from progressd.systemd import Notifier, inherited_sockets
 from progressd.watchdog import Watchdog, run_status
@@ -22,6 +24,23 @@ from trio.testing import MockClock
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where systemd could listen, as it writes it in NOTIFY_SOCKET."""
     return str(tmp_path / "notify") if request.param == "path" else f"@progressd-test-{os.getpid()}"
+
+
+@contextmanager
+def listening(address: str | None) -> Iterator[Callable[[], list[str]]]:
+    """What listens at an abstract address, and tells what it has been sent; without an address nothing does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
+        if address:
+            receiver.bind("\0" + address[1:])
+
+        def received() -> list[str]:
+            messages = []
+            with suppress(BlockingIOError):
+                while True:
+                    messages.append(receiver.recv(1000).decode())
+            return messages
+
+        yield received
 
 
 @pytest.fixture
@@ -65,6 +84,33 @@ def test_a_systemd_that_cannot_be_reached_stops_nothing_and_hears_later_what_it_
     assert [entry["event"] for entry in logs] == ["cannot tell systemd how the service is"] * 2
 
 
+@given(
+    reloads=st.integers(0, 5),
+    stops=st.booleans(),
+    unreachable=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_systemd_hears_how_the_service_is_in_the_end_and_no_more_than_it_needs(
+    reloads: int, stops: bool, unreachable: list[bool]
+) -> None:
+    said = ["READY=1", *["RELOADING=1", "READY=1"] * reloads, *["STOPPING=1"] * stops]
+    address = f"@progressd-test-{os.getpid()}"
+    heard: list[str] = []
+    longest = 0
+    with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
+        for word, away in zip([*said, ""], [*unreachable[: len(said)], False], strict=True):
+            before = len(heard)
+            with listening(None if away else address) as receiver:
+                notify(*[word] * bool(word))
+                heard += receiver()
+            longest = max(longest, len(heard) - before)
+    assert heard[-1] == said[-1]
+    assert heard[-1 - stops] == "READY=1"
+    assert longest <= 3
+    assert set(heard) >= set(said)
+    words = iter(said)
+    assert all(word in words for word in heard), "it is told in order"
+
+
 def test_a_systemd_that_reads_nothing_is_not_waited_for(address: str, receiver: socket.socket) -> None:
     with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
         sent = 0
@@ -104,12 +150,12 @@ def passed_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         yield descriptors
 
 
-def given(count: int, pid: int | str) -> dict[str, str]:
+def passing(count: int, pid: int | str) -> dict[str, str]:
     return {"LISTEN_FDS": str(count), "LISTEN_PID": str(pid), "LISTEN_FDNAMES": "http:ingest", "PATH": "/bin"}
 
 
 def test_sockets_that_were_passed_on_are_taken_and_kept_from_children(passed_on: list[int]) -> None:
-    environ = given(2, os.getpid())
+    environ = passing(2, os.getpid())
     sockets = inherited_sockets(environ)
     assert [one.fileno() for one in sockets] == passed_on
     for one in sockets:
@@ -122,14 +168,14 @@ def test_sockets_that_were_passed_on_are_taken_and_kept_from_children(passed_on:
 
 
 def test_only_as_many_are_taken_as_were_passed_on(passed_on: list[int]) -> None:
-    [one] = inherited_sockets(given(1, os.getpid()))
+    [one] = inherited_sockets(passing(1, os.getpid()))
     one.close()
     os.fstat(passed_on[1])  # still open
     os.close(passed_on[1])
 
 
 def test_sockets_meant_for_another_process_are_left_alone(passed_on: list[int]) -> None:
-    environ = given(2, os.getpid() + 1)
+    environ = passing(2, os.getpid() + 1)
     assert inherited_sockets(environ) == []
     assert environ == {"PATH": "/bin"}
     for descriptor in passed_on:

@@ -23,7 +23,7 @@ class Notifier:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self._owed: list[str] = []  # messages that systemd did not take
+        self._owed: dict[str, str] = {}  # by their first assignment, messages that systemd did not take
         self._failing = False
         if address:
             kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -38,22 +38,24 @@ class Notifier:
         """Send assignments such as `READY=1`; whether systemd has them. It neither waits nor raises an error.
 
         What systemd does not take, except for what callers repeat, comes first in the next call, which may be an empty
-        one.
+        one; of READY=1, RELOADING=1 and STOPPING=1 only the last of each, which is all that still matters.
         """
         if self._socket is None:
             return True
-        messages = [*self._owed, "\n".join(assignments)] if assignments else self._owed
-        for number, message in enumerate(messages):
-            try:
+        if assignments:
+            self._owed.pop(assignments[0], None)  # so that the new one comes last
+            self._owed[assignments[0]] = "\n".join(assignments)
+        try:
+            for first, message in list(self._owed.items()):
                 self._socket.sendto(message.encode(), self._address)
-            except OSError as error:
-                if not self._failing:  # said once, not with every sign of life
-                    log.warning("cannot tell systemd how the service is", error=str(error))
-                self._failing = True
-                self._owed = [one for one in messages[number:] if not one.startswith(REPEATED)]
-                return False
+                del self._owed[first]
+        except OSError as error:
+            if not self._failing:  # said once, not with every sign of life
+                log.warning("cannot tell systemd how the service is", error=str(error))
+            self._failing = True
+            self._owed = {first: text for first, text in self._owed.items() if not first.startswith(REPEATED)}
+            return False
         self._failing = False
-        self._owed = []
         return True
 
 
