@@ -68,6 +68,28 @@ def test_steps_without_an_end_are_counted_without_it(
         assert "/0" not in screen.getvalue()
 
 
+def test_there_is_no_percentage_while_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = received("progress", current_step=0, total_steps=0, step_name="Looking", percent=0)
+    with Lines(URL, as_json=False) as display:
+        display.show(nothing)
+    assert capsys.readouterr().out == f"{JOB} progress Looking\n"
+    on_terminal, screen = bars()
+    with on_terminal:
+        for message in (
+            CREATED,
+            STARTED,
+            nothing,
+            received("progress", current_step=0, total_steps=2, step_name="", percent=0),
+        ):
+            assert "%" not in screen.getvalue()
+            on_terminal.show(message)
+            on_terminal._progress.refresh()
+        assert " 0%" in screen.getvalue().splitlines()[-1]
+        on_terminal.show(received("status_change", old_status="processing", new_status="queued"))
+        on_terminal._progress.refresh()
+        assert "%" not in screen.getvalue().splitlines()[-1]
+
+
 def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines(URL, as_json=True) as display:
         display.show(Received('{"type":"new",  "a":1}', None))

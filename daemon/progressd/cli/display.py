@@ -7,7 +7,7 @@ from typing import Final, Self
 
 import click
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -119,12 +119,12 @@ class Bars(Display):
                 self._names[job_id] = text.printable(data.input_filename or data.kind)
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
-                self._progress.update(self._bar(job_id), total=100, completed=data.percent, description=_step(data))
+                moved = text.percent(data.percent, data.total_steps)
+                self._move(job_id, data.percent if moved else None, _step(data))
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
-                bar = self._bar(job_id)
-                self._progress.update(bar, total=100, completed=0, description=str(data.new_status))
+                self._move(job_id, None, str(data.new_status))
             case Completed():
                 self._finish(received.message, JobStatus.COMPLETED)
             case Error():
@@ -136,8 +136,15 @@ class Bars(Display):
     def _bar(self, job_id: str) -> TaskID:
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
-            self._bars[job_id] = self._progress.add_task("queued", total=None, name=name, id=text.short(job_id))
+            self._bars[job_id] = self._progress.add_task(
+                "queued", total=100, name=name, id=text.short(job_id), known=False
+            )
         return self._bars[job_id]
+
+    def _move(self, job_id: str, percent: int | None, step: str) -> None:
+        """`percent`: None while nobody knows."""
+        known = percent is not None
+        self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step)
 
     def _finish(self, last: JobMessage, status: JobStatus) -> None:
         if (bar := self._bars.pop(last.job_id, None)) is not None:
@@ -160,7 +167,7 @@ class _Screen(Progress):
             (0, _Id(table_column=Column(no_wrap=True, min_width=8))),
             (46, _Name(table_column=Column(max_width=40))),
             (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
-            (0, TextColumn("{task.percentage:>3.0f}%")),
+            (0, _Percentage(table_column=Column(no_wrap=True, min_width=4))),
             (60, _Step()),
         )
         self._idle = idle
@@ -187,6 +194,11 @@ class _Id(ProgressColumn):
 class _Name(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(str(task.fields["name"]), no_wrap=True, overflow="ellipsis")
+
+
+class _Percentage(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.percentage:>3.0f}%" if task.fields["known"] else "")
 
 
 class _Step(ProgressColumn):

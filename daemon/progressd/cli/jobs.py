@@ -56,7 +56,9 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
     from progressd.cli import text
 
     status = JobStatus(job["status"])
-    done = "100%" if status is JobStatus.COMPLETED else "-" if status.finished else f"{job['progress']['percent']}%"
+    progress = job["progress"]
+    moved = "" if status.finished else text.percent(progress["percent"], progress["total_steps"])
+    done = "100%" if status is JobStatus.COMPLETED else moved or "-"
     return job["id"], job["status"], done, text.local_time(job["created_at"]), text.name(job)
 
 

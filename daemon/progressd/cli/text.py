@@ -53,7 +53,8 @@ def said(message: Message, url: str) -> str:
         case StatusChange(_, data):
             return f"{data.old_status} -> {data.new_status}"
         case Progress(_, data):
-            step = printable(" ".join(filter(None, [f"{data.percent}%", steps(data), data.step_name])))
+            moved = percent(data.percent, data.total_steps)
+            step = printable(" ".join(filter(None, [moved, steps(data), data.step_name])))
             return ", ".join(filter(None, [step, left(data)]))
         case Completed(_, data):
             pages = f", {data.page_count} {'page' if data.page_count == 1 else 'pages'}" if data.page_count else ""
@@ -73,6 +74,11 @@ def said(message: Message, url: str) -> str:
 def short(job_id: str) -> str:
     """As much of an id as tells jobs apart at a glance."""
     return job_id[:8]
+
+
+def percent(done: int, total_steps: int) -> str:
+    """How far a job is; nothing while neither a percentage nor the number of its steps has been told."""
+    return f"{done}%" if done or total_steps else ""
 
 
 def steps(data: ProgressData) -> str:
