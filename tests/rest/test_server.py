@@ -137,6 +137,44 @@ async def test_a_body_that_nobody_wants_does_not_hold_up_the_answer_nor_the_daem
     await daemon.stop()
 
 
+UNFINISHED = {"Transfer-Encoding": "chunked"}
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "status"),
+    [
+        ("/nope", "POST", 404),
+        ("/api/health", "POST", 405),
+        ("/api/jobs/x/retry", "POST", 400),
+        ("/api/health/live", "GET", 200),
+        ("/api/jobs", "POST", 403),  # by the gate
+    ],
+)
+async def test_an_answer_before_the_end_of_the_body_says_that_it_is_the_last(
+    daemon: RunningDaemon, target: str, method: str, status: int
+) -> None:
+    headers = {"Origin": "http://elsewhere.example"} if status == 403 else {}
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(request(target, {**UNFINISHED, **headers}, method=method) + b"1\r\nx\r\n")
+        answered = await peer.response()
+        assert (answered.status, answered.headers["connection"]) == (status, "close")
+        assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * 2000], ids=len)
+@pytest.mark.parametrize(("target", "origin"), [("/nope", ""), ("/api/jobs", "http://elsewhere.example")])
+async def test_a_refused_request_whose_body_came_with_it_leaves_the_connection_open(
+    daemon: RunningDaemon, body: bytes, target: str, origin: str
+) -> None:
+    headers = {"Origin": origin, "Content-Length": str(len(body))}
+    async with Peer(await daemon.connect()) as peer:
+        for _ in range(20):
+            await peer.send(request(target, headers, method="POST") + body)
+            answered = await peer.response()
+            assert answered.status in (403, 404)
+            assert "connection" not in answered.headers
+
+
 @asynccontextmanager
 async def stuck_download(directory: Path, **limits: float) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
     """A daemon, and a client that has asked it for a large file and reads nothing of it."""

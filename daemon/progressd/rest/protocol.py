@@ -134,6 +134,9 @@ class Protocol(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """The head of a response leaves with what follows it."""
+        if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
+            await trio.lowlevel.checkpoint()  # what there is of the request's body is read
+            event = self._closing(event)
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
@@ -146,6 +149,13 @@ class Protocol(H11Protocol):
         data, self._head = self._head + data, b""
         if data:
             await self.send(RawData(data=data))
+
+    def _closing(self, response: h11.Response) -> h11.Response:
+        """The same; if its request has not come whole, it says that no other may follow (RFC 9112 §9.6)."""
+        if self.connection.their_state is not h11.SEND_BODY:
+            return response
+        headers = [*response.headers, (b"connection", b"close")]
+        return h11.Response(status_code=response.status_code, headers=headers)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """There is nothing to switch to."""
