@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from outboxes import Collected
@@ -104,6 +104,15 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=25), st.booleans())
+@example(  # the end comes in another part of the replay than the beginning
+    [
+        *[("tell", 2, "burst")] * 2,
+        ("subscribe", [ALL_JOBS], True),
+        ("tell", 2, "end"),
+        ("subscribe", [job_topic(IDS[2])], False),
+    ],
+    False,
+)
 @settings(max_examples=150)
 async def test_every_change_comes_once_in_order_and_nothing_is_missing(
     steps: list[tuple[str, object, object]], slow: bool

@@ -111,7 +111,8 @@ class Session:
         past = Past(self._history, topic, after, top)
         while (batch := await past.next()) is not None:
             await drained()
-            self._outbox.put(Batch(self._replayed(topic, batch.items, past.over)))
+            unknown = past.over and past.newest <= self._seen_unfinished
+            self._outbox.put(Batch(self._replayed(topic, batch.items, unknown)))
         if past.over or not self._sessions.has(self, topic):  # or it has ended since
             self.end(topic, after or 0)
             return
@@ -131,9 +132,8 @@ class Session:
         if items:
             self._outbox.put(Batch(items))
 
-    def _replayed(self, topic: str, items: Sequence[Published], over: bool) -> list[Published]:
-        """What a replay of the topic brings that has not come through another one."""
-        unknown = over and items and items[-1].offset <= self._seen_unfinished
+    def _replayed(self, topic: str, items: Sequence[Published], unknown: bool) -> list[Published]:
+        """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
         # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
         return [
             Published(item.offset, replace(item.message, cursor=UNSET))

@@ -49,6 +49,7 @@ class Past:
 
     def __init__(self, history: History, topic: str, after: int | None, top: int) -> None:
         self.over = False  # the topic has had its last message, as far as has been read
+        self.newest = 0  # the offset of the last message that has been read
         self._history = history
         self._topic = topic
         self._after = after
@@ -64,6 +65,8 @@ class Past:
             page = await self._history.page(self._topic, self._after, self._top)
             self._read.extend(page.items)
             self.over = page.over
+            if page.items:
+                self.newest = page.items[-1].offset
             self._after = page.after
             self._at_end = page.after is None
         items, size = list[Published](), 0
