@@ -46,6 +46,14 @@ class ForgedDaemon:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def starved(self) -> float:
+        """Seconds that its threads, taken together, have been ready to run and were given no processor."""
+        waited = 0
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                waited += int((task / "schedstat").read_text().split()[1])
+        return waited / 1e9
+
     async def ended(self) -> int:
         """Wait for its end."""
         while self.status is None:

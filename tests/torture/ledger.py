@@ -8,7 +8,9 @@ that was broken is an AssertionError that names the job and the offset.
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from torture.outage import Outage
 
 CHANGES = ("job_created", "status_change", "completed", "error")
 TERMINAL = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}  # an end, and the status it makes
@@ -17,8 +19,16 @@ MAY_FOLLOW = {
     "queued": {"processing", "failed", "cancelled"},
     "processing": {"completed", "failed", "cancelled", "queued"},  # queued: again, after a crash under the runner
 }
+RUN = "copy"  # the kind of the jobs that the runner works on
+ATTEMPTS = 3  # the default of runner.max_attempts
 FRESH = 1.0  # seconds of progress that a crash may cost
-LATE = 1.0  # seconds more that a busy machine may take to write it
+
+
+class Kill(NamedTuple):
+    """The last thing that happened to a daemon; seconds."""
+
+    at: float  # a moment before it; never, where the daemon has come to its end by itself
+    starved: float = 0.0  # how long the machine had let it wait for a processor until then, which is not its fault
 
 
 @dataclass
@@ -34,6 +44,7 @@ class Story:
     ended_as: str | None = None  # the end that was answered
     ends: set[str] = field(default_factory=set)  # those that were sent
     answered_at: dict[int, float] = field(default_factory=dict)  # of progress: step -> seconds
+    kept: int = 0  # the step that a daemon had when it started
 
     @property
     def last(self) -> int:
@@ -60,18 +71,40 @@ class Ledger:
         self.uploaded: dict[str, str] = {}  # jobs of the runner, answered or not: job -> file name
         self.audited = 0  # the offset up to which the books have been compared
         self.store: str | None = None
+        self.newest = 0  # offset that anybody was told
+        self.outages: list[Outage] = []  # since the books were compared
         self.counted: Counter[str] = Counter()
         self._messages: dict[int, Mapping[str, Any]] = {}  # everything anybody was sent, by offset
         self._answers: dict[int, tuple[str, str]] = {}  # offset -> job and end, as producers were answered
         self._statuses: dict[str, str] = {}  # as the audited changes leave the jobs
         self._told: dict[str, str] = {}  # the message that came after the end
+        self._kinds: dict[str, str] = {}
+        self._starts: dict[str, list[int]] = {}  # offsets at which a job became processing
+        self._excused: set[str] = set()  # jobs of the runner that may have failed, since the disk did
 
     def offset(self, cursor: str) -> int:
         """The offset of a cursor; all are of one store."""
         store, _, offset = cursor.partition("-")
         assert self.store in (None, store), f"a cursor of the store {store}, which was {self.store}"
         self.store = store
+        self.newest = max(self.newest, int(offset))
         return int(offset)
+
+    def disk_fails(self, now: float) -> None:
+        """From now on (seconds)."""
+        self.outages.append(Outage(now, self.newest))
+
+    def disk_works(self, sent: float, cursor: str) -> None:
+        """Something has been taken that was sent then (seconds), after the disk was mended."""
+        self.outages[-1].over, self.outages[-1].upto = sent, self.offset(cursor)
+
+    def excuses_refusal(self, sent: float) -> bool:
+        """Whether the disk failed at that time (seconds), or later."""
+        return any(outage.excuses_refusal(sent) for outage in self.outages)
+
+    def settled(self) -> None:
+        """All has been compared: what was excused is known, and nothing more will be."""
+        self.outages.clear()
 
     def saw(self, message: Mapping[str, Any]) -> int:
         """Somebody has been sent this; its offset. An offset is never given twice."""
@@ -129,16 +162,34 @@ class Ledger:
             assert new in MAY_FOLLOW.get(old, ()), f"job {job_id} was {old} and is {new} at {offset}"
             assert type_ == "job_created" or message["data"]["old_status"] == old, f"{message} after {old}"
             self._statuses[job_id] = new
+            if type_ == "job_created":
+                self._kinds[job_id] = message["data"]["kind"]
+            elif new == "processing":
+                self._starts.setdefault(job_id, []).append(offset)
         else:
+            if type_ == "error" and self._kinds[job_id] == RUN:
+                self._judge(job_id, message["data"]["message"], offset)
             assert TERMINAL[type_] == old, f"job {job_id} is {old} and is told {type_} at {offset}"
             assert job_id not in self._told, f"job {job_id} has two ends: {self._told[job_id]} and {type_}"
             self._told[job_id] = type_
+
+    def _judge(self, job_id: str, sentence: str, offset: int) -> None:
+        """A job of the runner has failed: after too many attempts, or since the disk did, but for no other reason."""
+        starts = self._starts.get(job_id, [])
+        if sentence == "interrupted":
+            assert len(starts) >= ATTEMPTS, f"job {job_id} was interrupted at attempt {len(starts)}"
+        elif job_id not in self._excused:
+            started = starts[-1] if starts else 0
+            excused = any(outage.excuses_failure(started, offset) for outage in self.outages)
+            assert excused, f"job {job_id} failed at {offset}, and no disk did: {sentence}"
+            self._excused.add(job_id)
 
     def start_over(self) -> None:
         """Compare all changes again, from the first one on."""
         self.audited = 0
         self._statuses.clear()
         self._told.clear()
+        self._starts.clear()
 
     def missed(self, after: int, upto: int, seen: set[int]) -> list[Mapping[str, Any]]:
         """The state changes with after < offset ≤ upto that are not among the seen, of those that were compared."""
@@ -148,7 +199,7 @@ class Ledger:
             if after < offset <= min(upto, self.audited) and message["type"] in CHANGES and offset not in seen
         ]
 
-    def compare_story(self, story: Story, job: Mapping[str, Any] | None, killed_at: float) -> None:
+    def compare_story(self, story: Story, job: Mapping[str, Any] | None, kill: Kill) -> None:
         """A producer's job as it is now, None where there is none. What is true from now on is the daemon's word."""
         if job is None:
             assert story.answered == 0, f"job {story.id} was answered, and it is gone"
@@ -163,13 +214,28 @@ class Ledger:
             assert story.ended_as is None or TERMINAL[story.ended_as] == status, (
                 f"job {story.id} was answered {story.ended_as}, and it is {status}"
             )
-        safe = [step for step, at in story.answered_at.items() if at < killed_at - FRESH - LATE]
-        assert step >= max(safe, default=0), f"job {story.id} is back at step {step}, and {max(safe)} was old"
-        assert step <= min(story.sent - 1, story.steps) or step == 0, f"job {story.id}: step {step} was never sent"
+        self._compare_step(story, status, step, kill)
         self.counted["steps lost to a crash"] += max(0, max(story.answered_at, default=0) - step)
         story.answered = story.sent = story.last if first == story.last else max(first, step + 1)
         story.answered_at = {}
+        story.kept = step
         self.counted["jobs compared"] += 1
+
+    def _compare_step(self, story: Story, status: str, step: int, kill: Kill) -> None:
+        """The newest progress of a job: the first and the last are as durable as what they belong to."""
+        ended = status in TERMINAL.values()
+        safe = [step for step, at in story.answered_at.items() if ended or self._written(at, kill)]
+        owed = max([story.kept, *safe])
+        assert step >= owed, f"job {story.id} is {status} and back at step {step}, and {owed} was to be kept"
+        assert step > 0 or status == "queued", f"job {story.id} is {status} without the progress that started it"
+        assert step <= min(story.sent - 1, story.steps), f"job {story.id}: step {step} was never sent"
+
+    def _written(self, at: float, kill: Kill) -> bool:
+        """Whether progress that was answered then (seconds) had to be on the disk before a kill."""
+        within = FRESH + kill.starved
+        for outage in self.outages:
+            at = outage.could_be_written(at, within)
+        return at + within < kill.at
 
     def compare_job(self, job: Mapping[str, Any]) -> None:
         """Any job: it is what its changes made it, and once finished it stays as it was."""

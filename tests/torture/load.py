@@ -54,7 +54,6 @@ class Clients:
         self.chance = chance
         self._left_unanswered = list(ledger.unanswered)  # by the daemons before
         self.draining = False
-        self.failing = False  # what was wrong for a while is an excuse for the rest of this daemon's life
 
     @asynccontextmanager
     async def http(self) -> AsyncGenerator[httpx.AsyncClient]:
@@ -78,27 +77,30 @@ class Clients:
             self.ledger.sent(story, position, story.end if position == story.last else None)
         return batch
 
-    def take(self, batch: list[tuple[Story, int]], answers: list[dict[str, Any]]) -> None:
-        """Answers to events."""
-        for (story, position), answer in zip(batch, answers, strict=False):
+    def take(self, batch: list[tuple[Story, int]], answers: list[dict[str, Any]], sent: float) -> None:
+        """Answers to events that were sent then (seconds)."""
+        for (story, position), answer in zip(batch, answers, strict=True):
             if answer["ok"]:
                 end = story.end if position == story.last else None
                 self.ledger.answered(story, position, answer["cursor"], time.monotonic(), end)
             else:
-                self.refused(story, position, answer["error"])
+                self.refused(story, position, answer["error"], sent)
 
-    def refused(self, story: Story, position: int, error: str) -> None:
+    def refused(self, story: Story, position: int, error: str, sent: float) -> None:
         """An event was refused: the daemon stops, its disk fails, or a rival's end came first."""
         if len(story.ends) > 1 and "comes too late" in error:
             story.answered = story.last
             return
         assert "damaged" not in error, f"job {story.id}, event {position}: {error}"
-        excused = (self.draining and "stopping" in error) or (self.failing and "store" in error)
-        assert excused or (self.failing and "no job" in error), f"job {story.id}, event {position}: {error}"
+        failing = self.ledger.excuses_refusal(sent)
+        unknown = story.answered == 0 and "no job" in error  # since its registration was refused
+        excused = (self.draining and "stopping" in error) or (failing and ("store" in error or unknown))
+        assert excused, f"job {story.id}, event {position} of {story.answered}: {error}"
 
-    def excuses(self, answer: httpx.Response) -> bool:
-        """Whether a refusal comes from what goes on."""
-        return (self.draining and answer.status_code == 503) or (self.failing and answer.status_code in (503, 507))
+    def excuses(self, answer: httpx.Response, sent: float) -> bool:
+        """Whether what was sent then (seconds) is refused because of what goes on."""
+        failing = self.ledger.excuses_refusal(sent)
+        return (self.draining and answer.status_code == 503) or (failing and answer.status_code in (503, 507))
 
     async def mended(self) -> None:
         """Wait until the daemon takes everything again, by itself."""
@@ -108,8 +110,10 @@ class Clients:
                     assert answer.json()["status"] == "failing", answer.text
                     await trio.sleep(0.05)
             assert (await client.get("/api/health")).json()["status"] == "healthy"
+            sent = time.monotonic()
             answer = await client.post("/api/jobs", json={"kind": "marker"})
             assert answer.status_code == 201, answer.text
+            self.ledger.disk_works(sent, answer.json()["cursor"])
 
     async def over_unix(self, socket_path: str, stories: list[Story]) -> None:
         """A producer that writes some lines and reads the answers."""
@@ -119,6 +123,7 @@ class Clients:
                 while True:
                     batch = self.next_events(stories, 4)
                     lines = [json.dumps({"ref": 1, **event_at(*one)}).encode() + b"\n" for one in batch]
+                    sent = time.monotonic()
                     await stream.send_all(b"".join(lines))
                     waiting = batch
                     while waiting:
@@ -126,9 +131,9 @@ class Clients:
                         if not chunk:
                             return
                         *whole, buffered = (buffered + chunk).split(b"\n")
-                        self.take(waiting, [json.loads(line) for line in whole])
-                        waiting = waiting[len(whole) :]
-                    if self.failing:
+                        answered, waiting = waiting[: len(whole)], waiting[len(whole) :]
+                        self.take(answered, [json.loads(line) for line in whole], sent)
+                    if self.ledger.excuses_refusal(sent):
                         await trio.sleep(0.01)
         except GONE:
             return
@@ -140,6 +145,7 @@ class Clients:
                 while True:
                     batch = self.next_events(stories, 3)
                     lines = b"".join(json.dumps(event_at(*one)).encode() + b"\n" for one in batch)
+                    sent = time.monotonic()
                     async with trio.open_nursery() as nursery:
                         for story, position in batch:
                             if position == story.last and story.answered >= 2:
@@ -147,7 +153,7 @@ class Clients:
                         answer = await post(client, "/api/events", lines, "application/x-ndjson")
                     if answer.status_code == 503 and self.draining:
                         return
-                    self.take(batch, [json.loads(line) for line in answer.text.splitlines()])
+                    self.take(batch, [json.loads(line) for line in answer.text.splitlines()], sent)
         except* GONE:
             pass  # the daemon is gone
 
@@ -156,11 +162,12 @@ class Clients:
         end = "error" if story.end == "cancelled" else "cancelled"
         self.ledger.sent(story, story.last, end)
         event = json.dumps(event_at(story, story.last, end)).encode()
+        sent = time.monotonic()
         answer = await post(client, f"/api/jobs/{story.id}/events", event, "application/json")
         if answer.status_code == 200:
             self.ledger.answered(story, story.last, answer.json()["cursor"], time.monotonic(), end)
         else:
-            assert answer.status_code == 409 or self.excuses(answer), answer.text
+            assert answer.status_code == 409 or self.excuses(answer, sent), answer.text
 
     async def uploads(self) -> None:
         """One upload after the other, in pieces; what was not answered is sent again under its key, and some others."""
@@ -172,12 +179,13 @@ class Clients:
                     headers = {"Host": self.address, "Idempotency-Key": name, **FORM_TYPE}
                     whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
                     pieces = (whole[start : start + size] for start in range(0, len(whole), size))
+                    sent = time.monotonic()
                     answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, headers)
                     if answer.status_code == 202:
                         self.ledger.upload_answered(name, answer.json()["job_id"])
                         self.ledger.unanswered.remove(name)
                     else:
-                        assert self.excuses(answer), answer.text
+                        assert self.excuses(answer, sent), answer.text
                         self.ledger.counted["uploads refused"] += 1
                     await trio.sleep(self.chance.uniform(0, 0.1))
         except GONE:
@@ -207,11 +215,12 @@ class Clients:
                     names = tuple(self._new_file() for _ in range(self.chance.randint(1, 3)))
                     self.ledger.batches[names] = None
                     body = form(*[file_part(self.ledger.inputs[name], name, "files") for name in names])
+                    sent = time.monotonic()
                     answer = await post(client, "/api/batch?pipeline=copy", body, FORM_TYPE["Content-Type"])
                     if answer.status_code == 202:
                         self.ledger.batches[names] = answer.json()["batch_id"]
                     else:
-                        assert self.excuses(answer), answer.text
+                        assert self.excuses(answer, sent), answer.text
                     await trio.sleep(self.chance.uniform(0, 0.4))
         except GONE:
             return
@@ -221,11 +230,12 @@ class Clients:
         try:
             async with self.http() as client:
                 while True:
+                    sent = time.monotonic()
                     answer = await client.post("/api/jobs", json={"kind": "abandoned", "lease_seconds": 1})
                     if answer.status_code == 201:
                         self.ledger.abandoned.add(answer.json()["job_id"])
                     else:
-                        assert self.excuses(answer), answer.text
+                        assert self.excuses(answer, sent), answer.text
                     await trio.sleep(self.chance.uniform(0, 0.4))
         except GONE:
             return
