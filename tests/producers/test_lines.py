@@ -209,7 +209,7 @@ def test_a_ref_of_any_json_type_comes_back_as_it_was(ref: object) -> None:
     done = json.loads(encode(line.answer(job(offset=7), "store")))
     assert done == {"ref": ref, "ok": True, "cursor": "store-7"}
     refused = json.loads(encode(line.answer(Conflict("too late"), "store")))
-    assert refused == {"ref": ref, "ok": False, "error": "too late", "line": 3}
+    assert refused == {"ref": ref, "ok": False, "error": "too late", "status": 409, "line": 3}
 
 
 @given(json_values)
@@ -218,7 +218,7 @@ def test_a_bad_line_is_answered_with_its_ref_and_its_number(ref: object) -> None
     assert isinstance(answer, Answer)
     told = json.loads(encode(answer))
     assert told["error"].startswith("not an event: ")
-    assert {**told, "error": ""} == {"ref": ref, "ok": False, "error": "", "line": 9}
+    assert {**told, "error": ""} == {"ref": ref, "ok": False, "error": "", "status": 400, "line": 9}
 
 
 def test_a_line_without_a_ref_asks_for_no_answer() -> None:
@@ -236,7 +236,7 @@ def test_a_bad_line_whose_ref_cannot_be_read_is_answered_without_one(text: bytes
 
 def test_a_line_that_is_too_long_is_answered_with_its_number() -> None:
     [(number, line)] = split([b"1234567890"])
-    assert read_line(number, line) == Answer(ok=False, error="the line has more than 8 bytes", line=1)
+    assert read_line(number, line) == Answer(ok=False, error="the line has more than 8 bytes", status=400, line=1)
 
 
 def test_the_answer_to_a_new_job_tells_its_id() -> None:

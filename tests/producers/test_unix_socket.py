@@ -99,32 +99,32 @@ async def test_without_a_ref_only_what_is_wrong_is_answered(daemon: RunningDaemo
         )
         first, last = await program.answer(), await program.answer()
     assert first["error"].startswith("not an event: ")
-    assert {**first, "error": ""} == {"ok": False, "error": "", "line": 3}
+    assert {**first, "error": ""} == {"ok": False, "error": "", "status": 400, "line": 3}
     assert (last["ref"], last["ok"]) == (0, True)
     assert (await daemon.daemon.registry.get(ID)).progress.current_step == 3
 
 
 @pytest.mark.parametrize(
-    ("bad", "error"),
+    ("bad", "error", "status"),
     [
-        (b"not json\n", "not an event: "),
-        (b"\xff\xfe\n", "not an event: "),
-        (b"[" * 100_000 + b"\n", "not an event: "),
-        (b'{"x":' + b"[" * 100_000 + b"\n", "not an event: "),
-        (progress(job_id(9), 1), f"no job {job_id(9)}"),
-        (progress("me", 1), "'me' is not a job id"),
-        (completed(ID), f"job {ID} is queued: it must be processing"),
-        (status_change(ID, "processing", "cancelled"), f"job {ID} is queued, not cancelled"),
+        (b"not json\n", "not an event: ", 400),
+        (b"\xff\xfe\n", "not an event: ", 400),
+        (b"[" * 100_000 + b"\n", "not an event: ", 400),
+        (b'{"x":' + b"[" * 100_000 + b"\n", "not an event: ", 400),
+        (progress(job_id(9), 1), f"no job {job_id(9)}", 404),
+        (progress("me", 1), "'me' is not a job id", 400),
+        (completed(ID), f"job {ID} is queued: it must be processing", 409),
+        (status_change(ID, "processing", "cancelled"), f"job {ID} is queued, not cancelled", 409),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:30],
 )
-async def test_a_bad_line_is_named_and_the_stream_goes_on(tmp_path: Path, bad: Any, error: str) -> None:
+async def test_a_bad_line_is_named_and_the_stream_goes_on(tmp_path: Path, bad: Any, error: str, status: int) -> None:
     async with running_daemon(tmp_path, ingest={"max_line_bytes": 200_000}) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)}, b"\n", bad, {"ref": 2, **progress(ID, 1)})
         first, second, third = [await program.answer() for _ in range(3)]
     assert (first["ref"], first["ok"]) == (1, True)
     assert second["error"].startswith(error)
-    assert {**second, "error": ""} == {"ok": False, "error": "", "line": 3}
+    assert {**second, "error": ""} == {"ok": False, "error": "", "status": status, "line": 3}
     assert (third["ref"], third["ok"]) == (2, True)
 
 
@@ -132,7 +132,12 @@ async def test_a_line_that_is_too_long_is_named_once_and_the_stream_goes_on(tmp_
     async with running_daemon(tmp_path, ingest={"max_line_bytes": 1024}) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)}, b"x" * 300_000)
         assert (await program.answer())["ok"]
-        assert await program.answer() == {"ok": False, "error": "the line has more than 1024 bytes", "line": 2}
+        assert await program.answer() == {
+            "ok": False,
+            "error": "the line has more than 1024 bytes",
+            "status": 400,
+            "line": 2,
+        }
         await program.send(b"x" * 300_000, b"\n", {"ref": 2, **progress(ID, 1)})
         assert (await program.answer())["ref"] == 2
 
@@ -155,6 +160,7 @@ async def test_what_the_store_cannot_keep_is_an_answer_and_the_stream_goes_on(
         assert await program.answer() == {
             "ok": False,
             "error": "the store does not take it: the disk is full",
+            "status": 503,
             "line": 1,
         }
         await program.send({"ref": 1, **registered(ID)})

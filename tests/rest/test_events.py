@@ -138,7 +138,7 @@ async def test_each_of_many_lines_has_its_answer_in_order(daemon: RunningDaemon,
     assert (created["ref"], created["ok"], created["job_id"]) == ("a", True, ID)
     assert moved.keys() == {"ok", "cursor"}
     assert (bad["ok"], bad["line"]) == (False, 4)
-    assert unknown == {"ok": False, "error": f"no job {job_id(9)}", "line": 5}
+    assert unknown == {"ok": False, "error": f"no job {job_id(9)}", "status": 404, "line": 5}
     assert (done["ref"], done["ok"]) == ([7], True)
     assert (late["ref"], late["ok"], late["line"]) == (None, False, 7)
     assert (await daemon.daemon.registry.get(ID)).status is JobStatus.COMPLETED
@@ -171,7 +171,7 @@ async def test_a_line_that_is_too_long_is_named_and_the_others_are_taken(tmp_pat
         body = lines(registered(ID), b"x" * 300_000 + b"\n", progress(ID, 1))
         created, long, moved = answers_in(await client.post("/api/events", content=body, headers=LINES))
         assert created["ok"]
-        assert long == {"ok": False, "error": "the line has more than 1024 bytes", "line": 2}
+        assert long == {"ok": False, "error": "the line has more than 1024 bytes", "status": 400, "line": 2}
         assert moved["ok"]
 
 

@@ -70,14 +70,23 @@ _decode_ref = msgspec.json.Decoder(_Ref).decode
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
-    """What a producer is told about a line: `ref` is its own, `cursor` where the event stands, `line` a bad line's."""
+    """What a producer is told about a line: `ref` is its own, `cursor` where the event stands.
+
+    `status` and `line` are a refused line's: the HTTP status that its error has, and its number.
+    """
 
     ref: Raw | UnsetType = UNSET
     ok: bool | UnsetType = UNSET
     cursor: str | UnsetType = UNSET
     job_id: str | UnsetType = UNSET
     error: str | UnsetType = UNSET
+    status: int | UnsetType = UNSET
     line: int | UnsetType = UNSET
+
+
+def refusal(ref: Raw | UnsetType, error: ProgressdError, number: int) -> Answer:
+    """The answer to a line that is refused."""
+    return Answer(ref, ok=False, error=str(error), status=error.status, line=number)
 
 
 class Line(NamedTuple):
@@ -90,7 +99,7 @@ class Line(NamedTuple):
     def answer(self, outcome: Job | ProgressdError, store_id: str) -> Answer:
         """What came of it."""
         if isinstance(outcome, ProgressdError):
-            return Answer(self.ref, ok=False, error=str(outcome), line=self.number)
+            return refusal(self.ref, outcome, self.number)
         job_id = outcome.id if isinstance(self.event, RegisterEvent) else UNSET
         return Answer(self.ref, ok=True, cursor=str(Cursor(store_id, outcome.offset)), job_id=job_id)
 
@@ -98,12 +107,12 @@ class Line(NamedTuple):
 def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None) -> Line | Answer:
     """Read a producer's line into its event, or into the answer that says what is wrong with it."""
     if isinstance(line, LineTooLong):
-        return Answer(ok=False, error=str(line), line=number)
+        return refusal(UNSET, line, number)
     ref = _ref(line)
     try:
         return Line(number, read_event(line, job_id), ref)
     except InvalidInput as error:
-        return Answer(ref, ok=False, error=str(error), line=number)
+        return refusal(ref, error, number)
 
 
 def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
