@@ -1,11 +1,14 @@
-"""A process without descriptors, or without threads, for a while."""
+"""A process without descriptors or threads, or a disk without room, for a while."""
 
 import contextlib
 import os
 import resource
+import subprocess
 import threading
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 
+import pytest
 import trio
 
 BEYOND = 2**47  # bytes for a stack: more than there are addresses
@@ -50,3 +53,38 @@ async def no_threads_left() -> AsyncGenerator[None]:
         finally:
             threading.stack_size(before)
             over.set()
+
+
+class SmallDisk:
+    """A file system of some MiB."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self) -> None:
+        """Leave not one page."""
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in (2**20, 4096):
+                try:
+                    while True:
+                        file.write(b"\0" * size)
+                except OSError:
+                    continue
+
+    def make_room(self) -> None:
+        self._ballast.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[SmallDisk]:
+    """A file system of some MiB at this path, where one can be mounted."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "progressd-test", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", path], check=True)

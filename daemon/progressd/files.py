@@ -27,7 +27,7 @@ import trio
 
 from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, StoreFailed, Unavailable
 from progressd.core.events import checked_job_id
-from progressd.shortage import FULL, in_thread, passes, thread_error
+from progressd.shortage import FULL, in_thread, passes, thread_told
 from progressd.store.base import Store
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
@@ -155,7 +155,7 @@ class Files:
 
     async def keep_stderr(self, job_id: str, text: bytes) -> None:
         """Keep what an attempt complained of, instead of what the one before did."""
-        await trio.Path(self._jobs / job_id / "stderr").write_bytes(text)
+        await in_thread(partial((self._jobs / job_id / "stderr").write_bytes, text))
 
     async def older_than(self, before: datetime, most: int) -> AsyncGenerator[list[str]]:
         """The jobs that have files, and no newer ones than of then, `most` at a time; to be closed by its user.
@@ -230,16 +230,13 @@ class Upload:
 def _disk_told() -> Iterator[None]:
     """Tell the client what is wrong with the disk, where it is not the client's fault nor a mistake of ours."""
     try:
-        yield
+        with thread_told():  # of Trio's files, which use threads of their own
+            yield
     except OSError as error:
         if error.errno in FULL:
             raise NoSpace("there is no space left for this on the daemon's disk") from error
         if passes(error):
             raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
-        raise
-    except RuntimeError as error:  # of Trio's files, which use threads of their own
-        if (shortage := thread_error(error)) is not None:
-            raise Unavailable(f"the daemon cannot keep files for now ({shortage.strerror})") from error
         raise
 
 

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import trio
@@ -26,18 +27,18 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORT)
 
 
-def thread_error(error: RuntimeError) -> OSError | None:
-    """The error that stands behind Python's when no thread could be started, None where it says something else."""
-    if "can't start new thread" not in str(error):
-        return None
-    return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "a thread")
+@contextmanager
+def thread_told() -> Iterator[None]:
+    """Raise OSError (EAGAIN) instead of Python's own error when no thread can be started."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "a thread") from error
 
 
 async def in_thread(function: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
     """As `trio.to_thread.run_sync`. Raises OSError (EAGAIN) when no thread can be started, and nothing has run then."""
-    try:
+    with thread_told():
         return await trio.to_thread.run_sync(function, limiter=limiter)
-    except RuntimeError as error:
-        if (shortage := thread_error(error)) is not None:
-            raise shortage from error
-        raise

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "retention": "core store registry files",
     "producers": "core shortage config files registry broadcast ingest accepting",
     "ws": "core config auth registry batches broadcast history accepting",
-    "rest": "core tally config auth store files registry batches broadcast history ingest producers ws",
+    "rest": "core shortage tally config auth store files registry batches broadcast history ingest producers ws",
     "app": "core tally config log tls systemd reload sockets watchdog store registry batches files broadcast history "
     "ingest auth retention producers ws rest",
     "upkeep": "core store files rest",

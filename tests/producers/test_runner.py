@@ -15,16 +15,18 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Completed
 from progressd.core.status import JobStatus
+from progressd.files import Files
 from progressd.producers import runner
 from progressd.producers.orphans import Children
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, job, job_id
-from scarcity import no_descriptors_left
+from scarcity import no_descriptors_left, no_threads_left
+from spine import started_again
 from structlog.testing import capture_logs
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
 from waiting import alive, eventually
 
-from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
+from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon, settings_in
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 SPEAKS = """
@@ -428,6 +430,53 @@ async def test_without_descriptors_a_pipeline_is_started_later(
                 assert (await ended(daemon, second)).status is COMPLETED
         assert (await run(daemon, "second")).status is COMPLETED
         assert not [name for name in files_of(daemon, second) if name.startswith("work")]
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (
+            'echo done > "$1"; mount --bind "$d" "$d"; mount -o remount,bind,ro "$d"',
+            "Pipeline error: pdf ended well, but the daemon cannot keep its result: Read-only file system",
+        ),
+        (
+            'mount -t tmpfs -o size=4k progressd-test "$d"; head -c 5000 /dev/zero > "$d/x"; echo No room >&2; exit 3',
+            "Pipeline error: pdf failed with exit status 3",
+        ),
+    ],
+    ids=["a result", "complaints"],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="nothing can be mounted here")
+async def test_what_a_disk_does_not_keep_is_said_in_a_sentence(tmp_path: Path, program: str, said: str) -> None:
+    pdf = Pipeline(("sh", "-c", 'd=$(dirname "$0"); ' + program, "{input}", "{output}"))
+    async with running_daemon(tmp_path, pipelines={"pdf": pdf}) as daemon:
+        failed = await run(daemon, "pdf")
+        await trio.run_process(["umount", daemon.daemon.files.input(failed.id).parent])
+        assert failed.error == said
+
+
+async def test_without_threads_what_an_earlier_daemon_has_left_is_cleared_up_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "RETRY_AFTER", 0.02)
+    await left_behind(tmp_path, running_job(1))
+    settings = settings_in(tmp_path / "state", pipelines={"pdf": shell("true")})
+    async with started_again(tmp_path / "state" / "progressd.db") as spine, trio.open_nursery() as nursery:
+        one = runner.Runner(settings, spine.registry, spine.ingest, Files(tmp_path / "state"))
+        with capture_logs() as logs:
+            async with no_threads_left():
+                nursery.start_soon(one.run)
+                await eventually(
+                    lambda: (
+                        [entry["event"] for entry in logs].count(
+                            "cannot clear up after an earlier daemon yet, no job is started"
+                        )
+                        > 1
+                    )
+                )
+        await spine.registry.wait_finished(job_id(1))
+        assert (await spine.registry.get(job_id(1))).status is COMPLETED
+        nursery.cancel_scope.cancel()
 
 
 class FlakyStore(SQLiteStore):

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from http_client import exchange, get
 from samples import ID, job_id
+from scarcity import no_threads_left
 
 from daemon import RunningDaemon, registered
 
@@ -53,3 +54,17 @@ async def test_a_compressed_job_has_a_weak_tag_that_still_is_known(
     assert first.headers["ETag"].startswith("W/")
     for again in (path, f"/api/jobs/{ID}"):
         assert (await client.get(again, headers={"If-None-Match": first.headers["ETag"]})).status_code == 304
+
+
+async def test_without_a_thread_to_compress_in_a_long_answer_is_sent_as_it_is(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID, options={"text": "x" * 100_000}))
+    path = f"/api/jobs/{ID.upper()}"
+    async with no_threads_left():
+        plain = await client.get(path, headers={"Accept-Encoding": "gzip"})
+    assert plain.status_code == 200
+    assert "Content-Encoding" not in plain.headers
+    again = await client.get(path, headers={"Accept-Encoding": "gzip"})
+    assert again.headers["Content-Encoding"] == "gzip"
+    assert again.json() == plain.json()

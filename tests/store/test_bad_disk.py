@@ -18,6 +18,7 @@ from progressd.store.base import Change, Filter
 from progressd.store.copying import backup
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, created, job, job_id
+from scarcity import SmallDisk, small_disk
 from store.flipping import flip
 from store.growth import fill
 
@@ -26,38 +27,10 @@ from daemon import completed, progress, registered, running_daemon
 MANY = 2000
 
 
-class SmallDisk:
-    """A file system of some MiB."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._ballast = path / "ballast"
-
-    def fill(self) -> None:
-        """Leave not one page."""
-        with self._ballast.open("ab", buffering=0) as file:
-            for size in (2**20, 4096):
-                try:
-                    while True:
-                        file.write(b"\0" * size)
-                except OSError:
-                    continue
-
-    def make_room(self) -> None:
-        self._ballast.unlink()
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "progressd-test", path], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield SmallDisk(path)
-    subprocess.run(["umount", path], check=True)
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
 
 
 async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(disk: SmallDisk) -> None:

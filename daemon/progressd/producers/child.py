@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 import trio
 
 from progressd.producers.lines import LineSplitter, NumberedLine
+from progressd.shortage import thread_told
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
@@ -35,15 +36,16 @@ class Child:
         cls, command: Sequence[str], cwd: Path, environment: Mapping[str, str], kill_grace: float
     ) -> "Child":
         """Start a program without a shell. Raises OSError when it cannot be started."""
-        process = await trio.lowlevel.open_process(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=environment,
-            start_new_session=True,
-        )
+        with thread_told():  # of the one in which Trio starts it
+            process = await trio.lowlevel.open_process(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=environment,
+                start_new_session=True,
+            )
         return cls(process, kill_grace)
 
     async def run(self, on_stdout: OnLines, on_stderr: OnLines) -> int:

@@ -19,6 +19,8 @@ import msgspec
 import structlog
 import trio
 
+from progressd.shortage import in_thread
+
 MARK: Final = "PROGRESSD_RUNNER"  # the variable that names whose children they are
 JOB: Final = "PROGRESSD_JOB_ID"
 ROUNDS: Final = 5  # of looking and killing: what is killed may just have started another
@@ -80,7 +82,7 @@ class Children:
         number, seconds = signal.SIGTERM, grace
         for _ in range(1 + ROUNDS):
             with ExitStack() as opened:
-                found = await trio.to_thread.run_sync(self._find)
+                found = await in_thread(self._find)
                 for orphan in found:
                     opened.callback(os.close, orphan.descriptor)
                 left = {orphan.job_id for orphan in found}

@@ -29,7 +29,7 @@ from progressd.producers.limits import ChildLimits
 from progressd.producers.orphans import JOB, MARK, Children
 from progressd.producers.output import Output
 from progressd.registry import Registry
-from progressd.shortage import passes
+from progressd.shortage import in_thread, passes
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
 RETRY_AFTER: Final = 1.0  # seconds until a pipeline is started that could not be for want of something
@@ -77,9 +77,7 @@ class Runner:
             for job in self._registry.unfinished.values()
             if job.pipeline is not None and job.status is JobStatus.PROCESSING
         }
-        recorded = await trio.to_thread.run_sync(self._children.recorded_jobs)
-        still_running = await self._children.end_left_over(self._settings.runner.kill_grace)
-        await self._files.discard_attempts({*recorded, *interrupted} - still_running)
+        still_running = await self._clear_up(set(interrupted))
         for job in interrupted.values():
             try:
                 if job.attempt < self._settings.runner.max_attempts and job.id not in still_running:
@@ -90,6 +88,24 @@ class Runner:
                     log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
             except Conflict as refusal:
                 log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
+
+    async def _clear_up(self, jobs: set[str]) -> set[str]:
+        """End what runs for these jobs and others on record, and delete what it left; the jobs for which it runs on.
+
+        Tried again and again while the machine is short of something, such as threads.
+        """
+        while True:
+            try:
+                jobs = jobs.union(await in_thread(self._children.recorded_jobs))
+                still_running = await self._children.end_left_over(self._settings.runner.kill_grace)
+                await self._files.discard_attempts(jobs - still_running)
+            except OSError as error:
+                if not passes(error):
+                    raise
+                log.warning("cannot clear up after an earlier daemon yet, no job is started", error=str(error))
+                await trio.sleep(RETRY_AFTER)
+            else:
+                return still_running
 
     async def _next(self) -> Job:
         while True:
@@ -192,7 +208,7 @@ class Runner:
         with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
             status = await self._run_child(job, child, output)
         if child.stderr:
-            await self._files.keep_stderr(job.id, child.stderr)
+            await self._keep_stderr(job, child.stderr)
         if in_time.cancelled_caught:
             return _failed(job, f"stopped after {timeout:g} s, the longest that a job of {job.pipeline} may take")
         if output.complaint is not None:
@@ -200,6 +216,15 @@ class Runner:
         if status != 0:
             return _failed(job, f"{job.pipeline} {limits.told(status, child.stderr)}")
         return await self._succeed(job, pipeline, result, output.result)
+
+    async def _keep_stderr(self, job: Job, text: bytes) -> None:
+        """Keep it if there is room: the job is none the worse without."""
+        try:
+            await self._files.keep_stderr(job.id, text)
+        except OSError as error:
+            if not passes(error):
+                raise
+            log.warning("cannot keep what a pipeline complained of", job_id=job.id, error=str(error))
 
     async def _run_child(self, job: Job, child: Child, output: Output) -> int:
         """Run the child to its end, or until somebody else ends the job. Raises Conflict for that."""
@@ -225,6 +250,13 @@ class Runner:
                 await self._files.keep_output(job.id, result)
             except FileNotFoundError:
                 return _failed(job, f"{job.pipeline} ended well, but wrote no result")
+            except OSError as error:
+                if not passes(error):
+                    raise
+                log.error("cannot keep a result", job_id=job.id, error=str(error))
+                return _failed(
+                    job, f"{job.pipeline} ended well, but the daemon cannot keep its result: {error.strerror}"
+                )
             url = BasePath(self._settings.server.base_path).url(f"/api/jobs/{job.id}/download")
         return CompletedEvent(job.id, replace(reported, output_path=url))
 

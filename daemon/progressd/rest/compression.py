@@ -1,17 +1,22 @@
 """gzip where it pays: whole answers of text that are longer than what one packet takes anyway (RFC 9110 §8.4.1.3)."""
 
 import gzip
+from functools import partial
 from typing import Final
 
-import trio
+import structlog
 from quart import Response
 from quart.wrappers import Request
 from quart.wrappers.response import DataBody
+
+from progressd.shortage import in_thread
 
 LEAST: Final = 1400  # bytes; a shorter answer is one packet, compressed or not
 AT_ONCE: Final = 65536  # bytes that are compressed in the event loop, in a millisecond; more are in a thread
 LEVEL: Final = 3
 TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "text/html", "text/plain"})
+
+log = structlog.get_logger(__name__)
 
 
 async def compressed(request: Request, response: Response) -> Response:
@@ -22,10 +27,12 @@ async def compressed(request: Request, response: Response) -> Response:
     response.vary.add("Accept-Encoding")
     if len(body.data) < LEAST or response.status_code != 200 or not request.accept_encodings["gzip"]:
         return response
-    if len(body.data) <= AT_ONCE:
-        data = gzip.compress(body.data, LEVEL, mtime=0)
-    else:
-        data = await trio.to_thread.run_sync(lambda: gzip.compress(body.data, LEVEL, mtime=0))
+    compress = partial(gzip.compress, body.data, LEVEL, mtime=0)
+    try:
+        data = compress() if len(body.data) <= AT_ONCE else await in_thread(compress)
+    except OSError as error:
+        log.warning("a long answer is sent uncompressed", path=request.path, error=str(error))
+        return response
     response.set_data(data)
     response.content_encoding = "gzip"
     etag, weak = response.get_etag()
