@@ -234,6 +234,16 @@ async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon:
     assert fresh
 
 
+@pytest.mark.parametrize("path", ["/api/health/live", "/api/openapi.json"], ids=["directly", "by the application"])
+async def test_a_request_that_was_accepted_is_answered_though_the_daemon_stops(
+    daemon: RunningDaemon, path: str
+) -> None:
+    await daemon.daemon.http.drain()
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask(path)).status == 200
+        assert await peer.rest() == b""
+
+
 async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(tmp_path: Path) -> None:
     body = form(file_part(PDF.ljust(200_000)))
     head = f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n{WANTED}\r\n\r\n".encode()

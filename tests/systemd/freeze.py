@@ -6,16 +6,32 @@ import os
 import select
 import sys
 
-PTRACE_ATTACH = 16  # ptrace(2): it stops one thread, where a signal stops all
+PTRACE_ATTACH, PTRACE_DETACH = 16, 17  # ptrace(2): it stops one thread, where a signal stops all
 ALL = 0x40000000  # __WALL of waitpid(2)
 
 pid, which = int(sys.argv[1]), sys.argv[2]
-threads = [thread for thread in map(int, os.listdir(f"/proc/{pid}/task")) if (thread == pid) == (which == "main")]
 libc = ctypes.CDLL(None, use_errno=True)
-for thread in threads:
-    if libc.ptrace(PTRACE_ATTACH, thread, 0, 0):
+
+
+def ptrace(request: int, thread: int) -> None:
+    if libc.ptrace(request, thread, 0, 0):
         raise OSError(ctypes.get_errno(), "ptrace")
-    os.waitpid(thread, ALL)
+
+
+def freeze(thread: int) -> None:
+    """Stop it in a system call: between two of them it may hold the interpreter, and all others would stop as well."""
+    while True:
+        ptrace(PTRACE_ATTACH, thread)
+        os.waitpid(thread, ALL)
+        with open(f"/proc/{pid}/task/{thread}/syscall") as syscall:
+            if not syscall.read().startswith("-1 "):
+                return
+        ptrace(PTRACE_DETACH, thread)
+
+
+for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+    if (thread == pid) == (which == "main"):
+        freeze(thread)
 print("frozen", flush=True)
 while not select.select([sys.stdin], [], [], 0.05)[0]:
     with contextlib.suppress(ChildProcessError):  # who traces has to reap, or the process would never be gone

@@ -113,6 +113,10 @@ class _Server(TCPServer):
     _idle_since: float
     _over = False
 
+    async def run(self) -> None:
+        self._asked = trio.Event()  # the first request, which was read by the listener, is with the protocol
+        await super().run()
+
     async def protocol_send(self, event: ServerEvent) -> None:
         if isinstance(event, Updated):
             self.on_idle(event.idle)
@@ -143,6 +147,7 @@ class _Server(TCPServer):
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             await protocol.handle(RawData(bytes(data)))
+            self._asked.set()
             if not data:
                 break
         await protocol.handle(Closed())
@@ -158,7 +163,8 @@ class _Server(TCPServer):
         self._idle_since = trio.current_time()
 
     async def _idle_timeout(self) -> None:
-        """Hypercorn's own knows nothing of requests that were answered directly."""
+        """Hypercorn's own knows nothing of requests that were answered directly, and drops one that meets the drain."""
+        await self._asked.wait()
         self._on_answer()
         terminated = self.context.terminated
         while (left := self._idle_since + KEEP_ALIVE - trio.current_time()) > 0 and not terminated.is_set():
