@@ -2,6 +2,7 @@
 
 PYTHON ?=
 ARGS ?=
+WORKERS ?= 2
 
 # Without PYTHON one is looked for, and lives in .venv; with it the tests run in a virtual environment of their own.
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
@@ -11,7 +12,7 @@ PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
-	@echo 'make test     run the tests (ARGS="-k name"; PYTHON=/usr/bin/python3 for another Python)'
+	@echo 'make test     run the tests (ARGS="-k name"; WORKERS=0 for one after the other; PYTHON=/usr/bin/python3 for another)'
 	@echo 'make torture  run those that are large or take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
 	@echo 'make check    look at format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
@@ -23,7 +24,7 @@ run: .venv/.daemon
 
 test: $(VENV)/.tests
 	@scripts/system-packages.sh
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 torture: $(VENV)/.tests
 	@scripts/system-packages.sh
