@@ -293,6 +293,20 @@ async def test_a_topic_that_ends_while_it_is_replayed_is_left(nursery: trio.Nurs
     assert world.offsets == [1, 2, 3] * 2
 
 
+async def test_a_topic_that_ends_while_another_is_replayed_is_replayed_nonetheless(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    await world.tell(started())
+
+    async def end() -> None:
+        if len(world.log.kept) == 1:
+            await world.tell(*succeeded())
+            await quiet()
+
+    world.log.meanwhile = end
+    await world.subscribe(ALL_JOBS, job_topic(ID), after=0)
+    assert world.offsets == [1, 2, 3]
+
+
 async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.subscribe(job_topic(ID), job_topic(job_id(2)), job_topic(job_id(3)))

@@ -198,8 +198,8 @@ class Sessions:
                 }:
                     inboxes.setdefault(session, []).append(published)
                 if (over := ended_topic(published.message)) is not None:
-                    for session in tuple(self.members.get(over, ())):
-                        session.end(over, session.topics.get(over, 0))
+                    for session, top in tuple(self.members.get(over, {}).items()):
+                        session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
             for session, items in inboxes.items():
                 batch = Batch(items)
                 self._traffic.messages += len(items)
