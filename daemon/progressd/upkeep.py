@@ -4,11 +4,12 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from progressd.core.errors import InvalidInput, SettingsError
+from progressd.core.errors import InvalidInput, SettingsError, StoreDamaged
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
@@ -16,17 +17,28 @@ from progressd.files import own_state_dir
 from progressd.rest.views import JobView, job_view
 from progressd.store import checking, copying
 from progressd.store.reading import every_job, has_job, reading, store_id
+from progressd.store.salvage import salvage
 from progressd.store.schema import MIGRATIONS, inspect
 
 DATABASE: Final = "progressd.db"
 LEFT_OVER: Final = 3600.0  # seconds after which files without a job are no upload that is still to become one
 
 
+class Remedy(StrEnum):
+    """What `repair` does about a problem."""
+
+    NONE = "nothing mends this"
+    MEND = "--repair mends this"
+    DELETE = "--repair deletes it"
+    SAVE = "--repair saves what can be read"
+
+
 class Problem(NamedTuple):
-    """A sentence, and what mends it, None where nothing does."""
+    """A sentence, and what to do about it, by calling `repair` unless a whole new database is to be made."""
 
     sentence: str
-    repair: Callable[[], None] | None
+    remedy: Remedy
+    repair: Callable[[], None] | None = None
 
 
 def backup(state_dir: Path, target: Path) -> int:
@@ -46,48 +58,75 @@ def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView
 def check(state_dir: Path) -> Iterator[Problem]:
     """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
     path = state_dir / DATABASE
-    with reading(path) as db:
-        if inspect(path) < len(MIGRATIONS):
-            raise SettingsError(f"the store {path} is of an older progressd: start this one once, and check it then")
-        found = list(checking.problems(db))
-        yield from (Problem(one.sentence, partial(checking.repair, path, one) if one.repair else None) for one in found)
-        if all(one.repair for one in found):  # else it may not even be possible to read all jobs
-            yield from _problems_of_files(state_dir / "jobs", every_job(db), partial(has_job, db))
+    try:
+        with reading(path) as db:
+            found = list(checking.problems(db))
+            if inspect(path) < len(MIGRATIONS):
+                raise SettingsError(
+                    f"the store {path} is of an older progressd: start this one once, and check it then"
+                )
+            for one in found:
+                if one.repair is None:
+                    yield Problem(one.sentence, Remedy.SAVE)
+                else:
+                    yield Problem(one.sentence, Remedy.MEND, partial(checking.repair, path, one))
+            if all(one.repair for one in found):  # else it may not even be possible to read all jobs
+                yield from _problems_of_files(state_dir / "jobs", every_job(db), partial(has_job, db))
+    except StoreDamaged as error:
+        yield Problem(str(error), Remedy.SAVE)
 
 
-def repair(state_dir: Path) -> Iterator[tuple[Problem, bool]]:
-    """Mend what can be mended; each problem, and whether it has been. Raises SettingsError while a daemon runs.
+def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
+    """Mend what can be mended; a sentence for each problem, and whether that has been. Nothing is lost unsaid.
 
     What is mended may have hidden something else, so it looks again until it finds nothing to mend. What is found again
-    although it has been mended is left.
+    although it has been mended is left, and so are files without a job once jobs may have been lost. Raises
+    SettingsError while a daemon runs.
     """
-    mended = set[str]()
+    mended, saved = set[str](), False
     with own_state_dir(state_dir):
         while True:
-            before, left = len(mended), list[Problem]()
+            before, left, damage = len(mended), dict[str, str](), list[str]()
             for found in check(state_dir):
-                if found.repair is None or found.sentence in mended:
-                    left.append(found)
-                    continue
-                found.repair()
-                mended.add(found.sentence)
-                yield found, True
+                if found.sentence in mended or found.remedy is Remedy.NONE:
+                    left[found.sentence] = Remedy.NONE
+                elif found.remedy is Remedy.SAVE:
+                    damage.append(found.sentence)
+                elif found.remedy is Remedy.DELETE and saved:
+                    left[found.sentence] = "left, since its job may be lost; another --repair deletes it"
+                elif found.repair is not None:
+                    found.repair()
+                    mended.add(found.sentence)
+                    yield f"{found.sentence}: mended", True
+            if damage:
+                saved = True
+                mended.update(damage)
+                yield from _save(state_dir / DATABASE, damage)
             if len(mended) == before:
                 break
-        yield from ((found, False) for found in left)
+        yield from ((f"{sentence}: {why}", False) for sentence, why in left.items())
+
+
+def _save(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
+    """Put what can be read in the place of a damaged database."""
+    saved = salvage(path)
+    yield from ((f"{sentence}: {Remedy.NONE if saved is None else 'mended'}", saved is not None) for sentence in damage)
+    if saved is not None:
+        yield f"all that could be read is in a new database, and {saved.kept} is the damaged one", True
+        yield from ((sentence, False) for sentence in saved.lost)
 
 
 def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Problem]:
     for job in jobs:
         if missing := _missing(directory, job):
-            yield Problem(f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", None)
+            yield Problem(f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", Remedy.NONE)
     if not directory.is_dir():
         return
     for entry in directory.iterdir():
         with suppress(InvalidInput, FileNotFoundError):  # named as no job, or deleted just now
             known = has_job(checked_job_id(entry.name))
             if not known and entry.stat().st_mtime < time.time() - LEFT_OVER:
-                yield Problem(f"{entry} belongs to no job", partial(shutil.rmtree, entry))
+                yield Problem(f"{entry} belongs to no job", Remedy.DELETE, partial(shutil.rmtree, entry))
 
 
 def _missing(directory: Path, job: Job) -> str | None:

@@ -199,7 +199,7 @@ async def test_a_job_that_cannot_be_read_is_damage_too(tmp_path: Path, where: by
                 await ask(store)
             assert store.damage is not None
     with closing(SQLiteStore.open(path)) as store:
-        with pytest.raises(StoreFailed, match=f"see progressd check .job {job_id(1)} cannot be read"):
+        with pytest.raises(StoreFailed, match=f"see progressd check --repair .job {job_id(1)} cannot be read"):
             await store.jobs([job_id(1)])
         with pytest.raises(StoreFailed, match=f"job {job_id(1)} cannot be read"):
             await store.commit([job(3)], [])

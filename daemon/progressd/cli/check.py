@@ -16,6 +16,9 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     Each problem has a line that says what --repair would do about it. The exit status is 0 when there is none, or when
     all have been mended. It reads the whole database, which takes a while where that is large.
 
+    Of a damaged database --repair makes a new one with all that can still be read. It keeps the damaged one beside it,
+    says where, and names everything that is lost.
+
     \b
     Examples:
       progressd check
@@ -26,12 +29,12 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     directory = state_dir(config_path, given["state_dir"])
     left = 0
     if repair:
-        for problem, mended in upkeep.repair(directory):
-            click.echo(f"{problem.sentence}: {'mended' if mended else 'nothing mends this'}")
+        for sentence, mended in upkeep.repair(directory):
+            click.echo(sentence)
             left += not mended
     else:
         for problem in upkeep.check(directory):
-            click.echo(f"{problem.sentence}: {'--repair mends this' if problem.repair else 'nothing mends this'}")
+            click.echo(f"{problem.sentence}: {problem.remedy}")
             left += 1
     if left:
         raise SystemExit(1)

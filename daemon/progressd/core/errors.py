@@ -25,6 +25,7 @@ ProgressdError
 ├── SlowConsumer            an in-process reader has missed messages
 ├── InstallationFailed      something on this machine is not as it has to be
 └── SettingsError           the daemon cannot start with these settings
+    └── StoreDamaged        or with this file
 """
 
 from typing import ClassVar
@@ -189,6 +190,10 @@ class SlowConsumer(ProgressdError):
 
 class SettingsError(ProgressdError):
     """A setting is unknown or impossible."""
+
+
+class StoreDamaged(SettingsError):
+    """The store's file makes no sense, or never was one."""
 
 
 class InstallationFailed(ProgressdError):

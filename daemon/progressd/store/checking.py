@@ -1,4 +1,4 @@
-"""What may be wrong in the SQLite file, and what mends it. A file that is damaged beyond that is not touched."""
+"""What may be wrong in the SQLite file, and what mends it where that is more than salvage."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ RENEWAL: Final = f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'"
 
 
 class Problem(NamedTuple):
-    """A sentence, and the SQL that mends it, None where nothing does."""
+    """A sentence, and the SQL that mends it, None where only salvage helps."""
 
     sentence: str
     repair: str | None

@@ -34,7 +34,7 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
         if new:
             _require_new(target)
         os.replace(partial, target)
-        _sync(target.parent)
+        sync(target.parent)
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise
@@ -53,7 +53,7 @@ def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
         copied.execute(f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'")
         if checked:
             _check(copied)
-    _sync(partial)
+    sync(partial)
 
 
 def _require_new(target: Path) -> None:
@@ -68,7 +68,8 @@ def _check(db: sqlite3.Connection) -> None:
         raise SettingsError(f"the store is damaged ({problem}), and so would the backup be: see progressd check")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or directory on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

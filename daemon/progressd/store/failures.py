@@ -6,18 +6,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from progressd.core.errors import SettingsError, StoreFailed, StoreFull
+from progressd.core.errors import SettingsError, StoreDamaged, StoreFailed, StoreFull
 
 NO_JSON: Final = "malformed JSON"  # of a document that a column comes from; SQLite does not say of which
 
 
 @contextmanager
 def told_of(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the file into a SettingsError that names it."""
+    """Turn what goes wrong with the file into a SettingsError that names it, StoreDamaged for its content."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise SettingsError(_sentence(path, error)) from error
+        if isinstance(error, sqlite3.Error) and damaged(error):
+            raise StoreDamaged(
+                f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: `progressd check"
+                " --repair` saves what can be read, or put a backup in its place, or name another --state-dir"
+            ) from error
+        raise SettingsError(f"cannot open the store {path}: {error}") from error
 
 
 def refusal(error: sqlite3.Error) -> StoreFailed:
@@ -26,7 +31,7 @@ def refusal(error: sqlite3.Error) -> StoreFailed:
     if code == sqlite3.SQLITE_FULL:
         return StoreFull("the disk of the daemon's store is full")
     if damaged(error):
-        return StoreFailed(f"the daemon's store is damaged: stop it, and see progressd check ({error})")
+        return StoreFailed(f"the daemon's store is damaged: stop it, and see progressd check --repair ({error})")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return StoreFailed(f"the disk of the daemon's store fails: {error}")
     return StoreFailed(f"the store does not take it: {error}")
@@ -53,12 +58,3 @@ def damaged(error: sqlite3.Error) -> bool:
 
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF  # errors of the module itself have none
-
-
-def _sentence(path: Path, error: Exception) -> str:
-    if isinstance(error, sqlite3.Error) and damaged(error):
-        return (
-            f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: put a backup in its"
-            " place, or name another --state-dir"
-        )
-    return f"cannot open the store {path}: {error}"

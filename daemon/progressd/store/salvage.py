@@ -1,0 +1,170 @@
+"""What can still be read of a damaged SQLite file, in a new one; the damaged one is kept, and what is lost is named."""
+
+import mmap
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from itertools import count
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from progressd.core.batch import JobBatch
+from progressd.core.errors import InvalidInput
+from progressd.core.events import checked_job_id
+from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
+from progressd.store.copying import sync
+from progressd.store.documents import batch_of, change_of, job_of
+from progressd.store.failures import damaged, told_of, unreadable
+from progressd.store.pages import Pages, Record
+from progressd.store.schema import migrate
+
+OF_BATCHES: Final = set(JobBatch.__struct_fields__)
+
+# What the damaged file names: rows by the index of their ids, or since they cannot be read, and changes.
+NAMED: Final = """
+    CREATE TEMP TABLE named (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID;
+    CREATE TEMP TABLE told (place INTEGER, job_id TEXT, PRIMARY KEY (place, job_id)) WITHOUT ROWID;
+"""
+# A page that was free, where nobody can tell any more which are, may have a row as it once was.
+KEEP: Final = """
+    INSERT INTO {table} (created_offset, id, body) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body
+    WHERE excluded.created_offset = {table}.created_offset
+        AND coalesce(excluded.body ->> 'offset', 0) > coalesce({table}.body ->> 'offset', 0)
+"""
+LOST_ROWS: Final = """
+    SELECT id, min(place), max(job) FROM (
+        SELECT id, place, FALSE AS job FROM named UNION ALL SELECT job_id, offset, TRUE FROM changes
+        UNION ALL SELECT job_id, place, FALSE FROM told
+    ) WHERE id NOT IN (SELECT id FROM jobs) AND id NOT IN (SELECT id FROM batches) GROUP BY id ORDER BY min(place)
+"""
+LOST_CHANGES: Final = """
+    SELECT place, job_id FROM told
+    WHERE place NOT IN (SELECT offset FROM changes) AND job_id IN (SELECT id FROM jobs) ORDER BY place
+"""
+
+
+class Salvaged(NamedTuple):
+    """Where the damaged file is now, and a sentence for each thing that is lost."""
+
+    kept: Path
+    lost: list[str]
+
+
+def salvage(path: Path) -> Salvaged | None:
+    """Put a new store in the place of a damaged one that nobody has open; None, and nothing has changed, without a job.
+
+    The new one is a store of its own, as a copy is. At every moment one of the two, whole, is there. Raises
+    SettingsError where there is no room, for example; nothing has changed then.
+    """
+    new = path.with_name(path.name + ".part")
+    try:
+        with told_of(path):
+            _empty_log(path)
+            lost = _rescue(path, new)
+            return None if lost is None else Salvaged(_put_aside(path, new), lost)
+    finally:
+        with suppress(OSError):
+            new.unlink()
+
+
+def _empty_log(path: Path) -> None:
+    """Have what a kill has left in the log in the file, if SQLite can still make sense of the two."""
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _rescue(path: Path, new: Path) -> list[str] | None:
+    new.unlink(missing_ok=True)  # of a repair that was killed
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        migrate(db, 0)
+        db.executescript(f"PRAGMA synchronous = OFF; {NAMED} BEGIN;")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for record in Pages(content).records():
+                _take(db, record)
+        if db.execute("SELECT NOT EXISTS (SELECT 1 FROM jobs)").fetchone() == (1,):
+            return None
+        lost = list(_lost(db))
+        db.execute(f"DELETE {ORPHANS}")
+        for table, view, _ in DERIVED:
+            db.execute(f"INSERT INTO {table} SELECT * FROM {view}")
+        db.execute(f"UPDATE meta SET value = max(value, 1 + ({NEWEST_OFFSET})) WHERE key = 'reserved'")
+        db.execute("COMMIT")
+    sync(new)
+    return lost
+
+
+def _put_aside(path: Path, new: Path) -> Path:
+    numbered = (path.with_name(f"{path.name}.damaged{number}") for number in count(1))
+    kept = next(name for name in numbered if not os.path.lexists(name))
+    os.link(path, kept)
+    with suppress(FileNotFoundError):  # it is there only where SQLite can make no sense of it
+        os.replace(f"{path}-wal", f"{kept}-wal")  # first: SQLite would apply it to the new file
+    sync(path.parent)
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}-shm")
+    os.replace(new, path)
+    sync(path.parent)
+    return kept
+
+
+def _take(db: sqlite3.Connection, record: Record) -> None:
+    """Keep a row of jobs, changes or batches, or the name of one."""
+    match record:
+        case Record(int(place), (None, bytes(name), bytes(body))):
+            if not _take_row(db, place, body) and (row_id := _id(name)) is not None:
+                table, columns = ("told", "(job_id, place)") if _is_change(body) else ("named", "(id, place)")
+                db.execute(f"INSERT OR IGNORE INTO {table} {columns} VALUES (?, ?)", (row_id, place))
+        case Record(None, (b"reserved", int(reserved))):
+            db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", (reserved,))
+        case Record(None, (bytes(name), int(place))) if (row_id := _id(name)) is not None:
+            db.execute("INSERT OR IGNORE INTO named VALUES (?, ?)", (row_id, place))
+        case Record(None, (bytes(name), int(place), int(same))) if place == same and (row_id := _id(name)) is not None:
+            db.execute("INSERT OR IGNORE INTO told VALUES (?, ?)", (place, row_id))
+
+
+def _take_row(db: sqlite3.Connection, place: int, body: bytes) -> bool:
+    """Whether the row could be read."""
+    try:
+        statement, name = _statement(place, body)
+        db.execute(statement, (place, name, body.decode()))
+    except UnicodeDecodeError:
+        return False
+    except sqlite3.DatabaseError as error:  # not when there is no room, for example
+        if not damaged(error):
+            raise
+        return False
+    return True
+
+
+def _statement(place: int, body: bytes) -> tuple[str, str]:
+    """What keeps a row, by what it is, and the id in it. Raises sqlite3.DatabaseError."""
+    if _is_change(body):
+        return "INSERT OR IGNORE INTO changes VALUES (?, ?, ?)", change_of((place, body)).message.job_id
+    with suppress(sqlite3.DatabaseError):
+        return KEEP.format(table="jobs"), job_of(("", body)).id
+    batch = batch_of(("", body))
+    if msgspec.json.decode(body, type=dict[str, object]).keys() - OF_BATCHES:
+        raise unreadable("a job that does not say what it is")
+    return KEEP.format(table="batches"), batch.id
+
+
+def _is_change(body: bytes) -> bool:
+    return b"type" in body[:9]
+
+
+def _id(name: bytes) -> str | None:
+    try:
+        return checked_job_id(name.decode())
+    except (InvalidInput, UnicodeDecodeError):
+        return None
+
+
+def _lost(db: sqlite3.Connection) -> Iterator[str]:
+    for row_id, place, is_job in db.execute(LOST_ROWS):
+        yield f"{'job' if is_job else 'job or batch'} {row_id}, from offset {place} on, cannot be read and is lost"
+    for place, job_id in db.execute(LOST_CHANGES):
+        yield f"the change at offset {place} of job {job_id} cannot be read and is lost"
