@@ -22,13 +22,23 @@ class ServedDaemon(NamedTuple):
     process: subprocess.Popen[str]
     state_dir: Path
 
+    @property
+    def port(self) -> int:
+        """The one after the address."""
+        return int(self.url.rpartition(":")[2])
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
 
 @contextmanager
 def served_daemon(
-    state_dir: Path, environment: Mapping[str, str] | None = None, config: str | None = None
+    state_dir: Path, environment: Mapping[str, str] | None = None, config: str | None = None, port: int = 0
 ) -> Iterator[ServedDaemon]:
-    """A daemon over a state directory, on any free port; stopped by SIGTERM unless it has ended itself."""
-    command = [sys.executable, "-m", "progressd", "serve", "--port", "0", "--state-dir", str(state_dir)]
+    """A daemon over a state directory, on a port or any free one; stopped by SIGTERM unless it has ended itself."""
+    command = [sys.executable, "-m", "progressd", "serve", "--port", str(port), "--state-dir", str(state_dir)]
     if config is not None:
         path = state_dir.with_suffix(".toml")
         path.write_text(config)

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,7 @@ from samples import ID
 from serving import PATIENCE, ServedDaemon, served_daemon
 from submitting import PDF
 from trio_websocket import ConnectionClosed, wrap_client_stream
-from waiting import alive
+from waiting import alive, until
 
 from daemon import progress, registered
 
@@ -79,14 +78,6 @@ def daemon(tmp_path: Path, config: str) -> Iterator[ServedDaemon]:
         yield daemon
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait for what a process does."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "this took too long"
-        time.sleep(0.01)  # nothing tells when
-
-
 def request(daemon: ServedDaemon, method: str, path: str, **what: Any) -> httpx.Response:
     return httpx.request(method, daemon.url + path, timeout=PATIENCE, trust_env=False, **what)
 
@@ -103,7 +94,7 @@ def status(daemon: ServedDaemon, job_id: str) -> str:
 
 def finished(daemon: ServedDaemon, job_id: str) -> dict[str, Any]:
     """The job once it has completed."""
-    eventually(lambda: status(daemon, job_id) == "completed")
+    until(lambda: status(daemon, job_id) == "completed")
     job: dict[str, Any] = request(daemon, "GET", f"/api/jobs/{job_id}").json()
     return job
 
@@ -111,7 +102,7 @@ def finished(daemon: ServedDaemon, job_id: str) -> dict[str, Any]:
 def child_of(directory: Path, job_id: str) -> int:
     """The process id of a job's program, once it runs."""
     path = directory / f"pid-{job_id}"
-    eventually(lambda: path.exists() and path.read_text().endswith("\n"))
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(path.read_text())
 
 
@@ -134,7 +125,7 @@ def test_it_waits_for_running_jobs_and_a_second_signal_cuts_that_short(daemon: S
     job_id = submit(daemon, "stubborn")
     child = child_of(tmp_path, job_id)
     daemon.process.send_signal(signal.SIGTERM)
-    eventually(lambda: request(daemon, "GET", "/api/health/ready").status_code == 503)
+    until(lambda: request(daemon, "GET", "/api/health/ready").status_code == 503)
     assert alive(child)
     assert daemon.process.poll() is None
     daemon.process.send_signal(signal.SIGTERM)
@@ -197,7 +188,7 @@ def test_no_second_child_runs_beside_what_a_killed_daemon_left_behind(tmp_path: 
             job_id = job_id or submit(daemon, "alone")
             child = child_of(tmp_path, job_id)
             helper = tmp_path / f"helper-{job_id}"
-            eventually(lambda path=helper: path.exists() and path.read_text().endswith("\n"))  # type: ignore[misc]
+            until(lambda path=helper: path.exists() and path.read_text().endswith("\n"))  # type: ignore[misc]
             assert not any(map(alive, before))
             before |= {child, int(helper.read_text())}
             job = request(daemon, "GET", f"/api/jobs/{job_id}").json()
@@ -208,7 +199,7 @@ def test_no_second_child_runs_beside_what_a_killed_daemon_left_behind(tmp_path: 
         (tmp_path / f"pid-{job_id}").unlink()
         helper.unlink()
     with served_daemon(state_dir, config=config) as daemon:
-        eventually(lambda: status(daemon, job_id) == "failed")
+        until(lambda: status(daemon, job_id) == "failed")
         assert request(daemon, "GET", f"/api/jobs/{job_id}").json()["error"] == "interrupted"
         assert request(daemon, "GET", f"/api/jobs/{job_id}/download").status_code == 409
         assert not any(map(alive, before))
@@ -226,7 +217,7 @@ def test_what_runs_for_a_job_that_had_just_been_cancelled_is_ended_too(tmp_path:
         daemon.process.wait(PATIENCE)
     assert alive(child)
     with served_daemon(tmp_path / "state", config=config) as daemon:
-        eventually(lambda: not alive(child))
+        until(lambda: not alive(child))
         assert status(daemon, job_id) == "cancelled"
 
 
@@ -236,13 +227,13 @@ def test_a_conversion_under_which_the_daemon_was_killed_is_done_again_from_its_s
         with SCAN.open("rb") as scan:
             given = {"file": ("scan.pdf", scan)}
             job_id = str(request(daemon, "POST", "/api/convert", files=given).json()["job_id"])
-        eventually(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["progress"]["percent"] > 10)
+        until(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["progress"]["percent"] > 10)
         child = json.loads((state_dir / "children" / job_id).read_bytes())["pid"]
         daemon.process.kill()
         daemon.process.wait(PATIENCE)
         assert alive(child)
     with served_daemon(state_dir) as daemon:
-        eventually(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["attempt"] == 2)
+        until(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["attempt"] == 2)
         assert not alive(child)
         done = finished(daemon, job_id)
         assert (done["attempt"], done["page_count"], done["progress"]["percent"]) == (2, 4, 100)
@@ -269,7 +260,7 @@ async def test_a_watcher_goes_on_with_its_cursor_after_the_daemon_was_killed(tmp
     state_dir = tmp_path / "state"
     with served_daemon(state_dir, config=config) as daemon:
         job_id = submit(daemon, "gated")
-        eventually(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["progress"]["percent"] == 50)
+        until(lambda: request(daemon, "GET", f"/api/jobs/{job_id}").json()["progress"]["percent"] == 50)
         cursor = request(daemon, "GET", f"/api/jobs/{job_id}").json()["cursor"]
         daemon.process.kill()
         daemon.process.wait(PATIENCE)
@@ -304,7 +295,7 @@ def test_systemd_is_told_when_it_answers_and_when_it_stops(
         assert notified.recv(1000) == b"STATUS=jobs: 0 running, 0 queued; watchers: 0"
         inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text
         daemon.process.send_signal(signal.SIGTERM)
-        eventually(lambda: notified.recv(1000).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000"))
+        until(lambda: notified.recv(1000).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000"))
         assert daemon.process.wait(PATIENCE) == 0
     assert "NOTIFY_SOCKET" not in inside
     assert "PROGRESSD_JOB_ID=" in inside
@@ -349,7 +340,7 @@ def test_it_takes_the_sockets_that_systemd_has_opened(
     with process:
         daemon = ServedDaemon(f"http://127.0.0.1:{port_in(tmp_path)}", process, tmp_path / "state")
         try:
-            eventually(lambda: is_answered(daemon))
+            until(lambda: is_answered(daemon))
             assert report(tmp_path / "given.sock", registered(ID))["ok"]
             assert not (daemon.state_dir / "ingest.sock").exists()
             inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text

@@ -1,6 +1,7 @@
 """Waiting for what no event tells: a condition is looked at again and again, for a bounded time."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,3 +30,11 @@ def open_files() -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found.add(str(descriptor.readlink()))
     return found
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """The same outside of Trio, such as for what a process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this took too long"
+        time.sleep(0.01)  # nothing tells when

@@ -134,19 +134,13 @@ def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path) -> None:
         daemon = closing.enter_context(served_daemon(tmp_path / "state"))
         program = f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.01; done"
         process = closing.enter_context(running(daemon.url, "--", "sh", "-c", program))
-        daemon.process.kill()
-        daemon.process.wait(PATIENCE)
+        daemon.kill()
         (tmp_path / "go").touch()
         assert process.stderr is not None
         assert "the command runs all the same" in process.stderr.readline()
-        port = daemon.url.rpartition(":")[2]
-        again = [sys.executable, "-m", "progressd", "serve", "--port", port, "--state-dir", str(tmp_path / "state")]
-        with subprocess.Popen(again, stdout=subprocess.DEVNULL) as server:
-            try:
-                assert process.wait(PATIENCE) == 0
-                assert newest(daemon)["status"] == "completed"
-            finally:
-                server.terminate()
+        with served_daemon(tmp_path / "state", port=daemon.port):
+            assert process.wait(PATIENCE) == 0
+            assert newest(daemon)["status"] == "completed"
 
 
 def emit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

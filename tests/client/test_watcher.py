@@ -8,8 +8,9 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from progressd.client.backoff import FIRST_DELAY, LONGEST_DELAY, backoff
 from progressd.client.errors import BadUrl, NoDaemon, Refused, StreamClosed
-from progressd.client.watcher import FIRST_DELAY, LONGEST_DELAY, Lost, backoff, watch, watch_texts
+from progressd.client.watcher import Lost, watch, watch_texts
 from progressd.core.messages import Completed, Progress, StatusChange
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 

@@ -68,7 +68,7 @@ ONLY_IN = {
     "logging_journald": {"journal"},
     "asyncio": set(),
     "anyio": set(),
-    "logging": {"log", "rest"},
+    "logging": {"log", "rest", "client"},
     "prometheus_client": {"tally", "rest"},
 }
 

@@ -5,7 +5,8 @@ ClientError
 ├── BadKey          not a key
 ├── NoDaemon        nothing answers there
 ├── Refused         the daemon said no, with an HTTP status
-└── StreamClosed    the daemon closed the stream of messages for good, with a close code
+├── StreamClosed    the daemon closed the stream of messages for good, with a close code
+└── JobCancelled    somebody has cancelled the job that is being worked on
 """
 
 from typing import Any
@@ -41,6 +42,11 @@ class Refused(ClientError):
         self.retry_after = retry_after
         self.code = code
 
+    @property
+    def later(self) -> bool:
+        """Whether the daemon may say yes later."""
+        return self.status >= 500 or self.status == 429
+
     @classmethod
     def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "Refused":
         """From an answer: its JSON body has the sentence in `message`, or else in `error`."""
@@ -61,3 +67,7 @@ class StreamClosed(ClientError):
         super().__init__(f"the daemon closed the stream: {reason or 'without a reason'} (close code {code})")
         self.code = code
         self.reason = reason
+
+
+class JobCancelled(ClientError):
+    """Somebody has cancelled the job, and so it is to be left."""

@@ -1,33 +1,73 @@
-"""The daemon's Unix socket, for a producer on the same host: an event goes in, and its answer is waited for."""
+"""The daemon's Unix socket, for a producer on the same host: events go in, and their answers are waited for."""
 
+import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from progressd.client.backlog import Answer, Event
 from progressd.client.errors import ClientError, NoDaemon, Refused
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 
 
+class LocalSocket:
+    """A connection to the socket at `path`, made when it is needed. Not for several threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open = contextlib.ExitStack()
+        self._socket: socket.socket | None = None
+
+    def exchange(self, events: Sequence[Event]) -> list[Answer]:
+        """Report events, and wait until they are durable; the answer to each. Raises NoDaemon, ClientError.
+
+        Without the answers nobody knows which of them were taken.
+        """
+        lines = [msgspec.json.encode({**event, "ref": number}) + b"\n" for number, event in enumerate(events)]
+        try:
+            daemon = self._socket or self._connect()
+            daemon.sendall(b"".join(lines))
+            return [self._answer() for _ in events]
+        except TimeoutError:
+            self.close()
+            raise ClientError(f"{self._path} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
+        except OSError as error:
+            self.close()
+            raise NoDaemon(f"no daemon answers at {self._path}: {error.strerror}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave; another exchange connects again."""
+        self._socket = None
+        self._open.close()
+
+    def _connect(self) -> socket.socket:
+        daemon = self._open.enter_context(socket.socket(socket.AF_UNIX))
+        daemon.settimeout(ANSWER_TIMEOUT)
+        daemon.connect(str(self._path))
+        self._reader = self._open.enter_context(daemon.makefile("rb"))
+        self._socket = daemon
+        return daemon
+
+    def _answer(self) -> Answer:
+        line = self._reader.readline()
+        if not line:
+            raise ClientError(f"the daemon at {self._path} closed the connection")
+        try:
+            return msgspec.json.decode(line, type=Answer)
+        except msgspec.DecodeError:
+            raise ClientError(f"what answers at {self._path} is not progressd") from None
+
+
 def report(path: Path, job_id: str, event: Mapping[str, Any]) -> None:
     """Report an event of a job, and wait until it is durable. Raises NoDaemon, Refused or another ClientError."""
-    line = msgspec.json.encode({**event, "job_id": job_id, "ref": 1}) + b"\n"
-    try:
-        with socket.socket(socket.AF_UNIX) as daemon:
-            daemon.settimeout(ANSWER_TIMEOUT)
-            daemon.connect(str(path))
-            daemon.sendall(line)
-            answer = daemon.makefile("rb").readline()
-    except TimeoutError:
-        raise ClientError(f"{path} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
-    except OSError as error:
-        raise NoDaemon(f"no daemon answers at {path}: {error.strerror}") from None
-    try:
-        said = msgspec.json.decode(answer, type=dict[str, Any])
-    except msgspec.DecodeError:
-        raise ClientError(f"what answers at {path} is not progressd") from None
-    if not said.get("ok"):
-        raise Refused(409, str(said.get("error")))
+    with contextlib.closing(LocalSocket(path)) as daemon:
+        [answer] = daemon.exchange([{**event, "job_id": job_id}])
+    if not answer.ok:
+        raise Refused(answer.status, answer.error)

@@ -1,19 +1,26 @@
 """The REST API as function calls: submit, look up, list, cancel, try again; it waits for each answer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import msgspec
 
 from progressd import __version__
 from progressd.client.address import checked_url, job_path, no_daemon
+from progressd.client.backlog import Answer, Event
 from progressd.client.credentials import credentials
 from progressd.client.errors import ClientError, NoDaemon, Refused
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
+
+T = TypeVar("T")
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_answers = msgspec.json.Decoder(Answer).decode_lines
 
 
 class RestClient:
@@ -38,6 +45,10 @@ class RestClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave; no call is possible any more."""
         self._http.close()
 
     def submit(self, path: Path, options: Mapping[str, object], pipeline: str | None = None) -> str:
@@ -82,7 +93,25 @@ class RestClient:
         """Report an event of a job."""
         self._call("POST", f"{job_path(job_id)}/events", json=event)
 
+    def exchange(self, events: Sequence[Event]) -> list[Answer]:
+        """Report events, and wait until they are durable; the answer to each."""
+        headers = {"Content-Type": "application/x-ndjson"}
+        body = self._request("POST", "/api/events", content=_encode_lines(events), headers=headers)
+        answers = self._decoded(_decode_answers, body)
+        if len(answers) != len(events):
+            raise ClientError(f"{self.url} answered {len(answers)} events instead of {len(events)}")
+        return answers
+
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return self._decoded(_decode_object, self._request(method, path, **request))
+
+    def _decoded(self, decode: Callable[[bytes], T], body: bytes) -> T:
+        try:
+            return decode(body)
+        except msgspec.DecodeError:
+            raise ClientError(f"what answers at {self.url} is not progressd: it sent no JSON") from None
+
+    def _request(self, method: str, path: str, **request: Any) -> bytes:
         try:
             response = self._http.request(method, f"{self.url}{path}", **request)
         except (httpx.ConnectError, httpx.ConnectTimeout):
@@ -95,7 +124,4 @@ class RestClient:
             raise Refused.answered(
                 response.status_code, response.content, response.headers.get("Retry-After"), self.url
             )
-        try:
-            return msgspec.json.decode(response.content, type=dict[str, Any])
-        except msgspec.DecodeError:
-            raise ClientError(f"what answers at {self.url} is not progressd: it sent no JSON") from None
+        return response.content

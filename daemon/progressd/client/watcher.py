@@ -5,7 +5,6 @@ async with watch("http://127.0.0.1:8080", job_id) as messages:
         ...
 """
 
-import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
@@ -16,6 +15,7 @@ from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
 from progressd.client.address import checked_url, no_daemon, stream_url
+from progressd.client.backoff import LONGEST_DELAY, backoff
 from progressd.client.connection import BREAKS, receive_texts
 from progressd.client.credentials import credentials
 from progressd.client.errors import ClientError, NoDaemon, Refused, StreamClosed
@@ -24,8 +24,6 @@ from progressd.core.closing import Closing
 from progressd.core.messages import Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
-FIRST_DELAY: Final = 0.5  # seconds
-LONGEST_DELAY: Final = 30.0  # seconds
 BROKEN: Final = 1006  # RFC 6455 §7.1.5: not closed at all
 NO_STATUS: Final = 1005  # the same section: closed without a code, as some proxies do
 
@@ -129,8 +127,7 @@ def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:
     delay = backoff(failures)
     match error:
         case Refused():
-            later = error.status >= 500 or error.status == 429
-            if not later or not reached:  # by now no daemon has answered, and maybe none ever will
+            if not error.later or not reached:  # by now no daemon has answered, and maybe none ever will
                 raise error from None
             return Lost(str(error), max(delay, error.retry_after or 0), failures)
         case StreamClosed():
@@ -164,9 +161,3 @@ def _decoded(text: str) -> Message | None:
 def _cursor(message: Message | None) -> str | None:
     cursor = getattr(message, "cursor", UNSET)
     return cursor if isinstance(cursor, str) else None
-
-
-def backoff(failures: int) -> float:
-    """The seconds to wait after so many failures in a row; random, lest all watchers come back at the same moment."""
-    longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures, 16))
-    return random.uniform(longest / 2, longest)  # noqa: S311, spread, and no secret

@@ -166,7 +166,7 @@ class WrappedCommand:
         try:
             self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
         except ClientError as error:
-            final = isinstance(error, Refused) and error.status < 500 and error.status != 429
+            final = isinstance(error, Refused) and not error.later
             self._over = isinstance(error, Refused) and error.status == 409
             if str(error) != self._complaint and not self._over:
                 self._complaint = str(error)
