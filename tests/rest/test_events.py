@@ -1,19 +1,25 @@
 """Producers over HTTP: one event or many, for one job or any, and what each is answered."""
 
+import contextlib
 import json
+from collections.abc import AsyncGenerator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import h11
 import httpx
 import pytest
+import trio
 from http_client import client_of, error_of, post_pieces
+from peer import Peer, request
 from progressd.config import Pipeline
 from progressd.core.status import JobStatus
-from progressd.rest import events as module
+from progressd.rest import line_answers as module
 from samples import ID, job_id
+from waiting import eventually
 
-from daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
+from daemon import PATIENCE, RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
 
 LINES = {"Content-Type": "application/x-ndjson"}
 OTHER = job_id(2)
@@ -185,18 +191,157 @@ async def test_one_event_that_is_too_large_is_refused(tmp_path: Path) -> None:
         assert (await client.post("/api/events", content=fits.ljust(1024))).status_code == 200
 
 
-async def test_lines_without_end_are_refused(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STREAM_MOST", 1_000_000)
-    refused = await post_pieces(client, "/api/events", repeat(b" " * 50_000 + b"\n"), LINES)
-    assert refused.status_code == 413
-    assert "1000000" in error_of(refused)
+HEAD = request("/api/events", {**LINES, "Transfer-Encoding": "chunked"}, method="POST")
 
 
-async def test_answers_do_not_fill_the_memory(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ANSWERS_MOST", 100_000)
-    refused = await post_pieces(client, "/api/events", repeat(b"x\n" * 1000), LINES)
-    assert refused.status_code == 413
-    assert error_of(refused).startswith("too many lines for one request: ")
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Conversation:
+    """A request whose lines are sent one by one, and the lines of the response to it."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self._http = h11.Connection(h11.CLIENT)
+        self._http.send(h11.Request(method="POST", target="/", headers=[("Host", "daemon")]))
+        self._rest = b""
+
+    async def say(self, *events: Any) -> None:
+        await self.peer.send(chunk(lines(*events)))
+
+    async def event(self) -> Any:
+        """The next one of h11 that says something."""
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self.peer.receive())
+        return event
+
+    async def answers(self, count: int) -> list[dict[str, Any]]:
+        """The next ones."""
+        while self._rest.count(b"\n") < count:
+            event = await self.event()
+            assert isinstance(event, h11.Data), event
+            self._rest += event.data
+        *found, self._rest = self._rest.split(b"\n", count)
+        return [json.loads(line) for line in found]
+
+
+@contextlib.asynccontextmanager
+async def conversation(daemon: RunningDaemon, *first: Any) -> AsyncGenerator[Conversation]:
+    """One that has begun, with the answers to the first lines still to be read."""
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(HEAD)
+        talk = Conversation(peer)
+        await talk.say(*first)
+        head = await talk.event()
+        assert head.status_code == 200
+        yield talk
+
+
+async def test_each_line_is_answered_while_the_request_is_still_being_sent(daemon: RunningDaemon) -> None:
+    async with conversation(daemon, registered(ID)) as talk:
+        [created] = await talk.answers(1)
+        assert (created["ok"], created["job_id"]) == (True, ID)
+        for step in (1, 2, 3):
+            await talk.say({"ref": step, **progress(ID, step)})
+            [moved] = await talk.answers(1)
+            assert (moved["ref"], moved["ok"]) == (step, True)
+        await talk.say(completed(ID), b"nonsense\n")
+        assert [answer["ok"] for answer in await talk.answers(2)] == [True, False]
+        await talk.peer.send(b"0\r\n\r\n")
+        assert isinstance(await talk.event(), h11.EndOfMessage)
+        assert await talk.peer.rest() == b""  # for its head had to say so, while nobody knew how much would come
+    assert (await daemon.daemon.registry.get(ID)).status is JobStatus.COMPLETED
+
+
+async def test_a_stream_that_came_whole_leaves_the_connection_open(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        for step in range(5):
+            await peer.send(HEAD + chunk(lines(registered(ID), progress(ID, step))) + b"0\r\n\r\n")
+            answered = await peer.response()
+            assert (answered.status, answered.body.count(b'"ok":true'), answered.headers.get("connection")) == (
+                200,
+                2,
+                None,
+            )
+
+
+async def test_what_was_answered_is_kept_when_the_producer_breaks_off(daemon: RunningDaemon) -> None:
+    async with conversation(daemon, registered(ID), progress(ID, 1)) as talk:
+        assert [answer["ok"] for answer in await talk.answers(2)] == [True, True]
+        await talk.say(progress(ID, 2), b'{"type":"comp')
+        await talk.answers(1)
+        await talk.peer.reset()
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    job = await daemon.daemon.registry.get(ID)
+    assert (job.status, job.progress.current_step) == (JobStatus.PROCESSING, 2)
+
+
+async def test_who_reads_no_answers_is_read_no_further_and_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITING_MOST", 100_000)
+    async with (
+        running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon,
+        await daemon.connect(receive_buffer=4096) as stream,
+    ):
+        await stream.send_all(HEAD)
+        sent = 0
+        with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+            while sent < 20_000_000:
+                await stream.send_all(chunk(b"x\n" * 10_000))
+                sent += 20_000
+        assert sent < 20_000_000
+        await eventually(lambda: daemon.daemon.ledger.open == 0)
+
+
+async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_answer(tmp_path: Path) -> None:
+    """As most do; here with far more answers than the kernel keeps, and for longer than it may stall."""
+    count = 40_000
+    async with (
+        running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon,
+        await daemon.connect(receive_buffer=4096) as stream,
+    ):
+        await stream.send_all(HEAD)
+        await stream.send_all(chunk(b"x\n" * count))
+        began = trio.current_time()
+        while trio.current_time() < began + 1:
+            await stream.send_all(chunk(b"\n"))
+            await trio.sleep(0.05)
+        await stream.send_all(b"0\r\n\r\n")
+        received = b""
+        with trio.fail_after(PATIENCE):
+            while piece := await stream.receive_some(1 << 20):
+                received += piece
+    assert received.endswith(b"\r\n0\r\n\r\n")
+    assert received.count(b'"ok":false') > count - 100  # of which a few are cut by the framing
+
+
+async def test_a_producer_that_falls_silent_is_told_so(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"stall_timeout": 0.3}) as daemon:
+        async with conversation(daemon, registered(ID)) as talk:
+            _, last = await talk.answers(2)
+            assert last == {"ok": False, "error": "nothing came for 0.3 s", "status": 408, "line": 2}
+            assert isinstance(await talk.event(), h11.EndOfMessage)
+            assert await talk.peer.rest() == b""
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(HEAD)
+            assert (await peer.response()).status == 408
+
+
+async def test_streams_end_with_the_daemon_and_say_which_line_was_not_taken(daemon: RunningDaemon) -> None:
+    async with conversation(daemon, registered(ID)) as talk, Peer(await daemon.connect()) as silent:
+        await talk.answers(1)
+        await silent.send(HEAD)
+        await eventually(lambda: daemon.daemon.ledger.open == 2)
+        daemon.kill()
+        stopping = {"ok": False, "error": "the daemon is stopping", "status": 503, "line": 2}
+        assert await talk.answers(1) == [stopping]
+        assert isinstance(await talk.event(), h11.EndOfMessage)
+        assert await talk.peer.rest() == b""
+        assert (await silent.response()).status == 503
+    with trio.fail_after(PATIENCE):
+        await daemon.stopped.wait()
 
 
 async def test_ten_thousand_lines_in_one_request(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:

@@ -25,6 +25,7 @@ class PacedBody(TrioBody):
         super().__init__(None, None)  # the limits depend on the route: see `pieces`
         self.room = trio.Event()
         self.wanted = True
+        self.answered_meanwhile = False  # whoever sends the response reads on, and discards what is left
 
     async def __anext__(self) -> bytes:
         piece = await super().__anext__()
@@ -75,7 +76,8 @@ class PacedConnection(TrioASGIHTTPConnection):
         if request.method in SAFE:  # whose body means nothing (RFC 9110 §9.3.1), and would hide the client's end
             request.body.discard()
         response = await self.app.handle_request(request)
-        request.body.discard()
+        if not request.body.answered_meanwhile:
+            request.body.discard()
         await self._send_response(send, response)
         nursery.cancel_scope.cancel()
 
@@ -87,10 +89,11 @@ class Pieces:
     take its time, when fewer have come than `limits.min_body_rate` asks for. Only waiting for the client counts.
     """
 
-    def __init__(self, request: Request, limits: Limits, most: int, *, in_its_time: bool = False) -> None:
+    def __init__(self, request: Request, limits: Limits, most: float, *, in_its_time: bool = False) -> None:
         if (request.content_length or 0) > most:
             raise TooLarge(f"the body has {request.content_length} bytes: at most {most} are allowed")
-        self._body = aiter(request.body)
+        assert isinstance(request.body, PacedBody)
+        self._body = request.body
         self._most = most
         self._stall = limits.stall_timeout
         self._rate = 0 if in_its_time else limits.min_body_rate
@@ -114,6 +117,14 @@ class Pieces:
         if self._size > self._most:
             raise TooLarge(f"the body has more than the {self._most} bytes that are allowed")
         return piece
+
+    def read_on(self) -> None:
+        """The body goes on while the response is sent, until `discard`, before the end of that."""
+        self._body.answered_meanwhile = True
+
+    def discard(self) -> None:
+        """Let go of what still comes."""
+        self._body.discard()
 
 
 async def whole_body(request: Request, limits: Limits, most: int = 1024 * 1024) -> bytes:

@@ -1,6 +1,6 @@
 """The streams that are open over plain HTTP: how many there may be, and how they are told that the daemon stops."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from progressd.broadcast.reader import ReaderOutbox
@@ -11,11 +11,12 @@ from progressd.core.messages import Notice
 
 
 class OpenStreams:
-    """Server-sent events, and whoever waits for a job to change."""
+    """Server-sent events, whoever waits for a job to change, and producers that report line by line."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: dict[ReaderOutbox, None] = {}
+        self._reporting: dict[Callable[[], None], None] = {}
         self._announced: Notice | None = None
         self._draining = False
 
@@ -46,6 +47,17 @@ class OpenStreams:
         finally:
             del self._open[outbox]
 
+    @contextmanager
+    def reporting(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Within this, a producer is read, which does not count; `stop` is called once the daemon takes no more."""
+        self._reporting[stop] = None
+        if self._draining:
+            stop()
+        try:
+            yield
+        finally:
+            del self._reporting[stop]
+
     def announce(self, message: Notice, *, later: bool = True) -> None:
         """Tell everyone; `later`: also those who come from now on, until the next announcement."""
         self._announced = message if later else None
@@ -57,3 +69,5 @@ class OpenStreams:
         self._draining = True
         for outbox in self._open:
             outbox.end(closing)
+        for stop in tuple(self._reporting):
+            stop()

@@ -187,6 +187,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         self._stall = stall
         self._closed = False
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
+        self._sending = trio.CancelScope()
         self._between_requests = trio.Event()
         self._between_requests.set()
         self.socket = connection.stream.socket  # Hypercorn asks it for the addresses
@@ -204,6 +205,8 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         with trio.CancelScope() as self._reading:
             if not self._closed:
                 data = await self._connection.receive_some(max_bytes)
+            # Many a client reads nothing before it has sent all; it is read as far as there is use for what it sends.
+            self._sending.deadline = trio.current_time() + self._stall
             if data and any(data[: len(one)] == one[: len(data)] for one in self._beginnings):
                 data = await self._upgrade_or(data)
         if self._closed:
@@ -228,9 +231,9 @@ class _HttpStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._closed:
             raise trio.ClosedResourceError
-        with trio.move_on_after(self._stall) as stalled:
+        with trio.move_on_after(self._stall) as self._sending:
             await self._connection.stream.send_all(data)
-        if stalled.cancelled_caught:
+        if self._sending.cancelled_caught:
             self._connection.stream.socket.close()
             raise trio.BrokenResourceError("the client does not read")
 
