@@ -174,7 +174,7 @@ def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
             again.kill()
         job.progress(8)
         go.set()
-        until(lambda: "scan: waiting for the daemon to take its end" in complaints(caplog))
+        until(lambda: job._reporter._closing)
         with served_daemon(state_dir, port=daemon.port) as again:
             until(lambda: status(again, job) == "completed")
             assert seen(again, job)["progress"]["current_step"] == 8
@@ -273,6 +273,15 @@ def test_a_daemon_that_asks_for_a_key_gets_it(tmp_path: Path, caplog: pytest.Log
             pass
     [complaint] = complaints(caplog)
     assert complaint.endswith("; the work goes on all the same, unseen")
+
+
+def test_a_daemon_that_is_asked_too_often_is_asked_less_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = "limits = {rate_limit_per_minute = 300, rate_limit_burst = 1, unlimited = []}"
+    with served_daemon(tmp_path / "state", config=config) as daemon:
+        with Job("scan", url=daemon.url) as job:
+            until(lambda: job.progress(1) or job._reporter._pace == reporter.SLOW_PACE)
+        until(lambda: status(daemon, job) == "completed")
+    assert complaints(caplog) == []
 
 
 def test_where_the_daemon_is_comes_from_the_environment(daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
+from progressd.client.errors import may_change
+
 Event: TypeAlias = Mapping[str, Any]
 
 _CONFLICT: Final = 409
@@ -25,7 +27,7 @@ class Answer(Struct, frozen=True):
     @property
     def later(self) -> bool:
         """Whether the same may be taken later."""
-        return not self.ok and (self.status >= 500 or self.status == 429)
+        return not self.ok and may_change(self.status)
 
 
 class Backlog:

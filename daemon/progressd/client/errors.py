@@ -9,9 +9,16 @@ ClientError
 └── JobCancelled    somebody has cancelled the job that is being worked on
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+TOO_OFTEN: Final = 429  # RFC 6585 §4
+
+
+def may_change(status: int) -> bool:
+    """Whether what is refused with this HTTP status may be taken later."""
+    return status >= 500 or status == TOO_OFTEN
 
 
 class ClientError(Exception):
@@ -45,7 +52,7 @@ class Refused(ClientError):
     @property
     def later(self) -> bool:
         """Whether the daemon may say yes later."""
-        return self.status >= 500 or self.status == 429
+        return may_change(self.status)
 
     @classmethod
     def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "Refused":

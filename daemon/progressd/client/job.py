@@ -85,7 +85,8 @@ class Job:
         self._backlog = Backlog(self.id, registration if self._own else None)
         way = partial(open_lines, url, socket, key, os.environ)
         self._reporter = Reporter(self.name, self._backlog, way, lease_seconds)
-        self.progress(0, total_steps)
+        if self._own or total_steps:
+            self.progress(0, total_steps)
 
     @property
     def cancelled(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 
 from progressd.client.backlog import Answer, Backlog, Event
 from progressd.client.backoff import backoff
-from progressd.client.errors import ClientError, Refused
+from progressd.client.errors import TOO_OFTEN, ClientError, Refused
 from progressd.client.lines import Lines
 
 PACE: Final = 0.2  # seconds between two reports
@@ -19,8 +19,7 @@ SLOW_PACE: Final = 2.0  # the same, once the daemon finds that we ask too often
 BEAT: Final = 2.0  # seconds until a silent job asks whether somebody has cancelled it
 LONGEST_DELAY: Final = 5.0  # seconds between two attempts while no daemon answers
 LAST_DELAY: Final = 1.0  # the same, when nothing but the end is left
-TOO_OFTEN: Final = 429  # RFC 6585 §4
-QUIET: Final = 1.0  # seconds to wait for the end to be taken before saying so
+QUIET: Final = 3.0  # seconds to wait for the end to be taken before saying so
 
 log = logging.getLogger("progressd.client")
 
@@ -70,11 +69,13 @@ class Reporter:
             change(self._backlog)
             self._closing = self._last_call = True
             self._changed.notify_all()
-            if not self._wait(min(QUIET, patience)):
-                log.warning("%s: waiting for the daemon to take its end", self._name)
-                if not self._wait(patience - QUIET):
-                    log.warning("%s: the daemon was not told how it ended", self._name)
-        self._stop()
+            try:
+                if not self._wait(min(QUIET, patience)):
+                    log.warning("%s: waiting for the daemon to take its end", self._name)
+                    if not self._wait(patience - QUIET):
+                        log.warning("%s: the daemon was not told how it ended", self._name)
+            finally:
+                self._stop()
 
     def _wait(self, seconds: float) -> bool:
         return self._changed.wait_for(lambda: self._finished, max(0.0, seconds))
@@ -136,7 +137,7 @@ class Reporter:
             self._renewed = now
         with self._changed:
             complaint = self._backlog.answered(batch, answers)
-            cancelled = self._backlog.cancelled
+            cancelled = self._backlog.cancelled and not self._finished
         if complaint:
             log.warning("%s: %s", self._name, complaint)
         if cancelled:
@@ -150,9 +151,9 @@ class Reporter:
                 raise error
             self._reached = True
             delay = max(delay, error.retry_after or 0)
-            if error.status == TOO_OFTEN:
-                self._pace = SLOW_PACE
-        if not self._failures:
+        if isinstance(error, Refused) and error.status == TOO_OFTEN:
+            self._pace = SLOW_PACE
+        elif not self._failures:
             log.warning("%s: %s; the work goes on all the same", self._name, error)
         self._failures += 1
         self._not_before = time.monotonic() + delay
