@@ -12,14 +12,17 @@ from typing import Final, TypeAlias
 
 import structlog
 import trio
+from msgspec import UNSET
 
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.core.errors import ProgressdError, StoreFailed, Unavailable
+from progressd.broadcast.published import Published
+from progressd.core.cursor import Cursor
+from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import Event, LeaseEvent, LostEvent
 from progressd.core.job import Job
 from progressd.core.leases import Leases
-from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
+from progressd.core.messages import Error, JobCreated, JobDeleted, JobDeletedData, StateChange, StatusChange
 from progressd.draft import MESSAGES_MOST, Draft
 from progressd.registry import Registry
 from progressd.store.base import Store
@@ -35,12 +38,13 @@ log = structlog.get_logger(__name__)
 
 
 class Entry:
-    """Events of one producer, and what comes of them. Without events: it is decided once all before it are."""
+    """Events of one producer, or a job to delete, and what comes of it. Neither: decided once all before it are."""
 
-    __slots__ = ("decided", "events", "outcomes")
+    __slots__ = ("decided", "deleted", "events", "outcomes")
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Event], deleted: Job | None = None) -> None:
         self.events = events
+        self.deleted = deleted
         self.outcomes: list[Outcome] = []
         self.decided = trio.Event()
 
@@ -81,6 +85,13 @@ class Ingest:
             raise outcome
         return outcome
 
+    async def delete(self, job: Job) -> Job:
+        """Delete a finished job, and tell those who watch; its files are left. Raises NotFound, StoreFailed."""
+        [outcome] = await self._decided((), job)
+        if isinstance(outcome, ProgressdError):
+            raise outcome
+        return outcome
+
     @property
     def queued(self) -> int:
         """Entries that wait to be decided."""
@@ -112,9 +123,9 @@ class Ingest:
                     await self._take(last)
                     await self._write_unsaved()
 
-    async def _decided(self, events: Sequence[Event]) -> list[Outcome]:
+    async def _decided(self, events: Sequence[Event], deleted: Job | None = None) -> list[Outcome]:
         self._hear(events)
-        entry = Entry(events)
+        entry = Entry(events, deleted)
         try:
             await self._send.send(entry)
         except trio.BrokenResourceError:
@@ -142,7 +153,27 @@ class Ingest:
             self._turn(error)
         for entry in entries:
             entry.outcomes = [next(outcomes) for _ in entry.events]
+            if entry.deleted is not None:
+                entry.outcomes.append(await self._delete(entry.deleted))
             entry.decided.set()
+
+    async def _delete(self, job: Job) -> Outcome:
+        try:
+            await self._reserve(1)
+            gone = await self._store.delete([job.id])
+        except StoreFailed as error:
+            self._turn(error)
+            return error
+        if not gone:
+            return NotFound(f"no job {job.id}")
+        self._registry.forget(gone)
+        offset, self._next_offset = self._next_offset, self._next_offset + 1
+        said = JobDeletedData(job.status, job.labels)
+        cursor = str(Cursor(self.store_id, offset))
+        message = JobDeleted(job.id, said, cursor, datetime.now(UTC), job.batch_id or UNSET)
+        await self._broadcaster.publish(Published(offset, message))
+        log.info("job deleted", job_id=job.id)
+        return job
 
     async def _decide(self, events: list[Event]) -> list[Outcome]:
         """Apply, commit, publish. Raises StoreFailed, and then nothing has been published."""

@@ -12,6 +12,8 @@ from progressd.core.messages import (
     ErrorData,
     JobCreated,
     JobCreatedData,
+    JobDeleted,
+    JobDeletedData,
     Message,
     PagePreview,
     PagePreviewData,
@@ -119,6 +121,10 @@ def test_progress_of_nothing_keeps_all_its_keys() -> None:
             '"stage":"deskew","width":320,"height":200}}',
         ),
         (
+            JobDeleted(ID, JobDeletedData(JobStatus.FAILED)),
+            '{"type":"job_deleted","job_id":"…","data":{"status":"failed"}}',
+        ),
+        (
             ServerShutdown(ServerShutdownData("maintenance", 30)),
             '{"type":"server_shutdown","data":{"reason":"maintenance","countdown_secs":30}}',
         ),
@@ -129,7 +135,7 @@ def test_progress_of_nothing_keeps_all_its_keys() -> None:
         (ServerStatus(ServerStatusData("healthy")), '{"type":"server_status","data":{"status":"healthy"}}'),
         (Resync(), '{"type":"resync"}'),
     ],
-    ids=["job_created", "job_created in full", "page_preview", "server_shutdown", "failing", "healthy", "resync"],
+    ids=lambda value: value.__struct_config__.tag if isinstance(value, Message) else "",
 )
 def test_what_the_daemon_adds_to_the_specification_has_these_keys(message: Message, expected: str) -> None:
     assert encode(message) == line(expected)

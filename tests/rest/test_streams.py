@@ -136,6 +136,13 @@ async def test_every_job_is_told(daemon: RunningDaemon) -> None:
     ]
 
 
+async def test_a_deletion_is_told(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), progress(ID, 1), completed(ID))
+    async with streaming(daemon, "/api/events?types=job_deleted") as stream:
+        assert (await client.delete(f"/api/jobs/{ID}?purge=true")).status_code == 200
+        assert types([await stream.receive()]) == ["job_deleted"]
+
+
 async def test_a_client_that_comes_back_misses_nothing(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with streaming(daemon, f"/api/jobs/{ID}/events") as stream:

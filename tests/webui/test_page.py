@@ -173,6 +173,15 @@ def test_a_finished_job_is_deleted_once_that_is_confirmed(page: Page) -> None:
     expect(failed).to_have_count(0)
 
 
+def test_a_job_that_is_deleted_elsewhere_goes_at_once(page: Page) -> None:
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    job_id = page.evaluate(REPORT, ["elsewhere", {"type": "error", "data": {"message": "No."}}])
+    failed = page.locator(".job[data-status=failed]", has_text="elsewhere")
+    expect(failed).to_have_count(1)
+    httpx.delete(f"{page.url}api/jobs/{job_id}?purge=true", trust_env=False).raise_for_status()
+    expect(failed).to_have_count(0)
+
+
 def test_files_handed_in_together_have_one_bar_and_are_cancelled_together(page: Page, scan: Path) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     files = [("files[]", (f"part-{n}.pdf", scan.read_bytes())) for n in range(6)]

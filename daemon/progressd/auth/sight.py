@@ -22,7 +22,7 @@ from progressd.core.batch import JobBatch
 from progressd.core.errors import NotFound, OutOfScope, StoreFailed
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job
-from progressd.core.messages import ALL_JOBS, BatchMessage, batch_topic
+from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic
 from progressd.core.status import JobStatus
 from progressd.history import History
 from progressd.ingest import Ingest, Outcome
@@ -127,6 +127,12 @@ class BoundIngest(Ingest):
         decided = iter(await self._ingest.submit(*allowed))
         return [refused[place] if place in refused else next(decided) for place in range(len(events))]
 
+    async def delete(self, job: Job) -> Job:
+        """See Ingest."""
+        if not self._who.sees(job):
+            raise NotFound(f"no job {job.id}")
+        return await self._ingest.delete(job)
+
     def _labelled(self, event: Event) -> Event:
         if isinstance(event, RegisterEvent | SubmitEvent):
             labels = {**event.data.labels, **self._who.labels}
@@ -181,6 +187,8 @@ class SeenHistory:
         message = item.message
         if isinstance(message, BatchMessage):
             return True  # who may watch the batch sees all of its jobs
+        if isinstance(message, JobDeleted):
+            return self._who.labels.items() <= message.data.labels.items()
         job = self._registry.known(message.job_id)
         return self._who.sees(job) if job is not None else message.job_id in self._replayed
 

@@ -11,6 +11,7 @@ from progressd.core.messages import (
     Completed,
     Error,
     JobCreated,
+    JobDeleted,
     JobMessage,
     Message,
     PagePreview,
@@ -41,7 +42,7 @@ def printable(text: object) -> str:
 
 def line(message: Message, url: str) -> str:
     """A message on one line: the job, what kind of message, and what it says."""
-    job_id = message.job_id if isinstance(message, JobMessage) else "-"
+    job_id = message.job_id if isinstance(message, JobMessage | JobDeleted) else "-"
     return f"{job_id} {type_of(message)} {said(message, url)}".rstrip()
 
 

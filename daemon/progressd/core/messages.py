@@ -110,6 +110,23 @@ class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
     batch_id: str | UnsetType = UNSET
 
 
+class JobDeletedData(Struct, frozen=True, omit_defaults=True):
+    """What it was, for those who count; `labels` say who may know of it."""
+
+    status: JobStatus
+    labels: dict[str, str] = {}
+
+
+class JobDeleted(Struct, frozen=True, tag_field="type", tag="job_deleted"):
+    """Somebody deleted a finished job. Never stored: only who watches at that moment gets it."""
+
+    job_id: str
+    data: JobDeletedData
+    cursor: str | UnsetType = UNSET
+    time: datetime | UnsetType = UNSET
+    batch_id: str | UnsetType = UNSET
+
+
 class PagePreviewData(Struct, frozen=True):
     """A small picture of a page, base64; width and height in pixels."""
 
@@ -225,7 +242,7 @@ StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
 Notice: TypeAlias = ServerShutdown | ServerStatus | Resync | Subscribed | Unsubscribed | Refused | Pong
 BatchMessage: TypeAlias = BatchProgress | BatchCompleted
-TopicMessage: TypeAlias = JobMessage | BatchMessage
+TopicMessage: TypeAlias = JobMessage | JobDeleted | BatchMessage
 Message: TypeAlias = TopicMessage | Notice
 
 ALL_JOBS = "jobs"
@@ -247,8 +264,8 @@ def topics_of(message: TopicMessage) -> tuple[str, ...]:
     """The topics a message is on; that of its job first."""
     if isinstance(message, BatchMessage):
         return (batch_topic(message.batch_id),)
-    # nobody can be watching a job itself that has only just been created
-    topics = (ALL_JOBS,) if isinstance(message, JobCreated) else (job_topic(message.job_id), ALL_JOBS)
+    # nobody can be watching a job itself that has only just been created, nor one that is over
+    topics = (ALL_JOBS,) if isinstance(message, JobCreated | JobDeleted) else (job_topic(message.job_id), ALL_JOBS)
     return topics if message.batch_id is UNSET else (*topics, batch_topic(message.batch_id))
 
 

@@ -98,9 +98,8 @@ async def _purge(job: Job) -> Response:
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only a finished job can be deleted")
     with trio.CancelScope(shield=True):  # or its files were left behind
-        gone = await daemon.store.delete([job.id])
-        daemon.registry.forget(gone)
-        await daemon.files.remove(gone)
+        await daemon.ingest.delete(job)
+        await daemon.files.remove([job.id])
     return _job_response(job)
 
 

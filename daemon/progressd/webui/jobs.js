@@ -136,6 +136,10 @@ export class Jobs {
       if (!job) this.#set({ id, batch_id, ...data });
       return true;
     }
+    if (type === 'job_deleted') {
+      this.remove(id);
+      return true;
+    }
     const change = CHANGES[type];
     if (!change) return true;
     if (job) this.#set({ ...job, ...change(job, data, time) });
