@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,9 @@ def test_a_daemon_that_starts_after_the_job_is_told_all_of_it(tmp_path: Path) ->
             until(lambda: seen(daemon, job).get("progress", {}).get("current_step") == 3)
             go.set()
             until(lambda: status(daemon, job) == "completed")
+            view = seen(daemon, job)
+    told = datetime.fromisoformat(view["completed_at"]) - datetime.fromisoformat(view["started_at"])
+    assert view["elapsed_seconds"] > told.total_seconds()  # it had begun long before
 
 
 def test_a_daemon_that_hangs_keeps_neither_the_work_nor_its_end(

@@ -68,6 +68,7 @@ def main() -> None:
       progressd serve                        run the daemon
       progressd submit book.pdf --watch      give it a file, and look on
       progressd watch                        look on at all its jobs
+      progressd run -- make -j4              have it show a command
     """
 
 

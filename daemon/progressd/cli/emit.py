@@ -12,7 +12,15 @@ from progressd.cli.remote import Remote, remote_options
 
 @click.command()
 @click.argument("step_name", metavar="[STEP]", required=False, default="")
-@click.option("--job", "job_id", envvar="PROGRESSD_JOB_ID", show_envvar=True, shell_complete=complete_unfinished)
+@click.option(
+    "--job",
+    "job_id",
+    metavar="JOB",
+    envvar="PROGRESSD_JOB_ID",
+    show_envvar=True,
+    shell_complete=complete_unfinished,
+    help="The job that it is about.",
+)
 @click.option("--step", "-n", type=click.IntRange(0, 2**53), help="How many steps are done.")
 @click.option("--total", "-t", type=click.IntRange(0, 2**53), help="How many there are.")
 @click.option("--percent", type=click.FloatRange(0, 100), help="How far it is, where steps do not tell.")

@@ -8,6 +8,7 @@ import json
 import math
 import operator
 import os
+import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -73,6 +74,7 @@ class Job:
         self._step_name = ""
         self._in_step = False
         self._result: dict[str, object] = {}
+        self._begun = time.monotonic()
         self._process = os.getpid()
         registration = {
             "kind": self.name,
@@ -132,7 +134,7 @@ class Job:
         self._result = {"output_path": output_path, "page_count": page_count}
 
     def __enter__(self) -> Self:
-        self._reporter.start()
+        self._start()
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
@@ -158,7 +160,7 @@ class Job:
             with trio.CancelScope() as block:
                 if self._stop_when_cancelled:
                     self._reporter.on_cancelled = partial(run.run_sync_soon, block.cancel)
-                self._reporter.start()
+                self._start()
                 yield
             if block.cancelled_caught:
                 raise JobCancelled(f"job {self.id} was cancelled")
@@ -168,6 +170,10 @@ class Job:
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._end, ended)
+
+    def _start(self) -> None:
+        self._begun = time.monotonic()  # the daemon may hear of it much later
+        self._reporter.start()
 
     def _end(self, error: BaseException | None) -> None:
         if os.getpid() != self._process:
@@ -180,7 +186,8 @@ class Job:
         if not self._own:
             backlog.end(None, {})
         elif error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
-            backlog.end("completed", {name: value for name, value in self._result.items() if value is not None})
+            result = {"elapsed_seconds": round(time.monotonic() - self._begun, 3), **self._result}
+            backlog.end("completed", {name: value for name, value in result.items() if value is not None})
         elif isinstance(error, Exception | SystemExit):
             backlog.end("error", {"message": _sentence(error)})
         else:  # KeyboardInterrupt, or what cancels tasks
