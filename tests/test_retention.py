@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
@@ -217,7 +217,7 @@ async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, t
 class UnreadableStore(SQLiteStore):
     """Cannot say which jobs there are."""
 
-    async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
+    async def known(self, ids: Collection[str]) -> Collection[str]:
         raise StoreFailed("the store does not answer")
 
 

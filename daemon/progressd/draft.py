@@ -10,7 +10,7 @@ from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import Published
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
-from progressd.core.errors import ProgressdError
+from progressd.core.errors import ProgressdError, Unreadable
 from progressd.core.events import CallOffEvent, Event, checked_job_id
 from progressd.core.job import Applied, Job, apply
 from progressd.core.messages import PagePreview, Progress
@@ -25,7 +25,13 @@ class Draft:
     """Decides events one after the other. `stored`: the jobs they are about that are not in memory."""
 
     def __init__(
-        self, registry: Registry, batches: Batches, stored: Mapping[str, Job], store_id: str, offset: int, now: datetime
+        self,
+        registry: Registry,
+        batches: Batches,
+        stored: Mapping[str, Job | Unreadable],
+        store_id: str,
+        offset: int,
+        now: datetime,
     ) -> None:
         self._registry = registry
         self._batches = batches
@@ -41,11 +47,13 @@ class Draft:
 
     def decide(self, event: Event) -> Job | ProgressdError:
         """The job as the event leaves it, or what refuses the event."""
-        job = self._known(event.job_id)
+        job: Job | Unreadable | None = self._known(event.job_id)
         try:
             if job is None:
                 event = replace(event, job_id=checked_job_id(event.job_id))
                 job = self._known(event.job_id) or self._stored.get(event.job_id)
+            if isinstance(job, Unreadable):
+                return job
             applied = apply(job, event, self._now)
         except ProgressdError as error:
             return error

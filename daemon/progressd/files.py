@@ -78,7 +78,7 @@ class Files:
             return os.listdir(self._uploads)
 
         names = await in_thread(left_over)
-        kept = await store.jobs(names) if names else {}
+        kept = await store.known(names) if names else ()
         await self.remove([name for name in names if name not in kept])
         for name in names:
             (self._uploads / name).unlink()

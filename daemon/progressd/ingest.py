@@ -18,7 +18,7 @@ from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Published
 from progressd.core.cursor import Cursor
-from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable
+from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable, Unreadable
 from progressd.core.events import Event, LeaseEvent, LostEvent
 from progressd.core.job import Job
 from progressd.core.leases import Leases
@@ -162,7 +162,8 @@ class Ingest:
             await self._reserve(1)
             gone = await self._store.delete([job.id])
         except StoreFailed as error:
-            self._turn(error)
+            if not isinstance(error, Unreadable):
+                self._turn(error)
             return error
         if not gone:
             return NotFound(f"no job {job.id}")
@@ -233,9 +234,16 @@ class Ingest:
                 self._unsaved.pop(job_id, None)
         self._turn(None)
 
-    async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job]:
+    async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | Unreadable]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}
-        return dict(await self._store.jobs(missing)) if missing else {}
+        found = dict[str, Job | Unreadable]()
+        while missing:
+            try:
+                return {**found, **await self._store.jobs(missing)}
+            except Unreadable as error:
+                missing.remove(error.row_id)
+                found[error.row_id] = error
+        return found
 
     async def _reserve(self, count: int) -> None:
         if self._next_offset + count > self._reserved:

@@ -50,7 +50,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
                         " They are left; `progressd check --repair` deletes them",
                     )
                     break
-                known = await store.jobs(names)
+                known = await store.known(names)
                 left_over = [name for name in names if name not in known]
                 await files.remove(left_over)
                 count += len(left_over)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio_websocket
 from http_client import FORM_TYPE, client_of, file_part, form
-from progressd.core.errors import SettingsError, StoreFailed, StoreFull
+from progressd.core.errors import SettingsError, StoreFailed, StoreFull, Unreadable
 from progressd.core.status import JobStatus
 from progressd.store.base import Change, Filter
 from progressd.store.copying import backup
@@ -183,45 +184,98 @@ async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has
 # A job whose document makes no sense
 
 
-@pytest.mark.parametrize("where", [b'"status":', b'"created_at":"2026-03-01'], ids=["no JSON", "no job"])
-async def test_a_job_that_cannot_be_read_is_damage_too(tmp_path: Path, where: bytes) -> None:
-    path = tmp_path / "store.db"
-    with closing(SQLiteStore.open(path)) as store:
-        await store.commit([job(1, JobStatus.COMPLETED, completed_at=NOW, offset=2)], [])
-    flip(path, where)
-    for ask in (
-        lambda store: store.jobs([job_id(1)]),
-        lambda store: store.list_jobs(Filter(), 10, 0),
-        lambda store: store.delete_finished(NOW + timedelta(days=30), 10),
-    ):
-        with closing(SQLiteStore.open(path)) as store:
-            with pytest.raises(StoreFailed, match="see progressd check"):
-                await ask(store)
-            assert store.damage is not None
-    with closing(SQLiteStore.open(path)) as store:
-        with pytest.raises(StoreFailed, match=f"see progressd check --repair .job {job_id(1)} cannot be read"):
-            await store.jobs([job_id(1)])
-        with pytest.raises(StoreFailed, match=f"job {job_id(1)} cannot be read"):
-            await store.commit([job(3)], [])
+FINISHED = [
+    job(
+        number,
+        JobStatus.COMPLETED,
+        completed_at=NOW,
+        offset=number + 1,
+        progress_offset=number,
+        labels={"n": str(number)},
+    )
+    for number in (10, 20, 30)
+]
+BROKEN = [b'%s","kind":' % job_id(20).encode(), b'%s","kind":"job","status":"completed","c' % job_id(20).encode()]
 
 
-async def test_an_event_of_a_job_that_cannot_be_read_is_refused_and_the_daemon_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "progressd.db"
-    path.parent.mkdir()
+@pytest.mark.parametrize("where", BROKEN, ids=["no JSON", "no job"])
+async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(tmp_path: Path, where: bytes) -> None:
+    path, broken = tmp_path / "store.db", FINISHED[1]
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
-        await store.commit([job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=2)], [])
-    flip(path, b'"created_at":"20')
-    with closing(SQLiteStore.open(path)) as store:  # a newer one, or retention would meet it at once
-        await store.commit([job(3, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=4)], [])
+        await store.commit(FINISHED, [Change(one.created_offset, created(one.id)) for one in FINISHED])
+    flip(path, where)
+    with closing(SQLiteStore.open(path)) as store:
+        with pytest.raises(
+            Unreadable, match=f"job {broken.id} cannot be read: .* see progressd check --repair"
+        ) as raised:
+            await store.jobs([one.id for one in FINISHED])
+        assert (raised.value.status, raised.value.row_id, store.unreadable) == (500, broken.id, raised.value)
+        assert await store.known([job_id(1), *(one.id for one in FINISHED)]) == {one.id for one in FINISHED}
+        others = [FINISHED[2], FINISHED[0]]
+        assert await store.list_jobs(Filter(), 10, 0) == (others, 3)
+        assert await store.list_jobs(Filter(kind="job"), 10, 0) == (others, 3)
+        assert await store.moved(0, 100) == others[::-1]
+        assert await store.last_seen() == NOW
+        await store.commit([job(40)], [Change(40, created(job_id(40)))])
+        assert await store.delete([one.id for one in others]) == [one.id for one in others[::-1]]
+        assert await store.delete_finished(NOW + timedelta(days=30), 10) == []
+        assert store.damage is None
+
+
+@pytest.mark.parametrize("where", BROKEN, ids=["no JSON", "no job"])
+async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others(tmp_path: Path, where: bytes) -> None:
+    path = tmp_path / "store.db"
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit(FINISHED, [])
+    flip(path, where)
+    flip(path, where.replace(job_id(20).encode(), job_id(10).encode()))
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.delete_finished(NOW + timedelta(days=30), 1) == [FINISHED[2].id]
+        assert await store.delete_finished(NOW + timedelta(days=30), 1) == []
+
+
+async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for_its_job(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with closing(SQLiteStore.open(path)) as store:
+        await store.commit(FINISHED, [Change(one.created_offset, created(one.id)) for one in FINISHED])
+    flip(path, b'"job_id":"%s","data":' % FINISHED[1].id.encode())
+    with closing(SQLiteStore.open(path)) as store:
+        assert [change.offset for change in await store.changes(0, 100, 2)] == [10, 30]
+        assert store.unreadable is not None
+        assert len(await store.changes(0, 100, 2, FINISHED[0].id)) == 1
+        with pytest.raises(Unreadable, match="change 20 cannot be read"):
+            await store.changes(0, 100, 2, FINISHED[1].id)
+
+
+async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_others(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "progressd.db"
+    path.parent.mkdir()
+    bad, good = (
+        job(number, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=number + 1) for number in (30, 10)
+    )
+    with closing(SQLiteStore.open(path)) as store:
+        await store.reserve(100)
+        await store.commit([good, bad], [])  # the bad one is the newest, which retention looks at
+    flip(path, b'%s","kind":' % bad.id.encode())
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
-        assert (await daemon.report(registered(job_id(2))))[0]["ok"]
-        [answer] = await daemon.report(progress(job_id(1), 1))
-        assert f"job {job_id(1)} cannot be read" in answer["error"]
-        assert (await client.get(f"/api/jobs/{job_id(2)}")).json()["status"] == "queued"
+        answers = await daemon.report(
+            progress(bad.id, 1), registered(job_id(2)), progress(good.id, 1), registered(bad.id)
+        )
+        assert [answer["ok"] for answer in answers] == [False, True, False, False]
+        for answer in (answers[0], answers[3]):
+            assert f"job {bad.id} cannot be read" in answer["error"]
+        for method, url in (("GET", ""), ("DELETE", ""), ("GET", "/download"), ("POST", "/retry"), ("GET", "/events")):
+            refused = await client.request(method, f"/api/jobs/{bad.id}{url}")
+            assert (refused.status_code, "cannot be read" in refused.json()["error"]) == (500, True)
+        with pytest.raises(trio_websocket.HandshakeError):
+            async with daemon.watch(f"/ws/jobs/{bad.id}"):
+                pass
+        assert [one["id"] for one in (await client.get("/api/jobs")).json()["jobs"]] == [job_id(2), good.id]
+        assert (await client.get(f"/api/jobs/{good.id}")).status_code == 200
         health = (await client.get("/api/health")).json()
-        assert health["status"] == "failing"
-        assert "see progressd check" in health["error"]
+        assert (health["status"], f"job {bad.id} cannot be read" in health["error"]) == ("degraded", True)
+        assert (await client.get("/api/health/ready")).status_code == 200
 
 
 async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_read(tmp_path: Path) -> None:
@@ -231,6 +285,7 @@ async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_rea
     flip(path, b'"created_at":"20')
     refused = await trio.to_thread.run_sync(serve, tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"Error: the daemon cannot begin with the store {path}: ")
-    assert f"job {job_id(1)} cannot be read" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith(f"Error: the daemon cannot begin with the store {path}: job {job_id(1)} cannot be read")
+    assert last.endswith("stop the daemon, and see progressd check --repair")
+    assert "Traceback" not in refused.stderr

@@ -19,7 +19,7 @@ from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Page, Subscription
 from progressd.core.batch import JobBatch
-from progressd.core.errors import NotFound, OutOfScope, StoreFailed
+from progressd.core.errors import NotFound, OutOfScope, StoreFailed, Unreadable
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic
@@ -90,6 +90,11 @@ class SeenStore:
     def damage(self) -> StoreFailed | None:
         """See Store."""
         return self._store.damage
+
+    @property
+    def unreadable(self) -> Unreadable | None:
+        """See Store."""
+        return self._store.unreadable
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""

@@ -15,7 +15,8 @@ ProgressdError
 ├── KeyReused 422           an Idempotency-Key that stands for another request
 ├── Unavailable 503         try again, after `retry_after` seconds
 │   ├── StoreFailed 503     the store could not keep it, and nobody sees it
-│   │   └── StoreFull 507   since its disk is full
+│   │   ├── StoreFull 507   since its disk is full
+│   │   └── Unreadable 500  or what it has makes no sense any more
 │   ├── Stopping 503        the daemon is about to end
 │   ├── TooManyConnections 503
 │   └── TooManyOfAddress 503
@@ -151,6 +152,22 @@ class StoreFull(StoreFailed):
     """There is no room for a change on the store's disk."""
 
     status = 507
+
+
+class Unreadable(StoreFailed):
+    """What is asked for is in the store, but its disk has changed it. `row_id` is the job's, for one that has an id."""
+
+    status = 500
+
+    def __init__(self, sentence: str, row_id: str) -> None:
+        super().__init__(sentence)
+        self.row_id = row_id
+
+    def body(self) -> dict[str, object]:
+        return {"error": str(self)}
+
+    def headers(self) -> dict[str, str]:
+        return {}
 
 
 class Stopping(Unavailable):

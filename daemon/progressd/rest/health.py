@@ -20,17 +20,18 @@ async def health() -> Response:
     """How the store is, the version, the pipelines' options, and which programs they can use are installed."""
     pipelines = services().settings.pipelines
     failing = _failing()
+    trouble = failing or services().store.unreadable
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         Health(
-            status="healthy" if failing is None else "failing",
+            status="failing" if failing else "degraded" if trouble else "healthy",
             version=__version__,
             tools={program: shutil.which(program) is not None for program in sorted(needs)},
             pipelines={
                 name: PipelineDefaults({key: option.default for key, option in pipeline.options.items()})
                 for name, pipeline in pipelines.items()
             },
-            error=UNSET if failing is None else str(failing),
+            error=UNSET if trouble is None else str(trouble),
         )
     )
 

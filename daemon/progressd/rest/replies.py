@@ -66,7 +66,10 @@ class PipelineDefaults(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """`tools`: the programs that options of pipelines need, and whether they are installed; `error`: of the store."""
+    """`status`: healthy, failing while the store keeps nothing, or degraded where it has a job that cannot be read.
+
+    `error`: of the store; `tools`: the programs that options of pipelines need, and whether they are installed.
+    """
 
     status: str
     version: str

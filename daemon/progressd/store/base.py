@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from progressd.core.batch import BatchStatus, JobBatch
-from progressd.core.errors import StoreFailed
+from progressd.core.errors import StoreFailed, Unreadable
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
@@ -44,6 +44,10 @@ class Store(Protocol):
     def damage(self) -> StoreFailed | None:
         """What is said once the store's content was found to be wrong: from then on it keeps no change."""
 
+    @property
+    def unreadable(self) -> Unreadable | None:
+        """The last job, batch or change that was met and cannot be read; all others are as they were."""
+
     async def run(self) -> None:
         """Look after the store until cancelled."""
 
@@ -54,7 +58,10 @@ class Store(Protocol):
         """Keep the jobs and batches as they are now and the changes, all or nothing."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Those of the jobs that exist."""
+        """Those of the jobs that exist. Raises Unreadable for one of them that cannot be read."""
+
+    async def known(self, ids: Collection[str]) -> Collection[str]:
+        """The ids of those of the jobs that exist, be they readable or not."""
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
         """Those of the batches that exist."""
@@ -69,7 +76,7 @@ class Store(Protocol):
         """Every job that has not finished, oldest first."""
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
-        """A page of jobs, newest first, and how many there are altogether."""
+        """A page of jobs, newest first, less those that cannot be read, and how many there are altogether."""
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """How many jobs have each status, be it none."""
@@ -78,13 +85,16 @@ class Store(Protocol):
         """How many batches have each status, where there are any."""
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
-        """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first."""
+        """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first.
+
+        Of all, those that cannot be read are passed over; of one job, such a one raises Unreadable.
+        """
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
         """All changes with offset ≤ upto of the jobs that were unfinished at `upto`, oldest first."""
 
     async def moved(self, after: int, upto: int) -> list[Job]:
-        """The jobs whose newest stored progress has after < offset ≤ upto."""
+        """The jobs whose newest stored progress has after < offset ≤ upto, less those that cannot be read."""
 
     @property
     def oldest_cursor(self) -> int:
@@ -107,5 +117,5 @@ class Store(Protocol):
 
         In the order of their ends; `below`: only those whose end has a smaller offset. Only as many as a few
         milliseconds are enough for, but one at least: nobody who writes waits for long. With the last of its jobs a
-        batch goes as well.
+        batch goes as well. A job that cannot be read stays.
         """

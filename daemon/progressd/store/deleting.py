@@ -31,5 +31,5 @@ def delete(db: sqlite3.Connection, jobs: Sequence[Job], oldest_cursor: int) -> t
     db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
     batches = in_json({job.batch_id for job in gone if job.batch_id is not None})
     emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
-    db.execute(f"DELETE FROM batches WHERE id {AMONG} AND {emptied}", (batches,))
+    db.execute(f"DELETE FROM batches WHERE id {AMONG} AND json_valid(body) AND {emptied}", (batches,))
     return gone, oldest_cursor

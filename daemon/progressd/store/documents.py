@@ -4,8 +4,8 @@ Of what is within a document SQLite checks nothing: a byte that the disk has cha
 raises sqlite3.DatabaseError, as SQLite itself does for a page that is damaged.
 """
 
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from progressd.core.batch import JobBatch
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.store.base import Change
-from progressd.store.failures import unreadable
+from progressd.store.failures import UnreadableRow
 
 # As a BLOB, since Python reads no text that is not UTF-8, and does not say of which row it is.
 JOB: Final = "id, CAST(body AS BLOB)"
@@ -21,6 +21,7 @@ BATCH: Final = "id, CAST(body AS BLOB)"
 CHANGE: Final = "offset, CAST(body AS BLOB)"
 
 T = TypeVar("T")
+Told: TypeAlias = Callable[[UnreadableRow], object]  # hears of each row that is passed over
 _decode_job = msgspec.json.Decoder(Job).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
@@ -41,8 +42,17 @@ def change_of(row: tuple[int, bytes]) -> Change:
     return Change(row[0], _decoded(_decode_change, row[1], "change", row[0]))
 
 
+def whole(decode: Callable[[Any], T], rows: Iterable[Any], told: Told) -> Iterator[T]:
+    """What the rows say, but for those that cannot be read."""
+    for row in rows:
+        try:
+            yield decode(row)
+        except UnreadableRow as error:
+            told(error)
+
+
 def _decoded(decode: Callable[[bytes], T], body: bytes, what: str, name: object) -> T:
     try:
         return decode(body)
     except msgspec.DecodeError as error:
-        raise unreadable(f"{what} {name} cannot be read: {error}") from error
+        raise UnreadableRow(what, name, error) from error

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from progressd.core.errors import SettingsError, StoreDamaged, StoreFailed, StoreFull
+from progressd.core.errors import SettingsError, StoreDamaged, StoreFailed, StoreFull, Unreadable
 
 NO_JSON: Final = "malformed JSON"  # of a document that a column comes from; SQLite does not say of which
 
@@ -28,6 +28,8 @@ def told_of(path: Path) -> Iterator[None]:
 def refusal(error: sqlite3.Error) -> StoreFailed:
     """What whoever wanted something of the store is told."""
     code = _code(error)
+    if isinstance(error, UnreadableRow):
+        return Unreadable(f"{error}: stop the daemon, and see progressd check --repair", error.row_id)
     if code == sqlite3.SQLITE_FULL:
         return StoreFull("the disk of the daemon's store is full")
     if damaged(error):
@@ -43,12 +45,15 @@ def shortage(error: MemoryError | OSError) -> StoreFailed:
     return StoreFailed(f"the store does not take it for now: {what}")
 
 
-def unreadable(sentence: str) -> sqlite3.DatabaseError:
+class UnreadableRow(sqlite3.DatabaseError):
     """What SQLite would raise, had it noticed that a row makes no sense."""
-    error = sqlite3.DatabaseError(sentence)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    error.sqlite_errorname = "SQLITE_CORRUPT"
-    return error
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    sqlite_errorname = "SQLITE_CORRUPT"
+
+    def __init__(self, what: str, name: object, reason: object) -> None:
+        super().__init__(f"{what} {name} cannot be read: {reason}")
+        self.row_id = str(name)
 
 
 def damaged(error: sqlite3.Error) -> bool:

@@ -17,7 +17,7 @@ from progressd.core.events import checked_job_id
 from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
 from progressd.store.copying import sync
 from progressd.store.documents import batch_of, change_of, job_of
-from progressd.store.failures import damaged, told_of, unreadable
+from progressd.store.failures import UnreadableRow, damaged, told_of
 from progressd.store.pages import Pages, Record
 from progressd.store.schema import migrate
 
@@ -148,7 +148,7 @@ def _statement(place: int, body: bytes) -> tuple[str, str]:
         return KEEP.format(table="jobs"), job_of(("", body)).id
     batch = batch_of(("", body))
     if msgspec.json.decode(body, type=dict[str, object]).keys() - OF_BATCHES:
-        raise unreadable("a job that does not say what it is")
+        raise UnreadableRow("job", batch.id, "it does not say what it is")
     return KEEP.format(table="batches"), batch.id
 
 

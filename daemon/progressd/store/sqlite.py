@@ -7,32 +7,35 @@ round trip costs 130 µs and a FULL commit 213 µs, whatever the number of chang
 import contextlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
+import structlog
 import trio
 
 from progressd.core.batch import BatchStatus, JobBatch
-from progressd.core.errors import StoreFailed, StoreFull
+from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.shortage import in_thread, passes
-from progressd.store import lists, schema
+from progressd.store import ends, lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
 from progressd.store.deleting import delete
-from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of
-from progressd.store.failures import damaged, refusal, shortage, told_of
+from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
+from progressd.store.failures import UnreadableRow, damaged, refusal, shortage, told_of
 from progressd.store.lists import AMONG, in_json
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG, WriteAheadLog
 
-LAST: Final = 2**63 - 1  # an offset above all
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
 
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -49,6 +52,8 @@ class SQLiteStore:
         self._reading = trio.CapacityLimiter(1)
         self._listing = trio.CapacityLimiter(1)  # for lists, which may take long, so that nobody else waits for them
         self.damage: StoreFailed | None = None
+        self.unreadable: Unreadable | None = None
+        self._noted = set[str]()
         meta = dict(writer.execute("SELECT key, value FROM meta"))
         self.id: str = meta["store_id"]
         self.first_offset: int = meta["reserved"]
@@ -123,43 +128,17 @@ class SQLiteStore:
 
     async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
         """See Store."""
-
-        def read() -> int | None:
-            query = "SELECT offset FROM jobs WHERE completed_at >= ? AND completed_at < ? ORDER BY offset LIMIT 1"
-            row: tuple[int] | None = self._lister.execute(query, (_second(since), _second(upto))).fetchone()
-            return None if row is None else row[0]
-
-        return await self._in_thread(read, self._listing)
+        return await self._in_thread(lambda: ends.first_within(self._lister, since, upto), self._listing)
 
     async def last_seen(self) -> datetime | None:
         """See Store."""
-        ended = await self._documents(
-            job_of,
-            f"SELECT {JOB} FROM jobs WHERE completed_at IS NOT NULL AND offset < ? ORDER BY offset DESC LIMIT 1",
-            self.first_offset,
-        )
-        created = await self._documents(
-            job_of,
-            f"SELECT {JOB} FROM jobs WHERE created_offset < ? ORDER BY created_offset DESC LIMIT 1",
-            self.first_offset,
-        )
-        times = [(job.created_offset, job.created_at) for job in created]
-        times += [(job.offset, job.completed_at) for job in ended if job.completed_at is not None]
-        return max(times)[1] if times else None
+        read = partial(ends.newest_time, self._reader, self.first_offset, self._pass_over)
+        return await self._in_thread(read, self._reading)
 
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
-        # A job whose end comes before its start has met a clock that jumped.
-        old = await self._documents(
-            job_of,
-            f"SELECT {JOB} FROM jobs WHERE completed_at < ?1 AND body ->> 'created_at' < ?1 AND offset < ?2"
-            " ORDER BY offset LIMIT ?3",
-            _second(before),
-            LAST if below is None else below,
-            most,
-        )
-
-        return await self._delete(old)
+        read = partial(ends.before, self._reader, before, most, below, self._pass_over)
+        return await self._delete(await self._in_thread(read, self._reading))
 
     async def delete(self, ids: Collection[str]) -> list[str]:
         """See Store."""
@@ -175,6 +154,10 @@ class SQLiteStore:
         """See Store."""
         found = await self._documents(job_of, f"SELECT {JOB} FROM jobs WHERE id {AMONG}", in_json(ids))
         return {job.id: job for job in found}
+
+    async def known(self, ids: Collection[str]) -> Collection[str]:
+        """See Store."""
+        return {job_id for (job_id,) in await self._read(f"SELECT id FROM jobs WHERE id {AMONG}", in_json(ids))}
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
         """See Store."""
@@ -208,7 +191,7 @@ class SQLiteStore:
                 rows, total = lists.page(self._lister, which, limit, offset)
             finally:
                 self._lister.execute("ROLLBACK")
-            return list(map(job_of, rows)), total
+            return list(whole(job_of, rows, self._pass_over)), total
 
         return await self._in_thread(read, self._listing)
 
@@ -223,15 +206,16 @@ class SQLiteStore:
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """See Store."""
-        one_job, ids = ("AND job_id = ?", [job_id]) if job_id else ("", [])
-        return await self._documents(
-            change_of,
-            f"SELECT {CHANGE} FROM changes WHERE offset > ? AND offset <= ? {one_job} ORDER BY offset LIMIT ?",
-            after,
-            upto,
-            *ids,
-            limit,
-        )
+        query = f"SELECT {CHANGE} FROM changes WHERE offset > ? AND offset <= ? {{}} ORDER BY offset"
+        if job_id is not None:
+            query = query.format("AND job_id = ?") + " LIMIT ?"
+            return await self._documents(change_of, query, after, upto, job_id, limit)
+
+        def read() -> list[Change]:
+            with contextlib.closing(self._reader.execute(query.format(""), (after, upto))) as rows:
+                return list(islice(whole(change_of, rows, self._pass_over), limit))
+
+        return await self._in_thread(read, self._reading)
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
         """See Store."""
@@ -246,9 +230,12 @@ class SQLiteStore:
 
     async def moved(self, after: int, upto: int) -> list[Job]:
         """See Store."""
-        return await self._documents(
-            job_of, f"SELECT {JOB} FROM jobs WHERE progress_offset > ? AND progress_offset <= ?", after, upto
-        )
+        query = f"SELECT {JOB} FROM jobs WHERE progress_offset > ? AND progress_offset <= ?"
+
+        def read() -> list[Job]:
+            return list(whole(job_of, self._reader.execute(query, (after, upto)), self._pass_over))
+
+        return await self._in_thread(read, self._reading)
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         await self._transaction(lambda db: db.executemany(statement, rows))
@@ -292,20 +279,29 @@ class SQLiteStore:
             raise shortage(error) from error
         except sqlite3.Error as error:
             failed = refusal(error)
-            if damaged(error):
+            if isinstance(failed, Unreadable):
+                self._note(failed)
+            elif damaged(error):
                 self.damage = failed
             raise failed from error
+
+    def _pass_over(self, row: UnreadableRow) -> None:
+        """To be called in a thread of Trio's."""
+        failed = refusal(row)
+        assert isinstance(failed, Unreadable)
+        trio.from_thread.run_sync(self._note, failed)
+
+    def _note(self, failed: Unreadable) -> None:
+        if str(failed) not in self._noted:
+            log.error("the store has what cannot be read", error=str(failed))
+        self._noted.add(str(failed))
+        self.unreadable = failed
 
     async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
         return await self._in_thread(lambda: list(map(decode, self._reader.execute(query, values))), self._reading)
 
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await self._in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
-
-
-def _second(time: datetime) -> str:
-    """To the second: as text, a time with a fraction comes before the one without, and both after this."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
