@@ -4,8 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-import trio
-from http_client import BOUNDARY, FORM_TYPE, client_of, error_of, file_part, form, post_form
+from http_client import BOUNDARY, FORM_TYPE, client_of, error_of, file_part, form, options_part, post_form
 from progressd.config import Pipeline
 from progressd.store.base import Filter
 from submitting import PDF
@@ -80,20 +79,41 @@ async def test_a_request_that_was_refused_leaves_its_key_unused(
     assert (taken.status_code, "Idempotency-Replayed" in taken.headers) == (202, False)
 
 
-async def test_the_second_request_is_answered_before_its_file_has_come(
-    daemon: RunningDaemon, client: httpx.AsyncClient
+FIRST = (file_part(), options_part({"dpi": 200, "ocr": False}))
+OTHERS = {
+    "another file": (file_part(PDF + b" "), FIRST[1]),
+    "another name": (file_part(filename="b.pdf"), FIRST[1]),
+    "other options": (FIRST[0], options_part({"dpi": 201, "ocr": False})),
+    "no options": (FIRST[0],),
+}
+
+
+def described(*parts: bytes, name: str = "file", boundary: str = "other") -> tuple[bytes, dict[str, str]]:
+    """A form as another client would write it."""
+    body = form(*parts).replace(b'name="file"', f'name="{name}"'.encode()).replace(BOUNDARY.encode(), boundary.encode())
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}", **KEY}
+
+
+@pytest.mark.parametrize(("path", "name"), [("/api/convert", "file"), ("/api/batch", "files")])
+async def test_a_key_that_comes_with_something_else_is_refused(
+    daemon: RunningDaemon, client: httpx.AsyncClient, path: str, name: str
 ) -> None:
-    first = await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=KEY)
-    async with await daemon.connect() as stream:
-        await stream.send_all(
-            f"POST /api/convert HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {KEY['Idempotency-Key']}\r\n"
-            f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 100000000\r\n\r\n".encode()
-        )
-        answer = b""
-        with trio.fail_after(5):
-            while first.json()["job_id"].encode() not in answer:
-                answer += await stream.receive_some()
-    assert answer.startswith(b"HTTP/1.1 202 ")
+    body, headers = described(*FIRST, name=name)
+    first = await client.post(path, content=body, headers=headers)
+    assert first.status_code == 202
+    for what, parts in OTHERS.items():
+        body, headers = described(*parts, name=name)
+        refused = await client.post(path, content=body, headers=headers)
+        assert refused.status_code == 422, what
+        assert error_of(refused).startswith("this Idempotency-Key came with another request before")
+    body, headers = described(
+        options_part(b'{ "ocr": false, "dpi":200}'), file_part(), name=name, boundary="another-boundary"
+    )
+    same = await client.post(path, content=body, headers=headers)
+    assert (same.status_code, same.json()) == (202, first.json())
+    assert same.headers["Idempotency-Replayed"] == "true"
+    assert await jobs(daemon) == 1
+    assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
 async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ class SubmitEvent(Struct, frozen=True):
     pipeline: str
     batch_id: str | None = None  # of the files it was handed in with
     priority: Priority = Priority.NORMAL
+    fingerprint: str | None = None  # of the request, which may come once more
 
 
 class StartEvent(Struct, frozen=True):

@@ -73,6 +73,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_seconds: float | None = None
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
+    fingerprint: str | None = None  # of the request that it was handed in with
 
 
 class Applied(NamedTuple):
@@ -142,6 +143,7 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
         pipeline=event.pipeline if isinstance(event, SubmitEvent) else None,
         batch_id=event.batch_id if isinstance(event, SubmitEvent) else None,
         priority=event.priority if isinstance(event, SubmitEvent) else Priority.NORMAL,
+        fingerprint=event.fingerprint if isinstance(event, SubmitEvent) else None,
         input_filename=given.input_filename,
         lease_seconds=given.lease_seconds,
     )

@@ -13,13 +13,21 @@ from progressd.core.events import CallOffEvent, Registration, SubmitEvent, check
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline, shown
 from progressd.files import Files, Upload
+from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
 from progressd.rest.operations import FORM, described
 from progressd.rest.replies import BatchAccepted, BatchCancelled, BatchJobs
 from progressd.rest.requests import PipelineChoice
 from progressd.rest.services import json_response, services
-from progressd.rest.submission import SUBMISSION, check_type, options_for, pipeline_asked_for, read_options
+from progressd.rest.submission import (
+    SUBMISSION,
+    check_type,
+    options_for,
+    pipeline_asked_for,
+    read_options,
+    require_same,
+)
 from progressd.rest.views import BatchView, batch_job_view, batch_view
 
 FILES_MOST: Final = 100
@@ -48,6 +56,8 @@ async def submit() -> Response:
     with daemon.keys.claimed(request.headers.get(HEADER), "batch") as batch_id:
         known = await daemon.batches.find(batch_id)
         if known is not None:
+            for job in (await _jobs(known))[:1]:  # all came with the same request
+                await require_same(job, name, FIELDS, FILES_MOST)
             return _accepted(known, REPLAYED)
         return _accepted(await _take(batch_id, name, pipeline))
 
@@ -117,12 +127,16 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
     daemon = services()
     async with AsyncExitStack() as uploads:
         inbox = _ManyFiles(daemon.files, pipeline, uploads)
-        fields = await receive_form(request, inbox, FIELDS, daemon.settings.limits, FILES_MOST)
+        digested = Digested(name, inbox)
+        fields = await receive_form(request, digested, FIELDS, daemon.settings.limits, FILES_MOST)
         given = read_options(fields.get("options", ""))
+        fingerprint = digested.fingerprint(given)
         priority = _priority(given.pop("priority", Priority.NORMAL))
         options = options_for(pipeline, given)
         events = [
-            SubmitEvent(job_id, Registration(name, filename[:255], options=options), name, batch_id, priority)
+            SubmitEvent(
+                job_id, Registration(name, filename[:255], options=options), name, batch_id, priority, fingerprint
+            )
             for job_id, filename, _ in inbox.taken
         ]
         with trio.CancelScope(shield=True):  # as for a single file

@@ -11,13 +11,21 @@ from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
 from progressd.files import Upload
+from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
 from progressd.rest.operations import FORM, described
 from progressd.rest.replies import JobAccepted
 from progressd.rest.requests import PipelineChoice
 from progressd.rest.services import json_response, services
-from progressd.rest.submission import SUBMISSION, check_type, options_for, pipeline_asked_for, read_options
+from progressd.rest.submission import (
+    SUBMISSION,
+    check_type,
+    options_for,
+    pipeline_asked_for,
+    read_options,
+    require_same,
+)
 
 FILE_SCHEMA: Final = {
     "type": "object",
@@ -28,6 +36,7 @@ FILE_SCHEMA: Final = {
     "required": ["file"],
 }
 FILE: Final = {FORM: FILE_SCHEMA}
+FIELDS: Final = ("file",)
 
 blueprint = Blueprint("convert", __name__)
 
@@ -44,6 +53,7 @@ async def convert() -> Response:
             return _accepted(await _take(job_id, name, pipeline))
         if known.pipeline != name:
             raise KeyReused(f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {name}")
+        await require_same(known, name, FIELDS)
         return _accepted(known, REPLAYED)
 
 
@@ -67,13 +77,16 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
     daemon = services()
     async with daemon.files.upload(job_id) as upload:
         inbox = _OneFile(upload)
-        fields = await receive_form(request, inbox, ("file",), daemon.settings.limits)
+        digested = Digested(name, inbox)
+        fields = await receive_form(request, digested, FIELDS, daemon.settings.limits)
         check_type(upload.head, inbox.filename, pipeline)
-        options = options_for(pipeline, read_options(fields.get("options", "")))
+        given = read_options(fields.get("options", ""))
+        options = options_for(pipeline, given)
         await upload.finish()
         registration = Registration(kind=name, input_filename=inbox.filename[:255], options=options)
         with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
-            job = await daemon.ingest.submit_one(SubmitEvent(job_id, registration, name))
+            event = SubmitEvent(job_id, registration, name, fingerprint=digested.fingerprint(given))
+            job = await daemon.ingest.submit_one(event)
     return job
 
 

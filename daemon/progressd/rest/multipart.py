@@ -9,7 +9,6 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
-from progressd.files import Upload
 from progressd.rest.body import Pieces
 
 FIELD_MOST: Final = 65536  # bytes of a field that is not a file
@@ -17,10 +16,20 @@ OVERHEAD: Final = 1024 * 1024  # bytes beside the files; also what the decoder m
 PARTS_MOST: Final = 20  # beside the files
 
 
+class Sink(Protocol):
+    """Where one file goes. `size`: bytes that have come."""
+
+    @property
+    def size(self) -> int: ...
+
+    async def write(self, data: bytes) -> None:
+        """Append."""
+
+
 class Inbox(Protocol):
     """Where files go, one after the other."""
 
-    async def begin(self, filename: str) -> Upload:
+    async def begin(self, filename: str) -> Sink:
         """A file comes."""
 
     async def whole(self) -> None:
@@ -66,7 +75,7 @@ class _Reader:
         self._file_fields = file_fields
         self._most = most
         self._files_most = files_most
-        self._upload: Upload | None = None  # where the part goes that is a file
+        self._upload: Sink | None = None  # where the part goes that is a file
         self._filename = ""  # of the newest file
         self._field: str | None = None  # the name of the part that is none
 
@@ -91,7 +100,7 @@ class _Reader:
                     if not event.more_data:
                         self._field = None
 
-    async def _begin(self, filename: str) -> Upload:
+    async def _begin(self, filename: str) -> Sink:
         self.files += 1
         if self.files > self._files_most:
             if self._files_most == 1:
@@ -100,7 +109,7 @@ class _Reader:
         self._filename = filename
         return await self._inbox.begin(filename)
 
-    async def _write(self, upload: Upload, data: bytes) -> None:
+    async def _write(self, upload: Sink, data: bytes) -> None:
         if upload.size + len(data) > self._most:
             raise TooLarge(f"the file {self._filename[:60]!r} has more than the {self._most} bytes that are allowed")
         await upload.write(data)

@@ -2,16 +2,20 @@
 
 import mimetypes
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
 from quart import request
 
 from progressd.core.decoding import decoded
-from progressd.core.errors import InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
+from progressd.core.errors import InvalidInput, InvalidOption, KeyReused, Unavailable, UnsupportedMedia
+from progressd.core.job import Job
 from progressd.core.options import checked_options
 from progressd.core.pipeline import Pipeline
+from progressd.rest.fingerprint import Digested
+from progressd.rest.idempotency import HEADER
+from progressd.rest.multipart import receive_form
 from progressd.rest.services import services
 
 SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
@@ -43,6 +47,14 @@ def read_options(text: str) -> dict[str, object]:
 def options_for(pipeline: Pipeline, given: Mapping[str, object]) -> dict[str, object]:
     """All options of the pipeline, those that were not given with their defaults. Raises InvalidOption."""
     return checked_options(pipeline, given, lambda program: shutil.which(program) is not None)
+
+
+async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
+    """Receive the same once more, and keep nothing. Raises KeyReused for anything else, or like `receive_form`."""
+    digested = Digested(pipeline)
+    fields = await receive_form(request, digested, file_fields, services().settings.limits, files_most)
+    if digested.fingerprint(read_options(fields.get("options", ""))) != known.fingerprint:
+        raise KeyReused(f"this {HEADER} came with another request before: the files or the options were others")
 
 
 def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
