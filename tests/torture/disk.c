@@ -33,7 +33,7 @@ struct control {
     int64_t clock_shift; /* seconds that the clock of the day is ahead */
     int64_t failed;      /* how many calls have been made to fail */
     int64_t recorded;    /* how many changes and syncs there have been */
-    int64_t die_after;   /* so many of them from now on, the process kills itself; 0: it does not */
+    int64_t die_after;   /* behind so many of its own from now on, the daemon kills itself; 0: it does not */
     int64_t log_errno;   /* what syncing a write-ahead log fails with, and no other file */
 };
 
@@ -51,6 +51,7 @@ static struct control nothing, *control = &nothing;
 static char root[PATH_MAX];
 static size_t root_length;
 static int log_fd = -1;
+static pid_t mortal; /* the daemon, but none of its children */
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void begin(void) {
@@ -76,7 +77,10 @@ __attribute__((constructor)) static void begin(void) {
 }
 
 /* Daemons are forked from a process that this was loaded into: they call it when they know their disk. */
-void torture_begin(void) { begin(); }
+void torture_begin(void) {
+    begin();
+    mortal = getpid();
+}
 
 static int inside(const char *path) {
     return root_length && strncmp(path, root, root_length) == 0 && (path[root_length] == '/' || !path[root_length]);
@@ -126,7 +130,7 @@ static void record(char what, uint64_t inode, uint64_t offset, const void *data,
     if (syscall(SYS_writev, log_fd, parts, 2) != (ssize_t)(sizeof head + length))
         abort();
     __atomic_fetch_add(&control->recorded, 1, __ATOMIC_RELAXED);
-    if (control->die_after && __atomic_sub_fetch(&control->die_after, 1, __ATOMIC_RELAXED) == 0)
+    if (getpid() == mortal && control->die_after && __atomic_sub_fetch(&control->die_after, 1, __ATOMIC_RELAXED) == 0)
         kill(getpid(), SIGKILL);
 }
 

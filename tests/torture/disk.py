@@ -8,19 +8,16 @@ one directory are kept in their order, up to some point.
 
 import os
 import random
-import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Collection, Iterator
 from functools import cache
-from mmap import mmap
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 MARK = b"\x93torture"
 HEAD = struct.Struct("<8scQQI")  # the mark, what, inode, offset, length of what follows
 SOURCE = Path(__file__).with_name("disk.c")
-CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "recorded", "die_after", "log_errno")
 
 
 def build_shim(directory: Path) -> Path:
@@ -28,23 +25,6 @@ def build_shim(directory: Path) -> Path:
     library = directory / "disk.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-o", library, SOURCE], check=True)
     return library
-
-
-class Control:
-    """What the preloaded library looks at while the daemon runs: numbers by name."""
-
-    def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(8 * len(CONTROL)))
-        with path.open("r+b") as file:
-            self._values = mmap(file.fileno(), 0)
-
-    def __getitem__(self, name: str) -> int:
-        at = 8 * CONTROL.index(name)
-        return int.from_bytes(self._values[at : at + 8], "little", signed=True)
-
-    def __setitem__(self, name: str, value: int) -> None:
-        at = 8 * CONTROL.index(name)
-        self._values[at : at + 8] = value.to_bytes(8, "little", signed=True)
 
 
 class Record(NamedTuple):
@@ -258,48 +238,3 @@ def _build(directory: Directory, target: Path, fate: Fate, contents: Callable[[F
             _build(node, target / name, fate, contents)
         else:
             (target / name).write_bytes(contents(node))
-
-
-class Power:
-    """The disk of one daemon after the other: `plug_in` before it starts, `cut` when it is gone.
-
-    `state_dir` is on it, anew after each cut.
-    """
-
-    def __init__(self, place: Path, chance: random.Random, ignoring: str = "") -> None:
-        self._place = place
-        self._chance = chance
-        self._ignoring = ignoring
-        self._number = 0
-        self._root.mkdir()
-        self.control = Control(place / "control")
-
-    @property
-    def _root(self) -> Path:
-        return self._place / f"disk-{self._number}"
-
-    @property
-    def _log(self) -> Path:
-        return self._place / f"log-{self._number}"
-
-    @property
-    def state_dir(self) -> Path:
-        """Where the daemon keeps its state; there is none on a new disk."""
-        return self._root / "state"
-
-    def plug_in(self) -> dict[str, str]:
-        """The variables that the daemon needs."""
-        self._disk = Disk(self._root, self._ignoring)
-        return {
-            "TORTURE_DISK": str(self._root),
-            "TORTURE_LOG": str(self._log),
-            "TORTURE_CONTROL": str(self._place / "control"),
-        }
-
-    def cut(self) -> None:
-        """What has not been synced may be lost."""
-        self._disk.replay(read_log(self._log.read_bytes() if self._log.exists() else b""))
-        shutil.rmtree(self._root, ignore_errors=True)  # children of the daemon may still write here
-        self._log.unlink(missing_ok=True)
-        self._number += 1
-        self._disk.after_cut(self._root, Fate(self._chance))

@@ -11,13 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torture.outage import Outage
+from torture.uploads import Uploads
 
 CHANGES = ("job_created", "status_change", "completed", "error")
 TERMINAL = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}  # an end, and the status it makes
 MAY_FOLLOW = {
     None: {"queued"},
     "queued": {"processing", "failed", "cancelled"},
-    "processing": {"completed", "failed", "cancelled", "queued"},  # queued: again, after a crash under the runner
+    "processing": {"completed", "failed", "cancelled"},
+}
+MAY_FOLLOW_IN_RUNNER = {  # where nobody cancels anything
+    None: {"queued"},
+    "queued": {"processing"},
+    "processing": {"completed", "failed", "queued"},  # queued: again, after a crash
 }
 RUN = "copy"  # the kind of the jobs that the runner works on
 ATTEMPTS = 3  # the default of runner.max_attempts
@@ -62,18 +68,14 @@ class Ledger:
 
     def __init__(self) -> None:
         self.stories: dict[str, Story] = {}
-        self.inputs: dict[str, bytes] = {}  # what is being uploaded, by file name
-        self.accepted: dict[str, str] = {}  # uploads that were answered 202: job -> file name
         self.finished: dict[str, Mapping[str, Any]] = {}  # jobs as they were when they had ended
-        self.unanswered: list[str] = []  # uploads to be sent again under their key
-        self.batches: dict[tuple[str, ...], str | None] = {}  # file names -> the id that was answered
         self.abandoned: set[str] = set()  # jobs with a lease of which nobody says any more
-        self.uploaded: dict[str, str] = {}  # jobs of the runner, answered or not: job -> file name
         self.audited = 0  # the offset up to which the books have been compared
         self.store: str | None = None
         self.newest = 0  # offset that anybody was told
         self.outages: list[Outage] = []  # since the books were compared
         self.counted: Counter[str] = Counter()
+        self.uploads = Uploads(self.counted)
         self._messages: dict[int, Mapping[str, Any]] = {}  # everything anybody was sent, by offset
         self._answers: dict[int, tuple[str, str]] = {}  # offset -> job and end, as producers were answered
         self._statuses: dict[str, str] = {}  # as the audited changes leave the jobs
@@ -159,12 +161,13 @@ class Ledger:
         old = self._statuses.get(job_id)
         if type_ in ("job_created", "status_change"):
             new = "queued" if type_ == "job_created" else message["data"]["new_status"]
-            assert new in MAY_FOLLOW.get(old, ()), f"job {job_id} was {old} and is {new} at {offset}"
-            assert type_ == "job_created" or message["data"]["old_status"] == old, f"{message} after {old}"
-            self._statuses[job_id] = new
             if type_ == "job_created":
                 self._kinds[job_id] = message["data"]["kind"]
-            elif new == "processing":
+            may_follow = MAY_FOLLOW_IN_RUNNER if self._kinds.get(job_id) == RUN else MAY_FOLLOW
+            assert new in may_follow.get(old, ()), f"job {job_id} was {old} and is {new} at {offset}"
+            assert type_ == "job_created" or message["data"]["old_status"] == old, f"{message} after {old}"
+            self._statuses[job_id] = new
+            if new == "processing":
                 self._starts.setdefault(job_id, []).append(offset)
         else:
             if type_ == "error" and self._kinds[job_id] == RUN:
@@ -240,42 +243,18 @@ class Ledger:
     def compare_job(self, job: Mapping[str, Any]) -> None:
         """Any job: it is what its changes made it, and once finished it stays as it was."""
         job_id, status = job["id"], job["status"]
+        told = self._statuses.get(job_id)
+        assert told not in TERMINAL.values() or told == status, f"job {job_id} was told {told}, and it is {status}"
         if status not in TERMINAL.values():
             return
         known = self.finished.setdefault(job_id, job)
         assert known == job, f"the finished job {job_id} has changed: {known} and {job}"
         self.counted["finished jobs compared"] += known is not job
 
-    def upload_answered(self, name: str, job_id: str) -> None:
-        """An upload was answered 202; however often it is sent under its key, it is one job."""
-        self.counted["uploads answered"] += 1
-        self.counted["uploads answered again"] += job_id in self.accepted
-        self.accepted[job_id] = name
-        jobs = [made for made, of in self.accepted.items() if of == name]
-        assert jobs == [job_id], f"the upload {name} has become the jobs {jobs}"
-
-    def compare_upload(self, job_id: str, name: str, content: bytes | None) -> None:
-        """The input of a job of the runner, None where there is none."""
-        others = [other for other, of in self.uploaded.items() if of == name and other != job_id]
-        assert not others, f"the upload {name} has become the jobs {[*others, job_id]}"
-        self.uploaded[job_id] = name
-        assert content is not None, f"the input {name} of job {job_id} is gone"
-        assert content == self.inputs[name], f"the input {name} of job {job_id} is not what was uploaded"
-        self.counted["inputs compared"] += 1
-
-    def compare_accepted(self) -> None:
-        """Every upload that was answered has its job; call it when all changes have been compared."""
-        for job_id, name in self.accepted.items():
-            assert self.uploaded.get(job_id) == name, f"the upload {name} was answered {job_id}, and it is gone"
-
-    def compare_batches(self) -> None:
-        """All files of a batch have become jobs, or none; call it when all uploads have been compared."""
-        there = set(self.uploaded.values())
-        for names, batch_id in self.batches.items():
-            made = [name for name in names if name in there]
-            assert len(made) == len(names) or not made, f"of the batch {names} only {made} have become jobs"
-            assert made or batch_id is None, f"the batch {batch_id} was answered, and it is gone"
-            self.counted["batches compared"] += 1
+    def compare_all(self, job_ids: set[str]) -> None:
+        """Every job that there was is among these; call it when all changes have been compared."""
+        gone = self._statuses.keys() - job_ids
+        assert not gone, f"the jobs {sorted(gone)[:3]} are gone ({len(gone)} in all)"
 
     def compare_abandoned(self, job: Mapping[str, Any]) -> None:
         """A job whose producer has gone for good, once all have ended."""

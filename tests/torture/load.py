@@ -7,8 +7,8 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from daemon import completed, failed, progress, registered, status_change
 
-GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
+GONE = (EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
 NOTICES = ("server_shutdown", "server_status")  # of the daemon, and no part of the stream
 STORIES = 5  # that one producer tells at a time
 
@@ -52,14 +52,25 @@ class Clients:
         self.url = url
         self.address = url.removeprefix("http://")
         self.chance = chance
-        self._left_unanswered = list(ledger.unanswered)  # by the daemons before
+        self._again = list(ledger.uploads.unanswered)  # uploads to be sent again
+        self._batches_again = [names for names, batch_id in ledger.uploads.batches.items() if batch_id is None]
         self.draining = False
+        self.ending = False  # it has been told to end, or is about to be killed
 
     @asynccontextmanager
     async def http(self) -> AsyncGenerator[httpx.AsyncClient]:
         """A client with connections of its own."""
         async with httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False, verify=False) as client:
             yield client
+
+    @contextmanager
+    def until_gone(self) -> Generator[None]:
+        """What is in here goes on until the daemon is gone, which is nobody's fault once it has to end."""
+        try:
+            yield
+        except* GONE as gone:
+            if not self.ending:
+                raise AssertionError("the daemon has left somebody alone") from gone
 
     def next_events(self, stories: list[Story], most: int) -> list[tuple[Story, int]]:
         """Some events that come next in a producer's stories; finished ones make room for new ones."""
@@ -117,7 +128,7 @@ class Clients:
 
     async def over_unix(self, socket_path: str, stories: list[Story]) -> None:
         """A producer that writes some lines and reads the answers."""
-        try:
+        with self.until_gone():
             async with await trio.open_unix_socket(socket_path) as stream:
                 buffered = b""
                 while True:
@@ -129,18 +140,16 @@ class Clients:
                     while waiting:
                         chunk = await stream.receive_some()
                         if not chunk:
-                            return
+                            raise EOFError
                         *whole, buffered = (buffered + chunk).split(b"\n")
                         answered, waiting = waiting[: len(whole)], waiting[len(whole) :]
                         self.take(answered, [json.loads(line) for line in whole], sent)
                     if self.ledger.excuses_refusal(sent):
                         await trio.sleep(0.01)
-        except GONE:
-            return
 
     async def over_http(self, stories: list[Story]) -> None:
         """A producer that posts lines, and at a job's end has a rival who says otherwise."""
-        try:
+        with self.until_gone():
             async with self.http() as client:
                 while True:
                     batch = self.next_events(stories, 3)
@@ -154,8 +163,6 @@ class Clients:
                     if answer.status_code == 503 and self.draining:
                         return
                     self.take(batch, [json.loads(line) for line in answer.text.splitlines()], sent)
-        except* GONE:
-            pass  # the daemon is gone
 
     async def _rival(self, client: httpx.AsyncClient, story: Story) -> None:
         """Another that ends the same job at the same time, and differently."""
@@ -166,68 +173,81 @@ class Clients:
         answer = await post(client, f"/api/jobs/{story.id}/events", event, "application/json")
         if answer.status_code == 200:
             self.ledger.answered(story, story.last, answer.json()["cursor"], time.monotonic(), end)
+        elif answer.status_code == 409:
+            story.answered = story.last  # for it has ended otherwise
         else:
-            assert answer.status_code == 409 or self.excuses(answer, sent), answer.text
+            assert self.excuses(answer, sent), answer.text
 
     async def uploads(self) -> None:
-        """One upload after the other, in pieces; what was not answered is sent again under its key, and some others."""
-        try:
+        """One file after the other, in pieces, and some of them again under their key, whatever came of it."""
+        with self.until_gone():
             async with self.http() as client:
                 while True:
                     name = self._next_upload()
-                    content = self.ledger.inputs[name]
+                    content = self.ledger.uploads.inputs[name]
                     headers = {"Host": self.address, "Idempotency-Key": name, **FORM_TYPE}
                     whole, size = form(file_part(content, name)), self.chance.randint(1000, 65536)
                     pieces = (whole[start : start + size] for start in range(0, len(whole), size))
                     sent = time.monotonic()
+                    self.ledger.uploads.sent(name)
                     answer = await post_pieces(client, "/api/convert?pipeline=copy", pieces, headers)
                     if answer.status_code == 202:
-                        self.ledger.upload_answered(name, answer.json()["job_id"])
-                        self.ledger.unanswered.remove(name)
+                        self.ledger.uploads.answered(name, answer.json()["job_id"])
+                        self.ledger.uploads.unanswered.remove(name)
                     else:
                         assert self.excuses(answer, sent), answer.text
-                        self.ledger.counted["uploads refused"] += 1
+                        self.ledger.uploads.refused(name, full=answer.status_code == 507)
+                        if self.chance.random() < 0.7:
+                            self._again.append(name)
                     await trio.sleep(self.chance.uniform(0, 0.1))
-        except GONE:
-            return
 
     def _next_upload(self) -> str:
         """The name of a file, unanswered from now on."""
         ledger, choice = self.ledger, self.chance.random()
-        if choice < 0.3 and self._left_unanswered:
-            return self._left_unanswered.pop()
-        answered = [name for name in ledger.accepted.values() if name not in ledger.unanswered]
-        name = self.chance.choice(answered) if choice < 0.4 and answered else self._new_file()
-        ledger.unanswered.append(name)
+        if choice < 0.5 and self._again:
+            return self._again.pop(0)
+        answered = [name for name in ledger.uploads.accepted.values() if name not in ledger.uploads.unanswered]
+        name = self.chance.choice(answered) if choice < 0.6 and answered else self._new_file()
+        ledger.uploads.unanswered.append(name)
         return name
 
     def _new_file(self) -> str:
         """Its name; the content is in the books."""
         name = f"{uuid.uuid4()}.pdf"
-        self.ledger.inputs[name] = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
+        self.ledger.uploads.inputs[name] = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
         return name
 
     async def batches(self) -> None:
-        """One batch after the other, some in vain."""
-        try:
+        """One batch after the other, some in vain, and some of these again under their key."""
+        with self.until_gone():
             async with self.http() as client:
                 while True:
-                    names = tuple(self._new_file() for _ in range(self.chance.randint(1, 3)))
-                    self.ledger.batches[names] = None
-                    body = form(*[file_part(self.ledger.inputs[name], name, "files") for name in names])
+                    names = self._next_batch()
+                    body = form(*[file_part(self.ledger.uploads.inputs[name], name, "files") for name in names])
+                    headers = {"Host": self.address, "Idempotency-Key": names[0], **FORM_TYPE}
                     sent = time.monotonic()
-                    answer = await post(client, "/api/batch?pipeline=copy", body, FORM_TYPE["Content-Type"])
+                    for name in names:
+                        self.ledger.uploads.sent(name)
+                    answer = await post_pieces(client, "/api/batch?pipeline=copy", [body], headers)
                     if answer.status_code == 202:
-                        self.ledger.batches[names] = answer.json()["batch_id"]
+                        self.ledger.uploads.batch_answered(names, answer.json()["batch_id"])
                     else:
                         assert self.excuses(answer, sent), answer.text
+                        for name in names:
+                            self.ledger.uploads.refused(name, full=answer.status_code == 507)
                     await trio.sleep(self.chance.uniform(0, 0.4))
-        except GONE:
-            return
+
+    def _next_batch(self) -> tuple[str, ...]:
+        """The names of its files; the batch is in the books."""
+        if self._batches_again and self.chance.random() < 0.3:
+            return self._batches_again.pop()
+        names = tuple(self._new_file() for _ in range(self.chance.randint(1, 3)))
+        self.ledger.uploads.batches[names] = None
+        return names
 
     async def abandon(self) -> None:
         """Register jobs with a lease, and never speak of them again."""
-        try:
+        with self.until_gone():
             async with self.http() as client:
                 while True:
                     sent = time.monotonic()
@@ -237,13 +257,11 @@ class Clients:
                     else:
                         assert self.excuses(answer, sent), answer.text
                     await trio.sleep(self.chance.uniform(0, 0.4))
-        except GONE:
-            return
 
     async def messages(self, target: str, said: bytes = b"") -> AsyncGenerator[Mapping[str, Any]]:
         """What a watcher who says this is sent of jobs, until the end of the connection; to be closed by its user."""
         frames, text = FrameProtocol(client=True, extensions=[]), ""
-        try:
+        with self.until_gone():
             host, port = self.address.split(":")
             async with await trio.open_tcp_stream(host, int(port)) as stream:
                 await stream.send_all(upgrade(target, {"Host": self.address}))
@@ -257,12 +275,13 @@ class Clients:
                                 message, text = json.loads(text), ""
                                 if message["type"] not in NOTICES:
                                     yield message
+                        else:
+                            closed = frame.opcode is Opcode.CLOSE and not self.draining
+                            assert not closed, f"a watcher of {target} was sent away: {frame.payload}"
                     chunk = await stream.receive_some()
                     if not chunk:
-                        return
+                        raise EOFError
                     frames.receive_bytes(chunk)
-        except GONE:
-            return
 
     async def _behind_head(self, stream: trio.SocketStream) -> bytes:
         """What came together with the end of the answer to a handshake; nothing where that was cut off."""

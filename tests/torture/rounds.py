@@ -15,13 +15,13 @@ from typing import Any
 
 import httpx
 import trio
-from torture.disk import Control, Power
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
 from torture.load import Clients
+from torture.power import Mains, Power
 from torture.watchers import Collector, Returner
 
-KINDS = ("load", "start", "drain", "failing disk", "jumping clock")
+KINDS = {"load": 7, "start": 1, "drain": 1, "failing disk": 2, "uploads on a failing disk": 2, "jumping clock": 1}
 PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
 PER_STORE = 50  # rounds until a new state directory is begun
 PER_DISK = 10  # and where its disk is rebuilt in each
@@ -48,9 +48,8 @@ slots = 2
 class Campaign:
     """The rounds over one state directory."""
 
-    def __init__(self, directory: Path, forge: Forge, chance: random.Random, power: Power | None, config: str) -> None:
-        self._power = power
-        self._plain_state_dir = directory / "state"
+    def __init__(self, directory: Path, forge: Forge, chance: random.Random, mains: Mains, config: str = "") -> None:
+        self._mains = mains
         self.ledger = Ledger()
         self.chance = chance
         self._forge = forge
@@ -65,12 +64,12 @@ class Campaign:
     @property
     def state_dir(self) -> Path:
         """Where the daemon has its files."""
-        return self._power.state_dir if self._power else self._plain_state_dir
+        return self._mains.state_dir
 
     async def round(self, kind: str = "") -> None:
-        """Start a daemon, compare, and kill it at some moment: under load, in the drain, or at its next start."""
+        """Start a daemon, compare, and kill it at some moment: one of KINDS, left to chance where it is not given."""
+        kind = kind or self.chance.choices([*KINDS], [*KINDS.values()])[0]
         self.ledger.counted["kills"] += 1
-        kind = kind or self.chance.choices(KINDS, [7, 1, 1, 2, 1] if self._power else [7, 1, 1, 0, 0])[0]
         self.ledger.counted[f"kills during {kind}"] += 1
         with trio.fail_after(PATIENCE):
             async with self.daemon() as daemon:
@@ -82,40 +81,52 @@ class Campaign:
                     return
                 clients = Clients(self.ledger, await daemon.listening(), self.chance)
                 await self.compare(clients)
-                async with self.load(clients):
+                async with self.load(clients, uploads=3 if kind == "uploads on a failing disk" else 1):
                     await trio.sleep(self.chance.choice([0.1, 0.4, 0.4, 1.0, 2.5]) * self.chance.random())
-                    if kind == "failing disk" and self._power:
-                        await self._fail(clients, self._power.control)
-                    if kind == "jumping clock" and self._power:
-                        await self._jump(self._power.control)
+                    if "failing disk" in kind:
+                        await self._fail(clients)
+                    if kind == "jumping clock":
+                        await self._jump()
                     if kind == "drain":
-                        clients.draining = True
+                        clients.draining = clients.ending = True
                         daemon.kill(signal.SIGTERM)
                         await trio.sleep(self.chance.uniform(0, 0.5))
-                    self._last_kill = Kill(time.monotonic(), daemon.starved())
-                    daemon.kill()
-                    status = await daemon.ended()
-                    assert status == -signal.SIGKILL or (kind == "drain" and status == 0), f"it ended with {status}"
-                    if status == 0:
-                        self._last_kill = Kill(math.inf)  # in order, and nothing at all may be lost
+                    await self._end(daemon, clients, by_itself="uploads" in kind and self.chance.random() < 0.5)
 
-    async def _fail(self, clients: Clients, control: Control) -> None:
-        """Let the disk fail for a while; after that, the daemon takes everything again by itself."""
+    async def _end(self, daemon: ForgedDaemon, clients: Clients, by_itself: bool) -> None:
+        """Kill it now, or let it kill itself, right behind something that it does to its disk."""
+        clients.ending = True
+        self._last_kill = Kill(time.monotonic(), daemon.starved())
+        if by_itself:
+            self._mains.control["die_after"] = self.chance.randint(1, 60)
+            with trio.move_on_after(1.0):  # it may have nothing to do
+                await daemon.ended()
+        daemon.kill()
+        status = await daemon.ended()
+        assert status == -signal.SIGKILL or (clients.draining and status == 0), f"it ended with {status}"
+        if status == 0:
+            self._last_kill = Kill(math.inf)  # in order, and nothing at all may be lost
+
+    async def _fail(self, clients: Clients) -> None:
+        """Let the disk fail, for a while or up to the end; once mended, the daemon takes everything again by itself."""
         names, value = self.chance.choice(DISK_FAULTS)
         self.ledger.disk_fails(time.monotonic())
         for name in names:
-            control[name] = value
+            self._mains.control[name] = value
         await trio.sleep(self.chance.uniform(0, 0.5))
+        if self.chance.random() < 0.3:
+            return
         for name in names:
-            control[name] = 0
-        if self.chance.random() < 0.7:
+            self._mains.control[name] = 0
+        if self.chance.random() < 0.5:
             await clients.mended()
+            await trio.sleep(self.chance.uniform(0, 0.1))
 
-    async def _jump(self, control: Control) -> None:
+    async def _jump(self) -> None:
         """Set the clock of the day for a while, which is no excuse for anything."""
-        control["clock_shift"] = self.chance.choice(CLOCK_SHIFTS)
+        self._mains.control["clock_shift"] = self.chance.choice(CLOCK_SHIFTS)
         await trio.sleep(self.chance.uniform(0, 0.5))
-        control["clock_shift"] = 0
+        self._mains.control["clock_shift"] = 0
 
     async def finish(self) -> None:
         """The last daemon brings everything to its end, and is stopped as it should be; then all is compared."""
@@ -137,19 +148,18 @@ class Campaign:
     @asynccontextmanager
     async def daemon(self) -> AsyncGenerator[ForgedDaemon]:
         """The next daemon over the state directory."""
-        environment = self._power.plug_in() if self._power else {}
-        async with self._forge.daemon(self.state_dir, environment, self._config) as daemon:
+        async with self._forge.daemon(self.state_dir, self._mains.plug_in(), self._config) as daemon:
             yield daemon
-        if self._power:
-            self._power.cut()
+        self._mains.cut()
 
     @asynccontextmanager
-    async def load(self, clients: Clients) -> AsyncGenerator[None]:
+    async def load(self, clients: Clients, uploads: int = 1) -> AsyncGenerator[None]:
         """All that goes on; at the end, when the daemon is gone, everybody has taken what was there for them."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clients.over_unix, str(self.state_dir / "ingest.sock"), self._by_unix)
             nursery.start_soon(clients.over_http, self._by_http)
-            nursery.start_soon(clients.uploads)
+            for _ in range(uploads):
+                nursery.start_soon(clients.uploads)
             nursery.start_soon(clients.batches)
             nursery.start_soon(clients.abandon)
             for returner in self._returners:
@@ -163,12 +173,15 @@ class Campaign:
             for story in [*self._by_unix, *self._by_http]:
                 found = await client.get(f"/api/jobs/{story.id}")
                 self.ledger.compare_story(story, found.json() if found.status_code == 200 else None, self._last_kill)
-            for job in await jobs_of(client, "", most):
+            jobs = await jobs_of(client, "", most)
+            for job in jobs:
                 self.ledger.compare_job(job)
+            if len(jobs) < most:
+                self.ledger.compare_all({job["id"] for job in jobs})
             for job in await jobs_of(client, "&kind=copy"):
                 await self._compare_files(client, job)
-        self.ledger.compare_accepted()
-        self.ledger.compare_batches()
+        self.ledger.uploads.compare_accepted()
+        self.ledger.uploads.compare_batches()
         for returner in self._returners:
             returner.check(self.ledger)
         self._compare_directories()
@@ -194,17 +207,18 @@ class Campaign:
     async def _compare_files(self, client: httpx.AsyncClient, job: dict[str, Any]) -> None:
         job_id, name = job["id"], job["input_filename"]
         directory = self.state_dir / "jobs" / job_id
-        if job_id not in self.ledger.uploaded:
+        if job_id not in self.ledger.uploads.made:
             path = directory / "input"
-            self.ledger.compare_upload(job_id, name, path.read_bytes() if path.exists() else None)
+            self.ledger.uploads.compare(job_id, name, path.read_bytes() if path.exists() else None)
         if job["status"] == "completed":
             if job_id not in self._whole:
                 result = (directory / "output").read_bytes()
-                assert result == self.ledger.inputs[name], f"the result of job {job_id} is not whole"
+                assert result == self.ledger.uploads.inputs[name], f"the result of job {job_id} is not whole"
                 self._whole.add(job_id)
         elif job["status"] == "failed":
             assert job["error"] != "interrupted" or job["attempt"] == ATTEMPTS, job  # why else, the ledger judges
         else:
+            assert job["status"] in ("queued", "processing"), job
             offered = await client.get(f"/api/jobs/{job_id}/download")
             fresh = (await client.get(f"/api/jobs/{job_id}")).json()
             assert offered.status_code == 409 or fresh["status"] == "completed", offered.status_code
@@ -213,7 +227,9 @@ class Campaign:
         """An upload that was not answered leaves nothing behind, or has become a job as a whole."""
         uploads = list((self.state_dir / "uploads").iterdir())
         assert not uploads, f"half of an upload is left: {uploads}"
-        strangers = {path.name for path in (self.state_dir / "jobs").iterdir()} - self.ledger.uploaded.keys()
+        halves = list((self.state_dir / "jobs").glob("*/input.*"))
+        assert not halves, f"half of an upload is left: {halves}"
+        strangers = {path.name for path in (self.state_dir / "jobs").iterdir()} - self.ledger.uploads.made.keys()
         assert not strangers, f"files without a job: {strangers}"
 
     async def _all_finished(self, client: httpx.AsyncClient) -> bool:
@@ -241,13 +257,14 @@ async def torture(
     seed: int,
     *,
     cuts: bool = False,
+    kind: str = "",
     config: str = "",
     ignoring: str = "",
     say: Callable[[str], None] = print,
 ) -> Counter[str]:
     """So many rounds; what was counted. The seed decides all that chance decides here, as far as time lets it.
 
-    `cuts`: each kill is a power cut, and sometimes the disk fails; `ignoring`: see `disk.Disk`.
+    `cuts`: each kill is a power cut; `kind`: of each round, one of KINDS; `ignoring`: see `disk.Disk`.
     """
     total: Counter[str] = Counter()
     per_store = PER_DISK if cuts else PER_STORE
@@ -255,11 +272,11 @@ async def torture(
         place = directory / str(first)
         place.mkdir()
         chance = random.Random(f"{seed} {first}")
-        power = Power(place, chance, ignoring) if cuts else None
-        campaign = Campaign(place, forge, chance, power, config)
+        mains = Power(place, chance, ignoring) if cuts else Mains(place)
+        campaign = Campaign(place, forge, chance, mains, config)
         for number in range(first, min(first + per_store, rounds)):
             try:
-                await campaign.round()
+                await campaign.round(kind)
             except BaseException:
                 say(f"round {number} of seed {seed}, in {place}")
                 raise

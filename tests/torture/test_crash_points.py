@@ -26,8 +26,8 @@ from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore
 from samples import created, job_id
 from submitting import PDF
-from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon
+from torture.power import Power
 
 from daemon import completed, progress, registered
 

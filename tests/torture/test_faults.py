@@ -17,8 +17,8 @@ import trio
 from http_client import FORM_TYPE, file_part, form
 from samples import ID, job_id
 from submitting import PDF
-from torture.disk import Power
 from torture.forge import Forge, ForgedDaemon
+from torture.power import Power
 from waiting import eventually
 
 from daemon import completed, progress, registered

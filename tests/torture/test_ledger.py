@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from torture.forge import Forge
 from torture.ledger import CHANGES, Ledger
+from torture.power import Mains
 from torture.rounds import Campaign
 from torture.watchers import Collector
 
@@ -44,15 +45,15 @@ def with_offsets_given_back(campaign: Campaign, db: sqlite3.Connection) -> None:
 
 
 def without_an_input(campaign: Campaign, db: sqlite3.Connection) -> None:
-    job_id = next(iter(campaign.ledger.accepted.keys() - campaign.ledger.uploaded.keys()))
+    job_id = next(iter(campaign.ledger.uploads.accepted.keys() - campaign.ledger.uploads.made.keys()))
     (campaign.state_dir / "jobs" / job_id / "input").unlink()
 
 
 def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
     """As of a daemon that forgets under which key an upload came."""
-    job_id, name = next(iter(campaign.ledger.accepted.items()))
-    campaign.ledger.uploaded["another"] = name
-    campaign.ledger.uploaded.pop(job_id, None)
+    job_id, name = next(iter(campaign.ledger.uploads.accepted.items()))
+    campaign.ledger.uploads.made["another"] = name
+    campaign.ledger.uploads.made.pop(job_id, None)
 
 
 def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> None:
@@ -77,8 +78,8 @@ def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> N
 async def test_what_is_done_to_the_store_behind_its_back_is_noticed(
     forge: Forge, tmp_path: Path, sabotage: Callable[[Campaign, sqlite3.Connection], None], sentence: str
 ) -> None:
-    campaign = Campaign(tmp_path, forge, random.Random(1), None, "")
-    while not (campaign.ledger.accepted and campaign.ledger.counted["events answered"] > 20):
+    campaign = Campaign(tmp_path, forge, random.Random(1), Mains(tmp_path))
+    while not (campaign.ledger.uploads.accepted and campaign.ledger.counted["events answered"] > 20):
         await campaign.round("load")
     with closing(sqlite3.connect(campaign.state_dir / "progressd.db", isolation_level=None)) as db:
         sabotage(campaign, db)
