@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from progressd.batches import Batches, placed_messages
@@ -71,6 +72,11 @@ class Draft:
             placed = replace(of_jobs, created_offset=of_jobs.created_offset or first, offset=self.offset - 1)
             self.of_jobs[of_jobs.id] = placed
             self.published += placed_messages(placed, self._store_id)
+
+    def hide_cursors(self) -> None:
+        """Leave out where the messages are, so that nobody resumes behind a change that may show later."""
+        for published in self.published:
+            published.message = replace(published.message, cursor=UNSET)
 
     def turned_batches(self) -> list[JobBatch]:
         """The batches of jobs whose status is another than before, until they are kept."""

@@ -54,7 +54,10 @@ class History:
         return False
 
     def cursor(self, offset: int) -> str:
-        """The cursor a client gets for an offset."""
+        """The cursor a client gets for an offset; from before what is undecided, which may show later."""
+        undecided_from = self._registry.undecided_from
+        if undecided_from is not None:
+            offset = min(offset, undecided_from - 1)
         return str(Cursor(self._store.id, offset))
 
     def offset(self, since: str, newest: int) -> int | None:

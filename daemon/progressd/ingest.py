@@ -187,9 +187,12 @@ class Ingest:
         if draft.changes:
             await self._commit(draft)
             self.tally.count(draft.changes, draft.turned_batches())
-        elif draft.jobs:
-            self._unsaved.update(draft.jobs)
-            self._moved.set()
+        else:
+            if self._registry.undecided_from is not None:
+                draft.hide_cursors()
+            if draft.jobs:
+                self._unsaved.update(draft.jobs)
+                self._moved.set()
         self.tally.refused += refused
         self.tally.events += len(events) - refused
         silence_begins = trio.current_time()
@@ -217,6 +220,7 @@ class Ingest:
     async def _commit(self, draft: Draft | None = None) -> None:
         """Write a draft, and the newest progress of all jobs with it; commits are in the order of the calls."""
         unsaved, self._unsaved = self._unsaved, {}
+        undecided_from = self._registry.undecided_from
         try:
             if draft is not None:
                 with self.tally.commits.time():
@@ -225,13 +229,17 @@ class Ingest:
                 await self._store.commit(unsaved.values(), ())
             elif self.failing is not None:
                 await self._reserve_up_to(self._reserved + 1)  # to see whether that goes: what is there is not written
-        except StoreFailed:
+        except StoreFailed as error:
+            if draft is not None and error.undecided and undecided_from is None:
+                self._registry.undecided_from = draft.changes[0].offset
             newest = {job_id: job for job_id in unsaved if (job := self._registry.unfinished.get(job_id)) is not None}
             self._unsaved = {**newest, **self._unsaved}
             raise
         if draft is not None:
             for job_id in draft.jobs:  # an older commit, of its progress alone, may have failed meanwhile
                 self._unsaved.pop(job_id, None)
+        if self._registry.undecided_from == undecided_from:  # else it is of a commit that came after this one
+            self._registry.undecided_from = None
         self._turn(None)
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | Unreadable]:

@@ -117,6 +117,12 @@ class Ledger:
         self.counted["messages seen"] += known is message
         return offset
 
+    def saw_without_cursor(self, message: Mapping[str, Any]) -> None:
+        """Where it is open whether a change is kept, nobody is told how to go on from behind it."""
+        assert message["type"] == "progress", f"{message} has no cursor"
+        assert self.outages, f"{message} has no cursor, and no disk failed"
+        self.counted["messages without a cursor"] += 1
+
     def sent(self, story: Story, position: int, end: str | None = None) -> None:
         """An event is on its way."""
         story.sent = max(story.sent, position)

@@ -22,6 +22,7 @@ from daemon import completed, failed, progress, registered, status_change
 
 GONE = (EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
 NOTICES = ("server_shutdown", "server_status")  # of the daemon, and no part of the stream
+ABANDONED = b'{"kind": "abandoned", "lease_seconds": 0.1}'
 STORIES = 5  # that one producer tells at a time
 
 
@@ -251,7 +252,7 @@ class Clients:
             async with self.http() as client:
                 while True:
                     sent = time.monotonic()
-                    answer = await client.post("/api/jobs", json={"kind": "abandoned", "lease_seconds": 1})
+                    answer = await post(client, "/api/jobs", ABANDONED, "application/json")
                     if answer.status_code == 201:
                         self.ledger.abandoned.add(answer.json()["job_id"])
                     else:

@@ -7,7 +7,7 @@ import random
 import resource
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ import httpx
 import pytest
 import trio
 from http_client import FORM_TYPE, file_part, form
+from peer import frame
 from samples import ID, job_id
 from submitting import PDF
 from torture.forge import Forge, ForgedDaemon
+from torture.ledger import Ledger
+from torture.load import Clients
 from torture.power import Power
 from waiting import eventually
+from wsproto.frame_protocol import Opcode
 
 from daemon import completed, progress, registered
 
@@ -135,6 +139,38 @@ async def test_a_job_whose_commit_failed_is_there_after_a_kill_with_its_input_or
             assert answer.status_code == 202
             assert ("Idempotency-Replayed" in answer.headers) is not mended
             assert (state_dir / "jobs" / answer.json()["job_id"] / "input").read_bytes() == PDF
+
+
+async def test_a_change_that_only_shows_after_a_kill_reaches_whoever_had_what_came_later(
+    forge: Forge, tmp_path: Path
+) -> None:
+    async with patient(forge, tmp_path) as it:
+        state_dir = it.state_dir
+        assert (await it.report(registered(ID)))["ok"]
+        known = (await it.report(progress(ID, 1, 3)))["cursor"]
+        it.control["log_errno"] = errno.EIO
+        async with aclosing(Clients(Ledger(), it.url, random.Random(1)).messages("/ws/jobs")) as messages:
+            assert not (await it.report(completed(ID)))["ok"]
+            assert (await it.report(progress(ID, 2, 3)))["ok"]
+            async for message in messages:
+                if message.get("data", {}).get("current_step") == 2:
+                    assert "cursor" not in message
+                    break
+        request = frame(Opcode.TEXT, b'{"type": "subscribe", "topics": ["jobs"]}')
+        async with aclosing(Clients(Ledger(), it.url, random.Random(1)).messages("/ws", request)) as messages:
+            async for message in messages:
+                if message["type"] == "subscribed":
+                    assert message["cursor"] == known
+                    break
+        it.daemon.kill()
+        await it.daemon.ended()
+    async with forge.daemon(state_dir) as daemon:
+        clients = Clients(Ledger(), await daemon.listening(), random.Random(1))
+        async with aclosing(clients.messages(f"/ws/jobs?since={known}")) as messages:
+            with trio.fail_after(10):
+                async for message in messages:
+                    if message["type"] == "completed":
+                        break
 
 
 async def test_a_file_that_is_sent_again_once_the_disk_works_becomes_its_job(forge: Forge, tmp_path: Path) -> None:
