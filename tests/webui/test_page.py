@@ -229,6 +229,21 @@ def test_a_job_that_has_told_nothing_yet_has_no_percentage(page: Page) -> None:
     expect(sleep.locator("[data-open-ended]")).to_be_visible()
 
 
+# What a card shows of the time of a job that began ten seconds ago and has some seconds left.
+TIME = """async ([percent, left]) => {
+  const { JobCard } = await import(new URL('static/job-card.js', document.baseURI));
+  const card = new JobCard(), progress = {percent, current_step: percent, total_steps: 100, step_name: ''};
+  const [started_at, ends_at] = [new Date(Date.now() - 10_000).toISOString(), Date.now() + left * 1000];
+  card.show({id: 'x', kind: 'job', status: 'processing', started_at, ends_at, progress});
+  return card.element.querySelector('[data-part=time]').textContent.replace(/^1\\d s/, '…');
+}"""
+
+
+def test_nobody_is_told_that_a_job_is_nearly_there_that_is_only_slower_than_expected(page: Page) -> None:
+    assert [page.evaluate(TIME, [percent, 2]) for percent in (44, 90)] == ["…", "… · nearly there"]
+    assert page.evaluate(TIME, [44, 12.5]) == "… · 13 s left"
+
+
 def test_what_runs_comes_before_what_waits_and_what_is_over_and_focus_stays(page: Page) -> None:
     def assert_in_order() -> None:
         statuses = page.locator(".job").evaluate_all("cards => cards.map(card => card.dataset.status)")

@@ -123,13 +123,18 @@ function timeOf(job) {
   if (job.status === 'queued') return job.created_at ? `since ${moment(job.created_at)}` : '';
   const spent = spentOn(job);
   if (!isFinished(job)) {
-    const forecast = job.ends_at === undefined ? '' : remaining((job.ends_at - now()) / 1000);
-    const left = job.progress?.stalled ? 'no sign of life' : forecast;
+    const left = job.progress?.stalled ? 'no sign of life' : forecast(job);
     return [spent, left].filter(Boolean).join(' · ');
   }
   const preposition = job.status === 'completed' ? 'in' : 'after';
   const end = job.completed_at ? moment(job.completed_at) : '';
   return [spent && `${preposition} ${spent}`, end].filter(Boolean).join(' · ');
+}
+
+/** How long the rest will take; nothing once a step has taken longer than those before it let one expect. */
+function forecast({ ends_at: end, progress }) {
+  const seconds = end === undefined ? 0 : (end - now()) / 1000;
+  return seconds < 3 && progress?.percent < 75 ? '' : remaining(seconds);
 }
 
 /** @param {import('./jobs.js').Job} job started, and maybe finished */
