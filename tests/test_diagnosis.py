@@ -1,10 +1,11 @@
 """What progressd doctor finds, on sockets and directories that are as they should not be."""
 
+import os
 import socket
 from pathlib import Path
 
 from progressd.config import Pipeline, Settings
-from progressd.diagnosis import diagnose
+from progressd.diagnosis import OTHER_PORT, diagnose
 from progressd.files import own_state_dir
 from progressd.sockets import open_sockets
 
@@ -30,9 +31,9 @@ def test_where_all_is_well_nothing_is_wrong(tmp_path: Path) -> None:
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert found(settings_in(tmp_path, server={"port": port}), "bad") == [
-            f"port {port} of 127.0.0.1: address already in use"
-        ]
+        [bad] = found(settings_in(tmp_path, server={"port": port}), "bad")
+    assert bad.startswith(f"process {os.getpid()} (")
+    assert bad.endswith(f") listens on port {port} of 127.0.0.1 already: {OTHER_PORT}")
 
 
 def test_a_daemon_that_runs_is_seen(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def test_a_directory_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
 def test_a_port_in_use_is_a_sentence_that_says_what_to_do(tmp_path: Path, busy: tuple[str, int]) -> None:
     host, port = busy
     with (
-        pytest.raises(SettingsError, match=f"^port {port} of {host} is in use: .* --port {port + 1}$"),
+        pytest.raises(
+            SettingsError, match=rf"^port {port} of {host} is in use: process {os.getpid()} \(.* --port {port + 1}$"
+        ),
         open_sockets(settings_in(tmp_path, server={"port": port}), {}),
     ):
         raise AssertionError("nothing is bound")

@@ -1,6 +1,7 @@
 """What keeps the daemon from working on this machine, in plain words, and what to do about it. It changes nothing."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import pwd
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from progressd.config import Settings
+from progressd.port_holder import holder_of
 
 LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
 LEAST_SPARE: Final = 256  # descriptors beside those of the watchers
+OTHER_PORT: Final = "stop it, or choose another port (server.port)"
 TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
 
@@ -75,8 +78,13 @@ def _port(host: str, port: int, running: bool) -> Iterator[Finding]:
         except PermissionError:
             yield Finding("bad", f"port {port} may not be used without privileges: choose one above 1023 (server.port)")
         except OSError as error:
+            who = holder_of(str(address[0]), port)
             if running:
-                yield Finding("good", f"something listens on port {port} of {address[0]}, as it should while it runs")
+                yield Finding("good", f"{who or 'something'} listens on port {port} of {address[0]}, as it should")
+            elif error.errno == errno.EADDRINUSE:
+                yield Finding(
+                    "bad", f"{who or 'something'} listens on port {port} of {address[0]} already: {OTHER_PORT}"
+                )
             else:
                 yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
         else:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from progressd.accepting import Listening
 from progressd.config import Settings
 from progressd.core.errors import SettingsError
+from progressd.port_holder import holder_of
 from progressd.systemd import inherited_sockets
 
 BACKLOG = 4096  # connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
@@ -71,16 +72,19 @@ def _bind_tcp(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listening = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
-            raise SettingsError(_why_not(host, port, error)) from error
+            raise SettingsError(_why_not(host, str(address[0]), port, error)) from error
         listening.setblocking(False)
         yield listening
         if port == 0:
             return  # a second address would get another free port
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
+def _why_not(host: str, address: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use: stop what listens there, or choose another with --port {port + 1}"
+        who = holder_of(address, port) or "something"
+        return (
+            f"port {port} of {host} is in use: {who} listens there; stop it, or choose another with --port {port + 1}"
+        )
     if error.errno == errno.EACCES:
         return f"port {port} may not be used without privileges: choose one above 1023 with --port 8080"
     return f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"

@@ -35,9 +35,12 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert run("progressd", "install") == "There is nothing to do: progressd is installed, and runs.\n"
     assert bare_machine.state("progressd.service")["MainPID"] == pid
 
-    assert "\nwrong" not in run("progressd", "doctor")
+    diagnosis = run("progressd", "doctor")
+    assert "\nwrong" not in diagnosis
+    assert f"process {pid} (" in diagnosis
     seen = bare_machine.completed(*NOBODY, "progressd", "doctor")
     assert (seen.returncode, seen.stderr) == (1, "")
+    assert "wrong  a process of root listens on port 8080 of 127.0.0.1 already" in seen.stdout
     assert "wrong  nobody may not write to /var/lib/progressd, which is progressd's: choose" in seen.stdout
 
     bare_machine.write("/etc/systemd/system/progressd.socket", "[Socket]\nListenStream=127.0.0.1:1\n")
