@@ -15,6 +15,12 @@ from daemon import registered
 
 PORT = 8000
 HOST = "progress.example.org"
+CONFIG = f"""
+[server]
+allowed_hosts = ["{HOST}"]
+[pipelines.none]
+command = ["true", "{{input}}"]
+"""
 SEEN = "$http_x_forwarded_for $http_x_forwarded_proto $http_host"  # of a request that the proxy has passed on
 
 
@@ -25,7 +31,7 @@ def _nginx(machine: Machine) -> Iterator[None]:
     echoed = "server {" + server.replace(":8080", ":8001").replace("listen 8000", "listen 8002")
     http = 'access_log off; server { listen 8001; location / { return 200 "$SEEN"; } }'.replace("$SEEN", SEEN)
     machine.write("/run/proxy.conf", f"pid /run/proxy.pid; events {{}} http {{ {http} {text} {echoed} }}")
-    machine.write("/etc/progressd/progressd.toml", f'[server]\nallowed_hosts = ["{HOST}"]\n')
+    machine.write("/etc/progressd/progressd.toml", CONFIG)
     machine.run("systemctl", "start", "progressd.socket", "progressd.service")
     machine.run("systemd-run", "--unit", "proxy", "nginx", "-c", "/run/proxy.conf", "-g", "daemon off;")
     machine.eventually(lambda: all(is_open(machine, port) for port in (8000, 8001, 8002)))
@@ -72,6 +78,6 @@ def test_the_daemon_is_told_who_asks_and_how(machine: Machine) -> None:
 
 def test_uploads_go_through_and_foreign_hosts_do_not(machine: Machine) -> None:
     headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
-    sent = machine.request("POST", "/api/convert", form(file_part()), port=PORT, Host=HOST, **headers)
+    sent = machine.request("POST", "/api/convert?pipeline=none", form(file_part()), port=PORT, Host=HOST, **headers)
     assert sent.status == 202
     assert machine.request("GET", "/api/jobs", port=PORT, Host="evil.example").status == 403

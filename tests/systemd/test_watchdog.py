@@ -1,87 +1,133 @@
-"""The watchdog bites when the daemon has stopped working, whatever has stopped in it, and the log says what."""
+"""The watchdog bites when the daemon has stopped working, whatever has stopped in it, and the log says what.
 
+All of it happens at once, to a daemon each: the time after which it bites passes but once.
+"""
+
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from machine import Machine
+from machine import PATIENCE, Machine
 from samples import ID
 
 from daemon import registered
 
 FREEZE = (Path(__file__).parent / "freeze.py").read_text()  # the machine need not see where the project lies
-SECONDS = 1.2
+SECONDS = 1.5
+PORTS = range(8081, 8085)
 
 
-@pytest.fixture(autouse=True)
-def pid(machine: Machine) -> Iterator[int]:
-    """A daemon that works under a watchdog of little patience."""
+class Daemon:
+    """An instance of the template, under a watchdog of little patience."""
+
+    def __init__(self, machine: Machine, port: int) -> None:
+        self.machine = machine
+        self.port = port
+        self.unit = f"progressd@{port}.service"
+        self.pid = self.main_pid()
+        self.fed = self.last_fed()
+
+    def main_pid(self) -> int:
+        return int(self.machine.state(self.unit)["MainPID"])
+
+    def last_fed(self) -> float:
+        """When the watchdog was fed last, in seconds."""
+        return int(self.machine.state(self.unit)["WatchdogTimestampMonotonic"]) / 1e6
+
+    def is_bitten(self) -> str:
+        """Wait until it is killed and started again, and works; what the log says of the process that was killed."""
+        machine = self.machine
+        machine.eventually(lambda: self.main_pid() not in (0, self.pid))
+        machine.eventually(lambda: machine.request("GET", "/api/health/ready", port=self.port).status == 200)
+        assert machine.report(registered(ID), f"/run/progressd-{self.port}/ingest.sock")["ok"]
+        assert "Watchdog timeout" in machine.log(self.unit)
+        return machine.run("journalctl", f"_PID={self.pid}", "--output", "cat")
+
+    def is_left_alone(self) -> None:
+        """Wait for longer than the watchdog does, in which it is fed."""
+        self.machine.eventually(lambda: self.last_fed() > self.fed + 2 * SECONDS)
+        assert self.main_pid() == self.pid
+
+
+class Daemons(NamedTuple):
+    """By what is the matter with them."""
+
+    writer: Daemon
+    loop: Daemon
+    reload: "subprocess.Popen[str]"  # of the one whose event loop is stuck
+    short: Daemon  # of descriptors
+    waiting: socket.socket  # for that one to accept it
+    well: Daemon
+
+
+@pytest.fixture(scope="module")
+def daemons(machine: Machine) -> Iterator[Daemons]:
     machine.write(
-        "/etc/systemd/system/progressd.service.d/watchdog.conf",
+        "/etc/systemd/system/progressd@.service.d/watchdog.conf",
         f"[Service]\nWatchdogSec={SECONDS}\nTimeoutAbortSec=2\n",
     )
+    for port in PORTS:
+        machine.write(f"/etc/progressd/{port}.toml", "")
     machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "start", "progressd.socket", "progressd.service")
-    yield main_pid(machine)
-    machine.run("systemctl", "stop", "progressd.socket", "progressd-ingest.socket", "progressd.service")
-
-
-def main_pid(machine: Machine) -> int:
-    return int(machine.state("progressd.service")["MainPID"])
+    machine.run("systemctl", "start", *(f"progressd@{port}.{kind}" for port in PORTS for kind in ("socket", "service")))
+    writer, loop, short, well = (Daemon(machine, port) for port in PORTS)
+    with frozen(writer, "others"), frozen(loop, "main"), reloading(loop) as reload, starved(short) as waiting:
+        yield Daemons(writer, loop, reload, short, waiting, well)
 
 
 @contextmanager
-def frozen(machine: Machine, pid: int, which: str) -> Iterator[None]:
-    command = machine.inside("python3", "-c", FREEZE, str(pid), which)
+def frozen(daemon: Daemon, which: str) -> Iterator[None]:
+    command = daemon.machine.inside("python3", "-c", FREEZE, str(daemon.pid), which)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as freezer:
         assert freezer.stdout is not None
         assert freezer.stdout.readline() == "frozen\n"
         yield
 
 
-def is_bitten(machine: Machine, pid: int) -> str:
-    """Wait until it is killed and started again, and works; what the log says of the process that was killed."""
-    machine.eventually(lambda: main_pid(machine) not in (0, pid))
-    machine.eventually(lambda: machine.request("GET", "/api/health/ready").status == 200)
-    assert machine.report(registered(ID))["ok"]
-    assert "Watchdog timeout" in machine.log("progressd.service")
-    return machine.run("journalctl", f"_PID={pid}", "--output", "cat")
+@contextmanager
+def reloading(daemon: Daemon) -> "Iterator[subprocess.Popen[str]]":
+    command = daemon.machine.inside("systemctl", "reload", daemon.unit)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as reload:
+        yield reload
 
 
-def test_a_stuck_writer(machine: Machine, pid: int) -> None:
-    with frozen(machine, pid, "others"):
-        assert "ingest does not commit, so the watchdog is not fed" in is_bitten(machine, pid)
+@contextmanager
+def starved(daemon: Daemon) -> Iterator[socket.socket]:
+    """Without a descriptor for the connection that waits."""
+    used = len(list((daemon.machine.root / f"proc/{daemon.pid}/fd").iterdir()))
+    daemon.machine.run("prlimit", f"--nofile={used}:", "--pid", str(daemon.pid))
+    with daemon.machine.connect(daemon.port) as waiting:
+        yield waiting
 
 
-def test_a_stuck_event_loop(machine: Machine, pid: int) -> None:
-    with frozen(machine, pid, "main"):
-        log = is_bitten(machine, pid)
+def test_a_stuck_writer(daemons: Daemons) -> None:
+    assert "ingest does not commit, so the watchdog is not fed" in daemons.writer.is_bitten()
+
+
+def test_a_stuck_event_loop(daemons: Daemons) -> None:
+    log = daemons.loop.is_bitten()
     assert "the event loop is stuck, so the watchdog is not fed" in log
     assert "Fatal Python error: Aborted" in log
 
 
-def is_left_alone(machine: Machine, pid: int) -> None:
-    """Wait for longer than the watchdog does, in which it is fed."""
-    before = machine.state("progressd.service")["WatchdogTimestampMonotonic"]
-    machine.eventually(
-        lambda: int(machine.state("progressd.service")["WatchdogTimestampMonotonic"]) > int(before) + 2e6 * SECONDS
-    )
-    assert main_pid(machine) == pid
+def test_a_reload_of_a_stuck_daemon_does_not_wait_forever(daemons: Daemons) -> None:
+    _, complaint = daemons.reload.communicate(timeout=PATIENCE)
+    assert daemons.reload.returncode == 1
+    assert complaint.startswith(f"Job for {daemons.loop.unit} failed")
 
 
-def test_a_daemon_out_of_descriptors_is_left_alone_and_mends(machine: Machine, pid: int) -> None:
-    used = len(list((machine.root / f"proc/{pid}/fd").iterdir()))
-    machine.run("prlimit", f"--nofile={used}:", "--pid", str(pid))
-    with machine.connect() as waiting:
-        is_left_alone(machine, pid)
-        machine.run("prlimit", "--nofile=4096:", "--pid", str(pid))
-        waiting.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert waiting.makefile("rb").readline() == b"HTTP/1.1 200 \r\n"
-    assert "cannot accept connections for now" in machine.log("progressd.service")
+def test_a_daemon_out_of_descriptors_is_left_alone_and_mends(machine: Machine, daemons: Daemons) -> None:
+    daemons.short.is_left_alone()
+    machine.run("prlimit", "--nofile=4096:", "--pid", str(daemons.short.pid))
+    daemons.waiting.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert daemons.waiting.makefile("rb").readline() == b"HTTP/1.1 200 \r\n"
+    assert "cannot accept connections for now" in machine.log(daemons.short.unit)
 
 
-def test_a_daemon_that_works_is_left_alone(machine: Machine, pid: int) -> None:
-    is_left_alone(machine, pid)
-    assert "jobs: 0 running, " in machine.state("progressd.service")["StatusText"]
+def test_a_daemon_that_works_is_left_alone(machine: Machine, daemons: Daemons) -> None:
+    daemons.well.is_left_alone()
+    assert "jobs: 0 running, " in machine.state(daemons.well.unit)["StatusText"]
