@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +37,9 @@ def main() -> int:
             elif daemon.wait() != 0:
                 print(HINT, file=sys.stderr)
             return daemon.wait()
-        except KeyboardInterrupt:
-            print("\nStopping; Ctrl-C once more does not wait for running jobs.")
+        except (KeyboardInterrupt, OSError):  # OSError: the terminal has gone, which is told by SIGHUP as well
+            with suppress(OSError):
+                print("\nStopping; Ctrl-C once more does not wait for running jobs.", flush=True)
             return stop(daemon)
 
 
@@ -92,7 +93,8 @@ def alone_on_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        os.tcsetpgrp(0, before)
+        with suppress(OSError):  # a terminal that has gone
+            os.tcsetpgrp(0, before)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""What `make run` starts, on a terminal of its own."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import PATIENCE
+from waiting import until
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "run.py"
+CONFIG = """
+[pipelines.pdf]
+command = ["cp", "{input}", "{output}"]
+"""
+
+
+@contextmanager
+def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A shell that leads a session and runs the script, as make would, and the other end of its terminal."""
+    (tmp_path / "config.toml").write_text(CONFIG)
+    flags = f"--port 0 --state-dir {tmp_path}/state --config {tmp_path}/config.toml"
+    far, near = pty.openpty()
+    with subprocess.Popen(
+        ["sh", "-c", f"{sys.executable} {SCRIPT} {flags}; exit $?"],
+        stdin=near,
+        stdout=near,
+        stderr=near,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(near, termios.TIOCSCTTY, 0),
+    ) as shell:
+        os.close(near)
+        yield shell, far
+
+
+def read_until(terminal: int, sentence: str) -> str:
+    """What came, up to a sentence; a bounded time without another one is too long."""
+    shown = ""
+    while sentence not in shown:
+        signal.alarm(int(PATIENCE))
+        shown += os.read(terminal, 4096).decode(errors="replace")
+        signal.alarm(0)
+    return shown
+
+
+def url_in(shown: str) -> str:
+    found = re.search(r"http://[0-9.:]+", shown)
+    assert found is not None
+    return found[0]
+
+
+def test_it_converts_the_scan_and_ctrl_c_stops_it_without_an_error(tmp_path: Path) -> None:
+    with started(tmp_path) as (shell, terminal):
+        shown = read_until(terminal, "Ctrl-C stops the daemon.")
+        assert "The result:  http://" in shown
+        assert httpx.get(f"{url_in(shown)}/api/health", trust_env=False).is_success
+        os.write(terminal, b"\x03")
+        assert shell.wait(PATIENCE) == 0
+        os.close(terminal)
+
+
+@pytest.mark.parametrize("sentence", ["The daemon is up", "Ctrl-C stops the daemon."])
+def test_a_terminal_that_is_closed_leaves_no_daemon_behind(tmp_path: Path, sentence: str) -> None:
+    with started(tmp_path) as (_, terminal):
+        url = url_in(read_until(terminal, sentence))
+        os.close(terminal)
+
+    def gone() -> bool:
+        try:
+            httpx.get(f"{url}/api/health", trust_env=False)
+        except httpx.TransportError:
+            return True
+        return False
+
+    until(gone)
