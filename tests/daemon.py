@@ -87,10 +87,12 @@ class RunningDaemon:
         self.ws_url = url.replace("http", "ws", 1)
         self.address = url.removeprefix("http://")
         self.stopped = trio.Event()
+        self.asked_to_stop = False
         self._signals = signals
 
     def kill(self, number: signal.Signals = signal.SIGTERM) -> None:
         """As if the process got this signal."""
+        self.asked_to_stop |= number is not signal.SIGHUP
         self._signals.send_nowait(number)
 
     async def stop(self) -> None:
@@ -230,6 +232,7 @@ async def running_daemon(
 
             async def run() -> None:
                 await daemon.run(sockets, signals, Notifier({}), lambda url: answers.set(), read_settings=read_settings)
+                assert running.asked_to_stop, "the daemon has ended by itself"
                 running.stopped.set()
 
             async with trio.open_nursery() as nursery:

@@ -302,3 +302,5 @@ async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
         await peer.stream.send_eof()
     await eventually(lambda: daemon.daemon.ledger.open == 0, 4)
     await peer.stream.aclose()
+    async with Peer(await daemon.connect()) as other:
+        assert (await other.ask("/api/health/live")).status == 200

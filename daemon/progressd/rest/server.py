@@ -115,7 +115,10 @@ class _Server(TCPServer):
 
     async def run(self) -> None:
         self._asked = trio.Event()  # the first request, which was read by the listener, is with the protocol
-        await super().run()
+        # Around Hypercorn's nursery and not that one's own: its TaskGroup lets a cancellation of it pass on, and that
+        # would end whatever is around, up to the daemon.
+        with trio.CancelScope() as self._serving:
+            await super().run()
 
     async def protocol_send(self, event: ServerEvent) -> None:
         if isinstance(event, Updated):
@@ -155,9 +158,7 @@ class _Server(TCPServer):
         await self.idle_task.stop()
 
     def _give_up(self) -> None:
-        tasks = self._task_group._nursery
-        assert tasks is not None
-        tasks.cancel_scope.cancel()
+        self._serving.cancel()
 
     def _on_answer(self) -> None:
         self._idle_since = trio.current_time()
