@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -16,6 +15,7 @@ from progressd.shortage import thread_told
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
 PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once the child has ended, should others hold its pipes
+GONE_MOST: Final = 1.0  # seconds for the killed ones to be gone, which takes them a moment and somebody to reap them
 PIPE_MOST: Final = 1024 * 1024  # bytes of it that are read then: what a pipe can hold, the rest is not the child's
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
@@ -100,9 +100,17 @@ class Child:
             self._signal(signal.SIGTERM)
             with trio.move_on_after(self._kill_grace):
                 await self._process.wait()
-        self._signal(signal.SIGKILL)
+        there = self._signal(signal.SIGKILL)
         await self._process.wait()
+        with trio.move_on_after(GONE_MOST):
+            while there:
+                await trio.sleep(0.01)
+                there = self._signal(0)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):  # all have ended
+    def _signal(self, number: int) -> bool:
+        """Send the group a signal, with 0 none; whether there is anybody in it."""
+        try:
             os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
