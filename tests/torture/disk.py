@@ -10,7 +10,7 @@ import os
 import random
 import struct
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -83,11 +83,11 @@ class File:
     """Its synced content, and what has been written since: (offset, data), or (length, None) where it was cut."""
 
     def __init__(self, content: bytes = b"") -> None:
-        self.synced = content
+        self.synced = bytearray(content)
         self.pending: list[tuple[int, bytes | None]] = []
 
     def sync(self) -> None:
-        self.synced = _written(self.synced, self.pending)
+        _write(self.synced, self.pending)
         self.pending = []
 
     def after_cut(self, fate: Fate) -> bytes:
@@ -97,20 +97,18 @@ class File:
                 kept += fate.of_write(offset, data)
             elif fate.of_names(1):
                 kept.append((offset, None))
-        return _written(self.synced, kept)
+        content = self.synced.copy()
+        _write(content, kept)
+        return bytes(content)
 
 
-def _written(content: bytes, changes: Collection[tuple[int, bytes | None]]) -> bytes:
-    if not changes:
-        return content
-    now = bytearray(content)
+def _write(content: bytearray, changes: Iterable[tuple[int, bytes | None]]) -> None:
     for offset, data in changes:
         if data is None:
-            del now[offset:]
+            del content[offset:]
         end = offset + len(data or b"")
-        now.extend(bytes(max(0, end - len(now))))
-        now[offset:end] = data or b""
-    return bytes(now)
+        content.extend(bytes(max(0, end - len(content))))
+        content[offset:end] = data or b""
 
 
 class Directory:
