@@ -149,6 +149,18 @@ async def test_an_uploaded_input_is_kept_after_a_crash_if_its_job_exists(
     assert files.input(ID).read_bytes() == PDF
 
 
+async def test_a_crash_while_a_file_was_sent_again_leaves_nothing_of_it_beside_the_input(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    await fail(files, PDF, undecided())
+    await store.commit([job()], [])
+    again = tmp_path / "uploads" / f"{ID}.again"
+    again.write_bytes(PDF)
+    files.input(ID).with_name("input.new").hardlink_to(again)
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
 @pytest.mark.parametrize("linked", [False, True], ids=["half received", "whole, but not in the store"])
 async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
     files: Files, tmp_path: Path, store: SQLiteStore, linked: bool

@@ -81,6 +81,7 @@ class Files:
         kept = await store.known(names) if names else ()
         await self.remove([name for name in names if name not in kept])
         for name in names:
+            _new_input(self.input(name)).unlink(missing_ok=True)  # of a job that was sent again, and is there
             (self._uploads / name).unlink()
 
     @asynccontextmanager
@@ -213,7 +214,7 @@ class Upload:
 
     async def replace_with(self, path: Path) -> None:
         """Make a file that is on the disk already the input of the job, at once. Raises FileNotFoundError."""
-        new = self._target.with_name("input.new")
+        new = _new_input(self._target)
 
         def link() -> None:
             _sync(self._path.parent)  # first: by this name the next daemon knows that the rest never became a job
@@ -224,6 +225,11 @@ class Upload:
             _sync(self._target.parent, self._target.parent.parent)
 
         await in_thread(link)
+
+
+def _new_input(path: Path) -> Path:
+    """What replaces an input, for a moment."""
+    return path.with_name("input.new")
 
 
 @contextmanager

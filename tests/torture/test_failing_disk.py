@@ -13,7 +13,7 @@ KIND = "uploads on a failing disk"
 async def test_an_upload_on_a_failing_disk_becomes_one_job_or_nothing(
     forge: Forge, tmp_path: Path, seed: int, cuts: bool
 ) -> None:
-    counted = await torture(forge, tmp_path, 4, seed, cuts=cuts, kind=KIND)
+    counted = await torture(forge, tmp_path, 3, seed, cuts=cuts, kind=KIND)
     assert counted["uploads refused"] + counted["uploads answered"] > 0
 
 

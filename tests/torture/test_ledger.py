@@ -22,6 +22,12 @@ def told(errors: BaseException) -> list[str]:
     return [str(errors)]
 
 
+async def rounds(campaign: Campaign, count: int) -> None:
+    """What a daemon has done is noticed at the start of the next one."""
+    for _ in range(count):
+        await campaign.round("load")
+
+
 def seen_change(ledger: Ledger) -> int:
     """The newest that somebody was sent; the books have not been compared since."""
     return max(offset for offset, message in ledger._messages.items() if message["type"] in CHANGES)
@@ -49,6 +55,23 @@ def without_an_input(campaign: Campaign, db: sqlite3.Connection) -> None:
     (campaign.state_dir / "jobs" / job_id / "input").unlink()
 
 
+def with_half_of_an_input(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a file that was sent again, and cut off where it takes the place of the one before."""
+    (campaign.state_dir / "jobs" / next(iter(campaign.ledger.uploads.accepted)) / "input.new").touch()
+
+
+def with_a_pipeline_that_fails(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a daemon that cannot run what it has taken."""
+    config = campaign._config.read_text()
+    campaign._config.write_text(config.replace("sleep 0.05", "exit 1"))
+
+
+def with_a_story_that_stays_behind(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a daemon that loses the last progress before an end."""
+    story = next(story for story in campaign._by_unix if story.answered_at)
+    story.ended_as, story.answered_at = None, {story.steps + 1: 0.0}
+
+
 def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
     """As of a daemon that forgets under which key an upload came."""
     job_id, name = next(iter(campaign.ledger.uploads.accepted.items()))
@@ -64,14 +87,24 @@ def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> N
     collector.told.clear()
 
 
+def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> None:
+    """As of a daemon that tells a watcher of many topics some changes twice."""
+    *_, collector = campaign._returners
+    collector.cursor = f"{campaign.ledger.store}-{collector.base}"
+
+
 @pytest.mark.parametrize(
     ("sabotage", "sentence"),
     [
         (without_a_change, "and it is gone"),
         (without_a_job, "was answered, and it is gone"),
         (with_offsets_given_back, "was given twice"),
+        (with_half_of_an_input, "half of an upload is left"),
+        (with_a_pipeline_that_fails, "failed at .*, and no disk did"),
+        (with_a_story_that_stays_behind, "was to be kept"),
         (without_an_input, "the input .* is gone"),
         (with_an_inattentive_watcher, "a watcher of many topics has never seen"),
+        (with_a_watcher_who_goes_back, "came twice"),
         (as_two_jobs, "has become the jobs"),
     ],
 )
@@ -84,5 +117,5 @@ async def test_what_is_done_to_the_store_behind_its_back_is_noticed(
     with closing(sqlite3.connect(campaign.state_dir / "progressd.db", isolation_level=None)) as db:
         sabotage(campaign, db)
     with pytest.raises(BaseException) as caught:  # noqa: PT011, groups of groups of AssertionError
-        await campaign.round("load")
+        await rounds(campaign, 3)
     assert re.search(sentence, "\n".join(told(caught.value)))

@@ -2,14 +2,16 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 import pytest
-from samples import ID
+from samples import ID, job_id
 from torture.ledger import Kill, Ledger, Story
 from torture.load import Clients
+from torture.uploads import Uploads
 
 Message = Mapping[str, Any]
 
@@ -86,6 +88,79 @@ def test_a_job_is_interrupted_after_three_attempts_and_not_before() -> None:
         Ledger().compare_changes([*runs(10, 20), *fails(40, "interrupted")])
 
 
+def test_only_the_runner_queues_a_job_again_and_it_cancels_none() -> None:
+    story = said(1, "job_created", kind="story")
+    with pytest.raises(AssertionError, match="was processing and is queued"):
+        Ledger().compare_changes([story, turned(2, "queued", "processing"), turned(3, "processing", "queued")])
+    with pytest.raises(AssertionError, match="was processing and is cancelled"):
+        Ledger().compare_changes([*runs(10), turned(20, "processing", "cancelled")])
+
+
+# Jobs
+
+
+def test_a_finished_job_is_what_its_changes_made_it_and_stays() -> None:
+    ledger = Ledger()
+    ledger.compare_changes([said(1, "job_created", kind="story"), turned(2, "queued", "cancelled")])
+    ledger.compare_job({"id": ID, "status": "cancelled"})
+    ledger.compare_all({ID})
+    with pytest.raises(AssertionError, match="was told cancelled, and it is queued"):
+        ledger.compare_job({"id": ID, "status": "queued"})
+    with pytest.raises(AssertionError, match="are gone"):
+        ledger.compare_all(set())
+
+
+# Uploads
+
+
+@pytest.fixture
+def uploads() -> Uploads:
+    uploads = Uploads(Counter())
+    uploads.inputs["file"] = b"%PDF"
+    uploads.sent("file")
+    return uploads
+
+
+def test_what_was_refused_for_want_of_room_becomes_no_job(uploads: Uploads) -> None:
+    uploads.refused("file", full=True)
+    with pytest.raises(AssertionError, match="was refused, and has become"):
+        uploads.compare(ID, "file", b"%PDF")
+
+
+def test_what_was_sent_once_more_or_refused_in_doubt_may_become_a_job(uploads: Uploads) -> None:
+    uploads.refused("file", full=False)
+    uploads.sent("file")
+    uploads.refused("file", full=True)
+    uploads.compare(ID, "file", b"%PDF")
+
+
+def test_an_upload_becomes_one_job_however_often_it_is_sent(uploads: Uploads) -> None:
+    uploads.compare(ID, "file", b"%PDF")
+    with pytest.raises(AssertionError, match="has become the jobs"):
+        uploads.compare(job_id(2), "file", b"%PDF")
+
+
+@pytest.mark.parametrize(("content", "sentence"), [(None, "is gone"), (b"%P", "is not what was uploaded")])
+def test_an_upload_is_whole(uploads: Uploads, content: bytes | None, sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        uploads.compare(ID, "file", content)
+
+
+def test_a_batch_that_is_sent_again_is_the_same(uploads: Uploads) -> None:
+    uploads.batches["file", "other"] = None
+    uploads.batch_answered(("file", "other"), ID)
+    with pytest.raises(AssertionError, match="has become the batches"):
+        uploads.batch_answered(("file", "other"), job_id(2))
+
+
+def test_a_batch_becomes_jobs_as_a_whole(uploads: Uploads) -> None:
+    uploads.batches["file", "other"] = None
+    uploads.compare_batches()
+    uploads.compare(ID, "file", b"%PDF")
+    with pytest.raises(AssertionError, match="have become jobs"):
+        uploads.compare_batches()
+
+
 # Refusals
 
 
@@ -121,6 +196,24 @@ def test_no_disk_excuses_that_a_registered_job_is_unknown(clients: Clients) -> N
 def test_each_event_has_its_answer(clients: Clients) -> None:
     with pytest.raises(ValueError, match="zip"):
         clients.take([(Story(ID, 3, "completed"), 1)], [], 1.0)
+
+
+def test_nobody_is_left_alone_before_the_end(clients: Clients) -> None:
+    with pytest.raises(AssertionError, match="left somebody alone"), clients.until_gone():
+        raise EOFError
+    clients.ending = True
+    with clients.until_gone():
+        raise EOFError
+
+
+def test_a_message_has_a_cursor_unless_a_disk_fails() -> None:
+    ledger = Ledger()
+    with pytest.raises(AssertionError, match="and no disk failed"):
+        ledger.saw_without_cursor({"type": "progress"})
+    ledger.disk_fails(5.0)
+    ledger.saw_without_cursor({"type": "progress"})
+    with pytest.raises(AssertionError, match="has no cursor"):
+        ledger.saw_without_cursor({"type": "completed"})
 
 
 # Progress
