@@ -265,8 +265,54 @@ async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(tmp_pa
         assert (await ended(daemon, job.id)).status is JobStatus.COMPLETED
 
 
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        (request("/api/health"), b"", 200),
+        (request("/api/jobs"), b"", 200),
+        (request(f"/api/jobs/{ID}"), b"", 200),
+        (request("/nothing"), b"", 404),
+        (request("/api/jobs", {"Content-Length": "18"}, method="POST"), b'{"kind": "backup"}', 201),
+        (
+            request("/api/events", {"Content-Length": "3", "Content-Type": "application/x-ndjson"}, method="POST"),
+            b"no\n",
+            200,
+        ),
+        (request("/api/events", {"Content-Length": "999"}, method="POST"), b"{", 400),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_client_that_sends_no_more_is_answered(
+    daemon: RunningDaemon, head: bytes, body: bytes, status: int
+) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(head + body)
+        await peer.stream.send_eof()
+        assert (await peer.response()).status == status
+        assert await peer.rest() == b""
+
+
+async def test_a_download_is_whole_for_a_client_that_sends_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.rest.protocol.AFTER_END", 0.1)
+    async with running_daemon(tmp_path, pipelines={"pdf": LARGE}) as daemon:
+        done = await run(daemon, "pdf")
+        async with await daemon.connect() as stream:
+            await stream.send_all(get(f"/api/jobs/{done.id}/download"))
+            await stream.send_eof()
+            await eventually(lambda: str(daemon.daemon.files.output(done.id)) in open_files())
+            await trio.sleep(0.3)  # longer than it would have, had its answer not begun
+            with trio.fail_after(PATIENCE):
+                assert await read_to_the_end(stream) > 100 << 20
+        await eventually(lambda: daemon.daemon.ledger.open == 0)
+
+
 LONG = b"x" * 3_000_000  # more than waits anywhere
 KEPT_WAITING = {
+    "events": (request("/api/events"), b""),
+    "a long poll": (request(f"/api/jobs/{ID}?since=CURSOR&wait=60"), b""),
     "events, and more behind them": (request("/api/events"), b"more"),
     "events, and a request behind them": (request("/api/events"), request("/api/health")),
     "events, and a body": (request("/api/events", {"Content-Length": "3000000"}), LONG),

@@ -4,6 +4,7 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this is. Of what a
 the rest are tasks, channels and locks around an application that may take long, and a direct answer takes none of them.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -23,6 +24,7 @@ from progressd.core.messages import encode
 from progressd.rest.direct import DirectReads
 from progressd.rest.job_answers import Answer
 
+AFTER_END: Final = 2.0  # seconds in which a client that sends no more must have the beginning of its answer
 LOOK_EVERY: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
 
 
@@ -39,6 +41,11 @@ class Protocol(H11Protocol):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._head = b""  # of a response, which waits for what follows
+        self._over = trio.Event()  # the newest request is done with
+        self._has_body = False  # as its head says, be it an empty one
+        self._answering = False  # a response to it has begun
+        self._lasting = False  # which goes on for as long as the client is there
+        self._ending = trio.CancelScope()
 
     async def _handle_events(self) -> None:
         """As Hypercorn's, but for direct answers; there is nothing but HTTP/1.1 here."""
@@ -75,6 +82,22 @@ class Protocol(H11Protocol):
                 await self._unless_gone(partial(self.stream.handle, body))
             elif isinstance(event, h11.EndOfMessage):
                 await self._unless_gone(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
+
+    async def finish(self) -> None:
+        """The client sends no more, as `nc -N` does, or has left, which looks the same: answer what it has asked.
+
+        Not if that lasts: then it is taken for gone.
+        """
+        if self.stream is not None:
+            with trio.move_on_after(AFTER_END) as self._ending:
+                self._bound_the_end()
+                await self._over.wait()
+
+    def _bound_the_end(self) -> None:
+        if self._lasting:
+            self._ending.cancel()
+        elif self._answering:  # a client that does not take it is found out by sending
+            self._ending.deadline = math.inf
 
     async def _unless_gone(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait for the application, which may take long, as while it streams events, or wants no body.
@@ -134,9 +157,13 @@ class Protocol(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """The head of a response leaves with what follows it."""
-        if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
-            await trio.lowlevel.checkpoint()  # what there is of the request's body is read
-            event = self._closing(event)
+        if isinstance(event, h11.Response):
+            self._answering, self._lasting = True, (b"content-type", b"text/event-stream") in event.headers
+            self._bound_the_end()
+            if self.connection.their_state is h11.SEND_BODY:
+                await trio.lowlevel.checkpoint()  # what there is of the request's body is read
+            if self._is_last():
+                event = h11.Response(status_code=event.status_code, headers=[*event.headers, (b"connection", b"close")])
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
@@ -150,18 +177,26 @@ class Protocol(H11Protocol):
         if data:
             await self.send(RawData(data=data))
 
-    def _closing(self, response: h11.Response) -> h11.Response:
-        """The same; if its request has not come whole, it says that no other may follow (RFC 9112 §9.6)."""
-        if self.connection.their_state is not h11.SEND_BODY:
-            return response
-        headers = [*response.headers, (b"connection", b"close")]
-        return h11.Response(status_code=response.status_code, headers=headers)
+    def _is_last(self) -> bool:
+        """Whether no other request may follow this one (RFC 9112 §9.6, §11.2).
+
+        It has not come whole, or something stands already behind its body, which another parser may count to that.
+        """
+        connection = self.connection
+        return connection.their_state is h11.SEND_BODY or (self._has_body and connection.trailing_data[0] != b"")
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """There is nothing to switch to."""
 
+    async def _close_stream(self) -> None:
+        await super()._close_stream()
+        self._over.set()
+
     async def _create_stream(self, request: h11.Request) -> None:
-        if not _has_path(request.target):
+        self._over, self._answering, self._lasting = trio.Event(), False, False
+        framing = {name for name, _ in request.headers} & {b"content-length", b"transfer-encoding"}
+        self._has_body = bool(framing)
+        if len(framing) > 1 or not _has_path(request.target):  # two ends of the body: RFC 9112 §6.1
             await self._send_error_response(400, head=request.method == b"HEAD")
             await self.send(Closed())
             return

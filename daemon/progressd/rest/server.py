@@ -152,6 +152,7 @@ class _Server(TCPServer):
             await protocol.handle(RawData(bytes(data)))
             self._asked.set()
             if not data:
+                await protocol.finish()
                 break
         await protocol.handle(Closed())
         self._over = True
