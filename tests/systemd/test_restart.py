@@ -198,7 +198,7 @@ async def test_a_restart_under_load(machine: Machine) -> None:
 
 async def test_a_job_longer_than_the_drain_is_queued_again_and_nothing_of_it_runs_beside(machine: Machine) -> None:
     machine.write("/etc/progressd/progressd.toml", LONG)
-    machine.run("systemctl", "restart", "progressd.service")
+    machine.run("systemctl", "reload-or-restart", "progressd.service")
     job_id = await running_job(machine, "long")
     began = machine.root / "var/lib/progressd/began"
     await eventually(began.exists)
