@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -192,6 +193,23 @@ def test_a_daemon_that_starts_after_the_job_is_told_all_of_it(tmp_path: Path) ->
             view = seen(daemon, job)
     told = datetime.fromisoformat(view["completed_at"]) - datetime.fromisoformat(view["started_at"])
     assert view["elapsed_seconds"] > told.total_seconds()  # it had begun long before
+
+
+def test_a_daemon_that_may_have_heard_of_the_job_is_told_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "ingest.sock"
+    path.parent.mkdir()
+    with contextlib.ExitStack() as closing:
+        with socket.socket(socket.AF_UNIX) as dying:
+            dying.bind(str(path))
+            dying.listen()
+            job, go = closing.enter_context(working(socket=path))
+            connection, _ = dying.accept()
+            with connection:
+                assert b"job_created" in connection.recv(65536)
+        path.unlink()
+        go.set()
+        with served_daemon(path.parent) as daemon:
+            until(lambda: status(daemon, job) == "completed")
 
 
 def test_a_daemon_that_hangs_keeps_neither_the_work_nor_its_end(

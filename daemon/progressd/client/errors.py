@@ -4,6 +4,7 @@ ClientError
 ├── BadUrl          not the address of a daemon
 ├── BadKey          not a key
 ├── NoDaemon        nothing answers there
+├── NoAnswer        somebody does, but the answer did not come: nobody knows what was taken
 ├── Refused         the daemon said no, with an HTTP status
 ├── StreamClosed    the daemon closed the stream of messages for good, with a close code
 └── JobCancelled    somebody has cancelled the job that is being worked on
@@ -35,6 +36,10 @@ class BadKey(ClientError):
 
 class NoDaemon(ClientError):
     """Nothing answers at this address."""
+
+
+class NoAnswer(ClientError):
+    """The answer did not come, or not whole, so nobody knows what became of the request."""
 
 
 class Refused(ClientError):

@@ -25,7 +25,7 @@ from progressd.client.reporter import Reporter
 
 LEASE: Final = 60.0  # seconds
 PATIENCE: Final = 60.0  # seconds
-CUT_SHORT: Final = 2.0  # seconds of patience for the end of what is interrupted
+CUT_SHORT: Final = 5.0  # seconds of patience for the end of what is interrupted
 COUNT_MOST: Final = 2**53  # what a JavaScript number holds exactly
 NAME_MOST: Final = 200  # characters
 STEP_MOST: Final = 1000  # characters

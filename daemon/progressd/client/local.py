@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from progressd.client.backlog import Answer, Event
-from progressd.client.errors import ClientError, NoDaemon, Refused
+from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 
@@ -23,22 +23,18 @@ class LocalSocket:
         self._socket: socket.socket | None = None
 
     def exchange(self, events: Sequence[Event]) -> list[Answer]:
-        """Report events, and wait until they are durable; the answer to each. Raises NoDaemon, ClientError.
-
-        Without the answers nobody knows which of them were taken.
-        """
+        """Report events, and wait until they are durable; the answer to each. Raises ClientError."""
         lines = [msgspec.json.encode({**event, "ref": number}) + b"\n" for number, event in enumerate(events)]
         try:
             daemon = self._socket or self._connect()
-            daemon.sendall(b"".join(lines))
-            return [self._answer() for _ in events]
-        except TimeoutError:
-            self.close()
-            raise ClientError(f"{self._path} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
-        except OSError as error:
-            self.close()
-            raise NoDaemon(f"no daemon answers at {self._path}: {error.strerror}") from None
-        except BaseException:
+            try:
+                daemon.sendall(b"".join(lines))
+                return [self._answer() for _ in events]
+            except TimeoutError:
+                raise NoAnswer(f"{self._path} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
+            except OSError as error:
+                raise NoAnswer(f"the connection to {self._path} broke: {error.strerror}") from None
+        except BaseException:  # what comes later would be taken for the answers to something else
             self.close()
             raise
 
@@ -50,7 +46,10 @@ class LocalSocket:
     def _connect(self) -> socket.socket:
         daemon = self._open.enter_context(socket.socket(socket.AF_UNIX))
         daemon.settimeout(ANSWER_TIMEOUT)
-        daemon.connect(str(self._path))
+        try:
+            daemon.connect(str(self._path))
+        except OSError as error:
+            raise NoDaemon(f"no daemon answers at {self._path}: {error.strerror}") from None
         self._reader = self._open.enter_context(daemon.makefile("rb"))
         self._socket = daemon
         return daemon
@@ -58,7 +57,7 @@ class LocalSocket:
     def _answer(self) -> Answer:
         line = self._reader.readline()
         if not line:
-            raise ClientError(f"the daemon at {self._path} closed the connection")
+            raise NoAnswer(f"the daemon at {self._path} closed the connection")
         try:
             return msgspec.json.decode(line, type=Answer)
         except msgspec.DecodeError:

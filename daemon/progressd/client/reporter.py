@@ -11,7 +11,7 @@ from typing import Final
 
 from progressd.client.backlog import Answer, Backlog, Event
 from progressd.client.backoff import backoff
-from progressd.client.errors import TOO_OFTEN, ClientError, Refused
+from progressd.client.errors import TOO_OFTEN, ClientError, NoAnswer, Refused
 from progressd.client.lines import Lines
 
 PACE: Final = 0.2  # seconds between two reports
@@ -149,13 +149,13 @@ class Reporter:
         if isinstance(error, Refused):
             if not error.later:
                 raise error
-            self._reached = True
             delay = max(delay, error.retry_after or 0)
         if isinstance(error, Refused) and error.status == TOO_OFTEN:
             self._pace = SLOW_PACE
         elif not self._failures:
             log.warning("%s: %s; the work goes on all the same", self._name, error)
         self._failures += 1
+        self._reached = self._reached or isinstance(error, Refused | NoAnswer)
         self._not_before = time.monotonic() + delay
         if last and not self._reached:
             self._stop()

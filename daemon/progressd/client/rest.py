@@ -11,7 +11,7 @@ from progressd import __version__
 from progressd.client.address import checked_url, job_path, no_daemon
 from progressd.client.backlog import Answer, Event
 from progressd.client.credentials import credentials
-from progressd.client.errors import ClientError, NoDaemon, Refused
+from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
@@ -117,9 +117,9 @@ class RestClient:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise NoDaemon(no_daemon(self.url)) from None
         except httpx.TimeoutException:
-            raise ClientError(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
+            raise NoAnswer(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
         except httpx.TransportError as error:
-            raise ClientError(f"the connection to {self.url} broke: {error}") from None
+            raise NoAnswer(f"the connection to {self.url} broke: {error}") from None
         if not response.is_success:
             raise Refused.answered(
                 response.status_code, response.content, response.headers.get("Retry-After"), self.url

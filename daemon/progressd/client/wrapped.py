@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import trio
 
-from progressd.client.errors import ClientError, Refused
+from progressd.client.errors import ClientError, NoAnswer, Refused
 from progressd.client.rest import RestClient
 from progressd.client.watcher import watch
 from progressd.core.errors import InvalidInput
@@ -49,6 +49,7 @@ class WrappedCommand:
         self._say = say
         self._calling = trio.CapacityLimiter(1)
         self._known = False  # to the daemon
+        self._maybe_known = False  # it was told, but gave no answer
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
         self._over = False  # for the daemon, whatever the command does
         self._cancelled = trio.Event()  # by somebody else
@@ -155,7 +156,7 @@ class WrappedCommand:
         event = _event("completed") if complaint is None else _event("error", message=complaint)
         with trio.move_on_after(END_PATIENCE):
             while True:
-                if await self._report(event) or not self._known:
+                if await self._report(event) or not (self._known or self._maybe_known):
                     return
                 await trio.sleep(1)
 
@@ -166,6 +167,7 @@ class WrappedCommand:
         try:
             self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
         except ClientError as error:
+            self._maybe_known = self._maybe_known or isinstance(error, NoAnswer)
             final = isinstance(error, Refused) and not error.later
             self._over = isinstance(error, Refused) and error.status == 409
             if str(error) != self._complaint and not self._over:
