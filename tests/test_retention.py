@@ -28,6 +28,7 @@ from trio.testing import MockClock
 from waiting import eventually
 
 DAY = 86400.0
+HOUR = 3600.0
 KEEP = 30 * DAY
 
 
@@ -124,40 +125,76 @@ class WatchedStore(SQLiteStore):
         return ids
 
 
-@pytest.mark.parametrize(("running_for", "kept"), [(DAY - 60, {2, 3}), (DAY, set[int]())])
-async def test_a_clock_that_is_ahead_at_the_start_is_believed_only_after_a_day(
-    store: SQLiteStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mock_clock: MockClock,
-    running_for: float,
-    kept: set[int],
-) -> None:
-    files = Files(tmp_path)
-    await files.prepare(store)
-    await store.commit([ended(1, 31), ended(2, 2), ended(3, 0)], [])
+class Looks:
+    """Retention over a store, by a clock that is `ahead` and goes on with the mock clock; a look each hour."""
+
+    def __init__(self, tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = timedelta()
+        self._tmp_path = tmp_path
+        self._clock = clock
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                return datetime.now(tz) + self.ahead + timedelta(seconds=trio.current_time() - began)
+
+        began = trio.current_time()
+        monkeypatch.setattr(module, "datetime", Clock)
+        monkeypatch.setattr(module, "INTERVAL", HOUR)
+        monkeypatch.setattr(module, "PAUSE", 0)
+
+    async def left_after(self, hours: int) -> set[str]:
+        """The jobs that are left after a daemon has run for so long."""
+        store = WatchedStore.open(self._tmp_path / "store.sqlite")
+        looks, files = store.watch(), Files(self._tmp_path)
+        await files.prepare(store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+            await looks.receive()
+            for _ in range(hours):
+                await trio.testing.wait_all_tasks_blocked()
+                self._clock.jump(HOUR + 1)  # lest a rounded sum falls short
+                await looks.receive()
+            nursery.cancel_scope.cancel()
+        left = await jobs_in(store)
+        store.close()
+        return left
+
+
+@pytest.fixture
+async def looks(store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock) -> Looks:
+    """Over jobs that ended 31 days, 10 days and just now ago."""
+    await store.commit([ended(1, 31), ended(2, 10), ended(3, 0)], [])
     reopened(store, tmp_path).close()
-    store = WatchedStore.open(tmp_path / "store.sqlite")
-    begun, looks = trio.current_time(), store.watch()
+    return Looks(tmp_path, mock_clock, monkeypatch)
 
-    class Ahead(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime.now(tz) + timedelta(days=40, seconds=trio.current_time() - begun)
 
-    monkeypatch.setattr(module, "datetime", Ahead)
-    monkeypatch.setattr(module, "INTERVAL", running_for)
-    monkeypatch.setattr(module, "PAUSE", 0)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        await looks.receive()
-        assert await jobs_in(store) == {job_id(2), job_id(3)}
-        await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(running_for)
-        await looks.receive()
-        nursery.cancel_scope.cancel()
-    assert await jobs_in(store) == {job_id(number) for number in kept}
-    store.close()
+async def test_a_clock_that_is_years_ahead_makes_jobs_old_no_faster_than_a_day_in_an_hour(
+    looks: Looks, mock_clock: MockClock
+) -> None:
+    looks.ahead = timedelta(days=3650)
+    assert await looks.left_after(18) == {job_id(2), job_id(3)}
+    assert await looks.left_after(3) == {job_id(3)}  # nor does another start believe it
+    assert await looks.left_after(8) == {job_id(3)}
+    assert await looks.left_after(3) == set()
+
+
+async def test_a_clock_that_is_set_right_in_time_has_cost_nothing(looks: Looks, mock_clock: MockClock) -> None:
+    looks.ahead = timedelta(days=3650)
+    assert await looks.left_after(10) == {job_id(2), job_id(3)}
+    looks.ahead = timedelta()
+    assert await looks.left_after(12) == {job_id(2), job_id(3)}
+    looks.ahead = timedelta(days=3650)
+    assert await looks.left_after(18) == {job_id(2), job_id(3)}
+
+
+async def test_after_a_month_without_a_daemon_what_became_old_meanwhile_goes_within_a_day_or_two(
+    looks: Looks, mock_clock: MockClock
+) -> None:
+    await looks.left_after(1)
+    looks.ahead = timedelta(days=25)
+    assert await looks.left_after(1) == {job_id(2), job_id(3)}
+    assert await looks.left_after(24) == {job_id(3)}
 
 
 async def test_a_long_job_that_ended_of_late_keeps_none_that_ended_before_it(
@@ -250,6 +287,12 @@ class ScriptedStore:
 
     async def last_seen(self) -> datetime | None:
         return None
+
+    async def kept_time(self) -> datetime | None:
+        return None
+
+    async def keep_time(self, time: datetime) -> None:
+        assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
 
     async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
         return None

@@ -136,6 +136,7 @@ class Daemon:
             jobs=self.registry,
             broadcaster=self.broadcaster,
             ingest=self.ingest,
+            store=store,
             watchers=self.watchers,
             streams=self.streams,
             ledger=self.ledger,

@@ -21,8 +21,8 @@ INTERVAL: Final = 600.0  # seconds between two looks
 STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
 SWEPT_AFTER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
-DRIFT: Final = timedelta(hours=1)  # that a clock may be set ahead, and is believed
-BELIEVED_AFTER: Final = timedelta(days=1)  # of running with it: a clock that was ahead of all jobs at the start
+DRIFT: Final = timedelta(hours=1)  # that a clock may be set ahead, and is believed at once
+FASTEST: Final = 24  # seconds by which retention follows the clock in one: an hour off takes it minutes, a month a day
 PAUSE: Final = 0.05  # seconds between two steps
 
 log = structlog.get_logger(__name__)
@@ -40,8 +40,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
     count = 0
     try:
         seen = await store.last_seen()
-        now = datetime.now(UTC) if seen is None else min(datetime.now(UTC), seen + DRIFT)
-        before = now - timedelta(seconds=max(keep, SWEPT_AFTER))
+        before = await _time(store) - timedelta(seconds=max(keep, SWEPT_AFTER))
         async with aclosing(files.older_than(before, SWEEP_STEP)) as steps:
             async for names in steps:
                 if seen is None:
@@ -62,22 +61,32 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
 
 
 async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
-    started, start = datetime.now(UTC), trio.current_time()
+    looked = trio.current_time()
     while True:
-        gone = timedelta(seconds=trio.current_time() - start)
+        elapsed, looked = trio.current_time() - looked, trio.current_time()
         try:
-            # A clock that jumps ahead makes nothing old: it counts only as far as time has gone by here, since the
-            # newest job before the start, or since the start once it had time to be set right.
-            seen = await store.last_seen()
-            since = started if seen is None or gone >= BELIEVED_AFTER else min(started, seen)
-            now = min(datetime.now(UTC), since + gone + DRIFT)
+            now = await _time(store, elapsed)
             before = now - timedelta(seconds=keep)
-            # Nor does one that jumps back: what ended after a job that is kept is kept.
+            # Where the clock has jumped back, what ended after a job that is kept is kept.
             below = await store.first_finished_within(before, now)
             await _delete_finished(before, below, store, registry, files)
         except (StoreFailed, OSError) as error:
             log.error("cannot delete old jobs and their files, the next look will", error=str(error))
         await trio.sleep(INTERVAL)
+
+
+async def _time(store: Store, elapsed: float = 0) -> datetime:
+    """The time that retention goes by, with `elapsed` seconds since it was asked for: the clock's, unless that jumps.
+
+    It follows the clock, ahead or back, no faster than FASTEST allows, also from one daemon to the next: a wrong clock
+    makes jobs old only as far as it has been wrong for long.
+    """
+    clock = datetime.now(UTC)
+    kept = await store.kept_time() or await store.last_seen() or clock
+    most = timedelta(seconds=FASTEST * elapsed)
+    kept += max(-most, min(clock - kept, most))
+    await store.keep_time(kept)
+    return min(clock, kept + DRIFT)
 
 
 async def _delete_finished(before: datetime, below: int | None, store: Store, registry: Registry, files: Files) -> None:

@@ -54,6 +54,7 @@ async def test_what_was_done_is_counted(daemon: RunningDaemon, client: httpx.Asy
     for name in (
         *("progressd_coalesced_total", "progressd_slow_consumers_closed_total", "progressd_outbox_bytes"),
         *("progressd_ingest_queue_entries", "progressd_event_loop_lag_seconds", "superbook_batches_total{completed}"),
+        "progressd_deletion_most_seconds",
         *("progressd_topics", "progressd_connections", "process_resident_memory_bytes"),
     ):
         assert name in found, name

@@ -15,12 +15,21 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Error, ErrorData, ProgressData, StateChange
 from progressd.core.status import JobStatus
+from progressd.store import deleting
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, created, job, job_id, started, succeeded
 
 OpenStore = Callable[[], SQLiteStore]
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unhurried() -> Iterator[None]:
+    """A deletion takes as many jobs as it may, however slow this machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deleting, "TARGET", 1000.0)
+        yield
 
 
 @pytest.fixture(params=["sqlite"])
@@ -389,3 +398,12 @@ def test_any_story_reads_back_as_it_was_told(
 
     with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")) as store:
         trio.run(tell)
+
+
+async def test_the_time_that_retention_goes_by_outlives_the_daemon(open_store: OpenStore) -> None:
+    store = open_store()
+    assert await store.kept_time() is None
+    for time in (NOW + timedelta(hours=1, microseconds=5), NOW):
+        await store.keep_time(time)
+        assert await store.kept_time() == time
+    assert await open_store().kept_time() == NOW

@@ -17,6 +17,7 @@ from progressd.core.status import JobStatus
 from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.rest.open_streams import OpenStreams
+from progressd.store.base import Store
 from progressd.ws.ledger import Ledger
 from progressd.ws.watchers import Watchers
 
@@ -30,6 +31,7 @@ class Gauges(Collector):
     jobs: Registry
     broadcaster: Broadcaster
     ingest: Ingest
+    store: Store
     watchers: Watchers
     streams: OpenStreams
     ledger: Ledger
@@ -89,6 +91,8 @@ class Gauges(Collector):
         )
         yield _gauge("progressd_ingest_queue_entries", "Entries that wait to be decided.", self.ingest.queued)
         yield from tally.commits.collect()
+        most = "For how long a deletion of finished jobs has kept others from writing at most."
+        yield _gauge("progressd_deletion_most_seconds", most, self.store.longest_deletion)
         yield _counter(
             "progressd_deliveries",
             "Messages, each once for each watcher, also where a filter keeps it back; without replays.",

@@ -109,6 +109,16 @@ class Store(Protocol):
     async def last_seen(self) -> datetime | None:
         """The newest time known from before the store was opened: of a job's end or, if it came later, creation."""
 
+    async def kept_time(self) -> datetime | None:
+        """What `keep_time` was given last, be it by an earlier daemon."""
+
+    async def keep_time(self, time: datetime) -> None:
+        """Keep the time that retention goes by."""
+
+    @property
+    def longest_deletion(self) -> float:
+        """Seconds for which a deletion has kept others from writing, at most."""
+
     async def delete(self, ids: Collection[str]) -> list[str]:
         """Delete those of the jobs that have finished, as `delete_finished` does; their ids."""
 

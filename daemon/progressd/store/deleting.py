@@ -9,15 +9,30 @@ from progressd.core.job import Job
 from progressd.store import lists
 from progressd.store.lists import AMONG, in_json
 
-LONGEST: Final = 0.002  # seconds after which a transaction deletes no further job; it then takes 5 ms altogether
+TARGET: Final = 0.004  # seconds that a transaction is to take altogether: whoever writes may have to wait for it
+FIRST: Final = 8  # jobs in the first one
+MOST: Final = 64
+
+
+class Pace:
+    """How many jobs a transaction deletes: as many as go in TARGET by what the last one took, and one at least."""
+
+    def __init__(self) -> None:
+        self.jobs = FIRST
+        self.longest = 0.0  # seconds that one took, with its commit
+
+    def took(self, jobs: int, seconds: float) -> None:
+        """Learn from a transaction. It grows only slowly, since what the first ones of a row take says little."""
+        self.longest = max(self.longest, seconds)
+        self.jobs = max(1, min(int(jobs * TARGET / seconds), self.jobs + 1 + self.jobs // 4, MOST))
 
 
 def delete(db: sqlite3.Connection, jobs: Sequence[Job], oldest_cursor: int) -> tuple[list[Job], int]:
-    """Delete at least the first of some finished jobs, and as many as go in a short time; in a transaction.
+    """Delete at least the first of some finished jobs, and no further one after half of TARGET; in a transaction.
 
     Those that were deleted, and the smallest offset that one can still resume from.
     """
-    deadline = perf_counter() + LONGEST
+    deadline = perf_counter() + TARGET / 2
     gone = list[Job]()
     for job in jobs:
         [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
@@ -25,7 +26,7 @@ from progressd.shortage import in_thread, passes
 from progressd.store import ends, lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
-from progressd.store.deleting import delete
+from progressd.store.deleting import Pace, delete
 from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
 from progressd.store.failures import UnreadableRow, damaged, refusal, shortage, told_of
 from progressd.store.lists import AMONG, in_json
@@ -51,6 +52,7 @@ class SQLiteStore:
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._listing = trio.CapacityLimiter(1)  # for lists, which may take long, so that nobody else waits for them
+        self._pace = Pace()
         self.damage: StoreFailed | None = None
         self.unreadable: Unreadable | None = None
         self._noted = set[str]()
@@ -135,6 +137,18 @@ class SQLiteStore:
         read = partial(ends.newest_time, self._reader, self.first_offset, self._pass_over)
         return await self._in_thread(read, self._reading)
 
+    async def kept_time(self) -> datetime | None:
+        """See Store."""
+        rows = await self._read("SELECT value FROM meta WHERE key = 'time'")
+        return datetime.fromisoformat(rows[0][0]) if rows else None
+
+    async def keep_time(self, time: datetime) -> None:
+        """See Store."""
+        await self._write(
+            "INSERT INTO meta VALUES ('time', ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            [(time.isoformat(),)],
+        )
+
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
         read = partial(ends.before, self._reader, before, most, below, self._pass_over)
@@ -147,8 +161,16 @@ class SQLiteStore:
     async def _delete(self, jobs: Sequence[Job]) -> list[str]:
         if not jobs:
             return []
-        gone, self.oldest_cursor = await self._transaction(lambda db: delete(db, jobs, self.oldest_cursor))
+        step = jobs[: self._pace.jobs]
+        gone, self.oldest_cursor = await self._transaction(
+            lambda db: delete(db, step, self.oldest_cursor), partial(self._pace.took, len(step))
+        )
         return [job.id for job in gone]
+
+    @property
+    def longest_deletion(self) -> float:
+        """See Store."""
+        return self._pace.longest
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
@@ -240,12 +262,18 @@ class SQLiteStore:
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         await self._transaction(lambda db: db.executemany(statement, rows))
 
-    async def _transaction(self, write: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `write` in a transaction of its own, in the writing thread, and wait for it even if cancelled."""
+    async def _transaction(
+        self, write: Callable[[sqlite3.Connection], T], took: Callable[[float], None] | None = None
+    ) -> T:
+        """Run `write` in a transaction of its own, in the writing thread, and wait for it even if cancelled.
+
+        `took` is told in that thread how many seconds it has kept everybody else from writing.
+        """
         committing = False
 
         def run() -> T:
             nonlocal committing
+            began = perf_counter()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 result = write(self._writer)
@@ -255,6 +283,8 @@ class SQLiteStore:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
+            if took is not None:
+                took(perf_counter() - began)
             return result
 
         # Not shielded beyond this: `run_sync` itself waits for the thread, and delivers a cancellation afterwards.
