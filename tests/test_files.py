@@ -128,6 +128,14 @@ async def test_a_second_try_that_is_undecided_keeps_its_input(files: Files, tmp_
     assert tree(tmp_path / "uploads") == set()
 
 
+async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    with pytest.raises(Conflict, match="there are files of a job"):
+        await receive(files, content=b"%PDF of somebody else")
+    assert files.input(ID).read_bytes() == PDF
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
 async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -> None:
     with trio.fail_after(5), trio.CancelScope() as scope:
         async with files.upload(ID) as upload:

@@ -89,7 +89,8 @@ class Files:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
         But where it is undecided whether the store has the job, `prepare` finds that out, and all is left to it until
-        then: also what is sent again, and does not become a job either. Raises NoSpace, Unavailable.
+        then: also what is sent again, and does not become a job either. Raises NoSpace, Unavailable, and Conflict where
+        there are files of such a job, which are left as they are.
         """
         marker = self._uploads / job_id
         with _disk_told():  # outside of the file, since closing it tries once more to write what did not fit
@@ -97,6 +98,8 @@ class Files:
             path = self._uploads / f"{job_id}.again" if again else marker
             if again:
                 path.unlink(missing_ok=True)
+            elif self.input(job_id).parent.exists():
+                raise Conflict(f"there are files of a job {job_id} already")
             async with await trio.open_file(path, "xb") as file:
                 try:
                     yield Upload(file, path, self.input(job_id))

@@ -9,10 +9,12 @@ import httpx
 import keys
 import pytest
 import trio
-from http_client import client_of, file_part, post_form
+from http_client import FORM_TYPE, client_of, error_of, file_part, form, post_form
 from keys import bearer
 from peer import Peer, request
+from progressd.store.base import Filter
 from samples import job_id
+from submitting import PDF
 from trio_websocket import ConnectionRejected
 from waiting import eventually
 
@@ -105,6 +107,32 @@ async def test_an_idempotency_key_is_ones_own(side: Side, tmp_path: Path) -> Non
         side.client.headers.update(who | headers)
         ids.append((await post_form(side.client, file_part())).json()["job_id"])
     assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.parametrize(("path", "field", "made"), [("convert", "file", "job_id"), ("batch", "files", "batch_id")])
+@pytest.mark.parametrize("remade", [True, False])
+async def test_a_key_made_anew_with_other_labels_leaves_the_jobs_of_the_old_one_alone(
+    side: Side, path: str, field: str, made: str, remade: bool
+) -> None:
+    """As `keys revoke` and `keys add` do, or an editor."""
+    daemon, file = side.daemon, side.daemon.settings.auth.keys_file
+    body, headers = form(file_part(name=field)), {**FORM_TYPE, "Idempotency-Key": "again"}
+    first = await side.client.post(f"/api/{path}", content=body, headers=headers)
+    if remade:
+        keys.revoke(file, "scan")
+        side.client.headers.update(bearer(keys.add(file, "scan", "read", "write", team="print")))
+    else:
+        file.write_bytes(file.read_bytes().replace(b'"scan"\n      }', b'"print"\n      }'))
+    daemon.daemon.admission.load()
+    second = await side.client.post(f"/api/{path}", content=form(file_part(b"%PDF-2", name=field)), headers=headers)
+    if remade:
+        assert (second.status_code, second.json()[made] != first.json()[made]) == (202, True)
+    else:
+        assert (second.status_code, error_of(second)[:30]) == (422, "this Idempotency-Key came befo")
+    jobs, total = await daemon.daemon.store.list_jobs(Filter(labels=[("team", "scan")]), 10, 0)
+    assert total == 2
+    assert daemon.daemon.files.input(jobs[0].id).read_bytes() == PDF
+    assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
 async def test_their_streams_show_only_their_jobs_from_the_first_on(side: Side) -> None:

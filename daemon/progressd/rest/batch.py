@@ -27,6 +27,7 @@ from progressd.rest.submission import (
     pipeline_asked_for,
     read_options,
     require_same,
+    require_unused,
 )
 from progressd.rest.views import BatchView, batch_job_view, batch_view
 
@@ -59,6 +60,7 @@ async def submit() -> Response:
             for job in (await _jobs(known))[:1]:  # all came with the same request
                 await require_same(job, name, FIELDS, FILES_MOST)
             return _accepted(known, REPLAYED)
+        require_unused(await daemon.everything.batches.find(batch_id) is not None)
         return _accepted(await _take(batch_id, name, pipeline))
 
 

@@ -25,6 +25,7 @@ from progressd.rest.submission import (
     pipeline_asked_for,
     read_options,
     require_same,
+    require_unused,
 )
 
 FILE_SCHEMA: Final = {
@@ -50,6 +51,7 @@ async def convert() -> Response:
     with daemon.keys.claimed(request.headers.get(HEADER), "job") as job_id:
         known = (await daemon.registry.find([job_id])).get(job_id)
         if known is None:
+            require_unused(job_id in await daemon.everything.registry.find([job_id]))
             return _accepted(await _take(job_id, name, pipeline))
         if known.pipeline != name:
             raise KeyReused(f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {name}")

@@ -26,10 +26,10 @@ class IdempotencyKeys:
         self._namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{store_id}")
         self._claimed: set[str] = set()
 
-    def of(self, name: str) -> "IdempotencyKeys":
-        """Those of one client, who shares none with the others."""
+    def of(self, key: str) -> "IdempotencyKeys":
+        """Those of whoever has a key, by its hash: a new key of the same name shares none with the old one."""
         own = copy(self)
-        own._namespace = uuid.uuid5(self._namespace, name)
+        own._namespace = uuid.uuid5(self._namespace, key)
         return own
 
     @contextmanager

@@ -58,13 +58,14 @@ class Services:
     def __post_init__(self) -> None:
         self.keys = IdempotencyKeys(self.store.id)
         self.answers = JobAnswers(self.store.id)
+        self.everything = self  # as it is for those who see all jobs
 
     def seen_by(self, who: Identity) -> "Services":
         """The same parts, in which only the jobs of `who` exist."""
         if who.name is None:
             return self
         seen = copy(self)
-        seen.keys = self.keys.of(who.name)
+        seen.keys = self.keys.of(who.key)
         if who.bound:
             sights = Sights(self.store, self.registry, self.batches, self.history, self.broadcaster)
             sight = sights.of(who)

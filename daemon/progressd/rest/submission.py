@@ -57,6 +57,12 @@ async def require_same(known: Job, pipeline: str, file_fields: Collection[str], 
         raise KeyReused(f"this {HEADER} came with another request before: the files or the options were others")
 
 
+def require_unused(there: bool) -> None:
+    """Raises KeyReused where what a new one would be called by is `there`, unseen by who asks."""
+    if there:
+        raise KeyReused(f"this {HEADER} came before, with what this client has nothing to do with any more")
+
+
 def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
     """A type with a known signature is told by the content, any other by the file's name. Raises UnsupportedMedia."""
     guessed = mimetypes.guess_type(filename)[0]

@@ -36,7 +36,9 @@ def refusal(error: sqlite3.Error) -> StoreFailed:
         return StoreFailed(f"the daemon's store is damaged: stop it, and see progressd check --repair ({error})")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return StoreFailed(f"the disk of the daemon's store fails: {error}")
-    return StoreFailed(f"the store does not take it: {error}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreFailed(f"the store does not take it: {error}")
+    return StoreFailed("the store does not take it: the daemon's log says why")  # the sentence may be about its tables
 
 
 def shortage(error: MemoryError | OSError) -> StoreFailed:

@@ -313,6 +313,8 @@ class SQLiteStore:
                 self._note(failed)
             elif damaged(error):
                 self.damage = failed
+            else:
+                log.error("the store fails", error=str(error))
             raise failed from error
 
     def _pass_over(self, row: UnreadableRow) -> None:
