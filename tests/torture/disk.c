@@ -350,9 +350,12 @@ static int synced(int fd, int number) {
     ORDERED({
         size_t length = strlen(path);
         int is_log = length > 4 && strcmp(path + length - 4, "-wal") == 0;
-        if (refused(control->sync_errno) || (is_log && refused(control->log_errno)))
+        if (refused(control->sync_errno) || (is_log && refused(control->log_errno))) {
             result = -1;
-        else if (S_ISDIR(found.st_mode))
+            if (!S_ISDIR(found.st_mode))
+                record('F', found.st_ino, 0, NULL, 0);
+            errno = (int)(control->sync_errno ? control->sync_errno : control->log_errno);
+        } else if (S_ISDIR(found.st_mode))
             record_path('Y', found.st_ino, path);
         else
             record('S', found.st_ino, 0, NULL, 0);

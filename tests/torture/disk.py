@@ -28,7 +28,7 @@ def build_shim(directory: Path) -> Path:
 
 
 class Record(NamedTuple):
-    """One change, or one sync (S of a file, Y of a directory)."""
+    """One change, or one sync (S of a file, Y of a directory, F of a file that failed)."""
 
     what: str
     inode: int
@@ -79,30 +79,46 @@ class Fate:
         return 0 if self._all_lost else self._chance.randint(0, count)
 
 
+FileChange: TypeAlias = tuple[int, bytes | None]
+
+
 class File:
-    """Its synced content, and what has been written since: (offset, data), or (length, None) where it was cut."""
+    """Its synced content, and what has been written since: (offset, data), or (length, None) where it was cut.
+
+    What a sync has failed for no later one answers for: as Linux has it, the kernel may have forgotten it by then.
+    """
 
     def __init__(self, content: bytes = b"") -> None:
         self.synced = bytearray(content)
-        self.pending: list[tuple[int, bytes | None]] = []
+        self.pending: list[FileChange] = []
+        self._doubtful: list[tuple[list[FileChange], list[FileChange]]] = []
 
     def sync(self) -> None:
-        _write(self.synced, self.pending)
+        if self._doubtful:
+            self._doubtful[-1][1].extend(self.pending)
+        else:
+            _write(self.synced, self.pending)
+        self.pending = []
+
+    def fail(self) -> None:
+        """A sync has failed."""
+        self._doubtful.append((self.pending, []))
         self.pending = []
 
     def after_cut(self, fate: Fate) -> bytes:
-        kept: list[tuple[int, bytes | None]] = []
-        for offset, data in self.pending:
-            if data is not None:
-                kept += fate.of_write(offset, data)
-            elif fate.of_names(1):
-                kept.append((offset, None))
         content = self.synced.copy()
-        _write(content, kept)
+        for unsure, synced in [*self._doubtful, (self.pending, [])]:
+            kept: list[FileChange] = []
+            for offset, data in unsure:
+                if data is not None:
+                    kept += fate.of_write(offset, data)
+                elif fate.of_names(1):
+                    kept.append((offset, None))
+            _write(content, [*kept, *synced])
         return bytes(content)
 
 
-def _write(content: bytearray, changes: Iterable[tuple[int, bytes | None]]) -> None:
+def _write(content: bytearray, changes: Iterable[FileChange]) -> None:
     for offset, data in changes:
         if data is None:
             del content[offset:]
@@ -181,6 +197,8 @@ class Disk:
                 self._inodes[inode].pending.append((offset, None))
             case "S":
                 self._inodes[inode].sync()
+            case "F":
+                self._inodes[inode].fail()
             case "Y":
                 self._directory(data.decode()).sync()
             case "C":

@@ -99,7 +99,7 @@ class Campaign:
         self._last_kill = Kill(time.monotonic(), daemon.starved())
         if by_itself:
             self._mains.control["die_after"] = self.chance.randint(1, 60)
-            with trio.move_on_after(1.0):  # it may have nothing to do
+            with trio.move_on_after(0.5):  # it may have nothing to do
                 await daemon.ended()
         daemon.kill()
         status = await daemon.ended()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from torture.disk import HEAD, MARK, Disk, Fate, Record, build_shim, read_log
+from torture.disk import HEAD, MARK, Disk, Fate, File, Record, build_shim, read_log
 
 
 class AllLost(Fate):
@@ -105,3 +105,14 @@ def test_what_was_not_synced_may_be_there_as_well(tmp_path: Path, disk: Disk) ->
     assert ("kept/linked", b"LOST!, then") in seen
     assert ("kept/renamed", b"never") in seen
     assert "lost/file" in {name for name, _ in seen}
+
+
+def test_what_a_sync_has_failed_for_no_later_one_brings_back() -> None:
+    file = File(b"old")
+    file.pending.append((0, b"lost"))
+    file.fail()
+    file.pending.append((4, b"kept"))
+    file.sync()
+    assert file.after_cut(AllLost()) == b"old\0kept"
+    seen = {file.after_cut(Fate(random.Random(number))) for number in range(20)}
+    assert seen >= {b"old\0kept", b"lostkept"}
