@@ -224,6 +224,8 @@ class Daemon:
                 self.streams.close(DRAINING)
                 await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
             ending.cancel_scope.cancel()
+        if self.services.ready:
+            raise RuntimeError("the daemon has ended though nobody told it to stop")
 
     def _listener(self, connections: trio.Nursery) -> Listener:
         limits, encrypted = self.settings.limits, encrypted_by(self.settings)

@@ -350,3 +350,24 @@ async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
     await peer.stream.aclose()
     async with Peer(await daemon.connect()) as other:
         assert (await other.ask("/api/health/live")).status == 200
+
+
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+async def test_who_leaves_without_reading_the_answers_ends_no_connection_but_its_own(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.rest.protocol.LOOK_EVERY", 0.1)
+    async with running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon, Peer(await daemon.connect()) as other:
+        assert (await other.ask("/api/health/live")).status == 200
+        async with Peer(await daemon.connect(receive_buffer=2048)) as peer:
+            await peer.send(request("/api/openapi.json") * 40)
+            assert (await other.ask("/api/health/live")).status == 200
+            if how == "reset":
+                await peer.reset()
+            elif how == "close":
+                await peer.stream.aclose()
+            else:
+                await peer.stream.send_eof()
+            await eventually(lambda: daemon.daemon.ledger.open <= 1)
+        assert (await other.ask("/api/health/live")).status == 200
+        assert not daemon.daemon.ledger.counts["failed", "error"]

@@ -118,10 +118,24 @@ async def test_a_listening_socket_that_is_broken_is_no_reason_to_spin(nursery: t
 # one connection is one connection
 
 
+async def let_out() -> None:
+    """A cancellation that leaves the scope it was meant for, as from a nursery that is not left as it should be."""
+    stray: list[trio.Cancelled] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            stray.append(cancelled)
+    raise stray.pop()
+
+
 class Broken:
     """Both sides of a listener, neither of which works, but for the WebSocket side with /ws/good."""
 
     async def websocket(self, connection: Connection) -> None:
+        if b"/ws/cancelled" in connection.unread:
+            await let_out()
         if b"/ws/good" in connection.unread:
             await connection.stream.send_all(b"good")
             return
@@ -176,12 +190,21 @@ class Forgetful(Ledger):
 
 async def test_a_handler_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
     async with listening_with(nursery) as (_, asked):
-        for data in (upgrade("/ws/bad"), request("/")):
+        for data in (upgrade("/ws/bad"), upgrade("/ws/cancelled"), request("/")):
             with capture_logs() as logs:
                 assert await asked(data) == b""
             [entry] = [entry for entry in logs if entry["log_level"] == "error"]
             assert entry["event"] == "connection failed"
             assert await asked(upgrade("/ws/good")) == b"good"
+
+
+async def test_a_daemon_that_ends_though_nobody_told_it_to_stop_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "accept_forever", lambda *_: let_out())
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="nobody told it to stop"), flatten_subgroups=True):
+        async with running_daemon(tmp_path) as daemon:
+            await daemon.stopped.wait()
 
 
 async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:

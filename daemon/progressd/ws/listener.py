@@ -6,6 +6,7 @@ connection ends that connection and nothing else.
 """
 
 import contextlib
+import math
 import select
 import socket
 from collections import Counter
@@ -220,7 +221,7 @@ class Listener:
             await trio.sleep(ON_ITS_WAY)
 
     async def _accepted(self, sock: socket.socket, peer: str) -> None:
-        """The boundary of one connection: nothing gets past it but a cancellation."""
+        """The boundary of one connection: nothing gets past it but a cancellation from without."""
         connection = Connection(sock, peer)
         failed: BaseException | None = None
         self._of_address[peer] += 1
@@ -236,6 +237,10 @@ class Listener:
                         flushing.cancel_scope.cancel()
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the peer has gone, which is its right
+            except* trio.Cancelled as group:
+                if trio.current_effective_deadline() == -math.inf:
+                    raise
+                failed = group.exceptions[0]  # a scope inside has let it out, and it would end all connections
             except* Exception as group:
                 failed = group.exceptions[0]
             finally:
