@@ -107,6 +107,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> 
         assert await statuses(client, 2) == [200, 200]
         refused = await client.get("/api/jobs")
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert (refused.headers["X-RateLimit-Limit"], refused.headers["X-RateLimit-Remaining"]) == ("60", "0")
         assert refused.json().keys() == {"error", "message", "retry_after"}
         assert refused.json()["error"] == "rate_limit_exceeded"
         assert await statuses(client, 1) == [429]

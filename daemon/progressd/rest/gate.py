@@ -18,7 +18,7 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
 from progressd.auth.limits import Standing
 from progressd.config import Settings
-from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, TooManyUploads
+from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, RateLimited, TooManyUploads
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.at_once import answer_at_once
 from progressd.rest.body import SAFE
@@ -75,6 +75,8 @@ class Gate:
                     await self._app(scope, receive, _marking(send, marks) if marks else send)
             except ProgressdError as error:
                 self.refused[str(error.status)] += 1
+                if isinstance(error, RateLimited):
+                    marks = _standing_marks(self.standing(cast("Mapping[str, Any]", scope)))
                 await _refuse(error, receive, _marking(send, marks) if marks else send)
             return
         await self._app(scope, receive, send)
@@ -93,11 +95,7 @@ class Gate:
         if not path.startswith("/api/") or path.startswith("/api/health"):
             return []
         left = self._allowance.take(*_sender(cast("Mapping[str, Any]", scope)))
-        if left is None:
-            return []
-        reset = math.ceil(time.time() + left.reset_in)
-        said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
-        return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
+        return _standing_marks(left) if left is not None else []
 
     @contextmanager
     def _uploading(self, scope: HTTPScope) -> Iterator[None]:
@@ -153,6 +151,12 @@ class Gate:
 def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
     """The peer of a request, and its headers."""
     return scope["client"][0] if scope["client"] else "unix", scope["headers"]
+
+
+def _standing_marks(left: Standing) -> list[tuple[bytes, bytes]]:
+    reset = math.ceil(time.time() + left.reset_in)
+    said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
+    return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
 
 
 def _marking(send: ASGISendCallable, marks: list[tuple[bytes, bytes]]) -> ASGISendCallable:
