@@ -1,9 +1,10 @@
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from keys import SECRET
 from progressd.store.sqlite import SQLiteStore
 
 from daemon import RunningDaemon, running_daemon
@@ -15,6 +16,17 @@ settings.load_profile("progressd")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=100, help="how often the torture tests kill the daemon")
     parser.addoption("--seed", type=int, default=None, help="what they leave to chance; printed when one fails")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test in which a daemon has logged a key or a token fails, whatever the test is about."""
+    report = yield
+    logged = "\n".join(text for _, text in report.sections)
+    if report.passed and (found := SECRET.search(logged)):
+        report.outcome = "failed"
+        report.longrepr = f"a secret is in what was logged: {logged[max(0, found.start() - 500) : found.end()]}"
+    return report
 
 
 @pytest.fixture

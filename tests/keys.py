@@ -1,10 +1,15 @@
 """Keys for a daemon under test, and the headers that carry them."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from progressd.auth.identity import Scope
 from progressd.auth.keys import Key, add_key, hashed, new_secret, revoke_key
+
+SECRET: Final = re.compile(r"pgd_[\w-]{43}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]{43}")
+"""A key, or a watch token: neither may be in what a daemon logs."""
 
 
 def add(path: Path, name: str, *scopes: str, expires: float | None = None, **labels: str) -> str:

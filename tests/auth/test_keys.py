@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import keys
@@ -10,10 +11,11 @@ import trio
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from keys import bearer
+from keys import SECRET, bearer
 from peer import Peer, Response
 from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope, decide
-from progressd.auth.keys import hashed, read_keys
+from progressd.auth.keys import hashed, new_secret, read_keys
+from progressd.auth.tokens import new_token
 from progressd.cli import main
 from progressd.core.errors import NotFound, OutOfScope, SettingsError, Unauthorized
 from samples import job
@@ -21,6 +23,8 @@ from trio_websocket import ConnectionRejected
 from waiting import eventually
 
 from daemon import RunningDaemon, running_daemon
+
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:
@@ -37,6 +41,11 @@ async def locked(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
     """A daemon that asks for keys."""
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         yield daemon
+
+
+def test_keys_and_tokens_are_found_in_a_log() -> None:
+    for secret in (new_secret(), new_token("s" * 64, "jobs", NEVER, EVERYBODY)):
+        assert SECRET.findall(f"target=/ws?token={secret} x=y") == [secret]
 
 
 async def ask(daemon: RunningDaemon, target: str, headers: dict[str, str] | None = None, **how: str) -> Response:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from keys import SECRET
 from machine import CannotBoot, Machine, booted
 
 USED = "/etc/progressd /etc/credstore /etc/systemd/system/progressd* /var/lib/progressd* /run/progressd*"
@@ -14,6 +15,8 @@ def booted_machine() -> Iterator[Machine]:
     try:
         with booted() as machine:
             yield machine
+            found = SECRET.search(machine.run("journalctl", "--output=export"))
+            assert found is None, f"a secret is in the journal: {found}"
     except CannotBoot as reason:
         if os.environ.get("SYSTEMD_TESTS") == "required":
             raise
