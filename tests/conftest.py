@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from keys import SECRET
 from progressd.store.sqlite import SQLiteStore
+from serving import ServedDaemon, served_daemon
 
 from daemon import RunningDaemon, running_daemon
 
@@ -47,6 +48,13 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
     store = SQLiteStore.open(tmp_path / "store.sqlite")
     yield store
     store.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
+    """A daemon in a process of its own, for all the tests of a module that do not harm it."""
+    with served_daemon(tmp_path_factory.mktemp("served") / "state") as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 PATIENCE = 20.0  # seconds to start or to stop
 
@@ -35,15 +35,22 @@ class ServedDaemon(NamedTuple):
 
 @contextmanager
 def served_daemon(
-    state_dir: Path, environment: Mapping[str, str] | None = None, config: str | None = None, port: int = 0
+    state_dir: Path,
+    environment: Mapping[str, str] | None = None,
+    config: str | None = None,
+    port: int = 0,
+    log: IO[str] | None = None,
 ) -> Iterator[ServedDaemon]:
-    """A daemon over a state directory, on a port or any free one; stopped by SIGTERM unless it has ended itself."""
+    """A daemon over a state directory, on a port or any free one; stopped by SIGTERM unless it has ended itself.
+
+    `log`: where its log goes, instead of that of the tests.
+    """
     command = [sys.executable, "-m", "progressd", "serve", "--port", str(port), "--state-dir", str(state_dir)]
     if config is not None:
         path = state_dir.with_suffix(".toml")
         path.write_text(config)
         command += ["--config", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()

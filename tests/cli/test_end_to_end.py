@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from progressd.cli import main
+from serving import ServedDaemon, served_daemon
 
 PATIENCE = 30  # seconds that any single step may take
 
@@ -37,40 +38,13 @@ environment = {{ GATE = "{gate}" }}
 
 
 class Daemon:
-    """`progressd serve`, and other commands that talk to it."""
+    """A daemon, and other commands that talk to it."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, served: ServedDaemon, directory: Path) -> None:
+        self.served = served
+        self.url = served.url
         self.gate = directory / "gate"
-        os.mkfifo(self.gate)
-        (directory / "progressd.toml").write_text(PIPELINES.format(gate=self.gate))
-        (directory / "text").write_text("some text\n")
         self.text = str(directory / "text")
-        self.start(0)
-
-    def start(self, port: int) -> None:
-        config, state = self._directory / "progressd.toml", self._directory / "state"
-        with (self._directory / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                command("serve", "--port", str(port), "--config", str(config), "--state-dir", str(state)),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        listening = self.process.stdout.readline()
-        assert listening.startswith("listening on http://127.0.0.1:"), self.log
-        self.url = listening.split()[-1]
-        self.port = int(self.url.rpartition(":")[2])
-
-    def stop(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode
-
-    @property
-    def log(self) -> str:
-        return (self._directory / "log").read_text()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -110,26 +84,25 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(directory: Path) -> Iterator[Daemon]:
-    daemon = Daemon(directory)
-    try:
-        yield daemon
-    finally:
-        status = daemon.stop(signal.SIGTERM) if daemon.process.poll() is None else 0
-    assert status == 0, daemon.log
+def started(directory: Path, port: int = 0) -> Iterator[Daemon]:
+    """Over a directory where one may have been before; it ends without an error unless it is killed."""
+    gate = directory / "gate"
+    if not gate.exists():
+        os.mkfifo(gate)
+        (directory / "text").write_text("some text\n")
+    config = PIPELINES.format(gate=gate)
+    with (
+        (directory / "log").open("a") as log,
+        served_daemon(directory / "state", config=config, port=port, log=log) as served,
+    ):
+        yield Daemon(served, directory)
+    assert served.process.returncode in (0, -signal.SIGKILL), (directory / "log").read_text()
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One for all tests that do not harm it."""
     with started(tmp_path_factory.mktemp("daemon")) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[Daemon]:
-    """One for a test that does."""
-    with started(tmp_path) as daemon:
         yield daemon
 
 
@@ -249,16 +222,17 @@ def test_a_pipe_that_is_closed_ends_the_watcher_without_a_word(daemon: Daemon) -
         assert watch.stderr.read() == ""
 
 
-def test_a_watcher_outlives_a_daemon_that_is_killed(mortal: Daemon) -> None:
-    job_id = mortal.submit("gated")
-    with mortal.running("watch", job_id) as watch:
-        read_until(watch, "half")
-        assert mortal.stop(signal.SIGKILL) == -signal.SIGKILL
-        mortal.start(mortal.port)
-        read_until(watch, "processing -> queued")
-        read_until(watch, "half")
-        mortal.open_gate()
-        rest, errors = watch.communicate(timeout=PATIENCE)
+def test_a_watcher_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    with started(tmp_path) as mortal:
+        job_id = mortal.submit("gated")
+        with mortal.running("watch", job_id) as watch:
+            read_until(watch, "half")
+            mortal.served.kill()
+            with started(tmp_path, mortal.served.port) as again:
+                read_until(watch, "processing -> queued")
+                read_until(watch, "half")
+                again.open_gate()
+                rest, errors = watch.communicate(timeout=PATIENCE)
     assert rest.splitlines()[-1].startswith(f"{job_id} completed")
     assert watch.returncode == 0
     assert errors == "connection lost (it broke); trying again\nconnected again\n"
@@ -363,8 +337,10 @@ def test_a_port_in_use_is_a_sentence_that_says_what_to_type(tmp_path: Path) -> N
     assert re.fullmatch(rf"Error: port {port} of 127.0.0.1 is in use: .*--port \d+\n", result.stderr)
 
 
-def test_the_daemon_logs_to_stderr_and_stops_on_sigterm(mortal: Daemon) -> None:
-    assert mortal.stop(signal.SIGTERM) == 0
-    lines = mortal.log.splitlines()
+def test_the_daemon_logs_to_stderr_and_stops_on_sigterm(tmp_path: Path) -> None:
+    with started(tmp_path) as mortal:
+        pass
+    assert mortal.served.process.returncode == 0
+    lines = (tmp_path / "log").read_text().splitlines()
     assert all(re.match(r"timestamp=\S+Z level=\w+ message=", line) for line in lines)
     assert "message=stopped" in lines[-1]

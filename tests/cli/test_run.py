@@ -17,10 +17,9 @@ NOBODY = "http://127.0.0.1:1"
 WAITS = "import sys, time; print('ready', flush=True); time.sleep(1000)"
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    with served_daemon(tmp_path_factory.mktemp("daemon") / "state") as daemon:
-        yield daemon
+@pytest.fixture
+def daemon(served: ServedDaemon) -> ServedDaemon:
+    return served
 
 
 def command(url: str, *arguments: str) -> list[str]:

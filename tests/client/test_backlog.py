@@ -152,7 +152,7 @@ def test_a_job_that_was_deleted_does_not_come_back() -> None:
     exchange(backlog, daemon)
     daemon.jobs.clear()
     backlog.move(step(1))
-    assert exchange(backlog, daemon) == f"no job {ID}"
+    assert exchange(backlog, daemon) == f"no job {ID} any more: nothing of it is reported from here on"
     assert (backlog.over, daemon.jobs) == (True, {})
 
 

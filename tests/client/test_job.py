@@ -27,10 +27,9 @@ NOBODY = "http://127.0.0.1:1"
 WAYS = ["socket", "url"]
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    with served_daemon(tmp_path_factory.mktemp("daemon") / "state") as daemon:
-        yield daemon
+@pytest.fixture
+def daemon(served: ServedDaemon) -> ServedDaemon:
+    return served
 
 
 @pytest.fixture(autouse=True)

@@ -111,6 +111,8 @@ class Backlog:
             self._end = self._event("completed", {})  # an end without a result is still one
         else:
             self.over = True
+            if answer.status == _UNKNOWN:
+                return f"{answer.error} any more: nothing of it is reported from here on"
         return answer.error
 
     def _close(self) -> None:
