@@ -129,7 +129,7 @@ class Daemon:
         self.ledger = Ledger()
         self.admission = Admission(settings.auth)
         self.allowance = Allowance(settings, self.admission)
-        self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster)
+        self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
         self.watchers = Watchers(settings, self.admission, self.allowance, self.sights)
         self.streams = OpenStreams(limits.max_connections)
         self.gauges = Gauges(
@@ -146,12 +146,7 @@ class Daemon:
         self.services = Services(
             settings=settings,
             admission=self.admission,
-            store=store,
-            registry=self.registry,
-            batches=self.batches,
-            history=self.history,
-            broadcaster=self.broadcaster,
-            ingest=self.ingest,
+            sights=self.sights,
             files=self.files,
             streams=self.streams,
             gauges=self.gauges,

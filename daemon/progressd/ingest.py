@@ -8,7 +8,7 @@ producers.
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import structlog
 import trio
@@ -49,7 +49,26 @@ class Entry:
         self.decided = trio.Event()
 
 
-class Ingest:
+class Submitting(Protocol):
+    """Where producers hand in what they report."""
+
+    store_id: str
+
+    async def submit(self, *events: Event) -> list[Outcome]:
+        """Hand in events, in order, and wait until they are durable and published.
+
+        For each, the job as it is then, or the error that refused it. Raises Unavailable when the daemon is stopping.
+        """
+
+    async def submit_one(self, event: Event) -> Job:
+        """Hand in one event; the job as it is then. Raises what refused it."""
+        [outcome] = await self.submit(event)
+        if isinstance(outcome, ProgressdError):
+            raise outcome
+        return outcome
+
+
+class Ingest(Submitting):
     """`submit` is for producers; `run` is the task behind it."""
 
     def __init__(self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster) -> None:
@@ -69,21 +88,11 @@ class Ingest:
         self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event) -> list[Outcome]:
-        """Hand in events, in order, and wait until they are durable and published.
-
-        For each, the job as it is then, or the error that refused it. Raises Unavailable when the daemon is stopping.
-        """
+        """See Submitting."""
         if not events:
             await trio.lowlevel.checkpoint()
             return []
         return await self._decided(events)
-
-    async def submit_one(self, event: Event) -> Job:
-        """Hand in one event; the job as it is then. Raises what refused it."""
-        [outcome] = await self.submit(event)
-        if isinstance(outcome, ProgressdError):
-            raise outcome
-        return outcome
 
     async def delete(self, job: Job) -> Job:
         """Delete a finished job, and tell those who watch; its files are left. Raises NotFound, StoreFailed."""

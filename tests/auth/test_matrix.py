@@ -16,7 +16,7 @@ from progressd.core.events import Registration, SubmitEvent
 from progressd.rest.app import build_app
 from samples import job_id
 
-from daemon import RunningDaemon, registered, running_daemon
+from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
@@ -170,6 +170,18 @@ async def test_what_each_may_do_over_http(daemon: RunningDaemon) -> None:
             if status in (401, 403, 404, 500) if allowed == {0} else status not in allowed:
                 wrong.append((name, method, rule, status, allowed))
     assert not wrong
+
+
+async def test_what_each_may_delete_for_good(daemon: RunningDaemon) -> None:
+    for number, (name, visitor) in enumerate(VISITORS.items()):
+        headers, query = credentials(daemon, name)
+        ended = job_id(100 + number)
+        await daemon.report(registered(ended, labels=SCAN), progress(ended, 1), completed(ended))
+        path = f"/api/jobs/{ended}?purge=true" + query.replace("?", "&")
+        status = await status_of(daemon, request(path, headers | {"Content-Length": "0"}, method="DELETE"))
+        allowed = expected(visitor, "DELETE", "write", "job")
+        assert status in ({200} if allowed == {0} else allowed), name
+        assert bool(await daemon.daemon.store.known([ended])) is (status != 200), name
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "QUERY"])

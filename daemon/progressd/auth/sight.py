@@ -25,7 +25,7 @@ from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic
 from progressd.core.status import JobStatus
 from progressd.history import History
-from progressd.ingest import Ingest, Outcome
+from progressd.ingest import Ingest, Outcome, Submitting
 from progressd.registry import Registry
 from progressd.store.base import Filter, Store
 
@@ -108,7 +108,7 @@ class SeenStore:
         return {status: (await self.list_jobs(Filter([status]), 1, 0))[1] for status in JobStatus}
 
 
-class BoundIngest(Ingest):
+class BoundIngest(Submitting):
     """Ingest for `who`: their events are about their jobs, and the jobs that they make have their labels."""
 
     def __init__(self, ingest: Ingest, registry: Registry, who: Identity) -> None:
@@ -244,28 +244,46 @@ class SeenBroadcaster:
 
 
 class Sight(NamedTuple):
-    """What one who watches sees: of what was, and of what comes."""
+    """The parts of the daemon, as far as one has to do with them."""
 
+    store: Store | SeenStore
+    registry: Registry | SeenRegistry
+    batches: Batches | SeenBatches
     history: History | SeenHistory
     broadcaster: Broadcaster | SeenBroadcaster
+    ingest: Ingest | BoundIngest
 
 
 class Sights:
     """Who sees what. It costs whoever sees everything nothing."""
 
     def __init__(
-        self, store: Store, registry: Registry, batches: Batches, history: History, broadcaster: Broadcaster
+        self,
+        store: Store,
+        registry: Registry,
+        batches: Batches,
+        history: History,
+        broadcaster: Broadcaster,
+        ingest: Ingest,
     ) -> None:
         self._store = store
         self._registry = registry
         self._batches = batches
         self._history = history
         self._broadcaster = broadcaster
+        self._ingest = ingest
 
     def of(self, who: Identity) -> Sight:
         """What `who` sees."""
         if not who.bound:
-            return Sight(self._history, self._broadcaster)
+            return Sight(self._store, self._registry, self._batches, self._history, self._broadcaster, self._ingest)
         batches = SeenBatches(self._batches, self._store, who)
         history = SeenHistory(self._history, self._registry, batches, who)
-        return Sight(history, SeenBroadcaster(self._broadcaster, history))
+        return Sight(
+            SeenStore(self._store, who),
+            SeenRegistry(self._registry, who),
+            batches,
+            history,
+            SeenBroadcaster(self._broadcaster, history),
+            BoundIngest(self._ingest, self._registry, who),
+        )

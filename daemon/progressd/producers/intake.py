@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import UNSET
 
-from progressd.ingest import Ingest, Outcome
+from progressd.ingest import Outcome, Submitting
 from progressd.producers.lines import Answer, Line, NumberedLine, read_line
 
 
@@ -28,7 +28,7 @@ class Intake:
         return [line.answer(next(decided), store_id) if isinstance(line, Line) else line for line in self._read]
 
 
-async def take_lines(ingest: Ingest, lines: Sequence[NumberedLine], job_id: str | None = None) -> list[Answer]:
+async def take_lines(ingest: Submitting, lines: Sequence[NumberedLine], job_id: str | None = None) -> list[Answer]:
     """Hand lines in and wait until all of them are durable; their answers. Raises Unavailable."""
     intake = Intake(lines, job_id)
     return intake.answers(await ingest.submit(*intake.events), ingest.store_id)

@@ -14,7 +14,7 @@ from msgspec import UNSET
 from quart.wrappers.response import ResponseBody
 
 from progressd.core.errors import ProgressdError, Stopping
-from progressd.ingest import Ingest
+from progressd.ingest import Submitting
 from progressd.producers.intake import take_lines
 from progressd.producers.lines import LineSplitter, refusal
 from progressd.rest.body import Pieces
@@ -31,7 +31,7 @@ class LineAnswers(ResponseBody):
     """`begin` first, as long as the request may still be refused as a whole; then it is the body of the response."""
 
     def __init__(
-        self, pieces: Pieces, splitter: LineSplitter, ingest: Ingest, job_id: str | None, streams: OpenStreams
+        self, pieces: Pieces, splitter: LineSplitter, ingest: Submitting, job_id: str | None, streams: OpenStreams
     ) -> None:
         self._pieces = pieces
         self._splitter = splitter

@@ -13,16 +13,11 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
 from progressd.auth.admission import Admission
-from progressd.auth.identity import Identity
-from progressd.auth.sight import BoundIngest, SeenBatches, SeenRegistry, SeenStore, Sights
-from progressd.batches import Batches
-from progressd.broadcast.broadcaster import Broadcaster
+from progressd.auth.identity import EVERYBODY, Identity
+from progressd.auth.sight import Sight, Sights
 from progressd.config import Settings
 from progressd.core.errors import InvalidInput
 from progressd.files import Files
-from progressd.history import History
-from progressd.ingest import Ingest
-from progressd.registry import Registry
 from progressd.rest.body import PacedConnection, PacedRequest
 from progressd.rest.file_body import FileResponse
 from progressd.rest.gate import Gate, who_asks
@@ -30,7 +25,6 @@ from progressd.rest.gauges import Gauges
 from progressd.rest.idempotency import IdempotencyKeys
 from progressd.rest.job_answers import JobAnswers
 from progressd.rest.open_streams import OpenStreams
-from progressd.store.base import Store
 
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
@@ -42,12 +36,7 @@ class Services:
 
     settings: Settings
     admission: Admission
-    store: Store
-    registry: Registry
-    batches: Batches
-    history: History
-    broadcaster: Broadcaster
-    ingest: Ingest
+    sights: Sights
     files: Files
     streams: OpenStreams
     gauges: Gauges
@@ -56,6 +45,7 @@ class Services:
     registering: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
+        self._look(self.sights.of(EVERYBODY))
         self.keys = IdempotencyKeys(self.store.id)
         self.answers = JobAnswers(self.store.id)
         self.everything = self  # as it is for those who see all jobs
@@ -67,15 +57,16 @@ class Services:
         seen = copy(self)
         seen.keys = self.keys.of(who.key)
         if who.bound:
-            sights = Sights(self.store, self.registry, self.batches, self.history, self.broadcaster)
-            sight = sights.of(who)
-            seen.ingest = BoundIngest(self.ingest, self.registry, who)
-            seen.registry = cast(Registry, SeenRegistry(self.registry, who))
-            seen.batches = cast(Batches, SeenBatches(self.batches, self.store, who))
-            seen.history = cast(History, sight.history)
-            seen.broadcaster = cast(Broadcaster, sight.broadcaster)
-            seen.store = cast(Store, SeenStore(self.store, who))
+            seen._look(self.sights.of(who))
         return seen
+
+    def _look(self, sight: Sight) -> None:
+        self.store = sight.store
+        self.registry = sight.registry
+        self.batches = sight.batches
+        self.history = sight.history
+        self.broadcaster = sight.broadcaster
+        self.ingest = sight.ingest
 
 
 class RestApp(QuartTrio):

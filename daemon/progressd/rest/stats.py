@@ -54,7 +54,8 @@ async def _jobs() -> JobNumbers:
         took = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
         mean, pages = sum(took) / len(took) if took else 0.0, sum(job.page_count or 0 for job in newest)
     else:
-        mean, pages = daemon.ingest.tally.mean_processing_seconds, daemon.ingest.tally.pages
+        tally = daemon.gauges.ingest.tally
+        mean, pages = tally.mean_processing_seconds, tally.pages
     return JobNumbers(
         total_jobs=sum(counts.values()),
         completed_jobs=counts[JobStatus.COMPLETED],
@@ -74,7 +75,7 @@ async def _batches() -> BatchNumbers:
         found = [await daemon.batches.find(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
-        counts = Counter(await daemon.store.batch_counts())
+        counts = Counter(await daemon.gauges.store.batch_counts())
     return BatchNumbers(
         total=counts.total(),
         completed=sum(count for status, count in counts.items() if status.finished),
