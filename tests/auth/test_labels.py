@@ -50,6 +50,8 @@ async def test_only_their_jobs_are_listed_and_counted(side: Side) -> None:
     assert (await side.client.get("/api/jobs?label=of=eve")).json()["total"] == 1
     assert (await side.client.get("/api/jobs?label=team=print")).json()["total"] == 0
     assert (await side.client.get("/api/jobs/history")).json()["total"] == 0
+    numbers = (await side.client.get("/api/stats")).json()["jobs"]
+    assert (numbers["total_jobs"], numbers["queued_jobs"], numbers["active_jobs"]) == (2, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,18 @@ async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
         while (await stays.receive())["data"].get("current_step") != 50:
             pass
     assert (await side.client.get("/api/jobs")).status_code == 401
+
+
+async def test_a_key_that_is_revoked_while_it_is_looked_at_opens_nothing_for_long(side: Side, tmp_path: Path) -> None:
+    admission, ended = side.daemon.daemon.admission, []
+    who = admission.who([(b"authorization", side.headers["Authorization"].encode())], None)
+    with admission.held(who, lambda: ended.append("before")):
+        pass
+    keys.revoke(tmp_path / "state/keys.json", "scan")
+    admission.load()
+    with admission.held(who, lambda: ended.append("after")):
+        pass
+    assert ended == ["after"]
 
 
 async def test_a_key_that_expires_closes_what_was_opened_with_it(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from daemon import RunningDaemon, completed, progress, registered, running_daemo
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
 
-# What a route takes (a scope, or "" for everybody), and what it is about: a job, a batch, what one sees, or everything.
+# What a route takes (a scope, or "" for everybody), and what it is about: a job, a batch, what one sees, how much there
+# is of that, or everything.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
@@ -35,9 +36,9 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/api/jobs"): ("read", "seen"),
     ("GET", "/api/jobs/history"): ("read", "seen"),
     ("GET", "/api/events"): ("read", "seen"),
-    ("GET", "/api/stats"): ("read", "seen"),
-    ("GET", "/api/stats/jobs"): ("read", "seen"),
-    ("GET", "/api/stats/system"): ("read", "seen"),
+    ("GET", "/api/stats"): ("read", "numbers"),
+    ("GET", "/api/stats/jobs"): ("read", "numbers"),
+    ("GET", "/api/stats/system"): ("read", "numbers"),
     ("GET", "/api/metrics"): ("read", "all"),
     ("GET", "/api/jobs/<job_id>"): ("read", "job"),
     ("GET", "/api/jobs/<job_id>/download"): ("read", "job"),
@@ -68,11 +69,11 @@ STREAMS: Final = {
 
 
 class Visitor(NamedTuple):
-    """Who comes. `sees`: what of "job", "batch" and "seen" is there for them; `refused`: not a good key."""
+    """Who comes. `sees`: what of it all is there for them; `refused`: not a good key."""
 
     scopes: str = ""
     labels: Mapping[str, str] = {}
-    sees: tuple[str, ...] = ("job", "batch", "seen", "all")
+    sees: tuple[str, ...] = ("job", "batch", "seen", "numbers", "all")
     refused: bool = False
     topic: str = ""
     expires: float | None = None
@@ -85,15 +86,16 @@ VISITORS: Final = {
     "write": Visitor("write"),
     "read and write": Visitor("read write"),
     "admin": Visitor("admin"),
-    "the right label": Visitor("read write", SCAN, ("job", "batch", "seen")),
-    "the wrong label": Visitor("read write admin", {"team": "print"}, ("seen",)),
-    "one label too many": Visitor("read write", {**SCAN, "of": "eve"}, ("seen",)),
+    "the right label": Visitor("read write", SCAN, ("job", "batch", "seen", "numbers")),
+    "the wrong label": Visitor("read write admin", {"team": "print"}, ("seen", "numbers")),
+    "one label too many": Visitor("read write", {**SCAN, "of": "eve"}, ("seen", "numbers")),
     "expired": Visitor("read write admin", refused=True, expires=-1),
     "revoked": Visitor("read write admin", refused=True),
     "a token of the job": Visitor("read", sees=("job",), topic=f"job:{JOB}"),
     "a token of another job": Visitor("read", sees=(), topic=f"job:{OTHER}"),
     "a token of the batch": Visitor("read", sees=("batch",), topic=f"batch:{BATCH}"),
-    "a token of all jobs": Visitor("read", sees=("job", "batch", "seen", "all"), topic="jobs"),
+    "a token of all jobs": Visitor("read", sees=("job", "batch", "seen"), topic="jobs"),
+    "the same as a subprotocol": Visitor("read", sees=("job", "batch", "seen"), topic="jobs"),
     "an expired token": Visitor(refused=True, topic="jobs", expires=-1),
 }
 
@@ -112,7 +114,10 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
     visitor, admission = VISITORS[name], daemon.daemon.admission
     if visitor.topic:
         end = datetime.now(UTC) + timedelta(seconds=visitor.expires or 60)
-        return {}, f"?token={new_token(admission._secret, visitor.topic, end, Identity())}"
+        token = new_token(admission._secret, visitor.topic, end, Identity())
+        if name == "the same as a subprotocol":
+            return {"Sec-WebSocket-Protocol": f"progressd, progressd.token.{token}"}, ""
+        return {}, f"?token={token}"
     if name in ("nobody", "a wrong key"):
         return ({} if name == "nobody" else bearer("pgd_no")), ""
     file = daemon.settings.auth.keys_file

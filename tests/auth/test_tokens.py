@@ -3,6 +3,7 @@
 import json
 import signal
 import stat
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -268,6 +269,12 @@ def test_a_token_with_a_letter_changed_is_refused_or_the_same(data: st.DataObjec
     except Unauthorized:
         return
     assert grant == read_token(SECRET, good)
+
+
+def test_a_header_that_is_nested_deeply_is_refused() -> None:
+    header = urlsafe_b64encode(b'{"alg":"HS256","a":' + b"[" * 9000).rstrip(b"=").decode()
+    with pytest.raises(Unauthorized):
+        read_token(SECRET, f"{header}.e30.AAAA")
 
 
 @given(st.text())

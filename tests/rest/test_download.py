@@ -58,6 +58,7 @@ async def test_a_result_comes_as_a_file_with_its_length(tmp_path: Path) -> None:
     assert headers["Content-Disposition"] == 'attachment; filename="book.pdf"'
     assert headers["Accept-Ranges"] == "bytes"
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "private, no-cache"
 
 
 async def test_the_head_is_that_of_the_file(tmp_path: Path) -> None:

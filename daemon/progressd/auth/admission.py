@@ -71,13 +71,13 @@ class Admission:
                     self._version = self._look()  # say it once
                     log.error("the keys stay as they were", error=str(error))
 
-    def who(self, headers: Sequence[tuple[bytes, bytes]], query: str) -> Identity:
-        """Who sends these headers, whose names are in lower case, with this query.
+    def who(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
+        """Who sends these headers, whose names are in lower case, with this query; None: a token does not do.
 
         Raises Unauthorized for a key or token that is not good, TokenExpired.
         """
         secret = _secret(headers)
-        if secret is None and (token := _token(headers, query)) is not None:
+        if secret is None and query is not None and (token := _token(headers, query)) is not None:
             return self._holder(token)
         if secret is None:
             return NOBODY if self.required else EVERYBODY
@@ -112,10 +112,15 @@ class Admission:
 
     @contextmanager
     def held(self, who: Identity, end: Callable[[], object]) -> Iterator[None]:
-        """Within this, `end` is called when the key or token of `who` ends, or its key changes; maybe twice."""
+        """Within this, `end` is called when the key or token of `who` ends, or its key changes; maybe twice.
+
+        At once, where that has happened since `who` was found out.
+        """
         if not who.key and who.expires_at is None:
             yield
             return
+        if who.key and ((now := self._keys.get(who.key)) is None or now.labels != who.labels):
+            end()
         token = object()
         self._held[token] = who, end
         try:

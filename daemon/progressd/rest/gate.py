@@ -38,6 +38,7 @@ PUBLIC: Final = frozenset(
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
 OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
 OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
+OF_ALL_TOPICS: Final = (*OF_TOPICS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 WHO: Final = "progressd.who"  # the key in an ASGI scope
 
@@ -138,7 +139,7 @@ class Gate:
             check_origin(header(scope["headers"], b"origin"), host, server)
 
     def _check_key(self, scope: HTTPScope) -> Identity:
-        query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else ""
+        query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
         who = self._admission.who(list(scope["headers"]), query)
         action = action_of(scope["method"], scope["path"])
         if action is not None:
@@ -169,7 +170,7 @@ def _marking(send: ASGISendCallable, marks: list[tuple[bytes, bytes]]) -> ASGISe
 
 
 def _require_theirs(who: Identity, path: str) -> None:
-    if who.topic not in (None, ALL_JOBS) and not path.startswith(OF_TOPICS):
+    if who.topic is not None and not path.startswith(OF_ALL_TOPICS if who.topic == ALL_JOBS else OF_TOPICS):
         raise OutOfScope(f"this token is for {who.topic}")
     if who.bound and not path.startswith(OF_JOBS):
         raise OutOfScope("this is about all jobs, and not only about those of this key")

@@ -6,7 +6,7 @@ from msgspec import UNSET
 from quart import Blueprint, Response
 
 from progressd import __version__
-from progressd.core.errors import StoreFailed
+from progressd.core.errors import StoreFailed, Unavailable
 from progressd.rest.operations import JSON, described
 from progressd.rest.replies import Health, PipelineDefaults, State
 from progressd.rest.services import json_response, services
@@ -49,10 +49,14 @@ async def ready() -> Response:
     """200 while work is taken, 503 while starting or stopping, or while the store keeps nothing."""
     failing = _failing()
     if failing is not None:
-        return json_response(State("failing", str(failing)), 503)
+        return _not_ready("failing", failing)
     if services().ready:
         return json_response(State("ready"))
-    return json_response(State("stopping"), 503)
+    return _not_ready("stopping", Unavailable("the daemon takes no work: it starts or stops"))
+
+
+def _not_ready(status: str, error: Unavailable) -> Response:
+    return json_response(State(status, str(error), error.retry_after), 503, error.headers())
 
 
 def _failing() -> StoreFailed | None:

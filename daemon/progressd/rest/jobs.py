@@ -17,6 +17,7 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.rest.body import whole_body
 from progressd.rest.file_body import FileBody, attachment
+from progressd.rest.job_answers import CACHING
 from progressd.rest.operations import JSON, described
 from progressd.rest.replies import JobPage, Retried
 from progressd.rest.requests import Deletion, NewJob, Paging, Waiting
@@ -148,6 +149,7 @@ async def download(job_id: str) -> Response:
     if request.method == "HEAD" and isinstance(response.response, FileBody):
         response.response.leave_out()
     response.headers["Content-Disposition"] = attachment(name)
+    response.headers["Cache-Control"] = CACHING
     response.accept_ranges = "bytes"
     response.timeout = None  # as long as the client keeps reading
     return response

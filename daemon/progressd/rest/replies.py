@@ -83,6 +83,7 @@ class State(Struct, frozen=True):
 
     status: str
     error: str | UnsetType = UNSET
+    retry_after: int | UnsetType = UNSET  # seconds
 
 
 class ServerNumbers(Struct, frozen=True):
