@@ -14,6 +14,8 @@ need systemctl systemd
 need nsenter util-linux
 need ip iproute2
 need nginx nginx
+need caddy caddy
+need apache2 apache2-bin
 
 [ -n "$missing" ] || exit 0
 
@@ -21,7 +23,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing$missing …"
     export DEBIAN_FRONTEND=noninteractive
     policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then  # the tests start nginx themselves; nothing else is to run here because of them
+    if [ ! -e "$policy" ]; then  # the tests start proxies themselves; nothing else is to run here because of them
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         trap 'rm -f "$policy"' EXIT

@@ -1,0 +1,172 @@
+"""The proxies of docs/operations.md before the daemon, as they stand there."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import trio
+from http_client import FORM_TYPE, file_part, form
+from machine import PORT, PROJECT, Machine
+from peer import Peer
+from samples import job_id
+
+from daemon import registered
+
+HOST = "progress.example.org"
+ECHO = 8001  # what answers there tells what it has been told
+CONFIG = f"""
+[server]
+allowed_hosts = ["{HOST}"]
+[pipelines.none]
+command = ["true", "{{input}}"]
+"""
+HEADERS = ("X-Forwarded-For", "X-Forwarded-Proto", "Host")
+MODULES = ("mpm_event", "authz_core", "proxy", "proxy_http", "headers")
+
+
+def documented(name: str) -> str:
+    """The passage of the documentation in this language."""
+    return (PROJECT / "docs" / "operations.md").read_text().partition(f"```{name}\n")[2].partition("```")[0]
+
+
+def nginx(machine: Machine, port: int) -> list[str]:
+    text = documented("nginx").replace("listen 8000", f"listen {port}")
+    settings, _, server = text.partition("\nserver {")
+    echoed = server.replace(f":{PORT}", f":{ECHO}").replace(f"listen {port}", f"listen {port + 1}")
+    http = f"access_log off; {settings} server {{{server} server {{{echoed}"
+    machine.write("/run/nginx.conf", f"pid /run/nginx.pid; events {{}} http {{ {http} }}")
+    return ["nginx", "-c", "/run/nginx.conf", "-g", "daemon off;"]
+
+
+def caddy(machine: Machine, port: int) -> list[str]:
+    text = documented("caddyfile").replace(HOST, f"http://{HOST}:{port}")  # without it, Caddy asks for a certificate
+    echoed = text.replace(f":{PORT}", f":{ECHO}").replace(str(port), str(port + 1))
+    machine.write("/run/Caddyfile", f"{{\nadmin off\n}}\n{text}{echoed}")
+    return ["env", "HOME=/run", "caddy", "run", "--config", "/run/Caddyfile", "--adapter", "caddyfile"]
+
+
+def apache(machine: Machine, port: int) -> list[str]:
+    text = documented("apache").replace("*:80", f"*:{port}")
+    echoed = text.replace(f":{PORT}", f":{ECHO}").replace(f"*:{port}", f"*:{port + 1}")
+    modules = "".join(f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n" for name in MODULES)
+    listening = f"Listen {port}\nListen {port + 1}\nServerName localhost\nPidFile /run/apache.pid\nErrorLog /dev/null\n"
+    machine.write("/run/apache.conf", f"{modules}{listening}DefaultRuntimeDir /run\n{text}{echoed}")
+    return ["apache2", "-f", "/run/apache.conf", "-D", "FOREGROUND"]
+
+
+STARTED: dict[str, Callable[[Machine, int], list[str]]] = {"nginx": nginx, "caddy": caddy, "apache": apache}
+
+
+class Echo(http.server.BaseHTTPRequestHandler):
+    """Answers with what a proxy has told of the request."""
+
+    def do_GET(self) -> None:
+        body = " ".join(self.headers[name] or "-" for name in HEADERS).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def echoing(machine: Machine) -> Iterator[None]:
+    server = http.server.HTTPServer(("127.0.0.1", ECHO), Echo, bind_and_activate=False)
+    server.socket.close()
+    server.socket = machine.tcp_socket()
+    server.allow_reuse_address = True
+    with server:
+        server.server_bind()
+        server.server_activate()
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def _daemon(machine: Machine) -> Iterator[None]:
+    machine.write("/etc/progressd/progressd.toml", CONFIG)
+    machine.run("systemctl", "start", "progressd.socket", "progressd.service")
+    with echoing(machine):
+        yield
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy", "apache"])
+def port(request: pytest.FixtureRequest, machine: Machine, _daemon: None) -> Iterator[int]:
+    """Of a proxy before the daemon; at the next, it is before the echo."""
+    name = request.param
+    port = 8010 + 10 * list(STARTED).index(name)
+    machine.run("systemd-run", "--unit", f"proxy-{name}", *STARTED[name](machine, port))
+    machine.eventually(lambda: all(is_open(machine, one) for one in (port, port + 1)))
+    yield port
+    machine.run("systemctl", "stop", f"proxy-{name}.service")
+
+
+def is_open(machine: Machine, port: int) -> bool:
+    try:
+        machine.connect(port).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+async def through(machine: Machine, port: int) -> Peer:
+    sock = machine.connect(port)
+    sock.setblocking(False)
+    return Peer(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+
+
+async def test_websockets_go_through(machine: Machine, port: int) -> None:
+    async with await through(machine, port) as peer:
+        await peer.open("/ws/jobs?types=job_created", {"Host": HOST, "Origin": f"http://{HOST}"})
+        assert machine.report(registered(job_id(port)))["ok"]
+        while job_id(port) not in (text := (await peer.next_frame())[1]):
+            assert json.loads(text)["type"] == "job_created"
+
+
+async def test_events_come_at_once_and_who_leaves_is_missed(
+    request: pytest.FixtureRequest, machine: Machine, port: int
+) -> None:
+    async with await through(machine, port) as peer:
+        await peer.send(f"GET /api/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        seen = b""
+        while b"\r\n\r\n" not in seen:
+            seen += await peer.receive()
+        job = register(machine)
+        while job.encode() not in seen:
+            seen += await peer.receive()
+    if request.node.callspec.params["port"] == "apache":  # which looks for its client when it next writes
+        register(machine)
+        register(machine)
+    machine.eventually(lambda: streams(machine) == 0)
+
+
+def register(machine: Machine) -> str:
+    return str(machine.request("POST", "/api/jobs", b'{"kind": "scan"}', Content_Type="application/json").json["id"])
+
+
+def streams(machine: Machine) -> float:
+    lines = machine.request("GET", "/api/metrics").body.decode().splitlines()
+    [count] = [line for line in lines if line.startswith("progressd_streams ")]
+    return float(count.split()[1])
+
+
+def test_the_daemon_is_told_who_asks_and_how(machine: Machine, port: int) -> None:
+    assert machine.request("GET", "/", port=port + 1, Host=HOST).body.decode() == f"127.0.0.1 http {HOST}"
+
+
+def test_uploads_go_through_and_foreign_hosts_do_not(machine: Machine, port: int) -> None:
+    headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
+    sent = machine.request("POST", "/api/convert?pipeline=none", form(file_part()), port=port, Host=HOST, **headers)
+    assert sent.status == 202
+    refused = machine.request("GET", "/api/jobs", port=port, Host="evil.example")
+    assert b'"jobs"' not in refused.body
+    assert b'"jobs"' in machine.request("GET", "/api/jobs", port=port, Host=HOST).body
