@@ -19,6 +19,7 @@ UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
 SYSUSERS: Final = Path("/etc/sysusers.d/progressd.conf")
 CONFIG: Final = Path("/etc/progressd/progressd.toml")
 STATE: Final = Path("/var/lib/progressd")
+RUNTIME: Final = Path("/run/progressd")
 USER: Final = "progressd"
 ENABLED: Final = ("progressd.socket", "progressd-ingest.socket", "progressd.service")
 HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # noqa: S108, from the service, by its sandbox
@@ -67,8 +68,8 @@ def uninstalling(*, data: bool) -> Iterator[Step]:
     if SYSUSERS.exists():
         yield Step(f"delete {SYSUSERS}", SYSUSERS.unlink)
     if data:
-        instances = sorted(STATE.parent.glob(f"{STATE.name}-[0-9]*"))
-        for directory in (STATE, *instances, CONFIG.parent):
+        own = [directory for parent in (STATE, RUNTIME) for directory in (parent, *_of_instances(parent))]
+        for directory in (*own, CONFIG.parent):
             if directory.exists():
                 yield Step(f"delete {directory} and all that is in it", _remover(directory))
         if _user_exists():
@@ -113,6 +114,11 @@ def _remover(directory: Path) -> Callable[[], None]:
     return lambda: shutil.rmtree(directory)
 
 
+def _of_instances(directory: Path) -> list[Path]:
+    """The same directory of each instance of the templates, which is a port."""
+    return sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
+
+
 def _user_exists() -> bool:
     try:
         pwd.getpwnam(USER)
@@ -133,4 +139,4 @@ def _disable(units: list[str]) -> None:
     """Sockets first, lest they start the daemon again; instances of the templates as well."""
     for suffix in (".socket", ".service"):
         run("systemctl", "stop", *(name.replace("@.", "@*.") for name in units if name.endswith(suffix)))
-    run("systemctl", "disable", *(name for name in units if "@" not in name))
+    run("systemctl", "disable", *units)

@@ -48,7 +48,9 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert "write /etc/systemd/system/progressd.socket" in mended
     assert "progressd.service," not in mended
 
+    run("systemctl", "enable", "progressd@8081.socket")
     run("progressd", "uninstall", "--yes")
+    assert not list((bare_machine.root / "etc/systemd/system").glob("*.wants/progressd*"))
     assert present(bare_machine) == ["etc/progressd", "var/lib/progressd"]
     assert bare_machine.completed("systemctl", "cat", "progressd.service").returncode == 1
     assert run("progressd", "uninstall") == "There is nothing to do: progressd is not installed as a service.\n"
@@ -57,6 +59,7 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert bare_machine.request("GET", f"/api/jobs/{ID}").status == 200
     run("progressd", "uninstall", "--delete-data", "--yes")
     assert present(bare_machine) == []
+    assert not (bare_machine.root / "run/progressd").exists()
     assert bare_machine.completed("id", "progressd").returncode == 1
     assert bare_machine.run("systemctl", "--failed", "--quiet") == ""
 
