@@ -117,17 +117,16 @@ class Job:
             self._total = _count(total_steps)
         if step_name is not None:
             self._step_name = _text(step_name, STEP_MOST)
-        data: dict[str, object] = {
-            "current_step": self._step,
-            "total_steps": self._total,
-            "step_name": self._step_name,
-        }
+        data = self._moved()
         if percent is not None and math.isfinite(percent):
             data["percent"] = min(max(0.0, float(percent)), 100.0)
         if os.getpid() == self._process:  # a fork has no thread that would tell
             self._reporter.report(lambda backlog: backlog.move(data))
         if self._stop_when_cancelled and self.cancelled:
             raise JobCancelled(f"job {self.id} was cancelled")
+
+    def _moved(self) -> dict[str, object]:
+        return {"current_step": self._step, "total_steps": self._total, "step_name": self._step_name}
 
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
         """What comes of the job, once it has ended well: the URL of its result, the number of its pages."""
@@ -183,6 +182,9 @@ class Job:
         self._reporter.finish(lambda backlog: self._close(backlog, error), patience)
 
     def _close(self, backlog: Backlog, error: BaseException | None) -> None:
+        if error is None and self._in_step:  # it has ended with the block
+            self._step += 1
+            backlog.move(self._moved())
         if not self._own:
             backlog.end(None, {})
         elif error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
