@@ -137,9 +137,12 @@ async def report(daemon: RunningDaemon, trial: Trial, *cases: Case) -> None:
         answer = await exchanged(stream, lines)
         trial.answers["lines refused"] += answer.count(b'"ok":false')
         trial.answers["lines taken"] += answer.count(b'"ok":true')
-        answers = [json.loads(line) for line in answer.splitlines()]
-        if not answers or answers[-1].get("line") != lines.count(b"\n") + 1:
-            trial.blame(f"answered …{answer[-125:]!r}", cases)
+        try:
+            last = [json.loads(line).get("line") for line in answer.splitlines()][-1:]
+        except ValueError:
+            last = []
+        if last != [lines.count(b"\n") + 1]:
+            trial.blame(f"answered {answer!r}", cases)
 
 
 def read_config(path: Path, data: bytes) -> None:

@@ -227,11 +227,16 @@ def test_a_line_without_a_ref_asks_for_no_answer() -> None:
     assert (line.number, line.event, line.ref) == (1, STEP, UNSET)
 
 
-@pytest.mark.parametrize("text", [b'{"ref":7,', b'{"ref":\xff}', b'"ref"', b'["ref"]'])
+@pytest.mark.parametrize("text", [b'{"ref":7,', b'{"ref":\xff}', b'{"ref":"\xff"}', b'"ref"', b'["ref"]'])
 def test_a_bad_line_whose_ref_cannot_be_read_is_answered_without_one(text: bytes) -> None:
     answer = read_line(4, text)
     assert isinstance(answer, Answer)
     assert (answer.ok, answer.ref, answer.line) == (False, UNSET, 4)
+
+
+def test_a_good_event_with_a_ref_that_is_no_text_is_refused() -> None:
+    answer = read_line(4, b'{"type":"completed","job_id":"%s","ref":"\xff"}' % ID.encode())
+    assert answer == Answer(ok=False, error="not an event: the text is not UTF-8", status=400, line=4)
 
 
 def test_a_line_that_is_too_long_is_answered_with_its_number() -> None:

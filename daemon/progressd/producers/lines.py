@@ -108,8 +108,9 @@ def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None)
     """Read a producer's line into its event, or into the answer that says what is wrong with it."""
     if isinstance(line, LineTooLong):
         return refusal(UNSET, line, number)
-    ref = _ref(line)
+    ref: Raw | UnsetType = UNSET
     try:
+        ref = _ref(line)
         return Line(number, read_event(line, job_id), ref)
     except InvalidInput as error:
         return refusal(ref, error, number)
@@ -134,8 +135,10 @@ def _decode_of_job(job_id: str, text: bytes) -> ProducerEvent:
 
 
 def _ref(line: bytes) -> Raw | UnsetType:
+    """What goes back as it came. Raises InvalidInput where the line is no text: then no answer would be, either."""
     if b'"ref"' not in line:  # only a line that may have one is read a second time
         return UNSET
+    decoded(bytes.decode, line, "an event")  # msgspec does not look into what it skips
     try:
         return decoded(_decode_ref, line, "an event").ref
     except InvalidInput:
