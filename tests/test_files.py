@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed
+from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
 from progressd.store.sqlite import SQLiteStore
-from samples import ID, job, job_id
+from samples import ID, NOW, job, job_id
 
 PDF = b"%PDF-1.7 and so on"
 
@@ -323,3 +324,46 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
     refused = pytest.raises(SettingsError, match=r"cannot use the state directory .*: Not a directory")
     with refused, own_state_dir(tmp_path / "file" / "state"):
         raise AssertionError("there is no such directory")
+
+
+async def test_what_was_undecided_is_cleared_away_once_the_store_can_tell_but_not_what_is_being_received(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    undecided = StoreFailed("the disk fails")
+    undecided.undecided = True
+    for number in (1, 2, 3):
+        with suppress(StoreFailed):
+            async with files.upload(job_id(number)) as upload:
+                await upload.write(PDF)
+                await upload.finish()
+                raise undecided
+    await store.commit([job(2)], [])
+    async with files.upload(job_id(3)) as again:
+        await again.write(PDF)
+        await files.settle(store)
+        assert tree(tmp_path / "jobs") == {f"{job_id(2)}", f"{job_id(2)}/input", f"{job_id(3)}", f"{job_id(3)}/input"}
+        assert tree(tmp_path / "uploads") == {job_id(3), f"{job_id(3)}.again"}
+        await again.finish()
+        await store.commit([job(3)], [])
+    assert tree(tmp_path / "uploads") == set()
+    assert files.input(job_id(3)).read_bytes() == PDF
+
+
+class Killed(BaseException):
+    """As if the process were no more."""
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_daemon(
+    files: Files, tmp_path: Path, store: SQLiteStore, deleted: bool
+) -> None:
+    await store.commit([job(1, JobStatus.COMPLETED, completed_at=NOW, offset=2)], [])
+    await receive(files)
+    with suppress(Killed):
+        async with files.deletion(ID):
+            if deleted:
+                assert await store.delete([ID]) == [ID]
+            raise Killed
+    assert files.input(ID).exists()
+    await Files(tmp_path).prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs"} | (set() if deleted else {f"jobs/{ID}", f"jobs/{ID}/input"})

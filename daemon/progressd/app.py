@@ -272,6 +272,13 @@ class Daemon:
                 self._announce(ServerStatus(ServerStatusData("failing", str(failing))))
             else:
                 self._announce(ServerStatus(ServerStatusData("healthy")), later=False)
+                await self._settle()
+
+    async def _settle(self) -> None:
+        try:
+            await self.files.settle(self.store)
+        except (StoreFailed, OSError) as error:
+            log.warning("uploads that did not become jobs stay until the next start", error=str(error))
 
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()

@@ -2,6 +2,7 @@
 
     uploads/JOB_ID         being received; after that a link to the input, until the job is in the store
     uploads/JOB_ID.again   being received once more, while nobody knows whether the job will be in the store
+    uploads/JOB_ID.deleted while a job is deleted
     jobs/JOB_ID/input      what was uploaded
     jobs/JOB_ID/work-N/    where attempt N runs and writes
     jobs/JOB_ID/output     the result, whole: only the end of a successful attempt puts it there
@@ -15,6 +16,7 @@ import io
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import datetime
@@ -59,6 +61,8 @@ class Files:
     def __init__(self, state_dir: Path) -> None:
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
+        self._receiving = Counter[str]()
+        self._settling = trio.Lock()
 
     def input(self, job_id: str) -> Path:
         """Where the input is."""
@@ -69,29 +73,59 @@ class Files:
         return self._jobs / job_id / "output"
 
     async def prepare(self, store: Store) -> None:
-        """Make the directories, and clear away uploads that never became jobs."""
+        """Make the directories, and `settle` what an earlier daemon has left."""
 
-        def left_over() -> list[str]:
+        def make() -> None:
             self._uploads.mkdir(exist_ok=True)
             self._jobs.mkdir(exist_ok=True)
             _sync(self._uploads.parent)
-            return os.listdir(self._uploads)
 
-        names = await in_thread(left_over)
-        kept = await store.known(names) if names else ()
-        await self.remove([name for name in names if name not in kept])
-        for name in names:
-            _new_input(self.input(name)).unlink(missing_ok=True)  # of a job that was sent again, and is there
-            (self._uploads / name).unlink()
+        await in_thread(make)
+        await self.settle(store)
+
+    async def settle(self, store: Store) -> None:
+        """Clear away uploads that never became jobs, and what is left of jobs that were deleted.
+
+        Not what is being received, and only when the store tells for sure which jobs it has: at the start, or once it
+        takes changes again.
+        """
+        async with self._settling:
+            names = {name: name.partition(".")[0] for name in await in_thread(partial(os.listdir, self._uploads))}
+            names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
+            kept = await store.known(set(names.values())) if names else ()
+            await self.remove(set(names.values()).difference(kept))
+            for name, job_id in names.items():
+                _new_input(self.input(job_id)).unlink(missing_ok=True)  # of a job that was sent again, and is there
+                (self._uploads / name).unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def deletion(self, job_id: str) -> AsyncGenerator[None]:
+        """Within this a job is deleted, and at the end its files are; after a kill, `settle` sees to that."""
+        marker = self._uploads / f"{job_id}.deleted"
+        with suppress(OSError):  # on a full disk it can be deleted all the same
+            await in_thread(marker.touch)
+        yield
+        await self.remove([job_id])
+        marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
-        But where it is undecided whether the store has the job, `prepare` finds that out, and all is left to it until
+        But where it is undecided whether the store has the job, `settle` finds that out, and all is left to it until
         then: also what is sent again, and does not become a job either. Raises NoSpace, Unavailable, and Conflict where
         there are files of such a job, which are left as they are.
         """
+        async with self._settling:
+            self._receiving[job_id] += 1
+        try:
+            async with self._received(job_id) as upload:
+                yield upload
+        finally:
+            self._receiving -= Counter([job_id])
+
+    @asynccontextmanager
+    async def _received(self, job_id: str) -> AsyncGenerator["Upload"]:
         marker = self._uploads / job_id
         with _disk_told():  # outside of the file, since closing it tries once more to write what did not fit
             again = marker.exists()

@@ -99,8 +99,8 @@ async def _purge(job: Job) -> Response:
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only a finished job can be deleted")
     with trio.CancelScope(shield=True):  # or its files were left behind
-        await daemon.ingest.delete(job)
-        await daemon.files.remove([job.id])
+        async with daemon.files.deletion(job.id):
+            await daemon.ingest.delete(job)
     return _job_response(job)
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, Self, TypeVar
 
-import msgspec
 import structlog
 import trio
 
@@ -29,6 +28,7 @@ from progressd.store.copying import copy
 from progressd.store.deleting import Pace, delete
 from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
 from progressd.store.failures import UnreadableRow, damaged, refusal, shortage, told_of
+from progressd.store.keeping import keep
 from progressd.store.lists import AMONG, in_json
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG, WriteAheadLog
@@ -37,7 +37,6 @@ BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the 
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-_encode = msgspec.json.Encoder().encode
 
 
 class SQLiteStore:
@@ -108,25 +107,7 @@ class SQLiteStore:
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
         jobs, batches = list(jobs), list(batches)
-
-        def write(db: sqlite3.Connection) -> None:
-            batch_rows = [(batch.created_offset, batch.id, _encode(batch).decode()) for batch in batches]
-            job_rows = [(job.created_offset, job.id, _encode(job).decode()) for job in jobs]
-            change_rows = [(c.offset, c.message.job_id, _encode(c.message).decode()) for c in changes]
-            lists.keep(db, jobs)
-            db.executemany(
-                "INSERT INTO jobs (created_offset, id, body) VALUES (?, ?, ?)"
-                " ON CONFLICT (created_offset) DO UPDATE SET body = excluded.body",
-                job_rows,
-            )
-            db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", change_rows)
-            db.executemany(
-                "INSERT INTO batches (created_offset, id, body) VALUES (?, ?, ?)"
-                " ON CONFLICT (created_offset) DO UPDATE SET body = excluded.body",
-                batch_rows,
-            )
-
-        await self._transaction(write)
+        await self._transaction(lambda db: keep(db, jobs, changes, batches))
 
     async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
         """See Store."""
