@@ -2,12 +2,21 @@
 
 import contextlib
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
+import h11
+import keys
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from peer import Peer, request, upgrade
+from progressd.core.base_path import BasePath
+from progressd.rest.target import with_path
+from samples import ID
 
-from daemon import RunningDaemon
+from daemon import RunningDaemon, registered, running_daemon
 
 HIDDEN = b"POST /api/jobs HTTP/1.1\r\nHost: daemon\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = b"0\r\n\r\n" + HIDDEN
@@ -64,3 +73,87 @@ async def test_requests_behind_each_other_are_answered_in_order(daemon: RunningD
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/health/live") + request("/api/no") + request("/api/jobs"))
         assert [(await peer.response()).status for _ in range(3)] == [200, 404, 200]
+
+
+NO_PATHS = [
+    "http://daemon/api/jobs#/token",
+    "http://daemon/api/jobs?#/token",
+    "/api/jobs#/token",
+    "/#/../api/jobs",
+    "//api/jobs",
+    "///api/jobs",
+    "/%2fapi/jobs",
+    "http://daemon//api/jobs",
+    "http://daemon/%2Fapi/jobs",
+    "api/jobs",
+    "http:/api/jobs",
+    "http:api/jobs",
+    "http:///api/jobs",
+    "http://user@daemon/api/jobs",
+    "ftp://daemon/api/jobs",
+    "daemon:80",
+    "*",
+    "%68ttp://daemon/api/jobs#/token",
+]
+OTHER_PATHS = [
+    "/api/jobs%23/token",
+    "/api/jobs%3f/token",
+    "/api/jobs/%23/token",
+    "/api//jobs",
+    "http://daemon/api/jobs%23/token",
+    "http://daemon/api/jobs%3F/token",
+]
+
+
+async def test_a_key_that_may_only_look_writes_under_no_spelling_of_a_path(tmp_path: Path) -> None:
+    key = keys.bearer(keys.add(tmp_path / "state/keys.json", "viewer", "read"))
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon:
+        fields = {**key, "Content-Length": "12", "Content-Type": "application/json"}
+        await daemon.report(registered(ID))
+        for target in (*NO_PATHS, *OTHER_PATHS, "http://daemon/api/jobs", "HTTP://daemon:80/api/jobs"):
+            for method, at in (("POST", target), ("DELETE", target.replace("/jobs", f"/jobs/{ID}"))):
+                async with Peer(await daemon.connect()) as peer:
+                    await peer.send(request(at, fields, method=method) + b'{"kind":"a"}')
+                    status = (await peer.response()).status
+                assert status in ([400] if target in NO_PATHS else [400, 403]), at
+        assert [*daemon.daemon.registry.unfinished] == [ID]
+
+
+async def test_a_target_in_absolute_form_is_its_path_at_its_authority(tmp_path: Path) -> None:
+    limits = {"rate_limit_burst": 100, "unlimited": ()}
+    async with running_daemon(tmp_path, limits=limits) as daemon, Peer(await daemon.connect()) as peer:
+        await daemon.report(registered(ID))
+        left = []
+        for target in (f"/api/jobs/{ID}", f"http://daemon/api/jobs/{ID}", f"HTTPS://daemon:1/api/jobs/{ID}?a=b"):
+            answer = await peer.ask(target)
+            assert answer.json["id"] == ID
+            left.append(int(answer.headers["x-ratelimit-remaining"]))
+        assert left == [99, 98, 97]
+        assert (await peer.ask("http://daemon")).status == 200
+        assert (await peer.ask("http://daemon?a")).status == 200
+        assert (await peer.ask("*", method="OPTIONS")).status == 200
+        assert (await peer.ask("http://evil.example/api/jobs")).status == 403
+        assert (await peer.ask("http://daemon/api/jobs", {"Host": "evil.example"})).status == 200
+        assert (await peer.ask("http://daemon/api/events", {"Origin": "http://evil.example"})).status == 403
+        assert (await peer.ask("http://daemon/api/jobs", {"Origin": "http://daemon"}, method="POST")).status == 201
+    async with (
+        running_daemon(tmp_path, server={"base_path": "/progress/", "allowed_hosts": ("daemon",), "port": 0}) as daemon,
+        Peer(await daemon.connect()) as peer,
+    ):
+        assert (await peer.ask("http://daemon/progress/api/jobs")).status == 200
+        assert (await peer.ask("/progress//api/jobs")).status == 400
+
+
+PIECES = st.sampled_from(
+    ["/", "//", "#", "?", "%", "%2f", "%23", "%3f", "http:", "HTTPS://", "a@", "b", ":", "..", "*", "["]
+)
+
+
+@given(st.lists(PIECES | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)), min_size=1).map("".join))
+def test_whoever_looks_at_a_path_sees_the_same(target: str) -> None:
+    asked = h11.Request(method="GET", target=target or "/", headers=[("Host", "daemon")])
+    told = with_path(asked, BasePath())
+    if told is not None:
+        path = unquote(told.target.decode().partition("?")[0])
+        assert path.startswith("/")
+        assert path == "/" + path.lstrip("/")

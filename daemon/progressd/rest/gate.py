@@ -1,6 +1,7 @@
 """The gate before the application: every request over HTTP passes it, or is refused with a JSON body."""
 
 import math
+import re
 import shutil
 import time
 from collections import Counter
@@ -40,6 +41,7 @@ OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/ap
 OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 OF_ALL_TOPICS: Final = (*OF_TOPICS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
+OF_TOKENS: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # who may look may have somebody else look
 WHO: Final = "progressd.who"  # the key in an ASGI scope
 
 
@@ -180,7 +182,8 @@ def action_of(method: str, path: str) -> Scope | None:
     """What a request needs the right to do; None: it is for everybody."""
     if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
         return None
-    return Scope.READ if method in SAFE or path == "/api/token" or path.endswith("/token") else Scope.WRITE
+    looks = method in SAFE or (method == "POST" and OF_TOKENS.fullmatch(path))
+    return Scope.READ if looks else Scope.WRITE
 
 
 def who_asks(scope: Mapping[str, Any]) -> Identity:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
 
 import h11
 import trio
@@ -23,6 +22,7 @@ from progressd.core.base_path import BasePath
 from progressd.core.messages import encode
 from progressd.rest.direct import DirectReads
 from progressd.rest.job_answers import Answer
+from progressd.rest.target import with_path
 
 AFTER_END: Final = 2.0  # seconds in which a client that sends no more must have the beginning of its answer
 LOOK_EVERY: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
@@ -61,17 +61,20 @@ class Protocol(H11Protocol):
                 await self.send(Closed())
                 return
             if isinstance(event, h11.Request):
-                event = self._inside(event)
+                request = with_path(event, self.base)
+                if request is None:
+                    await self._refuse(event)
+                    return
                 if answered:  # many requests in one piece must not hold up the others
                     await trio.lowlevel.checkpoint()
-                answer = self.direct.answer(event.method, event.target, event.headers, self.client)
-                if answer is not None and event.http_version == b"1.1":
+                answer = self.direct.answer(request.method, request.target, request.headers, self.client)
+                if answer is not None and request.http_version == b"1.1":
                     answered = True
                     if await self._answer(answer):
                         continue
                     return
                 await self.send(Updated(idle=False))
-                await self._create_stream(event)
+                await self._create_stream(request)
             elif event is h11.PAUSED:
                 await self.can_read.clear()
                 await self._unless_gone(self.can_read.wait)
@@ -110,15 +113,6 @@ class Protocol(H11Protocol):
                 return
             if self.gone():
                 self.give_up()
-
-    def _inside(self, request: h11.Request) -> h11.Request:
-        """The request, without the prefix below which a proxy shows the daemon."""
-        target = self.base.inside(request.target)
-        if target is request.target:
-            return request
-        return h11.Request(
-            method=request.method, target=target, headers=request.headers, http_version=request.http_version
-        )
 
     async def _answer(self, answer: Answer) -> bool:
         """Answer a request that has no body; whether another may follow."""
@@ -196,9 +190,8 @@ class Protocol(H11Protocol):
         self._over, self._answering, self._lasting = trio.Event(), False, False
         framing = {name for name, _ in request.headers} & {b"content-length", b"transfer-encoding"}
         self._has_body = bool(framing)
-        if len(framing) > 1 or not _has_path(request.target):  # two ends of the body: RFC 9112 §6.1
-            await self._send_error_response(400, head=request.method == b"HEAD")
-            await self.send(Closed())
+        if len(framing) > 1:  # two ends of the body: RFC 9112 §6.1
+            await self._refuse(request)
             return
         if any(name == b"upgrade" for name, _ in request.headers):
             headers = [(name, value) for name, value in request.headers if name != b"connection"]
@@ -206,6 +199,10 @@ class Protocol(H11Protocol):
                 method=request.method, target=request.target, headers=headers, http_version=request.http_version
             )
         await super()._create_stream(request)
+
+    async def _refuse(self, request: h11.Request) -> None:
+        await self._send_error_response(400, head=request.method == b"HEAD")
+        await self.send(Closed())
 
     async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
         reason = HTTPStatus(status_code).phrase.lower()
@@ -219,15 +216,3 @@ class Protocol(H11Protocol):
         except h11.LocalProtocolError:  # the application has begun to answer what came before
             return
         await self.send(RawData(data))
-
-
-def _has_path(target: bytes) -> bool:
-    """Whether Quart can find a path in the request target; it fails where it cannot."""
-    path = unquote(target.partition(b"?")[0].decode("ascii"))
-    if path.startswith("/"):
-        return True
-    try:
-        urlsplit(path)
-    except ValueError:
-        return False
-    return path != ""

@@ -151,6 +151,7 @@ def read_upgrade(head: bytes) -> Upgrade | None:
         not first.startswith(PREFIX)
         or not first.endswith(b" HTTP/1.1")
         or not (target == b"/ws" or target.startswith(b"/ws/"))
+        or b"#" in first
         or header(head, b"upgrade").lower() != b"websocket"
         or header(head, b"content-length")
         or header(head, b"transfer-encoding")
