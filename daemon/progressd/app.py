@@ -15,6 +15,7 @@ import trio
 
 from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance
+from progressd.auth.places import Places
 from progressd.auth.sight import Sights
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
@@ -130,8 +131,9 @@ class Daemon:
         self.admission = Admission(settings.auth)
         self.allowance = Allowance(settings, self.admission)
         self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
-        self.watchers = Watchers(settings, self.admission, self.allowance, self.sights)
-        self.streams = OpenStreams(limits.max_connections)
+        self.places = Places(settings)
+        self.watchers = Watchers(settings, self.admission, self.allowance, self.places, self.sights)
+        self.streams = OpenStreams(self.places)
         self.gauges = Gauges(
             jobs=self.registry,
             broadcaster=self.broadcaster,
@@ -253,7 +255,7 @@ class Daemon:
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.http.stall = settings.limits.stall_timeout
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
-        for part in (self.runner, self.watchers, self.allowance, self.gate, self.cors, self.streams):
+        for part in (self.runner, self.watchers, self.allowance, self.places, self.gate, self.cors):
             part.use(settings)
         set_level(settings.log)
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 from http_client import client_of, error_of
 from samples import ID, job_id
+from trio_websocket import ConnectionRejected
 from waiting import eventually
 
 from daemon import (
@@ -243,12 +244,27 @@ async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
         async with streaming(daemon, "/api/events"):
             await eventually(lambda: len(daemon.daemon.streams) == 1)
             refused = await client.get(f"/api/jobs/{ID}/events")
-            assert (refused.status_code, error_of(refused)) == (503, "all 1 streams are in use")
+            assert (refused.status_code, error_of(refused)) == (503, "all 1 connections are in use")
             assert refused.headers["Retry-After"]
             more = settings_in(tmp_path / "state", limits={"max_connections": 2})
-            daemon.daemon.streams.use(more)  # as after SIGHUP
+            daemon.daemon.places.use(more)  # as after SIGHUP
             async with streaming(daemon, "/api/events"):
                 await eventually(lambda: len(daemon.daemon.streams) == 2)
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
+async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: str) -> None:
+    async with running_daemon(tmp_path, limits={limit: 2}) as daemon, client_of(daemon) as client:
+        await daemon.report(registered(ID))
+        cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
+        async with streaming(daemon, "/api/events") as stream, daemon.watch():
+            await stream.receive()
+            for path in ("/api/events", f"/api/jobs/{ID}?since={cursor}&wait=60"):
+                assert (await client.get(path)).status_code == 503
+            with pytest.raises(ConnectionRejected):
+                async with daemon.watch():
+                    pass
+        await eventually(lambda: not daemon.daemon.places._of_address)
 
 
 async def test_a_client_that_does_not_read_is_ended_and_holds_up_nobody(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import trio
 from peer import Peer, close_frame, frame, upgrade
 from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance
+from progressd.auth.places import Places
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import NoHistory, Page
@@ -142,7 +143,9 @@ class Server:
         sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster)
         sights = SimpleNamespace(of=lambda who: sight)
         admission = Admission(settings.auth)
-        self.watchers = Watchers(settings, admission, Allowance(settings, admission), cast(Any, sights))
+        self.watchers = Watchers(
+            settings, admission, Allowance(settings, admission), Places(settings), cast(Any, sights)
+        )
         nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None
 

@@ -92,6 +92,10 @@ class Gate:
         """How often it may still ask."""
         return self._allowance.standing(*_sender(scope))
 
+    def address(self, scope: Mapping[str, Any]) -> str:
+        """Where it comes from, also behind proxies."""
+        return self._allowance.address(*_sender(scope))
+
     def _count(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
         """The headers that say how often the client may still ask. Raises RateLimited."""
         path = scope["path"]

@@ -3,41 +3,37 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from progressd.auth.places import Places
 from progressd.broadcast.reader import ReaderOutbox
-from progressd.config import Settings
 from progressd.core.closing import DRAINING, Closing
-from progressd.core.errors import Stopping, TooManyConnections
+from progressd.core.errors import Stopping
 from progressd.core.messages import Notice
 
 
 class OpenStreams:
     """Server-sent events, whoever waits for a job to change, and producers that report line by line."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._open: dict[ReaderOutbox, None] = {}
         self._reporting: dict[Callable[[], None], None] = {}
         self._announced: Notice | None = None
         self._draining = False
 
-    def use(self, settings: Settings) -> None:
-        """Settings that have been read again; who is there already stays."""
-        self._most = settings.limits.max_connections
-
     def __len__(self) -> int:
         return len(self._open)
 
-    def require_room(self) -> None:
-        """Raises TooManyConnections, Stopping."""
+    def require_room(self, address: str) -> None:
+        """For a client there. Raises TooManyConnections, TooManyOfAddress, Stopping."""
         if self._draining:
             raise Stopping("the daemon is stopping")
-        if len(self._open) >= self._most:
-            raise TooManyConnections(f"all {self._most} streams are in use")
+        self._places.require(address)
 
     @contextmanager
-    def opened(self, outbox: ReaderOutbox) -> Iterator[None]:
+    def opened(self, outbox: ReaderOutbox, address: str) -> Iterator[None]:
         """Within this, the stream is one of them."""
         self._open[outbox] = None
+        self._places.take(address)
         if self._announced is not None:
             outbox.say(self._announced)
         if self._draining:
@@ -46,6 +42,7 @@ class OpenStreams:
             yield
         finally:
             del self._open[outbox]
+            self._places.give_back(address)
 
     @contextmanager
     def reporting(self, stop: Callable[[], None]) -> Iterator[None]:

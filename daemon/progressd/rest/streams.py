@@ -68,8 +68,9 @@ async def _stream(topic: str) -> Response:
     after = None if wish.since is None else daemon.history.offset(wish.since, daemon.broadcaster.offset)
     if after is not None and await daemon.history.over(topic, after):
         return Response(b"", 204, HEADERS)  # which keeps an EventSource from asking again
-    daemon.streams.require_room()
-    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after)
+    address = daemon.gate.address(request.scope)
+    daemon.streams.require_room(address)
+    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after, address)
     response = Response(body, 200, HEADERS, content_type="text/event-stream")
     response.timeout = None
     return response
@@ -78,10 +79,11 @@ async def _stream(topic: str) -> Response:
 class EventBody(ResponseBody):
     """The events of a stream as they come, and a comment where nothing has come for a while."""
 
-    def __init__(self, daemon: Services, wish: Wish, after: int | None) -> None:
+    def __init__(self, daemon: Services, wish: Wish, after: int | None, address: str) -> None:
         self._daemon = daemon
         self._wish = wish
         self._after = after
+        self._address = address
         self._limits = daemon.settings.limits
         self._stack = AsyncExitStack()
         self._tasks: trio.Nursery | None = None
@@ -93,7 +95,7 @@ class EventBody(ResponseBody):
         if wish.interval:
             self._tasks = await self._stack.enter_async_context(trio.open_nursery())
         outbox = ReaderOutbox(self._limits.outbox_bytes)
-        self._stack.enter_context(self._daemon.streams.opened(outbox))
+        self._stack.enter_context(self._daemon.streams.opened(outbox, self._address))
         start = self._tasks.start_soon if self._tasks else _never
         behind = asked_for(outbox, wish.types, wish.interval, start)
         reader = self._daemon.broadcaster.read(str(wish.topic), outbox, behind, self._after)
@@ -135,16 +137,17 @@ def _never(task: Callable[[], Awaitable[None]]) -> None:
 async def changed_job(daemon: Services, job: Job, since: str, seconds: float) -> Job:
     """The job, once it is newer than the cursor `since`, or as it is after so many seconds, or when the daemon stops.
 
-    Raises TooManyConnections, Stopping, NotFound, StoreFailed.
+    Raises TooManyConnections, TooManyOfAddress, Stopping, NotFound, StoreFailed.
     """
     after = daemon.history.offset(since, daemon.broadcaster.offset)
     if after is None or job.offset > after or job.status.finished:
         return job
-    daemon.streams.require_room()
+    address = daemon.gate.address(request.scope)
+    daemon.streams.require_room(address)
     outbox = ReaderOutbox(daemon.settings.limits.outbox_bytes)
     topic = job_topic(job.id)
     with (
-        daemon.streams.opened(outbox),
+        daemon.streams.opened(outbox, address),
         daemon.broadcaster.read(topic, outbox, outbox, after) as reader,
         trio.move_on_after(seconds),
     ):

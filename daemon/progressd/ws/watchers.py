@@ -1,6 +1,5 @@
 """Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,13 +14,14 @@ from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance
 from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Scope, decide
+from progressd.auth.places import Places
 from progressd.auth.sight import Sight, Sights
 from progressd.broadcast.outbox import Budget
 from progressd.broadcast.session import Session
 from progressd.broadcast.subscription import Subscription
 from progressd.config import Settings
 from progressd.core.closing import CREDENTIALS_EXPIRED, Closing
-from progressd.core.errors import ProgressdError, Stopping, TokenExpired, TooManyConnections, TooManyOfAddress
+from progressd.core.errors import ProgressdError, Stopping, TokenExpired
 from progressd.core.messages import Notice, Resync
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
@@ -38,13 +38,15 @@ log = structlog.get_logger(__name__)
 class Watchers:
     """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
 
-    def __init__(self, settings: Settings, admission: Admission, allowance: Allowance, sights: Sights) -> None:
+    def __init__(
+        self, settings: Settings, admission: Admission, allowance: Allowance, places: Places, sights: Sights
+    ) -> None:
         self._settings = settings
         self._admission = admission
         self._allowance = allowance
+        self._places = places
         self._sights = sights
         self._open: dict[WebSocket, None] = {}  # in the order they came
-        self._of_address: Counter[str] = Counter()
         self.budget = Budget(settings.limits.outbox_bytes_total)
         self._heartbeat = Heartbeat(settings.limits)
         self.run = self._heartbeat.run
@@ -126,23 +128,16 @@ class Watchers:
 
     def _admit(self, websocket: WebSocket) -> None:
         """Count a connection in. Raises Unavailable where there is no room."""
-        limits, peer = self._settings.limits, websocket.connection.peer
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
-        if len(self._open) >= limits.max_connections:
-            raise TooManyConnections(f"all {limits.max_connections} connections are in use")
-        if self._of_address[peer] >= limits.max_connections_per_address:
-            raise TooManyOfAddress(f"{peer} has {limits.max_connections_per_address} connections already")
+        self._places.require(websocket.connection.peer)
+        self._places.take(websocket.connection.peer)
         self._open[websocket] = None
-        self._of_address[peer] += 1
 
     def _dismiss(self, websocket: WebSocket) -> None:
         if websocket in self._open:
-            peer = websocket.connection.peer
             del self._open[websocket]
-            self._of_address[peer] -= 1
-            if not self._of_address[peer]:
-                del self._of_address[peer]
+            self._places.give_back(websocket.connection.peer)
 
     def _check_browser(self, websocket: WebSocket) -> None:
         server = self._settings.server
