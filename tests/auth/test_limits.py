@@ -110,7 +110,6 @@ async def test_who_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> 
         assert (refused.headers["X-RateLimit-Limit"], refused.headers["X-RateLimit-Remaining"]) == ("60", "0")
         assert refused.json().keys() == {"error", "message", "retry_after"}
         assert refused.json()["error"] == "rate_limit_exceeded"
-        assert (refused.headers["X-RateLimit-Limit"], refused.headers["X-RateLimit-Remaining"]) == ("60", "0")
         assert await statuses(client, 1) == [429]
         assert (await client.get("/api/health")).status_code == 200
         assert (await client.get("/")).status_code == 200
