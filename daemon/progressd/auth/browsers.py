@@ -26,8 +26,7 @@ def check_origin(origin: str, host: str, server: Server) -> None:
     Under TLS a page that came without is another site's, for anybody on the way can have written it. Where the daemon
     speaks no TLS, a proxy before it may, and then either scheme is its own.
     """
-    allowed = server.allowed_origins
-    if not origin or origin in allowed or "*" in allowed:
+    if not origin or origin in server.allowed_origins:
         return
     try:
         site = urlsplit(origin)
