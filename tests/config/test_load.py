@@ -147,6 +147,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "unknown setting limits.max_conections, from file {}; did you mean limits.max_",
         ),
         ("x = ", "the config file {} is not TOML: Invalid value (at end of document)"),
+        ("x = " + "[" * 2000, "the config file {} is nested too deeply"),
         ("[limits]\nconnection_timeout = 30", "expected more than limits.heartbeat_interval, 30 s"),
         ("[pipelines]\npdf = 1", "pipelines, from file {}: expected a table for each pipeline, [pipelines.NAME]"),
         ("[pipelines.x]", "pipelines.x, from file {}: table missing required key `command`"),

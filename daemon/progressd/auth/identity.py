@@ -13,7 +13,7 @@ from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 
 class Scope(StrEnum):
-    """What one may do: look on; submit, report and cancel; all of it, and what concerns the daemon itself."""
+    """What one may do: look on; submit, report and cancel; all of it."""
 
     READ = "read"
     WRITE = "write"

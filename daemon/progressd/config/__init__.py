@@ -73,6 +73,8 @@ def _read(config_path: Path | None) -> tuple[Path, dict[str, Any]]:
         raise SettingsError(f"the config file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the config file {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"the config file {path} is nested too deeply") from None
 
 
 def _from_file(settings: Iterable[Setting], table: Mapping[str, Any], origin: str) -> Iterator[tuple[str, _Given]]:
