@@ -15,6 +15,7 @@ from peer import Peer, request, upgrade
 from progressd.core.base_path import BasePath
 from progressd.rest.target import with_path
 from samples import ID
+from trio.testing import wait_all_tasks_blocked
 
 from daemon import RunningDaemon, registered, running_daemon
 
@@ -67,6 +68,23 @@ async def test_an_upgrade_in_one_piece_with_a_request_is_refused(daemon: Running
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/health/live") + upgrade())
         assert [(await peer.response()).status for _ in range(2)] == [200, 400]
+
+
+@pytest.mark.parametrize("cut", ["GET /api/health/live HTTP/1.1\r\nHost: daemon\r\nX-Note: ", "G", "GET /api/", "\r\n"])
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_piece_of_a_request_that_looks_like_an_upgrade_is_none(
+    daemon: RunningDaemon, cut: str, pieces: int
+) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask("/api/health/live")).status == 200
+        assert (await peer.ask("/api/health")).status == 200
+        await peer.send(cut.encode())
+        await wait_all_tasks_blocked(0.01)
+        for piece in (upgrade(),) if pieces == 1 else (upgrade()[:4], upgrade()[4:]):
+            await peer.send(piece)
+            await wait_all_tasks_blocked(0.01)
+        assert (await peer.response()).status in (200, 400, 404, 405, 426)
+    assert not daemon.daemon.watchers
 
 
 async def test_requests_behind_each_other_are_answered_in_order(daemon: RunningDaemon) -> None:

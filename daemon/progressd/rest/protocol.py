@@ -86,6 +86,10 @@ class Protocol(H11Protocol):
             elif isinstance(event, h11.EndOfMessage):
                 await self._unless_gone(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
 
+    def has_begun(self) -> bool:
+        """Whether a part of a request has come, and its rest has not."""
+        return self.connection.trailing_data[0] != b""
+
     async def finish(self) -> None:
         """The client sends no more, as `nc -N` does, or has left, which looks the same: answer what it has asked.
 
@@ -177,7 +181,7 @@ class Protocol(H11Protocol):
         It has not come whole, or something stands already behind its body, which another parser may count to that.
         """
         connection = self.connection
-        return connection.their_state is h11.SEND_BODY or (self._has_body and connection.trailing_data[0] != b"")
+        return connection.their_state is h11.SEND_BODY or (self._has_body and self.has_begun())
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """There is nothing to switch to."""

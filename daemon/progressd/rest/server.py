@@ -144,6 +144,7 @@ class _Server(TCPServer):
         protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
         protocol.gone, protocol.give_up, protocol.base = self.gone, self._give_up, self.base
         self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
+        cast("_HttpStream", self.stream).has_begun = protocol.has_begun
         while True:
             try:
                 data = await self.stream.receive_some(RECEIVE_MOST)
@@ -181,6 +182,8 @@ class _HttpStream(trio.abc.HalfCloseableStream):
 
     Proxies do that: they send the upgrade over an idle connection that has served plain requests before.
     """
+
+    has_begun: Callable[[], bool]  # whether what comes belongs to a request whose beginning has been given out
 
     def __init__(self, connection: Connection, base: BasePath, beginnings: Collection[bytes], stall: float) -> None:
         self._connection = connection
@@ -220,7 +223,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         connection = self._connection
         with trio.move_on_after(WIND_UP):  # the response before it may not be quite over
             await self._between_requests.wait()
-        if not self._between_requests.is_set():
+        if not self._between_requests.is_set() or self.has_begun():
             return data
         connection.unread = data + connection.unread
         await connection.read_head()
