@@ -46,6 +46,12 @@ AMBIGUOUS = {
     "a null in the head": head("X: a\x00b", f"Content-Length: {len(HIDDEN)}") + HIDDEN,
     "an upgrade with a length": upgrade(headers={"Content-Length": str(len(HIDDEN))}) + HIDDEN,
     "an upgrade with chunks": upgrade(headers={"Transfer-Encoding": "chunked"}) + CHUNKED,
+    "a coding behind a bare LF": upgrade(headers={"X": "y\nTransfer-Encoding: chunked"}) + CHUNKED,
+    "a length behind a bare LF": upgrade(headers={"X": f"y\nContent-Length: {len(HIDDEN)}"}) + HIDDEN,
+    "another length behind a bare LF": head("Content-Length: 0", f"X: y\nContent-Length: {len(HIDDEN)}") + HIDDEN,
+    "a host behind a bare LF": upgrade(headers={"Host": "", "X": "y\nHost: evil.example"}),
+    "a second host behind a bare LF": upgrade(headers={"X": "y\nHost: daemon"}),
+    "a fold behind a bare LF": head("Content-Length: 0", f"X: y\n Content-Length: {len(HIDDEN)}", " Y") + HIDDEN,
     "lines that end otherwise": b"POST /ws/jobs HTTP/1.1\nHost: daemon\nContent-Length: 0\n\n" + HIDDEN,
 }
 
@@ -85,6 +91,15 @@ async def test_a_piece_of_a_request_that_looks_like_an_upgrade_is_none(
             await wait_all_tasks_blocked(0.01)
         assert (await peer.response()).status in (200, 400, 404, 405, 426)
     assert not daemon.daemon.watchers
+
+
+async def test_two_bare_line_feeds_end_a_head_for_all_who_read_it(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(upgrade(headers={"X": "y\n\nGET /api/health/live HTTP/1.1", "Y": "z"}) + request("/api/health"))
+        await peer.stream.send_eof()
+        answer = await peer.rest()
+    assert b"HTTP/1.1 101" not in answer
+    assert not daemon.daemon.ledger.counts["left", "1006"]
 
 
 async def test_requests_behind_each_other_are_answered_in_order(daemon: RunningDaemon) -> None:

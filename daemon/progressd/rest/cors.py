@@ -6,8 +6,8 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from hypercorn.typing import Scope as AnyScope
 
 from progressd.config import Settings
+from progressd.core.headers import header
 from progressd.rest.at_once import answer_at_once
-from progressd.rest.headers import header
 
 METHODS: Final = "GET POST PUT DELETE OPTIONS"
 ASKED_WITH: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"

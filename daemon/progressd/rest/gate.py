@@ -20,10 +20,10 @@ from progressd.auth.identity import Identity, Scope, decide
 from progressd.auth.limits import Standing
 from progressd.config import Settings
 from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, RateLimited, TooManyUploads
+from progressd.core.headers import header
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.at_once import answer_at_once
 from progressd.rest.body import SAFE
-from progressd.rest.headers import header
 
 PUBLIC: Final = frozenset(
     {

@@ -1,6 +1,6 @@
-"""The headers that every answer over HTTP has, and those of a request."""
+"""The headers that every answer over HTTP has."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 HEADERS: Final[Mapping[str, str]] = {
@@ -11,8 +11,3 @@ HEADERS: Final[Mapping[str, str]] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """The value of a request header, "" where absent; `name` in lower case."""
-    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")

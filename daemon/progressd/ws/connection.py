@@ -13,11 +13,12 @@ from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
 from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, SLOW_CONSUMER, TRY_AGAIN, Closing
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
+from progressd.core.headers import header
 from progressd.core.messages import Notice, encode
 from progressd.ws.endpoint import NOWHERE, Endpoint, Inbox
 from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import Fate
-from progressd.ws.listener import Connection, header
+from progressd.ws.listener import Connection
 from progressd.ws.stream import WebSocketStream
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
@@ -46,7 +47,7 @@ class WebSocket:
         self.connection = connection
         upgrade, connection.upgrade = connection.upgrade, None
         assert upgrade is not None
-        self.host = header(connection.unread, b"host").decode("latin-1")
+        self.host = upgrade.host
         connection.unread = connection.unread[upgrade.size :]
         self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end, budget)
         self.closing: Closing | None = None  # why we close it, if it is us who do
@@ -69,7 +70,7 @@ class WebSocket:
     @property
     def origin(self) -> str:
         """The site whose page asks, "" when it is no browser."""
-        return dict(self._request.headers).get(b"origin", b"").decode("latin-1")
+        return header(self._request.headers, b"origin")
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -40,11 +40,12 @@ Start = Callable[[Callable[[], Awaitable[None]]], None]  # of a task
 
 
 class Upgrade(NamedTuple):
-    """A handshake as wsproto has understood it, and the bytes that it takes."""
+    """A handshake as wsproto has understood it, and the bytes that it takes. `host`: the header of that name."""
 
     protocol: WSConnection
     request: Request
     size: int
+    host: str
 
 
 class Connection:
@@ -145,6 +146,8 @@ class HttpSide(Protocol):
 
 def read_upgrade(head: bytes) -> Upgrade | None:
     """The WebSocket handshake that a request head is, or None."""
+    size = head.find(b"\r\n\r\n") + 4
+    head = head[:size]
     first = head.partition(b"\r\n")[0]
     target = first.removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
     if (
@@ -152,28 +155,22 @@ def read_upgrade(head: bytes) -> Upgrade | None:
         or not first.endswith(b" HTTP/1.1")
         or not (target == b"/ws" or target.startswith(b"/ws/"))
         or b"#" in first
-        or header(head, b"upgrade").lower() != b"websocket"
-        or header(head, b"content-length")
-        or header(head, b"transfer-encoding")
+        or head.count(b"\n") != head.count(b"\r\n")  # where the head may end sooner for wsproto than here
     ):
         return None
-    size = head.find(b"\r\n\r\n") + 4
     protocol = WSConnection(ConnectionType.SERVER)
     try:
-        protocol.receive_data(head[:size])
+        protocol.receive_data(head)
         [request] = protocol.events()
+        if not isinstance(request, Request):
+            return None
+        host = request.host.encode("idna").decode()  # which wsproto has decoded
     except (ProtocolError, UnicodeError, ValueError):  # what is no handshake makes no event
         return None
-    return Upgrade(protocol, request, size) if isinstance(request, Request) else None
-
-
-def header(head: bytes, name: bytes) -> bytes:
-    """The value of a header in a request head, b"" if absent; `name` in lower case."""
-    for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
-        key, _, value = line.partition(b":")
-        if key.lower() == name:
-            return value.strip()
-    return b""
+    names = {name for name, _ in request.extra_headers}
+    if not names.isdisjoint((b"content-length", b"transfer-encoding")):
+        return None
+    return Upgrade(protocol, request, size, host)
 
 
 class Listener:
