@@ -72,6 +72,20 @@ def test_only_the_last_finished_jobs_stay_in_memory(registry: Registry, monkeypa
     assert [registry.known(job_id(number)) for number in (1, 2, 3)] == [None, job(2, COMPLETED), job(3, COMPLETED)]
 
 
+def test_large_finished_jobs_stay_in_memory_as_long_as_they_fit(registry: Registry) -> None:
+    small, large = {"a": "x" * 60_000}, {"a": [[]] * 20_000}
+    for options, fewest, most in ((small, 100, 140), (large, 10, 20)):
+        for number in range(1, 200):
+            registry.keep(job(number, COMPLETED, offset=number, options=options))
+        there = [number for number in range(1, 200) if registry.known(job_id(number)) is not None]
+        assert there == list(range(200 - len(there), 200))
+        assert fewest < len(there) < most
+        registry.forget([job_id(number) for number in there])
+    for number in range(1, 1200):
+        registry.keep(job(number, COMPLETED))
+    assert [registry.known(job_id(number)) is None for number in (199, 200)] == [True, False]
+
+
 def test_a_deleted_job_is_forgotten(registry: Registry) -> None:
     registry.keep(job(1, COMPLETED))
     registry.forget([job_id(1), job_id(2)])

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+import msgspec
 import trio
 from msgspec import UNSET
 
@@ -19,6 +20,9 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Store
 
 REMEMBERED: Final = 1000  # finished jobs kept in memory, since just after its end a job is asked for most
+REMEMBERED_BYTES: Final = 32 * 1024 * 1024  # of memory that they may take, about
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Trail:
@@ -45,6 +49,8 @@ class Registry:
         self.undecided_from: int | None = None  # the first offset of which nobody knows whether the store has a change
         self._store = store
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order of their ends
+        self._weights: dict[str, int] = {}  # of finished jobs
+        self._weight = 0  # of all of them
         self._trails: dict[str, Trail] = {}
         self._ends: dict[str, trio.Event] = {}
         self._queued = trio.Event()
@@ -110,7 +116,9 @@ class Registry:
     def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)
         self._finished[job.id] = job
-        if len(self._finished) > REMEMBERED:
+        self._weights[job.id] = weight = _weight(job)
+        self._weight += weight
+        while len(self._finished) > REMEMBERED or self._weight > REMEMBERED_BYTES:
             self._forget(next(iter(self._finished)))
         if (end := self._ends.pop(job.id, None)) is not None:
             end.set()
@@ -119,6 +127,7 @@ class Registry:
         job = self._finished.pop(job_id, None)
         if job is not None:
             del self._trails[job_id]
+            self._weight -= self._weights.pop(job_id)
             self.forgotten = max(self.forgotten, job.offset)
 
     def forget(self, ids: Collection[str]) -> None:
@@ -135,6 +144,12 @@ class Registry:
         """Wait until a job is queued; a job that was queued before the call may count."""
         await self._queued.wait()
         self._queued = trio.Event()
+
+
+def _weight(job: Job) -> int:
+    """About how many bytes of memory a job takes with its messages; many small values in its options take the most."""
+    text = _encode(job)
+    return 4096 + 4 * len(text) + 100 * text.count(b",")
 
 
 def in_order(items: Iterable[Published]) -> list[Published]:

@@ -1,5 +1,6 @@
 import json
 import uuid
+from contextlib import nullcontext
 
 import msgspec
 import pytest
@@ -149,6 +150,13 @@ def test_options_nested_deeper_than_a_store_could_read_back_are_refused(depth: i
     nested = brackets[0] * depth + "1" + brackets[1] * depth
     with pytest.raises((msgspec.ValidationError, RecursionError)):
         decode(f'{{"type":"job_created","job_id":"{ID}","data":{{"options":{nested}}}}}')
+
+
+def test_options_have_a_limit() -> None:
+    for size, good in ((65536, True), (65537, False)):
+        text = f'{{"type":"job_created","data":{{"options":{{"a":"{"x" * (size - 8)}"}}}}}}'
+        with nullcontext() if good else pytest.raises(InvalidInput, match="options have more than the 65536 bytes"):
+            decode(text)
 
 
 @pytest.mark.parametrize("text", ["6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c", "6E4D1C9E-0D5C-4F0E-9D3A-8F6F2F1F5B7C"])

@@ -294,6 +294,31 @@ async def test_a_list_tells_its_page_and_how_many_there_are(daemon: RunningDaemo
     assert most["limit"] == 1000
 
 
+async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    many, large = 150, {"a": "x" * 60_000}
+    await daemon.report(*[registered(job_id(number), options=large) for number in range(1, many + 1)])
+    listed, pages = list[str](), list[int]()
+    while len(listed) < many:
+        response = await client.get(f"/api/jobs?limit=1000&offset={sum(pages)}")
+        assert len(response.content) < 5 * 2**20
+        page = response.json()
+        assert (page["total"], page["offset"]) == (many, sum(pages))
+        listed += [job["id"] for job in page["jobs"]]
+        pages.append(page["limit"])
+    assert listed == [job_id(number) for number in range(many, 0, -1)]
+    assert (pages[0], pages[1], pages[2]) == (69, 69, 1000)
+
+
+async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    large = {"a": ["x"] * 20_000}
+    refused = await client.post("/api/jobs", json={"options": large})
+    assert (refused.status_code, error_of(refused)) == (400, "options have more than the 65536 bytes that are allowed")
+    [line] = await daemon.report(registered(ID, options=large))
+    assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
+
+
 async def test_a_job_in_a_list_is_what_it_is_alone(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, kind="scan"), progress(ID, 5, 12, "AI Upscaling"))
     assert (await client.get("/api/jobs")).json()["jobs"] == [await job_of(client)]

@@ -1,5 +1,6 @@
 """Reads of jobs that are answered ahead of the application: the same answers, behind the same gate, in one write."""
 
+import json
 from pathlib import Path
 
 import httpx
@@ -7,8 +8,10 @@ import pytest
 import trio
 from http_client import client_of, exchange, get
 from keys import add
+from msgspec.structs import replace
 from progressd.rest import server as module
-from samples import ID, job_id
+from progressd.rest.job_answers import JobAnswers
+from samples import ID, job, job_id
 from trio.testing import wait_all_tasks_blocked
 
 from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
@@ -142,3 +145,22 @@ async def test_a_stopping_daemon_closes_after_the_answer(tmp_path: Path) -> None
             daemon.kill()
             with trio.fail_after(PATIENCE):
                 assert await stream.receive_some() == b""
+
+
+def test_answers_are_kept_as_long_as_they_fit() -> None:
+    answers = JobAnswers("store")
+    for size, fewest, most in ((60_000, 250, 280), (100, 4096, 4096)):
+        jobs = [job(number, offset=number, options={"a": "x" * size}) for number in range(1, 5001)]
+        first = [answers.answer(one, None) for one in jobs]
+        again = [answers.answer(replace(one), None) for one in reversed(jobs)]  # as the store reads them
+        same = sum(one is other for one, other in zip(first, reversed(again), strict=True))
+        assert fewest <= same <= most
+        assert sum(len(kept.whole.body) for kept in answers._kept.values()) == answers._bytes <= 16 * 2**20
+
+
+def test_an_answer_is_of_the_job_as_it_is_now() -> None:
+    answers = JobAnswers("store")
+    for offset in (1, 2, 2, 3):
+        assert json.loads(answers.answer(job(offset=offset), None).body)["cursor"] == f"store-{offset}"
+    assert len(answers._kept) == 1
+    assert answers._bytes == len(answers.answer(job(offset=3), None).body)

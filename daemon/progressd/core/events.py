@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Final, TypeAlias
 
+import msgspec
 from msgspec import Meta, Struct
 
 from progressd.core.batch import Priority
@@ -19,9 +20,11 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds e
 Label = Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(max_length=1000)]
 
+OPTIONS_MOST: Final = 65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
 LEASE_MOST: Final = 30 * 86400  # seconds
 NESTED_MOST: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
 
+_encode = msgspec.json.Encoder().encode
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -94,6 +97,7 @@ class Registration(Struct, frozen=True):
     """What is known of a job before it starts. `total_steps` of 0 means that nobody knows yet.
 
     `lease_seconds`: a producer that is silent for longer has stalled, and one that is for three times as long is lost.
+    Raises InvalidInput for options that are too large.
     """
 
     kind: Annotated[str, Meta(min_length=1, max_length=200)] = "job"
@@ -104,6 +108,8 @@ class Registration(Struct, frozen=True):
     lease_seconds: Annotated[float, Meta(gt=0, le=LEASE_MOST)] | None = None
 
     def __post_init__(self) -> None:
+        if self.options and len(_encode(self.options)) > OPTIONS_MOST:
+            raise InvalidInput(f"options have more than the {OPTIONS_MOST} bytes that are allowed")
         level: list[object] = [self.options]
         for _ in range(NESTED_MOST):
             level = [inner for value in level for inner in _inside(value)]

@@ -12,6 +12,7 @@ from progressd.rest.headers import HEADERS
 from progressd.rest.views import job_view
 
 KEPT: Final = 4096  # jobs whose answers are kept, about 1.5 KiB each
+KEPT_BYTES: Final = 16 * 1024 * 1024  # of their bodies
 CACHING: Final = "private, no-cache"  # keep it, and ask each time whether it is still so
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -32,7 +33,7 @@ class Answer:
 
 
 class _Kept(NamedTuple):
-    job: Job
+    offset: int  # of the job: nothing else of it changes without this
     etag: bytes
     whole: Answer
     unchanged: Answer
@@ -44,11 +45,12 @@ class JobAnswers:
     def __init__(self, store_id: str) -> None:
         self._store_id = store_id
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._bytes = 0
 
     def answer(self, job: Job, if_none_match: bytes | None) -> Answer:
         """The job, or 304 where the client has it already (RFC 9110 §13.1.2)."""
         kept = self._kept.get(job.id)
-        if kept is None or kept.job is not job:
+        if kept is None or kept.offset != job.offset:
             kept = self._keep(job)
         if if_none_match is not None and _matches(if_none_match, kept.etag):
             return kept.unchanged
@@ -60,11 +62,14 @@ class JobAnswers:
         fields = ((b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding"), *_ALWAYS)
         body = _encode(view)
         content = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
-        kept = _Kept(job, etag, Answer(200, (*content, *fields), body), Answer(304, fields, b""))
+        kept = _Kept(job.offset, etag, Answer(200, (*content, *fields), body), Answer(304, fields, b""))
+        if (before := self._kept.pop(job.id, None)) is not None:
+            self._bytes -= len(before.whole.body)
         self._kept[job.id] = kept
-        self._kept.move_to_end(job.id)
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        self._bytes += len(body)
+        while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= len(oldest.whole.body)
         return kept
 
 

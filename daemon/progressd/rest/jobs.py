@@ -178,4 +178,6 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     which = Filter(statuses, paging.kind, ((key, value),) if key else ())
     stored, total = await daemon.store.list_jobs(which, limit, paging.offset)
     jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id) for job in stored]
+    if len(jobs) < min(limit, total - paging.offset):  # large ones: who goes on behind `limit` of them misses none
+        limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, paging.offset))

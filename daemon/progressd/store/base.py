@@ -76,7 +76,10 @@ class Store(Protocol):
         """Every job that has not finished, oldest first."""
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
-        """A page of jobs, newest first, less those that cannot be read, and how many there are altogether."""
+        """A page of jobs, newest first, less those that cannot be read, and how many there are altogether.
+
+        Where the jobs are large it has fewer than `limit`, but one at least.
+        """
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """How many jobs have each status, be it none."""

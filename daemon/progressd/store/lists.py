@@ -5,6 +5,7 @@ offsets, so they say in which block the page begins, and from there an index is 
 with another, or with a kind, is looked for among all jobs with the first one.
 """
 
+import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -19,6 +20,7 @@ from progressd.store.documents import JOB
 
 BLOCK_BITS: Final = 16  # 65,536 offsets, of which a job has four or more: the jobs of a block are skipped in 2 ms
 AMONG: Final = "IN (SELECT value FROM json_each(?))"  # for more values than a statement takes parameters
+PAGE_BYTES: Final = 4 * 1024 * 1024  # of a page, which is in memory as a whole, several times; a usual job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # as large as an offset can be
 
 
@@ -52,7 +54,10 @@ def remove(db: sqlite3.Connection, jobs: Collection[Job]) -> None:
 
 
 def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tuple[list[Any], int]:
-    """A page of rows with the jobs' bodies, and how many jobs there are altogether; in a transaction."""
+    """A page of rows with the jobs' bodies, and how many jobs there are altogether; in a transaction.
+
+    It ends early, behind one job at least, where it would have more than PAGE_BYTES.
+    """
     statuses = list(JobStatus if which.statuses is None else which.statuses)
     if not statuses:
         return [], 0
@@ -68,7 +73,14 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
         f"SELECT {JOB} FROM jobs WHERE created_offset {AMONG} ORDER BY created_offset DESC",
         (in_json(found for (found,) in offsets),),
     )
-    return bodies.fetchall(), total
+    rows, size = list[Any](), 0
+    with contextlib.closing(bodies):
+        for row in bodies:
+            size += len(row[1])
+            if rows and size > PAGE_BYTES:
+                break
+            rows.append(row)
+    return rows, total
 
 
 def counts(db: sqlite3.Connection) -> dict[JobStatus, int]:
