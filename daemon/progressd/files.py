@@ -29,6 +29,7 @@ import trio
 
 from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, StoreFailed, Unavailable
 from progressd.core.events import checked_job_id
+from progressd.headroom import Headroom
 from progressd.shortage import FULL, in_thread, passes, thread_told
 from progressd.store.base import Store
 
@@ -58,7 +59,9 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
 class Files:
     """Paths, and the steps that must survive a crash at any point between them. `prepare` comes first."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, min_free_bytes: int = 0) -> None:
+        """`min_free_bytes`: what an upload has to leave free on the disk."""
+        self.headroom = Headroom(state_dir, min_free_bytes)
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
         self._receiving = Counter[str]()
@@ -136,7 +139,7 @@ class Files:
                 raise Conflict(f"there are files of a job {job_id} already")
             async with await trio.open_file(path, "xb") as file:
                 try:
-                    yield Upload(file, path, self.input(job_id))
+                    yield Upload(file, path, self.input(job_id), self.headroom)
                 except BaseException as error:
                     if not again and not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
@@ -228,15 +231,17 @@ class Files:
 class Upload:
     """A file being received."""
 
-    def __init__(self, file: AsyncFile, path: Path, target: Path) -> None:
+    def __init__(self, file: AsyncFile, path: Path, target: Path, headroom: Headroom) -> None:
         self._file = file
         self._path = path
         self._target = target
+        self._headroom = headroom
         self.size = 0
         self.head = b""  # the first 1024 bytes
 
     async def write(self, data: bytes) -> None:
-        """Append."""
+        """Append. Raises NoSpace."""
+        self._headroom.take(len(data))
         if len(self.head) < 1024:
             self.head += data[: 1024 - len(self.head)]
         await self._file.write(data)

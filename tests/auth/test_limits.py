@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import keys
@@ -191,13 +190,6 @@ async def test_a_length_of_many_digits_is_refused_as_such(daemon: RunningDaemon,
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "9" * digits}, method="POST"))
         assert (await peer.response()).status in (400, 413)
-
-
-async def test_a_file_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
-    given: Any = {"min_free_bytes": 2**60}
-    async with running_daemon(tmp_path, limits=given) as daemon, client_of(daemon) as client:
-        refused = await post_form(client, file_part())
-        assert (refused.status_code, list(refused.json())) == (507, ["error"])
 
 
 async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) -> None:

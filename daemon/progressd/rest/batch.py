@@ -113,6 +113,8 @@ class _ManyFiles:
         self._uploads = uploads
 
     async def begin(self, filename: str) -> Upload:
+        if not self.taken:
+            self._files.headroom.require(request.content_length or 0)
         job_id = str(uuid.uuid4())
         upload = await self._uploads.enter_async_context(self._files.upload(job_id))
         self.taken.append(_File(job_id, filename, upload))

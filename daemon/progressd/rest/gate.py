@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
 from progressd.auth.limits import Standing
 from progressd.config import Settings
-from progressd.core.errors import NoSpace, OutOfScope, ProgressdError, RateLimited, TooManyUploads
+from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, TooManyUploads
 from progressd.core.headers import header
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.at_once import answer_at_once
@@ -106,7 +105,7 @@ class Gate:
 
     @contextmanager
     def _uploading(self, scope: HTTPScope) -> Iterator[None]:
-        """Within this a file may come in, if it is a request for that. Raises TooManyUploads, NoSpace."""
+        """Within this a file may come in, if it is a request for that. Raises TooManyUploads."""
         if scope["method"] != "POST" or scope["path"] not in UPLOADS:
             yield
             return
@@ -117,12 +116,6 @@ class Gate:
             raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
         if self._uploads[address] >= limits.max_uploads_per_address and self._allowance.limits(*sender):
             raise TooManyUploads(f"{limits.max_uploads_per_address} uploads of yours are under way already")
-        said = header(scope["headers"], b"content-length")
-        size = int(said) if said.isdecimal() and len(said) < 20 else 0
-        # one that is too large for any disk is refused for that, where the files are counted
-        needed = limits.min_free_bytes + (size if size <= limits.max_upload_bytes else 0)
-        if shutil.disk_usage(self._settings.state_dir).free < needed:
-            raise NoSpace("there is not enough space left on the daemon's disk for this")
         self._uploads[address] += 1
         try:
             yield
