@@ -277,10 +277,48 @@ async def test_what_was_answered_is_kept_when_the_producer_breaks_off(daemon: Ru
     assert (job.status, job.progress.current_step) == (JobStatus.PROCESSING, 2)
 
 
+UNKNOWN = lines(progress(ID, 1))  # about a job that nobody has registered
+
+
+async def test_nonsense_is_not_read_for_ever(daemon: RunningDaemon) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(HEAD + chunk(b"x\n" * 700 + UNKNOWN * 700 + b"x\n" * 10_000))
+        *answers, last = [json.loads(line) for line in (await peer.response()).body.splitlines()]
+        assert await peer.rest() == b""
+    assert [answer["line"] for answer in (*answers, last)] == [*range(1, len(answers) + 2)]
+    statuses = [answer["status"] for answer in answers]
+    assert statuses[:1400] == [400] * 700 + [404] * 700
+    assert 1000 < statuses.count(400) <= 1500
+    assert last["error"] == "more than 1000 lines were no events: no more of them are taken"
+
+
+async def test_whose_answers_take_most_of_the_room_for_all_is_told_that_some_are_missing(daemon: RunningDaemon) -> None:
+    daemon.daemon.services.budget.limit = 500_000
+    async with (
+        conversation(daemon, registered(OTHER)) as other,
+        Peer(await daemon.connect(receive_buffer=4096)) as peer,
+    ):
+        await peer.send(HEAD)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.stream.send_all, chunk(UNKNOWN * 50_000))
+            await eventually(lambda: daemon.daemon.services.budget.used > 250_000)
+            await eventually(lambda: daemon.daemon.services.budget.used < 250_000)
+            body = (await peer.response()).body
+            nursery.cancel_scope.cancel()
+        *before, last = [json.loads(line) for line in body.splitlines()]
+        assert [answer["line"] for answer in before] == [*range(1, len(before) + 1)]
+        assert len(before) < last["line"] - 1 < 50_000
+        assert (last["status"], "some are missing" in last["error"]) == (408, True)
+        await other.say(progress(OTHER, 1))
+        assert [answer["ok"] for answer in await other.answers(2)] == [True, True]
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    assert daemon.daemon.services.budget.used == 0
+
+
 async def test_who_reads_no_answers_is_read_no_further_and_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_MOST", 100_000)
+    monkeypatch.setattr(module, "ANSWERS_MOST", 100_000)
     async with (
         running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon,
         await daemon.connect(receive_buffer=4096) as stream,
@@ -289,21 +327,21 @@ async def test_who_reads_no_answers_is_read_no_further_and_given_up(
         sent = 0
         with contextlib.suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
             while sent < 20_000_000:
-                await stream.send_all(chunk(b"x\n" * 10_000))
-                sent += 20_000
+                await stream.send_all(chunk(UNKNOWN * 200))
+                sent += len(UNKNOWN) * 200
         assert sent < 20_000_000
         await eventually(lambda: daemon.daemon.ledger.open == 0)
 
 
 async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_answer(tmp_path: Path) -> None:
     """As most do; here with far more answers than the kernel keeps, and for longer than it may stall."""
-    count = 40_000
+    count = 30_000
     async with (
         running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon,
         await daemon.connect(receive_buffer=4096) as stream,
     ):
         await stream.send_all(HEAD)
-        await stream.send_all(chunk(b"x\n" * count))
+        await stream.send_all(chunk(UNKNOWN * count))
         began = trio.current_time()
         while trio.current_time() < began + 1:
             await stream.send_all(chunk(b"\n"))

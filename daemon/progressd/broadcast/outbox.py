@@ -104,20 +104,27 @@ class Backlog(Generic[F]):
         self.size = 0
 
 
+class Holder(Protocol):
+    """Where bytes wait for somebody."""
+
+    def give_up(self) -> None:
+        """Let go of them, and of whom they wait for."""
+
+
 class Budget:
-    """The bytes that wait in all outboxes together; past the limit the slowest watchers are given up first."""
+    """The bytes that wait in all of some places together; past the limit those that hold most are given up first."""
 
     def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit
-        self._waiting: dict[SocketOutbox, int] = {}
+        self._waiting: dict[Holder, int] = {}
         self.used = 0
         self.coalesced = 0  # messages that newer ones have replaced
 
-    def hold(self, outbox: "SocketOutbox", size: int) -> None:
-        """So many bytes wait in this outbox now."""
-        self.used += size - self._waiting.pop(outbox, 0)
+    def hold(self, holder: Holder, size: int) -> None:
+        """So many bytes wait there now."""
+        self.used += size - self._waiting.pop(holder, 0)
         if size:
-            self._waiting[outbox] = size
+            self._waiting[holder] = size
         while self.used > self.limit:
             slowest = max(self._waiting, key=self._waiting.__getitem__)
             self.used -= self._waiting.pop(slowest)

@@ -1,23 +1,28 @@
 """From lines to events and back: what a producer had ready becomes one batch, and each line gets its answer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Final
 
 from msgspec import UNSET
 
-from progressd.ingest import Outcome, Submitting
+from progressd.ingest import Outcome
 from progressd.producers.lines import Answer, Line, NumberedLine, read_line
+
+CHUNK: Final = 16384  # bytes read at once; some 100 lines, or 8,000 that are nonsense and take 60 ms to say so
+ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
 
 
 class Intake:
     """Lines that were read together. `job_id`: the job of those that do not name one; naming another is refused.
 
-    `asks`: whether a line asks for an answer, or is bad and gets one.
+    `asks`: whether a line asks for an answer, or is bad and gets one. `bad`: how many are.
     """
 
     def __init__(self, lines: Iterable[NumberedLine], job_id: str | None = None) -> None:
         self._read = [read_line(number, line, job_id) for number, line in lines]
         self.events = [line.event for line in self._read if isinstance(line, Line)]
-        self.asks = any(line.ref is not UNSET or not isinstance(line, Line) for line in self._read)
+        self.bad = len(self._read) - len(self.events)
+        self.asks = self.bad > 0 or any(line.ref is not UNSET for line in self._read)
 
     def __len__(self) -> int:
         return len(self._read)
@@ -26,9 +31,3 @@ class Intake:
         """An answer for each line, in order, from the outcomes of the events."""
         decided = iter(outcomes)
         return [line.answer(next(decided), store_id) if isinstance(line, Line) else line for line in self._read]
-
-
-async def take_lines(ingest: Submitting, lines: Sequence[NumberedLine], job_id: str | None = None) -> list[Answer]:
-    """Hand lines in and wait until all of them are durable; their answers. Raises Unavailable."""
-    intake = Intake(lines, job_id)
-    return intake.answers(await ingest.submit(*intake.events), ingest.store_id)

@@ -15,13 +15,11 @@ from progressd.core.closing import Closing
 from progressd.core.errors import ProgressdError
 from progressd.core.messages import encode
 from progressd.ingest import Ingest, Outcome
-from progressd.producers.intake import Intake
+from progressd.producers.intake import ANSWERS_MOST, CHUNK, Intake
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import Sweep
 
-CHUNK: Final = 16384  # bytes read at once; some 100 lines, or 8,000 that are nonsense and take 60 ms to say so
 PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
-ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
 
 log = structlog.get_logger(__name__)
 

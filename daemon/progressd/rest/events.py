@@ -41,7 +41,7 @@ async def _take(job_id: str | None) -> Response:
         job = await daemon.ingest.submit_one(event)
         return json_response(Answer(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
     pieces = Pieces(request, limits, math.inf, in_its_time=True)
-    answers = LineAnswers(pieces, LineSplitter(most), daemon.ingest, job_id, daemon.streams)
+    answers = LineAnswers(pieces, LineSplitter(most), daemon.ingest, job_id, daemon.streams, daemon.budget)
     await answers.begin()
     response = Response(answers, content_type=LINES)
     response.timeout = None

@@ -4,6 +4,7 @@ Both directions go on at once (RFC 9112 §9.3 has nothing against it), and neith
 once, and who does not read the answers is read no further when too many of them wait.
 """
 
+from collections import deque
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final
@@ -13,15 +14,19 @@ import trio
 from msgspec import UNSET
 from quart.wrappers.response import ResponseBody
 
-from progressd.core.errors import ProgressdError, Stopping
+from progressd.broadcast.outbox import Budget
+from progressd.core.errors import InvalidInput, ProgressdError, Stalled, Stopping
 from progressd.ingest import Submitting
-from progressd.producers.intake import take_lines
-from progressd.producers.lines import LineSplitter, refusal
+from progressd.producers.intake import ANSWERS_MOST, CHUNK, Intake
+from progressd.producers.lines import LineSplitter, NumberedLine, refusal
 from progressd.rest.body import Pieces
 from progressd.rest.open_streams import OpenStreams
 
-# Bytes of answers that may wait. Many clients read none before they have sent all, so that few would lock them up.
-WAITING_MOST: Final = 16 * 1024 * 1024
+# Bytes of answers that may wait for all clients together; ANSWERS_MOST for each is much, because many read none before
+# they have sent all. Whoever keeps most of it is given up.
+ALL_ANSWERS_MOST: Final = 4 * ANSWERS_MOST
+TURN_MOST: Final = 500  # lines at once, which take 4 ms if they are nonsense: others want to be heard too
+BAD_MOST: Final = 1000  # lines that are no events, after which it is not worth reading on
 SEND_MOST: Final = 65536  # bytes sent at once
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -31,13 +36,24 @@ class LineAnswers(ResponseBody):
     """`begin` first, as long as the request may still be refused as a whole; then it is the body of the response."""
 
     def __init__(
-        self, pieces: Pieces, splitter: LineSplitter, ingest: Submitting, job_id: str | None, streams: OpenStreams
+        self,
+        pieces: Pieces,
+        splitter: LineSplitter,
+        ingest: Submitting,
+        job_id: str | None,
+        streams: OpenStreams,
+        budget: Budget,
     ) -> None:
         self._pieces = pieces
         self._splitter = splitter
         self._ingest = ingest
         self._job_id = job_id
         self._streams = streams
+        self._budget = budget
+        self._piece = b""  # of the body, of which so much is not yet split
+        self._lines = deque[NumberedLine]()  # to be taken
+        self._ended = False  # the body
+        self._bad = 0  # lines
         self._waiting = bytearray()  # to be sent
         self._over = False  # all that will be taken is taken
         self._stopping = False
@@ -62,6 +78,7 @@ class LineAnswers(ResponseBody):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._pieces.discard()
+        self._budget.hold(self, 0)
         await self._stack.__aexit__(kind, error, traceback)
 
     def __aiter__(self) -> "LineAnswers":
@@ -75,6 +92,7 @@ class LineAnswers(ResponseBody):
             await self._news.wait()
         piece = bytes(self._waiting[:SEND_MOST])
         del self._waiting[:SEND_MOST]
+        self._budget.hold(self, len(self._waiting))
         self._room.set()
         return piece
 
@@ -82,33 +100,61 @@ class LineAnswers(ResponseBody):
         """Until the end. What ends it sooner is the last answer, to the first line that was not taken."""
         with self._streams.reporting(self._stop):
             while not self._over:
-                if len(self._waiting) > WAITING_MOST:
+                if len(self._waiting) > ANSWERS_MOST:
                     self._room = trio.Event()
                     await self._room.wait()
                     continue
-                number = self._splitter.number + 1
+                number = self._next_number()
                 try:
                     await self._take_next()
                 except ProgressdError as error:
-                    self._waiting += _encode_lines([refusal(UNSET, error, number)])
-                    self._over = True
+                    self._end(error, number)
+                self._budget.hold(self, len(self._waiting))
                 self._news.set()
 
     async def _take_next(self) -> None:
-        """Take the lines that come next. Raises Stalled, Stopping, Unavailable."""
-        try:
-            lines, over = self._splitter.feed(await self._next_piece()), False
-        except StopAsyncIteration:
-            lines, over = self._splitter.end(), True
-        self._waiting += _encode_lines(await take_lines(self._ingest, lines, self._job_id))
-        self._over = over
+        """Take some lines. Raises Stalled, Stopping, Unavailable, and InvalidInput where too many are no events."""
+        if not self._lines:
+            try:
+                self._lines.extend(self._splitter.feed(await self._next_piece()))
+            except StopAsyncIteration:
+                self._lines.extend(self._splitter.end())
+                self._ended = True
+        if self._lines and self._bad > BAD_MOST:
+            raise InvalidInput(f"more than {BAD_MOST} lines were no events: no more of them are taken")
+        intake = Intake([self._lines.popleft() for _ in range(min(TURN_MOST, len(self._lines)))], self._job_id)
+        self._bad += intake.bad
+        answers = intake.answers(await self._ingest.submit(*intake.events), self._ingest.store_id)
+        if not self._over:
+            self._waiting += _encode_lines(answers)
+            self._over = self._ended and not self._lines
+
+    def _next_number(self) -> int:
+        return self._lines[0][0] if self._lines else self._splitter.number + 1
+
+    def _end(self, error: ProgressdError, number: int) -> None:
+        if not self._over:
+            self._waiting += _encode_lines([refusal(UNSET, error, number)])
+            self._over = True
 
     async def _next_piece(self) -> bytes:
         with trio.CancelScope() as self._reading:
             if self._stopping:
                 self._reading.cancel()
-            return await anext(self._pieces)
+            if not self._piece:
+                self._piece = await anext(self._pieces)
+            piece, self._piece = self._piece[:CHUNK], self._piece[CHUNK:]
+            return piece
         raise Stopping("the daemon is stopping")
+
+    def give_up(self) -> None:
+        """For the budget: let go of what waits for a client that does not read it, and read no further."""
+        del self._waiting[self._waiting.find(b"\n") + 1 :]  # but for the rest of what has been sent in part
+        self._end(
+            Stalled("the answers are not read, and no more of them can be kept: some are missing"), self._next_number()
+        )
+        self._room.set()
+        self._reading.cancel()
 
     def _stop(self) -> None:
         """Read no further."""

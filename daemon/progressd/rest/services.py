@@ -15,6 +15,7 @@ from werkzeug.exceptions import NotFound
 from progressd.auth.admission import Admission
 from progressd.auth.identity import EVERYBODY, Identity
 from progressd.auth.sight import Sight, Sights
+from progressd.broadcast.outbox import Budget
 from progressd.config import Settings
 from progressd.core.errors import InvalidInput
 from progressd.files import Files
@@ -24,6 +25,7 @@ from progressd.rest.gate import Gate, who_asks
 from progressd.rest.gauges import Gauges
 from progressd.rest.idempotency import IdempotencyKeys
 from progressd.rest.job_answers import JobAnswers
+from progressd.rest.line_answers import ALL_ANSWERS_MOST
 from progressd.rest.open_streams import OpenStreams
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ class Services:
     gate: Gate = field(init=False)
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
+    budget: Budget = field(default_factory=lambda: Budget(ALL_ANSWERS_MOST))  # of the answers to producers
 
     def __post_init__(self) -> None:
         self._look(self.sights.of(EVERYBODY))
