@@ -225,10 +225,19 @@ class Daemon:
             raise RuntimeError("the daemon has ended though nobody told it to stop")
 
     def _listener(self, connections: trio.Nursery) -> Listener:
-        limits, encrypted = self.settings.limits, encrypted_by(self.settings)
-        listener = Listener(self.watchers.handle, self.http, connections, limits, self.ledger, encrypted, self.base)
+        encrypted = encrypted_by(self.settings)
+        listener = Listener(
+            self.watchers.handle,
+            self.http,
+            connections,
+            self.settings.limits,
+            self.ledger,
+            encrypted,
+            self.base,
+            self.settings.server.trusted_proxies,
+        )
         self.reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
-        self.reload.register(lambda settings: partial(listener.use, settings.limits))
+        self.reload.register(lambda settings: partial(listener.use, settings))
         return listener
 
     async def _until_told_to_stop(self, signals: AsyncIterator[int], notify: Notifier) -> None:

@@ -1,6 +1,7 @@
 """Limits for each client: how often it may ask, how many files may come in, and whose address counts."""
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -207,6 +208,20 @@ async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) ->
             assert (await again.ask("/api/health")).status == 200
         await second.stream.aclose()
         assert daemon.daemon.ledger.counts["refused", "too many open of address"] == 1
+
+
+async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(tmp_path: Path) -> None:
+    limits = {"max_open_per_address": 2, "unlimited": (), "max_connections_per_address": 1}
+    server = {"port": 0, "trusted_proxies": ("127.0.0.3",)}
+    async with running_daemon(tmp_path, limits=limits, server=server) as daemon, AsyncExitStack() as stack:
+        for number in range(4):
+            headers = {"X-Forwarded-For": f"192.0.2.{number}"}
+            proxied = Peer(await daemon.connect(local="127.0.0.3"))
+            stack.push_async_exit(proxied)
+            assert (await proxied.ask("/api/health", headers)).status == 200
+            await stack.enter_async_context(daemon.watch(headers=headers, local="127.0.0.3"))
+        with pytest.raises(ConnectionRejected):
+            await stack.enter_async_context(daemon.watch(headers=headers, local="127.0.0.3"))
 
 
 async def test_what_the_gate_refuses_is_in_the_metrics(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from wsproto.utilities import ProtocolError
 
 from progressd.accepting import accept_forever
 from progressd.auth.addresses import networks, within
-from progressd.config.settings import Limits
+from progressd.config.settings import Limits, Settings
 from progressd.core.base_path import BasePath
 from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TOO_MANY_OF_ADDRESS, Ledger
 from progressd.ws.turnstile import Turnstile
@@ -185,6 +185,7 @@ class Listener:
         ledger: Ledger,
         encrypted: Encrypted | None = None,
         base: BasePath = ROOT,
+        trusted_proxies: tuple[str, ...] = (),
     ) -> None:
         self._ledger = ledger
         self._encrypted = encrypted
@@ -193,14 +194,16 @@ class Listener:
         self._http = http
         self._connections = connections
         self._limits = limits
+        self._trusted_proxies = trusted_proxies
         self._turnstile = Turnstile()  # for handshakes
         self._of_address: Counter[str] = Counter()
         self._draining = False
         self._heads: dict[trio.CancelScope, Connection] = {}  # whose first request is still to come, oldest first
 
-    def use(self, limits: Limits) -> None:
-        """Limits that have been read again."""
-        self._limits = limits
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again."""
+        self._limits = settings.limits
+        self._trusted_proxies = settings.server.trusted_proxies
 
     def encrypt(self, encrypted: Encrypted | None) -> None:
         """From here on new connections are made by this; those there are stay."""
@@ -268,7 +271,9 @@ class Listener:
     async def _asks_for_websocket(self, connection: Connection) -> bool:
         """Or else it is done with."""
         limits, address = self._limits, connection.peer
-        if self._of_address[address] > limits.max_open_per_address and not within(address, networks(limits.unlimited)):
+        # what a proxy forwards is of many clients, each of whom has its places, uploads and requests counted
+        exempt = networks(limits.unlimited + self._trusted_proxies)
+        if self._of_address[address] > limits.max_open_per_address and not within(address, exempt):
             connection.fate = TOO_MANY_OF_ADDRESS
             return False
         self._make_room()
