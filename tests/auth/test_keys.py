@@ -9,20 +9,21 @@ import keys
 import pytest
 import trio
 from click.testing import CliRunner, Result
+from http_client import FORM_TYPE, file_part
 from hypothesis import given
 from hypothesis import strategies as st
 from keys import SECRET, bearer
-from peer import Peer, Response
+from peer import Peer, Response, request
 from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope, decide
 from progressd.auth.keys import hashed, new_secret, read_keys
 from progressd.auth.tokens import new_token
 from progressd.cli import main
 from progressd.core.errors import NotFound, OutOfScope, SettingsError, Unauthorized
-from samples import job
+from samples import ID, job
 from trio_websocket import ConnectionRejected
 from waiting import eventually
 
-from daemon import RunningDaemon, running_daemon
+from daemon import RunningDaemon, registered, running_daemon
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -156,6 +157,48 @@ async def test_an_expired_key_is_refused(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         response = await ask(daemon, "/api/jobs", bearer(secret))
         assert (response.status, response.json["message"]) == (401, "the key old has expired")
+
+
+UNDER_WAY = {
+    "a long poll": (f"/api/jobs/{ID}?since=CURSOR&wait=60", {}, "GET", b""),
+    "a body": ("/api/jobs", {"Content-Length": "99"}, "POST", b'{"kind"'),
+    "a file": ("/api/convert", {**FORM_TYPE, "Content-Length": "99999"}, "POST", file_part()),
+    "lines": ("/api/events", {"Content-Type": "application/x-ndjson", "Content-Length": "99"}, "POST", b"{"),
+}
+
+
+@pytest.mark.parametrize("what", UNDER_WAY)
+async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.auth.admission.LOOK_EVERY", 0.05)
+    path = tmp_path / "state/keys.json"
+    secret = keys.add(path, "ci", "read", "write")
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
+        await daemon.report(registered(ID))
+        cursor = (await peer.ask(f"/api/jobs/{ID}", bearer(secret))).json["cursor"]
+        target, headers, method, body = UNDER_WAY[what]
+        asked = request(target.replace("CURSOR", cursor), {**bearer(secret), **headers}, method=method)
+        await peer.send(asked + body)
+        await eventually(lambda: daemon.daemon.admission._held)
+        keys.revoke(path, "ci")
+        answer = await peer.response()
+        assert (answer.status, answer.json["error"]) == (401, "unauthorized")
+        assert answer.json["message"] == "there is no such key, or it has been revoked"
+        assert answer.headers.get("connection") == (None if method == "GET" else "close")
+
+
+async def test_who_loses_the_key_once_the_answer_has_begun_gets_no_more_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.auth.admission.LOOK_EVERY", 0.05)
+    path = tmp_path / "state/keys.json"
+    secret = keys.add(path, "ci", "read")
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
+        await peer.send(request("/api/events", bearer(secret)))
+        assert (await peer.receive()).startswith(b"HTTP/1.1 200 ")
+        keys.revoke(path, "ci")
+        assert b"HTTP/1.1" not in await peer.rest()
 
 
 async def test_a_file_that_breaks_changes_nothing(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ async def test_a_page_can_send_it_as_a_subprotocol(side: Side, others: list[str]
     assert f"sec-websocket-protocol: {[*others, name][0]}\r\n".lower().encode() in head.lower()
 
 
+async def test_one_that_expires_while_a_client_waits_is_refused(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progressd.auth.admission.LOOK_EVERY", 0.05)
+    admission = side.daemon.daemon.admission
+    [key] = admission._keys.values()
+    token = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
+    async with Peer(await side.daemon.connect()) as peer:
+        job = (await peer.ask(f"/api/jobs/{MINE}?token={token}")).json
+        answer = await peer.ask(f"/api/jobs/{MINE}?since={job['cursor']}&wait=60&token={token}")
+    assert (answer.status, answer.json["message"]) == (401, "the token has expired")
+
+
 async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> None:
     admission = side.daemon.daemon.admission
     [key] = admission._keys.values()

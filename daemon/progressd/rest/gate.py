@@ -18,7 +18,7 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
 from progressd.auth.limits import Standing
 from progressd.config import Settings
-from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, TooManyUploads
+from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, TooManyUploads, Unauthorized
 from progressd.core.headers import header
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.at_once import answer_at_once
@@ -42,6 +42,21 @@ OF_ALL_TOPICS: Final = (*OF_TOPICS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 OF_TOKENS: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # who may look may have somebody else look
 WHO: Final = "progressd.who"  # the key in an ASGI scope
+
+
+class Answering:
+    """Sends a response; `marks` are headers that it gets beside its own, `begun` is whether there is one already."""
+
+    def __init__(self, send: ASGISendCallable) -> None:
+        self._send = send
+        self.marks: list[tuple[bytes, bytes]] = []
+        self.begun = False
+
+    async def __call__(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            message = {**message, "headers": [*message["headers"], *self.marks]}
+        await self._send(message)
 
 
 class Gate:
@@ -69,17 +84,20 @@ class Gate:
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
-            marks: list[tuple[bytes, bytes]] = []
+            answering = Answering(send)
             try:
-                marks = self._count(scope)
+                answering.marks = self._count(scope)
                 who = self.admit(scope)
                 with self._uploading(scope), trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
-                    await self._app(scope, receive, _marking(send, marks) if marks else send)
+                    await self._app(scope, receive, answering)
+                if serving.cancelled_caught and not answering.begun:
+                    self.admit(scope)
+                    raise Unauthorized("the key has changed meanwhile: ask again")
             except ProgressdError as error:
                 self.refused[str(error.status)] += 1
                 if isinstance(error, RateLimited):
-                    marks = _standing_marks(self.standing(cast("Mapping[str, Any]", scope)))
-                await _refuse(error, receive, _marking(send, marks) if marks else send)
+                    answering.marks = _standing_marks(self.standing(cast("Mapping[str, Any]", scope)))
+                await _refuse(error, receive, answering)
             return
         await self._app(scope, receive, send)
 
@@ -157,15 +175,6 @@ def _standing_marks(left: Standing) -> list[tuple[bytes, bytes]]:
     reset = math.ceil(time.time() + left.reset_in)
     said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
     return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
-
-
-def _marking(send: ASGISendCallable, marks: list[tuple[bytes, bytes]]) -> ASGISendCallable:
-    async def marked(message: ASGISendEvent) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], *marks]}
-        await send(message)
-
-    return marked
 
 
 def _require_theirs(who: Identity, path: str) -> None:

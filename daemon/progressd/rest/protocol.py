@@ -160,7 +160,7 @@ class Protocol(H11Protocol):
             self._bound_the_end()
             if self.connection.their_state is h11.SEND_BODY:
                 await trio.lowlevel.checkpoint()  # what there is of the request's body is read
-            if self._is_last():
+            if self._is_last() and (b"connection", b"close") not in event.headers:
                 event = h11.Response(status_code=event.status_code, headers=[*event.headers, (b"connection", b"close")])
         try:
             data = self.connection.send(event)
