@@ -3,6 +3,7 @@
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import keys
@@ -72,10 +73,8 @@ def test_clients_without_number_do_not_fill_the_memory() -> None:
         ("10.0.0.1", {"x-forwarded-for": "192.0.2.7:4711"}, "192.0.2.7"),
         ("10.0.0.1", {"x-forwarded-for": "1.1.1.1, nonsense"}, "10.0.0.1"),
         ("10.0.0.1", {"x-forwarded-for": ""}, "10.0.0.1"),
-        ("10.0.0.1", {"forwarded": "for=192.0.2.7;proto=https", "x-forwarded-for": "1.1.1.1"}, "192.0.2.7"),
-        ("10.0.0.1", {"forwarded": 'proto=https;For="[2001:db8::1]:4711"'}, "2001:db8::1"),
-        ("10.0.0.1", {"forwarded": "for=1.1.1.1, for=192.0.2.7"}, "192.0.2.7"),
-        ("10.0.0.1", {"forwarded": "for=1.1.1.1, for=_hidden"}, "10.0.0.1"),
+        ("10.0.0.1", {"x-forwarded-for": "192.0.2.7", "forwarded": "for=1.1.1.1"}, "192.0.2.7"),
+        ("10.0.0.1", {"forwarded": "for=1.1.1.1"}, "10.0.0.1"),
         ("unix", {"x-forwarded-for": "1.1.1.1"}, "unix"),
     ],
 )
@@ -86,9 +85,26 @@ def test_the_client_is_the_first_from_the_right_that_is_no_proxy(
     assert client_address(peer, raw, PROXY) == client
 
 
-@given(st.binary(), st.sampled_from([b"forwarded", b"x-forwarded-for"]))
-def test_whatever_a_proxy_says_there_is_an_address(value: bytes, name: bytes) -> None:
-    assert client_address("10.0.0.1", [(name, value)], PROXY)
+@pytest.mark.parametrize(
+    ("said", "client"),
+    [
+        ("for=192.0.2.7;proto=https", "192.0.2.7"),
+        ('proto=https;For="[2001:db8::1]:4711"', "2001:db8::1"),
+        ("for=1.1.1.1, for=192.0.2.7", "192.0.2.7"),
+        ("for=1.1.1.1, for=_hidden", "10.0.0.1"),
+        ('for="1.1.1.1, for=192.0.2.7', "192.0.2.7"),
+        ("192.0.2.7", "10.0.0.1"),
+    ],
+)
+def test_a_proxy_may_write_the_header_of_rfc_7239_instead(said: str, client: str) -> None:
+    raw = [(b"x-forwarded-for", b"1.1.1.1"), (b"forwarded", said.encode())]
+    assert client_address("10.0.0.1", raw, PROXY, "Forwarded") == client
+    assert client_address("10.0.0.1", raw, PROXY) == "1.1.1.1"
+
+
+@given(st.binary(), st.sampled_from(["Forwarded", "X-Forwarded-For"]))
+def test_whatever_a_proxy_says_there_is_an_address(value: bytes, name: Any) -> None:
+    assert client_address("10.0.0.1", [(name.lower().encode(), value)], PROXY, name)
 
 
 def test_an_impossible_network_is_a_sentence() -> None:
@@ -132,6 +148,7 @@ async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(tmp_p
     async with running_daemon(tmp_path, limits=FEW, server=server) as daemon, client_of(daemon) as client:
         assert await statuses(client, 4, **{"X-Forwarded-For": "192.0.2.1"}) == [200, 200, 200, 429]
         assert await statuses(client, 4, **{"X-Forwarded-For": "192.0.2.2"}) == [200, 200, 200, 429]
+        assert await statuses(client, 1, **{"X-Forwarded-For": "192.0.2.2", "Forwarded": "for=127.0.0.1"}) == [429]
         assert await statuses(client, 4, **bearer(secret)) == [200, 200, 200, 429]
         assert await statuses(client, 2, **{"X-API-Key": "wrong"}) == [401, 401]
 

@@ -8,9 +8,13 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+from progressd.config.settings import Forwarding
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+XFF: Final = "X-Forwarded-For"
 
 _FOR = re.compile(r"""(?:^|;)\s*for=("?)([^;"]*)\1""", re.IGNORECASE)
 _PORT = re.compile(r"(?:\[(.*)\]|([^:]*))(?::[0-9]+)?")
@@ -33,12 +37,17 @@ def within(address: str, among: Iterable[Network]) -> bool:
     return any(found in network for network in among)
 
 
-def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> str:
-    """The client's address, from that of the peer and the headers `Forwarded` (RFC 7239) or `X-Forwarded-For`."""
+def client_address(
+    peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network], header: Forwarding = XFF
+) -> str:
+    """The client's address, from that of the peer and the header that the trusted proxies write.
+
+    Any other, the client may have written: a proxy lets through what it does not know.
+    """
     if not trusted or not within(peer, trusted):
         return peer
     client = peer
-    for said in _said(list(headers)):
+    for said in _said(headers, header):
         if not within(client, trusted):
             break
         if not _is_address(said):
@@ -47,14 +56,12 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: S
     return client
 
 
-def _said(headers: Sequence[tuple[bytes, bytes]]) -> Iterator[str]:
+def _said(headers: Iterable[tuple[bytes, bytes]], header: Forwarding) -> Iterator[str]:
     """What the proxies have said, the nearest first."""
-    for name, read in ((b"forwarded", _of_forwarded), (b"x-forwarded-for", str.strip)):
-        values = [value.decode("latin-1") for key, value in headers if key.lower() == name]
-        if values:
-            for element in reversed(",".join(values).split(",")):
-                yield _without_port(read(element))
-            return
+    name = header.lower().encode()
+    values = [value.decode("latin-1") for key, value in headers if key.lower() == name]
+    for element in reversed(",".join(values).split(",")):
+        yield _without_port(element.strip() if header == XFF else _of_forwarded(element))
 
 
 def _of_forwarded(element: str) -> str:

@@ -51,4 +51,5 @@ class Allowance:
 
     def address(self, peer: str, headers: Headers) -> str:
         """The sender's address, also behind proxies."""
-        return client_address(peer, headers, networks(self._settings.server.trusted_proxies))
+        server = self._settings.server
+        return client_address(peer, headers, networks(server.trusted_proxies), server.forwarded_header)

@@ -9,7 +9,6 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
-from progressd.auth.addresses import client_address, networks
 from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance
 from progressd.auth.browsers import check_host, check_origin
@@ -77,9 +76,8 @@ class Watchers:
 
     async def ws_handler(self, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
-        trusted = networks(self._settings.server.trusted_proxies)
         connection, headers = websocket.connection, websocket.headers
-        peer, connection.peer = connection.peer, client_address(connection.peer, headers, trusted)
+        peer, connection.peer = connection.peer, self._allowance.address(connection.peer, headers)
         try:
             self._allowance.take(peer, headers)
             self._admit(websocket)
