@@ -23,6 +23,7 @@ SWEEP_STEP: Final = 100  # directories looked at in one go
 SWEPT_AFTER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
 DRIFT: Final = timedelta(hours=1)  # that a clock may be set ahead, and is believed at once
 FASTEST: Final = 24  # seconds by which retention follows the clock in one: an hour off takes it minutes, a month a day
+PLACES: Final = 40  # in the stream that are noted in the time that jobs are kept
 PAUSE: Final = 0.05  # seconds between two steps
 
 log = structlog.get_logger(__name__)
@@ -40,7 +41,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
     count = 0
     try:
         seen = await store.last_seen()
-        before = await _time(store) - timedelta(seconds=max(keep, SWEPT_AFTER))
+        before = await _time(store, keep) - timedelta(seconds=max(keep, SWEPT_AFTER))
         async with aclosing(files.older_than(before, SWEEP_STEP)) as steps:
             async for names in steps:
                 if seen is None:
@@ -65,17 +66,15 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
     while True:
         elapsed, looked = trio.current_time() - looked, trio.current_time()
         try:
-            now = await _time(store, elapsed)
-            before = now - timedelta(seconds=keep)
-            # Where the clock has jumped back, what ended after a job that is kept is kept.
-            below = await store.first_finished_within(before, now)
+            before = await _time(store, keep, elapsed) - timedelta(seconds=keep)
+            below = await store.reached_after(before)  # what ended later is kept, where a clock that was late says else
             await _delete_finished(before, below, store, registry, files)
         except (StoreFailed, OSError) as error:
             log.error("cannot delete old jobs and their files, the next look will", error=str(error))
         await trio.sleep(INTERVAL)
 
 
-async def _time(store: Store, elapsed: float = 0) -> datetime:
+async def _time(store: Store, keep: float, elapsed: float = 0) -> datetime:
     """The time that retention goes by, with `elapsed` seconds since it was asked for: the clock's, unless that jumps.
 
     It follows the clock, ahead or back, no faster than FASTEST allows, also from one daemon to the next: a wrong clock
@@ -85,7 +84,7 @@ async def _time(store: Store, elapsed: float = 0) -> datetime:
     kept = await store.kept_time() or await store.last_seen() or clock
     most = timedelta(seconds=FASTEST * elapsed)
     kept += max(-most, min(clock - kept, most))
-    await store.keep_time(kept)
+    await store.keep_time(kept, keep / PLACES)
     return min(clock, kept + DRIFT)
 
 

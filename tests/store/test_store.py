@@ -246,15 +246,22 @@ async def test_deletion_takes_the_oldest_ends_and_their_changes_and_leaves_the_r
     assert [change.offset for change in await store.changes(0, 100, 100)] == [1, 2, 6]
 
 
-async def test_the_first_end_within_a_time_goes_by_its_place_and_deletion_stops_below_it(store: SQLiteStore) -> None:
+async def test_the_place_that_was_reached_after_a_time(open_store: OpenStore) -> None:
+    store = open_store()
+    assert await store.reached_after(NOW) is None
+    for days in range(5):  # the clock of the jobs is years late
+        await store.keep_time(NOW + timedelta(days=days), 1.5 * 86400)
+        await store.commit([replace(ended(days + 1, NOW - timedelta(days=3650)), offset=10 * days + 10)], [])
+    for one in (store, open_store()):
+        assert [await one.reached_after(NOW + timedelta(days=days)) for days in range(6)] == [1, 21, 21, 41, 41, None]
+
+
+async def test_deletion_stops_below_a_place(store: SQLiteStore) -> None:
     days = {1: 9, 2: 1, 3: 2, 4: 8, 5: 3}  # since then; 4 ended under a clock that was a week late
     ends = {1: 95, 2: 70, 3: 80, 4: 90, 5: 75}
     await store.commit(
         [replace(ended(number, NOW - timedelta(days=days[number])), offset=ends[number]) for number in days], []
     )
-    assert await store.first_finished_within(NOW - timedelta(days=4), NOW) == 70
-    assert await store.first_finished_within(NOW - timedelta(days=4), NOW - timedelta(days=1.5)) == 75
-    assert await store.first_finished_within(NOW - timedelta(days=10), NOW - timedelta(days=9.5)) is None
     assert await store.delete_finished(NOW, 10, 80) == ids(2, 5)
     assert await store.delete_finished(NOW - timedelta(days=5), 10, 80) == []
     assert await store.delete_finished(NOW - timedelta(days=5), 10, 95) == ids(4)
@@ -404,6 +411,6 @@ async def test_the_time_that_retention_goes_by_outlives_the_daemon(open_store: O
     store = open_store()
     assert await store.kept_time() is None
     for time in (NOW + timedelta(hours=1, microseconds=5), NOW):
-        await store.keep_time(time)
+        await store.keep_time(time, 0)
         assert await store.kept_time() == time
     assert await open_store().kept_time() == NOW

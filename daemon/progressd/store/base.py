@@ -103,20 +103,20 @@ class Store(Protocol):
     def oldest_cursor(self) -> int:
         """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
 
-    async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
-        """The place of the first end, `Job.offset`, of those in this time, None where there is none.
-
-        It costs as much as there are ends before it, however many follow.
-        """
-
     async def last_seen(self) -> datetime | None:
         """The newest time known from before the store was opened: of a job's end or, if it came later, creation."""
 
     async def kept_time(self) -> datetime | None:
         """What `keep_time` was given last, be it by an earlier daemon."""
 
-    async def keep_time(self, time: datetime) -> None:
-        """Keep the time that retention goes by."""
+    async def keep_time(self, time: datetime, spacing: float) -> None:
+        """Keep the time that retention goes by, and every `spacing` seconds of it the place of the newest end."""
+
+    async def reached_after(self, time: datetime) -> int | None:
+        """A place that was reached after that time, by what `keep_time` has kept; None where none is known.
+
+        A job that ended there or later ended after that time, whatever the clock said.
+        """
 
     @property
     def longest_deletion(self) -> float:

@@ -12,13 +12,6 @@ from progressd.store.documents import JOB, Told, job_of, whole
 LAST: Final = 2**63 - 1  # an offset above all
 
 
-def first_within(db: sqlite3.Connection, since: datetime, upto: datetime) -> int | None:
-    """The offset of the first end in this time."""
-    query = "SELECT offset FROM jobs WHERE completed_at >= ? AND completed_at < ? ORDER BY offset LIMIT 1"
-    row: tuple[int] | None = db.execute(query, (_second(since), _second(upto))).fetchone()
-    return None if row is None else row[0]
-
-
 def before(db: sqlite3.Connection, time: datetime, most: int, below: int | None, told: Told) -> list[Job]:
     """The first `most` jobs that ended before then, with an offset below, if one is given."""
     query = f"SELECT {JOB} FROM jobs WHERE completed_at < ? AND offset < ? ORDER BY offset"

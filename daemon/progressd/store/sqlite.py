@@ -22,7 +22,7 @@ from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.shortage import in_thread, passes
-from progressd.store import ends, lists, schema
+from progressd.store import clock, ends, lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
 from progressd.store.deleting import Pace, delete
@@ -109,10 +109,6 @@ class SQLiteStore:
         jobs, batches = list(jobs), list(batches)
         await self._transaction(lambda db: keep(db, jobs, changes, batches))
 
-    async def first_finished_within(self, since: datetime, upto: datetime) -> int | None:
-        """See Store."""
-        return await self._in_thread(lambda: ends.first_within(self._lister, since, upto), self._listing)
-
     async def last_seen(self) -> datetime | None:
         """See Store."""
         read = partial(ends.newest_time, self._reader, self.first_offset, self._pass_over)
@@ -120,15 +116,15 @@ class SQLiteStore:
 
     async def kept_time(self) -> datetime | None:
         """See Store."""
-        rows = await self._read("SELECT value FROM meta WHERE key = 'time'")
-        return datetime.fromisoformat(rows[0][0]) if rows else None
+        return await self._in_thread(lambda: clock.kept_time(self._reader), self._reading)
 
-    async def keep_time(self, time: datetime) -> None:
+    async def keep_time(self, time: datetime, spacing: float) -> None:
         """See Store."""
-        await self._write(
-            "INSERT INTO meta VALUES ('time', ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-            [(time.isoformat(),)],
-        )
+        await self._transaction(lambda db: clock.keep_time(db, time, spacing))
+
+    async def reached_after(self, time: datetime) -> int | None:
+        """See Store."""
+        return await self._in_thread(lambda: clock.reached_after(self._reader, time), self._reading)
 
     async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
         """See Store."""
