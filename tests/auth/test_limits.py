@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keys import bearer
 from peer import Peer, request
-from progressd.auth.addresses import client_address, networks
+from progressd.auth.addresses import client_address, counted_as, networks
 from progressd.auth.limits import BUCKETS_MOST, RateLimits
 from progressd.config import load
 from progressd.core.errors import RateLimited, SettingsError
@@ -107,6 +107,28 @@ def test_whatever_a_proxy_says_there_is_an_address(value: bytes, name: Any) -> N
     assert client_address("10.0.0.1", [(name.lower().encode(), value)], PROXY, name)
 
 
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::1", "2001:db8:0:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("unix", "unix"),
+        ("a:b", "a:b"),
+    ],
+)
+def test_an_address_of_ipv6_counts_as_its_64(address: str, counted: str) -> None:
+    assert counted_as(address) == counted
+
+
+@given(st.text() | st.ip_addresses().map(str))
+def test_whatever_is_counted_has_one_spelling(text: str) -> None:
+    assert counted_as(counted_as(text)) == counted_as(text)
+
+
 def test_an_impossible_network_is_a_sentence() -> None:
     with pytest.raises(SettingsError, match=r"^server.trusted_proxies, from .*: 10.0.0.1/8 has host bits set"):
         load(None, {"PROGRESSD_SERVER_TRUSTED_PROXIES": "10.0.0.1/8"}, {})
@@ -183,6 +205,26 @@ async def test_a_handshake_with_a_key_is_the_keys(tmp_path: Path) -> None:
                 pass
         async with daemon.watch(local="127.0.0.4"):
             pass
+
+
+async def test_who_has_many_addresses_of_ipv6_has_one_share(tmp_path: Path) -> None:
+    limits = {**FEW, "max_connections_per_address": 1, "max_uploads_per_address": 1}
+    server = {"trusted_proxies": ("127.0.0.1",)}
+    async with running_daemon(tmp_path, limits=limits, server=server) as daemon, client_of(daemon) as client:
+        for subnet, codes in ((1, [200, 200, 200, 429]), (2, [200, 200, 200, 429])):
+            asked = [{"X-Forwarded-For": f"2001:db8:0:{subnet}::{number}"} for number in range(4)]
+            assert [(await client.get("/api/jobs", headers=one)).status_code for one in asked] == codes
+        ours, more, others = [{"X-Forwarded-For": f"2001:db8:0:{end}"} for end in ("3::1", "3::2", "4::1")]
+        async with daemon.watch(headers=ours):
+            with pytest.raises(ConnectionRejected):
+                async with daemon.watch(headers=more):
+                    pass
+            async with daemon.watch(headers=others):
+                pass
+        async with Peer(await daemon.connect()) as slow:
+            await slow.send(request("/api/convert", {**FORM_TYPE, **others, "Content-Length": "999"}, method="POST"))
+            await eventually(lambda: daemon.daemon.gate._uploads.total() == 1)
+            assert daemon.daemon.gate._uploads == {"2001:db8:0:4::/64": 1}
 
 
 async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:

@@ -37,6 +37,19 @@ def within(address: str, among: Iterable[Network]) -> bool:
     return any(found in network for network in among)
 
 
+def counted_as(address: str) -> str:
+    """What an address counts as in limits: IPv6 by /64, which is what one client gets and may use all of."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
+
+
 def client_address(
     peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network], header: Forwarding = XFF
 ) -> str:

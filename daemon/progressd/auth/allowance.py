@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import trio
 
-from progressd.auth.addresses import client_address, networks, within
+from progressd.auth.addresses import client_address, counted_as, networks, within
 from progressd.auth.admission import Admission
 from progressd.auth.limits import RateLimits, Standing
 from progressd.config import Settings
@@ -47,7 +47,7 @@ class Allowance:
             key = self._admission.who(list(headers), "").key
         except Unauthorized:
             key = ""
-        return key or self.address(peer, headers)
+        return key or counted_as(self.address(peer, headers))
 
     def address(self, peer: str, headers: Headers) -> str:
         """The sender's address, also behind proxies."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from progressd.auth.addresses import counted_as
 from progressd.config import Settings
 from progressd.core.errors import TooManyConnections, TooManyOfAddress
 
@@ -22,15 +23,16 @@ class Places:
         limits = self._limits
         if self._of_address.total() >= limits.max_connections:
             raise TooManyConnections(f"all {limits.max_connections} connections are in use")
-        if self._of_address[address] >= limits.max_connections_per_address:
+        if self._of_address[counted_as(address)] >= limits.max_connections_per_address:
             raise TooManyOfAddress(f"{address} has {limits.max_connections_per_address} connections already")
 
     def take(self, address: str) -> None:
         """One comes."""
-        self._of_address[address] += 1
+        self._of_address[counted_as(address)] += 1
 
     def give_back(self, address: str) -> None:
         """One leaves."""
-        self._of_address[address] -= 1
-        if not self._of_address[address]:
-            del self._of_address[address]
+        counted = counted_as(address)
+        self._of_address[counted] -= 1
+        if not self._of_address[counted]:
+            del self._of_address[counted]

@@ -12,6 +12,7 @@ import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from hypercorn.typing import Scope as AnyScope
 
+from progressd.auth.addresses import counted_as
 from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance, Headers
 from progressd.auth.browsers import check_host, check_origin
@@ -129,7 +130,7 @@ class Gate:
             return
         limits = self._settings.limits
         sender = _sender(cast("Mapping[str, Any]", scope))
-        address = self._allowance.address(*sender)
+        address = counted_as(self._allowance.address(*sender))
         if self._uploads.total() >= limits.max_uploads:
             raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
         if self._uploads[address] >= limits.max_uploads_per_address and self._allowance.limits(*sender):

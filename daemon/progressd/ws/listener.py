@@ -20,7 +20,7 @@ from wsproto.events import Request
 from wsproto.utilities import ProtocolError
 
 from progressd.accepting import accept_forever
-from progressd.auth.addresses import networks, within
+from progressd.auth.addresses import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
 from progressd.core.base_path import BasePath
 from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TOO_MANY_OF_ADDRESS, Ledger
@@ -225,7 +225,8 @@ class Listener:
         """The boundary of one connection: nothing gets past it but a cancellation from without."""
         connection = Connection(sock, peer)
         failed: BaseException | None = None
-        self._of_address[peer] += 1
+        counted = counted_as(peer)
+        self._of_address[counted] += 1
         self._ledger.opened()
         try:
             try:
@@ -249,9 +250,9 @@ class Listener:
         except* Exception as group:
             log.error("the end of a connection cannot be told", peer=peer, exc_info=group)
         finally:
-            self._of_address[peer] -= 1
-            if not self._of_address[peer]:
-                del self._of_address[peer]
+            self._of_address[counted] -= 1
+            if not self._of_address[counted]:
+                del self._of_address[counted]
             sock.close()
 
     async def _serve(self, connection: Connection) -> None:
@@ -273,7 +274,7 @@ class Listener:
         limits, address = self._limits, connection.peer
         # what a proxy forwards is of many clients, each of whom has its places, uploads and requests counted
         exempt = networks(limits.unlimited + self._trusted_proxies)
-        if self._of_address[address] > limits.max_open_per_address and not within(address, exempt):
+        if self._of_address[counted_as(address)] > limits.max_open_per_address and not within(address, exempt):
             connection.fate = TOO_MANY_OF_ADDRESS
             return False
         self._make_room()
