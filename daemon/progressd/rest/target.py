@@ -19,11 +19,11 @@ def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:
 
     Of a target in absolute form the authority becomes the header Host, instead of the one that came.
     """
-    target, headers = request.target, list(request.headers)
+    target, fields = request.target, None
     if absolute := _ABSOLUTE.fullmatch(target):
         authority, target = absolute.groups()
         target = target if target.startswith(b"/") else b"/" + target
-        headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
+        fields = [(b"host", authority), *(field for field in request.headers if field[0] != b"host")]
     elif target == b"*" and request.method == b"OPTIONS":
         target = b"/"
     target = base.inside(target)
@@ -32,4 +32,5 @@ def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:
         return None
     if target is request.target:
         return request
+    headers = request.headers if fields is None else fields
     return h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)
