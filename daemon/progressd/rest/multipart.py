@@ -1,5 +1,6 @@
 """A multipart form with files, which go to disk as they arrive (RFC 7578)."""
 
+import re
 from collections.abc import Collection
 from typing import Final, Protocol
 
@@ -14,6 +15,29 @@ from progressd.rest.body import Pieces
 FIELD_MOST: Final = 65536  # bytes of a field that is not a file
 OVERHEAD: Final = 1024 * 1024  # bytes beside the files; also what the decoder may hold undecided
 PARTS_MOST: Final = 20  # beside the files
+PADDING_MOST: Final = 1000  # bytes of spaces behind a boundary
+
+_UNDECIDED = re.compile(rb"-|[ \t]*\r?")  # behind a boundary, where the piece ends
+
+
+class WholeBoundaries:
+    """Cuts the pieces of a body so that none ends behind a boundary, before it shows whether that is the last one.
+
+    Else Werkzeug (seen with 3.1.9) takes half of the line break before it for content.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self._mark = b"--" + boundary
+        self.held = b""  # what comes next
+
+    def cut(self, piece: bytes) -> bytes:
+        """What goes on, of this piece and of what was held back before."""
+        data, end = self.held + piece, len(self.held) + len(piece)
+        at = data.rfind(self._mark, max(0, end - len(self._mark) - PADDING_MOST))
+        if at >= 0 and _UNDECIDED.fullmatch(data, at + len(self._mark)):
+            end = max(0, at - 2)  # before the line break
+        self.held = data[end:]
+        return data[:end]
 
 
 class Sink(Protocol):
@@ -49,9 +73,11 @@ async def receive_form(
     decoder = MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=PARTS_MOST + files_most)
     most = limits.max_upload_bytes
     reader = _Reader(decoder, inbox, file_fields, most, files_most)
+    boundaries = WholeBoundaries(boundary.encode())
     try:
         async for piece in Pieces(request, limits, files_most * most + OVERHEAD):
-            await reader.feed(piece)
+            await reader.feed(boundaries.cut(piece))
+        await reader.feed(boundaries.held)
         await reader.feed(None)
     except (ValueError, UnicodeDecodeError):
         raise InvalidInput("the multipart body is malformed, or was cut off") from None
