@@ -203,6 +203,24 @@ async def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
         assert read < 100 << 20
 
 
+async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending(tmp_path: Path) -> None:
+    async with stuck_download(tmp_path, stall_timeout=0.3) as (daemon, _), await daemon.connect() as stream:
+        [result] = [name for name in open_files() if name.startswith(str(daemon.settings.state_dir / "jobs"))]
+        await stream.send_all(get(f"/api/jobs/{Path(result).parent.name}/download", "Transfer-Encoding: chunked"))
+
+        async def send() -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(b"1\r\nx\r\n")
+                    await trio.sleep(0.05)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await eventually(lambda: daemon.daemon.ledger.open == 1)
+            await eventually(lambda: daemon.daemon.ledger.open == 0)
+            nursery.cancel_scope.cancel()
+
+
 async def read_to_the_end(stream: trio.SocketStream) -> int:
     """How many bytes come until the connection is closed, or reset."""
     read = 0

@@ -19,9 +19,11 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.typing import H11SendableEvent
 
 from progressd.core.base_path import BasePath
+from progressd.core.headers import header
 from progressd.core.messages import encode
 from progressd.rest.direct import DirectReads
 from progressd.rest.job_answers import Answer
+from progressd.rest.operations import EVENTS, LINES
 from progressd.rest.target import with_path
 
 AFTER_END: Final = 2.0  # seconds in which a client that sends no more must have the beginning of its answer
@@ -45,6 +47,7 @@ class Protocol(H11Protocol):
         self._has_body = False  # as its head says, be it an empty one
         self._answering = False  # a response to it has begun
         self._lasting = False  # which goes on for as long as the client is there
+        self.takes_lines = False  # and answers lines while more of them come
         self._ending = trio.CancelScope()
 
     async def _handle_events(self) -> None:
@@ -156,7 +159,8 @@ class Protocol(H11Protocol):
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """The head of a response leaves with what follows it."""
         if isinstance(event, h11.Response):
-            self._answering, self._lasting = True, (b"content-type", b"text/event-stream") in event.headers
+            kind = header(event.headers, b"content-type")
+            self._answering, self._lasting, self.takes_lines = True, kind == EVENTS, kind == LINES
             self._bound_the_end()
             if self.connection.their_state is h11.SEND_BODY:
                 await trio.lowlevel.checkpoint()  # what there is of the request's body is read
@@ -189,6 +193,7 @@ class Protocol(H11Protocol):
     async def _close_stream(self) -> None:
         await super()._close_stream()
         self._over.set()
+        self.takes_lines = False
 
     async def _create_stream(self, request: h11.Request) -> None:
         self._over, self._answering, self._lasting = trio.Event(), False, False

@@ -144,7 +144,7 @@ class _Server(TCPServer):
         protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
         protocol.gone, protocol.give_up, protocol.base = self.gone, self._give_up, self.base
         self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
-        cast("_HttpStream", self.stream).has_begun = protocol.has_begun
+        cast("_HttpStream", self.stream).protocol = protocol
         while True:
             try:
                 data = await self.stream.receive_some(RECEIVE_MOST)
@@ -183,7 +183,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
     Proxies do that: they send the upgrade over an idle connection that has served plain requests before.
     """
 
-    has_begun: Callable[[], bool]  # whether what comes belongs to a request whose beginning has been given out
+    protocol: Protocol  # which gets what is read
 
     def __init__(self, connection: Connection, base: BasePath, beginnings: Collection[bytes], stall: float) -> None:
         self._connection = connection
@@ -210,8 +210,8 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         with trio.CancelScope() as self._reading:
             if not self._closed:
                 data = await self._connection.receive_some(max_bytes)
-            # Many a client reads nothing before it has sent all; it is read as far as there is use for what it sends.
-            self._sending.deadline = trio.current_time() + self._stall
+            if self.protocol.takes_lines:  # many a client reads no answer before it has sent all lines
+                self._sending.deadline = trio.current_time() + self._stall
             if data and any(data[: len(one)] == one[: len(data)] for one in self._beginnings):
                 data = await self._upgrade_or(data)
         if self._closed:
@@ -223,7 +223,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         connection = self._connection
         with trio.move_on_after(WIND_UP):  # the response before it may not be quite over
             await self._between_requests.wait()
-        if not self._between_requests.is_set() or self.has_begun():
+        if not self._between_requests.is_set() or self.protocol.has_begun():
             return data
         connection.unread = data + connection.unread
         await connection.read_head()
