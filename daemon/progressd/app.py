@@ -95,15 +95,8 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
 
 
 def encrypted_by(settings: Settings, before: Settings | None = None) -> Encrypted | None:
-    """What makes the connections of the port, where they are under TLS. Raises SettingsError.
-
-    `before`: the settings in force. Clients and pages know the port by its scheme, so it cannot change under them, and
-    least of all to plaintext.
-    """
-    if before is not None and bool(before.server.tls_cert) is not bool(settings.server.tls_cert):
-        change = "was removed" if before.server.tls_cert else "was added"
-        raise SettingsError(f"server.tls_cert {change}: the port begins and ceases to speak TLS only with a restart")
-    context = tls_context(settings.server)
+    """What makes the connections of the port, where they are under TLS; `before`: in force. Raises SettingsError."""
+    context = tls_context(settings.server, None if before is None else before.server)
     if context is None:
         return None
     return lambda sock, peer, start: EncryptedConnection(sock, peer, context, start)
@@ -306,8 +299,7 @@ class Daemon:
         """Take no more work, tell the watchers, and wait for running jobs: in time, and until a second signal."""
         seconds = self._drain_seconds
         self.services.ready = False
-        farewell = ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds)))
-        self._announce(farewell)
+        self._announce(ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds))))
         self.runner.stop_taking()
         async with trio.open_nursery() as waiting:
             waiting.cancel_scope.deadline = trio.current_time() + seconds

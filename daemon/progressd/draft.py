@@ -14,7 +14,7 @@ from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError, Unreadable
 from progressd.core.events import CallOffEvent, Event, checked_job_id
 from progressd.core.job import Applied, Job, apply
-from progressd.core.messages import PagePreview, Progress
+from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Progress
 from progressd.core.status import JobStatus
 from progressd.registry import Registry
 from progressd.store.base import Change
@@ -119,3 +119,9 @@ class Draft:
         if known is None:
             known = JobBatch(id=batch_id, status=BatchStatus.QUEUED, priority=job.priority, created_at=self._now)
         self.of_jobs[batch_id] = moved(known, before, job.status, self._now, called_off=called_off)
+
+
+def deletion(job: Job, cursor: Cursor, now: datetime) -> Published:
+    """What is told of a job that was deleted."""
+    said = JobDeletedData(job.status, job.labels)
+    return Published(cursor.offset, JobDeleted(job.id, said, str(cursor), now, job.batch_id or UNSET))

@@ -12,18 +12,16 @@ from typing import Final, Protocol, TypeAlias
 
 import structlog
 import trio
-from msgspec import UNSET
 
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.published import Published
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable, Unreadable
 from progressd.core.events import Event, LeaseEvent, LostEvent
 from progressd.core.job import Job
 from progressd.core.leases import Leases
-from progressd.core.messages import Error, JobCreated, JobDeleted, JobDeletedData, StateChange, StatusChange
-from progressd.draft import MESSAGES_MOST, Draft
+from progressd.draft import MESSAGES_MOST, Draft, deletion
+from progressd.log import log_change
 from progressd.registry import Registry
 from progressd.store.base import Store
 from progressd.tally import Tally
@@ -178,10 +176,7 @@ class Ingest(Submitting):
             return NotFound(f"no job {job.id}")
         self._registry.forget(gone)
         offset, self._next_offset = self._next_offset, self._next_offset + 1
-        said = JobDeletedData(job.status, job.labels)
-        cursor = str(Cursor(self.store_id, offset))
-        message = JobDeleted(job.id, said, cursor, datetime.now(UTC), job.batch_id or UNSET)
-        await self._broadcaster.publish(Published(offset, message))
+        await self._broadcaster.publish(deletion(job, Cursor(self.store_id, offset), datetime.now(UTC)))
         log.info("job deleted", job_id=job.id)
         return job
 
@@ -214,7 +209,7 @@ class Ingest(Submitting):
         for published in draft.published:
             await self._broadcaster.publish(published)
         for change in draft.changes:
-            _log_change(change.message)
+            log_change(change.message)
         return outcomes
 
     async def _draft(self, events: list[Event]) -> tuple[Draft, list[Outcome]]:
@@ -320,12 +315,3 @@ class Ingest(Submitting):
         except StoreFailed as error:
             log.error("cannot write progress for now", error=str(error))
             self._turn(error)
-
-
-def _log_change(message: StateChange) -> None:
-    if isinstance(message, JobCreated):
-        log.info("job created", job_id=message.job_id, kind=message.data.kind)
-    elif isinstance(message, StatusChange):
-        log.info("job is now " + message.data.new_status, job_id=message.job_id)
-    elif isinstance(message, Error):
-        log.info("job failed", job_id=message.job_id, error=message.data.message)

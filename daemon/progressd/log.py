@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.config import LogSettings
+from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
 from progressd.journal import KNOWN, Entry, Journal, check_journal_stream
 
 _LEVELS: Final = {
@@ -191,3 +192,16 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _plain(value: object) -> object:
     return _CONTROL.sub(" ", value) if isinstance(value, str) else value
+
+
+_log = structlog.get_logger(__name__)
+
+
+def log_change(message: StateChange) -> None:
+    """A line for what happened to a job."""
+    if isinstance(message, JobCreated):
+        _log.info("job created", job_id=message.job_id, kind=message.data.kind)
+    elif isinstance(message, StatusChange):
+        _log.info("job is now " + message.data.new_status, job_id=message.job_id)
+    elif isinstance(message, Error):
+        _log.info("job failed", job_id=message.job_id, error=message.data.message)

@@ -9,8 +9,15 @@ from progressd.core.errors import SettingsError
 PROTOCOLS: Final = ["http/1.1"]  # offered by ALPN (RFC 7301): also for WebSockets, which begin with it
 
 
-def tls_context(server: Server) -> ssl.SSLContext | None:
-    """From `tls_cert` and `tls_key`; None without a certificate. Raises SettingsError."""
+def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext | None:
+    """From `tls_cert` and `tls_key`; None without a certificate. Raises SettingsError.
+
+    `before`: the settings in force. Clients and pages know the port by its scheme, so it cannot change under them, and
+    least of all to plaintext.
+    """
+    if before is not None and bool(before.tls_cert) is not bool(server.tls_cert):
+        change = "was removed" if before.tls_cert else "was added"
+        raise SettingsError(f"server.tls_cert {change}: the port begins and ceases to speak TLS only with a restart")
     if not server.tls_cert:
         if server.tls_key:
             raise SettingsError("server.tls_key is set and server.tls_cert is not: a key is for a certificate")

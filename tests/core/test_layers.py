@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "history": "core store registry batches broadcast",
     "tally": "core store",
     "draft": "core store registry batches broadcast",
-    "ingest": "draft tally core store registry batches broadcast",
+    "ingest": "draft tally log core store registry batches broadcast",
     "auth": "core config store registry batches broadcast history ingest",
     "retention": "core store registry files",
     "producers": "core shortage config files registry broadcast ingest accepting",
