@@ -56,6 +56,7 @@ STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest 
 STAGGER_EACH: Final = 0.005  # seconds from one to the next where there are few: nobody is accepted meanwhile
 LAST_WORK: Final = 30.0  # seconds that everything after the jobs may take, jobs that do not want to stop included
 LAST_SECONDS: Final = 5.0  # for the last bytes of connections, once everything else has stopped
+UNASKED: Final = "the daemon has ended though nobody told it to stop"
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +77,8 @@ async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable
         async with started(settings, os.environ) as (daemon, sockets):
             await daemon.run(sockets, signals, notify, on_listening, watchdog, read_settings)
             log.info("stopped")
+            return
+    raise RuntimeError(UNASKED)  # one of its tasks has let a cancellation out, and nothing has failed
 
 
 @asynccontextmanager
@@ -215,7 +218,7 @@ class Daemon:
                 await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
             ending.cancel_scope.cancel()
         if self.services.ready:
-            raise RuntimeError("the daemon has ended though nobody told it to stop")
+            raise RuntimeError(UNASKED)
 
     def _listener(self, connections: trio.Nursery) -> Listener:
         encrypted = encrypted_by(self.settings)

@@ -15,6 +15,7 @@ import pytest
 import trio
 from peer import Peer, close_frame, request, upgrade
 from progressd.accepting import Listening, accept_forever
+from progressd.app import serve
 from progressd.config import Pipeline
 from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
@@ -27,7 +28,7 @@ from structlog.testing import capture_logs
 from submitting import submit
 from waiting import eventually
 
-from daemon import RunningDaemon, progress, registered, running_daemon
+from daemon import RunningDaemon, progress, registered, running_daemon, settings_in
 
 
 def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
@@ -205,6 +206,19 @@ async def test_a_daemon_that_ends_though_nobody_told_it_to_stop_has_failed(
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="nobody told it to stop"), flatten_subgroups=True):
         async with running_daemon(tmp_path) as daemon:
             await daemon.stopped.wait()
+
+
+async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = trio.Event()
+
+    async def run(_: Ledger) -> None:
+        await listening.wait()
+        await let_out()
+
+    monkeypatch.setattr(Ledger, "run", run)
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(10):
+        await serve(lambda: settings_in(tmp_path / "state"), on_listening=lambda _: listening.set())
 
 
 async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
