@@ -18,6 +18,7 @@ from daemon import running_daemon
 
 MIB = 2**20
 IDLE = {"idle": Pipeline(("sleep", "60"), accept=("*/*",))}
+AT_ONCE = {"wait_for_jobs": False}
 
 
 @pytest.fixture
@@ -33,7 +34,10 @@ async def test_a_file_that_would_fill_the_disk_is_refused(
 ) -> None:
     given: Any = {"min_free_bytes": 8 * MIB, "max_upload_bytes": 30 * MIB if path == "convert" else 8 * MIB}
     names = {"convert": "file", "batch": "files"}
-    async with running_daemon(disk.path, limits=given, pipelines=IDLE) as daemon, client_of(daemon) as client:
+    async with (
+        running_daemon(disk.path, limits=given, pipelines=IDLE, shutdown=AT_ONCE) as daemon,
+        client_of(daemon) as client,
+    ):
         body = form(*[file_part(bytes(size * MIB), name=names[path]) for size in sizes])
         before, sent = shutil.disk_usage(disk.path).free, list[int]()
 
@@ -51,7 +55,10 @@ async def test_a_file_that_would_fill_the_disk_is_refused(
 
 async def test_files_that_come_at_the_same_time_leave_the_disk_as_much_as_one(disk: SmallDisk) -> None:
     given: Any = {"min_free_bytes": 8 * MIB}
-    async with running_daemon(disk.path, limits=given, pipelines=IDLE) as daemon, client_of(daemon) as client:
+    async with (
+        running_daemon(disk.path, limits=given, pipelines=IDLE, shutdown=AT_ONCE) as daemon,
+        client_of(daemon) as client,
+    ):
         body = form(file_part(PDF.ljust(6 * MIB)))
         free, answers = list[int](), Counter[int]()
 
