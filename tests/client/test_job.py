@@ -99,6 +99,11 @@ def test_progress_is_told_as_numbers_or_as_a_percentage(daemon: ServedDaemon) ->
         until(lambda: seen(daemon, job)["progress"]["percent"] == 66)
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("even this went wrong")
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("error", "ended", "sentence"),
@@ -107,6 +112,7 @@ def test_progress_is_told_as_numbers_or_as_a_percentage(daemon: ServedDaemon) ->
         (ValueError("no pages in it"), "failed", "no pages in it"),
         (KeyError("dpi"), "failed", "KeyError: 'dpi'"),
         (RuntimeError(), "failed", "RuntimeError"),
+        (Mute(), "failed", "Mute"),
         (ExceptionGroup("2 tasks", [ValueError("no pages in it")]), "failed", "no pages in it"),
         (UnicodeError("bad name \udcff"), "failed", "bad name ?"),
         (SystemExit("no paper left"), "failed", "no paper left"),
@@ -126,6 +132,29 @@ def test_an_exception_ends_the_job_and_goes_on(
     assert (view["status"], view.get("error")) == (ended, sentence)
 
 
+def test_whatever_leaves_the_block_the_job_does_not_go_on_for_ever(daemon: ServedDaemon) -> None:
+    class Interrupted(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Job("scan", **to(daemon)) as job:
+        raise Interrupted
+    job._reporter._thread.join(PATIENCE)
+    assert not job._reporter._thread.is_alive()
+
+
+def test_file_names_that_are_no_text_are_told_as_far_as_they_are(daemon: ServedDaemon) -> None:
+    name = "a\udcff"
+    with Job(name, input_filename=name, options={name: [name, "ä"]}, labels={name: name}, **to(daemon)) as job:
+        job.step(name)
+        job.result(f"https://files.example/{name}")
+    view = seen(daemon, job)
+    assert (view["status"], view["kind"], view["input_filename"]) == ("completed", "a?", "a?")
+    assert view["output_path"] == "https://files.example/a?"
+    assert (view["options"], view["labels"]) == ({"a?": ["a?", "ä"]}, {"a?": "a?"})
+    assert view["progress"]["step_name"] == "a?"
+
+
 @pytest.mark.parametrize("where", [{"url": NOBODY}, {"socket": "/no/such/socket"}, {"url": "nonsense"}])
 def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
     where: Mapping[str, Any], caplog: pytest.LogCaptureFixture
@@ -138,6 +167,55 @@ def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
     [complaint] = complaints(caplog)
     assert complaint.startswith("scan: ")
     assert "; the work goes on all the same" in complaint
+
+
+NO_MORE_THREADS = """
+import pathlib, resource, threading, trio
+threading.stack_size(2**29)
+def no_more_threads():
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**27,) * 2)
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        """
+no_more_threads()
+with Job("scan", socket=where) as job:
+    job.step("Looking")
+print("done")
+""",
+        """
+async def work():
+    no_more_threads()
+    async with Job("scan", socket=where) as job:
+        job.step("Looking")
+    print("done")
+trio.run(work)
+""",
+    ],
+    ids=["with", "async with"],
+)
+def test_where_no_thread_can_be_started_the_work_goes_on_unseen(body: str, daemon: ServedDaemon) -> None:
+    begun = time.monotonic()
+    done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.returncode, time.monotonic() - begun < 10) == ("done\n", 0, True)
+    assert done.stderr == "scan: can't start new thread; the work goes on all the same, unseen\n"
+
+
+def test_in_trio_the_end_is_told_where_no_more_threads_can_be_started(daemon: ServedDaemon) -> None:
+    body = """
+async def work():
+    async with Job("scan", socket=where) as job:
+        no_more_threads()
+    print(job.id)
+trio.run(work)
+"""
+    done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert status(daemon, done.stdout.strip()) == "completed"
 
 
 @contextlib.contextmanager

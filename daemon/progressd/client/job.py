@@ -76,11 +76,12 @@ class Job:
         self._result: dict[str, object] = {}
         self._begun = time.monotonic()
         self._process = os.getpid()
+        encoded = json.dumps(options or {}, default=str, allow_nan=False, ensure_ascii=False)
         registration = {
             "kind": self.name,
             "total_steps": total_steps,
             "input_filename": None if input_filename is None else _text(input_filename, STEP_MOST),
-            "options": msgspec.Raw(json.dumps(options or {}, default=str, allow_nan=False).encode("utf-8", "replace")),
+            "options": msgspec.Raw(_known(encoded).encode()),
             "labels": {_text(label, NAME_MOST): _text(value, NAME_MOST) for label, value in (labels or {}).items()},
             "lease_seconds": lease_seconds,
         }
@@ -130,7 +131,8 @@ class Job:
 
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
         """What comes of the job, once it has ended well: the URL of its result, the number of its pages."""
-        self._result = {"output_path": output_path, "page_count": page_count}
+        path = None if output_path is None else _known(output_path)
+        self._result = {"output_path": path, "page_count": page_count}
 
     def __enter__(self) -> Self:
         self._start()
@@ -168,7 +170,10 @@ class Job:
             raise
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._end, ended)
+                try:
+                    await trio.to_thread.run_sync(self._end, ended)
+                except RuntimeError:  # no thread can be started
+                    self._end(ended)
 
     def _start(self) -> None:
         self._begun = time.monotonic()  # the daemon may hear of it much later
@@ -200,8 +205,11 @@ def _sentence(error: BaseException) -> str:
     """What an exception says to the person who waits; with its type, where what it says is no sentence."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         [error] = error.exceptions
-    said = str(error).strip()
     kind = type(error).__name__
+    try:
+        said = str(error).strip()
+    except Exception:  # which must not take the place of this one
+        said = ""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         said = f"it ended with exit status {error.code}"
     elif " " not in said:
@@ -209,9 +217,14 @@ def _sentence(error: BaseException) -> str:
     return _text(said, SENTENCE_MOST)
 
 
-def _text(text: str, most: int) -> str:
+def _known(text: str) -> str:
     """As it can be sent: file names may have bytes in them that are no characters."""
-    known = str(text).encode("utf-8", "replace").decode()
+    return str(text).encode("utf-8", "replace").decode()
+
+
+def _text(text: str, most: int) -> str:
+    """The same, and no longer than `most` characters."""
+    known = _known(text)
     return known if len(known) <= most else f"{known[: most - 1]}…"
 
 

@@ -49,8 +49,14 @@ class Reporter:
         self._finished = False
 
     def start(self) -> None:
-        """Begin to tell."""
-        self._thread.start()
+        """Begin to tell; where no thread can be started there is nothing to wait for in the end."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            if self._thread.ident is not None:  # begun before
+                raise
+            self._go_unseen(error)
+            self._stop()
 
     def report(self, change: Callable[[Backlog], None]) -> None:
         """Change what there is to tell. Never waits."""
@@ -66,10 +72,10 @@ class Reporter:
         Where no daemon ever answered, one more attempt is all.
         """
         with self._changed:
-            change(self._backlog)
-            self._closing = self._last_call = True
-            self._changed.notify_all()
             try:
+                change(self._backlog)
+                self._closing = self._last_call = True
+                self._changed.notify_all()
                 if not self._wait(min(QUIET, patience)):
                     log.warning("%s: waiting for the daemon to take its end", self._name)
                     if not self._wait(patience - QUIET):
@@ -89,9 +95,12 @@ class Reporter:
             finally:
                 lines.close()
         except ClientError as error:
-            log.warning("%s: %s; the work goes on all the same, unseen", self._name, error)
+            self._go_unseen(error)
         finally:
             self._stop()
+
+    def _go_unseen(self, error: Exception) -> None:
+        log.warning("%s: %s; the work goes on all the same, unseen", self._name, error)
 
     def _wait_until_due(self) -> bool:
         """Until there is something to tell; False when there is nothing more."""
