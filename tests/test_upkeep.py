@@ -202,8 +202,11 @@ def test_files_that_may_become_a_job_and_what_is_named_as_none_are_left_alone(st
         lambda state: flip(
             state / "progressd.db", f'{WAITING.id}","kind":"job","status":"queued","created_at":"2'.encode()
         ),
+        lambda state: flip(
+            state / "progressd.db", f'{WAITING.id}","kind":"job","status":"queued","created_at":"2'.encode(), 0x80
+        ),
     ],
-    ids=["a job", "a bracket", "a time"],
+    ids=["a job", "a bracket", "a time", "no UTF-8"],
 )
 def test_a_job_that_cannot_be_read_is_named_and_its_files_stay(state: Path, spoil: Callable[[Path], None]) -> None:
     spoil(state)

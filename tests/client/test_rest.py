@@ -71,8 +71,9 @@ def test_a_refusal_has_the_daemons_sentence(answers: Answers, body: object, sent
     assert (caught.value.status, caught.value.retry_after) == (429, 7)
 
 
-def test_what_answers_without_json_is_not_progressd(answers: Answers) -> None:
-    answers.body = b"<html>"
+@pytest.mark.parametrize("body", [b"<html>", b'{"kind":"\xff"}', b"[" * 100_000])
+def test_what_answers_without_json_is_not_progressd(answers: Answers, body: bytes) -> None:
+    answers.body = body
     with RestClient(answers.url) as client, pytest.raises(ClientError, match=r"is not progressd: it sent no JSON$"):
         client.job("x")
 

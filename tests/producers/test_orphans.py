@@ -163,7 +163,9 @@ async def test_the_daemon_itself_is_no_orphan_though_it_runs_in_a_job(
     assert await end(children) == set()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"boot":"x","pid":1', b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"boot":"x","pid":1', b"[]", b"\xff", b'{"boot":"\xff","pid":1,"started":1}']
+)
 async def test_a_record_that_was_not_written_to_its_end_is_passed_over(children: Children, content: bytes) -> None:
     children._records.mkdir()
     (children._records / job_id(1)).write_bytes(content)

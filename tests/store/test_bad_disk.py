@@ -195,16 +195,23 @@ FINISHED = [
     )
     for number in (10, 20, 30)
 ]
-BROKEN = [b'%s","kind":' % job_id(20).encode(), b'%s","kind":"job","status":"completed","c' % job_id(20).encode()]
+BROKEN = [
+    (b'%s","kind":' % job_id(20).encode(), 0x40),
+    (b'%s","kind":"job","status":"completed","c' % job_id(20).encode(), 0x40),
+    (b'%s","kind":"j' % job_id(20).encode(), 0x80),
+]
+IDS = ["no JSON", "no job", "no UTF-8"]
 
 
-@pytest.mark.parametrize("where", BROKEN, ids=["no JSON", "no job"])
-async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(tmp_path: Path, where: bytes) -> None:
+@pytest.mark.parametrize(("where", "bit"), BROKEN, ids=IDS)
+async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
+    tmp_path: Path, where: bytes, bit: int
+) -> None:
     path, broken = tmp_path / "store.db", FINISHED[1]
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
         await store.commit(FINISHED, [Change(one.created_offset, created(one.id)) for one in FINISHED])
-    flip(path, where)
+    flip(path, where, bit)
     with closing(SQLiteStore.open(path)) as store:
         with pytest.raises(
             Unreadable, match=f"job {broken.id} cannot be read: .* see progressd check --repair"
@@ -223,13 +230,15 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(tm
         assert store.damage is None
 
 
-@pytest.mark.parametrize("where", BROKEN, ids=["no JSON", "no job"])
-async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others(tmp_path: Path, where: bytes) -> None:
+@pytest.mark.parametrize(("where", "bit"), BROKEN, ids=IDS)
+async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others(
+    tmp_path: Path, where: bytes, bit: int
+) -> None:
     path = tmp_path / "store.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit(FINISHED, [])
-    flip(path, where)
-    flip(path, where.replace(job_id(20).encode(), job_id(10).encode()))
+    flip(path, where, bit)
+    flip(path, where.replace(job_id(20).encode(), job_id(10).encode()), bit)
     with closing(SQLiteStore.open(path)) as store:
         assert await store.delete_finished(NOW + timedelta(days=30), 1) == [FINISHED[2].id]
         assert await store.delete_finished(NOW + timedelta(days=30), 1) == []
@@ -248,7 +257,8 @@ async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for
             await store.changes(0, 100, 2, FINISHED[1].id)
 
 
-async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bit", [0x40, 0x80])
+async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_others(tmp_path: Path, bit: int) -> None:
     path = tmp_path / "state" / "progressd.db"
     path.parent.mkdir()
     bad, good = (
@@ -257,7 +267,7 @@ async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_oth
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
         await store.commit([good, bad], [])  # the bad one is the newest, which retention looks at
-    flip(path, b'%s","kind":' % bad.id.encode())
+    flip(path, b'%s","kind":"j' % bad.id.encode() if bit == 0x80 else b'%s","kind":' % bad.id.encode(), bit)
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         answers = await daemon.report(
             progress(bad.id, 1), registered(job_id(2)), progress(good.id, 1), registered(bad.id)

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from progressd.auth.identity import Identity, Scope
+from progressd.core.decoding import UNDECODABLE, reason_of
 from progressd.core.errors import InvalidInput, SettingsError
 
 PREFIX: Final = "pgd_"  # so that scanners for leaked secrets, and people, know a key when they see one
@@ -71,8 +72,8 @@ def read_keys(path: Path) -> list[Key]:
         return []
     except OSError as error:
         raise SettingsError(f"the keys in {path} cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingsError(f"the file of keys {path} is damaged: {error}") from None
+    except UNDECODABLE as error:
+        raise SettingsError(f"the file of keys {path} is damaged: {reason_of(error)}") from None
 
 
 def add_key(path: Path, key: Key) -> None:

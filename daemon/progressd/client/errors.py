@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
+from progressd.core.decoding import UNDECODABLE
+
 TOO_OFTEN: Final = 429  # RFC 6585 §4
 
 
@@ -64,7 +66,7 @@ class Refused(ClientError):
         """From an answer: its JSON body has the sentence in `message`, or else in `error`."""
         try:
             said: Any = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             said = None
         said = said if isinstance(said, dict) else {}
         sentence = said.get("message") or said.get("error") or f"{url} answered with HTTP status {status}"

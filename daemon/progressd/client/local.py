@@ -10,6 +10,7 @@ import msgspec
 
 from progressd.client.backlog import Answer, Event
 from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
+from progressd.core.decoding import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 
@@ -60,7 +61,7 @@ class LocalSocket:
             raise NoAnswer(f"the daemon at {self._path} closed the connection")
         try:
             return msgspec.json.decode(line, type=Answer)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             raise ClientError(f"what answers at {self._path} is not progressd") from None
 
 

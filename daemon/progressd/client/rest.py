@@ -12,6 +12,7 @@ from progressd.client.address import checked_url, job_path, no_daemon
 from progressd.client.backlog import Answer, Event
 from progressd.client.credentials import credentials
 from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
+from progressd.core.decoding import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
@@ -108,7 +109,7 @@ class RestClient:
     def _decoded(self, decode: Callable[[bytes], T], body: bytes) -> T:
         try:
             return decode(body)
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             raise ClientError(f"what answers at {self.url} is not progressd: it sent no JSON") from None
 
     def _request(self, method: str, path: str, **request: Any) -> bytes:

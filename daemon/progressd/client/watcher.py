@@ -21,6 +21,7 @@ from progressd.client.credentials import credentials
 from progressd.client.errors import ClientError, NoDaemon, Refused, StreamClosed
 from progressd.client.feed import Feed, Send, feed
 from progressd.core.closing import Closing
+from progressd.core.decoding import UNDECODABLE
 from progressd.core.messages import Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
@@ -153,7 +154,7 @@ def _decoded(text: str) -> Message | None:
         message: Message = decode(text)
     except msgspec.ValidationError:
         return None  # a type or a status of a newer daemon
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         raise ClientError(f"what the daemon sent is not JSON: {text[:60]!r}") from None
     return message
 

@@ -1,11 +1,14 @@
 """Reading JSON that a stranger wrote: the right type comes out, or a sentence about what is wrong."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from progressd.core.errors import InvalidInput
+
+# What msgspec's decoders raise. The UnicodeDecodeError of text that is not UTF-8 is no DecodeError.
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T")
 
@@ -14,10 +17,15 @@ def decoded(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
     """What `decode`, a msgspec decoder, makes of `text`. Raises InvalidInput, saying that it is not `what` and why."""
     try:
         return decode(text)
-    except msgspec.MsgspecError as error:
-        reason = str(error)
-    except UnicodeDecodeError:
-        reason = "the text is not UTF-8"
-    except RecursionError:
-        reason = "it is nested too deeply"
-    raise InvalidInput(f"not {what}: {reason}")
+    except UNDECODABLE as error:
+        raise InvalidInput(f"not {what}: {reason_of(error)}") from None
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a text, from one of UNDECODABLE."""
+    match error:
+        case UnicodeDecodeError():
+            return "the text is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+    return str(error)

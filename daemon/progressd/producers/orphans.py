@@ -19,6 +19,7 @@ import msgspec
 import structlog
 import trio
 
+from progressd.core.decoding import UNDECODABLE
 from progressd.shortage import in_thread
 
 MARK: Final = "PROGRESSD_RUNNER"  # the variable that names whose children they are
@@ -120,7 +121,7 @@ class Children:
         leaders = {}
         boot = _boot()
         for job_id in self.recorded_jobs():
-            with suppress(FileNotFoundError, msgspec.DecodeError):  # such as one that was not written to its end
+            with suppress(FileNotFoundError, *UNDECODABLE):  # such as one that was not written to its end
                 leader = msgspec.json.decode((self._records / job_id).read_bytes(), type=Leader)
                 if leader.boot == boot:
                     leaders[leader.pid] = job_id, leader

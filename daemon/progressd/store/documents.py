@@ -10,14 +10,15 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from progressd.core.batch import JobBatch
+from progressd.core.decoding import UNDECODABLE, reason_of
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.store.base import Change
 from progressd.store.failures import UnreadableRow
 
-# As a BLOB, since Python reads no text that is not UTF-8, and does not say of which row it is.
-JOB: Final = "id, CAST(body AS BLOB)"
-BATCH: Final = "id, CAST(body AS BLOB)"
+# As BLOBs, since Python reads no text that is not UTF-8, and does not say of which row it is.
+JOB: Final = "CAST(id AS BLOB), CAST(body AS BLOB)"
+BATCH: Final = JOB
 CHANGE: Final = "offset, CAST(body AS BLOB)"
 
 T = TypeVar("T")
@@ -27,14 +28,14 @@ _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
 
 
-def job_of(row: tuple[str, bytes]) -> Job:
+def job_of(row: tuple[bytes, bytes]) -> Job:
     """The job of a row with JOB."""
-    return _decoded(_decode_job, row[1], "job", row[0])
+    return _decoded(_decode_job, row[1], "job", row[0].decode(errors="replace"))
 
 
-def batch_of(row: tuple[str, bytes]) -> JobBatch:
+def batch_of(row: tuple[bytes, bytes]) -> JobBatch:
     """The batch of a row with BATCH."""
-    return _decoded(_decode_batch, row[1], "batch", row[0])
+    return _decoded(_decode_batch, row[1], "batch", row[0].decode(errors="replace"))
 
 
 def change_of(row: tuple[int, bytes]) -> Change:
@@ -54,5 +55,5 @@ def whole(decode: Callable[[Any], T], rows: Iterable[Any], told: Told) -> Iterat
 def _decoded(decode: Callable[[bytes], T], body: bytes, what: str, name: object) -> T:
     try:
         return decode(body)
-    except msgspec.DecodeError as error:
-        raise UnreadableRow(what, name, error) from error
+    except UNDECODABLE as error:
+        raise UnreadableRow(what, name, reason_of(error)) from error

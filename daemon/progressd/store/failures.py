@@ -9,6 +9,7 @@ from typing import Final
 from progressd.core.errors import SettingsError, StoreDamaged, StoreFailed, StoreFull, Unreadable
 
 NO_JSON: Final = "malformed JSON"  # of a document that a column comes from; SQLite does not say of which
+NO_UTF8: Final = "Could not decode to UTF-8"  # says the module itself, without a code
 
 
 @contextmanager
@@ -60,7 +61,8 @@ class UnreadableRow(sqlite3.DatabaseError):
 
 def damaged(error: sqlite3.Error) -> bool:
     """Whether it says that the file's content is wrong, rather than that it cannot be read or written."""
-    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error) == NO_JSON
+    code = _code(error)
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith((NO_JSON, NO_UTF8))
 
 
 def _code(error: sqlite3.Error) -> int:

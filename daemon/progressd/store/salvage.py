@@ -145,8 +145,8 @@ def _statement(place: int, body: bytes) -> tuple[str, str]:
     if _is_change(body):
         return "INSERT OR IGNORE INTO changes VALUES (?, ?, ?)", change_of((place, body)).message.job_id
     with suppress(sqlite3.DatabaseError):
-        return KEEP.format(table="jobs"), job_of(("", body)).id
-    batch = batch_of(("", body))
+        return KEEP.format(table="jobs"), job_of((b"", body)).id
+    batch = batch_of((b"", body))
     if msgspec.json.decode(body, type=dict[str, object]).keys() - OF_BATCHES:
         raise UnreadableRow("job", batch.id, "it does not say what it is")
     return KEEP.format(table="batches"), batch.id
