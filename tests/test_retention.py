@@ -19,7 +19,7 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.registry import Registry
-from progressd.retention import INTERVAL, PAUSE, STEP, run_retention
+from progressd.retention import FIRST, INTERVAL, PAUSE, STEP, run_retention
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job, job_id
@@ -90,6 +90,7 @@ async def test_a_clock_that_jumps_makes_nothing_old(
             return datetime.now(tz) + jump
 
     monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(module, "FIRST", 0.01)
     monkeypatch.setattr(module, "INTERVAL", 0.01)
     now = datetime.now(UTC)
     under_the_jump = [
@@ -141,6 +142,7 @@ class Looks:
 
         began = trio.current_time()
         monkeypatch.setattr(module, "datetime", Clock)
+        monkeypatch.setattr(module, "FIRST", HOUR)
         monkeypatch.setattr(module, "INTERVAL", HOUR)
         monkeypatch.setattr(module, "PAUSE", 0)
 
@@ -292,7 +294,7 @@ class ScriptedStore:
     async def kept_time(self) -> datetime | None:
         return None
 
-    async def keep_time(self, time: datetime, spacing: float) -> None:
+    async def keep_time(self, time: datetime, spacing: float, sure: bool) -> None:
         assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
 
     async def reached_after(self, time: datetime) -> int | None:
@@ -313,9 +315,9 @@ class ScriptedStore:
 @pytest.mark.parametrize(
     ("script", "pauses"),
     [
-        ([STEP, 3, 0], [PAUSE, PAUSE, INTERVAL]),
-        ([0, 1, 0], [INTERVAL, PAUSE, INTERVAL]),
-        ([StoreFailed("disk full"), 0], [INTERVAL, INTERVAL]),
+        ([STEP, 3, 0], [PAUSE, PAUSE, FIRST]),
+        ([0, 1, 0], [FIRST, PAUSE, INTERVAL]),
+        ([StoreFailed("disk full"), 0], [FIRST, INTERVAL]),
     ],
     ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],
 )

@@ -17,7 +17,8 @@ from progressd.files import Files
 from progressd.registry import Registry
 from progressd.store.base import Store
 
-INTERVAL: Final = 600.0  # seconds between two looks
+FIRST: Final = 60.0  # seconds between the first two looks, for daemons that never run for long
+INTERVAL: Final = 600.0  # between all others
 STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
 SWEPT_AFTER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
@@ -62,7 +63,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
 
 
 async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
-    looked = trio.current_time()
+    looked, wait = trio.current_time(), FIRST
     while True:
         elapsed, looked = trio.current_time() - looked, trio.current_time()
         try:
@@ -71,7 +72,8 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
             await _delete_finished(before, below, store, registry, files)
         except (StoreFailed, OSError) as error:
             log.error("cannot delete old jobs and their files, the next look will", error=str(error))
-        await trio.sleep(INTERVAL)
+        await trio.sleep(wait)
+        wait = INTERVAL
 
 
 async def _time(store: Store, keep: float, elapsed: float = 0) -> datetime:
@@ -84,7 +86,7 @@ async def _time(store: Store, keep: float, elapsed: float = 0) -> datetime:
     kept = await store.kept_time() or await store.last_seen() or clock
     most = timedelta(seconds=FASTEST * elapsed)
     kept += max(-most, min(clock - kept, most))
-    await store.keep_time(kept, keep / PLACES)
+    await store.keep_time(kept, keep / PLACES, kept == clock)
     return min(clock, kept + DRIFT)
 
 

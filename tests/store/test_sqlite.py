@@ -238,7 +238,7 @@ LONG = "labels USING PRIMARY KEY (key=? AND value=? AND status=? AND created_off
         (lambda store: store.delete_finished(NOW, 10, 99), "jobs_by_end (offset<?)"),
         (lambda store: store.delete([job_id(1)]), "autoindex_jobs"),
         (lambda store: store.delete([job_id(1)]), "changes_by_job"),
-        (lambda store: store.keep_time(NOW, 1), ENDS),
+        (lambda store: store.keep_time(NOW, 1, sure=True), ENDS),
         (lambda store: store.batches([job_id(9)]), "autoindex_batches"),
         (lambda store: store.unfinished_batches(), "batches_by_status"),
         (lambda store: store.jobs_of_batch(job_id(9)), "jobs_by_batch"),

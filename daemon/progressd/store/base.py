@@ -109,8 +109,11 @@ class Store(Protocol):
     async def kept_time(self) -> datetime | None:
         """What `keep_time` was given last, be it by an earlier daemon."""
 
-    async def keep_time(self, time: datetime, spacing: float) -> None:
-        """Keep the time that retention goes by, and every `spacing` seconds of it the place of the newest end."""
+    async def keep_time(self, time: datetime, spacing: float, sure: bool) -> None:
+        """Keep the time that retention goes by, and every `spacing` seconds of it the place of the newest end.
+
+        `sure`: the clock says so too.
+        """
 
     async def reached_after(self, time: datetime) -> int | None:
         """A place that was reached after that time, by what `keep_time` has kept; None where none is known.

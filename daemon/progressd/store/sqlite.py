@@ -118,9 +118,9 @@ class SQLiteStore:
         """See Store."""
         return await self._in_thread(lambda: clock.kept_time(self._reader), self._reading)
 
-    async def keep_time(self, time: datetime, spacing: float) -> None:
+    async def keep_time(self, time: datetime, spacing: float, sure: bool) -> None:
         """See Store."""
-        await self._transaction(lambda db: clock.keep_time(db, time, spacing))
+        await self._transaction(lambda db: clock.keep_time(db, time, spacing, sure))
 
     async def reached_after(self, time: datetime) -> int | None:
         """See Store."""
