@@ -55,6 +55,15 @@ def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView
                 yield job_view(job, store)
 
 
+def may_have(state_dir: Path, job_id: str) -> bool:
+    """Whether there is such a job; True as well where no store can be read yet."""
+    try:
+        with reading(state_dir / DATABASE) as db:
+            return has_job(db, job_id)
+    except SettingsError:
+        return True
+
+
 def check(state_dir: Path) -> Iterator[Problem]:
     """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
     path = state_dir / DATABASE

@@ -104,6 +104,21 @@ def test_what_is_no_key_is_a_sentence(tmp_path: Path, file: Path, arguments: lis
     assert not file.exists()
 
 
+def test_a_key_goes_to_no_directory_that_nobody_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["keys", "add", "ci"], ["keys", "list"], ["keys", "revoke", "ci"], ["token"]):
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1
+        assert refused.output.startswith(f"Error: there is no state directory {tmp_path}/progressd-data: name the")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "progressd-data").mkdir()
+    assert f" in {tmp_path}/progressd-data/keys.json.\n" in CliRunner().invoke(main, ["keys", "add", "ci"]).stderr
+    assert (
+        f" in {tmp_path}/new/keys.json.\n"
+        in CliRunner().invoke(main, ["keys", "add", "a", "--state-dir", "new"]).stderr
+    )
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"keys": [{"name": "x"}]}', "[" * 100_000, "\udcff"])
 def test_a_damaged_file_is_a_sentence_and_left_alone(tmp_path: Path, file: Path, text: str) -> None:
     file.parent.mkdir()

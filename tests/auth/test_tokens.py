@@ -6,6 +6,7 @@ import stat
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,18 @@ def test_the_command_makes_one_for_a_daemon_that_need_not_run(tmp_path: Path) ->
     assert grant.topic == f"job:{MINE}"
     assert timedelta(hours=7.9) < grant.expires_at - datetime.now(UTC) < timedelta(hours=8.1)
     assert read_token(secret, all_).topic == "jobs"
+
+
+async def test_the_command_makes_none_for_a_job_that_the_daemon_does_not_know(side: Side) -> None:
+    state_dir = str(side.daemon.settings.state_dir)
+    absent = "00000000-0000-4000-8000-000000000000"
+    command = partial(CliRunner().invoke, main)
+    refused = await trio.to_thread.run_sync(command, ["token", absent, "--state-dir", state_dir])
+    assert (refused.exit_code, refused.output) == (
+        1,
+        f"Error: the daemon with the state directory {state_dir} has no job {absent}\n",
+    )
+    assert (await trio.to_thread.run_sync(command, ["token", MINE, "--state-dir", state_dir])).exit_code == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64])

@@ -87,7 +87,7 @@ def read_token(secret: str, token: str) -> Grant:
         claims = jwt.decode(token, secret, [ALGORITHM], audience=AUDIENCE, options={"require": required})
     except jwt.ExpiredSignatureError:
         raise TokenExpired("the token has expired") from None
-    except (jwt.InvalidTokenError, RecursionError):  # of a header that is nested too deeply
+    except (jwt.InvalidTokenError, RecursionError, UnicodeEncodeError):  # of a header nested too deeply; of no text
         raise Unauthorized("this token is not good here") from None
     return Grant(claims["sub"], datetime.fromtimestamp(claims["exp"], UTC), claims["name"], claims["key"])
 

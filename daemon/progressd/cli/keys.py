@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from progressd.cli.parameters import config_option
+from progressd.cli.parameters import config_option, daemon_here
 
 SCOPES: Final = ("read", "write", "admin")
 LONGEST: Final = 100 * 365 * 86400.0  # seconds
@@ -111,9 +111,10 @@ def add(
         raise InvalidInput(
             f"a key cannot be called {name!r}: its name has up to 64 letters, digits and ._@-, a letter or digit first"
         ) from None
-    add_key(_file(state_dir, config_path), key)
+    file = _file(state_dir, config_path)
+    add_key(file, key)
     click.echo(secret)
-    click.echo("It is shown this once: only its hash is kept.", err=True)
+    click.echo(f"It is shown this once: only its hash is kept, in {file}.", err=True)
 
 
 @keys.command("list")
@@ -147,8 +148,4 @@ def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
 
 
 def _file(state_dir: Path | None, config_path: Path | None) -> Path:
-    import os
-
-    from progressd.config import load
-
-    return load(config_path, os.environ, {"state_dir": state_dir})[0].auth.keys_file
+    return daemon_here(config_path, state_dir, "auth.keys_file").auth.keys_file

@@ -12,6 +12,7 @@ from progressd.cli.remote import remote_of
 from progressd.config import DEFAULT_FILE
 from progressd.config.declaration import Setting, declared
 from progressd.config.settings import Settings
+from progressd.core.errors import SettingsError
 from progressd.core.status import JobStatus
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,6 +49,23 @@ def state_dir(config_path: Path | None, given: str | None) -> Path:
 
     settings, _ = load(config_path, os.environ, {"state_dir": given})
     return settings.state_dir
+
+
+def daemon_here(config_path: Path | None, given: Path | None, file: str) -> Settings:
+    """The settings of a daemon on this machine, of which the setting `file` is to be used.
+
+    Raises SettingsError, also where nobody has said in which directory it is, and it is not the one that is guessed.
+    """
+    from progressd.config import load
+
+    settings, origins = load(config_path, os.environ, {"state_dir": given})
+    guessed = origins["state_dir"] == origins[file] == "default"
+    if guessed and not settings.state_dir.is_dir():
+        raise SettingsError(
+            f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
+            " /var/lib/progressd"
+        )
+    return settings
 
 
 def given_settings(parameters: dict[str, Any]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from progressd.cli.keys import duration, state_dir_option
-from progressd.cli.parameters import config_option
+from progressd.cli.parameters import config_option, daemon_here
 
 
 @click.command()
@@ -24,16 +24,17 @@ def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, co
       progressd token 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
       progressd token --expires 8h
     """
-    import os
-
+    from progressd import upkeep
     from progressd.auth.identity import Identity
     from progressd.auth.tokens import lifetime_of, new_token, secret_from
-    from progressd.config import load
+    from progressd.core.errors import NotFound
     from progressd.core.events import checked_job_id
     from progressd.core.messages import ALL_JOBS, job_topic
 
-    settings = load(config_path, os.environ, {"state_dir": state_dir})[0].auth
     topic = ALL_JOBS if job_id is None else job_topic(checked_job_id(job_id))
+    settings = daemon_here(config_path, state_dir, "auth.token_secret_file")
+    if job_id is not None and not upkeep.may_have(settings.state_dir, job_id):
+        raise NotFound(f"the daemon with the state directory {settings.state_dir} has no job {job_id}")
     operator = Identity()
-    end = lifetime_of(operator, settings.token_lifetime if lifetime is None else lifetime)
-    click.echo(new_token(secret_from(settings.token_secret_file), topic, end, operator))
+    end = lifetime_of(operator, settings.auth.token_lifetime if lifetime is None else lifetime)
+    click.echo(new_token(secret_from(settings.auth.token_secret_file), topic, end, operator))
