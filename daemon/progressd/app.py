@@ -116,7 +116,7 @@ class Daemon:
         self.registry = Registry(store)
         self.batches = Batches(store)
         self.history = History(store, self.registry, self.batches)
-        self.files = Files(settings.state_dir, limits.min_free_bytes)
+        self.files = Files(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
         )
@@ -135,6 +135,7 @@ class Daemon:
             broadcaster=self.broadcaster,
             ingest=self.ingest,
             store=store,
+            stored=self.files.stored,
             watchers=self.watchers,
             streams=self.streams,
             ledger=self.ledger,
@@ -259,6 +260,7 @@ class Daemon:
         self.settings = self.services.settings = settings
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.files.headroom.least = settings.limits.min_free_bytes
+        self.files.stored.most = settings.limits.max_stored_bytes
         self.http.stall = settings.limits.stall_timeout
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
         for part in (self.runner, self.watchers, self.allowance, self.places, self.gate, self.cors):

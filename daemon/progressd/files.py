@@ -27,11 +27,11 @@ from typing import TypeAlias
 
 import trio
 
-from progressd.core.errors import Conflict, InvalidInput, NoSpace, SettingsError, StoreFailed, Unavailable
-from progressd.core.events import checked_job_id
+from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed, Unavailable
 from progressd.headroom import Headroom
 from progressd.shortage import FULL, in_thread, passes, thread_told
 from progressd.store.base import Store
+from progressd.stored import Stored, directories_of_jobs
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
 
@@ -59,11 +59,12 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
 class Files:
     """Paths, and the steps that must survive a crash at any point between them. `prepare` comes first."""
 
-    def __init__(self, state_dir: Path, min_free_bytes: int = 0) -> None:
-        """`min_free_bytes`: what an upload has to leave free on the disk."""
-        self.headroom = Headroom(state_dir, min_free_bytes)
+    def __init__(self, state_dir: Path, min_free_bytes: int = 0, max_stored_bytes: int = 0) -> None:
+        """What an upload has to leave free on the disk, and how much all files of jobs may take, 0 for any number."""
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
+        self.headroom = Headroom(state_dir, min_free_bytes)
+        self.stored = Stored(self._jobs, max_stored_bytes)
         self._receiving = Counter[str]()
         self._settling = trio.Lock()
 
@@ -74,6 +75,11 @@ class Files:
     def output(self, job_id: str) -> Path:
         """Where the result is, once there is one."""
         return self._jobs / job_id / "output"
+
+    def require(self, size: int) -> None:
+        """Whether so many bytes may come in. Raises NoSpace."""
+        self.headroom.require(size)
+        self.stored.require(size)
 
     async def prepare(self, store: Store) -> None:
         """Make the directories, and `settle` what an earlier daemon has left."""
@@ -138,14 +144,17 @@ class Files:
             elif self.input(job_id).parent.exists():
                 raise Conflict(f"there are files of a job {job_id} already")
             async with await trio.open_file(path, "xb") as file:
+                upload = Upload(file, path, self.input(job_id), self.headroom, self.stored)
                 try:
-                    yield Upload(file, path, self.input(job_id), self.headroom)
+                    yield upload
                 except BaseException as error:
                     if not again and not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
                             await self.remove([job_id])
                         path.unlink()  # not where that failed: the next daemon knows by this what is left to remove
                     raise
+                finally:
+                    upload.release()
                 path.unlink()
                 marker.unlink(missing_ok=True)
 
@@ -192,23 +201,21 @@ class Files:
             os.replace(result, self.output(job_id))
             _sync(self.output(job_id).parent)
 
-        await in_thread(keep)
+        await self.stored.changing([self.output(job_id).parent], keep)
 
     async def keep_stderr(self, job_id: str, text: bytes) -> None:
         """Keep what an attempt complained of, instead of what the one before did."""
-        await in_thread(partial((self._jobs / job_id / "stderr").write_bytes, text))
+        path = self._jobs / job_id / "stderr"
+        await self.stored.changing([path.parent], partial(path.write_bytes, text))
 
     async def older_than(self, before: datetime, most: int) -> AsyncGenerator[list[str]]:
-        """The jobs that have files, and no newer ones than of then, `most` at a time; to be closed by its user.
-
-        What is in the directory and is not named as a job, such as a lost+found, is none of ours.
-        """
+        """The jobs that have files, and no newer ones than of then, `most` at a time; to be closed by its user."""
 
         def look() -> Generator[str]:
-            with os.scandir(self._jobs) as entries:
+            with closing(directories_of_jobs(self._jobs)) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError, InvalidInput):  # deleted just now
-                        if checked_job_id(entry.name) == entry.name and entry.stat().st_mtime < before.timestamp():
+                    with suppress(FileNotFoundError):  # deleted just now
+                        if entry.stat().st_mtime < before.timestamp():
                             yield entry.name
 
         with closing(look()) as names:
@@ -217,31 +224,37 @@ class Files:
 
     async def remove(self, job_ids: Collection[str]) -> None:
         """Delete all files of the jobs, for good: a power cut does not bring them back."""
+        directories = [self._jobs / job_id for job_id in job_ids]
 
         def delete() -> None:
-            there = [path for path in (self._jobs / job_id for job_id in job_ids) if path.exists()]
+            there = [path for path in directories if path.exists()]
             for path in there:
                 shutil.rmtree(path, ignore_errors=True)
             if there:
                 _sync(self._jobs)
 
-        await in_thread(delete)
+        await self.stored.changing(directories, delete)
 
 
 class Upload:
     """A file being received."""
 
-    def __init__(self, file: AsyncFile, path: Path, target: Path, headroom: Headroom) -> None:
+    def __init__(self, file: AsyncFile, path: Path, target: Path, headroom: Headroom, stored: Stored) -> None:
         self._file = file
         self._path = path
         self._target = target
         self._headroom = headroom
+        self._stored = stored
+        self._receiving = 0  # bytes that count as being received
         self.size = 0
         self.head = b""  # the first 1024 bytes
 
     async def write(self, data: bytes) -> None:
         """Append. Raises NoSpace."""
+        self._stored.require(len(data))
         self._headroom.take(len(data))
+        self._stored.receiving += len(data)
+        self._receiving += len(data)
         if len(self.head) < 1024:
             self.head += data[: 1024 - len(self.head)]
         await self._file.write(data)
@@ -252,7 +265,13 @@ class Upload:
         await self._file.flush()
         await in_thread(partial(os.fsync, self._file.wrapped.fileno()))
         await self.replace_with(self._path)
+        self.release()  # the very moment that they count as stored
         await self._file.aclose()
+
+    def release(self) -> None:
+        """Count nothing as being received any more."""
+        self._stored.receiving -= self._receiving
+        self._receiving = 0
 
     async def replace_with(self, path: Path) -> None:
         """Make a file that is on the disk already the input of the job, at once. Raises FileNotFoundError."""
@@ -266,7 +285,7 @@ class Upload:
             os.replace(new, self._target)
             _sync(self._target.parent, self._target.parent.parent)
 
-        await in_thread(link)
+        await self._stored.changing([self._target.parent], link)
 
 
 def _new_input(path: Path) -> Path:

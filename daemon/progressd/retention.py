@@ -65,6 +65,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
 async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
     looked, wait = trio.current_time(), FIRST
     while True:
+        await _count(files)
         elapsed, looked = trio.current_time() - looked, trio.current_time()
         try:
             before = await _time(store, keep, elapsed) - timedelta(seconds=keep)
@@ -74,6 +75,14 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
             log.error("cannot delete old jobs and their files, the next look will", error=str(error))
         await trio.sleep(wait)
         wait = INTERVAL
+
+
+async def _count(files: Files) -> None:
+    """Find out anew how much is stored."""
+    try:
+        await files.stored.count()
+    except OSError as error:
+        log.error("cannot count what is stored, the next look will", error=str(error))
 
 
 async def _time(store: Store, keep: float, elapsed: float = 0) -> datetime:

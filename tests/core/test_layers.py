@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "registry": "core store broadcast",
     "batches": "core store broadcast",
     "headroom": "core",
-    "files": "core shortage headroom store",
+    "stored": "core shortage",
+    "files": "core shortage headroom stored store",
     "history": "core store registry batches broadcast",
     "tally": "core store",
     "draft": "core store registry batches broadcast",
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "retention": "core store registry files",
     "producers": "core shortage config files registry broadcast ingest accepting",
     "ws": "core config auth registry batches broadcast history accepting",
-    "rest": "core shortage tally config auth store files registry batches broadcast history ingest producers ws",
+    "rest": "core shortage tally config auth store stored files registry batches broadcast history ingest producers ws",
     "app": "core tally config log tls systemd reload sockets watchdog store registry batches files broadcast history "
     "ingest auth retention producers ws rest",
     "upkeep": "core store files rest",

@@ -141,6 +141,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     min_free_bytes: Annotated[
         int, _bytes("What has to stay free on the disk: files that would need it are refused with 507.", 0)
     ] = 64 << 20
+    max_stored_bytes: Annotated[
+        int,
+        _bytes(
+            "What inputs, results and stderr of all jobs may take: files that would exceed it are refused with 507; "
+            "0 for any number.",
+            0,
+        ),
+    ] = 0
     rate_limit_per_minute: Annotated[int, _count("Requests a minute of one key, or of one address without a key.")] = 60
     rate_limit_burst: Annotated[int, _count("How many of them may come at once.")] = 10
     unlimited: Annotated[

@@ -22,7 +22,7 @@ ProgressdError
 │   └── TooManyOfAddress 503
 │   ├── RateLimited 429     this client asks too often
 │   └── TooManyUploads 503
-├── NoSpace 507             no room on the disk for what was sent
+├── NoSpace 507             no room on the disk, or none allowed, for what was sent
 ├── SlowConsumer            an in-process reader has missed messages
 ├── InstallationFailed      something on this machine is not as it has to be
 └── SettingsError           the daemon cannot start with these settings
@@ -196,7 +196,7 @@ class TooManyUploads(Unavailable):
 
 
 class NoSpace(ProgressdError):
-    """There is no room on the disk for what was sent."""
+    """There is no room for what was sent: on the disk, or in what the files of jobs may take."""
 
     status = 507
 

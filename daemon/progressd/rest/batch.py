@@ -114,7 +114,7 @@ class _ManyFiles:
 
     async def begin(self, filename: str) -> Upload:
         if not self.taken:
-            self._files.headroom.require(request.content_length or 0)
+            self._files.require(request.content_length or 0)
         job_id = str(uuid.uuid4())
         upload = await self._uploads.enter_async_context(self._files.upload(job_id))
         self.taken.append(_File(job_id, filename, upload))

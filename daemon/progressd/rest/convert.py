@@ -68,7 +68,7 @@ class _OneFile:
 
     async def begin(self, filename: str) -> Upload:
         self.filename = filename
-        services().files.headroom.require(request.content_length or 0)
+        services().files.require(request.content_length or 0)
         return self.upload
 
     async def whole(self) -> None:

@@ -18,6 +18,7 @@ from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.rest.open_streams import OpenStreams
 from progressd.store.base import Store
+from progressd.stored import Stored
 from progressd.ws.ledger import Ledger
 from progressd.ws.watchers import Watchers
 
@@ -32,6 +33,7 @@ class Gauges(Collector):
     broadcaster: Broadcaster
     ingest: Ingest
     store: Store
+    stored: Stored
     watchers: Watchers
     streams: OpenStreams
     ledger: Ledger
@@ -80,6 +82,7 @@ class Gauges(Collector):
         yield from tally.processing.collect()
         yield _counter("superbook_pages_processed", "Pages of completed jobs.", tally.pages)
         yield _gauge("progressd_unfinished_jobs", "Jobs that have not finished.", len(self.jobs.unfinished))
+        yield _gauge("progressd_stored_bytes", "Bytes of the files of jobs, uploads under way too.", self.stored.total)
 
     def _of_events(self) -> Iterator[Metric]:
         tally, broadcaster = self.ingest.tally, self.broadcaster

@@ -20,7 +20,7 @@ async def health() -> Response:
     """How the store is, the version, the pipelines' options, and which programs they can use are installed."""
     pipelines = services().settings.pipelines
     failing = _failing()
-    trouble = failing or services().store.unreadable
+    trouble = failing or services().store.unreadable or services().files.stored.full
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         Health(

@@ -66,9 +66,10 @@ class PipelineDefaults(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """`status`: healthy, failing while the store keeps nothing, or degraded where it has a job that cannot be read.
+    """`status`: healthy, failing while the store keeps nothing, or degraded where it has a job that cannot be read,
+    or where the files of jobs take as much as they may.
 
-    `error`: of the store; `tools`: the programs that options of pipelines need, and whether they are installed.
+    `error`: why; `tools`: the programs that options of pipelines need, and whether they are installed.
     """
 
     status: str

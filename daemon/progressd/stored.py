@@ -1,0 +1,113 @@
+"""How many bytes the files of jobs take: inputs, results, and what pipelines complained of.
+
+Nothing is looked for on the disk when somebody asks: each change is counted as it is made, and everything anew now and
+then, so that what went past is not wrong for long. A file with several links counts with each.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from progressd.core.errors import InvalidInput, NoSpace
+from progressd.core.events import checked_job_id
+from progressd.shortage import in_thread
+
+KEPT: Final = ("input", "output", "stderr")  # of a job; what an attempt still writes is none of it
+STEP: Final = 100  # directories looked at in one go: 1 ms
+PAUSE: Final = 0.01  # seconds between two steps
+
+
+class Stored:
+    """Asked before an upload is written, and told of all that changes. `count` comes first, and then now and then."""
+
+    def __init__(self, directory: Path, most: int) -> None:
+        """`directory`: has one for each job; `most`: bytes that all may take, 0 for any number."""
+        self.most = most
+        self.bytes = 0  # while these are counted for the first time, as many as have been found
+        self.receiving = 0  # bytes of uploads that are not files of a job yet
+        self._directory = directory
+        self._changes: Counter[str] | None = None  # bytes, by job, since they were last looked at; while counting
+
+    @property
+    def total(self) -> int:
+        """Bytes, with what is being received."""
+        return self.bytes + self.receiving
+
+    @property
+    def full(self) -> NoSpace | None:
+        """Why nothing more may come in."""
+        return self._refusal() if self.most and self.total >= self.most else None
+
+    def require(self, size: int) -> None:
+        """Whether so many bytes may come in. Raises NoSpace."""
+        if self.most and self.total + size > self.most:
+            raise self._refusal()
+
+    async def changing(self, directories: Sequence[Path], change: Callable[[], object]) -> None:
+        """Have a thread change the files in these directories of jobs, and count what comes of it."""
+        grown = list[int]()
+
+        def run() -> None:
+            before = [_size(directory) for directory in directories]
+            try:
+                change()
+            finally:
+                grown.extend(_size(directory) - size for directory, size in zip(directories, before, strict=True))
+
+        try:
+            await in_thread(run)
+        finally:
+            self.bytes += sum(grown)
+            if self._changes is not None:
+                for directory, size in zip(directories, grown, strict=False):  # none where no thread could be started
+                    self._changes[directory.name] += size
+
+    async def count(self) -> None:
+        """Count everything anew, in steps. Raises OSError.
+
+        What changes meanwhile counts as well; only that a job which is deleted before its turn has come is taken off
+        what it never was added to, until the next time.
+        """
+        self._changes = changes = Counter[str]()
+        found = 0
+        try:
+            with closing(directories_of_jobs(self._directory)) as entries:
+                while step := await in_thread(lambda: [(entry.name, _size(entry)) for entry in islice(entries, STEP)]):
+                    for name, size in step:
+                        found += size
+                        changes.pop(name, None)
+                    self.bytes = max(self.bytes, found)
+                    await trio.sleep(PAUSE)
+            self.bytes = max(0, found + changes.total())
+        finally:
+            self._changes = None
+
+    def _refusal(self) -> NoSpace:
+        return NoSpace(
+            f"the files of jobs take {self.total} of the {self.most} bytes that are allowed (limits.max_stored_bytes):"
+            " deleting finished jobs, or keeping them for a shorter time (store.retention), makes room"
+        )
+
+
+def directories_of_jobs(directory: Path) -> Generator[os.DirEntry[str]]:
+    """All that is named as a job in it; the rest, such as a lost+found, is none of ours."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(InvalidInput):
+                if checked_job_id(entry.name) == entry.name:
+                    yield entry
+
+
+def _size(directory: os.PathLike[str]) -> int:
+    """Bytes of the files of one job, 0 once they are gone."""
+    size = 0
+    for name in KEPT:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            size += os.lstat(os.path.join(directory, name)).st_size
+    return size
