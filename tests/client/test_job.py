@@ -1,30 +1,19 @@
 """`Job` in a program: what watchers see of it, and that nothing about the daemon disturbs the work."""
 
-import contextlib
-import logging
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import httpx
-import keys
 import pytest
 import trio
 import trio.lowlevel
-from progressd.client import Job, JobCancelled, reporter
-from progressd.client.backoff import backoff
-from serving import PATIENCE, ServedDaemon, served_daemon
+from progressd.client import Job, JobCancelled
+from reporting import WAYS, complaints, request, seen, status, to
+from serving import PATIENCE, ServedDaemon
 from waiting import until
 
-NOBODY = "http://127.0.0.1:1"
-WAYS = ["socket", "url"]
+pytestmark = pytest.mark.usefixtures("soon")
 
 
 @pytest.fixture
@@ -32,41 +21,9 @@ def daemon(served: ServedDaemon) -> ServedDaemon:
     return served
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All waits a tenth as long."""
-    monkeypatch.setattr("progressd.client.reporter.backoff", lambda failures, longest: backoff(failures, longest) / 10)
-    for wait in ("BEAT", "PACE"):
-        monkeypatch.setattr(f"progressd.client.reporter.{wait}", getattr(reporter, wait) / 10)
-
-
-def to(daemon: ServedDaemon, way: str = "socket") -> dict[str, Any]:
-    return {"url": daemon.url} if way == "url" else {"socket": daemon.state_dir / "ingest.sock"}
-
-
-def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> httpx.Response:
-    job_id = job if isinstance(job, str) else job.id
-    return httpx.request(method, f"{daemon.url}/api/jobs/{job_id}", trust_env=False, timeout=PATIENCE, **what)
-
-
-def seen(daemon: ServedDaemon, job: Job | str) -> dict[str, Any]:
-    """The job as the daemon shows it; empty while it does not know it."""
-    response = request(daemon, "GET", job)
-    view: dict[str, Any] = response.json() if response.is_success else {}
-    return view
-
-
-def status(daemon: ServedDaemon, job: Job | str) -> str:
-    return str(seen(daemon, job).get("status"))
-
-
 def cancel(daemon: ServedDaemon, job: Job) -> None:
     until(lambda: status(daemon, job) == "processing")
     assert request(daemon, "DELETE", job).is_success
-
-
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -155,20 +112,6 @@ def test_file_names_that_are_no_text_are_told_as_far_as_they_are(daemon: ServedD
     assert view["progress"]["step_name"] == "a?"
 
 
-@pytest.mark.parametrize("where", [{"url": NOBODY}, {"socket": "/no/such/socket"}, {"url": "nonsense"}])
-def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
-    where: Mapping[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    begun = time.monotonic()
-    with Job("scan", 1000, **where) as job:
-        for number in range(1000):
-            job.step(f"Page {number}")
-    assert time.monotonic() - begun < 5
-    [complaint] = complaints(caplog)
-    assert complaint.startswith("scan: ")
-    assert "; the work goes on all the same" in complaint
-
-
 NO_MORE_THREADS = """
 import pathlib, resource, threading, trio
 threading.stack_size(2**29)
@@ -216,97 +159,6 @@ trio.run(work)
     done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
     assert (done.stderr, done.returncode) == ("", 0)
     assert status(daemon, done.stdout.strip()) == "completed"
-
-
-@contextlib.contextmanager
-def working(**how: Any) -> Iterator[tuple[Job, threading.Event]]:
-    """A job in another thread, and the event that ends it; the thread has ended when the block is left."""
-    job, go = Job("scan", 10, **how), threading.Event()
-
-    def work() -> None:
-        with job:
-            go.wait(PATIENCE)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield job, go
-    finally:
-        go.set()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
-    way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    state_dir = tmp_path / "state"
-    with contextlib.ExitStack() as closing:
-        daemon = closing.enter_context(served_daemon(state_dir))
-        job, go = closing.enter_context(working(**to(daemon, way)))
-        until(lambda: status(daemon, job) == "processing")
-        daemon.kill()
-        job.progress(7)
-        until(lambda: complaints(caplog))
-        with served_daemon(state_dir, port=daemon.port) as again:
-            until(lambda: seen(again, job)["progress"]["current_step"] == 7)
-            again.kill()
-        job.progress(8)
-        go.set()
-        until(lambda: job._reporter._closing)
-        with served_daemon(state_dir, port=daemon.port) as again:
-            until(lambda: status(again, job) == "completed")
-            assert seen(again, job)["progress"]["current_step"] == 8
-
-
-def test_a_daemon_that_starts_after_the_job_is_told_all_of_it(tmp_path: Path) -> None:
-    state_dir = tmp_path / "state"
-    with working(socket=state_dir / "ingest.sock") as (job, go):
-        job.progress(3)
-        with served_daemon(state_dir) as daemon:
-            until(lambda: seen(daemon, job).get("progress", {}).get("current_step") == 3)
-            go.set()
-            until(lambda: status(daemon, job) == "completed")
-            view = seen(daemon, job)
-    told = datetime.fromisoformat(view["completed_at"]) - datetime.fromisoformat(view["started_at"])
-    assert view["elapsed_seconds"] > told.total_seconds()  # it had begun long before
-
-
-def test_a_daemon_that_may_have_heard_of_the_job_is_told_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "ingest.sock"
-    path.parent.mkdir()
-    with contextlib.ExitStack() as closing:
-        with socket.socket(socket.AF_UNIX) as dying:
-            dying.bind(str(path))
-            dying.listen()
-            job, go = closing.enter_context(working(socket=path))
-            connection, _ = dying.accept()
-            with connection:
-                assert b"job_created" in connection.recv(65536)
-        path.unlink()
-        go.set()
-        with served_daemon(path.parent) as daemon:
-            until(lambda: status(daemon, job) == "completed")
-
-
-def test_a_daemon_that_hangs_keeps_neither_the_work_nor_its_end(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with served_daemon(tmp_path / "state") as daemon:
-        try:
-            with Job("scan", 100_000, patience=0.5, **to(daemon)) as job:
-                until(lambda: status(daemon, job) == "processing")
-                daemon.process.send_signal(signal.SIGSTOP)
-                begun = time.monotonic()
-                for _ in range(100_000):
-                    job.step("Page")
-                worked = time.monotonic() - begun
-                begun = time.monotonic()
-            assert (worked < 10, time.monotonic() - begun < 5) == (True, True)
-            assert complaints(caplog)[-1] == "scan: the daemon was not told how it ended"
-        finally:
-            daemon.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -360,28 +212,6 @@ async def test_in_trio_a_cancelled_job_is_interrupted_and_a_cancelled_block_is_a
             outer.cancel()
             await trio.sleep_forever()
     assert status(daemon, job) == "cancelled"
-
-
-def test_a_daemon_that_asks_for_a_key_gets_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    key = keys.add(tmp_path / "state" / "keys.json", "ops", "read", "write")
-    with served_daemon(tmp_path / "state", config="auth.required = true") as daemon:
-        with Job("scan", url=daemon.url, key=key) as job:
-            pass
-        response = request(daemon, "GET", job, headers=keys.bearer(key))
-        assert response.json()["status"] == "completed"
-        with Job("scan", url=daemon.url):
-            pass
-    [complaint] = complaints(caplog)
-    assert complaint.endswith("; the work goes on all the same, unseen")
-
-
-def test_a_daemon_that_is_asked_too_often_is_asked_less_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = "limits = {rate_limit_per_minute = 300, rate_limit_burst = 1, unlimited = []}"
-    with served_daemon(tmp_path / "state", config=config) as daemon:
-        with Job("scan", url=daemon.url) as job:
-            until(lambda: job.progress(1) or job._reporter._pace == reporter.SLOW_PACE)
-        until(lambda: status(daemon, job) == "completed")
-    assert complaints(caplog) == []
 
 
 def test_where_the_daemon_is_comes_from_the_environment(daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,136 @@
+"""`Job` where the daemon is away, or turns it away: the work goes on, and the daemon is told once it takes reports."""
+
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import keys
+import pytest
+from progressd.client import Job, reporter
+from reporting import WAYS, complaints, request, seen, status, to, working
+from serving import ServedDaemon, served_daemon
+from waiting import until
+
+NOBODY = "http://127.0.0.1:1"
+
+pytestmark = pytest.mark.usefixtures("soon")
+
+
+@pytest.fixture
+def daemon(served: ServedDaemon) -> ServedDaemon:
+    return served
+
+
+@pytest.mark.parametrize("where", [{"url": NOBODY}, {"socket": "/no/such/socket"}, {"url": "nonsense"}])
+def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
+    where: Mapping[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = time.monotonic()
+    with Job("scan", 1000, **where) as job:
+        for number in range(1000):
+            job.step(f"Page {number}")
+    assert time.monotonic() - begun < 5
+    [complaint] = complaints(caplog)
+    assert complaint.startswith("scan: ")
+    assert "; the work goes on all the same" in complaint
+
+
+def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state_dir = tmp_path / "state"
+    with contextlib.ExitStack() as closing:
+        daemon = closing.enter_context(served_daemon(state_dir))
+        ways = [closing.enter_context(working(**to(daemon, way))) for way in WAYS]
+        jobs = [job for job, _ in ways]
+        until(lambda: [status(daemon, job) for job in jobs] == ["processing"] * 2)
+        daemon.kill()
+        for job in jobs:
+            job.progress(7)
+        until(lambda: len(complaints(caplog)) == 2)
+        with served_daemon(state_dir, port=daemon.port) as again:
+            until(lambda: [seen(again, job)["progress"]["current_step"] for job in jobs] == [7, 7])
+            again.kill()
+        for job, go in ways:
+            job.progress(8)
+            go.set()
+        until(lambda: all(job._reporter._closing for job in jobs))
+        with served_daemon(state_dir, port=daemon.port) as again:
+            until(lambda: [status(again, job) for job in jobs] == ["completed"] * 2)
+            assert [seen(again, job)["progress"]["current_step"] for job in jobs] == [8, 8]
+
+
+def test_a_daemon_that_starts_after_the_job_is_told_all_of_it(tmp_path: Path, daemon: ServedDaemon) -> None:
+    path = tmp_path / "ingest.sock"
+    with working(socket=path) as (job, go):
+        job.progress(3)
+        until(lambda: job._reporter._failures)
+        path.symlink_to(daemon.state_dir / "ingest.sock")
+        until(lambda: seen(daemon, job).get("progress", {}).get("current_step") == 3)
+        go.set()
+        until(lambda: status(daemon, job) == "completed")
+        view = seen(daemon, job)
+    told = datetime.fromisoformat(view["completed_at"]) - datetime.fromisoformat(view["started_at"])
+    assert view["elapsed_seconds"] > told.total_seconds()  # it had begun long before
+
+
+def test_a_daemon_that_may_have_heard_of_the_job_is_told_its_end(tmp_path: Path, daemon: ServedDaemon) -> None:
+    path = tmp_path / "ingest.sock"
+    with contextlib.ExitStack() as closing:
+        with socket.socket(socket.AF_UNIX) as dying:
+            dying.bind(str(path))
+            dying.listen()
+            job, go = closing.enter_context(working(socket=path))
+            connection, _ = dying.accept()
+            with connection:
+                assert b"job_created" in connection.recv(65536)
+        path.unlink()
+        go.set()
+        until(lambda: job._reporter._closing and job._reporter._failures > 1)
+        path.symlink_to(daemon.state_dir / "ingest.sock")
+        until(lambda: status(daemon, job) == "completed")
+
+
+def test_a_daemon_that_hangs_keeps_neither_the_work_nor_its_end(
+    daemon: ServedDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        with Job("scan", 100_000, patience=0.5, **to(daemon)) as job:
+            until(lambda: status(daemon, job) == "processing")
+            daemon.process.send_signal(signal.SIGSTOP)
+            begun = time.monotonic()
+            for _ in range(100_000):
+                job.step("Page")
+            worked = time.monotonic() - begun
+            begun = time.monotonic()
+        assert (worked < 10, time.monotonic() - begun < 5) == (True, True)
+        assert complaints(caplog)[-1] == "scan: the daemon was not told how it ended"
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_a_daemon_that_asks_for_a_key_gets_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key = keys.add(tmp_path / "state" / "keys.json", "ops", "read", "write")
+    with served_daemon(tmp_path / "state", config="auth.required = true") as daemon:
+        with Job("scan", url=daemon.url, key=key) as job:
+            pass
+        response = request(daemon, "GET", job, headers=keys.bearer(key))
+        assert response.json()["status"] == "completed"
+        with Job("scan", url=daemon.url):
+            pass
+    [complaint] = complaints(caplog)
+    assert complaint.endswith("; the work goes on all the same, unseen")
+
+
+def test_a_daemon_that_is_asked_too_often_is_asked_less_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = "limits = {rate_limit_per_minute = 300, rate_limit_burst = 1, unlimited = []}"
+    with served_daemon(tmp_path / "state", config=config) as daemon:
+        with Job("scan", url=daemon.url) as job:
+            until(lambda: job.progress(1) or job._reporter._pace == reporter.SLOW_PACE)
+        until(lambda: status(daemon, job) == "completed")
+    assert complaints(caplog) == []
