@@ -29,6 +29,7 @@ import trio
 
 from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed, Unavailable
 from progressd.headroom import Headroom
+from progressd.ownership import give, obstacle
 from progressd.shortage import FULL, in_thread, passes, thread_told
 from progressd.store.base import Store
 from progressd.stored import Stored, directories_of_jobs
@@ -44,8 +45,10 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give(lock, state_dir)
     except OSError as error:
-        raise SettingsError(f"cannot use the state directory {state_dir}: {error.strerror}") from error
+        whose = obstacle([state_dir / "lock"]) if isinstance(error, PermissionError) else None
+        raise SettingsError(f"cannot use the state directory {state_dir}: {whose or error.strerror}") from error
     with closing(os.fdopen(lock)):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

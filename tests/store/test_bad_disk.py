@@ -13,6 +13,9 @@ import pytest
 import trio
 import trio_websocket
 from http_client import FORM_TYPE, client_of, file_part, form
+from progressd.auth.identity import Scope
+from progressd.auth.keys import Key, add_key
+from progressd.auth.tokens import secret_from
 from progressd.core.errors import SettingsError, StoreFailed, StoreFull, Unreadable
 from progressd.core.status import JobStatus
 from progressd.store.base import Change, Filter
@@ -299,3 +302,14 @@ async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_rea
     assert last.startswith(f"Error: the daemon cannot begin with the store {path}: job {job_id(1)} cannot be read")
     assert last.endswith("stop the daemon, and see progressd check --repair")
     assert "Traceback" not in refused.stderr
+
+
+def test_what_cannot_be_begun_on_a_full_disk_leaves_nothing(disk: SmallDisk) -> None:
+    disk.fill()
+    with pytest.raises(SettingsError):
+        SQLiteStore.open(disk.path / "progressd.db")
+    with pytest.raises(SettingsError, match="cannot write the keys"):
+        add_key(disk.path / "keys.json", Key(name="ci", hash="0" * 64, scopes=[Scope.READ], created_at=NOW))
+    with pytest.raises(SettingsError, match="the secret of tokens"):
+        secret_from(disk.path / "token-secret")
+    assert [one.name for one in disk.path.iterdir()] == ["ballast"]

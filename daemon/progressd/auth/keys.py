@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from progressd.auth.identity import Identity, Scope
 from progressd.core.decoding import UNDECODABLE, reason_of
 from progressd.core.errors import InvalidInput, SettingsError
+from progressd.ownership import new_file
 
 PREFIX: Final = "pgd_"  # so that scanners for leaked secrets, and people, know a key when they see one
 
@@ -115,11 +116,11 @@ def _write(path: Path, keys: Mapping[str, Key]) -> None:
     new = path.with_name(f"{path.name}.new")
     text = msgspec.json.format(msgspec.json.encode(_File(list(keys.values()))))
     new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        if os.geteuid() == 0:  # for a service that runs as another user, and owns the directory
-            owner = path.parent.stat()
-            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-        file.write(text + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with open(new_file(new, path if path.exists() else None), "wb") as file:
+            file.write(text + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import jwt
 
 from progressd.auth.identity import Identity
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
+from progressd.ownership import new_file
 
 ALGORITHM: Final = "HS256"
 AUDIENCE: Final = "progressd:watch"
@@ -47,19 +48,16 @@ def _make(path: Path) -> None:
     """Whole or not at all, also when another process is at it, and after a power cut."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        if os.geteuid() == 0:  # for a service that runs as another user, and owns the directory
-            owner = path.parent.stat()
-            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-        file.write(secrets.token_hex(BYTES) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with open(new_file(new), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.link(new, path)
     except FileExistsError:
         pass
     finally:
-        new.unlink()
+        new.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from progressd.core.errors import Conflict, SettingsError
+from progressd.ownership import new_file
 from progressd.store.failures import damaged
 from progressd.store.reading import reading
 from progressd.store.schema import NEW_ID
@@ -46,7 +47,7 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
 
 def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
     partial.unlink(missing_ok=True)  # of a copy that was killed
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    os.close(new_file(partial))
     with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
         db.backup(copied)
         copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from progressd.core.errors import SettingsError, StoreDamaged, StoreFailed, StoreFull, Unreadable
+from progressd.ownership import obstacle
 
+BESIDE: Final = ("-wal", "-shm", "-journal")  # what SQLite may have beside a file
 NO_JSON: Final = "malformed JSON"  # of a document that a column comes from; SQLite does not say of which
 NO_UTF8: Final = "Could not decode to UTF-8"  # says the module itself, without a code
 
@@ -23,7 +25,8 @@ def told_of(path: Path) -> Iterator[None]:
                 f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: `progressd check"
                 " --repair` saves what can be read, or put a backup in its place, or name another --state-dir"
             ) from error
-        raise SettingsError(f"cannot open the store {path}: {error}") from error
+        mine = obstacle([path, *(path.with_name(path.name + suffix) for suffix in BESIDE)])
+        raise SettingsError(f"cannot open the store {path}: {error}{'' if mine is None else f' ({mine})'}") from error
 
 
 def refusal(error: sqlite3.Error) -> StoreFailed:

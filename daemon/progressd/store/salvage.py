@@ -14,6 +14,7 @@ import msgspec
 from progressd.core.batch import JobBatch
 from progressd.core.errors import InvalidInput
 from progressd.core.events import checked_job_id
+from progressd.ownership import new_file
 from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
 from progressd.store.copying import sync
 from progressd.store.documents import batch_of, change_of, job_of
@@ -78,7 +79,7 @@ def _empty_log(path: Path) -> None:
 
 def _rescue(path: Path, new: Path) -> list[str] | None:
     new.unlink(missing_ok=True)  # of a repair that was killed
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    os.close(new_file(new, like=path))
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         migrate(db, 0)
         db.executescript(f"PRAGMA synchronous = OFF; {NAMED} BEGIN;")

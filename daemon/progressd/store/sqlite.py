@@ -5,8 +5,9 @@ round trip costs 130 µs and a FULL commit 213 µs, whatever the number of chang
 """
 
 import contextlib
+import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -21,13 +22,14 @@ from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
+from progressd.ownership import new_file
 from progressd.shortage import in_thread, passes
 from progressd.store import clock, ends, lists, schema
 from progressd.store.base import Change, Filter
 from progressd.store.copying import copy
 from progressd.store.deleting import Pace, delete
 from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
-from progressd.store.failures import UnreadableRow, damaged, refusal, shortage, told_of
+from progressd.store.failures import BESIDE, UnreadableRow, damaged, refusal, shortage, told_of
 from progressd.store.keeping import keep
 from progressd.store.lists import AMONG, in_json
 from progressd.store.schema import inspect, migrate, old_copy
@@ -66,7 +68,7 @@ class SQLiteStore:
 
         Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
         """
-        with told_of(path), contextlib.ExitStack() as opened:
+        with told_of(path), _made(path), contextlib.ExitStack() as opened:
             version = inspect(path)
             writer = opened.enter_context(contextlib.closing(_connect(path)))
             writer.execute("PRAGMA journal_mode = WAL")
@@ -311,6 +313,21 @@ class SQLiteStore:
 
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await self._in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
+
+
+@contextlib.contextmanager
+def _made(path: Path) -> Iterator[None]:
+    """Make the file if there is none; it goes again where nothing comes of it, as on a full disk."""
+    new = not path.exists()
+    if new:
+        os.close(new_file(path))
+    try:
+        yield
+    except BaseException:
+        if new:
+            for suffix in ("", *BESIDE):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        raise
 
 
 def _connect(path: Path) -> sqlite3.Connection:
