@@ -13,10 +13,10 @@ MARKS = {"good": "   ok", "note": " note", "bad": "wrong"}
 @settings_options
 @config_option
 def doctor(config_path: Path | None, **flags: object) -> None:
-    """Say what keeps the daemon from working here: port, permissions, disk, clock, programs that are missing.
+    """Say what keeps the daemon from working here.
 
-    It looks at what progressd serve would use from here, or at the service where that is installed. The exit status
-    is 1 if something is wrong.
+    It looks at port, permissions, disk, clock and programs that are missing, of what progressd serve would use from
+    here, or of the service where that is installed. The exit status is 1 if something is wrong.
 
     \b
     Examples:

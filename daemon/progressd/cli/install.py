@@ -22,7 +22,7 @@ def _asking(command: Command) -> Command:
 @click.command()
 @_asking
 def install(dry_run: bool, yes: bool) -> None:
-    """Make the daemon a service of this machine, which starts with it.
+    """Make the daemon a service, which starts with the machine.
 
     It says what it will do and asks first: units for systemd, the user progressd, a config file where there is none,
     and the start. What is done already is left alone, so it can be run again, as after an upgrade.
@@ -47,7 +47,9 @@ def install(dry_run: bool, yes: bool) -> None:
 @click.option("--delete-data", is_flag=True, help="Delete all jobs, their files and the settings as well.")
 @_asking
 def uninstall(delete_data: bool, dry_run: bool, yes: bool) -> None:
-    """Stop the service and take it away; its jobs, their files and its settings stay, unless told otherwise.
+    """Stop the service and take it away.
+
+    Its jobs, their files and its settings stay, unless told otherwise.
 
     \b
     Examples:

@@ -12,7 +12,7 @@ from progressd.cli.remote import Remote, remote_options
 @remote_options
 @click.pass_context
 def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
-    """Have the daemon work on a file again; print the id of the new job.
+    """Have a file worked on again; print the id of the new job.
 
     Only for a job of a pipeline that failed or was cancelled. The exit status is that of progressd submit.
 

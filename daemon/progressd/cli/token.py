@@ -14,10 +14,11 @@ from progressd.cli.parameters import config_option, daemon_here
 @state_dir_option
 @config_option
 def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
-    """Print a token to watch one job, or all of them, at a daemon on this machine.
+    """Print a token to watch one job, or all of them.
 
-    It goes into an address, where no header can be sent: /ws/jobs/JOB?token=TOKEN, /api/jobs/JOB/events?token=TOKEN.
-    Whoever has it can look at that job, and do nothing else.
+    It is for a daemon on this machine, and goes into an address, where no header can be sent:
+    /ws/jobs/JOB?token=TOKEN, /api/jobs/JOB/events?token=TOKEN. Whoever has it can look at that job, and do nothing
+    else.
 
     \b
     Examples:
