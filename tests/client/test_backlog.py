@@ -163,6 +163,16 @@ def test_a_registration_that_is_refused_ends_it() -> None:
     assert (refused["type"], backlog.over) == ("job_created", True)
 
 
+def test_options_that_are_refused_do_not_keep_a_job_from_being_seen() -> None:
+    backlog, daemon = Backlog(ID, {"kind": "scan", "total_steps": 9, "options": {"text": "x" * 70_000}}), Daemon()
+    backlog.move(step(3))
+    backlog.end("completed", {})
+    assert exchange(backlog, daemon) == "options have more than the 65536 bytes that are allowed"
+    assert exchange(backlog, daemon) == ""
+    job = daemon.jobs[ID]
+    assert (job.kind, job.progress.current_step, job.status, backlog.over) == ("scan", 3, JobStatus.COMPLETED, True)
+
+
 def test_a_result_that_is_refused_does_not_keep_a_job_from_its_end() -> None:
     backlog, daemon = begun(), Daemon()
     backlog.end("completed", {"output_path": "/home/me/result.pdf"})

@@ -161,6 +161,25 @@ trio.run(work)
     assert status(daemon, done.stdout.strip()) == "completed"
 
 
+@pytest.mark.parametrize(
+    ("given", "total"),
+    [
+        ({"total_steps": -1}, 0),
+        ({"total_steps": 2**60}, 2**53),
+        ({"total_steps": True}, 1),
+        ({"total_steps": 3, "labels": dict.fromkeys(map(str, range(99)), "x")}, 3),
+    ],
+    ids=["negative", "beyond numbers", "a truth", "too many labels"],
+)
+def test_what_the_daemon_would_not_take_does_not_hide_the_job(
+    given: dict[str, Any], total: int, daemon: ServedDaemon
+) -> None:
+    with Job("scan", **given, **to(daemon)) as job:
+        pass
+    view = seen(daemon, job)
+    assert (view["status"], view["progress"]["total_steps"], view["labels"]) == ("completed", total, {})
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_job_that_is_cancelled_stops_at_its_next_report(way: str, daemon: ServedDaemon) -> None:
     def work() -> None:

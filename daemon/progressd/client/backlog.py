@@ -13,8 +13,10 @@ from progressd.client.errors import may_change
 
 Event: TypeAlias = Mapping[str, Any]
 
+_INVALID: Final = 400
 _CONFLICT: Final = 409
 _UNKNOWN: Final = 404
+_PLAIN: Final = ("kind", "total_steps", "lease_seconds")  # what is left of a registration that is refused
 
 
 class Answer(Struct, frozen=True):
@@ -109,6 +111,9 @@ class Backlog:
             self._taken(event)
         elif event is self._end and event["data"] and event["type"] == "completed" and answer.status != _UNKNOWN:
             self._end = self._event("completed", {})  # an end without a result is still one
+        elif event is self._registration and answer.status == _INVALID and not event["data"].keys() <= set(_PLAIN):
+            data = {name: value for name, value in event["data"].items() if name in _PLAIN}
+            self._registration = self._event("job_created", data)  # a job without its options is still one
         else:
             self.over = True
             if answer.status == _UNKNOWN:

@@ -79,7 +79,7 @@ class Job:
         encoded = json.dumps(options or {}, default=str, allow_nan=False, ensure_ascii=False)
         registration = {
             "kind": self.name,
-            "total_steps": total_steps,
+            "total_steps": _count(total_steps),
             "input_filename": None if input_filename is None else _text(input_filename, STEP_MOST),
             "options": msgspec.Raw(_known(encoded).encode()),
             "labels": {_text(label, NAME_MOST): _text(value, NAME_MOST) for label, value in (labels or {}).items()},
@@ -229,4 +229,4 @@ def _text(text: str, most: int) -> str:
 
 
 def _count(number: int) -> int:
-    return min(max(0, operator.index(number)), COUNT_MOST)
+    return min(max(0, int(operator.index(number))), COUNT_MOST)
