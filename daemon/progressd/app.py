@@ -22,7 +22,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config import Settings
 from progressd.core.base_path import BasePath
 from progressd.core.closing import DRAINING
-from progressd.core.errors import SettingsError, StoreFailed
+from progressd.core.errors import StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
@@ -43,6 +43,7 @@ from progressd.rest.server import HttpServer
 from progressd.rest.services import Services
 from progressd.retention import run_retention
 from progressd.sockets import Sockets, open_sockets
+from progressd.store.failures import cannot_begin
 from progressd.store.sqlite import SQLiteStore
 from progressd.systemd import Notifier
 from progressd.tls import tls_context
@@ -165,8 +166,7 @@ class Daemon:
             await self.batches.load()
             await self.files.prepare(self.store)
         except StoreFailed as error:
-            path = self.settings.state_dir / "progressd.db"
-            raise SettingsError(f"the daemon cannot begin with the store {path}: {error}") from error
+            raise cannot_begin(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.ledger.run)

@@ -33,11 +33,7 @@ class Step(NamedTuple):
 
 
 def installing(program: Path, sample: str) -> Iterator[Step]:
-    """What is still to be done for `program` to be the service; `sample`: a config file, where there is none.
-
-    Raises InstallationFailed where it cannot be.
-    """
-    _check(program)
+    """What is still to be done for `program` to be the service; `sample`: a config file, where there is none."""
     changed = False
     for path, text in _files(program):
         if not path.is_file() or path.read_text() != text:
@@ -83,7 +79,8 @@ def run(*command: str) -> None:
         raise InstallationFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
 
 
-def _check(program: Path) -> None:
+def require_possible(program: Path) -> None:
+    """Raises InstallationFailed where `program` cannot be the service."""
     if not shutil.which("systemctl") or not Path("/run/systemd/system").is_dir():
         raise InstallationFailed("systemd does not run here: start the daemon with progressd serve")
     for hidden in HIDDEN:
@@ -128,6 +125,8 @@ def _user_exists() -> bool:
 
 
 def _is(question: str, unit: str) -> bool:
+    if shutil.which("systemctl") is None:
+        return False
     return subprocess.run(("systemctl", "--quiet", question, unit), capture_output=True, check=False).returncode == 0
 
 

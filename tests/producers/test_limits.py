@@ -23,7 +23,7 @@ TOLD = [
     (128 + signal.SIGKILL, b"", "failed with exit status 137, perhaps for want of memory: it may have 300MiB"),
     (1, b"MemoryError\n", "failed with exit status 1, perhaps for want of memory: it may have 300MiB"),
     (3, b"JavaScript heap out of memory", "failed with exit status 3, perhaps for want of memory: it may have 300MiB"),
-    (1, b"no such page", "failed with exit status 1"),
+    (1, b"no such page", "failed with exit status 1: no such page"),
     (-signal.SIGSEGV, b"", "was ended by SIGSEGV"),
 ]
 

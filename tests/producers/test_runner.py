@@ -149,6 +149,7 @@ ERROR = """echo '{"type":"error","data":{"message":"the PDF is encrypted"}}'; ""
     ("program", "sentence"),
     [
         ("exit 3", "Pipeline error: pdf failed with exit status 3"),
+        ("no-such-pv; exit", "Pipeline error: pdf failed with exit status 127: input: 1: no-such-pv: not found"),
         ("kill -TERM $$", "Pipeline error: pdf was ended by SIGTERM"),
         ("kill -KILL $$", "Pipeline error: pdf was ended by SIGKILL, perhaps for want of memory: it may have 4GiB"),
         ("kill -40 $$", "Pipeline error: pdf was ended by signal 40"),
@@ -171,7 +172,10 @@ async def test_a_program_that_is_not_there_fails_the_job(tmp_path: Path) -> None
     missing = Pipeline(("/no/such/program", "{input}"))
     async with running_daemon(tmp_path, pipelines={"pdf": missing, "next": shell("true")}) as daemon:
         done = await run(daemon, "pdf")
-        assert done.error == "Pipeline error: the program of pipeline pdf cannot be started"
+        assert (
+            done.error
+            == "Pipeline error: program, the program of pipeline pdf, cannot be started: No such file or directory"
+        )
         assert (await run(daemon, "next")).status is COMPLETED
 
 
@@ -286,7 +290,7 @@ async def test_the_last_complaints_are_kept_for_whoever_looks_after_the_daemon(t
         kept = daemon.daemon.files.input(done.id).with_name("stderr").read_bytes()
     assert len(kept) == 65536
     assert kept.endswith(b"\nwarning 199999\n")
-    assert "warning" not in (done.error or "")
+    assert done.error == "Pipeline error: pdf failed with exit status 1: warning 199999"
 
 
 async def test_lines_of_a_megabyte_do_no_harm(tmp_path: Path) -> None:
@@ -441,7 +445,7 @@ async def test_without_descriptors_a_pipeline_is_started_later(
         ),
         (
             'mount -t tmpfs -o size=4k progressd-test "$d"; head -c 5000 /dev/zero > "$d/x"; echo No room >&2; exit 3',
-            "Pipeline error: pdf failed with exit status 3",
+            "Pipeline error: pdf failed with exit status 3: No room",
         ),
     ],
     ids=["a result", "complaints"],

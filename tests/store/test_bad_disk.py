@@ -300,7 +300,7 @@ async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_rea
     assert (refused.returncode, refused.stdout) == (1, "")
     last = refused.stderr.splitlines()[-1]
     assert last.startswith(f"Error: the daemon cannot begin with the store {path}: job {job_id(1)} cannot be read")
-    assert last.endswith("stop the daemon, and see progressd check --repair")
+    assert last.endswith(f"; `progressd check --repair --state-dir {tmp_path}` saves what can be read")
     assert "Traceback" not in refused.stderr
 
 

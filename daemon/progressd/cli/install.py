@@ -36,10 +36,17 @@ def install(dry_run: bool, yes: bool) -> None:
     import sys
 
     from progressd.config.reference import sample
-    from progressd.installation import installing
+    from progressd.core.errors import InstallationFailed
+    from progressd.installation import installing, require_possible
 
     found = shutil.which("progressd") if Path(sys.argv[0]).name == "__main__.py" else shutil.which(sys.argv[0])
     program = Path(found or sys.argv[0]).absolute()
+    try:
+        require_possible(program)
+    except InstallationFailed as error:
+        if not dry_run:
+            raise
+        click.echo(f"It could not be done here, for {error}.\n", err=True)
     _carry_out(installing(program, sample()), "progressd is installed, and runs", dry_run, yes)
 
 

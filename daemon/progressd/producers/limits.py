@@ -11,6 +11,7 @@ import structlog
 from progressd.config.quantities import seconds_text, size_text
 from progressd.config.settings import RunnerSettings
 from progressd.core.pipeline import Pipeline
+from progressd.producers.last_words import last_words
 
 FIRST_TO_GO: Final = 500  # added to a child's badness, of 1000 (proc(5), oom_score_adj): rather it than the daemon
 EARLY_MOST: Final = 100  # processes that are looked for because they may have been there before their limits
@@ -86,7 +87,8 @@ class ChildLimits(NamedTuple):
         end = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
         if number in _FATAL or _COMPLAINT.search(stderr):
             return f"{end}, perhaps for want of memory: it may have {size_text(self.memory)}"
-        return end
+        words = last_words(stderr)
+        return f"{end}: {words}" if words else end
 
 
 def _started_by(pid: int) -> list[int]:

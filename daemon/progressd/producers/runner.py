@@ -172,7 +172,9 @@ class Runner:
                 child, result = await self._start(job, pipeline, started)
             except OSError as error:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
-                return _failed(job, f"the program of pipeline {job.pipeline} cannot be started")
+                program = Path(pipeline.command[0]).name
+                why = error.strerror or "the daemon's log says why"
+                return _failed(job, f"{program}, the program of pipeline {job.pipeline}, cannot be started: {why}")
             return await self._run_pipeline(job, pipeline, result, child)
 
     async def _start(self, job: Job, pipeline: Pipeline, started: AsyncExitStack) -> tuple[Child, Path]:

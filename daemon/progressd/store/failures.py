@@ -1,5 +1,6 @@
 """What SQLite's errors mean for a store, in sentences."""
 
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,27 @@ def told_of(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise StoreDamaged(
-                f"the store {path} is damaged, or is no store at all ({error}); it is left as it is: `progressd check"
-                " --repair` saves what can be read, or put a backup in its place, or name another --state-dir"
+                f"the store {path} is damaged, or is no store at all ({error}); it is left as it is:"
+                f" `{repair_command(path.parent)}` saves what can be read, or put a backup in its place, or name"
+                " another --state-dir"
             ) from error
         mine = obstacle([path, *(path.with_name(path.name + suffix) for suffix in BESIDE)])
         raise SettingsError(f"cannot open the store {path}: {error}{'' if mine is None else f' ({mine})'}") from error
+
+
+def cannot_begin(path: Path, error: StoreFailed) -> SettingsError:
+    """What is said of a store that failed a daemon before it served anybody."""
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.Error) and damaged(cause):
+        why = f"{cause}; `{repair_command(path.parent)}` saves what can be read"
+    else:
+        why = str(error)
+    return SettingsError(f"the daemon cannot begin with the store {path}: {why}")
+
+
+def repair_command(state_dir: Path) -> str:
+    """What saves of a damaged store what can be read."""
+    return f"progressd check --repair --state-dir {shlex.quote(str(state_dir))}"
 
 
 def refusal(error: sqlite3.Error) -> StoreFailed:
