@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from certificates import certificate
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import Peer, request
@@ -29,18 +29,6 @@ from waiting import eventually
 from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
 
 SECRET = "a name that must not be seen on the wire"
-
-
-def certificate(directory: Path, name: str = "cert") -> Path:
-    """A certificate for localhost, with its key in the same file."""
-    path, key = directory / f"{name}.pem", directory / f"{name}.key"
-    made = (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -addext subjectAltName=DNS:localhost"
-    )
-    names = ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(path)]
-    subprocess.run(["openssl", *made.split(), *names], check=True, capture_output=True)
-    path.write_bytes(path.read_bytes() + key.read_bytes())
-    return path
 
 
 @pytest.fixture(scope="module")

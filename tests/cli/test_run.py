@@ -136,10 +136,12 @@ def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path) -> None:
         daemon.kill()
         (tmp_path / "go").touch()
         assert process.stderr is not None
-        assert "the command runs all the same" in process.stderr.readline()
+        said = f"progressd: no daemon answers at {daemon.url}; the command runs all the same\n"
+        assert process.stderr.readline() == said
         with served_daemon(tmp_path / "state", port=daemon.port):
             assert process.wait(PATIENCE) == 0
             assert newest(daemon)["status"] == "completed"
+        assert process.stderr.read() == "progressd: the daemon answers again\n"
 
 
 def emit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -33,6 +33,6 @@ def stream_url(url: str, job_id: str | None, since: str | None) -> str:
     return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, query, ""))
 
 
-def no_daemon(url: str) -> str:
-    """The sentence for when nothing answers."""
-    return f"no daemon answers at {url}; start one with: progressd serve"
+def no_daemon(url: str, *, reached: bool = False) -> str:
+    """The sentence for when nothing answers; `reached`: a daemon has answered there before."""
+    return f"no daemon answers at {url}{'' if reached else '; start one with: progressd serve'}"

@@ -13,6 +13,7 @@ from wsproto.utilities import ProtocolError
 
 from progressd.client.errors import StreamClosed
 from progressd.client.feed import unwrapped
+from progressd.client.tls import context
 
 ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, for the handshake, and for a pong
 GOODBYE_TIMEOUT: Final = 0.1  # seconds to send the close frame; when we were cancelled, nobody reads the answer
@@ -47,10 +48,10 @@ async def receive_texts(
     async with stream:
         with unwrapped():
             async with trio.open_nursery() as nursery:
-                with trio.fail_after(ANSWER_TIMEOUT):
+                with trio.fail_after(ANSWER_TIMEOUT), trio.CancelScope() as opening:
                     websocket = await wrap_client_stream(
                         nursery,
-                        stream,
+                        trio.StapledStream(stream, _Noticed(stream, opening)),  # type: ignore[arg-type]
                         parts.netloc.rpartition("@")[2],
                         resource,
                         extra_headers=[(name.encode(), value.encode()) for name, value in headers.items()],
@@ -58,6 +59,8 @@ async def receive_texts(
                         max_message_size=LONGEST_MESSAGE,
                         receive_buffer_size=None,
                     )
+                if opening.cancelled_caught:
+                    raise trio.BrokenResourceError("closed before the handshake was answered")
                 closed = await _listen(websocket, heartbeat, take)
                 nursery.cancel_scope.cancel()
     if closed is None:
@@ -88,9 +91,33 @@ async def _connected(
 ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
     if not tls:
         return await trio.open_tcp_stream(host, port or 80)
-    stream = await trio.open_ssl_over_tcp_stream(host, port or 443, https_compatible=True)
-    await stream.do_handshake()
+    stream = await trio.open_ssl_over_tcp_stream(host, port or 443, https_compatible=True, ssl_context=context())
+    try:
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
     return stream
+
+
+class _Noticed(trio.abc.ReceiveStream):
+    """What comes from a stream; its end cancels the handshake, which would wait for its answer all the same."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream, opening: trio.CancelScope) -> None:
+        self._stream = stream
+        self._opening = opening
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data: bytes | bytearray = b""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        finally:
+            if not data:
+                self._opening.cancel()
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class Pulse:

@@ -3,7 +3,7 @@
 ClientError
 ├── BadUrl          not the address of a daemon
 ├── BadKey          not a key
-├── NoDaemon        nothing answers there
+├── NoDaemon        nothing answers there, or nothing that we can talk to
 ├── NoAnswer        somebody does, but the answer did not come: nobody knows what was taken
 ├── Refused         the daemon said no, with an HTTP status
 ├── StreamClosed    the daemon closed the stream of messages for good, with a close code
@@ -37,7 +37,7 @@ class BadKey(ClientError):
 
 
 class NoDaemon(ClientError):
-    """Nothing answers at this address."""
+    """Nothing answers at this address, or no connection comes about with what does."""
 
 
 class NoAnswer(ClientError):

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 
 from progressd import __version__
+from progressd.client import tls
 from progressd.client.address import checked_url, job_path, no_daemon
 from progressd.client.backlog import Answer, Event
 from progressd.client.credentials import credentials
@@ -35,10 +36,12 @@ class RestClient:
         self.url = checked_url(url)
         self.key = key
         self._timeout = timeout
+        self._reached = False  # somebody has answered
         # no proxy from the environment, or a daemon on this very host would be asked for through one
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             trust_env=False,
+            verify=tls.context(),
             headers={"User-Agent": f"progressd/{__version__}", **credentials(key)},
         )
 
@@ -115,12 +118,15 @@ class RestClient:
     def _request(self, method: str, path: str, **request: Any) -> bytes:
         try:
             response = self._http.request(method, f"{self.url}{path}", **request)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
-            raise NoDaemon(no_daemon(self.url)) from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NoDaemon(tls.complaint(error, self.url) or no_daemon(self.url, reached=self._reached)) from None
         except httpx.TimeoutException:
             raise NoAnswer(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
         except httpx.TransportError as error:
+            if not self._reached and (misplaced := tls.misplaced(self.url)):
+                raise NoDaemon(misplaced) from None
             raise NoAnswer(f"the connection to {self.url} broke: {error}") from None
+        self._reached = True
         if not response.is_success:
             raise Refused.answered(
                 response.status_code, response.content, response.headers.get("Retry-After"), self.url

@@ -14,6 +14,7 @@ import trio
 from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
+from progressd.client import tls
 from progressd.client.address import checked_url, no_daemon, stream_url
 from progressd.client.backoff import LONGEST_DELAY, backoff
 from progressd.client.connection import BREAKS, receive_texts
@@ -117,6 +118,8 @@ async def _follow(
                 failures = 0
             refused = _refused(error, url)
             reached = reached or isinstance(error, StreamClosed) or bool(refused and refused.code)
+            if not (reached or refused) and (misplaced := await trio.to_thread.run_sync(tls.misplaced, url)):
+                raise NoDaemon(misplaced) from None
             lost = _judged(refused or error, url, failures, reached)
             failures += 1
         on_lost(lost)
@@ -136,9 +139,10 @@ def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:
                 raise error
             reason = error.reason or ("it broke" if error.code == BROKEN else f"close code {error.code}")
             return Lost(reason, delay, failures)
+    complaint = tls.complaint(error, url)
     if not reached:
-        raise NoDaemon(no_daemon(url)) from None
-    return Lost("no answer", delay, failures)
+        raise NoDaemon(complaint or no_daemon(url)) from None
+    return Lost(complaint or "no answer", delay, failures)
 
 
 def _refused(error: Exception, url: str) -> Refused | None:

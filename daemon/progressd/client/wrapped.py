@@ -174,6 +174,8 @@ class WrappedCommand:
                 self._complaint = str(error)
                 self._say(error)
             return final
+        if self._complaint:
+            self._say("the daemon answers again")
         self._complaint = ""
         return True
 
