@@ -381,3 +381,12 @@ for step in (1, 2):
             assert (await watcher.receive_until("completed"))[-1]["job_id"] == job_id
             assert await watcher.closed() == (1000, "job finished")
         await daemon.stop()
+
+
+async def test_reading_from_a_connection_that_was_closed_is_told_as_such() -> None:
+    one, other = socket.socketpair()
+    with other:
+        connection = Connection(one, "peer")
+        one.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.receive_some()

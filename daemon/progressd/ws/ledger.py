@@ -132,9 +132,9 @@ class Ledger:
 def transferred(sock: socket.socket) -> tuple[int, int]:
     """Bytes received, to which the peer's end counts as one, and sent, whatever was sent again counted once.
 
-    Zeros for a socket that is not TCP, and on a kernel before 4.19, which does not count them.
+    Zeros for a socket that is closed or not TCP, and on a kernel before 4.19, which does not count them.
     """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock.fileno() < 0 or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return 0, 0
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES.size)  # as much of it as the kernel has
     if len(info) < _BYTES.size:

@@ -100,6 +100,8 @@ class Connection:
             return data
         # Like SocketStream.receive_some, without the generators and frames that wait with it: 1.1 KiB a connection.
         while True:
+            if self.socket.fileno() < 0:  # closed under us, since the peer read nothing
+                raise trio.ClosedResourceError
             await trio.lowlevel.wait_readable(self.socket)
             try:
                 return self.socket.recv(max_bytes or RECEIVE_MOST)
