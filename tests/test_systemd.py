@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import progressd
 import pytest
@@ -14,10 +15,13 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd import systemd
+from progressd.sockets import open_sockets
 from progressd.systemd import Notifier, inherited_sockets
 from progressd.watchdog import Watchdog, run_status
 from structlog.testing import capture_logs
 from trio.testing import MockClock
+
+from daemon import settings_in
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -165,6 +169,24 @@ def test_sockets_that_were_passed_on_are_taken_and_kept_from_children(passed_on:
             assert fcntl.fcntl(one, fcntl.F_GETFL) & os.O_NONBLOCK
             assert fcntl.fcntl(one, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     assert environ == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    ("server", "warned"),
+    [({}, False), ({"host": "0.0.0.0"}, True), ({"port": 1}, True), ({"port": "the one"}, False)],
+)
+def test_an_address_that_has_no_say_is_told(
+    passed_on: list[int], tmp_path: Path, server: dict[str, Any], warned: bool
+) -> None:
+    os.close(passed_on[1])
+    with socket.socket(fileno=os.dup(passed_on[0])) as held:
+        port = held.getsockname()[1]
+    given = {"port": 8080, **server}
+    settings = settings_in(tmp_path, server={**given, "port": port if given["port"] == "the one" else given["port"]})
+    with capture_logs() as logs, open_sockets(settings, passing(1, os.getpid())) as sockets:
+        assert sockets.url == f"http://127.0.0.1:{port}"
+    told = [one["systemd"] for one in logs if one["log_level"] == "warning"]
+    assert told == ([f"127.0.0.1:{port}"] if warned else [])
 
 
 def test_only_as_many_are_taken_as_were_passed_on(passed_on: list[int]) -> None:

@@ -10,13 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from progressd.accepting import Listening
 from progressd.config import Settings
+from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.port_holder import holder_of
 from progressd.systemd import inherited_sockets
 
 BACKLOG = 4096  # connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
+
+log = structlog.get_logger(__name__)
 
 
 class Sockets(NamedTuple):
@@ -29,8 +34,7 @@ class Sockets(NamedTuple):
     @property
     def url(self) -> str:
         """Where the daemon answers."""
-        host, port = self.tcp[0].getsockname()[:2]
-        return f"{self.scheme}://[{host}]:{port}" if ":" in host else f"{self.scheme}://{host}:{port}"
+        return f"{self.scheme}://{_pair(*self.tcp[0].getsockname()[:2])}"
 
 
 @contextmanager
@@ -43,6 +47,8 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
         if not tcp:
             bound = _bind_tcp(settings.server.host, settings.server.port)
             tcp = [closing.enter_context(Listening.over(one)) for one in bound]
+        else:
+            _tell_of_another_address(settings.server, tcp)
         if not unix:
             path = settings.ingest.socket
             unix = [closing.enter_context(Listening.over(_bind_unix(path, settings.ingest.socket_mode)))]
@@ -51,6 +57,22 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
             for listening in tcp:
                 _require_loopback(listening)
         yield Sockets(tcp, unix, "https" if settings.server.tls_cert else "http")
+
+
+def _tell_of_another_address(server: Server, tcp: list[Listening]) -> None:
+    """Say so where the settings name an address, and systemd holds another."""
+    wanted, default = (server.host, server.port), (Server().host, Server().port)
+    held = [one.getsockname()[:2] for one in tcp]
+    if wanted != default and wanted not in held:
+        log.warning(
+            "server.host and server.port have no say, for systemd holds the port: sudo systemctl edit progressd.socket",
+            settings=_pair(*wanted),
+            systemd=", ".join(_pair(*one) for one in held),
+        )
+
+
+def _pair(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _require_loopback(listening: socket.socket) -> None:

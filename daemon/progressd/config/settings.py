@@ -34,9 +34,14 @@ NETWORKS: Final = 'a list of addresses or networks, such as "10.0.0.0/8"'
 class Server(Struct, frozen=True, kw_only=True):
     """Where the daemon listens."""
 
-    host: Annotated[str, Meta(min_length=1, description="The address to listen on.", extra={"flag": "--host"})] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The address to listen on, unless systemd holds the port (`progressd.socket`).",
+            extra={"flag": "--host"},
+        ),
+    ] = "127.0.0.1"
     port: Annotated[
         int,
         Meta(
