@@ -85,6 +85,7 @@ def test_the_version() -> None:
         (["submit", __file__, "--option", "dpi"], "'dpi' is not of the form NAME=VALUE, such as dpi=300"),
         (["serve", "--port", "http"], "Invalid value for '--port': 'http' is not an integer from 0 to 65535"),
         (["serve", "--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
+        (["jobs", "--label", "host"], "'host' is not of the form NAME=VALUE, such as host=db1"),
         (["jobs", "--limit", "0"], "0 is not in the range"),
         (["jobs", "--status", "lost"], "'lost' is not one of 'queued', 'processing'"),
         (["completion", "tcsh"], "'tcsh' is not one of"),

@@ -40,7 +40,6 @@ WELL = received("server_status", status="healthy")
         (MOVED, f"{JOB} progress 41% 5/12 AI Upscaling, 1 min 5 s left"),
         (COMPLETED, f"{JOB} completed in 45 s, 12 pages: {URL}/api/x"),
         (FAILED, f"{JOB} error Pipeline error"),
-        (PREVIEW, f"{JOB} page_preview page 3 Finished"),
         (FAILING, "- server_status the disk is full"),
         (WELL, "- server_status healthy"),
         (SHUTDOWN, "- server_shutdown the daemon is stopping, within 30 s"),
@@ -51,6 +50,12 @@ def test_a_message_is_one_line(message: Received, line: str, capsys: pytest.Capt
     with Lines(URL, as_json=False) as display:
         display.show(message)
     assert capsys.readouterr().out == f"{line}\n"
+
+
+def test_previews_of_pages_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines(URL, as_json=False) as display:
+        display.show(PREVIEW)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("current", "counted"), [(0, ""), (7, "7 ")])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from progressd.cli import main
+from progressd.client.rest import RestClient
 from serving import ServedDaemon, served_daemon
 
 PATIENCE = 30  # seconds that any single step may take
@@ -261,6 +262,27 @@ def test_a_job_that_is_not_there_is_a_sentence_of_the_daemon(daemon: Daemon, nam
     assert re.fullmatch(rf"Error: ('nonsense' is not a job id: .*|no job {job_id})\n", result.stderr)
 
 
+def test_a_job_is_named_by_the_beginning_of_its_id(daemon: Daemon) -> None:
+    first, second = "abcdef01-0000-4000-8000-000000000000", "abcdef01-1000-4000-8000-000000000000"
+    with RestClient(daemon.url) as client:
+        for job_id in (first, second):
+            client.register({"id": job_id, "kind": "x", "labels": {"host": job_id}})
+    several = daemon.run("cancel", first[:8])
+    assert (several.returncode, several.stderr) == (
+        1,
+        f"Error: the ids of 2 jobs begin with abcdef01: {second}, {first}\n",
+    )
+    assert daemon.run("emit", "--job", first[:10], "--step", "1", "One").returncode == 0
+    assert daemon.run("cancel", first[:10].upper()).stdout == f"{first} cancelled\n"
+    assert daemon.run("watch", first[:10]).stdout.startswith(f"{first} ")
+    assert daemon.run("jobs", "--label", f"host={first}", "--kind", "x", "--json").stdout.count("\n") == 1
+    assert daemon.run("jobs", "--label", f"host={first}", "--kind", "y").stdout.count("\n") == 1
+    gone = daemon.run("delete", "00000000-9", first[:10])
+    assert (gone.returncode, gone.stdout) == (1, f"{first} deleted\n")
+    assert gone.stderr == "Error: no id of a job begins with 00000000-9 (of the newest 1000 jobs)\n"
+    daemon.run("cancel", second)
+
+
 def test_the_shell_completes_job_ids(daemon: Daemon) -> None:
     job_id = daemon.submit("copy")
     words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
@@ -281,11 +303,8 @@ def test_only_unfinished_jobs_are_offered_to_be_cancelled(daemon: Daemon) -> Non
     assert result.stdout == f"plain,{job_id}\n"
 
 
-@pytest.mark.parametrize("width", [80, 200, 50, 30])
-def test_the_table_of_jobs_never_wraps(daemon: Daemon, width: int, tmp_path: Path) -> None:
-    path = tmp_path / f"{'long' * 30}.txt"
-    path.write_text("x")
-    job_id = daemon.run("submit", str(path), "--pipeline", "copy", "--watch").stdout.split()[0]
+def table(daemon: Daemon, width: int) -> list[str]:
+    """The newest job, as a terminal of this width shows it."""
     terminal, other_end = pty.openpty()
     environ = {**daemon.environ, "TERM": "xterm", "COLUMNS": str(width)}
     with subprocess.Popen(command("jobs", "--limit", "1"), env=environ, stdout=other_end) as jobs:
@@ -296,7 +315,21 @@ def test_the_table_of_jobs_never_wraps(daemon: Daemon, width: int, tmp_path: Pat
                 shown += data
         assert jobs.wait(PATIENCE) == 0
     os.close(terminal)
-    head, line = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+
+
+def test_the_table_of_jobs_says_why_one_has_failed(daemon: Daemon) -> None:
+    daemon.run("submit", daemon.text, "--pipeline", "broken", "--watch")
+    assert "  text: Pipeline error: " in table(daemon, 200)[1]
+    assert table(daemon, 90)[1].endswith("…")
+
+
+@pytest.mark.parametrize("width", [80, 200, 50, 30])
+def test_the_table_of_jobs_never_wraps(daemon: Daemon, width: int, tmp_path: Path) -> None:
+    path = tmp_path / f"{'long' * 30}.txt"
+    path.write_text("x")
+    job_id = daemon.run("submit", str(path), "--pipeline", "copy", "--watch").stdout.split()[0]
+    head, line = table(daemon, width)
     assert head.startswith("JOB")
     assert line.startswith(job_id)
     assert len(line) <= max(width, len(job_id))

@@ -97,6 +97,19 @@ def test_a_signal_goes_to_the_command_and_tells_in_the_status(daemon: ServedDaem
     assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGTERM"
 
 
+@pytest.mark.parametrize(
+    ("handler", "status"), [("", 128 + signal.SIGINT), ("import signal; signal.signal(2, lambda *_: sys.exit(7))", 7)]
+)
+def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
+    handler: str, status: int, daemon: ServedDaemon
+) -> None:
+    program = f"import sys; {handler}\n{WAITS}"
+    with running(daemon.url, "--", sys.executable, "-c", program) as process:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(PATIENCE) == status
+    assert newest(daemon)["status"] == "cancelled"
+
+
 def test_a_job_that_is_cancelled_ends_its_command(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         job = newest(daemon)

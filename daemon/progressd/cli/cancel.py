@@ -16,7 +16,8 @@ def cancel(job_id: str, remote: Remote) -> None:
     Example:
       progressd cancel 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
     """
+    from progressd.cli.ids import whole_id
 
     with remote.client() as client:
-        job = client.cancel(job_id)
+        job = client.cancel(whole_id(client, job_id))
     click.echo(f"{job['id']} {job['status']}")

@@ -20,13 +20,14 @@ def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None
       progressd delete 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
     """
     from progressd.cli.errors import sentence
+    from progressd.cli.ids import whole_id
     from progressd.client.errors import Refused
 
     refused = False
     with remote.client() as client:
         for job_id in job_ids:
             try:
-                click.echo(f"{client.purge(job_id)['id']} deleted")
+                click.echo(f"{client.purge(whole_id(client, job_id))['id']} deleted")
             except Refused as refusal:
                 if refusal.status == 401:
                     raise  # and would be with every other job

@@ -18,6 +18,7 @@ from progressd.core.messages import (
     Error,
     JobCreated,
     JobMessage,
+    PagePreview,
     ProgressData,
     Resync,
     ServerShutdown,
@@ -79,7 +80,7 @@ class Lines(Display):
     def _print(self, received: Received) -> None:
         if self._as_json:
             click.echo(received.text)
-        elif received.message is not None:
+        elif received.message is not None and not isinstance(received.message, PagePreview):  # which is no text
             click.echo(text.line(received.message, self._url))
 
     def _notice(self, sentence: str) -> None:

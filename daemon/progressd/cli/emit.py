@@ -64,8 +64,10 @@ def emit(
 
         report(socket, job_id, event)
         return
+    from progressd.cli.ids import whole_id
+
     with remote.client() as client:
-        client.report(job_id, event)
+        client.report(whole_id(client, job_id), event)
 
 
 def _event(

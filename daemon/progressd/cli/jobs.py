@@ -6,6 +6,7 @@ from typing import Any, Final
 import click
 
 from progressd.cli.export import export
+from progressd.cli.parameters import label
 from progressd.cli.remote import Remote, remote_options
 from progressd.core.status import JobStatus
 
@@ -18,11 +19,13 @@ LEAST_NAME: Final = 8  # characters
 
 @click.group(invoke_without_command=True)
 @click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs in this state.")
+@click.option("--kind", metavar="KIND", help="Only jobs of this kind: what a job is called, or pdf.")
+@click.option("--label", metavar="NAME=VALUE", callback=label, help="Only jobs with this label.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many jobs at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print each job as one line of JSON.")
 @remote_options
 @click.pass_context
-def jobs(ctx: click.Context, status: str | None, limit: int, as_json: bool, remote: Remote) -> None:
+def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **filters: str | None) -> None:
     """List jobs, the newest first.
 
     \b
@@ -37,7 +40,7 @@ def jobs(ctx: click.Context, status: str | None, limit: int, as_json: bool, remo
     import msgspec
 
     with remote.client() as client:
-        found = client.jobs(limit=limit, status=status)
+        found = client.jobs(limit=limit, **filters)
     if as_json:
         for job in found:
             click.echo(msgspec.json.encode(job))
@@ -67,12 +70,13 @@ def _print_table(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from progressd.cli.text import COLORS, short_time
+    from progressd.cli.text import COLORS, printable, short_time
 
     rows: list[tuple[str, ...]] = [COLUMNS]
     for job in found:
         *most, _, name = _cells(job)
-        rows.append((*most, short_time(job["created_at"]), name))
+        why = printable(job.get("error", ""))
+        rows.append((*most, short_time(job["created_at"]), f"{name}: {why}" if why else name))
     console = Console()
     *widths, _ = _widths(rows)
     shown = list(range(len(COLUMNS)))

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from progressd.cli.parameters import config_option, daemon_here
+from progressd.cli.parameters import labels as labels_given
 
 SCOPES: Final = ("read", "write", "admin")
 LONGEST: Final = 100 * 365 * 86400.0  # seconds
@@ -34,16 +35,6 @@ def _scopes(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...
         if scope not in SCOPES:
             raise click.BadParameter(f"{scope!r} is none of {', '.join(SCOPES)}")
     return list(dict.fromkeys(scopes))
-
-
-def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    labels = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE, such as team=scan")
-        labels[name] = value
-    return labels
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
@@ -75,7 +66,7 @@ state_dir_option = click.option(
     "labels",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_labels,
+    callback=labels_given,
     help="Only the jobs that have this label; more than once: all of them.",
 )
 @state_dir_option

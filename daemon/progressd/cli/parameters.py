@@ -68,6 +68,18 @@ def daemon_here(config_path: Path | None, given: Path | None, file: str) -> Sett
     return settings
 
 
+def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """The callback of an option that takes one label."""
+    if given is not None and not all(given.partition("=")[:2]):
+        raise click.BadParameter(f"{given!r} is not of the form NAME=VALUE, such as host=db1")
+    return given
+
+
+def labels(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """The callback of an option that takes several."""
+    return dict(text.split("=", 1) for one in given if (text := label(ctx, option, one)))
+
+
 def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
     """What `settings_options` got, by key of the setting."""
     return {setting.key: parameters[_parameter(setting)] for setting in _flags()}

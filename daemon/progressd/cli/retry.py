@@ -23,8 +23,10 @@ def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
     from progressd.cli import text
     from progressd.cli.display import display_for
     from progressd.cli.following import follow
+    from progressd.cli.ids import whole_id
 
     with remote.client() as client:
+        job_id = whole_id(client, job_id)
         names = {client.retry(job_id): text.name(client.job(job_id))}
     for again in names:
         click.echo(again)

@@ -4,23 +4,16 @@ from pathlib import PurePath
 
 import click
 
+from progressd.cli.parameters import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
-
-
-def _labels(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    labels = {}
-    for label in given:
-        name, equals, value = label.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{label!r} is not of the form NAME=VALUE, such as host=db1")
-        labels[name] = value
-    return labels
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--name", metavar="NAME", help="What the job is called, instead of after the command.")
-@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=_labels, help="A label of the job.")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the job."
+)
 @click.option(
     "--progress-pattern",
     "-p",

@@ -14,7 +14,6 @@ from progressd.core.messages import (
     JobDeleted,
     JobMessage,
     Message,
-    PagePreview,
     Progress,
     ProgressData,
     ServerShutdown,
@@ -63,8 +62,6 @@ def said(message: Message, url: str) -> str:
             return f"in {seconds(data.elapsed_seconds)}{pages}{result}"
         case Error(_, data):
             return printable(data.message)
-        case PagePreview(_, data):
-            return printable(f"page {data.page_number} {data.stage}")
         case ServerShutdown(data):
             return f"{printable(data.reason)}, within {data.countdown_secs} s"
         case ServerStatus(data):

@@ -30,11 +30,15 @@ def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote)
     from progressd.cli import text
     from progressd.cli.display import display_for
     from progressd.cli.following import follow
+    from progressd.cli.ids import WHOLE, whole_id
 
     names = {}
-    if job_id is not None and sys.stdout.isatty() and not as_json:
+    on_terminal = sys.stdout.isatty() and not as_json
+    if job_id is not None and (on_terminal or len(job_id) < WHOLE):
         with remote.client() as client:
-            job = client.job(job_id)
-        job_id = job["id"]
-        names = {job_id: text.name(job)}
+            job_id = whole_id(client, job_id)
+            if on_terminal:
+                job = client.job(job_id)
+                job_id = job["id"]
+                names = {job_id: text.name(job)}
     ctx.exit(follow(remote, None if job_id is None else [job_id], display_for(remote.url, names, as_json=as_json)))

@@ -71,9 +71,9 @@ class RestClient:
         """One job, as the API gives it."""
         return self._call("GET", job_path(job_id))
 
-    def jobs(self, *, limit: int = 50, status: str | None = None) -> list[dict[str, Any]]:
-        """The newest jobs, as the API gives them."""
-        query = {"limit": limit} | ({"status": status} if status else {})
+    def jobs(self, *, limit: int = 50, **filters: str | None) -> list[dict[str, Any]]:
+        """The newest jobs, as the API gives them; `filters`: status, kind and label=NAME=VALUE, unless None."""
+        query = {"limit": limit, **{name: value for name, value in filters.items() if value is not None}}
         jobs: list[dict[str, Any]] = self._call("GET", "/api/jobs", params=query)["jobs"]
         return jobs
 

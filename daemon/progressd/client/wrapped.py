@@ -51,6 +51,7 @@ class WrappedCommand:
         self._known = False  # to the daemon
         self._maybe_known = False  # it was told, but gave no answer
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
+        self._interrupted = False
         self._over = False  # for the daemon, whatever the command does
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
@@ -65,7 +66,7 @@ class WrappedCommand:
             try:
                 process = await trio.lowlevel.open_process(command, stdout=pipe, stderr=pipe, env=environment)
             except OSError as error:
-                await self._end(f"{command[0]} cannot be started: {error.strerror}")
+                await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
                 raise
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pass_on, signals, process)
@@ -80,13 +81,22 @@ class WrappedCommand:
                     reading.cancel_scope.deadline = trio.current_time() + PIPE_PATIENCE
                 nursery.cancel_scope.cancel()
             status = process.returncode or 0
-            await self._end(_told(command[0], status) if status else None)
+            await self._end(self._last(command[0], status))
         return status if status >= 0 else 128 - status
 
     async def _pass_on(self, signals: Any, process: trio.Process) -> None:
         async for number in signals:
-            if number != signal.SIGINT:  # which a terminal sends to the command as well
+            if number == signal.SIGINT:  # which a terminal sends to the command as well
+                self._interrupted = True
+            else:
                 process.send_signal(number)
+
+    def _last(self, program: str, status: int) -> dict[str, Any]:
+        if not status:
+            return _event("completed")
+        if self._interrupted or status == -signal.SIGINT:
+            return _event("status_change", new_status=JobStatus.CANCELLED)
+        return _event("error", message=_told(program, status))
 
     async def _read(self, stream: trio.abc.ReceiveStream, to: int) -> None:
         """Pass on what the command writes, and look for its progress."""
@@ -149,11 +159,10 @@ class WrappedCommand:
         progress, self._progress = self._progress, None
         await self._report(None if progress is None else _event("progress", **_given(progress)))
 
-    async def _end(self, complaint: str | None) -> None:
+    async def _end(self, event: Mapping[str, Any]) -> None:
         """Tell the end, as often as it takes for a while; where no daemon ever was, once."""
         if self._progress is not None:
             await self._report_progress()
-        event = _event("completed") if complaint is None else _event("error", message=complaint)
         with trio.move_on_after(END_PATIENCE):
             while True:
                 if await self._report(event) or not (self._known or self._maybe_known):

@@ -1,0 +1,32 @@
+"""The job that somebody means who types the beginning of its id, as the other commands show it."""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from progressd.client.errors import Refused
+
+if TYPE_CHECKING:
+    from progressd.client.rest import RestClient
+
+NEWEST: Final = 1000  # jobs that are looked at
+WHOLE: Final = 36  # characters of an id
+NAMED: Final = 3  # jobs in the sentence about several
+
+_BEGINNING = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
+
+
+def whole_id(client: "RestClient", given: str) -> str:
+    """The id of the one job, of the newest, that begins like this; anything but 8 to 35 characters stays as it is.
+
+    Raises Refused, as the daemon would for a job that is not there, or another ClientError.
+    """
+    beginning = given.lower()
+    if not _BEGINNING.fullmatch(beginning):
+        return given
+    found = [str(job["id"]) for job in client.jobs(limit=NEWEST) if job["id"].startswith(beginning)]
+    if not found:
+        raise Refused(404, f"no id of a job begins with {given} (of the newest {NEWEST} jobs)")
+    if len(found) > 1:
+        some = ", ".join(found[:NAMED]) + (", …" if len(found) > NAMED else "")
+        raise Refused(409, f"the ids of {len(found)} jobs begin with {given}: {some}")
+    return found[0]
