@@ -86,11 +86,11 @@ def check(state_dir: Path) -> Iterator[Problem]:
 
 
 def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
-    """Mend what can be mended; a sentence for each problem, and whether that has been. Nothing is lost unsaid.
+    """Mend what can be mended; a sentence for each problem, and whether that has been. What is lost is said.
 
     What is mended may have hidden something else, so it looks again until it finds nothing to mend. What is found again
-    although it has been mended is left, and so are files without a job once jobs may have been lost. Raises
-    SettingsError while a daemon runs.
+    although it has been mended is left, and so are files without a job in a run in which jobs may have been lost.
+    Raises SettingsError while a daemon runs.
     """
     mended, saved = set[str](), False
     with own_state_dir(state_dir):

@@ -17,7 +17,7 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     all have been mended. It reads the whole database, which takes a while where that is large.
 
     Of a damaged database --repair makes a new one with all that can still be read. It keeps the damaged one beside it,
-    says where, and names everything that is lost.
+    says where, and names what is lost, or says that names may be lost too.
 
     \b
     Examples:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from progressd.store.failures import NO_JSON, damaged, told_of
-from progressd.store.reading import every_job
-from progressd.store.schema import NEW_ID
+from progressd.store.reading import every_batch, every_change, every_job
+from progressd.store.schema import NEW_ID, migrate, read_meta
 
 MOST: Final = 20  # problems of the file itself that are told
-OF_INDEXES: Final = ("missing from index", "wrong # of entries in index", "non-unique entry in index")
-
 DERIVED: Final = (
     ("labels", "labelled", "the table by which jobs are found by label does not fit the jobs"),
     ("counts", "counted", "the counts of jobs do not fit the jobs"),
@@ -20,7 +18,7 @@ DERIVED: Final = (
 ORPHANS: Final = "FROM changes WHERE job_id NOT IN (SELECT id FROM jobs)"
 NEWEST_OFFSET: Final = (
     "SELECT max(offset) FROM (SELECT offset FROM changes UNION ALL SELECT body ->> 'offset' FROM jobs"
-    " UNION ALL SELECT body ->> 'offset' FROM batches"
+    " UNION ALL SELECT max(progress_offset) FROM jobs UNION ALL SELECT body ->> 'offset' FROM batches"
     " UNION ALL SELECT value FROM meta WHERE key = 'oldest_cursor')"
 )
 # Of the offsets given out, those of progress and of batches may be nowhere in the file. So it becomes a store of its
@@ -36,21 +34,16 @@ class Problem(NamedTuple):
 
 
 def problems(db: sqlite3.Connection) -> Iterator[Problem]:
-    """All that is found; after damage to the file itself, or a job that cannot be read, nothing else is looked for."""
-    damage = _damage(db) or _unreadable(db)
+    """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
+    damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if damage:
-        only_indexes = all(any(words in found for words in OF_INDEXES) for found in damage)
-        for found in damage:
-            yield Problem(f"the database is damaged: {found}", "REINDEX" if only_indexes else None)
+        yield from (Problem(f"the database is damaged: {found}", None) for found in damage)
         return
     for table, view, sentence in DERIVED:
         if _differ(db, table, view):
             yield Problem(sentence, f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {view}")
-    [orphans] = db.execute(f"SELECT count(*) {ORPHANS}").fetchone()
-    if orphans:
-        yield Problem(f"{orphans} changes are of jobs that do not exist", f"DELETE {ORPHANS}")
     [newest] = db.execute(NEWEST_OFFSET).fetchone()
-    [reserved] = db.execute("SELECT value FROM meta WHERE key = 'reserved'").fetchone()
+    reserved = read_meta(db).reserved
     if reserved <= newest:
         yield Problem(
             f"offsets below {reserved} are said to be taken, and {newest} is",
@@ -62,6 +55,17 @@ def repair(path: Path, found: Problem) -> None:
     """Mend it in the file, in one transaction. Raises SettingsError; nothing has changed then."""
     with told_of(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {found.repair}; COMMIT;")
+
+
+def _changed_schema(db: sqlite3.Connection) -> list[str]:
+    """The tables, indexes and views that are not as this version makes them; none for an older one."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
+        migrate(new, 0)
+        if new.execute("PRAGMA user_version").fetchone() != db.execute("PRAGMA user_version").fetchone():
+            return []
+        named = "SELECT name, sql FROM sqlite_schema"
+        there = set(db.execute(named))
+        return [f"{name} is not as it was made" for name, sql in new.execute(named) if (name, sql) not in there]
 
 
 def _damage(db: sqlite3.Connection) -> list[str]:
@@ -80,15 +84,23 @@ def _damage(db: sqlite3.Connection) -> list[str]:
 
 
 def _unreadable(db: sqlite3.Connection) -> list[str]:
-    """The first job that makes no sense."""
-    try:
-        for _ in every_job(db):
-            pass
-    except sqlite3.DatabaseError as error:
-        if not damaged(error):
-            raise
-        return [str(error)]
-    return []
+    """The first job, change, batch and value that make no sense."""
+    lines = list[str]()
+    for look in (every_job, every_change, every_batch, lambda db: iter(read_meta(db))):
+        try:
+            for _ in look(db):
+                pass
+        except sqlite3.DatabaseError as error:
+            if not damaged(error):
+                raise
+            lines.append(str(error))
+    return lines
+
+
+def _orphans(db: sqlite3.Connection) -> list[str]:
+    """Changes without a job: there was one, which is lost."""
+    [orphans] = db.execute(f"SELECT count(*) {ORPHANS}").fetchone()
+    return [f"{orphans} changes are of jobs that do not exist"] if orphans else []
 
 
 def _differ(db: sqlite3.Connection, one: str, other: str) -> bool:

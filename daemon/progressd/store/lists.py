@@ -76,7 +76,7 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
     rows, size = list[Any](), 0
     with contextlib.closing(bodies):
         for row in bodies:
-            size += len(row[1])
+            size += len(row[-1])
             if rows and size > PAGE_BYTES:
                 break
             rows.append(row)

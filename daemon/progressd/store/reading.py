@@ -4,15 +4,17 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from progressd.core.batch import JobBatch
 from progressd.core.errors import SettingsError
 from progressd.core.job import Job
-from progressd.store.documents import JOB, job_of
+from progressd.store.base import Change
+from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of
 from progressd.store.failures import told_of
-from progressd.store.schema import inspect
+from progressd.store.schema import inspect, read_meta
 
-PAGE: Final = 1000  # jobs read at once
+PAGE: Final = 1000  # rows read at once
 
 
 @contextmanager
@@ -27,8 +29,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 def store_id(db: sqlite3.Connection) -> str:
     """What names the store in cursors."""
-    [name] = db.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
-    return str(name)
+    return read_meta(db).store_id
 
 
 def has_job(db: sqlite3.Connection, job_id: str) -> bool:
@@ -37,9 +38,23 @@ def has_job(db: sqlite3.Connection, job_id: str) -> bool:
 
 
 def every_job(db: sqlite3.Connection) -> Iterator[Job]:
-    """All jobs, oldest first; those that come while this goes on may be among them."""
-    after = 0
-    query = f"SELECT created_offset, {JOB} FROM jobs WHERE created_offset > ? ORDER BY created_offset LIMIT ?"
+    """All jobs, oldest first; those that come while this goes on may be among them. Raises sqlite3.DatabaseError."""
+    return map(job_of, _every_row(db, JOB, "jobs", "created_offset"))
+
+
+def every_change(db: sqlite3.Connection) -> Iterator[Change]:
+    """All changes, in the same way."""
+    return map(change_of, _every_row(db, CHANGE, "changes", "offset"))
+
+
+def every_batch(db: sqlite3.Connection) -> Iterator[JobBatch]:
+    """All batches, in the same way."""
+    return map(batch_of, _every_row(db, BATCH, "batches", "created_offset"))
+
+
+def _every_row(db: sqlite3.Connection, columns: str, table: str, key: str) -> Iterator[Any]:
+    after = -(2**63)
+    query = f"SELECT {columns} FROM {table} WHERE {key} > ? ORDER BY {key} LIMIT ?"
     while rows := db.execute(query, (after, PAGE)).fetchall():
-        yield from (job_of(row) for _, *row in rows)
+        yield from rows
         [after, *_] = rows[-1]

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged SQLite file, in a new one; the damaged one is kept, and what is lost is named."""
+"""What can still be read of a damaged SQLite file, in a new one; the damaged one is kept, and what is lost is said."""
 
 import mmap
 import os
@@ -12,15 +12,17 @@ from typing import Final, NamedTuple
 import msgspec
 
 from progressd.core.batch import JobBatch
+from progressd.core.decoding import UNDECODABLE, reason_of
 from progressd.core.errors import InvalidInput
 from progressd.core.events import checked_job_id
+from progressd.core.job import Job
 from progressd.ownership import new_file
 from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
 from progressd.store.copying import sync
-from progressd.store.documents import batch_of, change_of, job_of
+from progressd.store.documents import change_of
 from progressd.store.failures import UnreadableRow, damaged, told_of
 from progressd.store.pages import Pages, Record
-from progressd.store.schema import migrate
+from progressd.store.schema import LAST, migrate
 
 OF_BATCHES: Final = set(JobBatch.__struct_fields__)
 
@@ -32,7 +34,7 @@ NAMED: Final = """
 # A page that was free, where nobody can tell any more which are, may have a row as it once was.
 KEEP: Final = """
     INSERT INTO {table} (created_offset, id, body) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body
-    WHERE excluded.created_offset = {table}.created_offset
+    WHERE excluded.created_offset = {table}.created_offset AND excluded.id = {table}.id
         AND coalesce(excluded.body ->> 'offset', 0) > coalesce({table}.body ->> 'offset', 0)
 """
 LOST_ROWS: Final = """
@@ -84,11 +86,15 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
         migrate(db, 0)
         db.executescript(f"PRAGMA synchronous = OFF; {NAMED} BEGIN;")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for record in Pages(content).records():
+            pages = Pages(content)
+            for record in pages.records():
                 _take(db, record)
+            unreadable = pages.unreadable()
         if db.execute("SELECT NOT EXISTS (SELECT 1 FROM jobs)").fetchone() == (1,):
             return None
         lost = list(_lost(db))
+        if unreadable:
+            lost.append(f"{unreadable} pages are missing or unreadable; what only they named is not listed")
         db.execute(f"DELETE {ORPHANS}")
         for table, view, _ in DERIVED:
             db.execute(f"INSERT INTO {table} SELECT * FROM {view}")
@@ -116,10 +122,10 @@ def _take(db: sqlite3.Connection, record: Record) -> None:
     """Keep a row of jobs, changes or batches, or the name of one."""
     match record:
         case Record(int(place), (None, bytes(name), bytes(body))):
-            if not _take_row(db, place, body) and (row_id := _id(name)) is not None:
+            if not _take_row(db, place, name, body) and (row_id := _id(name)) is not None:
                 table, columns = ("told", "(job_id, place)") if _is_change(body) else ("named", "(id, place)")
                 db.execute(f"INSERT OR IGNORE INTO {table} {columns} VALUES (?, ?)", (row_id, place))
-        case Record(None, (b"reserved", int(reserved))):
+        case Record(None, (b"reserved", int(reserved))) if reserved < LAST:
             db.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", (reserved,))
         case Record(None, (bytes(name), int(place))) if (row_id := _id(name)) is not None:
             db.execute("INSERT OR IGNORE INTO named VALUES (?, ?)", (row_id, place))
@@ -127,30 +133,44 @@ def _take(db: sqlite3.Connection, record: Record) -> None:
             db.execute("INSERT OR IGNORE INTO told VALUES (?, ?)", (place, row_id))
 
 
-def _take_row(db: sqlite3.Connection, place: int, body: bytes) -> bool:
-    """Whether the row could be read."""
+def _take_row(db: sqlite3.Connection, place: int, name: bytes, body: bytes) -> bool:
+    """Whether the row could be read, and is where it says it is."""
     try:
-        statement, name = _statement(place, body)
-        db.execute(statement, (place, name, body.decode()))
+        statement, key, row_id = _statement(place, name, body)
+        taken = db.execute(statement, (key, row_id, body.decode())).rowcount
     except UnicodeDecodeError:
         return False
     except sqlite3.DatabaseError as error:  # not when there is no room, for example
         if not damaged(error):
             raise
         return False
-    return True
+    return taken == 1 and (key, row_id.encode()) == (place, name)
 
 
-def _statement(place: int, body: bytes) -> tuple[str, str]:
-    """What keeps a row, by what it is, and the id in it. Raises sqlite3.DatabaseError."""
+def _statement(place: int, name: bytes, body: bytes) -> tuple[str, int, str]:
+    """What keeps a row, by what it is, and its keys, as its document says. Raises sqlite3.DatabaseError."""
     if _is_change(body):
-        return "INSERT OR IGNORE INTO changes VALUES (?, ?, ?)", change_of((place, body)).message.job_id
-    with suppress(sqlite3.DatabaseError):
-        return KEEP.format(table="jobs"), job_of((b"", body)).id
-    batch = batch_of((b"", body))
-    if msgspec.json.decode(body, type=dict[str, object]).keys() - OF_BATCHES:
+        change = change_of((place, name, body))
+        _require_plausible("change", place, change.message.job_id, place)
+        return "INSERT OR IGNORE INTO changes VALUES (?, ?, ?)", place, change.message.job_id
+    with suppress(*UNDECODABLE):
+        job = msgspec.json.decode(body, type=Job)
+        _require_plausible("job", job.created_offset, job.id, place)
+        return KEEP.format(table="jobs"), job.created_offset, job.id
+    try:
+        batch = msgspec.json.decode(body, type=JobBatch)
+        fields = msgspec.json.decode(body, type=dict[str, object]).keys()
+    except UNDECODABLE as error:
+        raise UnreadableRow("row", place, reason_of(error)) from error
+    if fields - OF_BATCHES:
         raise UnreadableRow("job", batch.id, "it does not say what it is")
-    return KEEP.format(table="batches"), batch.id
+    _require_plausible("batch", batch.created_offset, batch.id, place)
+    return KEEP.format(table="batches"), batch.created_offset, batch.id
+
+
+def _require_plausible(what: str, key: int, row_id: str, place: int) -> None:
+    if not 0 < key < LAST or _id(row_id.encode()) is None:
+        raise UnreadableRow(what, place, "its keys cannot be right")
 
 
 def _is_change(body: bytes) -> bool:

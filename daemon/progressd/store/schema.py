@@ -3,16 +3,21 @@
 A file that is not ours, is damaged or comes from a newer progressd is refused and stays as it is.
 """
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from progressd.core.errors import SettingsError
+from progressd.store.failures import UnreadableRow
 
 APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
 
 NEW_ID: Final = "lower(hex(randomblob(4)))"  # of a store, in SQL
+STORE_ID: Final = re.compile("[0-9a-f]{8}")
+LAST: Final = 2**53  # no offset is as large: a million a second would take 285 years
+TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches"}
 
 MIGRATIONS: Final = (
     f"""
@@ -95,6 +100,8 @@ def inspect(path: Path) -> int:
         if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
             raise
         application, version, names = _read(path, "rw")  # a kill has cut off a change: as for any reader, it is undone
+    if application == APPLICATION_ID and version == len(MIGRATIONS) and (missing := TABLES - names):
+        raise UnreadableRow("schema", version, f"it has no {', '.join(sorted(missing))}")
     empty = application == version == 0 and not names
     unnamed = application == 0 and version == 1 and names >= {"meta", "jobs", "changes", "jobs_by_end"}
     if not (empty or unnamed or (application == APPLICATION_ID and version)):
@@ -116,6 +123,31 @@ def _read(path: Path, mode: str) -> tuple[int, int, set[str]]:
             version,
             {name for [name] in db.execute("SELECT name FROM sqlite_schema")},
         )
+
+
+class Meta(NamedTuple):
+    """What names a store, above which no offset has been given out, and the smallest one can still resume from."""
+
+    store_id: str
+    reserved: int
+    oldest_cursor: int
+
+
+def read_meta(db: sqlite3.Connection) -> Meta:
+    """Raises sqlite3.DatabaseError where one of them is missing, or cannot be."""
+    name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
+    if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
+        raise UnreadableRow("value", "store_id", f"it is {name!r}")
+    if not (isinstance(reserved, int) and 0 < reserved < LAST):
+        raise UnreadableRow("value", "reserved", f"it is {reserved!r}")
+    if not (isinstance(oldest, int) and 0 <= oldest < LAST):
+        raise UnreadableRow("value", "oldest_cursor", f"it is {oldest!r}")
+    return Meta(name, reserved, oldest)
+
+
+def _value(db: sqlite3.Connection, key: str) -> object:
+    [value] = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone() or (None,)
+    return value
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:

@@ -32,7 +32,7 @@ from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, j
 from progressd.store.failures import BESIDE, UnreadableRow, damaged, refusal, shortage, told_of
 from progressd.store.keeping import keep
 from progressd.store.lists import AMONG, in_json
-from progressd.store.schema import inspect, migrate, old_copy
+from progressd.store.schema import inspect, migrate, old_copy, read_meta
 from progressd.store.wal import LONG, WriteAheadLog
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
@@ -57,10 +57,7 @@ class SQLiteStore:
         self.damage: StoreFailed | None = None
         self.unreadable: Unreadable | None = None
         self._noted = set[str]()
-        meta = dict(writer.execute("SELECT key, value FROM meta"))
-        self.id: str = meta["store_id"]
-        self.first_offset: int = meta["reserved"]
-        self.oldest_cursor: int = meta["oldest_cursor"]
+        self.id, self.first_offset, self.oldest_cursor = read_meta(writer)
 
     @classmethod
     def open(cls, path: Path, synchronous: str = "FULL") -> Self:
