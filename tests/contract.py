@@ -38,7 +38,7 @@ ROWS = [
         200,
         f"{JOB} started_at completed_at output_path",
         "error",
-        {"output_path": f"/api/jobs/{DONE}/download", "progress.percent": 25},
+        {"output_path": f"/api/jobs/{DONE}/download", "progress.percent": 100},
     ),
     Row(f"GET /api/jobs/{FAILED}", 200, f"{JOB} started_at completed_at error", "output_path", {"error": "no paper"}),
     Row("GET /api/jobs/me", 400, "error"),

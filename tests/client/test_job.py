@@ -39,7 +39,10 @@ def test_a_block_is_a_job_and_shows_how_far_it_is(way: str, daemon: ServedDaemon
         assert (progress["current_step"], progress["total_steps"], progress["percent"]) == (2, 4, 50)
         job.result("https://files.example/book.pdf", page_count=7)
     ended = seen(daemon, job)
-    assert ended["progress"]["percent"] == 75  # the step that was under way is done
+    assert (ended["progress"]["current_step"], ended["progress"]["percent"]) == (
+        3,
+        100,
+    )  # of 4; what was under way is done
     assert (ended["status"], ended["kind"], ended["input_filename"]) == ("completed", "scan", "book.pdf")
     assert (ended["labels"], ended["options"], ended["lease_seconds"]) == ({"team": "scan"}, {"dpi": 600}, 60.0)
     assert (ended["output_path"], ended["page_count"]) == ("https://files.example/book.pdf", 7)

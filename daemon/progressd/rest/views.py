@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_counts
 from progressd.core.cursor import Cursor
@@ -49,7 +50,7 @@ def job_view(job: Job, store_id: str) -> JobView:
         kind=job.kind,
         pipeline=_known(job.pipeline),
         options=job.options,
-        progress=job.progress,
+        progress=_progress(job),
         input_filename=_known(job.input_filename),
         output_path=_known(job.output_path),
         created_at=job.created_at,
@@ -120,8 +121,13 @@ def batch_job_view(job: Job) -> BatchJobView:
         filename=job.input_filename or "",
         status=job.status,
         download_url=_known(job.output_path),
-        progress=BatchJobProgress(job.progress.percent, job.progress.step_name),
+        progress=BatchJobProgress(_progress(job).percent, job.progress.step_name),
     )
+
+
+def _progress(job: Job) -> ProgressData:
+    """The newest, of which a completed job is all the way, however far its producer has counted."""
+    return replace(job.progress, percent=100) if job.status is JobStatus.COMPLETED else job.progress
 
 
 def _known(value: T | None) -> T | UnsetType:
