@@ -1,6 +1,7 @@
 """The daemon's certificate: what TLS on the one port is set up with."""
 
 import ssl
+from pathlib import Path
 from typing import Final
 
 from progressd.config.settings import Server
@@ -26,16 +27,27 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(PROTOCOLS)
+    _look_into("server.tls_cert", server.tls_cert)
+    if server.tls_key:
+        _look_into("server.tls_key", server.tls_key)
     try:
         context.load_cert_chain(server.tls_cert, server.tls_key or None, password=_no_password)
     except ssl.SSLError as error:
+        wrong = "its key is another one's" if error.reason == "KEY_VALUES_MISMATCH" else "no certificate with a key"
         raise SettingsError(
-            f"server.tls_cert = {server.tls_cert!r}, with its key: not a certificate in PEM with a key that belongs to "
-            f"it and has no password ({error.reason or error})"
+            f"server.tls_cert = {server.tls_cert!r}: {wrong}: expected both in PEM, in one file or with server.tls_key"
         ) from None
-    except OSError as error:
-        raise SettingsError(f"server.tls_cert, server.tls_key: {error.filename or ''} {error.strerror}") from None
     return context
+
+
+def _look_into(setting: str, path: str) -> None:
+    """Raises SettingsError for a file that cannot be read, and for a key with a password."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{setting} = {path!r}: {error.strerror}") from None
+    if b"ENCRYPTED" in text:
+        raise SettingsError(f"{setting} = {path!r}: the key has a password: `openssl pkey` makes one that has none")
 
 
 def _no_password() -> str:

@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -201,6 +202,20 @@ async def test_the_port_neither_begins_nor_ceases_to_speak_tls_under_its_clients
         async with Peer(await daemon.connect()) as peer:
             await peer.send(request("/api/health"))
             assert (b"HTTP" in await peer.receive()) is not before
+
+
+def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Path, cert: Path) -> None:
+    other, locked = certificate(tmp_path, "other"), tmp_path / "locked.pem"
+    call = ["openssl", "pkey", "-in", str(cert), "-aes256", "-passout", "pass:secret", "-out", str(locked)]
+    subprocess.run(call, check=True, capture_output=True)
+    for key, said in (
+        (tmp_path / "none", f"server.tls_key = '{tmp_path}/none': No such file or directory"),
+        (locked, f"server.tls_key = '{locked}': the key has a password: `openssl pkey` makes one that has none"),
+        (other, f"server.tls_cert = '{cert}': its key is another one's: expected both in PEM, "),
+        (Path(__file__), f"server.tls_cert = '{cert}': no certificate with a key: expected both in PEM, "),
+    ):
+        with pytest.raises(SettingsError, match=f"^{re.escape(said)}"):
+            tls_context(Server(tls_cert=str(cert), tls_key=str(key)))
 
 
 @pytest.mark.parametrize("server", [{"tls_cert": "/nowhere"}, {"tls_key": "/x"}, {"tls_cert": __file__}])

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
     path = tmp_path / "progressd.toml"
     path.write_text(run("config", "--sample").output)
     assert run("config", "--config", str(path)).exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("arguments", [["backup", "/tmp/x.db"], ["keys", "list"], ["token"]])
+def test_the_directory_of_somebody_else_is_told_as_such(arguments: list[str]) -> None:
+    code = "import os, sys; from progressd.cli import main; os.setuid(65534); main(sys.argv[1:], prog_name='progressd')"
+    with tempfile.TemporaryDirectory() as directory:  # that of a test is within others that nobody may enter
+        call = [sys.executable, "-c", code, *arguments, "--state-dir", directory]
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=30)
+    said = f"Error: {directory} is for root to read, not for you: put sudo before the command\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

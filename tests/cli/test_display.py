@@ -13,8 +13,8 @@ JOB = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
 URL = "http://127.0.0.1:8080"
 
 
-def received(type_: str, **data: object) -> Received:
-    raw = json.dumps({"type": type_, "job_id": JOB, "data": data})
+def received(type_: str, job_id: str = JOB, **data: object) -> Received:
+    raw = json.dumps({"type": type_, "job_id": job_id, "data": data})
     return Received(raw, decode(raw))
 
 
@@ -157,6 +157,25 @@ def test_on_a_narrow_terminal_names_and_steps_go_before_bar_and_percentage_and_t
     assert " 41%" in shown
     assert len(shown.rstrip()) <= width
     assert ("━━━━━━━━━╸" in shown) is has_bar  # 41 % of 24; without colours the rest of it is blank
+
+
+def test_more_bars_than_lines_are_counted_and_leave_room_for_a_notice() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, height=8, color_system=None, legacy_windows=False)
+    names = {f"{number:08}-0000-4000-8000-000000000000": f"{number}.pdf" for number in range(10)}
+    display = Bars(URL, names, console)
+    with display:
+        for number in (2, 4):
+            display.show(
+                received(
+                    "progress", job_id=list(names)[number], current_step=1, total_steps=2, percent=50, step_name="x"
+                )
+            )
+        display.lost(Lost("draining", 1.0, 0))
+        screen.truncate(0)
+        display._progress.refresh()
+        shown = [line for part in screen.getvalue().split("\n") if (line := part.rpartition("\x1b[2K")[2].strip())]
+    assert [line[:8] for line in shown] == ["00000004", "00000002", "00000009", "00000008", "00000007", "… and 5 "]
 
 
 def test_while_there_are_no_jobs_that_is_said() -> None:

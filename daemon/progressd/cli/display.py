@@ -29,6 +29,8 @@ from progressd.core.messages import Progress as ProgressMessage
 from progressd.core.status import JobStatus
 
 BAR_WIDTH: Final = 24  # characters
+BESIDE: Final = 3  # lines that bars leave: for a notice above them, how many more there are, and the cursor
+QUEUED: Final = str(JobStatus.QUEUED)
 
 
 class Display(ABC):
@@ -138,7 +140,7 @@ class Bars(Display):
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
             self._bars[job_id] = self._progress.add_task(
-                "queued", total=100, name=name, id=text.short(job_id), known=False
+                QUEUED, total=100, name=name, id=text.short(job_id), known=False
             )
         return self._bars[job_id]
 
@@ -159,7 +161,7 @@ class Bars(Display):
 class _Screen(Progress):
     """Bars as wide as the terminal at most: names and steps are shortened, then columns are left out, never the id.
 
-    `idle` is said while there are none.
+    Where there are more than lines, those that run and the newest come first. `idle` is said while there are none.
     """
 
     def __init__(self, console: Console, idle: str) -> None:
@@ -172,12 +174,18 @@ class _Screen(Progress):
             (60, _Step()),
         )
         self._idle = idle
+        self._terminal = console
         super().__init__(console=console, transient=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """What is on the screen now."""
-        if self.tasks:
-            yield from super().get_renderables()
+        tasks, room = self.tasks, max(1, self._terminal.height - BESIDE)
+        if len(tasks) > room:
+            newest = sorted(tasks, key=lambda task: (task.description == QUEUED, -task.id))
+            yield self.make_tasks_table(newest[:room])
+            yield Text(f"… and {len(tasks) - room} more", style="dim")
+        elif tasks:
+            yield self.make_tasks_table(tasks)
         elif self._idle:
             yield Text(self._idle, style="dim")
 

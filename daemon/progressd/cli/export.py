@@ -20,10 +20,10 @@ from progressd.core.status import JobStatus
 )
 @state_dir_options
 def export(statuses: Sequence[str], config_path: Path | None, **given: str | None) -> None:
-    """Print every job of a daemon, running or not, as one line of JSON, the oldest first.
+    """Print every job as one line of JSON, the oldest first.
 
-    The lines are as those of progressd jobs --json, and come from the database itself: all of them, however many there
-    are. Progress in them may be a second old.
+    They are those of a daemon, running or not. The lines are as those of progressd jobs --json, and come from the
+    database itself: all of them, however many there are. Progress in them may be a second old.
 
     \b
     Examples:

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from progressd.cli.parameters import config_option, daemon_here
+from progressd.cli.parameters import Directory, config_option, daemon_here
 from progressd.cli.parameters import labels as labels_given
 
 SCOPES: Final = ("read", "write", "admin")
@@ -51,7 +51,7 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
 
 
 state_dir_option = click.option(
-    "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="The state directory of the daemon."
+    "--state-dir", type=Directory(path_type=Path), help="The state directory of the daemon."
 )
 
 
@@ -112,7 +112,10 @@ def add(
 @state_dir_option
 @config_option
 def list_(state_dir: Path | None, config_path: Path | None) -> None:
-    """List the keys by name, with their scopes, labels and ends; not the keys themselves."""
+    """List the keys by name, but not the keys themselves.
+
+    With their scopes, labels and ends.
+    """
     from datetime import UTC, datetime
 
     from progressd.auth.keys import read_keys

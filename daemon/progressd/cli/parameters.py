@@ -20,6 +20,24 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits for the daemon at most
 
 
+class Directory(click.Path):
+    """A directory that, where it is there, whoever calls may read; or a sentence says who may."""
+
+    def __init__(self, path_type: type[Path] | None = None) -> None:
+        super().__init__(file_okay=False, readable=False, path_type=path_type)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click.Path does. Raises ClickException, which goes without the usage of the command."""
+        if os.path.isdir(value) and not os.access(value, os.R_OK | os.X_OK):
+            path = Path(value)
+            try:
+                owner = path.owner()
+            except KeyError:
+                owner = f"user {path.stat().st_uid}"
+            raise click.ClickException(f"{path} is for {owner} to read, not for you: put sudo before the command")
+        return super().convert(value, param, ctx)
+
+
 def config_option(command: Command) -> Command:
     """`--config`."""
     return click.option(
@@ -148,7 +166,7 @@ def _type(setting: Setting) -> Any:
     """What the shell can complete; what is possible is decided by `_checked`."""
     if get_origin(setting.base) is Literal:
         return click.Choice(get_args(setting.base))
-    return click.Path(file_okay=False) if setting.base is Path else click.STRING
+    return Directory() if setting.base is Path else click.STRING
 
 
 def _checked(setting: Setting, text: str | None) -> object:
