@@ -69,7 +69,7 @@ def check(state_dir: Path) -> Iterator[Problem]:
     path = state_dir / DATABASE
     try:
         with reading(path) as db:
-            found = list(checking.problems(db))
+            found = list(checking.problems(db, path))
             if inspect(path) < len(MIGRATIONS):
                 raise SettingsError(
                     f"the store {path} is of an older progressd: start this one once, and check it then"

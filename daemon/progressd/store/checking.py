@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from progressd.store.failures import NO_JSON, damaged, told_of
+from progressd.store.frames import commits_cut_off
 from progressd.store.reading import every_batch, every_change, every_job
 from progressd.store.schema import NEW_ID, migrate, read_meta
 
@@ -33,9 +34,11 @@ class Problem(NamedTuple):
     repair: str | None
 
 
-def problems(db: sqlite3.Connection) -> Iterator[Problem]:
+def problems(db: sqlite3.Connection, path: Path) -> Iterator[Problem]:
     """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
     damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
+    if cut_off := commits_cut_off(path):
+        damage = [*damage, f"behind a damaged place in its log are {cut_off} commits that are not read"]
     if damage:
         yield from (Problem(f"the database is damaged: {found}", None) for found in damage)
         return

@@ -5,7 +5,7 @@ their cells, overflow pages, and the list of free pages, whose rows have been de
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeAlias
 
@@ -33,11 +33,12 @@ class _Broken(Exception):
 
 
 class Pages:
-    """The pages of a file, whose content may be an mmap."""
+    """The pages of a file, whose content may be an mmap, and those that have `replaced` some of them."""
 
-    def __init__(self, content: bytes | mmap.mmap) -> None:
+    def __init__(self, content: bytes | mmap.mmap, replaced: Mapping[int, bytes] | None = None) -> None:
         self._content = content
-        self._count = len(content) // SIZE
+        self._replaced = replaced or {}
+        self._count = max(len(content) // SIZE, *self._replaced) if self._replaced else len(content) // SIZE
         self._free = self._free_pages()
         self._whole = set[int]()
 
@@ -49,7 +50,7 @@ class Pages:
 
     def unreadable(self) -> int:
         """How many pages are missing or not whole, once `records` has come to its end."""
-        header = self._content[:100]
+        header = self._header()
         valid = header.startswith(MAGIC) and header[24:28] == header[92:96]  # SQLite's own mark of a count that holds
         said = int.from_bytes(header[28:32], "big") if valid else 0
         return max(said, self._count) - len(self._whole | self._free)
@@ -57,7 +58,12 @@ class Pages:
     def _page(self, number: int) -> bytes:
         if not 1 <= number <= self._count:
             raise _Broken
-        return self._content[(number - 1) * SIZE : number * SIZE]
+        if number in self._replaced:
+            return self._replaced[number]
+        return self._content[(number - 1) * SIZE : number * SIZE].ljust(SIZE, b"\0")
+
+    def _header(self) -> bytes:
+        return (self._replaced.get(1) or self._content)[:100]
 
     def _free_pages(self) -> set[int]:
         """Those on the list of free pages; none where it makes no sense, or has one that another page needs."""
@@ -73,7 +79,8 @@ class Pages:
         return free
 
     def _listed(self) -> set[int]:
-        trunk, free = int.from_bytes(self._content[32:36], "big"), list[int]()
+        header, free = self._header(), list[int]()
+        trunk = int.from_bytes(header[32:36], "big")
         while trunk:
             page = self._page(trunk)
             leaves = int.from_bytes(page[4:8], "big")
@@ -81,7 +88,7 @@ class Pages:
                 raise _Broken
             free += trunk, *(int.from_bytes(page[8 + 4 * leaf : 12 + 4 * leaf], "big") for leaf in range(leaves))
             trunk = int.from_bytes(page[:4], "big")
-        count = int.from_bytes(self._content[36:40], "big")
+        count = int.from_bytes(header[36:40], "big")
         if not len(free) == len(set(free)) == count or not all(1 < number <= self._count for number in free):
             raise _Broken
         return set(free)

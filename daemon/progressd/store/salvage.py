@@ -21,6 +21,7 @@ from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
 from progressd.store.copying import sync
 from progressd.store.documents import change_of
 from progressd.store.failures import UnreadableRow, damaged, told_of
+from progressd.store.frames import frames
 from progressd.store.pages import Pages, Record
 from progressd.store.schema import LAST, migrate
 
@@ -65,18 +66,11 @@ def salvage(path: Path) -> Salvaged | None:
     new = path.with_name(path.name + ".part")
     try:
         with told_of(path):
-            _empty_log(path)
             lost = _rescue(path, new)
             return None if lost is None else Salvaged(_put_aside(path, new), lost)
     finally:
         with suppress(OSError):
             new.unlink()
-
-
-def _empty_log(path: Path) -> None:
-    """Have what a kill has left in the log in the file, if SQLite can still make sense of the two."""
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 def _rescue(path: Path, new: Path) -> list[str] | None:
@@ -86,10 +80,11 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
         migrate(db, 0)
         db.executescript(f"PRAGMA synchronous = OFF; {NAMED} BEGIN;")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            pages = Pages(content)
+            log = frames(_log_of(path))
+            pages = Pages(content, {frame.page: frame.content for frame in log if frame.whole})
             for record in pages.records():
                 _take(db, record)
-            unreadable = pages.unreadable()
+            unreadable = pages.unreadable() + sum(not frame.whole for frame in log)
         if db.execute("SELECT NOT EXISTS (SELECT 1 FROM jobs)").fetchone() == (1,):
             return None
         lost = list(_lost(db))
@@ -104,11 +99,18 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
     return lost
 
 
+def _log_of(path: Path) -> bytes:
+    """What a kill has left in the log; SQLite would read it only up to the first damage, and cut it off there."""
+    with suppress(FileNotFoundError):
+        return path.with_name(path.name + "-wal").read_bytes()
+    return b""
+
+
 def _put_aside(path: Path, new: Path) -> Path:
     numbered = (path.with_name(f"{path.name}.damaged{number}") for number in count(1))
     kept = next(name for name in numbered if not os.path.lexists(name))
     os.link(path, kept)
-    with suppress(FileNotFoundError):  # it is there only where SQLite can make no sense of it
+    if _log_of(path):
         os.replace(f"{path}-wal", f"{kept}-wal")  # first: SQLite would apply it to the new file
     sync(path.parent)
     with suppress(FileNotFoundError):

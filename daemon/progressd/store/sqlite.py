@@ -102,6 +102,7 @@ class SQLiteStore:
     async def reserve(self, offset: int) -> None:
         """See Store."""
         await self._write("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", [(offset,)])
+        await self._in_thread(self._log.checkpoint, self._checkpointing)  # not even a damaged log may give one twice
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""

@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from progressd.core.errors import StoreFailed
+from progressd.store.frames import commits_cut_off
 
 INTERVAL: Final = 1.0  # seconds between two looks while something is written
 SHORT: Final = 4 * 2**20  # bytes that may wait in the log; SQLite itself would stop a commit after as many
@@ -27,6 +28,8 @@ class WriteAheadLog:
         self._db = db
         self._written = trio.Event()
         self._told = False
+        if commits := commits_cut_off(path):
+            log.error("the log of the store is damaged: what was committed last is lost", commits=commits)
 
     def written(self) -> None:
         """To be called after each commit."""
@@ -47,16 +50,17 @@ class WriteAheadLog:
             self._written = trio.Event()
             try:
                 if self.size() > SHORT:
-                    await beside_the_writer(self._checkpoint)
+                    await beside_the_writer(self.checkpoint)
                 if self.size() > LONG:
                     # What has been written meanwhile, a little, is moved as well: only when all of it has been, and
                     # no reader needs it any more, does the next commit begin at the front of the log.
-                    await instead_of_the_writer(self._checkpoint)
+                    await instead_of_the_writer(self.checkpoint)
             except StoreFailed as error:
                 log.error("cannot shorten the log of the store", error=str(error))
             self._tell_of_readers()
 
-    def _checkpoint(self) -> None:
+    def checkpoint(self) -> None:
+        """Move to the database what is in the log, as far as no reader needs it there. Blocks."""
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _tell_of_readers(self) -> None:

@@ -1,0 +1,82 @@
+"""The frames of the write-ahead log read without SQLite: which are whole, also behind one that is not.
+
+SQLite reads the log up to the first frame that a disk has changed, and takes that for its end, as it has to: a power
+cut leaves such a frame too. But not one behind which further commits are whole, since each is synced before the next.
+Of the format see https://www.sqlite.org/walformat.html.
+"""
+
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import dropwhile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from progressd.store.pages import SIZE
+
+HEADER: Final = 32  # bytes
+ORDERS: Final = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}  # of bytes in what is summed up, by the mark
+HEAD: Final = 24  # bytes before the page of a frame
+
+
+class Frame(NamedTuple):
+    """A page in the log."""
+
+    page: int
+    content: bytes
+    whole: bool
+    ends: bool  # it is the last one of a commit
+
+
+def frames(log: bytes, skip: int = 0) -> list[Frame]:
+    """All but the first `skip`, up to the last commit that has its end; a damaged head of the log comes as one more."""
+    if len(log) < HEADER + HEAD + SIZE:
+        return []
+    order, salt, found = ORDERS.get(log[:4], "="), log[16:24], list[Frame]()
+    if _checksum(log[:24], (0, 0), order) != _pair(log[24:HEADER]):
+        salt = log[HEADER + 8 : HEADER + 16]
+        found.append(Frame(0, b"", whole=False, ends=True))
+    for at in range(HEADER + skip * (HEAD + SIZE), len(log) - HEAD - SIZE + 1, HEAD + SIZE):
+        head, content = log[at : at + HEAD], log[at + HEAD : at + HEAD + SIZE]
+        before = _pair(log[at - SIZE - 8 : at - SIZE] if at > HEADER else log[24:HEADER])
+        of_now = head[8:16] == salt
+        whole = of_now and _checksum(head[:8] + content, before, order) == _pair(head[16:])
+        found.append(Frame(int.from_bytes(head[:4], "big"), content, whole, of_now and head[4:8] != bytes(4)))
+    while found and not (found[-1].whole and found[-1].ends):
+        found.pop()
+    return found
+
+
+def commits_cut_off(path: Path) -> int:
+    """How many commits are whole in the log of a database, and not read by SQLite, which has it open."""
+    log, index = (_content(path.with_name(path.name + ending)) for ending in ("-wal", "-shm"))
+    read = int.from_bytes(index[16:20], sys.byteorder) if index[32:40] == log[16:24] else 0
+    return count_cut_off(frames(log, read))
+
+
+def count_cut_off(found: Iterable[Frame]) -> int:
+    """How many commits are whole behind the one with the first frame that is not."""
+    behind = dropwhile(lambda frame: frame.whole, found)
+    next(dropwhile(lambda frame: not frame.ends, behind), None)
+    return sum(frame.ends and frame.whole for frame in behind)
+
+
+def _content(path: Path) -> bytes:
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""
+
+
+def _pair(content: bytes) -> tuple[int, int]:
+    first, second = struct.unpack(">II", content)
+    return first, second
+
+
+def _checksum(content: bytes, before: Sequence[int], order: str) -> tuple[int, int]:
+    first, second = before
+    words = struct.unpack(f"{order}{len(content) // 4}I", content)
+    for one, other in zip(words[::2], words[1::2], strict=True):
+        first = first + one + second & 0xFFFFFFFF
+        second = second + other + first & 0xFFFFFFFF
+    return first, second
