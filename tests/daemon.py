@@ -130,11 +130,10 @@ class RunningDaemon:
     async def leaves_only(self, before: Census) -> None:
         """Wait until there is no more than before."""
 
-        def no_more() -> bool:  # a file that the daemon looked into just then may be closed again
+        def no_more() -> bool:  # a file that the daemon looked into just then may be closed again, and its task over
             now = self.census()
-            return (
-                now._replace(descriptors=0) == before._replace(descriptors=0) and now.descriptors <= before.descriptors
-            )
+            fewer = now.tasks <= before.tasks and now.descriptors <= before.descriptors
+            return fewer and now._replace(tasks=0, descriptors=0) == before._replace(tasks=0, descriptors=0)
 
         with contextlib.suppress(trio.TooSlowError):
             await eventually(no_more, PATIENCE)
