@@ -4,10 +4,17 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+from msgspec.structs import replace
+from progressd.app import started
 from progressd.config import Pipeline, Settings
+from progressd.core.errors import SettingsError
 from progressd.diagnosis import OTHER_PORT, diagnose
 from progressd.files import own_state_dir
+from progressd.log import leaves
 from progressd.sockets import open_sockets
+from scarcity import small_disk
+from store.growth import fill
 
 from daemon import settings_in
 
@@ -52,6 +59,64 @@ def test_a_daemon_that_nobody_reaches(tmp_path: Path) -> None:
             "if it was given another port, say so with --port",
             f"a daemon runs, but nobody listens at {tmp_path / 'ingest.sock'}",
         ]
+
+
+@pytest.mark.parametrize(
+    ("server", "auth"),
+    [
+        ({"tls_key": "/no/key"}, {}),
+        ({"tls_cert": "{}/text"}, {}),
+        ({"tls_cert": "{}/none"}, {}),
+        ({"host": "0.0.0.0"}, {}),
+        ({}, {"keys_file": "{}/text"}),
+        ({}, {"token_secret_file": "{}/text"}),
+    ],
+)
+async def test_what_refuses_a_start_is_wrong(tmp_path: Path, server: dict[str, str], auth: dict[str, str]) -> None:
+    (tmp_path / "text").write_text("Dear diary")
+    inside = {key: text.format(tmp_path) for key, text in server.items()}
+    files = {key: Path(text.format(tmp_path)) for key, text in auth.items()}
+    settings = settings_in(tmp_path / "state", server={"port": free_port(), **inside})
+    settings = replace(settings, auth=replace(settings.auth, **files))
+    bad = found(settings, "bad")
+    with pytest.raises(Exception) as refused:  # noqa: PT011
+        async with started(settings, {}) as (daemon, _):
+            daemon._listener(daemon.tasks)
+    assert bad == [str(leaf) for leaf in leaves(refused.value) if isinstance(leaf, SettingsError)]
+    assert len(bad) == 1
+
+
+def test_with_keys_other_machines_may_reach_it(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, server={"port": free_port(), "host": "0.0.0.0"}, auth={"required": True})
+    assert found(settings, "bad") == []
+
+
+def test_a_store_that_is_none(tmp_path: Path) -> None:
+    fill(tmp_path / "progressd.db", 20)
+    settings = settings_in(tmp_path, server={"port": free_port()})
+    assert found(settings, "bad") == []
+    with (tmp_path / "progressd.db").open("r+b") as file:
+        file.write(os.urandom(4096))
+    [bad] = found(settings, "bad")
+    assert bad.startswith(f"the store {tmp_path}/progressd.db is damaged, or is no store at all")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_store_that_is_not_the_daemons(tmp_path: Path) -> None:
+    fill(tmp_path / "progressd.db", 20)
+    os.chown(tmp_path, 65534, 65534)
+    path = tmp_path / "progressd.db"
+    assert found(settings_in(tmp_path, server={"port": free_port()}), "bad") == [
+        f"{path} is root's, and its directory nobody's: sudo chown --reference={tmp_path} {path}"
+    ]
+
+
+def test_a_disk_without_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        settings = settings_in(disk.path, server={"port": free_port()})
+        assert found(settings, "bad") == []
+        disk.fill()
+        assert found(settings, "bad") == [f"nothing can be written to the disk of {disk.path}: no space left on device"]
 
 
 def test_programs_that_are_missing(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import pwd
 import resource
 import shutil
 import socket
@@ -12,13 +11,23 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final, Literal, NamedTuple
 
+from progressd.auth.keys import read_keys
+from progressd.auth.tokens import secret_from
 from progressd.config import Settings
+from progressd.config.settings import AuthSettings, Server
+from progressd.core.errors import SettingsError
+from progressd.ownership import user
 from progressd.port_holder import holder_of
+from progressd.sockets import require_keys
+from progressd.tls import tls_context
+from progressd.upkeep import DATABASE, require_readable
 
 LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
 LEAST_SPARE: Final = 256  # descriptors beside those of the watchers
+LEAST_WRITTEN: Final = 64 << 10  # bytes, of which a start takes fewer
 OTHER_PORT: Final = "stop it, or choose another port (server.port)"
 TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
@@ -34,7 +43,10 @@ def diagnose(settings: Settings) -> Iterator[Finding]:
     """Look at everything that the daemon needs."""
     running = _holder(settings.state_dir)
     yield from _state_dir(settings.state_dir, running)
-    yield from _port(settings.server.host, settings.server.port, running)
+    yield from _store(settings.state_dir)
+    yield from _certificate(settings.server)
+    yield from _keys(settings.auth)
+    yield from _port(settings, running)
     yield from _socket(settings.ingest.socket, running)
     yield from _disk(settings.state_dir)
     yield from _clock()
@@ -59,20 +71,60 @@ def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
     if running:
         yield Finding("good", f"a daemon runs, with the state directory {path}")
     elif not os.access(there, os.W_OK | os.X_OK):
-        owner = pwd.getpwuid(there.stat().st_uid).pw_name
-        me = pwd.getpwuid(os.geteuid()).pw_name
+        owner, me = user(there.stat().st_uid), user(os.geteuid())
         yield Finding("bad", f"{me} may not write to {there}, which is {owner}'s: choose another with --state-dir")
     else:
         yield Finding("good", f"the state directory {path} can be written to")
 
 
-def _port(host: str, port: int, running: bool) -> Iterator[Finding]:
+def _store(state_dir: Path) -> Iterator[Finding]:
+    """Whether a daemon could begin with what is there, though it be another user than this one."""
+    if not state_dir.is_dir() or not os.access(state_dir, os.R_OK | os.X_OK):
+        return
+    path = state_dir / DATABASE
+    try:
+        if path.exists():
+            require_readable(state_dir)
+            yield Finding("good", f"the store {path} can be read")
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+    daemon = state_dir.stat()
+    for one in sorted(state_dir.iterdir()):
+        beside = one.name.endswith(("-wal", "-shm"))  # which SQLite makes the file's owner's
+        if one.is_file() and not beside and one.stat().st_uid != daemon.st_uid:
+            whose, its = user(one.stat().st_uid), user(daemon.st_uid)
+            yield Finding(
+                "bad", f"{one} is {whose}'s, and its directory {its}'s: sudo chown --reference={state_dir} {one}"
+            )
+
+
+def _certificate(server: Server) -> Iterator[Finding]:
+    try:
+        if tls_context(server) is not None:
+            yield Finding("good", f"the certificate {server.tls_cert} and its key can be used")
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+
+
+def _keys(auth: AuthSettings) -> Iterator[Finding]:
+    try:
+        read_keys(auth.keys_file)
+        if os.path.exists(auth.token_secret_file):  # not Path.exists: that raises where it may not look
+            secret_from(auth.token_secret_file)
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+
+
+def _port(settings: Settings, running: bool) -> Iterator[Finding]:
+    host, port = settings.server.host, settings.server.port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         yield Finding("bad", f"server.host = {host} is no address ({error.strerror})")
         return
     for family, _, _, _, address in found:
+        if not running:
+            yield from _reached(settings, str(address[0]))
         try:
             socket.create_server(address, family=family).close()
         except PermissionError:
@@ -97,6 +149,13 @@ def _port(host: str, port: int, running: bool) -> Iterator[Finding]:
                 yield Finding("good", nobody)
 
 
+def _reached(settings: Settings, address: str) -> Iterator[Finding]:
+    try:
+        require_keys(settings, address)
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+
+
 def _socket(path: Path, running: bool) -> Iterator[Finding]:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -113,6 +172,14 @@ def _socket(path: Path, running: bool) -> Iterator[Finding]:
 def _disk(path: Path) -> Iterator[Finding]:
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(there).free
+    try:
+        with TemporaryFile(dir=there) as file:  # without a name, so that nothing has changed
+            file.write(bytes(LEAST_WRITTEN))
+    except PermissionError:
+        pass  # it is told already
+    except OSError as error:
+        yield Finding("bad", f"nothing can be written to the disk of {path}: {(error.strerror or '').lower()}")
+        return
     grade: Literal["note", "good"] = "note" if free < LEAST_FREE else "good"
     yield Finding(grade, f"the disk of {path} has {free / (1 << 30):.1f} GiB free")
 

@@ -53,9 +53,8 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
             path = settings.ingest.socket
             unix = [closing.enter_context(Listening.over(_bind_unix(path, settings.ingest.socket_mode)))]
             closing.callback(path.unlink, missing_ok=True)
-        if not (settings.auth.required or settings.server.insecure):
-            for listening in tcp:
-                _require_loopback(listening)
+        for listening in tcp:
+            require_keys(settings, listening.getsockname()[0])
         yield Sockets(tcp, unix, "https" if settings.server.tls_cert else "http")
 
 
@@ -75,9 +74,10 @@ def _pair(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _require_loopback(listening: socket.socket) -> None:
-    host = listening.getsockname()[0].partition("%")[0]
-    if not ipaddress.ip_address(host).is_loopback:
+def require_keys(settings: Settings, address: str) -> None:
+    """Raises SettingsError where other machines reach the daemon at this address, and need no key."""
+    host = address.partition("%")[0]
+    if not (settings.auth.required or settings.server.insecure) and not ipaddress.ip_address(host).is_loopback:
         raise SettingsError(
             f"at the address {host} other machines reach the daemon, and everyone there could do everything: ask for "
             "keys (auth.required = true; see progressd keys --help), listen on 127.0.0.1 (server.host), or accept that "

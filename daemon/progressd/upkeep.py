@@ -41,6 +41,12 @@ class Problem(NamedTuple):
     repair: Callable[[], None] | None = None
 
 
+def require_readable(state_dir: Path) -> None:
+    """Raises SettingsError where a daemon would not begin with the database that is there, as far as a glance tells."""
+    with reading(state_dir / DATABASE) as db:
+        store_id(db)
+
+
 def backup(state_dir: Path, target: Path) -> int:
     """Copy the database to a new file, and check the copy; its size in bytes. Raises Conflict, SettingsError."""
     return copying.backup(state_dir / DATABASE, target)

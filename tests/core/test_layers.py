@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "pipelines": "",
     "client": "core",
     "installation": "core",
-    "diagnosis": "core config ownership port_holder",
+    "diagnosis": "core config tls ownership port_holder sockets auth upkeep",
     "cli": "core config auth log client app upkeep installation diagnosis",
     "__main__": "cli",
 }
