@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from progressd.core.errors import InvalidInput
+from progressd.core.status import JobStatus
 
 # What msgspec's decoders raise. The UnicodeDecodeError of text that is not UTF-8 is no DecodeError.
 UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -28,4 +29,7 @@ def reason_of(error: Exception) -> str:
             return "the text is not UTF-8"
         case RecursionError():
             return "it is nested too deeply"
-    return str(error)
+    said = str(error)
+    if said.startswith("Invalid enum value") and said.endswith("status`"):  # msgspec does not tell which there are
+        said += f", where one of {', '.join(JobStatus)} is expected"
+    return said

@@ -17,6 +17,7 @@ from progressd.auth.identity import EVERYBODY, Identity
 from progressd.auth.sight import Sight, Sights
 from progressd.broadcast.outbox import Budget
 from progressd.config import Settings
+from progressd.core.decoding import reason_of
 from progressd.core.errors import InvalidInput
 from progressd.files import Files
 from progressd.rest.body import PacedConnection, PacedRequest
@@ -100,7 +101,7 @@ def converted(query: Mapping[str, str], type_: type[T]) -> T:
     try:
         return msgspec.convert(dict(query.items()), type_, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"the query is wrong: {error}") from None
+        raise InvalidInput(f"the query is wrong: {reason_of(error)}") from None
 
 
 def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
