@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Annotated, Final, NamedTuple, get_args
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta, Struct
@@ -36,8 +36,8 @@ def read_wish(target: str) -> Wish:
 
     Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
     """
-    url = urlsplit(target)
-    return wish_for(_read_path(url.path), dict(parse_qsl(url.query, keep_blank_values=True)))
+    path, _, query = target.partition("?")
+    return wish_for(_read_path(path), dict(parse_qsl(query, keep_blank_values=True)))
 
 
 def wish_for(topic: str | None, query: Mapping[str, str]) -> Wish:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 import trio
@@ -82,7 +81,7 @@ class Watchers:
             self._allowance.take(peer, headers)
             self._admit(websocket)
             self._check_browser(websocket)
-            who = self._admission.who(headers, urlsplit(websocket.target).query)
+            who = self._admission.who(headers, websocket.target.partition("?")[2])
             decide(who, Scope.READ)
             sight = self._sights.of(who)
             wish, after = await self._wish(websocket, sight)
