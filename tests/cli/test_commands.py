@@ -215,3 +215,13 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "click" in loaded
     assert not {"trio", "trio_websocket", "httpx", "rich", "quart", "hypercorn", "structlog", "sqlite3"} & set(loaded)
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here")
+def test_without_systemd_a_dry_run_says_all_the_same_what_would_be_done() -> None:
+    why = "systemd does not run here: start the daemon with progressd serve"
+    told = run("install", "--dry-run")
+    assert (told.exit_code, told.stderr) == (0, f"It could not be done here, for {why}.\n\n")
+    assert told.stdout.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
+    refused = run("install", "--yes")
+    assert (refused.exit_code, refused.output) == (1, f"Error: {why}\n")
