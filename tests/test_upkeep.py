@@ -17,7 +17,7 @@ from progressd.cli import main
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError, StoreDamaged, Unreadable
 from progressd.core.status import JobStatus
-from progressd.files import own_state_dir
+from progressd.files import LEFT_OVER, own_state_dir
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from progressd.upkeep import Remedy
@@ -85,7 +85,7 @@ def spoil_index(state: Path) -> None:
 
 def age(path: Path) -> None:
     path.mkdir(parents=True)
-    os.utime(path, (time.time() - upkeep.LEFT_OVER - 60,) * 2)
+    os.utime(path, (time.time() - LEFT_OVER - 60,) * 2)
 
 
 @pytest.mark.parametrize(

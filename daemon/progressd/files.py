@@ -23,7 +23,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
@@ -33,6 +33,9 @@ from progressd.ownership import give, obstacle
 from progressd.shortage import FULL, in_thread, passes, thread_told
 from progressd.store.base import Store
 from progressd.stored import Stored, directories_of_jobs
+from progressd.syncing import sync
+
+LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
 
@@ -43,7 +46,7 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
     try:
         new = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
+        sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         give(lock, state_dir)
     except OSError as error:
@@ -90,7 +93,7 @@ class Files:
         def make() -> None:
             self._uploads.mkdir(exist_ok=True)
             self._jobs.mkdir(exist_ok=True)
-            _sync(self._uploads.parent)
+            sync(self._uploads.parent)
 
         await in_thread(make)
         await self.settle(store)
@@ -200,9 +203,9 @@ class Files:
         def keep() -> None:
             if not stat.S_ISREG(result.lstat().st_mode):  # a directory, or a link to who knows what
                 raise FileNotFoundError(f"{result} is not a file")
-            _sync(result)
+            sync(result)
             os.replace(result, self.output(job_id))
-            _sync(self.output(job_id).parent)
+            sync(self.output(job_id).parent)
 
         await self.stored.changing([self.output(job_id).parent], keep)
 
@@ -234,7 +237,7 @@ class Files:
             for path in there:
                 shutil.rmtree(path, ignore_errors=True)
             if there:
-                _sync(self._jobs)
+                sync(self._jobs)
 
         await self.stored.changing(directories, delete)
 
@@ -281,12 +284,12 @@ class Upload:
         new = _new_input(self._target)
 
         def link() -> None:
-            _sync(self._path.parent)  # first: by this name the next daemon knows that the rest never became a job
+            sync(self._path.parent)  # first: by this name the next daemon knows that the rest never became a job
             self._target.parent.mkdir(exist_ok=True)
             new.unlink(missing_ok=True)
             os.link(path, new)
             os.replace(new, self._target)
-            _sync(self._target.parent, self._target.parent.parent)
+            sync(self._target.parent, self._target.parent.parent)
 
         await self._stored.changing([self._target.parent], link)
 
@@ -308,12 +311,3 @@ def _disk_told() -> Iterator[None]:
         if passes(error):
             raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
         raise
-
-
-def _sync(*paths: Path) -> None:
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

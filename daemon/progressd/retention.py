@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from progressd.core.errors import StoreFailed
-from progressd.files import Files
+from progressd.files import LEFT_OVER, Files
 from progressd.registry import Registry
 from progressd.store.base import Store
 
@@ -21,7 +21,6 @@ FIRST: Final = 60.0  # seconds between the first two looks, for daemons that nev
 INTERVAL: Final = 600.0  # between all others
 STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
-SWEPT_AFTER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
 DRIFT: Final = timedelta(hours=1)  # that a clock may be set ahead, and is believed at once
 FASTEST: Final = 24  # seconds by which retention follows the clock in one: an hour off takes it minutes, a month a day
 PLACES: Final = 40  # in the stream that are noted in the time that jobs are kept
@@ -42,7 +41,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
     count = 0
     try:
         seen = await store.last_seen()
-        before = await _time(store, keep) - timedelta(seconds=max(keep, SWEPT_AFTER))
+        before = await _time(store, keep) - timedelta(seconds=max(keep, LEFT_OVER))
         async with aclosing(files.older_than(before, SWEEP_STEP)) as steps:
             async for names in steps:
                 if seen is None:

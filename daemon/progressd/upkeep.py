@@ -13,7 +13,7 @@ from progressd.core.errors import InvalidInput, SettingsError, StoreDamaged
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.files import own_state_dir
+from progressd.files import LEFT_OVER, own_state_dir
 from progressd.rest.views import JobView, job_view
 from progressd.store import checking, copying
 from progressd.store.reading import every_job, has_job, reading, store_id
@@ -21,7 +21,6 @@ from progressd.store.salvage import salvage
 from progressd.store.schema import MIGRATIONS, inspect
 
 DATABASE: Final = "progressd.db"
-LEFT_OVER: Final = 3600.0  # seconds after which files without a job are no upload that is still to become one
 
 
 class Remedy(StrEnum):

@@ -10,6 +10,7 @@ from progressd.ownership import new_file
 from progressd.store.failures import damaged
 from progressd.store.reading import reading
 from progressd.store.schema import NEW_ID
+from progressd.syncing import sync
 
 
 def backup(path: Path, target: Path) -> int:
@@ -67,12 +68,3 @@ def _check(db: sqlite3.Connection) -> None:
     if found != "ok":
         problem = found.splitlines()[-1]
         raise SettingsError(f"the store is damaged ({problem}), and so would the backup be: see progressd check")
-
-
-def sync(path: Path) -> None:
-    """Have a file or directory on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

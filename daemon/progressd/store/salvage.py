@@ -18,12 +18,12 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.ownership import new_file
 from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
-from progressd.store.copying import sync
 from progressd.store.documents import change_of
 from progressd.store.failures import UnreadableRow, damaged, told_of
 from progressd.store.frames import frames
 from progressd.store.pages import Pages, Record
 from progressd.store.schema import LAST, migrate
+from progressd.syncing import sync
 
 OF_BATCHES: Final = set(JobBatch.__struct_fields__)
 
