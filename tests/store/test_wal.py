@@ -134,7 +134,7 @@ async def test_commits_that_are_cut_off_by_a_damaged_frame_are_said_and_their_of
     spoil(killed, 32 + 24 + 100)
     with capture_logs() as logs, closing(SQLiteStore.open(killed)) as store:
         assert [(line["event"], line["commits"]) for line in logs] == [
-            ("the log of the store is damaged: what was committed last is lost", 2)
+            ("the log of the store is damaged, or a power cut has cut it off: it is not read to its end", 3)
         ]
         assert store.first_offset == 100
         assert await store.unfinished() == []
@@ -159,7 +159,7 @@ async def test_repair_reads_what_is_whole_behind_a_damaged_place_in_the_log(kill
     spoil(killed, at)
     log = killed.with_name(killed.name + "-wal").read_bytes()
     found = [problem.sentence for problem in upkeep.check(killed.parent)]
-    assert [sentence for sentence in found if "commits that are not read" in sentence]
+    assert [sentence for sentence in found if "commits are not read" in sentence]
     said = [sentence for sentence, _ in upkeep.repair(killed.parent)]
     assert any("pages are missing or unreadable" in sentence for sentence in said) or at < 32
     assert (killed.parent / "progressd.db.damaged1-wal").read_bytes() == log

@@ -38,7 +38,10 @@ def problems(db: sqlite3.Connection, path: Path) -> Iterator[Problem]:
     """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
     damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if cut_off := commits_cut_off(path):
-        damage = [*damage, f"behind a damaged place in its log are {cut_off} commits that are not read"]
+        damage = [
+            *damage,
+            f"behind a damaged place in its log, {cut_off} commits are not read (one may be what a power cut left)",
+        ]
     if damage:
         yield from (Problem(f"the database is damaged: {found}", None) for found in damage)
         return

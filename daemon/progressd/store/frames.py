@@ -1,13 +1,13 @@
 """The frames of the write-ahead log read without SQLite: which are whole, also behind one that is not.
 
 SQLite reads the log up to the first frame that a disk has changed, and takes that for its end, as it has to: a power
-cut leaves such a frame too. But not one behind which further commits are whole, since each is synced before the next.
+cut leaves such a frame too, in the last commit. All others are synced before the next.
 Of the format see https://www.sqlite.org/walformat.html.
 """
 
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import dropwhile
 from pathlib import Path
@@ -49,16 +49,13 @@ def frames(log: bytes, skip: int = 0) -> list[Frame]:
 
 
 def commits_cut_off(path: Path) -> int:
-    """How many commits are whole in the log of a database, and not read by SQLite, which has it open."""
+    """How many ends of commits are in the log of a database that SQLite, which has it open, does not read.
+
+    One only may be what a power cut has left of a commit that nobody was told of yet; more are lost.
+    """
     log, index = (_content(path.with_name(path.name + ending)) for ending in ("-wal", "-shm"))
     read = int.from_bytes(index[16:20], sys.byteorder) if index[32:40] == log[16:24] else 0
-    return count_cut_off(frames(log, read))
-
-
-def count_cut_off(found: Iterable[Frame]) -> int:
-    """How many commits are whole behind the one with the first frame that is not."""
-    behind = dropwhile(lambda frame: frame.whole, found)
-    next(dropwhile(lambda frame: not frame.ends, behind), None)
+    behind = dropwhile(lambda frame: frame.whole, frames(log, read))
     return sum(frame.ends and frame.whole for frame in behind)
 
 

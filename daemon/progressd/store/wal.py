@@ -29,7 +29,10 @@ class WriteAheadLog:
         self._written = trio.Event()
         self._told = False
         if commits := commits_cut_off(path):
-            log.error("the log of the store is damaged: what was committed last is lost", commits=commits)
+            log.error(
+                "the log of the store is damaged, or a power cut has cut it off: it is not read to its end",
+                commits=commits,
+            )
 
     def written(self) -> None:
         """To be called after each commit."""
