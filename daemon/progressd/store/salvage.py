@@ -60,8 +60,9 @@ class Salvaged(NamedTuple):
 def salvage(path: Path) -> Salvaged | None:
     """Put a new store in the place of a damaged one that nobody has open; None, and nothing has changed, without a job.
 
-    The new one is a store of its own, as a copy is. At every moment one of the two, whole, is there. Raises
-    SettingsError where there is no room, for example; nothing has changed then.
+    The new one is a store of its own, as a copy is. At every moment one of the two is there, and from before the change
+    on all of the damaged one, with its log, under the other name too. Raises SettingsError where there is no room, for
+    example; nothing has changed then.
     """
     new = path.with_name(path.name + ".part")
     try:
