@@ -52,7 +52,7 @@ async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteSto
 
 @pytest.mark.usefixtures("quick")
 async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.store.sqlite.LONG", wal.LONG)
+    monkeypatch.setattr("progressd.store.connecting.LONG", wal.LONG)
     with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
         await write(store, 1, 100)
         assert log_size(tmp_path) > 1_000_000

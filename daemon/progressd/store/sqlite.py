@@ -5,15 +5,14 @@ round trip costs 130 µs and a FULL commit 213 µs, whatever the number of chang
 """
 
 import contextlib
-import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 import trio
@@ -22,20 +21,17 @@ from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.ownership import new_file
 from progressd.shortage import in_thread, passes
-from progressd.store import clock, ends, lists, schema
+from progressd.store import clock, ends, lists
 from progressd.store.base import Change, Filter
-from progressd.store.copying import copy
+from progressd.store.connecting import connected
 from progressd.store.deleting import Pace, delete
 from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
-from progressd.store.failures import BESIDE, UnreadableRow, damaged, refusal, shortage, told_of
+from progressd.store.failures import UnreadableRow, damaged, refusal, shortage
 from progressd.store.keeping import keep
 from progressd.store.lists import AMONG, in_json
-from progressd.store.schema import inspect, migrate, old_copy, read_meta
-from progressd.store.wal import LONG, WriteAheadLog
-
-BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
+from progressd.store.schema import read_meta
+from progressd.store.wal import WriteAheadLog
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -65,23 +61,8 @@ class SQLiteStore:
 
         Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
         """
-        with told_of(path), _made(path), contextlib.ExitStack() as opened:
-            version = inspect(path)
-            writer = opened.enter_context(contextlib.closing(_connect(path)))
-            writer.execute("PRAGMA journal_mode = WAL")
-            writer.execute(f"PRAGMA synchronous = {synchronous}")
-            if version < len(schema.MIGRATIONS):
-                if version:
-                    copy(writer, old_copy(path, version))
-                migrate(writer, version)
-            writer.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteAheadLog
-            writer.execute(f"PRAGMA journal_size_limit = {LONG}")
-            others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
-            for reader in others[:2]:
-                reader.execute("PRAGMA query_only = ON")
-            store = cls(path, writer, *others)
-            opened.pop_all()
-            return store
+        with connected(path, synchronous) as connections:
+            return cls(path, *connections)
 
     def close(self) -> None:
         """Blocks until the file is closed."""
@@ -311,23 +292,3 @@ class SQLiteStore:
 
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await self._in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)
-
-
-@contextlib.contextmanager
-def _made(path: Path) -> Iterator[None]:
-    """Make the file if there is none; it goes again where nothing comes of it, as on a full disk."""
-    new = not path.exists()
-    if new:
-        os.close(new_file(path))
-    try:
-        yield
-    except BaseException:
-        if new:
-            for suffix in ("", *BESIDE):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        raise
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # check_same_thread: Trio's worker threads change, but the limiter lets only one at a time use the connection.
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)
