@@ -101,7 +101,7 @@ async def test_what_is_received_counts_as_it_comes_and_once(files: Files) -> Non
         assert (files.stored.bytes, files.stored.total) == (2 * KIB, 2 * KIB)
 
 
-async def test_what_comes_while_all_is_counted_anew_counts_once(
+async def test_what_comes_while_all_is_counted_anew_counts_once_but_for_what_is_just_being_written(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STEP", 1)
@@ -114,6 +114,8 @@ async def test_what_comes_while_all_is_counted_anew_counts_once(
             for number in range(20, 30):
                 await receive(files, number + 10 * round_, 7)
                 await files.keep_stderr(job_id(number - 20), bytes(number))
+        assert abs(files.stored.bytes - on_disk(tmp_path)) < 30 * 2
+        await files.stored.count()
         assert files.stored.bytes == on_disk(tmp_path)
 
 

@@ -71,8 +71,9 @@ class Stored:
     async def count(self) -> None:
         """Count everything anew, in steps. Raises OSError.
 
-        What changes meanwhile counts as well; only that a job which is deleted before its turn has come is taken off
-        what it never was added to, until the next time.
+        What changes meanwhile counts as well. Until the next time it is only wrong by what is just being written when
+        its job is looked at, and by a job that is deleted before its turn has come: that is taken off what it never was
+        added to.
         """
         self._changes = changes = Counter[str]()
         found = 0

@@ -43,7 +43,8 @@ async def outcome(directory: Path, pipeline: Pipeline, **runner: object) -> Job:
 
 
 async def test_a_job_that_wants_more_memory_than_it_may_have_fails_with_that_sentence(tmp_path: Path) -> None:
-    done = await outcome(tmp_path, python("x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
+    wait = "import resource as r\nwhile r.getrlimit(r.RLIMIT_DATA)[0] < 0: pass\n"  # until it has its limits
+    done = await outcome(tmp_path, python(wait + "x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
     assert done.error == "Pipeline error: pdf failed with exit status 1, perhaps for want of memory: it may have 200MiB"
 
 

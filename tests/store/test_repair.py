@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from progressd import upkeep
 from progressd.core.batch import BatchStatus, JobBatch
@@ -120,6 +120,7 @@ def untouched_rows(before: Before, content: bytes) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("spoil", [flipped, with_other_page, swapped, with_other_head, cut])
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32))
+@example(seed=32)
 def test_what_is_readable_is_there_what_is_lost_is_said_and_the_damaged_file_is_kept(
     before: Before,
     tmp_path_factory: pytest.TempPathFactory,

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 def problems(db: sqlite3.Connection, path: Path) -> Iterator[Problem]:
     """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
-    damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
+    damage = _not_to_be_written(path) or _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if cut_off := commits_cut_off(path):
         damage = [
             *damage,
@@ -61,6 +61,13 @@ def repair(path: Path, found: Problem) -> None:
     """Mend it in the file, in one transaction. Raises SettingsError; nothing has changed then."""
     with told_of(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {found.repair}; COMMIT;")
+
+
+def _not_to_be_written(path: Path) -> list[str]:
+    """Whether the header says that the file may only be read: as another version would, or a changed bit."""
+    with path.open("rb") as file:
+        versions = file.read(20)[18:]
+    return [] if versions in (b"\1\1", b"\2\2") else ["its header says that nothing may be written to it"]
 
 
 def _changed_schema(db: sqlite3.Connection) -> list[str]:
