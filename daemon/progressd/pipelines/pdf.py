@@ -166,7 +166,7 @@ def run(arguments: argparse.Namespace) -> None:
         def clean_up() -> None:
             if tesseract:
                 tesseract.stop()
-            spool.pending.unlink(missing_ok=True)
+            spool.abandon()
 
         end_on_signal(clean_up)
         Conversion(source, spool, options, tesseract).run()

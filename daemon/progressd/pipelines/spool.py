@@ -3,6 +3,7 @@
 import io
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pikepdf
@@ -21,12 +22,13 @@ class PdfSpool:
     The pictures go straight to a file without a name beside the output, of which nothing is left however the
     process ends, in just enough PDF for pikepdf to read them back one at a time. (Pages that pikepdf moves from
     one document to another it copies into memory: 335 MB for a book of 300 pages in colour.) While `save` runs,
-    and only then, there is a file with a name, `pending`, to be removed if the process is stopped just then.
+    and only then, there is a file with a name of its own, which `abandon` removes.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self.pending = output.with_name(f".{output.name}.{os.getpid()}.part")
+        self._pending = output.with_name(f".{output.name}.{os.getpid()}.part")
+        self._naming = threading.Lock()
         self._file = tempfile.TemporaryFile(dir=output.parent)  # noqa: SIM115  # closed in __exit__
         self._file.write(b"%PDF-1.7\n")
         self._offsets = {PAGES: 0}
@@ -72,14 +74,22 @@ class PdfSpool:
                 if value:
                     pdf.docinfo[key] = value
             try:
-                with self.pending.open("wb") as file:
+                with self._naming:
+                    file = self._pending.open("wb")
+                with file:
                     pdf.save(file)
                     file.flush()
                     os.fsync(file.fileno())
-                self.pending.replace(self._output)
+                with self._naming:
+                    self._pending.replace(self._output)
                 _sync(self._output.parent)
             finally:
-                self.pending.unlink(missing_ok=True)
+                self._pending.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Let nothing get a name any more, for a process that ends at once: a `save` under way waits for ever."""
+        self._naming.acquire()
+        self._pending.unlink(missing_ok=True)
 
     def _write(self, entries: str, data: bytes | None = None, number: int | None = None) -> int:
         """Write an object, a stream if it has data, and return its number (PDF 1.7, section 7.3.10)."""
