@@ -249,3 +249,13 @@ def test_the_answer_to_a_new_job_tells_its_id() -> None:
     assert isinstance(line, Line)
     answer = line.answer(job(offset=3), "store")
     assert json.loads(encode(answer)) == {"ref": 1, "ok": True, "cursor": "store-3", "job_id": ID}
+
+
+def test_what_comes_after_an_end_is_another_line_also_behind_one_that_is_too_long() -> None:
+    splitter = LineSplitter(LIMIT)
+    assert comparable(splitter.feed(b"123456789")) == [(1, "the line has more than 8 bytes")]
+    assert splitter.end() == []
+    assert splitter.feed(b"two") == []
+    assert splitter.end() == [(2, b"two")]
+    assert splitter.end() == []
+    assert splitter.feed(b"three\n") == [(3, b"three")]

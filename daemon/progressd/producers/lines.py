@@ -55,8 +55,8 @@ class LineSplitter:
         return lines
 
     def end(self) -> list[NumberedLine]:
-        """The last line, where no line end followed it."""
-        return self.feed(b"\n") if self._rest else []
+        """The last line, where no line end followed it; what is fed after this begins another."""
+        return self.feed(b"\n") if self._rest or self._skipping else []
 
     def _too_long(self) -> LineTooLong:
         return LineTooLong(f"the line has more than {self._max_bytes} bytes")

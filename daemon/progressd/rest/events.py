@@ -6,6 +6,7 @@ from typing import Final
 from quart import Blueprint, Response, request
 
 from progressd.core.events import ProducerEvent, checked_job_id
+from progressd.producers.line_stream import LineStream
 from progressd.producers.lines import Answer, LineSplitter, read_event
 from progressd.rest.body import Pieces, whole_body
 from progressd.rest.line_answers import LineAnswers
@@ -41,7 +42,8 @@ async def _take(job_id: str | None) -> Response:
         job = await daemon.ingest.submit_one(event)
         return json_response(Answer(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
     pieces = Pieces(request, limits, math.inf, in_its_time=True)
-    answers = LineAnswers(pieces, LineSplitter(most), daemon.ingest, job_id, daemon.streams, daemon.budget)
+    lines = LineStream(LineSplitter(most), daemon.ingest, job_id)
+    answers = LineAnswers(pieces, lines, daemon.streams, daemon.budget)
     await answers.begin()
     response = Response(answers, content_type=LINES)
     response.timeout = None

@@ -4,7 +4,6 @@ Both directions go on at once (RFC 9112 §9.3 has nothing against it), and neith
 once, and who does not read the answers is read no further when too many of them wait.
 """
 
-from collections import deque
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final
@@ -15,18 +14,16 @@ from msgspec import UNSET
 from quart.wrappers.response import ResponseBody
 
 from progressd.broadcast.outbox import Budget
-from progressd.core.errors import InvalidInput, ProgressdError, Stalled, Stopping
-from progressd.ingest import Submitting
-from progressd.producers.intake import ANSWERS_MOST, CHUNK, Intake
-from progressd.producers.lines import LineSplitter, NumberedLine, refusal
+from progressd.core.errors import ProgressdError, Stalled, Stopping
+from progressd.producers.intake import ANSWERS_MOST, CHUNK
+from progressd.producers.line_stream import LineStream
+from progressd.producers.lines import refusal
 from progressd.rest.body import Pieces
 from progressd.rest.open_streams import OpenStreams
 
 # Bytes of answers that may wait for all clients together; ANSWERS_MOST for each is much, because many read none before
 # they have sent all. Whoever keeps most of it is given up.
 ALL_ANSWERS_MOST: Final = 4 * ANSWERS_MOST
-TURN_MOST: Final = 500  # lines at once, which take 4 ms if they are nonsense: others want to be heard too
-BAD_MOST: Final = 1000  # lines that are no events, after which it is not worth reading on
 SEND_MOST: Final = 65536  # bytes sent at once
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -35,25 +32,13 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 class LineAnswers(ResponseBody):
     """`begin` first, as long as the request may still be refused as a whole; then it is the body of the response."""
 
-    def __init__(
-        self,
-        pieces: Pieces,
-        splitter: LineSplitter,
-        ingest: Submitting,
-        job_id: str | None,
-        streams: OpenStreams,
-        budget: Budget,
-    ) -> None:
+    def __init__(self, pieces: Pieces, lines: LineStream, streams: OpenStreams, budget: Budget) -> None:
         self._pieces = pieces
-        self._splitter = splitter
-        self._ingest = ingest
-        self._job_id = job_id
+        self._lines = lines
         self._streams = streams
         self._budget = budget
         self._piece = b""  # of the body, of which so much is not yet split
-        self._lines = deque[NumberedLine]()  # to be taken
         self._ended = False  # the body
-        self._bad = 0  # lines
         self._waiting = bytearray()  # to be sent
         self._over = False  # all that will be taken is taken
         self._stopping = False
@@ -104,7 +89,7 @@ class LineAnswers(ResponseBody):
                     self._room = trio.Event()
                     await self._room.wait()
                     continue
-                number = self._next_number()
+                number = self._lines.next_number
                 try:
                     await self._take_next()
                 except ProgressdError as error:
@@ -116,21 +101,14 @@ class LineAnswers(ResponseBody):
         """Take some lines. Raises Stalled, Stopping, Unavailable, and InvalidInput where too many are no events."""
         if not self._lines:
             try:
-                self._lines.extend(self._splitter.feed(await self._next_piece()))
+                self._lines.feed(await self._next_piece())
             except StopAsyncIteration:
-                self._lines.extend(self._splitter.end())
+                self._lines.end()
                 self._ended = True
-        if self._lines and self._bad > BAD_MOST:
-            raise InvalidInput(f"more than {BAD_MOST} lines were no events: no more of them are taken")
-        intake = Intake([self._lines.popleft() for _ in range(min(TURN_MOST, len(self._lines)))], self._job_id)
-        self._bad += intake.bad
-        answers = intake.answers(await self._ingest.submit(*intake.events), self._ingest.store_id)
+        answers = await self._lines.take()
         if not self._over:
             self._waiting += _encode_lines(answers)
             self._over = self._ended and not self._lines
-
-    def _next_number(self) -> int:
-        return self._lines[0][0] if self._lines else self._splitter.number + 1
 
     def _end(self, error: ProgressdError, number: int) -> None:
         if not self._over:
@@ -151,7 +129,8 @@ class LineAnswers(ResponseBody):
         """For the budget: let go of what waits for a client that does not read it, and read no further."""
         del self._waiting[self._waiting.find(b"\n") + 1 :]  # but for the rest of what has been sent in part
         self._end(
-            Stalled("the answers are not read, and no more of them can be kept: some are missing"), self._next_number()
+            Stalled("the answers are not read, and no more of them can be kept: some are missing"),
+            self._lines.next_number,
         )
         self._room.set()
         self._reading.cancel()
