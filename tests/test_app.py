@@ -301,20 +301,27 @@ def test_systemd_is_told_when_it_answers_and_when_it_stops(
     assert "PROGRESSD_JOB_ID=" in inside
 
 
+GIVEN = ("given.sock", "another.sock")
+
+
 def by_a_shell(command: Sequence[str], directory: Path) -> subprocess.Popen[str]:
-    """Pass two listening sockets on as systemd does: from descriptor 3 on, with the id of the process they are for."""
-    with socket.create_server(("127.0.0.1", port_in(directory))) as tcp, socket.socket(socket.AF_UNIX) as unix:
-        unix.bind(str(directory / "given.sock"))
-        unix.listen()
-        script = f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; LISTEN_PID=$$ exec env "$@"'
-        variables = ["LISTEN_FDS=2", "LISTEN_FDNAMES=http:ingest"]
-        descriptors = [tcp.fileno(), unix.fileno()]
-        return subprocess.Popen(["bash", "-c", script, "bash", *variables, *command], pass_fds=descriptors)
+    """Pass listening sockets on as systemd does: from descriptor 3 on, with the id of the process that they are for."""
+    with socket.create_server(("127.0.0.1", port_in(directory))) as tcp, ExitStack() as opened:
+        given = [tcp.fileno()]
+        for name in GIVEN:
+            unix = opened.enter_context(socket.socket(socket.AF_UNIX))
+            unix.bind(str(directory / name))
+            unix.listen()
+            given.append(unix.fileno())
+        passed = " ".join(f"{3 + number}<&{descriptor}" for number, descriptor in enumerate(given))
+        script = f'exec {passed}; LISTEN_PID=$$ exec env "$@"'
+        variables = ["LISTEN_FDS=3", "LISTEN_FDNAMES=http:ingest:ingest"]
+        return subprocess.Popen(["bash", "-c", script, "bash", *variables, *command], pass_fds=given)
 
 
 def by_systemd(command: Sequence[str], directory: Path) -> subprocess.Popen[str]:
     """Let systemd's own tool do it, which starts the daemon at the first connection."""
-    listen = [f"--listen=127.0.0.1:{port_in(directory)}", f"--listen={directory / 'given.sock'}"]
+    listen = [f"--listen=127.0.0.1:{port_in(directory)}", *(f"--listen={directory / name}" for name in GIVEN)]
     return subprocess.Popen(["systemd-socket-activate", *listen, *command])
 
 
@@ -341,7 +348,7 @@ def test_it_takes_the_sockets_that_systemd_has_opened(
         daemon = ServedDaemon(f"http://127.0.0.1:{port_in(tmp_path)}", process, tmp_path / "state")
         try:
             until(lambda: is_answered(daemon))
-            assert report(tmp_path / "given.sock", registered(ID))["ok"]
+            assert [report(tmp_path / name, registered(ID))["ok"] for name in GIVEN] == [True, True]
             assert not (daemon.state_dir / "ingest.sock").exists()
             inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text
         finally:
@@ -350,7 +357,7 @@ def test_it_takes_the_sockets_that_systemd_has_opened(
     assert "PROGRESSD_JOB_ID=" in inside
     assert "LISTEN_" not in inside
     assert inside.split()[-4:] == ["0", "1", "2", "3"], "a pipeline has inherited descriptors"
-    assert (tmp_path / "given.sock").exists(), "it is not ours to remove"
+    assert all((tmp_path / name).exists() for name in GIVEN), "they are not ours to remove"
 
 
 def is_answered(daemon: ServedDaemon) -> bool:

@@ -197,8 +197,7 @@ class Daemon:
                 async with trio.open_nursery() as accepting:
                     for listening in sockets.tcp:
                         accepting.start_soon(listener.run, listening)
-                    for listening in sockets.unix:
-                        accepting.start_soon(self.producers.run, listening)
+                    accepting.start_soon(self.producers.run, *sockets.unix)
                     jobs_done = trio.Event()
                     accepting.start_soon(self._run_jobs, jobs_done)
                     self.services.ready = True

@@ -3,21 +3,26 @@
 import json
 import os
 import signal
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
 import trio
 from progressd.config import Pipeline
 from progressd.core.errors import StoreFailed
+from progressd.core.events import Registration, ReportedStatus, StartEvent, StatusEvent, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.messages import Completed
 from progressd.core.status import JobStatus
 from progressd.files import Files
 from progressd.producers import runner
 from progressd.producers.orphans import Children
+from progressd.producers.runner import Runner
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, job, job_id
 from scarcity import no_descriptors_left, no_threads_left
@@ -545,6 +550,39 @@ async def test_a_job_under_which_the_daemon_died_too_often_fails(tmp_path: Path)
         given_up, again = await ended(daemon, job_id(1)), await ended(daemon, job_id(2))
     assert (given_up.status, given_up.error, given_up.attempt) == (FAILED, "interrupted", 2)
     assert (again.status, again.attempt) == (COMPLETED, 2)
+
+
+@contextmanager
+def left_running(mark: str, job: str) -> Iterator[IO[bytes]]:
+    """A program that a killed daemon has left, and does not end when asked; what it says to that."""
+    program = "import signal\nsignal.signal(15, lambda *_: print('no'))\nprint('here')\nwhile True: signal.pause()"
+    marks = {"PROGRESSD_RUNNER": mark, "PROGRESSD_JOB_ID": job}
+    with subprocess.Popen([sys.executable, "-uc", program], stdout=subprocess.PIPE, env=marks) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
+
+
+async def test_a_job_may_be_cancelled_and_deleted_while_what_a_crash_has_left_of_it_is_being_ended(
+    tmp_path: Path,
+) -> None:
+    settings = settings_in(tmp_path, runner={"kill_grace": PATIENCE})
+    async with started_again(tmp_path / "progressd.db") as spine, trio.open_nursery() as nursery:
+        files = Files(tmp_path)
+        await files.prepare(spine.store)
+        await spine.submit(SubmitEvent(job_id(1), Registration("pdf"), "pdf"), StartEvent(job_id(1)))
+        runner = Runner(settings, spine.registry, spine.ingest, files)
+        with left_running(Children(tmp_path, spine.store.id).mark, job_id(1)) as said:
+            nursery.start_soon(runner.run)
+            with trio.fail_after(PATIENCE):
+                await trio.to_thread.run_sync(said.readline)
+            cancelled = await spine.ingest.submit_one(StatusEvent(job_id(1), ReportedStatus(CANCELLED)))
+            await spine.ingest.delete(cancelled)
+        await eventually(lambda: runner._slots.value < settings.runner.slots)
+        nursery.cancel_scope.cancel()
 
 
 async def test_after_a_crash_producers_jobs_go_on(tmp_path: Path) -> None:

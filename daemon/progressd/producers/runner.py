@@ -86,7 +86,7 @@ class Runner:
                 else:
                     await self._report(RunnerEvent(job.id, _error(job, "interrupted")))
                     log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
-            except Conflict as refusal:
+            except (Conflict, NotFound) as refusal:
                 log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
 
     async def _clear_up(self, jobs: set[str]) -> set[str]:

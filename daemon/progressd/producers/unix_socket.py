@@ -32,11 +32,12 @@ class UnixSocket:
         self.max_line_bytes = max_line_bytes
         self._sweep = Sweep(ingest)
 
-    async def run(self, listening: socket.socket) -> None:
-        """Accept producers on a bound socket."""
+    async def run(self, *listening: socket.socket) -> None:
+        """Accept producers on bound sockets, of which systemd may pass on several; run it once for all of them."""
         async with trio.open_nursery() as producers:
             producers.start_soon(self._sweep.run)
-            await accept_forever(listening, lambda sock, _: producers.start_soon(self._serve, sock))
+            for one in listening:
+                producers.start_soon(accept_forever, one, lambda sock, _: producers.start_soon(self._serve, sock))
 
     async def _serve(self, sock: socket.socket) -> None:
         """The boundary of one producer."""
