@@ -47,8 +47,7 @@ def test_it_is_started_once_it_answers(machine: Machine) -> None:
 def test_several_run_side_by_side(machine: Machine) -> None:
     other = job_id(8081)
     machine.write("/etc/progressd/8081.toml", "[pipelines.copy]\ncommand = ['cp', '{input}', '{output}']\n")
-    machine.run("systemctl", "start", "--no-block", "progressd.service")
-    machine.run("systemctl", "start", "progressd@8081.socket")
+    machine.run("systemctl", "start", "progressd.socket", "progressd@8081.socket")
     assert machine.report(registered(other), "/run/progressd-8081/ingest.sock")["ok"]
     assert machine.request("GET", f"/api/jobs/{other}", port=8081).status == 200
     assert machine.request("GET", f"/api/jobs/{other}").status == 404
