@@ -61,10 +61,11 @@ ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("DELETE", "/api/batch/<batch_id>"): ("write", "batch"),
 }
 STREAMS: Final = {
-    "/ws": "dialogue",
-    "/ws/jobs": "seen",
-    f"/ws/jobs/{JOB}": "job",
-    f"/ws/batch/{BATCH}": "batch",
+    "/ws": ("read", "dialogue"),
+    "/ws/jobs": ("read", "seen"),
+    f"/ws/jobs/{JOB}": ("read", "job"),
+    f"/ws/batch/{BATCH}": ("read", "batch"),
+    "/ws/publish": ("write", "seen"),
 }
 
 
@@ -196,12 +197,12 @@ async def test_a_method_that_nobody_thought_of_takes_the_right_to_write(daemon: 
         assert await status_of(daemon, request(f"/api/jobs/{JOB}{query}", headers, method=method)) == status, name
 
 
-async def test_what_each_may_watch(daemon: RunningDaemon) -> None:
+async def test_what_each_may_watch_and_where_report(daemon: RunningDaemon) -> None:
     for name, visitor in VISITORS.items():
         headers, query = credentials(daemon, name)
-        for path, about in STREAMS.items():
+        for path, (scope, about) in STREAMS.items():
             status = await status_of(daemon, upgrade(path + query, headers))
-            allowed = {101} if (allowed := expected(visitor, "GET", "read", about)) == {0} else allowed
+            allowed = {101} if (allowed := expected(visitor, "GET", scope, about)) == {0} else allowed
             if name == "an expired token":
                 allowed = {101}  # and closed with 4500 at once, which a page can see
             elif about == "dialogue" and not visitor.refused and visitor.scopes != "write":

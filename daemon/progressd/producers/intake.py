@@ -10,6 +10,7 @@ from progressd.producers.lines import Answer, Line, NumberedLine, read_line
 
 CHUNK: Final = 16384  # bytes read at once; some 100 lines, or 8,000 that are nonsense and take 60 ms to say so
 ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
+PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
 
 
 class Intake:

@@ -8,7 +8,7 @@ from typing import Final
 
 from progressd.core.errors import InvalidInput
 from progressd.ingest import Submitting
-from progressd.producers.intake import Intake
+from progressd.producers.intake import CHUNK, Intake
 from progressd.producers.lines import Answer, LineSplitter, NumberedLine
 
 TURN_MOST: Final = 500  # lines at once, which take 4 ms if they are nonsense: others want to be heard too
@@ -16,7 +16,7 @@ BAD_MOST: Final = 1000  # lines that are no events, after which it is not worth 
 
 
 class LineStream:
-    """Of one producer. `job_id`: the job of lines that name none. True while lines wait; `size`: bytes of those."""
+    """Of one producer. `job_id`: the job of lines that name none. True while lines wait."""
 
     def __init__(self, splitter: LineSplitter, ingest: Submitting, job_id: str | None = None) -> None:
         self._splitter = splitter
@@ -24,10 +24,15 @@ class LineStream:
         self._job_id = job_id
         self._waiting = deque[NumberedLine]()
         self._bad = 0  # lines
-        self.size = 0
+        self._size = 0  # bytes of the lines that wait
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether enough lines wait for one turn."""
+        return self._size > CHUNK or len(self._waiting) > TURN_MOST
 
     @property
     def next_number(self) -> int:
@@ -45,21 +50,21 @@ class LineStream:
     def drop(self) -> None:
         """Forget the lines that wait."""
         self._waiting.clear()
-        self.size = 0
+        self._size = 0
 
     async def take(self) -> list[Answer]:
         """Some of the lines that wait, decided. Raises Unavailable, and InvalidInput where too many are no events."""
         if self._waiting and self._bad > BAD_MOST:
             raise InvalidInput(f"more than {BAD_MOST} lines were no events: no more of them are taken")
         lines = [self._waiting.popleft() for _ in range(min(TURN_MOST, len(self._waiting)))]
-        self.size -= sum([_size(line) for _, line in lines])
+        self._size -= sum([_size(line) for _, line in lines])
         intake = Intake(lines, self._job_id)
         self._bad += intake.bad
         return intake.answers(await self._ingest.submit(*intake.events), self._ingest.store_id)
 
     def _add(self, lines: list[NumberedLine]) -> None:
         self._waiting.extend(lines)
-        self.size += sum([_size(line) for _, line in lines])
+        self._size += sum([_size(line) for _, line in lines])
 
 
 def _size(line: object) -> int:

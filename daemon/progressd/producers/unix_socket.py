@@ -3,7 +3,6 @@
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 import trio
@@ -15,11 +14,9 @@ from progressd.core.closing import Closing
 from progressd.core.errors import ProgressdError
 from progressd.core.messages import encode
 from progressd.ingest import Ingest, Outcome
-from progressd.producers.intake import ANSWERS_MOST, CHUNK, Intake
+from progressd.producers.intake import ANSWERS_MOST, CHUNK, PATIENCE, Intake
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import Sweep
-
-PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""One watcher's WebSocket: a nursery with its tasks for reading, sending and closing."""
+"""One client's WebSocket: a nursery with its tasks for reading, sending and closing."""
 
 from collections.abc import Collection
 from typing import Final
@@ -11,11 +11,21 @@ from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
 from progressd.broadcast.pace import asked_for
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Limits
-from progressd.core.closing import BATCH_FINISHED, JOB_DELETED, JOB_FINISHED, SLOW_CONSUMER, TRY_AGAIN, Closing
+from progressd.core.closing import (
+    BATCH_FINISHED,
+    DRAINING,
+    JOB_DELETED,
+    JOB_FINISHED,
+    SLOW_CONSUMER,
+    TRY_AGAIN,
+    Closing,
+)
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.headers import header
 from progressd.core.messages import Notice, encode
-from progressd.ws.endpoint import NOWHERE, Endpoint, Inbox
+from progressd.producers.intake import ANSWERS_MOST
+from progressd.ws.endpoint import NOWHERE, Endpoint, Inbox, Pieces
+from progressd.ws.handshake import publishes
 from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import Fate
 from progressd.ws.listener import Connection
@@ -49,7 +59,8 @@ class WebSocket:
         assert upgrade is not None
         self.host = upgrade.host
         connection.unread = connection.unread[upgrade.size :]
-        self.outbox = SocketOutbox(connection, limits.outbox_bytes, nursery.start_soon, self._on_end, budget)
+        most = ANSWERS_MOST if publishes(upgrade.request.target) else limits.outbox_bytes
+        self.outbox = SocketOutbox(connection, most, nursery.start_soon, self._on_end, budget)
         self.closing: Closing | None = None  # why we close it, if it is us who do
         self.start = nursery.start_soon
         self._stream = WebSocketStream(connection, self.outbox, heartbeat, nursery.cancel_scope.cancel)
@@ -121,9 +132,9 @@ class WebSocket:
         except NotFound:  # it was too old, and went between the handshake and now
             self.outbox.end(JOB_DELETED)
 
-    async def serve(self, inbox: Inbox = NOWHERE) -> None:
+    async def serve(self, inbox: Inbox = NOWHERE, pieces: Pieces | None = None) -> None:
         """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""
-        await self._ws.read(inbox)
+        await self._ws.read(inbox, pieces)
         if self.closing is not None:
             await trio.sleep_forever()  # `_close` ends the nursery
 
@@ -136,6 +147,7 @@ class WebSocket:
         self.start(self._close, closing)
 
     async def _close(self, closing: Closing) -> None:
+        await self._ws.settle(dropping=closing != DRAINING)
         with trio.move_on_after(self._limits.connection_timeout):
             if closing in (JOB_FINISHED, BATCH_FINISHED):
                 await self.outbox.drained()

@@ -35,6 +35,16 @@ class Inbox(Protocol):
         """There will be no more."""
 
 
+class Pieces(Protocol):
+    """Where a client's messages go piece by piece, so that none is too long."""
+
+    async def take(self, piece: bytes, finished: bool) -> None:
+        """Take a piece of a message; `finished`: its last."""
+
+    async def settle(self, *, dropping: bool) -> None:
+        """Take no more, and do what is to be done before a close; `dropping`: but for what has not been begun."""
+
+
 class Nowhere:
     """The inbox of a watcher of one stream, who has nothing to say."""
 
@@ -62,6 +72,7 @@ class Endpoint(WebSocketConnection):
         self._pings = _NO_PINGS
         self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _UNHEARD
         self._hand_on_to(NOWHERE)
+        self._pieces: Pieces | None = None  # instead of the inbox
         del self._stream_lock, self._connection_proposal
 
     @property
@@ -85,15 +96,17 @@ class Endpoint(WebSocketConnection):
         framing._events = ()  # that it never has: 0.6 KiB of an empty deque
         self._wsproto = framing  # without the handshake, 2 KiB
 
-    async def read(self, inbox: Inbox) -> None:
-        """Hand on what the client says, until the connection is closed or broken."""
+    async def read(self, inbox: Inbox, pieces: Pieces | None = None) -> None:
+        """Hand on what the client says, whole or in pieces, until the connection is closed or broken."""
         self._hand_on_to(inbox)
+        self._pieces = pieces
         while self._reader_running:
             try:
                 data = await self._outlet.connection.receive_some(RECEIVE_MOST)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:
+                await self.settle()
                 if self._wsproto.state is not ConnectionState.CLOSED:
                     await self._abort_web_socket()
                 return
@@ -102,6 +115,11 @@ class Endpoint(WebSocketConnection):
                 self._wsproto.receive_data(data)
             del data
             await self._take_events()
+
+    async def settle(self, *, dropping: bool = False) -> None:
+        """Let be done what is to be done before a close."""
+        if self._pieces is not None:
+            await self._pieces.settle(dropping=dropping)
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Send a close, and wait for the client's."""
@@ -132,11 +150,15 @@ class Endpoint(WebSocketConnection):
 
     async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
         """Fragments without a byte do not count against the longest message, but a list of them would grow for ever."""
-        if event.data or event.message_finished:
+        if self._pieces is not None:
+            piece = event.data.encode() if isinstance(event.data, str) else bytes(event.data)
+            await self._pieces.take(piece, event.message_finished)
+        elif event.data or event.message_finished:
             await super()._handle_message_event(event)
 
     async def _handle_close_connection_event(self, event: CloseConnection) -> None:
         """A client that broke the protocol, which wsproto reports like a close of the client's, is told which way."""
+        await self.settle()
         if self._wsproto.state is ConnectionState.OPEN:
             await self._send(event)
         self._client_closed = self._wsproto.state is ConnectionState.REMOTE_CLOSING

@@ -11,6 +11,7 @@ from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, TopicMessage, batch_topic, job_topic, type_of
 
+PUBLISH: Final = "/ws/publish"  # where producers report
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 
 
@@ -29,6 +30,11 @@ class Wish(NamedTuple):
     since: str | None
     interval: float
     types: frozenset[str] | None
+
+
+def publishes(target: str) -> bool:
+    """Whether who asks for this is a producer, and not a watcher."""
+    return target.partition("?")[0] == PUBLISH
 
 
 def read_wish(target: str) -> Wish:

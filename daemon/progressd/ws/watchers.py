@@ -1,6 +1,7 @@
 """Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -11,7 +12,7 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance
 from progressd.auth.browsers import check_host, check_origin
-from progressd.auth.identity import Scope, decide
+from progressd.auth.identity import Identity, Scope, decide
 from progressd.auth.places import Places
 from progressd.auth.sight import Sight, Sights
 from progressd.broadcast.outbox import Budget
@@ -21,12 +22,15 @@ from progressd.config import Settings
 from progressd.core.closing import CREDENTIALS_EXPIRED, Closing
 from progressd.core.errors import ProgressdError, Stopping, TokenExpired
 from progressd.core.messages import Notice, Resync
+from progressd.producers.line_stream import LineStream
+from progressd.producers.lines import LineSplitter
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
-from progressd.ws.handshake import Wish, read_wish
+from progressd.ws.handshake import Wish, publishes, read_wish
 from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import VANISHED, refused
 from progressd.ws.listener import Connection
+from progressd.ws.publisher import Publisher
 
 TOPICS_NAMED: Final = 5  # of one connection, in the log
 
@@ -82,9 +86,7 @@ class Watchers:
             self._admit(websocket)
             self._check_browser(websocket)
             who = self._admission.who(headers, websocket.target.partition("?")[2])
-            decide(who, Scope.READ)
-            sight = self._sights.of(who)
-            wish, after = await self._wish(websocket, sight)
+            serve = await self._asked(websocket, who)
             await websocket.accept()
             self._heartbeat.add(websocket.outbox)
         except TokenExpired:  # a page is told nothing of a refusal, and would come back for ever
@@ -101,7 +103,7 @@ class Watchers:
             if self._draining is not None:  # since it was let in
                 websocket.outbox.end(self._draining)
             with self._admission.held(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
-                await self._serve(websocket, sight, wish, after)
+                await serve()
         finally:
             self._dismiss(websocket)
             self._heartbeat.remove(websocket.outbox)
@@ -140,6 +142,17 @@ class Watchers:
         server = self._settings.server
         check_host(websocket.host, server)
         check_origin(websocket.origin, websocket.host, server)
+
+    async def _asked(self, websocket: WebSocket, who: Identity) -> Callable[[], Awaitable[None]]:
+        """What the client is served with once it is let in. Raises what refuses it."""
+        sight = self._sights.of(who)
+        if publishes(websocket.target):
+            decide(who, Scope.WRITE)
+            splitter = LineSplitter(self._settings.ingest.max_line_bytes)
+            return Publisher(websocket, LineStream(splitter, sight.ingest)).serve
+        decide(who, Scope.READ)
+        wish, after = await self._wish(websocket, sight)
+        return partial(self._serve, websocket, sight, wish, after)
 
     async def _wish(self, websocket: WebSocket, sight: Sight) -> tuple[Wish, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
