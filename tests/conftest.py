@@ -7,6 +7,7 @@ from hypothesis import settings
 from keys import SECRET
 from progressd.store.sqlite import SQLiteStore
 from serving import ServedDaemon, served_daemon
+from trio.testing import MockClock
 
 from daemon import RunningDaemon, running_daemon
 
@@ -41,6 +42,12 @@ def seed(request: pytest.FixtureRequest) -> int:
     chosen = int.from_bytes(os.urandom(4), "big") if given is None else int(given)
     print(f"--seed {chosen}")
     return chosen
+
+
+@pytest.fixture
+def slow_clock() -> MockClock:
+    """Time that goes slowly but where a test has it jump: nobody is late because the machine is busy."""
+    return MockClock(rate=0.1)
 
 
 @pytest.fixture

@@ -34,10 +34,8 @@ from progressd.config.settings import (
 )
 from progressd.systemd import Notifier
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
-from waiting import eventually
+from waiting import PATIENCE, eventually
 from wsproto.utilities import LocalProtocolError
-
-PATIENCE = 10.0  # seconds that any single wait of a test may take
 
 SECTIONS = {
     "server": Server,
@@ -136,7 +134,7 @@ class RunningDaemon:
             return fewer and now._replace(tasks=0, descriptors=0) == before._replace(tasks=0, descriptors=0)
 
         with contextlib.suppress(trio.TooSlowError):
-            await eventually(no_more, PATIENCE)
+            await eventually(no_more)
         assert no_more(), f"{self.census()} instead of {before}"
 
     async def connect(self, *, receive_buffer: int | None = None, local: str = "") -> trio.SocketStream:

@@ -9,6 +9,7 @@ from progressd.broadcast.outbox import Budget, SocketOutbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import Closing
 from progressd.core.messages import JobMessage, Message
+from waiting import PATIENCE
 from wire import frames_in
 from wsproto.frame_protocol import Opcode
 
@@ -112,7 +113,7 @@ class Connection:
         self.outbox.put(Batch([Published(1, message) for message in messages]))
 
     async def drained(self) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await self.outbox.drained()
 
     def read(self) -> list[tuple[Opcode, bytes]]:

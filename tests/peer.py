@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import h11
 import trio
+from waiting import PATIENCE
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
-PATIENCE = 10.0  # seconds for each wait
 MASK = b"\x11\x22\x33\x44"
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-PATIENCE = 20.0  # seconds to start or to stop
+from waiting import PATIENCE
 
 
 class ServedDaemon(NamedTuple):

@@ -15,6 +15,7 @@ from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, NOW, job, job_id
+from waiting import PATIENCE
 
 PDF = b"%PDF-1.7 and so on"
 
@@ -138,7 +139,7 @@ async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files:
 
 
 async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -> None:
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.upload(ID) as upload:
             await upload.write(PDF)
             await upload.finish()
@@ -219,7 +220,7 @@ async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(f
 
 
 async def test_a_cancelled_attempt_is_cleared_away(files: Files, tmp_path: Path) -> None:
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.attempt(ID, 1) as work:
             (work / "output.pdf").write_bytes(PDF)
             scope.cancel()
@@ -251,7 +252,7 @@ async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) 
                 (work / "output.pdf").symlink_to("/etc/hostname")
             case "pipe":
                 os.mkfifo(work / "output.pdf")
-        with trio.fail_after(5), pytest.raises(FileNotFoundError):
+        with trio.fail_after(PATIENCE), pytest.raises(FileNotFoundError):
             await files.keep_output(ID, work / "output.pdf")
     assert tree(tmp_path / "jobs") == {ID}
 
@@ -313,7 +314,9 @@ def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> No
     with own_state_dir(tmp_path):
         with pytest.raises(SettingsError, match="another progressd uses the state directory"), own_state_dir(tmp_path):
             raise AssertionError("two daemons in one directory")
-        refused = subprocess.run([sys.executable, "-c", other, tmp_path], capture_output=True, text=True, timeout=20)
+        refused = subprocess.run(
+            [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, timeout=PATIENCE
+        )
         assert "another progressd uses the state directory" in refused.stderr
     with own_state_dir(tmp_path):
         pass  # it is free again

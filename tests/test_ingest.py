@@ -26,6 +26,7 @@ from progressd.store.sqlite import SQLiteStore
 from samples import ID, job_id
 from scarcity import no_threads_left
 from spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
+from waiting import PATIENCE
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 PREVIEW = PreviewEvent(ID, PagePreviewData(3, "aGk=", "deskew", 32, 20))
@@ -109,7 +110,7 @@ async def settled() -> None:
 
 
 async def next_of(reader: Reader, count: int) -> list[JobMessage]:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         return [await anext(reader) for _ in range(count)]
 
 
@@ -296,7 +297,7 @@ async def test_events_of_one_producer_are_published_in_order_however_many(spine:
     with spine.broadcaster.subscribe(job_id(1)) as one, spine.broadcaster.subscribe() as all_jobs:
         await spine.submit(*(progress(step, number) for step in range(100) for number in (1, 2, 3)), complete(1))
         await spine.submit(fail(2), cancel(3))
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert types([message async for message in one])[-3:] == ["progress", "status_change", "completed"]
         messages = await next_of(all_jobs, 3 + 3 + 3 + 2 + 2 + 1)
     offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
@@ -332,7 +333,7 @@ async def test_without_a_thread_to_write_in_events_are_refused_and_taken_again_b
         assert isinstance(refused, StoreFailed)
         assert str(refused) == "the store does not take it for now: Resource temporarily unavailable"
         assert spine.ingest.failing is refused
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await spine.ingest.turned()
     assert spine.ingest.failing is None
     assert errors(await spine.submit(complete(1))) == [None]
@@ -542,7 +543,7 @@ async def test_a_daemon_that_stops_writes_the_newest_progress(store: SQLiteStore
 async def test_who_hands_in_after_the_stop_is_told_so(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(register())
-    with trio.fail_after(10), pytest.raises(Unavailable, match="stopping"):
+    with trio.fail_after(PATIENCE), pytest.raises(Unavailable, match="stopping"):
         await spine.submit(start())
 
 

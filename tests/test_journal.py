@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from progressd import log
 from progressd.config import LogSettings
 from progressd.journal import Entry, Journal
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
     handlers, level = root.handlers, root.level
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "socket"))
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE)
         monkeypatch.setattr("progressd.journal.JournaldTransport.SOCKET_PATH", tmp_path / "socket")
         log.configure(LogSettings(format="journal"))
         yield receiver

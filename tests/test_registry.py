@@ -13,6 +13,7 @@ from progressd.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, created, job, job_id, moved, started, succeeded
+from waiting import PATIENCE
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
@@ -169,7 +170,7 @@ async def test_everyone_who_waits_for_the_end_of_a_job_is_woken_by_it_alone(regi
         await registry.wait_finished(job_id(number))
         woken.append(number)
 
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for number in (1, 1, 2):
                 nursery.start_soon(wait, number)
@@ -185,12 +186,12 @@ async def test_everyone_who_waits_for_the_end_of_a_job_is_woken_by_it_alone(regi
 
 async def test_nobody_waits_for_a_job_that_has_finished(registry: Registry) -> None:
     registry.keep(job(1, COMPLETED))
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await registry.wait_finished(job_id(1))
 
 
 async def test_a_queued_job_wakes_who_waits_for_one_and_others_do_not(registry: Registry) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(registry.wait_queued)
             await trio.testing.wait_all_tasks_blocked()
@@ -203,7 +204,7 @@ async def test_a_queued_job_wakes_who_waits_for_one_and_others_do_not(registry: 
 
 async def test_a_job_queued_before_anyone_waits_is_not_missed(registry: Registry) -> None:
     registry.keep(job(1))
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await registry.wait_queued()
     with trio.move_on_after(0) as waited:
         await registry.wait_queued()

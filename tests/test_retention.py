@@ -25,7 +25,7 @@ from progressd.store.sqlite import SQLiteStore
 from samples import ID, job, job_id
 from structlog.testing import capture_logs
 from trio.testing import MockClock
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 DAY = 86400.0
 HOUR = 3600.0
@@ -100,7 +100,7 @@ async def test_a_clock_that_jumps_makes_nothing_old(
     await store.commit([ended(1, 31)], [])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while job_id(1) in await jobs_in(store):  # noqa: ASYNC110, nothing tells
                 await trio.sleep(0.01)
             await store.commit(under_the_jump, [])
@@ -209,7 +209,7 @@ async def test_a_long_job_that_ended_of_late_keeps_none_that_ended_before_it(
     await store.commit([long, *(ended(number, 40) for number in range(2, 10))], [])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while await jobs_in(store) != {long.id}:  # noqa: ASYNC110, nothing tells
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from progressd.systemd import Notifier, inherited_sockets
 from progressd.watchdog import Watchdog, run_status
 from structlog.testing import capture_logs
 from trio.testing import MockClock
+from waiting import PATIENCE
 
 from daemon import settings_in
 
@@ -51,7 +52,7 @@ def listening(address: str | None) -> Iterator[Callable[[], list[str]]]:
 def receiver(address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + address[1:] if address.startswith("@") else address)
-        receiver.settimeout(5)
+        receiver.settimeout(PATIENCE)
         yield receiver
 
 
@@ -80,7 +81,7 @@ def test_a_systemd_that_cannot_be_reached_stops_nothing_and_hears_later_what_it_
         assert said == [False] * 4
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
             receiver.bind(path)
-            receiver.settimeout(5)
+            receiver.settimeout(PATIENCE)
             assert notify()
             assert notify("STATUS=idle")
             assert [receiver.recv(1000) for _ in range(3)] == [b"READY=1", b"STOPPING=1", b"STATUS=idle"]

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import trio
 
+# Seconds that any single wait of a test may take: more than a busy machine needs, and less than what a daemon waits for
+# by itself, which is 30 s or longer in most cases.
+PATIENCE = 25.0
 
-async def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+
+async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until the condition holds. Raises TooSlowError when it does not in time."""
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110, nothing tells when it does
@@ -32,7 +36,7 @@ def open_files() -> set[str]:
     return found
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """The same outside of Trio, such as for what a process does."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -21,7 +21,7 @@ from progressd.cli import main
 from progressd.core.errors import NotFound, OutOfScope, SettingsError, Unauthorized
 from samples import ID, job
 from trio_websocket import ConnectionRejected
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from daemon import RunningDaemon, registered, running_daemon
 
@@ -143,7 +143,7 @@ async def test_without_a_key_nobody_gets_in(locked: RunningDaemon) -> None:
 
 async def test_a_key_opens_what_its_scope_says_at_once(locked: RunningDaemon) -> None:
     secret = keys.add(locked.settings.auth.keys_file, "look", "read")
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while (await ask(locked, "/api/jobs", bearer(secret))).status == 401:  # noqa: ASYNC110, the file is looked at
             await trio.sleep(0.05)
     assert (await ask(locked, "/api/jobs", {"X-API-Key": secret})).status == 200

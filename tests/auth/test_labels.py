@@ -16,7 +16,7 @@ from progressd.store.base import Filter
 from samples import job_id
 from submitting import PDF
 from trio_websocket import ConnectionRejected
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
@@ -219,7 +219,7 @@ async def test_a_key_that_is_revoked_while_it_is_looked_at_opens_nothing_for_lon
 async def test_a_key_that_expires_closes_what_was_opened_with_it(tmp_path: Path) -> None:
     headers = bearer(keys.add(tmp_path / "state/keys.json", "short", expires=1))
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             assert await closed_code(daemon, headers, lambda: None) == 4500
 
 

@@ -136,11 +136,17 @@ async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cer
             assert await peer.close_code() == 1000
 
 
-async def test_what_is_no_tls_is_dropped_and_ends_nothing(tmp_path: Path, cert: Path) -> None:
-    async with encrypted_daemon(tmp_path, cert, limits={"handshake_timeout": 0.5}) as daemon:
-        for said in (request("/api/jobs"), b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b""):
+async def test_what_is_no_tls_is_dropped_and_ends_nothing(
+    slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
+) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        wrong = (request("/api/jobs"), b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b"")
+        for number, said in enumerate(wrong, start=1):
             async with Peer(await daemon.connect()) as peer:
                 await peer.send(said)
+                await eventually(lambda number=number: daemon.daemon.ledger.accepted == number)  # type: ignore[misc]
+                await trio.testing.wait_all_tasks_blocked()
+                slow_clock.jump(daemon.settings.limits.handshake_timeout)
                 assert b"HTTP" not in await peer.rest()
         async with await encrypted(daemon, cert) as peer:
             assert (await peer.ask("/api/health")).status == 200

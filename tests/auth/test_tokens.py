@@ -27,7 +27,7 @@ from progressd.cli import main
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
 from samples import job_id
 from trio_websocket import ConnectionRejected
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
@@ -135,7 +135,7 @@ async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> N
     [key] = admission._keys.values()
     soon = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
     path = f"/ws/jobs/{MINE}?token={soon}"
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with side.daemon.watch(path) as watcher:
             assert await watcher.closed() == (4500, "credentials expired")
         async with side.daemon.watch(path) as watcher:

@@ -13,6 +13,7 @@ from progressd.broadcast.reader import Reader
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
 from samples import ID, cancelled, created, job_id, moved, started, succeeded
+from waiting import PATIENCE
 
 OTHER = job_id(2)
 MANY: list[JobMessage] = [started(job_id(number)) for number in range(CAPACITY + 10)]
@@ -23,12 +24,12 @@ async def settled() -> None:
 
 
 async def all_of(reader: Reader) -> list[Message]:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         return [message async for message in reader]
 
 
 async def some_of(reader: Reader, count: int) -> list[Message]:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         return [await anext(reader) for _ in range(count)]
 
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from progressd import __version__
 from progressd.cli import main
+from waiting import PATIENCE
 
 COMMANDS = [
     "serve",
@@ -177,7 +178,7 @@ def test_the_directory_of_somebody_else_is_told_as_such(arguments: list[str]) ->
     code = "import os, sys; from progressd.cli import main; os.setuid(65534); main(sys.argv[1:], prog_name='progressd')"
     with tempfile.TemporaryDirectory() as directory:  # that of a test is within others that nobody may enter
         call = [sys.executable, "-c", code, *arguments, "--state-dir", directory]
-        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=PATIENCE)
     said = f"Error: {directory} is for root to read, not for you: put sudo before the command\n"
     assert (done.returncode, done.stderr) == (1, said)
 
@@ -205,7 +206,7 @@ def test_the_shell_completes(words: str, found: set[str]) -> None:
         "COMP_CWORD": str(len(words.split())),
     }
     call = [sys.executable, "-m", "progressd"]
-    result = subprocess.run(call, env=environ, capture_output=True, text=True, check=True, timeout=30)
+    result = subprocess.run(call, env=environ, capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert {line.partition(",")[2] for line in result.stdout.split()} == found
     assert result.stderr == ""
 

@@ -17,9 +17,7 @@ import pytest
 from click.testing import CliRunner
 from progressd.cli import main
 from progressd.client.rest import RestClient
-from serving import ServedDaemon, served_daemon
-
-PATIENCE = 30  # seconds that any single step may take
+from serving import PATIENCE, ServedDaemon, served_daemon
 
 PIPELINES = """
 [pipelines.copy]

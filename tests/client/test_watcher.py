@@ -13,6 +13,7 @@ from progressd.client.errors import BadUrl, NoDaemon, Refused, StreamClosed
 from progressd.client.watcher import Lost, watch, watch_texts
 from progressd.core.messages import Completed, Progress, StatusChange
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("_soon")
 
@@ -254,7 +255,7 @@ async def test_leaving_early_closes_the_connection() -> None:
             async for message in messages:
                 assert isinstance(message, Progress)
                 break
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await closed.wait()
     assert codes == [1000]
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from waiting import PATIENCE
+
 SAVING = """
 import os, sys, threading
 from pathlib import Path
@@ -25,5 +27,5 @@ def test_nothing_is_named_that_was_abandoned_before_it_was_saved(tmp_path: Path)
     """As when a signal comes in the instant before the result is written."""
     for fate, status, left in (("abandoned", 3, []), ("kept", 0, ["result.pdf"])):
         command = [sys.executable, "-c", SAVING, str(tmp_path / "result.pdf"), fate]
-        assert subprocess.run(command, capture_output=True, timeout=20).returncode == status
+        assert subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == status
         assert os.listdir(tmp_path) == left

@@ -15,6 +15,7 @@ from daemon import running_daemon
 MIB = 1 << 20
 LIMITS = ChildLimits(memory=300 * MIB, cpu=2, file=10 * MIB, open_files=100)
 LIMITED = "while [ $(ulimit -f) = unlimited ]; do :; done"  # waits for them
+SHORT_OF_MEMORY = "import resource as r\nwhile r.getrlimit(r.RLIMIT_DATA)[0] < 0: pass\n"  # waits until it is
 TOLD = [
     (-signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
     (128 + signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
@@ -43,14 +44,13 @@ async def outcome(directory: Path, pipeline: Pipeline, **runner: object) -> Job:
 
 
 async def test_a_job_that_wants_more_memory_than_it_may_have_fails_with_that_sentence(tmp_path: Path) -> None:
-    wait = "import resource as r\nwhile r.getrlimit(r.RLIMIT_DATA)[0] < 0: pass\n"  # until it has its limits
-    done = await outcome(tmp_path, python(wait + "x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
+    done = await outcome(tmp_path, python(SHORT_OF_MEMORY + "x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
     assert done.error == "Pipeline error: pdf failed with exit status 1, perhaps for want of memory: it may have 200MiB"
 
 
 async def test_what_a_job_starts_may_have_no_more_than_itself(tmp_path: Path) -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(400 << 20)'], check=True)"
-    done = await outcome(tmp_path, python(program), max_memory_bytes=200 * MIB)
+    done = await outcome(tmp_path, python(SHORT_OF_MEMORY + program), max_memory_bytes=200 * MIB)
     assert "want of memory" in (done.error or "")
 
 

@@ -14,10 +14,9 @@ import trio
 from progressd.producers import orphans
 from progressd.producers.orphans import Children
 from samples import job_id
-from waiting import alive, eventually, open_files
+from waiting import PATIENCE, alive, eventually, open_files
 
 STORE = "cd06f405"
-PATIENCE = 20.0  # seconds
 GRACE = 0.2
 
 

@@ -29,6 +29,7 @@ from scarcity import no_descriptors_left, no_threads_left
 from spine import started_again
 from structlog.testing import capture_logs
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
+from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import alive, eventually
 
 from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon, settings_in
@@ -315,14 +316,19 @@ async def first_line(path: Path) -> int:
     return int(await trio.Path(path).read_text())
 
 
-async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(tmp_path: Path) -> None:
+async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
+    slow_clock: MockClock, tmp_path: Path
+) -> None:
     pids = tmp_path / "pids"
     program = f"trap '' TERM; sleep 1000 & echo $! > {pids}; while :; do wait; done"
-    pipeline = shell(program, timeout=0.5)
+    pipeline = shell(program, timeout=900)
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}, runner={"slots": 1, "kill_grace": 0.1}) as daemon:
-        done = await run(daemon, "pdf")
-    assert done.error == "Pipeline error: stopped after 0.5 s, the longest that a job of pdf may take"
-    grandchild = int(pids.read_text())
+        submitted = await submit(daemon, "pdf")
+        grandchild = await first_line(pids)
+        await wait_all_tasks_blocked()
+        slow_clock.jump(900)
+        done = await ended(daemon, submitted)
+    assert done.error == "Pipeline error: stopped after 900 s, the longest that a job of pdf may take"
     await eventually(lambda: not alive(grandchild))
 
 

@@ -9,10 +9,10 @@ import trio
 from http_client import client_of, exchange, get
 from keys import add
 from msgspec.structs import replace
-from progressd.rest import server as module
 from progressd.rest.job_answers import JobAnswers
+from progressd.rest.server import KEEP_ALIVE
 from samples import ID, job, job_id
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
 
@@ -123,14 +123,15 @@ async def test_an_answer_is_one_write(
     assert [data.endswith(answer.content) for data in writes] == ([] if path == PATH else [True])
 
 
-async def test_who_polls_is_not_idle(daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE", 0.4)
+async def test_who_polls_is_not_idle(slow_clock: MockClock, daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with await daemon.connect() as stream:
         for _ in range(8):
             await stream.send_all(get(PATH))
             assert ID.encode() in await stream.receive_some()
-            await trio.sleep(0.1)
+            await wait_all_tasks_blocked()
+            slow_clock.jump(KEEP_ALIVE / 2)
+        slow_clock.jump(KEEP_ALIVE)
         with trio.fail_after(PATIENCE):
             assert await stream.receive_some() == b""
 

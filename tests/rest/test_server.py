@@ -11,9 +11,10 @@ import trio
 from http_client import FORM_TYPE, exchange, file_part, form, get
 from peer import Peer, request
 from progressd.core.status import JobStatus
-from progressd.rest import server as module
+from progressd.rest.server import KEEP_ALIVE
 from samples import ID
 from submitting import PDF, ended, python, run, shell
+from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import eventually, open_files
 
 from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
@@ -40,26 +41,27 @@ async def is_closed(stream: trio.SocketStream) -> None:
 
 
 async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow_clock: MockClock, daemon: RunningDaemon
 ) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE", 0.3)
-    async with running_daemon(tmp_path) as daemon, await daemon.connect() as stream:
+    async with await daemon.connect() as stream:
         for _ in range(3):
             await stream.send_all(get("/api/health/live"))
             await answer(stream)
-        began = trio.current_time()
+            await wait_all_tasks_blocked()
+            slow_clock.jump(0.8 * KEEP_ALIVE)
+        slow_clock.jump(0.2 * KEEP_ALIVE)
         await is_closed(stream)
-        assert trio.current_time() - began > 0.2
 
 
 async def test_a_head_that_does_not_end_on_a_used_connection_does_not_keep_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow_clock: MockClock, daemon: RunningDaemon
 ) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE", 0.3)
-    async with running_daemon(tmp_path) as daemon, await daemon.connect() as stream:
+    async with await daemon.connect() as stream:
         await stream.send_all(get("/api/health/live"))
         await answer(stream)
         await stream.send_all(b"GET /api/health/live HTTP/1.1\r\nHost:")
+        await wait_all_tasks_blocked()
+        slow_clock.jump(KEEP_ALIVE)
         await is_closed(stream)
 
 
@@ -195,16 +197,23 @@ async def test_a_client_that_does_not_read_does_not_keep_the_daemon_from_stoppin
         await daemon.stop()
 
 
-async def test_a_client_that_does_not_read_is_given_up(tmp_path: Path) -> None:
-    async with stuck_download(tmp_path, stall_timeout=0.3) as (daemon, stream):
+STALL = 60.0  # seconds, by default
+
+
+async def test_a_client_that_does_not_read_is_given_up(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        await wait_all_tasks_blocked()
+        slow_clock.jump(STALL)
         await eventually(lambda: str(daemon.settings.state_dir / "jobs") not in " ".join(open_files()))
         with trio.fail_after(PATIENCE):
             read = await read_to_the_end(stream)
         assert read < 100 << 20
 
 
-async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending(tmp_path: Path) -> None:
-    async with stuck_download(tmp_path, stall_timeout=0.3) as (daemon, _), await daemon.connect() as stream:
+async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending(
+    slow_clock: MockClock, tmp_path: Path
+) -> None:
+    async with stuck_download(tmp_path) as (daemon, _), await daemon.connect() as stream:
         [result] = [name for name in open_files() if name.startswith(str(daemon.settings.state_dir / "jobs"))]
         await stream.send_all(get(f"/api/jobs/{Path(result).parent.name}/download", "Transfer-Encoding: chunked"))
 
@@ -212,11 +221,14 @@ async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending
             with contextlib.suppress(trio.BrokenResourceError):
                 while True:
                     await stream.send_all(b"1\r\nx\r\n")
-                    await trio.sleep(0.05)
+                    await trio.sleep(STALL / 20)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            await eventually(lambda: daemon.daemon.ledger.open == 1)
+            await eventually(lambda: daemon.daemon.ledger.open == 2)
+            for _ in range(30):
+                await wait_all_tasks_blocked()
+                slow_clock.jump(STALL / 20)
             await eventually(lambda: daemon.daemon.ledger.open == 0)
             nursery.cancel_scope.cancel()
 
@@ -230,12 +242,13 @@ async def read_to_the_end(stream: trio.SocketStream) -> int:
     return read
 
 
-async def test_a_client_that_reads_slowly_is_not_given_up(tmp_path: Path) -> None:
-    async with stuck_download(tmp_path, stall_timeout=0.5) as (daemon, stream):
-        began, read = trio.current_time(), 0
-        with trio.fail_after(PATIENCE):
-            for tick in range(1, 11):
-                await eventually(lambda tick=tick: trio.current_time() > began + 0.1 * tick)  # type: ignore[misc]
+async def test_a_client_that_reads_slowly_is_not_given_up(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        read = 0
+        for tick in range(1, 11):
+            await wait_all_tasks_blocked()
+            slow_clock.jump(0.2 * STALL)
+            with trio.fail_after(PATIENCE):
                 while read < tick * 200_000:
                     read += len(await stream.receive_some(1 << 20))
         assert str(daemon.settings.state_dir / "jobs") in " ".join(open_files())
@@ -364,7 +377,7 @@ async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
         await peer.stream.aclose()
     else:
         await peer.stream.send_eof()
-    await eventually(lambda: daemon.daemon.ledger.open == 0, 4)
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
     await peer.stream.aclose()
     async with Peer(await daemon.connect()) as other:
         assert (await other.ask("/api/health/live")).status == 200

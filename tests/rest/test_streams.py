@@ -339,12 +339,12 @@ async def test_a_long_poll_of_what_has_changed_is_answered_at_once(
     cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
     await daemon.report(progress(ID, 7))
     for since in (cursor, "elsewhere-1", "nonsense"):
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             job = (await client.get(f"/api/jobs/{ID}?since={since}&wait=50")).json()
         assert job["progress"]["current_step"] == 7
     await daemon.report(completed(ID))
     cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         assert (await client.get(f"/api/jobs/{ID}?since={cursor}&wait=50")).json()["status"] == "completed"
 
 

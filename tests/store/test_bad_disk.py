@@ -25,6 +25,7 @@ from samples import NOW, created, job, job_id
 from scarcity import SmallDisk, small_disk
 from store.flipping import flip
 from store.growth import fill
+from waiting import PATIENCE
 
 from daemon import completed, progress, registered, running_daemon
 
@@ -63,7 +64,7 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
         async with daemon.watch() as late:
             assert (await late.receive())["data"] == failing
         disk.make_room()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             while (await client.get("/api/health")).json()["status"] != "healthy":  # noqa: ASYNC110, nothing tells
                 await trio.sleep(0.05)
         assert [answer["ok"] for answer in await daemon.report(progress(job_id(1), 1), completed(job_id(1)))] == [
@@ -123,7 +124,7 @@ def test_a_backup_that_the_disk_has_no_room_for_is_a_sentence_and_leaves_nothing
 
 def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "progressd", "serve", "--port", "0", "--state-dir", str(state_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_daemon_that_finds_the_disk_full_at_its_start_says_so_in_a_sentence(disk: SmallDisk) -> None:

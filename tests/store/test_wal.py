@@ -15,7 +15,7 @@ from progressd.store.frames import commits_cut_off, frames
 from progressd.store.sqlite import SQLiteStore
 from samples import created, job, job_id, started
 from structlog.testing import capture_logs
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 
 def log_size(tmp_path: Path) -> int:
@@ -67,7 +67,7 @@ async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatc
                     await trio.sleep(0.01)
                     number += 1
 
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 await cut()
             nursery.cancel_scope.cancel()
 

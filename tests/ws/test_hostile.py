@@ -12,7 +12,7 @@ from peer import Peer, close_frame, frame, request, upgrade
 from samples import ID, job_id
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
-from waiting import eventually
+from waiting import PATIENCE, eventually
 from wsproto.frame_protocol import Opcode
 
 from daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon
@@ -214,7 +214,7 @@ async def test_pings_whose_pongs_nobody_reads_do_not_pile_up(daemon: RunningDaem
         await peer.open()
         for number in range(pings):
             await peer.send(frame(Opcode.PING, b"%0125d" % number))
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             await wait_all_tasks_blocked()
         assert waiting(daemon) < 64 * KIB
         pongs, newest = 0, b""

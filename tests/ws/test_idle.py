@@ -11,7 +11,7 @@ import trio
 from peer import upgrade
 from progressd.ws.heartbeat import AT_ONCE
 from samples import ID
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from daemon import RunningDaemon, progress, registered, running_daemon
 
@@ -57,7 +57,7 @@ async def test_all_are_pinged_however_many_are_due_at_once(tmp_path: Path) -> No
             for sock in socks:
                 sock.setblocking(False)
                 data = b""
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE):
                     while not data.endswith(b"\x89\x00"):
                         await trio.lowlevel.wait_readable(sock)
                         data += sock.recv(65536)

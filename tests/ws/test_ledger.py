@@ -148,8 +148,8 @@ async def test_a_socket_of_many_topics_names_a_few_of_them(daemon: RunningDaemon
     assert line["topics"] == " ".join([*(f"job:{id_}" for id_ in ids[:5]), "and 4 more"])
 
 
-async def test_each_limit_has_a_reason_of_its_own(tmp_path: Path) -> None:
-    limits = {"max_connections": 2, "max_connections_per_address": 1, "handshake_timeout": 0.1}
+async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_path: Path) -> None:
+    limits = {"max_connections": 2, "max_connections_per_address": 1}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         async with told(daemon, 4), daemon.watch(), Peer(await daemon.connect()) as peer:
             await peer.send(upgrade())
@@ -157,7 +157,11 @@ async def test_each_limit_has_a_reason_of_its_own(tmp_path: Path) -> None:
             async with daemon.watch(local="127.0.0.2"), Peer(await daemon.connect(local="127.0.0.3")) as third:
                 await third.send(upgrade())
                 assert (await third.response()).status == 503
+        await eventually(lambda: daemon.daemon.ledger.open == 0)
         async with told(daemon), Peer(await daemon.connect()) as silent:
+            await eventually(lambda: daemon.daemon.ledger.open == 1)
+            await wait_all_tasks_blocked()
+            slow_clock.jump(daemon.settings.limits.handshake_timeout)
             assert await silent.rest() == b""
         await eventually(lambda: daemon.daemon.ledger.open == 0)
         refused = {reason: count for (kind, reason), count in daemon.daemon.ledger.counts.items() if kind == "refused"}

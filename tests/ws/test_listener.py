@@ -26,7 +26,7 @@ from samples import ID
 from scarcity import no_descriptors_left
 from structlog.testing import capture_logs
 from submitting import submit
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from daemon import RunningDaemon, progress, registered, running_daemon, settings_in
 
@@ -66,7 +66,7 @@ async def test_without_descriptors_whoever_tries_to_accept_is_seen_to_work(nurse
         with trio.move_on_after(0.3) as nobody:
             await listening.accepts()
         nursery.start_soon(accept_forever, listening, lambda sock, _: sock.close())
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await listening.accepts()
         nursery.cancel_scope.cancel()
     assert nobody.cancelled_caught
@@ -112,7 +112,7 @@ async def test_connections_that_came_to_nothing_do_not_end_the_accepting(nursery
 async def test_a_listening_socket_that_is_broken_is_no_reason_to_spin(nursery: trio.Nursery) -> None:
     async with flaky(errno.EINVAL) as listening:
         with socket.create_connection(listening.getsockname()), pytest.raises(OSError, match="as the test wants it"):
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await accept_forever(listening, lambda sock, _: sock.close())
 
 
@@ -217,7 +217,7 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
 
     monkeypatch.setattr(Ledger, "run", run)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
-    with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(10):
+    with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
         await serve(lambda: settings_in(tmp_path / "state"), on_listening=lambda _: listening.set())
 
 
@@ -313,18 +313,24 @@ async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_pat
                     "data": {"reason": "the daemon is stopping", "countdown_secs": 7},
                 }
                 assert await watcher.closed() == (1001, "draining")
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await daemon.stopped.wait()
 
 
+@pytest.fixture
+def nothing_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever holds up the end does so for longer than a test waits."""
+    for name in ("progressd.app.LAST_SECONDS", "progressd.ws.connection.CLOSE_TIMEOUT"):
+        monkeypatch.setattr(name, 3600)
+
+
+@pytest.mark.usefixtures("nothing_given_up")
 async def test_it_stops_at_once_when_nobody_is_there(daemon: RunningDaemon) -> None:
-    before = trio.current_time()
     await daemon.stop()
-    assert trio.current_time() - before < 0.5
 
 
+@pytest.mark.usefixtures("nothing_given_up")
 async def test_a_single_watcher_that_answers_does_not_hold_it_up(daemon: RunningDaemon) -> None:
-    before = trio.current_time()
     async with Peer(await daemon.connect()) as peer:
         await peer.open()
         daemon.kill()
@@ -332,21 +338,20 @@ async def test_a_single_watcher_that_answers_does_not_hold_it_up(daemon: Running
         await peer.send(close_frame(1001))
         assert await peer.rest() == b""
     await daemon.stop()
-    assert trio.current_time() - before < 0.5
 
 
+@pytest.mark.usefixtures("nothing_given_up")
 async def test_clients_that_have_asked_for_nothing_do_not_hold_it_up(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as silent, Peer(await daemon.connect()) as slow:
         await slow.send(upgrade()[:30])
         await eventually(lambda: len(daemon.daemon.watchers) == 0)
-        before = trio.current_time()
         daemon.kill()
         assert await silent.rest() == b""
         assert await slow.rest() == b""
     await daemon.stop()
-    assert trio.current_time() - before < 0.5
 
 
+@pytest.mark.usefixtures("nothing_given_up")
 async def test_a_watcher_that_does_not_answer_the_close_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +360,7 @@ async def test_a_watcher_that_does_not_answer_the_close_is_cut_off(
         await peer.open("/ws/jobs")
         before = trio.current_time()
         await daemon.stop()
-        assert 0.2 < trio.current_time() - before < 2
+        assert trio.current_time() - before > 0.2
         assert await peer.close_code() == 1001
 
 

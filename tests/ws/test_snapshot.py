@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 from samples import ID, job_id
-from waiting import eventually
+from waiting import PATIENCE, eventually
 
 from daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
 
@@ -142,7 +142,7 @@ async def test_between_snapshot_and_live_nothing_is_missing_and_nothing_comes_tw
         async with daemon.watch(path) as watcher:
             seen.append(await watcher.rest() if path == JOB else await watcher.receive_until("completed"))
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for step in range(2, steps, 20):
                 nursery.start_soon(watch)

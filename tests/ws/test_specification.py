@@ -9,6 +9,7 @@ import trio
 from peer import Peer, close_frame, upgrade
 from samples import ID
 from trio_websocket import ConnectionRejected
+from waiting import PATIENCE
 
 from daemon import RunningDaemon, Watcher, completed, failed, progress, registered, status_change
 
@@ -24,7 +25,7 @@ async def test_ws_001_a_watcher_connects_and_stays_connected(daemon: RunningDaem
     await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
         assert len(daemon.daemon.watchers) == 1
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await watcher.websocket.ping()
         assert watcher.websocket.closed is None
 
