@@ -1,6 +1,7 @@
 """A child process: what of its output is seen, how its end is told, and that nothing of its group outlives it."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ import pytest
 import trio
 from progressd.producers import child as module
 from progressd.producers.child import LINE_MOST, STDERR_KEPT, Child
+from progressd.producers.limits import ChildLimits
 from progressd.producers.lines import LineTooLong, NumberedLine
 from waiting import PATIENCE, alive, eventually
 
 GRACE = 0.2  # seconds from SIGTERM to SIGKILL
+LIMITS = ChildLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
 
 
 class Seen:
@@ -45,7 +48,8 @@ def shell(program: str) -> list[str]:
 async def start(
     command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None, grace: float = GRACE
 ) -> Child:
-    return await Child.start(command, cwd or Path("/"), environment or {"PATH": os.environ["PATH"]}, grace)
+    environment = environment or {"PATH": os.environ["PATH"]}
+    return await Child.start(command, cwd or Path("/"), environment, grace, LIMITS.around)
 
 
 async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, Child]:
@@ -92,9 +96,25 @@ async def test_the_end_is_told_by_the_exit_status(command: str, status: int) -> 
     assert (await run(shell(command)))[0] == status
 
 
-async def test_a_program_that_does_not_exist_cannot_be_started() -> None:
-    with pytest.raises(FileNotFoundError):
-        await start(["/no/such/program"])
+@pytest.mark.parametrize("name", ["/no/such/program", "no-such-program", "./no-such-program"])
+async def test_a_program_that_does_not_exist_cannot_be_started(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '" + re.escape(name)):
+        await start([name], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["./program", "program"])
+async def test_a_file_that_is_no_program_cannot_be_started(name: str, tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("exit")
+    with pytest.raises(PermissionError, match="Permission denied: '" + re.escape(name)):
+        await start([name], tmp_path, {"PATH": str(tmp_path)})
+
+
+async def test_a_program_of_the_directory_it_is_started_in_is_found(tmp_path: Path) -> None:
+    (tmp_path / "program").symlink_to("/bin/echo")
+    out = Seen()
+    with trio.fail_after(PATIENCE):
+        assert await (await start(["./program", "here"], tmp_path)).run(out, Seen()) == 0
+    assert out.texts == [b"here"]
 
 
 async def test_a_program_has_the_directory_and_environment_it_is_given_and_no_input(tmp_path: Path) -> None:

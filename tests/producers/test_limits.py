@@ -2,6 +2,8 @@
 
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,6 @@ from daemon import running_daemon
 
 MIB = 1 << 20
 LIMITS = ChildLimits(memory=300 * MIB, cpu=2, file=10 * MIB, open_files=100)
-LIMITED = "while [ $(ulimit -f) = unlimited ]; do :; done"  # waits for them
-SHORT_OF_MEMORY = "import resource as r\nwhile r.getrlimit(r.RLIMIT_DATA)[0] < 0: pass\n"  # waits until it is
 TOLD = [
     (-signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
     (128 + signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
@@ -44,20 +44,20 @@ async def outcome(directory: Path, pipeline: Pipeline, **runner: object) -> Job:
 
 
 async def test_a_job_that_wants_more_memory_than_it_may_have_fails_with_that_sentence(tmp_path: Path) -> None:
-    done = await outcome(tmp_path, python(SHORT_OF_MEMORY + "x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
+    done = await outcome(tmp_path, python("x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
     assert done.error == "Pipeline error: pdf failed with exit status 1, perhaps for want of memory: it may have 200MiB"
 
 
 async def test_what_a_job_starts_may_have_no_more_than_itself(tmp_path: Path) -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(400 << 20)'], check=True)"
-    done = await outcome(tmp_path, python(SHORT_OF_MEMORY + program), max_memory_bytes=200 * MIB)
+    done = await outcome(tmp_path, python(program), max_memory_bytes=200 * MIB)
     assert "want of memory" in (done.error or "")
 
 
-async def test_what_a_job_started_before_it_had_its_limits_gets_them_too(tmp_path: Path) -> None:
-    early = f"sh -c '{LIMITED}; exec head -c 2000000 /dev/zero > file' & wait $!"
-    done = await outcome(tmp_path, shell(early, max_file_bytes=MIB))
-    assert "wrote a file of more than 1MiB" in (done.error or "")
+async def test_the_limits_hold_before_a_job_does_anything(tmp_path: Path) -> None:
+    seen = "$(ulimit -Sf) $(ulimit -Hf) $(cat /proc/$$/oom_score_adj)"
+    done = await outcome(tmp_path, shell(f'test "{seen}" = "2048 2048 500"', max_file_bytes=MIB))
+    assert done.error is None
 
 
 async def test_a_job_that_computes_for_too_long_fails_with_that_sentence(tmp_path: Path) -> None:
@@ -66,15 +66,15 @@ async def test_a_job_that_computes_for_too_long_fails_with_that_sentence(tmp_pat
 
 
 async def test_a_job_that_writes_too_large_a_file_fails_with_that_sentence(tmp_path: Path) -> None:
-    done = await outcome(tmp_path, shell(f"{LIMITED}; head -c 2000000 /dev/zero > file", max_file_bytes=MIB))
+    done = await outcome(tmp_path, shell("head -c 2000000 /dev/zero > file", max_file_bytes=MIB))
     assert done.error == "Pipeline error: pdf wrote a file of more than 1MiB, the largest that it may"
 
 
 async def test_the_limits_of_the_runner_hold_where_a_pipeline_has_none_of_its_own(tmp_path: Path) -> None:
     program = (
-        "import json, sys, time\nfrom resource import *\n"
-        "while getrlimit(RLIMIT_CORE) != (0, 0): time.sleep(0.001)\n"
-        "while open('/proc/self/oom_score_adj').read() != '500\\n': time.sleep(0.001)\n"
+        "import json, sys\nfrom resource import *\n"
+        "assert getrlimit(RLIMIT_CORE) == (0, 0)\n"
+        "assert open('/proc/self/oom_score_adj').read() == '500\\n'\n"
         "kinds = RLIMIT_DATA, RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE\n"
         "json.dump([getrlimit(kind) for kind in kinds], open(sys.argv[2], 'w'))"
     )
@@ -95,5 +95,27 @@ async def test_the_daemon_itself_keeps_what_it_has(tmp_path: Path) -> None:
     assert [resource.getrlimit(kind) for kind in kinds] == before
 
 
-def test_a_child_that_has_ended_already_needs_no_limits() -> None:
-    LIMITS.impose(2**22 + 1)  # a process id beyond the largest there can be (proc(5), pid_max)
+def test_a_job_gets_no_more_than_the_daemon_may_have_itself() -> None:
+    program = (
+        "import resource, sys\nfrom pathlib import Path\n"
+        "from progressd.producers.limits import ChildLimits\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))\n"
+        "Path('/proc/self/oom_score_adj').write_text('700')\n"
+        "print(*ChildLimits(1 << 30, 60, 1 << 20, 100).around(['true']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    words = done.stdout.split()
+    assert "--nofile=90:90" in words
+    assert "--fsize=1048576:1048576" in words
+    assert words[1:3] == ["-n", "700"]
+
+
+async def test_where_no_limits_can_be_set_a_job_fails_with_that_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_daemon(tmp_path / "state", pipelines={"pdf": Pipeline(("/bin/true", "{input}"))}) as daemon:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert (await run(daemon, "pdf")).error == (
+            "Pipeline error: true, the program of pipeline pdf, cannot be started: "
+            "choom, of util-linux, is not installed"
+        )

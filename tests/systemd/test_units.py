@@ -89,6 +89,20 @@ def test_so_does_the_first_producer_which_has_to_be_in_the_group(machine: Machin
     assert machine.request("GET", f"/api/jobs/{ID}").json["status"] == "queued"
 
 
+def test_a_job_has_its_limits_inside_the_sandbox(machine: Machine) -> None:
+    shown = "'cat /proc/$$/limits /proc/$$/oom_score_adj > \"$1\"', 'sh', '{output}', '{input}'"
+    machine.write(
+        "/etc/progressd/8082.toml", f"[pipelines.show]\ncommand = ['sh', '-c', {shown}]\nmax_open_files = 77\n"
+    )
+    machine.run("systemctl", "start", "progressd@8082.service")
+    machine.run("progressd", "submit", "/etc/hosts", "--url", "http://127.0.0.1:8082", "--pipeline", "show", "--watch")
+    [job] = machine.request("GET", "/api/jobs?kind=show", port=8082).json["jobs"]
+    lines = machine.request("GET", job["output_path"], port=8082).body.decode().splitlines()
+    assert any(line.split()[:5] == ["Max", "open", "files", "77", "77"] for line in lines)
+    assert any(line.split()[:5] == ["Max", "cpu", "time", "86400", "86405"] for line in lines)
+    assert lines[-1] == "500"
+
+
 def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
     options = [

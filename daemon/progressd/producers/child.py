@@ -1,6 +1,8 @@
 """A child process in its own process group: its output by lines, its end by itself, by time, or by us."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Final, TypeAlias
 import trio
 
 from progressd.producers.lines import LineSplitter, NumberedLine
-from progressd.shortage import thread_told
+from progressd.shortage import in_thread, thread_told
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
@@ -33,12 +35,26 @@ class Child:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], cwd: Path, environment: Mapping[str, str], kill_grace: float
+        cls,
+        command: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        kill_grace: float,
+        around: Callable[[Sequence[str]], Sequence[str]] = list,
     ) -> "Child":
-        """Start a program without a shell. Raises OSError when it cannot be started."""
+        """Start a program without a shell. Raises OSError when it cannot be started.
+
+        `around` makes of the command one that becomes it: same process, same errors, but those in the file itself.
+        """
+
+        def checked() -> Sequence[str]:
+            _require_program(command[0], cwd, environment)
+            return around(command)
+
+        started = await in_thread(checked)  # a thread, for file systems may be slow
         with thread_told():  # of the one in which Trio starts it
             process = await trio.lowlevel.open_process(
-                command,
+                started,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -114,3 +130,12 @@ class Child:
         except ProcessLookupError:
             return False
         return True
+
+
+def _require_program(name: str, cwd: Path, environment: Mapping[str, str]) -> None:
+    """Raise the error that execvpe(3) would, where there is no such program."""
+    path = os.pathsep.join(os.get_exec_path(environment))
+    program = str(cwd / name) if os.path.dirname(name) else name
+    if shutil.which(program, path=path) is None:
+        number = errno.EACCES if shutil.which(program, os.F_OK, path=path) else errno.ENOENT
+        raise OSError(number, os.strerror(number), name)

@@ -1,12 +1,13 @@
 """What one process of a pipeline may take of the machine, and what an end tells about a limit that was reached."""
 
+import errno
 import re
 import resource
+import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
-
-import structlog
 
 from progressd.config.quantities import seconds_text, size_text
 from progressd.config.settings import RunnerSettings
@@ -14,13 +15,11 @@ from progressd.core.pipeline import Pipeline
 from progressd.producers.last_words import last_words
 
 FIRST_TO_GO: Final = 500  # added to a child's badness, of 1000 (proc(5), oom_score_adj): rather it than the daemon
-EARLY_MOST: Final = 100  # processes that are looked for because they may have been there before their limits
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
+TOOLS: Final = ("choom", "prlimit")  # which set what a process is, and then become another program
 
 _COMPLAINT = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
 _FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # the kernel's, and allocators' that give up
-
-log = structlog.get_logger(__name__)
 
 
 class ChildLimits(NamedTuple):
@@ -41,41 +40,30 @@ class ChildLimits(NamedTuple):
             pipeline.max_open_files or runner.max_open_files,
         )
 
-    def impose(self, pid: int) -> None:
-        """Have them hold for a child that has just been started, and for all that it has started or will start.
+    def around(self, command: Sequence[str]) -> list[str]:
+        """A command that takes on the limits and then becomes this one, which so never runs without them.
 
-        From outside, since nothing may run between fork and exec in a process with threads. A shell has started others
-        by then, so these are looked for: what is not there when its parent has its limits, inherits them.
+        Programs of util-linux do that, since nothing may run between fork and exec in a process with threads. What the
+        daemon itself may not exceed stays. Raises OSError where they are missing.
         """
-        to_do = [pid]
-        for _ in range(EARLY_MOST):
-            if not to_do:
-                return
-            one = to_do.pop()
-            try:
-                self._impose(one)
-                to_do += _started_by(one)
-            except (ProcessLookupError, FileNotFoundError):  # it has ended already
-                continue
-            except OSError as error:  # such as for a program that runs as another user
-                log.warning("cannot limit a child", pid=one, error=str(error))
-
-    def _impose(self, pid: int) -> None:
         # RLIMIT_DATA and not RLIMIT_AS: runtimes with a heap of their own reserve addresses by the terabyte.
         cpu = max(1, round(self.cpu))
         limits = {
-            resource.RLIMIT_DATA: (self.memory, self.memory),
-            resource.RLIMIT_CPU: (cpu, cpu + CPU_GRACE),
-            resource.RLIMIT_FSIZE: (self.file, self.file),
-            resource.RLIMIT_NOFILE: (self.open_files, self.open_files),
-            resource.RLIMIT_CORE: (0, 0),
+            "data": (resource.RLIMIT_DATA, self.memory, self.memory),
+            "cpu": (resource.RLIMIT_CPU, cpu, cpu + CPU_GRACE),
+            "fsize": (resource.RLIMIT_FSIZE, self.file, self.file),
+            "nofile": (resource.RLIMIT_NOFILE, self.open_files, self.open_files),
+            "core": (resource.RLIMIT_CORE, 0, 0),
         }
-        for kind, (soft, hard) in limits.items():
-            most = resource.prlimit(pid, kind)[1]
+        options = []
+        for name, (kind, soft, hard) in limits.items():
+            most = resource.getrlimit(kind)[1]
             if most != resource.RLIM_INFINITY:
                 soft, hard = min(soft, most), min(hard, most)
-            resource.prlimit(pid, kind, (soft, hard))
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(FIRST_TO_GO))
+            options.append(f"--{name}={soft}:{hard}")
+        badness = max(FIRST_TO_GO, int(Path("/proc/self/oom_score_adj").read_text()))
+        choom, prlimit = (_found(tool) for tool in TOOLS)
+        return [choom, "-n", str(badness), "--", prlimit, *options, "--", *command]
 
     def told(self, status: int, stderr: bytes) -> str:
         """What an exit status other than 0, negative for a signal, says, as the end of a sentence about the child."""
@@ -91,10 +79,11 @@ class ChildLimits(NamedTuple):
         return f"{end}: {words}" if words else end
 
 
-def _started_by(pid: int) -> list[int]:
-    """The children of a process."""
-    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for text in lists for child in text.split()]
+def _found(tool: str) -> str:
+    path = shutil.which(tool)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, f"{tool}, of util-linux, is not installed", tool)
+    return path
 
 
 def _signal_name(number: int) -> str:

@@ -167,17 +167,20 @@ class Runner:
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
             return _failed(job, f"the pipeline {job.pipeline} is no longer configured")
+        limits = ChildLimits.of(pipeline, self._settings.runner)
         async with AsyncExitStack() as started:
             try:
-                child, result = await self._start(job, pipeline, started)
+                child, result = await self._start(job, pipeline, limits, started)
             except OSError as error:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "the daemon's log says why"
                 return _failed(job, f"{program}, the program of pipeline {job.pipeline}, cannot be started: {why}")
-            return await self._run_pipeline(job, pipeline, result, child)
+            return await self._run_pipeline(job, pipeline, limits, result, child)
 
-    async def _start(self, job: Job, pipeline: Pipeline, started: AsyncExitStack) -> tuple[Child, Path]:
+    async def _start(
+        self, job: Job, pipeline: Pipeline, limits: ChildLimits, started: AsyncExitStack
+    ) -> tuple[Child, Path]:
         """The child, and where it writes its result; tried again and again while the machine is short of something.
 
         Its directory goes when `started` is left. Raises Conflict when somebody else ends the job meanwhile, OSError.
@@ -189,7 +192,8 @@ class Runner:
                     result = work / pipeline.output
                     command = pipeline.arguments(self._placeholders(job, result))
                     environment = self._environment(job, pipeline)
-                    child = await Child.start(command, result.parent, environment, self._settings.runner.kill_grace)
+                    grace = self._settings.runner.kill_grace
+                    child = await Child.start(command, result.parent, environment, grace, limits.around)
                     started.push_async_exit(entered.pop_all())
                     return child, result
             except OSError as error:
@@ -201,11 +205,9 @@ class Runner:
                 raise Conflict(f"job {job.id} was ended before its pipeline was started")
 
     async def _run_pipeline(
-        self, job: Job, pipeline: Pipeline, result: Path, child: Child
+        self, job: Job, pipeline: Pipeline, limits: ChildLimits, result: Path, child: Child
     ) -> CompletedEvent | ErrorEvent:
         output = Output(job.id, self._ingest, pipeline.progress_pattern)
-        limits = ChildLimits.of(pipeline, self._settings.runner)
-        limits.impose(child.pid)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
             status = await self._run_child(job, child, output)
