@@ -19,13 +19,14 @@ import trio.testing
 from certificates import certificate
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import Peer, request
+from peer import Peer, close_frame, frame, request
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.tls import tls_context
 from progressd.ws.encrypted import EncryptedConnection
 from samples import ID
 from waiting import eventually
+from wsproto.frame_protocol import Opcode
 
 from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
 
@@ -116,6 +117,19 @@ async def test_no_byte_of_plaintext_goes_around_it(tmp_path: Path, cert: Path) -
         while at < len(tapped.seen):
             assert tapped.seen[at] in (20, 21, 22, 23)
             at += 5 + int.from_bytes(tapped.seen[at + 3 : at + 5], "big")
+
+
+async def test_a_producer_says_all_closes_and_gets_every_answer(tmp_path: Path, cert: Path) -> None:
+    events = [registered(ID), *(progress(ID, step, 1000) for step in range(1000)), completed(ID)]
+    async with encrypted_daemon(tmp_path, cert) as daemon, await encrypted(daemon, cert) as peer:
+        await peer.open("/ws/publish")
+        await peer.send(
+            b"".join(frame(Opcode.TEXT, json.dumps(event).encode()) for event in events) + close_frame(1000)
+        )
+        told = []
+        while (got := await peer.next_frame())[0] is not Opcode.CLOSE:
+            told.append(json.loads(got[1])["ok"])
+    assert told == [True] * len(events)
 
 
 async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cert: Path) -> None:

@@ -61,6 +61,20 @@ def test_lines_are_those_of_bytes_split_however_the_stream_is_cut(stream: bytes,
     assert comparable(split(chunks_of(stream, cuts))) == expected
 
 
+@given(st.lists(st.tuples(streams, st.lists(st.integers(0, 1000), max_size=5)), max_size=10))
+def test_the_lines_of_messages_are_those_of_one_stream_in_which_each_has_its_line_end(
+    messages: list[tuple[bytes, list[int]]],
+) -> None:
+    splitter = LineSplitter(LIMIT)
+    lines: list[NumberedLine] = []
+    for message, cuts in messages:
+        for piece in chunks_of(message, cuts):
+            lines += splitter.feed(piece)
+        lines += splitter.end()
+    whole = b"".join(message if message.endswith(b"\n") or not message else message + b"\n" for message, _ in messages)
+    assert comparable(lines) == comparable(split([whole]))
+
+
 def test_a_line_as_long_as_the_limit_is_taken_and_one_byte_more_is_not() -> None:
     [(_, whole), (_, refused)] = split([b"12345678\n123456789\n"])
     assert whole == b"12345678"

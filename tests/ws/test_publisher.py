@@ -244,6 +244,17 @@ async def test_a_producer_takes_one_of_the_places(tmp_path: Path) -> None:
         assert len(daemon.daemon.watchers) == 1
 
 
+async def test_the_handshake_is_one_request_and_a_line_is_none(tmp_path: Path) -> None:
+    limits = {"rate_limit_per_minute": 1, "rate_limit_burst": 1, "unlimited": ()}
+    async with running_daemon(tmp_path, limits=limits) as daemon, daemon.watch(PATH) as producer:
+        await say(producer, registered(ID), *(progress(ID, step) for step in range(20)))
+        assert all(answer["ok"] for answer in await answers(producer, 21))
+        with pytest.raises(ConnectionRejected) as refused:
+            async with daemon.watch(PATH):
+                pass
+        assert refused.value.status_code == 429
+
+
 @pytest.mark.parametrize(("origin", "host"), [("http://evil.example", "daemon"), ("", "evil.example")])
 async def test_pages_of_other_sites_report_nothing(daemon: RunningDaemon, origin: str, host: str) -> None:
     async with Peer(await daemon.connect()) as peer:
