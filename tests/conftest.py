@@ -1,4 +1,5 @@
 import os
+import socket
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def seed(request: pytest.FixtureRequest) -> int:
 def slow_clock() -> MockClock:
     """Time that goes slowly but where a test has it jump: nobody is late because the machine is busy."""
     return MockClock(rate=0.1)
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port of this machine that nobody else is given meanwhile, also while no daemon listens there."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a daemon does, so that it may bind it as well
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture

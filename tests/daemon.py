@@ -110,7 +110,8 @@ class RunningDaemon:
                 return [json.loads(line) for line in (await _rest_of(stream)).splitlines()]
 
     async def settled(self) -> Census:
-        """What there is once nothing happens any more."""
+        """What there is once nothing happens any more, also of what a daemon does at its start."""
+        await eventually(lambda: "progressd.retention._sweep" not in names_of_tasks())
         with trio.fail_after(PATIENCE):
             await trio.testing.wait_all_tasks_blocked(0.02)
         return self.census()
@@ -245,6 +246,16 @@ async def running_daemon(
                     daemon.http.abort()  # a test that failed may leave a client that does not read
                     raise
                 await running.stop()
+
+
+def names_of_tasks() -> set[str]:
+    """Of all there are."""
+    names, left = set(), [trio.lowlevel.current_root_task()]
+    while left:
+        if (task := left.pop()) is not None:
+            names.add(task.name)
+            left += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return names
 
 
 async def _send_all(stream: trio.SocketStream, data: bytes) -> None:

@@ -304,9 +304,9 @@ def test_systemd_is_told_when_it_answers_and_when_it_stops(
 GIVEN = ("given.sock", "another.sock")
 
 
-def by_a_shell(command: Sequence[str], directory: Path) -> subprocess.Popen[str]:
+def by_a_shell(command: Sequence[str], directory: Path, port: int) -> subprocess.Popen[str]:
     """Pass listening sockets on as systemd does: from descriptor 3 on, with the id of the process that they are for."""
-    with socket.create_server(("127.0.0.1", port_in(directory))) as tcp, ExitStack() as opened:
+    with socket.create_server(("127.0.0.1", port)) as tcp, ExitStack() as opened:
         given = [tcp.fileno()]
         for name in GIVEN:
             unix = opened.enter_context(socket.socket(socket.AF_UNIX))
@@ -319,19 +319,10 @@ def by_a_shell(command: Sequence[str], directory: Path) -> subprocess.Popen[str]
         return subprocess.Popen(["bash", "-c", script, "bash", *variables, *command], pass_fds=given)
 
 
-def by_systemd(command: Sequence[str], directory: Path) -> subprocess.Popen[str]:
+def by_systemd(command: Sequence[str], directory: Path, port: int) -> subprocess.Popen[str]:
     """Let systemd's own tool do it, which starts the daemon at the first connection."""
-    listen = [f"--listen=127.0.0.1:{port_in(directory)}", *(f"--listen={directory / name}" for name in GIVEN)]
+    listen = [f"--listen=127.0.0.1:{port}", *(f"--listen={directory / name}" for name in GIVEN)]
     return subprocess.Popen(["systemd-socket-activate", *listen, *command])
-
-
-def port_in(directory: Path) -> int:
-    """A free port, the same one each time."""
-    chosen = directory / "port"
-    if not chosen.exists():
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            chosen.write_text(str(free.getsockname()[1]))
-    return int(chosen.read_text())
 
 
 LAUNCHERS = [by_a_shell, *([by_systemd] if shutil.which("systemd-socket-activate") else [])]
@@ -339,13 +330,13 @@ LAUNCHERS = [by_a_shell, *([by_systemd] if shutil.which("systemd-socket-activate
 
 @pytest.mark.parametrize("launch", LAUNCHERS)
 def test_it_takes_the_sockets_that_systemd_has_opened(
-    tmp_path: Path, config: str, launch: Callable[[Sequence[str], Path], subprocess.Popen[str]]
+    tmp_path: Path, config: str, free_port: int, launch: Callable[[Sequence[str], Path, int], subprocess.Popen[str]]
 ) -> None:
     (tmp_path / "config.toml").write_text(config)
     arguments = ["--config", str(tmp_path / "config.toml"), "--state-dir", str(tmp_path / "state")]
-    process = launch([sys.executable, "-m", "progressd", "serve", *arguments], tmp_path)
+    process = launch([sys.executable, "-m", "progressd", "serve", *arguments], tmp_path, free_port)
     with process:
-        daemon = ServedDaemon(f"http://127.0.0.1:{port_in(tmp_path)}", process, tmp_path / "state")
+        daemon = ServedDaemon(f"http://127.0.0.1:{free_port}", process, tmp_path / "state")
         try:
             until(lambda: is_answered(daemon))
             assert [report(tmp_path / name, registered(ID))["ok"] for name in GIVEN] == [True, True]

@@ -23,13 +23,8 @@ def found(settings: Settings, grade: str) -> list[str]:
     return [finding.sentence for finding in diagnose(settings) if finding.grade == grade]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def test_where_all_is_well_nothing_is_wrong(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path / "state", server={"port": free_port()})
+def test_where_all_is_well_nothing_is_wrong(free_port: int, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "state", server={"port": free_port})
     assert found(settings, "bad") == []
     assert f"the state directory {tmp_path / 'state'} can be written to" in found(settings, "good")
     assert list(tmp_path.iterdir()) == [], "it has changed something"
@@ -43,16 +38,16 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert bad.endswith(f") listens on port {port} of 127.0.0.1 already: {OTHER_PORT}")
 
 
-def test_a_daemon_that_runs_is_seen(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, server={"port": free_port()})
+def test_a_daemon_that_runs_is_seen(free_port: int, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, server={"port": free_port})
     with own_state_dir(tmp_path), open_sockets(settings, {}):
         assert found(settings, "bad") == []
         assert f"a daemon runs, with the state directory {tmp_path}" in found(settings, "good")
         assert f"jobs can be reported at {tmp_path / 'ingest.sock'}" in found(settings, "good")
 
 
-def test_a_daemon_that_nobody_reaches(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, server={"port": free_port()})
+def test_a_daemon_that_nobody_reaches(free_port: int, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, server={"port": free_port})
     with own_state_dir(tmp_path):
         assert found(settings, "bad") == [
             f"nobody listens on port {settings.server.port} of 127.0.0.1, though a daemon runs: "
@@ -72,11 +67,13 @@ def test_a_daemon_that_nobody_reaches(tmp_path: Path) -> None:
         ({}, {"token_secret_file": "{}/text"}),
     ],
 )
-async def test_what_refuses_a_start_is_wrong(tmp_path: Path, server: dict[str, str], auth: dict[str, str]) -> None:
+async def test_what_refuses_a_start_is_wrong(
+    free_port: int, tmp_path: Path, server: dict[str, str], auth: dict[str, str]
+) -> None:
     (tmp_path / "text").write_text("Dear diary")
     inside = {key: text.format(tmp_path) for key, text in server.items()}
     files = {key: Path(text.format(tmp_path)) for key, text in auth.items()}
-    settings = settings_in(tmp_path / "state", server={"port": free_port(), **inside})
+    settings = settings_in(tmp_path / "state", server={"port": free_port, **inside})
     settings = replace(settings, auth=replace(settings.auth, **files))
     bad = found(settings, "bad")
     with pytest.raises(Exception) as refused:  # noqa: PT011
@@ -86,14 +83,14 @@ async def test_what_refuses_a_start_is_wrong(tmp_path: Path, server: dict[str, s
     assert len(bad) == 1
 
 
-def test_with_keys_other_machines_may_reach_it(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, server={"port": free_port(), "host": "0.0.0.0"}, auth={"required": True})
+def test_with_keys_other_machines_may_reach_it(free_port: int, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, server={"port": free_port, "host": "0.0.0.0"}, auth={"required": True})
     assert found(settings, "bad") == []
 
 
-def test_a_store_that_is_none(tmp_path: Path) -> None:
+def test_a_store_that_is_none(free_port: int, tmp_path: Path) -> None:
     fill(tmp_path / "progressd.db", 20)
-    settings = settings_in(tmp_path, server={"port": free_port()})
+    settings = settings_in(tmp_path, server={"port": free_port})
     assert found(settings, "bad") == []
     with (tmp_path / "progressd.db").open("r+b") as file:
         file.write(os.urandom(4096))
@@ -102,39 +99,39 @@ def test_a_store_that_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_a_store_that_is_not_the_daemons(tmp_path: Path) -> None:
+def test_a_store_that_is_not_the_daemons(free_port: int, tmp_path: Path) -> None:
     fill(tmp_path / "progressd.db", 20)
     os.chown(tmp_path, 65534, 65534)
     path = tmp_path / "progressd.db"
-    assert found(settings_in(tmp_path, server={"port": free_port()}), "bad") == [
+    assert found(settings_in(tmp_path, server={"port": free_port}), "bad") == [
         f"{path} is root's, and its directory nobody's: sudo chown --reference={tmp_path} {path}"
     ]
 
 
-def test_a_disk_without_room(tmp_path: Path) -> None:
+def test_a_disk_without_room(free_port: int, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        settings = settings_in(disk.path, server={"port": free_port()})
+        settings = settings_in(disk.path, server={"port": free_port})
         assert found(settings, "bad") == []
         disk.fill()
         assert found(settings, "bad") == [f"nothing can be written to the disk of {disk.path}: no space left on device"]
 
 
-def test_programs_that_are_missing(tmp_path: Path) -> None:
+def test_programs_that_are_missing(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(
-        tmp_path, server={"port": free_port()}, pipelines={"scan": Pipeline(("no-such-program", "{input}"))}
+        tmp_path, server={"port": free_port}, pipelines={"scan": Pipeline(("no-such-program", "{input}"))}
     )
     assert found(settings, "bad") == ["the pipeline scan runs no-such-program, which is not here"]
 
 
-def test_programs_that_set_limits_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_set_limits_are_missing(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    settings = settings_in(tmp_path, server={"port": free_port()}, pipelines={})
+    settings = settings_in(tmp_path, server={"port": free_port}, pipelines={})
     told = [
         f"no pipeline can run without {tool}, which is not here: install util-linux" for tool in ("choom", "prlimit")
     ]
     assert [sentence for sentence in found(settings, "bad") if "util-linux" in sentence] == told
 
 
-def test_too_few_descriptors(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, server={"port": free_port()}, limits={"max_connections": 10_000_000})
+def test_too_few_descriptors(free_port: int, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, server={"port": free_port}, limits={"max_connections": 10_000_000})
     assert any("limits.max_connections = 10000000, but" in note for note in found(settings, "note"))

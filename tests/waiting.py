@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 # Seconds that any single wait of a test may take: more than a busy machine needs, and less than what a daemon waits for
 # by itself, which is 30 s or longer in most cases.
@@ -17,6 +18,18 @@ async def eventually(condition: Callable[[], object], seconds: float = PATIENCE)
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110, nothing tells when it does
             await trio.sleep(0.005)
+
+
+async def jumping(clock: MockClock, seconds: float, condition: Callable[[], object]) -> None:
+    """Have time jump, again and again, until the condition holds. Fails when it does not in time that passes by itself.
+
+    Once would not do for what begins to wait when a thread has come back.
+    """
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up, "this took too long"
+        await wait_all_tasks_blocked()
+        clock.jump(seconds)
 
 
 def alive(pid: int) -> bool:

@@ -48,7 +48,7 @@ from daemon import RunningDaemon, completed, progress, registered, running_daemo
 
 FAILED: Final = re.compile(rb"HTTP/1\.[01] 5(?!01|05)")  # but for what is not implemented: codings, HTTP/2
 PATIENCE: Final = 0.05  # seconds that clients wait for an answer which may not come, since they have not asked all
-LEFT: Final = 10.0  # seconds in which every connection has to end once the client has said all
+LEFT: Final = 25.0  # seconds in which every connection has to end once the client has said all
 GROWTH_MOST: Final = 24 << 20  # bytes of memory from the first tenth to the end of a part
 LIMITS: Final = {
     "max_upload_bytes": 100_000,

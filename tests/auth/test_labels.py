@@ -1,7 +1,7 @@
 """A key that is bound to labels: for it, only the jobs with these labels exist, wherever it looks."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +216,13 @@ async def test_a_key_that_is_revoked_while_it_is_looked_at_opens_nothing_for_lon
     assert ended == ["after"]
 
 
-async def test_a_key_that_expires_closes_what_was_opened_with_it(tmp_path: Path) -> None:
-    headers = bearer(keys.add(tmp_path / "state/keys.json", "short", expires=1))
+async def test_a_key_that_expires_closes_what_was_opened_with_it(
+    tmp_path: Path, an_hour_later: Callable[[], None]
+) -> None:
+    headers = bearer(keys.add(tmp_path / "state/keys.json", "short", expires=3600))
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         with trio.fail_after(PATIENCE):
-            assert await closed_code(daemon, headers, lambda: None) == 4500
+            assert await closed_code(daemon, headers, an_hour_later) == 4500
 
 
 async def test_their_events_over_plain_http_are_the_same(side: Side) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import keys
 import pytest
-import trio
 from http_client import FORM_TYPE, client_of, file_part, post_form
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from progressd.auth.addresses import client_address, counted_as, networks
 from progressd.auth.limits import BUCKETS_MOST, RateLimits
 from progressd.config import load
 from progressd.core.errors import RateLimited, SettingsError
+from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 from waiting import eventually
 
@@ -138,7 +138,7 @@ async def statuses(client: httpx.AsyncClient, count: int, **headers: str) -> lis
     return [(await client.get("/api/jobs", headers=headers)).status_code for _ in range(count)]
 
 
-async def test_who_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
+async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         first = await client.get("/api/jobs")
         assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("60", "2")
@@ -151,12 +151,12 @@ async def test_who_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> 
         assert await statuses(client, 1) == [429]
         assert (await client.get("/api/health")).status_code == 200
         assert (await client.get("/")).status_code == 200
-        await trio.sleep(1)
+        slow_clock.jump(1)
         assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
         assert daemon.daemon.gate.refused == {"429": 2}
 
 
-async def test_reads_ahead_of_the_application_are_counted_too(tmp_path: Path) -> None:
+async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         job = (await client.post("/api/jobs", json={})).json()["id"]
         answers = [await client.get(f"/api/jobs/{job}") for _ in range(3)]
@@ -164,7 +164,9 @@ async def test_reads_ahead_of_the_application_are_counted_too(tmp_path: Path) ->
         assert answers[0].headers["X-RateLimit-Remaining"] == "1"
 
 
-async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(tmp_path: Path) -> None:
+async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(
+    slow_clock: MockClock, tmp_path: Path
+) -> None:
     secret = keys.add(tmp_path / "state/keys.json", "ci")
     server = {"port": 0, "trusted_proxies": ("127.0.0.1",)}
     async with running_daemon(tmp_path, limits=FEW, server=server) as daemon, client_of(daemon) as client:
@@ -175,7 +177,7 @@ async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(tmp_p
         assert await statuses(client, 2, **{"X-API-Key": "wrong"}) == [401, 401]
 
 
-async def test_a_handshake_counts_like_a_request(tmp_path: Path) -> None:
+async def test_a_handshake_counts_like_a_request(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         for _ in range(2):
             async with daemon.watch():
@@ -194,7 +196,7 @@ async def test_a_handshake_counts_like_a_request(tmp_path: Path) -> None:
             pass
 
 
-async def test_a_handshake_with_a_key_is_the_keys(tmp_path: Path) -> None:
+async def test_a_handshake_with_a_key_is_the_keys(slow_clock: MockClock, tmp_path: Path) -> None:
     headers = bearer(keys.add(tmp_path / "state/keys.json", "ci"))
     async with running_daemon(tmp_path, limits=FEW) as daemon:
         for local in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
@@ -207,7 +209,7 @@ async def test_a_handshake_with_a_key_is_the_keys(tmp_path: Path) -> None:
             pass
 
 
-async def test_who_has_many_addresses_of_ipv6_has_one_share(tmp_path: Path) -> None:
+async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockClock, tmp_path: Path) -> None:
     limits = {**FEW, "max_connections_per_address": 1, "max_uploads_per_address": 1}
     server = {"trusted_proxies": ("127.0.0.1",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, client_of(daemon) as client:

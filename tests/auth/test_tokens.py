@@ -4,7 +4,7 @@ import json
 import signal
 import stat
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -119,14 +119,14 @@ async def test_a_page_can_send_it_as_a_subprotocol(side: Side, others: list[str]
     assert f"sec-websocket-protocol: {[*others, name][0]}\r\n".lower().encode() in head.lower()
 
 
-async def test_one_that_expires_while_a_client_waits_is_refused(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.auth.admission.LOOK_EVERY", 0.05)
-    admission = side.daemon.daemon.admission
-    [key] = admission._keys.values()
-    token = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
+async def test_one_that_expires_while_a_client_waits_is_refused(side: Side, an_hour_later: Callable[[], None]) -> None:
+    admission, token = side.daemon.daemon.admission, await side.token()
     async with Peer(await side.daemon.connect()) as peer:
         job = (await peer.ask(f"/api/jobs/{MINE}?token={token}")).json
-        answer = await peer.ask(f"/api/jobs/{MINE}?since={job['cursor']}&wait=60&token={token}")
+        await peer.send(request(f"/api/jobs/{MINE}?since={job['cursor']}&wait=60&token={token}"))
+        await eventually(lambda: admission._held)
+        an_hour_later()
+        answer = await peer.response()
     assert (answer.status, answer.json["message"]) == (401, "the token has expired")
 
 
@@ -144,13 +144,15 @@ async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> N
     assert (response.status_code, response.json()["message"]) == (401, "the token has expired")
 
 
-async def test_events_over_plain_http_end_with_the_token(side: Side) -> None:
-    admission = side.daemon.daemon.admission
-    [key] = admission._keys.values()
-    soon = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
+async def test_events_over_plain_http_end_with_the_token(side: Side, an_hour_later: Callable[[], None]) -> None:
+    token = await side.token()
     async with Peer(await side.daemon.connect()) as peer:
-        await peer.send(request(f"/api/jobs/{MINE}/events?token={soon}"))
-        assert b'"type":"progress"' in await peer.rest()
+        await peer.send(request(f"/api/jobs/{MINE}/events?token={token}"))
+        seen = b""
+        while b'"type":"progress"' not in seen:
+            seen += await peer.receive()
+        an_hour_later()
+        await peer.rest()
 
 
 async def test_it_does_not_outlive_its_key(side: Side) -> None:

@@ -1,6 +1,6 @@
 import io
 import json
-from datetime import datetime, timedelta
+from datetime import datetime, tzinfo
 
 import pytest
 from progressd.cli import text
@@ -225,10 +225,15 @@ def test_after_a_resync_only_what_is_told_again_is_there() -> None:
         assert len(display._progress.tasks) == 1
 
 
-def test_a_time_is_short_if_it_was_today() -> None:
-    now = datetime.now().astimezone()
-    assert text.short_time(now.isoformat()) == f"{now:%H:%M:%S}"
-    assert text.short_time((now - timedelta(days=2)).isoformat()) == f"{now - timedelta(days=2):%Y-%m-%d}"
+def test_a_time_is_short_if_it_was_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime(2026, 7, 15, 12, tzinfo=tz)
+
+    monkeypatch.setattr(text, "datetime", Noon)
+    assert text.short_time(datetime(2026, 7, 15, 0, 0, 1).astimezone().isoformat()) == "00:00:01"
+    assert text.short_time(datetime(2026, 7, 14, 23, 59, 59).astimezone().isoformat()) == "2026-07-14"
 
 
 @pytest.mark.parametrize(

@@ -221,13 +221,13 @@ def test_a_pipe_that_is_closed_ends_the_watcher_without_a_word(daemon: Daemon) -
         assert watch.stderr.read() == ""
 
 
-def test_a_watcher_outlives_a_daemon_that_is_killed(tmp_path: Path) -> None:
-    with started(tmp_path) as mortal:
+def test_a_watcher_outlives_a_daemon_that_is_killed(tmp_path: Path, free_port: int) -> None:
+    with started(tmp_path, free_port) as mortal:
         job_id = mortal.submit("gated")
         with mortal.running("watch", job_id) as watch:
             read_until(watch, "half")
             mortal.served.kill()
-            with started(tmp_path, mortal.served.port) as again:
+            with started(tmp_path, free_port) as again:
                 read_until(watch, "processing -> queued")
                 read_until(watch, "half")
                 again.open_gate()

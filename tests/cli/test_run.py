@@ -141,9 +141,9 @@ def test_it_runs_though_no_daemon_answers(daemon: ServedDaemon) -> None:
     assert done.stderr.count("the command runs all the same") == 1
 
 
-def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path) -> None:
+def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path, free_port: int) -> None:
     with contextlib.ExitStack() as closing:
-        daemon = closing.enter_context(served_daemon(tmp_path / "state"))
+        daemon = closing.enter_context(served_daemon(tmp_path / "state", port=free_port))
         program = f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.01; done"
         process = closing.enter_context(running(daemon.url, "--", "sh", "-c", program))
         daemon.kill()
@@ -151,7 +151,7 @@ def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path) -> None:
         assert process.stderr is not None
         said = f"progressd: no daemon answers at {daemon.url}; the command runs all the same\n"
         assert process.stderr.readline() == said
-        with served_daemon(tmp_path / "state", port=daemon.port):
+        with served_daemon(tmp_path / "state", port=free_port):
             assert process.wait(PATIENCE) == 0
             assert newest(daemon)["status"] == "completed"
         assert process.stderr.read() == "progressd: the daemon answers again\n"

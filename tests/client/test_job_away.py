@@ -41,11 +41,11 @@ def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
 
 
 def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, free_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     state_dir = tmp_path / "state"
     with contextlib.ExitStack() as closing:
-        daemon = closing.enter_context(served_daemon(state_dir))
+        daemon = closing.enter_context(served_daemon(state_dir, port=free_port))
         ways = [closing.enter_context(working(**to(daemon, way))) for way in WAYS]
         jobs = [job for job, _ in ways]
         until(lambda: [status(daemon, job) for job in jobs] == ["processing"] * 2)
@@ -53,14 +53,14 @@ def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
         for job in jobs:
             job.progress(7)
         until(lambda: len(complaints(caplog)) == 2)
-        with served_daemon(state_dir, port=daemon.port) as again:
+        with served_daemon(state_dir, port=free_port) as again:
             until(lambda: [seen(again, job)["progress"]["current_step"] for job in jobs] == [7, 7])
             again.kill()
         for job, go in ways:
             job.progress(8)
             go.set()
         until(lambda: all(job._reporter._closing for job in jobs))
-        with served_daemon(state_dir, port=daemon.port) as again:
+        with served_daemon(state_dir, port=free_port) as again:
             until(lambda: [status(again, job) for job in jobs] == ["completed"] * 2)
             assert [seen(again, job)["progress"]["current_step"] for job in jobs] == [8, 8]
 

@@ -29,8 +29,8 @@ from scarcity import no_descriptors_left, no_threads_left
 from spine import started_again
 from structlog.testing import capture_logs
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
-from trio.testing import MockClock, wait_all_tasks_blocked
-from waiting import alive, eventually
+from trio.testing import MockClock
+from waiting import alive, eventually, jumping
 
 from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon, settings_in
 
@@ -325,8 +325,7 @@ async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}, runner={"slots": 1, "kill_grace": 0.1}) as daemon:
         submitted = await submit(daemon, "pdf")
         grandchild = await first_line(pids)
-        await wait_all_tasks_blocked()
-        slow_clock.jump(900)
+        await jumping(slow_clock, 300, lambda: submitted not in daemon.daemon.registry.unfinished)
         done = await ended(daemon, submitted)
     assert done.error == "Pipeline error: stopped after 900 s, the longest that a job of pdf may take"
     await eventually(lambda: not alive(grandchild))

@@ -36,7 +36,7 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from submitting import PDF, cancel, ended, running_job, shell, submit
-from waiting import eventually
+from waiting import eventually, jumping
 
 from daemon import PATIENCE, RunningDaemon, running_daemon
 
@@ -368,8 +368,7 @@ async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
     async with running_daemon(tmp_path, limits={"min_body_rate": rate}) as daemon, Peer(await daemon.connect()) as peer:
         await peer.send(head.encode() + file_part(PDF.ljust(5000)))
         await eventually(lambda: list((daemon.settings.state_dir / "uploads").iterdir()))
-        await trio.testing.wait_all_tasks_blocked()
-        slow_clock.jump(60)
+        await jumping(slow_clock, 10, lambda: daemon.daemon.ledger.open == 0)
         answer = await peer.rest()
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert f'{{"error":"{sentence}"}}'.encode() in answer

@@ -15,7 +15,7 @@ from progressd.rest.server import KEEP_ALIVE
 from samples import ID
 from submitting import PDF, ended, python, run, shell
 from trio.testing import MockClock, wait_all_tasks_blocked
-from waiting import eventually, open_files
+from waiting import eventually, jumping, open_files
 
 from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
 
@@ -202,9 +202,8 @@ STALL = 60.0  # seconds, by default
 
 async def test_a_client_that_does_not_read_is_given_up(slow_clock: MockClock, tmp_path: Path) -> None:
     async with stuck_download(tmp_path) as (daemon, stream):
-        await wait_all_tasks_blocked()
-        slow_clock.jump(STALL)
-        await eventually(lambda: str(daemon.settings.state_dir / "jobs") not in " ".join(open_files()))
+        jobs = str(daemon.settings.state_dir / "jobs")
+        await jumping(slow_clock, STALL / 4, lambda: jobs not in " ".join(open_files()))
         with trio.fail_after(PATIENCE):
             read = await read_to_the_end(stream)
         assert read < 100 << 20
@@ -226,10 +225,7 @@ async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await eventually(lambda: daemon.daemon.ledger.open == 2)
-            for _ in range(30):
-                await wait_all_tasks_blocked()
-                slow_clock.jump(STALL / 20)
-            await eventually(lambda: daemon.daemon.ledger.open == 0)
+            await jumping(slow_clock, STALL / 20, lambda: daemon.daemon.ledger.open == 0)
             nursery.cancel_scope.cancel()
 
 

@@ -41,7 +41,7 @@ async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query
             await eventually(lambda: len(daemon.daemon.watchers) == 1 + WATCHERS)
             there = await daemon.settled()
             gc.collect()
-            assert there.tasks - before.tasks == WATCHERS
+            assert there.tasks - before.tasks <= WATCHERS
             assert there.topics == before.topics
             assert (
                 sys.getallocatedblocks() - blocks

@@ -1,0 +1,20 @@
+from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
+
+import pytest
+
+
+@pytest.fixture
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it puts the clock forward by which keys and tokens end."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=1)
+
+    def put_forward() -> None:
+        for module in ("progressd.auth.admission", "jwt.api_jwt"):
+            monkeypatch.setattr(f"{module}.datetime", Clock)
+
+    return put_forward
