@@ -17,7 +17,7 @@ from progressd.broadcast.reader import Reader
 from progressd.core.batch import JobBatch
 from progressd.core.cursor import Cursor
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import Event, PreviewEvent
+from progressd.core.events import CallOffEvent, Event, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, PagePreviewData, encode, type_of
 from progressd.core.status import JobStatus
@@ -225,6 +225,67 @@ async def test_a_preview_reaches_the_watchers_and_is_not_kept(spine: Spine) -> N
     page = await spine.history.page(f"job:{ID}", None, spine.broadcaster.offset)
     assert types(item.message for item in page.items) == ["status_change"]
     assert spine.registry.known(ID) == before
+
+
+# Of whose job it is
+
+
+def of_team(team: str, number: int = 1) -> RegisterEvent:
+    return replace(register(number), data=Registration("scan", labels={"team": team}))
+
+
+def scans(job: Job) -> bool:
+    return job.labels.get("team") == "scan"
+
+
+async def test_what_is_about_a_job_that_is_not_seen_is_refused_like_what_is_about_none(spine: Spine) -> None:
+    events = [progress(1), start(), cancel(), complete(), fail(), PREVIEW, CallOffEvent(ID), register(), submit()]
+    unknown = await spine.submit(*events[:-2], sees=scans)
+    await spine.submit(of_team("print"))
+    hidden = await spine.submit(*events, *(replace(event, job_id=ID.upper()) for event in events), sees=scans)
+    assert {(type(outcome), str(outcome)) for outcome in (*unknown, *hidden)} == {(NotFound, f"no job {ID}")}
+    assert (await spine.registry.get(ID)).status is QUEUED
+    assert errors(await spine.submit(of_team("scan", 2), progress(1, 2), cancel(2), sees=scans)) == [None] * 3
+
+
+async def test_whose_a_job_is_that_is_no_longer_in_memory_is_known_too(tmp_path: Path) -> None:
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        await spine.submit(of_team("print"), fail())
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        assert errors(await spine.submit(fail(), sees=scans)) == [NotFound]
+        assert errors(await spine.submit(fail())) == [None]
+
+
+async def test_a_job_registered_in_the_same_batch_is_already_somebodys(watched: WatchedStore) -> None:
+    """What waits behind its registration, or beside it, must not reach it before anybody knows whose it is."""
+    outcomes: list[Job | ProgressdError] = []
+
+    async def meddle() -> None:
+        outcomes.extend(await spine.submit(cancel(), sees=scans))
+
+    async with running(watched) as spine:
+        async with trio.open_nursery() as nursery:
+            with watched.held_before():
+                nursery.start_soon(meddle)  # before: about no job
+                nursery.start_soon(spine.submit, register(9))
+                await watched.reached()
+                nursery.start_soon(spine.submit, of_team("print"))
+                await settled()
+                nursery.start_soon(meddle)
+                await settled()
+        assert len(watched.commits) == 2
+        assert errors(outcomes) == [NotFound, NotFound]
+        assert (await spine.registry.get(ID)).status is QUEUED
+
+
+async def test_a_job_that_was_looked_at_is_deleted_and_no_later_one_with_its_id(spine: Spine) -> None:
+    [_, first] = await spine.submit(of_team("scan"), cancel())
+    assert isinstance(first, Job)
+    assert await spine.ingest.delete(first) == first
+    [_, second] = await spine.submit(of_team("print"), cancel())
+    with pytest.raises(NotFound, match=ID):
+        await spine.ingest.delete(first)
+    assert await spine.store.jobs([ID]) == {ID: second}
 
 
 # Durable first

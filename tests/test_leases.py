@@ -113,6 +113,20 @@ async def test_a_refused_event_is_a_sign_of_life_too(spine: Spine, mock_clock: M
     assert not stalled(spine)
 
 
+@pytest.mark.parametrize(("of", "kept"), [("scan", True), ("print", False)])
+async def test_only_those_who_have_to_do_with_a_job_show_a_sign_of_its_life(
+    spine: Spine, mock_clock: MockClock, of: str, kept: bool
+) -> None:
+    await spine.submit(replace(leased(), data=Registration("scan", labels={"team": "scan"}, lease_seconds=LEASE)))
+    mock_clock.jump(0.9 * LEASE)
+    event = replace(progress(1), job_id=ID.upper())
+    [outcome] = await spine.submit(event, sees=lambda job: job.labels == {"team": of})
+    assert isinstance(outcome, Job) is kept
+    mock_clock.jump(0.9 * LEASE)
+    await wait_all_tasks_blocked()
+    assert stalled(spine) is not kept
+
+
 async def test_a_job_that_waits_for_its_turn_is_kept_by_registering_it_again(
     spine: Spine, mock_clock: MockClock
 ) -> None:

@@ -1,8 +1,8 @@
 """What a batch of events comes to: decided and placed in the stream, but not durable and not told to anyone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -11,7 +11,7 @@ from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import Published
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
-from progressd.core.errors import ProgressdError, Unreadable
+from progressd.core.errors import NotFound, ProgressdError, Unreadable
 from progressd.core.events import CallOffEvent, Event, checked_job_id
 from progressd.core.job import Applied, Job, apply
 from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Progress
@@ -20,6 +20,14 @@ from progressd.registry import Registry
 from progressd.store.base import Change
 
 MESSAGES_MOST: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
+
+Sees: TypeAlias = Callable[[Job], bool]
+"""Whether whoever hands in an event has to do with a job."""
+
+
+def sees_all(_: Job) -> bool:
+    """Of those who have to do with every job."""
+    return True
 
 
 class Draft:
@@ -46,8 +54,11 @@ class Draft:
         self.changes: list[Change] = []
         self.of_jobs: dict[str, JobBatch] = {}  # batches of jobs whose counts have changed
 
-    def decide(self, event: Event) -> Job | ProgressdError:
-        """The job as the event leaves it, or what refuses the event."""
+    def decide(self, event: Event, sees: Sees) -> Job | ProgressdError:
+        """The job as the event leaves it, or what refuses the event: of an unseen job, what does of none.
+
+        Only here is it known which job that is, since the events before this one may make it.
+        """
         job: Job | Unreadable | None = self._known(event.job_id)
         try:
             if job is None:
@@ -55,6 +66,8 @@ class Draft:
                 job = self._known(event.job_id) or self._stored.get(event.job_id)
             if isinstance(job, Unreadable):
                 return job
+            if job is not None and not sees(job):
+                raise NotFound(f"no job {job.id}")
             applied = apply(job, event, self._now)
         except ProgressdError as error:
             return error

@@ -20,7 +20,7 @@ from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavail
 from progressd.core.events import Event, LeaseEvent, LostEvent
 from progressd.core.job import Job
 from progressd.core.leases import Leases
-from progressd.draft import MESSAGES_MOST, Draft, deletion
+from progressd.draft import MESSAGES_MOST, Draft, Sees, deletion, sees_all
 from progressd.log import log_change
 from progressd.registry import Registry
 from progressd.store.base import Store
@@ -38,10 +38,11 @@ log = structlog.get_logger(__name__)
 class Entry:
     """Events of one producer, or a job to delete, and what comes of it. Neither: decided once all before it are."""
 
-    __slots__ = ("decided", "deleted", "events", "outcomes")
+    __slots__ = ("decided", "deleted", "events", "outcomes", "sees")
 
-    def __init__(self, events: Sequence[Event], deleted: Job | None = None) -> None:
+    def __init__(self, events: Sequence[Event] = (), sees: Sees = sees_all, deleted: Job | None = None) -> None:
         self.events = events
+        self.sees = sees
         self.deleted = deleted
         self.outcomes: list[Outcome] = []
         self.decided = trio.Event()
@@ -85,16 +86,16 @@ class Ingest(Submitting):
         self._until_look = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
 
-    async def submit(self, *events: Event) -> list[Outcome]:
-        """See Submitting."""
+    async def submit(self, *events: Event, sees: Sees = sees_all) -> list[Outcome]:
+        """See Submitting. What is about a job that is not seen is refused like what is about none."""
         if not events:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._decided(events)
+        return await self._decided(Entry(events, sees))
 
     async def delete(self, job: Job) -> Job:
         """Delete a finished job, and tell those who watch; its files are left. Raises NotFound, StoreFailed."""
-        [outcome] = await self._decided((), job)
+        [outcome] = await self._decided(Entry(deleted=job))
         if isinstance(outcome, ProgressdError):
             raise outcome
         return outcome
@@ -106,7 +107,7 @@ class Ingest(Submitting):
 
     async def probe(self) -> None:
         """Come back once what was queued is decided, and the store commits. Raises StoreFailed, Unavailable."""
-        await self._decided(())
+        await self._decided(Entry())
         await self._store.commit((), ())
 
     async def run(self) -> None:
@@ -124,15 +125,14 @@ class Ingest(Submitting):
                     with trio.CancelScope(shield=True):
                         await self._take(self._with_queued(first))
             finally:
-                last = self._with_queued(Entry(()), most=math.inf)
+                last = self._with_queued(Entry(), most=math.inf)
                 self._receive.close()  # before anyone can queue up behind the last batch and never be answered
                 with trio.CancelScope(shield=True):
                     await self._take(last)
                     await self._write_unsaved()
 
-    async def _decided(self, events: Sequence[Event], deleted: Job | None = None) -> list[Outcome]:
-        self._hear(events)
-        entry = Entry(events, deleted)
+    async def _decided(self, entry: Entry) -> list[Outcome]:
+        self._hear(entry)
         try:
             await self._send.send(entry)
         except trio.BrokenResourceError:
@@ -151,12 +151,12 @@ class Ingest(Submitting):
         return entries
 
     async def _take(self, entries: list[Entry]) -> None:
-        events = [event for entry in entries for event in entry.events]
         try:
-            outcomes = iter(await self._decide(events))
+            outcomes = iter(await self._decide(entries))
         except StoreFailed as error:
-            log.error("events refused", events=len(events), error=str(error))
-            outcomes = iter([error] * len(events))
+            count = sum([len(entry.events) for entry in entries])
+            log.error("events refused", events=count, error=str(error))
+            outcomes = iter([error] * count)
             self._turn(error)
         for entry in entries:
             entry.outcomes = [next(outcomes) for _ in entry.events]
@@ -167,7 +167,9 @@ class Ingest(Submitting):
     async def _delete(self, job: Job) -> Outcome:
         try:
             await self._reserve(1)
-            gone = await self._store.delete([job.id])
+            now = (await self._store.jobs([job.id])).get(job.id)
+            same = now is not None and now.created_offset == job.created_offset  # and no later one with its id
+            gone = await self._store.delete([job.id]) if same else []
         except StoreFailed as error:
             if not isinstance(error, Unreadable):
                 self._turn(error)
@@ -180,10 +182,10 @@ class Ingest(Submitting):
         log.info("job deleted", job_id=job.id)
         return job
 
-    async def _decide(self, events: list[Event]) -> list[Outcome]:
+    async def _decide(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Apply, commit, publish. Raises StoreFailed, and then nothing has been published."""
         try:
-            draft, outcomes = await self._draft(events)
+            draft, outcomes = await self._draft(entries)
         except MemoryError as error:
             raise StoreFailed("the daemon has no memory left for this") from error
         self._next_offset = draft.offset  # also when it fails: no offset is given twice
@@ -198,7 +200,7 @@ class Ingest(Submitting):
                 self._unsaved.update(draft.jobs)
                 self._moved.set()
         self.tally.refused += refused
-        self.tally.events += len(events) - refused
+        self.tally.events += len(outcomes) - refused
         silence_begins = trio.current_time()
         for job in draft.jobs.values():
             self._registry.keep(job, draft.messages[job.id])
@@ -212,12 +214,13 @@ class Ingest(Submitting):
             log_change(change.message)
         return outcomes
 
-    async def _draft(self, events: list[Event]) -> tuple[Draft, list[Outcome]]:
+    async def _draft(self, entries: Sequence[Entry]) -> tuple[Draft, list[Outcome]]:
         """Apply events to a draft; nothing of it shows yet. Raises StoreFailed, MemoryError."""
-        stored = await self._jobs_not_in_memory(events)
+        events = [(event, entry.sees) for entry in entries for event in entry.events]
+        stored = await self._jobs_not_in_memory(event for event, _ in events)
         await self._reserve(MESSAGES_MOST * len(events))
         draft = Draft(self._registry, self._batches, stored, self.store_id, self._next_offset, datetime.now(UTC))
-        outcomes = [draft.decide(event) for event in events]
+        outcomes = [draft.decide(event, sees) for event, sees in events]
         draft.place_counts()
         return draft, outcomes
 
@@ -265,17 +268,18 @@ class Ingest(Submitting):
         await self._store.reserve(reserved)
         self._reserved = max(self._reserved, reserved)  # the two who call this may do so at the same time
 
-    def _hear(self, events: Iterable[Event]) -> None:
-        """Note the producers that these come from.
+    def _hear(self, entry: Entry) -> None:
+        """Note the producers that its events come from.
 
         As they come in, before they are decided: so what says that one is silent stands before its next event or is
         not said, also where the store is slow.
         """
         if self._leases:
             now = trio.current_time()
-            for event in events:
-                if not isinstance(event, LeaseEvent):
-                    self._leases.heard(event.job_id, now)
+            for event in entry.events:
+                job = self._registry.known(event.job_id) or self._registry.known(event.job_id.lower())
+                if job is not None and entry.sees(job) and not isinstance(event, LeaseEvent):
+                    self._leases.heard(job.id, now)
 
     async def _watch_leases(self) -> None:
         while True:

@@ -12,8 +12,15 @@ import trio
 from http_client import FORM_TYPE, client_of, error_of, file_part, form, post_form
 from keys import bearer
 from peer import Peer, request
+from progressd.auth.identity import Identity, Scope
+from progressd.auth.sight import Sights
+from progressd.core.events import RegisterEvent, Registration
+from progressd.core.status import JobStatus
+from progressd.ingest import Outcome
 from progressd.store.base import Filter
+from progressd.store.sqlite import SQLiteStore
 from samples import job_id
+from spine import Spine, cancel
 from submitting import PDF
 from trio_websocket import ConnectionRejected
 from waiting import PATIENCE, eventually
@@ -89,6 +96,29 @@ async def test_events_of_others_jobs_are_refused_line_by_line(side: Side) -> Non
     assert answers[1]["error"] == f"no job {THEIRS}"
     assert (await side.daemon.daemon.registry.get(THEIRS)).progress.current_step == 1
     assert (await side.daemon.daemon.registry.get(OURS)).progress.current_step == 6
+
+
+async def test_events_of_anothers_job_that_is_just_being_registered_are_refused(store: SQLiteStore) -> None:
+    """All that writes over the network goes this way, over HTTP as over a WebSocket."""
+    who = Identity(name="scan", scopes=frozenset([Scope.WRITE]), labels={"team": "scan"})
+    answers: list[Outcome] = []
+    async with trio.open_nursery() as nursery:
+        spine = Spine(store, nursery)
+        sights = Sights(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
+
+        async def cancel_theirs() -> None:
+            answers.extend(await sights.of(who).ingest.submit(cancel(2)))
+
+        others = RegisterEvent(THEIRS, Registration("scan", labels={"team": "print"}))
+        nursery.start_soon(spine.submit, others)
+        await eventually(lambda: spine.ingest.queued == 1)
+        nursery.start_soon(cancel_theirs)
+        await eventually(lambda: spine.ingest.queued == 2)
+        nursery.start_soon(spine.ingest.run)
+        await eventually(lambda: answers)
+        nursery.cancel_scope.cancel()
+    assert [str(answer) for answer in answers] == [f"no job {THEIRS}"]
+    assert (await spine.registry.get(THEIRS)).status is JobStatus.QUEUED
 
 
 async def test_what_they_make_has_their_labels(side: Side) -> None:

@@ -44,7 +44,7 @@ def test_a_silent_producer_stalls_after_one_lease_and_is_lost_after_three() -> N
 def test_a_producer_that_is_heard_has_a_whole_lease_again() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 100)
-    leases.heard(job_id(1).upper(), 109)
+    leases.heard(job_id(1), 109)
     assert say(leases, jobs, 118.9) == []
     assert say(leases, jobs, 119) == [STALLED]
 

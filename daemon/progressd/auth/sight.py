@@ -111,26 +111,15 @@ class SeenStore:
 class BoundIngest(Submitting):
     """Ingest for `who`: their events are about their jobs, and the jobs that they make have their labels."""
 
-    def __init__(self, ingest: Ingest, registry: Registry, who: Identity) -> None:
+    def __init__(self, ingest: Ingest, who: Identity) -> None:
         self.store_id = ingest.store_id
         self.failing = ingest.failing
         self._ingest = ingest
-        self._all_jobs = registry
         self._who = who
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """See Ingest. What is about the job of somebody else is refused like what is about none."""
-        known = await self._all_jobs.find({event.job_id.lower() for event in events})
-        refused: dict[int, Outcome] = {}
-        allowed = []
-        for place, event in enumerate(events):
-            job = known.get(event.job_id.lower())
-            if job is not None and not self._who.sees(job):
-                refused[place] = NotFound(f"no job {job.id}")
-            else:
-                allowed.append(self._labelled(event))
-        decided = iter(await self._ingest.submit(*allowed))
-        return [refused[place] if place in refused else next(decided) for place in range(len(events))]
+        return await self._ingest.submit(*map(self._labelled, events), sees=self._who.sees)
 
     async def delete(self, job: Job) -> Job:
         """See Ingest."""
@@ -285,5 +274,5 @@ class Sights:
             batches,
             history,
             SeenBroadcaster(self._broadcaster, history),
-            BoundIngest(self._ingest, self._registry, who),
+            BoundIngest(self._ingest, who),
         )

@@ -65,7 +65,7 @@ class Leases:
 
     def heard(self, job_id: str, now: float) -> None:
         """The producer of a job shows that it is there."""
-        lease = self._leases.get(job_id) or self._leases.get(job_id.lower())
+        lease = self._leases.get(job_id)
         if lease is not None:
             lease.heard = now
 
