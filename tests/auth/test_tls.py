@@ -19,7 +19,7 @@ import trio.testing
 from certificates import certificate
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import Peer, close_frame, frame, request
+from peer import Peer, close_frame, frame, request, upgrade
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.tls import tls_context
@@ -154,7 +154,7 @@ async def test_what_is_no_tls_is_dropped_and_ends_nothing(
     slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
 ) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon:
-        wrong = (request("/api/jobs"), b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b"")
+        wrong = (b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b"")
         for number, said in enumerate(wrong, start=1):
             async with Peer(await daemon.connect()) as peer:
                 await peer.send(said)
@@ -164,6 +164,21 @@ async def test_what_is_no_tls_is_dropped_and_ends_nothing(
                 assert b"HTTP" not in await peer.rest()
         async with await encrypted(daemon, cert) as peer:
             assert (await peer.ask("/api/health")).status == 200
+
+
+@pytest.mark.parametrize("head", [request("/api/jobs"), upgrade(), request("/api/jobs", method="POST")[:20]])
+async def test_a_request_without_tls_is_told_at_once_what_is_spoken_here(
+    tmp_path: Path, cert: Path, head: bytes
+) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(head)
+            response = await peer.response()
+            assert (response.status, response.headers["connection"]) == (400, "close")
+            assert response.json == {"error": "TLS is spoken at this port: use https:// or wss://"}
+            assert await peer.rest() == b""
+        ledger = daemon.daemon.ledger
+        await eventually(lambda: ledger.counts == {("refused", "no TLS to a port with"): 1})
 
 
 @pytest.mark.parametrize(("version", "good"), [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)])
@@ -221,7 +236,7 @@ async def test_the_port_neither_begins_nor_ceases_to_speak_tls_under_its_clients
         daemon.address = daemon.url.rpartition("/")[2]
         async with Peer(await daemon.connect()) as peer:
             await peer.send(request("/api/health"))
-            assert (b"HTTP" in await peer.receive()) is not before
+            assert (await peer.response()).status == (400 if before else 200)
 
 
 def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Path, cert: Path) -> None:

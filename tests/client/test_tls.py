@@ -1,5 +1,6 @@
 """A daemon that speaks TLS, to every way of talking to it: who trusts it, and what is said where nobody does."""
 
+import ssl
 import subprocess
 import sys
 import threading
@@ -46,9 +47,21 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_what_to_do(
 @WAYS
 def test_plain_http_to_a_port_with_tls_is_told_as_such(arguments: list[str], encrypted: ServedDaemon) -> None:
     result = run(f"http://localhost:{encrypted.port}", *arguments)
-    said = f"what answers at http://localhost:{encrypted.port} speaks TLS: use https://localhost:{encrypted.port}"
-    assert said in result.output
+    assert ": TLS is spoken at this port: use https:// or wss://" in result.output
     assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["jobs", "watch"])
+def test_so_it_is_where_what_speaks_tls_does_not_say_so(command: str, cert: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert)
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        result = run(f"http://127.0.0.1:{server.server_port}", command)
+        server.shutdown()
+    said = f"http://127.0.0.1:{server.server_port} speaks TLS: use https://127.0.0.1:{server.server_port}"
+    assert said in result.output
 
 
 @pytest.mark.parametrize("command", ["jobs", "watch"])

@@ -13,8 +13,15 @@ from typing import Final
 
 import trio
 
+from progressd.core.messages import encode
+from progressd.ws.ledger import PLAIN_TO_TLS
 from progressd.ws.listener import RECEIVE_MOST, Connection
 
+PLAIN_SENTENCE: Final = encode({"error": "TLS is spoken at this port: use https:// or wss://"})
+PLAIN_ANSWER: Final = (  # to a request without TLS
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(PLAIN_SENTENCE), PLAIN_SENTENCE)
+)
 RECORD_MOST: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
 
 
@@ -64,7 +71,10 @@ class EncryptedConnection(Connection):
                 except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                     return b""
                 except ssl.SSLError as error:
-                    raise trio.BrokenResourceError from error
+                    if error.reason != "HTTP_REQUEST":
+                        raise trio.BrokenResourceError from error
+                    self.fate, self._ended, self._pending = PLAIN_TO_TLS, True, PLAIN_ANSWER
+                    return b""
                 finally:
                     self._push()
             await trio.lowlevel.wait_readable(self.socket)

@@ -23,13 +23,14 @@ from progressd.accepting import accept_forever
 from progressd.auth.addresses import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
 from progressd.core.base_path import BasePath
-from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TOO_MANY_OF_ADDRESS, Ledger
+from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TLS_TO_PLAIN, TOO_MANY_OF_ADDRESS, Ledger
 from progressd.ws.turnstile import Turnstile
 
 HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
 RECEIVE_MOST: Final = 65536
 UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
+TLS_HELLO: Final = b"\x16\x03"  # the beginning of the record it comes in (RFC 8446 §5.1), and of no request
 ROOT: Final = BasePath()
 ON_ITS_WAY: Final = 0.3  # seconds that a request may still take to come in once the daemon stops
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
@@ -111,8 +112,8 @@ class Connection:
                 raise trio.BrokenResourceError from error
 
     async def read_head(self) -> bytes:
-        """Read on until `unread` holds a whole request head, or more than one may have, or the end; returns it."""
-        while b"\r\n\r\n" not in self.unread and len(self.unread) < HEAD_MOST:
+        """Read on until `unread` holds a whole request head, or what is and becomes none, or the end; returns it."""
+        while b"\r\n\r\n" not in self.unread and len(self.unread) < HEAD_MOST and not self.unread.startswith(TLS_HELLO):
             unread, self.unread = self.unread, b""
             data = await self.receive_some(4096)
             self.unread = unread + data
@@ -290,7 +291,7 @@ class Listener:
             if head.cancelled_caught and not self._draining and connection.fate is ABANDONED:
                 connection.fate = SILENT
             return False
-        connection.fate = SERVED
+        connection.fate = TLS_TO_PLAIN if connection.unread.startswith(TLS_HELLO) else SERVED
         if self._base.inside_head(connection.unread).startswith(PREFIX):
             await self._turnstile.pass_through()
         return connection.wants_websocket(self._base) or await self._http.serve(connection)
