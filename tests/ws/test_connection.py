@@ -1,5 +1,6 @@
 """Heartbeat and timeouts of one connection, over memory and on a clock that jumps, so that an hour takes no time."""
 
+import json
 import math
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -16,14 +17,17 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import NoHistory, Page
 from progressd.config.settings import Limits
-from progressd.core.closing import DRAINING
-from progressd.core.errors import NotFound, StoreFailed
+from progressd.core.closing import CREDENTIALS_EXPIRED, DRAINING
+from progressd.core.errors import NotFound, ProgressdError, StoreFailed
+from progressd.core.events import Event
 from progressd.core.messages import ServerShutdown, ServerShutdownData, job_topic
+from progressd.ingest import Outcome, Submitting
+from progressd.producers.intake import PATIENCE
 from progressd.ws.connection import CLOSE_TIMEOUT, STALL
 from progressd.ws.ledger import ABANDONED, Fate
 from progressd.ws.listener import Upgrade, read_upgrade
 from progressd.ws.watchers import Watchers
-from samples import ID, moved, started, succeeded
+from samples import ID, job, moved, started, succeeded
 from trio.testing import MemoryReceiveStream, MemorySendStream, MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import Opcode
 
@@ -132,6 +136,25 @@ class LongPast(OneJob):
         return Page([Published(part, moved(part))], part if part < 10 else None)
 
 
+class Deciding(Submitting):
+    """An ingest that takes everything, once it may, unless it is `broken`."""
+
+    store_id = "store"
+
+    def __init__(self) -> None:
+        self.taken: list[Event] = []
+        self.may_decide = trio.Event()
+        self.may_decide.set()
+        self.broken: ProgressdError | None = None
+
+    async def submit(self, *events: Event) -> list[Outcome]:
+        self.taken += events
+        await self.may_decide.wait()
+        if self.broken is not None:
+            raise self.broken
+        return [job() for _ in events]
+
+
 class Server:
     """A broadcaster and the watchers it reaches, on a nursery."""
 
@@ -140,7 +163,8 @@ class Server:
         self.history = history or OneJob()
         self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
-        sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster)
+        self.ingest = Deciding()
+        sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest)
         sights = SimpleNamespace(of=lambda who: sight)
         admission = Admission(settings.auth)
         self.watchers = Watchers(
@@ -513,3 +537,102 @@ async def test_a_single_watcher_is_sent_away_without_a_pause(server: Server, aut
     start = trio.current_time()
     await server.watchers.close(DRAINING, 4)
     assert trio.current_time() - start < 0.1
+
+
+PUBLISH = "/ws/publish"
+REPORT = frame(Opcode.TEXT, b'{"type":"job_created"}')
+
+
+async def answers(peer: Peer, count: int) -> list[dict[str, Any]]:
+    return [json.loads((await peer.next_frame())[1]) for _ in range(count)]
+
+
+async def test_a_producer_is_pinged_and_timed_out_like_a_watcher(server: Server, autojump_clock: MockClock) -> None:
+    _, peer = await server.connect(PUBLISH)
+    async with answering(peer) as pings:
+        await trio.sleep(HOUR + 1)
+    assert len(pings) == 120
+    start = trio.current_time()
+    code, _, at = await close_and_when(peer)
+    assert (code, round(at - start)) == (4001, 299)
+
+
+async def test_a_producer_that_takes_none_of_its_answers_is_given_up(server: Server, autojump_clock: MockClock) -> None:
+    connection, peer = await server.connect(PUBLISH)
+    connection.full = True
+    start = trio.current_time()
+    for _ in range(100):
+        await peer.send(frame(Opcode.TEXT, b"\n".join([b'{"type":"job_created"}'] * 100)))
+    await wait_all_tasks_blocked()
+    assert len(server.ingest.taken) < 2000
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert round(server.ended_at - start) == 300 + CLOSE_TIMEOUT
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_producer_that_has_closed_has_a_minute_for_its_answers(
+    server: Server, autojump_clock: MockClock, reads: bool
+) -> None:
+    connection, peer = await server.connect(PUBLISH)
+    connection.full = True
+    start = trio.current_time()
+    await peer.send(REPORT * 3 + close_frame(1000))
+    await trio.sleep(PATIENCE - 1)
+    assert server.ended_at is None
+    connection.full = not reads
+    if reads:
+        assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
+        assert (await close_and_when(peer))[0] == 1000
+    await trio.sleep(PATIENCE)
+    assert server.ended_at is not None
+    assert round(server.ended_at - start) == PATIENCE - reads
+
+
+async def test_a_drain_waits_for_what_is_being_decided_and_takes_what_waits(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect(PUBLISH)
+    server.ingest.may_decide = trio.Event()
+    for _ in range(3):  # the first is being decided, the others wait
+        await peer.send(REPORT)
+        await wait_all_tasks_blocked()
+    await server.watchers.close(DRAINING, 0)
+    await wait_all_tasks_blocked()
+    await peer.send(REPORT)  # too late
+    await trio.sleep(1)
+    server.ingest.may_decide.set()
+    assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
+    assert (await close_and_when(peer))[:2] == (1001, "draining")
+    await peer.send(REPORT + close_frame(1001))
+    assert await peer.receive() == b""
+    assert len(server.ingest.taken) == 3
+
+
+async def test_nothing_is_taken_of_who_has_lost_the_right_to_it_but_what_was_is_answered(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect(PUBLISH)
+    server.ingest.may_decide = trio.Event()
+    for _ in range(3):
+        await peer.send(REPORT)
+        await wait_all_tasks_blocked()
+    [websocket] = server.watchers._open
+    websocket.outbox.end(CREDENTIALS_EXPIRED)
+    await wait_all_tasks_blocked()
+    server.ingest.may_decide.set()
+    assert [answer["ok"] for answer in await answers(peer, 1)] == [True]
+    assert (await close_and_when(peer))[0] == 4500
+    assert len(server.ingest.taken) == 1
+
+
+async def test_a_producer_is_told_which_line_was_not_taken_and_to_try_again(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect(PUBLISH)
+    await peer.send(REPORT)
+    assert [answer["ok"] for answer in await answers(peer, 1)] == [True]
+    server.ingest.broken = StoreFailed("the disk is full")
+    await peer.send(REPORT * 2)
+    assert await answers(peer, 1) == [{"ok": False, "error": "the disk is full", "status": 503, "line": 2}]
+    assert (await close_and_when(peer))[:2] == (1013, "try again later")
