@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
@@ -69,12 +69,13 @@ def may_have(state_dir: Path, job_id: str) -> bool:
         return True
 
 
-def check(state_dir: Path) -> Iterator[Problem]:
+def check(state_dir: Path) -> Generator[Problem]:
     """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
     path = state_dir / DATABASE
     try:
+        damage = checking.damage_of_files(path) if path.exists() else []
         with reading(path) as db:
-            found = list(checking.problems(db, path))
+            found = list(checking.problems(db, damage))
             if inspect(path) < len(MIGRATIONS):
                 raise SettingsError(
                     f"the store {path} is of an older progressd: start this one once, and check it then"

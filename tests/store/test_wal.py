@@ -1,5 +1,6 @@
 """The write-ahead log: it stays short, and nobody waits for that."""
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -14,6 +15,7 @@ from progressd.store.base import Change
 from progressd.store.frames import commits_cut_off, frames
 from progressd.store.sqlite import SQLiteStore
 from samples import created, job, job_id, started
+from serving import ServedDaemon
 from structlog.testing import capture_logs
 from waiting import PATIENCE, eventually
 
@@ -93,6 +95,30 @@ async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store
 
 async def test_a_commit_never_waits_for_the_log_to_be_shortened(store: SQLiteStore) -> None:
     assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+def locks_of(process: int, path: Path) -> set[str]:
+    """The kinds of locks that the process has on a file."""
+    of_file = f":{path.stat().st_ino}"
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {line[3] for line in lines if len(line) == 8 and int(line[4]) == process and line[5].endswith(of_file)}
+
+
+def test_the_daemon_keeps_its_locks(served: ServedDaemon) -> None:
+    """Without them another process takes itself for the first one to open the files, and cuts the index off."""
+    database = served.state_dir / "progressd.db"
+    for name in ("progressd.db", "progressd.db-shm"):
+        assert "READ" in locks_of(served.process.pid, database.with_name(name))
+
+
+async def test_so_does_a_check(tmp_path: Path) -> None:
+    path = tmp_path / "progressd.db"
+    with closing(SQLiteStore.open(path)) as store:
+        await store.reserve(100)
+        await store.commit([job(1, pipeline="pdf")], [Change(1, created(job_id(1)))])
+    with closing(upkeep.check(tmp_path)) as found:
+        assert "there is no" in next(found).sentence
+        assert "READ" in locks_of(os.getpid(), path)
 
 
 async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_shortening(tmp_path: Path) -> None:

@@ -15,13 +15,23 @@ from typing import Any
 
 import httpx
 import trio
+from progressd import upkeep
+from progressd.core.status import JobStatus
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
 from torture.load import Clients
 from torture.power import Mains, Power
 from torture.watchers import Collector, Returner
 
-KINDS = {"load": 7, "start": 1, "drain": 1, "failing disk": 2, "uploads on a failing disk": 2, "jumping clock": 1}
+KINDS = {
+    "load": 7,
+    "start": 1,
+    "drain": 1,
+    "failing disk": 2,
+    "uploads on a failing disk": 2,
+    "jumping clock": 1,
+    "upkeep": 2,
+}
 PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
 PER_STORE = 50  # rounds until a new state directory is begun
 PER_DISK = 10  # and where its disk is rebuilt in each
@@ -81,7 +91,12 @@ class Campaign:
                     return
                 clients = Clients(self.ledger, await daemon.listening(), self.chance)
                 await self.compare(clients)
-                async with self.load(clients, uploads=3 if kind == "uploads on a failing disk" else 1):
+                async with (
+                    self.load(clients, uploads=3 if kind == "uploads on a failing disk" else 1),
+                    trio.open_nursery() as nursery,
+                ):
+                    if kind == "upkeep":
+                        nursery.start_soon(self._look_after, clients)
                     await trio.sleep(self.chance.choice([0.1, 0.4, 0.4, 1.0, 2.5]) * self.chance.random())
                     if "failing disk" in kind:
                         await self._fail(clients)
@@ -92,6 +107,20 @@ class Campaign:
                         daemon.kill(signal.SIGTERM)
                         await trio.sleep(self.chance.uniform(0, 0.5))
                     await self._end(daemon, clients, by_itself="uploads" in kind and self.chance.random() < 0.5)
+
+    async def _look_after(self, clients: Clients) -> None:
+        """Do beside the daemon, up to its end and beyond, what an operator does."""
+        while not clients.ending:
+            await trio.to_thread.run_sync(self._look_after_once)
+            self.ledger.counted["backups"] += 1
+
+    def _look_after_once(self) -> None:
+        found = [problem.sentence for problem in upkeep.check(self.state_dir)]
+        assert not found, found
+        copy = self.state_dir.with_name("copy")
+        upkeep.backup(self.state_dir, copy)
+        copy.unlink()
+        assert sum(1 for _ in upkeep.export(self.state_dir, set(JobStatus))) > 0
 
     async def _end(self, daemon: ForgedDaemon, clients: Clients, by_itself: bool) -> None:
         """Kill it now, or let it kill itself, right behind something that it does to its disk."""

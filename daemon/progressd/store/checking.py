@@ -34,14 +34,22 @@ class Problem(NamedTuple):
     repair: str | None
 
 
-def problems(db: sqlite3.Connection, path: Path) -> Iterator[Problem]:
-    """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
-    damage = _not_to_be_written(path) or _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
+def damage_of_files(path: Path) -> list[str]:
+    """What is seen without SQLite. Raises SettingsError. For a process that has not opened the file: see `log_of`."""
+    damage = list[str]()
+    with told_of(path), path.open("rb") as file:
+        if file.read(20)[18:] not in (b"\1\1", b"\2\2"):  # as another version would say, or a changed bit
+            damage.append("its header says that nothing may be written to it")
     if cut_off := commits_cut_off(path):
-        damage = [
-            *damage,
-            f"behind a damaged place in its log, {cut_off} commits are not read (one may be what a power cut left)",
-        ]
+        damage.append(
+            f"behind a damaged place in its log, {cut_off} commits are not read (one may be what a power cut left)"
+        )
+    return damage
+
+
+def problems(db: sqlite3.Connection, damage: list[str]) -> Iterator[Problem]:
+    """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
+    damage = damage or _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if damage:
         yield from (Problem(f"the database is damaged: {found}", None) for found in damage)
         return
@@ -61,13 +69,6 @@ def repair(path: Path, found: Problem) -> None:
     """Mend it in the file, in one transaction. Raises SettingsError; nothing has changed then."""
     with told_of(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {found.repair}; COMMIT;")
-
-
-def _not_to_be_written(path: Path) -> list[str]:
-    """Whether the header says that the file may only be read: as another version would, or a changed bit."""
-    with path.open("rb") as file:
-        versions = file.read(20)[18:]
-    return [] if versions in (b"\1\1", b"\2\2") else ["its header says that nothing may be written to it"]
 
 
 def _changed_schema(db: sqlite3.Connection) -> list[str]:

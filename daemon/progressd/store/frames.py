@@ -6,7 +6,6 @@ Of the format see https://www.sqlite.org/walformat.html.
 """
 
 import struct
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import dropwhile
@@ -29,15 +28,15 @@ class Frame(NamedTuple):
     ends: bool  # it is the last one of a commit
 
 
-def frames(log: bytes, skip: int = 0) -> list[Frame]:
-    """All but the first `skip`, up to the last commit that has its end; a damaged head of the log comes as one more."""
+def frames(log: bytes) -> list[Frame]:
+    """Up to the last commit that has its end; a damaged head of the log comes as one more."""
     if len(log) < HEADER + HEAD + SIZE:
         return []
     order, salt, found = ORDERS.get(log[:4], "="), log[16:24], list[Frame]()
     if _checksum(log[:24], (0, 0), order) != _pair(log[24:HEADER]):
         salt = log[HEADER + 8 : HEADER + 16]
         found.append(Frame(0, b"", whole=False, ends=True))
-    for at in range(HEADER + skip * (HEAD + SIZE), len(log) - HEAD - SIZE + 1, HEAD + SIZE):
+    for at in range(HEADER, len(log) - HEAD - SIZE + 1, HEAD + SIZE):
         head, content = log[at : at + HEAD], log[at + HEAD : at + HEAD + SIZE]
         before = _pair(log[at - SIZE - 8 : at - SIZE] if at > HEADER else log[24:HEADER])
         of_now = head[8:16] == salt
@@ -49,19 +48,28 @@ def frames(log: bytes, skip: int = 0) -> list[Frame]:
 
 
 def commits_cut_off(path: Path) -> int:
-    """How many ends of commits are in the log of a database that SQLite, which has it open, does not read.
+    """How many ends of commits are in the log of a database that SQLite does not read when it opens it.
 
-    One only may be what a power cut has left of a commit that nobody was told of yet; more are lost.
+    One only may be what a power cut has left of a commit that nobody was told of yet; more are lost. A log that another
+    process writes is read until it holds still as far as what is found in it.
     """
-    log, index = (_content(path.with_name(path.name + ending)) for ending in ("-wal", "-shm"))
-    read = int.from_bytes(index[16:20], sys.byteorder) if index[32:40] == log[16:24] else 0
-    behind = dropwhile(lambda frame: frame.whole, frames(log, read))
-    return sum(frame.ends and frame.whole for frame in behind)
+    while True:
+        log = log_of(path)
+        found = frames(log)
+        cut_off = sum(frame.ends and frame.whole for frame in dropwhile(lambda frame: frame.whole, found))
+        reach = HEADER + len(found) * (HEAD + SIZE)
+        if not cut_off or log_of(path)[:reach] == log[:reach]:
+            return cut_off
 
 
-def _content(path: Path) -> bytes:
+def log_of(path: Path) -> bytes:
+    """The log of a database, which unlike its other files may be read beside SQLite.
+
+    A process that closes any descriptor of the database or of its -shm gives up all locks that it has on that file, and
+    with them SQLite's (https://www.sqlite.org/howtocorrupt.html, 2.2); on the log there are none.
+    """
     with suppress(FileNotFoundError):
-        return path.read_bytes()
+        return path.with_name(path.name + "-wal").read_bytes()
     return b""
 
 

@@ -20,7 +20,7 @@ from progressd.ownership import new_file
 from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
 from progressd.store.documents import change_of
 from progressd.store.failures import UnreadableRow, damaged, told_of
-from progressd.store.frames import frames
+from progressd.store.frames import frames, log_of
 from progressd.store.pages import Pages, Record
 from progressd.store.schema import LAST, migrate
 from progressd.syncing import sync
@@ -81,7 +81,7 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
         migrate(db, 0)
         db.executescript(f"PRAGMA synchronous = OFF; {NAMED} BEGIN;")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            log = frames(_log_of(path))
+            log = frames(log_of(path))
             pages = Pages(content, {frame.page: frame.content for frame in log if frame.whole})
             for record in pages.records():
                 _take(db, record)
@@ -100,18 +100,11 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
     return lost
 
 
-def _log_of(path: Path) -> bytes:
-    """What a kill has left in the log; SQLite would read it only up to the first damage, and cut it off there."""
-    with suppress(FileNotFoundError):
-        return path.with_name(path.name + "-wal").read_bytes()
-    return b""
-
-
 def _put_aside(path: Path, new: Path) -> Path:
     numbered = (path.with_name(f"{path.name}.damaged{number}") for number in count(1))
     kept = next(name for name in numbered if not os.path.lexists(name))
     os.link(path, kept)
-    if _log_of(path):
+    if log_of(path):
         os.replace(f"{path}-wal", f"{kept}-wal")  # first: SQLite would apply it to the new file
     sync(path.parent)
     with suppress(FileNotFoundError):
