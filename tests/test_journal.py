@@ -1,11 +1,14 @@
 """Messages in the journal's own protocol, read as journald reads them."""
 
 import array
+import contextlib
 import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -97,3 +100,41 @@ def test_a_value_never_becomes_a_field(journald: socket.socket, message: str, va
 def test_without_a_journal_the_message_is_lost_and_nothing_ends(tmp_path: Path) -> None:
     with closing(Journal(str(tmp_path / "none"))) as journal:
         journal.msg(Entry.of({"message": "x", "level": "info"}, ""))
+
+
+def drained(journald: socket.socket) -> list[dict[str, str]]:
+    """All messages that wait."""
+    found = []
+    journald.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(received(journald))
+    return found
+
+
+def test_a_journal_that_stalls_holds_up_nobody_and_what_it_lost_is_told_later(journald: socket.socket) -> None:
+    begun = time.monotonic()
+    for number in range(1000):
+        structlog.get_logger().info("x", number=number)
+    assert time.monotonic() - begun < 2 * PATIENCE
+    kept = drained(journald)
+    assert [fields["NUMBER"] for fields in kept] == [str(number) for number in range(len(kept))]
+    assert 0 < len(kept) < 1000
+    structlog.get_logger().info("y")
+    loss, after = drained(journald)
+    assert loss["MESSAGE"] == f"the journal has not taken all messages lost={1000 - len(kept)}"
+    assert (loss["LOST"], loss["PRIORITY"], after["MESSAGE"]) == (str(1000 - len(kept)), "4", "y")
+    structlog.get_logger().info("z")
+    assert [fields["MESSAGE"] for fields in drained(journald)] == ["z"]
+
+
+def test_a_journal_that_is_behind_for_a_moment_loses_nothing(
+    journald: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.journal.PATIENCE", PATIENCE)  # however busy the machine is
+    numbers = list(map(str, range(2000)))
+    with closing(Journal()) as journal, ThreadPoolExecutor(1) as reader:
+        told = reader.submit(lambda: [received(journald)["MESSAGE"] for _ in numbers])
+        for number in numbers:
+            journal.msg(Entry.of({"message": number, "level": "info"}, ""))
+    assert told.result() == numbers

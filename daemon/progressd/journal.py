@@ -4,7 +4,7 @@ So `journalctl JOB_ID=…` tells the story of one job, and `journalctl -p warnin
 (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 """
 
-import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,7 +14,8 @@ __all__ = ["KNOWN", "Entry", "Journal", "check_journal_stream"]
 
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 KNOWN: Final = {"message", "level", "timestamp"}  # the journal has its own fields for these
-PATIENCE: Final = 1.0  # seconds for the journal to take a message; a daemon does not stand still for it
+PATIENCE: Final = 0.2  # seconds that the daemon may stand still for a journal that is behind, lest a burst is lost
+SHARE: Final = 0.05  # of the time after that, and no more: a journal that stalls does not take the daemon along
 
 
 class Entry(str):
@@ -35,22 +36,44 @@ class Entry(str):
 
 
 class Journal:
-    """Where entries go; one that the journal does not take is lost, and ends nothing."""
+    """Where entries go; those that the journal does not take in time are lost, and told with the next one it takes."""
 
     def __init__(self, path: str | None = None) -> None:
         self._transport = JournaldTransport(path, connected=False)  # a journal that is started again has a new socket
-        self._transport.socket.settimeout(PATIENCE)
+        self._lost = 0
+        self._patience = PATIENCE  # seconds that are left
+        self._sent = time.monotonic()
 
     def msg(self, entry: Entry) -> None:
         """Send an entry."""
-        with contextlib.suppress(OSError):
+        if self._lost and self._send(_loss(self._lost)):
+            self._lost = 0
+        if not self._send(entry):
+            self._lost += 1
+
+    def _send(self, entry: Entry) -> bool:
+        begun = time.monotonic()
+        self._patience = min(PATIENCE, self._patience + SHARE * (begun - self._sent))
+        self._transport.socket.settimeout(self._patience)
+        try:
             self._transport.send([("MESSAGE", _text(entry)), *entry.fields.items()])
+        except OSError:
+            return False
+        finally:
+            self._sent = time.monotonic()
+            self._patience = max(0, self._patience - (self._sent - begun))
+        return True
 
     def close(self) -> None:
         """Nothing more is sent."""
         self._transport.socket.close()
 
     debug = info = warning = error = critical = log = exception = msg
+
+
+def _loss(count: int) -> Entry:
+    event = {"message": "the journal has not taken all messages", "level": "warning", "lost": count}
+    return Entry.of(event, f"lost={count}")
 
 
 def _text(value: object) -> str:

@@ -44,3 +44,20 @@ def test_what_is_wrong_has_a_priority(machine: Machine) -> None:
     [wrong] = entries(machine, "--priority", "err", f"_PID={pid}")
     assert wrong["MESSAGE"].startswith('settings not reloaded, the old ones stay error="unknown setting')
     assert wrong["SYSLOG_IDENTIFIER"] == "progressd"
+
+
+def test_a_journal_that_stands_still_does_not_hold_up_the_daemon(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.service")
+    daemon, journal = (machine.state(unit)["MainPID"] for unit in ("progressd.service", "systemd-journald.service"))
+    jobs = [job_id(number) for number in range(5000, 6500)]
+    machine.run("kill", "-STOP", journal)
+    try:
+        with machine.connect_unix() as producer, producer.makefile("rw") as stream:
+            stream.writelines(json.dumps({"ref": 1, **registered(job)}) + "\n" for job in jobs)
+            stream.flush()
+            assert all(json.loads(stream.readline())["ok"] for _ in jobs)
+    finally:
+        machine.run("kill", "-CONT", journal)
+    assert machine.report(registered(job_id(6500)))["ok"]
+    assert machine.state("progressd.service")["MainPID"] == daemon
+    assert "the journal has not taken all messages" in machine.log("progressd.service")
