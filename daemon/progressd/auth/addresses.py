@@ -16,7 +16,9 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 XFF: Final = "X-Forwarded-For"
 
-_FOR = re.compile(r"""(?:^|;)\s*for=("?)([^;"]*)\1""", re.IGNORECASE)
+_BACKWARDS = re.compile(r"""(?:[^",]|"(?:[^"]|"\\)*"(?!\\))*+(?=,|\Z)""", re.DOTALL)  # an element, from its end
+_PAIR = re.compile(r"""[ \t]*([^\s=;,"]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))[ \t]*(?:;|\Z)""", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PORT = re.compile(r"(?:\[(.*)\]|([^:]*))(?::[0-9]+)?")
 
 
@@ -72,14 +74,35 @@ def client_address(
 def _said(headers: Iterable[tuple[bytes, bytes]], header: Forwarding) -> Iterator[str]:
     """What the proxies have said, the nearest first."""
     name = header.lower().encode()
-    values = [value.decode("latin-1") for key, value in headers if key.lower() == name]
-    for element in reversed(",".join(values).split(",")):
-        yield _without_port(element.strip() if header == XFF else _of_forwarded(element))
+    text = ",".join([value.decode("latin-1") for key, value in headers if key.lower() == name])
+    if header == XFF:
+        return (_without_port(element.strip()) for element in reversed(text.split(",")))
+    return (_without_port(_of_forwarded(element)) for element in _elements(text))
+
+
+def _elements(text: str) -> Iterator[str]:
+    """The elements of a `Forwarded`, the last one first, up to one that is malformed (RFC 7239, 4).
+
+    Read backwards: there may be quotes to the left that the client has never closed, and commas within others. A quote
+    is one of a quoted string where a backslash stands before it; before the first of a string there is always `=`.
+    """
+    backwards, place = text[::-1], 0
+    while place <= len(backwards) and (found := _BACKWARDS.match(backwards, place)):
+        yield found[0][::-1]
+        place = found.end() + 1
 
 
 def _of_forwarded(element: str) -> str:
-    found = _FOR.search(element)
-    return found[2].strip() if found else ""
+    """What it says under `for`; "" where it does not, says it twice, or is malformed."""
+    said, place = [""], 0
+    while place < len(element):
+        found = _PAIR.match(element, place)
+        if found is None:
+            return ""
+        if found[1].lower() == "for":
+            said.append(found[3] if found[2] is None else _ESCAPED.sub(r"\1", found[2]))
+        place = found.end()
+    return said[-1] if len(said) == 2 else ""
 
 
 def _without_port(text: str) -> str:
