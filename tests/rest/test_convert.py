@@ -204,6 +204,15 @@ async def test_a_form_with_too_much_beside_the_file_is_refused(
     assert await nothing_is_left(daemon)
 
 
+async def test_how_much_that_may_be_is_a_setting(tmp_path: Path) -> None:
+    limits = {"max_form_fields": 2, "max_form_field_bytes": 5}
+    async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
+        refused = await post_form(client, part("note", b"x" * 6), file_part())
+        assert error_of(refused) == "the field 'note' has more than the 5 bytes that are allowed"
+        assert (await post_form(client, *[part(name, b"x") for name in "abc"], file_part())).status_code == 413
+        id_of(await post_form(client, part("a", b"x"), part("b", b"12345"), file_part()))
+
+
 @pytest.mark.parametrize(
     ("content", "accepted"),
     [

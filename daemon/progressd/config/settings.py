@@ -130,6 +130,8 @@ class Limits(Struct, frozen=True, kw_only=True):
         ),
     ] = 1000
     max_upload_bytes: Annotated[int, _bytes("The largest file that can be submitted.")] = 500 << 20
+    max_form_fields: Annotated[int, _count("Fields that may come in a form beside its files.")] = 20
+    max_form_field_bytes: Annotated[int, _bytes("The longest field of a form that is not a file.")] = 64 << 10
     max_uploads: Annotated[int, _count("Requests at a time that bring files.")] = 32
     max_uploads_per_address: Annotated[int, _count("Requests at a time that bring files from one address.")] = 8
     stall_timeout: Annotated[

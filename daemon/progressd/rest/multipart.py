@@ -12,9 +12,7 @@ from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
 from progressd.rest.body import Pieces
 
-FIELD_MOST: Final = 65536  # bytes of a field that is not a file
-OVERHEAD: Final = 1024 * 1024  # bytes beside the files; also what the decoder may hold undecided
-PARTS_MOST: Final = 20  # beside the files
+OVERHEAD: Final = 1024 * 1024  # bytes beside files and fields; also what the decoder may hold undecided
 PADDING_MOST: Final = 1000  # bytes of spaces behind a boundary
 
 _UNDECIDED = re.compile(rb"-|[ \t]*\r?")  # behind a boundary, where the piece ends
@@ -70,12 +68,12 @@ async def receive_form(
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
         raise InvalidInput("expected a multipart/form-data body")
-    decoder = MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=PARTS_MOST + files_most)
-    most = limits.max_upload_bytes
-    reader = _Reader(decoder, inbox, file_fields, most, files_most)
+    decoder = MultipartDecoder(boundary.encode(), OVERHEAD, max_parts=limits.max_form_fields + files_most)
+    reader = _Reader(decoder, inbox, file_fields, limits, files_most)
     boundaries = WholeBoundaries(boundary.encode())
+    fields_most = limits.max_form_fields * limits.max_form_field_bytes
     try:
-        async for piece in Pieces(request, limits, files_most * most + OVERHEAD):
+        async for piece in Pieces(request, limits, files_most * limits.max_upload_bytes + fields_most + OVERHEAD):
             await reader.feed(boundaries.cut(piece))
         await reader.feed(boundaries.held)
         await reader.feed(None)
@@ -92,14 +90,14 @@ class _Reader:
     """Takes the parts as they come."""
 
     def __init__(
-        self, decoder: MultipartDecoder, inbox: Inbox, file_fields: Collection[str], most: int, files_most: int
+        self, decoder: MultipartDecoder, inbox: Inbox, file_fields: Collection[str], limits: Limits, files_most: int
     ) -> None:
         self.files = 0
         self.fields: dict[str, bytes] = {}
         self._decoder = decoder
         self._inbox = inbox
         self._file_fields = file_fields
-        self._most = most
+        self._limits = limits
         self._files_most = files_most
         self._upload: Sink | None = None  # where the part goes that is a file
         self._filename = ""  # of the newest file
@@ -136,12 +134,13 @@ class _Reader:
         return await self._inbox.begin(filename)
 
     async def _write(self, upload: Sink, data: bytes) -> None:
-        if upload.size + len(data) > self._most:
-            raise TooLarge(f"the file {self._filename[:60]!r} has more than the {self._most} bytes that are allowed")
+        most = self._limits.max_upload_bytes
+        if upload.size + len(data) > most:
+            raise TooLarge(f"the file {self._filename[:60]!r} has more than the {most} bytes that are allowed")
         await upload.write(data)
 
     def _keep(self, name: str, data: bytes) -> None:
         value = self.fields.get(name, b"") + data
-        if len(value) > FIELD_MOST:
-            raise TooLarge(f"the field {name[:60]!r} has more than the {FIELD_MOST} bytes that are allowed")
+        if len(value) > (most := self._limits.max_form_field_bytes):
+            raise TooLarge(f"the field {name[:60]!r} has more than the {most} bytes that are allowed")
         self.fields[name] = value
