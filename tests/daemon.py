@@ -229,7 +229,10 @@ async def running_daemon(
             answers = trio.Event()
 
             async def run() -> None:
-                await daemon.run(sockets, signals, Notifier({}), lambda url: answers.set(), read_settings=read_settings)
+                notify = Notifier({})
+                await daemon.run(
+                    sockets, signals, nursery, notify, lambda _: answers.set(), read_settings=read_settings
+                )
                 assert running.asked_to_stop, "the daemon has ended by itself"
                 running.stopped.set()
 
@@ -246,6 +249,7 @@ async def running_daemon(
                     daemon.http.abort()  # a test that failed may leave a client that does not read
                     raise
                 await running.stop()
+                nursery.cancel_scope.cancel()
 
 
 def names_of_tasks() -> set[str]:

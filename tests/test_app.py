@@ -16,6 +16,7 @@ import httpx
 import progressd.pipelines
 import pytest
 import trio
+from peer import upgrade
 from samples import ID
 from serving import PATIENCE, ServedDaemon, served_daemon
 from submitting import PDF
@@ -131,6 +132,20 @@ def test_it_waits_for_running_jobs_and_a_second_signal_cuts_that_short(daemon: S
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(PATIENCE) == 0
     assert not alive(child)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_while_it_takes_leave_of_watchers_do_not_change_how_it_ends(
+    daemon: ServedDaemon, number: signal.Signals
+) -> None:
+    with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as watcher:
+        watcher.sendall(upgrade(headers={"Host": f"127.0.0.1:{daemon.port}"}))
+        daemon.process.send_signal(signal.SIGTERM)
+        data = b""
+        while b"\x03\xe9" not in data:  # 1001, which it does not answer
+            data += watcher.recv(1000)
+        daemon.process.send_signal(number)
+    assert daemon.process.wait(PATIENCE) == 0
 
 
 def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:

@@ -395,9 +395,18 @@ async def test_without_a_thread_to_write_in_events_are_refused_and_taken_again_b
         assert str(refused) == "the store does not take it for now: Resource temporarily unavailable"
         assert spine.ingest.failing is refused
     with trio.fail_after(PATIENCE):
-        await spine.ingest.turned()
-    assert spine.ingest.failing is None
+        assert await spine.ingest.turned(refused) is None
     assert errors(await spine.submit(complete(1))) == [None]
+
+
+async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks_late(spine: Spine) -> None:
+    await spine.submit(register(1), start(1))
+    async with no_threads_left():
+        [refused] = await spine.submit(complete(1))
+    assert isinstance(refused, StoreFailed)
+    assert errors(await spine.submit(complete(1))) == [None]
+    with trio.fail_after(PATIENCE):
+        assert await spine.ingest.turned(refused) is None
 
 
 async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_stays(spine: Spine) -> None:
@@ -536,7 +545,7 @@ async def test_of_progress_that_could_not_be_written_the_newest_is_written_later
                 mock_clock.jump(1)
                 await watched.reached()
                 [newest] = await spine.submit(progress(2, 2))
-            await spine.ingest.turned()
+            await spine.ingest.turned(None)
         assert spine.ingest.failing is not None
         with watched.held_after():
             await settled()
@@ -571,7 +580,7 @@ async def test_old_progress_that_could_not_be_written_does_not_undo_the_end_that
                 nursery.start_soon(spine.submit, complete())
                 await watched.written()
                 fails.set()
-                await spine.ingest.turned()
+                await spine.ingest.turned(None)
     assert (await watched.jobs([ID]))[ID].status is COMPLETED
 
 

@@ -23,12 +23,13 @@ from progressd.config import Settings
 from progressd.core.base_path import BasePath
 from progressd.core.closing import DRAINING
 from progressd.core.errors import StoreFailed
-from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.core.status import JobStatus
 from progressd.files import Files, own_state_dir
 from progressd.history import History
 from progressd.ingest import Ingest
 from progressd.log import set_level
+from progressd.notices import Notices
+from progressd.patience import Patience
 from progressd.producers.runner import Runner
 from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
@@ -46,11 +47,10 @@ from progressd.sockets import Sockets, open_sockets
 from progressd.store.failures import cannot_begin
 from progressd.store.sqlite import SQLiteStore
 from progressd.systemd import Notifier
-from progressd.tls import tls_context
 from progressd.watchdog import Check, Watchdog, run_status, watchdog_seconds
-from progressd.ws.encrypted import EncryptedConnection
+from progressd.ws.encrypted import encrypted_by
 from progressd.ws.ledger import Ledger
-from progressd.ws.listener import Encrypted, Listener
+from progressd.ws.listener import Listener
 from progressd.ws.watchers import Watchers
 
 STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest all come back at once
@@ -63,7 +63,7 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]) -> None:
-    """Run the daemon until SIGTERM or SIGINT, and drain; a second signal cuts that short. SIGHUP: read settings again.
+    """Run the daemon until SIGTERM or SIGINT, and drain; further signals hurry that. SIGHUP: read settings again.
 
     `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
     """
@@ -75,11 +75,15 @@ async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable
     if not os.isatty(0):  # there SIGHUP means that the terminal has gone
         numbers.add(signal.SIGHUP)
     with closing(Notifier(os.environ)) as notify, trio.open_signal_receiver(*numbers) as signals:
-        async with started(settings, os.environ) as (daemon, sockets):
-            await daemon.run(sockets, signals, notify, on_listening, watchdog, read_settings)
-            log.info("stopped")
-            return
-    raise RuntimeError(UNASKED)  # one of its tasks has let a cancellation out, and nothing has failed
+        stopped = False
+        async with trio.open_nursery() as beside:
+            async with started(settings, os.environ) as (daemon, sockets):
+                await daemon.run(sockets, signals, beside, notify, on_listening, watchdog, read_settings)
+                stopped = True
+            beside.cancel_scope.cancel()
+    if not stopped:
+        raise RuntimeError(UNASKED)  # one of its tasks has let a cancellation out, and nothing has failed
+    log.info("stopped")
 
 
 @asynccontextmanager
@@ -96,14 +100,6 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
             async with daemon.http.running():
                 yield daemon, sockets
             tasks.cancel_scope.cancel()
-
-
-def encrypted_by(settings: Settings, before: Settings | None = None) -> Encrypted | None:
-    """What makes the connections of the port, where they are under TLS; `before`: in force. Raises SettingsError."""
-    context = tls_context(settings.server, None if before is None else before.server)
-    if context is None:
-        return None
-    return lambda sock, peer, start: EncryptedConnection(sock, peer, context, start)
 
 
 class Daemon:
@@ -131,6 +127,7 @@ class Daemon:
         self.places = Places(settings)
         self.watchers = Watchers(settings, self.admission, self.allowance, self.places, self.sights)
         self.streams = OpenStreams(self.places)
+        self.notices = Notices(self.watchers, self.streams)
         self.gauges = Gauges(
             jobs=self.registry,
             broadcaster=self.broadcaster,
@@ -179,46 +176,86 @@ class Daemon:
         self,
         sockets: Sockets,
         signals: AsyncIterator[int],
+        beside: trio.Nursery,
         notify: Notifier,
         on_listening: Callable[[str], None],
         watchdog: float | None = None,
         read_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """Serve until a signal, then drain: first the jobs, then the connections.
+        """Serve until a signal, then drain: first the jobs, then the connections; each further signal hurries that.
 
+        `beside`: where signals are taken until nothing is left that one could disturb, which is after this.
         `watchdog`: seconds after which systemd kills the daemon unless it is told that it works.
         """
-        reload = self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
-        reload.register(lambda settings: partial(self._use, settings))
-        reload.register(lambda settings: self.admission.use(settings.auth))
+        self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
+        self.reload.register(lambda settings: partial(self._use, settings))
+        self.reload.register(lambda settings: self.admission.use(settings.auth))
+        patience = Patience(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = self._listener(connections)
                 async with trio.open_nursery() as accepting:
-                    for listening in sockets.tcp:
-                        accepting.start_soon(listener.run, listening)
-                    accepting.start_soon(self.producers.run, *sockets.unix)
-                    jobs_done = trio.Event()
-                    accepting.start_soon(self._run_jobs, jobs_done)
-                    self.services.ready = True
-                    notify("READY=1")
-                    accepting.start_soon(run_status, notify, self._status)
-                    accepting.start_soon(self._tell_of_failures)
-                    if watchdog is not None:
-                        accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
+                    jobs_done = self._serve(accepting, listener, sockets)
+                    self._tell_systemd(accepting, sockets, notify, watchdog)
                     on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_told_to_stop(signals, notify)
-                    await self._wait_for_jobs(jobs_done, signals)
+                    beside.start_soon(patience.run)
+                    await self._finish_jobs(jobs_done, patience)
                     accepting.cancel_scope.cancel()
-                ending.start_soon(self._cut_off, connections.cancel_scope)
-                await listener.drain()
-                await self.http.drain()
-                self.streams.close(DRAINING)
-                await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
+                ending.start_soon(self._cut_off, connections.cancel_scope, patience)
+                await self._send_away(listener)
             ending.cancel_scope.cancel()
         if self.services.ready:
             raise RuntimeError(UNASKED)
+
+    def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> trio.Event:
+        """Let everybody in, and run jobs; set once the last one has ended after no more are taken."""
+        jobs_done = trio.Event()
+        for listening in sockets.tcp:
+            accepting.start_soon(listener.run, listening)
+        accepting.start_soon(self.producers.run, *sockets.unix)
+        accepting.start_soon(self._run_jobs, jobs_done)
+        accepting.start_soon(self.notices.run, self.ingest, self._settle)
+        self.services.ready = True
+        return jobs_done
+
+    def _tell_systemd(
+        self, accepting: trio.Nursery, sockets: Sockets, notify: Notifier, watchdog: float | None
+    ) -> None:
+        notify("READY=1")
+        accepting.start_soon(run_status, notify, self._status)
+        if watchdog is not None:
+            accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
+
+    async def _until_told_to_stop(self, signals: AsyncIterator[int], notify: Notifier) -> None:
+        while (number := await anext(signals)) == signal.SIGHUP:
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self.reload()
+            notify("READY=1", f"STATUS={self._status()}")
+        log.info("stopping", signal=signal.Signals(number).name)
+        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self._drain_seconds + LAST_WORK) * 1e6)}")
+
+    async def _finish_jobs(self, done: trio.Event, patience: Patience) -> None:
+        """Take no more work, tell the watchers, and wait for running jobs."""
+        self.services.ready = False
+        self.notices.stopping(self._drain_seconds)
+        self.runner.stop_taking()
+        with patience.of(self._drain_seconds):
+            await done.wait()
+
+    async def _send_away(self, listener: Listener) -> None:
+        """End every connection in order; the block around it ends with the last one."""
+        await listener.drain()
+        await self.http.drain()
+        self.streams.close(DRAINING)
+        await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
+
+    async def _cut_off(self, connections: trio.CancelScope, patience: Patience) -> None:
+        with patience.of(LAST_SECONDS):
+            await trio.sleep_forever()
+        self.http.abort()
+        connections.cancel()
 
     def _listener(self, connections: trio.Nursery) -> Listener:
         encrypted = encrypted_by(self.settings)
@@ -235,14 +272,6 @@ class Daemon:
         self.reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
         self.reload.register(lambda settings: partial(listener.use, settings))
         return listener
-
-    async def _until_told_to_stop(self, signals: AsyncIterator[int], notify: Notifier) -> None:
-        while (number := await anext(signals)) == signal.SIGHUP:
-            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            self.reload()
-            notify("READY=1", f"STATUS={self._status()}")
-        log.info("stopping", signal=signal.Signals(number).name)
-        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self._drain_seconds + LAST_WORK) * 1e6)}")
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
         ports = {f"nobody is accepted at {one.getsockname()}": one.accepts for one in [*sockets.tcp, *sockets.unix]}
@@ -266,23 +295,6 @@ class Daemon:
             part.use(settings)
         set_level(settings.log)
 
-    def _announce(self, message: Notice, *, later: bool = True) -> None:
-        self.watchers.announce(message, later=later)
-        self.streams.announce(message, later=later)
-
-    async def _tell_of_failures(self) -> None:
-        """Tell the watchers when the store keeps nothing any more, and when it does again; not once it drains."""
-        while True:
-            await self.ingest.turned()
-            failing = self.ingest.failing
-            if not self.services.ready:
-                continue
-            if failing is not None:
-                self._announce(ServerStatus(ServerStatusData("failing", str(failing))))
-            else:
-                self._announce(ServerStatus(ServerStatusData("healthy")), later=False)
-                await self._settle()
-
     async def _settle(self) -> None:
         try:
             await self.files.settle(self.store)
@@ -298,27 +310,3 @@ class Daemon:
         """How long running jobs may take to end."""
         shutdown = self.settings.shutdown
         return shutdown.drain_timeout if shutdown.wait_for_jobs else 0
-
-    async def _wait_for_jobs(self, done: trio.Event, signals: AsyncIterator[int]) -> None:
-        """Take no more work, tell the watchers, and wait for running jobs: in time, and until a second signal."""
-        seconds = self._drain_seconds
-        self.services.ready = False
-        self._announce(ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds))))
-        self.runner.stop_taking()
-        async with trio.open_nursery() as waiting:
-            waiting.cancel_scope.deadline = trio.current_time() + seconds
-
-            async def cut_short() -> None:
-                while (number := await anext(signals)) == signal.SIGHUP:
-                    log.warning("settings are not read again while the daemon stops")
-                log.info("stopping at once", signal=signal.Signals(number).name)
-                waiting.cancel_scope.cancel()
-
-            waiting.start_soon(cut_short)
-            await done.wait()
-            waiting.cancel_scope.cancel()
-
-    async def _cut_off(self, connections: trio.CancelScope) -> None:
-        await trio.sleep(LAST_SECONDS)
-        self.http.abort()
-        connections.cancel()

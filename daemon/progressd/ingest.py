@@ -290,9 +290,11 @@ class Ingest(Submitting):
                 log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LostEvent))
             await self.submit(*events)
 
-    async def turned(self) -> None:
-        """Wait until the store begins to fail, does so for another reason, or works again."""
-        await self._turned.wait()
+    async def turned(self, told: StoreFailed | None) -> StoreFailed | None:
+        """What the store says while it keeps nothing, None while it does, once that is another thing than `told`."""
+        while str(self.failing) == str(told):
+            await self._turned.wait()
+        return self.failing
 
     def _turn(self, failing: StoreFailed | None) -> None:
         if str(failing) != str(self.failing):

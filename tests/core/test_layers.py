@@ -42,10 +42,12 @@ MAY_IMPORT = {
     "auth": "core config ownership store registry batches broadcast history ingest",
     "retention": "core store registry files",
     "producers": "core shortage config files registry broadcast ingest accepting",
-    "ws": "core config auth registry batches broadcast history ingest producers accepting",
+    "ws": "core config tls auth registry batches broadcast history ingest producers accepting",
     "rest": "core shortage tally config auth store stored files registry batches broadcast history ingest producers ws",
-    "app": "core tally config log tls systemd reload sockets watchdog store registry batches files broadcast history "
-    "ingest auth retention producers ws rest",
+    "patience": "",
+    "notices": "core ingest ws rest",
+    "app": "core tally config log systemd patience notices reload sockets watchdog store registry batches files "
+    "broadcast history ingest auth retention producers ws rest",
     "upkeep": "core store files rest",
     "pipelines": "",
     "client": "core",

@@ -1,14 +1,16 @@
 """Watchers that leave at awkward moments, and messages of awkward sizes: the daemon goes on."""
 
+import math
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 from peer import Peer
 from samples import ID, job_id
 from waiting import eventually
 
-from daemon import RunningDaemon, progress, registered, running_daemon
+from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
 
 
 async def test_a_watcher_that_leaves_while_others_are_sent_away_does_not_disturb_the_stop(tmp_path: Path) -> None:
@@ -28,6 +30,19 @@ async def test_a_watcher_that_leaves_while_others_are_sent_away_does_not_disturb
             nursery.start_soon(watch, number % 2 == 1, there)
             await there.wait()
         await daemon.stop()
+
+
+async def test_another_signal_cuts_short_that_watchers_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
+        await peer.open()
+        daemon.kill()
+        assert await peer.close_code() == 1001  # which is not answered
+        daemon.kill()
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()
 
 
 async def test_a_snapshot_of_large_messages_reaches_a_client_that_reads(daemon: RunningDaemon) -> None:

@@ -13,9 +13,11 @@ from typing import Final
 
 import trio
 
+from progressd.config import Settings
 from progressd.core.messages import encode
+from progressd.tls import tls_context
 from progressd.ws.ledger import PLAIN_TO_TLS
-from progressd.ws.listener import RECEIVE_MOST, Connection
+from progressd.ws.listener import RECEIVE_MOST, Connection, Encrypted
 
 PLAIN_SENTENCE: Final = encode({"error": "TLS is spoken at this port: use https:// or wss://"})
 PLAIN_ANSWER: Final = (  # to a request without TLS
@@ -185,3 +187,11 @@ class EncryptedStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         self.socket.close()
         await trio.lowlevel.checkpoint()
+
+
+def encrypted_by(settings: Settings, before: Settings | None = None) -> Encrypted | None:
+    """What makes the connections of the port, where they are under TLS; `before`: in force. Raises SettingsError."""
+    context = tls_context(settings.server, None if before is None else before.server)
+    if context is None:
+        return None
+    return lambda sock, peer, start: EncryptedConnection(sock, peer, context, start)
