@@ -153,7 +153,7 @@ class Daemon:
         self.cors = Cors(self.gate, settings)
         self.base = BasePath(settings.server.base_path)
         reads = DirectReads(self.gate, self.registry, self.services.answers)
-        self.http = HttpServer(self.cors, reads, self.base, limits.stall_timeout)
+        self.http = HttpServer(self.cors, reads, self.base, settings)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in. Raises SettingsError."""
@@ -289,9 +289,8 @@ class Daemon:
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.files.headroom.least = settings.limits.min_free_bytes
         self.files.stored.most = settings.limits.max_stored_bytes
-        self.http.stall = settings.limits.stall_timeout
         self.producers.max_line_bytes = settings.ingest.max_line_bytes
-        for part in (self.runner, self.watchers, self.allowance, self.places, self.gate, self.cors):
+        for part in (self.runner, self.watchers, self.allowance, self.places, self.gate, self.cors, self.http):
             part.use(settings)
         set_level(settings.log)
 

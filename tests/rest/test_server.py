@@ -1,10 +1,13 @@
 """Connections: how long they are kept, when they are closed, and that no client can keep the daemon from stopping."""
 
 import contextlib
+import gc
 import re
-from collections.abc import AsyncGenerator
+import tracemalloc
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +15,7 @@ from http_client import FORM_TYPE, exchange, file_part, form, get
 from peer import Peer, request
 from progressd.core.status import JobStatus
 from progressd.rest.server import KEEP_ALIVE
-from samples import ID
+from samples import ID, job_id
 from submitting import PDF, ended, python, run, shell
 from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import eventually, jumping, open_files
@@ -227,6 +230,51 @@ async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending
             await eventually(lambda: daemon.daemon.ledger.open == 2)
             await jumping(slow_clock, STALL / 20, lambda: daemon.daemon.ledger.open == 0)
             nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def long_page(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """Jobs whose list is longer than what the kernel keeps for a client that reads nothing."""
+    monkeypatch.setattr("progressd.store.lists.PAGE_BYTES", 1 << 30)
+    return [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 151)]
+
+
+async def unread(daemon: RunningDaemon, held: int) -> trio.SocketStream:
+    """A client that has asked for that list and reads nothing of it, so that more than `held` bytes wait."""
+    stream = await daemon.connect(receive_buffer=4096)
+    await stream.send_all(get("/api/jobs?limit=1000"))
+    await eventually(lambda: daemon.daemon.http.budget.used > held)
+    return stream
+
+
+async def test_what_waits_for_all_clients_that_do_not_read_is_limited(
+    tmp_path: Path, long_page: list[Mapping[str, Any]]
+) -> None:
+    async with running_daemon(tmp_path, limits={"outbox_bytes_total": 20_000_000}) as daemon:
+        await daemon.report(*long_page)
+        budget, ledger = daemon.daemon.http.budget, daemon.daemon.ledger
+        async with await unread(daemon, 0), await unread(daemon, 10_000_000):
+            assert ledger.open == 2
+            async with await unread(daemon, 0):
+                await eventually(lambda: ledger.counts["http", "not read"] == 1)
+                assert 9_000_000 < budget.used < 20_000_000
+                async with await daemon.connect() as reading:
+                    await reading.send_all(get("/api/jobs?limit=1000", "Connection: close"))
+                    with trio.fail_after(PATIENCE):
+                        assert await read_to_the_end(reading) > 9_000_000
+
+
+async def test_an_answer_that_is_not_read_waits_once(tmp_path: Path, long_page: list[Mapping[str, Any]]) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.report(*long_page)
+        tracemalloc.start()
+        try:
+            async with await unread(daemon, 0):
+                await wait_all_tasks_blocked()
+                gc.collect()
+                assert 9_000_000 < tracemalloc.get_traced_memory()[0] < 13_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def read_to_the_end(stream: trio.SocketStream) -> int:

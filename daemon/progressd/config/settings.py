@@ -120,7 +120,12 @@ class Limits(Struct, frozen=True, kw_only=True):
         int, _bytes("What may wait for a slow watcher before it is disconnected; it can resume.", 4096)
     ] = 1 << 20
     outbox_bytes_total: Annotated[
-        int, _bytes("What may wait for all watchers together before the slowest are disconnected.", 4096)
+        int,
+        _bytes(
+            "What may wait for all watchers together before the slowest are disconnected; and as much again of other "
+            "answers for all who read them slowly.",
+            4096,
+        ),
     ] = 64 << 20
     max_handshakes: Annotated[
         int,

@@ -27,6 +27,7 @@ from progressd.rest.operations import EVENTS, LINES
 from progressd.rest.target import with_path
 
 AFTER_END: Final = 2.0  # seconds in which a client that sends no more must have the beginning of its answer
+SEND_MOST: Final = 65536  # bytes of an answer that are one write at most
 LOOK_EVERY: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
 
 
@@ -137,7 +138,7 @@ class Protocol(H11Protocol):
         except OSError:  # the peer is gone, which the reader finds out
             return False
         if sent < len(data):
-            await self.send(RawData(data[sent:]))
+            await self.send(RawData(cast(bytes, memoryview(data)[sent:])))
         if connection.our_state is h11.MUST_CLOSE:
             await self.send(Closed())
             return False
@@ -175,9 +176,12 @@ class Protocol(H11Protocol):
         if isinstance(event, h11.Response):
             self._head = data
             return
-        data, self._head = self._head + data, b""
-        if data:
-            await self.send(RawData(data=data))
+        head, self._head = self._head, b""
+        if head and len(head) + len(data) > SEND_MOST:  # a second copy would wait as long as the client does not read
+            await self.send(RawData(head))
+            head = b""
+        if head or data:
+            await self.send(RawData(head + data))
 
     def _is_last(self) -> bool:
         """Whether no other request may follow this one (RFC 9112 §9.6, §11.2).

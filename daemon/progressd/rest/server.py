@@ -27,10 +27,13 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import wrap_app
 
+from progressd.broadcast.outbox import Budget
+from progressd.config import Settings
 from progressd.core.base_path import BasePath
 from progressd.rest.at_once import with_slash
 from progressd.rest.direct import DirectReads
-from progressd.rest.protocol import Protocol
+from progressd.rest.protocol import SEND_MOST, Protocol
+from progressd.ws.ledger import UNREAD
 from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
 
 RECEIVE_MOST: Final = 65536  # bytes read at once
@@ -42,9 +45,9 @@ MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 class HttpServer:
     """Serves HTTP connections with an ASGI application, and some reads ahead of it."""
 
-    def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath, stall: float) -> None:
-        """`stall`: the seconds that a client may take to make room for the next piece of a response."""
-        self.stall = stall
+    def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath, settings: Settings) -> None:
+        self.budget = Budget()  # of the answers that wait for clients to read them
+        self.use(settings)
         self._direct = direct
         self._base = base
         self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
@@ -59,6 +62,11 @@ class HttpServer:
         self._state: dict[str, Any] = {}
         self._open: set[Connection] = set()
 
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again."""
+        self._stall = settings.limits.stall_timeout
+        self.budget.limit = settings.limits.outbox_bytes_total
+
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Within this, the application is started."""
@@ -72,7 +80,7 @@ class HttpServer:
 
     async def serve(self, connection: Connection) -> bool:
         """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
-        stream = _HttpStream(connection, self._base, self._beginnings, self.stall)
+        stream = _HttpStream(connection, self._base, self._beginnings, self._stall, self.budget)
         self._open.add(connection)
         try:
             server = _Server(
@@ -185,12 +193,17 @@ class _HttpStream(trio.abc.HalfCloseableStream):
 
     protocol: Protocol  # which gets what is read
 
-    def __init__(self, connection: Connection, base: BasePath, beginnings: Collection[bytes], stall: float) -> None:
+    def __init__(
+        self, connection: Connection, base: BasePath, beginnings: Collection[bytes], stall: float, budget: Budget
+    ) -> None:
+        """`stall`: the seconds that a client may take to make room for the next piece of a response."""
         self._connection = connection
         self._base = base
         self._beginnings = beginnings
         self._stall = stall
+        self._budget = budget
         self._closed = False
+        self._given_up = False
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
         self._sending = trio.CancelScope()
         self._between_requests = trio.Event()
@@ -237,10 +250,34 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         if self._closed:
             raise trio.ClosedResourceError
         with trio.move_on_after(self._stall) as self._sending:
-            await self._connection.stream.send_all(data)
+            await self._send_pieces(memoryview(data))
         if self._sending.cancelled_caught:
-            self._connection.stream.socket.close()
+            self.give_up()
+        if self._given_up:
             raise trio.BrokenResourceError("the client does not read")
+
+    async def _send_pieces(self, data: memoryview) -> None:
+        """What has to wait is in the budget, and may be given up."""
+        sent = 0
+        try:
+            while sent < len(data) and not self._given_up:
+                try:
+                    sent += self._connection.send(cast(bytes, data[sent : sent + SEND_MOST]))
+                    await trio.lowlevel.checkpoint()
+                except BlockingIOError:
+                    self._budget.hold(self, len(data))
+                    if not self._given_up:
+                        await self._connection.wait_writable()
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        finally:
+            self._budget.hold(self, 0)
+
+    def give_up(self) -> None:
+        """Close the connection under an answer that its client does not read."""
+        self._given_up = True
+        self._connection.fate = UNREAD
+        self._connection.stream.socket.close()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._connection.stream.wait_send_all_might_not_block()

@@ -33,7 +33,7 @@ class Fate(NamedTuple):
 
     | kind | reason |
     |---|---|
-    | `http` | `served`: one of REST or the page, which are not told in the log |
+    | `http` | `served`: one of REST or the page, which are not told in the log; `not read`: nor was its answer |
     | `refused` | `not found`, `too many connections`, …, before the handshake was through |
     | `closed` | code and reason of the daemon's close: `1000 job finished` |
     | `left` | the code of the client's close, or where it was when it vanished |
@@ -48,6 +48,7 @@ class Fate(NamedTuple):
 ABANDONED: Final = Fate("left", "before a request")
 VANISHED: Final = Fate("left", "in the handshake")
 SERVED: Final = Fate("http", "served")
+UNREAD: Final = Fate("http", "not read")
 SILENT: Final = Fate("refused", "handshake timeout")
 CROWDED_OUT: Final = Fate("refused", "too many handshakes")
 TLS_TO_PLAIN: Final = Fate("refused", "TLS to a port without")
