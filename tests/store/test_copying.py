@@ -1,12 +1,15 @@
 """Backups: whole, of one moment, checked, and never in the place of anything."""
 
+import errno
 import os
+import re
 import signal
 import sqlite3
 import stat
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -71,11 +74,44 @@ async def test_who_goes_on_with_a_backup_is_another_store_with_the_same_jobs(pat
 def test_a_backup_overwrites_nothing(path: Path, tmp_path: Path) -> None:
     SQLiteStore.open(path).close()
     (tmp_path / "precious").write_text("mine")
+    (tmp_path / "new.part").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("precious", "dangling", path.name):
         with pytest.raises(Conflict, match=f"{name} exists already"):
             backup(path, tmp_path / name)
-    assert (tmp_path / "precious").read_text() == "mine"
+    backup(path, tmp_path / "new")
+    assert (tmp_path / "precious").read_text() == (tmp_path / "new.part").read_text() == "mine"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_backups_to_one_place_the_first_to_be_whole_has_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    fill(path, 100)
+    target = tmp_path / "copy"
+    others = [target, None]
+
+    class Copy(sqlite3.Connection):
+        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+            if "integrity_check" in statement and (other := others.pop(0)):
+                backup(path, other)
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **named: connect(*args, **named, factory=Copy))
+    if not links:
+        monkeypatch.setattr(os, "link", unlinked)
+    with pytest.raises(Conflict, match="copy exists already"):
+        backup(path, target)
+    assert not others
+    with closing(connect(target)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert files(tmp_path) == {path.name, "copy"}
+
+
+def unlinked(*_: object) -> None:
+    """As on a file system that has no links."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def test_a_store_that_is_damaged_is_not_backed_up_as_if_it_were_not(path: Path, tmp_path: Path) -> None:
@@ -124,5 +160,6 @@ async def test_a_backup_that_is_killed_is_not_there_and_the_next_one_is(path: Pa
     done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(target), where], check=False)
     assert done.returncode == -signal.SIGKILL
     assert not await trio.Path(target).exists()
+    [left, *_] = sorted(files(tmp_path) - {path.name})
+    assert re.match(r"copy\.[0-9a-f]{8}\.part", left)
     backup(path, target)
-    assert files(tmp_path) == {path.name, "copy"}

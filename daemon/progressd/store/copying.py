@@ -1,9 +1,12 @@
 """Copies of the SQLite file, made while others write to it: whole and synced, or not there at all."""
 
+import errno
 import os
+import secrets
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Final
 
 from progressd.core.errors import Conflict, SettingsError
 from progressd.ownership import new_file
@@ -11,6 +14,12 @@ from progressd.store.failures import damaged
 from progressd.store.reading import reading
 from progressd.store.schema import NEW_ID
 from progressd.syncing import sync
+
+NO_LINKS: Final = {
+    errno.EPERM,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+}  # link(2): of a file system that has none, as on a stick
 
 
 def backup(path: Path, target: Path) -> int:
@@ -30,25 +39,26 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
     The copy is a store of its own: who goes on with it gives offsets a second time, and a cursor from before is not to
     be taken for one of those. Raises SettingsError, Conflict, sqlite3.DatabaseError for a damaged database.
     """
-    partial = target.with_name(target.name + ".part")
+    # Beside a backup there may be files of others, and another backup; beside the store is only what a killed one left.
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part" if new else f"{target.name}.part")
     try:
-        _write(db, partial, checked=new)
-        if new:
-            _require_new(target)
-        os.replace(partial, target)
+        if not new:
+            partial.unlink(missing_ok=True)
+        os.close(new_file(partial))
+        try:
+            _write(db, partial, checked=new)
+            (_place if new else os.replace)(partial, target)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
         sync(target.parent)
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise
         raise SettingsError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
-    partial.unlink(missing_ok=True)  # of a copy that was killed
-    os.close(new_file(partial))
     with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
         db.backup(copied)
         copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
@@ -58,9 +68,27 @@ def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
     sync(partial)
 
 
+def _place(partial: Path, target: Path) -> None:
+    """Give the copy its name. Raises Conflict where something else has it by now."""
+    try:
+        try:
+            os.link(partial, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            os.close(new_file(target))
+            os.replace(partial, target)
+    except FileExistsError:
+        raise _taken(target) from None
+
+
 def _require_new(target: Path) -> None:
     if os.path.lexists(target):
-        raise Conflict(f"{target} exists already, and a backup overwrites nothing")
+        raise _taken(target)
+
+
+def _taken(target: Path) -> Conflict:
+    return Conflict(f"{target} exists already, and a backup overwrites nothing")
 
 
 def _check(db: sqlite3.Connection) -> None:
