@@ -134,6 +134,19 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "handshake_timeout = 0, from file {}: expected a duration of more than 0 s",
         ),
         (
+            "[store]\nretention = '900000d'",
+            "retention = '900000d', from file {}: expected a duration of more than 0 s, up",
+        ),
+        (
+            "[store]\nretention = 1e300",
+            "store.retention = 1e+300, from file {}: expected a duration of more than 0 s, up to",
+        ),
+        ("[auth]\ntoken_lifetime = 1e12", "expected a duration of more than 0 s, up to 36500d, such as 30"),
+        (
+            "[pipelines.pdf]\ntimeout = 1e300",
+            "pipelines.pdf.timeout = 1e+300, from file {}: expected a duration of more",
+        ),
+        (
             "[limits]\noutbox_bytes = '1kB'",
             "outbox_bytes = '1kB', from file {}: expected a size of at least 4096 bytes",
         ),

@@ -10,7 +10,6 @@ from progressd.cli.parameters import Directory, config_option, daemon_here
 from progressd.cli.parameters import labels as labels_given
 
 SCOPES: Final = ("read", "write", "admin")
-LONGEST: Final = 100 * 365 * 86400.0  # seconds
 
 
 @click.group()
@@ -44,8 +43,8 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     try:
         seconds = None if text is None else quantities.seconds(text)
     except ValueError:
-        seconds = LONGEST
-    if seconds is not None and not 0 < seconds < LONGEST:
+        seconds = 0
+    if seconds is not None and not 0 < seconds <= quantities.LONGEST:
         raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d")
     return seconds
 

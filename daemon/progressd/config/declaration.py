@@ -50,6 +50,8 @@ class Setting(NamedTuple):
         value = msgspec.convert(raw, self.type, strict=not text, dec_hook=_to_path)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{value} is not finite")
+        if self.unit == "seconds" and isinstance(value, float) and value > quantities.LONGEST:
+            raise ValueError(f"{value} s are too many")
         return value
 
     @property
@@ -57,7 +59,8 @@ class Setting(NamedTuple):
         """What the value has to be, as the end of a sentence."""
         match self.unit:
             case "seconds":
-                return 'a duration of more than 0 s, such as 30, "30s" or "5min"'
+                longest = quantities.seconds_text(quantities.LONGEST)
+                return f'a duration of more than 0 s, up to {longest}, such as 30, "30s" or "5min"'
             case "bytes":
                 return f'a size of at least {self.extra.get("least", self.meta.ge)} bytes, such as 65536 or "64KiB"'
             case "mode":

@@ -28,9 +28,9 @@ Every setting has a default, so progressd starts without a config file. A settin
 `progressd config` prints the settings in force and where each came from; `progressd config --sample` prints a
 documented config file to start from. An unknown setting or an impossible value stops the start with a sentence.
 
-Durations are seconds, or text with a unit: `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"30d"`. Sizes are bytes, or text with
-a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"64kB"`, `"500MB"`, `"2GB"` (powers of 1000). In an
-environment variable, the parts of a list are separated by commas.
+Durations are seconds, or text with a unit: `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"30d"`, up to `"36500d"`. Sizes are
+bytes, or text with a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"64kB"`, `"500MB"`, `"2GB"` (powers of
+1000). In an environment variable, the parts of a list are separated by commas.
 """
 
 _PIPELINES: Final = """\
