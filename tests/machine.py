@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 PROJECT = Path(__file__).parent.parent
 BOOT = Path(__file__).parent / "systemd" / "boot"
 FORBIDDEN = 77  # its exit status where it may not make namespaces
-PATIENCE = 30.0  # seconds for each wait
+PATIENCE = 60.0  # seconds for each wait
 PORT = 8080
 CLONE_NEWNET = 0x40000000  # setns(2)
 

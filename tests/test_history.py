@@ -23,6 +23,7 @@ from progressd.registry import Registry
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job_id
 from spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
+from waiting import PATIENCE
 
 TOPIC = job_topic(ID)
 T = TypeVar("T")
@@ -397,7 +398,7 @@ def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
                         watching.start_soon(watchers[-1].run)
                 await spine.submit(*batch)
             everything = [change.message for change in await spine.store.changes(0, spine.broadcaster.offset, 1000)]
-            with trio.move_on_after(5):  # what is missing then shows below
+            with trio.move_on_after(PATIENCE):  # what is missing then shows below
                 for watcher in (live, *watchers):
                     await watcher.wait_for(len(watcher.owed(everything)))
             watching.cancel_scope.cancel()

@@ -643,7 +643,7 @@ async def test_everybody_who_hands_in_while_it_stops_is_answered(watched: Watche
                     await settled()
                     producers.start_soon(hand_in, spine, count)
                     await settled()
-        producers.cancel_scope.deadline = trio.current_time() + 5
+        producers.cancel_scope.deadline = trio.current_time() + PATIENCE
     assert sorted(answered) == list(range(count + 1))
 
 
@@ -666,7 +666,7 @@ async def test_an_event_that_was_handed_in_before_the_stop_is_kept(store: SQLite
             for number in range(2, 10):
                 producers.start_soon(spine.ingest.submit, register(number))
             await settled()
-        producers.cancel_scope.deadline = trio.current_time() + 5
+        producers.cancel_scope.deadline = trio.current_time() + PATIENCE
     assert len(await store.unfinished()) == 9
 
 

@@ -32,6 +32,13 @@ async def jumping(clock: MockClock, seconds: float, condition: Callable[[], obje
         clock.jump(seconds)
 
 
+async def pass_time(clock: MockClock) -> None:
+    """Have time go on as usual, for a clock that stands still by itself, but only while there is nothing to do."""
+    while True:
+        await wait_all_tasks_blocked(0.02)
+        clock.jump(0.02)
+
+
 def alive(pid: int) -> bool:
     """Whether the process runs; one that nobody has waited for does not."""
     try:

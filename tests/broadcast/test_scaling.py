@@ -17,6 +17,7 @@ from progressd.core.messages import ALL_JOBS, job_topic
 from progressd.store.sqlite import SQLiteStore
 from samples import job_id
 from spine import Spine
+from trio.testing import MockClock
 
 OURS = str(Path(progressd.__file__).parent)
 ROOM = 10**9
@@ -168,8 +169,9 @@ async def finished_jobs(world: World) -> None:
 
 @pytest.mark.parametrize("others", [other_jobs, watched_jobs, idle_watchers, idle_sessions, finished_jobs])
 async def test_an_event_costs_the_same_whatever_else_there_is(
-    tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
+    mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
 ) -> None:
+    """The clock stands still, lest something that is done now and then comes in between."""
     async with world(store) as one:
         alone = await one.cost()
     with closing(SQLiteStore.open(tmp_path / "another.sqlite")) as another:

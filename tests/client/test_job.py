@@ -145,9 +145,8 @@ trio.run(work)
     ids=["with", "async with"],
 )
 def test_where_no_thread_can_be_started_the_work_goes_on_unseen(body: str, daemon: ServedDaemon) -> None:
-    begun = time.monotonic()
     done = subprocess.run(script(daemon, NO_MORE_THREADS + body), capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.stdout, done.returncode, time.monotonic() - begun < 10) == ("done\n", 0, True)
+    assert (done.stdout, done.returncode) == ("done\n", 0)
     assert done.stderr == "scan: can't start new thread; the work goes on all the same, unseen\n"
 
 

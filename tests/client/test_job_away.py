@@ -14,7 +14,7 @@ import pytest
 from progressd.client import Job, reporter
 from reporting import WAYS, complaints, request, seen, status, to, working
 from serving import ServedDaemon, served_daemon
-from waiting import until
+from waiting import PATIENCE, until
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -34,7 +34,7 @@ def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
     with Job("scan", 1000, **where) as job:
         for number in range(1000):
             job.step(f"Page {number}")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE
     [complaint] = complaints(caplog)
     assert complaint.startswith("scan: ")
     assert "; the work goes on all the same" in complaint
@@ -108,7 +108,7 @@ def test_a_daemon_that_hangs_keeps_neither_the_work_nor_its_end(
                 job.step("Page")
             worked = time.monotonic() - begun
             begun = time.monotonic()
-        assert (worked < 10, time.monotonic() - begun < 5) == (True, True)
+        assert (worked < PATIENCE, time.monotonic() - begun < PATIENCE) == (True, True)
         assert complaints(caplog)[-1] == "scan: the daemon was not told how it ended"
     finally:
         daemon.process.send_signal(signal.SIGCONT)

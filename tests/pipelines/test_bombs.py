@@ -141,7 +141,7 @@ BOMBS: list[tuple[Callable[[], bytes], str]] = [
 async def test_a_bomb_fails_its_job_with_a_sentence_and_the_daemon_goes_on(
     bomb: Callable[[], bytes], sentence: str, tmp_path: Path
 ) -> None:
-    timeout = 3 if bomb is drawing_bomb else 20
+    timeout = 3 if bomb is drawing_bomb else 40
     pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=timeout)
     pipelines = {"pdf": pdf, "next": shell("true")}
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": 0.5}) as daemon:
@@ -161,7 +161,7 @@ async def test_a_picture_that_unpacks_to_more_than_it_says_is_cut_off(tmp_path: 
     content = document(
         {**TREE, 4: stream(b"q 595 0 0 842 0 0 cm /X Do Q"), 5: stream(inflating(b"", b"\0", 1024), about + TWICE)}
     )
-    pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=20)
+    pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=40)
     async with running_daemon(tmp_path, pipelines={"pdf": pdf}) as daemon:
         done = await ended(daemon, await submit(daemon, "pdf", content, {"dpi": 72}))
     assert done.status is JobStatus.COMPLETED or re.search("memory", done.error or "")

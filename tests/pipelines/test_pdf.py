@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 from progressd.pipelines.deskew import skew_angle
 from progressd.pipelines.page import OVERLAP
+from waiting import PATIENCE
 
 SCAN = Path(progressd.pipelines.__file__).with_name("scan") / "sample-scan.pdf"
 COMMAND = [sys.executable, "-W", "error", "-m", "progressd.pipelines.pdf"]
@@ -536,7 +537,7 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(number: int, step: str, tm
     with running(page_of_scan(tmp_path, 1), output, ocr=True, dpi=600) as child:
         until(child, step)
         child.send_signal(number)
-        assert child.wait(timeout=2) in ({128 + number} if step != "Putting" else {0, 128 + number})
+        assert child.wait(PATIENCE) in ({128 + number} if step != "Putting" else {0, 128 + number})
         assert child.stderr.read() == b""
         # The signal may come when the whole result has just got its name.
         assert os.listdir(output.parent) in ([], [output.name] if step == "Putting" else [])
@@ -554,7 +555,7 @@ def test_it_ends_quietly_when_nobody_reads_its_lines(output: Path) -> None:
     with running(SCAN, output) as child:
         until(child, "Rendering page 2")
         child.stdout.close()
-        assert child.wait(timeout=5) == 128 + signal.SIGPIPE
+        assert child.wait(PATIENCE) == 128 + signal.SIGPIPE
         assert child.stderr.read() == b""
         child.stdout = None
     assert os.listdir(output.parent) == []

@@ -17,7 +17,8 @@ from progressd.config import Pipeline
 from progressd.core.status import JobStatus
 from progressd.rest import line_answers as module
 from samples import ID, job_id
-from waiting import eventually
+from trio.testing import MockClock, wait_all_tasks_blocked
+from waiting import eventually, jumping
 
 from daemon import PATIENCE, RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
 
@@ -333,19 +334,19 @@ async def test_who_reads_no_answers_is_read_no_further_and_given_up(
         await eventually(lambda: daemon.daemon.ledger.open == 0)
 
 
-async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_answer(tmp_path: Path) -> None:
+async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_answer(
+    slow_clock: MockClock, daemon: RunningDaemon
+) -> None:
     """As most do; here with far more answers than the kernel keeps, and for longer than it may stall."""
-    count = 30_000
-    async with (
-        running_daemon(tmp_path, limits={"stall_timeout": 2}) as daemon,
-        await daemon.connect(receive_buffer=4096) as stream,
-    ):
+    count, stall = 30_000, daemon.settings.limits.stall_timeout
+    async with await daemon.connect(receive_buffer=4096) as stream:
         await stream.send_all(HEAD)
-        await stream.send_all(chunk(UNKNOWN * count))
-        began = trio.current_time()
-        while trio.current_time() < began + 2.5:
+        await stream.send_all(chunk(UNKNOWN * count + lines(registered(ID))))
+        await eventually(lambda: ID in daemon.daemon.registry.unfinished)
+        for _ in range(20):
+            await wait_all_tasks_blocked()
+            slow_clock.jump(stall / 10)
             await stream.send_all(chunk(b"\n"))
-            await trio.sleep(0.05)
         await stream.send_all(b"0\r\n\r\n")
         received = b""
         with trio.fail_after(PATIENCE):
@@ -355,16 +356,19 @@ async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_ans
     assert received.count(b'"ok":false') > count - 100  # of which a few are cut by the framing
 
 
-async def test_a_producer_that_falls_silent_is_told_so(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits={"stall_timeout": 0.3}) as daemon:
-        async with conversation(daemon, registered(ID)) as talk:
-            _, last = await talk.answers(2)
-            assert last == {"ok": False, "error": "nothing came for 0.3 s", "status": 408, "line": 2}
-            assert isinstance(await talk.event(), h11.EndOfMessage)
-            assert await talk.peer.rest() == b""
-        async with Peer(await daemon.connect()) as peer:
-            await peer.send(HEAD)
-            assert (await peer.response()).status == 408
+async def test_a_producer_that_falls_silent_is_told_so(slow_clock: MockClock, daemon: RunningDaemon) -> None:
+    async with conversation(daemon, registered(ID)) as talk:
+        await talk.answers(1)
+        await jumping(slow_clock, 10, lambda: daemon.daemon.ledger.open == 0)
+        [last] = await talk.answers(1)
+        assert last == {"ok": False, "error": "nothing came for 60 s", "status": 408, "line": 2}
+        assert isinstance(await talk.event(), h11.EndOfMessage)
+        assert await talk.peer.rest() == b""
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(HEAD)
+        await eventually(lambda: daemon.daemon.ledger.open == 1)
+        await jumping(slow_clock, 10, lambda: daemon.daemon.ledger.open == 0)
+        assert (await peer.response()).status == 408
 
 
 async def test_streams_end_with_the_daemon_and_say_which_line_was_not_taken(daemon: RunningDaemon) -> None:

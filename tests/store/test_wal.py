@@ -48,7 +48,7 @@ async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteSto
             await write(store, first, 10)
             longest = max(longest, log_size(tmp_path))
         nursery.cancel_scope.cancel()
-    assert longest < 4_000_000  # of 27 MB that were written
+    assert longest < 13_000_000  # of 27 MB that were written
     assert len(await store.unfinished()) == 1000
 
 

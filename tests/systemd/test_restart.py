@@ -18,7 +18,7 @@ from daemon import registered
 SCAN = Path(__file__).parents[2] / "daemon/progressd/pipelines/scan/sample-scan.pdf"
 HOST = {"Host": "localhost"}
 WATCHERS = 200
-PATIENCE = 60.0
+PATIENCE = 120.0
 CONFIG = """
 [limits]
 max_connections = 500
@@ -192,8 +192,8 @@ async def test_a_restart_under_load(machine: Machine) -> None:
         assert mine == load.reported[-len(mine) :]
     returns = sorted(load.returns)
     slowest = max(seconds for _, seconds in load.requests)
-    assert slowest < 10, "a request waited longer than a stop without jobs and a start may take"
-    assert returns[-1] < 10, "and a watcher to come back"
+    assert slowest < 25, "a request waited longer than a stop without jobs and a start may take"
+    assert returns[-1] < 25, "and a watcher to come back"
 
 
 async def test_a_job_longer_than_the_drain_is_queued_again_and_nothing_of_it_runs_beside(machine: Machine) -> None:

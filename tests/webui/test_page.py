@@ -42,7 +42,7 @@ def test_a_scan_is_converted_while_its_bar_moves_and_its_result_downloads(page: 
     page.evaluate(COLLECT)
     give(page, scan)
     done = page.locator(".job[data-status=completed]").first
-    expect(done).to_be_visible(timeout=30_000)
+    expect(done).to_be_visible()
     assert len(page.evaluate("[...window.seen]")) >= 3
     expect(done.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
     with page.expect_download() as download:
@@ -56,10 +56,10 @@ def test_a_broken_file_shows_its_error_and_can_be_tried_again(page: Page, tmp_pa
     broken.write_bytes(b"%PDF-1.7\nnothing that follows")
     give(page, broken)
     failed = page.locator(".job[data-status=failed]", has_text="broken.pdf").first
-    expect(failed).to_be_visible(timeout=20_000)
+    expect(failed).to_be_visible()
     expect(failed).to_contain_text(re.compile("PDF", re.IGNORECASE))
     failed.locator("[data-action=retry]").click()
-    expect(page.locator(".job[data-status=failed]", has_text="broken.pdf")).to_have_count(2, timeout=20_000)
+    expect(page.locator(".job[data-status=failed]", has_text="broken.pdf")).to_have_count(2)
 
 
 def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_path: Path) -> None:
@@ -78,15 +78,15 @@ def test_a_running_job_is_cancelled(page: Page, scan: Path) -> None:
     page.locator("input[name=dpi]").fill("1200")
     give(page, scan)
     running = page.locator(".job[data-status=processing]").first
-    expect(running).to_be_visible(timeout=20_000)
+    expect(running).to_be_visible()
     running.locator("[data-action=cancel]").click()
-    expect(page.locator(".job[data-status=cancelled]").first).to_be_visible(timeout=20_000)
+    expect(page.locator(".job[data-status=cancelled]").first).to_be_visible()
 
 
 def test_with_websockets_blocked_it_polls_says_so_and_still_shows_the_result(page: Page) -> None:
     page.route_web_socket(re.compile(".*"), lambda route: route.close(code=1011))
     page.reload()
-    expect(page.locator("[data-connection=polling]")).to_be_visible(timeout=15_000)
+    expect(page.locator("[data-connection=polling]")).to_be_visible()
     page.evaluate(REPORT, ["polled", progress(1, 1, "One"), {"type": "completed"}])
     expect(page.locator(".job[data-status=completed]", has_text="polled")).to_be_visible()
 
@@ -284,7 +284,7 @@ def test_below_a_prefix_all_of_it_works(browser: Browser, tmp_path: Path, scan: 
         assert page.url == f"{daemon.url}/progress/"
         give(page, scan)
         done = page.locator(".job[data-status=completed]").first
-        expect(done).to_be_visible(timeout=20_000)
+        expect(done).to_be_visible()
         with page.expect_download() as download:
             done.locator("[data-action=download]").click()
         assert download.value.url.startswith(f"{daemon.url}/progress/api/jobs/")
