@@ -155,16 +155,41 @@ async def test_a_key_opens_what_its_scope_says_at_once(locked: RunningDaemon) ->
     assert me == {"authenticated": True, "key_name": "look", "scopes": ["read"], "expires_at": None}
 
 
-async def test_a_wrong_key_is_refused_also_where_none_is_needed(daemon: RunningDaemon) -> None:
+FOREIGN: tuple[dict[str, str], ...] = ({"X-API-Key": "x"}, {"Authorization": "bearer x"}, {"X-API-Key": "\xff"})
+
+
+async def test_a_wrong_key_is_refused_where_there_are_keys_though_none_is_needed(daemon: RunningDaemon) -> None:
+    keys.add(daemon.settings.auth.keys_file, "ci")
+    daemon.daemon.admission.load()
     assert (await ask(daemon, "/api/jobs", {"Authorization": "Basic dXNlcjpwYXNz"})).status == 200
-    for headers in ({"X-API-Key": "x"}, {"Authorization": "bearer x"}, {"X-API-Key": "\xff"}):
+    for headers in FOREIGN:
         assert (await ask(daemon, "/api/jobs", headers)).status == 401
-        assert (await ask(daemon, "/api/health", headers)).status == 401
-    assert (await ask(daemon, "/api/auth/status")).json == {
-        "authenticated": False,
-        "auth_required": False,
-        "message": "no key is needed here",
-    }
+        assert (await ask(daemon, "/api/auth/status", headers)).status == 401
+
+
+async def test_the_key_of_something_else_is_none_where_there_are_no_keys_and_none_is_needed(
+    daemon: RunningDaemon,
+) -> None:
+    for headers in ({}, *FOREIGN):
+        assert (await ask(daemon, "/api/jobs", headers)).status == 200
+        assert (await ask(daemon, "/api/jobs", {**headers, "Content-Length": "0"}, method="POST")).status == 201
+        assert (await ask(daemon, "/api/auth/status", headers)).json == {
+            "authenticated": False,
+            "auth_required": False,
+            "message": "no key is needed here",
+        }
+    async with daemon.watch(headers=FOREIGN[0]):
+        pass
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+async def test_at_what_takes_no_key_none_is_looked_at(locked: RunningDaemon, headers: dict[str, str]) -> None:
+    keys.add(locked.settings.auth.keys_file, "ci")
+    locked.daemon.admission.load()
+    for target in ("/", "/static/main.js", "/api/docs", "/api/health", "/api/health/ready", "/api/rate-limit/status"):
+        assert (await ask(locked, target, headers)).status == 200, target
+    assert (await ask(locked, "/api/jobs", headers)).status == 401
+    assert (await ask(locked, "/api/auth/status", headers)).status == 401
 
 
 async def test_an_expired_key_is_refused(tmp_path: Path) -> None:

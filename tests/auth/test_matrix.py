@@ -22,14 +22,14 @@ JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
 
 # What a route takes (a scope, or "" for everybody), and what it is about: a job, a batch, what one sees, how much there
-# is of that, or everything.
+# is of that, everything, or the key itself.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
     ("GET", "/api/health"): ("", ""),
     ("GET", "/api/health/live"): ("", ""),
     ("GET", "/api/health/ready"): ("", ""),
-    ("GET", "/api/auth/status"): ("", ""),
+    ("GET", "/api/auth/status"): ("", "key"),
     ("GET", "/api/docs"): ("", ""),
     ("GET", "/api/openapi.json"): ("", ""),
     ("GET", "/api/rate-limit/status"): ("", ""),
@@ -133,8 +133,7 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
 def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
     """The statuses of which one must come; {0}: any but these."""
     if not scope:
-        # what is for everybody too tells a key that is none
-        return {401} if visitor.refused and visitor is not VISITORS["nobody"] else {0}
+        return {401} if about == "key" and visitor.refused and visitor is not VISITORS["nobody"] else {0}
     if visitor.refused or (visitor.topic and method != "GET"):
         return {401}
     if scope not in visitor.scopes and "admin" not in visitor.scopes:

@@ -71,16 +71,22 @@ class Admission:
                     self._version = self._look()  # say it once
                     log.error("the keys stay as they were", error=str(error))
 
+    @property
+    def anybody(self) -> Identity:
+        """Who comes without a key or token."""
+        return NOBODY if self.required else EVERYBODY
+
     def who(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
         """Who sends these headers, whose names are in lower case, with this query; None: a token does not do.
 
+        Where there are no keys and none is needed, that of something else is none: without it one may do as much.
         Raises Unauthorized for a key or token that is not good, TokenExpired.
         """
         secret = _secret(headers)
         if secret is None and query is not None and (token := _token(headers, query)) is not None:
             return self._holder(token)
-        if secret is None:
-            return NOBODY if self.required else EVERYBODY
+        if secret is None or not (self._keys or self.required):
+            return self.anybody
         found = self._keys.get(hashed(secret))
         if found is None:
             raise Unauthorized("there is no such key, or it has been revoked")

@@ -25,11 +25,12 @@ from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.at_once import answer_at_once
 from progressd.rest.body import SAFE
 
+WHO_AM_I: Final = "/api/auth/status"  # what is public too, and about the key
 PUBLIC: Final = frozenset(
     {
         "/",
         "/favicon.ico",
-        "/api/auth/status",
+        WHO_AM_I,
         "/api/docs",
         "/api/health",
         "/api/openapi.json",
@@ -157,9 +158,12 @@ class Gate:
             check_origin(header(scope["headers"], b"origin"), host, server)
 
     def _check_key(self, scope: HTTPScope) -> Identity:
-        query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
-        who = self._admission.who(list(scope["headers"]), query)
         action = action_of(scope["method"], scope["path"])
+        if action is None and scope["path"] != WHO_AM_I:
+            who = self._admission.anybody
+        else:
+            query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
+            who = self._admission.who(list(scope["headers"]), query)
         if action is not None:
             decide(who, action)
             _require_theirs(who, scope["path"])
