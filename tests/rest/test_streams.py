@@ -1,6 +1,7 @@
 """Server-sent events and long polls: what a client of plain HTTP is told, when, and what it leaves behind."""
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -202,6 +203,22 @@ async def test_silence_is_filled_with_comments(tmp_path: Path) -> None:
             nursery.start_soon(stream.event)
             await eventually(lambda: stream.comments >= 3)
             await daemon.report(progress(ID, 1))
+
+
+async def test_another_interval_of_comments_holds_for_the_streams_that_are_open(tmp_path: Path) -> None:
+    new = settings_in(tmp_path / "state", limits={"heartbeat_interval": 0.05})
+    async with running_daemon(tmp_path, lambda: new, limits={"heartbeat_interval": 59}) as daemon:
+        await daemon.report(registered(ID), progress(ID, 1))
+        async with streaming(daemon, f"/api/jobs/{ID}/events") as stream, trio.open_nursery() as nursery:
+            while (await stream.receive())["type"] != "progress":
+                pass
+            daemon.kill(signal.SIGHUP)
+            await eventually(lambda: daemon.daemon.settings.limits.heartbeat_interval < 1)
+            await daemon.report(progress(ID, 2))  # what follows is waited for by the new one
+            assert (await stream.receive())["data"]["current_step"] == 2
+            nursery.start_soon(stream.event)
+            await eventually(lambda: stream.comments >= 3)
+            await daemon.report(progress(ID, 3))
 
 
 async def test_a_stopping_daemon_says_so_and_ends_its_streams(tmp_path: Path) -> None:

@@ -84,7 +84,6 @@ class EventBody(ResponseBody):
         self._wish = wish
         self._after = after
         self._address = address
-        self._limits = daemon.settings.limits
         self._stack = AsyncExitStack()
         self._tasks: trio.Nursery | None = None
         self._begun = False
@@ -94,7 +93,7 @@ class EventBody(ResponseBody):
         wish = self._wish
         if wish.interval:
             self._tasks = await self._stack.enter_async_context(trio.open_nursery())
-        outbox = ReaderOutbox(self._limits.outbox_bytes)
+        outbox = ReaderOutbox(self._daemon.settings.limits.outbox_bytes)
         self._stack.enter_context(self._daemon.streams.opened(outbox, self._address))
         start = self._tasks.start_soon if self._tasks else _never
         behind = asked_for(outbox, wish.types, wish.interval, start)
@@ -118,7 +117,7 @@ class EventBody(ResponseBody):
             retry = b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, spread, and no secret
             unknown = self._wish.since is not None and self._after is None
             return retry + Notified(Resync()).event if unknown else retry
-        with trio.move_on_after(self._limits.heartbeat_interval):
+        with trio.move_on_after(self._daemon.settings.limits.heartbeat_interval):
             try:
                 items = await self._reader.read()
             except (SlowConsumer, StoreFailed, NotFound) as error:  # the client may come back, and is told then
