@@ -84,6 +84,8 @@ def test_the_version() -> None:
         (["run", "-p", "x", "true"], "needs the named groups"),
         (["submit"], "Missing argument 'FILES...'"),
         (["submit", "/no/such/file"], "'/no/such/file' does not exist"),
+        (["submit", __file__, "--label", "team"], "'team' is not of the form NAME=VALUE, such as host=db1"),
+        (["submit", __file__, "--priority", "urgent"], "'urgent' is not one of 'low', 'normal', 'high'"),
         (["submit", __file__, "--option", "dpi"], "'dpi' is not of the form NAME=VALUE, such as dpi=300"),
         (["serve", "--port", "http"], "Invalid value for '--port': 'http' is not an integer from 0 to 65535"),
         (["serve", "--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),

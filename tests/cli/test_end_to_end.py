@@ -246,6 +246,14 @@ def test_a_file_of_any_size_arrives_whole(daemon: Daemon, tmp_path: Path) -> Non
         assert answer.read() == content
 
 
+def test_files_are_submitted_with_labels_and_a_priority(daemon: Daemon) -> None:
+    labels = ["--label", "team=scan", "--label", "for=me"]
+    done = daemon.run("submit", daemon.text, "--pipeline", "copy", "--priority", "low", *labels, "--watch")
+    assert done.returncode == 0, done.stderr
+    job_id = done.stdout.split()[0]
+    assert job_id[:8] in daemon.run("jobs", "--label", "for=me").stdout
+
+
 def test_a_file_that_is_refused_does_not_stop_the_others(daemon: Daemon) -> None:
     result = daemon.run("submit", daemon.text, daemon.text, "--option", "dpi=300", "--pipeline", "copy")
     assert (result.returncode, result.stdout) == (1, "")

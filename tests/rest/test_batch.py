@@ -77,6 +77,14 @@ async def test_a_result_has_its_url_once_it_is_there(tmp_path: Path) -> None:
         assert (await client.get(job["download_url"])).content == PDF
 
 
+async def test_labels_are_those_of_every_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    files = [("files", ("a.pdf", PDF)), ("files", ("b.pdf", PDF))]
+    response = await client.post("/api/batch", files=files, data={"labels": '{"team": "scan"}'})
+    assert response.status_code == 202, response.text
+    jobs, total = await daemon.daemon.store.list_jobs(Filter(labels=(("team", "scan"),)), 10, 0)
+    assert (total, {job.input_filename for job in jobs}) == (2, {"a.pdf", "b.pdf"})
+
+
 async def test_jobs_of_a_higher_priority_run_first(tmp_path: Path) -> None:
     pipelines = {"wait": shell("cat $0.go > /dev/null || sleep 60"), "quick": shell("true")}
     async with (

@@ -124,6 +124,43 @@ async def test_another_pipeline_can_be_chosen(tmp_path: Path) -> None:
         )
 
 
+async def test_labels_and_a_priority_go_with_the_job_also_when_it_is_tried_again(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    labels, options = {"team": "scan", "größe": ""}, options_part({"dpi": 150, "priority": "high"})
+    made = await post_form(client, part("labels", json.dumps(labels).encode()), options, file_part())
+    assert (await client.delete(f"/api/jobs/{id_of(made)}")).status_code == 200
+    again = (await client.post(f"/api/jobs/{id_of(made)}/retry")).json()["job_id"]
+    for job in [await daemon.daemon.registry.get(job_id) for job_id in (id_of(made), again)]:
+        assert (job.labels, job.priority, job.options) == (labels, "high", {**DEFAULTS, "dpi": 150})
+
+
+async def test_an_option_of_the_pipeline_is_no_priority(tmp_path: Path) -> None:
+    other = Pipeline(("true",), options={"priority": Option("integer", 4)})
+    async with running_daemon(tmp_path, pipelines={"nice": other}) as daemon, client_of(daemon) as client:
+        job_id = id_of(await post_form(client, file_part(), options_part({"priority": 7}), pipeline="nice"))
+        job = await daemon.daemon.registry.get(job_id)
+        assert (job.priority, job.options) == ("normal", {"priority": 7})
+
+
+@pytest.mark.parametrize(
+    ("field", "status", "sentence"),
+    [
+        (part("labels", b"[]"), 400, "the field labels is not a JSON object of texts: Expected `object`"),
+        (part("labels", b'{"team": 1}'), 400, "the field labels is not a JSON object of texts: Expected `str`"),
+        (part("labels", b"{"), 400, "the field labels is not a JSON object of texts: Input data was truncated"),
+        (options_part({"priority": "urgent"}), 422, 'option priority: "urgent" is not one of low, normal, high'),
+    ],
+)
+async def test_labels_and_priorities_that_are_none_are_refused(
+    daemon: RunningDaemon, client: httpx.AsyncClient, field: bytes, status: int, sentence: str
+) -> None:
+    refused = await post_form(client, file_part(), field)
+    assert refused.status_code == status
+    assert error_of(refused).startswith(sentence)
+    assert await nothing_is_left(daemon)
+
+
 async def test_an_unknown_pipeline_is_refused_with_the_known_ones(
     daemon: RunningDaemon, client: httpx.AsyncClient
 ) -> None:

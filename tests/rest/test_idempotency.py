@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from http_client import BOUNDARY, FORM_TYPE, client_of, error_of, file_part, form, options_part, post_form
+from http_client import BOUNDARY, FORM_TYPE, client_of, error_of, file_part, form, options_part, part, post_form
 from progressd.config import Pipeline
 from progressd.store.base import Filter
 from submitting import PDF
@@ -85,6 +85,7 @@ OTHERS = {
     "another name": (file_part(filename="b.pdf"), FIRST[1]),
     "other options": (FIRST[0], options_part({"dpi": 201, "ocr": False})),
     "no options": (FIRST[0],),
+    "labels": (*FIRST, part("labels", b'{"team": "scan"}')),
 }
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
+from progressd.cli.parameters import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
+from progressd.core.batch import Priority
 
 
 def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
@@ -37,6 +39,14 @@ def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str
     help="An option of the pipeline.",
 )
 @click.option("--pipeline", metavar="NAME", help="The pipeline to run, instead of pdf.")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the jobs."
+)
+@click.option(
+    "--priority",
+    type=click.Choice([str(priority) for priority in Priority]),
+    help="Jobs of a higher one are started first.",
+)
 @click.option("--watch", "-w", is_flag=True, help="Look on until all are done, as progressd watch does.")
 @remote_options
 @click.pass_context
@@ -45,6 +55,8 @@ def submit(
     files: tuple[Path, ...],
     options: dict[str, object],
     pipeline: str | None,
+    labels: dict[str, str],
+    priority: str | None,
     watch: bool,
     remote: Remote,
 ) -> None:
@@ -56,16 +68,19 @@ def submit(
     Examples:
       progressd submit book.pdf
       progressd submit scans/*.pdf --option dpi=600 --option ocr=true --watch
+      progressd submit urgent.pdf --priority high --label team=scan
     """
     from progressd.cli.errors import sentence
     from progressd.client.errors import Refused
 
+    if priority is not None:
+        options["priority"] = priority
     names: dict[str, str] = {}
     refused = False
     with remote.client() as client:
         for path in files:
             try:
-                job_id = client.submit(path, options, pipeline)
+                job_id = client.submit(path, options, pipeline, labels)
             except (Refused, OSError) as error:
                 if isinstance(error, Refused) and error.status == 401:
                     raise  # and would be with every other file

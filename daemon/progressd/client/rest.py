@@ -55,15 +55,23 @@ class RestClient:
         """Leave; no call is possible any more."""
         self._http.close()
 
-    def submit(self, path: Path, options: Mapping[str, object], pipeline: str | None = None) -> str:
-        """Upload a file, in pieces, for the daemon to run; the id of the job. Raises OSError when it cannot be read."""
+    def submit(
+        self, path: Path, options: Mapping[str, object], pipeline: str | None = None, labels: Mapping[str, str] = {}
+    ) -> str:
+        """Upload a file, in pieces, for the daemon to run; the id of the job. Raises OSError when it cannot be read.
+
+        `options` may have a `priority`: low, normal or high.
+        """
         with path.open("rb") as file:
             answer = self._call(
                 "POST",
                 "/api/convert",
                 params={"pipeline": pipeline} if pipeline else None,
                 files={"file": (path.name, file, "application/octet-stream")},
-                data={"options": msgspec.json.encode(options).decode()},
+                data={
+                    "options": msgspec.json.encode(options).decode(),
+                    "labels": msgspec.json.encode(labels).decode(),
+                },
             )
         return str(answer["job_id"])
 

@@ -18,6 +18,7 @@ from progressd.core.status import JobStatus
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds exactly
 Label = Annotated[str, Meta(max_length=200)]
+Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=1000)]
 
 OPTIONS_MOST: Final = 65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
@@ -104,7 +105,7 @@ class Registration(Struct, frozen=True):
     input_filename: Name | None = None
     total_steps: Count = 0
     options: dict[str, object] = {}
-    labels: Annotated[dict[Label, Label], Meta(max_length=50)] = {}
+    labels: Labels = {}
     lease_seconds: Annotated[float, Meta(gt=0, le=LEASE_MOST)] | None = None
 
     def __post_init__(self) -> None:

@@ -5,13 +5,14 @@ from contextlib import AsyncExitStack
 from typing import Final, NamedTuple
 
 import trio
+from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
-from progressd.core.batch import BatchStatus, JobBatch, Priority
-from progressd.core.errors import Conflict, InvalidOption, ProgressdError
+from progressd.core.batch import BatchStatus, JobBatch
+from progressd.core.errors import Conflict, ProgressdError
 from progressd.core.events import CallOffEvent, Registration, SubmitEvent, checked_batch_id
 from progressd.core.job import Job
-from progressd.core.pipeline import Pipeline, shown
+from progressd.core.pipeline import Pipeline
 from progressd.files import Files, Upload
 from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
@@ -21,11 +22,11 @@ from progressd.rest.replies import BatchAccepted, BatchCancelled, BatchJobs
 from progressd.rest.requests import PipelineChoice
 from progressd.rest.services import json_response, services
 from progressd.rest.submission import (
+    LABELS,
     SUBMISSION,
     check_type,
-    options_for,
     pipeline_asked_for,
-    read_options,
+    read_wishes,
     require_same,
     require_unused,
 )
@@ -38,6 +39,7 @@ FILES_SCHEMA: Final = {
     "properties": {
         "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": FILES_MOST},
         "options": {"type": "string", "contentMediaType": "application/json", "examples": ['{"priority": "high"}']},
+        "labels": LABELS,
     },
     "required": ["files"],
 }
@@ -51,7 +53,7 @@ blueprint = Blueprint("batch", __name__, url_prefix="/api/batch")
     BatchAccepted, status=202, errors=SUBMISSION, query=(PipelineChoice,), headers=("Idempotency-Key",), body=FILES
 )
 async def submit() -> Response:
-    """Multipart: `files[]` or `files`, repeated, and `options` as JSON text, which may have a `priority`."""
+    """Multipart: `files[]` or `files`, repeated; `options`, which may have a `priority`, and `labels` as JSON text."""
     daemon = services()
     name, pipeline = pipeline_asked_for()
     with daemon.keys.claimed(request.headers.get(HEADER), "batch") as batch_id:
@@ -133,13 +135,13 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
         inbox = _ManyFiles(daemon.files, pipeline, uploads)
         digested = Digested(name, inbox)
         fields = await receive_form(request, digested, FIELDS, daemon.settings.limits, FILES_MOST)
-        given = read_options(fields.get("options", ""))
-        fingerprint = digested.fingerprint(given)
-        priority = _priority(given.pop("priority", Priority.NORMAL))
-        options = options_for(pipeline, given)
+        wishes = read_wishes(fields)
+        options, priority = wishes.checked(pipeline)
+        fingerprint = digested.fingerprint(*wishes)
+        registration = Registration(name, options=options, labels=wishes.labels)
         events = [
             SubmitEvent(
-                job_id, Registration(name, filename[:255], options=options), name, batch_id, priority, fingerprint
+                job_id, replace(registration, input_filename=filename[:255]), name, batch_id, priority, fingerprint
             )
             for job_id, filename, _ in inbox.taken
         ]
@@ -152,12 +154,6 @@ def _raise_unless(outcomes: list[Job | ProgressdError], *accepted: type[Progress
     for outcome in outcomes:
         if isinstance(outcome, ProgressdError) and not isinstance(outcome, accepted):
             raise outcome
-
-
-def _priority(given: object) -> Priority:
-    if isinstance(given, str) and given in list(Priority):
-        return Priority(given)
-    raise InvalidOption(f"option priority: {shown(given)} is not one of {', '.join(Priority)}")
 
 
 def _accepted(batch: JobBatch, headers: dict[str, str] | None = None) -> Response:

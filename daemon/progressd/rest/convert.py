@@ -19,11 +19,11 @@ from progressd.rest.replies import JobAccepted
 from progressd.rest.requests import PipelineChoice
 from progressd.rest.services import json_response, services
 from progressd.rest.submission import (
+    LABELS,
     SUBMISSION,
     check_type,
-    options_for,
     pipeline_asked_for,
-    read_options,
+    read_wishes,
     require_same,
     require_unused,
 )
@@ -33,6 +33,7 @@ FILE_SCHEMA: Final = {
     "properties": {
         "file": {"type": "string", "format": "binary"},
         "options": {"type": "string", "contentMediaType": "application/json", "examples": ['{"dpi": 300}']},
+        "labels": LABELS,
     },
     "required": ["file"],
 }
@@ -45,7 +46,7 @@ blueprint = Blueprint("convert", __name__)
 @blueprint.post("/api/convert")
 @described(JobAccepted, status=202, errors=SUBMISSION, query=(PipelineChoice,), headers=("Idempotency-Key",), body=FILE)
 async def convert() -> Response:
-    """Multipart: `file`, and `options` as JSON text; `?pipeline=NAME` for another than `pdf`."""
+    """Multipart: `file`, and `options` and `labels` as JSON text; `?pipeline=NAME` for another than `pdf`."""
     daemon = services()
     name, pipeline = pipeline_asked_for()
     with daemon.keys.claimed(request.headers.get(HEADER), "job") as job_id:
@@ -83,12 +84,12 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
         digested = Digested(name, inbox)
         fields = await receive_form(request, digested, FIELDS, daemon.settings.limits)
         check_type(upload.head, inbox.filename, pipeline)
-        given = read_options(fields.get("options", ""))
-        options = options_for(pipeline, given)
+        wishes = read_wishes(fields)
+        options, priority = wishes.checked(pipeline)
         await upload.finish()
-        registration = Registration(kind=name, input_filename=inbox.filename[:255], options=options)
+        registration = Registration(name, inbox.filename[:255], options=options, labels=wishes.labels)
         with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
-            event = SubmitEvent(job_id, registration, name, fingerprint=digested.fingerprint(given))
+            event = SubmitEvent(job_id, registration, name, None, priority, digested.fingerprint(*wishes))
             job = await daemon.ingest.submit_one(event)
     return job
 

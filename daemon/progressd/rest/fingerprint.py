@@ -34,9 +34,11 @@ class Digested:
         if self._inbox is not None:
             await self._inbox.whole()
 
-    def fingerprint(self, options: Mapping[str, object]) -> str:
+    def fingerprint(self, options: Mapping[str, object], labels: Mapping[str, str]) -> str:
         """Of everything, with the options as they were given."""
         self._add(_encode(options))
+        if labels:  # without any it is as it was when there were none to give
+            self._add(_encode(labels))
         return self._digest.hexdigest()
 
     def _add(self, data: bytes) -> None:

@@ -122,7 +122,7 @@ async def retry(job_id: str) -> Response:
     )
     async with daemon.files.copied_input(job.id, again):
         with trio.CancelScope(shield=True):  # as for a first try
-            new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline))
+            new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline, priority=job.priority))
     return json_response(Retried(new.id, new.status, f"trying job {job.id} again"))
 
 

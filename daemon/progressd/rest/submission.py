@@ -3,16 +3,18 @@
 import mimetypes
 import shutil
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from quart import request
 
+from progressd.core.batch import Priority
 from progressd.core.decoding import decoded
 from progressd.core.errors import InvalidInput, InvalidOption, KeyReused, Unavailable, UnsupportedMedia
+from progressd.core.events import Labels
 from progressd.core.job import Job
 from progressd.core.options import checked_options
-from progressd.core.pipeline import Pipeline
+from progressd.core.pipeline import Pipeline, shown
 from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER
 from progressd.rest.multipart import receive_form
@@ -21,7 +23,31 @@ from progressd.rest.services import services
 SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
 SUBMISSION: Final = (408, 409, 413, 415, 422, 507)  # how a submission may be refused
 
+LABELS: Final[dict[str, Any]] = {  # how OpenAPI has that field
+    "type": "string",
+    "contentMediaType": "application/json",
+    "examples": ['{"team": "scan"}'],
+}
+
 _decode_options = msgspec.json.Decoder(dict[str, object]).decode
+_decode_labels = msgspec.json.Decoder(Labels).decode
+
+
+class Wishes(NamedTuple):
+    """What the fields beside the files ask for; `options` as they were given, which may have a `priority`."""
+
+    options: dict[str, object]
+    labels: dict[str, str]
+
+    def checked(self, pipeline: Pipeline) -> tuple[dict[str, object], Priority]:
+        """All options of the pipeline, those that were not given with their defaults. Raises InvalidOption.
+
+        A pipeline's own option of that name is no priority.
+        """
+        given = dict(self.options)
+        own = "priority" in pipeline.options
+        priority = Priority.NORMAL if own else _priority(given.pop("priority", Priority.NORMAL))
+        return checked_options(pipeline, given, lambda program: shutil.which(program) is not None), priority
 
 
 def pipeline_asked_for() -> tuple[str, Pipeline]:
@@ -36,25 +62,31 @@ def pipeline_asked_for() -> tuple[str, Pipeline]:
     return name, pipeline
 
 
-def read_options(text: str) -> dict[str, object]:
-    """The field `options`, as it was given. Raises InvalidOption."""
+def read_wishes(fields: Mapping[str, str]) -> Wishes:
+    """The fields `options` and `labels`, both JSON. Raises InvalidOption, and InvalidInput for labels that are none."""
     try:
-        return decoded(_decode_options, text.encode() or b"{}", "a JSON object")
+        options = decoded(_decode_options, fields.get("options", "").encode() or b"{}", "a JSON object")
     except InvalidInput as error:
         raise InvalidOption(f"the field options is {error}") from None
+    try:
+        labels = decoded(_decode_labels, fields.get("labels", "").encode() or b"{}", "a JSON object of texts")
+    except InvalidInput as error:
+        raise InvalidInput(f"the field labels is {error}") from None
+    return Wishes(options, labels)
 
 
-def options_for(pipeline: Pipeline, given: Mapping[str, object]) -> dict[str, object]:
-    """All options of the pipeline, those that were not given with their defaults. Raises InvalidOption."""
-    return checked_options(pipeline, given, lambda program: shutil.which(program) is not None)
+def _priority(given: object) -> Priority:
+    if isinstance(given, str) and given in list(Priority):
+        return Priority(given)
+    raise InvalidOption(f"option priority: {shown(given)} is not one of {', '.join(Priority)}")
 
 
 async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
     """Receive the same once more, and keep nothing. Raises KeyReused for anything else, or like `receive_form`."""
     digested = Digested(pipeline)
     fields = await receive_form(request, digested, file_fields, services().settings.limits, files_most)
-    if digested.fingerprint(read_options(fields.get("options", ""))) != known.fingerprint:
-        raise KeyReused(f"this {HEADER} came with another request before: the files or the options were others")
+    if digested.fingerprint(*read_wishes(fields)) != known.fingerprint:
+        raise KeyReused(f"this {HEADER} came with another request before: the files, options or labels were others")
 
 
 def require_unused(there: bool) -> None:
