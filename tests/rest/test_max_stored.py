@@ -12,6 +12,7 @@ import trio
 from http_client import FORM_TYPE, client_of, error_of, file_part, form, post_form, post_pieces
 from msgspec.structs import replace
 from progressd.config import Settings
+from structlog.testing import capture_logs
 from submitting import COPY, PDF, ended, python, shell
 from waiting import eventually
 
@@ -46,6 +47,15 @@ async def stored(client: httpx.AsyncClient) -> int:
     """What the metrics say."""
     lines = (await client.get("/api/metrics")).text.splitlines()
     return int(float(next(line.split()[1] for line in lines if line.startswith("progressd_stored_bytes"))))
+
+
+async def test_no_client_can_fill_the_log_with_errors_by_what_is_too_much(tmp_path: Path) -> None:
+    given: Any = {"max_stored_bytes": 100 * KIB}
+    async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
+        with capture_logs() as logs:
+            assert (await post_form(client, file_part(PDF.ljust(200 * KIB)), pipeline="true")).status_code == 507
+    [line] = [line for line in logs if line["event"] == "request refused"]
+    assert (line["log_level"], line["path"]) == ("info", "/api/convert")
 
 
 @pytest.mark.parametrize("told", [True, False])

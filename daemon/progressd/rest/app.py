@@ -55,7 +55,7 @@ async def _not_a_websocket(path: str) -> Response:
 
 async def _refused(error: ProgressdError) -> Response:
     if isinstance(error, NoSpace):
-        log.error("request refused", method=request.method, path=request.path, error=repr(error.__cause__ or error))
+        log.info("request refused", method=request.method, path=request.path, error=repr(error.__cause__ or error))
     return json_response(error.body(), error.status, error.headers())
 
 
