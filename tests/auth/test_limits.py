@@ -17,6 +17,7 @@ from progressd.auth.addresses import client_address, counted_as, networks
 from progressd.auth.limits import BUCKETS_MOST, RateLimits
 from progressd.config import load
 from progressd.core.errors import RateLimited, SettingsError
+from submitting import PDF
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 from waiting import eventually
@@ -320,6 +321,22 @@ async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(
             await stack.enter_async_context(daemon.watch(headers=headers, local="127.0.0.3"))
         with pytest.raises(ConnectionRejected):
             await stack.enter_async_context(daemon.watch(headers=headers, local="127.0.0.3"))
+
+
+async def test_what_is_refused_behind_the_gate_is_in_the_metrics_too(tmp_path: Path) -> None:
+    given: Any = {"limits": {"max_stored_bytes": 500, "max_connections": 1}, "ingest": {"max_line_bytes": 1000}}
+    async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client, daemon.watch():
+        answers = [
+            await client.post("/api/events", content=b" " * 2000),
+            await post_form(client, file_part(b"no PDF")),
+            await post_form(client, file_part(PDF.ljust(900))),
+            await client.get("/api/events"),
+            await client.get("/api/jobs/nonsense"),  # a mistake
+        ]
+        assert [answer.status_code for answer in answers] == [413, 415, 507, 503, 400]
+        text = (await client.get("/api/metrics")).text
+    counted = [line for line in text.splitlines() if line.startswith("progressd_requests_refused_total")]
+    assert counted == [f'progressd_requests_refused_total{{status="{status}"}} 1.0' for status in (413, 415, 503, 507)]
 
 
 async def test_what_the_gate_refuses_is_in_the_metrics(tmp_path: Path) -> None:

@@ -43,20 +43,27 @@ OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 OF_ALL_TOPICS: Final = (*OF_TOPICS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 OF_TOKENS: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # who may look may have somebody else look
+REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})  # for want of a right, of room or of time
 WHO: Final = "progressd.who"  # the key in an ASGI scope
 
 
 class Answering:
-    """Sends a response; `marks` are headers that it gets beside its own, `begun` is whether there is one already."""
+    """Sends a response; `marks` are headers that it gets beside its own, `begun` is whether there is one already.
 
-    def __init__(self, send: ASGISendCallable) -> None:
+    `refused` counts those that say so, whoever answers, by their status.
+    """
+
+    def __init__(self, send: ASGISendCallable, refused: Counter[str]) -> None:
         self._send = send
+        self._refused = refused
         self.marks: list[tuple[bytes, bytes]] = []
         self.begun = False
 
     async def __call__(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
             self.begun = True
+            if message["status"] in REFUSALS:
+                self._refused[str(message["status"])] += 1
             message = {**message, "headers": [*message["headers"], *self.marks]}
         await self._send(message)
 
@@ -72,7 +79,7 @@ class Gate:
         allowance: Allowance,
         refused: Counter[str],
     ) -> None:
-        """`refused` counts the requests that do not pass, by the status."""
+        """`refused` counts the requests that are refused, here or behind the gate, by the status."""
         self._app = app
         self._settings = settings
         self._admission = admission
@@ -86,7 +93,7 @@ class Gate:
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
-            answering = Answering(send)
+            answering = Answering(send, self.refused)
             try:
                 answering.marks = self._count(scope)
                 who = self.admit(scope)
@@ -96,7 +103,6 @@ class Gate:
                     self.admit(scope)
                     raise Unauthorized("the key has changed meanwhile: ask again")
             except ProgressdError as error:
-                self.refused[str(error.status)] += 1
                 if isinstance(error, RateLimited):
                     answering.marks = _standing_marks(self.standing(cast("Mapping[str, Any]", scope)))
                 await _refuse(error, receive, answering)

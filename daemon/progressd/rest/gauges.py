@@ -120,8 +120,8 @@ class Gauges(Collector):
         yield ended
         refused = [(reason, count) for (kind, reason), count in sorted(ledger.counts.items()) if kind == "refused"]
         yield _counters("progressd_handshakes_refused", "Connections that were not let in.", "reason", refused)
-        turned_away = sorted(self.turned_away.items())
-        yield _counters("progressd_requests_refused", "Requests that did not pass the gate.", "status", turned_away)
+        said = "Requests refused for want of a right, room or time."
+        yield _counters("progressd_requests_refused", said, "status", sorted(self.turned_away.items()))
         slow = sum(count for (_, reason), count in ledger.counts.items() if reason.startswith("4000"))
         yield _counter("progressd_slow_consumers_closed", "Watchers that were too slow.", slow)
 
