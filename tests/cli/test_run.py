@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,36 @@ def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(PATIENCE) == status
     assert newest(daemon)["status"] == "cancelled"
+
+
+def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedDaemon) -> None:
+    program = ("--", "sh", "-c", "echo ready; read go; echo 1/2; while :; do echo 2/2; done")
+    arguments = command(daemon.url, "-p", r"(?P<current>\d)/(?P<total>\d)", *program)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "ready\n"
+        process.stdout.close()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == ""
+    assert newest(daemon)["error"] == "sh was ended by SIGPIPE"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes a command of another user")
+def test_a_command_of_another_user_that_may_not_be_sent_a_signal_goes_on(daemon: ServedDaemon) -> None:
+    other = ("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "echo ready; read go; exit 3")
+    restricted = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", *command(daemon.url, "--", *other)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(restricted, text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        said = process.stderr.readline()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.wait(PATIENCE) == 3
+    assert said == "progressd: may not send SIGTERM to the command, which runs as another user\n"
+    assert newest(daemon)["error"] == "setpriv failed with exit status 3"
 
 
 def test_a_job_that_is_cancelled_ends_its_command(daemon: ServedDaemon) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from progressd.core.status import JobStatus
 from progressd.store import deleting
 from progressd.store.base import Change
-from progressd.store.deleting import MOST, TARGET, Pace
+from progressd.store.deleting import MOST, TARGET, Pace, delete
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, created, job, job_id
 
@@ -48,6 +48,14 @@ def test_whatever_they_took_the_next_one_is_no_longer_than_what_was_measured_all
         assert pace.jobs == 1 or pace.jobs * one / before <= TARGET * 1.001
         assert pace.jobs <= 1.25 * before + 1
     assert pace.longest == max(seconds)
+
+
+async def test_a_deletion_goes_on_from_where_the_one_before_it_has_left_the_oldest_cursor(store: SQLiteStore) -> None:
+    """Also when nobody has noted yet where that was: two are asked for at once, and the threads do not wait for it."""
+    jobs = [job(number, JobStatus.COMPLETED, completed_at=NOW, offset=offset) for number, offset in ((1, 9), (2, 5))]
+    await store.commit(jobs, [Change(one.offset, created(one.id)) for one in jobs])
+    with store._writer:
+        assert [delete(store._writer, [one])[1] for one in jobs] == [9, 9]
 
 
 async def test_a_step_deletes_no_more_rows_than_the_pace_says(

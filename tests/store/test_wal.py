@@ -93,6 +93,24 @@ async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store
     assert len(await store.unfinished()) == 210
 
 
+async def test_a_log_that_cannot_be_looked_at_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "INTERVAL", 0)
+    directory, away = tmp_path / "state", tmp_path / "away"
+    directory.mkdir()
+    with closing(SQLiteStore.open(directory / "store.sqlite")) as store, capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            directory.rename(away)
+            directory.touch()
+            nursery.start_soon(store.run)
+            await store.commit([job(1)], [])
+            await eventually(lambda: logs)
+            directory.unlink()
+            away.rename(directory)
+            assert list(await store.jobs([job_id(1)])) == [job_id(1)]
+            nursery.cancel_scope.cancel()
+    assert (logs[0]["event"], "Not a directory" in logs[0]["error"]) == ("cannot shorten the log of the store", True)
+
+
 async def test_a_commit_never_waits_for_the_log_to_be_shortened(store: SQLiteStore) -> None:
     assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
 

@@ -89,7 +89,7 @@ class WrappedCommand:
             if number == signal.SIGINT:  # which a terminal sends to the command as well
                 self._interrupted = True
             else:
-                process.send_signal(number)
+                self._signal(process, signal.Signals(number))
 
     def _last(self, program: str, status: int) -> dict[str, Any]:
         if not status:
@@ -99,11 +99,20 @@ class WrappedCommand:
         return _event("error", message=_told(program, status))
 
     async def _read(self, stream: trio.abc.ReceiveStream, to: int) -> None:
-        """Pass on what the command writes, and look for its progress."""
+        """Pass on what the command writes, and look for its progress.
+
+        Where nobody takes it any more, the command finds that out with its next write, as it would without us.
+        """
         assert self._pattern is not None
         rest = b""
         async for chunk in stream:
-            await trio.to_thread.run_sync(_write_all, to, bytes(chunk))
+            try:
+                await trio.to_thread.run_sync(_write_all, to, bytes(chunk))
+            except OSError as error:
+                if not isinstance(error, BrokenPipeError):
+                    self._say(f"cannot pass on what the command writes: {error.strerror}")
+                await stream.aclose()
+                return
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             rest = rest[-LINE_MOST:]
             for line in lines:
@@ -144,9 +153,15 @@ class WrappedCommand:
     async def _stop_when_cancelled(self, process: trio.Process) -> None:
         await self._cancelled.wait()
         self._say(f"job {self.job_id} was cancelled: stopping the command")
-        process.terminate()
+        self._signal(process, signal.SIGTERM)
         await trio.sleep(KILL_GRACE)
-        process.kill()
+        self._signal(process, signal.SIGKILL)
+
+    def _signal(self, process: trio.Process, number: signal.Signals) -> None:
+        try:
+            process.send_signal(number)
+        except PermissionError:  # as to what sudo runs
+            self._say(f"may not send {number.name} to the command, which runs as another user")
 
     def _note(self, status: JobStatus) -> None:
         """What the job is, for the daemon. Having ended otherwise it lets the command go on, which may have said so."""

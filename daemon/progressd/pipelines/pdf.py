@@ -147,7 +147,10 @@ def end_on_signal(clean_up: Callable[[], None]) -> None:
 
     def wait() -> None:
         number = os.read(heard, 1)[0]
-        clean_up()
+        try:
+            clean_up()
+        except Exception:  # which leaves something behind, but does not let the process go on
+            traceback.print_exc()
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import subprocess
+import threading
 
 from PIL import Image
 
@@ -29,6 +30,7 @@ class Tesseract:
             raise Refused(f"Text recognition (OCR) is not available here for the language {missing}.")
         self._command = [program, "stdin", "stdout", "-l", language]
         self._child: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
 
     def text_layer(self, page: Image.Image, dpi: float) -> bytes:
         """Return a PDF of one page, as large as the grey `page` is at `dpi`, that holds nothing but its words."""
@@ -37,20 +39,18 @@ class Tesseract:
         command = [*self._command, "--dpi", str(round(dpi)), "-c", "textonly_pdf=1", "pdf"]
         # One thread a page: the daemon already runs a job a core.
         environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-        ) as child:
-            self._child = child
+        with self._starting:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            )
+        with self._child as child:
             layer, complaint = child.communicate(buffer.getvalue())
         if child.returncode != 0:
             raise RuntimeError(f"tesseract ended with {child.returncode}: {complaint.decode(errors='replace')}")
         return layer
 
     def stop(self) -> None:
-        """End the program at once if it is running."""
+        """End the program if it is running, for a process that ends at once: it is never started again."""
+        self._starting.acquire()
         if self._child is not None:
             self._child.kill()

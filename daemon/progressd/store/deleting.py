@@ -27,13 +27,14 @@ class Pace:
         self.jobs = max(1, min(int(jobs * TARGET / seconds), self.jobs + 1 + self.jobs // 4, MOST))
 
 
-def delete(db: sqlite3.Connection, jobs: Sequence[Job], oldest_cursor: int) -> tuple[list[Job], int]:
+def delete(db: sqlite3.Connection, jobs: Sequence[Job]) -> tuple[list[Job], int]:
     """Delete at least the first of some finished jobs, and no further one after half of TARGET; in a transaction.
 
     Those that were deleted, and the smallest offset that one can still resume from.
     """
     deadline = perf_counter() + TARGET / 2
     gone = list[Job]()
+    [(oldest_cursor,)] = db.execute("SELECT value FROM meta WHERE key = 'oldest_cursor'")
     for job in jobs:
         [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
         oldest_cursor = max(oldest_cursor, newest)

@@ -121,7 +121,7 @@ class SQLiteStore:
             return []
         step = jobs[: self._pace.jobs]
         gone, self.oldest_cursor = await self._transaction(
-            lambda db: delete(db, step, self.oldest_cursor), partial(self._pace.took, len(step))
+            lambda db: delete(db, step), partial(self._pace.took, len(step))
         )
         return [job.id for job in gone]
 

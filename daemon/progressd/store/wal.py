@@ -39,7 +39,7 @@ class WriteAheadLog:
         self._written.set()
 
     def size(self) -> int:
-        """Bytes."""
+        """Bytes. Raises OSError."""
         try:
             return self._path.stat().st_size
         except FileNotFoundError:
@@ -58,9 +58,9 @@ class WriteAheadLog:
                     # What has been written meanwhile, a little, is moved as well: only when all of it has been, and
                     # no reader needs it any more, does the next commit begin at the front of the log.
                     await instead_of_the_writer(self.checkpoint)
-            except StoreFailed as error:
+                self._tell_of_readers()
+            except (StoreFailed, OSError) as error:
                 log.error("cannot shorten the log of the store", error=str(error))
-            self._tell_of_readers()
 
     def checkpoint(self) -> None:
         """Move to the database what is in the log, as far as no reader needs it there. Blocks."""
