@@ -12,6 +12,10 @@ import httpx
 import pytest
 import trio
 from http_client import client_of, error_of
+from progressd.auth.places import Places
+from progressd.broadcast.reader import ReaderOutbox
+from progressd.core.messages import ServerStatus, ServerStatusData
+from progressd.rest.open_streams import OpenStreams
 from samples import ID, job_id
 from trio_websocket import ConnectionRejected
 from waiting import eventually
@@ -267,6 +271,20 @@ async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
             daemon.daemon.places.use(more)  # as after SIGHUP
             async with streaming(daemon, "/api/events"):
                 await eventually(lambda: len(daemon.daemon.streams) == 2)
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
+async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_path: Path) -> None:
+    """Between the look and the stream the beginning of the answer is sent, while others ask as well."""
+    streams = OpenStreams(Places(settings_in(tmp_path, limits={limit: 1})))
+    first, second = ReaderOutbox(1000), ReaderOutbox(1000)
+    for _ in (first, second):
+        streams.require_room("198.51.100.7")
+    with trio.fail_after(PATIENCE), streams.opened(first, "198.51.100.7"):
+        with streams.opened(second, "198.51.100.7"):
+            assert not await second.wait()
+        streams.announce(ServerStatus(ServerStatusData("healthy")))
+        assert await first.wait()
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])

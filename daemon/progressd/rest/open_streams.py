@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from progressd.auth.places import Places
 from progressd.broadcast.reader import ReaderOutbox
-from progressd.core.closing import DRAINING, Closing
-from progressd.core.errors import Stopping
+from progressd.core.closing import DRAINING, TRY_AGAIN, Closing
+from progressd.core.errors import Stopping, Unavailable
 from progressd.core.messages import Notice
 
 
@@ -31,7 +31,11 @@ class OpenStreams:
 
     @contextmanager
     def opened(self, outbox: ReaderOutbox, address: str) -> Iterator[None]:
-        """Within this, the stream is one of them."""
+        """Within this, the stream is one of them; it ends at once where others were quicker to take the last room."""
+        try:
+            self._places.require(address)
+        except Unavailable:
+            outbox.end(TRY_AGAIN)
         self._open[outbox] = None
         self._places.take(address)
         if self._announced is not None:
