@@ -14,6 +14,7 @@ import trio
 from progressd.producers import orphans
 from progressd.producers.orphans import Children
 from samples import job_id
+from scarcity import no_descriptors_left
 from waiting import PATIENCE, alive, eventually, open_files
 
 STORE = "cd06f405"
@@ -81,6 +82,18 @@ async def test_what_left_the_session_is_ended_all_the_same(children: Children) -
         grandchild = max(int(line_of(process).strip() or 0) for _ in range(2))
         await end(children)
         await eventually(lambda: not alive(grandchild))
+
+
+async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_the_look(children: Children) -> None:
+    with started(SLEEPS, children.mark) as process:
+        line_of(process)
+        spare = os.open("/dev/null", os.O_RDONLY)
+        with no_descriptors_left():
+            os.close(spare)  # one is left, and to look at a process takes two
+            with pytest.raises(OSError, match="Too many open files"):
+                children._find()
+        assert await end(children) == set()
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 async def test_what_starts_others_while_it_is_ended_is_ended_with_them(children: Children, tmp_path: Path) -> None:

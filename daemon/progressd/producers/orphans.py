@@ -10,8 +10,9 @@ is one of Trio's workers.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ import structlog
 import trio
 
 from progressd.core.decoding import UNDECODABLE
-from progressd.shortage import in_thread
+from progressd.shortage import in_thread, passes
 
 MARK: Final = "PROGRESSD_RUNNER"  # the variable that names whose children they are
 JOB: Final = "PROGRESSD_JOB_ID"
@@ -99,21 +100,19 @@ class Children:
         return left
 
     def _find(self) -> list[Orphan]:
+        """Raises OSError where something is wanting to look: whoever is overlooked would go on beside another."""
         leaders = self._leaders()
-        found = []
+        found = list[Orphan]()
         for name in os.listdir("/proc"):
             if not name.isdigit() or int(name) == os.getpid():
                 continue
-            with suppress(OSError):  # it has ended meanwhile, or is nothing that we may look at
-                descriptor = os.pidfd_open(int(name))  # before the look: what is seen is then this one's, or it is gone
-                job_id = None
-                try:
-                    job_id = self._job_of(int(name), leaders)
-                finally:
-                    if job_id is None:
-                        os.close(descriptor)
-                    else:
-                        found.append(Orphan(descriptor, job_id))
+            try:
+                found += _looked_at(int(name), partial(self._job_of, leaders=leaders))
+            except OSError as error:  # most often it has ended meanwhile, or is nothing that we may look at
+                if passes(error):
+                    for orphan in found:
+                        os.close(orphan.descriptor)
+                    raise
         return found
 
     def _leaders(self) -> dict[int, tuple[str, Leader]]:
@@ -143,6 +142,18 @@ class Children:
         return next(
             (entry[len(JOB) + 1 :].decode() for entry in environment if entry.startswith(f"{JOB}=".encode())), ""
         )
+
+
+def _looked_at(pid: int, job_of: Callable[[int], str | None]) -> list[Orphan]:
+    """The process, where it was started for a job. Raises OSError."""
+    descriptor = os.pidfd_open(pid)  # before the look: what is seen is then this one's, or it is gone
+    job_id = None
+    try:
+        job_id = job_of(pid)
+    finally:
+        if job_id is None:
+            os.close(descriptor)
+    return [] if job_id is None else [Orphan(descriptor, job_id)]
 
 
 class Seen(NamedTuple):
