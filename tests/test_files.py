@@ -210,22 +210,35 @@ async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Fil
 
 
 async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: Files, tmp_path: Path) -> None:
+    await receive(files)
     for number in (1, 2):  # what a daemon that was killed has left
         (tmp_path / "jobs" / ID / f"work-{number}" / "pages").mkdir(parents=True)
     async with files.attempt(ID, 2) as work:
-        assert tree(tmp_path / "jobs" / ID) == {"work-2"}
+        assert tree(tmp_path / "jobs" / ID) == {"input", "work-2"}
         (work / "pages").mkdir()
         (work / "pages" / "1.png").write_bytes(b"...")
-    assert tree(tmp_path / "jobs") == {ID}
+    assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
 async def test_a_cancelled_attempt_is_cleared_away(files: Files, tmp_path: Path) -> None:
+    await receive(files)
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.attempt(ID, 1) as work:
             (work / "output.pdf").write_bytes(PDF)
             scope.cancel()
             await trio.sleep_forever()
-    assert tree(tmp_path / "jobs") == {ID}
+    assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
+
+
+async def test_nothing_is_left_of_a_job_that_was_deleted_while_its_program_still_wrote(
+    files: Files, tmp_path: Path
+) -> None:
+    await receive(files)
+    async with files.attempt(ID, 1) as work:
+        await files.remove([ID])
+        work.mkdir(parents=True)  # as where a file came between the last look into the directory and its end
+        (work / "half").touch()
+    assert tree(tmp_path) == {"uploads", "jobs"}
 
 
 async def test_the_result_outlives_its_attempt(files: Files) -> None:
@@ -244,6 +257,7 @@ async def test_a_result_that_is_not_there_is_not_kept(files: Files) -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
 async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) -> None:
+    await receive(files)
     async with files.attempt(ID, 1) as work:
         match kind:
             case "directory":
@@ -254,7 +268,7 @@ async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) 
                 os.mkfifo(work / "output.pdf")
         with trio.fail_after(PATIENCE), pytest.raises(FileNotFoundError):
             await files.keep_output(ID, work / "output.pdf")
-    assert tree(tmp_path / "jobs") == {ID}
+    assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
 async def test_of_what_attempts_complained_only_the_last_is_kept(files: Files, tmp_path: Path) -> None:

@@ -179,13 +179,18 @@ class Files:
         """An empty directory to run in, gone afterwards."""
         work = self._jobs / job_id / f"work-{number}"
 
+        def discard() -> None:
+            shutil.rmtree(work, ignore_errors=True)
+            with suppress(OSError):
+                work.parent.rmdir()  # of a job that was deleted while this wrote; any other has its input there
+
         await self.discard_attempts([job_id])
         await in_thread(partial(work.mkdir, parents=True))
         try:
             yield work
         finally:
             with trio.CancelScope(shield=True), suppress(OSError):  # for want of a thread: it goes with the job
-                await in_thread(partial(shutil.rmtree, work, ignore_errors=True))
+                await in_thread(discard)
 
     async def discard_attempts(self, job_ids: Collection[str]) -> None:
         """Delete what the attempts of a daemon that was killed have left half done."""
