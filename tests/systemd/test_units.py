@@ -92,7 +92,8 @@ def test_so_does_the_first_producer_which_has_to_be_in_the_group(machine: Machin
 def test_a_job_has_its_limits_inside_the_sandbox(machine: Machine) -> None:
     shown = "'cat /proc/$$/limits /proc/$$/oom_score_adj > \"$1\"', 'sh', '{output}', '{input}'"
     machine.write(
-        "/etc/progressd/8082.toml", f"[pipelines.show]\ncommand = ['sh', '-c', {shown}]\nmax_open_files = 77\n"
+        "/etc/progressd/8082.toml",
+        f"[pipelines.show]\ncommand = ['sh', '-c', {shown}]\naccept = ['*/*']\nmax_open_files = 77\n",
     )
     machine.run("systemctl", "start", "progressd@8082.service")
     machine.run("progressd", "submit", "/etc/hosts", "--url", "http://127.0.0.1:8082", "--pipeline", "show", "--watch")
