@@ -108,16 +108,17 @@ class Daemon:
     def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
         limits = settings.limits
         self.settings = settings
+        self.base = BasePath(settings.server.base_path)
         self.store = store
         self.tasks = tasks
         self.registry = Registry(store)
         self.batches = Batches(store)
-        self.history = History(store, self.registry, self.batches)
+        self.history = History(store, self.registry, self.batches, self.base)
         self.files = Files(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
         )
-        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster)
+        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster, self.base)
         self.producers = UnixSocket(self.ingest, settings.ingest.max_line_bytes)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
@@ -151,7 +152,6 @@ class Daemon:
         self.gate = Gate(build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away)
         self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
-        self.base = BasePath(settings.server.base_path)
         reads = DirectReads(self.gate, self.registry, self.services.answers)
         self.http = HttpServer(self.cors, reads, self.base, settings)
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import Published
+from progressd.core.base_path import BasePath
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound, ProgressdError, Unreadable
@@ -41,12 +42,14 @@ class Draft:
         store_id: str,
         offset: int,
         now: datetime,
+        base: BasePath,
     ) -> None:
         self._registry = registry
         self._batches = batches
         self._stored = stored
         self._store_id = store_id
         self._now = now
+        self._base = base
         self.offset = offset  # of the next message
         self.jobs: dict[str, Job] = {}  # as the events leave them
         self.messages: dict[str, list[Published]] = {}  # by job
@@ -110,7 +113,7 @@ class Draft:
             placed = replace(message, cursor=str(Cursor(self._store_id, offset)), time=self._now)
             if job.batch_id is not None:
                 placed = replace(placed, batch_id=job.batch_id)
-            published = Published(offset, placed)
+            published = Published(offset, self._base.shown(placed))
             self.published.append(published)
             if isinstance(placed, PagePreview):  # never kept
                 continue

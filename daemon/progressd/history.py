@@ -9,12 +9,13 @@ from typing import Final
 from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import Published
 from progressd.broadcast.subscription import Page
+from progressd.core.base_path import AT_ROOT, BasePath
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, JobCreated, batch_topic, job_topic
 from progressd.registry import Registry, Trail, in_order, newest_progress
-from progressd.store.base import Store
+from progressd.store.base import Change, Store
 
 PAGE: Final = 500  # state changes read at once
 
@@ -22,10 +23,11 @@ PAGE: Final = 500  # state changes read at once
 class History:
     """See `broadcast.subscription.History`."""
 
-    def __init__(self, store: Store, registry: Registry, batches: Batches) -> None:
+    def __init__(self, store: Store, registry: Registry, batches: Batches, base: BasePath = AT_ROOT) -> None:
         self._store = store
         self._registry = registry
         self._batches = batches
+        self._base = base
 
     async def subject(self, topic: str) -> Job | None:
         """The job that a topic is about, of a batch the first; None for that of all jobs. Raises NotFound."""
@@ -101,7 +103,7 @@ class History:
             trail = Trail()
             trail.progress = newest_progress(job, self._store.id)
             while changes := await self._store.changes(after, upto, PAGE, job.id):
-                trail.changes += [Published(*change) for change in changes]
+                trail.changes += map(self._published, changes)
                 after = changes[-1].offset
         return trail
 
@@ -120,9 +122,12 @@ class History:
                 end = changes[-1].offset
             moved = [job for job in await self._store.moved(after, end) if job.id not in in_memory]
         progress += [newest_progress(job, self._store.id) for job in moved]
-        items = [Published(*change) for change in changes]
+        items = list(map(self._published, changes))
         items += [item for item in progress if item is not None and (after or 0) < item.offset <= end]
         return Page(in_order(items), None if end == upto else end)
+
+    def _published(self, change: Change) -> Published:
+        return Published(change.offset, self._base.shown(change.message))
 
 
 def _ids(topics: Collection[str], prefix: str) -> list[str]:

@@ -15,6 +15,7 @@ import trio
 
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.core.base_path import AT_ROOT, BasePath
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable, Unreadable
 from progressd.core.events import Event, LeaseEvent, LostEvent
@@ -70,13 +71,16 @@ class Submitting(Protocol):
 class Ingest(Submitting):
     """`submit` is for producers; `run` is the task behind it."""
 
-    def __init__(self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster, base: BasePath = AT_ROOT
+    ) -> None:
         self.store_id = store.id
         self.tally = Tally()
         self._store = store
         self._registry = registry
         self._batches = batches
         self._broadcaster = broadcaster
+        self._base = base
         self._next_offset = self._reserved = store.first_offset
         self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
         self._moved = trio.Event()
@@ -219,7 +223,8 @@ class Ingest(Submitting):
         events = [(event, entry.sees) for entry in entries for event in entry.events]
         stored = await self._jobs_not_in_memory(event for event, _ in events)
         await self._reserve(MESSAGES_MOST * len(events))
-        draft = Draft(self._registry, self._batches, stored, self.store_id, self._next_offset, datetime.now(UTC))
+        now, first = datetime.now(UTC), self._next_offset
+        draft = Draft(self._registry, self._batches, stored, self.store_id, first, now, self._base)
         outcomes = [draft.decide(event, sees) for event, sees in events]
         draft.place_counts()
         return draft, outcomes

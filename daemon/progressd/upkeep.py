@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from progressd.core.base_path import AT_ROOT
 from progressd.core.errors import InvalidInput, SettingsError, StoreDamaged
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
@@ -57,7 +58,7 @@ def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView
         store = store_id(db)
         for job in every_job(db):
             if job.status in statuses:
-                yield job_view(job, store)
+                yield job_view(job, store, AT_ROOT)
 
 
 def may_have(state_dir: Path, job_id: str) -> bool:

@@ -1,7 +1,10 @@
 """Below a prefix, as proxies show it: everything that comes in and goes out, whether or not the proxy takes it away."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -94,6 +97,33 @@ async def test_the_address_of_a_result_in_a_batch_has_it(below: RunningDaemon, c
     await ended(below, job["job_id"])
     [job] = (await client.get(f"{batch}/jobs")).json()["jobs"]
     assert job["download_url"] == f"{BELOW}/api/jobs/{job['job_id']}/download"
+
+
+@pytest.mark.parametrize("kept", ["", "/of/old"])
+async def test_the_address_of_a_result_has_the_prefix_of_now_whichever_was_when_the_job_ended(
+    tmp_path: Path, kept: str
+) -> None:
+    """`kept`: what an older version has put before it."""
+    pipelines = {"pdf": python(COPY, result=True)}
+    given: dict[str, Any] = {"pipelines": pipelines, "server": {"port": 0, "base_path": "/before"}}
+    async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client:
+        job_id = await converted(daemon, client)
+        tag = (await client.get(f"/api/jobs/{job_id}")).headers["ETag"]
+        path = daemon.settings.state_dir / "progressd.db"
+    own = f"/api/jobs/{job_id}/download"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for table in ("jobs", "changes"):
+            assert db.execute(f"SELECT count(*) FROM {table} WHERE body LIKE ?", (f'%"{own}"%',)).fetchone() == (1,)
+            db.execute(f"UPDATE {table} SET body = replace(body, ?, ?)", (f'"{own}', f'"{kept}{own}'))
+    given["server"]["base_path"] = BELOW
+    async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client:
+        answer = await client.get(f"/api/jobs/{job_id}", headers={"If-None-Match": tag})
+        assert answer.json()["output_path"] == BELOW + own
+        [job] = (await client.get("/api/jobs")).json()["jobs"]
+        assert job["output_path"] == BELOW + own
+        async with watch(daemon.url, job_id) as messages:
+            [end] = [message async for message in messages if isinstance(message, Completed)]
+        assert (end.data.output_path, end.data.download_url) == (BELOW + own, BELOW + own)
 
 
 @pytest.mark.parametrize("base", [BELOW, ""])

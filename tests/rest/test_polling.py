@@ -10,6 +10,7 @@ import trio
 from http_client import client_of, exchange, get
 from keys import add
 from msgspec.structs import replace
+from progressd.core.base_path import AT_ROOT
 from progressd.rest.job_answers import JobAnswers
 from progressd.rest.server import KEEP_ALIVE
 from samples import ID, job, job_id
@@ -150,7 +151,7 @@ async def test_a_stopping_daemon_closes_after_the_answer(tmp_path: Path) -> None
 
 
 def test_answers_are_kept_as_long_as_they_fit() -> None:
-    answers = JobAnswers("store")
+    answers = JobAnswers("store", AT_ROOT)
     for size, fewest, most in ((60_000, 250, 280), (100, 4096, 4096)):
         jobs = [job(number, offset=number, options={"a": "x" * size}) for number in range(1, 5001)]
         first = [answers.answer(one, None) for one in jobs]
@@ -161,7 +162,7 @@ def test_answers_are_kept_as_long_as_they_fit() -> None:
 
 
 def test_an_answer_is_of_the_job_as_it_is_now() -> None:
-    answers = JobAnswers("store")
+    answers = JobAnswers("store", AT_ROOT)
     for offset in (1, 2, 2, 3):
         assert json.loads(answers.answer(job(offset=offset), None).body)["cursor"] == f"store-{offset}"
     assert len(answers._kept) == 1

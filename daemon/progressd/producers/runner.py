@@ -15,7 +15,7 @@ import trio
 from msgspec.structs import replace
 
 from progressd.config import Settings
-from progressd.core.base_path import BasePath
+from progressd.core.base_path import download_path
 from progressd.core.errors import Conflict, NotFound, StoreFailed
 from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
@@ -261,7 +261,7 @@ class Runner:
                 return _failed(
                     job, f"{job.pipeline} ended well, but the daemon cannot keep its result: {error.strerror}"
                 )
-            url = BasePath(self._settings.server.base_path).url(f"/api/jobs/{job.id}/download")
+            url = download_path(job.id)
         return CompletedEvent(job.id, replace(reported, output_path=url))
 
     def _placeholders(self, job: Job, output: Path) -> dict[str, str]:

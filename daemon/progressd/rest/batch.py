@@ -78,7 +78,8 @@ async def get_batch(batch_id: str) -> Response:
 async def jobs_of_batch(batch_id: str) -> Response:
     """The jobs of a batch, as they were handed in."""
     batch = await _find(batch_id)
-    return json_response(BatchJobs(batch.id, [batch_job_view(job) for job in await _jobs(batch)]))
+    base = services().base
+    return json_response(BatchJobs(batch.id, [batch_job_view(job, base) for job in await _jobs(batch)]))
 
 
 @blueprint.delete("/<batch_id>")

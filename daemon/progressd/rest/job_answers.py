@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from progressd import __version__
+from progressd.core.base_path import BasePath
 from progressd.core.job import Job
 from progressd.rest.headers import HEADERS
 from progressd.rest.views import job_view
@@ -42,8 +43,9 @@ class _Kept(NamedTuple):
 class JobAnswers:
     """Answers of jobs as they are now."""
 
-    def __init__(self, store_id: str) -> None:
+    def __init__(self, store_id: str, base: BasePath) -> None:
         self._store_id = store_id
+        self._base = base
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
 
@@ -57,8 +59,8 @@ class JobAnswers:
         return kept.whole
 
     def _keep(self, job: Job) -> _Kept:
-        view = job_view(job, self._store_id)
-        etag = f'"{view.cursor}.{__version__}"'.encode()  # another version may tell more of the same job
+        view = job_view(job, self._store_id, self._base)
+        etag = f'"{view.cursor}.{__version__}{self._base.text}"'.encode()  # another version may tell more of a job
         fields = ((b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding"), *_ALWAYS)
         body = _encode(view)
         content = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))

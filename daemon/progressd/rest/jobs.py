@@ -160,7 +160,7 @@ async def _find(text: str) -> Job:
 
 
 def _job_response(job: Job, status: int = 200) -> Response:
-    return json_response(job_view(job, services().store.id), status)
+    return json_response(job_view(job, services().store.id, services().base), status)
 
 
 def _given(query: Mapping[str, str]) -> dict[str, str]:
@@ -177,7 +177,7 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     key, _, value = (paging.label or "").partition("=")
     which = Filter(statuses, paging.kind, ((key, value),) if key else ())
     stored, total = await daemon.store.list_jobs(which, limit, paging.offset)
-    jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id) for job in stored]
+    jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id, daemon.base) for job in stored]
     if len(jobs) < min(limit, total - paging.offset):  # large ones: who goes on behind `limit` of them misses none
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, paging.offset))

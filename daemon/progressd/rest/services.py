@@ -17,6 +17,7 @@ from progressd.auth.identity import EVERYBODY, Identity
 from progressd.auth.sight import Sight, Sights
 from progressd.broadcast.outbox import Budget
 from progressd.config import Settings
+from progressd.core.base_path import BasePath
 from progressd.core.decoding import reason_of
 from progressd.core.errors import InvalidInput
 from progressd.files import Files
@@ -51,7 +52,8 @@ class Services:
     def __post_init__(self) -> None:
         self._look(self.sights.of(EVERYBODY))
         self.keys = IdempotencyKeys(self.store.id)
-        self.answers = JobAnswers(self.store.id)
+        self.base = BasePath(self.settings.server.base_path)
+        self.answers = JobAnswers(self.store.id, self.base)
         self.everything = self  # as it is for those who see all jobs
 
     def seen_by(self, who: Identity) -> "Services":

@@ -6,6 +6,7 @@ from typing import TypeVar
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from progressd.core.base_path import BasePath
 from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_counts
 from progressd.core.cursor import Cursor
 from progressd.core.job import Job
@@ -41,7 +42,7 @@ class JobView(Struct, frozen=True, kw_only=True):
     cursor: str
 
 
-def job_view(job: Job, store_id: str) -> JobView:
+def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
     """A job for a client."""
     return JobView(
         id=job.id,
@@ -52,7 +53,7 @@ def job_view(job: Job, store_id: str) -> JobView:
         options=job.options,
         progress=_progress(job),
         input_filename=_known(job.input_filename),
-        output_path=_known(job.output_path),
+        output_path=_known(base.result(job.id, job.output_path)),
         created_at=job.created_at,
         started_at=_known(job.started_at),
         completed_at=_known(job.completed_at),
@@ -114,13 +115,13 @@ class BatchJobView(Struct, frozen=True, kw_only=True):
     progress: BatchJobProgress
 
 
-def batch_job_view(job: Job) -> BatchJobView:
+def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
     """A job of a batch for a client."""
     return BatchJobView(
         job_id=job.id,
         filename=job.input_filename or "",
         status=job.status,
-        download_url=_known(job.output_path),
+        download_url=_known(base.result(job.id, job.output_path)),
         progress=BatchJobProgress(_progress(job).percent, job.progress.step_name),
     )
 
