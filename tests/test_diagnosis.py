@@ -10,9 +10,9 @@ from progressd.app import started
 from progressd.config import Pipeline, Settings
 from progressd.core.errors import SettingsError
 from progressd.diagnosis import OTHER_PORT, diagnose
-from progressd.files import own_state_dir
 from progressd.log import leaves
 from progressd.sockets import open_sockets
+from progressd.state_dir import own_state_dir
 from scarcity import small_disk
 from store.growth import fill
 

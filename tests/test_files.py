@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import sys
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import pytest
 import trio
 from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed
 from progressd.core.status import JobStatus
-from progressd.files import Files, own_state_dir
+from progressd.files import Files
+from progressd.state_dir import own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, NOW, job, job_id
+from scarcity import no_descriptors_left
 from waiting import PATIENCE
 
 PDF = b"%PDF-1.7 and so on"
@@ -322,7 +324,7 @@ def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
 
 def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> None:
     other = (
-        "import pathlib, sys; from progressd.files import own_state_dir\n"
+        "import pathlib, sys; from progressd.state_dir import own_state_dir\n"
         "with own_state_dir(pathlib.Path(sys.argv[1])): pass"
     )
     with own_state_dir(tmp_path):
@@ -384,3 +386,40 @@ async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_d
     assert files.input(ID).exists()
     await Files(tmp_path).prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs"} | (set() if deleted else {f"jobs/{ID}", f"jobs/{ID}/input"})
+
+
+async def test_what_cannot_be_deleted_is_later(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+    await receive(files)
+    await receive(files, 2)
+    with no_descriptors_left():
+        async with files.deletion(ID):
+            pass
+        assert await files.remove([job_id(2)]) == {job_id(2)}
+        assert await files.remove_left() == 2
+    left = {"uploads", "jobs", *(f"jobs/{job_id(number)}{path}" for number in (1, 2) for path in ("", "/input"))}
+    assert tree(tmp_path) == {*left, f"uploads/{ID}.deleted", f"uploads/{job_id(2)}.deleted"}
+    assert await files.remove_left() == 0
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_what_cannot_be_deleted_is_by_the_next_daemon(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+    await receive(files)
+    with no_descriptors_left():
+        assert await files.remove([ID]) == {ID}
+    await Files(tmp_path).prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_again_and_becomes_a_job(
+    files: Files, tmp_path: Path
+) -> None:
+    with ExitStack() as scarcity, suppress(KeyError):
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            await upload.finish()
+            scarcity.enter_context(no_descriptors_left())
+            raise KeyError
+    assert files.input(ID).exists()
+    await receive(files)
+    assert await files.remove_left() == 0
+    assert files.input(ID).read_bytes() == PDF

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from progressd.cli import main
 from progressd.core.errors import SettingsError
-from progressd.files import own_state_dir
 from progressd.ownership import new_file, user
+from progressd.state_dir import own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from store.growth import fill
 

@@ -23,6 +23,7 @@ from progressd.retention import FIRST, INTERVAL, PAUSE, STEP, run_retention
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job, job_id
+from scarcity import no_descriptors_left
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 from waiting import PATIENCE, eventually
@@ -212,6 +213,18 @@ async def test_a_long_job_that_ended_of_late_keeps_none_that_ended_before_it(
         with trio.fail_after(PATIENCE):
             while await jobs_in(store) != {long.id}:  # noqa: ASYNC110, nothing tells
                 await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    files.input(ID).parent.mkdir()
+    with no_descriptors_left():
+        assert await files.remove([ID]) == {ID}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+        await eventually(lambda: not list(tmp_path.glob("*/*")))
         nursery.cancel_scope.cancel()
 
 

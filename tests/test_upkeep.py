@@ -17,7 +17,8 @@ from progressd.cli import main
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError, StoreDamaged, Unreadable
 from progressd.core.status import JobStatus
-from progressd.files import LEFT_OVER, own_state_dir
+from progressd.files import LEFT_OVER
+from progressd.state_dir import own_state_dir
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from progressd.upkeep import Remedy

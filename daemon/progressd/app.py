@@ -24,7 +24,7 @@ from progressd.core.base_path import BasePath
 from progressd.core.closing import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
-from progressd.files import Files, own_state_dir
+from progressd.files import Files
 from progressd.history import History
 from progressd.ingest import Ingest
 from progressd.log import set_level
@@ -44,6 +44,7 @@ from progressd.rest.server import HttpServer
 from progressd.rest.services import Services
 from progressd.retention import run_retention
 from progressd.sockets import Sockets, open_sockets
+from progressd.state_dir import own_state_dir
 from progressd.store.failures import cannot_begin
 from progressd.store.sqlite import SQLiteStore
 from progressd.systemd import Notifier

@@ -2,7 +2,7 @@
 
     uploads/JOB_ID         being received; after that a link to the input, until the job is in the store
     uploads/JOB_ID.again   being received once more, while nobody knows whether the job will be in the store
-    uploads/JOB_ID.deleted while a job is deleted
+    uploads/JOB_ID.deleted of a job that is deleted, until its files are
     jobs/JOB_ID/input      what was uploaded
     jobs/JOB_ID/work-N/    where attempt N runs and writes
     jobs/JOB_ID/output     the result, whole: only the end of a successful attempt puts it there
@@ -11,7 +11,6 @@
 A file name that a client gave is never a path here.
 """
 
-import fcntl
 import io
 import os
 import shutil
@@ -27,9 +26,8 @@ from typing import Final, TypeAlias
 
 import trio
 
-from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed, Unavailable
+from progressd.core.errors import Conflict, NoSpace, StoreFailed, Unavailable
 from progressd.headroom import Headroom
-from progressd.ownership import give, obstacle
 from progressd.shortage import FULL, in_thread, passes, thread_told
 from progressd.store.base import Store
 from progressd.stored import Stored, directories_of_jobs
@@ -38,28 +36,6 @@ from progressd.syncing import sync
 LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
-
-
-@contextmanager
-def own_state_dir(state_dir: Path) -> Iterator[None]:
-    """Make the state directory, and keep every other daemon out of it. Raises SettingsError."""
-    try:
-        new = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
-        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give(lock, state_dir)
-    except OSError as error:
-        whose = obstacle([state_dir / "lock"]) if isinstance(error, PermissionError) else None
-        raise SettingsError(f"cannot use the state directory {state_dir}: {whose or error.strerror}") from error
-    with closing(os.fdopen(lock)):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                f"another progressd uses the state directory {state_dir}: stop it, or choose another with --state-dir"
-            ) from None
-        yield
 
 
 class Files:
@@ -72,6 +48,7 @@ class Files:
         self.headroom = Headroom(state_dir, min_free_bytes)
         self.stored = Stored(self._jobs, max_stored_bytes)
         self._receiving = Counter[str]()
+        self._left = set[str]()  # jobs whose files were to be deleted and are not
         self._settling = trio.Lock()
 
     def input(self, job_id: str) -> Path:
@@ -108,20 +85,20 @@ class Files:
             names = {name: name.partition(".")[0] for name in await in_thread(partial(os.listdir, self._uploads))}
             names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
             kept = await store.known(set(names.values())) if names else ()
-            await self.remove(set(names.values()).difference(kept))
+            left = await self.remove(set(names.values()).difference(kept))
             for name, job_id in names.items():
+                if job_id in left:
+                    continue
                 _new_input(self.input(job_id)).unlink(missing_ok=True)  # of a job that was sent again, and is there
                 (self._uploads / name).unlink(missing_ok=True)
 
     @asynccontextmanager
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
         """Within this a job is deleted, and at the end its files are; after a kill, `settle` sees to that."""
-        marker = self._uploads / f"{job_id}.deleted"
-        with suppress(OSError):  # on a full disk it can be deleted all the same
-            await in_thread(marker.touch)
+        with suppress(OSError):
+            await in_thread(partial(self._mark, job_id))
         yield
         await self.remove([job_id])
-        marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
@@ -133,6 +110,7 @@ class Files:
         """
         async with self._settling:
             self._receiving[job_id] += 1
+            self._left.discard(job_id)
         try:
             async with self._received(job_id) as upload:
                 yield upload
@@ -156,8 +134,9 @@ class Files:
                 except BaseException as error:
                     if not again and not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
-                            await self.remove([job_id])
-                        path.unlink()  # not where that failed: the next daemon knows by this what is left to remove
+                            left = await self.remove([job_id])
+                        if not left:  # else the next daemon knows by this what is to be removed
+                            path.unlink()
                     raise
                 finally:
                     upload.release()
@@ -233,9 +212,13 @@ class Files:
             while step := await in_thread(lambda: list(islice(names, most))):
                 yield step
 
-    async def remove(self, job_ids: Collection[str]) -> None:
-        """Delete all files of the jobs, for good: a power cut does not bring them back."""
+    async def remove(self, job_ids: Collection[str]) -> set[str]:
+        """Delete all files of the jobs, for good: a power cut does not bring them back. The jobs where that failed.
+
+        As without descriptors; these are marked for the next daemon, and `remove_left` tries again.
+        """
         directories = [self._jobs / job_id for job_id in job_ids]
+        left = set(job_ids)
 
         def delete() -> None:
             there = [path for path in directories if path.exists()]
@@ -243,8 +226,31 @@ class Files:
                 shutil.rmtree(path, ignore_errors=True)
             if there:
                 sync(self._jobs)
+            left.intersection_update([path.name for path in there if path.exists()])
 
-        await self.stored.changing(directories, delete)
+        with suppress(OSError):
+            await self.stored.changing(directories, delete)
+        self._left = self._left.difference(job_ids) | left
+        for job_id in job_ids:
+            if job_id in left:
+                self._mark(job_id)
+            else:
+                self._marker(job_id).unlink(missing_ok=True)
+        return left
+
+    async def remove_left(self) -> int:
+        """Delete what `remove` has left; of how many jobs there are files still."""
+        async with self._settling:
+            if self._left:
+                await self.remove(self._left)
+        return len(self._left)
+
+    def _marker(self, job_id: str) -> Path:
+        return self._uploads / f"{job_id}.deleted"
+
+    def _mark(self, job_id: str) -> None:
+        with suppress(OSError):  # on a full disk it can be deleted all the same
+            os.mknod(self._marker(job_id), 0o600)  # which takes no descriptor
 
 
 class Upload:

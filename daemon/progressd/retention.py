@@ -52,8 +52,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
                     break
                 known = await store.known(names)
                 left_over = [name for name in names if name not in known]
-                await files.remove(left_over)
-                count += len(left_over)
+                count += len(left_over) - len(await files.remove(left_over))
                 await trio.sleep(PAUSE)
     except (StoreFailed, OSError) as error:
         log.error("cannot look for files without a job", error=str(error))
@@ -65,6 +64,8 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
     looked, wait = trio.current_time(), FIRST
     while True:
         await _count(files)
+        if left := await files.remove_left():
+            log.error("files of deleted jobs cannot be deleted, the next look will", jobs=left)
         elapsed, looked = trio.current_time() - looked, trio.current_time()
         try:
             before = await _time(store, keep, elapsed) - timedelta(seconds=keep)

@@ -14,8 +14,9 @@ from progressd.core.errors import InvalidInput, SettingsError, StoreDamaged
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.files import LEFT_OVER, own_state_dir
+from progressd.files import LEFT_OVER
 from progressd.rest.views import JobView, job_view
+from progressd.state_dir import own_state_dir
 from progressd.store import checking, copying
 from progressd.store.reading import every_job, has_job, reading, store_id
 from progressd.store.salvage import salvage

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "batches": "core store broadcast",
     "headroom": "core",
     "stored": "core shortage",
-    "files": "core shortage ownership syncing headroom stored store",
+    "state_dir": "core ownership syncing",
+    "files": "core shortage syncing headroom stored store",
     "history": "core store registry batches broadcast",
     "tally": "core store",
     "draft": "core store registry batches broadcast",
@@ -46,9 +47,9 @@ MAY_IMPORT = {
     "rest": "core shortage tally config auth store stored files registry batches broadcast history ingest producers ws",
     "patience": "",
     "notices": "core ingest ws rest",
-    "app": "core tally config log systemd patience notices reload sockets watchdog store registry batches files "
-    "broadcast history ingest auth retention producers ws rest",
-    "upkeep": "core store files rest",
+    "app": "core tally config log systemd patience notices reload sockets watchdog store registry batches state_dir "
+    "files broadcast history ingest auth retention producers ws rest",
+    "upkeep": "core store state_dir files rest",
     "pipelines": "",
     "client": "core",
     "installation": "core",

@@ -18,6 +18,7 @@ from progressd.core.events import Registration, SubmitEvent
 from progressd.core.status import JobStatus
 from progressd.rest.file_body import attachment
 from samples import ID
+from scarcity import no_descriptors_left
 from submitting import PDF, cancel, ended, python, run, shell, submit
 from waiting import eventually, open_files
 from werkzeug.http import parse_options_header
@@ -305,3 +306,13 @@ async def test_a_result_that_is_gone_is_not_found(tmp_path: Path) -> None:
         await daemon.daemon.files.remove([done.id])
         for method in ("GET", "HEAD"):
             assert (await client.request(method, f"/api/jobs/{done.id}/download")).status_code == 404
+
+
+async def test_without_descriptors_there_is_an_answer_all_the_same(tmp_path: Path) -> None:
+    async with downloadable(tmp_path) as (client, path):
+        assert (await client.head(path)).status_code == 200
+        with no_descriptors_left():
+            response = await client.get(path)
+        assert response.status_code == 503
+        assert error_of(response) == "the daemon cannot open the file for now (Too many open files)"
+        assert (await client.get(path)).content == CONTENT

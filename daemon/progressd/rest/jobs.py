@@ -24,6 +24,7 @@ from progressd.rest.requests import Deletion, NewJob, Paging, Waiting
 from progressd.rest.services import converted, json_response, services
 from progressd.rest.streams import changed_job
 from progressd.rest.views import JobView, job_view
+from progressd.shortage import in_thread, passes
 from progressd.store.base import Filter
 
 WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
@@ -138,14 +139,20 @@ async def download(job_id: str) -> Response:
     suffix = PurePath(pipeline.output).suffix if pipeline else ""
     stem = PurePath(job.input_filename or "").stem or job.kind
     name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
+    path = daemon.files.output(job.id)
     try:
+        await in_thread(lambda: path.open("rb").close())  # what sends it finds out only when it is too late to say no
         response = await send_file(
-            daemon.files.output(job.id),
+            path,
             mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",
             conditional=True,
         )
     except FileNotFoundError:
         raise NotFound(f"job {job.id} has no file here") from None
+    except OSError as error:
+        if passes(error):
+            raise Unavailable(f"the daemon cannot open the file for now ({error.strerror})") from error
+        raise
     if request.method == "HEAD" and isinstance(response.response, FileBody):
         response.response.leave_out()
     response.headers["Content-Disposition"] = attachment(name)
