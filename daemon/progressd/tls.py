@@ -6,6 +6,7 @@ from typing import Final
 
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
+from progressd.regular import read_regular
 
 PROTOCOLS: Final = ["http/1.1"]  # offered by ALPN (RFC 7301): also for WebSockets, which begin with it
 
@@ -43,7 +44,7 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
 def _look_into(setting: str, path: str) -> None:
     """Raises SettingsError for a file that cannot be read, and for a key with a password."""
     try:
-        text = Path(path).read_bytes()
+        text = read_regular(Path(path))
     except OSError as error:
         raise SettingsError(f"{setting} = {path!r}: {error.strerror}") from None
     if b"ENCRYPTED" in text:

@@ -1,5 +1,6 @@
 """Keys: made, listed and revoked on the command line, checked on both sides of the port, in force at once."""
 
+import os
 import stat
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -127,6 +128,12 @@ def test_a_damaged_file_is_a_sentence_and_left_alone(tmp_path: Path, file: Path,
         read_keys(file)
     assert run(tmp_path, "add", "ci").exit_code == 1
     assert file.read_bytes() == text.encode(errors="surrogateescape")
+
+
+def test_keys_are_not_waited_for_at_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(SettingsError, match="keys cannot be read: it is not a regular file"):
+        read_keys(tmp_path / "keys")
 
 
 async def test_without_a_key_nobody_gets_in(locked: RunningDaemon) -> None:

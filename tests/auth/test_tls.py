@@ -1,6 +1,7 @@
 """TLS on the one port: REST, events and WebSockets under it, and not a byte of plaintext around it."""
 
 import json
+import os
 import re
 import select
 import signal
@@ -243,7 +244,11 @@ def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Pa
     other, locked = certificate(tmp_path, "other"), tmp_path / "locked.pem"
     call = ["openssl", "pkey", "-in", str(cert), "-aes256", "-passout", "pass:secret", "-out", str(locked)]
     subprocess.run(call, check=True, capture_output=True)
+    os.mkfifo(tmp_path / "pipe")
     for key, said in (
+        ("\0", "server.tls_key = '\\x00': this is no path"),
+        (tmp_path, f"server.tls_key = '{tmp_path}': Is a directory"),
+        (tmp_path / "pipe", f"server.tls_key = '{tmp_path}/pipe': it is not a regular file"),
         (tmp_path / "none", f"server.tls_key = '{tmp_path}/none': No such file or directory"),
         (locked, f"server.tls_key = '{locked}': the key has a password: `openssl pkey` makes one that has none"),
         (other, f"server.tls_cert = '{cert}': its key is another one's: expected both in PEM, "),
@@ -253,7 +258,9 @@ def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Pa
             tls_context(Server(tls_cert=str(cert), tls_key=str(key)))
 
 
-@pytest.mark.parametrize("server", [{"tls_cert": "/nowhere"}, {"tls_key": "/x"}, {"tls_cert": __file__}])
+@pytest.mark.parametrize(
+    "server", [{"tls_cert": "/nowhere"}, {"tls_cert": "\0"}, {"tls_key": "/x"}, {"tls_cert": __file__}]
+)
 def test_an_impossible_certificate_is_a_sentence(server: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"^server\.tls_"):
         tls_context(Server(**server))

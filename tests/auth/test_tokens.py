@@ -1,6 +1,7 @@
 """Watch tokens: one topic, to look at only, for a while; in an address or a subprotocol, and never in the log."""
 
 import json
+import os
 import signal
 import stat
 from base64 import urlsafe_b64encode
@@ -263,6 +264,12 @@ def test_a_damaged_secret_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(SettingsError, match="is damaged: delete the file"):
         secret_from(path)
+
+
+def test_the_secret_is_not_waited_for_at_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secret")
+    with pytest.raises(SettingsError, match="secret cannot be used: it is not a regular file"):
+        secret_from(tmp_path / "secret")
 
 
 GOOD: dict[str, Any] = {"aud": AUDIENCE, "sub": "jobs", "exp": 2**33, "name": "", "key": ""}

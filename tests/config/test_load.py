@@ -161,6 +161,8 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "unknown setting limits.max_conections, from file {}; did you mean limits.max_",
         ),
         ("x = ", "the config file {} is not TOML: Invalid value (at end of document)"),
+        ("x = " + "9" * 5000, "the config file {} is not TOML: Exceeds the limit (4300 digits)"),
+        ("x = 0x" + "f" * 5000, "the config file {} is not TOML: Exceeds the limit (4300 digits)"),
         ("x = " + "[" * 2000, "the config file {} is nested too deeply"),
         ("[limits]\nconnection_timeout = 30", "expected more than limits.heartbeat_interval, 30 s"),
         ("[pipelines]\npdf = 1", "pipelines, from file {}: expected a table for each pipeline, [pipelines.NAME]"),

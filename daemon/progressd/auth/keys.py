@@ -20,6 +20,7 @@ from progressd.auth.identity import Identity, Scope
 from progressd.core.decoding import UNDECODABLE, reason_of
 from progressd.core.errors import InvalidInput, SettingsError
 from progressd.ownership import new_file
+from progressd.regular import read_regular
 
 PREFIX: Final = "pgd_"  # so that scanners for leaked secrets, and people, know a key when they see one
 
@@ -68,7 +69,7 @@ def hashed(secret: str) -> str:
 def read_keys(path: Path) -> list[Key]:
     """The keys in a file; none where there is no file. Raises SettingsError."""
     try:
-        return _decode(path.read_bytes()).keys
+        return _decode(read_regular(path)).keys
     except FileNotFoundError:
         return []
     except OSError as error:

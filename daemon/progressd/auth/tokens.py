@@ -14,6 +14,7 @@ import jwt
 from progressd.auth.identity import Identity
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
 from progressd.ownership import new_file
+from progressd.regular import read_regular
 
 ALGORITHM: Final = "HS256"
 AUDIENCE: Final = "progressd:watch"
@@ -34,7 +35,7 @@ def secret_from(path: Path) -> str:
     try:
         if not path.exists():
             _make(path)
-        text = path.read_text("ascii").strip()
+        text = read_regular(path).decode("ascii").strip()
     except OSError as error:
         raise SettingsError(f"the secret of tokens in {path} cannot be used: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -64,14 +64,16 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
 def _read(config_path: Path | None) -> tuple[Path, dict[str, Any]]:
     path = config_path or DEFAULT_FILE
     try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        repr(table)  # so that each value can be told; integers may be too long for it
+        return path, table
     except FileNotFoundError:
         if config_path is None:
             return path, {}
         raise SettingsError(f"there is no config file {path}") from None
     except OSError as error:
         raise SettingsError(f"the config file {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # as those for what is not TOML or not UTF-8 are
         raise SettingsError(f"the config file {path} is not TOML: {error}") from None
     except RecursionError:
         raise SettingsError(f"the config file {path} is nested too deeply") from None
