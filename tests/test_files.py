@@ -345,6 +345,23 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
         raise AssertionError("there is no such directory")
 
 
+@pytest.mark.parametrize("name", ["uploads", "jobs"])
+async def test_a_file_where_a_directory_is_needed_is_a_sentence(tmp_path: Path, store: SQLiteStore, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is no directory$"):
+        await Files(tmp_path).prepare(store)
+
+
+async def test_what_is_named_as_no_job_is_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
+    others = {f"{top}/{name}" for top in ("uploads", "jobs") for name in ("lost+found", ID)}
+    for other in others:
+        (tmp_path / other).mkdir(parents=True)
+    (tmp_path / "uploads/notes.txt").touch()
+    (tmp_path / "jobs/notes").mkdir()
+    await Files(tmp_path).prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", "uploads/notes.txt", "jobs/notes", *others}
+
+
 async def test_what_was_undecided_is_cleared_away_once_the_store_can_tell_but_not_what_is_being_received(
     files: Files, tmp_path: Path, store: SQLiteStore
 ) -> None:

@@ -29,8 +29,9 @@ import trio
 from progressd.core.errors import Conflict, NoSpace, StoreFailed, Unavailable
 from progressd.headroom import Headroom
 from progressd.shortage import FULL, in_thread, passes, thread_told
+from progressd.state_dir import make_directory
 from progressd.store.base import Store
-from progressd.stored import Stored, directories_of_jobs
+from progressd.stored import Stored, directories_of_jobs, files_of_jobs
 from progressd.syncing import sync
 
 LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
@@ -65,11 +66,11 @@ class Files:
         self.stored.require(size)
 
     async def prepare(self, store: Store) -> None:
-        """Make the directories, and `settle` what an earlier daemon has left."""
+        """Make the directories, and `settle` what an earlier daemon has left. Raises SettingsError."""
 
         def make() -> None:
-            self._uploads.mkdir(exist_ok=True)
-            self._jobs.mkdir(exist_ok=True)
+            for directory in (self._uploads, self._jobs):
+                make_directory(directory)
             sync(self._uploads.parent)
 
         await in_thread(make)
@@ -82,7 +83,7 @@ class Files:
         takes changes again.
         """
         async with self._settling:
-            names = {name: name.partition(".")[0] for name in await in_thread(partial(os.listdir, self._uploads))}
+            names = await in_thread(lambda: dict(files_of_jobs(self._uploads)))
             names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
             kept = await store.known(set(names.values())) if names else ()
             left = await self.remove(set(names.values()).difference(kept))

@@ -38,7 +38,7 @@ def obstacle(paths: Iterable[Path]) -> str | None:
             needed = os.R_OK | os.W_OK if one == path else os.X_OK
             if one == path.parent:
                 needed |= os.W_OK
-            if os.path.lexists(one) and not os.access(one, needed, effective_ids=True):
+            if os.path.exists(one) and not os.access(one, needed, effective_ids=True):
                 found = one.stat()
                 mode = stat.S_IMODE(found.st_mode)
                 return f"{one} is {user(found.st_uid)}'s, with mode {mode:04o}; this runs as {user(os.geteuid())}"

@@ -31,3 +31,12 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
                 f"another progressd uses the state directory {state_dir}: stop it, or choose another with --state-dir"
             ) from None
         yield
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory in it, where there is none. Raises SettingsError."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        why = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
+        raise SettingsError(f"cannot use {path}: {why}") from error

@@ -100,9 +100,23 @@ def directories_of_jobs(directory: Path) -> Generator[os.DirEntry[str]]:
     """All that is named as a job in it; the rest, such as a lost+found, is none of ours."""
     with os.scandir(directory) as entries:
         for entry in entries:
-            with suppress(InvalidInput):
-                if checked_job_id(entry.name) == entry.name:
-                    yield entry
+            if _is_job_id(entry.name):
+                yield entry
+
+
+def files_of_jobs(directory: Path) -> Generator[tuple[str, str]]:
+    """The names of files that begin with a job's id, up to a dot, and these; the rest, again, is none of ours."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            job_id = entry.name.partition(".")[0]
+            if _is_job_id(job_id) and not entry.is_dir(follow_symlinks=False):
+                yield entry.name, job_id
+
+
+def _is_job_id(name: str) -> bool:
+    with suppress(InvalidInput):
+        return checked_job_id(name) == name
+    return False
 
 
 def _size(directory: os.PathLike[str]) -> int:

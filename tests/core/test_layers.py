@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "headroom": "core",
     "stored": "core shortage",
     "state_dir": "core ownership syncing",
-    "files": "core shortage syncing headroom stored store",
+    "files": "core shortage syncing state_dir headroom stored store",
     "history": "core store registry batches broadcast",
     "tally": "core store",
     "draft": "core store registry batches broadcast",

@@ -64,6 +64,13 @@ def test_a_path_where_no_file_can_be_is_refused_with_its_name(tmp_path: Path) ->
             SQLiteStore.open(path)
 
 
+def test_a_link_that_leads_nowhere_is_a_sentence(path: Path) -> None:
+    path.symlink_to("/nowhere/progressd.db")
+    with pytest.raises(SettingsError, match=r"it is a link to /nowhere/progressd.db, and nothing is there$"):
+        SQLiteStore.open(path)
+    assert path.is_symlink()
+
+
 async def test_a_closed_store_fails_and_says_so(path: Path) -> None:
     store = SQLiteStore.open(path)
     store.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from progressd.core.errors import SettingsError
 from progressd.ownership import new_file
 from progressd.store import schema
 from progressd.store.copying import copy
@@ -45,6 +46,8 @@ def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]
 def _made(path: Path) -> Iterator[None]:
     """Make the file if there is none; it goes again where nothing comes of it, as on a full disk."""
     new = not path.exists()
+    if new and path.is_symlink():
+        raise SettingsError(f"cannot open the store {path}: it is a link to {path.readlink()}, and nothing is there")
     if new:
         os.close(new_file(path))
     try:
