@@ -8,7 +8,7 @@ import resource
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -40,14 +40,15 @@ class Finding(NamedTuple):
     sentence: str
 
 
-def diagnose(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that the daemon needs."""
+def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterator[Finding]:
+    """Look at everything that the daemon needs; `held`: hosts and ports at which systemd listens for it."""
     running = _holder(settings.state_dir)
     yield from _state_dir(settings.state_dir, running)
     yield from _store(settings.state_dir)
     yield from _certificate(settings.server)
     yield from _keys(settings.auth)
-    yield from _port(settings, running)
+    for host, port in held or [(settings.server.host, settings.server.port)]:
+        yield from _port(settings, host, port, running, held=bool(held))
     yield from _socket(settings.ingest.socket, running)
     yield from _disk(settings.state_dir)
     yield from _clock()
@@ -116,8 +117,7 @@ def _keys(auth: AuthSettings) -> Iterator[Finding]:
         yield Finding("bad", str(error))
 
 
-def _port(settings: Settings, running: bool) -> Iterator[Finding]:
-    host, port = settings.server.host, settings.server.port
+def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool) -> Iterator[Finding]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -132,7 +132,7 @@ def _port(settings: Settings, running: bool) -> Iterator[Finding]:
             yield Finding("bad", f"port {port} may not be used without privileges: choose one above 1023 (server.port)")
         except OSError as error:
             who = holder_of(str(address[0]), port)
-            if running:
+            if running or held:
                 yield Finding("good", f"{who or 'something'} listens on port {port} of {address[0]}, as it should")
             elif error.errno == errno.EADDRINUSE:
                 yield Finding(

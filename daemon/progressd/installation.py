@@ -5,6 +5,7 @@ install once.
 """
 
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ RUNTIME: Final = Path("/run/progressd")
 USER: Final = "progressd"
 ENABLED: Final = ("progressd.socket", "progressd-ingest.socket", "progressd.service")
 HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # noqa: S108, from the service, by its sandbox
+
+_LISTEN = re.compile(r"^(?:Listen=)?(\S+):([0-9]+) \(Stream\)$", re.MULTILINE)
 
 
 class Step(NamedTuple):
@@ -55,11 +58,15 @@ def installing(program: Path, sample: str) -> Iterator[Step]:
 def uninstalling(*, data: bool) -> Iterator[Step]:
     """What is still to be done for only the jobs and the config file to be left, and with `data` not even these."""
     units = [path for path, _ in _files(Path(PLACEHOLDER)) if path.parent == UNIT_DIRECTORY and path.exists()]
+    edited = _drop_ins() if data else []
     if units:
         names = [path.name for path in units]
         yield Step("stop the daemon, and start it no more with the machine", lambda: _disable(names))
         for path in units:
             yield Step(f"delete {path}", path.unlink)
+    for directory in edited:
+        yield Step(f"delete {directory} and all that is in it", _remover(directory))
+    if units or edited:
         yield Step("have systemd read its units again", lambda: run("systemctl", "daemon-reload"))
     if SYSUSERS.exists():
         yield Step(f"delete {SYSUSERS}", SYSUSERS.unlink)
@@ -77,6 +84,16 @@ def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InstallationFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
+
+
+def held_addresses() -> list[tuple[str, int]]:
+    """Where systemd listens for the service, as hosts and ports; none where it does not."""
+    socket = "progressd.socket"
+    if not _is("is-active", socket):
+        return []
+    command = ("systemctl", "show", "--property=Listen", socket)
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [(host.strip("[]"), int(port)) for host, port in _LISTEN.findall(shown)]
 
 
 def require_possible(program: Path) -> None:
@@ -114,6 +131,14 @@ def _remover(directory: Path) -> Callable[[], None]:
 def _of_instances(directory: Path) -> list[Path]:
     """The same directory of each instance of the templates, which is a port."""
     return sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
+
+
+def _drop_ins() -> list[Path]:
+    """What `systemctl edit` has made for the units, and for their instances."""
+    patterns = {
+        path.name.replace("@.", "@*.") for path, _ in _files(Path(PLACEHOLDER)) if path.parent == UNIT_DIRECTORY
+    }
+    return sorted(found for pattern in patterns for found in UNIT_DIRECTORY.glob(f"{pattern}.d"))
 
 
 def _user_exists() -> bool:

@@ -40,7 +40,7 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert f"process {pid} (" in diagnosis
     seen = bare_machine.completed(*NOBODY, "progressd", "doctor")
     assert (seen.returncode, seen.stderr) == (1, "")
-    assert "wrong  a process of root listens on port 8080 of 127.0.0.1 already" in seen.stdout
+    assert "   ok  a process of root listens on port 8080 of 127.0.0.1, as it should" in seen.stdout
     assert "wrong  nobody may not write to /var/lib/progressd, which is progressd's: choose" in seen.stdout
 
     bare_machine.write("/etc/systemd/system/progressd.socket", "[Socket]\nListenStream=127.0.0.1:1\n")
@@ -62,6 +62,27 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert not (bare_machine.root / "run/progressd").exists()
     assert bare_machine.completed("id", "progressd").returncode == 1
     assert bare_machine.run("systemctl", "--failed", "--quiet") == ""
+
+
+def test_another_address_of_the_socket_is_what_doctor_looks_at_and_goes_with_the_data(bare_machine: Machine) -> None:
+    run, edit = bare_machine.run, "etc/systemd/system/progressd.socket.d"
+    run("progressd", "install", "--yes")
+    bare_machine.write(f"/{edit}/override.conf", "[Socket]\nListenStream=\nListenStream=[::1]:8090\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "stop", "progressd.service")
+    run("systemctl", "restart", "progressd.socket")
+    for _ in ("systemd listens", "the daemon listens"):
+        diagnosis = run("progressd", "doctor")
+        assert "listens on port 8090 of ::1, as it should\n" in diagnosis
+        run("systemctl", "start", "progressd.service")
+    asked = bare_machine.completed("progressd", "doctor", "--port", "8080")
+    assert "wrong  nobody listens on port 8080 of 127.0.0.1" in asked.stdout
+
+    run("progressd", "uninstall", "--yes")
+    assert (bare_machine.root / edit).exists()
+    said = run("progressd", "uninstall", "--delete-data", "--yes")
+    assert f"delete /{edit} and all that is in it" in said
+    assert not (bare_machine.root / edit).exists()
 
 
 def test_a_program_that_the_service_could_not_see_is_refused(bare_machine: Machine) -> None:

@@ -27,13 +27,16 @@ def doctor(config_path: Path | None, **flags: object) -> None:
 
     from progressd.config import load
     from progressd.diagnosis import diagnose
-    from progressd.installation import CONFIG, STATE, UNIT_DIRECTORY
+    from progressd.installation import CONFIG, STATE, UNIT_DIRECTORY, held_addresses
 
     environ = dict(os.environ)
-    if (UNIT_DIRECTORY / "progressd.service").exists() and config_path in (None, CONFIG):
+    installed = (UNIT_DIRECTORY / "progressd.service").exists() and config_path in (None, CONFIG)
+    if installed:
         environ = {"STATE_DIRECTORY": str(STATE), "RUNTIME_DIRECTORY": "/run/progressd", **environ}
-    settings, _ = load(config_path, environ, given_settings(flags))
-    findings = list(diagnose(settings))
+    given = given_settings(flags)
+    settings, _ = load(config_path, environ, given)
+    of_service = installed and all(value is None for value in given.values())
+    findings = list(diagnose(settings, held_addresses() if of_service else ()))
     for finding in findings:
         click.echo(f"{MARKS[finding.grade]}  {finding.sentence}")
     if any(finding.grade == "bad" for finding in findings):
