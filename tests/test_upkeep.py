@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -181,6 +182,15 @@ def test_what_nothing_mends_is_said_and_left_alone(state: Path, spoil: Callable[
     assert not mendable
     result = run("check", "--state-dir", state, "--repair")
     assert (result.exit_code, result.stdout) == (1, f"{sentence}: nothing mends this\n")
+
+
+def test_a_job_that_is_deleted_meanwhile_misses_no_file(state: Path) -> None:
+    (state / "jobs" / CONVERTED.id / "output").unlink()
+    found = upkeep.check(state)
+    assert CONVERTED.id in next(found).sentence  # all jobs have been read by now, and not yet looked at
+    change(state, f"DELETE FROM jobs WHERE id = '{WAITING.id}'")
+    shutil.rmtree(state / "jobs" / WAITING.id)
+    assert list(found) == []
 
 
 def test_files_that_may_become_a_job_and_what_is_named_as_none_are_left_alone(state: Path) -> None:

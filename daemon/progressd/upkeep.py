@@ -135,7 +135,7 @@ def _save(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
 
 def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Problem]:
     for job in jobs:
-        if missing := _missing(directory, job):
+        if (missing := _missing(directory, job)) and has_job(job.id):  # not deleted since it was read
             yield Problem(f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", Remedy.NONE)
     if not directory.is_dir():
         return
