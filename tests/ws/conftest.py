@@ -1,0 +1,10 @@
+from pathlib import Path
+
+import pytest
+import trio
+from memory import Server
+
+
+@pytest.fixture
+async def server(nursery: trio.Nursery, tmp_path: Path) -> Server:
+    return Server(nursery, tmp_path)
