@@ -537,7 +537,8 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(number: int, step: str, tm
     with running(page_of_scan(tmp_path, 1), output, ocr=True, dpi=600) as child:
         until(child, step)
         child.send_signal(number)
-        assert child.wait(PATIENCE) in ({128 + number} if step != "Putting" else {0, 128 + number})
+        # Where all was done already, the interpreter may have put back what a signal does by itself.
+        assert child.wait(PATIENCE) in ({128 + number} if step != "Putting" else {0, 128 + number, -number})
         assert child.stderr.read() == b""
         # The signal may come when the whole result has just got its name.
         assert os.listdir(output.parent) in ([], [output.name] if step == "Putting" else [])

@@ -120,7 +120,7 @@ async def old_jobs(state_dir: Path) -> None:
 
 
 async def only_the_young_are_left(client: httpx.AsyncClient, state_dir: Path) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while (await client.get("/api/jobs?kind=scan")).json()["total"] > 5:  # noqa: ASYNC110
             await trio.sleep(0.01)
 
@@ -210,7 +210,7 @@ async def long_log(state_dir: Path) -> None:
 
 async def wakes_the_log(client: httpx.AsyncClient, state_dir: Path) -> None:
     await takes_work(client, state_dir)
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while (state_dir / "progressd.db").stat().st_size < 2**22:
             await client.get("/api/health/live")  # fails when it is dead
             await trio.sleep(0.02)
@@ -305,7 +305,7 @@ class Theatre:
         return before
 
     def _client(self, url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, timeout=10, trust_env=False, verify=False)
+        return httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, verify=False)
 
 
 def points(count: int, most: int | None, chance: random.Random) -> Iterator[int]:
