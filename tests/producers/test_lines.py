@@ -99,6 +99,16 @@ def test_what_is_left_of_a_line_that_is_too_long_is_not_kept() -> None:
     assert splitter.end() == [(2, b"abc")]
 
 
+def test_a_long_line_may_come_byte_by_byte() -> None:
+    """A copy of what has come, for each of them, would be 200 GB."""
+    splitter = LineSplitter(1 << 21)
+    splitter.feed(b"x" * (1 << 20))
+    for _ in range(200_000):
+        splitter.feed(b"y")
+    [(number, line)] = splitter.feed(b"\n")
+    assert (number, line) == (1, b"x" * (1 << 20) + b"y" * 200_000)
+
+
 def test_the_last_line_needs_no_line_end() -> None:
     assert split([b"one\ntw", b"o"]) == [(1, b"one"), (2, b"two")]
 

@@ -21,6 +21,7 @@ from progressd.core.errors import (
     TooManyOfAddress,
     Unauthorized,
 )
+from progressd.ws import ledger
 from progressd.ws.endpoint import FAULTS
 from progressd.ws.ledger import LINES_MOST, WINDOW, Fate, Ledger, transferred
 from samples import ID, job_id
@@ -181,43 +182,54 @@ async def test_rest_is_counted_but_not_told(daemon: RunningDaemon) -> None:
 class Over:
     """A connection that is over."""
 
-    peer, topics, fate, began = "127.0.0.1", "jobs", Fate("left", "no close"), 0.0
+    peer, topics, began = "127.0.0.1", "jobs", 0.0
+    fate = Fate("left", "no close")
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
 
 
+@pytest.mark.parametrize("fate", [value for value in vars(ledger).values() if isinstance(value, Fate)], ids=str)
+async def test_each_fate_can_be_told(fate: Fate) -> None:
+    book, over = Ledger(), Over()
+    over.fate = fate
+    with over.socket, capture_logs() as logs:
+        book.ended(over)
+    assert book.counts == {(fate.kind, fate.reason): 1}
+    assert len(logs) == (fate.kind != "http" and fate != ledger.ABANDONED)
+
+
 async def test_a_flood_does_not_fill_the_log(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    ledger, over = Ledger(), Over()
-    nursery.start_soon(ledger.run)
+    book, over = Ledger(), Over()
+    nursery.start_soon(book.run)
     with over.socket, capture_logs() as logs:
         for window in (1, 2):
             logs.clear()
             for _ in range(LINES_MOST + 1000):
-                ledger.opened()
-                ledger.ended(over)
+                book.opened()
+                book.ended(over)
             await trio.sleep(WINDOW + 1)
             assert Counter(line["event"] for line in logs) == {
                 "watcher left": LINES_MOST,
                 "connections ended that are not in the log": 1,
             }
             assert logs[-1]["connections"] == 1000
-            assert ledger.counts == {("left", "no close"): window * (LINES_MOST + 1000)}
+            assert book.counts == {("left", "no close"): window * (LINES_MOST + 1000)}
         logs.clear()
-        ledger.opened()
-        ledger.ended(over)
+        book.opened()
+        book.ended(over)
         await trio.sleep(WINDOW + 1)
         assert [line["event"] for line in logs] == ["watcher left"]
 
 
 async def test_what_was_left_out_is_told_at_the_end_too(autojump_clock: MockClock) -> None:
-    ledger, over = Ledger(), Over()
+    book, over = Ledger(), Over()
     with over.socket, capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ledger.run)
+            nursery.start_soon(book.run)
             for _ in range(LINES_MOST + 7):
-                ledger.opened()
-                ledger.ended(over)
+                book.opened()
+                book.ended(over)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
     assert logs[-1]["connections"] == 7

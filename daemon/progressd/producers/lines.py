@@ -30,28 +30,34 @@ class LineSplitter:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._rest = b""
+        self._rest = bytearray()  # of the line that has begun
         self._skipping = False
         self.number = 0  # of the last line that has ended
 
     def feed(self, chunk: bytes) -> list[NumberedLine]:
-        """The lines that end in this chunk, without their line ends."""
-        *ended, rest = (self._rest + chunk).split(b"\n")
+        """The lines that end in this chunk, without their line ends.
+
+        What is there of a long line is not touched again: it may come byte by byte.
+        """
+        *ended, rest = chunk.split(b"\n")
         lines: list[NumberedLine] = []
         for line in ended:
             self.number += 1
+            if self._rest:
+                line = bytes(self._rest) + line
+                self._rest.clear()
             if self._skipping:
                 self._skipping = False
             elif len(line) > self._max_bytes:
                 lines.append((self.number, self._too_long()))
             elif line and not line.isspace():
                 lines.append((self.number, line))
-        if len(rest) > self._max_bytes:
-            if not self._skipping:
+        if not self._skipping:
+            self._rest += rest
+            if len(self._rest) > self._max_bytes:
                 lines.append((self.number + 1, self._too_long()))
-            self._skipping = True
-            rest = b""
-        self._rest = b"" if self._skipping else rest
+                self._skipping = True
+                self._rest.clear()
         return lines
 
     def end(self) -> list[NumberedLine]:

@@ -33,7 +33,7 @@ class Fate(NamedTuple):
 
     | kind | reason |
     |---|---|
-    | `http` | `served`: one of REST or the page, which are not told in the log; `not read`: nor was its answer |
+    | `http` | `served`: one of REST or the page; `not read`: nor was its answer; neither is told in the log |
     | `refused` | `not found`, `too many connections`, …, before the handshake was through |
     | `closed` | code and reason of the daemon's close: `1000 job finished` |
     | `left` | the code of the client's close, or where it was when it vanished |
@@ -108,7 +108,7 @@ class Ledger:
         fate = FAILED if error is not None else connection.fate
         self.open -= 1
         self.counts[fate.kind, fate.reason] += 1
-        if fate in (SERVED, ABANDONED) or not self._may_write():
+        if fate.kind == "http" or fate == ABANDONED or not self._may_write():
             return
         received, sent = transferred(connection.socket)
         facts = {
