@@ -25,7 +25,7 @@ from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.tls import tls_context
 from progressd.ws.encrypted import EncryptedConnection
-from samples import ID
+from samples import ID, job_id
 from waiting import eventually
 from wsproto.frame_protocol import Opcode
 
@@ -180,6 +180,25 @@ async def test_a_request_without_tls_is_told_at_once_what_is_spoken_here(
             assert await peer.rest() == b""
         ledger = daemon.daemon.ledger
         await eventually(lambda: ledger.counts == {("refused", "no TLS to a port with"): 1})
+
+
+async def test_who_reads_a_long_list_slowly_gets_all_of_it(
+    slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
+) -> None:
+    jobs = [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 71)]
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        await daemon.report(*jobs)
+        stream = await daemon.connect(receive_buffer=65536)
+        async with await encrypted(daemon, cert, stream) as peer:
+            await peer.send(request("/api/jobs?limit=1000", {"Connection": "close"}))
+            for _ in range(10):
+                await trio.testing.wait_all_tasks_blocked()
+                slow_clock.jump(0.4 * daemon.settings.limits.stall_timeout)
+                read = 0
+                while read < 150_000:
+                    read += len(await peer.receive())
+            assert len(await peer.rest()) > 1_000_000
+        assert daemon.daemon.ledger.counts["http", "not read"] == 0
 
 
 @pytest.mark.parametrize(("version", "good"), [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)])

@@ -298,6 +298,29 @@ async def test_a_client_that_reads_slowly_is_not_given_up(slow_clock: MockClock,
         assert str(daemon.settings.state_dir / "jobs") in " ".join(open_files())
 
 
+async def test_nor_is_one_that_reads_a_long_list_slowly(
+    slow_clock: MockClock, daemon: RunningDaemon, long_page: list[Mapping[str, Any]]
+) -> None:
+    await daemon.report(*long_page)
+    async with await daemon.connect(receive_buffer=65536) as stream:
+        await stream.send_all(get("/api/jobs?limit=1000", "Connection: close"))
+        for _ in range(10):
+            await wait_all_tasks_blocked()
+            slow_clock.jump(0.4 * STALL)
+            await read_some(stream, 200_000)
+        assert await read_to_the_end(stream) > 5_000_000
+    assert daemon.daemon.ledger.counts["http", "not read"] == 0
+
+
+async def read_some(stream: trio.SocketStream, size: int) -> None:
+    """So many bytes at least."""
+    with trio.fail_after(PATIENCE):
+        while size > 0:
+            chunk = await stream.receive_some(65536)
+            assert chunk, "closed too soon"
+            size -= len(chunk)
+
+
 async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon: RunningDaemon) -> None:
     async with await daemon.connect() as used, await daemon.connect() as fresh:
         await used.send_all(get("/api/health/live"))

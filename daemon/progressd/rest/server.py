@@ -204,6 +204,7 @@ class _HttpStream(trio.abc.HalfCloseableStream):
         self._budget = budget
         self._closed = False
         self._given_up = False
+        self._untaken = 0  # bytes sent since the socket had room
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
         self._sending = trio.CancelScope()
         self._between_requests = trio.Event()
@@ -249,29 +250,39 @@ class _HttpStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._closed:
             raise trio.ClosedResourceError
-        with trio.move_on_after(self._stall) as self._sending:
-            await self._send_pieces(memoryview(data))
-        if self._sending.cancelled_caught:
-            self.give_up()
-        if self._given_up:
-            raise trio.BrokenResourceError("the client does not read")
-
-    async def _send_pieces(self, data: memoryview) -> None:
-        """What has to wait is in the budget, and may be given up."""
-        sent = 0
+        rest = memoryview(data)
         try:
-            while sent < len(data) and not self._given_up:
-                try:
-                    sent += self._connection.send(cast(bytes, data[sent : sent + SEND_MOST]))
-                    await trio.lowlevel.checkpoint()
-                except BlockingIOError:
+            while rest and not self._given_up:
+                if self._untaken >= SEND_MOST:
                     self._budget.hold(self, len(data))
-                    if not self._given_up:
-                        await self._connection.wait_writable()
+                    await self._wait_for_room()
+                    continue
+                try:
+                    sent = self._connection.send(cast(bytes, rest[:SEND_MOST]))
+                except BlockingIOError:
+                    self._untaken = SEND_MOST
+                else:
+                    self._untaken += sent
+                    rest = rest[sent:]
         except OSError as error:
             raise trio.BrokenResourceError from error
         finally:
             self._budget.hold(self, 0)
+        if self._given_up:
+            raise trio.BrokenResourceError("the client does not read")
+        await trio.lowlevel.checkpoint()
+
+    async def _wait_for_room(self) -> None:
+        """Until the client has taken what was sent, but for little; or give it up.
+
+        Without this the kernel would take megabytes at once, all of which a slow client had to read in time.
+        """
+        if not self._given_up:
+            with trio.move_on_after(self._stall) as self._sending:
+                await self._connection.wait_writable()
+                self._untaken = 0
+            if self._sending.cancelled_caught:
+                self.give_up()
 
     def give_up(self) -> None:
         """Close the connection under an answer that its client does not read."""

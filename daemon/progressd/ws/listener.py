@@ -81,7 +81,9 @@ class Connection:
         return self._stream
 
     async def wait_writable(self) -> None:
-        """Wait until `send` has room."""
+        """Wait until `send` has room. Raises ClosedResourceError."""
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError
         await trio.lowlevel.wait_writable(self.socket)
 
     def gone(self) -> bool:
