@@ -37,7 +37,6 @@ def test_a_burst_and_then_one_a_second() -> None:
     assert limits.take("a", 1).remaining == 0
     assert limits.take("b", 1).remaining == 2
     assert limits.standing("a", 100).remaining == 3
-    assert limits.refused == 1
 
 
 @given(st.lists(st.floats(0, 5), max_size=50), st.integers(1, 600), st.integers(1, 20))

@@ -78,6 +78,22 @@ async def test_the_gate_is_before_it(tmp_path: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 403 ")
 
 
+async def test_who_may_ask_only_so_often_is_told_so_by_it_too(tmp_path: Path) -> None:
+    limits = {"unlimited": (), "rate_limit_burst": 4, "rate_limit_per_minute": 1}
+    async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
+        await daemon.report(registered(ID))
+        answers = [await client.get(path) for path in (PATH, ELSEWHERE, PATH)]
+        told = [{name: answer.headers[f"X-RateLimit-{name}"] for name in ("Limit", "Remaining")} for answer in answers]
+        assert told == [{"Limit": "1", "Remaining": str(left)} for left in (3, 2, 1)]
+        assert [name for name, _ in answers[0].headers.items()] == [name for name, _ in answers[1].headers.items()]
+        asked = (b"GET", PATH.encode(), ((b"host", b"localhost"),), ("127.0.0.1", 1))
+        direct = daemon.daemon.http.direct.answer(*asked)
+        assert direct is not None
+        assert dict(direct.headers)[b"x-ratelimit-remaining"] == b"0"
+        assert daemon.daemon.http.direct.answer(*asked) is None  # the application refuses it
+        assert (await client.get(PATH)).status_code == 429
+
+
 async def test_requests_in_one_piece_are_answered_in_order(daemon: RunningDaemon) -> None:
     await daemon.report(*(registered(job_id(number)) for number in range(1, 4)))
     paths = [f"/api/jobs/{job_id(1)}", "/api/health/live", *(f"/api/jobs/{job_id(number)}" for number in (2, 3))]

@@ -24,7 +24,6 @@ class RateLimits:
     def __init__(self, per_minute: int, burst: int) -> None:
         self.per_minute = per_minute
         self.burst = burst
-        self.refused = 0
         self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what was taken out, and when, oldest first
 
     def use(self, per_minute: int, burst: int) -> None:
@@ -35,7 +34,6 @@ class RateLimits:
         """Count a request. Raises RateLimited."""
         used = self._left_over(client, now) + 1
         if used > self.burst + 1e-6:  # who comes again exactly when told must not fail by a rounding
-            self.refused += 1
             wait = math.ceil((used - self.burst) * 60 / self.per_minute)
             raise RateLimited(f"at most {self.per_minute} requests a minute, {self.burst} of them at once", wait)
         self._used[client] = used, now

@@ -41,12 +41,11 @@ class DirectReads:
             return None
         asked = {"method": "GET", "path": target.decode(), "query_string": b""}
         scope = {"type": "http", **asked, "headers": headers, "client": client}
-        if self._gate.limits(scope):
-            return None
         try:
             who = self._gate.admit(cast("HTTPScope", cast(Any, scope)))
+            if not who.sees(job):
+                return None
+            marks = self._gate.count(scope)
         except ProgressdError:
             return None
-        if not who.sees(job):
-            return None
-        return self._answers.answer(job, fields.get(b"if-none-match"))
+        return self._answers.answer(job, fields.get(b"if-none-match")).marked(marks)

@@ -95,7 +95,7 @@ class Gate:
         if scope["type"] == "http":
             answering = Answering(send, self.refused)
             try:
-                answering.marks = self._count(scope)
+                answering.marks = self.count(cast("Mapping[str, Any]", scope))
                 who = self.admit(scope)
                 with self._uploading(scope), trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
                     await self._app(scope, receive, answering)
@@ -113,6 +113,14 @@ class Gate:
         """Whether the sender of a request may ask only so often."""
         return self._allowance.limits(*_sender(scope))
 
+    def count(self, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+        """Count a request; the headers that say how often the client may still ask. Raises RateLimited."""
+        path = scope["path"]
+        if not path.startswith("/api/") or path.startswith("/api/health"):
+            return []
+        left = self._allowance.take(*_sender(scope))
+        return _standing_marks(left) if left is not None else []
+
     def standing(self, scope: Mapping[str, Any]) -> Standing:
         """How often it may still ask."""
         return self._allowance.standing(*_sender(scope))
@@ -120,14 +128,6 @@ class Gate:
     def address(self, scope: Mapping[str, Any]) -> str:
         """Where it comes from, also behind proxies."""
         return self._allowance.address(*_sender(scope))
-
-    def _count(self, scope: HTTPScope) -> list[tuple[bytes, bytes]]:
-        """The headers that say how often the client may still ask. Raises RateLimited."""
-        path = scope["path"]
-        if not path.startswith("/api/") or path.startswith("/api/health"):
-            return []
-        left = self._allowance.take(*_sender(cast("Mapping[str, Any]", scope)))
-        return _standing_marks(left) if left is not None else []
 
     @contextmanager
     def _uploading(self, scope: HTTPScope) -> Iterator[None]:

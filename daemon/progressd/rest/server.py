@@ -48,7 +48,7 @@ class HttpServer:
     def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath, settings: Settings) -> None:
         self.budget = Budget()  # of the answers that wait for clients to read them
         self.use(settings)
-        self._direct = direct
+        self.direct = direct
         self._base = base
         self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
         self._config = Config()
@@ -91,7 +91,7 @@ class HttpServer:
                 cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
             )
             server.on_idle, server.base = stream.set_between_requests, self._base
-            server.direct, server.send_now, server.gone = self._direct, connection.send, connection.gone
+            server.direct, server.send_now, server.gone = self.direct, connection.send, connection.gone
             await server.run()
         finally:
             self._open.discard(connection)
