@@ -8,7 +8,7 @@ from http_client import exchange, get
 from samples import ID, job_id
 from scarcity import no_threads_left
 
-from daemon import RunningDaemon, registered
+from daemon import RunningDaemon, progress, registered
 
 
 async def test_a_long_list_is_compressed_for_who_takes_it(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -54,6 +54,23 @@ async def test_a_compressed_job_has_a_weak_tag_that_still_is_known(
     assert first.headers["ETag"].startswith("W/")
     for again in (path, f"/api/jobs/{ID}"):
         assert (await client.get(again, headers={"If-None-Match": first.headers["ETag"]})).status_code == 304
+
+
+async def test_a_job_is_compressed_ahead_of_the_application_as_well(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID, options={"text": "x" * 30_000}))
+    paths = (f"/api/jobs/{ID}", f"/api/jobs/{ID.upper()}")
+    for accepted, encoding in (("gzip, deflate", "gzip"), ("*", "gzip"), ("gzip;q=0", None), ("", None)):
+        direct, applied = [await client.get(path, headers={"Accept-Encoding": accepted}) for path in paths]
+        assert {**direct.headers, "date": ""} == {**applied.headers, "date": ""}
+        assert direct.headers.get("Content-Encoding") == encoding
+        assert direct.headers["ETag"].startswith("W/") is (encoding is not None)
+        assert (int(direct.headers["Content-Length"]) < 2000) is (encoding is not None)
+        assert direct.json() == applied.json()
+    await daemon.report(progress(ID, 1))
+    changed = await client.get(paths[0], headers={"Accept-Encoding": "gzip", "If-None-Match": direct.headers["ETag"]})
+    assert (changed.status_code, changed.json()["status"]) == (200, "processing")
 
 
 async def test_without_a_thread_to_compress_in_a_long_answer_is_sent_as_it_is(

@@ -1,13 +1,14 @@
 """gzip where it pays: whole answers of text that are longer than what one packet takes anyway (RFC 9110 §8.4.1.3)."""
 
 import gzip
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import structlog
 from quart import Response
 from quart.wrappers import Request
 from quart.wrappers.response import DataBody
+from werkzeug.http import parse_accept_header
 
 from progressd.shortage import in_thread
 
@@ -19,17 +20,31 @@ TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "te
 log = structlog.get_logger(__name__)
 
 
+@lru_cache(64)
+def takes_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding allows it (RFC 9110 §12.5.3)."""
+    return bool(parse_accept_header(accepted)["gzip"])
+
+
+def gzipped(body: bytes) -> bytes:
+    """The same for the same body."""
+    return gzip.compress(body, LEVEL, mtime=0)
+
+
 async def compressed(request: Request, response: Response) -> Response:
     """The response, compressed if the client takes it and it pays."""
     body = response.response
     if response.mimetype not in TEXT or not isinstance(body, DataBody) or response.content_encoding:
         return response
     response.vary.add("Accept-Encoding")
-    if len(body.data) < LEAST or response.status_code != 200 or not request.accept_encodings["gzip"]:
+    if (
+        len(body.data) < LEAST
+        or response.status_code != 200
+        or not takes_gzip(request.headers.get("Accept-Encoding", ""))
+    ):
         return response
-    compress = partial(gzip.compress, body.data, LEVEL, mtime=0)
     try:
-        data = compress() if len(body.data) <= AT_ONCE else await in_thread(compress)
+        data = gzipped(body.data) if len(body.data) <= AT_ONCE else await in_thread(partial(gzipped, body.data))
     except OSError as error:
         log.warning("a long answer is sent uncompressed", path=request.path, error=str(error))
         return response

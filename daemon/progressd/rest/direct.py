@@ -12,6 +12,7 @@ from hypercorn.typing import HTTPScope
 
 from progressd.core.errors import ProgressdError
 from progressd.registry import Registry
+from progressd.rest.compression import AT_ONCE
 from progressd.rest.gate import Gate
 from progressd.rest.job_answers import Answer, JobAnswers
 
@@ -45,7 +46,9 @@ class DirectReads:
             who = self._gate.admit(cast("HTTPScope", cast(Any, scope)))
             if not who.sees(job):
                 return None
-            marks = self._gate.count(scope)
+            answer = self._answers.answer(job, fields.get(b"if-none-match"), fields.get(b"accept-encoding", b""))
+            if len(answer.body) > AT_ONCE:  # which is compressed in a thread
+                return None
+            return answer.marked(self._gate.count(scope))
         except ProgressdError:
             return None
-        return self._answers.answer(job, fields.get(b"if-none-match")).marked(marks)

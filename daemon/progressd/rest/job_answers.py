@@ -2,13 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from progressd import __version__
 from progressd.core.base_path import BasePath
 from progressd.core.job import Job
+from progressd.rest.compression import AT_ONCE, LEAST, gzipped, takes_gzip
 from progressd.rest.headers import HEADERS
 from progressd.rest.views import job_view
 
@@ -37,11 +39,18 @@ class Answer:
         return Answer(self.status, (*self.headers, *marks), self.body) if marks else self
 
 
-class _Kept(NamedTuple):
+@dataclass(slots=True)
+class _Kept:
     offset: int  # of the job: nothing else of it changes without this
     etag: bytes
     whole: Answer
     unchanged: Answer
+    small: Answer | None = None  # the whole in gzip, once somebody has asked for that
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies."""
+        return len(self.whole.body) + (len(self.small.body) if self.small else 0)
 
 
 class JobAnswers:
@@ -53,30 +62,51 @@ class JobAnswers:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
 
-    def answer(self, job: Job, if_none_match: bytes | None) -> Answer:
-        """The job, or 304 where the client has it already (RFC 9110 §13.1.2)."""
+    def answer(self, job: Job, if_none_match: bytes | None, accept_encoding: bytes = b"") -> Answer:
+        """The job, or 304 where the client has it already (RFC 9110 §13.1.2); in gzip where that pays.
+
+        Without it where that takes long.
+        """
         kept = self._kept.get(job.id)
         if kept is None or kept.offset != job.offset:
             kept = self._keep(job)
         if if_none_match is not None and _matches(if_none_match, kept.etag):
             return kept.unchanged
+        if LEAST <= len(kept.whole.body) <= AT_ONCE and takes_gzip(accept_encoding.decode("latin-1")):
+            return kept.small or self._compress(kept)
         return kept.whole
 
     def _keep(self, job: Job) -> _Kept:
         view = job_view(job, self._store_id, self._base)
         etag = f'"{view.cursor}.{__version__}{self._base.text}"'.encode()  # another version may tell more of a job
-        fields = ((b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding"), *_ALWAYS)
-        body = _encode(view)
-        content = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
-        kept = _Kept(job.offset, etag, Answer(200, (*content, *fields), body), Answer(304, fields, b""))
+        kept = _Kept(job.offset, etag, _whole(_encode(view), etag), Answer(304, _fields(etag), b""))
         if (before := self._kept.pop(job.id, None)) is not None:
-            self._bytes -= len(before.whole.body)
+            self._bytes -= before.size
         self._kept[job.id] = kept
-        self._bytes += len(body)
+        self._bytes += kept.size
+        self._forget()
+        return kept
+
+    def _compress(self, kept: _Kept) -> Answer:
+        small = kept.small = _whole(gzipped(kept.whole.body), b"W/" + kept.etag, (b"content-encoding", b"gzip"))
+        self._bytes += len(small.body)
+        self._forget()
+        return small
+
+    def _forget(self) -> None:
+        """The oldest, as long as there is too much."""
         while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
             _, oldest = self._kept.popitem(last=False)
-            self._bytes -= len(oldest.whole.body)
-        return kept
+            self._bytes -= oldest.size
+
+
+def _whole(body: bytes, etag: bytes, *more: tuple[bytes, bytes]) -> Answer:
+    content = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *more)
+    return Answer(200, (*content, *_fields(etag)), body)
+
+
+def _fields(etag: bytes) -> Headers:
+    return (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding"), *_ALWAYS
 
 
 def _matches(if_none_match: bytes, etag: bytes) -> bool:

@@ -74,8 +74,10 @@ async def get_job(job_id: str) -> Response:
     waiting = converted(request.args, Waiting)
     if waiting.since is not None and waiting.wait:
         job = await changed_job(services(), job, waiting.since, min(waiting.wait, WAIT_MOST))
-    known = request.headers.get("If-None-Match")
-    answer = services().answers.answer(job, None if known is None else known.encode("latin-1"))
+    known, accepted = request.headers.get("If-None-Match"), request.headers.get("Accept-Encoding", "")
+    answer = services().answers.answer(
+        job, None if known is None else known.encode("latin-1"), accepted.encode("latin-1")
+    )
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
         del response.headers["Content-Type"], response.headers["Content-Length"]  # they would be about the job
