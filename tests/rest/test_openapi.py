@@ -104,6 +104,16 @@ async def test_every_error_is_in_it_and_every_example_fits(document: dict[str, A
     assert len({operation["operationId"] for operation in operations(document).values()}) == len(operations(document))
 
 
+async def test_what_is_answered_only_now_and_then_is_in_it(document: dict[str, Any]) -> None:
+    described = operations(document)
+    for name, operation in described.items():
+        if not name.startswith("GET ") and not name.endswith("/token"):
+            assert "507" in operation["responses"], name
+        assert ({"token": []} in operation.get("security", [])) is name.startswith("GET "), name
+    assert "404" in described["POST /api/jobs"]["responses"]
+    assert document["components"]["securitySchemes"]["token"] == {"type": "apiKey", "in": "query", "name": "token"}
+
+
 @pytest.mark.parametrize(
     ("examples", "phases"),
     [(3, "examples,fuzzing"), pytest.param(400, "examples,coverage,fuzzing,stateful", marks=pytest.mark.torture)],

@@ -83,7 +83,7 @@ async def jobs_of_batch(batch_id: str) -> Response:
 
 
 @blueprint.delete("/<batch_id>")
-@described(BatchCancelled, errors=(409,))
+@described(BatchCancelled, errors=(409, 507))
 async def cancel(batch_id: str) -> Response:
     """Cancel the jobs of a batch that have not finished."""
     daemon = services()

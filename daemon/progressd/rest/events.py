@@ -21,14 +21,14 @@ blueprint = Blueprint("events", __name__)
 
 
 @blueprint.post("/api/events")
-@described(also=TAKEN, errors=(404, 408, 409, 413), body=REPORTS)
+@described(also=TAKEN, errors=(404, 408, 409, 413, 507), body=REPORTS)
 async def any_job() -> Response:
     """Events of any jobs."""
     return await _take(None)
 
 
 @blueprint.post("/api/jobs/<job_id>/events")
-@described(also=TAKEN, errors=(404, 408, 409, 413), body=REPORTS)
+@described(also=TAKEN, errors=(404, 408, 409, 413, 507), body=REPORTS)
 async def one_job(job_id: str) -> Response:
     """Events of one job, which need not name it."""
     return await _take(checked_job_id(job_id))

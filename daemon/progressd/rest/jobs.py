@@ -53,7 +53,12 @@ async def history() -> Response:
 
 @blueprint.post("")
 @described(
-    JobView, status=201, also={200: {JSON: JobView}}, errors=(408, 413), body={JSON: NewJob}, body_required=False
+    JobView,
+    status=201,
+    also={200: {JSON: JobView}},
+    errors=(404, 408, 413, 507),
+    body={JSON: NewJob},
+    body_required=False,
 )
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
@@ -85,7 +90,7 @@ async def get_job(job_id: str) -> Response:
 
 
 @blueprint.delete("/<job_id>")
-@described(JobView, errors=(409,), query=(Deletion,))
+@described(JobView, errors=(409, 507), query=(Deletion,))
 async def cancel(job_id: str) -> Response:
     """Cancel a job that has not finished; with `purge`, delete one that has, and its files."""
     job = await _find(job_id)

@@ -46,6 +46,7 @@ REQUEST_HEADERS: Final = {
     "Range": "A part of the file, in bytes.",
 }
 RESPONSE_HEADERS: Final = {"Retry-After": "Seconds.", "ETag": "For `If-None-Match`."}
+SECURITY: Final = [{}, {"bearer": []}, {"key": []}]
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -60,6 +61,8 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for path, method, operation, view, name in routes:
         described = _operation(path, operation, view, schema_of, schemas)
+        if method == "get":
+            described["security"] = [*SECURITY, {"token": []}]
         paths.setdefault(path, {})[method] = {"operationId": name, **described}
     return {
         "openapi": "3.1.0",
@@ -70,7 +73,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": app.services.settings.server.base_path}],
-        "security": [{}, {"bearer": []}, {"key": []}],
+        "security": SECURITY,
         "tags": [{"name": name} for name in dict.fromkeys(_tag(path) for path in paths)],
         "paths": paths,
         "components": {
@@ -78,6 +81,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "token": {"type": "apiKey", "in": "query", "name": "token"},
             },
         },
     }
