@@ -3,7 +3,7 @@
 import httpx
 import pytest
 from http_client import client_of, get
-from peer import Peer
+from peer import Peer, request, upgrade
 
 from daemon import RunningDaemon
 
@@ -35,6 +35,25 @@ async def test_reads_ahead_of_the_application_are_too(daemon: RunningDaemon) -> 
         read = await client.get(f"/api/jobs/{job}")
         is_safe(read.headers)
         is_safe((await client.get(f"/api/jobs/{job}", headers={"If-None-Match": read.headers["ETag"]})).headers)
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (request("/api/jobs", {"A": "x" * 20_000}), 431),
+        (request("/api/jobs", {"Transfer-Encoding": "gzip"}, method="POST"), 501),
+        (upgrade("/ws/jobs/x"), 400),
+        (upgrade("/ws/jobs", {"Origin": "http://evil.example"}), 403),
+    ],
+    ids=["no request", "a long head", "an unknown coding", "a handshake", "a foreign handshake"],
+)
+async def test_so_are_those_that_no_handler_gives(daemon: RunningDaemon, said: bytes, status: int) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(said)
+        answer = await peer.response()
+        assert answer.status == status
+        is_safe(httpx.Headers(answer.headers))
 
 
 async def test_a_file_name_is_neither_a_header_nor_a_path(daemon: RunningDaemon) -> None:

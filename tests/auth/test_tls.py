@@ -176,6 +176,7 @@ async def test_a_request_without_tls_is_told_at_once_what_is_spoken_here(
             await peer.send(head)
             response = await peer.response()
             assert (response.status, response.headers["connection"]) == (400, "close")
+            assert response.headers["x-content-type-options"] == "nosniff"
             assert response.json == {"error": "TLS is spoken at this port: use https:// or wss://"}
             assert await peer.rest() == b""
         ledger = daemon.daemon.ledger

@@ -10,7 +10,6 @@ from werkzeug.exceptions import HTTPException
 from progressd.core.errors import NoSpace, ProgressdError
 from progressd.rest import auth, batch, convert, events, health, jobs, metrics, reference, stats, streams
 from progressd.rest.compression import compressed
-from progressd.rest.headers import HEADERS
 from progressd.rest.services import RestApp, Services, json_response
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
@@ -34,7 +33,7 @@ def build_app(parts: Services) -> RestApp:
     app.register_error_handler(ProgressdError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failed)
-    app.after_request(_with_headers)
+    app.after_request(_compressed)
     return app
 
 
@@ -74,7 +73,5 @@ async def _failed(error: Exception) -> Response:
     return json_response({"error": "the daemon failed to answer this; its log says why"}, 500)
 
 
-async def _with_headers(response: Response) -> Response:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+async def _compressed(response: Response) -> Response:
     return await compressed(request, response)

@@ -6,14 +6,13 @@ import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
 from progressd.core.base_path import BasePath
-from progressd.rest.headers import HEADERS
 
 
 async def answer_at_once(
     receive: ASGIReceiveCallable, send: ASGISendCallable, status: int, fields: Mapping[str, str], body: bytes = b""
 ) -> None:
     """Send a whole answer. A body of the request that nobody read would keep Hypercorn from ending it."""
-    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in {**HEADERS, **fields}.items()]
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, receive)
         await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})

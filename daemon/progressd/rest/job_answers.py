@@ -11,7 +11,6 @@ from progressd import __version__
 from progressd.core.base_path import BasePath
 from progressd.core.job import Job
 from progressd.rest.compression import AT_ONCE, LEAST, gzipped, takes_gzip
-from progressd.rest.headers import HEADERS
 from progressd.rest.views import job_view
 
 KEPT: Final = 4096  # jobs whose answers are kept, about 1.5 KiB each
@@ -19,7 +18,6 @@ KEPT_BYTES: Final = 16 * 1024 * 1024  # of their bodies
 CACHING: Final = "private, no-cache"  # keep it, and ask each time whether it is still so
 
 Headers = Sequence[tuple[bytes, bytes]]
-_ALWAYS: Final = tuple((name.lower().encode(), value.encode()) for name, value in HEADERS.items())
 _encode = msgspec.json.Encoder().encode
 
 
@@ -106,7 +104,7 @@ def _whole(body: bytes, etag: bytes, *more: tuple[bytes, bytes]) -> Answer:
 
 
 def _fields(etag: bytes) -> Headers:
-    return (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding"), *_ALWAYS
+    return (b"etag", etag), (b"cache-control", CACHING.encode()), (b"vary", b"Accept-Encoding")
 
 
 def _matches(if_none_match: bytes, etag: bytes) -> bool:

@@ -46,7 +46,7 @@ REQUEST_HEADERS: Final = {
     "Range": "A part of the file, in bytes.",
 }
 RESPONSE_HEADERS: Final = {"Retry-After": "Seconds.", "ETag": "For `If-None-Match`."}
-SECURITY: Final = [{}, {"bearer": []}, {"key": []}]
+SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 

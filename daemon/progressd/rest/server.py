@@ -30,6 +30,7 @@ from hypercorn.utils import wrap_app
 from progressd.broadcast.outbox import Budget
 from progressd.config import Settings
 from progressd.core.base_path import BasePath
+from progressd.core.headers import ALWAYS
 from progressd.rest.at_once import with_slash
 from progressd.rest.direct import DirectReads
 from progressd.rest.protocol import SEND_MOST, Protocol
@@ -51,7 +52,7 @@ class HttpServer:
         self.direct = direct
         self._base = base
         self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
-        self._config = Config()
+        self._config = _Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.include_server_header = False
         self._config.accesslog = None
@@ -108,6 +109,12 @@ class HttpServer:
         """
         for connection in self._open:
             connection.stream.socket.close()
+
+
+class _Config(Config):
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """What every answer gets, also Hypercorn's own."""
+        return [*super().response_headers(protocol), *ALWAYS]
 
 
 class _Server(TCPServer):

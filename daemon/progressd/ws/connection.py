@@ -21,7 +21,7 @@ from progressd.core.closing import (
     Closing,
 )
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
-from progressd.core.headers import header
+from progressd.core.headers import ALWAYS, header
 from progressd.core.messages import Notice, encode
 from progressd.producers.intake import ANSWERS_MOST
 from progressd.ws.endpoint import NOWHERE, Endpoint, Inbox, Pieces
@@ -110,7 +110,7 @@ class WebSocket:
         """Refuse the client, with the error's status and a JSON body."""
         fields = {"Content-Type": "application/json", "Connection": "close", **error.headers()}
         headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
-        await self._request.reject(error.status, extra_headers=headers, body=encode(error.body()))
+        await self._request.reject(error.status, extra_headers=[*headers, *ALWAYS], body=encode(error.body()))
 
     def send(self, message: Notice) -> None:
         """Say something to this client alone."""

@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from progressd.config import Settings
+from progressd.core.headers import ALWAYS
 from progressd.core.messages import encode
 from progressd.tls import tls_context
 from progressd.ws.ledger import PLAIN_TO_TLS
@@ -22,7 +23,8 @@ from progressd.ws.listener import RECEIVE_MOST, Connection, Encrypted
 PLAIN_SENTENCE: Final = encode({"error": "TLS is spoken at this port: use https:// or wss://"})
 PLAIN_ANSWER: Final = (  # to a request without TLS
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(PLAIN_SENTENCE), PLAIN_SENTENCE)
+    b"Content-Length: %d\r\n%b\r\n\r\n%b"
+    % (len(PLAIN_SENTENCE), b"\r\n".join([b"%b: %b" % pair for pair in ALWAYS]), PLAIN_SENTENCE)
 )
 RECORD_MOST: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
 
