@@ -94,6 +94,10 @@ class Protocol(H11Protocol):
         """Whether a part of a request has come, and its rest has not."""
         return self.connection.trailing_data[0] != b""
 
+    def in_head(self) -> bool:
+        """Whether it is its head that has come in part."""
+        return self.connection.their_state is h11.IDLE and self.has_begun()
+
     async def finish(self) -> None:
         """The client sends no more, as `nc -N` does, or has left, which looks the same: answer what it has asked.
 

@@ -5,7 +5,7 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
@@ -33,13 +33,12 @@ from progressd.core.base_path import BasePath
 from progressd.core.headers import ALWAYS
 from progressd.rest.at_once import with_slash
 from progressd.rest.direct import DirectReads
-from progressd.rest.protocol import SEND_MOST, Protocol
-from progressd.ws.ledger import UNREAD
+from progressd.rest.http_stream import HttpStream
+from progressd.rest.protocol import Protocol
 from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
 
 RECEIVE_MOST: Final = 65536  # bytes read at once
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
-WIND_UP: Final = 1.0  # seconds to wait for the end of a response when an upgrade follows it at once
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 
 
@@ -65,7 +64,7 @@ class HttpServer:
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""
-        self._stall = settings.limits.stall_timeout
+        self._limits = settings.limits
         self.budget.limit = settings.limits.outbox_bytes_total
 
     @asynccontextmanager
@@ -81,7 +80,7 @@ class HttpServer:
 
     async def serve(self, connection: Connection) -> bool:
         """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
-        stream = _HttpStream(connection, self._base, self._beginnings, self._stall, self.budget)
+        stream = HttpStream(connection, self._base, self._beginnings, self._limits, self.budget)
         self._open.add(connection)
         try:
             server = _Server(
@@ -159,7 +158,7 @@ class _Server(TCPServer):
         protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
         protocol.gone, protocol.give_up, protocol.base = self.gone, self._give_up, self.base
         self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
-        cast("_HttpStream", self.stream).protocol = protocol
+        cast("HttpStream", self.stream).protocol = protocol
         while True:
             try:
                 data = await self.stream.receive_some(RECEIVE_MOST)
@@ -190,125 +189,6 @@ class _Server(TCPServer):
                 await terminated.wait()
         with trio.CancelScope(shield=True):
             await self._initiate_server_close()
-
-
-class _HttpStream(trio.abc.HalfCloseableStream):
-    """What Hypercorn reads from and writes to. It ends where an upgrade to WebSocket comes between two requests.
-
-    Proxies do that: they send the upgrade over an idle connection that has served plain requests before.
-    """
-
-    protocol: Protocol  # which gets what is read
-
-    def __init__(
-        self, connection: Connection, base: BasePath, beginnings: Collection[bytes], stall: float, budget: Budget
-    ) -> None:
-        """`stall`: the seconds that a client may take to make room for the next piece of a response."""
-        self._connection = connection
-        self._base = base
-        self._beginnings = beginnings
-        self._stall = stall
-        self._budget = budget
-        self._closed = False
-        self._given_up = False
-        self._untaken = 0  # bytes sent since the socket had room
-        self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
-        self._sending = trio.CancelScope()
-        self._between_requests = trio.Event()
-        self._between_requests.set()
-        self.socket = connection.stream.socket  # Hypercorn asks it for the addresses
-        self.upgrading = False
-
-    def set_between_requests(self, between: bool) -> None:
-        """Hypercorn has answered a request, or has got one."""
-        if between:
-            self._between_requests.set()
-        else:
-            self._between_requests = trio.Event()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = b""
-        with trio.CancelScope() as self._reading:
-            if not self._closed:
-                data = await self._connection.receive_some(max_bytes)
-            if self.protocol.takes_lines:  # many a client reads no answer before it has sent all lines
-                self._sending.deadline = trio.current_time() + self._stall
-            if data and any(data[: len(one)] == one[: len(data)] for one in self._beginnings):
-                data = await self._upgrade_or(data)
-        if self._closed:
-            raise trio.ClosedResourceError
-        return data
-
-    async def _upgrade_or(self, data: bytes) -> bytes:
-        """Data that begins like an upgrade: close this stream if it is one, else give back all that was read."""
-        connection = self._connection
-        with trio.move_on_after(WIND_UP):  # the response before it may not be quite over
-            await self._between_requests.wait()
-        if not self._between_requests.is_set() or self.protocol.has_begun():
-            return data
-        connection.unread = data + connection.unread
-        await connection.read_head()
-        if connection.wants_websocket(self._base):
-            self.upgrading = self._closed = True
-            return b""
-        data, connection.unread = connection.unread, b""
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError
-        rest = memoryview(data)
-        try:
-            while rest and not self._given_up:
-                if self._untaken >= SEND_MOST:
-                    self._budget.hold(self, len(data))
-                    await self._wait_for_room()
-                    continue
-                try:
-                    sent = self._connection.send(cast(bytes, rest[:SEND_MOST]))
-                except BlockingIOError:
-                    self._untaken = SEND_MOST
-                else:
-                    self._untaken += sent
-                    rest = rest[sent:]
-        except OSError as error:
-            raise trio.BrokenResourceError from error
-        finally:
-            self._budget.hold(self, 0)
-        if self._given_up:
-            raise trio.BrokenResourceError("the client does not read")
-        await trio.lowlevel.checkpoint()
-
-    async def _wait_for_room(self) -> None:
-        """Until the client has taken what was sent, but for little; or give it up.
-
-        Without this the kernel would take megabytes at once, all of which a slow client had to read in time.
-        """
-        if not self._given_up:
-            with trio.move_on_after(self._stall) as self._sending:
-                await self._connection.wait_writable()
-                self._untaken = 0
-            if self._sending.cancelled_caught:
-                self.give_up()
-
-    def give_up(self) -> None:
-        """Close the connection under an answer that its client does not read."""
-        self._given_up = True
-        self._connection.fate = UNREAD
-        self._connection.stream.socket.close()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._connection.stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        """Left to `Connection.linger`, for after an upgrade nothing must be closed."""
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        """End the HTTP side; the listener closes the connection, or upgrades it."""
-        self._closed = True
-        self._reading.cancel()
-        await trio.lowlevel.checkpoint()
 
 
 def _finishing(app: ASGIFramework) -> ASGIFramework:
