@@ -17,7 +17,7 @@ from progressd.broadcast.subscription import NoHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
-from progressd.ingest import Outcome, Submitting
+from progressd.submitting import Outcome, Submitting
 from progressd.ws.ledger import ABANDONED
 from progressd.ws.listener import Upgrade, read_upgrade
 from progressd.ws.watchers import Watchers

@@ -8,7 +8,7 @@ producers.
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 import structlog
 import trio
@@ -25,6 +25,7 @@ from progressd.draft import MESSAGES_MOST, Draft, Sees, deletion, sees_all
 from progressd.log import log_change
 from progressd.registry import Registry
 from progressd.store.base import Store
+from progressd.submitting import Outcome, Submitting
 from progressd.tally import Tally
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
@@ -32,7 +33,6 @@ BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
 WRITE_BEHIND: Final = 0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
 
-Outcome: TypeAlias = Job | ProgressdError
 log = structlog.get_logger(__name__)
 
 
@@ -47,25 +47,6 @@ class Entry:
         self.deleted = deleted
         self.outcomes: list[Outcome] = []
         self.decided = trio.Event()
-
-
-class Submitting(Protocol):
-    """Where producers hand in what they report."""
-
-    store_id: str
-
-    async def submit(self, *events: Event) -> list[Outcome]:
-        """Hand in events, in order, and wait until they are durable and published.
-
-        For each, the job as it is then, or the error that refused it. Raises Unavailable when the daemon is stopping.
-        """
-
-    async def submit_one(self, event: Event) -> Job:
-        """Hand in one event; the job as it is then. Raises what refused it."""
-        [outcome] = await self.submit(event)
-        if isinstance(outcome, ProgressdError):
-            raise outcome
-        return outcome
 
 
 class Ingest(Submitting):

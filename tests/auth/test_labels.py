@@ -16,9 +16,9 @@ from progressd.auth.identity import Identity, Scope
 from progressd.auth.sight import Sights
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.status import JobStatus
-from progressd.ingest import Outcome
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
+from progressd.submitting import Outcome
 from samples import job_id
 from spine import Spine, cancel
 from submitting import PDF

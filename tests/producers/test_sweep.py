@@ -14,11 +14,11 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import ProgressdError
-from progressd.ingest import Outcome
 from progressd.producers.intake import Intake
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import GATHER, Sweep
 from progressd.store.sqlite import SQLiteStore
+from progressd.submitting import Outcome
 from samples import job_id
 from spine import register, running, start
 

@@ -25,9 +25,10 @@ from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic
 from progressd.core.status import JobStatus
 from progressd.history import History
-from progressd.ingest import Ingest, Outcome, Submitting
+from progressd.ingest import Ingest
 from progressd.registry import Registry
 from progressd.store.base import Filter, Store
+from progressd.submitting import Outcome, Submitting
 
 
 class SeenRegistry:

@@ -5,8 +5,8 @@ from typing import Final
 
 from msgspec import UNSET
 
-from progressd.ingest import Outcome
 from progressd.producers.lines import Answer, Line, NumberedLine, read_line
+from progressd.submitting import Outcome
 
 CHUNK: Final = 16384  # bytes read at once; some 100 lines, or 8,000 that are nonsense and take 60 ms to say so
 ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile

@@ -7,9 +7,9 @@ from collections import deque
 from typing import Final
 
 from progressd.core.errors import InvalidInput
-from progressd.ingest import Submitting
 from progressd.producers.intake import CHUNK, Intake
 from progressd.producers.lines import Answer, LineSplitter, NumberedLine
+from progressd.submitting import Submitting
 
 TURN_MOST: Final = 500  # lines at once, which take 4 ms if they are nonsense: others want to be heard too
 BAD_MOST: Final = 1000  # lines that are no events, after which it is not worth reading on

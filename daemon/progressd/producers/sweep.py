@@ -11,8 +11,9 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from progressd.core.errors import Unavailable
-from progressd.ingest import BATCH_MOST, Ingest, Outcome
+from progressd.ingest import BATCH_MOST, Ingest
 from progressd.producers.intake import Intake
+from progressd.submitting import Outcome
 
 GATHER: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer
 READY_MOST: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them

@@ -13,10 +13,11 @@ from progressd.broadcast.outbox import SocketOutbox
 from progressd.core.closing import Closing
 from progressd.core.errors import ProgressdError
 from progressd.core.messages import encode
-from progressd.ingest import Ingest, Outcome
+from progressd.ingest import Ingest
 from progressd.producers.intake import ANSWERS_MOST, CHUNK, PATIENCE, Intake
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import Sweep
+from progressd.submitting import Outcome
 
 log = structlog.get_logger(__name__)
 
