@@ -111,6 +111,27 @@ def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
     assert newest(daemon)["status"] == "cancelled"
 
 
+def test_an_interruption_that_comes_with_the_end_of_the_command_is_seen(daemon: ServedDaemon) -> None:
+    late = """
+import signal, trio
+from progressd.cli import main
+
+ended = trio.Process.wait
+
+async def wait(process):
+    status = await ended(process)
+    signal.raise_signal(signal.SIGINT)
+    return status
+
+trio.Process.wait = wait
+main()
+"""
+    call = [sys.executable, "-c", late, *command(daemon.url, "--", "sh", "-c", "exit 7")[3:]]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert newest(daemon)["status"] == "cancelled"
+
+
 def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedDaemon) -> None:
     program = ("--", "sh", "-c", "echo ready; read go; echo 1/2; while :; do echo 2/2; done")
     arguments = command(daemon.url, "-p", r"(?P<current>\d)/(?P<total>\d)", *program)

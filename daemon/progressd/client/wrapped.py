@@ -68,21 +68,28 @@ class WrappedCommand:
             except OSError as error:
                 await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
                 raise
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pass_on, signals, process)
-                nursery.start_soon(self._keep_reporting)
-                nursery.start_soon(self._look_on)
-                nursery.start_soon(self._stop_when_cancelled, process)
-                async with trio.open_nursery() as reading:
-                    for stream, to in ((process.stdout, 1), (process.stderr, 2)):
-                        if stream is not None:
-                            reading.start_soon(self._read, stream, to)
-                    await process.wait()
-                    reading.cancel_scope.deadline = trio.current_time() + PIPE_PATIENCE
-                nursery.cancel_scope.cancel()
-            status = process.returncode or 0
-            await self._end(self._last(command[0], status))
+            async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
+                listening.start_soon(self._pass_on, signals, process)
+                await self._follow(process)
+                await _signals_are_heard()
+                status = process.returncode or 0
+                await self._end(self._last(command[0], status))
+                listening.cancel_scope.cancel()
         return status if status >= 0 else 128 - status
+
+    async def _follow(self, process: trio.Process) -> None:
+        """Report on the command until it has ended."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_reporting)
+            nursery.start_soon(self._look_on)
+            nursery.start_soon(self._stop_when_cancelled, process)
+            async with trio.open_nursery() as reading:
+                for stream, to in ((process.stdout, 1), (process.stderr, 2)):
+                    if stream is not None:
+                        reading.start_soon(self._read, stream, to)
+                await process.wait()
+                reading.cancel_scope.deadline = trio.current_time() + PIPE_PATIENCE
+            nursery.cancel_scope.cancel()
 
     async def _pass_on(self, signals: Any, process: trio.Process) -> None:
         async for number in signals:
@@ -214,6 +221,15 @@ class WrappedCommand:
         if event is not None and not status.finished:
             self._client.report(self.job_id, event)
         return status
+
+
+async def _signals_are_heard() -> None:
+    """Wait until a signal that has come to this process has been taken: one that ended the command came to both."""
+    heard = trio.Event()
+    trio.lowlevel.current_trio_token().run_sync_soon(heard.set)  # which is how signals come, too
+    await heard.wait()
+    for _ in range(2):  # for who takes them
+        await trio.lowlevel.checkpoint()
 
 
 def _event(type_: str, **data: Any) -> dict[str, Any]:
