@@ -123,15 +123,6 @@ def test_programs_that_are_missing(free_port: int, tmp_path: Path) -> None:
     assert found(settings, "bad") == ["the pipeline scan runs no-such-program, which is not here"]
 
 
-def test_programs_that_set_limits_are_missing(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    settings = settings_in(tmp_path, server={"port": free_port}, pipelines={})
-    told = [
-        f"no pipeline can run without {tool}, which is not here: install util-linux" for tool in ("choom", "prlimit")
-    ]
-    assert [sentence for sentence in found(settings, "bad") if "util-linux" in sentence] == told
-
-
 def test_too_few_descriptors(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port}, limits={"max_connections": 10_000_000})
     assert any("limits.max_connections = 10000000, but" in note for note in found(settings, "note"))

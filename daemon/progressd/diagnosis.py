@@ -21,7 +21,6 @@ from progressd.config.settings import AuthSettings, Server
 from progressd.core.errors import SettingsError
 from progressd.ownership import user
 from progressd.port_holder import holder_of
-from progressd.producers.limits import TOOLS
 from progressd.sockets import require_keys
 from progressd.tls import tls_context
 from progressd.upkeep import DATABASE, require_readable
@@ -194,9 +193,6 @@ def _clock() -> Iterator[Finding]:
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
-    for tool in TOOLS:
-        if shutil.which(tool) is None:
-            yield Finding("bad", f"no pipeline can run without {tool}, which is not here: install util-linux")
     for name, pipeline in settings.pipelines.items():
         program = pipeline.command[0].replace("{python}", sys.executable)
         if shutil.which(program) is None:

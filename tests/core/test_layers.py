@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "pipelines": "",
     "client": "core",
     "installation": "core",
-    "diagnosis": "core config tls ownership port_holder producers sockets auth upkeep",
+    "diagnosis": "core config tls ownership port_holder sockets auth upkeep",
     "cli": "core config auth log client app upkeep installation diagnosis",
     "__main__": "cli",
 }

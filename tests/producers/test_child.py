@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from progressd.producers import child as module
 from progressd.producers.child import LINE_MOST, STDERR_KEPT, Child
 from progressd.producers.limits import ChildLimits
@@ -50,7 +51,7 @@ async def start(
     command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None, grace: float = GRACE
 ) -> Child:
     environment = environment or {"PATH": os.environ["PATH"]}
-    return await Child.start(command, cwd or Path("/"), environment, grace, LIMITS.around)
+    return await Child.start(command, cwd or Path("/"), environment, grace, LIMITS.words())
 
 
 async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, Child]:
@@ -108,6 +109,64 @@ async def test_a_file_that_is_no_program_cannot_be_started(name: str, tmp_path: 
     (tmp_path / "program").write_text("exit")
     with pytest.raises(PermissionError, match="Permission denied: '" + re.escape(name)):
         await start([name], tmp_path, {"PATH": str(tmp_path)})
+
+
+ELF = Path("/bin/true").read_bytes()
+REFUSED = {  # by the kernel
+    "damaged": (b"\x7fELF and nothing that follows from it", "Exec format error"),
+    "truncated": (ELF[:40], "Exec format error"),
+    "of another machine": (ELF[:18] + b"\xff\xff" + ELF[20:], "Exec format error"),
+    "without an interpreter": (b"echo read by a shell\n", "Exec format error"),
+    "empty": (b"", "Exec format error"),
+    "with an interpreter that is not there": (b"#!/no/such/interpreter\n", "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED.keys())
+async def test_a_program_that_the_kernel_refuses_is_not_read_by_a_shell(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program").write_bytes(content)
+    (tmp_path / "program").chmod(0o755)
+    with trio.fail_after(PATIENCE), pytest.raises(OSError, match=reason + ": './program'"):
+        await start(["./program"], tmp_path)
+
+
+async def test_a_directory_is_no_program(tmp_path: Path) -> None:
+    with trio.fail_after(PATIENCE), pytest.raises(PermissionError, match="Permission denied: "):
+        await start([str(tmp_path)])
+
+
+def ours() -> set[str]:
+    """The processes that this one has started and not yet reaped."""
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+    before = ours()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start, ["sleep", "1000"])
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert ours() <= before
+
+
+async def test_a_program_finds_no_signal_ignored() -> None:
+    """Python ignores some: a program would not end when nobody reads it, nor when its file is too large."""
+    _, out, _, _ = await run(["grep", "SigIgn", "/proc/self/status"])
+    assert out.texts == [b"SigIgn:\t0000000000000000"]
+
+
+@pytest.mark.parametrize("environment", [{"A": "1"}, {"LC_CTYPE": "C", "A": "1"}, {"LC_CTYPE": "de_DE", "A": "\udcff"}])
+async def test_a_program_has_exactly_the_environment_and_arguments_it_is_given(environment: dict[str, str]) -> None:
+    out = Seen()
+    child = await start(
+        ["/bin/sh", "-c", "/usr/bin/tr '\\0' '\\n' < /proc/$$/environ; echo $1", "", "\udcfe"], None, environment
+    )
+    with trio.fail_after(PATIENCE):
+        assert await child.run(out, Seen()) == 0
+    assert sorted(out.texts) == sorted([*(os.fsencode(f"{k}={v}") for k, v in environment.items()), b"\xfe"])
 
 
 async def test_a_program_of_the_directory_it_is_started_in_is_found(tmp_path: Path) -> None:

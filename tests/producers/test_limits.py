@@ -1,5 +1,6 @@
 """What a process of a pipeline may take of the machine, and the sentence when it takes more. Real children."""
 
+import errno
 import resource
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from progressd.config import Pipeline
 from progressd.core.job import Job
+from progressd.producers.child import BECOME
 from progressd.producers.limits import ChildLimits
 from submitting import COPY, python, run, shell
 
@@ -96,26 +98,35 @@ async def test_the_daemon_itself_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_job_gets_no_more_than_the_daemon_may_have_itself() -> None:
+    shown = "print(*resource.getrlimit(resource.RLIMIT_NOFILE), open('/proc/self/oom_score_adj').read())"
     program = (
-        "import resource, sys\nfrom pathlib import Path\n"
-        "from progressd.producers.limits import ChildLimits\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))\n"
+        "import resource, sys, trio\nfrom pathlib import Path\n"
+        "from progressd.producers.child import Child\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 90))\n"
         "Path('/proc/self/oom_score_adj').write_text('700')\n"
-        "print(*ChildLimits(1 << 30, 60, 1 << 20, 100).around(['true']))"
+        "async def seen(lines):\n    for _, line in lines: print(line.decode())\n"
+        "async def main():\n"
+        f"    command = [sys.executable, '-c', {'import resource; ' + shown!r}]\n"
+        "    await (await Child.start(command, Path('/'), {}, 1, ['NOFILE:100:100'])).run(seen, seen)\n"
+        "trio.run(main)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    words = done.stdout.split()
-    assert "--nofile=90:90" in words
-    assert "--fsize=1048576:1048576" in words
-    assert words[1:3] == ["-n", "700"]
+    assert done.stdout.split() == ["90", "90", "700"]
 
 
-async def test_where_no_limits_can_be_set_a_job_fails_with_that_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_daemon(tmp_path / "state", pipelines={"pdf": Pipeline(("/bin/true", "{input}"))}) as daemon:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        assert (await run(daemon, "pdf")).error == (
-            "Pipeline error: true, the program of pipeline pdf, cannot be started: "
-            "choom, of util-linux, is not installed"
-        )
+def test_a_program_runs_though_it_cannot_be_the_first_to_go() -> None:
+    hidden = 'mount -t tmpfs none /proc && exec "$@" 5>&1'
+    command = [*BECOME, "5", "", "NOFILE:50:50", "--", "sh", "-c", "ulimit -n"]
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", hidden, "sh", *command], capture_output=True, text=True)
+    if "unshare failed" in done.stderr or "permission denied" in done.stderr:
+        pytest.skip("nothing may be mounted here")
+    assert done.stdout == f"/proc/self/oom_score_adj {errno.ENOENT}\n50\n"
+
+
+async def test_a_job_whose_program_cannot_be_started_fails_with_that_sentence(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    assert (await outcome(tmp_path / "state", Pipeline((str(program), "{input}")))).error == (
+        "Pipeline error: program, the program of pipeline pdf, cannot be started: Exec format error"
+    )

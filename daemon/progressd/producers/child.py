@@ -1,18 +1,19 @@
 """A child process in its own process group: its output by lines, its end by itself, by time, or by us."""
 
-import errno
 import os
-import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import structlog
 import trio
 
+from progressd.producers import become
 from progressd.producers.lines import LineSplitter, NumberedLine
-from progressd.shortage import in_thread, thread_told
+from progressd.shortage import thread_told
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
@@ -20,7 +21,11 @@ PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once the child has 
 GONE_MOST: Final = 1.0  # seconds for the killed ones to be gone, which takes them a moment and somebody to reap them
 PIPE_MOST: Final = 1024 * 1024  # bytes of it that are read then: what a pipe can hold, the rest is not the child's
 
+BECOME: Final = (sys.executable, "-I", "-S", "-X", "utf8", become.__file__)
+
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
 
 
 class Child:
@@ -40,29 +45,33 @@ class Child:
         cwd: Path,
         environment: Mapping[str, str],
         kill_grace: float,
-        around: Callable[[Sequence[str]], Sequence[str]] = list,
+        limits: Sequence[str] = (),
     ) -> "Child":
-        """Start a program without a shell. Raises OSError when it cannot be started.
-
-        `around` makes of the command one that becomes it: same process, same errors, but those in the file itself.
-        """
-
-        def checked() -> Sequence[str]:
-            _require_program(command[0], cwd, environment)
-            return around(command)
-
-        started = await in_thread(checked)  # a thread, for file systems may be slow
-        with thread_told():  # of the one in which Trio starts it
-            process = await trio.lowlevel.open_process(
-                started,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=cwd,
-                env=environment,
-                start_new_session=True,
-            )
-        return cls(process, kill_grace)
+        """Start a program without a shell, with limits as NAME:SOFT:HARD. Raises OSError when it cannot be started."""
+        reading, writing = os.pipe()
+        async with trio.lowlevel.FdStream(reading) as report:
+            try:
+                words = (*BECOME, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
+                with thread_told():  # of the one in which Trio starts it
+                    process = await trio.lowlevel.open_process(
+                        words,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        cwd=cwd,
+                        env=environment,
+                        start_new_session=True,
+                        pass_fds=[writing],
+                    )
+            finally:
+                os.close(writing)
+            child = cls(process, kill_grace)
+            try:
+                await _has_become(command[0], report)
+            except BaseException:
+                await child._close()
+                raise
+            return child
 
     async def run(self, on_stdout: OnLines, on_stderr: OnLines) -> int:
         """Read until the child has ended; its exit status, negative for a signal."""
@@ -77,10 +86,7 @@ class Child:
                 for waiting in self._waiting.values():
                     waiting.deadline = trio.current_time() + PIPE_PATIENCE
         finally:
-            with trio.CancelScope(shield=True):
-                await self._end()
-                for stream in (process.stdout, process.stderr):  # not before: its last words would kill it (SIGPIPE)
-                    await stream.aclose()
+            await self._close()
         assert process.returncode is not None
         return process.returncode
 
@@ -110,6 +116,13 @@ class Child:
             return bytes(await stream.receive_some())
         return b""
 
+    async def _close(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._end()
+            for stream in (self._process.stdout, self._process.stderr):
+                assert stream is not None
+                await stream.aclose()  # not before: its last words would kill it (SIGPIPE)
+
     async def _end(self) -> None:
         """End the group: the child if it still runs, and whatever it has started and left behind."""
         if self._process.returncode is None:
@@ -132,10 +145,14 @@ class Child:
         return True
 
 
-def _require_program(name: str, cwd: Path, environment: Mapping[str, str]) -> None:
-    """Raise the error that execvpe(3) would, where there is no such program."""
-    path = os.pathsep.join(os.get_exec_path(environment))
-    program = str(cwd / name) if os.path.dirname(name) else name
-    if shutil.which(program, path=path) is None:
-        number = errno.EACCES if shutil.which(program, os.F_OK, path=path) else errno.ENOENT
-        raise OSError(number, os.strerror(number), name)
+async def _has_become(program: str, report: trio.abc.ReceiveStream) -> None:
+    """Wait until a child has become a program. Raises OSError when it cannot."""
+    text = b""
+    while chunk := await report.receive_some():
+        text += chunk
+    for line in text.decode().splitlines():
+        what, number = line.split()
+        reason = os.strerror(int(number))
+        if what == become.PROGRAM:
+            raise OSError(int(number), reason, program)
+        log.warning("cannot limit a child", program=program, what=what, error=reason)

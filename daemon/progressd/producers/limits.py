@@ -1,12 +1,7 @@
 """What one process of a pipeline may take of the machine, and what an end tells about a limit that was reached."""
 
-import errno
 import re
-import resource
-import shutil
 import signal
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from progressd.config.quantities import seconds_text, size_text
@@ -14,9 +9,7 @@ from progressd.config.settings import RunnerSettings
 from progressd.core.pipeline import Pipeline
 from progressd.producers.last_words import last_words
 
-FIRST_TO_GO: Final = 500  # added to a child's badness, of 1000 (proc(5), oom_score_adj): rather it than the daemon
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
-TOOLS: Final = ("choom", "prlimit")  # which set what a process is, and then become another program
 
 _COMPLAINT = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
 _FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # the kernel's, and allocators' that give up
@@ -40,30 +33,17 @@ class ChildLimits(NamedTuple):
             pipeline.max_open_files or runner.max_open_files,
         )
 
-    def around(self, command: Sequence[str]) -> list[str]:
-        """A command that takes on the limits and then becomes this one, which so never runs without them.
-
-        Programs of util-linux do that, since nothing may run between fork and exec in a process with threads. What the
-        daemon itself may not exceed stays. Raises OSError where they are missing.
-        """
+    def words(self) -> list[str]:
+        """Each as NAME:SOFT:HARD, named as in setrlimit(2), for `become`."""
         # RLIMIT_DATA and not RLIMIT_AS: runtimes with a heap of their own reserve addresses by the terabyte.
         cpu = max(1, round(self.cpu))
-        limits = {
-            "data": (resource.RLIMIT_DATA, self.memory, self.memory),
-            "cpu": (resource.RLIMIT_CPU, cpu, cpu + CPU_GRACE),
-            "fsize": (resource.RLIMIT_FSIZE, self.file, self.file),
-            "nofile": (resource.RLIMIT_NOFILE, self.open_files, self.open_files),
-            "core": (resource.RLIMIT_CORE, 0, 0),
-        }
-        options = []
-        for name, (kind, soft, hard) in limits.items():
-            most = resource.getrlimit(kind)[1]
-            if most != resource.RLIM_INFINITY:
-                soft, hard = min(soft, most), min(hard, most)
-            options.append(f"--{name}={soft}:{hard}")
-        badness = max(FIRST_TO_GO, int(Path("/proc/self/oom_score_adj").read_text()))
-        choom, prlimit = (_found(tool) for tool in TOOLS)
-        return [choom, "-n", str(badness), "--", prlimit, *options, "--", *command]
+        return [
+            f"DATA:{self.memory}:{self.memory}",
+            f"CPU:{cpu}:{cpu + CPU_GRACE}",
+            f"FSIZE:{self.file}:{self.file}",
+            f"NOFILE:{self.open_files}:{self.open_files}",
+            "CORE:0:0",
+        ]
 
     def told(self, status: int, stderr: bytes) -> str:
         """What an exit status other than 0, negative for a signal, says, as the end of a sentence about the child."""
@@ -77,13 +57,6 @@ class ChildLimits(NamedTuple):
             return f"{end}, perhaps for want of memory: it may have {size_text(self.memory)}"
         words = last_words(stderr)
         return f"{end}: {words}" if words else end
-
-
-def _found(tool: str) -> str:
-    path = shutil.which(tool)
-    if path is None:
-        raise FileNotFoundError(errno.ENOENT, f"{tool}, of util-linux, is not installed", tool)
-    return path
 
 
 def _signal_name(number: int) -> str:

@@ -193,7 +193,7 @@ class Runner:
                     command = pipeline.arguments(self._placeholders(job, result))
                     environment = self._environment(job, pipeline)
                     grace = self._settings.runner.kill_grace
-                    child = await Child.start(command, result.parent, environment, grace, limits.around)
+                    child = await Child.start(command, result.parent, environment, grace, limits.words())
                     started.push_async_exit(entered.pop_all())
                     return child, result
             except OSError as error:
