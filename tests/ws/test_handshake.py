@@ -334,6 +334,16 @@ async def test_an_oversized_head_is_refused(daemon: RunningDaemon) -> None:
     assert (response.status, list(response.json)) == (431, ["error"])
 
 
+@pytest.mark.parametrize("most", [1024, 100_000])
+async def test_how_large_a_head_may_be_is_a_setting(most: int, tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, limits={"max_head_bytes": most}) as daemon:
+        for head, path, status in ((upgrade, "/ws/jobs", b"101"), (request, "/api/health", b"200")):
+            async with Peer(await daemon.connect()) as peer:
+                await peer.send(head(path, headers={"Cookie": "x" * (most - 700)}))
+                assert (await peer.receive())[9:12] == status
+            assert (await asked(daemon, head(path, headers={"Cookie": "x" * most}))).status == 431
+
+
 async def test_an_endless_head_is_refused_before_its_end(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(upgrade(headers={"Cookie": "x" * 100_000})[:60_000])

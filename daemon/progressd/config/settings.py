@@ -111,6 +111,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_connections_per_address: Annotated[int, _count("Of these, from one address.")] = 100
     max_open_per_address: Annotated[int, _count("Connections of any kind at a time from one address.")] = 1000
     handshake_timeout: Annotated[float, _seconds("How long a client may take to send the head of its request.")] = 10
+    max_head_bytes: Annotated[int, _bytes("The longest head of a request.", 1024)] = 16 << 10
     heartbeat_interval: Annotated[float, _seconds("How often a watcher is sent a ping.")] = 30
     connection_timeout: Annotated[
         float, _seconds("How long a watcher may show no sign of life, neither pong nor message.")

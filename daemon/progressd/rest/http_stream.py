@@ -32,6 +32,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
         self._beginnings = beginnings
         self._stall = limits.stall_timeout
         self._head_timeout = limits.handshake_timeout
+        self._head_most = limits.max_head_bytes
         self._budget = budget
         self._closed = False
         self._given_up = False
@@ -79,7 +80,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
             return data
         connection.unread = data + connection.unread
         self._reading.deadline = self._head_deadline()
-        await connection.read_head()
+        await connection.read_head(self._head_most)
         if connection.wants_websocket(self._base):
             self.upgrading = self._closed = True
             return b""

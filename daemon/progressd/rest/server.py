@@ -35,7 +35,7 @@ from progressd.rest.at_once import with_slash
 from progressd.rest.direct import DirectReads
 from progressd.rest.http_stream import HttpStream
 from progressd.rest.protocol import Protocol
-from progressd.ws.listener import HEAD_MOST, PREFIX, Connection
+from progressd.ws.listener import PREFIX, Connection
 
 RECEIVE_MOST: Final = 65536  # bytes read at once
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
@@ -47,7 +47,6 @@ class HttpServer:
 
     def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath, settings: Settings) -> None:
         self.budget = Budget()  # of the answers that wait for clients to read them
-        self.use(settings)
         self.direct = direct
         self._base = base
         self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
@@ -55,17 +54,19 @@ class HttpServer:
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.include_server_header = False
         self._config.accesslog = None
-        self._config.h11_max_incomplete_size = HEAD_MOST - 1  # the listener hands over so many bytes of a longer head
         self._config.errorlog = logging.getLogger("hypercorn.error")  # else it writes tracebacks to stderr by itself
         self._app = wrap_app(_finishing(with_slash(app, base)), MAX_BODY, "asgi")
         self._context = WorkerContext(None)
         self._state: dict[str, Any] = {}
         self._open: set[Connection] = set()
+        self.use(settings)
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""
         self._limits = settings.limits
         self.budget.limit = settings.limits.outbox_bytes_total
+        # the listener hands over so many bytes of a longer head
+        self._config.h11_max_incomplete_size = settings.limits.max_head_bytes - 1
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

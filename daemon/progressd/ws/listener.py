@@ -26,7 +26,6 @@ from progressd.core.base_path import BasePath
 from progressd.ws.ledger import ABANDONED, CROWDED_OUT, SERVED, SILENT, TLS_TO_PLAIN, TOO_MANY_OF_ADDRESS, Ledger
 from progressd.ws.turnstile import Turnstile
 
-HEAD_MOST: Final = 16 * 1024  # bytes of a request head; more is refused by the HTTP side
 RECEIVE_MOST: Final = 65536
 UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
@@ -113,11 +112,14 @@ class Connection:
             except OSError as error:
                 raise trio.BrokenResourceError from error
 
-    async def read_head(self) -> bytes:
-        """Read on until `unread` holds a whole request head, or what is and becomes none, or the end; returns it."""
-        while b"\r\n\r\n" not in self.unread and len(self.unread) < HEAD_MOST and not self.unread.startswith(TLS_HELLO):
+    async def read_head(self, most: int) -> bytes:
+        """Read on until `unread` holds a whole request head, or what is and becomes none, or the end; returns it.
+
+        One of more bytes than `most` becomes none: the HTTP side refuses it.
+        """
+        while b"\r\n\r\n" not in self.unread and len(self.unread) < most and not self.unread.startswith(TLS_HELLO):
             unread, self.unread = self.unread, b""
-            data = await self.receive_some(4096)
+            data = await self.receive_some(min(4096, most - len(unread)))
             self.unread = unread + data
             if not data:
                 break
@@ -286,7 +288,7 @@ class Listener:
         with trio.move_on_after(limits.handshake_timeout) as head:
             self._heads[head] = connection
             try:
-                await connection.read_head()
+                await connection.read_head(limits.max_head_bytes)
             finally:
                 self._heads.pop(head, None)
         if head.cancelled_caught or not connection.unread:
