@@ -49,6 +49,7 @@ export class Gate {
         return;
       }
     }
+    if (who && !who.authenticated) useKey(null); // it is not good here
     if (who?.auth_required) this.#lock('');
     else if (who?.authenticated && !mayLook(who)) this.#lock(lacking(who));
     else this.#open(who);
