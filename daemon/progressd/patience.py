@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 class Patience:
-    """`run` takes the signals that come once the daemon stops; each cuts short what is being waited for.
+    """`run` takes the signals that come once the daemon stops; each cuts short one wait, this one or the next.
 
     It goes on for as long as the process hears signals: one that is left is delivered again once nobody does, and ends
     a daemon with the status of a killed one that has stopped in order.
@@ -19,7 +19,8 @@ class Patience:
 
     def __init__(self, signals: AsyncIterator[int]) -> None:
         self._signals = signals
-        self._waiting = trio.CancelScope()
+        self._waiting: trio.CancelScope | None = None
+        self._early = 0  # signals that came while nothing was waited for, or what was had been cut short already
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -28,10 +29,19 @@ class Patience:
                 log.warning("settings are not read again while the daemon stops")
             else:
                 log.info("stopping at once", signal=signal.Signals(number).name)
-                self._waiting.cancel()
+                if self._waiting is None or self._waiting.cancel_called:
+                    self._early += 1
+                else:
+                    self._waiting.cancel()
 
     @contextmanager
     def of(self, seconds: float) -> Iterator[None]:
-        """What is within this takes so many seconds at most, and ends with the next signal."""
+        """What is within this takes so many seconds at most, and ends with the next signal that no other wait had."""
         with trio.move_on_after(seconds) as self._waiting:
-            yield
+            if self._early:
+                self._early -= 1
+                self._waiting.cancel()
+            try:
+                yield
+            finally:
+                self._waiting = None

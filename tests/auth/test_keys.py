@@ -105,6 +105,19 @@ def test_what_is_no_key_is_a_sentence(tmp_path: Path, file: Path, arguments: lis
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("36501d", "'36501d' is too long: 36500d are the most"),
+        ("0d", "'0d' is no duration, such as 12h or 30d"),
+        ("1y", "'1y' is no duration, such as 12h or 30d"),
+    ],
+)
+def test_how_long_a_key_may_last_is_said(tmp_path: Path, given: str, said: str) -> None:
+    assert said in run(tmp_path, "add", "x", "--expires", given).output
+    assert run(tmp_path, "add", "x", "--expires", "36500d").exit_code == 0
+
+
 def test_a_key_goes_to_no_directory_that_nobody_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for arguments in (["keys", "add", "ci"], ["keys", "list"], ["keys", "revoke", "ci"], ["token"]):

@@ -104,6 +104,11 @@ def test_the_client_is_the_first_from_the_right_that_is_no_proxy(
         ("for=1.1.1.1, x=10.0.0.2", "10.0.0.1"),
         ("xfor=1.1.1.1;for=192.0.2.7", "192.0.2.7"),
         (r'for="192.0.2\.7"', "192.0.2.7"),
+        ("for=192.0.2.7;;proto=https", "192.0.2.7"),
+        ("; ;for=192.0.2.7 ; ", "192.0.2.7"),
+        (";for=192.0.2.7;=", "10.0.0.1"),
+        (";for=1.1.1.1;;for=192.0.2.7", "10.0.0.1"),
+        (";;", "10.0.0.1"),
     ],
 )
 def test_a_proxy_may_write_the_header_of_rfc_7239_instead(said: str, client: str) -> None:

@@ -1,8 +1,10 @@
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from progressd.client.errors import ClientError, NoDaemon, Refused
@@ -18,6 +20,7 @@ class Answers(HTTPServer):
         self.body = b"{}"
         self.headers: dict[str, str] = {}
         self.asked: list[str] = []
+        self.posted = b""
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -33,6 +36,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.server.body)
 
     do_DELETE = do_GET  # noqa: N815, http.server's name
+
+    def do_POST(self) -> None:
+        self.server.posted = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -53,6 +60,25 @@ def test_ids_and_base_paths_are_kept_apart_from_the_path(answers: Answers) -> No
         client.job("../a b?c")
         client.cancel("x")
     assert answers.asked == ["GET /base/api/jobs/..%2Fa%20b%3Fc", "DELETE /base/api/jobs/x"]
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "fields"),
+    [
+        ({}, {}, []),
+        ({"dpi": 300}, {}, [b"options"]),
+        ({}, {"team": "scan"}, [b"labels"]),
+        ({"dpi": 300}, {"team": "scan"}, [b"options", b"labels"]),
+    ],
+)
+def test_of_a_file_only_what_was_given_is_sent_along(
+    answers: Answers, tmp_path: Path, options: dict[str, object], labels: dict[str, str], fields: list[bytes]
+) -> None:
+    answers.body = b'{"job_id": "x"}'
+    (tmp_path / "book").touch()
+    with RestClient(answers.url) as client:
+        assert client.submit(tmp_path / "book", options, labels=labels) == "x"
+    assert re.findall(rb'form-data; name="(.*?)"', answers.posted) == [*fields, b"file"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import stat
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import trio
 from progressd.core.errors import Conflict, SettingsError
 from progressd.core.status import JobStatus
 from progressd.store.base import Change
-from progressd.store.copying import backup
+from progressd.store.copying import LEFT_OVER, backup
 from progressd.store.sqlite import SQLiteStore
 from samples import created, job, job_id, started
 from store.growth import fill
@@ -134,6 +135,19 @@ def test_what_cannot_be_backed_up_is_a_sentence(path: Path, tmp_path: Path) -> N
     path.write_bytes(b"something else" * 100)
     with pytest.raises(SettingsError, match="is damaged, or is no store at all"):
         backup(path, tmp_path / "copy")
+
+
+def test_what_a_killed_backup_has_left_is_removed_by_the_next_to_its_place(path: Path, tmp_path: Path) -> None:
+    SQLiteStore.open(path).close()
+    long_ago = time.time() - LEFT_OVER - 60
+    left = {"a+.db.0123abcd.part", "a+.db.0123abcd.part-journal"}
+    others = {"aa.db.0123abcd.part", "a+.db.0123abcd.party", "a+.db.0123abc.part", "a+.db.part", "b.db.0123abcd.part"}
+    for name in left | others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    (tmp_path / "a+.db.ffffffff.part").touch()  # of another backup, it may be
+    backup(path, tmp_path / "a+.db")
+    assert files(tmp_path) == {path.name, "a+.db", "a+.db.ffffffff.part", *others}
 
 
 KILLED = """

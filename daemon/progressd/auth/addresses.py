@@ -17,7 +17,9 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 XFF: Final = "X-Forwarded-For"
 
 _BACKWARDS = re.compile(r"""(?:[^",]|"(?:[^"]|"\\)*"(?!\\))*+(?=,|\Z)""", re.DOTALL)  # an element, from its end
-_PAIR = re.compile(r"""[ \t]*([^\s=;,"]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))[ \t]*(?:;|\Z)""", re.DOTALL)
+_PAIR = re.compile(  # may be empty
+    r"""[ \t]*(?:([^\s=;,"]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))[ \t]*)?(?:;|\Z)""", re.DOTALL
+)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _PORT = re.compile(r"(?:\[(.*)\]|([^:]*))(?::[0-9]+)?")
 
@@ -99,7 +101,7 @@ def _of_forwarded(element: str) -> str:
         found = _PAIR.match(element, place)
         if found is None:
             return ""
-        if found[1].lower() == "for":
+        if found[1] and found[1].lower() == "for":
             said.append(found[3] if found[2] is None else _ESCAPED.sub(r"\1", found[2]))
         place = found.end()
     return said[-1] if len(said) == 2 else ""

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
+from progressd.cli.ending import ending_in_order
 from progressd.cli.parameters import state_dir, state_dir_options
 
 
 @click.command()
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @state_dir_options
+@ending_in_order()
 def backup(target: Path, config_path: Path | None, **given: str | None) -> None:
     """Copy the database of a daemon, running or not, to FILE.
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
+from progressd.cli.ending import ending_in_order
 from progressd.cli.parameters import state_dir, state_dir_options
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Mend what can be mended; the daemon has to be stopped.")
 @state_dir_options
+@ending_in_order()
 def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     """Look for what is wrong with the database and the files of a daemon, running or not.
 

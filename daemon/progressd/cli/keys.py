@@ -44,7 +44,9 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
         seconds = None if text is None else quantities.seconds(text)
     except ValueError:
         seconds = 0
-    if seconds is not None and not 0 < seconds <= quantities.LONGEST:
+    if seconds is not None and seconds > quantities.LONGEST:
+        raise click.BadParameter(f"{text!r} is too long: {quantities.seconds_text(quantities.LONGEST)} are the most")
+    if seconds is not None and seconds <= 0:
         raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d")
     return seconds
 

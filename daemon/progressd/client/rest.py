@@ -69,8 +69,9 @@ class RestClient:
                 params={"pipeline": pipeline} if pipeline else None,
                 files={"file": (path.name, file, "application/octet-stream")},
                 data={
-                    "options": msgspec.json.encode(options).decode(),
-                    "labels": msgspec.json.encode(labels).decode(),
+                    name: msgspec.json.encode(given).decode()
+                    for name, given in (("options", options), ("labels", labels))
+                    if given
                 },
             )
         return str(answer["job_id"])

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import re
 import secrets
 import sqlite3
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,9 @@ NO_LINKS: Final = {
     errno.ENOSYS,
     errno.EOPNOTSUPP,
 }  # link(2): of a file system that has none, as on a stick
+
+LEFT_OVER: Final = 3600.0  # seconds without a write after which a partial copy is one that a kill has left
+PAGES: Final = 1000  # copied between two looks at whether a signal has come
 
 
 def backup(path: Path, target: Path) -> int:
@@ -42,10 +47,12 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
     # Beside a backup there may be files of others, and another backup; beside the store is only what a killed one left.
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part" if new else f"{target.name}.part")
     try:
-        if not new:
+        if new:
+            _clear_away(target)
+        else:
             partial.unlink(missing_ok=True)
-        os.close(new_file(partial))
         try:
+            os.close(new_file(partial))
             _write(db, partial, checked=new)
             (_place if new else os.replace)(partial, target)
         finally:
@@ -58,14 +65,33 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
         raise SettingsError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
 
 
+def _clear_away(target: Path) -> None:
+    """Remove what killed backups to this place have left, of which nobody needs anything."""
+    names = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.part(?:-(?:journal|wal|shm))?")
+    with suppress(OSError):  # another backup may do the same
+        for path in target.parent.iterdir():
+            if names.fullmatch(path.name) and path.lstat().st_mtime < time.time() - LEFT_OVER:
+                path.unlink()
+
+
 def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
-        db.backup(copied)
-        copied.execute("PRAGMA journal_mode = DELETE")  # one file, that needs no other beside it
+        copied.execute("PRAGMA journal_mode = OFF")  # if anything fails, all of it is thrown away
+        _copy_pages(db, copied)
+        copied.execute("PRAGMA journal_mode = MEMORY")  # one file, that needs no other beside it
         copied.execute(f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'")
         if checked:
             _check(copied)
     sync(partial)
+
+
+def _copy_pages(db: sqlite3.Connection, copied: sqlite3.Connection) -> None:
+    db.execute("BEGIN")
+    try:
+        db.execute("SELECT 1 FROM meta").fetchall()  # from here on it stays as it is, and no step begins anew
+        db.backup(copied, pages=PAGES, progress=lambda *_: None)  # a call of Python, in which a signal is heard
+    finally:
+        db.rollback()
 
 
 def _place(partial: Path, target: Path) -> None:

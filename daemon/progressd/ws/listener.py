@@ -29,7 +29,7 @@ from progressd.ws.turnstile import Turnstile
 RECEIVE_MOST: Final = 65536
 UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
-TLS_HELLO: Final = b"\x16\x03"  # the beginning of the record it comes in (RFC 8446 §5.1), and of no request
+TLS_HELLO: Final = b"\x16"  # the beginning of the record it comes in (RFC 8446 §5.1), and of no request
 ROOT: Final = BasePath()
 ON_ITS_WAY: Final = 0.3  # seconds that a request may still take to come in once the daemon stops
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
