@@ -1,17 +1,21 @@
 """What a process of a pipeline may take of the machine, and the sentence when it takes more. Real children."""
 
 import errno
+import os
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from progressd.config import Pipeline
 from progressd.core.job import Job
-from progressd.producers.child import BECOME
+from progressd.producers.child import BECOME, Child
 from progressd.producers.limits import ChildLimits
+from progressd.producers.lines import NumberedLine
+from structlog.testing import capture_logs
 from submitting import COPY, python, run, shell
 
 from daemon import running_daemon
@@ -121,6 +125,22 @@ def test_a_program_runs_though_it_cannot_be_the_first_to_go() -> None:
     if "unshare failed" in done.stderr or "permission denied" in done.stderr:
         pytest.skip("nothing may be mounted here")
     assert done.stdout == f"/proc/self/oom_score_adj {errno.ENOENT}\n50\n"
+
+
+async def test_a_limit_that_cannot_be_set_is_told_in_the_log_and_the_program_runs() -> None:
+    seen: list[bytes] = []
+
+    async def on_lines(lines: Sequence[NumberedLine]) -> None:
+        seen.extend(line for _, line in lines if isinstance(line, bytes))
+
+    refused = ["NOFILE:50:40", "FSIZE:512:512"]  # the first for being more than itself
+    with capture_logs() as logs:
+        child = await Child.start(["sh", "-c", "ulimit -f"], Path("/"), os.environ, 1, refused)
+    assert await child.run(on_lines, on_lines) == 0
+    assert seen == [b"1"]
+    assert [(entry["log_level"], entry["what"], entry["error"]) for entry in logs] == [
+        ("warning", "RLIMIT_NOFILE", "Operation not permitted")
+    ]
 
 
 async def test_a_job_whose_program_cannot_be_started_fails_with_that_sentence(tmp_path: Path) -> None:

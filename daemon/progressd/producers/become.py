@@ -9,6 +9,7 @@ tools such as prlimit(1) look for a program with execvp(3), which has a shell re
 Run by its path and without site, which takes 10 ms; it imports nothing of ours.
 """
 
+import errno
 import os
 import resource
 import signal
@@ -35,7 +36,11 @@ def main() -> None:
     except OSError as error:
         tell(BADNESS, error)
     for limit in limits:
-        _limit(*limit.split(":"))
+        name, soft, hard = limit.split(":")
+        try:
+            _limit(name, int(soft), int(hard))
+        except OSError as error:
+            tell(f"RLIMIT_{name}", error)
     try:
         os.execvp(command[0], command)  # noqa: S606  # without a shell is the point
     except OSError as error:
@@ -60,14 +65,16 @@ def _go_first() -> None:
         file.write(str(badness))
 
 
-def _limit(name: str, soft: str, hard: str) -> None:
+def _limit(name: str, soft: int, hard: int) -> None:
     """What this process itself may not exceed stays."""
     kind = getattr(resource, f"RLIMIT_{name}")
     most = resource.getrlimit(kind)[1]
-    limits = (int(soft), int(hard))
     if most != resource.RLIM_INFINITY:
-        limits = (min(limits[0], most), min(limits[1], most))
-    resource.setrlimit(kind, limits)
+        soft, hard = min(soft, most), min(hard, most)
+    try:
+        resource.setrlimit(kind, (soft, hard))
+    except ValueError as error:  # Python's for EPERM, such as a sandbox says
+        raise PermissionError(errno.EPERM, str(error)) from error
 
 
 if __name__ == "__main__":
