@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,12 @@ STEADY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("steady", **STEADY, derandomize=True)
 settings.register_profile("exploring", **STEADY, derandomize=False)
 settings.load_profile("steady")
+
+
+def pytest_configure() -> None:
+    """Heed what a shell has its background jobs ignore, and so have the programs that are started heed it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

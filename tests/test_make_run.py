@@ -39,7 +39,11 @@ def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         preexec_fn=lambda: fcntl.ioctl(near, termios.TIOCSCTTY, 0),
     ) as shell:
         os.close(near)
-        yield shell, far
+        try:
+            yield shell, far
+        except BaseException:
+            os.killpg(shell.pid, signal.SIGKILL)
+            raise
 
 
 def read_until(terminal: int, sentence: str) -> str:

@@ -57,6 +57,34 @@ def test_no_program_is_started_after_the_last_one_was_stopped(tmp_path: Path) ->
         assert pages.exists() == (fate == "working")
 
 
+STOPPED = """
+import os, threading, time
+from PIL import Image
+from progressd.pipelines.tesseract import Tesseract
+
+def stop():
+    while tesseract._child is None:
+        time.sleep(0.001)
+    tesseract.stop()
+    time.sleep(0.2)
+    os._exit(3)
+
+tesseract = Tesseract("eng")
+threading.Thread(target=stop).start()
+tesseract.text_layer(Image.new("L", (10, 10)), 300)
+"""
+
+
+def test_a_program_that_is_stopped_has_not_failed(tmp_path: Path) -> None:
+    program = tmp_path / "tesseract"
+    program.write_text("#!/bin/sh\n[ $1 = --list-langs ] && exec echo eng\nexec sleep 60\n")
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", STOPPED]
+    ended = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
+    assert (ended.returncode, ended.stderr) == (3, b"")
+
+
 def test_a_signal_ends_it_also_where_it_cannot_clean_up() -> None:
     program = (
         "import os, signal\nfrom progressd.pipelines.pdf import end_on_signal\n"

@@ -232,7 +232,8 @@ class Ledger:
 
     def _compare_step(self, story: Story, status: str, step: int, kill: Kill) -> None:
         """The newest progress of a job: the first and the last are as durable as what they belong to."""
-        ended = status in TERMINAL.values()
+        # While the disk fails, an end that was refused may still show after a kill, without what was told behind it.
+        ended = status in TERMINAL.values() and (story.ended_as is not None or not self.outages)
         safe = [step for step, at in story.answered_at.items() if ended or self._written(at, kill)]
         owed = max([story.kept, *safe])
         assert step >= owed, f"job {story.id} is {status} and back at step {step}, and {owed} was to be kept"

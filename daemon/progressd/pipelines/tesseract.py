@@ -46,6 +46,8 @@ class Tesseract:
         with self._child as child:
             layer, complaint = child.communicate(buffer.getvalue())
         if child.returncode != 0:
+            with self._starting:  # unless it was stopped, which is for nobody to hear of
+                pass
             raise RuntimeError(f"tesseract ended with {child.returncode}: {complaint.decode(errors='replace')}")
         return layer
 
