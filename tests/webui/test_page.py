@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 from serving import ServedDaemon, served_daemon
 
 from .conftest import opened_page
@@ -60,6 +60,18 @@ def test_a_broken_file_shows_its_error_and_can_be_tried_again(page: Page, tmp_pa
     expect(failed).to_contain_text(re.compile("PDF", re.IGNORECASE))
     failed.locator("[data-action=retry]").click()
     expect(page.locator(".job[data-status=failed]", has_text="broken.pdf")).to_have_count(2)
+
+
+def test_a_file_given_before_it_is_known_who_gives_it_waits_until_then(page: Page, tmp_path: Path) -> None:
+    asked: list[Route] = []
+    page.route("**/api/auth/status", lambda route: asked.append(route))
+    with page.expect_request("**/api/auth/status"):
+        page.reload()
+    early = tmp_path / "early.pdf"
+    early.write_text("Dear Sir or Madam")
+    give(page, early)
+    asked[0].continue_()
+    expect(page.locator(".job", has_text="early.pdf")).to_contain_text("not a file of the type application/pdf")
 
 
 def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_path: Path) -> None:

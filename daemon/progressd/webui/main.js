@@ -169,10 +169,9 @@ async function showHealth() {
   }
 }
 
-setUpUploadForm(byId('upload'), (files, options) => uploads.add(files, options));
+setUpUploadForm(byId('upload'), (files, options) => uploads.add(files, options), gate.enter());
 byId('options').open = matchMedia('(min-width: 60rem)').matches;
 window.addEventListener('beforeunload', (event) => { if (uploads.busy) event.preventDefault(); });
 setInterval(() => document.hidden || list.tick(), 1000);
 byId('jobs').addEventListener('click', download);
 byId('sign-out').addEventListener('click', signOut);
-gate.enter();

@@ -3,13 +3,16 @@
 /**
  * @param {HTMLFormElement} form
  * @param {(files: File[], options: object) => void} onFiles
+ * @param {Promise<void>} entered until then files wait: it is not known yet whether we may submit any
  */
-export function setUpUploadForm(form, onFiles) {
+export function setUpUploadForm(form, onFiles, entered) {
   const { file } = form.elements;
   const options = document.getElementById('options');
-  const take = (files) => {
+  const take = async (list) => {
+    const files = [...list];
+    await entered;
     if (form.closest('[hidden]')) return; // who may not submit files is not asked for them, but can drop some
-    if (files.length && form.reportValidity()) onFiles([...files], optionsOf(form));
+    if (files.length && form.reportValidity()) onFiles(files, optionsOf(form));
   };
   form.addEventListener('invalid', () => { options.open = true; }, { capture: true });
   form.addEventListener('submit', (event) => event.preventDefault());
