@@ -51,7 +51,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
 
 @pytest.fixture
 def shut(browser: Browser, locked: Locked) -> Iterator[Page]:
-    with opened_page(browser, locked.url, "status of 401") as page:
+    with opened_page(browser, locked.url, "status of 401", "HTTP Authentication failed") as page:
         expect(page.get_by_role("heading", name="This server asks for a key")).to_be_visible()
         expect(page.locator("#main")).to_be_hidden()
         yield page
