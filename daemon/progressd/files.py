@@ -11,7 +11,6 @@
 A file name that a client gave is never a path here.
 """
 
-import io
 import os
 import shutil
 import stat
@@ -22,7 +21,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import trio
 
@@ -33,10 +32,9 @@ from progressd.state_dir import make_directory
 from progressd.store.base import Store
 from progressd.stored import Stored, directories_of_jobs, files_of_jobs
 from progressd.syncing import sync
+from progressd.upload import Upload, new_input
 
 LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
-
-AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
 
 
 class Files:
@@ -90,7 +88,7 @@ class Files:
             for name, job_id in names.items():
                 if job_id in left:
                     continue
-                _new_input(self.input(job_id)).unlink(missing_ok=True)  # of a job that was sent again, and is there
+                new_input(self.input(job_id)).unlink(missing_ok=True)  # of a job that was sent again, and is there
                 (self._uploads / name).unlink(missing_ok=True)
 
     @asynccontextmanager
@@ -102,7 +100,7 @@ class Files:
         await self.remove([job_id])
 
     @asynccontextmanager
-    async def upload(self, job_id: str) -> AsyncGenerator["Upload"]:
+    async def upload(self, job_id: str) -> AsyncGenerator[Upload]:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
         But where it is undecided whether the store has the job, `settle` finds that out, and all is left to it until
@@ -119,7 +117,7 @@ class Files:
             self._receiving -= Counter([job_id])
 
     @asynccontextmanager
-    async def _received(self, job_id: str) -> AsyncGenerator["Upload"]:
+    async def _received(self, job_id: str) -> AsyncGenerator[Upload]:
         marker = self._uploads / job_id
         with _disk_told():  # outside of the file, since closing it tries once more to write what did not fit
             again = marker.exists()
@@ -252,63 +250,6 @@ class Files:
     def _mark(self, job_id: str) -> None:
         with suppress(OSError):  # on a full disk it can be deleted all the same
             os.mknod(self._marker(job_id), 0o600)  # which takes no descriptor
-
-
-class Upload:
-    """A file being received."""
-
-    def __init__(self, file: AsyncFile, path: Path, target: Path, headroom: Headroom, stored: Stored) -> None:
-        self._file = file
-        self._path = path
-        self._target = target
-        self._headroom = headroom
-        self._stored = stored
-        self._receiving = 0  # bytes that count as being received
-        self.size = 0
-        self.head = b""  # the first 1024 bytes
-
-    async def write(self, data: bytes) -> None:
-        """Append. Raises NoSpace."""
-        self._stored.require(len(data))
-        self._headroom.take(len(data))
-        self._stored.receiving += len(data)
-        self._receiving += len(data)
-        if len(self.head) < 1024:
-            self.head += data[: 1024 - len(self.head)]
-        await self._file.write(data)
-        self.size += len(data)
-
-    async def finish(self) -> None:
-        """Have it on the disk, whole and synced, as the input of its job."""
-        await self._file.flush()
-        await in_thread(partial(os.fsync, self._file.wrapped.fileno()))
-        await self.replace_with(self._path)
-        self.release()  # the very moment that they count as stored
-        await self._file.aclose()
-
-    def release(self) -> None:
-        """Count nothing as being received any more."""
-        self._stored.receiving -= self._receiving
-        self._receiving = 0
-
-    async def replace_with(self, path: Path) -> None:
-        """Make a file that is on the disk already the input of the job, at once. Raises FileNotFoundError."""
-        new = _new_input(self._target)
-
-        def link() -> None:
-            sync(self._path.parent)  # first: by this name the next daemon knows that the rest never became a job
-            self._target.parent.mkdir(exist_ok=True)
-            new.unlink(missing_ok=True)
-            os.link(path, new)
-            os.replace(new, self._target)
-            sync(self._target.parent, self._target.parent.parent)
-
-        await self._stored.changing([self._target.parent], link)
-
-
-def _new_input(path: Path) -> Path:
-    """What replaces an input, for a moment."""
-    return path.with_name("input.new")
 
 
 @contextmanager

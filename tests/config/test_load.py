@@ -150,6 +150,10 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "[limits]\noutbox_bytes = '1kB'",
             "outbox_bytes = '1kB', from file {}: expected a size of at least 4096 bytes",
         ),
+        (
+            "[limits]\nmax_stored_bytes = '1e30GiB'",
+            "expected a size of at least 0 bytes, up to 8388608GiB, such as",
+        ),
         ("[ingest]\nsocket_mode = 660", "socket_mode = 660, from file {}: expected an octal file mode in quotes"),
         ("[store]\nsynchronous = 'full'", "expected one of FULL, NORMAL, OFF"),
         ("[shutdown]\nwait_for_jobs = 'yes'", "wait_for_jobs = 'yes', from file {}: expected true or false"),

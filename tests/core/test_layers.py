@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "headroom": "core",
     "stored": "core shortage",
     "state_dir": "core ownership syncing",
-    "files": "core shortage syncing state_dir headroom stored store",
+    "upload": "shortage syncing headroom stored",
+    "files": "core shortage syncing state_dir headroom stored store upload",
     "history": "core store registry batches broadcast",
     "tally": "core store",
     "draft": "core store registry batches broadcast",
@@ -46,7 +47,8 @@ MAY_IMPORT = {
     "retention": "core store registry files",
     "producers": "core shortage config files registry broadcast ingest submitting accepting",
     "ws": "core config tls auth registry batches broadcast history ingest producers accepting",
-    "rest": "core shortage tally config auth store stored files registry batches broadcast history ingest producers ws",
+    "rest": "core shortage tally config auth store stored files upload registry batches broadcast history ingest "
+    "producers ws",
     "patience": "",
     "notices": "core ingest ws rest",
     "app": "core tally config log systemd patience notices reload sockets watchdog store registry batches state_dir "

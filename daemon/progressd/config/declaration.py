@@ -52,6 +52,8 @@ class Setting(NamedTuple):
             raise ValueError(f"{value} is not finite")
         if self.unit == "seconds" and isinstance(value, float) and value > quantities.LONGEST:
             raise ValueError(f"{value} s are too many")
+        if self.unit == "bytes" and isinstance(value, int) and value > quantities.LARGEST:
+            raise ValueError(f"{value} bytes are too many")
         return value
 
     @property
@@ -62,7 +64,8 @@ class Setting(NamedTuple):
                 longest = quantities.seconds_text(quantities.LONGEST)
                 return f'a duration of more than 0 s, up to {longest}, such as 30, "30s" or "5min"'
             case "bytes":
-                return f'a size of at least {self.extra.get("least", self.meta.ge)} bytes, such as 65536 or "64KiB"'
+                least, largest = self.extra.get("least", self.meta.ge), quantities.size_text(quantities.LARGEST)
+                return f'a size of at least {least} bytes, up to {largest}, such as 65536 or "64KiB"'
             case "mode":
                 return 'an octal file mode in quotes, such as "0660"'
         base = self.base

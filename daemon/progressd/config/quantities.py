@@ -8,6 +8,7 @@ from typing import Final
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 
+LARGEST: Final = 8 << 50  # bytes that any size may have: more than there are, and still exact as a float
 LONGEST: Final = 100 * 365 * 86400.0  # seconds that any duration may have: no date is too far away to be told
 
 _SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

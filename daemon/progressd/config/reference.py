@@ -30,7 +30,7 @@ documented config file to start from. An unknown setting or an impossible value 
 
 Durations are seconds, or text with a unit: `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"30d"`, up to `"36500d"`. Sizes are
 bytes, or text with a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"64kB"`, `"500MB"`, `"2GB"` (powers of
-1000). In an environment variable, the parts of a list are separated by commas.
+1000), up to `"8388608GiB"`. In an environment variable, the parts of a list are separated by commas.
 """
 
 _PIPELINES: Final = """\

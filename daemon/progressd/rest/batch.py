@@ -13,7 +13,7 @@ from progressd.core.errors import Conflict, ProgressdError
 from progressd.core.events import CallOffEvent, Registration, SubmitEvent, checked_batch_id
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
-from progressd.files import Files, Upload
+from progressd.files import Files
 from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
@@ -31,6 +31,7 @@ from progressd.rest.submission import (
     require_unused,
 )
 from progressd.rest.views import BatchView, batch_job_view, batch_view
+from progressd.upload import Upload
 
 FILES_MOST: Final = 100
 FIELDS: Final = ("files[]", "files")

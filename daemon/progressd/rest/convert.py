@@ -10,7 +10,6 @@ from progressd.core.events import Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
-from progressd.files import Upload
 from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
@@ -27,6 +26,7 @@ from progressd.rest.submission import (
     require_same,
     require_unused,
 )
+from progressd.upload import Upload
 
 FILE_SCHEMA: Final = {
     "type": "object",
