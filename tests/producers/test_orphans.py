@@ -57,9 +57,9 @@ def record(children: Children, pid: int, job: str = job_id(1)) -> Path:
     return path
 
 
-async def end(children: Children) -> set[str]:
+async def end(children: Children, grace: float = GRACE) -> set[str]:
     with trio.fail_after(PATIENCE):
-        return await children.end_left_over(GRACE)
+        return await children.end_left_over(grace)
 
 
 async def test_what_has_the_mark_is_asked_to_end(children: Children) -> None:
@@ -99,12 +99,13 @@ async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_t
 async def test_what_starts_others_while_it_is_ended_is_ended_with_them(children: Children, tmp_path: Path) -> None:
     program = (
         "import os, signal, time\n"
-        f"def again(*_):\n    if os.fork() == 0:\n        open('{tmp_path}/pid', 'w').write(f'{{os.getpid()}}\\n')\n"
+        f"def again(*_):\n    if pid := os.fork():\n        open('{tmp_path}/pid', 'w').write(f'{{pid}}\\n')\n"
+        "        os._exit(0)\n"
         "signal.signal(signal.SIGTERM, again)\nprint()\nwhile True: time.sleep(60)\n"
     )
     with started(program, children.mark) as process:
         line_of(process)
-        await end(children)
+        await end(children, 2 * PATIENCE)
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
@@ -195,7 +196,7 @@ async def test_what_cannot_be_ended_is_told_by_its_job_and_stays_on_record(
         record(children, process.pid)
         # As for a process that waits in the kernel for a disk that is gone.
         monkeypatch.setattr(orphans.signal, "SIGKILL", signal.SIGTERM)
-        assert await end(children) == {job_id(1)}
+        assert await end(children, 2.0) == {job_id(1)}
         monkeypatch.undo()
         assert children.recorded_jobs() == [job_id(1)]
 

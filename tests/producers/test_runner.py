@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import httpx
 import pytest
 import trio
+from http_client import client_of
 from progressd.config import Pipeline
 from progressd.core.errors import StoreFailed
 from progressd.core.events import Registration, ReportedStatus, StartEvent, StatusEvent, SubmitEvent
@@ -338,7 +338,9 @@ async def test_the_time_limit_of_all_pipelines_holds_where_one_has_none_of_its_o
     assert done.error == "Pipeline error: stopped after 0.2 s, the longest that a job of pdf may take"
 
 
-async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_started(tmp_path: Path) -> None:
+async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_started(
+    slow_clock: MockClock, tmp_path: Path
+) -> None:
     pids, asked = tmp_path / "pids", tmp_path / "asked"
     program = (
         f"trap 'touch {asked}' TERM\n"
@@ -346,14 +348,15 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
         "while :; do wait; done"
     )
     pipelines = {"pdf": shell(program), "next": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": 0.3}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": 300}) as daemon:
         submitted = await submit(daemon, "pdf")
         grandchild = await first_line(pids)
         assert alive(grandchild)
         assert (await cancel(daemon, submitted)).status is CANCELLED
-        following = await run(daemon, "next")  # in the one slot, so it starts when that is free
-        assert following.status is COMPLETED
-        assert asked.exists()
+        following = await submit(daemon, "next")  # in the one slot, so it starts when that is free
+        await eventually(asked.exists)
+        await jumping(slow_clock, 300, lambda: following not in daemon.daemon.registry.unfinished)
+        assert (await ended(daemon, following)).status is COMPLETED
         assert not alive(grandchild)
         assert files_of(daemon, submitted) == {"input"}
         assert (await daemon.daemon.registry.get(submitted)).status is CANCELLED
@@ -369,8 +372,8 @@ async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(t
         submitted = await submit(daemon, "pdf")
         await eventually((tmp_path / "begun").exists)
         await cancel(daemon, submitted)
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.delete(f"{daemon.url}/api/jobs/{submitted}?purge=true")
+        async with client_of(daemon) as client:
+            answer = await client.delete(f"/api/jobs/{submitted}?purge=true")
         assert answer.status_code == 200
         go.touch()
         assert (await run(daemon, "next")).status is COMPLETED
