@@ -143,7 +143,9 @@ def test_signals_while_it_takes_leave_of_watchers_do_not_change_how_it_ends(
         daemon.process.send_signal(signal.SIGTERM)
         data = b""
         while b"\x03\xe9" not in data:  # 1001, which it does not answer
-            data += watcher.recv(1000)
+            received = watcher.recv(1000)
+            assert received, data
+            data += received
         daemon.process.send_signal(number)
     assert daemon.process.wait(PATIENCE) == 0
 

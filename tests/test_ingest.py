@@ -80,11 +80,11 @@ class WatchedStore(SQLiteStore):
 
     async def reached(self) -> None:
         """Wait for a commit in the block. By a thread, since some tests stop Trio's clock."""
-        assert await trio.to_thread.run_sync(self._reached.wait, 10)
+        assert await trio.to_thread.run_sync(self._reached.wait, PATIENCE)
 
     async def written(self) -> None:
         """Wait until it is durable."""
-        assert await trio.to_thread.run_sync(self._written.wait, 10)
+        assert await trio.to_thread.run_sync(self._written.wait, PATIENCE)
 
 
 @pytest.fixture

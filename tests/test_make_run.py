@@ -66,7 +66,7 @@ def test_it_converts_the_scan_and_ctrl_c_stops_it_without_an_error(tmp_path: Pat
     with started(tmp_path) as (shell, terminal):
         shown = read_until(terminal, "Ctrl-C stops the daemon.")
         assert "The result:  http://" in shown
-        assert httpx.get(f"{url_in(shown)}/api/health", trust_env=False).is_success
+        assert httpx.get(f"{url_in(shown)}/api/health", timeout=PATIENCE, trust_env=False).is_success
         os.write(terminal, b"\x03")
         assert shell.wait(PATIENCE) == 0
         os.close(terminal)
@@ -80,7 +80,7 @@ def test_a_terminal_that_is_closed_leaves_no_daemon_behind(tmp_path: Path, sente
 
     def gone() -> bool:
         try:
-            httpx.get(f"{url}/api/health", trust_env=False)
+            httpx.get(f"{url}/api/health", timeout=PATIENCE, trust_env=False)
         except httpx.TransportError:
             return True
         return False

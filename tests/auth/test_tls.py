@@ -291,7 +291,7 @@ async def test_httpx_and_the_urls_agree(tmp_path: Path, cert: Path) -> None:
         assert re.fullmatch(r"https://127\.0\.0\.1:\d+", daemon.url)
         context = ssl.create_default_context(cafile=str(cert))
         url = daemon.url.replace("127.0.0.1", "localhost")
-        async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=context, timeout=PATIENCE, trust_env=False) as client:
             assert (await client.get(f"{url}/api/health")).status_code == 200
             body = b"x" * 300_000
             assert (await client.post(f"{url}/api/events", content=body)).status_code == 400

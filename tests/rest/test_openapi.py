@@ -16,7 +16,7 @@ from progressd.rest.examples import ID
 from progressd.rest.openapi import ALWAYS
 from serving import served_daemon
 
-from daemon import RunningDaemon, running_daemon
+from daemon import PATIENCE, RunningDaemon, running_daemon
 
 STREAMS = ("streams.all_events", "streams.job_events", "streams.batch_events")  # which do not end
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -120,10 +120,24 @@ async def test_what_is_answered_only_now_and_then_is_in_it(document: dict[str, A
 )
 def test_the_daemon_keeps_it(tmp_path: Path, examples: int, phases: str) -> None:
     with served_daemon(tmp_path / "state") as daemon:
-        assert httpx.post(f"{daemon.url}/api/jobs", json={"id": ID, "kind": "backup"}).status_code == 201
+        assert (
+            httpx.post(f"{daemon.url}/api/jobs", json={"id": ID, "kind": "backup"}, timeout=PATIENCE).status_code == 201
+        )
         command = [
             *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{daemon.url}/api/openapi.json"),
-            *("--checks", CHECKS, "-n", str(examples), "--phases", phases, "--seed", "1", "--request-timeout", "20"),
+            *(
+                "--checks",
+                CHECKS,
+                "-n",
+                str(examples),
+                "--phases",
+                phases,
+                "--seed",
+                "1",
+                "--request-timeout",
+                str(PATIENCE),
+            ),
+            *("--suppress-health-check", "too_slow"),
             *(argument for name in STREAMS for argument in ("--exclude-operation-id", name)),
         ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -131,7 +145,7 @@ def test_the_daemon_keeps_it(tmp_path: Path, examples: int, phases: str) -> None
         found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
         assert found is not None, done.stdout
         assert int(found[1]) == int(found[2]) > 10 * examples
-        assert httpx.get(f"{daemon.url}/api/health").json()["status"] == "healthy"
+        assert httpx.get(f"{daemon.url}/api/health", timeout=PATIENCE).json()["status"] == "healthy"
 
 
 async def test_the_page_shows_it_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import trio
 from http_client import FORM_TYPE, exchange, file_part, form, get
 from peer import Peer, request
 from progressd.core.status import JobStatus
+from progressd.rest.protocol import AFTER_END
 from progressd.rest.server import KEEP_ALIVE
 from samples import ID, job_id
 from submitting import PDF, ended, python, run, shell
@@ -393,18 +394,16 @@ async def test_a_client_that_sends_no_more_is_answered(
         assert await peer.rest() == b""
 
 
-async def test_a_download_is_whole_for_a_client_that_sends_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.rest.protocol.AFTER_END", 0.1)
+async def test_a_download_is_whole_for_a_client_that_sends_no_more(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"pdf": LARGE}) as daemon:
         done = await run(daemon, "pdf")
         async with await daemon.connect() as stream:
             await stream.send_all(get(f"/api/jobs/{done.id}/download"))
             await stream.send_eof()
-            await eventually(lambda: str(daemon.daemon.files.output(done.id)) in open_files())
-            await trio.sleep(0.3)  # longer than it would have, had its answer not begun
             with trio.fail_after(PATIENCE):
+                assert await stream.receive_some(12) == b"HTTP/1.1 200"
+                await wait_all_tasks_blocked()
+                slow_clock.jump(2 * AFTER_END)  # longer than it would have, had its answer not begun
                 assert await read_to_the_end(stream) > 100 << 20
         await eventually(lambda: daemon.daemon.ledger.open == 0)
 

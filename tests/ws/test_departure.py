@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 from peer import Peer
 from samples import ID, job_id
 from waiting import eventually
@@ -67,7 +66,7 @@ async def test_labels_and_sentences_have_limits(daemon: RunningDaemon) -> None:
 async def test_a_request_on_its_way_when_the_daemon_stops_is_answered(daemon: RunningDaemon) -> None:
     host, port = daemon.address.split(":")
     async with Peer(await trio.open_tcp_stream(host, int(port))) as peer:
-        await trio.testing.wait_all_tasks_blocked(0.02)  # until it is accepted
+        await eventually(lambda: daemon.daemon.ledger.open == 1)
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
         response = await peer.ask("/api/health/live", {"Host": daemon.address, "Connection": "close"})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from samples import ID, job_id
 from trio_websocket import ConnectionRejected
+from waiting import eventually
 
 from daemon import RunningDaemon, Watcher, completed, progress, registered
 
@@ -130,8 +131,7 @@ async def test_leaving_leaves_no_topic_behind(daemon: RunningDaemon) -> None:
         await ask(watcher, type="subscribe", topics=["jobs", f"job:{ID}"])
         await watcher.receive_until("subscribed")
         assert daemon.daemon.broadcaster._sessions.members
-    await daemon.report(progress(ID, 1))
-    assert daemon.daemon.broadcaster._sessions.members == {}
+    await eventually(lambda: daemon.daemon.broadcaster._sessions.members == {})
 
 
 async def test_types_leaves_out_what_was_not_asked_for_but_never_a_change_or_an_end(daemon: RunningDaemon) -> None:

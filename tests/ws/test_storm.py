@@ -12,6 +12,7 @@ import pytest
 import trio
 from samples import job_id
 from trio_websocket import ConnectionClosed
+from waiting import eventually
 
 from daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
 
@@ -38,6 +39,7 @@ class Wanderer:
         self.changes: dict[str, list[str]] = defaultdict(list)
         self.steps: dict[str, list[int]] = defaultdict(list)
         self.returns = -1
+        self.there = trio.Event()  # once it hears of whatever happens
         self.hears_of_all = path == "/ws/jobs" or any("jobs" in topics for topics in requests)
         self._daemon = daemon
         self._path = path
@@ -59,6 +61,8 @@ class Wanderer:
                 for topics in self._requests:
                     request = {"type": "subscribe", "topics": topics, "since": self._cursor}
                     await watcher.websocket.send_message(json.dumps(request))
+                if not self._requests:
+                    self.there.set()
                 left = self._chance.randint(1, 30 + 5 * len(self.jobs) * len(self._requests))
                 try:
                     while left or self._cursor is None:
@@ -88,6 +92,8 @@ class Wanderer:
         assert message["type"] not in ("resync", "refused")
         if message["type"] == "subscribed":
             self._unanswered -= 1
+            if not self._unanswered:
+                self.there.set()
         else:
             self._uncertain.append(message)
         if "cursor" in message and not self._unanswered:
@@ -127,10 +133,9 @@ def wanderer(daemon: RunningDaemon, number: int, jobs: int) -> Wanderer:
             return Wanderer(daemon, "/ws", ids, chance, [["jobs"], topics[:1]], interval)
 
 
-async def report_job(daemon: RunningDaemon, number: int, steps: int, go: trio.Event) -> None:
+async def report_job(daemon: RunningDaemon, number: int, steps: int) -> None:
     """One job from its start to its end, good, bad or cancelled."""
     id_ = job_id(number)
-    await go.wait()
     for step in range(1, steps + 1):
         await daemon.report(progress(id_, step, steps))
     await daemon.report([completed(id_), failed(id_, "no paper"), status_change(id_, "cancelled")][number % 3])
@@ -145,15 +150,15 @@ async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
     ]
     limits = {"max_connections": 2 * watchers, "max_connections_per_address": 2 * watchers}
     async with running_daemon(directory, limits=limits) as daemon:
-        go = trio.Event()
         async with trio.open_nursery() as nursery:
             await daemon.report(*(registered(job_id(number)) for number in range(jobs)))
             wanderers = [wanderer(daemon, number, jobs) for number in range(watchers)]
             for each in wanderers:
                 nursery.start_soon(each.run)
+            for each in wanderers:
+                await each.there.wait()
             for number in range(jobs):
-                nursery.start_soon(report_job, daemon, number, steps, go)
-            go.set()
+                nursery.start_soon(report_job, daemon, number, steps)
         for each in wanderers:
             assert each.changes.keys() == set(each.jobs)
             for number in range(jobs):
@@ -162,7 +167,7 @@ async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
                     assert each.changes[id_] == ["job_created"] * each.hears_of_all + expected[number % 3]
                     assert each.steps[id_] == sorted(set(each.steps[id_]))
                     assert each.steps[id_][-1] == steps
-        assert len(daemon.daemon.watchers) == 0
+        await eventually(lambda: not daemon.daemon.watchers)
     return sum(each.returns for each in wanderers)
 
 
