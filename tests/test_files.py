@@ -412,10 +412,9 @@ async def test_what_cannot_be_deleted_is_later(files: Files, tmp_path: Path, sto
         async with files.deletion(ID):
             pass
         assert await files.remove([job_id(2)]) == {job_id(2)}
-        assert await files.remove_left() == 2
     left = {"uploads", "jobs", *(f"jobs/{job_id(number)}{path}" for number in (1, 2) for path in ("", "/input"))}
     assert tree(tmp_path) == {*left, f"uploads/{ID}.deleted", f"uploads/{job_id(2)}.deleted"}
-    assert await files.remove_left() == 0
+    assert await files.remove_left(store) == 0
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
@@ -428,7 +427,7 @@ async def test_what_cannot_be_deleted_is_by_the_next_daemon(files: Files, tmp_pa
 
 
 async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_again_and_becomes_a_job(
-    files: Files, tmp_path: Path
+    files: Files, tmp_path: Path, store: SQLiteStore
 ) -> None:
     with ExitStack() as scarcity, suppress(KeyError):
         async with files.upload(ID) as upload:
@@ -437,6 +436,60 @@ async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_ag
             scarcity.enter_context(no_descriptors_left())
             raise KeyError
     assert files.input(ID).exists()
+    async with files.upload(ID) as upload:
+        await upload.write(PDF)
+        assert await files.remove_left(store) == 1
+        await upload.finish()
+        await store.commit([job()], [])
+    assert await files.remove_left(store) == 0
+    assert files.input(ID).read_bytes() == PDF
+    assert tree(tmp_path / "uploads") == set()
+
+
+async def test_what_cannot_be_deleted_is_later_also_where_it_is_sent_again_meanwhile(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
     await receive(files)
-    assert await files.remove_left() == 0
+    with no_descriptors_left():
+        assert await files.remove([ID]) == {ID}
+    with pytest.raises(Conflict):
+        await receive(files)
+    assert await files.remove_left(store) == 0
+    await receive(files)
+    assert files.input(ID).read_bytes() == PDF
+
+
+MANY = 64  # that retention deletes in one go
+
+
+async def test_what_is_sent_again_while_the_files_of_many_jobs_are_deleted_stays(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    for number in range(MANY):
+        await receive(files, number)
+
+    async def send_again() -> None:
+        while True:
+            with suppress(Conflict):
+                return await receive(files)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.remove, [job_id(number) for number in range(MANY)])
+        nursery.start_soon(send_again)
+    await store.commit([job()], [])
+    assert await files.remove_left(store) == 0
+    assert files.input(ID).read_bytes() == PDF
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_its_name(
+    files: Files, store: SQLiteStore
+) -> None:
+    async with files.upload(ID) as upload:
+        await upload.write(PDF)
+        await upload.finish()
+        assert await files.remove([ID]) == {ID}
+        await store.commit([job()], [])
+    assert await files.remove_left(store) == 0
     assert files.input(ID).read_bytes() == PDF

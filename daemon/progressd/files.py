@@ -84,7 +84,7 @@ class Files:
             names = await in_thread(lambda: dict(files_of_jobs(self._uploads)))
             names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
             kept = await store.known(set(names.values())) if names else ()
-            left = await self.remove(set(names.values()).difference(kept))
+            left = await self._delete(set(names.values()).difference(kept))
             for name, job_id in names.items():
                 if job_id in left:
                     continue
@@ -109,7 +109,6 @@ class Files:
         """
         async with self._settling:
             self._receiving[job_id] += 1
-            self._left.discard(job_id)
         try:
             async with self._received(job_id) as upload:
                 yield upload
@@ -133,7 +132,7 @@ class Files:
                 except BaseException as error:
                     if not again and not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
-                            left = await self.remove([job_id])
+                            left = await self._delete([job_id])
                         if not left:  # else the next daemon knows by this what is to be removed
                             path.unlink()
                     raise
@@ -214,8 +213,26 @@ class Files:
     async def remove(self, job_ids: Collection[str]) -> set[str]:
         """Delete all files of the jobs, for good: a power cut does not bring them back. The jobs where that failed.
 
-        As without descriptors; these are marked for the next daemon, and `remove_left` tries again.
+        As without descriptors; these are marked for the next daemon, and `remove_left` tries again. No file comes in
+        meanwhile, and what is being received already is left alone: it may be for a new job of the same name.
         """
+        async with self._settling:
+            spared = {job_id for job_id in job_ids if self._receiving[job_id]}
+            self._left |= spared
+            return spared | await self._delete(set(job_ids) - spared)
+
+    async def remove_left(self, store: Store) -> int:
+        """Delete what `remove` has left, unless it is a job's again; of how many jobs there are files still."""
+        async with self._settling:
+            if self._left:
+                known = await store.known(self._left)
+                for job_id in known:
+                    self._marker(job_id).unlink(missing_ok=True)
+                self._left = self._left.difference(known)
+                await self._delete({job_id for job_id in self._left if not self._receiving[job_id]})
+        return len(self._left)
+
+    async def _delete(self, job_ids: Collection[str]) -> set[str]:
         directories = [self._jobs / job_id for job_id in job_ids]
         left = set(job_ids)
 
@@ -236,13 +253,6 @@ class Files:
             else:
                 self._marker(job_id).unlink(missing_ok=True)
         return left
-
-    async def remove_left(self) -> int:
-        """Delete what `remove` has left; of how many jobs there are files still."""
-        async with self._settling:
-            if self._left:
-                await self.remove(self._left)
-        return len(self._left)
 
     def _marker(self, job_id: str) -> Path:
         return self._uploads / f"{job_id}.deleted"

@@ -64,10 +64,10 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
     looked, wait = trio.current_time(), FIRST
     while True:
         await _count(files)
-        if left := await files.remove_left():
-            log.error("files of deleted jobs cannot be deleted, the next look will", jobs=left)
         elapsed, looked = trio.current_time() - looked, trio.current_time()
         try:
+            if left := await files.remove_left(store):
+                log.error("files of deleted jobs cannot be deleted, the next look will", jobs=left)
             before = await _time(store, keep, elapsed) - timedelta(seconds=keep)
             below = await store.reached_after(before)  # what ended later is kept, where a clock that was late says else
             await _delete_finished(before, below, store, registry, files)
