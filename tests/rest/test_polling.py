@@ -94,6 +94,15 @@ async def test_who_may_ask_only_so_often_is_told_so_by_it_too(tmp_path: Path) ->
         assert (await client.get(PATH)).status_code == 429
 
 
+@pytest.mark.parametrize("path", [PATH, ELSEWHERE])
+async def test_a_request_of_an_old_client_counts_once(tmp_path: Path, path: str) -> None:
+    limits = {"unlimited": (), "rate_limit_burst": 3, "rate_limit_per_minute": 1}
+    async with running_daemon(tmp_path, limits=limits) as daemon:
+        await daemon.report(registered(ID))
+        answers = [await exchange(daemon, f"GET {path} HTTP/1.0\r\n\r\n".encode()) for _ in range(4)]
+    assert [answer.split()[1] for answer in answers] == [b"200", b"200", b"200", b"429"]
+
+
 async def test_requests_in_one_piece_are_answered_in_order(daemon: RunningDaemon) -> None:
     await daemon.report(*(registered(job_id(number)) for number in range(1, 4)))
     paths = [f"/api/jobs/{job_id(1)}", "/api/health/live", *(f"/api/jobs/{job_id(number)}" for number in (2, 3))]

@@ -31,7 +31,10 @@ class DirectReads:
     def answer(
         self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None
     ) -> Answer | None:
-        """The answer to a request; None: let the application answer it. Names of headers are in lower case."""
+        """The answer to a request, which is counted with that; None: let the application answer it, and count it.
+
+        Names of headers are in lower case.
+        """
         if method != b"GET" or (found := _READ.fullmatch(target)) is None:
             return None
         job = self._registry.known(found[1].decode())

@@ -71,8 +71,10 @@ class Protocol(H11Protocol):
                     return
                 if answered:  # many requests in one piece must not hold up the others
                     await trio.lowlevel.checkpoint()
-                answer = self.direct.answer(request.method, request.target, request.headers, self.client)
-                if answer is not None and request.http_version == b"1.1":
+                answer = None
+                if request.http_version == b"1.1":
+                    answer = self.direct.answer(request.method, request.target, request.headers, self.client)
+                if answer is not None:
                     answered = True
                     if await self._answer(answer):
                         continue
