@@ -73,6 +73,16 @@ async def test_a_job_is_compressed_ahead_of_the_application_as_well(
     assert (changed.status_code, changed.json()["status"]) == (200, "processing")
 
 
+@pytest.mark.parametrize("id_", [ID, ID.upper()], ids=["directly", "by the application"])
+async def test_an_accept_encoding_longer_than_any_client_sends_is_not_read(
+    daemon: RunningDaemon, client: httpx.AsyncClient, id_: str
+) -> None:
+    await daemon.report(registered(ID, options={"text": "x" * 5000}))
+    for accepted, encoding in ((f"gzip{',a' * 98}", "gzip"), (f"gzip{',a' * 99}", None)):
+        answer = await client.get(f"/api/jobs/{id_}", headers={"Accept-Encoding": accepted})
+        assert (answer.status_code, answer.headers.get("Content-Encoding")) == (200, encoding)
+
+
 async def test_without_a_thread_to_compress_in_a_long_answer_is_sent_as_it_is(
     daemon: RunningDaemon, client: httpx.AsyncClient
 ) -> None:
