@@ -62,6 +62,7 @@ async def test_it_is_ready_until_it_stops_and_lives_to_the_end(tmp_path: Path) -
             live = await client.get("/api/health/live")
             assert (live.status_code, live.json()) == (200, {"status": "live"})
             assert (await client.get("/api/health")).status_code == 200
+            assert "progressd_requests_refused_total{" not in (await client.get("/api/metrics")).text  # nobody has been
         go.touch()
         with trio.fail_after(PATIENCE):
             await daemon.stopped.wait()

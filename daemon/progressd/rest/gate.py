@@ -37,6 +37,7 @@ PUBLIC: Final = frozenset(
         "/api/rate-limit/status",
     }
 )
+HEALTH: Final = "/api/health"  # which probes ask all the time, and whose 503 is what they want to know: not counted
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
 OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
 OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
@@ -93,7 +94,7 @@ class Gate:
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
-            answering = Answering(send, self.refused)
+            answering = Answering(send, Counter() if scope["path"].startswith(HEALTH) else self.refused)
             try:
                 answering.marks = self.count(cast("Mapping[str, Any]", scope))
                 who = self.admit(scope)
@@ -116,7 +117,7 @@ class Gate:
     def count(self, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         """Count a request; the headers that say how often the client may still ask. Raises RateLimited."""
         path = scope["path"]
-        if not path.startswith("/api/") or path.startswith("/api/health"):
+        if not path.startswith("/api/") or path.startswith(HEALTH):
             return []
         left = self._allowance.take(*_sender(scope))
         return _standing_marks(left) if left is not None else []
