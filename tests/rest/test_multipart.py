@@ -3,10 +3,21 @@
 from pathlib import Path
 
 import pytest
-from http_client import BOUNDARY, FORM_TYPE, client_of, file_part, form, options_part, post_pieces
+from http_client import (
+    BOUNDARY,
+    FORM_TYPE,
+    client_of,
+    error_of,
+    file_part,
+    form,
+    options_part,
+    part,
+    post_form,
+    post_pieces,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
-from progressd.rest.multipart import WholeBoundaries
+from progressd.rest.multipart import HEAD_MOST, WholeBoundaries
 from submitting import PDF
 from werkzeug.sansio.multipart import Data, Epilogue, MultipartDecoder, NeedData
 
@@ -49,3 +60,26 @@ async def test_an_upload_is_kept_as_it_was_sent_wherever_its_pieces_end(tmp_path
         answer = await post_pieces(client, "/api/convert", [body[:-left], body[-left:]], headers)
         assert answer.status_code == 202, answer.text
         assert daemon.daemon.files.input(answer.json()["job_id"]).read_bytes() == PDF
+
+
+async def test_the_head_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+
+        def padded(name: str, content: bytes, size: int) -> bytes:
+            """A part whose head has `size` bytes, with the empty line behind it."""
+            file = '; filename="book.pdf"' if name == "file" else ""
+            spare = size - (len(part(name, b"", file)) - len(f"--{BOUNDARY}\r\n\r\n"))
+            return part(name, content, file + "; a=b".ljust(spare, "x"))
+
+        field = b"x" * (64 << 10)  # a field may be larger
+        for one in ("file", "note"):
+            parts = {"file": file_part(), "note": part("note", field)}
+            parts[one] = padded(one, PDF if one == "file" else field, HEAD_MOST)
+            assert (await post_form(client, *parts.values())).status_code == 202
+            for size in (HEAD_MOST + 1, 750_000):
+                parts[one] = padded(one, b"x", size)
+                refused = await post_form(client, *parts.values())
+                assert refused.status_code == 413
+                assert (
+                    error_of(refused) == "the head of a part of the form has more than the 16384 bytes that are allowed"
+                )
