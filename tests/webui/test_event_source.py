@@ -1,9 +1,9 @@
 """A browser's own EventSource and fetch, on the page that the daemon serves."""
 
 import httpx
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from samples import job_id
-from serving import ServedDaemon
+from serving import PATIENCE, ServedDaemon
 
 COLLECT = """id => new Promise(done => {
     const messages = [], source = new EventSource(`/api/jobs/${id}/events`)
@@ -17,12 +17,12 @@ WAIT = """async id => {
 
 
 def report(served: ServedDaemon, id_: str, **event: object) -> None:
-    assert httpx.post(f"{served.url}/api/jobs/{id_}/events", json=event).status_code == 200
+    assert httpx.post(f"{served.url}/api/jobs/{id_}/events", json=event, timeout=PATIENCE).status_code == 200
 
 
 def registered(served: ServedDaemon, number: int) -> str:
     id_ = job_id(number)
-    assert httpx.post(f"{served.url}/api/jobs", json={"id": id_}).status_code in (200, 201)
+    assert httpx.post(f"{served.url}/api/jobs", json={"id": id_}, timeout=PATIENCE).status_code in (200, 201)
     return id_
 
 
@@ -42,7 +42,8 @@ def test_an_event_source_is_told_everything_once_and_ends_with_the_job(page: Pag
 
 def test_a_long_poll_from_a_page_is_answered_when_the_job_moves(page: Page, served: ServedDaemon) -> None:
     id_ = registered(served, 72)
-    page.evaluate(f"void (window.waited = ({WAIT})('{id_}'))")
+    with page.expect_request("**/api/jobs/*wait=20"):
+        page.evaluate(f"void (window.waited = ({WAIT})('{id_}'))")
     report(served, id_, type="progress", data={"current_step": 1, "total_steps": 3})
     assert page.evaluate("window.waited")["status"] == "processing"
     report(served, id_, type="completed")
@@ -51,7 +52,7 @@ def test_a_long_poll_from_a_page_is_answered_when_the_job_moves(page: Page, serv
 def test_the_reference_page_opens_without_a_complaint(page: Page, served: ServedDaemon) -> None:
     page.goto(f"{served.url}/api/docs")
     page.get_by_role("link", name="POST /api/convert").click()
-    assert page.url.endswith("#convert.convert")
+    expect(page).to_have_url(f"{served.url}/api/docs#convert.convert")
 
 
 def test_the_reference_page_fits_a_phone(page: Page, served: ServedDaemon) -> None:

@@ -8,14 +8,14 @@ import httpx
 import keys
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from serving import served_daemon
+from serving import PATIENCE, served_daemon
 
 from .conftest import opened_page
 
 CONFIG = """
 [auth]
 required = true
-token_lifetime = "4s"
+token_lifetime = "10s"
 
 [pipelines.pdf]
 command = ["cp", "{input}", "{output}"]
@@ -35,7 +35,7 @@ class Locked(NamedTuple):
 
     def report(self, kind: str) -> None:
         """Register a job."""
-        with httpx.Client(trust_env=False, headers=keys.bearer(self.key)) as client:
+        with httpx.Client(trust_env=False, headers=keys.bearer(self.key), timeout=PATIENCE) as client:
             assert client.post(f"{self.url}/api/jobs", json={"kind": kind}).status_code == 201
 
 

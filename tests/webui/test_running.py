@@ -1,0 +1,75 @@
+"""What the page shows of jobs while they run, and that they can be cancelled: nothing ends here by itself."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from serving import PATIENCE, served_daemon
+
+from .conftest import opened_page
+
+# A pipeline that goes on to its next step when it is told to, and ends only when it has to.
+HELD = """
+[pipelines.pdf]
+command = ["sh", "-c", '''
+for step in 1 2 3; do
+    echo $step/4
+    until read go < "$GATE"; do :; done
+done
+exec sleep 1000
+''', "{{input}}"]
+progress_pattern = '(?P<current>\\d)/(?P<total>\\d)'
+environment = {{ GATE = "{gate}" }}
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Whoever writes into it lets the held pipeline go a step further."""
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path, gate: Path) -> Iterator[Page]:
+    """The page of a daemon whose pipeline is held."""
+    with (
+        served_daemon(tmp_path / "state", config=HELD.format(gate=gate)) as daemon,
+        opened_page(browser, daemon.url) as page,
+    ):
+        yield page
+
+
+def test_while_a_job_runs_its_bar_moves_and_it_can_be_cancelled(page: Page, gate: Path, scan: Path) -> None:
+    page.locator("input[type=file]").set_input_files(scan)
+    running = page.locator(".job[data-status=processing]")
+    for percent in ("25", "50", "75"):
+        expect(running.get_by_role("progressbar")).to_have_attribute("aria-valuenow", percent)
+        gate.write_text("go\n")
+    running.locator("[data-action=cancel]").click()
+    expect(page.locator(".job[data-status=cancelled]")).to_be_visible()
+
+
+def test_files_handed_in_together_have_one_bar_and_are_cancelled_together(page: Page, scan: Path) -> None:
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    files = [("files[]", (f"part-{n}.pdf", scan.read_bytes())) for n in range(6)]
+    options = {"options": json.dumps({"dpi": 600, "priority": "high"})}
+    answer = httpx.post(f"{page.url}api/batch", files=files, data=options, trust_env=False, timeout=PATIENCE)
+    assert answer.status_code < 300, answer.text
+    batch = page.locator(".batch", has_text="Batch of 6 files")
+    expect(batch).to_contain_text("high priority")
+    expect(batch).to_contain_text("running")
+    expect(batch.locator(".job").first).to_be_hidden()
+    batch.get_by_role("button", name="Show files").click()
+    expect(batch.locator(".job")).to_have_count(6)
+    expect(batch.locator(".job").first).to_be_visible()
+    cancel = batch.locator("[data-action=cancelAll]")
+    cancel.click()
+    cancel.click()
+    expect(batch).to_have_attribute("data-status", "cancelled")
+    expect(batch.locator(".job[data-status=cancelled]")).to_have_count(6)
+    expect(cancel).to_be_hidden()
