@@ -291,7 +291,7 @@ with Job("scan", socket=where) as job:
 def test_a_lease_is_renewed_as_long_as_the_program_runs_and_no_longer(daemon: ServedDaemon) -> None:
     body = """
 import sys, time
-with Job("scan", lease_seconds=0.5, socket=where) as job:
+with Job("scan", lease_seconds=1.5, socket=where) as job:
     print(job.id, flush=True)
     sys.stdin.read()
 """

@@ -154,13 +154,13 @@ def _forge() -> None:
         pid = os.fork()
         if pid == 0:
             status = 1
+            _say(f"forked {os.getpid()}")  # said by the child, so that nothing it says can come before
             try:
                 _become_daemon(json.loads(line))
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else int(end.code is not None)
             finally:
                 os._exit(status)
-        _say(f"forked {pid}")
         _say(f"ended {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
 
 
