@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
@@ -13,6 +14,7 @@ from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import Ledger
 from progressd.ws.listener import Connection, Listener
 from trio_websocket import ConnectionClosed
+from waiting import PATIENCE
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]  # 9 is about speed, 12 and 13 are about compression
 RUN = """
@@ -20,7 +22,7 @@ import asyncio, os, sys
 import kosoku
 async def main():
     try:
-        results = await kosoku.run_fuzzingclient(sys.argv[1], sys.argv[2:], concurrency=4)
+        results = await kosoku.run_fuzzingclient(sys.argv[2], sys.argv[3:], concurrency=int(sys.argv[1]))
     except kosoku.FailureError as error:
         results = error.results
     for result in results:
@@ -68,9 +70,27 @@ async def test_the_autobahn_cases_pass(nursery: trio.Nursery, tmp_path: Path) ->
         listening.setblocking(False)
         nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS, Ledger()).run, listening)
         url = f"ws://127.0.0.1:{listening.getsockname()[1]}/ws/echo"
-        with trio.fail_after(60):
-            done = await trio.run_process([sys.executable, "-c", RUN, url, *CASES], capture_stdout=True)
-        verdicts = [line.split() for line in done.stdout.decode().splitlines()]
+        verdicts = await verdicts_of(url, CASES)
         assert len(verdicts) > 200
-        assert [case for case in verdicts if not {"OK", "INFORMATIONAL"}.issuperset(case[1:])] == []
+        failed = [verdict for verdict in verdicts if is_bad(verdict)]
+        for _ in range(5):
+            if failed:
+                again = await verdicts_of(url, [case for case, *_ in failed], at_once=1)
+                failed = [verdict for verdict in again if is_bad(verdict)]
+        assert failed == []
         nursery.cancel_scope.cancel()
+
+
+def is_bad(verdict: Sequence[str]) -> bool:
+    return not {"OK", "INFORMATIONAL"}.issuperset(verdict[1:])
+
+
+async def verdicts_of(url: str, cases: Sequence[str], at_once: int = 4) -> list[list[str]]:
+    """Of each case its number, and what it says of the answers and of the end.
+
+    Each waits a second and no longer, so who is late has failed, on a busy machine too; what is wrong is so every time.
+    """
+    with trio.fail_after(4 * PATIENCE):
+        command = [sys.executable, "-c", RUN, str(at_once), url, *cases]
+        done = await trio.run_process(command, capture_stdout=True)
+    return [line.split() for line in done.stdout.decode().splitlines()]
