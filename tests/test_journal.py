@@ -89,7 +89,7 @@ def test_a_message_too_long_for_a_datagram_comes_whole(journald: socket.socket) 
 
 
 @given(st.text(), st.text())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 def test_a_value_never_becomes_a_field(journald: socket.socket, message: str, value: str) -> None:
     structlog.get_logger().info(message, key=value)
     fields = received(journald)

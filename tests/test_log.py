@@ -108,7 +108,7 @@ def test_a_log_that_cannot_be_written_ends_nothing() -> None:
     logging.getLogger("hypercorn.error").error("lost as well")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.text())
 def test_a_value_in_logfmt_is_one_word_or_a_json_string(value: str) -> None:
     stream, logger = configured(format="logfmt")

@@ -8,6 +8,7 @@ from keys import add, bearer
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 from samples import ID, job_id
+from waiting import eventually
 
 from daemon import RunningDaemon, completed, failed, progress, registered, running_daemon
 
@@ -78,6 +79,7 @@ async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, c
         await stream.send_all((head + key).encode())
         while await stream.receive_some():
             pass
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
     assert (await scraped(client))["progressd_handshakes_refused_total{not found}"] == 1
 
 
