@@ -71,6 +71,23 @@ def test_the_first_connection_starts_it(machine: Machine) -> None:
     assert machine.state("progressd.service")["ActiveState"] == "active"
 
 
+def test_its_address_is_changed_as_the_documentation_says(machine: Machine) -> None:
+    machine.run("systemctl", "start", "progressd.socket", "progressd.service")
+    override = "/etc/systemd/system/progressd.socket.d/override.conf"
+    machine.write(override, "[Socket]\nListenStream=\nListenStream=127.0.0.1:8090\n")
+    machine.run("systemctl", "daemon-reload")  # as `systemctl edit` does
+    machine.run("systemctl", "stop", "progressd.socket", "progressd-ingest.socket", "progressd")
+    with pytest.raises(ConnectionRefusedError):
+        machine.connect_unix()  # a producer that came now would start it, and no socket is started below a service
+    machine.run("systemctl", "start", "progressd.socket", "progressd")
+    assert machine.request("GET", "/api/health/ready", port=8090).status == 200
+    assert machine.report(registered(ID))["ok"]
+    with pytest.raises(ConnectionRefusedError):
+        machine.connect()
+    machine.run("rm", "-r", "/etc/systemd/system/progressd.socket.d")
+    machine.run("systemctl", "daemon-reload")
+
+
 def test_so_does_the_first_producer_which_has_to_be_in_the_group(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.socket")
     assert machine.run("stat", "-c", "%U:%G %a", "/run/progressd/ingest.sock").strip() == "progressd:progressd 660"
