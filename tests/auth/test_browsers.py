@@ -11,6 +11,7 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden, SettingsError
 from progressd.sockets import open_sockets
+from werkzeug.routing import Map
 
 from daemon import RunningDaemon, running_daemon, settings_in
 
@@ -34,6 +35,7 @@ FOREIGN = [
     "::1x",
     "x:[::1]",
 ]
+NO_NAMES = [".localhost", "a..localhost", f"{'a' * 64}.localhost:80", "a..b", ".", "..:80"]
 
 
 @pytest.mark.parametrize("host", [*OWN, "", "progress.example.org", "PROGRESS.example.org:443"])
@@ -46,6 +48,20 @@ def test_a_name_that_nobody_has_allowed_is_not(host: str) -> None:
     with pytest.raises(Forbidden, match="allowed_hosts"):
         check_host(host, Server())
     check_host(host, Server(allowed_hosts=("*",)))
+
+
+@pytest.mark.parametrize("host", NO_NAMES)
+def test_what_can_be_no_name_is_not_whatever_is_allowed(host: str) -> None:
+    for server in (Server(), Server(allowed_hosts=("*",))):
+        with pytest.raises(Forbidden, match="no name that a host can have"):
+            check_host(host, server)
+
+
+@given(st.text() | st.text("a.:-").map(lambda text: text.replace("-", "-" * 40)))
+def test_a_host_that_is_let_in_can_be_routed(host: str) -> None:
+    with contextlib.suppress(Forbidden):
+        check_host(host, Server(allowed_hosts=("*",)))
+        Map().bind(host)
 
 
 def test_the_name_it_listens_on_is_known() -> None:
@@ -83,6 +99,16 @@ async def test_a_foreign_host_gets_no_answer_over_http(daemon: RunningDaemon, ta
         assert (response.status, list(response.json)) == (403, ["error"])
         assert response.headers["x-content-type-options"] == "nosniff"
         assert (await peer.ask(target, {"Host": daemon.address})).status != 403  # and the connection goes on
+
+
+async def test_nor_does_one_that_can_be_none(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, server={"port": 0, "allowed_hosts": ("*",)}) as daemon,
+        Peer(await daemon.connect()) as peer,
+    ):
+        for host in NO_NAMES:
+            response = await peer.ask("/api/health", {"Host": host})
+            assert (response.status, list(response.json)) == (403, ["error"])
 
 
 async def test_a_foreign_host_gets_no_websocket(daemon: RunningDaemon) -> None:

@@ -13,6 +13,8 @@ from progressd.core.errors import Forbidden
 
 def check_host(host: str, server: Server) -> None:
     """`host`: the header, "" where absent, which no browser leaves out. Raises Forbidden."""
+    if not _is_possible(host):
+        raise Forbidden(f"{host[:200]} is no name that a host can have")
     name = _name(host)
     if not host or name == "localhost" or name.endswith(".localhost") or _is_address(name):
         return
@@ -42,6 +44,15 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0][1:].lower()
     return host.partition(":")[0].removesuffix(".").lower()
+
+
+def _is_possible(host: str) -> bool:
+    """Whether its labels have 1 to 63 letters each (RFC 1035 §2.3.4): routing a request fails over any other."""
+    try:
+        host.partition(":")[0].lower().encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_address(name: str) -> bool:
