@@ -108,6 +108,35 @@ async def test_requests_behind_each_other_are_answered_in_order(daemon: RunningD
         assert [(await peer.response()).status for _ in range(3)] == [200, 404, 200]
 
 
+LAST = {
+    "an empty line": head("Content-Length: 2", target="/api/health/live") + b"{}\r\n",
+    "an empty line, and no body": head("Content-Length: 0", target=f"/api/jobs/{ID}/retry") + b"\r\n",
+    "a request": head("Content-Length: 2", target="/api/health/live") + b"{}" + HIDDEN,
+    "a request behind chunks": head("Transfer-Encoding: chunked", target="/api/health/live") + CHUNKED,
+    "an empty line where it shall end": request("/api/health/live", {"Connection": "close"}) + b"\r\n",
+    "a request where it shall end": request("/api/health/live", {"Connection": "close"}) + HIDDEN,
+    "a body where it shall end": head("Connection: close", "Content-Length: 2", target="/api/jobs/x/retry") + b"{}\r\n",
+    "an empty line in HTTP/1.0": b"GET /api/health/live HTTP/1.0\r\n\r\n\r\n",
+}
+ANSWERED = {
+    "an empty line where it shall end": 200,
+    "a request where it shall end": 200,
+    "an empty line in HTTP/1.0": 200,
+}
+ANSWERED |= {"an empty line, and no body": 404, "a body where it shall end": 400}
+
+
+@pytest.mark.parametrize("name", LAST)
+async def test_what_stands_behind_the_last_request_takes_no_answer_away(daemon: RunningDaemon, name: str) -> None:
+    for _ in range(30):
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(LAST[name])
+            answer = await peer.response()
+            assert (answer.status, answer.headers["connection"]) == (ANSWERED.get(name, 405), "close")
+            assert await peer.rest() == b""
+    assert not daemon.daemon.registry.unfinished
+
+
 NO_PATHS = [
     "http://daemon/api/jobs#/token",
     "http://daemon/api/jobs?#/token",

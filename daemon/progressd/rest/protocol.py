@@ -57,6 +57,9 @@ class Protocol(H11Protocol):
         while True:
             if self.connection.they_are_waiting_for_100_continue:
                 await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+            if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
+                await self._unless_gone(self._over.wait)  # what follows the last request is for nobody
+                return
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
