@@ -1,6 +1,8 @@
 """Jobs over REST: every field that clients rely on, lists, registration, cancelling and trying again."""
 
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from progressd.config import Pipeline
 from progressd.core.status import JobStatus
 from samples import ID, job_id
 from submitting import PDF, cancel, ended, run, running_job, shell, submit
+from trio.testing import wait_all_tasks_blocked
 from waiting import alive, eventually
 
 from daemon import PATIENCE, RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
@@ -555,3 +558,22 @@ async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(cl
         for _ in range(8):
             nursery.start_soon(register)
     assert sorted(statuses) == [200] * 7 + [201]
+
+
+async def test_who_registers_jobs_without_an_id_does_not_wait_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.store.connecting.BUSY_TIMEOUT", PATIENCE)
+    statuses: list[int] = []
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client, trio.open_nursery() as nursery:
+
+        async def register() -> None:
+            statuses.append((await client.post("/api/jobs", json={})).status_code)
+
+        with closing(sqlite3.connect(daemon.settings.state_dir / "progressd.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # so that the first one is not written
+            with trio.fail_after(PATIENCE):
+                while not daemon.daemon.ingest.queued:  # one may still come together with those before it
+                    nursery.start_soon(register)
+                    await wait_all_tasks_blocked(0.01)
+    assert set(statuses) == {201}

@@ -64,7 +64,9 @@ async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
     new = decoded(_decode_new, await whole_body(request, daemon.settings.limits) or b"{}", "a job")
-    job_id = checked_job_id(new.id) if new.id is not None else str(uuid.uuid4())
+    if new.id is None:  # then nobody else can come with the same one
+        return _job_response(await daemon.ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
+    job_id = checked_job_id(new.id)
     async with daemon.registering:  # or two who register the same id at once would both be told that it is new
         known = await daemon.registry.find([job_id])
         job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
