@@ -37,6 +37,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._given_up = False
         self._late = math.inf  # when a head that has begun has to be there
+        self._requests = 0  # before it
         self._untaken = 0  # bytes sent since the socket had room
         self._reading = trio.CancelScope()  # to wake the reader when the stream is closed
         self._sending = trio.CancelScope()
@@ -54,7 +55,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = b""
-        self._late = min(self._late, self._head_deadline()) if self.protocol.in_head() else math.inf
+        self._time_head()
         with trio.CancelScope(deadline=self._late) as self._reading:
             if not self._closed:
                 data = await self._connection.receive_some(max_bytes)
@@ -67,6 +68,13 @@ class HttpStream(trio.abc.HalfCloseableStream):
         if self._reading.cancelled_caught:
             raise trio.BrokenResourceError("the head does not end")
         return data
+
+    def _time_head(self) -> None:
+        """A head has its time from when it is the turn of its request, however often a read ends in a next one."""
+        protocol = self.protocol
+        if protocol.requests != self._requests:
+            self._requests, self._late = protocol.requests, math.inf
+        self._late = min(self._late, self._head_deadline()) if protocol.in_head() else math.inf
 
     def _head_deadline(self) -> float:
         return trio.current_time() + self._head_timeout

@@ -43,6 +43,7 @@ class Protocol(H11Protocol):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.requests = 0  # whose heads have come
         self._head = b""  # of a response, which waits for what follows
         self._over = trio.Event()  # the newest request is done with
         self._has_body = False  # as its head says, be it an empty one
@@ -68,6 +69,7 @@ class Protocol(H11Protocol):
                 await self.send(Closed())
                 return
             if isinstance(event, h11.Request):
+                self.requests += 1
                 request = with_path(event, self.base)
                 if request is None:
                     await self._refuse(event)
