@@ -120,7 +120,7 @@ class Gauges(Collector):
         yield ended
         refused = [(reason, count) for (kind, reason), count in sorted(ledger.counts.items()) if kind == "refused"]
         yield _counters("progressd_handshakes_refused", "Connections that were not let in.", "reason", refused)
-        said = "Requests refused for want of a right, room or time."
+        said = "Requests refused for want of a right, room or time, but for probes of health."
         yield _counters("progressd_requests_refused", said, "status", sorted(self.turned_away.items()))
         slow = sum(count for (_, reason), count in ledger.counts.items() if reason.startswith("4000"))
         yield _counter("progressd_slow_consumers_closed", "Watchers that were too slow.", slow)
