@@ -343,10 +343,12 @@ async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_ans
         await stream.send_all(HEAD)
         await stream.send_all(chunk(UNKNOWN * count + lines(registered(ID))))
         await eventually(lambda: ID in daemon.daemon.registry.unfinished)
-        for _ in range(20):
+        unfinished = daemon.daemon.registry.unfinished
+        for step in range(1, 21):
             await wait_all_tasks_blocked()
             slow_clock.jump(stall / 10)
-            await stream.send_all(chunk(b"\n"))
+            await stream.send_all(chunk(lines(progress(ID, step))))
+            await eventually(lambda step=step: unfinished[ID].progress.current_step == step)  # type: ignore[misc]
         await stream.send_all(b"0\r\n\r\n")
         received = b""
         with trio.fail_after(PATIENCE):

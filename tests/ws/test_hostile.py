@@ -179,8 +179,13 @@ async def test_empty_fragments_without_end_do_not_pile_up(daemon: RunningDaemon)
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_a_message_in_fragments_without_end_is_refused(daemon: RunningDaemon, size: int) -> None:
-    async with unharmed(daemon), Peer(await daemon.connect()) as peer, trio.open_nursery() as nursery:
+async def test_a_message_in_fragments_without_end_is_refused(tmp_path: Path, size: int) -> None:
+    async with (
+        running_daemon(tmp_path, limits={"max_message_bytes": 4 * KIB}) as daemon,
+        unharmed(daemon),
+        Peer(await daemon.connect()) as peer,
+        trio.open_nursery() as nursery,
+    ):
         await peer.open()
         some = frame(Opcode.CONTINUATION, b"x" * size, final=False) * 1000
 
