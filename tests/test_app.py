@@ -7,8 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,20 @@ def test_signals_while_it_takes_leave_of_watchers_do_not_change_how_it_ends(
             data += received
         daemon.process.send_signal(number)
     assert daemon.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_until_the_process_is_gone_do_not_change_how_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    with (tmp_path / "log").open("w") as log, served_daemon(tmp_path / "state", log=log) as daemon:
+        daemon.process.send_signal(signal.SIGTERM)
+        give_up = time.monotonic() + PATIENCE
+        while daemon.process.poll() is None:
+            assert time.monotonic() < give_up, "it does not end"
+            with suppress(subprocess.TimeoutExpired):
+                daemon.process.wait(0.001)
+            daemon.process.send_signal(number)
+        assert daemon.process.returncode == 0
+    assert "stopped" in (tmp_path / "log").read_text().splitlines()[-1]
 
 
 def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:

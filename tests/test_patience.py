@@ -1,13 +1,14 @@
 """Which waits signals cut short, of a daemon that stops."""
 
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from progressd.patience import Patience
+from progressd.patience import Patience, hearing
 from trio.testing import MockClock, wait_all_tasks_blocked
+from waiting import PATIENCE
 
 INT, HUP = signal.SIGINT, signal.SIGHUP
 
@@ -79,3 +80,40 @@ async def test_a_second_signal_before_the_wait_has_ended_is_one_for_the_next(aut
             await trio.sleep(2)
             await stops.hear(INT)
         assert [await stops.waits(9) for _ in range(2)] == [0, 9]
+
+
+class Raising(list[int]):
+    """Signals, of which each comes whenever somebody looks through them a second time."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.looks += 1
+        for number in super().__iter__():
+            if self.looks == 2:
+                signal.raise_signal(number)
+            yield number
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    before = signal.getsignal(HUP)
+    yield
+    signal.signal(HUP, before)
+
+
+@pytest.mark.usefixtures("as_before")
+async def test_what_comes_before_anybody_hears_is_heard_and_what_nobody_took_changes_nothing() -> None:
+    numbers = Raising([HUP])
+    with trio.fail_after(PATIENCE), hearing(numbers) as signals:
+        assert numbers.looks == 2
+        assert await anext(signals) == HUP
+        signal.raise_signal(HUP)
+    signal.raise_signal(HUP)
+
+
+async def test_where_hearing_failed_signals_are_as_they_were() -> None:
+    before = signal.getsignal(HUP)
+    with pytest.raises(ValueError, match="this"), hearing([HUP]):
+        raise ValueError("this")
+    assert signal.getsignal(HUP) is before

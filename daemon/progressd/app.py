@@ -29,7 +29,7 @@ from progressd.history import History
 from progressd.ingest import Ingest
 from progressd.log import set_level
 from progressd.notices import Notices
-from progressd.patience import Patience
+from progressd.patience import Patience, hearing
 from progressd.producers.runner import Runner
 from progressd.producers.unix_socket import UnixSocket
 from progressd.registry import Registry
@@ -75,15 +75,15 @@ async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable
     numbers = {signal.SIGTERM, signal.SIGINT}
     if not os.isatty(0):  # there SIGHUP means that the terminal has gone
         numbers.add(signal.SIGHUP)
-    with closing(Notifier(os.environ)) as notify, trio.open_signal_receiver(*numbers) as signals:
+    with closing(Notifier(os.environ)) as notify, hearing(numbers) as signals:
         stopped = False
         async with trio.open_nursery() as beside:
             async with started(settings, os.environ) as (daemon, sockets):
                 await daemon.run(sockets, signals, beside, notify, on_listening, watchdog, read_settings)
                 stopped = True
             beside.cancel_scope.cancel()
-    if not stopped:
-        raise RuntimeError(UNASKED)  # one of its tasks has let a cancellation out, and nothing has failed
+        if not stopped:
+            raise RuntimeError(UNASKED)  # one of its tasks has let a cancellation out, and nothing has failed
     log.info("stopped")
 
 

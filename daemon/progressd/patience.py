@@ -1,7 +1,7 @@
 """The patience of a daemon that stops: how long it waits for what, unless another signal says that it is to hurry."""
 
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -10,12 +10,30 @@ import trio
 log = structlog.get_logger(__name__)
 
 
-class Patience:
-    """`run` takes the signals that come once the daemon stops; each cuts short one wait, this one or the next.
+@contextmanager
+def hearing(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
+    """Within this, signals are heard; after it they are ignored, or, where it has failed, as they were before.
 
-    It goes on for as long as the process hears signals: one that is left is delivered again once nobody does, and ends
-    a daemon with the status of a killed one that has stopped in order.
+    A process takes a moment to end, in which one more signal would make of it a killed one that has stopped in order.
     """
+    early = list[int]()
+    # Trio gives those that nobody took to what was there before it, which therefore must not be the default.
+    before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in numbers}
+    try:
+        with trio.open_signal_receiver(*numbers) as signals:
+            for number in early:
+                signal.raise_signal(number)
+            yield signals
+    except BaseException:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        raise
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Patience:
+    """`run` takes the signals that come once the daemon stops; each cuts short one wait, this one or the next."""
 
     def __init__(self, signals: AsyncIterator[int]) -> None:
         self._signals = signals
