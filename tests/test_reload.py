@@ -1,5 +1,6 @@
 """Settings that are read again: what changes at once, what waits for a restart, and that nobody is sent away."""
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,27 @@ def test_a_file_that_cannot_be_read_changes_nothing_until_it_can(tmp_path: Path)
     given.next = new = replace(old, log=LogSettings(level="error"))
     reload()
     assert (reload.settings, reload.refused) == (new, "")
+
+
+def test_what_waits_for_a_restart_is_told_until_it_is_as_before(tmp_path: Path) -> None:
+    old = settings_in(tmp_path)
+    given = Given(replace(old, auth=replace(old.auth, required=True)))
+    reload = Reload(old, given)
+    reload()
+    assert reload.pending == "settings wait for a restart: auth.required"
+    assert not reload.settings.auth.required
+    given.next = SettingsError("the config file is not TOML")
+    reload()
+    assert reload.pending == "settings not reloaded: the config file is not TOML"
+    given.next = old
+    reload()
+    assert reload.pending == ""
+
+
+def test_the_documentation_names_all_that_take_a_restart() -> None:
+    text = " ".join((Path(__file__).parents[1] / "docs/operations.md").read_text().split())
+    listed = text.partition("takes a restart: ")[2].partition(". ")[0]
+    assert set(re.findall("`(.*?)`", listed)) == FIXED
 
 
 async def reloaded(running: RunningDaemon) -> None:

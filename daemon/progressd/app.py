@@ -66,19 +66,22 @@ log = structlog.get_logger(__name__)
 async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]) -> None:
     """Run the daemon until SIGTERM or SIGINT, and drain; further signals hurry that. SIGHUP: read settings again.
 
+    On a terminal SIGHUP means that it has gone, and the daemon stops as well, unless it was started to ignore that.
     `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
     """
     settings = read_settings()
     # Looking for garbage among connections that stay took a third of a handshake, and stopped everything for 40 ms.
     gc.set_threshold(50_000, 20, 100)
     watchdog = watchdog_seconds(os.environ)
+    on_terminal = os.isatty(0)
     numbers = {signal.SIGTERM, signal.SIGINT}
-    if not os.isatty(0):  # there SIGHUP means that the terminal has gone
+    if not on_terminal or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
     with closing(Notifier(os.environ)) as notify, hearing(numbers) as signals:
         stopped = False
         async with trio.open_nursery() as beside:
             async with started(settings, os.environ) as (daemon, sockets):
+                daemon.on_terminal = on_terminal
                 await daemon.run(sockets, signals, beside, notify, on_listening, watchdog, read_settings)
                 stopped = True
             beside.cancel_scope.cancel()
@@ -109,6 +112,7 @@ class Daemon:
     def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
         limits = settings.limits
         self.settings = settings
+        self.on_terminal = False
         self.base = BasePath(settings.server.base_path)
         self.store = store
         self.tasks = tasks
@@ -230,7 +234,7 @@ class Daemon:
             accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
 
     async def _until_told_to_stop(self, signals: AsyncIterator[int], notify: Notifier) -> None:
-        while (number := await anext(signals)) == signal.SIGHUP:
+        while (number := await anext(signals)) == signal.SIGHUP and not self.on_terminal:
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             self.reload()
             notify("READY=1", f"STATUS={self._status()}")
@@ -282,7 +286,7 @@ class Daemon:
         unfinished = self.registry.unfinished.values()
         processing = sum(job.status is JobStatus.PROCESSING for job in unfinished)
         jobs = f"jobs: {processing} running, {len(unfinished) - processing} queued; watchers: {len(self.watchers)}"
-        return f"settings not reloaded: {self.reload.refused}; {jobs}" if self.reload.refused else jobs
+        return "; ".join(filter(None, [self.reload.pending, jobs]))
 
     def _use(self, settings: Settings) -> None:
         """Put settings into force that have been read again."""

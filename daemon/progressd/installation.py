@@ -96,6 +96,17 @@ def held_addresses() -> list[tuple[str, int]]:
     return [(host.strip("[]"), int(port)) for host, port in _LISTEN.findall(shown)]
 
 
+def unsettled() -> str:
+    """What the running service tells of settings that are not in force as they are in its file, "" where they are."""
+    shown = subprocess.run(
+        ("systemctl", "show", "--property=StatusText", "--value", "progressd.service"),
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    return shown.rpartition("; jobs: ")[0]
+
+
 def require_possible(program: Path) -> None:
     """Raises InstallationFailed where `program` cannot be the service."""
     if not shutil.which("systemctl") or not Path("/run/systemd/system").is_dir():

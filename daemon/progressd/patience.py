@@ -44,7 +44,7 @@ class Patience:
         """Until cancelled."""
         async for number in self._signals:
             if number == signal.SIGHUP:
-                log.warning("settings are not read again while the daemon stops")
+                log.warning("SIGHUP changes nothing while the daemon stops")
             else:
                 log.info("stopping at once", signal=signal.Signals(number).name)
                 if self._waiting is None or self._waiting.cancel_called:

@@ -40,17 +40,27 @@ log = structlog.get_logger(__name__)
 
 
 class Reload:
-    """`settings` are those in force. `refused` is why the last attempt changed nothing, "" if it did."""
+    """`settings` are those in force. `refused` is why the last attempt changed nothing, "" if it did.
+
+    `waiting`: the keys of those that change only with a restart.
+    """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self.settings = settings
-        self.refused = ""
+        self.refused = self.waiting = ""
         self._read = read
         self._hooks: list[Hook] = []
 
     def register(self, hook: Hook) -> None:
         """Have a part of the daemon follow the settings."""
         self._hooks.append(hook)
+
+    @property
+    def pending(self) -> str:
+        """Why the settings in force are not those that are wanted, "" where they are."""
+        if self.refused:
+            return f"settings not reloaded: {self.refused}"
+        return f"settings wait for a restart: {self.waiting}" if self.waiting else ""
 
     def __call__(self) -> None:
         """Read the settings again, and put them into force or leave everything as it is."""
@@ -67,6 +77,7 @@ class Reload:
         log.info("settings reloaded", changed=", ".join(changed(self.settings, new)) or "nothing")
         if waiting := ", ".join(changed(new, wanted)):
             log.warning("some settings change only with a restart", settings=waiting)
+        self.waiting = waiting
         self.settings = new
         self.refused = ""
 

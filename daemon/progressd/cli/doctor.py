@@ -26,8 +26,8 @@ def doctor(config_path: Path | None, **flags: object) -> None:
     import os
 
     from progressd.config import load
-    from progressd.diagnosis import diagnose
-    from progressd.installation import CONFIG, STATE, UNIT_DIRECTORY, held_addresses
+    from progressd.diagnosis import Finding, diagnose
+    from progressd.installation import CONFIG, STATE, UNIT_DIRECTORY, held_addresses, unsettled
 
     environ = dict(os.environ)
     installed = (UNIT_DIRECTORY / "progressd.service").exists() and config_path in (None, CONFIG)
@@ -37,6 +37,8 @@ def doctor(config_path: Path | None, **flags: object) -> None:
     settings, _ = load(config_path, environ, given)
     of_service = installed and all(value is None for value in given.values())
     findings = list(diagnose(settings, held_addresses() if of_service else ()))
+    if of_service and (told := unsettled()):
+        findings.insert(0, Finding("note", f"of the running service: {told}"))
     for finding in findings:
         click.echo(f"{MARKS[finding.grade]}  {finding.sentence}")
     if any(finding.grade == "bad" for finding in findings):

@@ -15,8 +15,9 @@ def serve(config_path: Path | None, **flags: object) -> None:
     """Run the daemon until Ctrl-C or SIGTERM.
 
     It prints "listening on URL" on stdout once it answers, and logs to stderr. The first signal lets running jobs end
-    and sends the watchers away, a second one stops at once; SIGHUP has it read its settings again. All other settings
-    are in the config file or in environment variables: see progressd config.
+    and sends the watchers away, a second one stops at once. SIGHUP has it read its settings again; in a terminal it
+    means that this was closed, and stops the daemon like SIGTERM. All other settings are in the config file or in
+    environment variables: see progressd config.
 
     \b
     Examples:

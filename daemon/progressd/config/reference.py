@@ -27,6 +27,8 @@ Every setting has a default, so progressd starts without a config file. A settin
 
 `progressd config` prints the settings in force and where each came from; `progressd config --sample` prints a
 documented config file to start from. An unknown setting or an impossible value stops the start with a sentence.
+A running daemon takes changes over with `systemctl reload progressd`, but for those that
+[take a restart](operations.md#install).
 
 Durations are seconds, or text with a unit: `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"30d"`, up to `"36500d"`. Sizes are
 bytes, or text with a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"64kB"`, `"500MB"`, `"2GB"` (powers of

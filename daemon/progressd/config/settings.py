@@ -228,7 +228,11 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
     """Who may do what."""
 
     required: Annotated[
-        bool, Meta(description="Whether nobody may do anything without a key; needed where other machines listen.")
+        bool,
+        Meta(
+            description="Whether nobody may do anything without a key; needed where other machines listen. A change "
+            "takes a restart: after a reload alone everything is as open as before."
+        ),
     ] = False
     keys_file: Annotated[
         Path,
