@@ -83,3 +83,17 @@ async def test_the_head_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path)
                 assert (
                     error_of(refused) == "the head of a part of the form has more than the 16384 bytes that are allowed"
                 )
+
+
+@pytest.mark.parametrize("filename", ["o.json", ""])
+async def test_options_and_labels_may_come_from_a_file(tmp_path: Path, filename: str) -> None:
+    file = f'; filename="{filename}"\r\nContent-Type: application/json'
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        parts = [part("options", b'{"dpi": 150}', file), file_part(), part("labels", b'{"team": "scan"}', file)]
+        answer = await post_form(client, *parts)
+        job = await daemon.daemon.registry.get(answer.json()["job_id"])
+        assert (job.options["dpi"], job.labels) == (150, {"team": "scan"})
+        assert daemon.daemon.files.input(job.id).read_bytes() == PDF
+        assert (await post_form(client, file_part(), part("options", b'{"dip": 150}', file))).status_code == 422
+        assert (await post_form(client, file_part(), part("labels", b"x" * 70_000, file))).status_code == 413
+        assert (await post_form(client, file_part(), part("options", b"", file))).status_code == 202

@@ -133,10 +133,10 @@ class _Reader:
             match event:
                 case File() if event.filename and event.name in self._file_fields:
                     self._upload = await self._begin(event.filename)
+                case Field() | File(name="options" | "labels"):  # also from a file, as `curl -F options=@o.json`
+                    self._field = event.name
                 case File():  # of another field; or what a browser sends where no file was chosen
                     self._upload = self._field = None
-                case Field():
-                    self._field = event.name
                 case Data() if self._upload is not None:
                     await self._write(self._upload, event.data)
                     if not event.more_data:
