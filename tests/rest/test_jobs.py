@@ -276,6 +276,8 @@ async def test_jobs_are_listed_newest_first(
         ("", [6, 5, 4, 3]),
         ("?limit=50&offset=0&status=", [6, 5, 4, 3]),
         ("?status=failed", [4]),
+        ("?status=queued", []),
+        ("?status=processing", []),
         ("?limit=1&offset=2", [4]),
         ("?kind=ocr", [5]),
     ],

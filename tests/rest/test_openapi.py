@@ -114,6 +114,25 @@ async def test_what_is_answered_only_now_and_then_is_in_it(document: dict[str, A
     assert document["components"]["securitySchemes"]["token"] == {"type": "apiKey", "in": "query", "name": "token"}
 
 
+async def test_the_headers_of_answers_are_in_it(document: dict[str, Any]) -> None:
+    left = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
+    for name, status, headers in [
+        ("GET /api/jobs/{}", "200", {"ETag", *left}),
+        ("GET /api/jobs/{}", "404", left),
+        ("GET /api/jobs/{}/download", "206", {"Content-Disposition", "ETag", *left}),
+        ("POST /api/convert", "202", {"Idempotency-Replayed", *left}),
+        ("POST /api/convert", "429", {"Retry-After", *left}),
+        ("GET /api/health/ready", "503", {"Retry-After"}),
+    ]:
+        assert operations(document)[name]["responses"][status]["headers"].keys() == headers, (name, status)
+    described = document["components"]["headers"]
+    for operation in operations(document).values():
+        for answer in operation["responses"].values():
+            for name, reference in answer.get("headers", {}).items():
+                assert reference == {"$ref": f"#/components/headers/{name}"}
+                assert described[name]["schema"]["type"] in ("string", "integer")
+
+
 @pytest.mark.parametrize(
     ("examples", "phases"),
     [(3, "examples,fuzzing"), pytest.param(400, "examples,coverage,fuzzing,stateful", marks=pytest.mark.torture)],

@@ -188,7 +188,7 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     daemon = services()
     paging = converted(_given(request.args), Paging)
     if paging.status is not None:
-        statuses = frozenset([paging.status])
+        statuses = frozenset([paging.status]) & (statuses or frozenset(JobStatus))
     limit = min(paging.limit, 1000)
     key, _, value = (paging.label or "").partition("=")
     which = Filter(statuses, paging.kind, ((key, value),) if key else ())

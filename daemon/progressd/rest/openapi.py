@@ -45,7 +45,21 @@ REQUEST_HEADERS: Final = {
     "Last-Event-ID": "The id of the last event that the client has had.",
     "Range": "A part of the file, in bytes.",
 }
-RESPONSE_HEADERS: Final = {"Retry-After": "Seconds.", "ETag": "For `If-None-Match`."}
+RESPONSE_HEADERS: Final = {
+    "Content-Disposition": ("string", "The file's name."),
+    "ETag": ("string", "For `If-None-Match`."),
+    "Idempotency-Replayed": ("string", "`true` where the first answer comes again."),
+    "Retry-After": ("integer", "Seconds."),
+    "X-RateLimit-Limit": ("integer", "Requests in a minute. Those who may send any number are not told."),
+    "X-RateLimit-Remaining": ("integer", "Requests that one may still send at once."),
+    "X-RateLimit-Reset": ("integer", "When one may send all of them again, in seconds since 1970."),
+}
+LEFT: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
+ANSWERED_WITH: Final = {  # a header of the request, and what a good answer has then
+    "If-None-Match": "ETag",
+    "Idempotency-Key": "Idempotency-Replayed",
+    "Range": "Content-Disposition",
+}
 SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]
 _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
@@ -78,6 +92,10 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "headers": {
+                name: {"description": description, "schema": {"type": type_}}
+                for name, (type_, description) in RESPONSE_HEADERS.items()
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -119,6 +137,9 @@ def _operation(
             **{str(status): _error(status, schema_of) for status in sorted(errors - operation.answers.keys())},
         },
     }
+    for status, answer in described["responses"].items():
+        if told := [*_told(operation, int(status)), *(LEFT if _tag(path) != "health" else ())]:
+            answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in told}
     if rest:
         described["description"] = " ".join(rest.split())
     if operation.body:
@@ -150,6 +171,14 @@ def _headers(names: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield {"name": name, "in": "header", "required": False, "schema": text, "description": REQUEST_HEADERS[name]}
 
 
+def _told(operation: Operation, status: int) -> Iterator[str]:
+    """The headers of an answer, beside those of the rate limit."""
+    if status in operation.answers:
+        yield from (ANSWERED_WITH[name] for name in operation.headers if name in ANSWERED_WITH)
+    if status in (429, 503):
+        yield "Retry-After"
+
+
 def _good(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": GOOD.get(status) or ERRORS[status]}
     if content:
@@ -158,14 +187,8 @@ def _good(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any])
 
 
 def _error(status: int, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
-    answer = {"description": ERRORS[status], "content": {JSON: {"schema": schema_of[Refusal]}}}
-    example = {"error": ERRORS[status]}
-    if status in (429, 503):
-        answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-        answer["content"][JSON]["example"] = {**example, "retry_after": 5}  # type: ignore[index]
-    else:
-        answer["content"][JSON]["example"] = example  # type: ignore[index]
-    return answer
+    example = {"error": ERRORS[status], **({"retry_after": 5} if status in (429, 503) else {})}
+    return {"description": ERRORS[status], "content": {JSON: {"schema": schema_of[Refusal], "example": example}}}
 
 
 def _content(content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
