@@ -71,6 +71,7 @@ async def test_another_prefix_leads_nowhere(client: httpx.AsyncClient, path: str
 async def test_without_its_slash_it_is_sent_to_the_page(client: httpx.AsyncClient, method: str) -> None:
     answer = await client.request(method, BELOW, content=b"x" * 100_000 if method == "POST" else None)
     assert (answer.status_code, answer.headers["Location"]) == (308, f"{BELOW}/")
+    assert (await client.request(method, f"{BELOW}?x=1&y=?")).headers["Location"] == f"{BELOW}/?x=1&y=?"
     assert (await client.get(f"{BELOW}/")).headers["Content-Type"].startswith("text/html")
 
 

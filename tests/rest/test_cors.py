@@ -38,7 +38,8 @@ async def test_an_allowed_site_asks_before_it_sends_and_needs_no_key_for_that(cl
 async def test_an_allowed_site_may_read_answers_and_errors(client: httpx.AsyncClient, path: str, status: int) -> None:
     response = await client.get(path, headers={"Origin": SITE})
     assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (status, SITE)
-    assert "ETag" in response.headers["Access-Control-Expose-Headers"]
+    shown = response.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"ETag", "Idempotency-Replayed", "X-RateLimit-Reset"} <= set(shown)
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
@@ -50,4 +51,5 @@ async def test_any_other_site_may_not(client: httpx.AsyncClient, headers: dict[s
     ):
         assert "Access-Control-Allow-Origin" not in response.headers
         assert response.status_code == 200
+        assert "Origin" in response.headers.get_list("Vary")
     assert "GET" in response.headers["Allow"]

@@ -86,6 +86,7 @@ async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, c
 async def test_openmetrics_is_spoken_to_who_asks_for_it(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert "Accept" in response.headers.get("Vary", "").split(", ")
     assert {family.name for family in open_metrics(response.text)} >= {"superbook_jobs", "progressd_deliveries"}
 
 

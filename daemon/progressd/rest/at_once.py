@@ -32,7 +32,9 @@ def with_slash(app: ASGIFramework, base: BasePath) -> ASGIFramework:
 
     async def redirecting(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http" and scope["path"] == base.text:
-            await answer_at_once(receive, send, 308, {"Location": base.url("/"), "Content-Length": "0"})
+            query = scope["query_string"].decode("latin-1")
+            there = base.url("/") + (f"?{query}" if query else "")
+            await answer_at_once(receive, send, 308, {"Location": there, "Content-Length": "0"})
         else:
             await app(scope, receive, send)
 

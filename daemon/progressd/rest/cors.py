@@ -11,7 +11,10 @@ from progressd.rest.at_once import answer_at_once
 
 METHODS: Final = "GET POST PUT DELETE OPTIONS"
 ASKED_WITH: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"
-SHOWN: Final = "ETag Retry-After Content-Disposition X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset"
+SHOWN: Final = (
+    "ETag Retry-After Content-Disposition Idempotency-Replayed "
+    "X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset"
+)
 MAX_AGE: Final = 86400  # seconds
 
 _PREFLIGHT: Final = {
@@ -34,23 +37,24 @@ class Cors:
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """A preflight of an allowed site is answered here: it comes without credentials."""
-        origin = header(scope["headers"], b"origin") if scope["type"] == "http" else ""
-        if origin not in self._settings.server.allowed_origins:
+        sites = self._settings.server.allowed_origins
+        if scope["type"] != "http" or not sites:
             await self._app(scope, receive, send)
             return
-        marks = [
-            (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-expose-headers", SHOWN.replace(" ", ", ").encode()),
-            (b"vary", b"Origin"),
-        ]
+        origin = header(scope["headers"], b"origin")
+        allowed = origin in sites
+        marks = [(b"vary", b"Origin")]
+        if allowed:
+            marks.append((b"access-control-allow-origin", origin.encode("latin-1")))
+            marks.append((b"access-control-expose-headers", SHOWN.replace(" ", ", ").encode()))
 
         async def marked(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], *marks]}
             await send(message)
 
-        assert scope["type"] == "http"
-        if scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method"):
+        asks = scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method")
+        if allowed and asks:
             await answer_at_once(receive, marked, 204, _PREFLIGHT)
         else:
             await self._app(scope, receive, marked)

@@ -40,11 +40,11 @@ class FileResponse(TrioResponse):
     async def make_conditional(
         self, request: Request, accept_ranges: bool | str = False, complete_length: int | None = None
     ) -> Response:
-        """The whole file too where the range is of an unknown unit, makes no sense, or is several (§14.2).
+        """The whole file too where the range is of an unknown unit, makes no sense, is several, or not for GET (§14.2).
 
-        Quart answers all of these with 416.
+        Quart answers nearly all of these with 416.
         """
-        asked = request.range
+        asked = request.range if request.method == "GET" else None
         if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
             complete_length = None  # without it, Quart looks at no range
         return await super().make_conditional(request, accept_ranges, complete_length)
