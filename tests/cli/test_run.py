@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from serving import PATIENCE, ServedDaemon, served_daemon
+from waiting import until
 
 NOBODY = "http://127.0.0.1:1"
 WAITS = "import sys, time; print('ready', flush=True); time.sleep(1000)"
@@ -47,7 +49,9 @@ def running(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def newest(daemon: ServedDaemon) -> dict[str, Any]:
-    job: dict[str, Any] = httpx.get(f"{daemon.url}/api/jobs", params={"limit": 1}, trust_env=False).json()["jobs"][0]
+    job: dict[str, Any] = httpx.get(
+        f"{daemon.url}/api/jobs", params={"limit": 1}, trust_env=False, timeout=PATIENCE
+    ).json()["jobs"][0]
     return job
 
 
@@ -79,7 +83,7 @@ def test_a_command_can_report_by_itself(daemon: ServedDaemon) -> None:
         "import os, httpx\n"
         "event = {'type': 'progress', 'data': {'current_step': 7, 'total_steps': 9}}\n"
         "url = f\"{os.environ['PROGRESSD_URL']}/api/jobs/{os.environ['PROGRESSD_JOB_ID']}/events\"\n"
-        "assert httpx.post(url, json=event, trust_env=False).status_code == 200\n"
+        "assert httpx.post(url, json=event, trust_env=False, timeout=None).status_code == 200\n"
     )
     assert run(daemon.url, "--", sys.executable, "-c", program).returncode == 0
     assert newest(daemon)["progress"]["current_step"] == 7
@@ -146,6 +150,22 @@ def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedD
     assert newest(daemon)["error"] == "sh was ended by SIGPIPE"
 
 
+def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_took_it_yet(tmp_path: Path) -> None:
+    impatient = (
+        "from progressd.cli import main\nfrom progressd.client import wrapped\nwrapped.PIPE_PATIENCE = 0.1\nmain()"
+    )
+    size = 65_500  # more than we take at once and our output holds, and no more than that of the command does
+    program = ("sh", "-c", f"head -c {size} /dev/zero; : > {tmp_path}/ended")
+    call = [sys.executable, "-c", impatient, *command(NOBODY, "-p", "(?P<percent>[0-9]+)%", "--", *program)[3:]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": 4096}
+    with subprocess.Popen(call, **pipes) as process:  # type: ignore[call-overload]
+        until((tmp_path / "ended").exists)
+        ended = time.monotonic()
+        until(lambda: time.monotonic() > ended + 0.5)
+        written, _ = process.communicate(timeout=PATIENCE)
+    assert len(written) == size
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes a command of another user")
 def test_a_command_of_another_user_that_may_not_be_sent_a_signal_goes_on(daemon: ServedDaemon) -> None:
     other = ("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "echo ready; read go; exit 3")
@@ -166,7 +186,7 @@ def test_a_job_that_is_cancelled_ends_its_command(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         job = newest(daemon)
         assert job["status"] == "processing"
-        assert httpx.delete(f"{daemon.url}/api/jobs/{job['id']}", trust_env=False).status_code == 200
+        assert httpx.delete(f"{daemon.url}/api/jobs/{job['id']}", trust_env=False, timeout=PATIENCE).status_code == 200
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
         assert process.stderr is not None
         said = process.stderr.read()
@@ -178,7 +198,7 @@ def test_a_command_that_has_told_its_end_goes_on_all_the_same(daemon: ServedDaem
     program = (
         "import os, httpx, time\n"
         "job = f\"{os.environ['PROGRESSD_URL']}/api/jobs/{os.environ['PROGRESSD_JOB_ID']}\"\n"
-        "httpx.post(f'{job}/events', json={'type': 'completed'}, trust_env=False).raise_for_status()\n"
+        "httpx.post(f'{job}/events', json={'type': 'completed'}, trust_env=False, timeout=None).raise_for_status()\n"
         "time.sleep(0.3)\n"
         "print('cleaned up')\n"
     )
@@ -222,7 +242,9 @@ def emit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("way", ["url", "socket"])
 def test_a_script_says_how_far_it_is_and_how_it_ended(way: str, daemon: ServedDaemon) -> None:
-    job_id = httpx.post(f"{daemon.url}/api/jobs", json={"kind": "script"}, trust_env=False).json()["id"]
+    job_id = httpx.post(f"{daemon.url}/api/jobs", json={"kind": "script"}, trust_env=False, timeout=PATIENCE).json()[
+        "id"
+    ]
     where = {"url": {"PROGRESSD_URL": daemon.url}, "socket": {"PROGRESSD_SOCKET": f"{daemon.state_dir}/ingest.sock"}}
     environment = {"PROGRESSD_JOB_ID": job_id, **where[way]}
     done = emit(environment, "--step", "3", "--total", "12", "Upscaling")

@@ -26,7 +26,8 @@ BEAT: Final = 5.0  # seconds between two signs of life at most, and between atte
 PACE: Final = 0.2  # seconds between two reports of progress
 END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for the command of a cancelled job
-PIPE_PATIENCE: Final = 1.0  # seconds for the last output, should others hold its pipes
+PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once it has ended, should others hold its pipes
+PIPE_MOST: Final = 1024 * 1024  # bytes that are read then: what a pipe can hold, the rest is not the command's
 LINE_MOST: Final = 65536  # bytes of a line that the pattern is looked for in
 
 
@@ -56,6 +57,7 @@ class WrappedCommand:
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
         self._moved = trio.Event()
+        self._waiting: dict[trio.abc.ReceiveStream, trio.CancelScope] = {}  # for more of the output
 
     async def run(self, command: Sequence[str]) -> int:
         """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
@@ -86,9 +88,10 @@ class WrappedCommand:
             async with trio.open_nursery() as reading:
                 for stream, to in ((process.stdout, 1), (process.stderr, 2)):
                     if stream is not None:
-                        reading.start_soon(self._read, stream, to)
+                        reading.start_soon(self._read, process, stream, to)
                 await process.wait()
-                reading.cancel_scope.deadline = trio.current_time() + PIPE_PATIENCE
+                for waiting in self._waiting.values():
+                    waiting.deadline = trio.current_time() + PIPE_PATIENCE
             nursery.cancel_scope.cancel()
 
     async def _pass_on(self, signals: Any, process: trio.Process) -> None:
@@ -105,16 +108,18 @@ class WrappedCommand:
             return _event("status_change", new_status=JobStatus.CANCELLED)
         return _event("error", message=_told(program, status))
 
-    async def _read(self, stream: trio.abc.ReceiveStream, to: int) -> None:
-        """Pass on what the command writes, and look for its progress.
+    async def _read(self, process: trio.Process, stream: trio.abc.ReceiveStream, to: int) -> None:
+        """Pass on what the command writes, however slowly that is taken, and look for its progress.
 
         Where nobody takes it any more, the command finds that out with its next write, as it would without us.
         """
         assert self._pattern is not None
-        rest = b""
-        async for chunk in stream:
+        rest, left_over = b"", 0
+        while left_over < PIPE_MOST and (chunk := await self._chunk(process, stream)):
+            if process.returncode is not None:
+                left_over += len(chunk)
             try:
-                await trio.to_thread.run_sync(_write_all, to, bytes(chunk))
+                await trio.to_thread.run_sync(_write_all, to, chunk)
             except OSError as error:
                 if not isinstance(error, BrokenPipeError):
                     self._say(f"cannot pass on what the command writes: {error.strerror}")
@@ -125,6 +130,14 @@ class WrappedCommand:
             for line in lines:
                 self._look(line)
         self._look(rest)
+
+    async def _chunk(self, process: trio.Process, stream: trio.abc.ReceiveStream) -> bytes:
+        """The next bytes; b"" at the end, and when nothing more comes though the command has ended."""
+        with trio.CancelScope() as self._waiting[stream]:
+            if process.returncode is not None:
+                self._waiting[stream].deadline = trio.current_time() + PIPE_PATIENCE
+            return bytes(await stream.receive_some())
+        return b""
 
     def _look(self, line: bytes) -> None:
         assert self._pattern is not None
