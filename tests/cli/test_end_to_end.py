@@ -29,7 +29,14 @@ command = ["sh", "-c", "exit 3"]
 accept = ["*/*"]
 
 [pipelines.gated]
-command = ["sh", "-c", 'echo "1/2 half"; read go <"$GATE"; echo "2/2 whole"; cp "$0" "$1"', "{{input}}", "{{output}}"]
+command = ["sh", "-c", '''
+gate=$GATE-$PROGRESSD_JOB_ID
+[ -p "$gate" ] || mkfifo "$gate"
+echo "1/2 half"
+read go <"$gate"
+echo "2/2 whole"
+cp "$0" "$1"
+''', "{{input}}", "{{output}}"]
 accept = ["*/*"]
 progress_pattern = '(?P<current>\\d)/(?P<total>\\d) (?P<step>.*)'
 environment = {{ GATE = "{gate}" }}
@@ -73,9 +80,9 @@ class Daemon:
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 
-    def open_gate(self) -> None:
-        """Let a gated job go on."""
-        self.gate.write_text("go\n")
+    def open_gate(self, job_id: str) -> None:
+        """Let a gated job go on, once it has said that it is half done."""
+        self.gate.with_name(f"{self.gate.name}-{job_id}").write_text("go\n")
 
 
 def command(*arguments: str) -> list[str]:
@@ -86,9 +93,7 @@ def command(*arguments: str) -> list[str]:
 def started(directory: Path, port: int = 0) -> Iterator[Daemon]:
     """Over a directory where one may have been before; it ends without an error unless it is killed."""
     gate = directory / "gate"
-    if not gate.exists():
-        os.mkfifo(gate)
-        (directory / "text").write_text("some text\n")
+    (directory / "text").write_text("some text\n")
     config = PIPELINES.format(gate=gate)
     with (
         (directory / "log").open("a") as log,
@@ -119,7 +124,7 @@ def test_a_file_is_submitted_watched_listed_and_fetched(daemon: Daemon) -> None:
     job_id = daemon.submit("gated")
     with daemon.running("watch", job_id) as watch:
         before = read_until(watch, "half")
-        daemon.open_gate()
+        daemon.open_gate(job_id)
         rest, errors = watch.communicate(timeout=PATIENCE)
     assert before[0] == f"{job_id} status_change queued -> processing\n"
     assert before[1].startswith(f"{job_id} progress 50% 1/2 half")
@@ -175,7 +180,7 @@ def test_a_job_that_was_cancelled_is_tried_again(daemon: Daemon) -> None:
     with daemon.running("retry", job_id, "--watch") as again:
         [first, *_] = read_until(again, "half")
         assert first.strip() != job_id
-        daemon.open_gate()
+        daemon.open_gate(first.strip())
         rest, _ = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0
     assert rest.splitlines()[-1].startswith(f"{first.strip()} completed")
@@ -213,10 +218,10 @@ def test_a_pipe_that_is_closed_ends_the_watcher_without_a_word(daemon: Daemon) -
     with daemon.running("watch") as watch:
         assert watch.stdout is not None
         assert watch.stderr is not None
-        daemon.submit("gated")
+        job_id = daemon.submit("gated")
         read_until(watch, "half")
         watch.stdout.close()
-        daemon.open_gate()
+        daemon.open_gate(job_id)
         assert watch.wait(timeout=PATIENCE) == 141
         assert watch.stderr.read() == ""
 
@@ -230,7 +235,7 @@ def test_a_watcher_outlives_a_daemon_that_is_killed(tmp_path: Path, free_port: i
             with started(tmp_path, free_port) as again:
                 read_until(watch, "processing -> queued")
                 read_until(watch, "half")
-                again.open_gate()
+                again.open_gate(job_id)
                 rest, errors = watch.communicate(timeout=PATIENCE)
     assert rest.splitlines()[-1].startswith(f"{job_id} completed")
     assert watch.returncode == 0
@@ -351,7 +356,7 @@ def test_on_a_terminal_there_are_bars(daemon: Daemon) -> None:
         shown = b""
         while b"half" not in shown or b" 50%" not in shown:
             shown += os.read(terminal, 65536)
-        daemon.open_gate()
+        daemon.open_gate(job_id)
         with contextlib.suppress(OSError):  # EIO at the end
             while data := os.read(terminal, 65536):
                 shown += data

@@ -68,7 +68,9 @@ def test_with_the_key_every_command_does_its_work(locked: Locked) -> None:
     assert job_id in run(locked, "jobs", **environ).stdout
     assert "completed" in run(locked, "watch", job_id, **environ).stdout
     assert run(locked, "delete", job_id, **environ).stdout == f"{job_id} deleted\n"
-    made = httpx.post(f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False)
+    made = httpx.post(
+        f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
+    )
     assert run(locked, "emit", "--job", made.json()["id"], "--step", "3", "Three", **environ).exit_code == 0
     assert run(locked, "cancel", made.json()["id"], **environ).stdout.endswith(" cancelled\n")
 
@@ -141,7 +143,9 @@ def test_a_command_that_is_run_reports_with_the_key_of_its_job(locked: Locked, t
     environ = {**os.environ, "PROGRESSD_URL": locked.url}
     done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    answer = httpx.get(f"{locked.url}/api/jobs?kind=told", headers=keys.bearer(locked.key), trust_env=False)
+    answer = httpx.get(
+        f"{locked.url}/api/jobs?kind=told", headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
+    )
     [job] = answer.json()["jobs"]
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
 
@@ -174,7 +178,9 @@ async def test_a_watcher_in_python_gives_its_key(locked: Locked, job_id: str) ->
 
 
 def test_a_watcher_whose_key_is_revoked_is_told_so(locked: Locked) -> None:
-    httpx.post(f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False)
+    httpx.post(
+        f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
+    )
     call = [sys.executable, "-m", "progressd", "watch"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.brief}
     with subprocess.Popen(call, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:

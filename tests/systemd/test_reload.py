@@ -47,6 +47,10 @@ def test_reload(machine: Machine) -> None:
         assert f" note  of the running service: {waits}\n" in machine.completed("progressd", "doctor").stdout
 
         machine.request("POST", "/api/jobs", json.dumps({"kind": "scan"}).encode(), Content_Type="application/json")
-        assert b"job_created" in watcher.recv(10000)
+        seen = b""
+        while b"job_created" not in seen:
+            more = watcher.recv(10000)
+            assert more, seen
+            seen += more
     state = machine.state("progressd.service")
     assert (state["MainPID"], state["ActiveState"]) == (pid, "active")

@@ -152,11 +152,11 @@ def job_in(machine: Machine, job_id: str) -> Any:
 
 
 async def running_job(machine: Machine, pipeline: str, *options: bytes) -> str:
-    """Submit a scan; the id of its job once it runs."""
+    """Submit a scan; the id of its job once it runs, or has run."""
     body = form(file_part(SCAN.read_bytes()), *options)
     headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
     job_id = str(machine.request("POST", f"/api/convert?pipeline={pipeline}", body, **headers).json["job_id"])
-    await eventually(lambda: job_in(machine, job_id)["status"] == "processing")
+    await eventually(lambda: job_in(machine, job_id)["status"] != "queued")
     return job_id
 
 
