@@ -11,6 +11,7 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from select import select
 
 import httpx
 import pytest
@@ -50,9 +51,8 @@ def read_until(terminal: int, sentence: str) -> str:
     """What came, up to a sentence; a bounded time without another one is too long."""
     shown = ""
     while sentence not in shown:
-        signal.alarm(int(PATIENCE))
+        assert select([terminal], [], [], PATIENCE)[0], shown
         shown += os.read(terminal, 4096).decode(errors="replace")
-        signal.alarm(0)
     return shown
 
 

@@ -237,6 +237,7 @@ async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
         await daemon.report(registered(ID))
         cursor = (await peer.ask(f"/api/jobs/{ID}", bearer(secret))).json["cursor"]
+        await eventually(lambda: not daemon.daemon.admission._held)
         target, headers, method, body = UNDER_WAY[what]
         asked = request(target.replace("CURSOR", cursor), {**bearer(secret), **headers}, method=method)
         await peer.send(asked + body)
