@@ -33,6 +33,7 @@ async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query
         await daemon.report(registered(ID), progress(ID, 1))
         with ExitStack() as held:
             watch(daemon, held, query)
+            await eventually(lambda: daemon.census().topics)
             before = await daemon.settled()
             gc.collect()
             blocks = sys.getallocatedblocks()
