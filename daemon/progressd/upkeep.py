@@ -18,6 +18,7 @@ from progressd.files import LEFT_OVER
 from progressd.rest.views import JobView, job_view
 from progressd.state_dir import own_state_dir
 from progressd.store import checking, copying
+from progressd.store.aside import cut_off, put_back
 from progressd.store.reading import every_job, has_job, reading, store_id
 from progressd.store.salvage import salvage
 from progressd.store.schema import MIGRATIONS, inspect
@@ -39,7 +40,7 @@ class Problem(NamedTuple):
 
     sentence: str
     remedy: Remedy
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
 
 
 def require_readable(state_dir: Path) -> None:
@@ -74,6 +75,9 @@ def may_have(state_dir: Path, job_id: str) -> bool:
 def check(state_dir: Path) -> Generator[Problem]:
     """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
     path = state_dir / DATABASE
+    if cut_off(path):
+        yield Problem("a repair of the database was cut off", Remedy.MEND, partial(put_back, path))
+        return
     try:
         damage = checking.damage_of_files(path) if path.exists() else []
         with reading(path) as db:

@@ -244,13 +244,18 @@ class Disk:
     def after_cut(self, target: Path, fate: Fate) -> None:
         """Make `target` what a power cut now might leave of this."""
         contents = cache(lambda file: file.after_cut(fate))
-        _build(self._tree, target, fate, contents)
+        _build(self._tree, target, fate, contents, {})
 
 
-def _build(directory: Directory, target: Path, fate: Fate, contents: Callable[[File], bytes]) -> None:
+def _build(
+    directory: Directory, target: Path, fate: Fate, contents: Callable[[File], bytes], built: dict[File, Path]
+) -> None:
     target.mkdir()
     for name, node in directory.after_cut(fate).items():
         if isinstance(node, Directory):
-            _build(node, target / name, fate, contents)
+            _build(node, target / name, fate, contents, built)
+        elif node in built:
+            (target / name).hardlink_to(built[node])
         else:
             (target / name).write_bytes(contents(node))
+            built[node] = target / name

@@ -44,7 +44,7 @@ class Act:
     done: Talk
     check: Talk
     stop: bool = False  # what is cut off is its stopping
-    command: tuple[str, ...] = ()  # what is cut off is not a daemon but this command
+    command: tuple[str, ...] = ()  # what is cut off is not a daemon but this command, in the state directory
     slow: bool = False  # with so many points that the suite leaves it out, and some are enough for `make torture`
 
 
@@ -119,9 +119,9 @@ async def old_jobs(state_dir: Path) -> None:
         (state_dir / "jobs" / job.id / "input").write_bytes(PDF)
 
 
-async def only_the_young_are_left(client: httpx.AsyncClient, state_dir: Path) -> None:
+async def only_the_young_are_left(client: httpx.AsyncClient, state_dir: Path, young: int = 5) -> None:
     with trio.fail_after(30):
-        while (await client.get("/api/jobs?kind=scan")).json()["total"] > 5:  # noqa: ASYNC110
+        while (await client.get("/api/jobs?kind=scan")).json()["total"] > young:  # noqa: ASYNC110
             await trio.sleep(0.01)
 
 
@@ -186,6 +186,32 @@ async def has_a_backup_or_none(client: httpx.AsyncClient, state_dir: Path) -> No
     assert (await client.get(f"/api/jobs/{job_id(15)}")).status_code == 200
 
 
+# A repair
+
+
+async def old_jobs_and_a_log(state_dir: Path) -> None:
+    """A database that only a new one mends, though a daemon begins with it, and a log with five jobs more."""
+    make(state_dir)
+    origin = state_dir.parent / "origin"
+    await old_jobs(origin)
+    with closing(sqlite3.connect(origin / "progressd.db", isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET sql = replace(sql, 'count(*)', 'count(1)') WHERE name = 'counted'")
+    with closing(SQLiteStore.open(origin / "progressd.db")) as store:
+        await store.commit([finished(number, 1) for number in range(16, 21)], [])
+        for ending in ("", "-wal"):
+            shutil.copy(origin / f"progressd.db{ending}", state_dir)
+    shutil.rmtree(origin)
+
+
+async def has_the_jobs_of_the_log(client: httpx.AsyncClient, state_dir: Path) -> None:
+    await only_the_young_are_left(client, state_dir, 10)
+    jobs = (await client.get("/api/jobs?kind=scan&limit=100")).json()["jobs"]
+    assert {job["id"] for job in jobs} == {job_id(number) for number in range(11, 21)}
+    kept = state_dir / "progressd.db.damaged1"
+    assert not (kept.exists() and kept.samefile(state_dir / "progressd.db"))
+
+
 # The log of the database is moved into it
 
 
@@ -228,7 +254,8 @@ ACTS = {
     "a migration": Act(old_store, only_start, has_the_old_jobs),
     "retention": Act(old_jobs, only_the_young_are_left, each_job_has_its_files),
     "stopping": Act(nothing, some_work, has_that_work, stop=True),
-    "a backup": Act(old_jobs, only_start, has_a_backup_or_none, command=("backup", "backup.db")),
+    "a backup": Act(old_jobs, only_start, has_a_backup_or_none, command=("backup", "{}/backup.db")),
+    "a repair": Act(old_jobs_and_a_log, only_start, has_the_jobs_of_the_log, command=("check", "--repair")),
     "a checkpoint": Act(long_log, wakes_the_log, has_the_large_jobs, slow=True),
     "an upload": Act(nothing, upload, whole_or_not_at_all),
 }
@@ -282,9 +309,8 @@ class Theatre:
     def _begin(self, power: Power) -> AbstractAsyncContextManager[ForgedDaemon]:
         if not self._act.command:
             return self._forge.daemon(power.state_dir, power.plug_in(), self._config)
-        command, target = self._act.command
-        arguments = [command, "--state-dir", str(power.state_dir), str(power.state_dir / target)]
-        return self._forge.run(arguments, power.plug_in())
+        arguments = [argument.format(power.state_dir) for argument in self._act.command]
+        return self._forge.run([*arguments, "--state-dir", str(power.state_dir)], power.plug_in())
 
     async def _do(self, daemon: ForgedDaemon, power: Power, die_after: int) -> int:
         """What has been recorded before it begins."""

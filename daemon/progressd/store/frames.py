@@ -68,6 +68,7 @@ def log_of(path: Path) -> bytes:
     A process that closes any descriptor of the database or of its -shm gives up all locks that it has on that file, and
     with them SQLite's (https://www.sqlite.org/howtocorrupt.html, 2.2); on the log there are none.
     """
+    path = path.resolve()  # beside a link SQLite has none
     with suppress(FileNotFoundError):
         return path.with_name(path.name + "-wal").read_bytes()
     return b""

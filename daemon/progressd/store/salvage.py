@@ -5,7 +5,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +16,7 @@ from progressd.core.errors import InvalidInput
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.ownership import new_file
+from progressd.store.aside import put_aside
 from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
 from progressd.store.documents import change_of
 from progressd.store.failures import UnreadableRow, damaged, told_of
@@ -60,15 +60,16 @@ class Salvaged(NamedTuple):
 def salvage(path: Path) -> Salvaged | None:
     """Put a new store in the place of a damaged one that nobody has open; None, and nothing has changed, without a job.
 
-    The new one is a store of its own, as a copy is. At every moment one of the two is there, and from before the change
-    on all of the damaged one, with its log, under the other name too. Raises SettingsError where there is no room, for
-    example; nothing has changed then.
+    The new one is a store of its own, as a copy is. Whatever cuts this off, one of the two is there, or the damaged one
+    is where the next start or repair puts it back. Raises SettingsError where there is no room, for example; nothing
+    has changed then.
     """
+    path = path.resolve()
     new = path.with_name(path.name + ".part")
     try:
         with told_of(path):
             lost = _rescue(path, new)
-            return None if lost is None else Salvaged(_put_aside(path, new), lost)
+            return None if lost is None else Salvaged(put_aside(path, new), lost)
     finally:
         with suppress(OSError):
             new.unlink()
@@ -98,20 +99,6 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
         db.execute("COMMIT")
     sync(new)
     return lost
-
-
-def _put_aside(path: Path, new: Path) -> Path:
-    numbered = (path.with_name(f"{path.name}.damaged{number}") for number in count(1))
-    kept = next(name for name in numbered if not os.path.lexists(name))
-    os.link(path, kept)
-    if log_of(path):
-        os.replace(f"{path}-wal", f"{kept}-wal")  # first: SQLite would apply it to the new file
-    sync(path.parent)
-    with suppress(FileNotFoundError):
-        os.unlink(f"{path}-shm")
-    os.replace(new, path)
-    sync(path.parent)
-    return kept
 
 
 def _take(db: sqlite3.Connection, record: Record) -> None:
