@@ -11,6 +11,7 @@ from progressd.core.headers import ALWAYS
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from samples import ID
+from scarcity import no_descriptors_left
 
 from daemon import RunningDaemon, running_daemon
 
@@ -166,6 +167,27 @@ async def test_a_store_that_fails_is_503_and_asks_to_come_back(tmp_path: Path, m
         assert response.status_code == 503
         assert response.json() == {"error": "the disk is full", "retry_after": 7}
         assert response.headers["Retry-After"] == "7"
+
+
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history", "/api/stats/jobs", "/api/metrics", "/api/health"])
+async def test_without_descriptors_what_needs_none_is_answered(client: httpx.AsyncClient, path: str) -> None:
+    await client.get("/nope")  # on a connection that stays
+    with no_descriptors_left():
+        assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/stats", "/api/stats/system"])
+async def test_without_descriptors_what_needs_one_is_503_and_asks_to_come_back(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    await client.get("/nope")
+    with no_descriptors_left():
+        for _ in range(2):
+            response = await client.get(path)
+            assert response.status_code == 503
+            assert error_of(response) == "the daemon cannot answer this for now (Too many open files)"
+            assert "Retry-After" in response.headers
+    assert (await client.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/health", "/api/jobs", "/api/jobs/nope", "/nope"])

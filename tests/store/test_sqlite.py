@@ -20,6 +20,7 @@ from progressd.store.base import Change, Filter
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, created, job, job_id, started
+from scarcity import no_descriptors_left
 
 
 @pytest.fixture
@@ -79,6 +80,16 @@ async def test_a_closed_store_fails_and_says_so(path: Path) -> None:
     with pytest.raises(StoreFailed):
         await store.unfinished()
     assert str(path) not in descriptors()
+
+
+async def test_once_it_is_open_it_needs_no_further_descriptor(store: SQLiteStore) -> None:
+    with no_descriptors_left():
+        assert await store.list_jobs(Filter(), 10, 0) == ([], 0)
+        assert await store.unfinished() == []
+        await store.reserve(10)
+        await store.commit([job(1)], [Change(1, created())])
+        assert await store.list_jobs(Filter(labels=(("by", "eve"),), kind="scan"), 10, 0) == ([], 0)
+        assert await store.unfinished() == [job(1)]
 
 
 # Failures and other processes

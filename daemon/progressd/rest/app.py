@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from quart import Response, request, send_from_directory
+from quart import Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from progressd.core.errors import NoSpace, ProgressdError
+from progressd.core.errors import NoSpace, ProgressdError, Unavailable
 from progressd.rest import auth, batch, convert, events, health, jobs, metrics, reference, stats, streams
 from progressd.rest.compression import compressed
 from progressd.rest.services import RestApp, Services, json_response
+from progressd.shortage import passes
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
 
@@ -38,7 +39,7 @@ def build_app(parts: Services) -> RestApp:
 
 
 async def _page() -> Response:
-    return await send_from_directory(WEBUI, "index.html")
+    return await current_app.send_static_file("index.html")
 
 
 async def _not_a_websocket(path: str) -> Response:
@@ -69,6 +70,10 @@ async def _http_error(error: HTTPException) -> Response:
 
 
 async def _failed(error: Exception) -> Response:
+    if passes(error):
+        what = error.strerror if isinstance(error, OSError) else "no memory left"
+        log.warning("request cannot be answered for now", method=request.method, path=request.path, error=repr(error))
+        return await _refused(Unavailable(f"the daemon cannot answer this for now ({what})"))
     log.error("request failed", method=request.method, path=request.path, error=repr(error), exc_info=error)
     return json_response({"error": "the daemon failed to answer this; its log says why"}, 500)
 

@@ -22,7 +22,7 @@ from progressd.core.decoding import reason_of
 from progressd.core.errors import InvalidInput
 from progressd.files import Files
 from progressd.rest.body import PacedConnection, PacedRequest
-from progressd.rest.file_body import FileResponse
+from progressd.rest.file_body import FileBody, FileResponse
 from progressd.rest.gate import Gate, who_asks
 from progressd.rest.gauges import Gauges
 from progressd.rest.idempotency import IdempotencyKeys
@@ -86,7 +86,10 @@ class RestApp(QuartTrio):
     async def send_static_file(self, filename: str) -> Response:
         """A file of the page; a name too long for the file system is one that does not exist."""
         try:
-            return await super().send_static_file(filename)
+            response = await super().send_static_file(filename)
+            if isinstance(response.response, FileBody):
+                await response.response.require_opens()
+            return response
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise

@@ -45,6 +45,8 @@ def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]
         others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
         for reader in others[:2]:
             reader.execute("PRAGMA query_only = ON")
+        for other in others:  # else its files are opened when it is first used, and there may be no descriptor left
+            other.execute("PRAGMA schema_version").fetchall()
         yield [writer, *others]
         opened.pop_all()
 
