@@ -37,19 +37,22 @@ class ServedDaemon(NamedTuple):
 def served_daemon(
     state_dir: Path,
     environment: Mapping[str, str] | None = None,
-    config: str | None = None,
+    config: str | Path | None = None,
     port: int = 0,
     log: IO[str] | None = None,
 ) -> Iterator[ServedDaemon]:
     """A daemon over a state directory, on a port or any free one; stopped by SIGTERM unless it has ended itself.
 
+    `config`: what its config file has in it, or which it is.
     `log`: where its log goes, instead of that of the tests.
     """
     command = [sys.executable, "-m", "progressd", "serve", "--port", str(port), "--state-dir", str(state_dir)]
-    if config is not None:
+    if isinstance(config, str):
         path = state_dir.with_suffix(".toml")
         path.write_text(config)
-        command += ["--config", str(path)]
+        config = path
+    if config is not None:
+        command += ["--config", str(config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:
         assert process.stdout is not None
         try:

@@ -165,6 +165,21 @@ def test_signals_until_the_process_is_gone_do_not_change_how_it_ends(tmp_path: P
     assert "stopped" in (tmp_path / "log").read_text().splitlines()[-1]
 
 
+def test_a_config_file_may_be_a_pipe_at_the_start_and_nobody_waits_for_it_again(tmp_path: Path, config: str) -> None:
+    pipe, log = tmp_path / "pipe.toml", tmp_path / "log"
+    os.mkfifo(pipe)
+    with (
+        subprocess.Popen(["sh", "-c", 'printf %s "$0" > "$1"', config, pipe]) as writing,
+        log.open("w") as written,
+        served_daemon(tmp_path / "state", config=pipe, log=written) as daemon,
+    ):
+        assert writing.wait(PATIENCE) == 0
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "settings not reloaded" in log.read_text())
+        assert f"the config file {pipe} cannot be read: it is not a regular file" in log.read_text()
+        finished(daemon, submit(daemon, "copy"))
+
+
 def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:
     refused = serve("--state-dir", daemon.state_dir)
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -63,13 +63,14 @@ UNASKED: Final = "the daemon has ended though nobody told it to stop"
 log = structlog.get_logger(__name__)
 
 
-async def serve(read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]) -> None:
+async def serve(
+    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]
+) -> None:
     """Run the daemon until SIGTERM or SIGINT, and drain; further signals hurry that. SIGHUP: read settings again.
 
     On a terminal SIGHUP means that it has gone, and the daemon stops as well, unless it was started to ignore that.
     `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
     """
-    settings = read_settings()
     # Looking for garbage among connections that stay took a third of a handshake, and stopped everything for 40 ms.
     gc.set_threshold(50_000, 20, 100)
     watchdog = watchdog_seconds(os.environ)

@@ -1,4 +1,4 @@
-"""Files that have all their content at once, as those of keys and certificates have to."""
+"""Files that have all their content at once, as those have to that are read while the daemon works."""
 
 import errno
 import os

@@ -1,6 +1,7 @@
 import contextlib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +226,21 @@ def test_a_file_that_was_asked_for_must_be_there_and_readable(tmp_path: Path) ->
         load(tmp_path / "none.toml", {}, {})
     with pytest.raises(SettingsError, match=r"cannot be read: Is a directory$"):
         load(tmp_path, {}, {})
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK])
+def test_what_is_no_regular_file_is_not_read_again(tmp_path: Path, kind: int) -> None:
+    os.mknod(tmp_path / "config.toml", kind | 0o600)
+    with pytest.raises(SettingsError, match=r"cannot be read: (it is not a regular file|No such device or address)$"):
+        load(tmp_path / "config.toml", {}, {}, again=True)
+
+
+def test_a_file_that_was_asked_for_must_be_there_and_readable_again(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^there is no config file "):
+        load(tmp_path / "none.toml", {}, {}, again=True)
+    with pytest.raises(SettingsError, match=r"cannot be read: Is a directory$"):
+        load(tmp_path, {}, {}, again=True)
+    assert load(None, {}, {}, again=True)[0] == load(None, {}, {})[0]
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:

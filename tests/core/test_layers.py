@@ -15,12 +15,12 @@ ROOT = Path(progressd.__file__).parent
 # Each module or package of progressd, in the order of the data, and which others it may import.
 MAY_IMPORT = {
     "core": "",
-    "config": "core",
+    "regular": "",
+    "config": "core regular",
     "journal": "",
     "shortage": "",
     "ownership": "",
     "syncing": "",
-    "regular": "",
     "log": "config core journal",
     "tls": "config core regular",
     "systemd": "",

@@ -209,6 +209,7 @@ async def test_a_daemon_that_ends_though_nobody_told_it_to_stop_has_failed(
 
 
 async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(tmp_path / "state")
     listening = trio.Event()
 
     async def run(_: Ledger) -> None:
@@ -218,7 +219,7 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
     monkeypatch.setattr(Ledger, "run", run)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
-        await serve(lambda: settings_in(tmp_path / "state"), on_listening=lambda _: listening.set())
+        await serve(settings, lambda: settings, on_listening=lambda _: listening.set())
 
 
 async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:

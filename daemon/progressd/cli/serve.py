@@ -37,13 +37,14 @@ def serve(config_path: Path | None, **flags: object) -> None:
 
     environ = dict(os.environ)  # the daemon takes out of it what its children must not have
 
-    def read_settings() -> Settings:
-        return load(config_path, environ, given_settings(flags))[0]
+    def read_settings(*, again: bool = True) -> Settings:
+        return load(config_path, environ, given_settings(flags), again=again)[0]
 
-    log.configure(read_settings().log)
+    settings = read_settings(again=False)
+    log.configure(settings.log)
     faulthandler.enable()  # where it hung, when the watchdog kills it
     try:
-        trio.run(partial(app.serve, read_settings, on_listening=_announce))
+        trio.run(partial(app.serve, settings, read_settings, on_listening=_announce))
     except Exception as error:
         for leaf in log.leaves(error):
             if isinstance(leaf, ProgressdError):

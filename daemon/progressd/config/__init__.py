@@ -16,6 +16,7 @@ from progressd.config.declaration import Setting, declared
 from progressd.config.settings import BUILT_IN, NETWORKS, LogSettings, Settings
 from progressd.core.errors import SettingsError
 from progressd.core.pipeline import Option, Pipeline
+from progressd.regular import read_regular
 
 __all__ = ["DEFAULT_FILE", "LogSettings", "Origins", "Pipeline", "Settings", "load"]
 
@@ -37,14 +38,17 @@ class _Given(NamedTuple):
     text: bool = False
 
 
-def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> tuple[Settings, Origins]:
+def load(
+    config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], *, again: bool = False
+) -> tuple[Settings, Origins]:
     """The settings in force, and by key where each came from.
 
     A flag goes before the environment, that before the file, that before the default. `config_path` must exist; without
     it DEFAULT_FILE is read if it is there. `flags` are by key ("server.port"); one that is None was not given.
+    `again`: at once, while a daemon works, so that a pipe is refused, from which it may have come at the start.
     Raises SettingsError for what is unknown or impossible.
     """
-    path, table = _read(config_path)
+    path, table = _read(config_path, again=again)
     settings = list(declared(Settings))
     given = {
         **dict(_from_file(settings, table, f"file {path}")),
@@ -61,10 +65,11 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     return found, {**origins, **pipeline_origins}
 
 
-def _read(config_path: Path | None) -> tuple[Path, dict[str, Any]]:
+def _read(config_path: Path | None, *, again: bool) -> tuple[Path, dict[str, Any]]:
     path = config_path or DEFAULT_FILE
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_regular(path) if again else path.read_bytes()
+        table = tomllib.loads(text.decode())
         repr(table)  # so that each value can be told; integers may be too long for it
         return path, table
     except FileNotFoundError:
