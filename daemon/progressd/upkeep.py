@@ -19,7 +19,7 @@ from progressd.rest.views import JobView, job_view
 from progressd.state_dir import own_state_dir
 from progressd.store import checking, copying
 from progressd.store.aside import cut_off, put_back
-from progressd.store.reading import every_job, has_job, reading, store_id
+from progressd.store.reading import every_job, has_job, ids_from, reading, store_id
 from progressd.store.salvage import salvage
 from progressd.store.schema import MIGRATIONS, inspect
 
@@ -70,6 +70,15 @@ def may_have(state_dir: Path, job_id: str) -> bool:
             return has_job(db, job_id)
     except SettingsError:
         return True
+
+
+def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
+    """The ids of jobs that begin like this; none where no store can be read yet."""
+    try:
+        with reading(state_dir / DATABASE) as db:
+            return ids_from(db, beginning)
+    except SettingsError:
+        return []
 
 
 def check(state_dir: Path) -> Generator[Problem]:

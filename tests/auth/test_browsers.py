@@ -81,6 +81,11 @@ def test_an_origin_that_is_no_site_is_not_the_own_one(origin: str) -> None:
         check_origin(origin, "", Server())
 
 
+def test_what_has_no_origin_is_not_told_to_be_added() -> None:
+    with pytest.raises(Forbidden, match=r"from a file, .*: have a web server show it"):
+        check_origin("null", "box:8080", Server())
+
+
 def test_under_tls_a_page_that_came_without_is_another_sites() -> None:
     plain, encrypted = Server(), Server(tls_cert="cert.pem")
     check_origin("https://box:8080", "box:8080", encrypted)

@@ -118,9 +118,12 @@ def test_how_long_a_key_may_last_is_said(tmp_path: Path, given: str, said: str) 
     assert run(tmp_path, "add", "x", "--expires", "36500d").exit_code == 0
 
 
-def test_a_key_goes_to_no_directory_that_nobody_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_nobody_named_is_not_made_for_a_key_or_a_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments in (["keys", "add", "ci"], ["keys", "list"], ["keys", "revoke", "ci"], ["token"]):
+    keys = (["keys", "add", "ci"], ["keys", "list"], ["keys", "revoke", "ci"], ["token"])
+    for arguments in (*keys, ["check"], ["check", "--repair"], ["jobs", "export"], ["backup", "copy"]):
         refused = CliRunner().invoke(main, arguments)
         assert refused.exit_code == 1
         assert refused.output.startswith(f"Error: there is no state directory {tmp_path}/progressd-data: name the")

@@ -258,6 +258,22 @@ async def test_the_command_makes_none_for_a_job_that_the_daemon_does_not_know(si
     assert (await trio.to_thread.run_sync(command, ["token", MINE, "--state-dir", state_dir])).exit_code == 0
 
 
+async def test_the_command_takes_the_beginning_of_an_id(side: Side) -> None:
+    settings = side.daemon.settings
+    one, twin = "abcdef01-0000-4000-8000-000000000000", "abcdef01-1000-4000-8000-000000000000"
+
+    async def made(job_id: str) -> str:
+        command = ["token", job_id, "--state-dir", str(settings.state_dir)]
+        return (await trio.to_thread.run_sync(partial(CliRunner().invoke, main), command)).output.strip()
+
+    await side.daemon.report(registered(one))
+    grant = read_token(secret_from(settings.auth.token_secret_file), await made(one[:8].upper()))
+    assert grant.topic == f"job:{one}"
+    await side.daemon.report(registered(twin))
+    assert await made(one[:8]) == f"Error: the ids of 2 jobs begin with {one[:8]}: {one}, {twin}"
+    assert await made("abcdef02") == "Error: no id of a job begins with abcdef02"
+
+
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64])
 def test_a_damaged_secret_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token-secret"

@@ -294,6 +294,19 @@ def test_a_job_is_named_by_the_beginning_of_its_id(daemon: Daemon) -> None:
     daemon.run("cancel", second)
 
 
+def test_the_list_has_how_far_a_job_was_that_did_not_end_well(daemon: Daemon) -> None:
+    failed, cancelled = "abcdef02-0000-4000-8000-000000000000", "abcdef02-1000-4000-8000-000000000000"
+    with RestClient(daemon.url) as client:
+        for job_id in (failed, cancelled):
+            client.register({"id": job_id, "kind": "half"})
+    daemon.run("emit", "--job", failed, "--step", "1", "--total", "4", "One")
+    daemon.run("emit", "--job", failed, "--failed", "no more tape")
+    daemon.run("cancel", cancelled)
+    listed = daemon.run("jobs", "--kind", "half").stdout
+    assert re.search(rf"^{failed}  failed +25%  ", listed, re.MULTILINE), listed
+    assert re.search(rf"^{cancelled}  cancelled +-  ", listed, re.MULTILINE), listed
+
+
 def test_the_shell_completes_job_ids(daemon: Daemon) -> None:
     job_id = daemon.submit("copy")
     words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}

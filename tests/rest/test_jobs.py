@@ -115,6 +115,17 @@ async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, clien
     assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
 
 
+async def test_a_job_that_has_ended_tells_no_time_left(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for number, end in enumerate((completed(ID), failed(ID, "no paper"), status_change(ID, "cancelled"))):
+        job = job_id(number)
+        await daemon.report(registered(job), progress(job, 5, 12))
+        await daemon.report(progress(job, 6, 12))  # by itself, lest no time has passed
+        assert (await client.get(f"/api/jobs/{job}")).json()["progress"]["eta_seconds"] >= 0
+        await daemon.report({**end, "job_id": job})
+        assert "eta_seconds" not in (await client.get(f"/api/jobs/{job}")).json()["progress"]
+    assert "eta_seconds" not in (await client.get("/api/jobs")).text
+
+
 async def test_a_completed_job_tells_what_came_of_it(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
     await daemon.report(registered(ID), progress(ID, 12, 12), completed(ID, **result))
@@ -350,8 +361,8 @@ async def test_a_list_has_the_newest_progress_though_it_is_not_stored_yet(
         ("offset=99999999999999999999", "offset"),
         ("status=asleep", "status"),
         ("status=queued,failed", "status"),
-        ("label=by", "label"),
-        ("label==eve", "label"),
+        ("label=by", "label 'by' is not of the form NAME=VALUE"),
+        ("label==eve", "label '=eve' is not of the form NAME=VALUE"),
     ],
 )
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history"])

@@ -34,6 +34,11 @@ def check_origin(origin: str, host: str, server: Server) -> None:
         site = urlsplit(origin)
     except ValueError:  # no URL at all
         site = urlsplit("")
+    if origin == "null":
+        raise Forbidden(
+            "pages without an origin, as those opened from a file, are not let in here: have a web server show it, and "
+            "add that one's address to server.allowed_origins"
+        )
     schemes = ("https",) if server.tls_cert else ("http", "https")
     if not site.netloc or site.netloc.lower() != host.lower() or site.scheme not in schemes:
         raise Forbidden(f"pages of {origin[:200]} are not let in here: add it to server.allowed_origins to change that")

@@ -1,6 +1,7 @@
 """The job that somebody means who types the beginning of its id, as the other commands show it."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from progressd.client.errors import Refused
@@ -20,12 +21,22 @@ def whole_id(client: "RestClient", given: str) -> str:
 
     Raises Refused, as the daemon would for a job that is not there, or another ClientError.
     """
-    beginning = given.lower()
-    if not _BEGINNING.fullmatch(beginning):
+    if not is_beginning(given):
         return given
+    beginning = given.lower()
     found = [str(job["id"]) for job in client.jobs(limit=NEWEST) if job["id"].startswith(beginning)]
+    return the_one(given, found, f" (of the newest {NEWEST} jobs)")
+
+
+def is_beginning(given: str) -> bool:
+    """Whether this may be the beginning of an id, 8 to 35 characters."""
+    return bool(_BEGINNING.fullmatch(given.lower()))
+
+
+def the_one(given: str, found: Sequence[str], among: str = "") -> str:
+    """The one id that has been found. Raises Refused where there are several, or none."""
     if not found:
-        raise Refused(404, f"no id of a job begins with {given} (of the newest {NEWEST} jobs)")
+        raise Refused(404, f"no id of a job begins with {given}{among}")
     if len(found) > 1:
         some = ", ".join(found[:NAMED]) + (", …" if len(found) > NAMED else "")
         raise Refused(409, f"the ids of {len(found)} jobs begin with {given}: {some}")

@@ -60,7 +60,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
 
     status = JobStatus(job["status"])
     progress = job["progress"]
-    moved = "" if status.finished else text.percent(progress["percent"], progress["total_steps"])
+    moved = text.percent(progress["percent"], progress["total_steps"])
     done = "100%" if status is JobStatus.COMPLETED else moved or "-"
     return job["id"], job["status"], done, text.local_time(job["created_at"]), text.name(job)
 

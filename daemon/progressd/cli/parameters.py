@@ -62,10 +62,12 @@ def state_dir_options(command: Command) -> Command:
 
 
 def state_dir(config_path: Path | None, given: str | None) -> Path:
-    """The directory of the daemon with these settings, where there is one. Raises SettingsError."""
+    """The directory of the daemon with these settings. Raises SettingsError, also where it is guessed and not there."""
     from progressd.config import load
 
-    settings, _ = load(config_path, os.environ, {"state_dir": given})
+    settings, origins = load(config_path, os.environ, {"state_dir": given})
+    if origins["state_dir"] == "default":
+        _require_there(settings)
     return settings.state_dir
 
 
@@ -77,13 +79,17 @@ def daemon_here(config_path: Path | None, given: Path | None, file: str) -> Sett
     from progressd.config import load
 
     settings, origins = load(config_path, os.environ, {"state_dir": given})
-    guessed = origins["state_dir"] == origins[file] == "default"
-    if guessed and not settings.state_dir.is_dir():
+    if origins["state_dir"] == origins[file] == "default":
+        _require_there(settings)
+    return settings
+
+
+def _require_there(settings: Settings) -> None:
+    if not settings.state_dir.is_dir():
         raise SettingsError(
             f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
             " /var/lib/progressd"
         )
-    return settings
 
 
 def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:

@@ -18,7 +18,7 @@ def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, co
 
     It is for a daemon on this machine, and goes into an address, where no header can be sent:
     /ws/jobs/JOB?token=TOKEN, /api/jobs/JOB/events?token=TOKEN. Whoever has it can look at that job, and do nothing
-    else.
+    else. Of the job's id the first eight characters do.
 
     \b
     Examples:
@@ -28,14 +28,19 @@ def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, co
     from progressd import upkeep
     from progressd.auth.identity import Identity
     from progressd.auth.tokens import lifetime_of, new_token, secret_from
+    from progressd.cli.ids import is_beginning, the_one
     from progressd.core.errors import NotFound
     from progressd.core.events import checked_job_id
     from progressd.core.messages import ALL_JOBS, job_topic
 
-    topic = ALL_JOBS if job_id is None else job_topic(checked_job_id(job_id))
     settings = daemon_here(config_path, state_dir, "auth.token_secret_file")
-    if job_id is not None and not upkeep.may_have(settings.state_dir, job_id):
-        raise NotFound(f"the daemon with the state directory {settings.state_dir} has no job {job_id}")
+    if job_id is not None:
+        if is_beginning(job_id):
+            job_id = the_one(job_id, upkeep.ids_beginning(settings.state_dir, job_id.lower()))
+        job_id = checked_job_id(job_id)
+        if not upkeep.may_have(settings.state_dir, job_id):
+            raise NotFound(f"the daemon with the state directory {settings.state_dir} has no job {job_id}")
+    topic = ALL_JOBS if job_id is None else job_topic(job_id)
     operator = Identity()
     end = lifetime_of(operator, settings.auth.token_lifetime if lifetime is None else lifetime)
     click.echo(new_token(secret_from(settings.auth.token_secret_file), topic, end, operator))

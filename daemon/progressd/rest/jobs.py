@@ -11,7 +11,7 @@ import trio
 from quart import Blueprint, Response, request, send_file
 
 from progressd.core.decoding import decoded
-from progressd.core.errors import Conflict, NotFound, Unavailable
+from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
@@ -186,7 +186,10 @@ def _given(query: Mapping[str, str]) -> dict[str, str]:
 
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     daemon = services()
-    paging = converted(_given(request.args), Paging)
+    given = _given(request.args)
+    if "label" in given and not all(given["label"].partition("=")[:2]):  # else a pattern would be the answer
+        raise InvalidInput(f"the query is wrong: label {given['label'][:60]!r} is not of the form NAME=VALUE")
+    paging = converted(given, Paging)
     if paging.status is not None:
         statuses = frozenset([paging.status]) & (statuses or frozenset(JobStatus))
     limit = min(paging.limit, 1000)

@@ -127,8 +127,14 @@ def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
 
 
 def _progress(job: Job) -> ProgressData:
-    """The newest, of which a completed job is all the way, however far its producer has counted."""
-    return replace(job.progress, percent=100) if job.status is JobStatus.COMPLETED else job.progress
+    """The newest, of which a completed job is all the way, however far its producer has counted.
+
+    Nothing is left of one that has ended.
+    """
+    if not job.status.finished:
+        return job.progress
+    percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent
+    return replace(job.progress, percent=percent, eta_seconds=UNSET)
 
 
 def _known(value: T | None) -> T | UnsetType:

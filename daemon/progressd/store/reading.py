@@ -42,6 +42,12 @@ def has_job(db: sqlite3.Connection, job_id: str) -> bool:
     return db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
 
+def ids_from(db: sqlite3.Connection, beginning: str) -> list[str]:
+    """The ids that begin like this, which are in lower case."""
+    query = "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id"
+    return [job_id for (job_id,) in db.execute(query, (beginning, beginning + "g"))]
+
+
 def every_job(db: sqlite3.Connection) -> Iterator[Job]:
     """All jobs, oldest first; those that come while this goes on may be among them. Raises sqlite3.DatabaseError."""
     return map(job_of, _every_row(db, JOB, "jobs", "created_offset"))
