@@ -152,7 +152,7 @@ def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedD
 
 def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_took_it_yet(tmp_path: Path) -> None:
     impatient = (
-        "from progressd.cli import main\nfrom progressd.client import wrapped\nwrapped.PIPE_PATIENCE = 0.1\nmain()"
+        "from progressd.cli import main\nfrom progressd.client import wrapped\nwrapped.PIPE_PATIENCE = 0\nmain()"
     )
     size = 65_500  # more than we take at once and our output holds, and no more than that of the command does
     program = ("sh", "-c", f"head -c {size} /dev/zero; : > {tmp_path}/ended")

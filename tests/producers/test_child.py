@@ -203,10 +203,11 @@ async def test_all_that_a_child_has_written_is_seen_though_it_has_ended() -> Non
     assert [len(text) for text in out.texts] == [60_000, 4]
 
 
+@pytest.mark.parametrize("patience", [0.1, 0])  # no time is left where we stood still meanwhile
 async def test_what_a_child_wrote_last_is_seen_though_its_lines_are_taken_slowly(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    monkeypatch.setattr(module, "PIPE_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "PIPE_PATIENCE", patience)
     texts: list[bytes] = []
 
     async def slow(lines: Sequence[NumberedLine]) -> None:
@@ -216,7 +217,12 @@ async def test_what_a_child_wrote_last_is_seen_though_its_lines_are_taken_slowly
             ended = trio.current_time()
             await eventually(lambda: trio.current_time() > ended + 0.3)
 
-    child = await start(python("import os; print(os.getpid()); print('x' * 60_000 + '\\n{\"type\": \"error\"}')"))
+    program = (
+        "import array, fcntl, os, termios\nprint(os.getpid())\nunread = array.array('i', [1])\n"
+        "while unread[0]: fcntl.ioctl(1, termios.FIONREAD, unread)\n"
+        "print('x' * 60_000 + '\\n{\"type\": \"error\"}')"
+    )
+    child = await start(python(program))
     with trio.fail_after(PATIENCE):
         assert await child.run(slow, Seen()) == 0
     assert texts[-1] == b'{"type": "error"}'

@@ -137,6 +137,9 @@ class WrappedCommand:
             if process.returncode is not None:
                 self._waiting[stream].deadline = trio.current_time() + PIPE_PATIENCE
             return bytes(await stream.receive_some())
+        assert isinstance(stream, trio.lowlevel.FdStream)
+        with contextlib.suppress(BlockingIOError):  # where we come late ourselves, the wait was over before it began
+            return os.read(stream.fileno(), LINE_MOST)
         return b""
 
     def _look(self, line: bytes) -> None:
