@@ -159,6 +159,22 @@ def test_on_a_narrow_terminal_names_and_steps_go_before_bar_and_percentage_and_t
     assert ("━━━━━━━━━╸" in shown) is has_bar  # 41 % of 24; without colours the rest of it is blank
 
 
+@pytest.mark.parametrize(("width", "has_step"), [(120, True), (100, True), (80, True), (70, False), (60, False)])
+def test_the_time_left_is_shown_whole(width: int, has_step: bool) -> None:
+    display, screen = bars({JOB: "a name that is long " * 3}, width)
+    with display:
+        display.show(
+            received(
+                "progress", current_step=4, total_steps=21, step_name="Upscaling " * 9, percent=19, eta_seconds=138
+            )
+        )
+        display._progress.refresh()
+        shown = screen.getvalue().splitlines()[-1].rpartition("\r")[2].removeprefix("\x1b[2K")
+    assert " 19% 2 min 18 s left" in shown
+    assert ("4/21" in shown) is has_step
+    assert len(shown.rstrip()) <= width
+
+
 def test_more_bars_than_lines_are_counted_and_leave_room_for_a_notice() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, height=8, color_system=None, legacy_windows=False)

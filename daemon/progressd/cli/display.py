@@ -29,6 +29,7 @@ from progressd.core.messages import Progress as ProgressMessage
 from progressd.core.status import JobStatus
 
 BAR_WIDTH: Final = 24  # characters
+LEFT_FROM: Final = 60  # columns of a terminal that has room for the time left, which takes up to 18
 BESIDE: Final = 3  # lines that bars leave: for a notice above them, how many more there are, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
 
@@ -123,7 +124,7 @@ class Bars(Display):
                 self._bar(job_id)
             case ProgressMessage(job_id, data):
                 moved = text.percent(data.percent, data.total_steps)
-                self._move(job_id, data.percent if moved else None, _step(data))
+                self._move(job_id, data.percent if moved else None, _step(data), text.left(data))
             case StatusChange(job_id, data) if data.new_status is JobStatus.CANCELLED:
                 self._finish(received.message, data.new_status)
             case StatusChange(job_id, data) if not data.new_status.finished:
@@ -140,14 +141,14 @@ class Bars(Display):
         if job_id not in self._bars:
             name = self._names.get(job_id, "")
             self._bars[job_id] = self._progress.add_task(
-                QUEUED, total=100, name=name, id=text.short(job_id), known=False
+                QUEUED, total=100, name=name, id=text.short(job_id), known=False, left=""
             )
         return self._bars[job_id]
 
-    def _move(self, job_id: str, percent: int | None, step: str) -> None:
+    def _move(self, job_id: str, percent: int | None, step: str, left: str = "") -> None:
         """`percent`: None while nobody knows."""
         known = percent is not None
-        self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step)
+        self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step, left=left)
 
     def _finish(self, last: JobMessage, status: JobStatus) -> None:
         if (bar := self._bars.pop(last.job_id, None)) is not None:
@@ -161,16 +162,20 @@ class Bars(Display):
 class _Screen(Progress):
     """Bars as wide as the terminal at most: names and steps are shortened, then columns are left out, never the id.
 
+    The time left is never shortened: it is what somebody looks for.
+
     Where there are more than lines, those that run and the newest come first. `idle` is said while there are none.
     """
 
     def __init__(self, console: Console, idle: str) -> None:
         bar = Column(no_wrap=True)  # rich shortens only what may wrap
+        self._left = _Left(table_column=Column(no_wrap=True))
         self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with the width that it takes to show it
             (0, _Id(table_column=Column(no_wrap=True, min_width=8))),
             (46, _Name(table_column=Column(max_width=40))),
             (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
             (0, _Percentage(table_column=Column(no_wrap=True, min_width=4))),
+            (0, self._left),
             (60, _Step()),
         )
         self._idle = idle
@@ -191,7 +196,12 @@ class _Screen(Progress):
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
         """The bars, with as many columns as there is room for."""
-        self.columns = tuple(column for least, column in self._columns if self.console.width >= least)
+        tasks, room = list(tasks), self.console.width
+        left = max((len(task.fields["left"]) for task in tasks), default=0) if room >= LEFT_FROM else 0
+        if left:
+            room -= left + 1
+        shown = [column for least, column in self._columns if room >= least]
+        self.columns = tuple(column for column in shown if left or column is not self._left)
         return super().make_tasks_table(tasks)
 
 
@@ -210,6 +220,11 @@ class _Percentage(ProgressColumn):
         return Text(f"{task.percentage:>3.0f}%" if task.fields["known"] else "")
 
 
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["left"]))
+
+
 class _Step(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(task.description, style="dim", no_wrap=True, overflow="ellipsis")
@@ -223,5 +238,4 @@ def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
 
 
 def _step(data: ProgressData) -> str:
-    parts = [text.printable(data.step_name), text.steps(data), text.left(data)]
-    return "  ".join(filter(None, parts))
+    return "  ".join(filter(None, [text.steps(data), text.printable(data.step_name)]))
