@@ -251,11 +251,12 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
     store.close()
 
 
-async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", [DAY, KEEP + DAY], ids=["young", "old"])
+async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, tmp_path: Path, age: float) -> None:
     files = Files(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
-    os.utime(files.input(ID).parent, (1000, 1000))
+    os.utime(files.input(ID).parent, (time.time() - age,) * 2)
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_retention, KEEP, store, Registry(store), files)

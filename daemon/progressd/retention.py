@@ -38,10 +38,10 @@ async def run_retention(keep: float, store: Store, registry: Registry, files: Fi
 
 async def _sweep(keep: float, store: Store, files: Files) -> None:
     """Delete the files of jobs that the store does not know and would not keep any longer."""
-    count = 0
+    count, now = 0, datetime.now(UTC)  # files that are older than this start cannot be of a new job
     try:
         seen = await store.last_seen()
-        before = await _time(store, keep) - timedelta(seconds=max(keep, LEFT_OVER))
+        before = now if seen is None else await _time(store, keep) - timedelta(seconds=max(keep, LEFT_OVER))
         async with aclosing(files.older_than(before, SWEEP_STEP)) as steps:
             async for names in steps:
                 if seen is None:

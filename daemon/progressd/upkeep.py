@@ -138,10 +138,10 @@ def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _save(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
-    """Put what can be read in the place of a damaged database."""
+    """Put what can be read in the place of a damaged database; if that is nothing, another look finds the same."""
     saved = salvage(path)
-    yield from ((f"{sentence}: {Remedy.NONE if saved is None else 'mended'}", saved is not None) for sentence in damage)
     if saved is not None:
+        yield from ((f"{sentence}: mended", True) for sentence in damage)
         yield f"all that could be read is in a new database, and {saved.kept} is the damaged one", True
         yield from ((sentence, False) for sentence in saved.lost)
 

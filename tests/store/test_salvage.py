@@ -219,6 +219,61 @@ async def test_what_a_kill_has_left_in_the_log_is_saved_as_well(whole: Path, tmp
         assert len(await store.changes(8999, 9000, 10)) == 1
 
 
+SPOILT = pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+
+
+def killed_with_a_log(path: Path, target: Path) -> Path:
+    """A copy of the store as a kill leaves it, with ten jobs in its log."""
+    with closing(SQLiteStore.open(path)) as store:
+        for number in range(9000, 9010):
+            trio.run(store.commit, [job(number)], [Change(number, created(job_id(number)))])
+        target.mkdir()
+        for name in ("progressd.db", "progressd.db-wal"):
+            shutil.copy(path.with_name(name), target)
+    return target / "progressd.db"
+
+
+@SPOILT
+def test_of_a_database_that_is_gone_a_log_that_has_all_of_it_saves_all(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    path = killed_with_a_log(tmp_path / "progressd.db", tmp_path / "killed")
+    log = path.with_name("progressd.db-wal").read_bytes()
+    spoil(path)
+    assert repaired(path.parent) == []
+    assert rows(path, "jobs").keys() == rows(path, "changes").keys() == set(range(9000, 9010))
+    assert path.with_name("progressd.db.damaged1-wal").read_bytes() == log
+
+
+@SPOILT
+def test_of_a_database_that_is_gone_what_is_in_its_log_is_saved_and_the_rest_is_said_to_be_lost(
+    whole: Path, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    path = killed_with_a_log(Path(shutil.copy(whole, tmp_path)), tmp_path / "killed")
+    spoil(path)
+    *lost, more = repaired(path.parent)
+    assert MISSING[3:] in more
+    assert rows(path, "jobs").keys() >= set(range(9000, 9010))
+    assert len(lost) > 10
+
+
+@SPOILT
+def test_of_a_database_that_is_gone_a_log_without_a_job_saves_nothing_and_stays(
+    tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    origin = tmp_path / "origin"
+    with closing(SQLiteStore.open(tmp_path / "progressd.db")):
+        shutil.copytree(tmp_path, origin, ignore=shutil.ignore_patterns("origin"))
+    path = origin / "progressd.db"
+    log = path.with_name("progressd.db-wal").read_bytes()
+    spoil(path)
+    [(sentence, mended)] = upkeep.repair(origin)
+    assert "is empty or gone" in sentence
+    assert sentence.endswith("nothing mends this")
+    assert not mended
+    assert path.with_name("progressd.db-wal").read_bytes() == log
+
+
 async def test_a_daemon_goes_on_with_what_was_saved(whole: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()

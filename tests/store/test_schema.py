@@ -1,9 +1,11 @@
 """What becomes of a file that is older, newer, damaged or somebody else's."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -113,6 +115,26 @@ def test_a_new_file_and_one_of_this_version_are_not_copied(path: Path) -> None:
 
 def test_an_empty_file_is_taken_for_a_new_one(path: Path) -> None:
     path.touch()
+    SQLiteStore.open(path).close()
+    assert pragma(path, "user_version") == NEWEST
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+def test_a_log_with_commits_is_never_taken_for_that_of_a_new_file(
+    path: Path, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    with closing(SQLiteStore.open(origin / path.name)) as store:
+        trio.run(store.commit, [job()], [])
+        for file in origin.iterdir():
+            shutil.copy(file, tmp_path)
+    spoil(path)
+    assert "is empty or gone, while its log, progressd.db-wal, has 2 commits" in refused(path)
+
+
+def test_a_log_without_a_commit_is_that_of_a_new_file(path: Path) -> None:
+    path.with_name(path.name + "-wal").write_bytes(b"\0" * 100_000)
     SQLiteStore.open(path).close()
     assert pragma(path, "user_version") == NEWEST
 

@@ -29,10 +29,11 @@ def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]
 
     Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
     """
-    with told_of(path), _made(path), contextlib.ExitStack() as opened:
+    with told_of(path):
         if put_back(path):
             log.warning("a repair of the store was cut off: all that it had put aside is back")
         version = inspect(path)
+    with told_of(path), _made(path), contextlib.ExitStack() as opened:
         writer = opened.enter_context(contextlib.closing(_connect(path)))
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute(f"PRAGMA synchronous = {synchronous}")
@@ -63,7 +64,7 @@ def _made(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         if new:
-            for suffix in ("", *BESIDE):
+            for suffix in (*BESIDE, ""):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
         raise
 

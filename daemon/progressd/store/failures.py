@@ -24,8 +24,8 @@ def told_of(path: Path) -> Iterator[None]:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise StoreDamaged(
                 f"the store {path} is damaged, or is no store at all ({error}); it is left as it is:"
-                f" `{repair_command(path.parent)}` saves what can be read, or put a backup in its place, or name"
-                " another --state-dir"
+                f" `{repair_command(path.parent)}` saves what can be read, or put a backup in its place, and"
+                f" no {path.name}-wal beside it, or name another --state-dir"
             ) from error
         mine = obstacle([path, *(path.with_name(path.name + suffix) for suffix in BESIDE)])
         raise SettingsError(f"cannot open the store {path}: {error}{'' if mine is None else f' ({mine})'}") from error

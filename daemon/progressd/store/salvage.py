@@ -4,7 +4,8 @@ import mmap
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,6 +69,8 @@ def salvage(path: Path) -> Salvaged | None:
     new = path.with_name(path.name + ".part")
     try:
         with told_of(path):
+            if not path.exists():
+                os.close(new_file(path))  # as if it were empty: the log may have all pages
             lost = _rescue(path, new)
             return None if lost is None else Salvaged(put_aside(path, new), lost)
     finally:
@@ -81,7 +84,7 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         migrate(db, 0)
         db.executescript(f"PRAGMA synchronous = OFF; {NAMED} BEGIN;")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with path.open("rb") as file, _content(file) as content:
             log = frames(log_of(path))
             pages = Pages(content, {frame.page: frame.content for frame in log if frame.whole})
             for record in pages.records():
@@ -99,6 +102,11 @@ def _rescue(path: Path, new: Path) -> list[str] | None:
         db.execute("COMMIT")
     sync(new)
     return lost
+
+
+def _content(file: BufferedReader) -> AbstractContextManager[bytes | mmap.mmap]:
+    empty = os.stat(file.fileno()).st_size == 0
+    return nullcontext(b"") if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _take(db: sqlite3.Connection, record: Record) -> None:

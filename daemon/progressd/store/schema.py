@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from progressd.core.errors import SettingsError
 from progressd.store.failures import UnreadableRow
+from progressd.store.frames import frames, log_of
 
 APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
 
@@ -93,6 +94,9 @@ MIGRATIONS: Final = (
 def inspect(path: Path) -> int:
     """The schema version of the file, 0 if there is none yet. Only reads. Raises SettingsError, sqlite3.Error."""
     if not path.exists() or path.stat().st_size == 0:
+        if commits := sum(frame.whole and frame.ends for frame in frames(log_of(path))):
+            reason = f"it is empty or gone, while its log, {path.name}-wal, has {commits} commits"
+            raise UnreadableRow("file", path.name, reason)
         return 0
     try:
         application, version, names = _read(path, "ro")
