@@ -2,15 +2,19 @@
 
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import progressd
 import pytest
 import trio
 import trio.testing
+from progressd.producers import become
 from progressd.producers import child as module
 from progressd.producers.child import LINE_MOST, STDERR_KEPT, Child
 from progressd.producers.limits import ChildLimits
@@ -130,6 +134,40 @@ async def test_a_program_that_the_kernel_refuses_is_not_read_by_a_shell(
     (tmp_path / "program").chmod(0o755)
     with trio.fail_after(PATIENCE), pytest.raises(OSError, match=reason + ": './program'"):
         await start(["./program"], tmp_path)
+
+
+STARTED_UNDER_ANOTHER_VERSION = """
+import sys, trio
+from pathlib import Path
+from progressd.producers import become
+from progressd.producers.child import Child
+
+async def nothing(lines): pass
+
+async def main():
+    child = await Child.start(["sh", "-c", "exit 7"], Path("/"), {"PATH": "/usr/bin:/bin"}, 1)
+    sys.exit(await child.run(nothing, nothing))
+
+Path(become.__file__).write_text("raise SystemExit('this is for a newer daemon')")
+if sys.argv[1] == "away":
+    Path(become.__file__).unlink()
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("now", ["away", "another"])
+def test_a_program_is_started_though_a_new_version_is_being_installed(now: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(progressd.__file__).parent, tmp_path / "progressd")
+    command = [sys.executable, "-c", STARTED_UNDER_ANOTHER_VERSION, now]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (ended.returncode, ended.stderr) == (7, "")
+
+
+def test_what_goes_wrong_before_there_is_a_program_names_the_file_in_which_it_did() -> None:
+    ended = subprocess.run([*module.BECOME, "no", "end"], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert f'File "{become.__file__}", line ' in ended.stderr
+    assert max(map(len, ended.stderr.splitlines())) < 200
 
 
 async def test_a_directory_is_no_program(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A program that takes on limits and then becomes another: nothing may run between fork and exec in one with threads.
 
-    become.py REPORT LC_CTYPE KIND:SOFT:HARD… -- PROGRAM ARGUMENT…
+    REPORT LC_CTYPE KIND:SOFT:HARD… -- PROGRAM ARGUMENT…
 
 REPORT is a descriptor, which is closed once PROGRAM is there. Until then a line `WHAT ERRNO` on it tells of each limit
 that could not be set, and the last one, `PROGRAM ERRNO`, that there will be none. Nothing else would tell exactly:
 tools such as prlimit(1) look for a program with execvp(3), which has a shell read what the kernel refuses to run.
 
-Run by its path and without site, which takes 10 ms; it imports nothing of ours.
+Given to Python as text, since its file may be another one by now, and without site, which takes 10 ms; it imports
+nothing of ours.
 """
 
 import errno

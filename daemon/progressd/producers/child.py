@@ -21,7 +21,10 @@ PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once the child has 
 GONE_MOST: Final = 1.0  # seconds for the killed ones to be gone, which takes them a moment and somebody to reap them
 PIPE_MOST: Final = 1024 * 1024  # bytes of it that are read then: what a pipe can hold, the rest is not the child's
 
-BECOME: Final = (sys.executable, "-I", "-S", "-X", "utf8", become.__file__)
+# Read once: while a new version is being installed, the file is away, and then it is one for another daemon.
+_SOURCE: Final = Path(become.__file__).read_text(encoding="utf-8")
+_PROGRAM: Final = f"exec(compile({_SOURCE!a}, {become.__file__!a}, 'exec'))"  # named, for its tracebacks
+BECOME: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 
