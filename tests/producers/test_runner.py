@@ -355,9 +355,10 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
         assert (await cancel(daemon, submitted)).status is CANCELLED
         following = await submit(daemon, "next")  # in the one slot, so it starts when that is free
         await eventually(asked.exists)
-        await jumping(slow_clock, 300, lambda: following not in daemon.daemon.registry.unfinished)
+        unfinished = daemon.daemon.registry.unfinished
+        await jumping(slow_clock, 300, lambda: following not in unfinished or unfinished[following].started_at)
         assert (await ended(daemon, following)).status is COMPLETED
-        assert not alive(grandchild)
+        await eventually(lambda: not alive(grandchild))
         assert files_of(daemon, submitted) == {"input"}
         assert (await daemon.daemon.registry.get(submitted)).status is CANCELLED
 
