@@ -30,6 +30,13 @@ class Told(sqlite3.Connection):
             progress(*of)
         super().backup(target, pages=pages, progress=told)
 
+    def set_progress_handler(self, look, steps):
+        def told():
+            if where == "check":
+                tell()
+            return look()
+        super().set_progress_handler(told, steps)
+
 def tell():
     print(sorted(os.listdir(os.environ["PLACE"])), flush=True)
     try:
@@ -59,13 +66,15 @@ def told(where: str, number: int, place: Path, *arguments: str | Path) -> subpro
         ("backup", signal.SIGINT),
         ("UPDATE meta", signal.SIGTERM),
         ("integrity_check", signal.SIGTERM),
+        ("check", signal.SIGTERM),
+        ("check", signal.SIGINT),
     ],
 )
 def test_a_backup_that_is_told_to_end_leaves_nothing(tmp_path: Path, where: str, number: signal.Signals) -> None:
     state, place = tmp_path / "state", tmp_path / "place"
     state.mkdir()
     place.mkdir()
-    fill(state / "progressd.db", 100)
+    fill(state / "progressd.db", 500)
     ended = told(where, number, place, "backup", "--state-dir", state, place / "copy")
     assert ".part'" in ended.stdout
     assert ended.returncode == 128 + number, ended.stderr

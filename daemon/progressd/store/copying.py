@@ -25,6 +25,7 @@ NO_LINKS: Final = {
 
 LEFT_OVER: Final = 3600.0  # seconds without a write after which a partial copy is one that a kill has left
 PAGES: Final = 1000  # copied between two looks at whether a signal has come
+STEPS: Final = 10_000  # of a check, some milliseconds, between two such looks
 
 
 def backup(path: Path, target: Path) -> int:
@@ -118,6 +119,7 @@ def _taken(target: Path) -> Conflict:
 
 
 def _check(db: sqlite3.Connection) -> None:
+    db.set_progress_handler(lambda: None, STEPS)  # a call of Python, as above
     [found] = db.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
         problem = found.splitlines()[-1]
