@@ -101,6 +101,33 @@ def test_a_wrong_call_ends_with_status_2_and_says_why(arguments: list[str], said
 
 
 @pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["serve", "--port", "http"], 2, "<3>Error: Invalid value for '--port': "),
+        (["serve", "--host", "192.0.2.1"], 1, "<3>Error: "),
+        (["nonsense"], 2, "<3>Error: No such command 'nonsense'."),
+    ],
+)
+def test_where_stderr_is_the_journal_each_line_of_what_went_wrong_is_an_error(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryFile("w+") as stderr:
+        seen = os.fstat(stderr.fileno())
+        environ = {**os.environ, "JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"}
+        call = [sys.executable, "-m", "progressd", *arguments]
+        ended = subprocess.run(call, env=environ, stderr=stderr, cwd=tmp_path, timeout=PATIENCE, check=False)
+        stderr.seek(0)
+        lines = stderr.read().splitlines()
+    assert (ended.returncode, {line[:10] for line in lines}) == (status, {"<3>Error: "}), lines
+    assert lines[0].startswith(said)
+
+
+@pytest.mark.parametrize("stream", ["", "nonsense", "1:2"])
+def test_elsewhere_it_is_not_marked(stream: str) -> None:
+    assert run("nonsense", JOURNAL_STREAM=stream).output.splitlines()[-1] == "Error: No such command 'nonsense'."
+
+
+@pytest.mark.parametrize(
     "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
 )
 def test_without_a_daemon_a_sentence_says_what_to_type(arguments: list[str]) -> None:

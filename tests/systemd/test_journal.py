@@ -68,3 +68,14 @@ def test_a_journal_that_stands_still_does_not_hold_up_the_daemon(machine: Machin
         return "the journal has not taken all messages" in machine.log("progressd.service")
 
     machine.eventually(told)
+
+
+def test_a_refused_start_is_an_error(machine: Machine) -> None:
+    machine.run("systemctl", "stop", "progressd.socket", "progressd-ingest.socket", "progressd.service")
+    machine.write("/etc/progressd/progressd.toml", "[limits]\nmax_conections = 2\n")
+    refused = machine.completed("systemctl", "start", "progressd.service")
+    assert refused.returncode == 1
+    machine.run("systemctl", "stop", "progressd.service")  # which it tries again and again
+    wrong, *_ = entries(machine, "--priority", "warning", "_SYSTEMD_UNIT=progressd.service", "--reverse")
+    assert wrong["MESSAGE"].startswith("Error: unknown setting")
+    assert wrong["PRIORITY"] == "3"

@@ -34,6 +34,9 @@ __all__ = ["main"]
 
 BROKEN_PIPE: Final = 141  # what a shell reports for a program that SIGPIPE has ended
 INTERRUPTED: Final = 130  # and for one that SIGINT has
+# A line of stderr that begins so is an error in the journal, see sd-daemon(3). The journal's own protocol would not do:
+# it may find out too late which unit has sent a message, of a process that ends just then.
+ERR: Final = "<3>"
 
 
 class _Commands(click.Group):
@@ -41,9 +44,13 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except (ClientError, ProgressdError) as error:
-            raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
+            return self._in_sentences(ctx)
+        except click.ClickException as error:
+            if not _to_journal():
+                raise
+            for line in error.format_message().splitlines():
+                click.echo(f"{ERR}Error: {line}", err=True)
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
@@ -51,8 +58,25 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(BROKEN_PIPE)
 
+    def _in_sentences(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ClientError, ProgressdError) as error:
+            raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of use, not of the alphabet
+
+
+def _to_journal() -> bool:
+    if "JOURNAL_STREAM" not in os.environ:
+        return False
+    from progressd.journal import check_journal_stream
+
+    try:
+        return bool(check_journal_stream())
+    except (OSError, ValueError):
+        return False
 
 
 _SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
