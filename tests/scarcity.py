@@ -62,8 +62,8 @@ class SmallDisk:
         self.path = path
         self._ballast = path / "ballast"
 
-    def fill(self) -> None:
-        """Leave not one page."""
+    def fill(self, *, but_for: int = 0) -> None:
+        """Leave so many bytes, or not one page."""
         with self._ballast.open("ab", buffering=0) as file:
             for size in (2**20, 4096):
                 try:
@@ -71,6 +71,7 @@ class SmallDisk:
                         file.write(b"\0" * size)
                 except OSError:
                     continue
+            file.truncate(file.tell() - but_for)
 
     def make_room(self) -> None:
         self._ballast.unlink()

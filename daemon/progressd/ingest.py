@@ -106,6 +106,8 @@ class Ingest(Submitting):
             nursery.start_soon(self._write_behind)
             nursery.start_soon(self._watch_leases)
             try:
+                with trio.CancelScope(shield=True):
+                    await self._reserve_the_first()
                 async for first in self._receive:
                     with trio.CancelScope(shield=True):
                         await self._take(self._with_queued(first))
@@ -249,6 +251,13 @@ class Ingest(Submitting):
     async def _reserve(self, count: int) -> None:
         if self._next_offset + count > self._reserved:
             await self._reserve_up_to(self._next_offset + count + RESERVE_AHEAD)
+
+    async def _reserve_the_first(self) -> None:
+        """Before anybody needs them, so that a store that keeps nothing is known as soon as the daemon runs."""
+        try:
+            await self._reserve(1)
+        except StoreFailed as error:
+            self._turn(error)
 
     async def _reserve_up_to(self, reserved: int) -> None:
         await self._store.reserve(reserved)

@@ -25,11 +25,12 @@ from samples import NOW, created, job, job_id
 from scarcity import SmallDisk, small_disk
 from store.flipping import flip
 from store.growth import fill
-from waiting import PATIENCE
+from waiting import PATIENCE, eventually
 
 from daemon import completed, progress, registered, running_daemon
 
 MANY = 2000
+INDEX_BYTES = 32 * 1024  # of the index of SQLite's log, without which no store is opened
 
 
 @pytest.fixture
@@ -84,6 +85,21 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
     with closing(SQLiteStore.open(disk.path / "state" / "progressd.db")) as store:
         _, total = await store.list_jobs(Filter(), 0, 0)
         assert total == 1 + len(kept)
+
+
+async def test_a_disk_that_is_full_at_the_start_is_told_before_anybody_changes_anything(disk: SmallDisk) -> None:
+    async with running_daemon(disk.path) as daemon:
+        assert (await daemon.report(registered(job_id(1))))[0]["ok"]
+    disk.fill(but_for=INDEX_BYTES)
+    async with running_daemon(disk.path) as daemon, client_of(daemon) as client:
+        await eventually(lambda: daemon.daemon.ingest.failing)
+        health = (await client.get("/api/health")).json()
+        assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
+        assert (await client.post("/api/jobs")).status_code == 507
+        disk.make_room()
+        await eventually(lambda: daemon.daemon.ingest.failing is None)
+        assert (await client.get("/api/health")).json()["status"] == "healthy"
+        assert (await client.post("/api/jobs")).status_code == 201
 
 
 async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(disk: SmallDisk) -> None:

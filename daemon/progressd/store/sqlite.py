@@ -218,7 +218,10 @@ class SQLiteStore:
         return await self._in_thread(read, self._reading)
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        await self._transaction(lambda db: db.executemany(statement, rows))
+        def write(db: sqlite3.Connection) -> None:  # no cursor: that of a failed commit would keep the file open
+            db.executemany(statement, rows)
+
+        await self._transaction(write)
 
     async def _transaction(
         self, write: Callable[[sqlite3.Connection], T], took: Callable[[float], None] | None = None
