@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from contextlib import ExitStack, aclosing, suppress
@@ -312,6 +313,18 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(NoSpace, match="no space left"):
         await receive(files)
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_a_file_larger_than_the_daemon_may_write_is_told_and_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    least = 2**20  # nothing else that this process writes is as long
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
+    try:
+        with pytest.raises(NoSpace, match="the daemon may not write files as large as this"):
+            await receive(files, content=bytes(2 * least))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 

@@ -11,6 +11,7 @@
 A file name that a client gave is never a path here.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -271,6 +272,8 @@ def _disk_told() -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise NoSpace("there is no space left for this on the daemon's disk") from error
+        if error.errno == errno.EFBIG:
+            raise NoSpace("the daemon may not write files as large as this") from error
         if passes(error):
             raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
         raise

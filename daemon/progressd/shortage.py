@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import trio
 
 FULL: Final = {errno.ENOSPC, errno.EDQUOT}  # of the disk
+UNWRITTEN: Final = FULL | {errno.EFBIG}  # that, or a file has become as large as it may (`ulimit -f`)
 SHORT: Final = FULL | {
     errno.EAGAIN,  # of processes and threads: pthread_create(3), fork(2)
     errno.EMFILE,

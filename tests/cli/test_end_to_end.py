@@ -226,6 +226,37 @@ def test_a_pipe_that_is_closed_ends_the_watcher_without_a_word(daemon: Daemon) -
         assert watch.stderr.read() == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        (["jobs"], ""),
+        (["jobs"], "1"),
+        (["jobs", "--json"], ""),
+        (["jobs", "export", "--state-dir", "{state_dir}"], ""),
+        (["watch", "--json"], ""),
+        (["config"], ""),
+    ],
+)
+def test_output_that_a_full_disk_does_not_take_ends_with_a_sentence(
+    daemon: Daemon, arguments: list[str], unbuffered: str
+) -> None:
+    job_id = daemon.submit("gated")
+    try:
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(
+                command(*[argument.format(state_dir=daemon.served.state_dir) for argument in arguments]),
+                env={**daemon.environ, "PYTHONUNBUFFERED": unbuffered},
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+    finally:
+        daemon.run("cancel", job_id)
+    assert (ended.returncode, ended.stderr) == (1, "Error: cannot write the output: No space left on device\n")
+
+
 def test_a_watcher_outlives_a_daemon_that_is_killed(tmp_path: Path, free_port: int) -> None:
     with started(tmp_path, free_port) as mortal:
         job_id = mortal.submit("gated")

@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "client": "core",
     "installation": "core",
     "diagnosis": "core config tls ownership port_holder sockets auth upkeep",
-    "cli": "core config auth log journal client app upkeep installation diagnosis",
+    "cli": "core shortage config auth log journal client app upkeep installation diagnosis",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "typing"}

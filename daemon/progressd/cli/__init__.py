@@ -51,21 +51,32 @@ class _Commands(click.Group):
             for line in error.format_message().splitlines():
                 click.echo(f"{ERR}Error: {line}", err=True)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # what is still buffered has nowhere to go, and Python would complain about that at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(BROKEN_PIPE)
 
     def _in_sentences(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (ClientError, ProgressdError) as error:
             raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            _drop_output()
+            ctx.exit(BROKEN_PIPE)
+        except OSError as error:
+            from progressd.shortage import UNWRITTEN
+
+            if error.errno not in UNWRITTEN or error.filename is not None:
+                raise
+            _drop_output()
+            raise click.ClickException(f"cannot write the output: {error.strerror}") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of use, not of the alphabet
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go, and Python would complain about that at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _to_journal() -> bool:
