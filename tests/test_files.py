@@ -17,7 +17,8 @@ from progressd.files import Files
 from progressd.state_dir import own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, NOW, job, job_id
-from scarcity import no_descriptors_left
+from scarcity import no_descriptors_left, small_disk
+from structlog.testing import capture_logs
 from waiting import PATIENCE
 
 PDF = b"%PDF-1.7 and so on"
@@ -421,14 +422,27 @@ async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_d
 async def test_what_cannot_be_deleted_is_later(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
     await receive(files)
     await receive(files, 2)
-    with no_descriptors_left():
+    with no_descriptors_left(), capture_logs() as logs:
         async with files.deletion(ID):
             pass
         assert await files.remove([job_id(2)]) == {job_id(2)}
+    assert [(one["log_level"], one["jobs"]) for one in logs] == [("warning", 1)] * 2
+    assert all("Too many open files" in one["error"] for one in logs)
     left = {"uploads", "jobs", *(f"jobs/{job_id(number)}{path}" for number in (1, 2) for path in ("", "/input"))}
     assert tree(tmp_path) == {*left, f"uploads/{ID}.deleted", f"uploads/{job_id(2)}.deleted"}
     assert await files.remove_left(store) == 0
     assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_why_files_cannot_be_deleted_is_told_at_once(files: Files, store: SQLiteStore) -> None:
+    for number in range(1, 4):
+        await receive(files, number)
+    with small_disk(files.input(job_id(2)).parent / "busy"), capture_logs() as logs:
+        assert await files.remove([job_id(number) for number in range(1, 4)]) == {job_id(2)}
+    [told] = logs
+    assert (told["log_level"], told["job_id"], told["jobs"]) == ("warning", job_id(2), 1)
+    assert told["error"] == f"[Errno {errno.EBUSY}] {os.strerror(errno.EBUSY)}: 'busy'"
+    assert await files.remove_left(store) == 0
 
 
 async def test_what_cannot_be_deleted_is_by_the_next_daemon(files: Files, tmp_path: Path, store: SQLiteStore) -> None:

@@ -24,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import structlog
 import trio
 
 from progressd.core.errors import Conflict, NoSpace, StoreFailed, Unavailable
@@ -36,6 +37,8 @@ from progressd.syncing import sync
 from progressd.upload import Upload, new_input
 
 LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
+
+log = structlog.get_logger(__name__)
 
 
 class Files:
@@ -244,9 +247,14 @@ class Files:
             if there:
                 sync(self._jobs)
             left.intersection_update([path.name for path in there if path.exists()])
+            if left:
+                shutil.rmtree(self._jobs / min(left))  # for its error, which tells why
 
-        with suppress(OSError):
+        try:
             await self.stored.changing(directories, delete)
+        except OSError as error:
+            first = min(left, default=None)
+            log.warning("files cannot be deleted for now", job_id=first, jobs=len(left), error=str(error))
         self._left = self._left.difference(job_ids) | left
         for job_id in job_ids:
             if job_id in left:
