@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack, aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -520,3 +521,31 @@ async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_
         await store.commit([job()], [])
     assert await files.remove_left(store) == 0
     assert files.input(ID).read_bytes() == PDF
+
+
+async def test_an_upload_that_becomes_a_job_while_the_store_is_asked_keeps_its_input(
+    files: Files, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, told, known = trio.Event(), trio.Event(), store.known
+
+    async def known_late(ids: Collection[str]) -> Collection[str]:
+        found = await known(ids)
+        asked.set()
+        await told.wait()
+        return found
+
+    monkeypatch.setattr(store, "known", known_late)
+    await receive(files, 2)
+    with no_descriptors_left():
+        assert await files.remove([job_id(2)]) == {job_id(2)}
+    async with trio.open_nursery() as nursery:
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            assert await files.remove([ID]) == {ID}
+            nursery.start_soon(files.remove_left, store)
+            await asked.wait()
+            await upload.finish()
+            await store.commit([job()], [])
+        told.set()
+    assert files.input(ID).read_bytes() == PDF
+    assert not files.input(job_id(2)).exists()

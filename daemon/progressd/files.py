@@ -37,6 +37,7 @@ from progressd.syncing import sync
 from progressd.upload import Upload, new_input
 
 LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
+AT_A_TIME: Final = 10  # jobs whose files are deleted while no upload can begin
 
 log = structlog.get_logger(__name__)
 
@@ -87,10 +88,9 @@ class Files:
         async with self._settling:
             names = await in_thread(lambda: dict(files_of_jobs(self._uploads)))
             names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
-            kept = await store.known(set(names.values())) if names else ()
-            left = await self._delete(set(names.values()).difference(kept))
+            await self._delete_unknown(names.values(), store)
             for name, job_id in names.items():
-                if job_id in left:
+                if job_id in self._left:
                     continue
                 new_input(self.input(job_id)).unlink(missing_ok=True)  # of a job that was sent again, and is there
                 (self._uploads / name).unlink(missing_ok=True)
@@ -142,8 +142,9 @@ class Files:
                     raise
                 finally:
                     upload.release()
-                path.unlink()
-                marker.unlink(missing_ok=True)
+                with suppress(OSError):  # of a job that there is: `settle` does it later
+                    path.unlink()
+                    marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
@@ -220,21 +221,34 @@ class Files:
         As without descriptors; these are marked for the next daemon, and `remove_left` tries again. No file comes in
         meanwhile, and what is being received already is left alone: it may be for a new job of the same name.
         """
-        async with self._settling:
-            spared = {job_id for job_id in job_ids if self._receiving[job_id]}
-            self._left |= spared
-            return spared | await self._delete(set(job_ids) - spared)
+        names, left = list(job_ids), set[str]()
+        for start in range(0, len(names), AT_A_TIME):
+            some = set(names[start : start + AT_A_TIME])
+            async with self._settling:
+                spared = {job_id for job_id in some if self._receiving[job_id]}
+                self._left |= spared
+                left |= spared | await self._delete(some - spared)
+        return left
 
     async def remove_left(self, store: Store) -> int:
         """Delete what `remove` has left, unless it is a job's again; of how many jobs there are files still."""
         async with self._settling:
-            if self._left:
-                known = await store.known(self._left)
-                for job_id in known:
-                    self._marker(job_id).unlink(missing_ok=True)
-                self._left = self._left.difference(known)
-                await self._delete({job_id for job_id in self._left if not self._receiving[job_id]})
+            await self._delete_unknown(self._left, store)
         return len(self._left)
+
+    async def remove_unknown(self, job_ids: Collection[str], store: Store) -> int:
+        """Delete the files of those that are no jobs of the store's, nor being received; how many went."""
+        async with self._settling:
+            return await self._delete_unknown(job_ids, store)
+
+    async def _delete_unknown(self, job_ids: Collection[str], store: Store) -> int:
+        ids = {job_id for job_id in job_ids if not self._receiving[job_id]}  # none comes in while the store is asked
+        known = await store.known(ids) if ids else ()
+        for job_id in self._left.intersection(known):
+            self._marker(job_id).unlink(missing_ok=True)
+        self._left.difference_update(known)
+        ids.difference_update(known)
+        return len(ids) - len(await self._delete(ids))
 
     async def _delete(self, job_ids: Collection[str]) -> set[str]:
         directories = [self._jobs / job_id for job_id in job_ids]

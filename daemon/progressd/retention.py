@@ -50,9 +50,7 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
                         " They are left; `progressd check --repair` deletes them",
                     )
                     break
-                known = await store.known(names)
-                left_over = [name for name in names if name not in known]
-                count += len(left_over) - len(await files.remove(left_over))
+                count += await files.remove_unknown(names, store)
                 await trio.sleep(PAUSE)
     except (StoreFailed, OSError) as error:
         log.error("cannot look for files without a job", error=str(error))

@@ -35,7 +35,7 @@ FOREIGN = [
     "::1x",
     "x:[::1]",
 ]
-NO_NAMES = [".localhost", "a..localhost", f"{'a' * 64}.localhost:80", "a..b", ".", "..:80"]
+NO_NAMES = [".localhost", "a..localhost", f"{'a' * 64}.localhost:80", "a..b", ".", "..:80", "a." * 150 + "b"]
 
 
 @pytest.mark.parametrize("host", [*OWN, "", "progress.example.org", "PROGRESS.example.org:443"])

@@ -35,7 +35,7 @@ from progressd.core.pipeline import Option
 from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
-from submitting import PDF, cancel, ended, running_job, shell, submit
+from submitting import PDF, ended, running_job, shell
 from waiting import eventually, jumping
 
 from daemon import PATIENCE, RunningDaemon, running_daemon
@@ -448,58 +448,6 @@ async def test_many_uploads_at_once_all_become_jobs(tmp_path: Path) -> None:
         for number, job_id in made.items():
             assert daemon.daemon.files.input(job_id).read_bytes().endswith(bytes([number]) * 100_000)
         assert len(set(made.values())) == 20
-
-
-class SlowStore(SQLiteStore):
-    """Commits only when it may."""
-
-    committing: trio.Event
-    may_commit: trio.Event
-
-    async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
-        self.committing.set()
-        await self.may_commit.wait()
-        await super().commit(jobs, changes, batches)
-
-
-@pytest.mark.parametrize("again", [False, True], ids=["first try", "retry"])
-async def test_a_job_has_its_input_though_the_client_left_before_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
-) -> None:
-    committing, may_commit = trio.Event(), trio.Event()
-    monkeypatch.setattr(SlowStore, "committing", committing, raising=False)
-    monkeypatch.setattr(SlowStore, "may_commit", may_commit, raising=False)
-    monkeypatch.setattr("progressd.app.SQLiteStore", SlowStore)
-    go = tmp_path / "go"
-    pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done; cat $0")}
-    async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
-        if again:
-            may_commit.set()
-            first = await submit(daemon, "pdf")
-            await cancel(daemon, first)
-            monkeypatch.setattr(SlowStore, "committing", committing := trio.Event())
-            monkeypatch.setattr(SlowStore, "may_commit", may_commit := trio.Event())
-            request = f"POST /api/jobs/{first}/retry HTTP/1.1\r\nHost: progressd\r\n\r\n".encode()
-        else:
-            body = form(file_part())
-            type_ = FORM_TYPE["Content-Type"]
-            request = (
-                f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n"
-                f"Content-Type: {type_}\r\n\r\n"
-            ).encode() + body
-        async with await daemon.connect() as stream:
-            await stream.send_all(request)
-            with trio.fail_after(PATIENCE):
-                await committing.wait()
-        await trio.testing.wait_all_tasks_blocked(0.05)  # the daemon has seen the end of the connection
-        may_commit.set()
-        await eventually(lambda: daemon.daemon.registry.unfinished)
-        [job_id] = daemon.daemon.registry.unfinished
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        assert daemon.daemon.files.input(job_id).read_bytes() == PDF
-        go.touch()
-        assert (await ended(daemon, job_id)).status is JobStatus.COMPLETED
-        assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [100, 100_000], ids=["found at the end", "found on the way"])

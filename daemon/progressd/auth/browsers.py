@@ -5,10 +5,13 @@ the same origin then; but the browser still says that name in `Host`. An address
 """
 
 import ipaddress
+from typing import Final
 from urllib.parse import urlsplit
 
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden
+
+LONGEST: Final = 300  # characters of a host: a name has 253 at most, and a port follows
 
 
 def check_host(host: str, server: Server) -> None:
@@ -53,6 +56,8 @@ def _name(host: str) -> str:
 
 def _is_possible(host: str) -> bool:
     """Whether its labels have 1 to 63 letters each (RFC 1035 §2.3.4): routing a request fails over any other."""
+    if len(host) > LONGEST:  # which would take long to find out
+        return False
     try:
         host.partition(":")[0].lower().encode("idna")
     except UnicodeError:

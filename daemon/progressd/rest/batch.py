@@ -149,6 +149,7 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
         ]
         with trio.CancelScope(shield=True):  # as for a single file
             _raise_unless(await daemon.ingest.submit(*events))
+            await uploads.aclose()  # within this: leaving one may raise Cancelled, which to the others is a failure
     return await daemon.batches.get(batch_id)
 
 
