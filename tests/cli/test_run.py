@@ -152,7 +152,7 @@ def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedD
 
 def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_took_it_yet(tmp_path: Path) -> None:
     impatient = (
-        "from progressd.cli import main\nfrom progressd.client import wrapped\nwrapped.PIPE_PATIENCE = 0\nmain()"
+        "from progressd import program_output\nfrom progressd.cli import main\nprogram_output.PIPE_PATIENCE = 0\nmain()"
     )
     size = 65_500  # more than we take at once and our output holds, and no more than that of the command does
     program = ("sh", "-c", f"head -c {size} /dev/zero; : > {tmp_path}/ended")
@@ -164,6 +164,14 @@ def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_
         until(lambda: time.monotonic() > ended + 0.5)
         written, _ = process.communicate(timeout=PATIENCE)
     assert len(written) == size
+
+
+def test_what_a_command_leaves_behind_does_not_keep_it_from_its_end(daemon: ServedDaemon) -> None:
+    program = ("sh", "-c", "while :; do echo tick; sleep 0.05; done & echo 42%; exit 0")
+    done = run(daemon.url, "-p", "(?P<percent>[0-9]+)%", "--", *program)
+    assert done.returncode == 0
+    assert {"42%"} <= set(done.stdout.split()) <= {"42%", "tick"}
+    assert newest(daemon)["status"] == "completed"
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes a command of another user")

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "ingest": "draft tally log core store registry batches broadcast submitting",
     "auth": "core config regular ownership store registry batches broadcast history ingest submitting",
     "retention": "core store registry files",
-    "producers": "core shortage config files registry broadcast ingest submitting accepting",
+    "program_output": "",
+    "producers": "core program_output shortage config files registry broadcast ingest submitting accepting",
     "ws": "core config tls auth registry batches broadcast history ingest producers accepting",
     "rest": "core shortage tally config auth store stored files upload registry batches broadcast history ingest "
     "producers ws",
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "files broadcast history ingest auth retention producers ws rest",
     "upkeep": "core store state_dir files rest",
     "pipelines": "",
-    "client": "core",
+    "client": "core program_output",
     "installation": "core",
     "diagnosis": "core config tls ownership port_holder sockets auth upkeep",
     "cli": "core shortage config auth log journal client app upkeep installation diagnosis",

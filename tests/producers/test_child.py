@@ -14,6 +14,7 @@ import progressd
 import pytest
 import trio
 import trio.testing
+from progressd import program_output
 from progressd.producers import become
 from progressd.producers import child as module
 from progressd.producers.child import LINE_MOST, STDERR_KEPT, Child
@@ -245,7 +246,7 @@ async def test_all_that_a_child_has_written_is_seen_though_it_has_ended() -> Non
 async def test_what_a_child_wrote_last_is_seen_though_its_lines_are_taken_slowly(
     monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    monkeypatch.setattr(module, "PIPE_PATIENCE", patience)
+    monkeypatch.setattr(program_output, "PIPE_PATIENCE", patience)
     texts: list[bytes] = []
 
     async def slow(lines: Sequence[NumberedLine]) -> None:
@@ -335,7 +336,13 @@ async def test_a_grandchild_that_writes_for_ever_does_not_keep_the_job_from_its_
     program = "(while kill -0 $$; do :; done; exec yes) 2>/dev/null & exit 4"  # so that all of it comes after the end
     status, out, _, _ = await run(shell(program))
     assert status == 4
-    assert len(out.lines) < module.PIPE_MOST
+    assert len(out.lines) < program_output.PIPE_MOST
+
+
+async def test_a_grandchild_that_writes_now_and_then_does_not_keep_the_job_from_its_end() -> None:
+    status, out, _, _ = await run(shell("while :; do echo tick; sleep 0.05; done & echo last; exit 4"))
+    assert status == 4
+    assert b"last" in out.texts
 
 
 async def test_a_grandchild_that_left_the_group_and_holds_the_output_does_not_keep_the_job_from_its_end() -> None:

@@ -21,13 +21,12 @@ from progressd.core.events import ReportedProgress
 from progressd.core.messages import StatusChange
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.core.status import JobStatus
+from progressd.program_output import ProgramOutput
 
 BEAT: Final = 5.0  # seconds between two signs of life at most, and between attempts to look on
 PACE: Final = 0.2  # seconds between two reports of progress
 END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for the command of a cancelled job
-PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once it has ended, should others hold its pipes
-PIPE_MOST: Final = 1024 * 1024  # bytes that are read then: what a pipe can hold, the rest is not the command's
 LINE_MOST: Final = 65536  # bytes of a line that the pattern is looked for in
 
 
@@ -57,7 +56,6 @@ class WrappedCommand:
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
         self._moved = trio.Event()
-        self._waiting: dict[trio.abc.ReceiveStream, trio.CancelScope] = {}  # for more of the output
 
     async def run(self, command: Sequence[str]) -> int:
         """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
@@ -85,13 +83,14 @@ class WrappedCommand:
             nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._look_on)
             nursery.start_soon(self._stop_when_cancelled, process)
+            streams = ((1, process.stdout), (2, process.stderr))
+            outputs = {to: ProgramOutput(stream) for to, stream in streams if stream is not None}
             async with trio.open_nursery() as reading:
-                for stream, to in ((process.stdout, 1), (process.stderr, 2)):
-                    if stream is not None:
-                        reading.start_soon(self._read, process, stream, to)
+                for to, output in outputs.items():
+                    reading.start_soon(self._read, output, to)
                 await process.wait()
-                for waiting in self._waiting.values():
-                    waiting.deadline = trio.current_time() + PIPE_PATIENCE
+                for output in outputs.values():
+                    output.has_ended()
             nursery.cancel_scope.cancel()
 
     async def _pass_on(self, signals: Any, process: trio.Process) -> None:
@@ -108,39 +107,26 @@ class WrappedCommand:
             return _event("status_change", new_status=JobStatus.CANCELLED)
         return _event("error", message=_told(program, status))
 
-    async def _read(self, process: trio.Process, stream: trio.abc.ReceiveStream, to: int) -> None:
+    async def _read(self, output: ProgramOutput, to: int) -> None:
         """Pass on what the command writes, however slowly that is taken, and look for its progress.
 
         Where nobody takes it any more, the command finds that out with its next write, as it would without us.
         """
         assert self._pattern is not None
-        rest, left_over = b"", 0
-        while left_over < PIPE_MOST and (chunk := await self._chunk(process, stream)):
-            if process.returncode is not None:
-                left_over += len(chunk)
+        rest = b""
+        while chunk := await output.receive():
             try:
                 await trio.to_thread.run_sync(_write_all, to, chunk)
             except OSError as error:
                 if not isinstance(error, BrokenPipeError):
                     self._say(f"cannot pass on what the command writes: {error.strerror}")
-                await stream.aclose()
+                await output.aclose()
                 return
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             rest = rest[-LINE_MOST:]
             for line in lines:
                 self._look(line)
         self._look(rest)
-
-    async def _chunk(self, process: trio.Process, stream: trio.abc.ReceiveStream) -> bytes:
-        """The next bytes; b"" at the end, and when nothing more comes though the command has ended."""
-        with trio.CancelScope() as self._waiting[stream]:
-            if process.returncode is not None:
-                self._waiting[stream].deadline = trio.current_time() + PIPE_PATIENCE
-            return bytes(await stream.receive_some())
-        assert isinstance(stream, trio.lowlevel.FdStream)
-        with contextlib.suppress(BlockingIOError):  # where we come late ourselves, the wait was over before it began
-            return os.read(stream.fileno(), LINE_MOST)
-        return b""
 
     def _look(self, line: bytes) -> None:
         assert self._pattern is not None

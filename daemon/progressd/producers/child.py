@@ -13,13 +13,12 @@ import trio
 
 from progressd.producers import become
 from progressd.producers.lines import LineSplitter, NumberedLine
+from progressd.program_output import ProgramOutput
 from progressd.shortage import thread_told
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
-PIPE_PATIENCE: Final = 1.0  # seconds for more of the output once the child has ended, should others hold its pipes
 GONE_MOST: Final = 1.0  # seconds for the killed ones to be gone, which takes them a moment and somebody to reap them
-PIPE_MOST: Final = 1024 * 1024  # bytes of it that are read then: what a pipe can hold, the rest is not the child's
 
 # Read once: while a new version is being installed, the file is away, and then it is one for another daemon.
 _SOURCE: Final = Path(become.__file__).read_text(encoding="utf-8")
@@ -37,7 +36,6 @@ class Child:
     def __init__(self, process: trio.Process, kill_grace: float) -> None:
         self._process = process
         self._kill_grace = kill_grace
-        self._waiting: dict[trio.abc.ReceiveStream, trio.CancelScope] = {}
         self.pid = process.pid
         self.stderr = b""  # the end of it
 
@@ -81,43 +79,32 @@ class Child:
         process = self._process
         assert process.stdout is not None
         assert process.stderr is not None
+        stdout, stderr = ProgramOutput(process.stdout), ProgramOutput(process.stderr)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, process.stdout, on_stdout)
-                nursery.start_soon(self._read_stderr, process.stderr, on_stderr)
+                nursery.start_soon(self._read, stdout, on_stdout)
+                nursery.start_soon(self._read_stderr, stderr, on_stderr)
                 await process.wait()
-                for waiting in self._waiting.values():
-                    waiting.deadline = trio.current_time() + PIPE_PATIENCE
+                for output in (stdout, stderr):
+                    output.has_ended()
         finally:
             await self._close()
         assert process.returncode is not None
         return process.returncode
 
-    async def _read_stderr(self, stream: trio.abc.ReceiveStream, on_lines: OnLines) -> None:
+    async def _read_stderr(self, output: ProgramOutput, on_lines: OnLines) -> None:
         async def kept(lines: Sequence[NumberedLine]) -> None:
             text = b"".join([line + b"\n" for _, line in lines if isinstance(line, bytes)])
             self.stderr = (self.stderr + text)[-STDERR_KEPT:]
             await on_lines(lines)
 
-        await self._read(stream, kept)
+        await self._read(output, kept)
 
-    async def _read(self, stream: trio.abc.ReceiveStream, on_lines: OnLines) -> None:
+    async def _read(self, output: ProgramOutput, on_lines: OnLines) -> None:
         splitter = LineSplitter(LINE_MOST)
-        left_over = 0
-        while left_over < PIPE_MOST and (chunk := await self._chunk(stream)):
-            if self._process.returncode is not None:
-                left_over += len(chunk)
+        while chunk := await output.receive():
             await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars rewrite their line
         await on_lines(splitter.end())
-
-    async def _chunk(self, stream: trio.abc.ReceiveStream) -> bytes:
-        """The next bytes; b"" at the end, and when nothing more comes though the child has ended."""
-        with trio.CancelScope() as waiting:
-            self._waiting[stream] = waiting
-            if self._process.returncode is not None:
-                waiting.deadline = trio.current_time() + PIPE_PATIENCE
-            return bytes(await stream.receive_some())
-        return _there_at_once(stream)
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
@@ -146,15 +133,6 @@ class Child:
         except ProcessLookupError:
             return False
         return True
-
-
-def _there_at_once(stream: trio.abc.ReceiveStream) -> bytes:
-    """What can be read without waiting: where we come late ourselves, a wait for it is over before it began."""
-    assert isinstance(stream, trio.lowlevel.FdStream)
-    try:
-        return os.read(stream.fileno(), 65536)
-    except BlockingIOError:
-        return b""
 
 
 async def _has_become(program: str, report: trio.abc.ReceiveStream) -> None:
