@@ -228,7 +228,7 @@ async def test_a_body_that_turns_out_too_large_is_refused_on_the_way(tmp_path: P
         ([part("note", b"x" * 70_000), file_part()], "the field 'note' has more than the 65536 bytes"),
         ([file_part(), options_part(b"{" + b" " * 70_000 + b"}")], "the field 'options' has more than the 65536 bytes"),
         ([part(f"field-{number}", b"x") for number in range(50)], "the form has too many or too large fields"),
-        ([part("x" * 2_000_000, b"")], "the head of a part of the form has more than the 16384 bytes"),
+        ([part("x" * 2_000_000, b"")], "the head of a part of the form has more than the 4096 bytes"),
     ],
     ids=["large field", "large options", "many fields", "large header"],
 )
@@ -355,7 +355,7 @@ async def test_what_is_no_form_with_one_file_is_refused(
         ("; filename*=UTF-8''B%C3%BCcher%20%E6%9B%B8.pdf", "Bücher 書.pdf"),
         ("; filename*=UTF-8''..%2F..%2Fa%0D%0AX-Evil%3A%20yes%00.pdf", "../../a\r\nX-Evil: yes\0.pdf"),
         ('; filename="a\0b.pdf"', "a\0b.pdf"),
-        (f'; filename="{"x" * 10_000}.pdf"', "x" * 255),
+        (f'; filename="{"x" * 3_000}.pdf"', "x" * 255),
         ('; filename=".."', ".."),
     ],
 )

@@ -81,7 +81,7 @@ async def test_the_head_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path)
                 refused = await post_form(client, *parts.values())
                 assert refused.status_code == 413
                 assert (
-                    error_of(refused) == "the head of a part of the form has more than the 16384 bytes that are allowed"
+                    error_of(refused) == "the head of a part of the form has more than the 4096 bytes that are allowed"
                 )
 
 

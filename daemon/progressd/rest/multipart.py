@@ -24,7 +24,7 @@ from progressd.core.errors import InvalidInput, TooLarge
 from progressd.rest.body import Pieces
 
 OVERHEAD: Final = 1024 * 1024  # bytes beside files and fields; also what the decoder may hold undecided
-HEAD_MOST: Final = 16384  # bytes of the head of a part
+HEAD_MOST: Final = 4096  # bytes of the head of a part, of which a file name takes a few hundred
 PADDING_MOST: Final = 1000  # bytes of spaces behind a boundary
 
 _UNDECIDED = re.compile(rb"-|[ \t]*\r?")  # behind a boundary, where the piece ends
