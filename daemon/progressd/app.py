@@ -158,7 +158,7 @@ class Daemon:
         self.gate = Gate(build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away)
         self.services.gate = self.gate
         self.cors = Cors(self.gate, settings)
-        reads = DirectReads(self.gate, self.registry, self.services.answers)
+        reads = DirectReads(self.gate, self.cors, self.registry, self.services.answers)
         self.http = HttpServer(self.cors, reads, self.base, settings)
 
     async def start(self) -> None:

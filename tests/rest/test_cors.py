@@ -53,3 +53,18 @@ async def test_any_other_site_may_not(client: httpx.AsyncClient, headers: dict[s
         assert response.status_code == 200
         assert "Origin" in response.headers.get_list("Vary")
     assert "GET" in response.headers["Allow"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": SITE}])
+async def test_caches_are_told_that_a_read_of_a_job_depends_on_the_site(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    async with (
+        running_daemon(tmp_path, server={"allowed_origins": (SITE,)}) as daemon,
+        client_of(daemon) as client,
+    ):
+        await client.post("/api/jobs", json={"id": ID, "kind": "backup"})
+        for tag in ("", (await client.get(f"/api/jobs/{ID}")).headers["ETag"]):
+            read = await client.get(f"/api/jobs/{ID}", headers={**headers, "If-None-Match": tag})
+            assert read.status_code == (304 if tag else 200)
+            assert read.headers.get_list("Vary", split_commas=True) == ["Accept-Encoding", "Origin"]

@@ -35,15 +35,18 @@ class Cors:
         """Settings that have been read again."""
         self._settings = settings
 
+    def depends(self) -> list[tuple[bytes, bytes]]:
+        """The header that tells caches that other sites get other answers, also in one for a request of none."""
+        return [(b"vary", b"Origin")] if self._settings.server.allowed_origins else []
+
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """A preflight of an allowed site is answered here: it comes without credentials."""
-        sites = self._settings.server.allowed_origins
-        if scope["type"] != "http" or not sites:
+        if scope["type"] != "http" or not self._settings.server.allowed_origins:
             await self._app(scope, receive, send)
             return
         origin = header(scope["headers"], b"origin")
-        allowed = origin in sites
-        marks = [(b"vary", b"Origin")]
+        allowed = origin in self._settings.server.allowed_origins
+        marks = self.depends()
         if allowed:
             marks.append((b"access-control-allow-origin", origin.encode("latin-1")))
             marks.append((b"access-control-expose-headers", SHOWN.replace(" ", ", ").encode()))

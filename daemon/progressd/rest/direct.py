@@ -13,6 +13,7 @@ from hypercorn.typing import HTTPScope
 from progressd.core.errors import ProgressdError
 from progressd.registry import Registry
 from progressd.rest.compression import AT_ONCE
+from progressd.rest.cors import Cors
 from progressd.rest.gate import Gate
 from progressd.rest.job_answers import Answer, JobAnswers
 
@@ -23,8 +24,9 @@ _NOT_SIMPLE: Final = frozenset({b"content-length", b"transfer-encoding", b"upgra
 class DirectReads:
     """`answer` is for requests without a body."""
 
-    def __init__(self, gate: Gate, registry: Registry, answers: JobAnswers) -> None:
+    def __init__(self, gate: Gate, cors: Cors, registry: Registry, answers: JobAnswers) -> None:
         self._gate = gate
+        self._cors = cors
         self._registry = registry
         self._answers = answers
 
@@ -52,6 +54,6 @@ class DirectReads:
             answer = self._answers.answer(job, fields.get(b"if-none-match"), fields.get(b"accept-encoding", b""))
             if len(answer.body) > AT_ONCE:  # which is compressed in a thread
                 return None
-            return answer.marked(self._gate.count(scope))
+            return answer.marked([*self._gate.count(scope), *self._cors.depends()])
         except ProgressdError:
             return None
