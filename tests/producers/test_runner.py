@@ -26,7 +26,7 @@ from progressd.producers.runner import Runner
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, job, job_id
 from scarcity import no_descriptors_left, no_threads_left
-from spine import started_again
+from spine import register, started_again
 from structlog.testing import capture_logs
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
 from trio.testing import MockClock
@@ -481,6 +481,7 @@ async def test_without_threads_what_an_earlier_daemon_has_left_is_cleared_up_lat
     settings = settings_in(tmp_path / "state", pipelines={"pdf": shell("true")})
     async with started_again(tmp_path / "state" / "progressd.db") as spine, trio.open_nursery() as nursery:
         one = runner.Runner(settings, spine.registry, spine.ingest, Files(tmp_path / "state"))
+        await spine.submit(register(2))  # after which no thread of ingest's is at work that could be free in a moment
         with capture_logs() as logs:
             async with no_threads_left():
                 nursery.start_soon(one.run)
