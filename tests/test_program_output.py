@@ -73,7 +73,7 @@ async def test_what_its_reader_takes_is_no_time_that_was_waited(mock_clock: Mock
         pipe.output.has_ended()
         for _ in range(3):
             pipe.write(b"there")
-            assert await pipe.output.receive() == b"there"
+            assert await pipe.received(0) == b"there"
             mock_clock.jump(PIPE_PATIENCE)
         assert await pipe.received(PIPE_PATIENCE * 0.9, b"last") == b"last"
 
@@ -84,8 +84,8 @@ async def test_what_lies_in_it_is_read_though_all_waiting_is_over(mock_clock: Mo
         assert await pipe.received(PIPE_PATIENCE) == b""
         for _ in range(2):
             pipe.write(b"x" * CHUNK)
-            assert await pipe.output.receive() == b"x" * CHUNK
-        assert await pipe.output.receive() == b""
+            assert await pipe.received(0) == b"x" * CHUNK
+        assert await pipe.received(0) == b""
 
 
 async def test_who_writes_without_end_is_left_also_where_nothing_is_ever_waited_for(mock_clock: MockClock) -> None:
@@ -93,6 +93,6 @@ async def test_who_writes_without_end_is_left_also_where_nothing_is_ever_waited_
         pipe.output.has_ended()
         for _ in range(PIPE_MOST // CHUNK):
             pipe.write(b"y" * CHUNK)
-            assert await pipe.output.receive() == b"y" * CHUNK
+            assert await pipe.received(0) == b"y" * CHUNK
         pipe.write(b"more")
-        assert await pipe.output.receive() == b""
+        assert await pipe.received(0) == b""
