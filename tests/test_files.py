@@ -442,7 +442,7 @@ async def test_why_files_cannot_be_deleted_is_told_at_once(files: Files, store: 
         assert await files.remove([job_id(number) for number in range(1, 4)]) == {job_id(2)}
     [told] = logs
     assert (told["log_level"], told["job_id"], told["jobs"]) == ("warning", job_id(2), 1)
-    assert told["error"] == f"[Errno {errno.EBUSY}] {os.strerror(errno.EBUSY)}: 'busy'"
+    assert told["error"].startswith(f"[Errno {errno.EBUSY}] {os.strerror(errno.EBUSY)}: ")
     assert await files.remove_left(store) == 0
 
 

@@ -22,7 +22,9 @@ GONE_MOST: Final = 1.0  # seconds for the killed ones to be gone, which takes th
 
 # Read once: while a new version is being installed, the file is away, and then it is one for another daemon.
 _SOURCE: Final = Path(become.__file__).read_text(encoding="utf-8")
-_PROGRAM: Final = f"exec(compile({_SOURCE!a}, {become.__file__!a}, 'exec'))"  # named, for its tracebacks
+_PROGRAM: Final = (  # named, for its tracebacks, and without the source in the line that they show
+    f"source = {_SOURCE!a}\nexec(compile(source, {become.__file__!a}, 'exec'))"
+)
 BECOME: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
