@@ -29,13 +29,13 @@ class ProgressPattern:
         if found is None:
             return None
         named = {name: text for name, text in found.groupdict().items() if text is not None}
-        numbers = {
-            "current_step": named.get("current", 0),
-            "total_steps": named.get("total", 0),
-            "percent": named.get("percent"),
-            "step_name": named.get("step", ""),
-        }
         try:
-            return msgspec.convert(numbers, ReportedProgress, strict=False)
-        except msgspec.ValidationError as error:
+            numbers = {
+                "current_step": int(named.get("current", 0)),
+                "total_steps": int(named.get("total", 0)),
+                "percent": float(named["percent"]) if "percent" in named else None,
+                "step_name": named.get("step", ""),
+            }
+            return msgspec.convert(numbers, ReportedProgress)
+        except ValueError as error:
             raise InvalidInput(f"the progress pattern found no numbers: {error}") from None
