@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "cli": "core shortage config auth log journal client app upkeep installation diagnosis",
     "__main__": "cli",
 }
-CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "typing"}
+CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}
 ONLY_IN = {
     "sqlite3": {"store"},
     "hypercorn": {"rest"},
@@ -83,6 +83,7 @@ ONLY_IN = {
     "anyio": set(),
     "logging": {"log", "rest", "client"},
     "prometheus_client": {"tally", "rest"},
+    "re2": {"core"},
 }
 
 

@@ -19,7 +19,7 @@ from progressd.client.watcher import watch
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
 from progressd.core.messages import StatusChange
-from progressd.core.progress_pattern import ProgressPattern
+from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
 from progressd.core.status import JobStatus
 from progressd.program_output import ProgramOutput
 
@@ -27,7 +27,6 @@ BEAT: Final = 5.0  # seconds between two signs of life at most, and between atte
 PACE: Final = 0.2  # seconds between two reports of progress
 END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for the command of a cancelled job
-LINE_MOST: Final = 65536  # bytes of a line that the pattern is looked for in
 
 
 class WrappedCommand:
@@ -123,7 +122,7 @@ class WrappedCommand:
                 await output.aclose()
                 return
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-            rest = rest[-LINE_MOST:]
+            rest = rest[: SEARCHED_MOST + 1]  # one more, to show that there was more
             for line in lines:
                 self._look(line)
         self._look(rest)

@@ -16,10 +16,12 @@ from progressd.core.errors import InvalidInput
 from progressd.core.messages import ErrorData, PagePreviewData
 from progressd.core.status import JobStatus
 
+NAME_MOST: Final = 1000  # characters
+
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds exactly
 Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
-Name = Annotated[str, Meta(max_length=1000)]
+Name = Annotated[str, Meta(max_length=NAME_MOST)]
 
 OPTIONS_MOST: Final = 65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
 LEASE_MOST: Final = 30 * 86400  # seconds

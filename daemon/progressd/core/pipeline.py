@@ -120,9 +120,9 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     progress_pattern: Annotated[
         str | None,
         Meta(
-            description="For a program that does not write progressd's JSON lines: a regular expression (Python's) "
-            "that finds the progress in a line of its output, by the named groups `current` and `total`, or "
-            "`percent`, and `step`."
+            description="For a program that does not write progressd's JSON lines: a regular expression (RE2's) "
+            "that finds the progress in the first 1024 bytes of a line of its output, by the named groups `current` "
+            "and `total`, or `percent`, and `step`."
         ),
     ] = None
     timeout: Annotated[

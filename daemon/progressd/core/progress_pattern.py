@@ -1,40 +1,72 @@
-"""Progress in the output of a program that knows nothing of progressd: a regular expression finds the numbers."""
+"""Find progress in the output of a program that knows nothing of progressd, with a regular expression.
+
+RE2 matches in linear time. Python's `re` takes 54 s for `\\d+/\\d+` in 64 KiB of digits, and does not come back from
+`(a+)+$` in 100 letters.
+"""
 
 import re
+from typing import Final
 
 import msgspec
+import re2
 
 from progressd.core.errors import InvalidInput
-from progressd.core.events import ReportedProgress
+from progressd.core.events import NAME_MOST, ReportedProgress
+
+SEARCHED_MOST: Final = 1024  # bytes from the beginning of a line
+PROGRAM_MOST: Final = 2000  # instructions that RE2 makes of a pattern; with so many, 1 KiB takes 60 ms at worst
+
+_NAMES: Final = frozenset({"current", "total", "percent", "step"})
+_NAMED_GROUP: Final = re.compile(r"\(\?P?<(\w+)>")
 
 
 class ProgressPattern:
-    """A regular expression (Python's) with the groups `current` and `total`, or `percent`, and if need be `step`."""
+    """A regular expression (RE2's) with the groups `current` and `total`, or `percent`, and optionally `step`."""
 
     def __init__(self, pattern: str) -> None:
-        """Raises ValueError unless it is one."""
+        """Raise ValueError for a pattern that RE2 does not take, or that lacks a group."""
+        options = re2.Options()
+        options.log_errors = False
         try:
-            self._pattern = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-        groups = self._pattern.groupindex.keys()
-        if "percent" not in groups and not {"current", "total"} <= groups:
+            # Bytes, because the library takes ten times as long to find the groups of a text.
+            self._pattern = re2.compile(pattern.encode(errors="surrogateescape"), options)
+        except re2.error as error:
+            reason = error.args[0].decode(errors="replace")
+            raise ValueError(
+                f"{pattern!r} is not a regular expression: {reason} (use the syntax of RE2, "
+                "https://github.com/google/re2/wiki/Syntax; instead of lookaround or a backreference, match the text "
+                "around the named groups)"
+            ) from None
+        if self._pattern.programsize > PROGRAM_MOST:
+            raise ValueError(f"{pattern!r} is too complex: use * or + instead of counted repetitions such as {{1,200}}")
+        self._groups: dict[str, int] = {name.decode(): number for name, number in self._pattern.groupindex.items()}
+        if "percent" not in self._groups and not {"current", "total"} <= self._groups.keys():
             raise ValueError(f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)")
-        if unknown := groups - {"current", "total", "percent", "step"}:
+        if unknown := self._groups.keys() - _NAMES:
             raise ValueError(f"(?P<{min(unknown)}>…) is none of current, total, percent and step")
+        names = _NAMED_GROUP.findall(pattern)
+        if len(names) > len(self._groups):  # RE2 would only ever fill one of them
+            raise ValueError(f"{pattern!r} names a group twice: put the alternatives into one group")
 
     def find(self, line: bytes) -> ReportedProgress | None:
-        """The progress in a line, if there is any. Raises InvalidInput where what was found are no numbers."""
-        found = self._pattern.search(line.decode(errors="replace"))
+        """Return the progress in the beginning of a line, if any. Raise InvalidInput where it is not in numbers."""
+        text = line[:SEARCHED_MOST].decode(errors="replace").encode()
+        found = self._pattern.search(text)
         if found is None:
             return None
-        named = {name: text for name, text in found.groupdict().items() if text is not None}
+        named = dict[str, str]()
+        for name, number in self._groups.items():
+            start, end = found.span(number)
+            if end == len(text) and len(line) > SEARCHED_MOST and name != "step":
+                return None  # the number may be cut
+            if start >= 0:
+                named[name] = text[start:end].decode()
         try:
             numbers = {
                 "current_step": int(named.get("current", 0)),
                 "total_steps": int(named.get("total", 0)),
                 "percent": float(named["percent"]) if "percent" in named else None,
-                "step_name": named.get("step", ""),
+                "step_name": named.get("step", "")[:NAME_MOST],
             }
             return msgspec.convert(numbers, ReportedProgress)
         except ValueError as error:
