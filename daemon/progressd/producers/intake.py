@@ -1,5 +1,6 @@
 """From lines to events and back: what a producer had ready becomes one batch, and each line gets its answer."""
 
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -8,9 +9,28 @@ from msgspec import UNSET
 from progressd.producers.lines import Answer, Line, NumberedLine, read_line
 from progressd.submitting import Outcome
 
-CHUNK: Final = 16384  # bytes read at once; some 100 lines, or 8,000 that are nonsense and take 60 ms to say so
+CHUNK: Final = 16384  # bytes read at once, some 100 lines
+TURN_LINES: Final = 250  # which take 2 ms if they are not events
+TURN_SECONDS: Final = 0.003
 ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
 PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
+
+
+class Turn:
+    """Limit what is read of producers before the rest of the daemon gets a turn: in lines, and in time."""
+
+    def __init__(self) -> None:
+        self._lines = TURN_LINES
+        self._end = time.perf_counter() + TURN_SECONDS
+
+    def took(self, lines: int) -> None:
+        """Count lines that were read."""
+        self._lines -= lines
+
+    @property
+    def over(self) -> bool:
+        """Return whether it is the turn of others."""
+        return self._lines <= 0 or time.perf_counter() >= self._end
 
 
 class Intake:

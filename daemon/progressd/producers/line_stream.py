@@ -7,11 +7,10 @@ from collections import deque
 from typing import Final
 
 from progressd.core.errors import InvalidInput
-from progressd.producers.intake import CHUNK, Intake
+from progressd.producers.intake import CHUNK, TURN_LINES, Intake
 from progressd.producers.lines import Answer, LineSplitter, NumberedLine
 from progressd.submitting import Submitting
 
-TURN_MOST: Final = 500  # lines at once, which take 4 ms if they are nonsense: others want to be heard too
 BAD_MOST: Final = 1000  # lines that are no events, after which it is not worth reading on
 
 
@@ -32,7 +31,7 @@ class LineStream:
     @property
     def full(self) -> bool:
         """Whether enough lines wait for one turn."""
-        return self._size > CHUNK or len(self._waiting) > TURN_MOST
+        return self._size > CHUNK or len(self._waiting) > TURN_LINES
 
     @property
     def next_number(self) -> int:
@@ -56,7 +55,7 @@ class LineStream:
         """Some of the lines that wait, decided. Raises Unavailable, and InvalidInput where too many are no events."""
         if self._waiting and self._bad > BAD_MOST:
             raise InvalidInput(f"more than {BAD_MOST} lines were no events: no more of them are taken")
-        lines = [self._waiting.popleft() for _ in range(min(TURN_MOST, len(self._waiting)))]
+        lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]
         self._size -= sum([_size(line) for _, line in lines])
         intake = Intake(lines, self._job_id)
         self._bad += intake.bad

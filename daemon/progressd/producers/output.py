@@ -1,6 +1,7 @@
 """What a pipeline writes, read into events of its job: NDJSON, or text where a configured pattern finds the numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import structlog
 
@@ -14,7 +15,10 @@ from progressd.core.events import (
 )
 from progressd.core.progress_pattern import ProgressPattern
 from progressd.ingest import Ingest
-from progressd.producers.lines import NumberedLine, read_event
+from progressd.producers.intake import Turn
+from progressd.producers.lines import LineTooLong, NumberedLine, read_event
+
+Reported: TypeAlias = ProgressEvent | PreviewEvent
 
 log = structlog.get_logger(__name__)
 
@@ -28,27 +32,39 @@ class Output:
         self._pattern = ProgressPattern(progress_pattern) if progress_pattern else None
         self.result = ReportedResult()
         self.complaint: str | None = None
+        self._warned = False
 
     async def on_stdout(self, lines: Sequence[NumberedLine]) -> None:
         """Take lines of standard output."""
-        await self._take([event for _, line in lines if (event := self._event(line)) is not None])
+        await self._take(lines, self._event)
 
     async def on_stderr(self, lines: Sequence[NumberedLine]) -> None:
         """Take lines of standard error, where only the pattern looks."""
         if self._pattern is not None:
-            await self._take([event for _, line in lines if (event := self._found(line)) is not None])
+            await self._take(lines, self._found)
 
-    async def _take(self, events: Sequence[ProgressEvent | PreviewEvent]) -> None:
+    async def _take(
+        self, lines: Sequence[NumberedLine], read: Callable[[bytes | LineTooLong], Reported | None]
+    ) -> None:
+        """Submit the events in some lines. Others get their turn in between, however many lines there are."""
+        turn, events = Turn(), list[Reported]()
+        for _, line in lines:
+            if (event := read(line)) is not None:
+                events.append(event)
+            turn.took(1)
+            if turn.over:
+                await self._ingest.submit(*events)
+                turn, events = Turn(), []
         await self._ingest.submit(*events)
 
-    def _event(self, line: bytes | InvalidInput) -> ProgressEvent | PreviewEvent | None:
-        if isinstance(line, InvalidInput) or not line.lstrip().startswith(b"{"):
+    def _event(self, line: bytes | LineTooLong) -> Reported | None:
+        if isinstance(line, LineTooLong) or not line.lstrip().startswith(b"{"):
             return self._found(line)
         try:
             event = read_event(line, self._job_id)
         except InvalidInput as error:
-            log.warning("pipeline wrote a bad line", job_id=self._job_id, error=str(error))
-            return None
+            self._warn(error)
+            return self._found(line)
         match event:
             case CompletedEvent():
                 self.result = event.data
@@ -58,12 +74,20 @@ class Output:
                 return event
         return None
 
-    def _found(self, line: bytes | InvalidInput) -> ProgressEvent | None:
-        if self._pattern is None or isinstance(line, InvalidInput):
+    def _found(self, line: bytes | LineTooLong) -> ProgressEvent | None:
+        if self._pattern is None or isinstance(line, LineTooLong):
             return None
         try:
             found = self._pattern.find(line)
         except InvalidInput as error:
-            log.warning("pipeline wrote no progress", job_id=self._job_id, error=str(error))
+            self._warn(error)
             return None
         return ProgressEvent(self._job_id, found) if found is not None else None
+
+    def _warn(self, error: InvalidInput) -> None:
+        """Log the first line of a job that looks like an event and is not: a program may write millions of them."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "pipeline output is not an event; only the first is logged", job_id=self._job_id, error=str(error)
+            )
