@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import ProgressdError
-from progressd.producers.intake import Intake
+from progressd.producers.intake import TURN_LINES, Intake
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import GATHER, Sweep
 from progressd.store.sqlite import SQLiteStore
@@ -39,7 +39,7 @@ class Source:
         self.steps: list[int] = []  # of its job, as its events were decided
         self._more = trio.Event()
 
-    def read(self) -> Intake | None:
+    def read(self, most: int) -> Intake | None:
         lines = self._splitter.feed(self._ours.recv(65536))
         return Intake(lines) if lines else None
 
@@ -134,7 +134,7 @@ async def test_one_that_says_nothing_of_use_without_end_leaves_turns_to_the_othe
     class Endless(Source):
         reads = 0
 
-        def read(self) -> Intake | None:
+        def read(self, most: int) -> Intake | None:
             self.reads += 1
             assert self.reads < 1000
             return Intake([(1, line) for line in lines.encode().splitlines()]) if lines else None
@@ -150,10 +150,31 @@ async def test_one_that_says_nothing_of_use_without_end_leaves_turns_to_the_othe
     assert endless.reads < 1000
 
 
+async def test_all_sources_together_are_asked_for_one_turn_of_lines(store: SQLiteStore) -> None:
+    read = [0]  # lines, between two turns of this task, in which the sweep may come twice
+
+    class Endless(Source):
+        def read(self, most: int) -> Intake | None:
+            read[-1] += most
+            return Intake([(1, b"nonsense")] * most)
+
+        def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+            assert not outcomes
+
+    endless = [Endless(number) for number in range(1, 20)]
+    for source in endless:
+        source.theirs.sendall(b"\n")
+    async with swept(store, *endless):
+        for _ in range(100):
+            await trio.lowlevel.checkpoint()
+            read.append(0)
+    assert TURN_LINES <= max(read) <= 3 * TURN_LINES
+
+
 async def test_what_befalls_one_is_its_own_affair(store: SQLiteStore) -> None:
     class Broken(Source):
-        def read(self) -> Intake | None:
-            super().read()
+        def read(self, most: int) -> Intake | None:
+            super().read(most)
             raise OSError("the cable is cut")
 
     broken, other = Broken(1), Source(2)

@@ -1,6 +1,8 @@
 """Producers on the Unix socket of a running daemon: who is answered what and when, and who cannot disturb whom."""
 
+import itertools
 import json
+import socket
 import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,8 +12,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
+from progressd.producers.intake import TURN_LINES
+from progressd.producers.lines import LineSplitter
+from progressd.producers.sweep import READS_MOST, Sweep
+from progressd.producers.unix_socket import Producer as Reading
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job_id
 
@@ -268,6 +276,51 @@ async def test_a_watcher_sees_a_producers_job_from_its_registration_to_its_end(d
     assert changed["data"] == {"old_status": "processing", "new_status": "completed"}
     assert done["data"] == {"output_path": None, "elapsed_seconds": 45.2, "page_count": 12, "download_url": None}
     assert {message["job_id"] for message in (created, started, moved, changed, done)} == {ID}
+
+
+@given(st.lists(st.sampled_from([b"", b"x", b" ", b"x" * 20_000]), max_size=20), st.lists(st.integers(1, 9)))
+async def test_a_read_takes_at_most_so_many_lines_and_none_is_lost(lines: list[bytes], mosts: list[int]) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        theirs.sendall(b"".join(line + b"\n" for line in lines))
+        theirs.shutdown(socket.SHUT_WR)
+        numbers = []
+        async with trio.open_nursery() as nursery:
+            reading = Reading(ours, nursery, LineSplitter(1 << 20), "store")
+            while not reading.enough:
+                most = mosts.pop() if mosts else TURN_LINES
+                if intake := reading.read(most):
+                    assert len(intake) <= most
+                    numbers += [answer.line for answer in intake.answers([], "store")]
+    assert numbers == [number for number, line in enumerate(lines, 1) if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("line", "most"), [(b"\n", READS_MOST * TURN_LINES), (b"x\n", TURN_LINES), (b"{}\n", TURN_LINES)]
+)
+async def test_others_get_their_turn_between_many_lines(daemon: RunningDaemon, line: bytes, most: int) -> None:
+    ours, theirs = socket.socketpair()
+    splitter, sweep, numbers = LineSplitter(1 << 20), Sweep(daemon.daemon.ingest), list[int]()
+
+    async def other() -> None:
+        while True:
+            numbers.append(splitter.number)
+            await trio.lowlevel.checkpoint()
+
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(line * (100_000 // len(line)))
+        theirs.shutdown(socket.SHUT_WR)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            nursery.start_soon(sweep.run)
+            with trio.fail_after(PATIENCE):
+                await sweep.read(Reading(ours, nursery, splitter, "store"))
+            nursery.cancel_scope.cancel()
+    taken = [after - before for before, after in itertools.pairwise(numbers)]
+    assert max(taken) <= 2 * most  # the sweep may come twice between two turns of the other
 
 
 async def test_the_socket_is_for_its_user_and_group(daemon: RunningDaemon) -> None:

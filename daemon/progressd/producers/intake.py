@@ -20,17 +20,17 @@ class Turn:
     """Limit what is read of producers before the rest of the daemon gets a turn: in lines, and in time."""
 
     def __init__(self) -> None:
-        self._lines = TURN_LINES
+        self.left = TURN_LINES
         self._end = time.perf_counter() + TURN_SECONDS
 
     def took(self, lines: int) -> None:
         """Count lines that were read."""
-        self._lines -= lines
+        self.left -= lines
 
     @property
     def over(self) -> bool:
         """Return whether it is the turn of others."""
-        return self._lines <= 0 or time.perf_counter() >= self._end
+        return self.left <= 0 or time.perf_counter() >= self._end
 
 
 class Intake:

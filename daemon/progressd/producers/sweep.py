@@ -11,11 +11,11 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from progressd.core.errors import Unavailable
-from progressd.ingest import BATCH_MOST, Ingest
-from progressd.producers.intake import Intake
+from progressd.ingest import Ingest
+from progressd.producers.intake import TURN_LINES, Intake, Turn
 from progressd.submitting import Outcome
 
-GATHER: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer
+GATHER: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer or a turn was full
 READY_MOST: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them
 READS_MOST: Final = 32  # in one sweep, also where they bring no line
 
@@ -26,8 +26,8 @@ class Source(Protocol):
     def fileno(self) -> int:
         """Of a non-blocking socket."""
 
-    def read(self) -> Intake | None:
-        """What has come, if anything. May raise, which ends the reading of this one."""
+    def read(self, most: int) -> Intake | None:
+        """Read so many lines at most, blank lines included, if any have come. May raise, which ends the reading."""
 
     @property
     def enough(self) -> bool:
@@ -45,10 +45,10 @@ class Reading:
         self.over = trio.Event()
         self.error: Exception | None = None
 
-    def read(self) -> Intake | None:
+    def read(self, most: int) -> Intake | None:
         """What has come from it, if anything. Its own task is told of an error: no source disturbs another."""
         try:
-            intake = self.source.read()
+            intake = self.source.read(most)
         except Exception as error:
             self.error = error
             self.over.set()
@@ -89,20 +89,22 @@ class Sweep:
                 began = trio.current_time()
                 if batch := self._read():
                     await self._hand_in(batch)
-                    if not any(intake.asks for _, intake in batch):
+                    intakes = [intake for _, intake in batch]
+                    if sum(map(len, intakes)) < TURN_LINES and not any(intake.asks for intake in intakes):
                         await trio.sleep_until(began + GATHER)
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
 
     def _read(self) -> Batch:
-        batch, lines, reads = Batch(), 0, 0
-        while lines < BATCH_MOST and reads < READS_MOST and (ready := self._epoll.poll(0, READY_MOST)):
+        batch, turn, reads = Batch(), Turn(), 0
+        while not turn.over and reads < READS_MOST and (ready := self._epoll.poll(0, READY_MOST)):
             reads += len(ready)
+            share = max(1, turn.left // len(ready))
             for descriptor, _ in ready:
                 reading = self._readings[descriptor]
-                if intake := reading.read():
+                if intake := reading.read(share):
                     batch.append((reading.source, intake))
-                    lines += len(intake)
+                    turn.took(len(intake))
                 if reading.over.is_set():
                     self._forget(descriptor)
         return batch

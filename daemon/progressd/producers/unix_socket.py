@@ -91,13 +91,14 @@ class Producer:
         """For the outbox."""
         await trio.lowlevel.wait_writable(self._socket)
 
-    def read(self) -> Intake | None:
-        """For the sweep: the lines that have come."""
+    def read(self, most: int) -> Intake | None:
+        """For the sweep: the next lines. The others stay in the socket, which therefore stays readable."""
         try:
-            chunk = self._socket.recv(CHUNK)
+            chunk = _first_lines(self._socket.recv(CHUNK, socket.MSG_PEEK), most)
         except BlockingIOError:
             return None
         if chunk:
+            self._socket.recv(len(chunk))
             lines = self._splitter.feed(chunk)
         else:
             lines = self._splitter.end()
@@ -118,3 +119,9 @@ class Producer:
 
     def _give_up(self, closing: Closing) -> None:
         self._nursery.cancel_scope.cancel()
+
+
+def _first_lines(chunk: bytes, most: int) -> bytes:
+    """Return the first lines of a chunk, or all of it where it has fewer than `most`."""
+    *lines, rest = chunk.split(b"\n", most)
+    return chunk if len(lines) < most else chunk[: len(chunk) - len(rest)]
