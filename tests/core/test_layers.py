@@ -46,7 +46,9 @@ MAY_IMPORT = {
     "auth": "core config regular ownership store registry batches broadcast history ingest submitting",
     "retention": "core store registry files",
     "program_output": "",
-    "producers": "core program_output shortage config files registry broadcast ingest submitting accepting",
+    "process_tree": "shortage",
+    "producers": "core program_output process_tree shortage config files registry broadcast ingest submitting "
+    "accepting",
     "ws": "core config tls auth registry batches broadcast history ingest producers accepting",
     "rest": "core shortage tally config auth store stored files upload registry batches broadcast history ingest "
     "producers ws",
@@ -56,7 +58,7 @@ MAY_IMPORT = {
     "files broadcast history ingest auth retention producers ws rest",
     "upkeep": "core store state_dir files rest",
     "pipelines": "",
-    "client": "core program_output",
+    "client": "core program_output process_tree",
     "installation": "core",
     "diagnosis": "core config tls ownership port_holder sockets auth upkeep",
     "cli": "core shortage config auth log journal client app upkeep installation diagnosis",

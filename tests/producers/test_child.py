@@ -14,6 +14,7 @@ import progressd
 import pytest
 import trio
 import trio.testing
+from pid_namespace import as_init
 from progressd import program_output
 from progressd.producers import become
 from progressd.producers import child as module
@@ -23,6 +24,7 @@ from progressd.producers.lines import LineTooLong, NumberedLine
 from waiting import PATIENCE, alive, eventually
 
 GRACE = 0.2  # seconds from SIGTERM to SIGKILL
+MARKED = {"PATH": os.environ["PATH"], "PROGRESSD_RUNNER": "a-test", "PROGRESSD_JOB_ID": "of-a-test"}
 LIMITS = ChildLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
 
 
@@ -322,8 +324,76 @@ async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() ->
 
 async def test_a_grandchild_that_does_not_end_when_asked_is_killed_though_the_child_ends() -> None:
     program = "(trap '' TERM; while :; do sleep 60; done) & echo $!; wait"
-    out, _ = await run_and_cancel(await start(shell(program), grace=2 * PATIENCE))
+    out, took = await run_and_cancel(await start(shell(program)))
     assert not alive(int(out.texts[0]))
+    assert took >= GRACE
+
+
+LEAVING = {  # ways out of the process group of a child
+    "timeout": "timeout 1000 {} &",
+    "setsid": "setsid {} &",
+    "clean": "env -i setsid {} &",
+    "orphan": "(setsid {} &);",
+}
+
+
+def leaving(way: str, there: Path) -> str:
+    """A script whose child leaves its group, and writes its id; it goes on once that is `there`."""
+    stays = f"sh -c 'echo $$; : > {there}; while :; do sleep 60; done'"
+    return f"{LEAVING[way].format(stays)} until [ -e {there} ]; do sleep 0.01; done;"
+
+
+@pytest.mark.parametrize("way", LEAVING)
+async def test_a_cancelled_child_leaves_nothing_of_what_has_left_its_group(way: str, tmp_path: Path) -> None:
+    program = f"{leaving(way, tmp_path / 'there')} sleep 1000; :"
+    out, _ = await run_and_cancel(await start(shell(program), None, MARKED))
+    assert not alive(int(out.texts[0]))
+
+
+@pytest.mark.parametrize("way", [way for way in LEAVING if way != "clean"])  # nothing would tell whose that is
+async def test_a_child_that_ends_leaves_nothing_of_what_has_left_its_group(way: str, tmp_path: Path) -> None:
+    out = Seen()
+    child = await start(shell(f"{leaving(way, tmp_path / 'there')} exit 4"), None, MARKED)
+    with trio.fail_after(PATIENCE):
+        assert await child.run(out, Seen()) == 4
+    assert not alive(int(out.texts[0]))
+
+
+REUSED = """
+import os, subprocess, trio, trio.testing
+from pathlib import Path
+from progressd.producers.child import Child
+
+foreign = None
+
+async def on_lines(lines):
+    global foreign
+    if lines:
+        while (path := Path(f"/proc/{child.pid}/stat")).exists() and ") Z " not in path.read_text():
+            await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(child.pid - 1))
+        foreign = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+
+async def nothing(lines): pass
+
+async def main():
+    global child
+    child = await Child.start(["echo", "last words"], Path("/"), {"PATH": os.environ["PATH"]}, 0.1)
+    assert await child.run(on_lines, nothing) == 0
+    print("ended" if foreign.poll() is not None else "runs")
+    foreign.kill()
+    foreign.wait()
+
+trio.run(main)
+"""
+
+
+def test_a_process_that_gets_the_id_of_a_child_that_has_ended_is_left_alone() -> None:
+    done = subprocess.run(
+        as_init(sys.executable, "-c", REUSED), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.stdout, done.stderr) == ("runs\n", "")
 
 
 async def test_a_grandchild_that_holds_the_output_delays_the_end_only_shortly_and_is_killed() -> None:
@@ -343,12 +413,6 @@ async def test_a_grandchild_that_writes_now_and_then_does_not_keep_the_job_from_
     status, out, _, _ = await run(shell("while :; do echo tick; sleep 0.05; done & echo last; exit 4"))
     assert status == 4
     assert b"last" in out.texts
-
-
-async def test_a_grandchild_that_left_the_group_and_holds_the_output_does_not_keep_the_job_from_its_end() -> None:
-    status, out, _, _ = await run(shell("setsid sleep 1000 & echo $!; exit 4"))
-    os.kill(int(out.texts[0]), signal.SIGKILL)
-    assert status == 4
 
 
 async def test_a_failure_to_take_its_lines_ends_the_child() -> None:

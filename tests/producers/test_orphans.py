@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from progressd import process_tree
 from progressd.producers import orphans
 from progressd.producers.orphans import Children
 from samples import job_id
@@ -84,6 +85,16 @@ async def test_what_left_the_session_is_ended_all_the_same(children: Children) -
         await eventually(lambda: not alive(grandchild))
 
 
+async def test_what_has_neither_the_mark_nor_the_session_is_ended_with_its_parent(children: Children) -> None:
+    program = (
+        f"import subprocess; subprocess.Popen('env -i setsid sh -c \"echo $$; sleep 1000\"', shell=True)\n{SLEEPS}"
+    )
+    with started(program, children.mark) as process:
+        grandchild = max(int(line_of(process).strip() or 0) for _ in range(2))
+        assert await end(children) == set()
+        await eventually(lambda: not alive(grandchild))
+
+
 async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_the_look(children: Children) -> None:
     with started(SLEEPS, children.mark) as process:
         line_of(process)
@@ -91,7 +102,7 @@ async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_t
         with no_descriptors_left():
             os.close(spare)  # one is left, and to look at a process takes two
             with pytest.raises(OSError, match="Too many open files"):
-                children._find()
+                await end(children)
         assert await end(children) == set()
         assert process.wait(PATIENCE) == -signal.SIGTERM
 
@@ -189,13 +200,12 @@ async def test_a_record_that_was_not_written_to_its_end_is_passed_over(children:
 async def test_what_cannot_be_ended_is_told_by_its_job_and_stays_on_record(
     children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orphans, "ROUND_SECONDS", 0.01)
-    monkeypatch.setattr(orphans, "ROUNDS", 2)
+    monkeypatch.setattr(process_tree, "KILL_SECONDS", 0.1)
     with started(STUBBORN, children.mark) as process, started(SLEEPS, children.mark, job_id(2)) as other:
         line_of(process), line_of(other)
         record(children, process.pid)
         # As for a process that waits in the kernel for a disk that is gone.
-        monkeypatch.setattr(orphans.signal, "SIGKILL", signal.SIGTERM)
+        monkeypatch.setattr(process_tree, "SIGKILL", signal.SIGTERM)
         assert await end(children, 2.0) == {job_id(1)}
         monkeypatch.undo()
         assert children.recorded_jobs() == [job_id(1)]

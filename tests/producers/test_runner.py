@@ -365,6 +365,26 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
         assert (await daemon.daemon.registry.get(submitted)).status is CANCELLED
 
 
+@pytest.mark.parametrize("end", ["cancelled", "too long"])
+@pytest.mark.parametrize("leave", ["timeout 1000", "setsid"])
+async def test_a_slot_is_free_once_nothing_of_its_job_runs_in_any_group_or_session(
+    leave: str, end: str, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    program = f"{leave} sh -c 'trap \"sleep 0.2; exit\" TERM; echo $$ > {pids}; while :; do sleep 0.01; done' & wait"
+    pipelines = {
+        "pdf": shell(program, timeout=1.0 if end == "too long" else None),
+        "next": shell(f"! grep 'State:.[^Z]' /proc/$(cat {pids})/status"),
+    }
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon:
+        submitted = await submit(daemon, "pdf")
+        await first_line(pids)
+        if end == "cancelled":
+            await cancel(daemon, submitted)
+        assert (await run(daemon, "next")).status is COMPLETED
+        assert (await daemon.daemon.registry.get(submitted)).status is (CANCELLED if end == "cancelled" else FAILED)
+
+
 async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(tmp_path: Path) -> None:
     go = tmp_path / "go"
     program = (

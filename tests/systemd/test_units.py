@@ -121,6 +121,25 @@ def test_a_job_has_its_limits_inside_the_sandbox(machine: Machine) -> None:
     assert lines[-1] == "500"
 
 
+def test_a_cancelled_job_leaves_nothing_inside_the_sandbox(machine: Machine) -> None:
+    leaves = "'timeout 1000 sleep 1000 & setsid sleep 1000 & sleep 1000 & wait'"
+    machine.write(
+        "/etc/progressd/8083.toml",
+        f"[pipelines.leave]\ncommand = ['sh', '-c', {leaves}, '{{input}}']\naccept = ['*/*']\n",
+    )
+    machine.run("systemctl", "start", "progressd@8083.service")
+    url = ["--url", "http://127.0.0.1:8083"]
+    job_id = machine.run("progressd", "submit", "/etc/hosts", *url, "--pipeline", "leave").split()[-1]
+
+    def sleeping() -> int:
+        return len(machine.run("pgrep", "-x", "sleep", check=False).split())
+
+    machine.eventually(lambda: sleeping() == 3)
+    machine.run("progressd", "cancel", job_id, *url)
+    machine.eventually(lambda: sleeping() == 0)
+    assert "cannot" not in machine.log("progressd@8083.service")
+
+
 def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
     options = [

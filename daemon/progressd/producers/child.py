@@ -1,24 +1,30 @@
-"""A child process in its own process group: its output by lines, its end by itself, by time, or by us."""
+"""A child process in a session of its own: its output by lines, and its end by itself, by time, or by us.
+
+Nothing that it has started outlives it.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import structlog
 import trio
 
+from progressd.process_tree import Process, Tree, environment_of
 from progressd.producers import become
 from progressd.producers.lines import LineSplitter, NumberedLine
+from progressd.producers.orphans import JOB, MARK
 from progressd.program_output import ProgramOutput
-from progressd.shortage import thread_told
+from progressd.shortage import passes, thread_told
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
-GONE_MOST: Final = 1.0  # seconds for the killed ones to be gone, which takes them a moment and somebody to reap them
+RETRY_AFTER: Final = 1.0  # seconds until another try, when the machine was short of something
 
 # Read once: while a new version is being installed, the file is away, and then it is one for another daemon.
 _SOURCE: Final = Path(become.__file__).read_text(encoding="utf-8")
@@ -33,13 +39,19 @@ log = structlog.get_logger(__name__)
 
 
 class Child:
-    """A started program. `run` it once; a cancellation, like everything else that ends `run`, ends its whole group."""
+    """A started program. `run` it once; a cancellation, like everything else that ends `run`, ends its whole tree.
 
-    def __init__(self, process: trio.Process, kill_grace: float) -> None:
+    `marks`: variables that only its tree has in its environment, by which what leaves the session is found.
+    """
+
+    def __init__(self, process: trio.Process, kill_grace: float, marks: Sequence[str] = ()) -> None:
         self._process = process
         self._kill_grace = kill_grace
+        self._marks = {os.fsencode(mark) for mark in marks}
+        self._tree = Tree(self._known)
         self.pid = process.pid
         self.stderr = b""  # the end of it
+        self.left: list[Process] = []  # what could not be ended
 
     @classmethod
     async def start(
@@ -68,7 +80,9 @@ class Child:
                     )
             finally:
                 os.close(writing)
-            child = cls(process, kill_grace)
+            child = cls(
+                process, kill_grace, [f"{name}={environment[name]}" for name in (MARK, JOB) if name in environment]
+            )
             try:
                 await _has_become(command[0], report)
             except BaseException:
@@ -86,7 +100,7 @@ class Child:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, stdout, on_stdout)
                 nursery.start_soon(self._read_stderr, stderr, on_stderr)
-                await process.wait()
+                await self._ended()
                 for output in (stdout, stderr):
                     output.has_ended()
         finally:
@@ -108,33 +122,52 @@ class Child:
             await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars rewrite their line
         await on_lines(splitter.end())
 
+    async def _ended(self) -> None:
+        """Wait until the program has ended. Its exit status stays: until that is taken, its id is not used again."""
+        descriptor = None
+        while descriptor is None:
+            try:
+                descriptor = os.pidfd_open(self.pid)
+            except OSError as error:
+                if not passes(error):
+                    raise
+                await trio.sleep(RETRY_AFTER)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
+
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
-            await self._end()
+            self.left = await self._end()
             for stream in (self._process.stdout, self._process.stderr):
                 assert stream is not None
                 await stream.aclose()  # not before: its last words would kill it (SIGPIPE)
-
-    async def _end(self) -> None:
-        """End the group: the child if it still runs, and whatever it has started and left behind."""
-        if self._process.returncode is None:
-            self._signal(signal.SIGTERM)
-            with trio.move_on_after(self._kill_grace):
+            if self.pid in [process.pid for process in self.left]:
+                trio.lowlevel.spawn_system_task(self._process.wait)
+            else:
                 await self._process.wait()
-        there = self._signal(signal.SIGKILL)
-        await self._process.wait()
-        with trio.move_on_after(GONE_MOST):
-            while there:
-                await trio.sleep(0.01)
-                there = self._signal(0)
 
-    def _signal(self, number: int) -> bool:
-        """Send the group a signal, with 0 none; whether there is anybody in it."""
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
+    async def _end(self) -> list[Process]:
+        """End the program, if it still runs, and all that it has started. Return what could not be ended."""
+        while True:
+            try:
+                return await self._tree.end(self._kill_grace)
+            except OSError as error:
+                if not passes(error):
+                    raise
+                log.warning("cannot search for the processes of a program yet", pid=self.pid, error=str(error))
+            with suppress(ProcessLookupError, PermissionError):  # at least, and it takes nothing
+                os.killpg(self.pid, signal.SIGTERM)
+            await trio.sleep(RETRY_AFTER)
+
+    def _known(self, processes: Sequence[Process]) -> Mapping[int, str]:
+        """Find what has the marks or is in the session. No other has its id before the exit status is taken."""
+        return {
+            process.pid: ""
+            for process in processes
+            if process.session == self.pid or (self._marks and self._marks <= set(environment_of(process.pid)))
+        }
 
 
 async def _has_become(program: str, report: trio.abc.ReceiveStream) -> None:
