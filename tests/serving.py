@@ -7,7 +7,7 @@ with served_daemon(state_dir) as daemon:
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -40,13 +40,14 @@ def served_daemon(
     config: str | Path | None = None,
     port: int = 0,
     log: IO[str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[ServedDaemon]:
     """A daemon over a state directory, on a port or any free one; stopped by SIGTERM unless it has ended itself.
 
     `config`: what its config file has in it, or which it is.
-    `log`: where its log goes, instead of that of the tests.
+    `log`: where its log goes, instead of that of the tests. `prefix`: a command that runs the one that follows.
     """
-    command = [sys.executable, "-m", "progressd", "serve", "--port", str(port), "--state-dir", str(state_dir)]
+    command = [*prefix, sys.executable, "-m", "progressd", "serve", "--port", str(port), "--state-dir", str(state_dir)]
     if isinstance(config, str):
         path = state_dir.with_suffix(".toml")
         path.write_text(config)

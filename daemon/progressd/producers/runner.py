@@ -49,6 +49,7 @@ class Runner:
         self._slots = trio.Semaphore(settings.runner.slots)
         self._children = Children(settings.state_dir, ingest.store_id)
         self._taken: set[str] = set()
+        self._left = dict[str, str]()  # by job, the processes that could not be ended
         self._taking = trio.CancelScope()
 
     def use(self, settings: Settings) -> None:
@@ -84,7 +85,7 @@ class Runner:
                     await self._report(RequeueEvent(job.id))
                     log.info("job queued again", job_id=job.id, attempt=job.attempt + 1)
                 else:
-                    await self._report(RunnerEvent(job.id, _error(job, "interrupted")))
+                    await self._report(RunnerEvent(job.id, ErrorEvent(job.id, ErrorData("interrupted"))))
                     log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
             except (Conflict, NotFound) as refusal:
                 log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
@@ -130,12 +131,19 @@ class Runner:
             raise
         finally:
             self._taken.discard(job.id)
+            self._left.pop(job.id, None)
             self._slots.release()
 
     async def _hand_back(self, job: Job) -> None:
-        """Queue a job again whose child was ended because the daemon stops; else the next start counts the attempt."""
+        """Queue a job again whose child was ended because the daemon stops; else the next start counts the attempt.
+
+        It fails where its processes could not be ended: the next daemon would run it beside them.
+        """
         with trio.move_on_after(HAND_BACK_WITHIN, shield=True):
             try:
+                if job.id in self._left:
+                    await self._report(RunnerEvent(job.id, self._failed(job, "the daemon stopped")))
+                    return
                 await self._report(RequeueEvent(job.id, stopped=True))
                 log.info("job queued again, for the daemon stops", job_id=job.id)
             except (Conflict, NotFound) as refusal:
@@ -160,13 +168,13 @@ class Runner:
             raise
         except Exception as error:
             log.error("cannot run job", job_id=job.id, pipeline=job.pipeline, error=repr(error), exc_info=error)
-            return _failed(job, f"the daemon failed to run {job.pipeline}; its log says why")
+            return self._failed(job, f"the daemon failed to run {job.pipeline}; its log says why")
 
     async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
         """Run the job once; how it ended. Raises Conflict when somebody else ends it, OSError."""
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
-            return _failed(job, f"the pipeline {job.pipeline} is no longer configured")
+            return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
         limits = ChildLimits.of(pipeline, self._settings.runner)
         async with AsyncExitStack() as started:
             try:
@@ -175,7 +183,7 @@ class Runner:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "the daemon's log says why"
-                return _failed(job, f"{program}, the program of pipeline {job.pipeline}, cannot be started: {why}")
+                return self._failed(job, f"{program}, the program of pipeline {job.pipeline}, cannot be started: {why}")
             return await self._run_pipeline(job, pipeline, limits, result, child)
 
     async def _start(
@@ -209,16 +217,21 @@ class Runner:
     ) -> CompletedEvent | ErrorEvent:
         output = Output(job.id, self._ingest, pipeline.progress_pattern)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
-        with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
-            status = await self._run_child(job, child, output)
+        try:
+            with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
+                status = await self._run_child(job, child, output)
+        finally:
+            if child.left:
+                self._left[job.id] = ", ".join(map(str, child.left))
+                log.error("cannot end all processes of a job", job_id=job.id, processes=self._left[job.id])
         if child.stderr:
             await self._keep_stderr(job, child.stderr)
         if in_time.cancelled_caught:
-            return _failed(job, f"stopped after {timeout:g} s, the longest that a job of {job.pipeline} may take")
+            return self._failed(job, f"stopped after {timeout:g} s, the longest that a job of {job.pipeline} may take")
         if output.complaint is not None:
-            return _error(job, output.complaint)
+            return self._error(job, output.complaint)
         if status != 0:
-            return _failed(job, f"{job.pipeline} {limits.told(status, child.stderr)}")
+            return self._failed(job, f"{job.pipeline} {limits.told(status, child.stderr)}")
         return await self._succeed(job, pipeline, result, output.result)
 
     async def _keep_stderr(self, job: Job, text: bytes) -> None:
@@ -253,12 +266,12 @@ class Runner:
             try:
                 await self._files.keep_output(job.id, result)
             except FileNotFoundError:
-                return _failed(job, f"{job.pipeline} ended well, but wrote no result")
+                return self._failed(job, f"{job.pipeline} ended well, but wrote no result")
             except OSError as error:
                 if not passes(error):
                     raise
                 log.error("cannot keep a result", job_id=job.id, error=str(error))
-                return _failed(
+                return self._failed(
                     job, f"{job.pipeline} ended well, but the daemon cannot keep its result: {error.strerror}"
                 )
             url = download_path(job.id)
@@ -284,10 +297,9 @@ class Runner:
             "PROGRESSD_SOCKET": str(self._settings.ingest.socket),
         }
 
+    def _failed(self, job: Job, sentence: str) -> ErrorEvent:
+        return self._error(job, f"Pipeline error: {sentence}")
 
-def _error(job: Job, sentence: str) -> ErrorEvent:
-    return ErrorEvent(job.id, ErrorData(sentence))
-
-
-def _failed(job: Job, sentence: str) -> ErrorEvent:
-    return _error(job, f"Pipeline error: {sentence}")
+    def _error(self, job: Job, sentence: str) -> ErrorEvent:
+        left = self._left.get(job.id)
+        return ErrorEvent(job.id, ErrorData(f"{sentence}; cannot end its processes {left}" if left else sentence))
