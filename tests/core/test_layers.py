@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "retention": "core store registry files",
     "program_output": "",
     "process_tree": "shortage",
-    "producers": "core program_output process_tree shortage config files registry broadcast ingest submitting "
+    "reaper": "process_tree",
+    "producers": "core program_output process_tree reaper shortage config files registry broadcast ingest submitting "
     "accepting",
     "ws": "core config tls auth registry batches broadcast history ingest producers accepting",
     "rest": "core shortage tally config auth store stored files upload registry batches broadcast history ingest "
@@ -58,10 +59,10 @@ MAY_IMPORT = {
     "files broadcast history ingest auth retention producers ws rest",
     "upkeep": "core store state_dir files rest",
     "pipelines": "",
-    "client": "core program_output process_tree",
+    "client": "core program_output process_tree reaper",
     "installation": "core",
     "diagnosis": "core config tls ownership port_holder sockets auth upkeep",
-    "cli": "core shortage config auth log journal client app upkeep installation diagnosis",
+    "cli": "core shortage reaper config auth log journal client app upkeep installation diagnosis",
     "__main__": "cli",
 }
 CORE_MAY_IMPORT = {"collections", "datetime", "difflib", "enum", "heapq", "math", "msgspec", "re", "re2", "typing"}

@@ -122,7 +122,7 @@ def test_a_job_has_its_limits_inside_the_sandbox(machine: Machine) -> None:
 
 
 def test_a_cancelled_job_leaves_nothing_inside_the_sandbox(machine: Machine) -> None:
-    leaves = "'timeout 1000 sleep 1000 & setsid sleep 1000 & sleep 1000 & wait'"
+    leaves = "'timeout 1000 sleep 1000 & setsid sleep 1000 & (env -i setsid sleep 1000 &); sleep 1000 & wait'"
     machine.write(
         "/etc/progressd/8083.toml",
         f"[pipelines.leave]\ncommand = ['sh', '-c', {leaves}, '{{input}}']\naccept = ['*/*']\n",
@@ -134,9 +134,12 @@ def test_a_cancelled_job_leaves_nothing_inside_the_sandbox(machine: Machine) -> 
     def sleeping() -> int:
         return len(machine.run("pgrep", "-x", "sleep", check=False).split())
 
-    machine.eventually(lambda: sleeping() == 3)
+    machine.eventually(lambda: sleeping() == 4)
     machine.run("progressd", "cancel", job_id, *url)
-    machine.eventually(lambda: sleeping() == 0)
+    machine.eventually(lambda: sleeping() == 1)  # nothing tells whose the one without environment and parent is
+    machine.run("systemctl", "kill", "--kill-whom=main", "progressd@8083.service")
+    machine.eventually(lambda: machine.state("progressd@8083.service")["ActiveState"] == "inactive")
+    assert sleeping() == 0
     assert "cannot" not in machine.log("progressd@8083.service")
 
 

@@ -1,6 +1,5 @@
 """`progressd serve`: the daemon in the foreground."""
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -34,17 +33,24 @@ def serve(config_path: Path | None, **flags: object) -> None:
     from progressd import app, log
     from progressd.config import Settings, load
     from progressd.core.errors import ProgressdError
+    from progressd.reaper import adopt
 
     environ = dict(os.environ)  # the daemon takes out of it what its children must not have
 
     def read_settings(*, again: bool = True) -> Settings:
         return load(config_path, environ, given_settings(flags), again=again)[0]
 
+    async def run() -> None:
+        below = adopt()
+        await app.serve(settings, read_settings, on_listening=_announce)
+        if left := await below.end(settings.runner.kill_grace):  # what jobs left behind, and nothing else told of
+            structlog.get_logger().error("cannot end what jobs left running", processes=[str(one) for one in left])
+
     settings = read_settings(again=False)
     log.configure(settings.log)
     faulthandler.enable()  # where it hung, when the watchdog kills it
     try:
-        trio.run(partial(app.serve, settings, read_settings, on_listening=_announce))
+        trio.run(run)
     except Exception as error:
         for leaf in log.leaves(error):
             if isinstance(leaf, ProgressdError):

@@ -20,6 +20,7 @@ from progressd.producers import become
 from progressd.producers.lines import LineSplitter, NumberedLine
 from progressd.producers.orphans import JOB, MARK
 from progressd.program_output import ProgramOutput
+from progressd.reaper import reaper
 from progressd.shortage import passes, thread_told
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
@@ -68,7 +69,7 @@ class Child:
             try:
                 words = (*BECOME, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
                 with thread_told():  # of the one in which Trio starts it
-                    process = await trio.lowlevel.open_process(
+                    process = await reaper.open_process(
                         words,
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE,
@@ -144,9 +145,9 @@ class Child:
                 assert stream is not None
                 await stream.aclose()  # not before: its last words would kill it (SIGPIPE)
             if self.pid in [process.pid for process in self.left]:
-                trio.lowlevel.spawn_system_task(self._process.wait)
+                trio.lowlevel.spawn_system_task(reaper.exit_status, self._process)
             else:
-                await self._process.wait()
+                await reaper.exit_status(self._process)
 
     async def _end(self) -> list[Process]:
         """End the program, if it still runs, and all that it has started. Return what could not be ended."""
