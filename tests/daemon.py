@@ -228,11 +228,12 @@ async def running_daemon(
             running = RunningDaemon(daemon, sockets.url, send_signal)
             answers = trio.Event()
 
+            async def on_listening(_url: str) -> None:
+                answers.set()
+
             async def run() -> None:
                 notify = Notifier({})
-                await daemon.run(
-                    sockets, signals, nursery, notify, lambda _: answers.set(), read_settings=read_settings
-                )
+                await daemon.run(sockets, signals, nursery, notify, on_listening, read_settings=read_settings)
                 assert running.asked_to_stop, "the daemon has ended by itself"
                 running.stopped.set()
 

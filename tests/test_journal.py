@@ -1,15 +1,12 @@
 """Messages in the journal's own protocol, read as journald reads them."""
 
 import array
-import contextlib
 import logging
 import os
 import socket
 import struct
-import time
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from progressd import log
 from progressd.config import LogSettings
-from progressd.journal import Entry, Journal
+from progressd.journal import stderr_is_journal
+from progressd.log_queue import MAX_BYTES
 from waiting import PATIENCE
 
 
@@ -30,10 +28,10 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "socket"))
         receiver.settimeout(PATIENCE)
-        monkeypatch.setattr("progressd.journal.JournaldTransport.SOCKET_PATH", tmp_path / "socket")
+        monkeypatch.setattr("progressd.journal.SOCKET", str(tmp_path / "socket"))
         log.configure(LogSettings(format="journal"))
         yield receiver
-        root.handlers[0].close()
+        log.close()
     root.handlers = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -97,44 +95,35 @@ def test_a_value_never_becomes_a_field(journald: socket.socket, message: str, va
     assert fields["KEY"] == value
 
 
-def test_without_a_journal_the_message_is_lost_and_nothing_ends(tmp_path: Path) -> None:
-    with closing(Journal(str(tmp_path / "none"))) as journal:
-        journal.msg(Entry.of({"message": "x", "level": "info"}, ""))
+def test_a_missing_journal_fails_no_caller(journald: socket.socket) -> None:
+    os.unlink(journald.getsockname())
+    structlog.get_logger().info("x")
+    log.close()
 
 
-def drained(journald: socket.socket) -> list[dict[str, str]]:
-    """All messages that wait."""
-    found = []
-    journald.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            found.append(received(journald))
-    return found
-
-
-def test_a_journal_that_stalls_holds_up_nobody_and_what_it_lost_is_told_later(journald: socket.socket) -> None:
-    begun = time.monotonic()
-    for number in range(1000):
+def test_a_stalled_journal_loses_nothing_up_to_the_bound(journald: socket.socket) -> None:
+    for number in range(2000):
         structlog.get_logger().info("x", number=number)
-    assert time.monotonic() - begun < 2 * PATIENCE
-    kept = drained(journald)
-    assert [fields["NUMBER"] for fields in kept] == [str(number) for number in range(len(kept))]
-    assert 0 < len(kept) < 1000
-    structlog.get_logger().info("y")
-    loss, after = drained(journald)
-    assert loss["MESSAGE"] == f"the journal has not taken all messages lost={1000 - len(kept)}"
-    assert (loss["LOST"], loss["PRIORITY"], after["MESSAGE"]) == (str(1000 - len(kept)), "4", "y")
+    assert [received(journald)["NUMBER"] for _ in range(2000)] == list(map(str, range(2000)))
+
+
+def test_messages_dropped_for_a_stalled_journal_are_counted(journald: socket.socket) -> None:
+    number = 2 * MAX_BYTES // 1000
+    for _ in range(number):
+        structlog.get_logger().info("x", text="y" * 500)
+    kept = 0
+    while (fields := received(journald))["MESSAGE"].startswith("x "):
+        kept += 1
+    assert fields["MESSAGE"] == f"log lines dropped lines={number - kept}"
+    assert (fields["LINES"], fields["PRIORITY"]) == (str(number - kept), "4")
     structlog.get_logger().info("z")
-    assert [fields["MESSAGE"] for fields in drained(journald)] == ["z"]
+    assert received(journald)["MESSAGE"] == "z"
 
 
-def test_a_journal_that_is_behind_for_a_moment_loses_nothing(
-    journald: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.journal.PATIENCE", PATIENCE)  # however busy the machine is
-    numbers = list(map(str, range(2000)))
-    with closing(Journal()) as journal, ThreadPoolExecutor(1) as reader:
-        told = reader.submit(lambda: [received(journald)["MESSAGE"] for _ in numbers])
-        for number in numbers:
-            journal.msg(Entry.of({"message": number, "level": "info"}, ""))
-    assert told.result() == numbers
+@pytest.mark.parametrize("same", [True, False])
+def test_stderr_is_the_journal_with_its_inode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, same: bool) -> None:
+    with open(tmp_path / "stderr", "w") as stderr:
+        status = os.stat(stderr.name if same else tmp_path)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        assert stderr_is_journal() is same

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import Final
@@ -64,7 +64,7 @@ log = structlog.get_logger(__name__)
 
 
 async def serve(
-    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], None]
+    settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], Awaitable[None]]
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, and drain; further signals hurry that. SIGHUP: read settings again.
 
@@ -184,7 +184,7 @@ class Daemon:
         signals: AsyncIterator[int],
         beside: trio.Nursery,
         notify: Notifier,
-        on_listening: Callable[[str], None],
+        on_listening: Callable[[str], Awaitable[None]],
         watchdog: float | None = None,
         read_settings: Callable[[], Settings] | None = None,
     ) -> None:
@@ -203,7 +203,7 @@ class Daemon:
                 async with trio.open_nursery() as accepting:
                     jobs_done = self._serve(accepting, listener, sockets)
                     self._tell_systemd(accepting, sockets, notify, watchdog)
-                    on_listening(sockets.url)
+                    await on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_told_to_stop(signals, notify)
                     beside.start_soon(patience.run)

@@ -1,81 +1,79 @@
-"""The journal of systemd, by its own protocol: each message with its priority and its keys as fields.
+"""The journal of systemd, by its native protocol: each message with its priority and its keys as fields.
 
 So `journalctl JOB_ID=…` tells the story of one job, and `journalctl -p warning` what went wrong
 (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 """
 
-import time
+import errno
+import fcntl
+import os
+import socket
+import struct
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from logging_journald import JournaldTransport, check_journal_stream
-
-__all__ = ["KNOWN", "Entry", "Journal", "check_journal_stream"]
-
+SOCKET: Final = "/run/systemd/journal/socket"
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 KNOWN: Final = {"message", "level", "timestamp"}  # the journal has its own fields for these
-PATIENCE: Final = 0.2  # seconds that the daemon may stand still for a journal that is behind, lest a burst is lost
-SHARE: Final = 0.05  # of the time after that, and no more: a journal that stalls does not take the daemon along
+SEALED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
-class Entry(str):
-    """A message, as text, with its priority and keys."""
+def stderr_is_journal() -> bool:
+    """Return whether systemd has connected stderr to the journal (systemd.exec(5), `$JOURNAL_STREAM`)."""
+    if "JOURNAL_STREAM" not in os.environ or sys.stderr is None:
+        return False
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ["JOURNAL_STREAM"] == f"{status.st_dev}:{status.st_ino}"
 
-    __slots__ = ("fields",)
-    fields: dict[str, str]
 
-    @classmethod
-    def of(cls, event: Mapping[str, Any], words: str) -> "Entry":
-        """From `message`, `level` and any keys; `words` tell the keys to who reads the text alone."""
-        entry = cls(f"{event['message']} {words}".rstrip())
-        entry.fields = {"PRIORITY": str(PRIORITIES[event["level"]]), "SYSLOG_IDENTIFIER": "progressd"}
-        for key, value in event.items():
-            if key not in KNOWN:
-                entry.fields[key.lstrip("_").upper()] = _text(value)
-        return entry
+def datagram(event: Mapping[str, Any], words: str) -> bytes:
+    """Encode an event of `message`, `level` and any keys. `words` are those keys for a reader of the text alone."""
+    fields = {
+        "MESSAGE": f"{event['message']} {words}".rstrip(),
+        "PRIORITY": PRIORITIES[event["level"]],
+        "SYSLOG_IDENTIFIER": "progressd",
+        **{key.lstrip("_").upper(): value for key, value in event.items() if key not in KNOWN},
+    }
+    return b"".join(
+        _field(name.encode(), str(value).encode(errors="backslashreplace")) for name, value in fields.items()
+    )
+
+
+def _field(name: bytes, value: bytes) -> bytes:
+    if b"\n" in value:
+        return b"%b\n%b%b\n" % (name, struct.pack("<Q", len(value)), value)
+    return b"%b=%b\n" % (name, value)
 
 
 class Journal:
-    """Where entries go; those that the journal does not take in time are lost, and told with the next one it takes."""
+    """Where datagrams go. A write blocks while the journal is behind."""
 
-    def __init__(self, path: str | None = None) -> None:
-        self._transport = JournaldTransport(path, connected=False)  # a journal that is started again has a new socket
-        self._lost = 0
-        self._patience = PATIENCE  # seconds that are left
-        self._sent = time.monotonic()
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM
+        )  # unconnected: a restarted journal has a new one
 
-    def msg(self, entry: Entry) -> None:
-        """Send an entry."""
-        if self._lost and self._send(_loss(self._lost)):
-            self._lost = 0
-        if not self._send(entry):
-            self._lost += 1
-
-    def _send(self, entry: Entry) -> bool:
-        begun = time.monotonic()
-        self._patience = min(PATIENCE, self._patience + SHARE * (begun - self._sent))
-        self._transport.socket.settimeout(self._patience)
+    def write(self, data: bytes) -> None:
+        """Send a message. Raises OSError."""
         try:
-            self._transport.send([("MESSAGE", _text(entry)), *entry.fields.items()])
-        except OSError:
-            return False
-        finally:
-            self._sent = time.monotonic()
-            self._patience = max(0, self._patience - (self._sent - begun))
-        return True
+            self._socket.sendto(data, SOCKET)
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+            self._send_file(data)
+
+    def _send_file(self, data: bytes) -> None:
+        """Send what is too long for a datagram as a sealed memory file."""
+        with open(os.memfd_create("progressd-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb", buffering=0) as file:
+            os.write(file.fileno(), data)
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALED)
+            rights = struct.pack("i", file.fileno())
+            self._socket.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], 0, SOCKET)
 
     def close(self) -> None:
-        """Nothing more is sent."""
-        self._transport.socket.close()
-
-    debug = info = warning = error = critical = log = exception = msg
-
-
-def _loss(count: int) -> Entry:
-    event = {"message": "the journal has not taken all messages", "level": "warning", "lost": count}
-    return Entry.of(event, f"lost={count}")
-
-
-def _text(value: object) -> str:
-    """Without what UTF-8 cannot say."""
-    return str(value).encode(errors="backslashreplace").decode()
+        """Close the socket."""
+        self._socket.close()

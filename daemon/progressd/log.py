@@ -1,16 +1,16 @@
 """The log: one line an event on stderr, or a message in the journal, from progressd and the libraries alike.
 
-What it cannot write ends nothing.
+Logging never blocks and never fails: a thread writes, and lines that it cannot write are dropped and counted.
 
 Log with `structlog.get_logger()`, an event in a few words and the rest as keys: `log.info("job started", job_id=…)`.
 """
 
-import contextlib
-import json
 import logging
+import os
 import re
+import select
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TextIO
 
 import structlog
@@ -18,7 +18,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.config import LogSettings
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
-from progressd.journal import KNOWN, Entry, Journal, check_journal_stream
+from progressd.journal import KNOWN, Journal, datagram, stderr_is_journal
+from progressd.log_queue import LogQueue
 
 _LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -28,7 +29,7 @@ _LEVELS: Final = {
     "critical": logging.CRITICAL,
 }
 _least = logging.INFO  # the level in force
-_BARE = re.compile(r'[^\s"=\\\x00-\x1f\x7f-\x9f]+')
+_logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -42,23 +43,28 @@ def set_level(settings: LogSettings) -> None:
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Send all logs to `stream` (stderr) or the journal. Times are UTC, ISO 8601. Tracebacks only at level debug."""
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115, stderr was closed
     form = _form(settings.format, stream)
-    sink = Journal() if form == "journal" else _Lines(stream)
-    shared: list[Processor] = [
+    processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _exception,
+        structlog.processors.EventRenamer("message"),
+        *_renderers(form, stream),
     ]
-    last: list[Processor] = [structlog.processors.EventRenamer("message"), *_renderers(form, stream)]
+
+    def notice(dropped: int) -> bytes:
+        return _rendered({"event": "log lines dropped", "lines": dropped}, "warning", processors)
+
+    queue = LogQueue(Journal() if form == "journal" else Descriptor(stream.fileno()), notice)
     structlog.configure(
-        processors=[_drop_unimportant, *shared, *last],
+        processors=[_drop_unimportant, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=lambda *_: sink,
+        logger_factory=lambda *_: queue,
         cache_logger_on_first_use=True,
     )
-    logging.getLogger().handlers = [_StandardHandler(sink, [*shared, *last])]
+    logging.getLogger().handlers = [_StandardHandler(queue, processors)]
     set_level(settings)
     for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving", "trio-websocket"):
         library = logging.getLogger(name)
@@ -66,12 +72,18 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         library.setLevel(logging.NOTSET)
 
 
+def close() -> None:
+    """Write the lines that wait, for CLOSE_TIMEOUT at most, and drop all that comes later."""
+    for handler in logging.getLogger().handlers:
+        handler.close()
+
+
 def _form(form: str, stream: TextIO) -> str:
     if form != "auto":
         return form
     if stream.isatty():
         return "console"
-    return "journal" if stream is sys.stderr and check_journal_stream() else "logfmt"
+    return "journal" if stream is sys.stderr and stderr_is_journal() else "logfmt"
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -83,57 +95,64 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-class _Lines:
-    """Writes lines; a full disk or a closed terminal costs the line, never a connection or the daemon."""
+class Descriptor:
+    """A file, pipe or terminal. It stays open."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
-    def msg(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
+    def write(self, line: bytes) -> None:
+        """Write a line, also where another process has set O_NONBLOCK. Raises OSError."""
+        while line:
+            try:
+                line = line[os.write(self._descriptor, line) :]
+            except BlockingIOError:
+                writable = select.poll()
+                writable.register(self._descriptor, select.POLLOUT)
+                writable.poll()
 
     def close(self) -> None:
-        """The stream is not ours to close."""
-
-    debug = info = warning = error = critical = log = exception = msg
+        """Nothing to do."""
 
 
 class _StandardHandler(logging.Handler):
     """What libraries log, on the same way."""
 
-    def __init__(self, sink: "_Lines | Journal", processors: Sequence[Processor]) -> None:
+    def __init__(self, queue: LogQueue, processors: Sequence[Processor]) -> None:
         super().__init__()
-        self._sink: Any = sink
+        self._queue = queue
         self._processors = processors
 
     def close(self) -> None:
-        self._sink.close()
+        self._queue.close()
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            event: Any = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
-            for process in self._processors:
-                event = process(None, record.levelname.lower(), event)
-            self._sink.msg(event)
+            event = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
+            self._queue.msg(_rendered(event, record.levelname.lower(), self._processors))
         except Exception:
             self.handleError(record)
+
+
+def _rendered(event: Any, method: str, processors: Sequence[Processor]) -> bytes:
+    for process in processors:
+        event = process(None, method, event)
+    return bytes(event)
 
 
 def _renderers(form: str, stream: TextIO) -> list[Processor]:
     match form:
         case "journal":
-            return [_entry]
+            return [_datagram]
         case "json":
-            return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False), _without_controls]
+            return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False), _without_controls, _line]
         case "logfmt":
-            return [_in_order, _logfmt, _without_controls]
+            return [_in_order, _logfmt, _without_controls, _line]
     console = structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), event_key="message", exception_formatter=structlog.dev.plain_traceback
     )
-    return [_printable, console]
+    return [_printable, console, _line]
 
 
 def _drop_unimportant(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -163,27 +182,19 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
     return {**first, **event}
 
 
-def _logfmt(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return _words(event)
-
-
-def _entry(_logger: WrappedLogger, _method: str, event: EventDict) -> Entry:
+def _datagram(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
     hidden = (*KNOWN, "exception")
-    return Entry.of(event, _words({key: value for key, value in event.items() if key not in hidden}))
-
-
-def _words(event: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={_word(value)}" for key, value in event.items())
-
-
-def _word(value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    shown = {key: value for key, value in event.items() if key not in hidden}
+    return datagram(event, str(_logfmt(logger, method, shown)))
 
 
 def _without_controls(_logger: WrappedLogger, _method: str, line: Any) -> str:
     """What a client sent must not steer the terminal on which somebody reads the log; JSON lets some of it through."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def _line(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -7,9 +7,9 @@ A case that fails is printed with its seed and its bytes.
 """
 
 import contextlib
-import io
 import json
 import logging
+import os
 import re
 import sys
 from collections import Counter
@@ -66,19 +66,22 @@ TAKEN: Final = (
 WS_PATHS: Final = ("/ws", "/ws/jobs", f"/ws/jobs/{JOBS[0]}", "/ws?interval=1", "/ws/publish")
 
 
-class Trial(io.StringIO):
-    """What has gone wrong; also the stream of the daemon's log, in which an error is one of these things."""
+class Trial(logging.Handler):
+    """What has gone wrong; also the end of the daemon's log, in which an error is one of these things."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(logging.ERROR)
         self.wrong: list[str] = []
         self.under_way: set[Sequence[Case]] = set()
         self.answers: Counter[str] = Counter()  # by what they were to, and what they began with
 
-    def write(self, line: str) -> int:
-        if re.search(r" level=(error|critical) |Traceback", line):
-            self.blame(f"logged {line!r}", *self.under_way)
-        return len(line)
+    def emit(self, record: logging.LogRecord) -> None:
+        self.blame(f"logged {record.getMessage()!r}", *self.under_way)
+
+    def log(self, _logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if method in ("error", "critical"):
+            self.blame(f"logged {event!r}", *self.under_way)
+        return event
 
     def blame(self, what: str, *tried: Sequence[Case]) -> None:
         self.wrong.append("\n".join([what, *(str(case) for cases in tried for case in cases)]))
@@ -216,14 +219,18 @@ def logging_to(trial: Trial) -> Iterator[None]:
     """Within this the daemon's log is looked through."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
-    log.configure(LogSettings(format="logfmt"), trial)
-    structlog.configure(cache_logger_on_first_use=False)  # or the tests that follow would log here
-    try:
-        yield
-    finally:
-        root.handlers = handlers
-        root.setLevel(level)
-        structlog.reset_defaults()
+    with open(os.devnull, "w") as null:
+        log.configure(LogSettings(format="logfmt"), null)
+        processors = [trial.log, *structlog.get_config()["processors"]]
+        structlog.configure(processors, cache_logger_on_first_use=False)  # or the tests that follow would log here
+        root.addHandler(trial)
+        try:
+            yield
+        finally:
+            log.close()
+            root.handlers = handlers
+            root.setLevel(level)
+            structlog.reset_defaults()
 
 
 @asynccontextmanager

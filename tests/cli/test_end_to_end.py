@@ -235,6 +235,9 @@ def test_a_pipe_that_is_closed_ends_the_watcher_without_a_word(daemon: Daemon) -
         (["jobs", "export", "--state-dir", "{state_dir}"], ""),
         (["watch", "--json"], ""),
         (["config"], ""),
+        (["--help"], ""),
+        (["--version"], "1"),
+        (["serve", "--help"], ""),
     ],
 )
 def test_output_that_a_full_disk_does_not_take_ends_with_a_sentence(

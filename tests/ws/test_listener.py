@@ -216,10 +216,13 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
         await listening.wait()
         await let_out()
 
+    async def on_listening(_url: str) -> None:
+        listening.set()
+
     monkeypatch.setattr(Ledger, "run", run)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
-        await serve(settings, lambda: settings, on_listening=lambda _: listening.set())
+        await serve(settings, lambda: settings, on_listening=on_listening)
 
 
 async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -46,48 +47,51 @@ class _Commands(click.Group):
         try:
             return self._in_sentences(ctx)
         except click.ClickException as error:
-            if not _to_journal():
+            from progressd.journal import stderr_is_journal
+
+            if not stderr_is_journal():
                 raise
             for line in error.format_message().splitlines():
                 click.echo(f"{ERR}Error: {line}", err=True)
             ctx.exit(error.exit_code)
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _checked_output():  # --help and --version print from here
+            return super().make_context(*arguments, **options)
+
     def _in_sentences(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _checked_output():
+                return super().invoke(ctx)
         except (ClientError, ProgressdError) as error:
             raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            _drop_output()
-            ctx.exit(BROKEN_PIPE)
-        except OSError as error:
-            from progressd.shortage import UNWRITTEN
-
-            if error.errno not in UNWRITTEN or error.filename is not None:
-                raise
-            _drop_output()
-            raise click.ClickException(f"cannot write the output: {error.strerror}") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of use, not of the alphabet
 
 
+@contextmanager
+def _checked_output() -> Iterator[None]:
+    """End with a sentence where the disk does not take the output, and silently where nobody reads it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        from progressd.shortage import UNWRITTEN
+
+        if error.errno not in UNWRITTEN or error.filename is not None:
+            raise
+        _drop_output()
+        raise click.ClickException(f"cannot write the output: {error.strerror}") from error
+
+
 def _drop_output() -> None:
     """What is still buffered has nowhere to go, and Python would complain about that at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _to_journal() -> bool:
-    if "JOURNAL_STREAM" not in os.environ:
-        return False
-    from progressd.journal import check_journal_stream
-
-    try:
-        return bool(check_journal_stream())
-    except (OSError, ValueError):
-        return False
 
 
 _SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -1,10 +1,14 @@
 """`progressd serve`: the daemon in the foreground."""
 
+import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
 from progressd.cli.parameters import config_option, given_settings, settings_options
+
+STDOUT_TIMEOUT: Final = 1.0  # seconds to wait for a reader of the address; it may read it later
 
 
 @click.command()
@@ -48,7 +52,8 @@ def serve(config_path: Path | None, **flags: object) -> None:
 
     settings = read_settings(again=False)
     log.configure(settings.log)
-    faulthandler.enable()  # where it hung, when the watchdog kills it
+    if sys.stderr is not None:
+        faulthandler.enable()  # where it hung, when the watchdog kills it
     try:
         trio.run(run)
     except Exception as error:
@@ -57,7 +62,22 @@ def serve(config_path: Path | None, **flags: object) -> None:
                 raise leaf from None
         structlog.get_logger().critical("the daemon has failed", exc_info=error)
         raise SystemExit(1) from None
+    finally:
+        log.close()  # before the sentence on stderr
 
 
-def _announce(url: str) -> None:
-    click.echo(f"listening on {url}")
+async def _announce(url: str) -> None:
+    """Print the address from a thread, which a reader of stdout that has stopped reading may block."""
+    import trio
+
+    from progressd.core.errors import ProgressdError
+    from progressd.log import Descriptor
+
+    if sys.stdout is None:
+        return
+    stdout, line = Descriptor(sys.stdout.fileno()), f"listening on {url}\n".encode()
+    try:
+        with trio.move_on_after(STDOUT_TIMEOUT):
+            await trio.to_thread.run_sync(stdout.write, line, abandon_on_cancel=True)
+    except OSError as error:
+        raise ProgressdError(f"cannot print the address: {error.strerror}") from error

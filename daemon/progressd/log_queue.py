@@ -1,0 +1,100 @@
+"""A bounded queue of log lines and the thread that writes them: a reader that does not read blocks only the thread.
+
+`logging.handlers.QueueListener` is bounded in lines instead of bytes, and does not count the lines it drops. O_NONBLOCK
+is no alternative: it belongs to the open file, which other processes share.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+MAX_BYTES: Final = 1024 * 1024  # of lines that wait
+CLOSE_TIMEOUT: Final = 1.0  # seconds that the end of the process waits for a reader
+
+
+class Output(Protocol):
+    """The end of the queue."""
+
+    def write(self, line: bytes) -> None:
+        """Write a line, however long that takes. Raises OSError."""
+
+    def close(self) -> None:
+        """Release what it has opened."""
+
+
+class LogQueue:
+    """Write lines to `output` in order. A line for which that raises OSError is dropped.
+
+    `notice` makes the line that says how many were dropped. It follows as soon as the others have been written.
+    """
+
+    def __init__(self, output: Output, notice: Callable[[int], bytes]) -> None:
+        self._output = output
+        self._notice = notice
+        self._lines = deque[tuple[bytes, int]]()  # each with its weight: a notice has that of the lines it counts
+        self._size = 0
+        self._dropped = 0
+        self._changed = threading.Condition()  # reentrant: the garbage collector may log while a line is queued
+        self._running = False
+        self._closed = False
+
+    def msg(self, line: bytes) -> None:
+        """Queue a line, or drop it when the queue is full or being emptied after that. Never block."""
+        with self._changed:
+            if self._closed or (self._lines and (self._dropped or self._size + len(line) > MAX_BYTES)):
+                self._dropped += 1
+                return
+            self._append(line, 1)
+            if not self._running:
+                self._start()
+
+    debug = info = warning = error = critical = log = exception = msg  # structlog calls the one of the level
+
+    def close(self) -> None:
+        """Wait until all lines are written, for CLOSE_TIMEOUT at most, and drop all that comes later."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, CLOSE_TIMEOUT)
+            self._closed = True
+            if self._running:
+                self._changed.notify_all()
+            else:
+                self._output.close()
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="log", daemon=True).start()
+        except RuntimeError:  # no thread is left: the next line tries again
+            return
+        self._running = True
+
+    def _append(self, line: bytes, weight: int) -> None:
+        self._lines.append((line, weight))
+        self._size += len(line)
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._closed)
+                if self._closed:
+                    self._output.close()
+                    return
+                line, weight = self._lines[0]
+            written = self._write(line)
+            with self._changed:
+                self._lines.popleft()
+                self._size -= len(line)
+                if not written:
+                    self._dropped += weight
+                elif self._dropped and not self._lines:
+                    dropped, self._dropped = self._dropped, 0
+                    self._append(self._notice(dropped), dropped)
+                self._changed.notify_all()
+
+    def _write(self, line: bytes) -> bool:
+        try:
+            self._output.write(line)
+        except OSError:
+            return False
+        return True
