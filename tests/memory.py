@@ -103,7 +103,7 @@ class OneJob(NoHistory):
         self.asked, self.may_answer = trio.Event(), trio.Event()
         self.may_answer.set()
 
-    async def subject(self, topic: str) -> None:
+    async def require(self, topic: str) -> None:
         self.asked.set()
         await self.may_answer.wait()
         if topic != job_topic(ID):
@@ -115,9 +115,9 @@ class LongPast(OneJob):
 
     broken = False
 
-    async def subjects(self, topics: Collection[str]) -> dict[str, None]:
+    async def existing(self, topics: Collection[str]) -> set[str]:
         await trio.lowlevel.checkpoint()
-        return dict.fromkeys(topics)
+        return set(topics)
 
     def cursor(self, offset: int) -> str:
         return f"store-{offset}"
@@ -158,8 +158,8 @@ class Server:
         self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         self.ingest = Deciding()
-        sight = SimpleNamespace(history=self.history, broadcaster=self.broadcaster, ingest=self.ingest)
-        sights = SimpleNamespace(of=lambda who: sight)
+        sight = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
+        sights = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: sight)
         admission = Admission(settings.auth)
         self.watchers = Watchers(
             settings, admission, Allowance(settings, admission), Places(settings), cast(Any, sights)

@@ -1,8 +1,8 @@
 """What a batch of events comes to: decided and placed in the stream, but not durable and not told to anyone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -14,21 +14,13 @@ from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound, ProgressdError, Unreadable
 from progressd.core.events import CallOffEvent, Event, checked_job_id
-from progressd.core.job import Applied, Job, apply
+from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Progress
 from progressd.core.status import JobStatus
 from progressd.registry import Registry
 from progressd.store.base import Change
 
 MESSAGES_MOST: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
-
-Sees: TypeAlias = Callable[[Job], bool]
-"""Whether whoever hands in an event has to do with a job."""
-
-
-def sees_all(_: Job) -> bool:
-    """Of those who have to do with every job."""
-    return True
 
 
 class Draft:
@@ -57,7 +49,7 @@ class Draft:
         self.changes: list[Change] = []
         self.of_jobs: dict[str, JobBatch] = {}  # batches of jobs whose counts have changed
 
-    def decide(self, event: Event, sees: Sees) -> Job | ProgressdError:
+    def decide(self, event: Event, may_see: MaySee) -> Job | ProgressdError:
         """The job as the event leaves it, or what refuses the event: of an unseen job, what does of none.
 
         Only here is it known which job that is, since the events before this one may make it.
@@ -69,7 +61,7 @@ class Draft:
                 job = self._known(event.job_id) or self._stored.get(event.job_id)
             if isinstance(job, Unreadable):
                 return job
-            if job is not None and not sees(job):
+            if job is not None and not may_see(job):
                 raise NotFound(f"no job {job.id}")
             applied = apply(job, event, self._now)
         except ProgressdError as error:
@@ -113,7 +105,7 @@ class Draft:
             placed = replace(message, cursor=str(Cursor(self._store_id, offset)), time=self._now)
             if job.batch_id is not None:
                 placed = replace(placed, batch_id=job.batch_id)
-            published = Published(offset, self._base.shown(placed))
+            published = Published(offset, self._base.shown(placed), job.labels)
             self.published.append(published)
             if isinstance(placed, PagePreview):  # never kept
                 continue
@@ -140,4 +132,4 @@ class Draft:
 def deletion(job: Job, cursor: Cursor, now: datetime) -> Published:
     """What is told of a job that was deleted."""
     said = JobDeletedData(job.status, job.labels)
-    return Published(cursor.offset, JobDeleted(job.id, said, str(cursor), now, job.batch_id or UNSET))
+    return Published(cursor.offset, JobDeleted(job.id, said, str(cursor), now, job.batch_id or UNSET), job.labels)

@@ -3,16 +3,16 @@
 Of the jobs in memory it is there, encoded already for the watchers before; of the others it comes from the store.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from progressd.batches import Batches, placed_messages
-from progressd.broadcast.published import Published
+from progressd.broadcast.published import NO_LABELS, Published
 from progressd.broadcast.subscription import Page
 from progressd.core.base_path import AT_ROOT, BasePath
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, NotFound
-from progressd.core.job import Job
+from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, JobCreated, batch_topic, job_topic
 from progressd.registry import Registry, Trail, in_order, newest_progress
 from progressd.store.base import Change, Store
@@ -29,21 +29,23 @@ class History:
         self._batches = batches
         self._base = base
 
-    async def subject(self, topic: str) -> Job | None:
-        """The job that a topic is about, of a batch the first; None for that of all jobs. Raises NotFound."""
-        found = await self.subjects([topic])
-        if topic not in found:
+    async def require(self, topic: str) -> None:
+        """Raise NotFound unless the topic exists."""
+        if topic not in await self.existing([topic]):
             raise NotFound(f"no {topic.replace(':', ' ')}")
-        return found[topic]
 
-    async def subjects(self, topics: Collection[str]) -> Mapping[str, Job | None]:
-        """As `subject`, for those of the topics that exist; however many do not, it costs two queries."""
+    async def existing(self, topics: Collection[str], may_see: MaySee = sees_all) -> set[str]:
+        """Return those of the topics that exist, for a watcher that may see some jobs.
+
+        A batch is there for a watcher that may see all of its jobs. All topics that do not exist cost two queries.
+        """
         jobs = await self._registry.find(_ids(topics, job_topic("")))
         batches = await self._batches.find_all(_ids(topics, batch_topic("")))
-        found: dict[str, Job | None] = {job_topic(job_id): job for job_id, job in jobs.items()}
+        found = {job_topic(job_id) for job_id, job in jobs.items() if may_see(job)}
         for batch_id in batches:
-            found[batch_topic(batch_id)] = next(iter(await self._store.jobs_of_batch(batch_id)), None)
-        return {topic: found.get(topic) for topic in topics if topic in found or topic == ALL_JOBS}
+            if may_see is sees_all or all(map(may_see, await self._store.jobs_of_batch(batch_id))):
+                found.add(batch_topic(batch_id))
+        return found | ({ALL_JOBS} & set(topics))
 
     async def over(self, topic: str, after: int) -> bool:
         """Whether nothing comes on the topic any more after that offset. Raises NotFound."""
@@ -103,7 +105,7 @@ class History:
             trail = Trail()
             trail.progress = newest_progress(job, self._store.id)
             while changes := await self._store.changes(after, upto, PAGE, job.id):
-                trail.changes += map(self._published, changes)
+                trail.changes += [self._published(change, job.labels) for change in changes]
                 after = changes[-1].offset
         return trail
 
@@ -122,12 +124,20 @@ class History:
                 end = changes[-1].offset
             moved = [job for job in await self._store.moved(after, end) if job.id not in in_memory]
         progress += [newest_progress(job, self._store.id) for job in moved]
-        items = list(map(self._published, changes))
+        items = await self._with_labels(changes)
         items += [item for item in progress if item is not None and (after or 0) < item.offset <= end]
         return Page(in_order(items), None if end == upto else end)
 
-    def _published(self, change: Change) -> Published:
-        return Published(change.offset, self._base.shown(change.message))
+    async def _with_labels(self, changes: Sequence[Change]) -> list[Published]:
+        """Return the changes as messages. One whose job cannot be read has no labels: keys bound to some miss it."""
+        ids = {change.message.job_id for change in changes}
+        jobs = {job_id: job for job_id in ids if (job := self._registry.known(job_id)) is not None}
+        jobs.update(await self._store.readable_jobs(ids - jobs.keys()))
+        labels = {job.id: job.labels for job in jobs.values()}
+        return [self._published(change, labels.get(change.message.job_id, NO_LABELS)) for change in changes]
+
+    def _published(self, change: Change, labels: Mapping[str, str]) -> Published:
+        return Published(change.offset, self._base.shown(change.message), labels)
 
 
 def _ids(topics: Collection[str], prefix: str) -> list[str]:

@@ -19,9 +19,9 @@ from progressd.core.base_path import AT_ROOT, BasePath
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable, Unreadable
 from progressd.core.events import Event, LeaseEvent, LostEvent
-from progressd.core.job import Job
+from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.leases import Leases
-from progressd.draft import MESSAGES_MOST, Draft, Sees, deletion, sees_all
+from progressd.draft import MESSAGES_MOST, Draft, deletion
 from progressd.log import log_change
 from progressd.registry import Registry
 from progressd.store.base import Store
@@ -39,11 +39,11 @@ log = structlog.get_logger(__name__)
 class Entry:
     """Events of one producer, or a job to delete, and what comes of it. Neither: decided once all before it are."""
 
-    __slots__ = ("decided", "deleted", "events", "outcomes", "sees")
+    __slots__ = ("decided", "deleted", "events", "may_see", "outcomes")
 
-    def __init__(self, events: Sequence[Event] = (), sees: Sees = sees_all, deleted: Job | None = None) -> None:
+    def __init__(self, events: Sequence[Event] = (), may_see: MaySee = sees_all, deleted: Job | None = None) -> None:
         self.events = events
-        self.sees = sees
+        self.may_see = may_see
         self.deleted = deleted
         self.outcomes: list[Outcome] = []
         self.decided = trio.Event()
@@ -71,12 +71,12 @@ class Ingest(Submitting):
         self._until_look = trio.CancelScope()
         self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
 
-    async def submit(self, *events: Event, sees: Sees = sees_all) -> list[Outcome]:
+    async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """See Submitting. What is about a job that is not seen is refused like what is about none."""
         if not events:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._decided(Entry(events, sees))
+        return await self._decided(Entry(events, may_see))
 
     async def delete(self, job: Job) -> Job:
         """Delete a finished job, and tell those who watch; its files are left. Raises NotFound, StoreFailed."""
@@ -203,12 +203,12 @@ class Ingest(Submitting):
 
     async def _draft(self, entries: Sequence[Entry]) -> tuple[Draft, list[Outcome]]:
         """Apply events to a draft; nothing of it shows yet. Raises StoreFailed, MemoryError."""
-        events = [(event, entry.sees) for entry in entries for event in entry.events]
+        events = [(event, entry.may_see) for entry in entries for event in entry.events]
         stored = await self._jobs_not_in_memory(event for event, _ in events)
         await self._reserve(MESSAGES_MOST * len(events))
         now, first = datetime.now(UTC), self._next_offset
         draft = Draft(self._registry, self._batches, stored, self.store_id, first, now, self._base)
-        outcomes = [draft.decide(event, sees) for event, sees in events]
+        outcomes = [draft.decide(event, may_see) for event, may_see in events]
         draft.place_counts()
         return draft, outcomes
 
@@ -273,7 +273,7 @@ class Ingest(Submitting):
             now = trio.current_time()
             for event in entry.events:
                 job = self._registry.known(event.job_id) or self._registry.known(event.job_id.lower())
-                if job is not None and entry.sees(job) and not isinstance(event, LeaseEvent):
+                if job is not None and entry.may_see(job) and not isinstance(event, LeaseEvent):
                     self._leases.heard(job.id, now)
 
     async def _watch_leases(self) -> None:

@@ -63,7 +63,8 @@ class Registry:
             trail = self._trails[job.id] = Trail()
             trail.progress = newest_progress(job, self._store.id)
         for change in await self._store.changes_of_unfinished(upto):
-            self._trails[change.message.job_id].changes.append(Published(*change))
+            job = self.unfinished[change.message.job_id]
+            self._trails[job.id].changes.append(Published(*change, job.labels))
 
     def known(self, job_id: str) -> Job | None:
         """The job if it is in memory, which every unfinished one is."""
@@ -163,4 +164,4 @@ def newest_progress(job: Job, store_id: str) -> Published | None:
         return None
     cursor = str(Cursor(store_id, job.progress_offset))
     progress = Progress(job.id, job.progress, cursor, job.progress_at or UNSET, job.batch_id or UNSET)
-    return Published(job.progress_offset, progress)
+    return Published(job.progress_offset, progress, job.labels)

@@ -192,6 +192,40 @@ async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
     assert {message["job_id"] for message in seen} == {OURS, extra}
 
 
+async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delivered(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.registry.REMEMBERED", 1)
+    jobs = [job_id(number) for number in range(10, 30)]
+    async with side.daemon.watch("/ws/jobs", side.headers) as watcher, side.daemon.watch("/ws", side.headers) as many:
+        await many.websocket.send_message(json.dumps({"type": "subscribe", "topics": ["jobs"]}))
+        await many.receive_until("subscribed")
+        await side.daemon.report(*(registered(job, **TEAM) for job in jobs), *(progress(job, 1) for job in jobs))
+        await side.daemon.report(completed(THEIRS), *map(completed, jobs))
+        for one in (watcher, many):
+            seen = list[str]()
+            while len(seen) < len(jobs):
+                seen.append((await one.receive_until("completed"))[-1]["job_id"])
+            assert seen == jobs
+
+
+async def test_a_watcher_that_comes_back_gets_the_ends_of_forgotten_jobs_with_its_labels(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.registry.REMEMBERED", 1)
+    before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
+    jobs = [job_id(number) for number in range(10, 30)]
+    for job in jobs:
+        await side.daemon.report(registered(job, **TEAM), progress(job, 1), completed(job))
+        await side.daemon.report(registered(job_id(99 + int(job[-2:], 16))), completed(THEIRS))
+    path = f"/ws/jobs?since={before}&interval=60&types=progress"
+    async with side.daemon.watch(path, side.headers) as watcher:
+        seen = list[str]()
+        while len(seen) < len(jobs):
+            seen.append((await watcher.receive_until("completed"))[-1]["job_id"])
+    assert seen == jobs
+
+
 @pytest.mark.parametrize("job", [THEIRS, UNKNOWN])
 async def test_the_stream_of_anothers_job_does_not_exist(side: Side, job: str) -> None:
     with pytest.raises(ConnectionRejected) as refused:

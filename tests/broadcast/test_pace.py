@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
 from outboxes import Collected
-from progressd.broadcast.pace import Let, Pace, Paced, Selected
+from progressd.broadcast.pace import Let, Pace, Paced, Selected, of_types
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import JOB_FINISHED
 from progressd.core.messages import JobMessage, Progress, ends_job
@@ -194,7 +195,7 @@ async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> No
 @pytest.mark.parametrize("types", [set(), {"progress"}, {"job_created", "page_preview"}])
 def test_a_selection_always_has_the_changes_of_status_and_the_ends(types: set[str]) -> None:
     outbox = Collected()
-    selected = Selected(outbox, types)
+    selected = Selected(outbox, partial(of_types, types))
     told = [created(), started(), moved(1), *succeeded(), started(OTHER), cancelled(OTHER)]
     selected.put(Batch(numbered(told)))
     selected.end(JOB_FINISHED)

@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from progressd.core.errors import NotFound, OutOfScope, Unauthorized
-from progressd.core.job import Job
+from progressd.core.job import Job, has_labels
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 
@@ -33,12 +33,17 @@ class Identity(Struct, frozen=True, kw_only=True):
     @property
     def bound(self) -> bool:
         """Whether there may be jobs that it has nothing to do with."""
-        return bool(self.labels) or self.topic not in (None, ALL_JOBS)
+        return bool(self.labels) or not self.may_watch_all
 
-    def sees(self, job: Job) -> bool:
-        """Whether it has to do with the job."""
+    @property
+    def may_watch_all(self) -> bool:
+        """Return whether it may watch more than one topic."""
+        return self.topic in (None, ALL_JOBS)
+
+    def may_see(self, job: Job) -> bool:
+        """Return whether the job exists for this identity."""
         topics = (None, ALL_JOBS, job_topic(job.id), batch_topic(job.batch_id or ""))
-        return self.topic in topics and self.labels.items() <= job.labels.items()
+        return self.topic in topics and has_labels(job.labels, self.labels)
 
 
 EVERYBODY: Final = Identity(scopes=frozenset(Scope))
@@ -57,5 +62,5 @@ def decide(who: Identity, action: Scope, job: Job | None = None) -> None:
         raise Unauthorized("this takes a key: send it as Authorization: Bearer KEY, or as X-API-Key")
     if action not in who.scopes and Scope.ADMIN not in who.scopes:
         raise OutOfScope(f"this takes the scope {action}, and this key has {', '.join(sorted(who.scopes))}")
-    if job is not None and not who.sees(job):
+    if job is not None and not who.may_see(job):
         raise NotFound(f"no job {job.id}")

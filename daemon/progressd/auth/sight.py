@@ -9,20 +9,14 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from progressd.auth.identity import Identity, Scope, decide
+from progressd.auth.identity import Identity
 from progressd.batches import Batches
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.crowd import Crowd
-from progressd.broadcast.outbox import Outbox
-from progressd.broadcast.published import Batch, Published
-from progressd.broadcast.reader import Reader, ReaderOutbox
-from progressd.broadcast.session import Session
-from progressd.broadcast.subscription import Page, Subscription
 from progressd.core.batch import JobBatch
 from progressd.core.errors import NotFound, OutOfScope, StoreFailed, Unreadable
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job
-from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic
+from progressd.core.messages import ALL_JOBS
 from progressd.core.status import JobStatus
 from progressd.history import History
 from progressd.ingest import Ingest
@@ -41,18 +35,19 @@ class SeenRegistry:
     def known(self, job_id: str) -> Job | None:
         """See Registry."""
         job = self._registry.known(job_id)
-        return job if job is not None and self._who.sees(job) else None
+        return job if job is not None and self._who.may_see(job) else None
 
     async def get(self, job_id: str) -> Job:
         """See Registry."""
         job = await self._registry.get(job_id)
-        decide(self._who, Scope.READ if Scope.READ in self._who.scopes else Scope.WRITE, job)
+        if not self._who.may_see(job):
+            raise NotFound(f"no job {job_id}")
         return job
 
     async def find(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Registry."""
         found = await self._registry.find(ids)
-        return {job_id: job for job_id, job in found.items() if self._who.sees(job)}
+        return {job_id: job for job_id, job in found.items() if self._who.may_see(job)}
 
 
 class SeenBatches:
@@ -66,7 +61,7 @@ class SeenBatches:
     async def find(self, batch_id: str) -> JobBatch | None:
         """See Batches."""
         batch = await self._batches.find(batch_id)
-        if batch is None or not all(map(self._who.sees, await self._store.jobs_of_batch(batch_id))):
+        if batch is None or not all(map(self._who.may_see, await self._store.jobs_of_batch(batch_id))):
             return None
         return batch
 
@@ -99,7 +94,7 @@ class SeenStore:
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""
-        if self._who.topic not in (None, ALL_JOBS):
+        if not self._who.may_watch_all:
             raise OutOfScope(f"this token is for {self._who.topic}")
         labels = (*which.labels, *self._who.labels.items())
         return await self._store.list_jobs(which._replace(labels=labels), limit, offset)
@@ -120,11 +115,11 @@ class BoundIngest(Submitting):
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """See Ingest. What is about the job of somebody else is refused like what is about none."""
-        return await self._ingest.submit(*map(self._labelled, events), sees=self._who.sees)
+        return await self._ingest.submit(*map(self._labelled, events), may_see=self._who.may_see)
 
     async def delete(self, job: Job) -> Job:
         """See Ingest."""
-        if not self._who.sees(job):
+        if not self._who.may_see(job):
             raise NotFound(f"no job {job.id}")
         return await self._ingest.delete(job)
 
@@ -136,111 +131,36 @@ class BoundIngest(Submitting):
 
 
 class SeenHistory:
-    """The history, with what was of the jobs that `who` sees; and the same for what comes."""
+    """The history, with the topics that `who` may watch."""
 
-    def __init__(self, history: History, registry: Registry, batches: SeenBatches, who: Identity) -> None:
+    def __init__(self, history: History, who: Identity) -> None:
         self.cursor = history.cursor
         self.offset = history.offset
         self.over = history.over
         self._history = history
-        self._registry = registry
-        self._batches = batches
         self._who = who
-        self._replayed: set[str] = set()  # the jobs of the last page that it sees
 
-    async def subject(self, topic: str) -> Job | None:
-        """See History. Raises OutOfScope for all jobs where only one topic may be watched."""
-        subject = await self._history.subject(topic)
-        if not await self._may_watch(topic, subject):
-            if topic == ALL_JOBS:
-                raise OutOfScope(f"this token is for {self._who.topic}")
+    async def require(self, topic: str) -> None:
+        """Raise NotFound unless the topic exists for `who`, OutOfScope for all jobs with a token for one topic."""
+        if topic == ALL_JOBS and not self._who.may_watch_all:
+            raise OutOfScope(f"this token is for {self._who.topic}")
+        if topic not in await self.existing([topic]):
             raise NotFound(f"no {topic.replace(':', ' ')}")
-        return subject
 
-    async def subjects(self, topics: Collection[str]) -> Mapping[str, Job | None]:
+    async def existing(self, topics: Collection[str]) -> set[str]:
         """See History."""
-        found = await self._history.subjects(topics)
-        return {topic: subject for topic, subject in found.items() if await self._may_watch(topic, subject)}
-
-    async def _may_watch(self, topic: str, subject: Job | None) -> bool:
-        if topic.startswith(batch_topic("")):
-            return await self._batches.find(topic.removeprefix(batch_topic(""))) is not None
-        if subject is not None:
-            return self._who.sees(subject)
-        return self._who.topic in (None, ALL_JOBS)
-
-    async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """See `broadcast.subscription.History`."""
-        page = await self._history.page(topic, after, upto)
-        jobs = {item.message.job_id for item in page.items if not isinstance(item.message, BatchMessage)}
-        found = await self._registry.find(jobs)
-        self._replayed = {job_id for job_id, job in found.items() if self._who.sees(job)}
-        return page._replace(items=[item for item in page.items if self.shows(item)])
-
-    def shows(self, item: Published) -> bool:
-        """Whether a message that has just come, or was in the last page, is for `who`."""
-        message = item.message
-        if isinstance(message, BatchMessage):
-            return True  # who may watch the batch sees all of its jobs
-        if isinstance(message, JobDeleted):
-            return self._who.labels.items() <= message.data.labels.items()
-        job = self._registry.known(message.job_id)
-        return self._who.sees(job) if job is not None else message.job_id in self._replayed
-
-
-class Filtered:
-    """An outbox that gets only what a history shows."""
-
-    def __init__(self, outbox: Outbox, history: SeenHistory) -> None:
-        self._outbox = outbox
-        self._shows = history.shows
-        self.end = outbox.end
-        self.upto = outbox.upto
-
-    def put(self, batch: Batch[Published]) -> None:
-        """Pass on what is for its watcher."""
-        shown = [item for item in batch.items if self._shows(item)]
-        if shown:
-            self._outbox.put(batch if len(shown) == len(batch.items) else Batch(shown))
-
-    def follow(self, crowd: Crowd) -> None:
-        """Get what is put into the crowd, in order to choose."""
-        crowd.add(self)
-
-
-class SeenBroadcaster:
-    """The broadcaster, with the messages that a history shows."""
-
-    def __init__(self, broadcaster: Broadcaster, history: SeenHistory) -> None:
-        self._broadcaster = broadcaster
-        self._history = history
-
-    @property
-    def offset(self) -> int:
-        """See Broadcaster."""
-        return self._broadcaster.offset
-
-    def join(self, name: str, outbox: Outbox, after: int | None = None) -> Subscription:
-        """See Broadcaster."""
-        return self._broadcaster.join(name, Filtered(outbox, self._history), after, self._history)
-
-    def read(self, topic: str, outbox: ReaderOutbox, behind: Outbox, after: int | None = None) -> Reader:
-        """See Broadcaster."""
-        return Reader(outbox, self.join(topic, behind, after))
-
-    def open_session(self, outbox: Outbox) -> Session:
-        """See Broadcaster."""
-        return self._broadcaster.open_session(Filtered(outbox, self._history), self._history)
+        found = await self._history.existing(topics, self._who.may_see)
+        return found if self._who.may_watch_all else found - {ALL_JOBS}
 
 
 class Sight(NamedTuple):
-    """The parts of the daemon, as far as one has to do with them."""
+    """The parts of the daemon, as far as one has to do with them. `labels`: those that a job must have to be seen."""
 
+    labels: Mapping[str, str]
     store: Store | SeenStore
     registry: Registry | SeenRegistry
     batches: Batches | SeenBatches
     history: History | SeenHistory
-    broadcaster: Broadcaster | SeenBroadcaster
     ingest: Ingest | BoundIngest
 
 
@@ -256,24 +176,23 @@ class Sights:
         broadcaster: Broadcaster,
         ingest: Ingest,
     ) -> None:
+        self.broadcaster = broadcaster
+        self._all = Sight({}, store, registry, batches, history, ingest)
         self._store = store
         self._registry = registry
         self._batches = batches
         self._history = history
-        self._broadcaster = broadcaster
         self._ingest = ingest
 
     def of(self, who: Identity) -> Sight:
-        """What `who` sees."""
+        """Return what `who` sees."""
         if not who.bound:
-            return Sight(self._store, self._registry, self._batches, self._history, self._broadcaster, self._ingest)
-        batches = SeenBatches(self._batches, self._store, who)
-        history = SeenHistory(self._history, self._registry, batches, who)
+            return self._all
         return Sight(
+            who.labels,
             SeenStore(self._store, who),
             SeenRegistry(self._registry, who),
-            batches,
-            history,
-            SeenBroadcaster(self._broadcaster, history),
+            SeenBatches(self._batches, self._store, who),
+            SeenHistory(self._history, who),
             BoundIngest(self._ingest, who),
         )

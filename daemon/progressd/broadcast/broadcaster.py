@@ -130,25 +130,22 @@ class Broadcaster:
         """Watch a topic through an outbox of one's own; `behind`: what stands before it to keep some messages back."""
         return Reader(outbox, self.join(topic, behind, after))
 
-    def join(self, name: str, outbox: Outbox, after: int | None = None, history: History | None = None) -> Subscription:
-        """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next.
-
-        `history`: instead of the broadcaster's, for who may not see all of it.
-        """
+    def join(self, name: str, outbox: Outbox, after: int | None = None) -> Subscription:
+        """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next."""
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
-        subscription = Subscription(name, outbox, history or self._history, after, self.offset, self.limit, self._leave)
+        subscription = Subscription(name, outbox, self._history, after, self.offset, self.limit, self._leave)
         topic.join(subscription)
         return subscription
 
-    def open_session(self, outbox: Outbox, history: History | None = None) -> Session:
-        """For a watcher of many topics, who says later which. `history`: as for `join`."""
+    def open_session(self, outbox: Outbox) -> Session:
+        """For a watcher of many topics, who says later which."""
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, history or self._history, lambda: self.offset, self.limit)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)

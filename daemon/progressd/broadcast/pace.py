@@ -1,11 +1,12 @@
-"""Less for a watcher who asks for less: only some types of messages, or progress only so often.
+"""Less for a watcher who may see less, or asks for less: some jobs, some types of messages, progress only so often.
 
-Neither ever keeps back a change of a job's status, nor the last progress before its end.
+The last two never keep back a change of a job's status, nor the last progress before its end.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
@@ -18,13 +19,14 @@ from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import Closing
 from progressd.core.cursor import Cursor
+from progressd.core.job import has_labels
 from progressd.core.messages import (
     BatchCompleted,
+    BatchMessage,
     Completed,
     Error,
     Progress,
     StatusChange,
-    TopicMessage,
     ends_job,
     type_of,
 )
@@ -33,39 +35,55 @@ ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
 
 
 class Selected:
-    """An outbox that gets only some types of messages."""
+    """An outbox that gets only some messages."""
 
-    def __init__(self, outbox: Outbox, types: Collection[str]) -> None:
+    def __init__(self, outbox: Outbox, wanted: Callable[[Published], bool]) -> None:
         self._outbox = outbox
-        self._types = types
+        self._wanted = wanted
         self.end = outbox.end
         self.upto = outbox.upto
 
     def put(self, batch: Batch[Published]) -> None:
         """Pass on what was selected."""
-        wanted = [item for item in batch.items if self._wants(item.message)]
+        wanted = list(filter(self._wanted, batch.items))
         if wanted:
-            self._outbox.put(Batch(wanted))
+            self._outbox.put(batch if len(wanted) == len(batch.items) else Batch(wanted))
 
     def follow(self, crowd: Crowd) -> None:
         """Get what is put into the crowd, in order to choose."""
         crowd.add(self)
 
-    def _wants(self, message: TopicMessage) -> bool:
-        return isinstance(message, ALWAYS) or type_of(message) in self._types
+
+def of_types(types: Collection[str], item: Published) -> bool:
+    """Return whether a watcher of these types gets the message."""
+    return isinstance(item.message, ALWAYS) or type_of(item.message) in types
+
+
+def of_jobs_with(labels: Mapping[str, str], item: Published) -> bool:
+    """Return whether the message is about a job with all of these labels, or about a batch.
+
+    A watcher may only watch a batch if it may see all of its jobs.
+    """
+    return has_labels(item.labels, labels) or isinstance(item.message, BatchMessage)
 
 
 def asked_for(
     outbox: Outbox,
     types: Collection[str] | None,
     interval: float,
+    labels: Mapping[str, str],
     start: Callable[[Callable[[], Awaitable[None]]], None],
 ) -> Outbox:
-    """The outbox, behind what its watcher wants less of. `start` runs a task that lives as long as the watcher."""
+    """Return the outbox, behind what its watcher wants less of, or may not see.
+
+    `labels`: those that a job must have. `start` runs a task that lives as long as the watcher.
+    """
     if interval:
         outbox = Paced(outbox, interval, start)
     if types is not None:
-        outbox = Selected(outbox, types)
+        outbox = Selected(outbox, partial(of_types, types))
+    if labels:
+        outbox = Selected(outbox, partial(of_jobs_with, labels))
     return outbox
 
 
@@ -199,4 +217,4 @@ def _placed(item: Published, upto: int) -> Published:
     cursor = item.message.cursor
     if upto == item.offset or cursor is UNSET:
         return item
-    return Published(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))))
+    return Published(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))), item.labels)

@@ -1,20 +1,27 @@
 """A message with its place in the stream, encoded once for however many watchers it has."""
 
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Generic, Protocol, TypeVar
 
 from progressd.broadcast.frames import server_sent_event, text_frame
 from progressd.core.messages import BatchProgress, Notice, PagePreview, Progress, TopicMessage, encode
 
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class Published:
-    """A message on its way to its watchers, whichever topics they watch it through."""
+    """A message on its way to its watchers, whichever topics they watch it through.
 
-    __slots__ = ("_event", "_frame", "message", "offset")
+    `labels` are those of its job. They decide who may see the message, and are never sent.
+    """
 
-    def __init__(self, offset: int, message: TopicMessage) -> None:
+    __slots__ = ("_event", "_frame", "labels", "message", "offset")
+
+    def __init__(self, offset: int, message: TopicMessage, labels: Mapping[str, str] = NO_LABELS) -> None:
         self.offset = offset
         self.message = message
+        self.labels = labels
         self._frame: bytes | None = None
         self._event: bytes | None = None
 

@@ -136,7 +136,7 @@ class Session:
         """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
         # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
         return [
-            Published(item.offset, replace(item.message, cursor=UNSET))
+            Published(item.offset, replace(item.message, cursor=UNSET), item.labels)
             for item in items
             if unknown or not self._has_come(item, topic)
         ]

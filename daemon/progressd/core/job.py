@@ -4,8 +4,9 @@
 refusal that changes nothing. It knows no clock, no store and no socket.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
@@ -74,6 +75,20 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
     fingerprint: str | None = None  # of the request that it was handed in with
+
+
+def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Return whether a job with these labels has all of the wanted ones."""
+    return wanted.items() <= labels.items()
+
+
+MaySee: TypeAlias = Callable[[Job], bool]
+"""Decides whether a job exists for a client."""
+
+
+def sees_all(_: Job) -> bool:
+    """Return True: for most clients every job exists."""
+    return True
 
 
 class Applied(NamedTuple):

@@ -65,6 +65,6 @@ async def batch_token(batch_id: str) -> Response:
 
 async def _token_for(topic: str) -> Response:
     daemon = services()
-    await daemon.history.subject(topic)
+    await daemon.history.require(topic)
     made, end = daemon.admission.new_token(who_asks(request.scope), topic)
     return json_response({"token": made, "topic": topic, "expires_at": end}, 200, {"Cache-Control": "no-store"})

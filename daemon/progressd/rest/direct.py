@@ -49,7 +49,7 @@ class DirectReads:
         scope = {"type": "http", **asked, "headers": headers, "client": client}
         try:
             who = self._gate.admit(cast("HTTPScope", cast(Any, scope)))
-            if not who.sees(job):
+            if not who.may_see(job):
                 return None
             answer = self._answers.answer(job, fields.get(b"if-none-match"), fields.get(b"accept-encoding", b""))
             if len(answer.body) > AT_ONCE:  # which is compressed in a thread

@@ -51,6 +51,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self._look(self.sights.of(EVERYBODY))
+        self.broadcaster = self.sights.broadcaster
         self.keys = IdempotencyKeys(self.store.id)
         self.base = BasePath(self.settings.server.base_path)
         self.answers = JobAnswers(self.store.id, self.base)
@@ -71,7 +72,6 @@ class Services:
         self.registry = sight.registry
         self.batches = sight.batches
         self.history = sight.history
-        self.broadcaster = sight.broadcaster
         self.ingest = sight.ingest
 
 

@@ -4,7 +4,7 @@ Both read an outbox of the broadcaster, as the watchers on WebSockets have one, 
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final
@@ -21,6 +21,7 @@ from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, Resync, batch_topic, job_topic
+from progressd.rest.gate import who_asks
 from progressd.rest.operations import EVENTS, described
 from progressd.rest.services import Services, services
 from progressd.ws.handshake import Asked, Wish, wish_for
@@ -64,13 +65,14 @@ async def _stream(topic: str) -> Response:
     if last := request.headers.get("Last-Event-ID"):  # what the client has had since it asked for this first
         query["since"] = last
     wish = wish_for(topic, query)
-    await daemon.history.subject(topic)
+    await daemon.history.require(topic)
     after = None if wish.since is None else daemon.history.offset(wish.since, daemon.broadcaster.offset)
     if after is not None and await daemon.history.over(topic, after):
         return Response(b"", 204, HEADERS)  # which keeps an EventSource from asking again
     address = daemon.gate.address(request.scope)
     daemon.streams.require_room(address)
-    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after, address)
+    labels = who_asks(request.scope).labels
+    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after, address, labels)
     response = Response(body, 200, HEADERS, content_type="text/event-stream")
     response.timeout = None
     return response
@@ -79,11 +81,14 @@ async def _stream(topic: str) -> Response:
 class EventBody(ResponseBody):
     """The events of a stream as they come, and a comment where nothing has come for a while."""
 
-    def __init__(self, daemon: Services, wish: Wish, after: int | None, address: str) -> None:
+    def __init__(
+        self, daemon: Services, wish: Wish, after: int | None, address: str, labels: Mapping[str, str]
+    ) -> None:
         self._daemon = daemon
         self._wish = wish
         self._after = after
         self._address = address
+        self._labels = labels  # that a job must have for its messages to be sent
         self._stack = AsyncExitStack()
         self._tasks: trio.Nursery | None = None
         self._begun = False
@@ -96,7 +101,7 @@ class EventBody(ResponseBody):
         outbox = ReaderOutbox(self._daemon.settings.limits.outbox_bytes)
         self._stack.enter_context(self._daemon.streams.opened(outbox, self._address))
         start = self._tasks.start_soon if self._tasks else _never
-        behind = asked_for(outbox, wish.types, wish.interval, start)
+        behind = asked_for(outbox, wish.types, wish.interval, self._labels, start)
         reader = self._daemon.broadcaster.read(str(wish.topic), outbox, behind, self._after)
         self._reader = self._stack.enter_context(reader)
         return self

@@ -60,6 +60,9 @@ class Store(Protocol):
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """Those of the jobs that exist. Raises Unreadable for one of them that cannot be read."""
 
+    async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
+        """Return those of the jobs that exist, without those that cannot be read."""
+
     async def known(self, ids: Collection[str]) -> Collection[str]:
         """The ids of those of the jobs that exist, be they readable or not."""
 

@@ -135,6 +135,11 @@ class SQLiteStore:
         found = await self._documents(job_of, f"SELECT {JOB} FROM jobs WHERE id {AMONG}", in_json(ids))
         return {job.id: job for job in found}
 
+    async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
+        """See Store."""
+        found = await self._readable_jobs(f"id {AMONG}", in_json(ids))
+        return {job.id: job for job in found}
+
     async def known(self, ids: Collection[str]) -> Collection[str]:
         """See Store."""
         return {job_id for (job_id,) in await self._read(f"SELECT id FROM jobs WHERE id {AMONG}", in_json(ids))}
@@ -210,12 +215,7 @@ class SQLiteStore:
 
     async def moved(self, after: int, upto: int) -> list[Job]:
         """See Store."""
-        query = f"SELECT {JOB} FROM jobs WHERE progress_offset > ? AND progress_offset <= ?"
-
-        def read() -> list[Job]:
-            return list(whole(job_of, self._reader.execute(query, (after, upto)), self._pass_over))
-
-        return await self._in_thread(read, self._reading)
+        return await self._readable_jobs("progress_offset > ? AND progress_offset <= ?", after, upto)
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         def write(db: sqlite3.Connection) -> None:  # no cursor: that of a failed commit would keep the file open
@@ -292,6 +292,14 @@ class SQLiteStore:
 
     async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
         return await self._in_thread(lambda: list(map(decode, self._reader.execute(query, values))), self._reading)
+
+    async def _readable_jobs(self, which: str, *values: object) -> list[Job]:
+        query = f"SELECT {JOB} FROM jobs WHERE {which}"
+
+        def read() -> list[Job]:
+            return list(whole(job_of, self._reader.execute(query, values), self._pass_over))
+
+        return await self._in_thread(read, self._reading)
 
     async def _read(self, query: str, *values: object) -> list[Any]:
         return await self._in_thread(lambda: self._reader.execute(query, values).fetchall(), self._reading)

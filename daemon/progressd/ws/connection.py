@@ -1,6 +1,6 @@
 """One client's WebSocket: a nursery with its tasks for reading, sending and closing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import trio
@@ -138,9 +138,9 @@ class WebSocket:
         if self.closing is not None:
             await trio.sleep_forever()  # `_close` ends the nursery
 
-    def asked_for(self, types: Collection[str] | None, interval: float) -> Outbox:
-        """The outbox, behind what the client wants less of."""
-        return asked_for(self.outbox, types, interval, self.start)
+    def asked_for(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
+        """Return the outbox, behind what the client wants less of, or may not see."""
+        return asked_for(self.outbox, types, interval, labels, self.start)
 
     def _on_end(self, closing: Closing) -> None:
         self.closing = closing

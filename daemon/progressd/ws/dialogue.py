@@ -79,7 +79,7 @@ class Dialogue:
                 checked[text] = checked_topic(text)
             except (InvalidInput, NotFound) as error:
                 self._websocket.send(Refused(str(error), text))
-        there = await self._history.subjects(checked.values())
+        there = await self._history.existing(checked.values())
         topics, room = list[str](), TOPICS_MOST - len(self._session.topics)
         for text, topic in checked.items():
             new = topic not in self._session.topics

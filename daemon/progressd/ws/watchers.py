@@ -158,23 +158,23 @@ class Watchers:
         """What the client will watch, and after which offset. Raises what refuses it."""
         wish = read_wish(websocket.target)
         if wish.topic is not None:
-            await sight.history.subject(wish.topic)
+            await sight.history.require(wish.topic)
         if wish.since is None or wish.topic is None:
             return wish, None
-        return wish, sight.history.offset(wish.since, sight.broadcaster.offset)
+        return wish, sight.history.offset(wish.since, self._sights.broadcaster.offset)
 
     async def _serve(self, websocket: WebSocket, sight: Sight, wish: Wish, after: int | None) -> None:
         """Serve one stream, or the many topics that the client will name."""
-        outbox = websocket.asked_for(wish.types, wish.interval)
+        outbox = websocket.asked_for(wish.types, wish.interval, sight.labels)
         try:
             if wish.topic is None:
-                session = sight.broadcaster.open_session(outbox)
+                session = self._sights.broadcaster.open_session(outbox)
                 await self._serve_session(websocket, session, sight)
             else:
                 if wish.since is not None and after is None:
                     websocket.send(Resync())
                 websocket.connection.topics = wish.topic
-                subscription = sight.broadcaster.join(wish.topic, outbox, after)
+                subscription = self._sights.broadcaster.join(wish.topic, outbox, after)
                 await self._serve_topic(websocket, subscription)
         finally:
             websocket.connection.fate = websocket.fate
