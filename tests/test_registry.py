@@ -1,12 +1,19 @@
 """The registry: which jobs it has in memory, and who it wakes."""
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
 import msgspec
 import pytest
 import trio
 import trio.testing
 from progressd import registry as module
 from progressd.broadcast.published import Published
+from progressd.core.batch import Priority
 from progressd.core.errors import NotFound
+from progressd.core.job import Job
 from progressd.core.messages import JobMessage
 from progressd.core.status import JobStatus
 from progressd.registry import Registry
@@ -190,22 +197,91 @@ async def test_nobody_waits_for_a_job_that_has_finished(registry: Registry) -> N
         await registry.wait_finished(job_id(1))
 
 
-async def test_a_queued_job_wakes_who_waits_for_one_and_others_do_not(registry: Registry) -> None:
+def piped(number: int, status: JobStatus = QUEUED, **fields: object) -> Job:
+    return job(number, status, pipeline="pdf", **fields)
+
+
+async def next_numbers(registry: Registry) -> list[int]:
+    """The jobs that the runner gets, until it has to wait."""
+    numbers = []
+    with trio.move_on_after(0):
+        while True:
+            numbers.append((await registry.next_queued()).created_offset)
+    return numbers
+
+
+async def test_the_runner_gets_queued_jobs_by_priority_and_age(registry: Registry) -> None:
+    registry.keep(job(1))
+    registry.keep(piped(2, PROCESSING))
+    for number, priority in ((4, Priority.NORMAL), (3, Priority.NORMAL), (5, Priority.HIGH), (6, Priority.LOW)):
+        registry.keep(piped(number, priority=priority))
+    registry.keep(piped(6, CANCELLED))
+    assert await next_numbers(registry) == [5, 3, 4]
+
+
+async def test_a_job_is_in_the_queue_once_and_again_when_it_is_queued_again(registry: Registry) -> None:
+    registry.keep(piped(1))
+    registry.keep(piped(1, progress=moved(1).data))
+    registry.keep(piped(2))
+    assert await next_numbers(registry) == [1, 2]
+    registry.keep(piped(2, PROCESSING))
+    registry.keep(piped(1, PROCESSING))
+    registry.keep(piped(2))
+    registry.keep(piped(1))
+    assert await next_numbers(registry) == [1, 2]
+
+
+async def test_a_new_job_with_the_id_of_a_deleted_one_is_in_the_queue_once(registry: Registry) -> None:
+    registry.keep(piped(1))
+    registry.keep(piped(1, CANCELLED))
+    registry.forget([job_id(1)])
+    registry.keep(piped(1, created_offset=9))
+    assert await next_numbers(registry) == [9]
+
+
+async def test_after_a_start_the_queued_jobs_are_in_the_queue(store: SQLiteStore, registry: Registry) -> None:
+    await store.commit([piped(2), piped(1), piped(3, PROCESSING), job(4)], [])
+    await registry.load()
+    assert await next_numbers(registry) == [1, 2]
+
+
+async def test_a_queued_job_wakes_the_runner(registry: Registry) -> None:
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(registry.wait_queued)
+            nursery.start_soon(registry.next_queued)
             await trio.testing.wait_all_tasks_blocked()
-            registry.keep(job(1, PROCESSING))
-            registry.keep(job(1, COMPLETED))
+            registry.keep(job(1))
+            registry.keep(piped(2, PROCESSING))
             await trio.testing.wait_all_tasks_blocked()
             assert len(nursery.child_tasks) == 1
-            registry.keep(job(2))
+            registry.keep(piped(3))
 
 
-async def test_a_job_queued_before_anyone_waits_is_not_missed(registry: Registry) -> None:
-    registry.keep(job(1))
-    with trio.fail_after(PATIENCE):
-        await registry.wait_queued()
-    with trio.move_on_after(0) as waited:
-        await registry.wait_queued()
-    assert waited.cancelled_caught, "one job woke twice"
+def test_registering_a_job_costs_the_same_however_many_are_unfinished(registry: Registry) -> None:
+    def steps(number: int) -> int:
+        """Of the interpreter, to register a job for the runner and hand it over."""
+        count = 0
+
+        def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
+            nonlocal count
+            count += 1
+            return trace
+
+        async def register() -> None:
+            registry.keep(piped(number), published(number, created()))
+            await registry.next_queued()
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with pytest.raises(StopIteration):
+                register().send(None)
+        finally:
+            sys.settrace(before)
+        return count
+
+    alone = steps(1)
+    for number in range(2, 3000):
+        registry.keep(job(number))
+        registry.keep(piped(number + 10_000))
+    assert steps(3000) < 1.2 * alone

@@ -5,6 +5,7 @@ Only ingest changes it, after a change is durable. It never holds all finished j
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from heapq import heappop, heappush
 from typing import Final
 
 import msgspec
@@ -53,6 +54,7 @@ class Registry:
         self._weight = 0  # of all of them
         self._trails: dict[str, Trail] = {}
         self._ends: dict[str, trio.Event] = {}
+        self._waiting: list[tuple[int, int, str]] = []  # a heap of the runner's queued jobs, and of some that are not
         self._queued = trio.Event()
 
     async def load(self) -> None:
@@ -60,6 +62,7 @@ class Registry:
         self.forgotten = upto = self._store.first_offset - 1
         for job in await self._store.unfinished():
             self.unfinished[job.id] = job
+            self._queue(job)
             trail = self._trails[job.id] = Trail()
             trail.progress = newest_progress(job, self._store.id)
         for change in await self._store.changes_of_unfinished(upto):
@@ -106,11 +109,12 @@ class Registry:
             else:
                 trail.changes.append(published)
         if not job.status.finished:
+            before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
-            if job.status is JobStatus.QUEUED:
-                if not job.progress_offset:  # what an earlier attempt did is void
-                    trail.progress = None
-                self._queued.set()
+            if job.status is JobStatus.QUEUED and not job.progress_offset:  # what an earlier attempt did is void
+                trail.progress = None
+            if before is None or before.status is not job.status:
+                self._queue(job)
         elif job.id not in self._finished:
             self._finish(job)
 
@@ -141,10 +145,24 @@ class Registry:
         if job_id in self.unfinished:
             await self._ends.setdefault(job_id, trio.Event()).wait()
 
-    async def wait_queued(self) -> None:
-        """Wait until a job is queued; a job that was queued before the call may count."""
-        await self._queued.wait()
-        self._queued = trio.Event()
+    async def next_queued(self) -> Job:
+        """Wait for a job that the runner has to start, and remove it from the queue until it is queued again.
+
+        The job with the highest priority comes first, and among equals the oldest.
+        """
+        while True:
+            while self._waiting:
+                _, created_offset, job_id = heappop(self._waiting)
+                job = self.unfinished.get(job_id)
+                if job is not None and job.status is JobStatus.QUEUED and job.created_offset == created_offset:
+                    return job
+            await self._queued.wait()
+
+    def _queue(self, job: Job) -> None:
+        if job.status is JobStatus.QUEUED and job.pipeline is not None:
+            heappush(self._waiting, (-job.priority.rank, job.created_offset, job.id))
+            self._queued.set()
+            self._queued = trio.Event()
 
 
 def _weight(job: Job) -> int:

@@ -48,7 +48,6 @@ class Runner:
         self._files = files
         self._slots = trio.Semaphore(settings.runner.slots)
         self._children = Children(settings.state_dir, ingest.store_id)
-        self._taken: set[str] = set()
         self._left = dict[str, str]()  # by job, the processes that could not be ended
         self._taking = trio.CancelScope()
 
@@ -63,9 +62,7 @@ class Runner:
                 await self._recover()
                 while True:
                     await self._slots.acquire()
-                    job = await self._next()
-                    self._taken.add(job.id)
-                    nursery.start_soon(self._run_job, job)
+                    nursery.start_soon(self._run_job, await self._registry.next_queued())
 
     def stop_taking(self) -> None:
         """Start no further job."""
@@ -108,17 +105,6 @@ class Runner:
             else:
                 return still_running
 
-    async def _next(self) -> Job:
-        while True:
-            waiting = [
-                job
-                for job in self._registry.unfinished.values()
-                if job.pipeline is not None and job.status is JobStatus.QUEUED and job.id not in self._taken
-            ]
-            if waiting:
-                return max(waiting, key=lambda job: job.priority.rank)  # among equals the first, which is the oldest
-            await self._registry.wait_queued()
-
     async def _run_job(self, job: Job) -> None:
         try:
             await self._report(StartEvent(job.id))
@@ -130,7 +116,6 @@ class Runner:
                 await self._hand_back(job)
             raise
         finally:
-            self._taken.discard(job.id)
             self._left.pop(job.id, None)
             self._slots.release()
 
