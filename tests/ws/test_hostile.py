@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from peer import Peer, close_frame, frame, request, upgrade
+from progressd.ws.endpoint import EMPTY_MOST
 from samples import ID, job_id
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
@@ -171,7 +172,7 @@ async def test_empty_fragments_without_end_do_not_pile_up(daemon: RunningDaemon)
     async with unharmed(daemon), Peer(await daemon.connect()) as peer:
         await peer.open()
         await peer.send(frame(Opcode.TEXT, b"", final=False))
-        await peer.send(frame(Opcode.CONTINUATION, b"", final=False) * 10_000 + frame(Opcode.PING, b"ok"))
+        await peer.send(frame(Opcode.CONTINUATION, b"", final=False) * (EMPTY_MOST - 2) + frame(Opcode.PING, b"ok"))
         while await peer.next_frame() != (Opcode.PONG, b"ok"):
             pass
         held = [len(websocket._ws._message_parts) for websocket in daemon.daemon.watchers._open]
@@ -179,7 +180,10 @@ async def test_empty_fragments_without_end_do_not_pile_up(daemon: RunningDaemon)
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_a_message_in_fragments_without_end_is_refused(tmp_path: Path, size: int) -> None:
+async def test_a_message_in_fragments_without_end_is_refused(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.ws.endpoint.EMPTY_MOST", 1_000_000)
     async with (
         running_daemon(tmp_path, limits={"max_message_bytes": 4 * KIB}) as daemon,
         unharmed(daemon),
@@ -213,8 +217,11 @@ async def test_a_message_of_just_the_limit_is_taken(daemon: RunningDaemon) -> No
         assert await peer.close_code() == 1009
 
 
-async def test_pings_whose_pongs_nobody_reads_do_not_pile_up(daemon: RunningDaemon) -> None:
+async def test_pings_whose_pongs_nobody_reads_do_not_pile_up(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pings = 30_000
+    monkeypatch.setattr("progressd.ws.endpoint.EMPTY_MOST", pings)
     async with unharmed(daemon), Peer(await daemon.connect(receive_buffer=SMALL)) as peer:
         await peer.open()
         for number in range(pings):

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest
 from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from progressd.auth.admission import SUBPROTOCOL
@@ -21,8 +21,17 @@ from progressd.ws.listener import Upgrade
 from progressd.ws.stream import WebSocketStream
 
 CODES: Final = frozenset(CloseReason)
-FAULTS: Final = {1002: "1002 protocol error", 1007: "1007 not utf-8", 1009: "1009 message too big"}
-RECEIVE_MOST: Final = 4096  # bytes of frames that are taken before others have their turn
+FAULTS: Final = {
+    1002: "1002 protocol error",
+    1007: "1007 not utf-8",
+    1008: "1008 too many empty frames",
+    1009: "1009 message too big",
+}
+RECEIVE_MOST: Final = 4096  # bytes read at once
+FRAMES_AT_ONCE: Final = 8  # frames handled in one turn of the event loop: 0.1 ms, however small they are
+EMPTY_MOST: Final = 500  # frames without content in EMPTY_WINDOW; honest clients ping once a second at most
+EMPTY_WINDOW: Final = 10.0  # seconds
+FLOOD: Final = CloseConnection(code=CloseReason.POLICY_VIOLATION, reason="too many empty frames")
 
 
 class Inbox(Protocol):
@@ -64,6 +73,9 @@ class Endpoint(WebSocketConnection):
     """A server's connection. Checked with trio-websocket 0.12.2, whose event handlers these are."""
 
     _client_closed = False  # it was the client who began to close
+    _is_read = False  # somebody takes its messages
+    _empty_frames = 0  # since the window began
+    _window_end = 0.0
 
     def __init__(self, stream: WebSocketStream, upgrade: Upgrade, max_message_size: int) -> None:
         super().__init__(stream, upgrade.protocol, max_message_size=max_message_size)
@@ -100,6 +112,7 @@ class Endpoint(WebSocketConnection):
         """Hand on what the client says, whole or in pieces, until the connection is closed or broken."""
         self._hand_on_to(inbox)
         self._pieces = pieces
+        self._is_read = pieces is not None or inbox is not NOWHERE
         while self._reader_running:
             try:
                 data = await self._outlet.connection.receive_some(RECEIVE_MOST)
@@ -131,7 +144,12 @@ class Endpoint(WebSocketConnection):
         self._send_channel = self._recv_channel = channel
 
     async def _take_events(self) -> None:
-        for event in self._wsproto.events():
+        for number, event in enumerate(self._wsproto.events(), 1):
+            if self._floods(event):
+                await self._handle_close_connection_event(FLOOD)
+                return
+            if number % FRAMES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 match event:
                     case BytesMessage() | TextMessage():
@@ -143,6 +161,19 @@ class Endpoint(WebSocketConnection):
             except ConnectionClosed:
                 self._reader_running = False
                 return
+
+    def _floods(self, event: Event) -> bool:
+        """Whether the client sends more frames without content than an honest one does.
+
+        Control frames and empty data frames count, and every data frame that nobody reads.
+        """
+        if isinstance(event, Message) and (not event.frame_finished or (event.data and self._is_read)):
+            return False
+        now = trio.current_time()
+        if now >= self._window_end:
+            self._window_end, self._empty_frames = now + EMPTY_WINDOW, 0
+        self._empty_frames += 1
+        return self._empty_frames > EMPTY_MOST
 
     async def _send(self, event: Event) -> None:
         """Without a lock: whole frames, in order, go to an outbox, which never blocks."""
