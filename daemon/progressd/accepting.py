@@ -3,7 +3,7 @@
 import errno
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import structlog
@@ -21,6 +21,7 @@ CAME_TO_NOTHING: Final = {  # what befell a connection before it was accepted, a
     errno.EPERM,
     errno.EPROTO,
 }
+BACKLOG: Final = 4096  # connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
 PAUSE: Final = 0.1  # seconds until the next try when they have run out
 AT_ONCE: Final = 16  # connections in one turn of the event loop, 1 ms; with 1 a busy daemon lets newcomers wait
 
@@ -28,9 +29,13 @@ log = structlog.get_logger(__name__)
 
 
 class Listening(socket.socket):
-    """A listening socket that counts who comes to accept, so that one can see whether anybody does."""
+    """A listening socket that counts who comes to accept, so that one can see whether anybody does.
+
+    `lasting`: systemd holds it too, and the next daemon accepts what waits in it.
+    """
 
     tries = 0
+    lasting = False
 
     @classmethod
     def over(cls, sock: socket.socket) -> "Listening":
@@ -53,20 +58,26 @@ class Listening(socket.socket):
             await trio.sleep(PAUSE)
 
 
-async def accept_forever(listening: socket.socket, accepted: Callable[[socket.socket, str], None]) -> None:
-    """Hand each connection to `accepted`, until cancelled: a plain non-blocking socket, and the address it is from.
+def accept_waiting(listening: socket.socket, most: int) -> Iterator[tuple[socket.socket, str]]:
+    """Yield the connections that wait, plain and non-blocking, and the address each is from.
 
-    The address of a Unix socket is "unix". `listening` stays open.
+    The address of a Unix socket is "unix". Raises BlockingIOError after the last one, and OSError.
     """
+    for _ in range(most):
+        sock, address = listening.accept()
+        sock.setblocking(False)
+        yield sock, str(address[0]) if isinstance(address, tuple) else "unix"
+
+
+async def accept_forever(listening: socket.socket, accepted: Callable[[socket.socket, str], None]) -> None:
+    """Hand each connection to `accepted`, as `accept_waiting` has it, until cancelled. `listening` stays open."""
     short = False
     while True:
         await trio.lowlevel.wait_readable(listening)
         try:
-            for _ in range(AT_ONCE):
-                sock, address = listening.accept()
-                sock.setblocking(False)
+            for sock, address in accept_waiting(listening, AT_ONCE):
                 short = False
-                accepted(sock, str(address[0]) if isinstance(address, tuple) else "unix")
+                accepted(sock, address)
         except BlockingIOError:
             continue
         except OSError as error:

@@ -209,6 +209,8 @@ class Daemon:
                     beside.start_soon(patience.run)
                     await self._finish_jobs(jobs_done, patience)
                     accepting.cancel_scope.cancel()
+                for listening in sockets.tcp:
+                    listener.stop(listening)
                 ending.start_soon(self._cut_off, connections.cancel_scope, patience)
                 await self._send_away(listener)
             ending.cancel_scope.cancel()
@@ -252,8 +254,8 @@ class Daemon:
 
     async def _send_away(self, listener: Listener) -> None:
         """End every connection in order; the block around it ends with the last one."""
-        await listener.drain()
         await self.http.drain()
+        await listener.drain()
         self.streams.close(DRAINING)
         await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
 

@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 import structlog
 
-from progressd.accepting import Listening
+from progressd.accepting import BACKLOG, Listening
 from progressd.config import Settings
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.port_holder import holder_of
 from progressd.systemd import inherited_sockets
-
-BACKLOG = 4096  # connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +40,8 @@ def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Itera
     """Take what systemd passed on, and bind the rest. Raises SettingsError. Blocks while a name is looked up."""
     with contextlib.ExitStack() as closing:
         inherited = [closing.enter_context(Listening.over(one)) for one in inherited_sockets(environ)]
+        for one in inherited:
+            one.lasting = True
         unix = [one for one in inherited if one.family is socket.AF_UNIX]
         tcp = [one for one in inherited if one.family is not socket.AF_UNIX]
         if not tcp:

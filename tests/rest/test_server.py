@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import re
 import tracemalloc
 from collections.abc import AsyncGenerator, Mapping
@@ -184,9 +185,9 @@ async def test_a_refused_request_whose_body_came_with_it_leaves_the_connection_o
 
 
 @asynccontextmanager
-async def stuck_download(directory: Path, **limits: float) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
+async def stuck_download(directory: Path, **given: Any) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
     """A daemon, and a client that has asked it for a large file and reads nothing of it."""
-    async with running_daemon(directory, pipelines={"pdf": LARGE}, limits=limits) as daemon:
+    async with running_daemon(directory, pipelines={"pdf": LARGE}, **given) as daemon:
         done = await run(daemon, "pdf")
         async with await daemon.connect(receive_buffer=4096) as stream:
             await stream.send_all(get(f"/api/jobs/{done.id}/download"))
@@ -199,7 +200,7 @@ async def test_a_client_that_does_not_read_does_not_keep_the_daemon_from_stoppin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
-    async with stuck_download(tmp_path) as (daemon, _):
+    async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}) as (daemon, _):
         await daemon.stop()
 
 
@@ -335,14 +336,85 @@ async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon:
     assert fresh
 
 
-@pytest.mark.parametrize("path", ["/api/health/live", "/api/openapi.json"], ids=["directly", "by the application"])
-async def test_a_request_that_was_accepted_is_answered_though_the_daemon_stops(
-    daemon: RunningDaemon, path: str
+async def test_an_idle_client_that_keeps_its_side_open_does_not_hold_up_a_stop(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await daemon.daemon.http.drain()
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.ws.listener.LINGER", math.inf)
     async with Peer(await daemon.connect()) as peer:
-        assert (await peer.ask(path)).status == 200
+        assert (await peer.ask("/api/health")).status == 200
+        await daemon.stop()
         assert await peer.rest() == b""
+
+
+PATHS = {"directly": f"/api/jobs/{ID}", "by the application": "/api/openapi.json", "not at all": "/nothing"}
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "kept alive"])
+@pytest.mark.parametrize("answered", PATHS)
+async def test_a_request_that_meets_the_stop_is_answered_as_the_last(
+    daemon: RunningDaemon, answered: str, used: bool
+) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        if used:
+            assert "connection" not in (await peer.ask("/api/health")).headers
+        await daemon.daemon.http.drain()
+        response = await peer.ask(PATHS[answered])
+        assert response.status in (200, 404)
+        assert response.headers["connection"] == "close"
+        assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("answered", PATHS)
+async def test_busy_clients_have_every_answer_through_a_stop(
+    daemon: RunningDaemon, answered: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    await daemon.report(registered(ID))
+    answers = 0
+
+    async def ask_until_told_to_close() -> None:
+        nonlocal answers
+        async with Peer(await daemon.connect()) as peer:
+            headers: dict[str, str] = {}
+            while headers.get("connection") != "close":
+                headers = (await peer.ask(PATHS[answered], method=method)).headers
+                answers += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask_until_told_to_close)
+        await eventually(lambda: answers > 50)
+        daemon.kill()
+    with trio.fail_after(PATIENCE):
+        await daemon.stopped.wait()
+
+
+async def test_a_request_behind_an_event_stream_is_answered_once_that_ends_with_the_stop(
+    daemon: RunningDaemon,
+) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(request("/api/events") + request("/api/health/live"))
+        await eventually(lambda: len(daemon.daemon.streams) == 1)
+        daemon.kill()
+        assert (await peer.response()).headers["content-type"] == "text/event-stream"
+        last = await peer.response()
+        assert (last.body, last.headers["connection"]) == (HEALTH, "close")
+
+
+async def test_a_client_that_comes_after_the_last_is_refused_at_once(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    async with daemon.watch() as watcher:
+        daemon.kill()
+        await watcher.receive_until("server_shutdown")
+        await eventually(lambda: daemon.daemon.http._context.terminated.is_set())
+        host, port = daemon.address.split(":")
+        with pytest.raises(OSError, match="failed"):
+            await trio.open_tcp_stream(host, int(port))
 
 
 async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(tmp_path: Path) -> None:

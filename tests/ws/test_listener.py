@@ -299,6 +299,22 @@ async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None
 # stopping
 
 
+@pytest.mark.parametrize("lasting", [True, False])
+async def test_a_port_that_ends_serves_what_waits_in_it(nursery: trio.Nursery, lasting: bool) -> None:
+    with Listening.over(socket.create_server(("127.0.0.1", 0))) as listening:
+        listening.lasting = lasting
+        address = listening.getsockname()
+        async with Peer(await trio.open_tcp_stream(*address)) as peer:
+            await peer.send(upgrade("/ws/good"))
+            Listener(BROKEN.websocket, BROKEN, nursery, Limits(), Ledger()).stop(listening)
+            if lasting:
+                listening.accept()[0].close()
+            else:
+                assert await peer.rest() == b"good"
+                with pytest.raises(OSError, match="failed"):
+                    await trio.open_tcp_stream(*address)
+
+
 async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, shutdown={"drain_timeout": 7}) as daemon:
         await daemon.report(registered(ID), progress(ID, 1))

@@ -53,6 +53,11 @@ class HttpStream(trio.abc.HalfCloseableStream):
         else:
             self._between_requests = trio.Event()
 
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether no request is being answered."""
+        return self._between_requests.is_set()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = b""
         self._time_head()

@@ -176,7 +176,8 @@ class Protocol(H11Protocol):
             self._bound_the_end()
             if self.connection.their_state is h11.SEND_BODY:
                 await trio.lowlevel.checkpoint()  # what there is of the request's body is read
-            if self._is_last() and (b"connection", b"close") not in event.headers:
+            last = self._is_last() or self.context.terminated.is_set()
+            if last and (b"connection", b"close") not in event.headers:
                 event = h11.Response(status_code=event.status_code, headers=[*event.headers, (b"connection", b"close")])
         try:
             data = self.connection.send(event)
@@ -204,6 +205,20 @@ class Protocol(H11Protocol):
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """There is nothing to switch to."""
+
+    async def _maybe_recycle(self) -> None:
+        """As Hypercorn's, but without its loss of the next request, already read, when the daemon stops.
+
+        That request is answered with `Connection: close`. Without one, the idle timeout closes the connection.
+        """
+        await self._close_stream()
+        if self.connection.our_state is self.connection.their_state is h11.DONE:
+            self.connection.start_next_cycle()
+            await self.can_read.set()
+            await self.send(Updated(idle=True))
+        else:
+            await self.can_read.set()
+            await self.send(Closed())
 
     async def _close_stream(self) -> None:
         await super()._close_stream()

@@ -5,7 +5,7 @@ Checked with Hypercorn 0.17.3 and 0.18.0, whose internals this uses: `TCPServer`
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
@@ -35,7 +35,7 @@ from progressd.rest.at_once import with_slash
 from progressd.rest.direct import DirectReads
 from progressd.rest.http_stream import HttpStream
 from progressd.rest.protocol import Protocol
-from progressd.ws.listener import PREFIX, Connection
+from progressd.ws.listener import ON_ITS_WAY, PREFIX, Connection
 
 RECEIVE_MOST: Final = 65536  # bytes read at once
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
@@ -91,15 +91,17 @@ class HttpServer:
                 ConnectionState(self._state.copy()),
                 cast("trio.SSLStream[trio.SocketStream]", stream),  # it asks for no more of a stream than ours has
             )
-            server.on_idle, server.base = stream.set_between_requests, self._base
-            server.direct, server.send_now, server.gone = self.direct, connection.send, connection.gone
+            server.connection, server.base, server.direct = connection, self._base, self.direct
             await server.run()
         finally:
             self._open.discard(connection)
         return stream.upgrading
 
     async def drain(self) -> None:
-        """Close idle connections now and the others after their response."""
+        """Close idle connections now and the others after their response.
+
+        A request may be on its way: it has `ON_ITS_WAY` seconds to come in, and is answered.
+        """
         await self._context.terminated.set()
 
     def abort(self) -> None:
@@ -120,11 +122,9 @@ class _Config(Config):
 class _Server(TCPServer):
     """Hypercorn's server of one connection, with our protocol, and with an end when the client has gone."""
 
-    on_idle: Callable[[bool], None]
+    connection: Connection
     base: BasePath
     direct: DirectReads
-    send_now: Callable[[bytes], int]
-    gone: Callable[[], bool]
     _idle_since: float
     _over = False
 
@@ -137,7 +137,7 @@ class _Server(TCPServer):
 
     async def protocol_send(self, event: ServerEvent) -> None:
         if isinstance(event, Updated):
-            self.on_idle(event.idle)
+            self._stream.set_between_requests(event.idle)
             if self._over:
                 return  # Hypercorn would keep the connection until its timeout for idle ones
         await super().protocol_send(event)
@@ -156,10 +156,11 @@ class _Server(TCPServer):
             chosen.server,
             chosen.send,
         )
-        protocol.direct, protocol.send_now, protocol.on_answer = self.direct, self.send_now, self._on_answer
-        protocol.gone, protocol.give_up, protocol.base = self.gone, self._give_up, self.base
+        connection = self.connection
+        protocol.direct, protocol.send_now, protocol.on_answer = self.direct, connection.send, self._on_answer
+        protocol.gone, protocol.give_up, protocol.base = connection.gone, self._give_up, self.base
         self.protocol = cast(ProtocolWrapper, protocol)  # which would choose between protocols
-        cast("HttpStream", self.stream).protocol = protocol
+        self._stream.protocol = protocol
         while True:
             try:
                 data = await self.stream.receive_some(RECEIVE_MOST)
@@ -173,6 +174,10 @@ class _Server(TCPServer):
         await protocol.handle(Closed())
         self._over = True
         await self.idle_task.stop()
+
+    @property
+    def _stream(self) -> HttpStream:
+        return cast("HttpStream", self.stream)
 
     def _give_up(self) -> None:
         self._serving.cancel()
@@ -188,8 +193,12 @@ class _Server(TCPServer):
         while (left := self._idle_since + KEEP_ALIVE - trio.current_time()) > 0 and not terminated.is_set():
             with trio.move_on_after(left):
                 await terminated.wait()
-        with trio.CancelScope(shield=True):
-            await self._initiate_server_close()
+        if left > 0:
+            await trio.sleep(ON_ITS_WAY)
+        if self._stream.is_between_requests:  # else one has come just now, and is about to cancel this
+            self.connection.idle = True
+            with trio.CancelScope(shield=True):
+                await self._initiate_server_close()
 
 
 def _finishing(app: ASGIFramework) -> ASGIFramework:

@@ -19,7 +19,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 from wsproto.utilities import ProtocolError
 
-from progressd.accepting import accept_forever
+from progressd.accepting import BACKLOG, Listening, accept_forever, accept_waiting
 from progressd.auth.addresses import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
 from progressd.core.base_path import BasePath
@@ -52,10 +52,11 @@ class Connection:
     """An accepted socket, with the bytes that were read from it and not yet used.
 
     `socket` is the plain non-blocking socket and `stream` the Trio stream over that same socket, which a WebSocket does
-    without. `upgrade`: the handshake at the beginning of `unread`, once `wants_websocket` has found one.
+    without. `upgrade`: the handshake at the beginning of `unread`, once `wants_websocket` has found one. `idle`: it is
+    being closed between two requests, and the peer has nothing left to read.
     """
 
-    __slots__ = ("_stream", "began", "fate", "peer", "send", "socket", "topics", "unread", "upgrade")
+    __slots__ = ("_stream", "began", "fate", "idle", "peer", "send", "socket", "topics", "unread", "upgrade")
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.socket = sock
@@ -71,6 +72,7 @@ class Connection:
         self.upgrade: Upgrade | None = None
         self.topics = ""  # what it watched, for the log
         self.fate = ABANDONED  # as far as it is known
+        self.idle = False
 
     @property
     def stream(self) -> trio.SocketStream:
@@ -137,7 +139,7 @@ class Connection:
         """Say that nothing more comes, and let the peer read it: a close with bytes unread would cut it off (RST)."""
         with trio.move_on_after(LINGER):
             await self.stream.send_eof()
-            while await self.stream.receive_some():
+            while not self.idle and await self.stream.receive_some():
                 pass
 
 
@@ -218,7 +220,18 @@ class Listener:
 
     async def run(self, listening: socket.socket) -> None:
         """Accept until cancelled. The socket is non-blocking and stays open."""
-        await accept_forever(listening, lambda sock, peer: self._connections.start_soon(self._accepted, sock, peer))
+        await accept_forever(listening, self._accept)
+
+    def stop(self, listening: Listening) -> None:
+        """Serve the connections that wait, and close the port, so that later ones are refused at once.
+
+        A port of systemd's stays as it is: what waits there is for the next daemon.
+        """
+        if not listening.lasting:
+            with contextlib.suppress(OSError):
+                for sock, peer in accept_waiting(listening, BACKLOG):
+                    self._accept(sock, peer)
+            listening.close()
 
     async def drain(self) -> None:
         """Close the connections that ask for nothing, as browsers open them in advance; a request may be on its way."""
@@ -227,6 +240,9 @@ class Listener:
             head.deadline = min(head.deadline, trio.current_time() + ON_ITS_WAY)
         if self._heads:
             await trio.sleep(ON_ITS_WAY)
+
+    def _accept(self, sock: socket.socket, peer: str) -> None:
+        self._connections.start_soon(self._accepted, sock, peer)
 
     async def _accepted(self, sock: socket.socket, peer: str) -> None:
         """The boundary of one connection: nothing gets past it but a cancellation from without."""
@@ -285,7 +301,7 @@ class Listener:
             connection.fate = TOO_MANY_OF_ADDRESS
             return False
         self._make_room()
-        with trio.move_on_after(limits.handshake_timeout) as head:
+        with trio.move_on_after(ON_ITS_WAY if self._draining else limits.handshake_timeout) as head:
             self._heads[head] = connection
             try:
                 await connection.read_head(limits.max_head_bytes)
