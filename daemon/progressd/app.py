@@ -207,7 +207,7 @@ class Daemon:
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
                     await self._until_told_to_stop(signals, notify)
                     beside.start_soon(patience.run)
-                    await self._finish_jobs(jobs_done, patience)
+                    await self._finish_work(jobs_done, patience)
                     accepting.cancel_scope.cancel()
                 for listening in sockets.tcp:
                     listener.stop(listening)
@@ -242,15 +242,20 @@ class Daemon:
             self.reload()
             notify("READY=1", f"STATUS={self._status()}")
         log.info("stopping", signal=signal.Signals(number).name)
-        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self._drain_seconds + LAST_WORK) * 1e6)}")
+        notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
-    async def _finish_jobs(self, done: trio.Event, patience: Patience) -> None:
-        """Take no more work, tell the watchers, and wait for running jobs."""
+    async def _finish_work(self, jobs_done: trio.Event, patience: Patience) -> None:
+        """Take no more work, tell the watchers, and wait for running jobs, uploads and downloads."""
+        shutdown, transfers = self.settings.shutdown, self.gate.transfers
+        seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
         self.services.ready = False
-        self.notices.stopping(self._drain_seconds)
+        self.notices.stopping(seconds)
         self.runner.stop_taking()
-        with patience.of(self._drain_seconds):
-            await done.wait()
+        with patience.of(seconds):
+            for ended in transfers:
+                await ended.wait()
+            if shutdown.wait_for_jobs:
+                await jobs_done.wait()
 
     async def _send_away(self, listener: Listener) -> None:
         """End every connection in order; the block around it ends with the last one."""
@@ -311,9 +316,3 @@ class Daemon:
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()
         done.set()
-
-    @property
-    def _drain_seconds(self) -> float:
-        """How long running jobs may take to end."""
-        shutdown = self.settings.shutdown
-        return shutdown.drain_timeout if shutdown.wait_for_jobs else 0

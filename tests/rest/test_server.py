@@ -14,6 +14,7 @@ import pytest
 import trio
 from http_client import FORM_TYPE, exchange, file_part, form, get
 from peer import Peer, request
+from progressd.app import LAST_SECONDS
 from progressd.core.status import JobStatus
 from progressd.rest.protocol import AFTER_END
 from progressd.rest.server import KEEP_ALIVE
@@ -417,16 +418,43 @@ async def test_a_client_that_comes_after_the_last_is_refused_at_once(
             await trio.open_tcp_stream(host, int(port))
 
 
-async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(tmp_path: Path) -> None:
+LONGER = 2 * LAST_SECONDS
+
+
+async def test_a_download_under_way_has_the_drain_time_to_end(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        slow_clock.jump(LONGER)
+        async with Peer(await daemon.connect()) as other:
+            assert (await other.ask("/api/health/live")).status == 200
+        with trio.fail_after(PATIENCE):
+            assert await read_to_the_end(stream) > 100 << 20
+
+
+async def test_a_download_is_cut_off_after_the_drain_time(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        await jumping(slow_clock, LAST_SECONDS, daemon.stopped.is_set)
+        with trio.fail_after(PATIENCE):
+            assert await read_to_the_end(stream) < 100 << 20
+
+
+@pytest.mark.parametrize("wait_for_jobs", [True, False])
+async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(
+    slow_clock: MockClock, tmp_path: Path, wait_for_jobs: bool
+) -> None:
     body = form(file_part(PDF.ljust(200_000)))
     head = f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n{WANTED}\r\n\r\n".encode()
-    async with running_daemon(tmp_path) as daemon:
+    async with running_daemon(tmp_path, shutdown={"wait_for_jobs": wait_for_jobs}) as daemon:
         uploads = daemon.settings.state_dir / "uploads"
         async with await daemon.connect() as stream:
             await stream.send_all(head + body[:100_000])
             await eventually(lambda: any(path.stat().st_size > 50_000 for path in uploads.iterdir()))
             daemon.kill()
             await eventually(lambda: not daemon.daemon.services.ready)
+            slow_clock.jump(LONGER)
             await stream.send_all(body[100_000:])
             assert (await answer(stream, b"}")).startswith(b"HTTP/1.1 202 ")
             await is_closed(stream)

@@ -254,7 +254,7 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
 class ShutdownSettings(Struct, frozen=True, kw_only=True):
     """How the daemon stops."""
 
-    drain_timeout: Annotated[float, _seconds("How long to wait for jobs and watchers.")] = 30
+    drain_timeout: Annotated[float, _seconds("How long to wait for jobs, uploads and downloads.")] = 30
     wait_for_jobs: Annotated[
         bool, Meta(description="Whether to wait for running jobs; those it does not wait for are queued again.")
     ] = True

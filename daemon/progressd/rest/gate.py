@@ -43,6 +43,7 @@ OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/ap
 OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 OF_ALL_TOPICS: Final = (*OF_TOPICS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
+DOWNLOAD: Final = re.compile(r"/api/jobs/[^/]+/download")
 OF_TOKENS: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # who may look may have somebody else look
 REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})  # for want of a right, of room or of time
 WHO: Final = "progressd.who"  # the key in an ASGI scope
@@ -85,6 +86,7 @@ class Gate:
         self._settings = settings
         self._admission = admission
         self._uploads: Counter[str] = Counter()  # under way, by address
+        self._transfers: set[trio.Event] = set()  # of each upload and download under way, set at its end
         self._allowance = allowance
         self.refused = refused
 
@@ -92,13 +94,23 @@ class Gate:
         """Settings that have been read again."""
         self._settings = settings
 
+    @property
+    def transfers(self) -> tuple[trio.Event, ...]:
+        """The ends of the uploads and downloads that are under way now."""
+        return tuple(self._transfers)
+
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
             answering = Answering(send, Counter() if scope["path"].startswith(HEALTH) else self.refused)
             try:
                 answering.marks = self.count(cast("Mapping[str, Any]", scope))
                 who = self.admit(scope)
-                with self._uploading(scope), trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
+                with (
+                    self._transferring(scope),
+                    self._uploading(scope),
+                    trio.CancelScope() as serving,
+                    self._admission.held(who, serving.cancel),
+                ):
                     await self._app(scope, receive, answering)
                 if serving.cancelled_caught and not answering.begun:
                     self.admit(scope)
@@ -131,9 +143,21 @@ class Gate:
         return self._allowance.address(*_sender(scope))
 
     @contextmanager
+    def _transferring(self, scope: HTTPScope) -> Iterator[None]:
+        """Within this a file is sent or received, if it is a request for that."""
+        ended = trio.Event()
+        if _uploads(scope) or DOWNLOAD.fullmatch(scope["path"]):
+            self._transfers.add(ended)
+        try:
+            yield
+        finally:
+            self._transfers.discard(ended)
+            ended.set()
+
+    @contextmanager
     def _uploading(self, scope: HTTPScope) -> Iterator[None]:
         """Within this a file may come in, if it is a request for that. Raises TooManyUploads."""
-        if scope["method"] != "POST" or scope["path"] not in UPLOADS:
+        if not _uploads(scope):
             yield
             return
         limits = self._settings.limits
@@ -176,6 +200,10 @@ class Gate:
             _require_theirs(who, scope["path"])
         cast("dict[str, Any]", scope)[WHO] = who
         return who
+
+
+def _uploads(scope: HTTPScope) -> bool:
+    return scope["method"] == "POST" and scope["path"] in UPLOADS
 
 
 def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
