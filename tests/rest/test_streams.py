@@ -12,7 +12,8 @@ import httpx
 import pytest
 import trio
 from http_client import client_of, error_of
-from progressd.auth.places import Places
+from progressd.auth.identity import NOBODY
+from progressd.auth.places import Client, Places
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
 from progressd.rest.open_streams import OpenStreams
@@ -278,10 +279,11 @@ async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_pat
     """Between the look and the stream the beginning of the answer is sent, while others ask as well."""
     streams = OpenStreams(Places(settings_in(tmp_path, limits={limit: 1})))
     first, second = ReaderOutbox(1000), ReaderOutbox(1000)
+    client = Client("198.51.100.7", NOBODY)
     for _ in (first, second):
-        streams.require_room("198.51.100.7")
-    with trio.fail_after(PATIENCE), streams.opened(first, "198.51.100.7"):
-        with streams.opened(second, "198.51.100.7"):
+        streams.require_room(client)
+    with trio.fail_after(PATIENCE), streams.opened(first, client):
+        with streams.opened(second, client):
             assert not await second.wait()
         streams.announce(ServerStatus(ServerStatusData("healthy")))
         assert await first.wait()
@@ -289,7 +291,8 @@ async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_pat
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
 async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: str) -> None:
-    async with running_daemon(tmp_path, limits={limit: 2}) as daemon, client_of(daemon) as client:
+    limits = {limit: 2, "unlimited": ()}
+    async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
         cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
         async with streaming(daemon, "/api/events") as stream, daemon.watch():
@@ -299,7 +302,7 @@ async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: st
             with pytest.raises(ConnectionRejected):
                 async with daemon.watch():
                     pass
-        await eventually(lambda: not daemon.daemon.places._of_address)
+        await eventually(lambda: not daemon.daemon.places._watching)
 
 
 async def test_a_client_that_does_not_read_is_ended_and_holds_up_nobody(tmp_path: Path) -> None:

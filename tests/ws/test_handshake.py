@@ -185,7 +185,7 @@ async def test_more_connections_than_allowed_are_503_until_one_leaves(tmp_path: 
 
 
 async def test_one_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits={"max_connections_per_address": 2}) as daemon:
+    async with running_daemon(tmp_path, limits={"max_connections_per_address": 2, "unlimited": ()}) as daemon:
         async with daemon.watch(), daemon.watch():
             response = await asked(daemon, upgrade())
             assert response.status == 503

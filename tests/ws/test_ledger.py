@@ -18,7 +18,7 @@ from progressd.core.errors import (
     NotFound,
     Stopping,
     TooManyConnections,
-    TooManyOfAddress,
+    TooManyOfKey,
     Unauthorized,
 )
 from progressd.ws import ledger
@@ -152,7 +152,7 @@ async def test_a_socket_of_many_topics_names_a_few_of_them(daemon: RunningDaemon
 
 
 async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_path: Path) -> None:
-    limits = {"max_connections": 2, "max_connections_per_address": 1}
+    limits = {"max_connections": 2, "max_connections_per_address": 1, "unlimited": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         async with told(daemon, 4), daemon.watch(), Peer(await daemon.connect()) as peer:
             await peer.send(upgrade())
@@ -277,5 +277,5 @@ def test_the_protocol_page_has_every_close() -> None:
 
 def test_the_protocol_page_has_every_refusal() -> None:
     told = {int(status) for row in table("Refusals") for status in row[0].split(", ")}
-    errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfAddress)
+    errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfKey)
     assert told == {error.status for error in errors} | {426}

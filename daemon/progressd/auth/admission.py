@@ -114,6 +114,7 @@ class Admission:
             topic=grant.topic,
             expires_at=grant.expires_at,
             key=grant.key,
+            token=hashed(token),
         )
 
     @contextmanager

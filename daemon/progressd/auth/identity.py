@@ -29,6 +29,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     topic: str | None = None
     expires_at: datetime | None = None
     key: str = ""  # the hash of the key, as which it may be revoked
+    token: str = ""  # the hash of the watch token
 
     @property
     def bound(self) -> bool:

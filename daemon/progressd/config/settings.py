@@ -107,8 +107,15 @@ class Server(Struct, frozen=True, kw_only=True):
 class Limits(Struct, frozen=True, kw_only=True):
     """What one client, or all of them, may ask of the daemon."""
 
-    max_connections: Annotated[int, _count("WebSockets, event streams and long polls at a time.")] = 100
-    max_connections_per_address: Annotated[int, _count("Of these, from one address.")] = 100
+    max_connections: Annotated[
+        int,
+        _count("Watchers at a time: WebSockets, event streams and long polls. And as many producers at `/ws/publish`."),
+    ] = 100
+    max_connections_per_address: Annotated[int, _count("Of these, from one address that is not in `unlimited`.")] = 80
+    max_connections_per_key: Annotated[
+        int, _count("Of these, with one key, and with the watch tokens made with it.")
+    ] = 80
+    max_connections_per_token: Annotated[int, _count("Of these, with one watch token.")] = 20
     max_open_per_address: Annotated[int, _count("Connections of any kind at a time from one address.")] = 1000
     handshake_timeout: Annotated[float, _seconds("How long a client may take to send the head of its request.")] = 10
     max_head_bytes: Annotated[int, _bytes("The longest head of a request.", 1024)] = 16 << 10

@@ -19,7 +19,8 @@ ProgressdError
 │   │   └── Unreadable 500  or what it has makes no sense any more
 │   ├── Stopping 503        the daemon is about to end
 │   ├── TooManyConnections 503
-│   └── TooManyOfAddress 503
+│   ├── TooManyOfAddress 503
+│   ├── TooManyOfKey 503
 │   ├── RateLimited 429     this client asks too often
 │   └── TooManyUploads 503
 ├── NoSpace 507             no room on the disk, or none allowed, for what was sent
@@ -180,6 +181,10 @@ class TooManyConnections(Unavailable):
 
 class TooManyOfAddress(Unavailable):
     """There is no room for one more from this address."""
+
+
+class TooManyOfKey(Unavailable):
+    """There is no room for one more with this key or token."""
 
 
 class RateLimited(Unavailable):

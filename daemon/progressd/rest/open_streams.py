@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from progressd.auth.places import Places
+from progressd.auth.places import Client, Places
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.closing import DRAINING, TRY_AGAIN, Closing
 from progressd.core.errors import Stopping, Unavailable
@@ -23,21 +23,21 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def require_room(self, address: str) -> None:
-        """For a client there. Raises TooManyConnections, TooManyOfAddress, Stopping."""
+    def require_room(self, client: Client) -> None:
+        """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping."""
         if self._draining:
             raise Stopping("the daemon is stopping")
-        self._places.require(address)
+        self._places.require(client)
 
     @contextmanager
-    def opened(self, outbox: ReaderOutbox, address: str) -> Iterator[None]:
+    def opened(self, outbox: ReaderOutbox, client: Client) -> Iterator[None]:
         """Within this, the stream is one of them; it ends at once where others were quicker to take the last room."""
         try:
-            self._places.require(address)
+            self._places.require(client)
         except Unavailable:
             outbox.end(TRY_AGAIN)
         self._open[outbox] = None
-        self._places.take(address)
+        self._places.take(client)
         if self._announced is not None:
             outbox.say(self._announced)
         if self._draining:
@@ -46,7 +46,7 @@ class OpenStreams:
             yield
         finally:
             del self._open[outbox]
-            self._places.give_back(address)
+            self._places.give_back(client)
 
     @contextmanager
     def reporting(self, stop: Callable[[], None]) -> Iterator[None]:

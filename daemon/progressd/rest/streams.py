@@ -4,7 +4,7 @@ Both read an outbox of the broadcaster, as the watchers on WebSockets have one, 
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final
@@ -14,6 +14,7 @@ import trio
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
+from progressd.auth.places import Client
 from progressd.broadcast.pace import asked_for
 from progressd.broadcast.published import Notified
 from progressd.broadcast.reader import Reader, ReaderOutbox
@@ -69,10 +70,9 @@ async def _stream(topic: str) -> Response:
     after = None if wish.since is None else daemon.history.offset(wish.since, daemon.broadcaster.offset)
     if after is not None and await daemon.history.over(topic, after):
         return Response(b"", 204, HEADERS)  # which keeps an EventSource from asking again
-    address = daemon.gate.address(request.scope)
-    daemon.streams.require_room(address)
-    labels = who_asks(request.scope).labels
-    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after, address, labels)
+    client = Client(daemon.gate.address(request.scope), who_asks(request.scope))
+    daemon.streams.require_room(client)
+    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after, client)
     response = Response(body, 200, HEADERS, content_type="text/event-stream")
     response.timeout = None
     return response
@@ -81,14 +81,11 @@ async def _stream(topic: str) -> Response:
 class EventBody(ResponseBody):
     """The events of a stream as they come, and a comment where nothing has come for a while."""
 
-    def __init__(
-        self, daemon: Services, wish: Wish, after: int | None, address: str, labels: Mapping[str, str]
-    ) -> None:
+    def __init__(self, daemon: Services, wish: Wish, after: int | None, client: Client) -> None:
         self._daemon = daemon
         self._wish = wish
         self._after = after
-        self._address = address
-        self._labels = labels  # that a job must have for its messages to be sent
+        self._client = client
         self._stack = AsyncExitStack()
         self._tasks: trio.Nursery | None = None
         self._begun = False
@@ -99,9 +96,9 @@ class EventBody(ResponseBody):
         if wish.interval:
             self._tasks = await self._stack.enter_async_context(trio.open_nursery())
         outbox = ReaderOutbox(self._daemon.settings.limits.outbox_bytes)
-        self._stack.enter_context(self._daemon.streams.opened(outbox, self._address))
+        self._stack.enter_context(self._daemon.streams.opened(outbox, self._client))
         start = self._tasks.start_soon if self._tasks else _never
-        behind = asked_for(outbox, wish.types, wish.interval, self._labels, start)
+        behind = asked_for(outbox, wish.types, wish.interval, self._client.identity.labels, start)
         reader = self._daemon.broadcaster.read(str(wish.topic), outbox, behind, self._after)
         self._reader = self._stack.enter_context(reader)
         return self
@@ -141,17 +138,17 @@ def _never(task: Callable[[], Awaitable[None]]) -> None:
 async def changed_job(daemon: Services, job: Job, since: str, seconds: float) -> Job:
     """The job, once it is newer than the cursor `since`, or as it is after so many seconds, or when the daemon stops.
 
-    Raises TooManyConnections, TooManyOfAddress, Stopping, NotFound, StoreFailed.
+    Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping, NotFound, StoreFailed.
     """
     after = daemon.history.offset(since, daemon.broadcaster.offset)
     if after is None or job.offset > after or job.status.finished:
         return job
-    address = daemon.gate.address(request.scope)
-    daemon.streams.require_room(address)
+    client = Client(daemon.gate.address(request.scope), who_asks(request.scope))
+    daemon.streams.require_room(client)
     outbox = ReaderOutbox(daemon.settings.limits.outbox_bytes)
     topic = job_topic(job.id)
     with (
-        daemon.streams.opened(outbox, address),
+        daemon.streams.opened(outbox, client),
         daemon.broadcaster.read(topic, outbox, outbox, after) as reader,
         trio.move_on_after(seconds),
     ):

@@ -12,8 +12,8 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.admission import Admission
 from progressd.auth.allowance import Allowance
 from progressd.auth.browsers import check_host, check_origin
-from progressd.auth.identity import Identity, Scope, decide
-from progressd.auth.places import Places
+from progressd.auth.identity import NOBODY, Identity, Scope, decide
+from progressd.auth.places import Client, Places
 from progressd.auth.sight import Sight, Sights
 from progressd.broadcast.outbox import Budget
 from progressd.broadcast.session import Session
@@ -48,7 +48,7 @@ class Watchers:
         self._allowance = allowance
         self._places = places
         self._sights = sights
-        self._open: dict[WebSocket, None] = {}  # in the order they came
+        self._open: dict[WebSocket, Client] = {}  # in the order they came
         self.budget = Budget(settings.limits.outbox_bytes_total)
         self._heartbeat = Heartbeat(settings.limits)
         self.run = self._heartbeat.run
@@ -83,9 +83,13 @@ class Watchers:
         peer, connection.peer = connection.peer, self._allowance.address(connection.peer, headers)
         try:
             self._allowance.take(peer, headers)
-            self._admit(websocket)
             self._check_browser(websocket)
-            who = self._admission.who(headers, websocket.target.partition("?")[2])
+            try:
+                who = self._admission.who(headers, websocket.target.partition("?")[2])
+            except TokenExpired:
+                self._admit(websocket, NOBODY)
+                raise
+            self._admit(websocket, who)
             serve = await self._asked(websocket, who)
             await websocket.accept()
             self._heartbeat.add(websocket.outbox)
@@ -125,18 +129,18 @@ class Watchers:
                 await trio.sleep(seconds / (len(watching) - 1))
             websocket.outbox.end(closing)
 
-    def _admit(self, websocket: WebSocket) -> None:
+    def _admit(self, websocket: WebSocket, who: Identity) -> None:
         """Count a connection in. Raises Unavailable where there is no room."""
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
-        self._places.require(websocket.connection.peer)
-        self._places.take(websocket.connection.peer)
-        self._open[websocket] = None
+        client = Client(websocket.connection.peer, who, publishes(websocket.target))
+        self._places.require(client)
+        self._places.take(client)
+        self._open[websocket] = client
 
     def _dismiss(self, websocket: WebSocket) -> None:
-        if websocket in self._open:
-            del self._open[websocket]
-            self._places.give_back(websocket.connection.peer)
+        if (client := self._open.pop(websocket, None)) is not None:
+            self._places.give_back(client)
 
     def _check_browser(self, websocket: WebSocket) -> None:
         server = self._settings.server
