@@ -1,6 +1,5 @@
 """A daemon that speaks TLS, to every way of talking to it: who trusts it, and what is said where nobody does."""
 
-import ssl
 import subprocess
 import sys
 import threading
@@ -49,19 +48,6 @@ def test_plain_http_to_a_port_with_tls_is_told_as_such(arguments: list[str], enc
     result = run(f"http://localhost:{encrypted.port}", *arguments)
     assert ": TLS is spoken at this port: use https:// or wss://" in result.output
     assert result.output.count("\n") == 1
-
-
-@pytest.mark.parametrize("command", ["jobs", "watch"])
-def test_so_it_is_where_what_speaks_tls_does_not_say_so(command: str, cert: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert)
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        result = run(f"http://127.0.0.1:{server.server_port}", command)
-        server.shutdown()
-    said = f"http://127.0.0.1:{server.server_port} speaks TLS: use https://127.0.0.1:{server.server_port}"
-    assert said in result.output
 
 
 @pytest.mark.parametrize("command", ["jobs", "watch"])

@@ -74,7 +74,7 @@ ONLY_IN = {
     "quart_trio": {"rest"},
     "trio_websocket": {"ws", "client"},
     "wsproto": {"ws", "client"},
-    "httpx": {"client"},
+    "httpx": set(),
     "jwt": {"auth"},
     "subprocess": {"installation", "producers", "pipelines", "client"},
     "PIL": {"pipelines"},

@@ -1,5 +1,6 @@
 """The key to a daemon that asks for one: from a file, checked, and as the header of a request; never in an error."""
 
+from base64 import b64encode
 from pathlib import Path
 
 from progressd.client.errors import BadKey
@@ -8,6 +9,11 @@ from progressd.client.errors import BadKey
 def credentials(key: str | None) -> dict[str, str]:
     """The headers that carry the key, if there is one (RFC 6750 §2.1). Raises BadKey."""
     return {} if key is None else {"Authorization": f"Bearer {_checked(key, 'the key')}"}
+
+
+def basic(username: str, password: str) -> dict[str, str]:
+    """Return the header that carries a user name and a password (RFC 7617 §2)."""
+    return {"Authorization": f"Basic {b64encode(f'{username}:{password}'.encode()).decode()}"}
 
 
 def read_key(path: Path) -> str:

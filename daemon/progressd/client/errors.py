@@ -70,7 +70,7 @@ class Refused(ClientError):
             said = None
         said = said if isinstance(said, dict) else {}
         sentence = said.get("message") or said.get("error") or f"{url} answered with HTTP status {status}"
-        seconds = int(retry_after) if retry_after and retry_after.isdecimal() else None
+        seconds = int(retry_after[:9]) if retry_after and retry_after.isdecimal() else None
         return cls(status, str(sentence), seconds, str(said.get("error", "")))
 
 

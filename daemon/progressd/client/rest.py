@@ -1,22 +1,21 @@
 """The REST API as function calls: submit, look up, list, cancel, try again; it waits for each answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
-import httpx
 import msgspec
 
-from progressd import __version__
-from progressd.client import tls
-from progressd.client.address import checked_url, job_path, no_daemon
+from progressd.client.address import job_path
 from progressd.client.backlog import Answer, Event
-from progressd.client.credentials import credentials
-from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
+from progressd.client.errors import ClientError
+from progressd.client.http import HTTPClient
+from progressd.client.multipart import UnreadableFile, Upload
 from progressd.core.decoding import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
-CONNECT_TIMEOUT: Final = 10.0  # seconds
+MAX_ANSWERS: Final = 1 << 20  # bytes of the answers to a few events
 
 T = TypeVar("T")
 
@@ -33,17 +32,9 @@ class RestClient:
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = ANSWER_TIMEOUT) -> None:
-        self.url = checked_url(url)
+        self._http = HTTPClient(url, key, timeout)
+        self.url = self._http.url
         self.key = key
-        self._timeout = timeout
-        self._reached = False  # somebody has answered
-        # no proxy from the environment, or a daemon on this very host would be asked for through one
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-            trust_env=False,
-            verify=tls.context(),
-            headers={"User-Agent": f"progressd/{__version__}", **credentials(key)},
-        )
 
     def __enter__(self) -> "RestClient":
         return self
@@ -51,8 +42,12 @@ class RestClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def connect(self) -> None:
+        """Connect now instead of with the first call. Raises NoDaemon."""
+        self._http.connect()
+
     def close(self) -> None:
-        """Leave; no call is possible any more."""
+        """Close the connection."""
         self._http.close()
 
     def submit(
@@ -62,19 +57,18 @@ class RestClient:
 
         `options` may have a `priority`: low, normal or high.
         """
+        fields = {
+            name: msgspec.json.encode(given).decode()
+            for name, given in (("options", options), ("labels", labels))
+            if given
+        }
         with path.open("rb") as file:
-            answer = self._call(
-                "POST",
-                "/api/convert",
-                params={"pipeline": pipeline} if pipeline else None,
-                files={"file": (path.name, file, "application/octet-stream")},
-                data={
-                    name: msgspec.json.encode(given).decode()
-                    for name, given in (("options", options), ("labels", labels))
-                    if given
-                },
-            )
-        return str(answer["job_id"])
+            upload = Upload(fields, file, path.name)
+            query = f"?{urlencode({'pipeline': pipeline})}" if pipeline else ""
+            try:
+                return str(self._call("POST", f"/api/convert{query}", upload, upload.headers)["job_id"])
+            except UnreadableFile as error:
+                raise error.reason from None
 
     def job(self, job_id: str) -> dict[str, Any]:
         """One job, as the API gives it."""
@@ -82,8 +76,8 @@ class RestClient:
 
     def jobs(self, *, limit: int = 50, **filters: str | None) -> list[dict[str, Any]]:
         """The newest jobs, as the API gives them; `filters`: status, kind and label=NAME=VALUE, unless None."""
-        query = {"limit": limit, **{name: value for name, value in filters.items() if value is not None}}
-        jobs: list[dict[str, Any]] = self._call("GET", "/api/jobs", params=query)["jobs"]
+        query = urlencode({"limit": limit, **{name: value for name, value in filters.items() if value is not None}})
+        jobs: list[dict[str, Any]] = self._call("GET", f"/api/jobs?{query}")["jobs"]
         return jobs
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -92,7 +86,7 @@ class RestClient:
 
     def purge(self, job_id: str) -> dict[str, Any]:
         """Delete a finished job and its files; the job as it was."""
-        return self._call("DELETE", job_path(job_id), params={"purge": "true"})
+        return self._call("DELETE", f"{job_path(job_id)}?purge=true")
 
     def retry(self, job_id: str) -> str:
         """Have a job that failed or was cancelled run again; the id of the new job."""
@@ -100,44 +94,31 @@ class RestClient:
 
     def register(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Register a job to report on; the job as it is, should there be one with this id."""
-        return self._call("POST", "/api/jobs", json=job)
+        return self._post("/api/jobs", job)
 
     def report(self, job_id: str, event: Mapping[str, Any]) -> None:
         """Report an event of a job."""
-        self._call("POST", f"{job_path(job_id)}/events", json=event)
+        self._post(f"{job_path(job_id)}/events", event)
 
     def exchange(self, events: Sequence[Event]) -> list[Answer]:
         """Report events, and wait until they are durable; the answer to each."""
         headers = {"Content-Type": "application/x-ndjson"}
-        body = self._request("POST", "/api/events", content=_encode_lines(events), headers=headers)
+        body = self._http.request("POST", "/api/events", _encode_lines(events), headers, MAX_ANSWERS)
         answers = self._decoded(_decode_answers, body)
         if len(answers) != len(events):
             raise ClientError(f"{self.url} answered {len(answers)} events instead of {len(events)}")
         return answers
 
-    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        return self._decoded(_decode_object, self._request(method, path, **request))
+    def _post(self, path: str, what: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("POST", path, msgspec.json.encode(what), {"Content-Type": "application/json"})
+
+    def _call(
+        self, method: str, path: str, body: bytes | Iterable[bytes] | None = None, headers: Mapping[str, str] = {}
+    ) -> dict[str, Any]:
+        return self._decoded(_decode_object, self._http.request(method, path, body, headers))
 
     def _decoded(self, decode: Callable[[bytes], T], body: bytes) -> T:
         try:
             return decode(body)
         except UNDECODABLE:
             raise ClientError(f"what answers at {self.url} is not progressd: it sent no JSON") from None
-
-    def _request(self, method: str, path: str, **request: Any) -> bytes:
-        try:
-            response = self._http.request(method, f"{self.url}{path}", **request)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise NoDaemon(tls.complaint(error, self.url) or no_daemon(self.url, reached=self._reached)) from None
-        except httpx.TimeoutException:
-            raise NoAnswer(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
-        except httpx.TransportError as error:
-            if not self._reached and (misplaced := tls.misplaced(self.url)):
-                raise NoDaemon(misplaced) from None
-            raise NoAnswer(f"the connection to {self.url} broke: {error}") from None
-        self._reached = True
-        if not response.is_success:
-            raise Refused.answered(
-                response.status_code, response.content, response.headers.get("Retry-After"), self.url
-            )
-        return response.content

@@ -1,12 +1,10 @@
 """TLS from the client's side: whom it trusts, and what keeps a connection from coming about."""
 
-import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-PROBE_TIMEOUT: Final = 2.0  # seconds to connect, and for each step of the handshake
 NO_ISSUER: Final = frozenset({18, 19, 20, 21})  # X509_V_ERR_… of OpenSSL: nobody here vouches for the certificate
 PLAIN: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING"})
 
@@ -28,21 +26,6 @@ def complaint(error: BaseException, url: str) -> str | None:
             reason = (cause.reason or "it broke off").replace("_", " ").lower()
             return f"TLS with {url} does not come about: {reason}"
     return None
-
-
-def misplaced(url: str) -> str | None:
-    """The sentence for when no answer came from this http:// address because TLS is spoken there. Blocks."""
-    parts = urlsplit(url)
-    if parts.scheme != "http":
-        return None
-    probe = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    probe.check_hostname, probe.verify_mode = False, ssl.CERT_NONE  # nothing is sent
-    try:
-        with socket.create_connection((parts.hostname, parts.port or 80), PROBE_TIMEOUT) as stream:
-            probe.wrap_socket(stream, server_hostname=parts.hostname).close()
-    except OSError:
-        return None
-    return f"what answers at {url} speaks TLS: use https://{parts.netloc}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

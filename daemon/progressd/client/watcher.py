@@ -118,8 +118,6 @@ async def _follow(
                 failures = 0
             refused = _refused(error, url)
             reached = reached or isinstance(error, StreamClosed) or bool(refused and refused.code)
-            if not (reached or refused) and (misplaced := await trio.to_thread.run_sync(tls.misplaced, url)):
-                raise NoDaemon(misplaced) from None
             lost = _judged(refused or error, url, failures, reached)
             failures += 1
         on_lost(lost)

@@ -1,0 +1,75 @@
+"""An HTTP server that gives the answers a test wants, byte by byte, also those that no daemon gives."""
+
+import contextlib
+import re
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Answer = bytes | Callable[[bytes], bytes]
+
+
+class Answering(socketserver.ThreadingTCPServer):
+    """Gives one answer after the other, and the last one from then on. An empty one closes the connection."""
+
+    daemon_threads = True
+
+    def __init__(self, answers: tuple[Answer, ...], *, unread: bool) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.answers = list(answers)
+        self.unread = unread  # the bodies of requests
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.opened: list[socket.socket] = []
+
+    def hang_up(self) -> None:
+        """Close all connections, as a daemon does with idle ones."""
+        for connection in self.opened:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def next_answer(self, request: bytes) -> bytes:
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return answer(request) if callable(answer) else answer
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: Answering
+
+    def handle(self) -> None:
+        self.server.connections += 1
+        self.server.opened.append(self.connection)
+        with contextlib.suppress(ConnectionError):
+            while request := self._request():
+                answer = self.server.next_answer(request)
+                self.wfile.write(answer)
+                if not answer or b"Connection: close" in answer:
+                    return
+
+    def _request(self) -> bytes:
+        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        return head + (self.rfile.read(int(length[1])) if length and not self.server.unread else b"")
+
+
+def answer(body: bytes, status: int = 200, **headers: Any) -> bytes:
+    """An answer with this body."""
+    lines = [f"HTTP/1.1 {status} Reason", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@contextlib.contextmanager
+def answering(*answers: Answer, unread: bool = False) -> Iterator[Answering]:
+    """The server, while it runs."""
+    with Answering(answers, unread=unread) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
