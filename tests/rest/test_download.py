@@ -292,14 +292,38 @@ async def test_there_is_no_result_of_a_failed_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", [{}, {"output_path": "/api/elsewhere"}, {"output_path": "https://example.org/x.pdf"}]
+    ("result", "said"),
+    [
+        ({}, f"job {ID} has completed without a result to download"),
+        ({"output_path": "/api/elsewhere"}, f"the result of job {ID} is not on this server"),
+    ],
 )
-async def test_a_producers_job_has_no_file_here(
-    daemon: RunningDaemon, client: httpx.AsyncClient, result: dict[str, Any]
+async def test_a_job_without_a_file_has_no_download(
+    daemon: RunningDaemon, client: httpx.AsyncClient, result: dict[str, Any], said: str
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID, **result))
     response = await client.get(f"/api/jobs/{ID}/download")
-    assert (response.status_code, error_of(response)) == (404, f"job {ID} has no file here")
+    assert (response.status_code, error_of(response)) == (404, said)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        ("https://files.example/x.pdf?v=1&s=%41#p2", "https://files.example/x.pdf?v=1&s=%41#p2"),
+        ("http://[::1]:8081/it's (1).pdf", "http://[::1]:8081/it's%20(1).pdf"),
+        ("https://bücher.example/書.pdf", "https://b%C3%BCcher.example/%E6%9B%B8.pdf"),
+        ("https://a.example/\r\nX-Evil: yes", "https://a.example/%0D%0AX-Evil:%20yes"),
+    ],
+)
+async def test_a_download_redirects_to_a_result_elsewhere(
+    daemon: RunningDaemon, client: httpx.AsyncClient, url: str, location: str, method: str
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1), completed(ID, output_path=url))
+    response = await client.request(method, f"/api/jobs/{ID}/download")
+    assert (response.status_code, response.headers["Location"], response.content) == (303, location, b"")
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert "X-Evil" not in response.headers
 
 
 async def test_a_result_that_is_gone_is_not_found(tmp_path: Path) -> None:

@@ -121,6 +121,32 @@ def test_a_job_whose_producer_is_silent_says_so_until_it_is_back(page: Page) -> 
     expect(mirror).to_have_attribute("data-status", "processing")
 
 
+def test_a_result_elsewhere_is_opened_there(page: Page) -> None:
+    url = "https://files.example/report.pdf?v=1"
+    page.evaluate(REPORT, ["remote", progress(1, 1, "One"), {"type": "completed", "data": {"output_path": url}}])
+    remote = page.locator(".job[data-status=completed]", has_text="remote")
+    for _ in ("by the stream", "by REST"):
+        link = remote.get_by_role("link", name="Open result remote")
+        expect(link).to_have_attribute("href", url)
+        expect(link).to_have_attribute("target", "_blank")
+        expect(link).to_have_attribute("rel", "noopener noreferrer")
+        assert link.get_attribute("download") is None
+        page.reload()
+
+
+def test_a_link_with_an_unsafe_scheme_is_not_shown(page: Page) -> None:
+    shown = """output => import(new URL('static/job-card.js', document.baseURI)).then(({ JobCard }) => {
+      const card = new JobCard();
+      card.show({id: 'x', kind: 'job', status: 'completed', output_path: output});
+      const link = card.element.querySelector('[data-part=download]');
+      return link.hidden ? null : link.getAttribute('href');
+    })"""
+    assert page.evaluate(shown, "https://files.example/x") == "https://files.example/x"
+    assert page.evaluate(shown, "/api/jobs/x/download") == "api/jobs/x/download"
+    for unsafe in ("javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", "javascript://https://x"):
+        assert page.evaluate(shown, unsafe) is None
+
+
 def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
     streams: list[WebSocketRoute] = []
 

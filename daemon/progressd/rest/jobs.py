@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Final
+from urllib.parse import quote
 
 import msgspec
 import trio
@@ -30,6 +31,8 @@ from progressd.store.base import Filter
 WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
 FINISHED: Final = frozenset(status for status in JobStatus if status.finished)
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
+ELSEWHERE: Final = ("http://", "https://")  # how the URL of a result begins that a producer keeps itself
+IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # characters that stay as they are; all others are percent-encoded
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
 
@@ -137,13 +140,18 @@ async def retry(job_id: str) -> Response:
 
 
 @blueprint.get("/<job_id>/download")
-@described(also={200: FILE, 206: FILE, 304: {}}, errors=(409, 416), headers=("Range", "If-None-Match"))
+@described(also={200: FILE, 206: FILE, 303: {}, 304: {}}, errors=(409, 416), headers=("Range", "If-None-Match"))
 async def download(job_id: str) -> Response:
-    """The result."""
+    """The result; a redirect where its producer keeps it at a URL of its own."""
     daemon = services()
     job = await _find(job_id)
     if job.status is not JobStatus.COMPLETED:
         raise Conflict(f"job {job.id} is {job.status}: there is no result to download")
+    if job.output_path is None:
+        raise NotFound(f"job {job.id} has completed without a result to download")
+    if job.output_path.startswith(ELSEWHERE):
+        location = quote(job.output_path, safe=IN_URLS)
+        return Response(b"", 303, {"Location": location, "Cache-Control": CACHING})
     pipeline = daemon.settings.pipelines.get(job.pipeline or "")
     suffix = PurePath(pipeline.output).suffix if pipeline else ""
     stem = PurePath(job.input_filename or "").stem or job.kind
@@ -157,7 +165,7 @@ async def download(job_id: str) -> Response:
             conditional=True,
         )
     except FileNotFoundError:
-        raise NotFound(f"job {job.id} has no file here") from None
+        raise NotFound(f"the result of job {job.id} is not on this server") from None
     except OSError as error:
         if passes(error):
             raise Unavailable(f"the daemon cannot open the file for now ({error.strerror})") from error

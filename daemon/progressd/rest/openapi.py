@@ -37,6 +37,7 @@ GOOD: Final = {
     202: "It is taken, and will be worked on.",
     204: "There is nothing more to come.",
     206: "The part that was asked for.",
+    303: "The result is elsewhere, at the URL in `Location`.",
     304: "It has not changed.",
 }
 REQUEST_HEADERS: Final = {
@@ -48,6 +49,7 @@ REQUEST_HEADERS: Final = {
 RESPONSE_HEADERS: Final = {
     "Content-Disposition": ("string", "The file's name."),
     "ETag": ("string", "For `If-None-Match`."),
+    "Location": ("string", "Where the result is."),
     "Idempotency-Replayed": ("string", "`true` where the first answer comes again."),
     "Retry-After": ("integer", "Seconds."),
     "X-RateLimit-Limit": ("integer", "Requests in a minute. Those who may send any number are not told."),
@@ -177,6 +179,8 @@ def _told(operation: Operation, status: int) -> Iterator[str]:
         yield from (ANSWERED_WITH[name] for name in operation.headers if name in ANSWERED_WITH)
     if status in (429, 503):
         yield "Retry-After"
+    if status == 303:
+        yield "Location"
 
 
 def _good(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:

@@ -84,21 +84,37 @@ export class JobCard {
   }
 
   #showActions() {
-    const { upload, status, output_path: output } = this.#entry;
+    const { upload, status } = this.#entry;
     const { cancel, retry, download, dismiss, delete: deletion } = this.#parts;
     const focused = this.element.contains(document.activeElement) ? document.activeElement : null;
     cancel.hidden = isFinished(this.#entry);
     retry.hidden = !canRetry(this.#entry);
-    download.hidden = status !== 'completed' || !output;
+    const link = status === 'completed' ? linkTo(this.#entry) : null;
+    download.hidden = !link;
     dismiss.hidden = !upload || status !== 'failed';
     deletion.hidden = upload || !isFinished(this.#entry);
-    if (!download.hidden) download.href = downloadUrl(this.#entry.id);
+    if (link) {
+      download.href = link.href;
+      setText(download, link.elsewhere ? 'Open result' : 'Download');
+      download.toggleAttribute('download', !link.elsewhere);
+      download.target = link.elsewhere ? '_blank' : '';
+    }
     for (const action of [cancel, retry, download, dismiss, deletion]) {
       if (action.hasAttribute('data-asking')) continue;
       action.setAttribute('aria-label', `${action.textContent.trim()} ${nameOf(this.#entry)}`);
     }
     if (focused?.hidden) ([retry, download, dismiss].find((action) => !action.hidden) ?? this.element).focus();
   }
+}
+
+/**
+ * @param {import('./jobs.js').Job} job
+ * @returns {{href: string, elsewhere: boolean} | null} nothing for a job without a result, or with an unsafe URL
+ */
+function linkTo({ id, output_path: output }) {
+  if (!output) return null;
+  if (output.startsWith('/')) return { href: downloadUrl(id), elsewhere: false };
+  return /^https?:\/\//i.test(output) ? { href: output, elsewhere: true } : null;
 }
 
 /** The server tries again what it ran itself, the page what it sent; some files are refused however often. */

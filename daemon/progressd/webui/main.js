@@ -96,7 +96,7 @@ function signOut() {
 
 /** A link cannot carry the key; the browser follows one with a token in its place. */
 async function download(event) {
-  const link = event.target.closest('a[data-action=download]');
+  const link = event.target.closest('a[data-action=download][download]');
   if (!link || currentKey() === null) return;
   event.preventDefault();
   const { jobId } = link.closest('.job').dataset;
