@@ -5,6 +5,10 @@ import { learnFrom } from './clock.js';
 
 const TIMEOUT_MS = 10_000;
 
+const NO_SERVER = 'The server cannot be reached. Try again when it is back.';
+const NO_ANSWER = 'The server did not answer. Try again.';
+const NOT_SENT = 'The upload failed: the server cannot be reached, or the file changed after you chose it.';
+
 /** The server answered, and said no. */
 export class Refusal extends Error {
   /**
@@ -12,11 +16,15 @@ export class Refusal extends Error {
    * @param {{error?: string, message?: string, retry_after?: number}} body
    */
   constructor(status, body) {
-    super(body?.message ?? body?.error ?? `The server answered ${status}.`);
+    const proxy = status >= 502 && status <= 504; // which finds no daemon behind it
+    super(body?.message ?? body?.error ?? (proxy ? NO_SERVER : `The server answered with HTTP status ${status}.`));
     this.status = status;
     this.retryAfter = body?.retry_after ?? 0; // seconds
   }
 }
+
+/** No answer came. */
+export class Unreachable extends Error {}
 
 function refusal(status, body, used) {
   const error = new Refusal(status, body);
@@ -29,11 +37,13 @@ const jobUrl = (id, rest = '') => `api/jobs/${encodeURIComponent(id)}${rest}`;
 async function request(url, method = 'GET') {
   const used = currentKey();
   const signal = AbortSignal.timeout(TIMEOUT_MS);
-  const response = await fetch(url, { method, headers: credentials(), cache: 'no-cache', signal });
+  const response = await fetch(url, { method, headers: credentials(), cache: 'no-cache', signal }).catch((error) => {
+    throw new Unreachable(error.name === 'TimeoutError' ? NO_ANSWER : NO_SERVER);
+  });
   learnFrom(response.headers.get('Date'));
   const body = await response.json().catch(() => null);
   if (!response.ok) throw refusal(response.status, body, used);
-  if (body === null) throw new Error('The answer was not JSON.');
+  if (body === null) throw new Error('The server sent an answer that this page cannot read. Reload the page.');
   return body;
 }
 
@@ -80,7 +90,7 @@ export function convert(file, options, onSent, signal) {
       if (xhr.status < 300 && xhr.response) resolve(xhr.response);
       else reject(refusal(xhr.status, xhr.response, used));
     };
-    xhr.onerror = () => reject(new Error('The file was not sent: the connection broke, or the file changed.'));
+    xhr.onerror = () => reject(new Unreachable(NOT_SENT));
     xhr.onabort = () => reject(signal.reason);
     signal.addEventListener('abort', () => xhr.abort());
     xhr.send(form);

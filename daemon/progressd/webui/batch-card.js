@@ -72,6 +72,12 @@ export class BatchCard {
     this.#parts.note.hidden = !sentence;
   }
 
+  /** Takes back what it and the cards of its jobs say about actions that failed. */
+  clearNotes() {
+    this.note('');
+    this.#list.clearNotes();
+  }
+
   /** Says on the card of one of its jobs why something came to nothing. */
   complain(id, sentence) {
     this.#list.complain(id, sentence);

@@ -55,6 +55,10 @@ export class JobCard {
     this.#parts.note.hidden = !sentence;
   }
 
+  clearNotes() {
+    this.note('');
+  }
+
   #identify() {
     const { upload, id, status, kind } = this.#entry;
     const { dataset } = this.element;

@@ -58,6 +58,11 @@ export class JobList {
     for (const card of this.#cards.values()) if (!isOver(card.entry)) card.tick();
   }
 
+  /** Takes back what the cards say about actions that failed. */
+  clearNotes() {
+    for (const card of this.#cards.values()) card.clearNotes();
+  }
+
   /** Says on a job's card why something came to nothing. */
   complain(id, sentence) {
     if (this.#cards.has(id)) this.#cards.get(id).note(sentence);

@@ -146,6 +146,7 @@ function showConnection(connection) {
   if (connection === 'reconnecting') {
     jobs.dropForecasts();
   } else {
+    list.clearNotes(); // the server is back, so what failed without it may be tried again
     showHealth();
     if (currentKey() !== null) gate.enter(); // its rights may have changed meanwhile
   }
