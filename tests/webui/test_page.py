@@ -75,6 +75,33 @@ def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_
     expect(refused).to_have_count(0)
 
 
+def test_files_given_together_are_one_batch(page: Page, tmp_path: Path) -> None:
+    expect(page.locator("[data-connection=live]")).to_be_visible()
+    files = [tmp_path / f"part-{number}.pdf" for number in (10, 1, 2)]
+    for file in files:
+        file.write_bytes(b"%PDF-1.7\nnothing that follows")
+    page.locator("input[type=file]").set_input_files(files)
+    batch = page.locator(".batch", has_text="part-10.pdf")
+    for _ in ("by the stream", "by REST"):
+        expect(batch).to_contain_text("Batch of 3 files")
+        expect(batch.locator(".job[data-status=failed] [data-part=name]")).to_have_text(
+            ["part-1.pdf", "part-2.pdf", "part-10.pdf"]
+        )
+        expect(page.locator("#jobs > .job", has_text="part-")).to_have_count(1)
+        page.reload()
+
+
+def test_a_bad_file_among_several_is_refused_alone(page: Page, tmp_path: Path, scan: Path) -> None:
+    files = [tmp_path / name for name in ("odd.pdf", "even.pdf", "large.pdf")]
+    files[0].write_text("Dear Sir or Madam")
+    files[1].write_bytes(scan.read_bytes())
+    files[2].write_bytes(scan.read_bytes().ljust(20_000_000))  # still being sent when the first one is refused
+    page.locator("input[type=file]").set_input_files(files)
+    expect(page.locator(".job[data-status=failed]", has_text="odd.pdf")).to_contain_text("not a file of the type")
+    for name in ("even.pdf", "large.pdf"):
+        expect(page.locator(".job[data-job-id]", has_text=name)).to_be_visible()
+
+
 def test_with_websockets_blocked_it_polls_says_so_and_still_shows_the_result(page: Page) -> None:
     page.route_web_socket(re.compile(".*"), lambda route: route.close(code=1011))
     page.reload()

@@ -7,7 +7,7 @@ const TIMEOUT_MS = 10_000;
 
 const NO_SERVER = 'The server cannot be reached. Try again when it is back.';
 const NO_ANSWER = 'The server did not answer. Try again.';
-const NOT_SENT = 'The upload failed: the server cannot be reached, or the file changed after you chose it.';
+const NOT_SENT = 'The upload failed: the server cannot be reached, or a file changed after you chose it.';
 
 /** The server answered, and said no. */
 export class Refusal extends Error {
@@ -68,21 +68,23 @@ export async function signedDownloadUrl(id) {
 }
 
 /**
- * Sends one file. XMLHttpRequest, because fetch does not tell how much of a body has been sent.
- * @param {File} file
+ * Sends files: one becomes a job, several become a batch. XMLHttpRequest, because fetch does not tell how much of a body
+ * has been sent.
+ * @param {File[]} files
  * @param {object} options
  * @param {(sent: number, total: number) => void} onSent bytes
  * @param {AbortSignal} signal
- * @returns {Promise<{job_id: string, status: string, created_at: string}>}
+ * @returns {Promise<{job_id?: string, batch_id?: string, status: string, created_at: string}>}
  */
-export function convert(file, options, onSent, signal) {
+export function submit(files, options, onSent, signal) {
+  const [url, field] = files.length === 1 ? ['api/convert', 'file'] : ['api/batch', 'files[]'];
   const form = new FormData();
   form.append('options', JSON.stringify(options));
-  form.append('file', file);
+  for (const file of files) form.append(field, file);
   const used = currentKey();
   return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
-    xhr.open('POST', 'api/convert');
+    xhr.open('POST', url);
     for (const [name, value] of Object.entries(credentials())) xhr.setRequestHeader(name, value);
     xhr.responseType = 'json';
     xhr.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);

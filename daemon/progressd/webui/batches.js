@@ -1,7 +1,11 @@
 /** Jobs that were handed in together, as the server counts them; asked for again when one of them has changed. */
 
 import { getBatch } from './api.js';
+import { nameOf } from './job-card.js';
 import { isFinished } from './jobs.js';
+
+/** The jobs of a batch were created in the same moment, so only their names give them an order that stays. */
+const byName = new Intl.Collator('en', { numeric: true });
 
 /**
  * A batch, in the shape a card shows.
@@ -37,7 +41,8 @@ export class Batches {
     return [...members].map(([id, jobs]) => (jobs[0].batch_id ? this.#batch(id, jobs) : jobs[0]));
   }
 
-  #batch(id, jobs) {
+  #batch(id, members) {
+    const jobs = [...members].sort((a, b) => byName.compare(nameOf(a), nameOf(b)));
     const seen = jobs.map((job) => `${job.id} ${job.status}`).join();
     const known = this.#batches.get(id) ?? { answer: null, seen: '', asking: false };
     this.#batches.set(id, known);

@@ -72,6 +72,11 @@ export class Feed {
     this.#listener.onNotice(null);
   }
 
+  /** Asks for the list now: there is something new in it. */
+  refresh() {
+    if (this.#running) this.#sync();
+  }
+
   /** Asks for one job, in turn; what the stream says of it before its turn comes is in the answer anyway. */
   async want(id) {
     if (this.#wanted.has(id)) return;

@@ -36,6 +36,7 @@ const jobs = new Jobs({ onChange: redrawSoon, onFinished: announce });
 const uploads = new Uploads({
   onChange: redrawSoon,
   onArrived: (message) => jobs.apply(message),
+  onBatchArrived: () => feed.refresh(),
   onFailed: announce,
 });
 const batches = new Batches(redrawSoon);
