@@ -29,7 +29,11 @@ def shell(program: str, **fields: Any) -> Pipeline:
 
 
 async def submit(
-    running: RunningDaemon, pipeline: str, content: bytes = PDF, options: Mapping[str, object] | None = None
+    running: RunningDaemon,
+    pipeline: str,
+    content: bytes = PDF,
+    options: Mapping[str, object] | None = None,
+    owner: str | None = None,
 ) -> str:
     """Have a file run through a pipeline; the id of its job."""
     daemon, job_id = running.daemon, str(uuid.uuid4())
@@ -38,7 +42,7 @@ async def submit(
             await upload.write(content)
             await upload.finish()
             registration = Registration(kind=pipeline, input_filename="book.pdf", options=dict(options or {}))
-            await daemon.ingest.submit_one(SubmitEvent(job_id, registration, pipeline))
+            await daemon.ingest.submit_one(SubmitEvent(job_id, registration, pipeline, owner=owner))
     return job_id
 
 

@@ -5,7 +5,6 @@ Only ingest changes it, after a change is durable. It never holds all finished j
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from heapq import heappop, heappush
 from typing import Final
 
 import msgspec
@@ -17,6 +16,7 @@ from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import Progress
+from progressd.core.run_queue import RunQueue
 from progressd.core.status import JobStatus
 from progressd.store.base import Store
 
@@ -54,7 +54,7 @@ class Registry:
         self._weight = 0  # of all of them
         self._trails: dict[str, Trail] = {}
         self._ends: dict[str, trio.Event] = {}
-        self._waiting: list[tuple[int, int, str]] = []  # a heap of the runner's queued jobs, and of some that are not
+        self._run_queue = RunQueue()
         self._queued = trio.Event()
 
     async def load(self) -> None:
@@ -146,21 +146,18 @@ class Registry:
             await self._ends.setdefault(job_id, trio.Event()).wait()
 
     async def next_queued(self) -> Job:
-        """Wait for a job that the runner has to start, and remove it from the queue until it is queued again.
-
-        The job with the highest priority comes first, and among equals the oldest.
-        """
-        while True:
-            while self._waiting:
-                _, created_offset, job_id = heappop(self._waiting)
-                job = self.unfinished.get(job_id)
-                if job is not None and job.status is JobStatus.QUEUED and job.created_offset == created_offset:
-                    return job
+        """Wait for a job that the runner has to start, and remove it from the queue until it is queued again."""
+        while (job := self._run_queue.take(self._queued_job)) is None:
             await self._queued.wait()
+        return job
+
+    def _queued_job(self, job_id: str) -> Job | None:
+        job = self.unfinished.get(job_id)
+        return job if job is not None and job.status is JobStatus.QUEUED else None
 
     def _queue(self, job: Job) -> None:
         if job.status is JobStatus.QUEUED and job.pipeline is not None:
-            heappush(self._waiting, (-job.priority.rank, job.created_offset, job.id))
+            self._run_queue.add(job)
             self._queued.set()
             self._queued = trio.Event()
 

@@ -138,6 +138,7 @@ class SubmitEvent(Struct, frozen=True):
     batch_id: str | None = None  # of the files it was handed in with
     priority: Priority = Priority.NORMAL
     fingerprint: str | None = None  # of the request, which may come once more
+    owner: str | None = None  # the key or address that submitted it
 
 
 class StartEvent(Struct, frozen=True):

@@ -75,6 +75,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
     fingerprint: str | None = None  # of the request that it was handed in with
+    owner: str | None = None  # the key or address that submitted it; owners take turns in the runner's queue
 
 
 def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -159,6 +160,7 @@ def _register(event: RegisterEvent | SubmitEvent, now: datetime) -> Applied:
         batch_id=event.batch_id if isinstance(event, SubmitEvent) else None,
         priority=event.priority if isinstance(event, SubmitEvent) else Priority.NORMAL,
         fingerprint=event.fingerprint if isinstance(event, SubmitEvent) else None,
+        owner=event.owner if isinstance(event, SubmitEvent) else None,
         input_filename=given.input_filename,
         lease_seconds=given.lease_seconds,
     )

@@ -1,6 +1,7 @@
 """The five states a job can be in."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class JobStatus(StrEnum):
@@ -16,3 +17,6 @@ class JobStatus(StrEnum):
     def finished(self) -> bool:
         """Whether nothing can change any more."""
         return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
+
+
+FINISHED: Final = frozenset(status for status in JobStatus if status.finished)

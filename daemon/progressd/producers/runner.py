@@ -1,4 +1,4 @@
-"""The runner: takes queued jobs of the configured pipelines, by priority and then by age, and runs each as a child.
+"""The runner: takes queued jobs of the configured pipelines, in the order of `RoundRobin`, and runs each as a child.
 
 It is a producer like any other: what the child writes becomes events, and so does its end. Nobody else starts them.
 """

@@ -25,6 +25,7 @@ from progressd.rest.submission import (
     LABELS,
     SUBMISSION,
     check_type,
+    owner_of_request,
     pipeline_asked_for,
     read_wishes,
     require_same,
@@ -139,11 +140,17 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
         fields = await receive_form(request, digested, FIELDS, daemon.settings.limits, FILES_MOST)
         wishes = read_wishes(fields)
         options, priority = wishes.checked(pipeline)
-        fingerprint = digested.fingerprint(*wishes)
+        fingerprint, owner = digested.fingerprint(*wishes), owner_of_request()
         registration = Registration(name, options=options, labels=wishes.labels)
         events = [
             SubmitEvent(
-                job_id, replace(registration, input_filename=filename[:255]), name, batch_id, priority, fingerprint
+                job_id,
+                replace(registration, input_filename=filename[:255]),
+                name,
+                batch_id,
+                priority,
+                fingerprint,
+                owner,
             )
             for job_id, filename, _ in inbox.taken
         ]

@@ -21,6 +21,7 @@ from progressd.rest.submission import (
     LABELS,
     SUBMISSION,
     check_type,
+    owner_of_request,
     pipeline_asked_for,
     read_wishes,
     require_same,
@@ -89,7 +90,9 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
         await upload.finish()
         registration = Registration(name, inbox.filename[:255], options=options, labels=wishes.labels)
         with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
-            event = SubmitEvent(job_id, registration, name, None, priority, digested.fingerprint(*wishes))
+            event = SubmitEvent(
+                job_id, registration, name, None, priority, digested.fingerprint(*wishes), owner_of_request()
+            )
             job = await daemon.ingest.submit_one(event)
     return job
 

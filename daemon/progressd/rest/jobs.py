@@ -15,7 +15,7 @@ from progressd.core.decoding import decoded
 from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.status import FINISHED, JobStatus
 from progressd.rest.body import whole_body
 from progressd.rest.file_body import FileBody, attachment
 from progressd.rest.job_answers import CACHING
@@ -24,12 +24,12 @@ from progressd.rest.replies import JobPage, Retried
 from progressd.rest.requests import Deletion, NewJob, Paging, Waiting
 from progressd.rest.services import converted, json_response, services
 from progressd.rest.streams import changed_job
+from progressd.rest.submission import owner_of_request
 from progressd.rest.views import JobView, job_view
 from progressd.shortage import in_thread, passes
 from progressd.store.base import Filter
 
 WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
-FINISHED: Final = frozenset(status for status in JobStatus if status.finished)
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
 ELSEWHERE: Final = ("http://", "https://")  # how the URL of a result begins that a producer keeps itself
 IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # characters that stay as they are; all others are percent-encoded
@@ -135,7 +135,10 @@ async def retry(job_id: str) -> Response:
     )
     async with daemon.files.copied_input(job.id, again):
         with trio.CancelScope(shield=True):  # as for a first try
-            new = await daemon.ingest.submit_one(SubmitEvent(again, registration, job.pipeline, priority=job.priority))
+            owner = owner_of_request()
+            new = await daemon.ingest.submit_one(
+                SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=owner)
+            )
     return json_response(Retried(new.id, new.status, f"trying job {job.id} again"))
 
 

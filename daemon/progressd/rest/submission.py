@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from quart import request
 
+from progressd.auth.addresses import counted_as
 from progressd.core.batch import Priority
 from progressd.core.decoding import decoded
 from progressd.core.errors import InvalidInput, InvalidOption, KeyReused, Unavailable, UnsupportedMedia
@@ -16,6 +17,7 @@ from progressd.core.job import Job
 from progressd.core.options import checked_options
 from progressd.core.pipeline import Pipeline, shown
 from progressd.rest.fingerprint import Digested
+from progressd.rest.gate import who_asks
 from progressd.rest.idempotency import HEADER
 from progressd.rest.multipart import receive_form
 from progressd.rest.services import services
@@ -87,6 +89,14 @@ async def require_same(known: Job, pipeline: str, file_fields: Collection[str], 
     fields = await receive_form(request, digested, file_fields, services().settings.limits, files_most)
     if digested.fingerprint(*read_wishes(fields)) != known.fingerprint:
         raise KeyReused(f"this {HEADER} came with another request before: the files, options or labels were others")
+
+
+def owner_of_request() -> str:
+    """Return the name of the key that the request came with, or the client's address."""
+    name = who_asks(request.scope).name
+    if name is not None:
+        return f"key:{name}"
+    return f"address:{counted_as(services().gate.address(request.scope))}"
 
 
 def require_unused(there: bool) -> None:
