@@ -376,10 +376,24 @@ def table(daemon: Daemon, width: int) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
 
 
-def test_the_table_of_jobs_says_why_one_has_failed(daemon: Daemon) -> None:
-    daemon.run("submit", daemon.text, "--pipeline", "broken", "--watch")
-    assert "  text: Pipeline error: " in table(daemon, 200)[1]
-    assert table(daemon, 90)[1].endswith("…")
+def test_jobs_say_why_one_has_failed(daemon: Daemon) -> None:
+    job_id = daemon.run("submit", daemon.text, "--pipeline", "broken", "--watch").stdout.split()[0]
+    why = "Pipeline error: broken failed with exit status 3"
+    [line] = [line for line in daemon.run("jobs", "--status", "failed").stdout.splitlines() if line.startswith(job_id)]
+    assert line.endswith(f"  text: {why}")
+    for width in (200, 80, 30):
+        assert table(daemon, width)[2] == f"  {why}"
+
+
+def test_jobs_tell_the_url_of_a_result_elsewhere(daemon: Daemon) -> None:
+    url = f"https://files.example/{'long' * 30}.pdf"
+    with RestClient(daemon.url) as client:
+        job_id = client.register({"kind": "report"})["id"]
+        client.report(job_id, {"type": "progress", "data": {"current_step": 1, "total_steps": 1}})
+        client.report(job_id, {"type": "completed", "data": {"output_path": url}})
+    assert daemon.run("jobs", "--limit", "1").stdout.splitlines()[1].endswith(f"  report: {url}")
+    assert table(daemon, 80)[2] == f"  {url}"
+    assert daemon.run("watch", job_id).stdout.splitlines()[-1].endswith(f": {url}")
 
 
 @pytest.mark.parametrize("width", [80, 200, 50, 30])

@@ -49,7 +49,7 @@ def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **fil
     elif sys.stdout.isatty():
         _print_table(found)
     else:
-        _print_columns([COLUMNS, *map(_cells, found)])
+        _print_columns([COLUMNS, *(_with_outcome(_cells(job), job) for job in found)])
 
 
 jobs.add_command(export)
@@ -65,18 +65,25 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
     return job["id"], job["status"], done, text.local_time(job["created_at"]), text.name(job)
 
 
+def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
+    """In a pipe every job is one line, which ends with what came of it."""
+    from progressd.cli.text import outcome
+
+    *most, name = cells
+    return (*most, ": ".join(filter(None, [name, outcome(job)])))
+
+
 def _print_table(found: list[dict[str, Any]]) -> None:
-    """As wide as the terminal at most, so that no line wraps: the name is shortened, then columns are left out."""
+    """No wider than the terminal: the name is shortened, then columns are left out. What came of a job is below it."""
     from rich.console import Console
     from rich.text import Text
 
-    from progressd.cli.text import COLORS, printable, short_time
+    from progressd.cli.text import COLORS, outcome, short_time
 
     rows: list[tuple[str, ...]] = [COLUMNS]
     for job in found:
         *most, _, name = _cells(job)
-        why = printable(job.get("error", ""))
-        rows.append((*most, short_time(job["created_at"]), f"{name}: {why}" if why else name))
+        rows.append((*most, short_time(job["created_at"]), name))
     console = Console()
     *widths, _ = _widths(rows)
     shown = list(range(len(COLUMNS)))
@@ -98,6 +105,8 @@ def _print_table(found: list[dict[str, Any]]) -> None:
             line.append_text(cell).append(GAP)
         line.rstrip()
         console.print(line, soft_wrap=True)  # an id is there to be copied: rich may not shorten it
+        if number and (came_of_it := outcome(found[number - 1])):
+            console.print(Text(f"  {came_of_it}", style="dim"), soft_wrap=True)
 
 
 def _print_columns(rows: list[tuple[str, ...]]) -> None:

@@ -119,6 +119,12 @@ def name(job: dict[str, Any]) -> str:
     return printable(job.get("input_filename") or job["kind"])
 
 
+def outcome(job: dict[str, Any]) -> str:
+    """Why a job of the REST API has failed, or the URL of a result that its producer keeps elsewhere."""
+    path = job.get("output_path", "")
+    return printable(job.get("error") or (path if "://" in path else ""))
+
+
 def local_time(text: str) -> str:
     """A time of the REST API (RFC 3339) in the time zone of who reads it."""
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
