@@ -147,11 +147,11 @@ async def test_what_would_exceed_the_limit_is_refused_in_a_sentence_and_what_jus
     files.stored.most = 2 * KIB
     await receive(files, 1, KIB)
     files.stored.require(KIB)
-    with pytest.raises(NoSpace, match="take 1024 of the 2048 bytes that are allowed "):
+    with pytest.raises(NoSpace, match="those of jobs take 1 KiB of the 2 KiB allowed"):
         files.stored.require(KIB + 1)
     assert files.stored.full is None
     async with files.upload(job_id(2)) as upload:
         await upload.write(bytes(KIB))
-        assert "take 2048 of the 2048 bytes" in str(files.stored.full)
+        assert "take 2 KiB of the 2 KiB allowed" in str(files.stored.full)
         with pytest.raises(NoSpace):
             await upload.write(b"1")

@@ -16,6 +16,7 @@ import trio
 
 from progressd.core.errors import InvalidInput, NoSpace
 from progressd.core.events import checked_job_id
+from progressd.core.sizes import readable_size
 from progressd.shortage import in_thread
 
 KEPT: Final = ("input", "output", "stderr")  # of a job; what an attempt still writes is none of it
@@ -91,8 +92,8 @@ class Stored:
 
     def _refusal(self) -> NoSpace:
         return NoSpace(
-            f"the files of jobs take {self.total} of the {self.most} bytes that are allowed (limits.max_stored_bytes):"
-            " deleting finished jobs, or keeping them for a shorter time (store.retention), makes room"
+            f"there is no room for more files: those of jobs take {readable_size(self.total)} of the"
+            f" {readable_size(self.most)} allowed (delete finished jobs to make room)"
         )
 
 

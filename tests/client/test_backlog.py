@@ -167,7 +167,7 @@ def test_options_that_are_refused_do_not_keep_a_job_from_being_seen() -> None:
     backlog, daemon = Backlog(ID, {"kind": "scan", "total_steps": 9, "options": {"text": "x" * 70_000}}), Daemon()
     backlog.move(step(3))
     backlog.end("completed", {})
-    assert exchange(backlog, daemon) == "options have more than the 65536 bytes that are allowed"
+    assert exchange(backlog, daemon) == "the options are larger than 64 KiB"
     assert exchange(backlog, daemon) == ""
     job = daemon.jobs[ID]
     assert (job.kind, job.progress.current_step, job.status, backlog.over) == ("scan", 3, JobStatus.COMPLETED, True)

@@ -155,7 +155,7 @@ def test_options_nested_deeper_than_a_store_could_read_back_are_refused(depth: i
 def test_options_have_a_limit() -> None:
     for size, good in ((65536, True), (65537, False)):
         text = f'{{"type":"job_created","data":{{"options":{{"a":"{"x" * (size - 8)}"}}}}}}'
-        with nullcontext() if good else pytest.raises(InvalidInput, match="options have more than the 65536 bytes"):
+        with nullcontext() if good else pytest.raises(InvalidInput, match="the options are larger than 64 KiB"):
             decode(text)
 
 

@@ -163,10 +163,10 @@ async def test_the_key_of_a_batch_makes_one_batch(daemon: RunningDaemon, client:
 @pytest.mark.parametrize(
     ("parts", "status", "sentence"),
     [
-        ([], 400, "the form has no file in the field 'files[]'"),
-        ([file_part(name="file")], 400, "the form has no file in the field 'files[]'"),
-        ([file_part(name="files")] * 4, 413, "the form has more than the 3 files that are allowed"),
-        ([file_part(name="files"), file_part(b"text", "b.txt", "files")], 415, "'b.txt' is not a file of the type"),
+        ([], 400, "the form has no file: send one in the field files[]"),
+        ([file_part(name="file")], 400, "the form has no file: send one in the field files[]"),
+        ([file_part(name="files")] * 4, 413, "the batch has too many files: send at most 3 together"),
+        ([file_part(name="files"), file_part(b"text", "b.txt", "files")], 415, "b.txt is not a PDF"),
         ([file_part(name="files"), options_part({"priority": "urgent"})], 422, 'option priority: "urgent" is not one'),
         ([file_part(name="files"), options_part({"priority": 1})], 422, "option priority: 1 is not one of low, normal"),
         ([file_part(name="files"), options_part({"dpi": "many"})], 422, "option dpi"),

@@ -330,7 +330,7 @@ async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
 async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     large = {"a": ["x"] * 20_000}
     refused = await client.post("/api/jobs", json={"options": large})
-    assert (refused.status_code, error_of(refused)) == (400, "options have more than the 65536 bytes that are allowed")
+    assert (refused.status_code, error_of(refused)) == (400, "the options are larger than 64 KiB")
     [line] = await daemon.report(registered(ID, options=large))
     assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
 

@@ -71,8 +71,7 @@ async def test_what_exceeds_it_is_refused_and_leaves_nothing_and_deletion_makes_
         refused = await post_pieces(client, f"/api/{path}?pipeline=true", pieces_of(body), headers)
         assert refused.status_code == 507
         sentence = error_of(refused)
-        assert f"of the {1000 * KIB} bytes that are allowed (limits.max_stored_bytes)" in sentence
-        assert "deleting finished jobs, or keeping them for a shorter time (store.retention), makes room" in sentence
+        assert "of the 1000 KiB allowed (delete finished jobs to make room)" in sentence
         await eventually(lambda: left(tmp_path) == {first})
         assert await stored(client) == 500 * KIB
         assert (await client.delete(f"/api/jobs/{first}?purge=true")).status_code == 200
@@ -136,7 +135,7 @@ async def test_a_result_is_never_refused_and_counts(tmp_path: Path) -> None:
         assert await stored(client) == 600 * KIB
         health = (await client.get("/api/health")).json()
         assert health["status"] == "degraded"
-        assert f"the files of jobs take {600 * KIB} of the {500 * KIB} bytes that are allowed" in health["error"]
+        assert "those of jobs take 600 KiB of the 500 KiB allowed" in health["error"]
         assert (await client.get("/api/health/ready")).status_code == 200
         assert (await post_form(client, file_part(), pipeline="true")).status_code == 507
         await client.delete(f"/api/jobs/{first}?purge=true")

@@ -80,9 +80,7 @@ async def test_the_head_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path)
                 parts[one] = padded(one, b"x", size)
                 refused = await post_form(client, *parts.values())
                 assert refused.status_code == 413
-                assert (
-                    error_of(refused) == "the head of a part of the form has more than the 4096 bytes that are allowed"
-                )
+                assert error_of(refused) == "the head of a part of the form is longer than 4 KiB"
 
 
 @pytest.mark.parametrize("filename", ["o.json", ""])

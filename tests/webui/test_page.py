@@ -60,7 +60,7 @@ def test_a_file_given_before_it_is_known_who_gives_it_waits_until_then(page: Pag
     early.write_text("Dear Sir or Madam")
     give(page, early)
     asked[0].continue_()
-    expect(page.locator(".job", has_text="early.pdf")).to_contain_text("not a file of the type application/pdf")
+    expect(page.locator(".job", has_text="early.pdf")).to_contain_text("early.pdf is not a PDF")
 
 
 def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_path: Path) -> None:
@@ -68,11 +68,17 @@ def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_
     text.write_text("Dear Sir or Madam")
     give(page, text)
     refused = page.locator(".job", has_text="letter.pdf")
-    expect(refused).to_contain_text("not a file of the type application/pdf")
+    expect(refused).to_contain_text("letter.pdf is not a PDF")
     expect(refused).to_contain_text("17 B")
     expect(refused.locator("[data-action=retry]")).to_be_hidden()
     refused.locator("[data-action=dismiss]").click()
     expect(refused).to_have_count(0)
+
+
+def test_an_empty_file_is_said_to_be_empty(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "empty.pdf").touch()
+    give(page, tmp_path / "empty.pdf")
+    expect(page.locator(".job", has_text="empty.pdf").locator("[data-part=step]")).to_have_text("empty.pdf is empty")
 
 
 def test_files_given_together_are_one_batch(page: Page, tmp_path: Path) -> None:
@@ -97,7 +103,7 @@ def test_a_bad_file_among_several_is_refused_alone(page: Page, tmp_path: Path, s
     files[1].write_bytes(scan.read_bytes())
     files[2].write_bytes(scan.read_bytes().ljust(20_000_000))  # still being sent when the first one is refused
     page.locator("input[type=file]").set_input_files(files)
-    expect(page.locator(".job[data-status=failed]", has_text="odd.pdf")).to_contain_text("not a file of the type")
+    expect(page.locator(".job[data-status=failed]", has_text="odd.pdf")).to_contain_text("odd.pdf is not a PDF")
     for name in ("even.pdf", "large.pdf"):
         expect(page.locator(".job[data-job-id]", has_text=name)).to_be_visible()
 

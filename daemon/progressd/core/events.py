@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from progressd.core.batch import Priority
 from progressd.core.errors import InvalidInput
 from progressd.core.messages import ErrorData, PagePreviewData
+from progressd.core.sizes import readable_size
 from progressd.core.status import JobStatus
 
 NAME_MOST: Final = 1000  # characters
@@ -112,7 +113,7 @@ class Registration(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.options and len(_encode(self.options)) > OPTIONS_MOST:
-            raise InvalidInput(f"options have more than the {OPTIONS_MOST} bytes that are allowed")
+            raise InvalidInput(f"the options are larger than {readable_size(OPTIONS_MOST)}")
         level: list[object] = [self.options]
         for _ in range(NESTED_MOST):
             level = [inner for value in level for inner in _inside(value)]

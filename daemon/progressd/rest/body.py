@@ -14,6 +14,7 @@ from quart_trio.wrappers.request import TrioBody, TrioRequest
 
 from progressd.config.settings import Limits
 from progressd.core.errors import Stalled, TooLarge
+from progressd.core.sizes import readable_size
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -91,7 +92,7 @@ class Pieces:
 
     def __init__(self, request: Request, limits: Limits, most: float, *, in_its_time: bool = False) -> None:
         if (request.content_length or 0) > most:
-            raise TooLarge(f"the body has {request.content_length} bytes: at most {most} are allowed")
+            raise TooLarge(_too_large(most))
         assert isinstance(request.body, PacedBody)
         self._body = request.body
         self._most = most
@@ -110,12 +111,13 @@ class Pieces:
             piece = await anext(self._body)
         if late.cancelled_caught:
             if left < self._stall:
-                raise Stalled(f"the body comes too slowly: {self._rate} bytes a second are the least on average")
-            raise Stalled(f"nothing came for {self._stall:g} s")
+                rate = readable_size(self._rate)
+                raise Stalled(f"the request came too slowly: send at least {rate} per second on average")
+            raise Stalled(f"the request stopped: nothing arrived for {self._stall:g} s")
         self._waited += trio.current_time() - began
         self._size += len(piece)
         if self._size > self._most:
-            raise TooLarge(f"the body has more than the {self._most} bytes that are allowed")
+            raise TooLarge(_too_large(self._most))
         return piece
 
     def read_on(self) -> None:
@@ -125,6 +127,10 @@ class Pieces:
     def discard(self) -> None:
         """Let go of what still comes."""
         self._body.discard()
+
+
+def _too_large(most: float) -> str:
+    return f"the request is too large: its body may have at most {readable_size(int(most))}"
 
 
 async def whole_body(request: Request, limits: Limits, most: int = 1024 * 1024) -> bytes:

@@ -21,6 +21,7 @@ from werkzeug.sansio.multipart import (
 
 from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
+from progressd.core.sizes import readable_size
 from progressd.rest.body import Pieces
 
 OVERHEAD: Final = 1024 * 1024  # bytes beside files and fields; also what the decoder may hold undecided
@@ -57,7 +58,7 @@ class _Decoder(MultipartDecoder):
         """Raises TooLarge for such a head, before it has come whole."""
         long = self.state is State.PART and len(self.buffer) > HEAD_MOST
         if long and BLANK_LINE_RE.search(self.buffer, 0, HEAD_MOST) is None:
-            raise TooLarge(f"the head of a part of the form has more than the {HEAD_MOST} bytes that are allowed")
+            raise TooLarge(f"the head of a part of the form is longer than {readable_size(HEAD_MOST)}")
         return super().next_event()
 
 
@@ -90,23 +91,32 @@ async def receive_form(
     """
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
-        raise InvalidInput("expected a multipart/form-data body")
+        raise InvalidInput("the body is not a form: send it as multipart/form-data, with a boundary")
     decoder = _Decoder(boundary.encode(), OVERHEAD, max_parts=limits.max_form_fields + files_most)
     reader = _Reader(decoder, inbox, file_fields, limits, files_most)
     boundaries = WholeBoundaries(boundary.encode())
-    fields_most = limits.max_form_fields * limits.max_form_field_bytes
+    most = files_most * limits.max_upload_bytes + limits.max_form_fields * limits.max_form_field_bytes + OVERHEAD
+    if (request.content_length or 0) > most:
+        what = "the file is" if files_most == 1 else "the files together are"
+        size = readable_size(files_most * limits.max_upload_bytes)
+        raise TooLarge(f"{what} larger than {size}, the most this server accepts")
     try:
-        async for piece in Pieces(request, limits, files_most * limits.max_upload_bytes + fields_most + OVERHEAD):
+        async for piece in Pieces(request, limits, most):
             await reader.feed(boundaries.cut(piece))
         await reader.feed(boundaries.held)
         await reader.feed(None)
     except (ValueError, UnicodeDecodeError):
-        raise InvalidInput("the multipart body is malformed, or was cut off") from None
+        raise InvalidInput("the form is malformed or was cut off: send it again") from None
     except RequestEntityTooLarge:
-        raise TooLarge("the form has too many or too large fields beside the file") from None
+        raise TooLarge("the form has too many fields beside the file, or too large ones") from None
     if not reader.files:
-        raise InvalidInput(f"the form has no file in the field {next(iter(file_fields))!r}")
+        raise InvalidInput(f"the form has no file: send one in the field {next(iter(file_fields))}")
     return {name: value.decode(errors="replace") for name, value in reader.fields.items()}
+
+
+def printable_name(filename: str) -> str:
+    """Return a file's name for a sentence: at most 60 characters, none of which changes how the rest is shown."""
+    return "".join(letter if letter.isprintable() else "_" for letter in filename[:60])
 
 
 class _Reader:
@@ -152,19 +162,20 @@ class _Reader:
         self.files += 1
         if self.files > self._files_most:
             if self._files_most == 1:
-                raise InvalidInput("one file at a time: the form has several")
-            raise TooLarge(f"the form has more than the {self._files_most} files that are allowed")
+                raise InvalidInput("the form has several files: send one here, or all of them to /api/batch")
+            raise TooLarge(f"the batch has too many files: send at most {self._files_most} together")
         self._filename = filename
         return await self._inbox.begin(filename)
 
     async def _write(self, upload: Sink, data: bytes) -> None:
         most = self._limits.max_upload_bytes
         if upload.size + len(data) > most:
-            raise TooLarge(f"the file {self._filename[:60]!r} has more than the {most} bytes that are allowed")
+            name = printable_name(self._filename)
+            raise TooLarge(f"{name} is larger than {readable_size(most)}, the most this server accepts")
         await upload.write(data)
 
     def _keep(self, name: str, data: bytes) -> None:
         value = self.fields.get(name, b"") + data
         if len(value) > (most := self._limits.max_form_field_bytes):
-            raise TooLarge(f"the field {name[:60]!r} has more than the {most} bytes that are allowed")
+            raise TooLarge(f"the field {name[:60]!r} is larger than {readable_size(most)}")
         self.fields[name] = value

@@ -19,10 +19,11 @@ from progressd.core.pipeline import Pipeline, shown
 from progressd.rest.fingerprint import Digested
 from progressd.rest.gate import who_asks
 from progressd.rest.idempotency import HEADER
-from progressd.rest.multipart import receive_form
+from progressd.rest.multipart import printable_name, receive_form
 from progressd.rest.services import services
 
-SIGNATURES: Final[Mapping[str, bytes]] = {"application/pdf": b"%PDF-"}  # somewhere in the first 1024 bytes
+PDF: Final = "application/pdf"
+SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # somewhere in the first 1024 bytes
 SUBMISSION: Final = (408, 409, 413, 415, 422, 507)  # how a submission may be refused
 
 LABELS: Final[dict[str, Any]] = {  # how OpenAPI has that field
@@ -112,4 +113,8 @@ def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
         signature = SIGNATURES.get(accepted)
         if signature in head if signature is not None else accepted in (guessed, "*/*"):
             return
-    raise UnsupportedMedia(f"{filename[:60]!r} is not a file of the type {' or '.join(pipeline.accept)}")
+    name = printable_name(filename)
+    if not head:
+        raise UnsupportedMedia(f"{name} is empty")
+    kind = "PDF" if pipeline.accept == (PDF,) else f"file of the type {' or '.join(pipeline.accept)}"
+    raise UnsupportedMedia(f"{name} is not a {kind}")

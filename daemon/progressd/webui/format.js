@@ -37,13 +37,15 @@ export function remaining(seconds) {
   return `about ${(seconds / 3600).toFixed(1)} h left`;
 }
 
-/** @param {number} bytes */
+/**
+ * In powers of 1024, as the server's sentences have it.
+ * @param {number} bytes
+ */
 export function size(bytes) {
-  if (bytes < 1e3) return `${bytes} B`;
-  if (bytes < 9950) return `${(bytes / 1e3).toFixed(1)} kB`;
-  if (bytes < 999.5e3) return `${Math.round(bytes / 1e3)} kB`;
-  if (bytes < 999.95e6) return `${(bytes / 1e6).toFixed(1)} MB`;
-  return `${(bytes / 1e9).toFixed(2)} GB`;
+  if (bytes < 1024) return `${bytes} B`;
+  let [value, unit] = [bytes / 1024, 'KiB'];
+  for (const larger of ['MiB', 'GiB']) if (value >= 999.95) [value, unit] = [value / 1024, larger];
+  return `${value.toFixed(value < 9.95 || unit !== 'KiB' ? 1 : 0)} ${unit}`;
 }
 
 const hour = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
