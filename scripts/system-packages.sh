@@ -13,6 +13,7 @@ need tesseract tesseract-ocr
 need systemctl systemd
 need nsenter util-linux
 need ip iproute2
+need sqlite3 sqlite3
 need nginx nginx
 need caddy caddy
 need apache2 apache2-bin

@@ -123,6 +123,12 @@ def test_programs_that_are_missing(free_port: int, tmp_path: Path) -> None:
     assert found(settings, "bad") == ["the pipeline scan runs no-such-program, which is not here"]
 
 
+def test_the_package_that_a_repair_needs(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    settings = settings_in(tmp_path, server={"port": free_port})
+    assert "progressd check --repair needs sqlite3: sudo apt install sqlite3" in found(settings, "note")
+
+
 def test_too_few_descriptors(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port}, limits={"max_connections": 10_000_000})
     assert any("limits.max_connections = 10000000, but" in note for note in found(settings, "note"))

@@ -23,7 +23,7 @@ from progressd.ownership import user
 from progressd.port_holder import holder_of
 from progressd.sockets import require_keys
 from progressd.tls import tls_context
-from progressd.upkeep import DATABASE, require_readable
+from progressd.upkeep import DATABASE, REPAIR_PROGRAM, require_readable
 
 LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
 LEAST_SPARE: Final = 256  # descriptors beside those of the watchers
@@ -193,6 +193,8 @@ def _clock() -> Iterator[Finding]:
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
+    if shutil.which(REPAIR_PROGRAM) is None:
+        yield Finding("note", f"progressd check --repair needs {REPAIR_PROGRAM}: sudo apt install {REPAIR_PROGRAM}")
     for name, pipeline in settings.pipelines.items():
         program = pipeline.command[0].replace("{python}", sys.executable)
         if shutil.which(program) is None:

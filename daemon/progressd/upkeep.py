@@ -18,12 +18,12 @@ from progressd.files import LEFT_OVER
 from progressd.rest.views import JobView, job_view
 from progressd.state_dir import own_state_dir
 from progressd.store import checking, copying
-from progressd.store.aside import cut_off, put_back
 from progressd.store.reading import every_job, has_job, ids_from, reading, store_id
-from progressd.store.salvage import salvage
+from progressd.store.recovery import SHELL, recover
 from progressd.store.schema import MIGRATIONS, inspect
 
 DATABASE: Final = "progressd.db"
+REPAIR_PROGRAM: Final = SHELL  # and the Debian package that has it
 
 
 class Remedy(StrEnum):
@@ -84,13 +84,9 @@ def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
 def check(state_dir: Path) -> Generator[Problem]:
     """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
     path = state_dir / DATABASE
-    if cut_off(path):
-        yield Problem("a repair of the database was cut off", Remedy.MEND, partial(put_back, path))
-        return
     try:
-        damage = checking.damage_of_files(path) if path.exists() else []
         with reading(path) as db:
-            found = list(checking.problems(db, damage))
+            found = list(checking.problems(db))
             if inspect(path) < len(MIGRATIONS):
                 raise SettingsError(
                     f"the store {path} is of an older progressd: start this one once, and check it then"
@@ -138,12 +134,11 @@ def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _save(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
-    """Put what can be read in the place of a damaged database; if that is nothing, another look finds the same."""
-    saved = salvage(path)
-    if saved is not None:
-        yield from ((f"{sentence}: mended", True) for sentence in damage)
-        yield f"all that could be read is in a new database, and {saved.kept} is the damaged one", True
-        yield from ((sentence, False) for sentence in saved.lost)
+    """Put a new database, with all that can be read, in the place of a damaged one. Raises SettingsError."""
+    recovered = recover(path)
+    yield from ((f"{sentence}: mended", True) for sentence in damage)
+    yield f"all that can be read is in a new database; {recovered.kept} is the damaged one", True
+    yield from ((sentence, False) for sentence in recovered.lost)
 
 
 def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Problem]:

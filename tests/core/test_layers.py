@@ -76,7 +76,7 @@ ONLY_IN = {
     "wsproto": {"ws", "client"},
     "httpx": set(),
     "jwt": {"auth"},
-    "subprocess": {"installation", "producers", "pipelines", "client"},
+    "subprocess": {"store", "installation", "producers", "pipelines", "client"},
     "PIL": {"pipelines"},
     "pikepdf": {"pipelines"},
     "pypdfium2": {"pipelines"},

@@ -12,7 +12,6 @@ from progressd import upkeep
 from progressd.core.status import JobStatus
 from progressd.store import wal
 from progressd.store.base import Change
-from progressd.store.frames import commits_cut_off, frames
 from progressd.store.sqlite import SQLiteStore
 from samples import created, job, job_id, started
 from serving import ServedDaemon
@@ -149,12 +148,8 @@ async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_short
         assert len(await store.unfinished()) == 10
 
 
-FRAME = 24 + 4096  # bytes
-
-
-@pytest.fixture
-async def killed(tmp_path: Path) -> Path:
-    """A database after a kill, with three commits in its log, of a few frames each."""
+async def test_offsets_behind_a_damaged_place_in_the_log_are_not_given_again(tmp_path: Path) -> None:
+    """SQLite takes the damaged place for the end of the log."""
     path = tmp_path / "alive" / "progressd.db"
     path.parent.mkdir()
     with closing(SQLiteStore.open(path)) as store:
@@ -162,52 +157,10 @@ async def killed(tmp_path: Path) -> Path:
         for number in (1, 2, 3):
             await store.commit([job(number)], [Change(number, created(job_id(number)))])
         shutil.copytree(path.parent, tmp_path / "killed")
-    return tmp_path / "killed" / "progressd.db"
-
-
-def spoil(path: Path, at: int) -> None:
-    log = path.with_name(path.name + "-wal")
+    log = tmp_path / "killed" / "progressd.db-wal"
     content = bytearray(log.read_bytes())
-    content[at] ^= 1
+    content[32 + 24 + 100] ^= 1  # in the first page
     log.write_bytes(content)
-
-
-async def test_commits_that_are_cut_off_by_a_damaged_frame_are_said_and_their_offsets_are_not_given_again(
-    killed: Path,
-) -> None:
-    spoil(killed, 32 + 24 + 100)
-    with capture_logs() as logs, closing(SQLiteStore.open(killed)) as store:
-        assert [(line["event"], line["commits"]) for line in logs] == [
-            ("the log of the store is damaged, or a power cut has cut it off: it is not read to its end", 3)
-        ]
+    with closing(SQLiteStore.open(tmp_path / "killed" / "progressd.db")) as store:
         assert store.first_offset == 100
         assert await store.unfinished() == []
-
-
-async def test_a_log_that_ends_in_the_middle_of_a_commit_is_no_damage(killed: Path) -> None:
-    log = killed.with_name(killed.name + "-wal")
-    whole = frames(log.read_bytes())
-    for kept in range(len(whole)):
-        content = bytearray(log.read_bytes())
-        content[32 + FRAME * kept + 50 :] = bytes(len(content) - 32 - FRAME * kept - 50)
-        (killed.parent / "progressd.db-wal").write_bytes(content)
-        with closing(sqlite3.connect(f"file:{killed}?mode=ro", uri=True)) as db:
-            db.execute("SELECT count(*) FROM jobs").fetchone()
-            assert commits_cut_off(killed) == 0
-        log.write_bytes(content)
-
-
-@pytest.mark.parametrize("at", [10, 17, 26, 32 + 3, 32 + 9, 32 + 18, 32 + 24 + 2000])
-async def test_repair_reads_what_is_whole_behind_a_damaged_place_in_the_log(killed: Path, at: int) -> None:
-    """Of the head, of a frame's head, of a page."""
-    spoil(killed, at)
-    log = killed.with_name(killed.name + "-wal").read_bytes()
-    found = [problem.sentence for problem in upkeep.check(killed.parent)]
-    assert [sentence for sentence in found if "commits are not read" in sentence]
-    said = [sentence for sentence, _ in upkeep.repair(killed.parent)]
-    assert any("pages are missing or unreadable" in sentence for sentence in said) or at < 32
-    assert (killed.parent / "progressd.db.damaged1-wal").read_bytes() == log
-    assert list(upkeep.check(killed.parent)) == []
-    with closing(SQLiteStore.open(killed)) as store:
-        assert [one.id for one in await store.unfinished()] == [job_id(1), job_id(2), job_id(3)]
-        assert store.first_offset == 100

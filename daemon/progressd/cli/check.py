@@ -18,8 +18,8 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     Each problem has a line that says what --repair would do about it. The exit status is 0 when there is none, or when
     all have been mended. It reads the whole database, which takes a while where that is large.
 
-    Of a damaged database --repair makes a new one with all that can still be read. It keeps the damaged one beside it,
-    says where, and names what is lost, or says that names may be lost too.
+    --repair recovers a damaged database into a new one, which takes the program sqlite3 (sudo apt install sqlite3).
+    It keeps the damaged one beside it, says where, and lists what is lost.
 
     \b
     Examples:

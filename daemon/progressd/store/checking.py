@@ -1,4 +1,4 @@
-"""What may be wrong in the SQLite file, and what mends it where that is more than salvage."""
+"""Find what is wrong in the SQLite file, and mend it where that takes no new file."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from progressd.store.failures import NO_JSON, damaged, told_of
-from progressd.store.frames import commits_cut_off
 from progressd.store.reading import every_batch, every_change, every_job
 from progressd.store.schema import NEW_ID, migrate, read_meta
 
@@ -28,28 +27,15 @@ RENEWAL: Final = f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'"
 
 
 class Problem(NamedTuple):
-    """A sentence, and the SQL that mends it, None where only salvage helps."""
+    """A sentence, and the SQL that mends it, None where only `recovery` helps."""
 
     sentence: str
     repair: str | None
 
 
-def damage_of_files(path: Path) -> list[str]:
-    """What is seen without SQLite. Raises SettingsError. For a process that has not opened the file: see `log_of`."""
-    damage = list[str]()
-    with told_of(path), path.open("rb") as file:
-        if file.read(20)[18:] not in (b"\1\1", b"\2\2"):  # as another version would say, or a changed bit
-            damage.append("its header says that nothing may be written to it")
-    if cut_off := commits_cut_off(path):
-        damage.append(
-            f"behind a damaged place in its log, {cut_off} commits are not read (one may be what a power cut left)"
-        )
-    return damage
-
-
-def problems(db: sqlite3.Connection, damage: list[str]) -> Iterator[Problem]:
+def problems(db: sqlite3.Connection) -> Iterator[Problem]:
     """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
-    damage = damage or _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
+    damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if damage:
         yield from (Problem(f"the database is damaged: {found}", None) for found in damage)
         return

@@ -7,20 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from progressd.core.errors import SettingsError
 from progressd.ownership import new_file
 from progressd.store import schema
-from progressd.store.aside import put_back
 from progressd.store.copying import copy
 from progressd.store.failures import BESIDE, told_of
 from progressd.store.schema import inspect, migrate, old_copy
 from progressd.store.wal import LONG
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
-
-log = structlog.get_logger(__name__)
 
 
 @contextlib.contextmanager
@@ -30,8 +25,6 @@ def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]
     Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
     """
     with told_of(path):
-        if put_back(path):
-            log.warning("a repair of the store was cut off: all that it had put aside is back")
         version = inspect(path)
     with told_of(path), _made(path), contextlib.ExitStack() as opened:
         writer = opened.enter_context(contextlib.closing(_connect(path)))

@@ -9,10 +9,9 @@ from typing import Any, Final
 from progressd.core.batch import JobBatch
 from progressd.core.errors import SettingsError
 from progressd.core.job import Job
-from progressd.store.aside import without_log
 from progressd.store.base import Change
 from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of
-from progressd.store.failures import repair_command, told_of
+from progressd.store.failures import told_of
 from progressd.store.schema import inspect, read_meta
 
 PAGE: Final = 1000  # rows read at once
@@ -22,10 +21,6 @@ PAGE: Final = 1000  # rows read at once
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, whether a daemon writes or not. Raises SettingsError, with the file's name."""
     with told_of(path):
-        if without_log(path):
-            raise SettingsError(
-                f"a repair of the store {path} was cut off: start the daemon, or `{repair_command(path.parent)}`"
-            )
         if not inspect(path):
             raise SettingsError(f"there is no store {path}")
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:

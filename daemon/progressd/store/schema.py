@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 
 from progressd.core.errors import SettingsError
 from progressd.store.failures import UnreadableRow
-from progressd.store.frames import frames, log_of
 
 APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
 
@@ -94,9 +93,11 @@ MIGRATIONS: Final = (
 def inspect(path: Path) -> int:
     """The schema version of the file, 0 if there is none yet. Only reads. Raises SettingsError, sqlite3.Error."""
     if not path.exists() or path.stat().st_size == 0:
-        if commits := sum(frame.whole and frame.ends for frame in frames(log_of(path))):
-            reason = f"it is empty or gone, while its log, {path.name}-wal, has {commits} commits"
-            raise UnreadableRow("file", path.name, reason)
+        log = path.resolve().with_name(path.resolve().name + "-wal")
+        if log.exists() and log.stat().st_size:  # SQLite would delete it
+            raise SettingsError(
+                f"the store {path} is empty or missing, but its log {log} is not: restore a backup of it"
+            )
         return 0
     try:
         application, version, names = _read(path, "ro")

@@ -9,7 +9,6 @@ import structlog
 import trio
 
 from progressd.core.errors import StoreFailed
-from progressd.store.frames import commits_cut_off
 
 INTERVAL: Final = 1.0  # seconds between two looks while something is written
 SHORT: Final = 4 * 2**20  # bytes that may wait in the log; SQLite itself would stop a commit after as many
@@ -28,11 +27,6 @@ class WriteAheadLog:
         self._db = db
         self._written = trio.Event()
         self._told = False
-        if commits := commits_cut_off(path):
-            log.error(
-                "the log of the store is damaged, or a power cut has cut it off: it is not read to its end",
-                commits=commits,
-            )
 
     def written(self) -> None:
         """To be called after each commit."""

@@ -1,0 +1,208 @@
+"""Recover a damaged SQLite file into a new one with the `sqlite3` shell, and list what is lost."""
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from progressd.core.batch import JobBatch
+from progressd.core.decoding import UNDECODABLE
+from progressd.core.errors import InvalidInput, SettingsError
+from progressd.core.events import checked_job_id
+from progressd.core.job import Job
+from progressd.core.messages import StateChange
+from progressd.ownership import new_file
+from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
+from progressd.store.failures import damaged, told_of
+from progressd.store.schema import LAST, migrate
+from progressd.syncing import sync
+
+SHELL: Final = "sqlite3"  # the program, and the Debian package that has it
+KEPT: Final = ".damaged"  # and a number
+OF_BATCHES: Final = set(JobBatch.__struct_fields__)
+FIELDS: Final = 3  # of a row of jobs, changes or batches
+DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
+ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
+
+# Names of rows, from the indexes of the damaged file and from rows that cannot be read.
+NAMES: Final = """
+    CREATE TEMP TABLE named_rows (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID;
+    CREATE TEMP TABLE named_changes (place INTEGER, job_id TEXT, PRIMARY KEY (place, job_id)) WITHOUT ROWID;
+"""
+LOST_ROWS: Final = """
+    SELECT id, min(place) FROM (
+        SELECT * FROM named_rows UNION ALL SELECT job_id, place FROM named_changes
+        UNION ALL SELECT job_id, offset FROM changes
+    ) WHERE id NOT IN (SELECT id FROM jobs) AND id NOT IN (SELECT id FROM batches) GROUP BY id ORDER BY min(place)
+"""
+LOST_CHANGES: Final = """
+    SELECT job_id, count(*) FROM named_changes
+    WHERE place NOT IN (SELECT offset FROM changes) AND job_id IN (SELECT id FROM jobs) GROUP BY job_id
+"""
+
+
+class Recovered(NamedTuple):
+    """Where the damaged file is now, and a sentence for each thing that is lost."""
+
+    kept: Path
+    lost: list[str]
+
+
+def recover(path: Path) -> Recovered:
+    """Put a new store in the place of a damaged one that no daemon has open.
+
+    The new one has an id of its own, so that no old cursor is valid in it. Until the last step, a rename, the damaged
+    file stays in place: a repair that is cut off starts over.
+
+    Raises:
+        SettingsError: nothing can be recovered, or there is no shell or no room; the damaged file is as it was.
+    """
+    path = path.resolve()
+    new = path.with_name(path.name + ".part")
+    shell = shutil.which(SHELL)
+    if shell is None:
+        raise SettingsError(f"cannot repair {path}: {SHELL} is not installed (sudo apt install {SHELL})")
+    try:
+        with told_of(path):
+            _move_log_into(path)
+            new.unlink(missing_ok=True)
+            os.close(new_file(new, like=path))
+            lost = _fill(new, path, shell)
+            sync(new)
+            return Recovered(_replace(path, new), lost)
+    finally:
+        with suppress(OSError):
+            new.unlink()
+
+
+def _move_log_into(path: Path) -> None:
+    """Leave no write-ahead log, which SQLite would apply to the new file. Raises SettingsError."""
+    log = path.with_name(path.name + "-wal")
+    if not log.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.DatabaseError as error:
+        if not damaged(error):
+            raise
+    if log.exists() and log.stat().st_size:
+        raise SettingsError(f"cannot repair {path}: another program uses {log.name} (stop that)")
+
+
+def _fill(new: Path, path: Path, shell: str) -> list[str]:
+    """Write to a new file all that can be read, and return a sentence for each thing that cannot."""
+    with closing(sqlite3.connect(new, isolation_level=None)) as db:
+        migrate(db, 0)
+        db.executescript(f"PRAGMA synchronous = OFF; {NAMES} BEGIN;")
+        complaint = _read(db, path, shell)
+        if db.execute("SELECT NOT EXISTS (SELECT 1 FROM jobs)").fetchone() == (1,):
+            raise SettingsError(f"cannot repair {path}: no job in it can be read{complaint}: restore a backup")
+        of_jobs = "SELECT id, created_offset FROM jobs INDEXED BY sqlite_autoindex_jobs_1"
+        db.executemany("INSERT OR IGNORE INTO named_rows VALUES (?, ?)", _names(path, of_jobs))
+        of_changes = "SELECT job_id, offset FROM changes INDEXED BY changes_by_job"
+        db.executemany("INSERT OR IGNORE INTO named_changes (job_id, place) VALUES (?, ?)", _names(path, of_changes))
+        lost = list(_lost(db))
+        if complaint or not _whole(path):
+            lost.append(f"pages of the database are damaged{complaint}: more may be lost than is listed")
+        db.execute(f"DELETE {ORPHANS}")
+        for table, view, _ in DERIVED:
+            db.execute(f"INSERT INTO {table} SELECT * FROM {view}")
+        db.execute(f"UPDATE meta SET value = 1 + ({NEWEST_OFFSET}) WHERE key = 'reserved'")
+        db.execute("COMMIT")
+    return lost
+
+
+def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
+    """Keep the rows that `.recover` prints as SQL, and return its complaint, if it has one and stops early."""
+    command = [shell, "-init", os.devnull, _immutable(path), ".recover --ignore-freelist"]
+    with TemporaryFile() as complaint:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaint) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if not DERIVED_ROW.match(line) and (found := ROW.match(line)):
+                    values = found[1].decode(errors="backslashreplace")  # no JSON: such a row is named as lost
+                    [row] = db.execute(f"VALUES {values}")
+                    # of lost_and_found: the root, the page, the number of fields, the rowid, and the fields
+                    _keep(db, (row[3], *row[5:7]) if len(row) > FIELDS and row[2] == FIELDS else row)
+        complaint.seek(0)
+        return f" ({SHELL}: {complaint.read().decode(errors='replace').strip()})" if process.returncode else ""
+
+
+def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+    """Insert a job, a change or a batch, or the name of one that cannot be read."""
+    match row:
+        case (int(place), str(name), str(body)):
+            change = '"type"' in body[:9]
+            try:
+                db.execute(*_insertion(place, name, body, change=change))
+            except (*UNDECODABLE, InvalidInput):
+                table, columns = ("named_changes", "job_id, place") if change else ("named_rows", "id, place")
+                db.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES (?, ?)", (name, place))
+
+
+def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, tuple[int, str, str]]:
+    """Return the statement and its values. Where key and document differ, the document holds. Raises InvalidInput."""
+    if change:
+        row_id, newest, table = msgspec.json.decode(body, type=StateChange).job_id, place, "changes"
+        if row_id != name:
+            raise InvalidInput(f"a change of job {row_id} is stored as one of job {name}")
+    elif msgspec.json.decode(body, type=dict[str, object]).keys() - OF_BATCHES:
+        job = msgspec.json.decode(body, type=Job)
+        row_id, place, newest, table = job.id, job.created_offset, max(job.offset, job.progress_offset), "jobs"
+    else:
+        batch = msgspec.json.decode(body, type=JobBatch)
+        row_id, place, newest, table = batch.id, batch.created_offset, batch.offset, "batches"
+    if not (0 < place < LAST and newest < LAST):
+        raise InvalidInput(f"offset {place} is impossible")
+    return f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (place, checked_job_id(row_id), body)
+
+
+def _names(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
+    """Yield what an index of the damaged file says, as far as it can be read."""
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(_immutable(path), uri=True)) as db:
+        yield from db.execute(query)
+
+
+def _whole(path: Path) -> bool:
+    """Return whether SQLite finds no fault in the pages of the file."""
+    try:
+        with closing(sqlite3.connect(_immutable(path), uri=True)) as db:
+            return db.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _immutable(path: Path) -> str:
+    """Return a URI under which SQLite makes no file beside the database."""
+    return f"{path.as_uri()}?immutable=1"
+
+
+def _lost(db: sqlite3.Connection) -> Iterator[str]:
+    for row_id, place in db.execute(LOST_ROWS):
+        with suppress(InvalidInput):
+            yield f"job or batch {checked_job_id(row_id)}, from offset {place} on, cannot be read and is lost"
+    for job_id, changes in db.execute(LOST_CHANGES):
+        yield f"job {job_id}: {changes} of its changes cannot be read and are lost"
+
+
+def _replace(path: Path, new: Path) -> Path:
+    """Put the new file in the place of the damaged one, and return the other name of that."""
+    names = (path.with_name(f"{path.name}{KEPT}{number}") for number in count(1))
+    kept = next(name for name in names if not os.path.lexists(name) or (name.exists() and name.samefile(path)))
+    # The same file: a repair was cut off before it put the new one in place.
+    with suppress(FileExistsError):
+        os.link(path, kept)
+    sync(path.parent)
+    os.replace(new, path)
+    sync(path.parent)
+    return kept

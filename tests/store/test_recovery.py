@@ -1,0 +1,404 @@
+"""A repair of a damaged file keeps all that SQLite's recovery reads, and says what is lost."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from progressd import upkeep
+from progressd.core.batch import BatchStatus, JobBatch
+from progressd.core.errors import SettingsError
+from progressd.store.base import Change, Filter
+from progressd.store.recovery import recover
+from progressd.store.sqlite import SQLiteStore
+from samples import NOW, created, job, job_id
+from scarcity import small_disk
+from store.growth import fill
+
+from daemon import registered, running_daemon
+
+PAGE = 4096
+MORE = "pages of the database are damaged: more may be lost than is listed"
+JOBS = 500
+BATCH = JobBatch(id=job_id(10_000), status=BatchStatus.QUEUED, created_at=NOW, created_offset=2550, offset=2550)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with some jobs and a batch, of whose pages some are free; to be copied."""
+    path = tmp_path_factory.mktemp("whole") / "progressd.db"
+    fill(path, JOBS + 100)
+    with closing(SQLiteStore.open(path)) as store:
+
+        async def delete() -> None:
+            while await store.delete([job_id(number) for number in range(JOBS + 1, JOBS + 101)]):
+                pass
+            await store.commit([], [], [BATCH])
+
+        trio.run(delete)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute("PRAGMA freelist_count").fetchone()[0] > 10
+    return path
+
+
+@pytest.fixture
+def path(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(whole, tmp_path))
+
+
+def rows(path: Path, table: str) -> dict[int, str]:
+    with closing(sqlite3.connect(path)) as db:
+        return dict(db.execute(f"SELECT {'offset' if table == 'changes' else 'created_offset'}, body FROM {table}"))
+
+
+def pages_of(path: Path, name: str) -> list[int]:
+    """The pages of a table or index, its root first."""
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY path", (name,)).fetchall()
+    return [page for (page,) in found]
+
+
+def destroy(path: Path, *pages: int, seed: int = 1) -> None:
+    random = Random(seed)
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek((page - 1) * PAGE)
+            file.write(random.randbytes(PAGE))
+
+
+def repaired(state: Path) -> list[str]:
+    """What is said to be lost."""
+    said = [sentence for sentence, _ in upkeep.repair(state)]
+    assert list(upkeep.check(state)) == []
+    return [sentence for sentence in said if sentence == MORE or sentence.endswith(" lost")]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        lambda path: pages_of(path, "jobs")[:1],
+        lambda path: pages_of(path, "changes_by_job"),
+        lambda path: [pages_of(path, name)[0] for name in ("jobs", "changes", "labels", "counts", "meta", "batches")],
+    ],
+    ids=["the root of the jobs", "an index", "many roots"],
+)
+def test_nothing_is_lost_when_only_the_way_to_the_rows_is_destroyed(
+    whole: Path, path: Path, pages: Callable[[Path], list[int]]
+) -> None:
+    destroyed = pages(path)
+    destroy(path, *destroyed)
+    before = path.read_bytes()
+    assert repaired(path.parent) == [MORE]
+    assert path.with_name("progressd.db.damaged1").read_bytes() == before
+    for table in ("jobs", "changes", "batches"):
+        if table != "batches" or len(destroyed) < 6:  # its only page
+            assert rows(path, table) == rows(whole, table)
+
+
+def test_rows_of_a_destroyed_page_are_lost_by_name_and_no_others(whole: Path, path: Path) -> None:
+    destroy(path, pages_of(path, "jobs")[3], pages_of(path, "changes")[5])
+    lost = repaired(path.parent)
+    assert lost.pop() == MORE
+    jobs, changes = rows(path, "jobs"), rows(path, "changes")
+    assert JOBS - 20 < len(jobs) < JOBS
+    assert jobs.items() <= rows(whole, "jobs").items()
+    assert changes.items() <= rows(whole, "changes").items()
+    gone = [at for at in rows(whole, "changes").keys() - changes.keys() if at - at % 5 in jobs]
+    of_changes = [
+        f"job {job_id(number)}: {len([at for at in gone if at // 5 == number])} of its changes cannot be read and are"
+        for number in {at // 5 for at in gone}
+    ]
+    of_jobs = [
+        f"job or batch {job_id(at // 5)}, from offset {at} on, cannot be read and is"
+        for at in rows(whole, "jobs").keys() - jobs.keys()
+    ]
+    assert of_changes
+    assert {one.removesuffix(" lost") for one in lost} == {*of_jobs, *of_changes}
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**32), share=st.floats(0, 0.3))
+def test_what_is_left_of_any_pages_is_a_store_without_fault(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, seed: int, share: float
+) -> None:
+    state = tmp_path_factory.mktemp("state")
+    path, random = Path(shutil.copy(whole, state)), Random(seed)
+    count = path.stat().st_size // PAGE
+    bad = [page for page in range(2, count + 1) if random.random() < share]
+    destroy(path, *bad, seed=seed)
+    damaged = bool(list(upkeep.check(state)))
+    lost = " ".join(repaired(state))
+    jobs, before = rows(path, "jobs"), rows(whole, "jobs")
+    assert damaged or jobs == before
+    assert jobs.items() <= before.items()
+    assert jobs == before or MORE in lost
+    if not set(pages_of(whole, "sqlite_autoindex_jobs_1")).intersection(bad):
+        assert [at for at in before.keys() - jobs.keys() if job_id(at // 5) not in lost] == []
+    shutil.rmtree(state)
+
+
+def flipped(before: bytes, random: Random) -> bytearray:
+    content = bytearray(before)
+    for _ in range(random.choice([1, 1, 1, 5, 20])):
+        content[random.randrange(100, len(content))] ^= 1 << random.randrange(8)
+    return content
+
+
+def swapped(before: bytes, random: Random) -> bytearray:
+    content = bytearray(before)
+    one, other = (random.randrange(1, len(content) // PAGE) * PAGE for _ in range(2))
+    content[one : one + PAGE], content[other : other + PAGE] = content[other : other + PAGE], content[one : one + PAGE]
+    return content
+
+
+def cut(before: bytes, random: Random) -> bytearray:
+    return bytearray(before[: random.randrange(len(before) // 2, len(before))])
+
+
+@pytest.mark.parametrize("spoil", [flipped, swapped, cut])
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**32))
+@example(seed=282)
+def test_whatever_has_changed_a_second_repair_finds_nothing_and_a_daemon_starts(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, spoil: Callable[[bytes, Random], bytearray], seed: int
+) -> None:
+    state = tmp_path_factory.mktemp("state")
+    path, content = state / "progressd.db", spoil(whole.read_bytes(), Random(seed))
+    path.write_bytes(content)
+    said = " ".join(sentence for sentence, _ in upkeep.repair(state))
+    lost = rows(whole, "jobs").keys() - rows(path, "jobs").keys()
+    assert "may be lost" in said or [at for at in lost if job_id(at // 5) not in said] == []
+    if "is the damaged one" in said:
+        assert (state / "progressd.db.damaged1").read_bytes() == content
+    else:
+        assert lost == set()
+    assert list(upkeep.repair(state)) == []
+    trio.run(require_open, path)
+    shutil.rmtree(state)
+
+
+async def require_open(path: Path) -> None:
+    """A daemon finds all it needs."""
+    with closing(SQLiteStore.open(path)) as store:
+        await store.unfinished()
+        await store.unfinished_batches()
+        await store.changes_of_unfinished(10**6)
+        offset = store.first_offset
+        await store.commit([job(900, created_offset=offset)], [Change(offset, created(job_id(900)))])
+        assert store.unreadable is None
+
+
+def test_a_job_in_a_write_that_the_disk_has_lost_is_named(tmp_path: Path) -> None:
+    """SQLite itself could make the indexes fit the older page, and nothing would tell of what is gone."""
+    path = tmp_path / "progressd.db"
+    fill(path, 20)
+    older = path.read_bytes()
+    with closing(SQLiteStore.open(path)) as store:
+        new = job(1000, created_offset=1000)
+        trio.run(store.commit, [new], [Change(1000, created(new.id))])
+    content = path.read_bytes()
+    page = pages_of(path, "jobs")[-1]
+    at = slice((page - 1) * PAGE, page * PAGE)
+    assert content[at] != older[at]
+    path.write_bytes(content[: at.start] + older[at] + content[at.stop :])
+    result = tmp_path / "jobs" / new.id / "output"
+    result.parent.mkdir(parents=True)
+    result.touch()
+    os.utime(result.parent, (1000, 1000))
+    said = list(upkeep.repair(tmp_path))
+    assert (f"job or batch {new.id}, from offset 1000 on, cannot be read and is lost", False) in said
+    assert result.exists()
+    assert (tmp_path / "progressd.db.damaged1").exists()
+
+
+def test_without_its_first_page_a_database_is_left_as_it_is(path: Path) -> None:
+    destroy(path, 1)
+    before = path.read_bytes()
+    with pytest.raises(
+        SettingsError, match=r"no job in it can be read \(sqlite3: .*not a database.*\): restore a backup"
+    ):
+        list(upkeep.repair(path.parent))
+    assert path.read_bytes() == before
+    assert {one.name for one in path.parent.iterdir()} == {"lock", "progressd.db"}
+
+
+def killed(path: Path, target: Path) -> Path:
+    """A copy of the store as a kill leaves it, with ten jobs in its log."""
+    with closing(SQLiteStore.open(path)) as store:
+        for number in range(9000, 9010):
+            trio.run(store.commit, [job(number)], [Change(number, created(job_id(number)))])
+        target.mkdir()
+        for name in ("progressd.db", "progressd.db-wal"):
+            shutil.copy(path.with_name(name), target)
+    return target / "progressd.db"
+
+
+async def test_jobs_in_the_log_are_recovered(whole: Path, path: Path, tmp_path: Path) -> None:
+    path = await trio.to_thread.run_sync(killed, path, tmp_path / "killed")
+    destroy(path, pages_of(whole, "jobs")[2])
+    assert repaired(path.parent)
+    with closing(SQLiteStore.open(path)) as store:
+        assert await store.unfinished() == [job(number) for number in range(9000, 9010)]
+        assert len(await store.changes(8999, 9010, 20)) == 10
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
+def test_a_log_whose_database_is_gone_is_left_as_it_is(
+    path: Path, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    path = killed(path, tmp_path / "killed")
+    log = path.with_name("progressd.db-wal")
+    spoil(path)
+    before = log.read_bytes()
+    with pytest.raises(SettingsError, match=r"is empty or missing, but its log .* is not: restore a backup"):
+        list(upkeep.repair(path.parent))
+    assert log.read_bytes() == before
+
+
+async def test_a_daemon_goes_on_with_what_was_recovered(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    path = Path(shutil.copy(whole, tmp_path / "state"))
+    with closing(sqlite3.connect(path)) as db:
+        [before] = db.execute("SELECT value FROM meta WHERE key = 'store_id'").fetchone()
+    destroy(path, *pages_of(path, "jobs")[:3])
+    repaired(path.parent)
+    async with running_daemon(tmp_path) as daemon:
+        assert (await daemon.report(registered(job_id(1000))))[0]["ok"]
+        found, total = await daemon.daemon.store.list_jobs(Filter(), 1, 0)
+        assert (found[0].id, total) == (job_id(1000), len(rows(path, "jobs")))
+        assert daemon.daemon.store.id != before  # no cursor from before means anything here
+
+
+def test_a_second_repair_keeps_another_file(path: Path) -> None:
+    for number in (1, 2):
+        destroy(path, pages_of(path, "jobs")[2])
+        assert recover(path).kept == path.with_name(f"progressd.db.damaged{number}")
+    names = {entry.name for entry in path.parent.iterdir()}
+    assert names == {"progressd.db", "progressd.db.damaged1", "progressd.db.damaged2"}
+
+
+def test_without_room_for_a_new_file_the_damaged_one_stays_as_it_is(whole: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        path = Path(shutil.copy(whole, disk.path))
+        destroy(path, pages_of(path, "jobs")[2])
+        before = path.read_bytes()
+        disk.fill()
+        with pytest.raises(SettingsError, match="full"):
+            recover(path)
+        assert path.read_bytes() == before
+        assert not [entry for entry in disk.path.iterdir() if entry.suffix in (".part", ".damaged1")]
+
+
+def test_without_the_shell_its_package_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    destroy(path, pages_of(path, "jobs")[2])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SettingsError, match=r"sqlite3 is not installed \(sudo apt install sqlite3\)"):
+        list(upkeep.repair(path.parent))
+
+
+def test_a_log_that_another_program_reads_is_not_thrown_away(path: Path, tmp_path: Path) -> None:
+    path = killed(path, tmp_path / "killed")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        db.execute("SELECT * FROM meta").fetchall()
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("INSERT INTO meta VALUES ('more', 1)")
+        with pytest.raises(SettingsError, match=r"another program uses progressd.db-wal \(stop that\)"):
+            recover(path)
+
+
+# A repair that is cut off
+
+# For each change of names that a repair makes: two processes that repair a copy, and are cut off before that change,
+# which the interpreter tells of. Prints how each pair has ended; the last one was not cut off.
+CUT_OFF = """
+import errno, os, shutil, signal, sys
+from itertools import count
+from pathlib import Path
+from progressd import upkeep
+
+damaged, place, how = sys.argv[1:]
+
+def repair(state, countdown):
+    def hook(event, arguments):
+        nonlocal countdown
+        if event in ("os.rename", "os.link", "os.remove") and os.fspath(arguments[0]).startswith(state):
+            countdown -= 1
+            if countdown == 0:
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise SystemExit(143) if how == "end" else OSError(errno.EIO, "the disk fails")
+
+    sys.addaudithook(hook)
+    status = 1
+    try:
+        for _ in upkeep.repair(Path(state)):
+            pass
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    finally:
+        os._exit(status)
+
+for number in count(1):
+    for then in ("begun", "repaired"):
+        state = shutil.copytree(damaged, f"{place}/{then}-{number}")
+        if not (pid := os.fork()):
+            repair(state, number)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(status)
+    if status == 0:
+        break
+"""
+
+
+@pytest.fixture
+def damaged(path: Path, tmp_path: Path) -> Path:
+    """A state directory as a kill has left it, whose disk then has destroyed a page of jobs."""
+    page = pages_of(path, "jobs")[2]
+    path = killed(path, tmp_path / "damaged")
+    destroy(path, page)
+    return path.parent
+
+
+def logged(state: Path) -> int:
+    """How many of the jobs that were only in the log a daemon has."""
+    with closing(SQLiteStore.open(state / "progressd.db")) as store:
+        return len(trio.run(store.known, [job_id(number) for number in range(9000, 9010)]))
+
+
+@pytest.mark.parametrize(("how", "status"), [("kill", -signal.SIGKILL), ("end", 143), ("fail", 1)])
+def test_wherever_a_repair_is_cut_off_the_next_start_or_repair_has_all_jobs(
+    damaged: Path, tmp_path: Path, how: str, status: int
+) -> None:
+    command = [sys.executable, "-c", CUT_OFF, damaged, tmp_path, how]
+    ended = [int(line) for line in subprocess.check_output(command).split()]
+    assert ended == [status] * (len(ended) - 1) + [0]
+    assert len(ended) > 3
+    for number in range(1, len(ended) + 1):
+        assert logged(tmp_path / f"begun-{number}") == 10
+        state = tmp_path / f"repaired-{number}"
+        list(upkeep.repair(state))
+        assert logged(state) == 10
+        assert list(upkeep.check(state)) == []
+        [kept] = state.glob("*.damaged*")
+        assert not kept.samefile(state / "progressd.db")
+
+
+def test_a_database_elsewhere_that_a_link_names_is_repaired_there(damaged: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "progressd.db").symlink_to(damaged / "progressd.db")
+    assert any(str(damaged / "progressd.db.damaged1") in sentence for sentence, _ in upkeep.repair(state))
+    assert logged(state) == 10
+    assert (state / "progressd.db").is_symlink()
