@@ -21,9 +21,6 @@ FIRST: Final = 60.0  # seconds between the first two looks, for daemons that nev
 INTERVAL: Final = 600.0  # between all others
 STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
-DRIFT: Final = timedelta(hours=1)  # that a clock may be set ahead, and is believed at once
-FASTEST: Final = 24  # seconds by which retention follows the clock in one: an hour off takes it minutes, a month a day
-PLACES: Final = 40  # in the stream that are noted in the time that jobs are kept
 PAUSE: Final = 0.05  # seconds between two steps
 
 log = structlog.get_logger(__name__)
@@ -41,7 +38,9 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
     count, now = 0, datetime.now(UTC)  # files that are older than this start cannot be of a new job
     try:
         seen = await store.last_seen()
-        before = now if seen is None else await _time(store, keep) - timedelta(seconds=max(keep, LEFT_OVER))
+        if seen is not None and _far_ahead(now, seen, keep):
+            return
+        before = now if seen is None else now - timedelta(seconds=max(keep, LEFT_OVER))
         async with aclosing(files.older_than(before, SWEEP_STEP)) as steps:
             async for names in steps:
                 if seen is None:
@@ -59,16 +58,19 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
 
 
 async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
-    looked, wait = trio.current_time(), FIRST
+    wait, last = FIRST, None
     while True:
         await _count(files)
-        elapsed, looked = trio.current_time() - looked, trio.current_time()
+        now = datetime.now(UTC)
         try:
             if left := await files.remove_left(store):
                 log.error("files of deleted jobs cannot be deleted, the next look will", jobs=left)
-            before = await _time(store, keep, elapsed) - timedelta(seconds=keep)
-            below = await store.reached_after(before)  # what ended later is kept, where a clock that was late says else
-            await _delete_finished(before, below, store, registry, files)
+            last = last or await store.last_seen() or now
+            if _far_ahead(now, last, keep):
+                log.warning("the clock is far ahead of the last look or job: nothing is deleted until the next look")
+            else:
+                await _delete_finished(now - timedelta(seconds=keep), store, registry, files)
+            last = now
         except (StoreFailed, OSError) as error:
             log.error("cannot delete old jobs and their files, the next look will", error=str(error))
         await trio.sleep(wait)
@@ -83,24 +85,15 @@ async def _count(files: Files) -> None:
         log.error("cannot count what is stored, the next look will", error=str(error))
 
 
-async def _time(store: Store, keep: float, elapsed: float = 0) -> datetime:
-    """The time that retention goes by, with `elapsed` seconds since it was asked for: the clock's, unless that jumps.
-
-    It follows the clock, ahead or back, no faster than FASTEST allows, also from one daemon to the next: a wrong clock
-    makes jobs old only as far as it has been wrong for long.
-    """
-    clock = datetime.now(UTC)
-    kept = await store.kept_time() or await store.last_seen() or clock
-    most = timedelta(seconds=FASTEST * elapsed)
-    kept += max(-most, min(clock - kept, most))
-    await store.keep_time(kept, keep / PLACES, kept == clock)
-    return min(clock, kept + DRIFT)
+def _far_ahead(now: datetime, last: datetime, keep: float) -> bool:
+    """Return whether all jobs have become old since then. If the clock is wrong, there is time to set it right."""
+    return now - last > timedelta(seconds=keep + INTERVAL)
 
 
-async def _delete_finished(before: datetime, below: int | None, store: Store, registry: Registry, files: Files) -> None:
+async def _delete_finished(before: datetime, store: Store, registry: Registry, files: Files) -> None:
     count = 0
     try:
-        while ids := await store.delete_finished(before, STEP, below):
+        while ids := await store.delete_finished(before, STEP):
             count += len(ids)
             registry.forget(ids)
             await files.remove(ids)

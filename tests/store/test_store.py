@@ -1,6 +1,5 @@
 """What every store does, whichever it is: run for each kind that `open_store` knows."""
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
@@ -247,52 +246,6 @@ async def test_deletion_takes_the_oldest_ends_and_their_changes_and_leaves_the_r
     assert [change.offset for change in await store.changes(0, 100, 100)] == [1, 2, 6]
 
 
-async def test_the_place_that_was_reached_after_a_time(open_store: OpenStore) -> None:
-    store = open_store()
-    assert await store.reached_after(NOW) is None
-    for days in range(5):  # the clock of the jobs is years late
-        await store.keep_time(NOW + timedelta(days=days), 1.5 * 86400, sure=True)
-        await store.commit([replace(ended(days + 1, NOW - timedelta(days=3650)), offset=10 * days + 10)], [])
-    for one in (store, open_store()):
-        assert [await one.reached_after(NOW + timedelta(days=days)) for days in range(6)] == [1, 21, 21, 41, 41, None]
-
-
-async def test_places_that_were_noted_under_a_clock_that_was_ahead_count_until_it_is_right(store: SQLiteStore) -> None:
-    await store.keep_time(NOW + timedelta(days=700), 1, sure=True)
-    await store.commit([replace(ended(1, NOW), offset=10)], [])
-    await store.keep_time(NOW + timedelta(days=600), 1, sure=False)  # it goes back slowly
-    assert await store.reached_after(NOW) == 1
-    await store.keep_time(NOW, 1, sure=True)
-    assert await store.reached_after(NOW) == 11
-    assert await store.reached_after(NOW + timedelta(seconds=1)) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["2026-1x-25T00:00:00+00:00", "2026-11-25T00:00:00", "0001-01-01T00:00:00+00:00", "", '[[1, "x"]]', "[1]", "["],
-)
-async def test_a_time_that_the_disk_has_made_nonsense_of_is_none(tmp_path: Path, text: str) -> None:
-    with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
-        await store.keep_time(NOW, 1, sure=True)
-        with closing(sqlite3.connect(tmp_path / "store.sqlite")) as db, db:
-            db.execute("UPDATE meta SET value = ? WHERE key IN ('time', 'marks')", (text,))
-        assert await store.kept_time() is None
-        assert await store.reached_after(NOW) is None
-        await store.keep_time(NOW, 1, sure=True)
-        assert (await store.kept_time(), await store.reached_after(NOW)) == (NOW, 1)
-
-
-async def test_deletion_stops_below_a_place(store: SQLiteStore) -> None:
-    days = {1: 9, 2: 1, 3: 2, 4: 8, 5: 3}  # since then; 4 ended under a clock that was a week late
-    ends = {1: 95, 2: 70, 3: 80, 4: 90, 5: 75}
-    await store.commit(
-        [replace(ended(number, NOW - timedelta(days=days[number])), offset=ends[number]) for number in days], []
-    )
-    assert await store.delete_finished(NOW, 10, 80) == ids(2, 5)
-    assert await store.delete_finished(NOW - timedelta(days=5), 10, 80) == []
-    assert await store.delete_finished(NOW - timedelta(days=5), 10, 95) == ids(4)
-
-
 @pytest.mark.parametrize("offset", [UTC, timezone(timedelta(hours=-9))], ids=str)
 @pytest.mark.parametrize("micros", [0, 1, 250_000, 999_999])
 @pytest.mark.parametrize("other", [0, 1, 250_000, 999_999])
@@ -431,12 +384,3 @@ def test_any_story_reads_back_as_it_was_told(
 
     with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")) as store:
         trio.run(tell)
-
-
-async def test_the_time_that_retention_goes_by_outlives_the_daemon(open_store: OpenStore) -> None:
-    store = open_store()
-    assert await store.kept_time() is None
-    for time in (NOW + timedelta(hours=1, microseconds=5), NOW):
-        await store.keep_time(time, 0, sure=True)
-        assert await store.kept_time() == time
-    assert await open_store().kept_time() == NOW

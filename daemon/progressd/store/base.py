@@ -107,22 +107,7 @@ class Store(Protocol):
         """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
 
     async def last_seen(self) -> datetime | None:
-        """The newest time known from before the store was opened: of a job's end or, if it came later, creation."""
-
-    async def kept_time(self) -> datetime | None:
-        """What `keep_time` was given last, be it by an earlier daemon."""
-
-    async def keep_time(self, time: datetime, spacing: float, sure: bool) -> None:
-        """Keep the time that retention goes by, and every `spacing` seconds of it the place of the newest end.
-
-        `sure`: the clock says so too.
-        """
-
-    async def reached_after(self, time: datetime) -> int | None:
-        """A place that was reached after that time, by what `keep_time` has kept; None where none is known.
-
-        A job that ended there or later ended after that time, whatever the clock said.
-        """
+        """When the newest job was created that was there before the store was opened; None without one."""
 
     @property
     def longest_deletion(self) -> float:
@@ -131,10 +116,9 @@ class Store(Protocol):
     async def delete(self, ids: Collection[str]) -> list[str]:
         """Delete those of the jobs that have finished, as `delete_finished` does; their ids."""
 
-    async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
+    async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
 
-        In the order of their ends; `below`: only those whose end has a smaller offset. Only as many as a few
-        milliseconds are enough for, but one at least: nobody who writes waits for long. With the last of its jobs a
-        batch goes as well. A job that cannot be read stays.
+        In the order of their ends. Only as many as a few milliseconds are enough for, but one at least: nobody who
+        writes waits for long. With the last of its jobs a batch goes as well. A job that cannot be read stays.
         """

@@ -87,6 +87,11 @@ MIGRATIONS: Final = (
     DROP INDEX jobs_by_end;
     CREATE INDEX jobs_by_end ON jobs (offset, completed_at) WHERE completed_at IS NOT NULL;
     """,
+    """
+    DROP INDEX jobs_by_end;
+    CREATE INDEX jobs_by_end ON jobs (completed_at) WHERE completed_at IS NOT NULL;
+    DELETE FROM meta WHERE key IN ('time', 'marks');
+    """,
 )
 
 

@@ -22,7 +22,7 @@ from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.shortage import in_thread, passes
-from progressd.store import clock, ends, lists
+from progressd.store import ends, lists
 from progressd.store.base import Change, Filter
 from progressd.store.connecting import connected
 from progressd.store.deleting import Pace, delete
@@ -95,21 +95,9 @@ class SQLiteStore:
         read = partial(ends.newest_time, self._reader, self.first_offset, self._pass_over)
         return await self._in_thread(read, self._reading)
 
-    async def kept_time(self) -> datetime | None:
+    async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """See Store."""
-        return await self._in_thread(lambda: clock.kept_time(self._reader), self._reading)
-
-    async def keep_time(self, time: datetime, spacing: float, sure: bool) -> None:
-        """See Store."""
-        await self._transaction(lambda db: clock.keep_time(db, time, spacing, sure))
-
-    async def reached_after(self, time: datetime) -> int | None:
-        """See Store."""
-        return await self._in_thread(lambda: clock.reached_after(self._reader, time), self._reading)
-
-    async def delete_finished(self, before: datetime, most: int, below: int | None = None) -> list[str]:
-        """See Store."""
-        read = partial(ends.before, self._reader, before, most, below, self._pass_over)
+        read = partial(ends.before, self._reader, before, most, self._pass_over)
         return await self._delete(await self._in_thread(read, self._reading))
 
     async def delete(self, ids: Collection[str]) -> list[str]:
