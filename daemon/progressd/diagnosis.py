@@ -20,15 +20,13 @@ from progressd.config import Settings
 from progressd.config.settings import AuthSettings, Server
 from progressd.core.errors import SettingsError
 from progressd.ownership import user
-from progressd.port_holder import holder_of
-from progressd.sockets import require_keys
+from progressd.sockets import LISTENERS, require_keys
 from progressd.tls import tls_context
 from progressd.upkeep import DATABASE, REPAIR_PROGRAM, require_readable
 
 LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
 LEAST_SPARE: Final = 256  # descriptors beside those of the watchers
 LEAST_WRITTEN: Final = 64 << 10  # bytes, of which a start takes fewer
-OTHER_PORT: Final = "stop it, or choose another port (server.port)"
 TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
 
@@ -130,13 +128,11 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
         except PermissionError:
             yield Finding("bad", f"port {port} may not be used without privileges: choose one above 1023 (server.port)")
         except OSError as error:
-            who = holder_of(str(address[0]), port)
             if running or held:
-                yield Finding("good", f"{who or 'something'} listens on port {port} of {address[0]}, as it should")
+                yield Finding("good", f"port {port} of {address[0]} is in use, as it should be")
             elif error.errno == errno.EADDRINUSE:
-                yield Finding(
-                    "bad", f"{who or 'something'} listens on port {port} of {address[0]} already: {OTHER_PORT}"
-                )
+                shown = f"stop what {LISTENERS.format(port)} shows, or choose another port (server.port)"
+                yield Finding("bad", f"port {port} of {address[0]} is in use: {shown}")
             else:
                 yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
         else:

@@ -16,8 +16,9 @@ from progressd.accepting import BACKLOG, Listening
 from progressd.config import Settings
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
-from progressd.port_holder import holder_of
 from progressd.systemd import inherited_sockets
+
+LISTENERS = "`sudo ss -ltnp sport = :{}`"  # the command that shows who listens on a port
 
 log = structlog.get_logger(__name__)
 
@@ -94,18 +95,18 @@ def _bind_tcp(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listening = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
-            raise SettingsError(_why_not(host, str(address[0]), port, error)) from error
+            raise SettingsError(_why_not(host, port, error)) from error
         listening.setblocking(False)
         yield listening
         if port == 0:
             return  # a second address would get another free port
 
 
-def _why_not(host: str, address: str, port: int, error: OSError) -> str:
+def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        who = holder_of(address, port) or "something"
         return (
-            f"port {port} of {host} is in use: {who} listens there; stop it, or choose another with --port {port + 1}"
+            f"port {port} of {host} is in use: stop what {LISTENERS.format(port)} shows,"
+            f" or choose another with --port {port + 1}"
         )
     if error.errno == errno.EACCES:
         return f"port {port} may not be used without privileges: choose one above 1023 with --port 8080"

@@ -37,10 +37,9 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
 
     diagnosis = run("progressd", "doctor")
     assert "\nwrong" not in diagnosis
-    assert f"process {pid} (" in diagnosis
     seen = bare_machine.completed(*NOBODY, "progressd", "doctor")
     assert (seen.returncode, seen.stderr) == (1, "")
-    assert "   ok  a process of root listens on port 8080 of 127.0.0.1, as it should" in seen.stdout
+    assert "   ok  port 8080 of 127.0.0.1 is in use, as it should be" in seen.stdout
     assert "wrong  nobody may not write to /var/lib/progressd, which is progressd's: choose" in seen.stdout
 
     bare_machine.write("/etc/systemd/system/progressd.socket", "[Socket]\nListenStream=127.0.0.1:1\n")
@@ -73,7 +72,7 @@ def test_another_address_of_the_socket_is_what_doctor_looks_at_and_goes_with_the
     run("systemctl", "restart", "progressd.socket")
     for _ in ("systemd listens", "the daemon listens"):
         diagnosis = run("progressd", "doctor")
-        assert "listens on port 8090 of ::1, as it should\n" in diagnosis
+        assert "port 8090 of ::1 is in use, as it should be\n" in diagnosis
         run("systemctl", "start", "progressd.service")
     asked = bare_machine.completed("progressd", "doctor", "--port", "8080")
     assert "wrong  nobody listens on port 8080 of 127.0.0.1" in asked.stdout
