@@ -246,7 +246,7 @@ class Daemon:
 
     async def _finish_work(self, jobs_done: trio.Event, patience: Patience) -> None:
         """Take no more work, tell the watchers, and wait for running jobs, uploads and downloads."""
-        shutdown, transfers = self.settings.shutdown, self.gate.transfers
+        shutdown, transfers = self.settings.shutdown, self.gate.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
         self.services.ready = False
         self.notices.stopping(seconds)

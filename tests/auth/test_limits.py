@@ -267,8 +267,8 @@ async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockCloc
                 pass
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, **others, "Content-Length": "999"}, method="POST"))
-            await eventually(lambda: daemon.daemon.gate._uploads.total() == 1)
-            assert daemon.daemon.gate._uploads == {"2001:db8:0:4::/64": 1}
+            await eventually(lambda: daemon.daemon.gate.transfers.uploads.total() == 1)
+            assert daemon.daemon.gate.transfers.uploads == {"2001:db8:0:4::/64": 1}
 
 
 async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:
@@ -282,10 +282,10 @@ async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
-            await eventually(lambda: daemon.daemon.gate._uploads.total() == 1)
+            await eventually(lambda: daemon.daemon.gate.transfers.uploads.total() == 1)
             refused = await post_form(client, file_part())
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-        await eventually(lambda: daemon.daemon.gate._uploads.total() == 0)
+        await eventually(lambda: daemon.daemon.gate.transfers.uploads.total() == 0)
         assert (await post_form(client, file_part())).status_code == 202
 
 

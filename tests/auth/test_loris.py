@@ -86,7 +86,7 @@ async def siege(tmp_path: Path, counts: dict[str, int], rounds: int, pause: floa
             slowest = await slowest_of(daemon, rounds)
             # while they go on
             await eventually(lambda: daemon.daemon.ledger.open == 0, 2 * PATIENCE)
-        assert daemon.daemon.gate._uploads.total() == 0
+        assert not daemon.daemon.gate.transfers.uploads
     return slowest
 
 

@@ -146,7 +146,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_form_fields: Annotated[int, _count("Fields that may come in a form beside its files.")] = 20
     max_form_field_bytes: Annotated[int, _bytes("The longest field of a form that is not a file.")] = 64 << 10
     max_uploads: Annotated[int, _count("Requests at a time that bring files.")] = 32
-    max_uploads_per_address: Annotated[int, _count("Requests at a time that bring files from one address.")] = 8
+    max_uploads_per_address: Annotated[int, _count("Of these, with one key, or from one address without a key.")] = 8
     stall_timeout: Annotated[
         float, _seconds("How long a client may send nothing in the middle of a body, or take nothing of an answer.")
     ] = 60

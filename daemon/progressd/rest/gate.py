@@ -4,8 +4,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import trio
@@ -19,11 +18,12 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.identity import Identity, Scope, decide
 from progressd.auth.limits import Standing
 from progressd.config import Settings
-from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, TooManyUploads, Unauthorized
+from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.headers import header
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.rest.at_once import answer_at_once
 from progressd.rest.body import SAFE
+from progressd.rest.transfers import Transfers
 
 WHO_AM_I: Final = "/api/auth/status"  # what is public too, and about the key
 PUBLIC: Final = frozenset(
@@ -85,19 +85,14 @@ class Gate:
         self._app = app
         self._settings = settings
         self._admission = admission
-        self._uploads: Counter[str] = Counter()  # under way, by address
-        self._transfers: set[trio.Event] = set()  # of each upload and download under way, set at its end
+        self.transfers = Transfers(settings)
         self._allowance = allowance
         self.refused = refused
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""
         self._settings = settings
-
-    @property
-    def transfers(self) -> tuple[trio.Event, ...]:
-        """The ends of the uploads and downloads that are under way now."""
-        return tuple(self._transfers)
+        self.transfers.use(settings)
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
@@ -105,17 +100,14 @@ class Gate:
             try:
                 answering.marks = self.count(cast("Mapping[str, Any]", scope))
                 who = self.admit(scope)
-                with (
-                    self._transferring(scope),
-                    self._uploading(scope),
-                    trio.CancelScope() as serving,
-                    self._admission.held(who, serving.cancel),
-                ):
-                    await self._app(scope, receive, answering)
-                if serving.cancelled_caught and not answering.begun:
+                with trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
+                    await self._hand_on(scope, who, receive, answering)
+                if serving.cancelled_caught:
                     self.admit(scope)
                     raise Unauthorized("the key has changed meanwhile: ask again")
             except ProgressdError as error:
+                if answering.begun:
+                    return
                 if isinstance(error, RateLimited):
                     answering.marks = _standing_marks(self.standing(cast("Mapping[str, Any]", scope)))
                 await _refuse(error, receive, answering)
@@ -142,38 +134,20 @@ class Gate:
         """Where it comes from, also behind proxies."""
         return self._allowance.address(*_sender(scope))
 
-    @contextmanager
-    def _transferring(self, scope: HTTPScope) -> Iterator[None]:
-        """Within this a file is sent or received, if it is a request for that."""
-        ended = trio.Event()
-        if _uploads(scope) or DOWNLOAD.fullmatch(scope["path"]):
-            self._transfers.add(ended)
-        try:
-            yield
-        finally:
-            self._transfers.discard(ended)
-            ended.set()
-
-    @contextmanager
-    def _uploading(self, scope: HTTPScope) -> Iterator[None]:
-        """Within this a file may come in, if it is a request for that. Raises TooManyUploads."""
-        if not _uploads(scope):
-            yield
-            return
-        limits = self._settings.limits
-        sender = _sender(cast("Mapping[str, Any]", scope))
-        address = counted_as(self._allowance.address(*sender))
-        if self._uploads.total() >= limits.max_uploads:
-            raise TooManyUploads(f"{limits.max_uploads} uploads are under way already")
-        if self._uploads[address] >= limits.max_uploads_per_address and self._allowance.limits(*sender):
-            raise TooManyUploads(f"{limits.max_uploads_per_address} uploads of yours are under way already")
-        self._uploads[address] += 1
-        try:
-            yield
-        finally:
-            self._uploads[address] -= 1
-            if not self._uploads[address]:
-                del self._uploads[address]
+    async def _hand_on(
+        self, scope: HTTPScope, who: Identity, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Have the application answer. Raises TooManyUploads, Stalled."""
+        if scope["method"] == "POST" and scope["path"] in UPLOADS:
+            sender = _sender(cast("Mapping[str, Any]", scope))
+            client = who.key or counted_as(self._allowance.address(*sender))
+            with self.transfers.uploading(client, receive, unlimited=not self._allowance.limits(*sender)) as upload:
+                await self._app(scope, upload.receive, send)
+        elif DOWNLOAD.fullmatch(scope["path"]):
+            with self.transfers.under_way():
+                await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def admit(self, scope: HTTPScope) -> Identity:
         """Who sends the request, which may pass. Raises what refuses it."""
@@ -200,10 +174,6 @@ class Gate:
             _require_theirs(who, scope["path"])
         cast("dict[str, Any]", scope)[WHO] = who
         return who
-
-
-def _uploads(scope: HTTPScope) -> bool:
-    return scope["method"] == "POST" and scope["path"] in UPLOADS
 
 
 def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
