@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -131,6 +132,8 @@ def test_the_package_that_a_repair_needs(free_port: int, tmp_path: Path, monkeyp
     assert "progressd check --repair needs sqlite3: sudo apt install sqlite3" in found(settings, "note")
 
 
-def test_too_few_descriptors(free_port: int, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, server={"port": free_port}, limits={"max_connections": 10_000_000})
-    assert any("limits.max_connections = 10000000, but" in note for note in found(settings, "note"))
+@pytest.mark.parametrize("section", ["limits", "ingest"])
+def test_too_few_descriptors(free_port: int, tmp_path: Path, section: str) -> None:
+    given: Any = {section: {"max_connections": 10_000_000}}
+    settings = settings_in(tmp_path, server={"port": free_port}, **given)
+    assert any(f"{section}.max_connections = 10000000" in note for note in found(settings, "note"))

@@ -125,7 +125,7 @@ class Daemon:
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
         )
         self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster, self.base)
-        self.producers = UnixSocket(self.ingest, settings.ingest.max_line_bytes)
+        self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.ledger = Ledger()
         self.admission = Admission(settings.auth)
@@ -302,8 +302,16 @@ class Daemon:
         self.broadcaster.limit = settings.limits.outbox_bytes
         self.files.headroom.least = settings.limits.min_free_bytes
         self.files.stored.most = settings.limits.max_stored_bytes
-        self.producers.max_line_bytes = settings.ingest.max_line_bytes
-        for part in (self.runner, self.watchers, self.allowance, self.places, self.gate, self.cors, self.http):
+        for part in (
+            self.producers,
+            self.runner,
+            self.watchers,
+            self.allowance,
+            self.places,
+            self.gate,
+            self.cors,
+            self.http,
+        ):
             part.use(settings)
         set_level(settings.log)
 

@@ -25,7 +25,7 @@ from progressd.tls import tls_context
 from progressd.upkeep import DATABASE, REPAIR_PROGRAM, require_readable
 
 LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
-LEAST_SPARE: Final = 256  # descriptors beside those of the watchers
+LEAST_SPARE: Final = 256  # descriptors beside those of watchers and producers
 LEAST_WRITTEN: Final = 64 << 10  # bytes, of which a start takes fewer
 TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
@@ -50,7 +50,7 @@ def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterat
     yield from _disk(settings.state_dir)
     yield from _clock()
     yield from _tools(settings)
-    yield from _descriptors(settings.limits.max_connections)
+    yield from _descriptors(settings)
 
 
 def _holder(state_dir: Path) -> bool:
@@ -206,9 +206,12 @@ def _tools(settings: Settings) -> Iterator[Finding]:
                 )
 
 
-def _descriptors(connections: int) -> Iterator[Finding]:
+def _descriptors(settings: Settings) -> Iterator[Finding]:
+    watchers, producers = settings.limits.max_connections, settings.ingest.max_connections
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < connections + LEAST_SPARE:
+    if most != resource.RLIM_INFINITY and most < watchers + producers + LEAST_SPARE:
         yield Finding(
-            "note", f"limits.max_connections = {connections}, but a process may open {most} files only (ulimit -n)"
+            "note",
+            f"limits.max_connections = {watchers} and ingest.max_connections = {producers}, but a process may open "
+            f"{most} files only (ulimit -n)",
         )

@@ -22,6 +22,8 @@ from progressd.producers.sweep import READS_MOST, Sweep
 from progressd.producers.unix_socket import Producer as Reading
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job_id
+from spine import running
+from structlog.testing import capture_logs
 
 from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
 
@@ -321,6 +323,99 @@ async def test_others_get_their_turn_between_many_lines(daemon: RunningDaemon, l
             nursery.cancel_scope.cancel()
     taken = [after - before for before, after in itertools.pairwise(numbers)]
     assert max(taken) <= 2 * most  # the sweep may come twice between two turns of the other
+
+
+async def test_more_producers_than_allowed_are_refused_until_one_leaves(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, ingest={"max_connections": 2}) as daemon, producer(daemon) as stays:
+        async with producer(daemon) as leaves:
+            for number, program in enumerate((stays, leaves)):
+                await program.send({"ref": 1, **registered(job_id(number))})
+                assert (await program.answer())["ok"]
+            async with producer(daemon) as refused:
+                assert await refused.answers_until_closed() == [
+                    {
+                        "ok": False,
+                        "error": "too many producers: 2 are connected (try again later, or raise "
+                        "ingest.max_connections)",
+                        "status": 503,
+                    }
+                ]
+
+        async def taken() -> bool:
+            async with producer(daemon) as program:
+                await program.send({"ref": 2, **progress(job_id(0), 1)})
+                return bool((await program.answer())["ok"])
+
+        with trio.fail_after(PATIENCE):
+            while not await taken():
+                pass
+        await stays.send({"ref": 2, **progress(job_id(0), 2)})
+        assert (await stays.answer())["ok"]
+
+
+async def test_producers_that_are_refused_are_logged_once(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, ingest={"max_connections": 1}) as daemon, producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)})
+        await program.answer()
+        with capture_logs() as logs:
+            for _ in range(5):
+                async with producer(daemon) as refused:
+                    [answer] = await refused.answers_until_closed()
+                    assert answer["status"] == 503
+    assert [one["log_level"] for one in logs if "too many producers" in one["event"]] == ["warning"]
+
+
+async def test_a_producer_that_sends_nothing_is_disconnected(
+    store: SQLiteStore, mock_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+
+    async def pass_time(seconds: float, sent: bytes = b"") -> None:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(seconds)
+        theirs.sendall(sent)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+    with ours, theirs:
+        ours.setblocking(False)
+        async with running(store) as spine, trio.open_nursery() as nursery:
+            sweep = Sweep(spine.ingest)
+            nursery.start_soon(sweep.run)
+            reading = Reading(ours, nursery, LineSplitter(1 << 20), "store", idle_timeout=60)
+            nursery.start_soon(reading.run, sweep)
+            for line in (b"\n", b"half", b" of a line\n"):
+                await pass_time(50, line)
+            assert b"not an event" in theirs.recv(1000)
+            await pass_time(59)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1000)
+            await pass_time(1)
+            assert json.loads(theirs.recv(1000)) == {
+                "ok": False,
+                "error": "connection closed: nothing came for 1min (send an empty line meanwhile, or raise "
+                "ingest.idle_timeout)",
+                "status": 408,
+            }
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_producer_that_waits_for_its_answer_is_not_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.SQLiteStore", SlowStore)
+    SlowStore.begun, SlowStore.leave = trio.Event(), trio.Event()
+    async with running_daemon(tmp_path, ingest={"idle_timeout": 0.1}) as daemon, producer(daemon) as program:
+        await program.send({"ref": 1, **registered(ID)})
+        with trio.fail_after(PATIENCE):
+            await SlowStore.begun.wait()
+            async with producer(daemon) as idle:  # connected later, and gone before
+                [closed] = await idle.answers_until_closed()
+                assert closed["status"] == 408
+        SlowStore.leave.set()
+        assert (await program.answer())["ok"]
+        [closed] = await program.answers_until_closed()
+        assert closed["status"] == 408
 
 
 async def test_the_socket_is_for_its_user_and_group(daemon: RunningDaemon) -> None:

@@ -229,6 +229,13 @@ class IngestSettings(Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, le=0o777, description="Who may connect to it, as a file mode.", extra={"unit": "mode"})
     ] = 0o660
     max_line_bytes: Annotated[int, _bytes("The longest line.", 1024)] = 1 << 20
+    max_connections: Annotated[
+        int, _count("Producers connected to the Unix socket at a time; more are refused with 503.")
+    ] = 500
+    idle_timeout: Annotated[
+        float,
+        _seconds("How long a producer on the Unix socket may send nothing, not even an empty line; then it is closed."),
+    ] = 3600
 
 
 class AuthSettings(Struct, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """The Unix socket: producers of this host write lines, and are answered where they ask (`ref`) or err."""
 
+import contextlib
+import math
 import socket
 import struct
 from collections.abc import Sequence
@@ -10,12 +12,14 @@ from msgspec import UNSET
 
 from progressd.accepting import accept_forever
 from progressd.broadcast.outbox import SocketOutbox
+from progressd.config import Settings
+from progressd.config.quantities import seconds_text
 from progressd.core.closing import Closing
-from progressd.core.errors import ProgressdError
+from progressd.core.errors import ProgressdError, Stalled, TooManyConnections
 from progressd.core.messages import encode
 from progressd.ingest import Ingest
 from progressd.producers.intake import ANSWERS_MOST, CHUNK, PATIENCE, Intake
-from progressd.producers.lines import LineSplitter
+from progressd.producers.lines import Answer, LineSplitter
 from progressd.producers.sweep import Sweep
 from progressd.submitting import Outcome
 
@@ -25,28 +29,57 @@ log = structlog.get_logger(__name__)
 class UnixSocket:
     """Serves producers until cancelled."""
 
-    def __init__(self, ingest: Ingest, max_line_bytes: int) -> None:
+    def __init__(self, ingest: Ingest, settings: Settings) -> None:
         self._ingest = ingest
-        self.max_line_bytes = max_line_bytes
+        self._settings = settings.ingest
         self._sweep = Sweep(ingest)
+        self._connected = 0
+        self._full = False  # which was logged
+
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again; producers that are connected keep theirs."""
+        self._settings = settings.ingest
 
     async def run(self, *listening: socket.socket) -> None:
         """Accept producers on bound sockets, of which systemd may pass on several; run it once for all of them."""
         async with trio.open_nursery() as producers:
             producers.start_soon(self._sweep.run)
             for one in listening:
-                producers.start_soon(accept_forever, one, lambda sock, _: producers.start_soon(self._serve, sock))
+                producers.start_soon(accept_forever, one, lambda sock, _: self._accepted(sock, producers))
+
+    def _accepted(self, sock: socket.socket, producers: trio.Nursery) -> None:
+        most = self._settings.max_connections
+        if self._connected < most:
+            self._full = self._full and 2 * self._connected > most  # not to log every change around the limit
+            self._connected += 1
+            producers.start_soon(self._serve, sock)
+            return
+        if not self._full:
+            self._full = True
+            log.warning("too many producers, refusing more (ingest.max_connections)", connected=self._connected)
+        error = TooManyConnections(
+            f"too many producers: {self._connected} are connected (try again later, or raise ingest.max_connections)"
+        )
+        with sock, contextlib.suppress(OSError):
+            sock.send(_refused(error))
 
     async def _serve(self, sock: socket.socket) -> None:
         """The boundary of one producer."""
+        try:
+            with sock:
+                await self._converse(sock)
+        finally:
+            self._connected -= 1
+
+    async def _converse(self, sock: socket.socket) -> None:
         pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         log.debug("producer connected", pid=pid, uid=uid)
         try:
-            with sock:
-                async with trio.open_nursery() as nursery:
-                    producer = Producer(sock, nursery, LineSplitter(self.max_line_bytes), self._ingest.store_id)
-                    await producer.run(self._sweep)
-                    nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                splitter = LineSplitter(self._settings.max_line_bytes)
+                producer = Producer(sock, nursery, splitter, self._ingest.store_id, self._settings.idle_timeout)
+                await producer.run(self._sweep)
+                nursery.cancel_scope.cancel()
         except* OSError:
             log.debug("producer left without reading its answers", pid=pid)
         except* Exception as group:
@@ -56,13 +89,22 @@ class UnixSocket:
 class Producer:
     """One connection. The sweep reads it; it is answered once ingest has decided what was read of all."""
 
-    def __init__(self, sock: socket.socket, nursery: trio.Nursery, splitter: LineSplitter, store_id: str) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        nursery: trio.Nursery,
+        splitter: LineSplitter,
+        store_id: str,
+        idle_timeout: float = math.inf,
+    ) -> None:
         self.fileno = sock.fileno
         self.send = sock.send
         self._socket = sock
         self._nursery = nursery
         self._splitter = splitter
         self._store_id = store_id
+        self._idle_timeout = idle_timeout
+        self._idle = trio.CancelScope()
         self._answers = SocketOutbox(self, ANSWERS_MOST, nursery.start_soon, self._give_up)
         self._undecided = 0  # intakes
         self._decided = trio.Event()
@@ -71,9 +113,13 @@ class Producer:
     async def run(self, sweep: Sweep) -> None:
         """Until the producer closes its side, and has all its answers. Raises what its reading raised."""
         try:
-            while not self._said_all:
-                await sweep.read(self)
-                await self._answers.drained()
+            self._wait_for_more()
+            with self._idle:
+                while not self._said_all:
+                    await sweep.read(self)
+                    await self._answers.drained()
+            if self._idle.cancelled_caught:
+                self._answers.write(_refused(_idle(self._idle_timeout)))
             while self._undecided:
                 self._decided = trio.Event()
                 await self._decided.wait()
@@ -81,6 +127,10 @@ class Producer:
                 await self._answers.drained()
         finally:
             self._answers.discard()  # whatever ingest still decides
+
+    def _wait_for_more(self) -> None:
+        """Let the time run in which something has to come, or stop it while the producer waits for the daemon."""
+        self._idle.deadline = math.inf if self._undecided else trio.current_time() + self._idle_timeout
 
     @property
     def enough(self) -> bool:
@@ -103,15 +153,15 @@ class Producer:
         else:
             lines = self._splitter.end()
             self._said_all = True
-        if not lines:
-            return None
-        self._undecided += 1
-        return Intake(lines)
+        self._undecided += bool(lines)
+        self._wait_for_more()
+        return Intake(lines) if lines else None
 
     def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
         """For the sweep: tell who asked, or was wrong."""
         self._undecided -= 1
         self._decided.set()
+        self._wait_for_more()
         if intake.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
             answers = intake.answers(outcomes, self._store_id)
             told = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
@@ -119,6 +169,18 @@ class Producer:
 
     def _give_up(self, closing: Closing) -> None:
         self._nursery.cancel_scope.cancel()
+
+
+def _refused(error: ProgressdError) -> bytes:
+    """Return the answer that is sent before a connection is closed."""
+    return encode(Answer(ok=False, error=str(error), status=error.status)) + b"\n"
+
+
+def _idle(seconds: float) -> Stalled:
+    return Stalled(
+        f"connection closed: nothing came for {seconds_text(seconds)} (send an empty line meanwhile, or raise "
+        "ingest.idle_timeout)"
+    )
 
 
 def _first_lines(chunk: bytes, most: int) -> bytes:
