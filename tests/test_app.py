@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -178,6 +179,28 @@ def test_a_config_file_may_be_a_pipe_at_the_start_and_nobody_waits_for_it_again(
         until(lambda: "settings not reloaded" in log.read_text())
         assert f"the config file {pipe} cannot be read: it is not a regular file" in log.read_text()
         finished(daemon, submit(daemon, "copy"))
+
+
+def open_to_others(state_dir: Path) -> list[str]:
+    """What other users may read or change in a state directory."""
+    found = [path for path in sorted(state_dir.rglob("*")) if not path.is_socket()]
+    assert state_dir / "progressd.db-wal" in found
+    return [f"{path} {mode:o}" for path in found if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077]
+
+
+def test_other_users_can_read_nothing_in_a_state_directory_that_anybody_may_enter(tmp_path: Path, config: str) -> None:
+    state_dir = tmp_path / "state"
+    for directory in (state_dir, state_dir / "jobs", state_dir / "uploads"):
+        directory.mkdir(mode=0o755)
+    with served_daemon(state_dir, config=config) as daemon:
+        running = submit(daemon, "gated")
+        child_of(tmp_path, running)
+        assert open_to_others(state_dir) == []  # where it writes, too
+        finished(daemon, submit(daemon, "copy"))
+        (tmp_path / "go").touch()
+        finished(daemon, running)
+        assert open_to_others(state_dir) == []
+    assert stat.S_IMODE(state_dir.stat().st_mode) == 0o755
 
 
 def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:

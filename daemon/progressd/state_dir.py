@@ -2,13 +2,18 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import structlog
+
 from progressd.core.errors import SettingsError
 from progressd.ownership import give, obstacle
 from progressd.syncing import sync
+
+log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -34,9 +39,15 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory in it, where there is none. Raises SettingsError."""
+    """Make a directory in it, where there is none, and keep other users out of it. Raises SettingsError."""
     try:
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         why = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
         raise SettingsError(f"cannot use {path}: {why}") from error
+    if mode & 0o077:
+        try:
+            path.chmod(0o700)
+        except OSError as error:
+            log.warning("other users may read a directory", path=str(path), mode=f"{mode:04o}", error=str(error))

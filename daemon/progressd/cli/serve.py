@@ -39,6 +39,7 @@ def serve(config_path: Path | None, **flags: object) -> None:
     from progressd.core.errors import ProgressdError
     from progressd.reaper import adopt
 
+    os.umask(0o077)  # what it makes, and what its pipelines make, is for its own user
     environ = dict(os.environ)  # the daemon takes out of it what its children must not have
 
     def read_settings(*, again: bool = True) -> Settings:
