@@ -73,3 +73,20 @@ def answering(*answers: Answer, unread: bool = False) -> Iterator[Answering]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def taken(request: bytes) -> bytes:
+    """The answer of a daemon that takes all events."""
+    return answer(b'{"ok": true}\n' * request.count(b'"job_id"'), Content_Type="application/x-ndjson")
+
+
+@contextlib.contextmanager
+def unreachable() -> Iterator[str]:
+    """An address where connecting times out: packets are dropped, because the queue of connections is full."""
+    with contextlib.ExitStack() as opened:
+        listening = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import keys
 import pytest
+from answering import answer, answering, unreachable
 from progressd.client import Job, reporter
 from reporting import WAYS, complaints, request, seen, status, to, working
 from serving import ServedDaemon, served_daemon
@@ -39,9 +40,44 @@ def test_where_there_is_no_daemon_the_work_goes_on_and_that_is_said_once(
     assert "; the work goes on all the same" in complaint
 
 
-def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
-    tmp_path: Path, free_port: int, caplog: pytest.LogCaptureFixture
+def test_where_connecting_times_out_the_work_is_not_held_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("progressd.client.http.CONNECT_TIMEOUT", 1000.0)
+    with unreachable() as url:
+        begun = time.monotonic()
+        with Job("scan", url=url):
+            pass
+        assert time.monotonic() - begun < PATIENCE
+    assert complaints(caplog) == ["scan: the daemon was not told how it ended"]
+
+
+def test_a_daemon_that_connects_and_never_answers_does_not_hold_up_the_work(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.client.reporter.UNANSWERED_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        begun = time.monotonic()
+        with Job("scan", url=f"http://127.0.0.1:{deaf.getsockname()[1]}", patience=1000) as job:
+            until(lambda: job._reporter._connected)
+        assert time.monotonic() - begun < PATIENCE
+    assert complaints(caplog) == ["scan: the daemon was not told how it ended"]
+
+
+def test_something_else_that_answers_does_not_hold_up_the_work(caplog: pytest.LogCaptureFixture) -> None:
+    with answering(answer(b"<html>", 404)) as server:
+        begun = time.monotonic()
+        with Job("scan", url=server.url, patience=1000):
+            until(lambda: server.requests)
+        assert time.monotonic() - begun < PATIENCE
+    assert complaints(caplog) == [f"scan: {server.url} answered with HTTP status 404; the work goes on all the same"]
+
+
+def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
+    tmp_path: Path, free_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for unknown in ("UNANSWERED", "UNCONNECTED"):  # daemons are not waited for, but this one is
+        monkeypatch.setattr(f"progressd.client.reporter.{unknown}_TIMEOUT", 0.0)
     state_dir = tmp_path / "state"
     with contextlib.ExitStack() as closing:
         daemon = closing.enter_context(served_daemon(state_dir, port=free_port))
@@ -58,7 +94,7 @@ def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
         for job, go in ways:
             job.progress(8)
             go.set()
-        until(lambda: all(job._reporter._closing for job in jobs))
+        until(lambda: all(job._reporter._closed_at for job in jobs))
         with served_daemon(state_dir, port=free_port) as again:
             until(lambda: [status(again, job) for job in jobs] == ["completed"] * 2)
             assert [seen(again, job)["progress"]["current_step"] for job in jobs] == [8, 8]
@@ -90,7 +126,7 @@ def test_a_daemon_that_may_have_heard_of_the_job_is_told_its_end(tmp_path: Path,
                 assert b"job_created" in connection.recv(65536)
         path.unlink()
         go.set()
-        until(lambda: job._reporter._closing and job._reporter._failures > 1)
+        until(lambda: job._reporter._closed_at and job._reporter._failures > 1)
         path.symlink_to(daemon.state_dir / "ingest.sock")
         until(lambda: status(daemon, job) == "completed")
 

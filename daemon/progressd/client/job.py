@@ -185,6 +185,7 @@ class Job:
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)
         patience = min(self._patience, CUT_SHORT) if interrupted else self._patience
         self._reporter.finish(lambda backlog: self._close(backlog, error), patience)
+        self._reporter.wait(math.inf)
 
     def _close(self, backlog: Backlog, error: BaseException | None) -> None:
         if error is None and self._in_step:  # it has ended with the block

@@ -10,7 +10,10 @@ from progressd.client.backlog import Answer, Event
 
 
 class Lines(Protocol):
-    """A way to the daemon. Both calls may block."""
+    """A way to the daemon. The first two calls may block."""
+
+    def connect(self) -> None:
+        """Connect, unless that is so already. Raises NoDaemon."""
 
     def exchange(self, events: Sequence[Event]) -> list[Answer]:
         """Report events, and wait until they are durable; the answer to each. Raises ClientError without them."""
@@ -33,7 +36,7 @@ def open_lines(
 
         return LocalSocket(Path(socket))
     from progressd.client.credentials import read_key
-    from progressd.client.rest import RestClient  # its library takes a while to load
+    from progressd.client.rest import RestClient
 
     key = key or environ.get("PROGRESSD_KEY")
     if key is None and (path := environ.get("PROGRESSD_KEY_FILE")):

@@ -13,6 +13,7 @@ from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
 from progressd.core.decoding import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
+MAX_ANSWER: Final = 65536  # bytes of an answer
 
 
 class LocalSocket:
@@ -26,10 +27,11 @@ class LocalSocket:
     def exchange(self, events: Sequence[Event]) -> list[Answer]:
         """Report events, and wait until they are durable; the answer to each. Raises ClientError."""
         lines = [msgspec.json.encode({**event, "ref": number}) + b"\n" for number, event in enumerate(events)]
+        self.connect()
+        assert self._socket is not None
         try:
-            daemon = self._socket or self._connect()
             try:
-                daemon.sendall(b"".join(lines))
+                self._socket.sendall(b"".join(lines))
                 return [self._answer() for _ in events]
             except TimeoutError:
                 raise NoAnswer(f"{self._path} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
@@ -44,19 +46,24 @@ class LocalSocket:
         self._socket = None
         self._open.close()
 
-    def _connect(self) -> socket.socket:
-        daemon = self._open.enter_context(socket.socket(socket.AF_UNIX))
-        daemon.settimeout(ANSWER_TIMEOUT)
-        try:
-            daemon.connect(str(self._path))
-        except OSError as error:
-            raise NoDaemon(f"no daemon answers at {self._path}: {error.strerror}") from None
-        self._reader = self._open.enter_context(daemon.makefile("rb"))
-        self._socket = daemon
-        return daemon
+    def connect(self) -> None:
+        """Connect, unless that is so already. Raises NoDaemon."""
+        if self._socket is not None:
+            return
+        with contextlib.ExitStack() as opening:
+            try:
+                daemon = opening.enter_context(socket.socket(socket.AF_UNIX))
+                daemon.settimeout(ANSWER_TIMEOUT)
+                daemon.connect(str(self._path))
+            except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
+                reason = getattr(error, "strerror", None) or error
+                raise NoDaemon(f"no daemon answers at {self._path}: {reason}") from None
+            self._reader = opening.enter_context(daemon.makefile("rb"))
+            self._open = opening.pop_all()
+            self._socket = daemon
 
     def _answer(self) -> Answer:
-        line = self._reader.readline()
+        line = self._reader.readline(MAX_ANSWER)
         if not line:
             raise NoAnswer(f"the daemon at {self._path} closed the connection")
         try:
