@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import time
+from decimal import Decimal
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -180,6 +182,46 @@ def test_what_the_daemon_would_not_take_does_not_hide_the_job(
         pass
     view = seen(daemon, job)
     assert (view["status"], view["progress"]["total_steps"], view["labels"]) == ("completed", total, {})
+
+
+def test_what_cannot_be_sent_is_left_out_and_logged_once(
+    daemon: ServedDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange: dict[str, Any] = {"lease_seconds": nan, "patience": nan, "total_steps": "many", "input_filename": Mute()}
+    options: Any = {"lr": nan, ("a", "b"): 1, "optimizer": {"eps": inf, "decay": 0.01}, "seed": 2**64 - 1}
+    with Job("scan", options=options, labels={"team": Mute(), "host": "db1"}, **strange, **to(daemon)) as job:
+        for _ in range(3):
+            job.progress(nan, inf, Mute(), "42 %")  # type: ignore[arg-type]
+            job.step(Mute())  # type: ignore[arg-type]
+        job.progress(7, percent=Decimal("42.5"))  # type: ignore[arg-type]
+        until(lambda: seen(daemon, job).get("progress", {}).get("percent") == 42)
+        job.progress(7, 2.5, percent=-1)  # type: ignore[arg-type]
+        job.result(Mute(), -1)  # type: ignore[arg-type]
+    view = seen(daemon, job)
+    assert (view["status"], view["lease_seconds"], view["labels"]) == ("completed", 60.0, {"host": "db1"})
+    assert view["options"] == {"optimizer": {"decay": 0.01}, "seed": 2**64 - 1}
+    assert (view["progress"]["current_step"], view["progress"]["total_steps"], view["page_count"]) == (7, 2, 0)
+    assert complaints(caplog) == [
+        "scan: left out patience: nan is no number of seconds",
+        "scan: left out lease_seconds: nan is no finite number",
+        "scan: left out total_steps: invalid literal for int() with base 10: 'many'",
+        "scan: left out input_filename: even this went wrong",
+        "scan: left out options.lr and 3 more: nan is no finite number",
+        "scan: left out current_step: cannot convert float NaN to integer",
+        "scan: left out step_name: even this went wrong",
+        "scan: left out percent: could not convert string to float: '42 %'",
+        "scan: left out output_path: even this went wrong",
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", [{"options": ["x"]}, {"options": "x" * 70_000}, {"labels": 3}, {"options": {"x": "y" * 70_000}}]
+)
+def test_options_and_labels_of_another_kind_are_left_out(given: Any, daemon: ServedDaemon) -> None:
+    with Job("scan", **given, **to(daemon)) as job:
+        pass
+    view = seen(daemon, job)
+    assert (view["status"], view["options"], view["labels"]) == ("completed", {}, {})
 
 
 @pytest.mark.parametrize("way", WAYS)

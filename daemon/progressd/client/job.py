@@ -4,20 +4,20 @@ The block is worked on whether or not a daemon answers. Leaving it ends the job:
 of the exception, which goes on as if nothing had been.
 """
 
-import json
+import logging
 import math
-import operator
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import msgspec
 
+from progressd.client import values
 from progressd.client.backlog import Backlog
 from progressd.client.errors import JobCancelled
 from progressd.client.lines import open_lines
@@ -26,10 +26,11 @@ from progressd.client.reporter import Reporter
 LEASE: Final = 60.0  # seconds
 PATIENCE: Final = 60.0  # seconds
 CUT_SHORT: Final = 5.0  # seconds of patience for the end of what is interrupted
-COUNT_MOST: Final = 2**53  # what a JavaScript number holds exactly
-NAME_MOST: Final = 200  # characters
-STEP_MOST: Final = 1000  # characters
-SENTENCE_MOST: Final = 10_000  # characters
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+log = logging.getLogger("progressd.client")
 
 
 class Job:
@@ -64,32 +65,39 @@ class Job:
         patience: float = PATIENCE,
         stop_when_cancelled: bool = True,
     ) -> None:
-        self.name = _text(name, NAME_MOST) or "job"
+        self._complained: set[str] = set()
+        self.name = "job"
+        self.name = self._valid("name", _name, name, "") or "job"
         outer = os.environ.get("PROGRESSD_JOB_ID")
         self.id = outer or str(uuid.uuid4())
         self._own = outer is None
+        self._where = (url, socket, key)
         self._stop_when_cancelled = stop_when_cancelled
-        self._patience = patience
-        self._step = self._total = 0
+        self._patience = self._valid("patience", values.seconds, patience, PATIENCE)
+        self._lease = (
+            None if lease_seconds is None else self._valid("lease_seconds", values.lease, lease_seconds, LEASE)
+        )
+        self._step = 0
+        self._total = self._valid("total_steps", values.count, total_steps, 0)
         self._step_name = ""
         self._in_step = False
         self._result: dict[str, object] = {}
         self._begun = time.monotonic()
-        self._process = os.getpid()
-        encoded = json.dumps(options or {}, default=str, allow_nan=False, ensure_ascii=False)
+        self._process: int | None = os.getpid()
+        self._reporter: Reporter | None = None  # until the block begins
+        left_out: values.LeftOut = {}
         registration = {
             "kind": self.name,
-            "total_steps": _count(total_steps),
-            "input_filename": None if input_filename is None else _text(input_filename, STEP_MOST),
-            "options": msgspec.Raw(_known(encoded).encode()),
-            "labels": {_text(label, NAME_MOST): _text(value, NAME_MOST) for label, value in (labels or {}).items()},
-            "lease_seconds": lease_seconds,
+            "total_steps": self._total,
+            "input_filename": self._given("input_filename", _step_name, input_filename),
+            "options": msgspec.Raw(self._given("options", partial(values.options, left_out), options) or b"{}"),
+            "labels": self._given("labels", partial(values.labels, left_out), labels) or {},
+            "lease_seconds": self._lease,
         }
+        self._complain(left_out)
         self._backlog = Backlog(self.id, registration if self._own else None)
-        way = partial(open_lines, url, socket, key, os.environ)
-        self._reporter = Reporter(self.name, self._backlog, way, lease_seconds)
-        if self._own or total_steps:
-            self.progress(0, total_steps)
+        if self._own or self._total:
+            self._backlog.move(self._moved())
 
     @property
     def cancelled(self) -> bool:
@@ -98,8 +106,14 @@ class Job:
 
     def step(self, name: str = "") -> None:
         """The next step begins, and the one before it is done. Never waits. Raises JobCancelled."""
-        self.progress(self._step + self._in_step, step_name=name)
-        self._in_step = True
+        named = self._valid("step_name", _step_name, name, "")
+
+        def change(backlog: Backlog) -> None:
+            self._step = min(self._step + self._in_step, values.MAX_COUNT)
+            self._step_name, self._in_step = named, True
+            backlog.move(self._moved())
+
+        self._report(change)
 
     def progress(
         self,
@@ -110,19 +124,30 @@ class Job:
     ) -> None:
         """How many steps are done, of how many, and which is under way; what is not given stays as it was.
 
-        `percent`: where the steps do not tell. Never waits. Raises JobCancelled.
+        `percent`: where the steps do not tell. What is no number is left out. Never waits. Raises JobCancelled.
         """
-        if current_step is not None:
-            self._step, self._in_step = _count(current_step), False
-        if total_steps is not None:
-            self._total = _count(total_steps)
-        if step_name is not None:
-            self._step_name = _text(step_name, STEP_MOST)
-        data = self._moved()
-        if percent is not None and math.isfinite(percent):
-            data["percent"] = min(max(0.0, float(percent)), 100.0)
-        if os.getpid() == self._process:  # a fork has no thread that would tell
-            self._reporter.report(lambda backlog: backlog.move(data))
+        step = self._given("current_step", values.count, current_step)
+        total = self._given("total_steps", values.count, total_steps)
+        named = self._given("step_name", _step_name, step_name)
+        share = self._given("percent", values.percentage, percent)
+
+        def change(backlog: Backlog) -> None:
+            if step is not None:
+                self._step, self._in_step = step, False
+            if total is not None:
+                self._total = total
+            if named is not None:
+                self._step_name = named
+            backlog.move(self._moved() if share is None else {**self._moved(), "percent": share})
+
+        self._report(change)
+
+    def _report(self, change: Callable[[Backlog], None]) -> None:
+        if self._reporter is not None:
+            if os.getpid() == self._process:  # a fork has no thread that would tell
+                self._reporter.report(change)
+        elif self._process is not None:
+            change(self._backlog)
         if self._stop_when_cancelled and self.cancelled:
             raise JobCancelled(f"job {self.id} was cancelled")
 
@@ -131,8 +156,29 @@ class Job:
 
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
         """What comes of the job, once it has ended well: the URL of its result, the number of its pages."""
-        path = None if output_path is None else _known(output_path)
-        self._result = {"output_path": path, "page_count": page_count}
+        self._result = {
+            "output_path": self._given("output_path", values.known, output_path),
+            "page_count": self._given("page_count", values.count, page_count),
+        }
+
+    def _given(self, what: str, convert: Callable[[object], T], value: object) -> T | None:
+        return None if value is None else self._valid(what, convert, value, None)
+
+    def _valid(self, what: str, convert: Callable[[object], T], value: object, default: D) -> T | D:
+        """Return the converted value, or the default where that is impossible: no value disturbs the work."""
+        try:
+            return convert(value)
+        except Exception as error:
+            self._complain({what: error})
+            return default
+
+    def _complain(self, left_out: values.LeftOut) -> None:
+        """Log what is left out, once for each name."""
+        new = [what for what in left_out if what not in self._complained]
+        if new:
+            self._complained.update(new)
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            log.warning("%s: left out %s%s: %s", self.name, new[0], more, _sentence(left_out[new[0]]))
 
     def __enter__(self) -> Self:
         self._start()
@@ -159,9 +205,9 @@ class Job:
         ended: BaseException | None = None
         try:
             with trio.CancelScope() as block:
-                if self._stop_when_cancelled:
-                    self._reporter.on_cancelled = partial(run.run_sync_soon, block.cancel)
                 self._start()
+                if self._stop_when_cancelled and self._reporter is not None:
+                    self._reporter.on_cancelled = partial(run.run_sync_soon, block.cancel)
                 yield
             if block.cancelled_caught:
                 raise JobCancelled(f"job {self.id} was cancelled")
@@ -176,11 +222,16 @@ class Job:
                     self._end(ended)
 
     def _start(self) -> None:
+        if self._reporter is not None:
+            raise RuntimeError("a Job is for one block")
+        self._process = os.getpid()
         self._begun = time.monotonic()  # the daemon may hear of it much later
+        connect = partial(open_lines, *self._where, os.environ)
+        self._reporter = Reporter(self.name, self._backlog, connect, self._lease)
         self._reporter.start()
 
     def _end(self, error: BaseException | None) -> None:
-        if os.getpid() != self._process:
+        if self._reporter is None or os.getpid() != self._process:
             return
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)
         patience = min(self._patience, CUT_SHORT) if interrupted else self._patience
@@ -215,19 +266,12 @@ def _sentence(error: BaseException) -> str:
         said = f"it ended with exit status {error.code}"
     elif " " not in said:
         said = f"{kind}: {said}" if said else kind
-    return _text(said, SENTENCE_MOST)
+    return values.text(said, values.MAX_SENTENCE)
 
 
-def _known(text: str) -> str:
-    """As it can be sent: file names may have bytes in them that are no characters."""
-    return str(text).encode("utf-8", "replace").decode()
+def _name(value: object) -> str:
+    return values.text(value, values.MAX_NAME)
 
 
-def _text(text: str, most: int) -> str:
-    """The same, and no longer than `most` characters."""
-    known = _known(text)
-    return known if len(known) <= most else f"{known[: most - 1]}…"
-
-
-def _count(number: int) -> int:
-    return min(max(0, int(operator.index(number))), COUNT_MOST)
+def _step_name(value: object) -> str:
+    return values.text(value, values.MAX_STEP)

@@ -1,0 +1,139 @@
+"""What a program reports becomes what the daemon accepts, or is left out; whatever it is."""
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from progressd.client import values
+from progressd.core import events
+
+numbers = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.decimals(),
+    st.fractions(),
+    st.booleans(),
+    st.text(max_size=5),
+    st.none(),
+    st.complex_numbers(),
+)
+keys = st.one_of(st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.tuples(st.integers()))
+anything = st.recursive(
+    st.one_of(numbers, st.text(), st.binary(), st.dates(), st.just(object())),
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.tuples(inner, inner),
+        st.sets(st.integers()),
+        st.dictionaries(keys, inner),
+    ),
+    max_leaves=20,
+)
+
+
+class Scalar:
+    """As one of NumPy or PyTorch."""
+
+    ndim = 0
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def item(self) -> object:
+        return self.value
+
+
+class Hostile:
+    """Whatever it is asked for goes wrong."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+    item = property(__str__)
+    __index__ = __int__ = __float__ = __len__ = __iter__ = __str__
+
+
+def test_the_limits_are_those_of_the_daemon() -> None:
+    assert (values.MAX_OPTIONS, values.MAX_LEASE) == (events.OPTIONS_MOST, events.LEASE_MOST)
+    assert values.MAX_NESTING == events.NESTED_MOST
+
+
+@given(st.dictionaries(keys, anything))
+def test_options_are_registered_whatever_they_are(options: dict[object, object]) -> None:
+    sent = msgspec.json.encode({"options": msgspec.Raw(values.options({}, options))})
+    msgspec.json.decode(sent, type=events.Registration)
+
+
+def test_of_options_only_what_cannot_be_sent_is_left_out() -> None:
+    deep: list[object] = []
+    for _ in range(40):
+        deep = [deep]
+    circular: dict[str, object] = {"name": "x"}
+    circular["itself"] = circular
+    left_out: values.LeftOut = {}
+    sent = values.options(
+        left_out,
+        {
+            "lr": math.nan,
+            ("a", "b"): 1,
+            "betas": (0.9, 0.999),
+            "optimizer": {"eps": math.inf, "decay": 0.01, 3: "three"},
+            "rate": Scalar(0.5),
+            "bad rate": Scalar(math.nan),
+            "price": Decimal("1.50"),
+            "seed": 2**64 - 1,
+            "huge": 10**5000,
+            "deep": deep,
+            "hostile": Hostile(),
+            "name": "a\udcff",
+        },
+    )
+    assert msgspec.json.decode(sent) == {
+        "betas": [0.9, 0.999],
+        "optimizer": {"decay": 0.01, "3": "three"},
+        "rate": 0.5,
+        "price": "1.50",
+        "seed": 2**64 - 1,
+        "name": "a?",
+    }
+    names = ["options.lr", "options", "options.optimizer.eps", "options.bad rate", "options.huge"]
+    assert list(left_out) == [*names, "options.deep", "options.hostile"]
+    assert b'"name":"x"' in values.options({}, circular)
+
+
+def test_options_that_are_too_long_are_left_out() -> None:
+    with pytest.raises(ValueError, match="more than the 65536 bytes"):
+        values.options({}, {"text": "x" * values.MAX_OPTIONS})
+
+
+@pytest.mark.parametrize("convert", [values.count, values.percentage, values.seconds, values.lease])
+@given(number=st.one_of(numbers, st.just(Hostile()), st.just([1]), st.just(Scalar(1))))
+def test_a_number_is_in_range_or_none(convert: Callable[[object], float], number: object) -> None:
+    try:
+        converted = convert(number)
+    except Exception:
+        return
+    assert 0 <= converted <= {values.count: 2**53, values.percentage: 100}.get(convert, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("number", "counted"),
+    [(3, 3), (-3, 0), (True, 1), (2**80, 2**53), (3.7, 3), (Decimal("3.7"), 3), (Fraction(7, 2), 3), ("12", 12)],
+)
+def test_steps_are_counted_with_any_number(number: object, counted: int) -> None:
+    assert values.count(number) == counted
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, Decimal("sNaN"), "many", None, [3], "9" * 5000])
+def test_what_is_no_number_of_steps_is_not_taken_for_one(number: object) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        values.count(number)
+
+
+def test_a_long_text_is_cut_before_it_is_encoded() -> None:
+    assert values.text("ä" * 1000, 5) == "ääää…"
+    assert values.text("\udcff" * 1000, 3) == "??…"
