@@ -4,16 +4,17 @@ The block is worked on whether or not a daemon answers. Leaving it ends the job:
 of the exception, which goes on as if nothing had been.
 """
 
+import contextlib
 import logging
 import math
 import os
+import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
@@ -23,9 +24,13 @@ from progressd.client.errors import JobCancelled
 from progressd.client.lines import open_lines
 from progressd.client.reporter import Reporter
 
+if TYPE_CHECKING:
+    import anyio
+
 LEASE: Final = 60.0  # seconds
 PATIENCE: Final = 60.0  # seconds
 CUT_SHORT: Final = 5.0  # seconds of patience for the end of what is interrupted
+LOOP_TIMEOUT: Final = 1.0  # seconds that an event loop may be held up by the end of a `with` block
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -34,7 +39,7 @@ log = logging.getLogger("progressd.client")
 
 
 class Job:
-    """One job, from the beginning of its `with` block, or in Trio `async with`, to the end of it.
+    """One job, from the beginning of its `with` block, or in asyncio and Trio `async with`, to the end of it.
 
     `total_steps`: 0 where nobody knows. `input_filename`, `options` (JSON) and `labels`: for who looks at it.
 
@@ -83,8 +88,11 @@ class Job:
         self._in_step = False
         self._result: dict[str, object] = {}
         self._begun = time.monotonic()
+        self._ended = False
         self._process: int | None = os.getpid()
         self._reporter: Reporter | None = None  # until the block begins
+        self._scope: anyio.CancelScope | None = None
+        self._told: anyio.Event | None = None
         left_out: values.LeftOut = {}
         registration = {
             "kind": self.name,
@@ -148,7 +156,7 @@ class Job:
                 self._reporter.report(change)
         elif self._process is not None:
             change(self._backlog)
-        if self._stop_when_cancelled and self.cancelled:
+        if self._stop_when_cancelled and self.cancelled and not self._ended:
             raise JobCancelled(f"job {self.id} was cancelled")
 
     def _moved(self) -> dict[str, object]:
@@ -185,58 +193,62 @@ class Job:
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        self._end(error)
+        if (reporter := self._finish(error)) is not None:
+            reporter.wait(LOOP_TIMEOUT if _loop_runs() else math.inf)
 
     async def __aenter__(self) -> Self:
-        self._block = self._in_trio()
-        await self._block.__aenter__()
+        import anyio
+
+        soon = _from_threads()
+        self._told = anyio.Event()
+        interrupt = None
+        if self._stop_when_cancelled:
+            self._scope = anyio.CancelScope()
+            self._scope.__enter__()
+            interrupt = partial(soon, self._scope.cancel)
+        self._start(interrupt, partial(soon, self._told.set))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self._block.__aexit__(kind, error, traceback)
-
-    @asynccontextmanager
-    async def _in_trio(self) -> AsyncGenerator[None]:
-        import trio
-
-        run = trio.lowlevel.current_trio_token()
-        ended: BaseException | None = None
+    ) -> None:
         try:
-            with trio.CancelScope() as block:
-                self._start()
-                if self._stop_when_cancelled and self._reporter is not None:
-                    self._reporter.on_cancelled = partial(run.run_sync_soon, block.cancel)
-                yield
-            if block.cancelled_caught:
-                raise JobCancelled(f"job {self.id} was cancelled")
-        except BaseException as error:
-            ended = error
+            if self._scope is not None:
+                self._scope.__exit__(kind, error, traceback)
+        except BaseException as remaining:
+            error = remaining
             raise
         finally:
-            with trio.CancelScope(shield=True):
-                try:
-                    await trio.to_thread.run_sync(self._end, ended)
-                except RuntimeError:  # no thread can be started
-                    self._end(ended)
+            reporter = self._finish(error)
+            if reporter is not None and not isinstance(error, GeneratorExit):  # after which nothing can be awaited
+                assert self._told is not None
+                await _until_told(reporter, self._told)
+        if self._scope is not None and self._scope.cancelled_caught:
+            raise JobCancelled(f"job {self.id} was cancelled") from None
 
-    def _start(self) -> None:
-        if self._reporter is not None:
-            raise RuntimeError("a Job is for one block")
+    def _start(
+        self, on_cancelled: Callable[[], object] | None = None, on_finished: Callable[[], object] | None = None
+    ) -> None:
+        if self._reporter is not None or self._process is None:
+            log.warning("%s: this Job was used before; nothing of this block is reported: make another Job", self.name)
+            return
         self._process = os.getpid()
         self._begun = time.monotonic()  # the daemon may hear of it much later
         connect = partial(open_lines, *self._where, os.environ)
         self._reporter = Reporter(self.name, self._backlog, connect, self._lease)
+        self._reporter.on_cancelled = on_cancelled or self._reporter.on_cancelled
+        self._reporter.on_finished = on_finished or self._reporter.on_finished
         self._reporter.start()
 
-    def _end(self, error: BaseException | None) -> None:
-        if self._reporter is None or os.getpid() != self._process:
-            return
+    def _finish(self, error: BaseException | None) -> Reporter | None:
+        """Report the end; what is left to wait for. No thread runs any more where the interpreter ends."""
+        self._ended = True
+        if self._reporter is None or os.getpid() != self._process or sys.is_finalizing():
+            return None
         interrupted = error is not None and not isinstance(error, Exception | SystemExit)
         patience = min(self._patience, CUT_SHORT) if interrupted else self._patience
         self._reporter.finish(lambda backlog: self._close(backlog, error), patience)
-        self._reporter.wait(math.inf)
+        return self._reporter
 
     def _close(self, backlog: Backlog, error: BaseException | None) -> None:
         if error is None and self._in_step:  # it has ended with the block
@@ -275,3 +287,42 @@ def _name(value: object) -> str:
 
 def _step_name(value: object) -> str:
     return values.text(value, values.MAX_STEP)
+
+
+def _loop_runs() -> bool:
+    """Whether this thread runs an event loop, of asyncio or Trio."""
+    trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return True
+    with contextlib.suppress(RuntimeError):
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    return False
+
+
+def _from_threads() -> Callable[..., object]:
+    """Return the function that threads call to have another one called in this event loop."""
+    if (trio := sys.modules.get("trio")) is not None and trio.lowlevel.in_trio_task():
+        soon: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
+        return soon
+    import asyncio
+
+    return asyncio.get_running_loop().call_soon_threadsafe
+
+
+async def _until_told(reporter: Reporter, told: "anyio.Event") -> None:
+    import anyio
+
+    async def wait() -> None:
+        while (left := reporter.time_left()) > 0:
+            with anyio.move_on_after(left):
+                await told.wait()
+
+    try:
+        await wait()
+    except GeneratorExit:  # nothing can be awaited any more
+        raise
+    except BaseException:  # cancelled, now or before
+        reporter.hurry(CUT_SHORT)
+        with anyio.CancelScope(shield=True):
+            await wait()
+        raise

@@ -1,0 +1,197 @@
+"""`Job` in an event loop, of asyncio and of Trio: it interrupts the block, and never holds up the loop."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import anyio
+import anyio.lowlevel
+import pytest
+from progressd.client import Job, JobCancelled
+from reporting import request, seen, status, to
+from serving import PATIENCE, ServedDaemon
+from waiting import until
+
+pytestmark = pytest.mark.usefixtures("soon")
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+@pytest.fixture
+def daemon(served: ServedDaemon) -> ServedDaemon:
+    return served
+
+
+def run(backend: str, work: Callable[[], Awaitable[object]]) -> None:
+    async def in_time() -> None:
+        with anyio.fail_after(PATIENCE):
+            await work()
+
+    anyio.run(in_time, backend=backend)
+
+
+@BACKENDS
+def test_a_block_is_a_job(backend: str, daemon: ServedDaemon) -> None:
+    async def work() -> None:
+        async with Job("scan", 2, **to(daemon)) as job:
+            job.step("Looking")
+            await anyio.lowlevel.checkpoint()
+        assert status(daemon, job) == "completed"
+        with pytest.raises(ValueError, match="no pages"):
+            async with Job("scan", **to(daemon)) as job:
+                raise ValueError("no pages in it")
+        assert seen(daemon, job)["error"] == "no pages in it"
+
+    run(backend, work)
+
+
+@BACKENDS
+def test_a_cancelled_job_is_interrupted_at_once(backend: str, daemon: ServedDaemon) -> None:
+    def cancel(job: Job) -> None:
+        until(lambda: status(daemon, job) == "processing")
+        assert request(daemon, "DELETE", job).is_success
+
+    async def block(job: Job) -> None:
+        async with job:
+            threading.Thread(target=cancel, args=(job,)).start()
+            await anyio.sleep(1000)
+
+    async def work() -> None:
+        job = Job("scan", **to(daemon))
+        with pytest.raises(JobCancelled):
+            await block(job)
+        await anyio.lowlevel.checkpoint()  # is not cancelled any more
+        assert status(daemon, job) == "cancelled"
+
+    run(backend, work)
+
+
+@BACKENDS
+def test_a_cancelled_job_may_go_on(backend: str, daemon: ServedDaemon) -> None:
+    async def work() -> None:
+        async with Job("scan", stop_when_cancelled=False, **to(daemon)) as job:
+            await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
+            assert request(daemon, "DELETE", job).is_success
+            await anyio.to_thread.run_sync(until, lambda: job.cancelled)
+            await anyio.sleep(0.01)
+
+    run(backend, work)
+
+
+@BACKENDS
+def test_a_cancelled_block_is_a_cancelled_job(backend: str, daemon: ServedDaemon) -> None:
+    async def work() -> None:
+        with anyio.CancelScope() as outer:
+            async with Job("scan", **to(daemon)) as job:
+                outer.cancel()
+                await anyio.sleep(1000)
+        assert status(daemon, job) == "cancelled"
+        with anyio.CancelScope() as outer:
+            async with Job("scan", **to(daemon)) as job:
+                outer.cancel()  # the block ends well all the same
+        assert status(daemon, job) == "completed"
+
+    run(backend, work)
+
+
+def test_a_cancelled_task_of_asyncio_is_a_cancelled_job(daemon: ServedDaemon) -> None:
+    async def work() -> None:
+        jobs = []
+
+        async def sleep() -> None:
+            async with Job("scan", **to(daemon)) as job:
+                jobs.append(job)
+                await asyncio.sleep(1000)
+
+        task = asyncio.create_task(sleep())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await sleep()
+        assert [status(daemon, job) for job in jobs] == ["cancelled", "cancelled"]
+
+    asyncio.run(work())
+
+
+@BACKENDS
+def test_the_loop_goes_on_while_the_end_is_waited_for(
+    backend: str, daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = 0
+
+    async def go_on_later() -> None:
+        nonlocal ticks
+        while ticks < 20:
+            await anyio.sleep(0.01)
+            ticks += 1
+        daemon.process.send_signal(signal.SIGCONT)
+
+    async def work() -> None:
+        async with anyio.create_task_group() as tasks:
+            async with Job("scan", patience=1000, **to(daemon)) as job:
+                await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
+                daemon.process.send_signal(signal.SIGSTOP)
+                tasks.start_soon(go_on_later)
+            assert ticks == 20
+            assert status(daemon, job) == "completed"
+
+    try:
+        run(backend, work)
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+@BACKENDS
+def test_a_plain_with_block_holds_up_the_loop_for_a_moment_and_its_end_is_told_later(
+    backend: str, daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.client.job.LOOP_TIMEOUT", 0.05)
+
+    async def work() -> None:
+        with Job("scan", patience=1000, **to(daemon)) as job:
+            await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
+            daemon.process.send_signal(signal.SIGSTOP)
+        daemon.process.send_signal(signal.SIGCONT)
+        await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "completed")
+
+    try:
+        run(backend, work)
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+@BACKENDS
+def test_a_loop_that_has_ended_does_not_end_the_thread(backend: str, daemon: ServedDaemon) -> None:
+    job = Job("scan", stop_when_cancelled=False, **to(daemon))
+
+    async def work() -> None:
+        await job.__aenter__()
+        await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
+
+    run(backend, work)
+    job.__exit__(None, None, None)
+    assert status(daemon, job) == "completed"
+
+
+def test_an_asynchronous_generator_that_is_dropped_is_a_cancelled_job(
+    daemon: ServedDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Job("scan", stop_when_cancelled=False, **to(daemon))
+
+    async def pages() -> AsyncIterator[int]:
+        async with job:
+            for page in range(10):
+                yield page
+
+    async def work() -> None:
+        async for page in pages():
+            if page == 5:
+                break
+
+    asyncio.run(work())
+    until(lambda: status(daemon, job) == "cancelled")
+    assert caplog.records == []
