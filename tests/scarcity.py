@@ -1,17 +1,13 @@
-"""A process without descriptors or threads, or a disk without room, for a while."""
+"""A process without descriptors, or a disk without room, for a while."""
 
 import contextlib
 import os
 import resource
 import subprocess
-import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
-
-BEYOND = 2**47  # bytes for a stack: more than there are addresses
 
 
 @contextlib.contextmanager
@@ -30,29 +26,6 @@ def no_descriptors_left() -> Iterator[None]:
         for descriptor in opened:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-@contextlib.asynccontextmanager
-async def no_threads_left() -> AsyncGenerator[None]:
-    """Within this, no thread can be started, and none that was is free."""
-    before = threading.stack_size(BEYOND)
-    over, none_free = threading.Event(), trio.Event()
-
-    async def occupy_one() -> None:
-        try:
-            await trio.to_thread.run_sync(over.wait, limiter=trio.CapacityLimiter(1))
-        except RuntimeError:
-            none_free.set()
-
-    async with trio.open_nursery() as nursery:
-        try:
-            while not none_free.is_set():
-                nursery.start_soon(occupy_one)
-                await trio.lowlevel.checkpoint()
-            yield
-        finally:
-            threading.stack_size(before)
-            over.set()
 
 
 class SmallDisk:

@@ -451,3 +451,29 @@ def test_a_connection_made_while_there_was_no_daemon_is_answered(tmp_path: Path)
         early.close()
         process.terminate()
         assert process.wait(PATIENCE) == 0
+
+
+# A daemon that serves, and cannot start another thread, as in a cgroup that has all its tasks: with SIGUSR1 the stack
+# of a thread is larger than there are addresses, and idle threads end at once.
+WITHOUT_THREADS = """
+import signal, sys, threading, trio
+trio._core._thread_cache.IDLE_TIMEOUT = 0
+signal.signal(signal.SIGUSR1, lambda *_: threading.stack_size(2**47))
+from progressd.cli import main
+main(["serve", "--port", "0", "--state-dir", sys.argv[1]])
+"""
+
+
+def test_a_daemon_that_cannot_start_a_thread_ends_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_THREADS, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().removeprefix("listening on ").strip()
+        assert httpx.post(f"{url}/api/jobs", trust_env=False).status_code == 201
+        process.send_signal(signal.SIGUSR1)
+        with suppress(httpx.TransportError):
+            for _ in range(1000):
+                httpx.post(f"{url}/api/jobs", trust_env=False)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "RuntimeError: can't start new thread" in said.splitlines()[-1]

@@ -24,7 +24,6 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from samples import ID, job_id
-from scarcity import no_threads_left
 from spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
 from waiting import PATIENCE
 
@@ -387,21 +386,11 @@ async def test_what_the_store_does_not_take_has_not_happened(spine: Spine, tmp_p
     assert [change.offset for change in await spine.store.changes(offsets[0] - 1, offsets[-1], 10)] == offsets
 
 
-async def test_without_a_thread_to_write_in_events_are_refused_and_taken_again_by_itself(spine: Spine) -> None:
+async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks_late(
+    spine: Spine, tmp_path: Path
+) -> None:
     await spine.submit(register(1), start(1))
-    async with no_threads_left():
-        [refused] = await spine.submit(complete(1))
-        assert isinstance(refused, StoreFailed)
-        assert str(refused) == "the store does not take it for now: Resource temporarily unavailable"
-        assert spine.ingest.failing is refused
-    with trio.fail_after(PATIENCE):
-        assert await spine.ingest.turned(refused) is None
-    assert errors(await spine.submit(complete(1))) == [None]
-
-
-async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks_late(spine: Spine) -> None:
-    await spine.submit(register(1), start(1))
-    async with no_threads_left():
+    with disk_full(tmp_path / "store.sqlite"):
         [refused] = await spine.submit(complete(1))
     assert isinstance(refused, StoreFailed)
     assert errors(await spine.submit(complete(1))) == [None]

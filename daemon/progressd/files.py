@@ -29,7 +29,7 @@ import trio
 
 from progressd.core.errors import Conflict, NoSpace, StoreFailed, Unavailable
 from progressd.headroom import Headroom
-from progressd.shortage import FULL, in_thread, passes, thread_told
+from progressd.shortage import FULL, passes
 from progressd.state_dir import make_directory
 from progressd.store.base import Store
 from progressd.stored import Stored, directories_of_jobs, files_of_jobs
@@ -76,7 +76,7 @@ class Files:
                 make_directory(directory)
             sync(self._uploads.parent)
 
-        await in_thread(make)
+        await trio.to_thread.run_sync(make)
         await self.settle(store)
 
     async def settle(self, store: Store) -> None:
@@ -86,7 +86,7 @@ class Files:
         takes changes again.
         """
         async with self._settling:
-            names = await in_thread(lambda: dict(files_of_jobs(self._uploads)))
+            names = await trio.to_thread.run_sync(lambda: dict(files_of_jobs(self._uploads)))
             names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
             await self._delete_unknown(names.values(), store)
             for name, job_id in names.items():
@@ -99,7 +99,7 @@ class Files:
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
         """Within this a job is deleted, and at the end its files are; after a kill, `settle` sees to that."""
         with suppress(OSError):
-            await in_thread(partial(self._mark, job_id))
+            await trio.to_thread.run_sync(partial(self._mark, job_id))
         yield
         await self.remove([job_id])
 
@@ -167,12 +167,12 @@ class Files:
                 work.parent.rmdir()  # of a job that was deleted while this wrote; any other has its input there
 
         await self.discard_attempts([job_id])
-        await in_thread(partial(work.mkdir, parents=True))
+        await trio.to_thread.run_sync(partial(work.mkdir, parents=True))
         try:
             yield work
         finally:
-            with trio.CancelScope(shield=True), suppress(OSError):  # for want of a thread: it goes with the job
-                await in_thread(discard)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(discard)
 
     async def discard_attempts(self, job_ids: Collection[str]) -> None:
         """Delete what the attempts of a daemon that was killed have left half done."""
@@ -182,7 +182,7 @@ class Files:
                 for left_over in (self._jobs / job_id).glob("work-*"):
                     shutil.rmtree(left_over, ignore_errors=True)
 
-        await in_thread(discard)
+        await trio.to_thread.run_sync(discard)
 
     async def keep_output(self, job_id: str, result: Path) -> None:
         """Make a file the result of the job, synced. Raises FileNotFoundError when there is no such file."""
@@ -212,7 +212,7 @@ class Files:
                             yield entry.name
 
         with closing(look()) as names:
-            while step := await in_thread(lambda: list(islice(names, most))):
+            while step := await trio.to_thread.run_sync(lambda: list(islice(names, most))):
                 yield step
 
     async def remove(self, job_ids: Collection[str]) -> set[str]:
@@ -289,8 +289,7 @@ class Files:
 def _disk_told() -> Iterator[None]:
     """Tell the client what is wrong with the disk, where it is not the client's fault nor a mistake of ours."""
     try:
-        with thread_told():  # of Trio's files, which use threads of their own
-            yield
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise NoSpace("there is no space left for this on the daemon's disk") from error

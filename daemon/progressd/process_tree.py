@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from progressd.shortage import in_thread, passes
+from progressd.shortage import passes
 
 KILL_SECONDS: Final = 5.0  # from SIGKILL until a process that has not ended is given up
 ASKED_MOST: Final = (
@@ -103,7 +103,7 @@ class Tree:
         """Send a signal to all, except in one process group. Return those that we may not signal. Raises OSError."""
         sending = Sending(number, but_group)
         with ExitStack() as opened:
-            await in_thread(partial(self._search, sending, opened))
+            await trio.to_thread.run_sync(partial(self._search, sending, opened))
         return list(sending.forbidden.values())
 
     async def end(self, grace: float, on_signal: Callable[[Signals, int], None] = lambda *_: None) -> list[Process]:
@@ -119,7 +119,7 @@ class Tree:
             while not over:
                 before = len(sending.sent)
                 with ExitStack() as opened:
-                    left, awaited = await in_thread(partial(self._search, sending, opened))
+                    left, awaited = await trio.to_thread.run_sync(partial(self._search, sending, opened))
                     if new := len(sending.sent) - before:
                         on_signal(number, new)
                         asked += 1

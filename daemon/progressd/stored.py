@@ -17,7 +17,6 @@ import trio
 from progressd.core.errors import InvalidInput, NoSpace
 from progressd.core.events import checked_job_id
 from progressd.core.sizes import readable_size
-from progressd.shortage import in_thread
 
 KEPT: Final = ("input", "output", "stderr")  # of a job; what an attempt still writes is none of it
 STEP: Final = 100  # directories looked at in one go: 1 ms
@@ -62,11 +61,11 @@ class Stored:
                 grown.extend(_size(directory) - size for directory, size in zip(directories, before, strict=True))
 
         try:
-            await in_thread(run)
+            await trio.to_thread.run_sync(run)
         finally:
             self.bytes += sum(grown)
             if self._changes is not None:
-                for directory, size in zip(directories, grown, strict=False):  # none where no thread could be started
+                for directory, size in zip(directories, grown, strict=False):  # none where it has not run
                     self._changes[directory.name] += size
 
     async def count(self) -> None:
@@ -80,7 +79,9 @@ class Stored:
         found = 0
         try:
             with closing(directories_of_jobs(self._directory)) as entries:
-                while step := await in_thread(lambda: [(entry.name, _size(entry)) for entry in islice(entries, STEP)]):
+                while step := await trio.to_thread.run_sync(
+                    lambda: [(entry.name, _size(entry)) for entry in islice(entries, STEP)]
+                ):
                     for name, size in step:
                         found += size
                         changes.pop(name, None)

@@ -9,7 +9,6 @@ from typing import TypeAlias
 import trio
 
 from progressd.headroom import Headroom
-from progressd.shortage import in_thread
 from progressd.stored import Stored
 from progressd.syncing import sync
 
@@ -43,7 +42,7 @@ class Upload:
     async def finish(self) -> None:
         """Have it on the disk, whole and synced, as the input of its job."""
         await self._file.flush()
-        await in_thread(partial(os.fsync, self._file.wrapped.fileno()))
+        await trio.to_thread.run_sync(partial(os.fsync, self._file.wrapped.fileno()))
         await self.replace_with(self._path)
         self.release()  # the very moment that they count as stored
         await self._file.aclose()

@@ -25,8 +25,8 @@ from progressd.producers.orphans import Children
 from progressd.producers.runner import Runner
 from progressd.store.sqlite import SQLiteStore
 from samples import NOW, job, job_id
-from scarcity import no_descriptors_left, no_threads_left
-from spine import register, started_again
+from scarcity import no_descriptors_left
+from spine import started_again
 from structlog.testing import capture_logs
 from submitting import COPY, PDF, cancel, ended, python, run, shell, submit
 from trio.testing import MockClock
@@ -493,31 +493,6 @@ async def test_what_a_disk_does_not_keep_is_said_in_a_sentence(tmp_path: Path, p
         failed = await run(daemon, "pdf")
         await trio.run_process(["umount", daemon.daemon.files.input(failed.id).parent])
         assert failed.error == said
-
-
-async def test_without_threads_what_an_earlier_daemon_has_left_is_cleared_up_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "RETRY_AFTER", 0.02)
-    await left_behind(tmp_path, running_job(1))
-    settings = settings_in(tmp_path / "state", pipelines={"pdf": shell("true")})
-    async with started_again(tmp_path / "state" / "progressd.db") as spine, trio.open_nursery() as nursery:
-        one = runner.Runner(settings, spine.registry, spine.ingest, Files(tmp_path / "state"))
-        await spine.submit(register(2))  # after which no thread of ingest's is at work that could be free in a moment
-        with capture_logs() as logs:
-            async with no_threads_left():
-                nursery.start_soon(one.run)
-                await eventually(
-                    lambda: (
-                        [entry["event"] for entry in logs].count(
-                            "cannot clear up after an earlier daemon yet, no job is started"
-                        )
-                        > 1
-                    )
-                )
-        await spine.registry.wait_finished(job_id(1))
-        assert (await spine.registry.get(job_id(1))).status is COMPLETED
-        nursery.cancel_scope.cancel()
 
 
 class FlakyStore(SQLiteStore):

@@ -6,7 +6,6 @@ import httpx
 import pytest
 from http_client import exchange, get
 from samples import ID, job_id
-from scarcity import no_threads_left
 
 from daemon import RunningDaemon, progress, registered
 
@@ -81,17 +80,3 @@ async def test_an_accept_encoding_longer_than_any_client_sends_is_not_read(
     for accepted, encoding in ((f"gzip{',a' * 98}", "gzip"), (f"gzip{',a' * 99}", None)):
         answer = await client.get(f"/api/jobs/{id_}", headers={"Accept-Encoding": accepted})
         assert (answer.status_code, answer.headers.get("Content-Encoding")) == (200, encoding)
-
-
-async def test_without_a_thread_to_compress_in_a_long_answer_is_sent_as_it_is(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
-    await daemon.report(registered(ID, options={"text": "x" * 65_500}))
-    path = f"/api/jobs/{ID.upper()}"
-    async with no_threads_left():
-        plain = await client.get(path, headers={"Accept-Encoding": "gzip"})
-    assert plain.status_code == 200
-    assert "Content-Encoding" not in plain.headers
-    again = await client.get(path, headers={"Accept-Encoding": "gzip"})
-    assert again.headers["Content-Encoding"] == "gzip"
-    assert again.json() == plain.json()

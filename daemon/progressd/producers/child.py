@@ -21,7 +21,7 @@ from progressd.producers.lines import LineSplitter, NumberedLine
 from progressd.producers.orphans import JOB, MARK
 from progressd.program_output import ProgramOutput
 from progressd.reaper import reaper
-from progressd.shortage import passes, thread_told
+from progressd.shortage import passes
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
 LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
@@ -68,17 +68,16 @@ class Child:
         async with trio.lowlevel.FdStream(reading) as report:
             try:
                 words = (*BECOME, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
-                with thread_told():  # of the one in which Trio starts it
-                    process = await reaper.open_process(
-                        words,
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        cwd=cwd,
-                        env=environment,
-                        start_new_session=True,
-                        pass_fds=[writing],
-                    )
+                process = await reaper.open_process(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=cwd,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=[writing],
+                )
             finally:
                 os.close(writing)
             child = cls(

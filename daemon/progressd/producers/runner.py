@@ -29,7 +29,7 @@ from progressd.producers.limits import ChildLimits
 from progressd.producers.orphans import JOB, MARK, Children
 from progressd.producers.output import Output
 from progressd.registry import Registry
-from progressd.shortage import in_thread, passes
+from progressd.shortage import passes
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
 RETRY_AFTER: Final = 1.0  # seconds until a pipeline is started that could not be for want of something
@@ -90,11 +90,11 @@ class Runner:
     async def _clear_up(self, jobs: set[str]) -> set[str]:
         """End what runs for these jobs and others on record, and delete what it left; the jobs for which it runs on.
 
-        Tried again and again while the machine is short of something, such as threads.
+        Tried again and again while the machine is short of something, such as descriptors.
         """
         while True:
             try:
-                jobs = jobs.union(await in_thread(self._children.recorded_jobs))
+                jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
                 still_running = await self._children.end_left_over(self._settings.runner.kill_grace)
                 await self._files.discard_attempts(jobs - still_running)
             except OSError as error:

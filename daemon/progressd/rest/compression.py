@@ -1,24 +1,20 @@
 """gzip where it pays: whole answers of text that are longer than what one packet takes anyway (RFC 9110 §8.4.1.3)."""
 
 import gzip
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final
 
-import structlog
+import trio
 from quart import Response
 from quart.wrappers import Request
 from quart.wrappers.response import DataBody
 from werkzeug.http import parse_accept_header
-
-from progressd.shortage import in_thread
 
 LEAST: Final = 1400  # bytes; a shorter answer is one packet, compressed or not
 AT_ONCE: Final = 65536  # bytes that are compressed in the event loop, in a millisecond; more are in a thread
 LEVEL: Final = 3
 ACCEPTED_MOST: Final = 200  # characters of an Accept-Encoding; to read one of 15,000 takes 30 ms, and browsers send 23
 TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "text/html", "text/plain"})
-
-log = structlog.get_logger(__name__)
 
 
 def takes_gzip(accepted: str) -> bool:
@@ -48,12 +44,8 @@ async def compressed(request: Request, response: Response) -> Response:
         or not takes_gzip(request.headers.get("Accept-Encoding", ""))
     ):
         return response
-    try:
-        data = gzipped(body.data) if len(body.data) <= AT_ONCE else await in_thread(partial(gzipped, body.data))
-    except OSError as error:
-        log.warning("a long answer is sent uncompressed", path=request.path, error=str(error))
-        return response
-    response.set_data(data)
+    at_once = len(body.data) <= AT_ONCE
+    response.set_data(gzipped(body.data) if at_once else await trio.to_thread.run_sync(gzipped, body.data))
     response.content_encoding = "gzip"
     etag, weak = response.get_etag()
     if etag is not None and not weak:

@@ -8,8 +8,6 @@ from quart.wrappers import Request, Response
 from quart_trio.wrappers.response import TrioFileBody, TrioResponse
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
-from progressd.shortage import in_thread
-
 
 class FileBody(TrioFileBody):
     """Quart-Trio's own ends a part only where the client says, also behind the end, and knows no `bytes=-7`."""
@@ -18,7 +16,7 @@ class FileBody(TrioFileBody):
 
     async def require_opens(self) -> None:
         """Raise the OSError that sending the file would meet when it is too late to tell the client."""
-        await in_thread(lambda: open(self.file_path, "rb").close())
+        await trio.to_thread.run_sync(lambda: open(self.file_path, "rb").close())
 
     async def __aenter__(self) -> "FileBody":
         self.file = await trio.open_file(self.file_path, mode="rb")

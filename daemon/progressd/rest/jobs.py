@@ -26,7 +26,7 @@ from progressd.rest.services import converted, json_response, services
 from progressd.rest.streams import changed_job
 from progressd.rest.submission import owner_of_request
 from progressd.rest.views import JobView, job_view
-from progressd.shortage import in_thread, passes
+from progressd.shortage import passes
 from progressd.store.base import Filter
 
 WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
@@ -161,7 +161,9 @@ async def download(job_id: str) -> Response:
     name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
     path = daemon.files.output(job.id)
     try:
-        await in_thread(lambda: path.open("rb").close())  # what sends it finds out only when it is too late to say no
+        await trio.to_thread.run_sync(
+            lambda: path.open("rb").close()
+        )  # what sends it finds out only when it is too late to say no
         response = await send_file(
             path,
             mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",

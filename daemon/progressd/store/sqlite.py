@@ -21,7 +21,7 @@ from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.shortage import in_thread, passes
+from progressd.shortage import passes
 from progressd.store import ends, lists
 from progressd.store.base import Change, Filter
 from progressd.store.connecting import connected
@@ -251,7 +251,7 @@ class SQLiteStore:
         if self.damage is not None and limiter is self._writing:
             raise self.damage
         try:
-            return await in_thread(function, limiter)
+            return await trio.to_thread.run_sync(function, limiter=limiter)
         except (MemoryError, OSError) as error:  # SQLite's SQLITE_NOMEM is a MemoryError
             if not passes(error):
                 raise
