@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import pytest
 import structlog
@@ -30,7 +30,7 @@ from progressd.auth.browsers import check_host, check_origin
 from progressd.auth.keys import read_keys
 from progressd.auth.tokens import read_token
 from progressd.config import LogSettings, load
-from progressd.config.settings import BUILT_IN, Forwarding, Server
+from progressd.config.settings import BUILT_IN, Server
 from progressd.core.cursor import Cursor
 from progressd.core.decoding import decoded
 from progressd.core.errors import ProgressdError
@@ -189,10 +189,7 @@ DECIDE: Final[dict[str, Callable[[bytes, str, Path], object]]] = {
     "topics": lambda _data, text, _path: checked_topic(text),
     "targets": lambda _data, text, _path: read_wish(text),
     "hosts": lambda _data, text, _path: (check_origin(text, text, Server()), check_host(text, Server())),
-    "addresses": lambda data, _text, _path: [
-        client_address("10.0.0.1", [(b"forwarded", data), (b"x-forwarded-for", data)], NEAR, header)
-        for header in get_args(Forwarding)
-    ],
+    "addresses": lambda data, _text, _path: client_address("10.0.0.1", [(b"x-forwarded-for", data)], NEAR),
     "names": lambda _data, text, _path: named(text),
     "messages": lambda data, _text, _path: decoded(decode_request, data, "a request"),
     "lines": lambda data, _text, _path: [read_line(*line) for line in LineSplitter(4096).feed(data + b"\n")],

@@ -85,68 +85,9 @@ def test_the_client_is_the_first_from_the_right_that_is_no_proxy(
     assert client_address(peer, raw, PROXY) == client
 
 
-@pytest.mark.parametrize(
-    ("said", "client"),
-    [
-        ("for=192.0.2.7;proto=https", "192.0.2.7"),
-        ('proto=https;For="[2001:db8::1]:4711"', "2001:db8::1"),
-        ("for=1.1.1.1, for=192.0.2.7", "192.0.2.7"),
-        ("for=1.1.1.1, for=_hidden", "10.0.0.1"),
-        ('for="1.1.1.1, for=192.0.2.7', "192.0.2.7"),
-        ("192.0.2.7", "10.0.0.1"),
-        ('for=192.0.2.7;host="a,for=1.1.1.1"', "192.0.2.7"),
-        (r'for=192.0.2.7;host="a\",for=1.1.1.1"', "192.0.2.7"),
-        ('host="a;for=1.1.1.1";for=192.0.2.7', "192.0.2.7"),
-        ('for=1.1.1.1;x=", for=192.0.2.7;host="a,for=1.1.1.2"', "192.0.2.7"),
-        (r'for=1.1.1.1;x=", for=192.0.2.7;host="a\"b"', "192.0.2.7"),
-        ('x"for=1.1.1.1', "10.0.0.1"),
-        ("for=1.1.1.1;for=192.0.2.7", "10.0.0.1"),
-        ("for=1.1.1.1, x=10.0.0.2", "10.0.0.1"),
-        ("xfor=1.1.1.1;for=192.0.2.7", "192.0.2.7"),
-        (r'for="192.0.2\.7"', "192.0.2.7"),
-        ("for=192.0.2.7;;proto=https", "192.0.2.7"),
-        ("; ;for=192.0.2.7 ; ", "192.0.2.7"),
-        (";for=192.0.2.7;=", "10.0.0.1"),
-        (";for=1.1.1.1;;for=192.0.2.7", "10.0.0.1"),
-        (";;", "10.0.0.1"),
-    ],
-)
-def test_a_proxy_may_write_the_header_of_rfc_7239_instead(said: str, client: str) -> None:
-    raw = [(b"x-forwarded-for", b"1.1.1.1"), (b"forwarded", said.encode())]
-    assert client_address("10.0.0.1", raw, PROXY, "Forwarded") == client
-    assert client_address("10.0.0.1", raw, PROXY) == "1.1.1.1"
-
-
-def quoted(text: str) -> str:
-    return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'
-
-
-TRICKY = st.text(st.sampled_from('",;=\\ afor1.'), max_size=12)
-PAIRS = st.lists(st.tuples(st.sampled_from(["by", "host", "proto", "x-for"]), TRICKY.map(quoted)), max_size=3)
-FORM = st.sampled_from(["{}", '"{}"', '"{}:4711"', r'"\{}"'])
-
-
-@st.composite
-def elements(draw: st.DrawFn, address: str) -> str:
-    """What a proxy that was asked from an address may write, also at the request of who asked."""
-    others = draw(PAIRS)
-    others.insert(
-        draw(st.integers(0, len(others))), (draw(st.sampled_from(["for", "For"])), draw(FORM).format(address))
-    )
-    return draw(st.sampled_from([";", "; "])).join(f"{name}={value}" for name, value in others)
-
-
-@given(st.data(), TRICKY | st.text(st.characters(max_codepoint=255)), st.integers(0, 3))
-def test_no_client_can_write_an_address_that_a_proxy_did_not_see(data: st.DataObject, own: str, proxies: int) -> None:
-    """`own`: the header that the client itself has sent, which the first proxy appends to."""
-    said = [data.draw(elements(address)) for address in ["192.0.2.7", *["10.0.0.2"] * proxies]]
-    raw = [(b"forwarded", ", ".join([own, *said]).encode("latin-1"))]
-    assert client_address("10.0.0.1", raw, PROXY, "Forwarded") == "192.0.2.7"
-
-
-@given(st.binary(), st.sampled_from(["Forwarded", "X-Forwarded-For"]))
-def test_whatever_a_proxy_says_there_is_an_address(value: bytes, name: Any) -> None:
-    assert client_address("10.0.0.1", [(name.lower().encode(), value)], PROXY, name)
+@given(st.binary())
+def test_whatever_a_proxy_says_there_is_an_address(value: bytes) -> None:
+    assert client_address("10.0.0.1", [(b"x-forwarded-for", value)], PROXY)
 
 
 @pytest.mark.parametrize(

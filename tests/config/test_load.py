@@ -73,7 +73,6 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "server.insecure": "true",
         "auth.required": "true",
         "server.trusted_proxies": "10.0.0.0/8, ::1",
-        "server.forwarded_header": "Forwarded",
         "limits.unlimited": "127.0.0.1",
         "auth.keys_file": "/srv/keys.json",
         "auth.token_secret_file": "/srv/secret",

@@ -52,4 +52,4 @@ class Allowance:
     def address(self, peer: str, headers: Headers) -> str:
         """The sender's address, also behind proxies."""
         server = self._settings.server
-        return client_address(peer, headers, networks(server.trusted_proxies), server.forwarded_header)
+        return client_address(peer, headers, networks(server.trusted_proxies))

@@ -11,7 +11,6 @@ from msgspec import Meta, Struct
 
 from progressd.core.pipeline import Option, Pipeline
 
-Forwarding = Literal["X-Forwarded-For", "Forwarded"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -85,16 +84,10 @@ class Server(Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         Networks,
         Meta(
-            description="Proxies whose `forwarded_header` tells the address of the client.",
+            description="Proxies whose `X-Forwarded-For` tells the address of the client.",
             extra={"expected": NETWORKS},
         ),
     ] = ()
-    forwarded_header: Annotated[
-        Forwarding,
-        Meta(
-            description="The header in which they all write it; `Forwarded` is that of RFC 7239. The other is ignored."
-        ),
-    ] = "X-Forwarded-For"
     insecure: Annotated[
         bool,
         Meta(

@@ -1,11 +1,6 @@
-"""What became of every connection of the one port: counted by kind and reason, and told in one line of the log each.
-
-Neither costs a delivery anything: how many bytes went over a connection is asked of the kernel when it is over.
-"""
+"""What became of every connection of the one port: counted by kind and reason, and told in one line of the log each."""
 
 import re
-import socket
-import struct
 from collections import Counter
 from typing import Final, NamedTuple, Protocol
 
@@ -23,7 +18,6 @@ _LINES: Final = {
     "left": "watcher left",
     "failed": "connection failed",
 }
-_BYTES: Final = struct.Struct("=128xQ64xQQ")  # of struct tcp_info (linux/tcp.h): tcpi_bytes_received, _sent, _retrans
 
 log = structlog.get_logger(__name__)
 
@@ -64,9 +58,8 @@ def refused(error: ProgressdError) -> Fate:
 
 
 class Ended(Protocol):
-    """A connection that is over, and whose socket is still open."""
+    """A connection that is over."""
 
-    socket: socket.socket
     peer: str
     topics: str
     fate: Fate
@@ -104,20 +97,17 @@ class Ledger:
         self.open += 1
 
     def ended(self, connection: Ended, error: BaseException | None = None) -> None:
-        """It is over, and its socket still open; `error`: what failed, when the daemon did."""
+        """It is over; `error`: what failed, when the daemon did."""
         fate = FAILED if error is not None else connection.fate
         self.open -= 1
         self.counts[fate.kind, fate.reason] += 1
         if fate.kind == "http" or fate == ABANDONED or not self._may_write():
             return
-        received, sent = transferred(connection.socket)
         facts = {
             "peer": connection.peer,
             "reason": fate.reason,
             "topics": connection.topics,
             "detail": fate.detail,
-            "sent": sent,
-            "received": received,
             "seconds": round(trio.current_time() - connection.began, 3),
         }
         facts = {name: fact for name, fact in facts.items() if fact != ""}
@@ -130,17 +120,3 @@ class Ledger:
         self._window.set()
         self._lines += 1
         return self._lines <= LINES_MOST
-
-
-def transferred(sock: socket.socket) -> tuple[int, int]:
-    """Bytes received, to which the peer's end counts as one, and sent, whatever was sent again counted once.
-
-    Zeros for a socket that is closed or not TCP, and on a kernel before 4.19, which does not count them.
-    """
-    if sock.fileno() < 0 or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return 0, 0
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES.size)  # as much of it as the kernel has
-    if len(info) < _BYTES.size:
-        return 0, 0
-    received, sent, again = _BYTES.unpack(info)
-    return received, sent - again
