@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from serving import PATIENCE, ServedDaemon, served_daemon
-from waiting import until
+from waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
 WAITS = "import sys, time; print('ready', flush=True); time.sleep(1000)"
@@ -36,23 +36,37 @@ def run(url: str, *arguments: str, given: str = "") -> subprocess.CompletedProce
 
 
 @contextlib.contextmanager
-def running(url: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that has written its first line."""
+def running(url: str, *arguments: str, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A command that has written `ready`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(url, *arguments), text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen([*before, *command(url, *arguments)], text=True, start_new_session=True, **pipes) as process:  # type: ignore[call-overload]
         try:
-            assert process.stdout.readline() == "ready\n"
+            assert "ready\n" in iter(process.stdout.readline, "")
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def below(pid: int) -> set[int]:
+    """All processes below one."""
+    found = set[int]()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in path.read_text().split():
+                found |= {int(child)} | below(int(child))
+    return found
+
+
+def jobs(daemon: ServedDaemon) -> list[dict[str, Any]]:
+    """The newest job, if there is any."""
+    answer = httpx.get(f"{daemon.url}/api/jobs", params={"limit": 1}, trust_env=False, timeout=PATIENCE)
+    found: list[dict[str, Any]] = answer.json()["jobs"]
+    return found
+
+
 def newest(daemon: ServedDaemon) -> dict[str, Any]:
-    job: dict[str, Any] = httpx.get(
-        f"{daemon.url}/api/jobs", params={"limit": 1}, trust_env=False, timeout=PATIENCE
-    ).json()["jobs"][0]
-    return job
+    return jobs(daemon)[0]
 
 
 def test_a_command_keeps_its_input_output_and_exit_status(daemon: ServedDaemon) -> None:
@@ -102,15 +116,16 @@ def test_a_signal_goes_to_the_command_and_tells_in_the_status(daemon: ServedDaem
     assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGTERM"
 
 
+@pytest.mark.parametrize("kill", [os.killpg, os.kill])
 @pytest.mark.parametrize(
     ("handler", "status"), [("", 128 + signal.SIGINT), ("import signal; signal.signal(2, lambda *_: sys.exit(7))", 7)]
 )
 def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
-    handler: str, status: int, daemon: ServedDaemon
+    handler: str, status: int, kill: Callable[[int, int], None], daemon: ServedDaemon
 ) -> None:
     program = f"import sys; {handler}\n{WAITS}"
     with running(daemon.url, "--", sys.executable, "-c", program) as process:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        kill(process.pid, signal.SIGINT)
         assert process.wait(PATIENCE) == status
     assert newest(daemon)["status"] == "cancelled"
 
@@ -176,17 +191,17 @@ def test_what_a_command_leaves_behind_does_not_keep_it_from_its_end(daemon: Serv
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes a command of another user")
 def test_a_command_of_another_user_that_may_not_be_sent_a_signal_goes_on(daemon: ServedDaemon) -> None:
-    other = ("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "echo ready; read go; exit 3")
+    other = ("setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "echo $$; read go; exit 3")
     restricted = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", *command(daemon.url, "--", *other)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(restricted, text=True, **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdout.readline() == "ready\n"
+        process_of_other = process.stdout.readline().strip()
         process.terminate()
         said = process.stderr.readline()
         process.stdin.write("go\n")
         process.stdin.flush()
         assert process.wait(PATIENCE) == 3
-    assert said == "progressd: may not send SIGTERM to the command, which runs as another user\n"
+    assert said == f"progressd: may not send SIGTERM to {process_of_other} (sh, user nobody)\n"
     assert newest(daemon)["error"] == "setpriv failed with exit status 3"
 
 
@@ -200,6 +215,101 @@ def test_a_job_that_is_cancelled_ends_its_command(daemon: ServedDaemon) -> None:
         said = process.stderr.read()
     assert said == f"progressd: job {job['id']} was cancelled: stopping the command\n"
     assert newest(daemon)["status"] == "cancelled"
+
+
+SCRIPT = """
+timeout 1000 sleep 1000 &
+setsid sleep 1000 &
+(env -i setsid sleep 1000 &)
+sleep 1000 &
+echo ready
+sleep 1000
+exit 0
+"""
+
+
+def script_of(process: subprocess.Popen[str]) -> set[int]:
+    """What the script is and has started, once all of it runs."""
+    until(lambda: len(below(process.pid)) == 7)
+    return below(process.pid)
+
+
+def cancel(daemon: ServedDaemon, **headers: str) -> None:
+    url = f"{daemon.url}/api/jobs/{newest(daemon)['id']}"
+    assert httpx.delete(url, headers=headers, trust_env=False, timeout=PATIENCE).status_code == 200
+
+
+@pytest.mark.parametrize("how", ["cancelled", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_nothing_that_a_script_has_started_goes_on_once_it_is_stopped(how: str, daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", "sh", "-c", SCRIPT) as process:
+        started = script_of(process)
+        if how == "cancelled":
+            cancel(daemon)
+        else:
+            process.send_signal(signal.Signals[how])
+        number = signal.SIGTERM if how == "cancelled" else signal.Signals[how]
+        assert process.wait(PATIENCE) == 128 + number
+        assert not [pid for pid in started if alive(pid)]
+
+
+def test_a_command_has_its_grace_though_the_shell_around_it_ends_at_once(daemon: ServedDaemon, tmp_path: Path) -> None:
+    slow = f"trap 'sleep 0.3; touch {tmp_path}/cleaned; exit' TERM; echo ready; while :; do sleep 0.01; done"
+    with running(daemon.url, "--", "sh", "-c", f'setsid sh -c "{slow}" & wait') as process:
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert (tmp_path / "cleaned").exists()
+
+
+def test_what_a_command_leaves_behind_when_it_ends_by_itself_goes_on(daemon: ServedDaemon) -> None:
+    done = run(daemon.url, "--", "sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $!")
+    assert done.returncode == 0
+    assert alive(int(done.stdout))
+    os.kill(int(done.stdout), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def in_terminal(url: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A command in the foreground of a terminal, and the terminal's other end."""
+    ours, theirs = os.openpty()
+    try:
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        with subprocess.Popen(["setsid", "--ctty", *command(url, *arguments)], **streams) as process:  # type: ignore[call-overload]
+            try:
+                yield process, ours
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_what_a_terminal_does_not_reach_is_interrupted_too_and_the_rest_once(
+    daemon: ServedDaemon, tmp_path: Path
+) -> None:
+    counts = "import os, signal, sys, time\nsignal.signal(2, lambda *_: os.write(1, b'x'))\nprint('on', flush=True)\n"
+    (tmp_path / "count.py").write_text(
+        f"{counts}time.sleep(1000) if sys.argv[1] == 'out' else signal.pause()\nsys.exit(7)"
+    )
+    python = f"{sys.executable} {tmp_path}/count.py"
+    script = f"setsid {python} out > {tmp_path}/out & {python} in > {tmp_path}/in"
+    with in_terminal(daemon.url, "--", "sh", "-c", f"trap 'exit 5' INT; {script}; exit 6") as (process, terminal):
+        until(
+            lambda: (
+                [(tmp_path / name).exists() and (tmp_path / name).read_text() for name in ("out", "in")] == ["on\n"] * 2
+            )
+        )
+        os.write(terminal, b"\x03")
+        assert process.wait(PATIENCE) == 5
+    assert [(tmp_path / name).read_text() for name in ("out", "in")] == ["on\nx"] * 2
+    assert newest(daemon)["status"] == "cancelled"
+
+
+def test_a_command_under_nohup_does_not_hear_that_the_terminal_has_gone(daemon: ServedDaemon) -> None:
+    with running(
+        daemon.url, "--", "sh", "-c", "echo ready; read line < /dev/null; sleep 0.5; exit 3", before=["nohup"]
+    ) as process:
+        os.killpg(process.pid, signal.SIGHUP)
+        assert process.wait(PATIENCE) == 3
 
 
 def test_a_command_that_has_told_its_end_goes_on_all_the_same(daemon: ServedDaemon) -> None:
@@ -235,6 +345,23 @@ def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path, free_port: in
             assert process.wait(PATIENCE) == 0
             assert newest(daemon)["status"] == "completed"
         assert process.stderr.read() == "progressd: the daemon answers again\n"
+
+
+def test_a_signal_cuts_short_the_wait_for_a_daemon_that_is_away(tmp_path: Path, free_port: int) -> None:
+    with served_daemon(tmp_path / "state", port=free_port) as daemon:
+        program = f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 3"
+        with running(daemon.url, "--", "sh", "-c", program) as process:
+            daemon.kill()
+            (tmp_path / "go").touch()
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("progressd: no daemon answers")
+            until(lambda: not below(process.pid))
+            while process.returncode is None:  # the first may have come before the wait
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+            assert process.returncode == 3
+            assert process.stderr.read() == "progressd: the daemon was not told how the command ended\n"
 
 
 def emit(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import trio
@@ -21,12 +21,16 @@ from progressd.core.events import ReportedProgress
 from progressd.core.messages import StatusChange
 from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
 from progressd.core.status import JobStatus
+from progressd.process_tree import Process
 from progressd.program_output import ProgramOutput
+from progressd.reaper import adopt, reaper
 
 BEAT: Final = 5.0  # seconds between two signs of life at most, and between attempts to look on
 PACE: Final = 0.2  # seconds between two reports of progress
 END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
-KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for the command of a cancelled job
+KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for what is to end
+MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # that are passed on to the command
 
 
 class WrappedCommand:
@@ -51,6 +55,11 @@ class WrappedCommand:
         self._maybe_known = False  # it was told, but gave no answer
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
         self._interrupted = False
+        self._stopped = False  # by a signal that asks to end
+        self._gone = trio.Event()  # the command has ended
+        self._telling: trio.CancelScope | None = None  # the daemon of the end
+        self._ending = trio.Lock()
+        self._ended = False  # as far as that is possible
         self._over = False  # for the daemon, whatever the command does
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
@@ -58,26 +67,28 @@ class WrappedCommand:
 
     async def run(self, command: Sequence[str]) -> int:
         """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT) as signals:
+        self._tree = adopt()
+        with _heard() as signals:
             await self._report(None)
             pipe = subprocess.PIPE if self._pattern else None
             environment = {**os.environ, **self._environment}
             try:
-                process = await trio.lowlevel.open_process(command, stdout=pipe, stderr=pipe, env=environment)
+                process = await reaper.open_process(command, stdout=pipe, stderr=pipe, env=environment)
             except OSError as error:
                 await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
                 raise
             async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
-                listening.start_soon(self._pass_on, signals, process)
-                await self._follow(process)
+                if signals is not None:
+                    listening.start_soon(self._pass_on, signals, process)
+                status = await self._follow(process)
                 await _signals_are_heard()
-                status = process.returncode or 0
+                await self._end_rest(process, status)
                 await self._end(self._last(command[0], status))
                 listening.cancel_scope.cancel()
         return status if status >= 0 else 128 - status
 
-    async def _follow(self, process: trio.Process) -> None:
-        """Report on the command until it has ended."""
+    async def _follow(self, process: trio.Process) -> int:
+        """Report on the command until it has ended, and return its exit status."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._look_on)
@@ -87,17 +98,43 @@ class WrappedCommand:
             async with trio.open_nursery() as reading:
                 for to, output in outputs.items():
                     reading.start_soon(self._read, output, to)
-                await process.wait()
+                status = await reaper.exit_status(process)
+                self._gone.set()
+                await self._end_rest(process, status)
                 for output in outputs.values():
                     output.has_ended()
             nursery.cancel_scope.cancel()
+        return status
 
-    async def _pass_on(self, signals: Any, process: trio.Process) -> None:
+    async def _pass_on(self, signals: AsyncIterator[int], process: trio.Process) -> None:
+        """Send each signal to all that the command has started, as far as a terminal has not sent it already.
+
+        Once the command has ended, a signal cuts short the wait for a daemon that is away.
+        """
         async for number in signals:
-            if number == signal.SIGINT:  # which a terminal sends to the command as well
-                self._interrupted = True
+            if self._gone.is_set() and self._telling is not None:
+                self._telling.cancel()
+                continue
+            reached = None
+            if number != signal.SIGINT:
+                self._stopped = True
             else:
-                self._signal(process, signal.Signals(number))
+                self._interrupted = True
+                if _in_foreground():
+                    reached = os.getpgrp()
+                else:
+                    with trio.move_on_after(MOMENT):
+                        await self._gone.wait()
+            if self._gone.is_set():
+                continue
+            try:
+                forbidden = await self._tree.send(signal.Signals(number), but_group=reached)
+            except OSError as error:
+                self._say(f"cannot look for what the command has started: {error.strerror}")
+                _send(process, number)
+            else:
+                if forbidden:
+                    self._say(f"may not send {signal.Signals(number).name} to {_named(forbidden)}")
 
     def _last(self, program: str, status: int) -> dict[str, Any]:
         if not status:
@@ -161,15 +198,27 @@ class WrappedCommand:
     async def _stop_when_cancelled(self, process: trio.Process) -> None:
         await self._cancelled.wait()
         self._say(f"job {self.job_id} was cancelled: stopping the command")
-        self._signal(process, signal.SIGTERM)
-        await trio.sleep(KILL_GRACE)
-        self._signal(process, signal.SIGKILL)
+        await self._end_tree(process)
 
-    def _signal(self, process: trio.Process, number: signal.Signals) -> None:
-        try:
-            process.send_signal(number)
-        except PermissionError:  # as to what sudo runs
-            self._say(f"may not send {number.name} to the command, which runs as another user")
+    async def _end_rest(self, process: trio.Process, status: int) -> None:
+        """End what a command has left running that was told to end: nobody waits for it any more."""
+        if self._cancelled.is_set() or self._stopped or (self._interrupted and status):
+            await self._end_tree(process)
+
+    async def _end_tree(self, process: trio.Process) -> None:
+        """End the command, if it still runs, and all that it has started."""
+        async with self._ending:
+            while not self._ended:
+                try:
+                    left = await self._tree.end(KILL_GRACE)
+                except OSError as error:
+                    self._say(f"cannot look for what the command has started: {error.strerror}")
+                    _send(process, signal.SIGTERM)
+                    await trio.sleep(1)
+                else:
+                    self._ended = True
+                    if left:
+                        self._say(f"cannot end {_named(left)}")
 
     def _note(self, status: JobStatus) -> None:
         """What the job is, for the daemon. Having ended otherwise it lets the command go on, which may have said so."""
@@ -186,11 +235,12 @@ class WrappedCommand:
         """Tell the end, as often as it takes for a while; where no daemon ever was, once."""
         if self._progress is not None:
             await self._report_progress()
-        with trio.move_on_after(END_PATIENCE):
+        with trio.move_on_after(END_PATIENCE) as self._telling:
             while True:
                 if await self._report(event) or not (self._known or self._maybe_known):
                     return
                 await trio.sleep(1)
+        self._say("the daemon was not told how the command ended")
 
     async def _report(self, event: Mapping[str, Any] | None) -> bool:
         """Tell the daemon, or only show that we are there; whether there is nothing to try again."""
@@ -222,6 +272,30 @@ class WrappedCommand:
         if event is not None and not status.finished:
             self._client.report(self.job_id, event)
         return status
+
+
+def _heard() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
+    """Hear signals, except those that were ignored from the start, as under nohup(1): the command ignores them, too."""
+    numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return trio.open_signal_receiver(*numbers) if numbers else contextlib.nullcontext()
+
+
+def _in_foreground() -> bool:
+    """Whether there is a terminal, and what is typed there is for our process group."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def _send(process: trio.Process, number: int) -> None:
+    with contextlib.suppress(PermissionError):
+        process.send_signal(number)
+
+
+def _named(processes: Sequence[Process]) -> str:
+    return ", ".join(map(str, processes))
 
 
 async def _signals_are_heard() -> None:
