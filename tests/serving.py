@@ -4,6 +4,7 @@ with served_daemon(state_dir) as daemon:
     httpx.get(daemon.url + "/api/health")
 """
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,3 +65,16 @@ def served_daemon(
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE)
+
+
+def backup(state_dir: Path, target: Path) -> None:
+    """Back the database up."""
+    command = [sys.executable, "-m", "progressd", "backup", "--state-dir", str(state_dir), str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def restore(state_dir: Path, source: Path) -> None:
+    """Put a backup in the place of the database, as docs/operations.md says, while no daemon runs."""
+    for name in ("progressd.db", "progressd.db-wal", "progressd.db-shm"):
+        (state_dir / name).unlink(missing_ok=True)
+    shutil.copy(source, state_dir / "progressd.db")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import keys
 import pytest
-from serving import PATIENCE, ServedDaemon, served_daemon
+from serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
 from waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
@@ -405,3 +406,63 @@ def test_without_a_daemon_a_script_is_told_so(tmp_path: Path) -> None:
     gone = emit({"PROGRESSD_JOB_ID": "x", "PROGRESSD_SOCKET": f"{tmp_path}/none.sock"}, "Copying")
     assert gone.returncode == 1
     assert gone.stderr == f"Error: no daemon answers at {tmp_path}/none.sock: No such file or directory\n"
+
+
+COUNTS = "echo ready; until [ -e {} ]; do echo 3/9; sleep 0.05; done; exit 4"
+COUNTED = ("-p", r"(?P<current>\d)/(?P<total>\d)")
+
+
+def test_a_job_that_is_cancelled_ends_its_command_though_its_key_may_only_write(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "keys.json"
+    writer, other = keys.add(path, "writer", "write"), keys.add(path, "other", "read", "write")
+    with (
+        served_daemon(tmp_path / "state", config="auth.required = true") as daemon,
+        running(daemon.url, "--key", writer, *COUNTED, "--", "sh", "-c", COUNTS.format("/no/file")) as process,
+        httpx.Client(base_url=daemon.url, headers=keys.bearer(other), trust_env=False, timeout=PATIENCE) as client,
+    ):
+        [job] = client.get("/api/jobs").json()["jobs"]
+        assert client.delete(f"/api/jobs/{job['id']}").status_code == 200
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert process.stderr is not None
+        assert process.stderr.read() == f"progressd: job {job['id']} was cancelled: stopping the command\n"
+
+
+@pytest.mark.parametrize("pattern", [COUNTED, ()], ids=["progress", "no progress"])
+def test_a_daemon_that_was_restored_from_a_backup_is_told_all_of_the_job(
+    pattern: tuple[str, ...], tmp_path: Path, free_port: int
+) -> None:
+    state_dir, go = tmp_path / "state", tmp_path / "go"
+    with contextlib.ExitStack() as closing:
+        daemon = closing.enter_context(served_daemon(state_dir, port=free_port))
+        backup(state_dir, tmp_path / "backup.db")
+        program = ("sh", "-c", COUNTS.format(go))
+        process = closing.enter_context(running(daemon.url, "--name", "long", *pattern, "--", *program))
+        until(lambda: newest(daemon)["progress"]["current_step"] == (3 if pattern else 0))
+        daemon.process.terminate()
+        daemon.process.wait(PATIENCE)
+        restore(state_dir, tmp_path / "backup.db")
+        with served_daemon(state_dir, port=free_port):
+            until(lambda: [job["status"] for job in jobs(daemon)] == ["processing"])
+            until(lambda: newest(daemon)["progress"]["current_step"] == (3 if pattern else 0))
+            go.touch()
+            assert process.wait(PATIENCE) == 4
+            assert (newest(daemon)["kind"], newest(daemon)["error"]) == ("long", "sh failed with exit status 4")
+
+
+def test_an_end_that_a_restored_daemon_is_told_first_comes_with_all_of_the_job(tmp_path: Path, free_port: int) -> None:
+    state_dir, go = tmp_path / "state", tmp_path / "go"
+    with contextlib.ExitStack() as closing:
+        daemon = closing.enter_context(served_daemon(state_dir, port=free_port))
+        backup(state_dir, tmp_path / "backup.db")
+        program = f"echo 3/9; echo ready; until [ -e {go} ]; do sleep 0.05; done"
+        process = closing.enter_context(running(daemon.url, *COUNTED, "--", "sh", "-c", program))
+        until(lambda: newest(daemon)["progress"]["current_step"] == 3)
+        daemon.kill()
+        go.touch()
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("progressd: no daemon answers")
+        restore(state_dir, tmp_path / "backup.db")
+        with served_daemon(state_dir, port=free_port):
+            assert process.wait(PATIENCE) == 0
+            job = newest(daemon)
+    assert (job["status"], job["progress"]["current_step"]) == ("completed", 3)

@@ -31,6 +31,8 @@ END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, 
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for what is to end
 MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # that are passed on to the command
+UNKNOWN: Final = 404  # HTTP status: there is no such job
+CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
 
 class WrappedCommand:
@@ -63,6 +65,7 @@ class WrappedCommand:
         self._over = False  # for the daemon, whatever the command does
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
+        self._newest: Mapping[str, Any] | None = None  # that has been reported, or was lost on the way
         self._moved = trio.Event()
 
     async def run(self, command: Sequence[str]) -> int:
@@ -229,7 +232,11 @@ class WrappedCommand:
     async def _report_progress(self) -> None:
         self._moved = trio.Event()
         progress, self._progress = self._progress, None
-        await self._report(None if progress is None else _event("progress", **_given(progress)))
+        if progress is None:
+            await self._report(None)
+        else:
+            self._newest = _event("progress", **_given(progress))
+            await self._report(self._newest)
 
     async def _end(self, event: Mapping[str, Any]) -> None:
         """Tell the end, as often as it takes for a while; where no daemon ever was, once."""
@@ -251,7 +258,7 @@ class WrappedCommand:
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, NoAnswer)
             final = isinstance(error, Refused) and not error.later
-            self._over = isinstance(error, Refused) and error.status == 409
+            self._over = isinstance(error, Refused) and error.status == CONFLICT
             if str(error) != self._complaint and not self._over:
                 self._complaint = str(error)
                 self._say(error)
@@ -262,12 +269,22 @@ class WrappedCommand:
         return True
 
     def _call(self, event: Mapping[str, Any] | None) -> JobStatus:
-        """Blocks. Registering a job again changes nothing, and shows that we are there; what it is then."""
-        status = JobStatus.PROCESSING
-        if not self._known or event is None:
-            status = JobStatus(self._client.register(self._registration)["status"])
-        if not self._known and not status.finished:
+        """Blocks. Report an event, or only show that we are there; the job's status, as far as we need to know it."""
+        if self._known and event is not None:
+            try:
+                self._client.report(self.job_id, event)
+            except Refused as refused:
+                if refused.status not in (UNKNOWN, CONFLICT):
+                    raise
+            else:
+                return JobStatus.PROCESSING
+        # Registering a job again changes nothing. It tells what the job is now, such as cancelled, also with a key that
+        # may only write, and makes it known to a daemon that was restored from a backup.
+        status = JobStatus(self._client.register(self._registration)["status"])
+        if status is JobStatus.QUEUED:
             self._client.report(self.job_id, _event("status_change", new_status=JobStatus.PROCESSING))
+            if self._newest is not None and self._newest is not event:
+                self._client.report(self.job_id, self._newest)
         self._known = True
         if event is not None and not status.finished:
             self._client.report(self.job_id, event)
