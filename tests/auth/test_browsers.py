@@ -31,11 +31,26 @@ FOREIGN = [
     "evil.example:8080",
     "127.0.0.1.evil.example",
     "localhost.evil.example",
+]
+NO_NAMES = [
     "[",
     "::1x",
     "x:[::1]",
+    "[::1].evil.example",
+    "[::1]:80.evil.example",
+    "[::1]evil",
+    "[[::1]]",
+    "localhost:80.evil.example",
+    "localhost:x",
+    "127.0.0.1:80:80",
+    ".localhost",
+    "a..localhost",
+    f"{'a' * 64}.localhost:80",
+    "a..b",
+    ".",
+    "..:80",
+    "a." * 150 + "b",
 ]
-NO_NAMES = [".localhost", "a..localhost", f"{'a' * 64}.localhost:80", "a..b", ".", "..:80", "a." * 150 + "b"]
 
 
 @pytest.mark.parametrize("host", [*OWN, "", "progress.example.org", "PROGRESS.example.org:443"])

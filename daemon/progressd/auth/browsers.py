@@ -5,6 +5,7 @@ the same origin then; but the browser still says that name in `Host`. An address
 """
 
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ from progressd.config.settings import Server
 from progressd.core.errors import Forbidden
 
 LONGEST: Final = 300  # characters of a host: a name has 253 at most, and a port follows
+
+_HOST: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")  # RFC 9110 §7.2
 
 
 def check_host(host: str, server: Server) -> None:
@@ -55,8 +58,11 @@ def _name(host: str) -> str:
 
 
 def _is_possible(host: str) -> bool:
-    """Whether its labels have 1 to 63 letters each (RFC 1035 §2.3.4): routing a request fails over any other."""
-    if len(host) > LONGEST:  # which would take long to find out
+    """Whether it is a host and maybe a port, with labels of 1 to 63 letters each (RFC 1035 §2.3.4).
+
+    Routing a request fails over longer or empty labels.
+    """
+    if len(host) > LONGEST or not _HOST.fullmatch(host):  # a longer one would take long to look at
         return False
     try:
         host.partition(":")[0].lower().encode("idna")
