@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from http_client import client_of, error_of, exchange, get
+from peer import Peer, request, upgrade
 from progressd.core.errors import StoreFailed
 from progressd.core.headers import ALWAYS
 from progressd.store.base import Filter
@@ -201,3 +202,16 @@ async def test_options_are_told(client: httpx.AsyncClient) -> None:
     response = await client.options("/api/jobs")
     assert response.status_code == 200
     assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+
+
+@pytest.mark.parametrize("target", ["/api/health/live", "/api/jobs"])
+async def test_an_empty_line_before_the_first_request_is_ignored(daemon: RunningDaemon, target: str) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(b"\r\n" + request(target))
+        assert (await peer.response()).status == 200
+        assert (await peer.ask(target)).status == 200
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open_with(b"\r\n" + upgrade())
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(b"\r\n\r\n" + request(target))
+        assert (await peer.response()).status == 400

@@ -117,7 +117,8 @@ class Connection:
     async def read_head(self, most: int) -> bytes:
         """Read on until `unread` holds a whole request head, or what is and becomes none, or the end; returns it.
 
-        One of more bytes than `most` becomes none: the HTTP side refuses it.
+        One of more bytes than `most` becomes none: the HTTP side refuses it. An empty line before the head
+        is ignored (RFC 9112 §2.2).
         """
         while b"\r\n\r\n" not in self.unread and len(self.unread) < most and not self.unread.startswith(TLS_HELLO):
             unread, self.unread = self.unread, b""
@@ -125,6 +126,7 @@ class Connection:
             self.unread = unread + data
             if not data:
                 break
+        self.unread = self.unread.removeprefix(b"\r\n")
         return self.unread
 
     def wants_websocket(self, base: BasePath) -> bool:
