@@ -271,7 +271,6 @@ async def numbers_at(client: httpx.AsyncClient, path: str) -> list[int]:
         ("?offset=9007199254740992", []),
         ("?status=completed&limit=1&offset=1", [3]),
         ("?limit=&offset=&status=&kind=&label=", [6, 5, 4, 3, 2, 1]),
-        ("?unknown=1", [6, 5, 4, 3, 2, 1]),
     ],
 )
 async def test_jobs_are_listed_newest_first(

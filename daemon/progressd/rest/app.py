@@ -8,8 +8,10 @@ from quart import Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from progressd.core.errors import NoSpace, ProgressdError, Unavailable
+from progressd.core.query import require_known
 from progressd.rest import auth, batch, convert, events, health, jobs, metrics, reference, stats, streams
 from progressd.rest.compression import compressed
+from progressd.rest.operations import Operation
 from progressd.rest.services import RestApp, Services, json_response
 from progressd.shortage import passes
 
@@ -34,8 +36,16 @@ def build_app(parts: Services) -> RestApp:
     app.register_error_handler(ProgressdError, _refused)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _failed)
+    app.before_request(_check_query)
     app.after_request(_compressed)
     return app
+
+
+async def _check_query() -> None:
+    view = current_app.view_functions.get(request.endpoint or "")
+    operation: Operation | None = getattr(view, "operation", None)
+    if operation is not None:
+        require_known(request.args, *operation.query)
 
 
 async def _page() -> Response:

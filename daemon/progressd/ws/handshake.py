@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, TopicMessage, batch_topic, job_topic, type_of
+from progressd.core.query import require_known
 
 PUBLISH: Final = "/ws/publish"  # where producers report
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
@@ -37,13 +38,17 @@ def publishes(target: str) -> bool:
     return target.partition("?")[0] == PUBLISH
 
 
+def check_query(target: str) -> None:
+    """Check the names of the parameters in a request target. Raises InvalidInput."""
+    require_known(_query(target), *(() if publishes(target) else (Asked,)))
+
+
 def read_wish(target: str) -> Wish:
     """Read the request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
 
     Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
     """
-    path, _, query = target.partition("?")
-    return wish_for(_read_path(path), dict(parse_qsl(query, keep_blank_values=True)))
+    return wish_for(_read_path(target.partition("?")[0]), _query(target))
 
 
 def wish_for(topic: str | None, query: Mapping[str, str]) -> Wish:
@@ -56,6 +61,10 @@ def wish_for(topic: str | None, query: Mapping[str, str]) -> Wish:
     if unknown := (types or frozenset[str]()) - TYPES:
         raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")
     return Wish(topic, asked.since, asked.interval, types)
+
+
+def _query(target: str) -> dict[str, str]:
+    return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
 
 
 def _read_path(path: str) -> str | None:

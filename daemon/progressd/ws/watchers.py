@@ -26,7 +26,7 @@ from progressd.producers.line_stream import LineStream
 from progressd.producers.lines import LineSplitter
 from progressd.ws.connection import WebSocket
 from progressd.ws.dialogue import Dialogue
-from progressd.ws.handshake import Wish, publishes, read_wish
+from progressd.ws.handshake import Wish, check_query, publishes, read_wish
 from progressd.ws.heartbeat import Heartbeat
 from progressd.ws.ledger import VANISHED, refused
 from progressd.ws.listener import Connection
@@ -152,9 +152,11 @@ class Watchers:
         sight = self._sights.of(who)
         if publishes(websocket.target):
             decide(who, Scope.WRITE)
+            check_query(websocket.target)
             splitter = LineSplitter(self._settings.ingest.max_line_bytes)
             return Publisher(websocket, LineStream(splitter, sight.ingest)).serve
         decide(who, Scope.READ)
+        check_query(websocket.target)
         wish, after = await self._wish(websocket, sight)
         return partial(self._serve, websocket, sight, wish, after)
 
