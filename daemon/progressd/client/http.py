@@ -1,5 +1,6 @@
 """HTTP requests to one daemon, over one connection that is opened when it is needed."""
 
+import encodings.idna  # noqa: F401, looking up a host imports it, and see way_to_daemon
 import select
 from collections.abc import Iterable, Mapping
 from contextlib import closing

@@ -21,7 +21,7 @@ import msgspec
 from progressd.client import values
 from progressd.client.backlog import Backlog
 from progressd.client.errors import JobCancelled
-from progressd.client.lines import open_lines
+from progressd.client.lines import way_to_daemon
 from progressd.client.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Job:
         self.name = "job"
         self.name = self._valid("name", _name, name, "") or "job"
         outer = os.environ.get("PROGRESSD_JOB_ID")
-        self.id = outer or str(uuid.uuid4())
-        self._own = outer is None
+        self.id = values.known(outer) if outer else str(uuid.uuid4())
+        self._own = not outer
         self._where = (url, socket, key)
         self._stop_when_cancelled = stop_when_cancelled
         self._patience = self._valid("patience", values.seconds, patience, PATIENCE)
@@ -188,6 +188,11 @@ class Job:
             more = f" and {len(new) - 1} more" if len(new) > 1 else ""
             log.warning("%s: left out %s%s: %s", self.name, new[0], more, _sentence(left_out[new[0]]))
 
+    def __getstate__(self) -> dict[str, object]:
+        """A copy of a job that has begun, such as in another process, reports nothing."""
+        begun = dict.fromkeys(("_reporter", "_process", "_where", "_scope", "_told")) if self._reporter else {}
+        return {**self.__dict__, **begun}
+
     def __enter__(self) -> Self:
         self._start()
         return self
@@ -234,11 +239,15 @@ class Job:
             return
         self._process = os.getpid()
         self._begun = time.monotonic()  # the daemon may hear of it much later
-        connect = partial(open_lines, *self._where, os.environ)
+        connect = way_to_daemon(*self._where, os.environ)
         self._reporter = Reporter(self.name, self._backlog, connect, self._lease)
         self._reporter.on_cancelled = on_cancelled or self._reporter.on_cancelled
         self._reporter.on_finished = on_finished or self._reporter.on_finished
-        self._reporter.start()
+        try:
+            self._reporter.start()
+        except BaseException as error:  # such as Ctrl-C; the block does not begin
+            self._finish(error)
+            raise
 
     def _finish(self, error: BaseException | None) -> Reporter | None:
         """Report the end; what is left to wait for. No thread runs any more where the interpreter ends."""

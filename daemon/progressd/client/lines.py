@@ -1,12 +1,13 @@
 """The way of events to a daemon, HTTP or its Unix socket: the one that is given, or that the environment names."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from progressd.client.address import DEFAULT_URL
 from progressd.client.backlog import Answer, Event
+from progressd.client.credentials import read_key
 
 
 class Lines(Protocol):
@@ -22,23 +23,24 @@ class Lines(Protocol):
         """Leave."""
 
 
-def open_lines(
+def way_to_daemon(
     url: str | None, socket: str | os.PathLike[str] | None, key: str | None, environ: Mapping[str, str]
-) -> Lines:
-    """To the address or the socket, or else to what the environment names; connects with the first exchange.
+) -> Callable[[], Lines]:
+    """Return a function that opens the way to the address or the socket, or else to what the environment names.
 
-    Raises BadUrl, BadKey.
+    The way connects with the first exchange. The function raises BadUrl, BadKey. It imports nothing: a program that
+    forks while a thread imports a module has half of that module in its child.
     """
     if url is None and socket is None:
         url, socket = environ.get("PROGRESSD_URL"), environ.get("PROGRESSD_SOCKET")
     if url is None and socket is not None:
         from progressd.client.local import LocalSocket
 
-        return LocalSocket(Path(socket))
-    from progressd.client.credentials import read_key
+        path = socket
+        return lambda: LocalSocket(Path(path))
     from progressd.client.rest import RestClient
 
-    key = key or environ.get("PROGRESSD_KEY")
-    if key is None and (path := environ.get("PROGRESSD_KEY_FILE")):
-        key = read_key(Path(path))
-    return RestClient(url or DEFAULT_URL, key)
+    address = url or DEFAULT_URL
+    given = key or environ.get("PROGRESSD_KEY")
+    key_file = environ.get("PROGRESSD_KEY_FILE")
+    return lambda: RestClient(address, read_key(Path(key_file)) if given is None and key_file else given)

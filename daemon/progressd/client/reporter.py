@@ -47,6 +47,7 @@ class Reporter:
         self._renew = lease / 3 if lease else float("inf")  # seconds
         self._changed = threading.Condition()  # nothing is logged while it is held: a handler may report progress
         self._thread = threading.Thread(target=self._run, name=f"progressd: {name}", daemon=True)
+        self._complaint = ""  # the last one
         self._pace = PACE
         self._failures = 0  # in a row
         self._not_before = 0.0  # on the monotonic clock, as the two below
@@ -192,7 +193,8 @@ class Reporter:
         with self._changed:
             complaint = self._backlog.answered(batch, answers)
             cancelled = self._backlog.cancelled and not self._finished.is_set()
-        if complaint:
+        if complaint not in ("", self._complaint):
+            self._complaint = complaint
             log.warning("%s: %s", self._name, complaint)
         if cancelled:
             _call(self.on_cancelled)
