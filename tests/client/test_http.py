@@ -67,7 +67,7 @@ def test_a_request_that_is_rejected_before_it_is_read_has_its_reason() -> None:
 
     refusal = answer(b'{"error": "too big"}', 413, Connection="close")
     with answering(refusal, unread=True) as server:
-        client = HTTPClient(server.url, None, TIMEOUT)
+        client = HTTPClient(server.url, None, TIMEOUT, TIMEOUT)
         with pytest.raises(ClientError):
             client.request("POST", "/", endless(), {"Content-Length": str(1 << 40)})
         assert client._http.sock is None

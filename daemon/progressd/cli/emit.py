@@ -1,13 +1,19 @@
 """`progressd emit`: a script says how far it is."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
 from progressd.cli.parameters import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
+from progressd.client import values
+
+# A script waits for each report: a daemon that is away must not hold it up for long.
+CONNECT_TIMEOUT: Final = 3.0  # seconds
+ANSWER_TIMEOUT: Final = 10.0  # seconds
 
 
 @click.command()
@@ -58,15 +64,16 @@ def emit(
     """
     if job_id is None:
         raise click.UsageError("there is no PROGRESSD_JOB_ID here, so --job has to name the job")
+    job_id = values.known(job_id)
     event = _event(step_name, step, total, percent, completed, failed)
     if socket is not None and ctx.get_parameter_source("url") is ParameterSource.DEFAULT:
         from progressd.client.local import report
 
-        report(socket, job_id, event)
+        report(socket, job_id, event, ANSWER_TIMEOUT)
         return
     from progressd.cli.ids import whole_id
 
-    with remote.client() as client:
+    with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
         client.report(whole_id(client, job_id), event)
 
 
@@ -76,9 +83,12 @@ def _event(
     moved = bool(step_name) or any(number is not None for number in (step, total, percent))
     if moved + completed + (failed is not None) != 1:
         raise click.UsageError("say one thing: how far the job is, --completed or --failed")
+    if percent is not None and math.isnan(percent):
+        raise click.BadParameter("nan is not in the range 0<=x<=100.", param_hint="--percent")
     if completed:
         return {"type": "completed", "data": {}}
     if failed is not None:
-        return {"type": "error", "data": {"message": failed}}
-    data = {"current_step": step or 0, "total_steps": total or 0, "step_name": step_name}
+        return {"type": "error", "data": {"message": values.text(failed, values.MAX_SENTENCE)}}
+    name = values.text(step_name, values.MAX_STEP)
+    data = {"current_step": step or 0, "total_steps": total or 0, "step_name": name}
     return {"type": "progress", "data": data if percent is None else {**data, "percent": percent}}

@@ -22,13 +22,13 @@ def checked_url(url: str) -> str:
 
 def job_path(job_id: str) -> str:
     """The path of a job in the REST API."""
-    return f"/api/jobs/{quote(job_id, safe='')}"
+    return f"/api/jobs/{quote(job_id, safe='', errors='replace')}"
 
 
 def stream_url(url: str, job_id: str | None, since: str | None) -> str:
     """The WebSocket with the messages of one job, or of all, newer than a cursor. Raises BadUrl."""
     parts = urlsplit(checked_url(url))
-    path = f"{parts.path}/ws/jobs" + (f"/{quote(job_id, safe='')}" if job_id is not None else "")
+    path = f"{parts.path}/ws/jobs" + (f"/{quote(job_id, safe='', errors='replace')}" if job_id is not None else "")
     query = urlencode({"since": since}) if since is not None else ""
     return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, query, ""))
 

@@ -23,18 +23,17 @@ from progressd.client.address import checked_url, no_daemon
 from progressd.client.credentials import basic, credentials
 from progressd.client.errors import BadUrl, ClientError, NoAnswer, NoDaemon, Refused
 
-CONNECT_TIMEOUT: Final = 10.0  # seconds
 MAX_BODY: Final = 256 << 20  # bytes of an answer
 
 
 class HTTPClient:
     """Send requests to the daemon at `url`. Not for several threads at once.
 
-    `key`: for a daemon that requires one. `timeout`: seconds to wait for each part of an answer. Connecting takes
-    CONNECT_TIMEOUT at most. Raises BadUrl, BadKey.
+    `key`: for a daemon that requires one. `timeout`: seconds to wait for each part of an answer. `connect_timeout`:
+    seconds to connect to one address of the host. Raises BadUrl, BadKey.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float) -> None:
+    def __init__(self, url: str, key: str | None, timeout: float, connect_timeout: float) -> None:
         parts = urlsplit(checked_url(url))
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         self._path = parts.path
@@ -45,7 +44,7 @@ class HTTPClient:
         self._headers = {"User-Agent": f"progressd/{__version__}", "Accept-Encoding": "identity", **credentials(key)}
         if key is None and parts.username is not None:  # for a proxy in front of the daemon
             self._headers |= basic(unquote(parts.username), unquote(parts.password or ""))
-        wait = min(timeout, CONNECT_TIMEOUT)
+        wait = min(timeout, connect_timeout)
         try:
             self._http = (
                 HTTPConnection(parts.hostname or "", parts.port, timeout=wait)

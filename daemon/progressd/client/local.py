@@ -19,8 +19,9 @@ MAX_ANSWER: Final = 65536  # bytes of an answer
 class LocalSocket:
     """A connection to the socket at `path`, made when it is needed. Not for several threads at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = ANSWER_TIMEOUT) -> None:
         self._path = path
+        self._timeout = timeout
         self._open = contextlib.ExitStack()
         self._socket: socket.socket | None = None
 
@@ -34,7 +35,7 @@ class LocalSocket:
                 self._socket.sendall(b"".join(lines))
                 return [self._answer() for _ in events]
             except TimeoutError:
-                raise NoAnswer(f"{self._path} gave no answer within {ANSWER_TIMEOUT:g} seconds") from None
+                raise NoAnswer(f"{self._path} gave no answer within {self._timeout:g} seconds") from None
             except OSError as error:
                 raise NoAnswer(f"the connection to {self._path} broke: {error.strerror}") from None
         except BaseException:  # what comes later would be taken for the answers to something else
@@ -53,7 +54,7 @@ class LocalSocket:
         with contextlib.ExitStack() as opening:
             try:
                 daemon = opening.enter_context(socket.socket(socket.AF_UNIX))
-                daemon.settimeout(ANSWER_TIMEOUT)
+                daemon.settimeout(self._timeout)
                 daemon.connect(str(self._path))
             except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
                 reason = getattr(error, "strerror", None) or error
@@ -72,9 +73,9 @@ class LocalSocket:
             raise ClientError(f"what answers at {self._path} is not progressd") from None
 
 
-def report(path: Path, job_id: str, event: Mapping[str, Any]) -> None:
+def report(path: Path, job_id: str, event: Mapping[str, Any], timeout: float = ANSWER_TIMEOUT) -> None:
     """Report an event of a job, and wait until it is durable. Raises NoDaemon, Refused or another ClientError."""
-    with contextlib.closing(LocalSocket(path)) as daemon:
+    with contextlib.closing(LocalSocket(path, timeout)) as daemon:
         [answer] = daemon.exchange([{**event, "job_id": job_id}])
     if not answer.ok:
         raise Refused(answer.status, answer.error)

@@ -15,6 +15,7 @@ from progressd.client.multipart import UnreadableFile, Upload
 from progressd.core.decoding import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
+CONNECT_TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWERS: Final = 1 << 20  # bytes of the answers to a few events
 
 T = TypeVar("T")
@@ -28,11 +29,18 @@ class RestClient:
     """One daemon. Every call raises NoDaemon, Refused or another ClientError. Not for several threads at once.
 
     `key`: where the daemon asks for one. `timeout`: the seconds to wait for a sign of the daemon; a long upload may
-    take longer. Raises BadUrl, BadKey.
+    take longer. `connect_timeout`: the seconds to connect, no longer than `timeout`. Raises BadUrl, BadKey.
     """
 
-    def __init__(self, url: str, key: str | None = None, *, timeout: float = ANSWER_TIMEOUT) -> None:
-        self._http = HTTPClient(url, key, timeout)
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout: float = ANSWER_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+    ) -> None:
+        self._http = HTTPClient(url, key, timeout, connect_timeout)
         self.url = self._http.url
         self.key = key
 
