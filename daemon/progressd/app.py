@@ -245,9 +245,10 @@ class Daemon:
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
     async def _finish_work(self, jobs_done: trio.Event, patience: Patience) -> None:
-        """Take no more work, tell the watchers, and wait for running jobs, uploads and downloads."""
+        """Take no more work, tell the watchers, and wait for running jobs, transfers and what producers have written."""
         shutdown, transfers = self.settings.shutdown, self.gate.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
+        until = trio.current_time() + seconds
         self.services.ready = False
         self.notices.stopping(seconds)
         self.runner.stop_taking()
@@ -256,6 +257,8 @@ class Daemon:
                 await ended.wait()
             if shutdown.wait_for_jobs:
                 await jobs_done.wait()
+        with patience.of(max(until - trio.current_time(), LAST_SECONDS)):
+            await self.producers.drain()
 
     async def _send_away(self, listener: Listener) -> None:
         """End every connection in order; the block around it ends with the last one."""

@@ -1,5 +1,6 @@
 """Producers on the Unix socket of a running daemon: who is answered what and when, and who cannot disturb whom."""
 
+import contextlib
 import itertools
 import json
 import socket
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
+from progressd.producers import unix_socket
 from progressd.producers.intake import TURN_LINES
 from progressd.producers.lines import LineSplitter
 from progressd.producers.sweep import READS_MOST, Sweep
@@ -343,7 +345,8 @@ async def test_more_producers_than_allowed_are_refused_until_one_leaves(tmp_path
 
         async def taken() -> bool:
             async with producer(daemon) as program:
-                await program.send({"ref": 2, **progress(job_id(0), 1)})
+                with contextlib.suppress(trio.BrokenResourceError):  # it was refused before it wrote
+                    await program.send({"ref": 2, **progress(job_id(0), 1)})
                 return bool((await program.answer())["ok"])
 
         with trio.fail_after(PATIENCE):
@@ -422,6 +425,63 @@ async def test_the_socket_is_for_its_user_and_group(daemon: RunningDaemon) -> No
     mode = daemon.settings.ingest.socket.stat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o660
+
+
+async def test_what_was_written_before_a_stop_is_taken_and_answered(tmp_path: Path) -> None:
+    many, steps = 10, 100
+    answers: dict[int, list[Any]] = {}
+
+    async def report(running: RunningDaemon, number: int, written: trio.Event) -> None:
+        async with producer(running) as program:
+            await program.send(
+                {"ref": 0, **registered(job_id(number))},
+                *({"ref": step, **progress(job_id(number), step)} for step in range(1, steps + 1)),
+            )
+            written.set()
+            answers[number] = await program.answers_until_closed()
+            with pytest.raises(trio.BrokenResourceError):
+                await program.send(progress(job_id(number), steps))
+
+    async with running_daemon(tmp_path) as daemon, trio.open_nursery() as nursery:
+        written = [trio.Event() for _ in range(many)]
+        for number, event in enumerate(written):
+            nursery.start_soon(report, daemon, number, event)
+        for event in written:
+            await event.wait()
+        await daemon.stop()
+    for number in range(many):
+        assert [(one["ref"], one["ok"]) for one in answers[number]] == [(ref, True) for ref in range(steps + 1)]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_line_that_a_stop_cuts_was_not_sent(ended: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(b"x\ny")
+        if ended:
+            theirs.shutdown(socket.SHUT_WR)
+        async with trio.open_nursery() as nursery:
+            reading = Reading(ours, nursery, LineSplitter(1 << 20), "store")
+            reading.stop()
+            numbers: list[Any] = []
+            while not reading.enough:
+                if intake := reading.read(TURN_LINES):
+                    numbers += [answer.line for answer in intake.answers([], "store")]
+    assert numbers == ([1, 2] if ended else [1])
+
+
+async def test_a_producer_that_does_not_read_its_answers_does_not_hold_up_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix_socket, "STOP_PATIENCE", 0.1)
+    async with running_daemon(tmp_path) as daemon, producer(daemon) as deaf:
+        stuck = False
+        while not stuck:
+            with trio.move_on_after(0.5) as full:
+                await deaf.stream.send_all(b"nonsense\n" * 1000)
+            stuck = full.cancelled_caught
+        await daemon.stop()  # which else takes shutdown.drain_timeout, and that is longer than the test's patience
 
 
 async def test_a_daemon_that_stops_closes_its_producers(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import math
+import select
 import socket
 import struct
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 import trio
@@ -23,11 +25,13 @@ from progressd.producers.lines import Answer, LineSplitter
 from progressd.producers.sweep import Sweep
 from progressd.submitting import Outcome
 
+STOP_PATIENCE: Final = 5.0  # seconds that a producer may take to read its answers once the daemon stops
+
 log = structlog.get_logger(__name__)
 
 
 class UnixSocket:
-    """Serves producers until cancelled."""
+    """Serves producers until cancelled, or until `drain` is done with them."""
 
     def __init__(self, ingest: Ingest, settings: Settings) -> None:
         self._ingest = ingest
@@ -35,6 +39,9 @@ class UnixSocket:
         self._sweep = Sweep(ingest)
         self._connected = 0
         self._full = False  # which was logged
+        self._producers = set[Producer]()
+        self._accepting = trio.CancelScope()
+        self._drained = trio.Event()
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again; producers that are connected keep theirs."""
@@ -42,10 +49,22 @@ class UnixSocket:
 
     async def run(self, *listening: socket.socket) -> None:
         """Accept producers on bound sockets, of which systemd may pass on several; run it once for all of them."""
-        async with trio.open_nursery() as producers:
-            producers.start_soon(self._sweep.run)
-            for one in listening:
-                producers.start_soon(accept_forever, one, lambda sock, _: self._accepted(sock, producers))
+        async with trio.open_nursery() as reading:
+            reading.start_soon(self._sweep.run)
+            async with trio.open_nursery() as producers:
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for one in listening:
+                            accepting.start_soon(accept_forever, one, lambda sock, _: self._accepted(sock, producers))
+                for producer in self._producers:
+                    producer.stop()
+            reading.cancel_scope.cancel()
+        self._drained.set()
+
+    async def drain(self) -> None:
+        """Accept no more producers; take and answer what the others have written so far, and close them."""
+        self._accepting.cancel()
+        await self._drained.wait()
 
     def _accepted(self, sock: socket.socket, producers: trio.Nursery) -> None:
         most = self._settings.max_connections
@@ -78,7 +97,13 @@ class UnixSocket:
             async with trio.open_nursery() as nursery:
                 splitter = LineSplitter(self._settings.max_line_bytes)
                 producer = Producer(sock, nursery, splitter, self._ingest.store_id, self._settings.idle_timeout)
-                await producer.run(self._sweep)
+                self._producers.add(producer)
+                try:
+                    if self._accepting.cancel_called:
+                        producer.stop()
+                    await producer.run(self._sweep)
+                finally:
+                    self._producers.remove(producer)
                 nursery.cancel_scope.cancel()
         except* OSError:
             log.debug("producer left without reading its answers", pid=pid)
@@ -109,6 +134,9 @@ class Producer:
         self._undecided = 0  # intakes
         self._decided = trio.Event()
         self._said_all = False
+        self._cut = False  # by the daemon, perhaps within a line
+        self._patience = math.inf  # seconds that it may take to read its answers
+        self._waiting = trio.CancelScope()  # until it has
 
     async def run(self, sweep: Sweep) -> None:
         """Until the producer closes its side, and has all its answers. Raises what its reading raised."""
@@ -117,16 +145,31 @@ class Producer:
             with self._idle:
                 while not self._said_all:
                     await sweep.read(self)
-                    await self._answers.drained()
+                    await self._answers_read()
             if self._idle.cancelled_caught:
                 self._answers.write(_refused(_idle(self._idle_timeout)))
             while self._undecided:
                 self._decided = trio.Event()
                 await self._decided.wait()
-            with trio.move_on_after(PATIENCE):
-                await self._answers.drained()
+            self._patience = min(self._patience, PATIENCE)
+            await self._answers_read()
         finally:
             self._answers.discard()  # whatever ingest still decides
+
+    def stop(self) -> None:
+        """Take what the producer has written so far. Its next write fails, so it knows what was not taken."""
+        if not _has_shut_down(self._socket):
+            self._cut = True
+            self._socket.shutdown(socket.SHUT_RD)
+        self._patience = STOP_PATIENCE
+        self._waiting.deadline = min(self._waiting.deadline, trio.current_time() + STOP_PATIENCE)
+
+    async def _answers_read(self) -> None:
+        """Wait until the producer has read its answers, or give it up."""
+        with trio.move_on_after(self._patience) as self._waiting:
+            await self._answers.drained()
+        if self._waiting.cancelled_caught:
+            self._nursery.cancel_scope.cancel()
 
     def _wait_for_more(self) -> None:
         """Let the time run in which something has to come, or stop it while the producer waits for the daemon."""
@@ -151,7 +194,7 @@ class Producer:
             self._socket.recv(len(chunk))
             lines = self._splitter.feed(chunk)
         else:
-            lines = self._splitter.end()
+            lines = [] if self._cut else self._splitter.end()
             self._said_all = True
         self._undecided += bool(lines)
         self._wait_for_more()
@@ -169,6 +212,13 @@ class Producer:
 
     def _give_up(self, closing: Closing) -> None:
         self._nursery.cancel_scope.cancel()
+
+
+def _has_shut_down(sock: socket.socket) -> bool:
+    """Return whether the peer sends nothing more."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _refused(error: ProgressdError) -> bytes:
