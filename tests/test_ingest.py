@@ -677,3 +677,28 @@ async def test_a_producer_that_goes_does_not_take_its_event_back(watched: Watche
 async def test_a_job_of_the_runner_is_not_started_by_a_producer(spine: Spine) -> None:
     outcomes: list[Event] = [submit(), progress(1), start(), cancel()]
     assert errors(await spine.submit(*outcomes)) == [None, Conflict, Conflict, None]
+
+
+def known_before(cursor: str) -> RegisterEvent:
+    """A registration of a job that a producer was given a cursor for."""
+    return RegisterEvent(ID, Registration("scan"), cursor)
+
+
+async def test_a_job_that_was_deleted_is_not_registered_again(spine: Spine) -> None:
+    job = await spine.ingest.submit_one(register())
+    cursor = str(Cursor(spine.store.id, job.offset))
+    assert await spine.ingest.submit_one(known_before(cursor)) is job
+    await spine.ingest.delete(await spine.ingest.submit_one(cancel()))
+    [refusal] = await spine.submit(known_before(cursor))
+    assert isinstance(refusal, NotFound)
+    assert str(refusal) == f"no job {ID}"
+
+
+async def test_a_job_that_another_store_had_is_registered_again(spine: Spine) -> None:
+    job = await spine.ingest.submit_one(known_before("another-7"))
+    assert (job.id, job.status) == (ID, QUEUED)
+
+
+async def test_a_registration_with_what_is_no_cursor_is_refused(spine: Spine) -> None:
+    [refusal] = await spine.submit(known_before("yesterday"))
+    assert isinstance(refusal, InvalidInput)

@@ -245,7 +245,7 @@ class Daemon:
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
     async def _finish_work(self, jobs_done: trio.Event, patience: Patience) -> None:
-        """Take no more work, tell the watchers, and wait for running jobs, transfers and what producers have written."""
+        """Take no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.gate.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
         until = trio.current_time() + seconds

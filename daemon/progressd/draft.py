@@ -13,7 +13,7 @@ from progressd.core.base_path import BasePath
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound, ProgressdError, Unreadable
-from progressd.core.events import CallOffEvent, Event, checked_job_id
+from progressd.core.events import CallOffEvent, Event, RegisterEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Progress
 from progressd.core.status import JobStatus
@@ -63,6 +63,8 @@ class Draft:
                 return job
             if job is not None and not may_see(job):
                 raise NotFound(f"no job {job.id}")
+            if job is None and isinstance(event, RegisterEvent) and self._is_own(event.cursor):
+                raise NotFound(f"no job {event.job_id}")
             applied = apply(job, event, self._now)
         except ProgressdError as error:
             return error
@@ -92,6 +94,10 @@ class Draft:
         return [
             now for now in self.of_jobs.values() if (then := before(now.id)) is None or then.status is not now.status
         ]
+
+    def _is_own(self, cursor: str) -> bool:
+        """Whether this store gave the cursor. Raises InvalidInput where it is none."""
+        return cursor != "" and Cursor.parse(cursor).store == self._store_id
 
     def _known(self, job_id: str) -> Job | None:
         return self.jobs.get(job_id) or self._registry.known(job_id)

@@ -1,11 +1,12 @@
 """What is told of a job whatever becomes of the connection; the daemon's own state machine decides at the other end."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.client.backlog import Answer, Backlog, Event
-from progressd.core.errors import ProgressdError, StoreFailed
-from progressd.core.events import ProducerEvent
+from progressd.client.backlog import UNKNOWN_MOST, Answer, Backlog, Event
+from progressd.core.errors import NotFound, ProgressdError, StoreFailed
+from progressd.core.events import ProducerEvent, RegisterEvent
 from progressd.core.job import Job, apply
 from progressd.core.status import JobStatus
 from samples import ID, NOW
@@ -17,6 +18,12 @@ class Daemon:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.ends = 0
+        self.store = "cd06f405"
+
+    def restore(self) -> None:
+        """Put a backup in place that is older than all jobs."""
+        self.jobs.clear()
+        self.store = "5f2e10aa"
 
     def take(self, event: Event, *, full: bool = False) -> Answer:
         try:
@@ -24,12 +31,14 @@ class Daemon:
                 raise StoreFailed("the disk is full")
             known: ProducerEvent = msgspec.convert(event, type=ProducerEvent)
             job = self.jobs.get(known.job_id)
+            if not job and isinstance(known, RegisterEvent) and known.cursor.startswith(self.store):
+                raise NotFound(f"no job {known.job_id}")
             applied = apply(job, known, NOW)
         except ProgressdError as error:
             return Answer(ok=False, error=str(error), status=error.status)
         self.ends += applied.job.status.finished and not (job and job.status.finished)
         self.jobs[applied.job.id] = applied.job
-        return Answer(ok=True)
+        return Answer(ok=True, cursor=f"{self.store}-7")
 
 
 def step(number: int) -> dict[str, object]:
@@ -152,8 +161,53 @@ def test_a_job_that_was_deleted_does_not_come_back() -> None:
     exchange(backlog, daemon)
     daemon.jobs.clear()
     backlog.move(step(1))
+    assert exchange(backlog, daemon) == ""
     assert exchange(backlog, daemon) == f"no job {ID} any more: nothing of it is reported from here on"
     assert (backlog.over, daemon.jobs) == (True, {})
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_daemon_that_was_restored_is_told_all_of_the_job(silent: bool) -> None:
+    backlog, daemon = begun(), Daemon()
+    backlog.move(step(4))
+    exchange(backlog, daemon)
+    daemon.restore()
+    if not silent:
+        backlog.move(step(5))
+    assert [exchange(backlog, daemon), exchange(backlog, daemon)] == ["", ""]
+    job = daemon.jobs[ID]
+    assert (job.kind, job.status, job.progress.current_step) == ("scan", JobStatus.PROCESSING, 4 if silent else 5)
+    assert not backlog.waiting
+
+
+@pytest.mark.parametrize(("type_", "data", "status"), ENDS)
+def test_a_daemon_that_was_restored_before_the_end_is_told_all_of_the_job(
+    type_: str, data: dict[str, object], status: JobStatus
+) -> None:
+    backlog, daemon = begun(), Daemon()
+    exchange(backlog, daemon)
+    daemon.restore()
+    backlog.end(type_, data)
+    assert [exchange(backlog, daemon), exchange(backlog, daemon)] == ["", ""]
+    assert (backlog.over, daemon.jobs[ID].status, daemon.jobs[ID].kind) == (True, status, "scan")
+
+
+def test_a_restored_daemon_is_told_of_the_job_of_somebody_else_once_it_knows_that_again() -> None:
+    backlog, daemon = Backlog(ID, None), Daemon()
+    registration: Event = {"type": "job_created", "job_id": ID, "data": {}}
+    daemon.take(registration)
+    backlog.move(step(3))
+    exchange(backlog, daemon)
+    daemon.restore()
+    assert {exchange(backlog, daemon) for _ in range(UNKNOWN_MOST)} == {""}
+    assert (backlog.waiting, daemon.jobs) == (True, {})
+    daemon.take(registration)
+    assert exchange(backlog, daemon) == ""
+    assert (backlog.waiting, daemon.jobs[ID].progress.current_step) == (False, 3)
+    daemon.restore()
+    told = [exchange(backlog, daemon) for _ in range(UNKNOWN_MOST + 1)]
+    assert told[-1] == f"no job {ID} any more: nothing of it is reported from here on"
+    assert backlog.over
 
 
 def test_a_registration_that_is_refused_ends_it() -> None:

@@ -13,7 +13,7 @@ import pytest
 from answering import answer, answering, unreachable
 from progressd.client import Job, reporter
 from reporting import WAYS, complaints, request, seen, status, to, working
-from serving import ServedDaemon, served_daemon
+from serving import ServedDaemon, backup, restore, served_daemon
 from waiting import PATIENCE, until
 
 NOBODY = "http://127.0.0.1:1"
@@ -94,6 +94,28 @@ def test_a_daemon_that_is_killed_and_started_again_is_told_what_it_missed(
         with served_daemon(state_dir, port=free_port) as again:
             until(lambda: [status(again, job) for job in jobs] == ["completed"] * 2)
             assert [seen(again, job)["progress"]["current_step"] for job in jobs] == [8, 8]
+
+
+def test_a_daemon_that_was_restored_from_a_backup_is_told_all_of_the_job(
+    tmp_path: Path, free_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    state_dir = tmp_path / "state"
+    with contextlib.ExitStack() as closing:
+        daemon = closing.enter_context(served_daemon(state_dir, port=free_port))
+        backup(state_dir, tmp_path / "backup.db")
+        ways = [closing.enter_context(working(**to(daemon, way))) for way in WAYS]
+        for job, _ in ways:
+            job.progress(7)
+        until(lambda: [seen(daemon, job).get("progress", {}).get("current_step") for job, _ in ways] == [7, 7])
+        daemon.kill()
+        restore(state_dir, tmp_path / "backup.db")
+        with served_daemon(state_dir, port=free_port) as again:
+            until(lambda: [status(again, job) for job, _ in ways] == ["processing"] * 2)
+            assert [seen(again, job)["progress"]["current_step"] for job, _ in ways] == [7, 7]
+            for _, go in ways:
+                go.set()
+            until(lambda: [status(again, job) for job, _ in ways] == ["completed"] * 2)
+    assert not [complaint for complaint in complaints(caplog) if "any more" in complaint]
 
 
 def test_a_daemon_that_starts_after_the_job_is_told_all_of_it(tmp_path: Path, daemon: ServedDaemon) -> None:

@@ -16,6 +16,9 @@ Event: TypeAlias = Mapping[str, Any]
 _INVALID: Final = 400
 _CONFLICT: Final = 409
 _UNKNOWN: Final = 404
+UNKNOWN_MOST: Final = (
+    100  # times to report on a job of somebody else that has to be registered again; 20 s at 5 a second
+)
 _PLAIN: Final = ("kind", "total_steps", "lease_seconds")  # what is left of a registration that is refused
 
 
@@ -25,6 +28,7 @@ class Answer(Struct, frozen=True):
     ok: bool
     error: str = ""
     status: int = _CONFLICT
+    cursor: str = ""
 
     @property
     def later(self) -> bool:
@@ -38,6 +42,9 @@ class Backlog:
     def __init__(self, job_id: str, registration: Mapping[str, Any] | None) -> None:
         self._job_id = job_id
         self._registration = None if registration is None else self._event("job_created", registration)
+        self._registered = self._registration
+        self._cursor = ""  # the newest that the daemon gave us
+        self._unknown = 0  # answers in a row that there is no such job
         self._progress: Event | None = None
         self._last: Event | None = None  # progress that was told or waits
         self._end: Event | None = None
@@ -81,7 +88,10 @@ class Backlog:
             if answer.later or self.over:
                 break
             if answer.ok:
+                self._cursor, self._unknown = answer.cursor or self._cursor, 0
                 self._taken(event)
+            elif answer.status == _UNKNOWN and event is not self._registration and self._may_be_known_again():
+                break
             elif complaint := self._refused(event, answer):
                 return complaint
         self._close()
@@ -89,7 +99,7 @@ class Backlog:
 
     def _taken(self, event: Event) -> None:
         if event is self._registration:
-            self._registration = None
+            self._registered, self._registration = self._registration, None
         elif event is self._progress:
             self._progress = None
         elif event is self._end:
@@ -97,6 +107,21 @@ class Backlog:
             self._refusal = ""  # of progress that was told before it, and once more
         elif event["type"] == "status_change":
             self.cancelled = self.over = True
+
+    def _may_be_known_again(self) -> bool:
+        """Tell all of the job again if the daemon, which knew it, may have been restored from an older backup.
+
+        The daemon refuses the registration if the job was deleted instead. A job that somebody else has registered
+        is registered again by them.
+        """
+        self._unknown += 1
+        if not self._cursor or self._unknown > UNKNOWN_MOST:
+            return False
+        if self._registered is not None:
+            self._registration = {**self._registered, "cursor": self._cursor}
+        self._progress = self._progress or self._last
+        self._refusal = ""
+        return True
 
     def _refused(self, event: Event, answer: Answer) -> str:
         asked = event["type"] == "status_change" and event is not self._end

@@ -124,10 +124,14 @@ class Registration(Struct, frozen=True):
 
 
 class RegisterEvent(Struct, frozen=True, tag_field="type", tag="job_created"):
-    """There is a new job. The same id twice leaves the job as it is; without one the daemon makes it up."""
+    """There is a new job. The same id twice leaves the job as it is; without one the daemon makes it up.
+
+    `cursor`: one that the producer was given for this job before. The store that gave it has deleted the job since.
+    """
 
     job_id: str = ""
     data: Registration = Registration()
+    cursor: str = ""
 
 
 class SubmitEvent(Struct, frozen=True):
