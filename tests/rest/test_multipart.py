@@ -17,39 +17,50 @@ from http_client import (
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
-from progressd.rest.multipart import HEAD_MOST, WholeBoundaries
+from progressd.config.settings import Limits
+from progressd.rest.multipart import HEADER_MOST, Reader
 from submitting import PDF
-from werkzeug.sansio.multipart import Data, Epilogue, MultipartDecoder, NeedData
 
 from daemon import running_daemon
 
 CONTENT = st.text("\r\n-boundary x", max_size=60).map(str.encode)
 
 
+class Memory:
+    """Files of a form, one after the other, in memory."""
+
+    def __init__(self) -> None:
+        self.files = list[bytes]()
+        self.wholes = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.files[-1])
+
+    async def begin(self, filename: str) -> "Memory":
+        self.files.append(b"")
+        return self
+
+    async def write(self, data: bytes) -> None:
+        self.files[-1] += data
+
+    async def whole(self) -> None:
+        self.wholes += 1
+
+
 @given(CONTENT, st.lists(st.integers(0, 400), max_size=5), st.sampled_from(["", " ", "\t  "]))
 @example(b"x", [len(form(file_part(b"x"))) - 3], "")  # between the two dashes at the end
-def test_the_content_is_whole_wherever_the_pieces_end(content: bytes, cuts: list[int], padding: str) -> None:
-    body = form(file_part(content), options_part(b"{}")).replace(
-        f"--{BOUNDARY}\r\n".encode(), f"--{BOUNDARY}{padding}\r\n".encode()
+async def test_the_content_is_whole_wherever_the_pieces_end(content: bytes, cuts: list[int], padding: str) -> None:
+    body = form(file_part(content), options_part(content)).replace(
+        f"\r\n--{BOUNDARY}\r\n".encode(), f"\r\n--{BOUNDARY}{padding}\r\n".encode()
     )
-    assert read(body, cuts) == [content, b"{}"]
-
-
-def read(body: bytes, cuts: list[int]) -> list[bytes]:
-    """The contents of the parts."""
-    decoder, boundaries = MultipartDecoder(BOUNDARY.encode()), WholeBoundaries(BOUNDARY.encode())
-    contents, begun = list[bytes](), False
+    memory = Memory()
+    reader = Reader(BOUNDARY, memory, ["file"], Limits(), 1)
     ends = sorted({min(cut, len(body)) for cut in cuts} | {len(body)})
-    pieces = [boundaries.cut(body[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-    for piece in [*pieces, boundaries.held, None]:
-        decoder.receive_data(piece)
-        while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
-            if isinstance(event, Data):
-                if not begun:
-                    contents.append(b"")
-                contents[-1] += event.data
-                begun = event.more_data
-    return contents
+    for start, end in zip([0, *ends], ends, strict=False):
+        await reader.feed(body[start:end])
+    assert (memory.files, memory.wholes, reader.fields.get("options", b"")) == ([content], 1, content)
+    assert reader.ended
 
 
 @pytest.mark.parametrize("left", range(1, 8))
@@ -62,25 +73,25 @@ async def test_an_upload_is_kept_as_it_was_sent_wherever_its_pieces_end(tmp_path
         assert daemon.daemon.files.input(answer.json()["job_id"]).read_bytes() == PDF
 
 
-async def test_the_head_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path) -> None:
+async def test_a_header_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
 
         def padded(name: str, content: bytes, size: int) -> bytes:
-            """A part whose head has `size` bytes, with the empty line behind it."""
+            """A part whose header has `size` bytes."""
             file = '; filename="book.pdf"' if name == "file" else ""
-            spare = size - (len(part(name, b"", file)) - len(f"--{BOUNDARY}\r\n\r\n"))
+            spare = size - (len(part(name, b"", file)) - len(f"--{BOUNDARY}\r\n\r\n\r\n\r\n"))
             return part(name, content, file + "; a=b".ljust(spare, "x"))
 
         field = b"x" * (64 << 10)  # a field may be larger
         for one in ("file", "note"):
             parts = {"file": file_part(), "note": part("note", field)}
-            parts[one] = padded(one, PDF if one == "file" else field, HEAD_MOST)
+            parts[one] = padded(one, PDF if one == "file" else field, HEADER_MOST)
             assert (await post_form(client, *parts.values())).status_code == 202
-            for size in (HEAD_MOST + 1, 750_000):
+            for size in (HEADER_MOST + 1, 750_000):
                 parts[one] = padded(one, b"x", size)
                 refused = await post_form(client, *parts.values())
                 assert refused.status_code == 413
-                assert error_of(refused) == "the head of a part of the form is longer than 4 KiB"
+                assert error_of(refused) == "a part of the form has more than 8 headers, or one larger than 4 KiB"
 
 
 @pytest.mark.parametrize("filename", ["o.json", ""])

@@ -1,65 +1,26 @@
 """A multipart form with files, which go to disk as they arrive (RFC 7578)."""
 
-import re
+import logging
 from collections.abc import Collection
+from functools import partial
 from typing import Final, Protocol
 
 import trio
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser
 from quart.wrappers.request import Request
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.sansio.multipart import (
-    BLANK_LINE_RE,
-    Data,
-    Epilogue,
-    Event,
-    Field,
-    File,
-    MultipartDecoder,
-    NeedData,
-    State,
-)
+from werkzeug.http import parse_options_header
 
 from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
 from progressd.core.sizes import readable_size
 from progressd.rest.body import Pieces
 
-OVERHEAD: Final = 1024 * 1024  # bytes beside files and fields; also what the decoder may hold undecided
-HEAD_MOST: Final = 4096  # bytes of the head of a part, of which a file name takes a few hundred
-PADDING_MOST: Final = 1000  # bytes of spaces behind a boundary
+OVERHEAD: Final = 1024 * 1024  # bytes beside files and fields
+DISPOSITION: Final = b"content-disposition"
+HEADER_MOST: Final = 4096  # bytes of a header of a part, of which a file name takes a few hundred
 
-_UNDECIDED = re.compile(rb"-|[ \t]*\r?")  # behind a boundary, where the piece ends
-
-
-class WholeBoundaries:
-    """Cuts the pieces of a body so that none ends behind a boundary, before it shows whether that is the last one.
-
-    Else Werkzeug (seen with 3.1.9) takes half of the line break before it for content.
-    """
-
-    def __init__(self, boundary: bytes) -> None:
-        self._mark = b"--" + boundary
-        self.held = b""  # what comes next
-
-    def cut(self, piece: bytes) -> bytes:
-        """What goes on, of this piece and of what was held back before."""
-        data, end = self.held + piece, len(self.held) + len(piece)
-        at = data.rfind(self._mark, max(0, end - len(self._mark) - PADDING_MOST))
-        if at >= 0 and _UNDECIDED.fullmatch(data, at + len(self._mark)):
-            end = max(0, at - 2)  # before the line break
-        self.held = data[end:]
-        return data[:end]
-
-
-class _Decoder(MultipartDecoder):
-    """Werkzeug's parses the head of a part in one go, which takes 1 ms a KiB, in which nobody else is served."""
-
-    def next_event(self) -> Event:
-        """Raises TooLarge for such a head, before it has come whole."""
-        long = self.state is State.PART and len(self.buffer) > HEAD_MOST
-        if long and BLANK_LINE_RE.search(self.buffer, 0, HEAD_MOST) is None:
-            raise TooLarge(f"the head of a part of the form is longer than {readable_size(HEAD_MOST)}")
-        return super().next_event()
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
 
 
 class Sink(Protocol):
@@ -92,23 +53,19 @@ async def receive_form(
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
         raise InvalidInput("the body is not a form: send it as multipart/form-data, with a boundary")
-    decoder = _Decoder(boundary.encode(), OVERHEAD, max_parts=limits.max_form_fields + files_most)
-    reader = _Reader(decoder, inbox, file_fields, limits, files_most)
-    boundaries = WholeBoundaries(boundary.encode())
     most = files_most * limits.max_upload_bytes + limits.max_form_fields * limits.max_form_field_bytes + OVERHEAD
     if (request.content_length or 0) > most:
         what = "the file is" if files_most == 1 else "the files together are"
         size = readable_size(files_most * limits.max_upload_bytes)
         raise TooLarge(f"{what} larger than {size}, the most this server accepts")
     try:
+        reader = Reader(boundary, inbox, file_fields, limits, files_most)
         async for piece in Pieces(request, limits, most):
-            await reader.feed(boundaries.cut(piece))
-        await reader.feed(boundaries.held)
-        await reader.feed(None)
-    except (ValueError, UnicodeDecodeError):
+            await reader.feed(piece)
+        if not reader.ended:
+            raise ValueError("cut off")
+    except ValueError:
         raise InvalidInput("the form is malformed or was cut off: send it again") from None
-    except RequestEntityTooLarge:
-        raise TooLarge("the form has too many fields beside the file, or too large ones") from None
     if not reader.files:
         raise InvalidInput(f"the form has no file: send one in the field {next(iter(file_fields))}")
     return {name: value.decode(errors="replace") for name, value in reader.fields.items()}
@@ -119,46 +76,87 @@ def printable_name(filename: str) -> str:
     return "".join(letter if letter.isprintable() else "_" for letter in filename[:60])
 
 
-class _Reader:
-    """Takes the parts as they come."""
+class Reader:
+    """Takes the pieces of a form as they come."""
 
     def __init__(
-        self, decoder: MultipartDecoder, inbox: Inbox, file_fields: Collection[str], limits: Limits, files_most: int
+        self, boundary: str, inbox: Inbox, file_fields: Collection[str], limits: Limits, files_most: int
     ) -> None:
+        """Raises ValueError for a boundary that is too long."""
+        self.ended = False
         self.files = 0
         self.fields: dict[str, bytes] = {}
-        self._decoder = decoder
         self._inbox = inbox
         self._file_fields = file_fields
         self._limits = limits
         self._files_most = files_most
+        self._parts = 0
+        self._header, self._disposition = b"", b""
         self._upload: Sink | None = None  # where the part goes that is a file
         self._filename = ""  # of the newest file
         self._field: str | None = None  # the name of the part that is none
+        self._found = list[tuple[str, bytes]]()  # in the piece
+        self._parser = MultipartParser(
+            boundary.encode(),
+            {
+                "on_header_field": partial(self._note, "header"),
+                "on_header_value": partial(self._note, "header"),
+                "on_header_end": partial(self._note, "header end"),
+                "on_headers_finished": partial(self._note, "headers end"),
+                "on_part_data": partial(self._note, "data"),
+                "on_part_end": partial(self._note, "part end"),
+                "on_end": partial(self._note, "end"),
+            },
+            max_header_size=HEADER_MOST,
+        )
 
-    async def feed(self, piece: bytes | None) -> None:
-        """Take the next piece of the body, None at its end."""
-        self._decoder.receive_data(piece)
-        while not isinstance(event := self._decoder.next_event(), NeedData | Epilogue):
-            match event:
-                case File() if event.filename and event.name in self._file_fields:
-                    self._upload = await self._begin(event.filename)
-                case Field() | File(name="options" | "labels"):  # also from a file, as `curl -F options=@o.json`
-                    self._field = event.name
-                case File():  # of another field; or what a browser sends where no file was chosen
-                    self._upload = self._field = None
-                case Data() if self._upload is not None:
-                    await self._write(self._upload, event.data)
-                    if not event.more_data:
-                        self._upload = None
-                        await self._inbox.whole()
-                case Data() if self._field is not None:
-                    self._keep(self._field, event.data)
-                    if not event.more_data:
-                        self._field = None
-            await trio.lowlevel.checkpoint()  # one piece may have several heads
+    def _note(self, what: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
+        self._found.append((what, data[start:end]))
 
-    async def _begin(self, filename: str) -> Sink:
+    async def feed(self, piece: bytes) -> None:
+        """Take the next piece of the body. Raises ValueError where it is malformed, InvalidInput, TooLarge."""
+        self._found.clear()
+        try:
+            self._parser.write(piece)
+        except MultipartParseError as error:
+            if "exceeded" not in str(error):
+                raise
+            size = readable_size(HEADER_MOST)
+            raise TooLarge(f"a part of the form has more than 8 headers, or one larger than {size}") from error
+        for what, data in self._found:
+            match what:
+                case "header":  # its name and its value, without what is between
+                    self._header += data
+                case "header end":
+                    if self._header.lower().startswith(DISPOSITION):
+                        self._disposition = self._header[len(DISPOSITION) :]
+                    self._header = b""
+                case "headers end":
+                    await self._begin()
+                    await trio.lowlevel.checkpoint()  # one piece may have several heads
+                case "data" if self._upload is not None:
+                    await self._write(self._upload, data)
+                case "data" if self._field is not None:
+                    self._keep(self._field, data)
+                case "part end" if self._upload is not None:
+                    await self._inbox.whole()
+                case "end":
+                    self.ended = True
+
+    async def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._limits.max_form_fields + self._files_most:
+            raise TooLarge("the form has too many fields beside the file")
+        _, given = parse_options_header(self._disposition.decode())
+        name, filename = given.get("name", ""), given.get("filename")
+        self._disposition = b""
+        self._upload = self._field = None
+        if filename and name in self._file_fields:
+            self._upload = await self._begin_file(filename)
+        elif filename is None or name in ("options", "labels"):  # also from a file, as `curl -F options=@o.json`
+            self._field = name
+
+    async def _begin_file(self, filename: str) -> Sink:
         self.files += 1
         if self.files > self._files_most:
             if self._files_most == 1:
