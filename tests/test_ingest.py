@@ -239,19 +239,19 @@ def scans(job: Job) -> bool:
 
 async def test_what_is_about_a_job_that_is_not_seen_is_refused_like_what_is_about_none(spine: Spine) -> None:
     events = [progress(1), start(), cancel(), complete(), fail(), PREVIEW, CallOffEvent(ID), register(), submit()]
-    unknown = await spine.submit(*events[:-2], sees=scans)
+    unknown = await spine.submit(*events[:-2], may_see=scans)
     await spine.submit(of_team("print"))
-    hidden = await spine.submit(*events, *(replace(event, job_id=ID.upper()) for event in events), sees=scans)
+    hidden = await spine.submit(*events, *(replace(event, job_id=ID.upper()) for event in events), may_see=scans)
     assert {(type(outcome), str(outcome)) for outcome in (*unknown, *hidden)} == {(NotFound, f"no job {ID}")}
     assert (await spine.registry.get(ID)).status is QUEUED
-    assert errors(await spine.submit(of_team("scan", 2), progress(1, 2), cancel(2), sees=scans)) == [None] * 3
+    assert errors(await spine.submit(of_team("scan", 2), progress(1, 2), cancel(2), may_see=scans)) == [None] * 3
 
 
 async def test_whose_a_job_is_that_is_no_longer_in_memory_is_known_too(tmp_path: Path) -> None:
     async with started_again(tmp_path / "store.sqlite") as spine:
         await spine.submit(of_team("print"), fail())
     async with started_again(tmp_path / "store.sqlite") as spine:
-        assert errors(await spine.submit(fail(), sees=scans)) == [NotFound]
+        assert errors(await spine.submit(fail(), may_see=scans)) == [NotFound]
         assert errors(await spine.submit(fail())) == [None]
 
 
@@ -260,7 +260,7 @@ async def test_a_job_registered_in_the_same_batch_is_already_somebodys(watched: 
     outcomes: list[Job | ProgressdError] = []
 
     async def meddle() -> None:
-        outcomes.extend(await spine.submit(cancel(), sees=scans))
+        outcomes.extend(await spine.submit(cancel(), may_see=scans))
 
     async with running(watched) as spine:
         async with trio.open_nursery() as nursery:
