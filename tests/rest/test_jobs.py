@@ -70,8 +70,8 @@ async def test_a_job_of_which_nothing_is_known_has_no_more_than_it_must(
 async def test_a_silent_job_is_shown_as_stalled_until_its_producer_is_back(
     daemon: RunningDaemon, client: httpx.AsyncClient
 ) -> None:
-    registered = await client.post("/api/jobs", json={"id": ID, "lease_seconds": 0.5, "total_steps": 12})
-    assert registered.json()["lease_seconds"] == 0.5
+    registered = await client.post("/api/jobs", json={"id": ID, "lease_seconds": 1, "total_steps": 12})
+    assert registered.json()["lease_seconds"] == 1
     await daemon.report(progress(ID, 5, 12))
     body = await job_of(client)
     while "stalled" not in body["progress"]:

@@ -22,7 +22,7 @@ from daemon import completed, failed, progress, registered, status_change
 
 GONE = (EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
 NOTICES = ("server_shutdown", "server_status")  # of the daemon, and no part of the stream
-ABANDONED = b'{"kind": "abandoned", "lease_seconds": 0.1}'
+ABANDONED = b'{"kind": "abandoned", "lease_seconds": 1}'
 STORIES = 5  # that one producer tells at a time
 
 

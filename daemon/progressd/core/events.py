@@ -25,7 +25,10 @@ Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=NAME_MOST)]
 
 OPTIONS_MOST: Final = 65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
+LEASE_LEAST: Final = 1  # second; the daemon looks at a silent job once a lease
 LEASE_MOST: Final = 30 * 86400  # seconds
+ELAPSED_MOST: Final = 36500 * 86400  # seconds, a century; statistics add them up, as they do pages
+PAGES_MOST: Final = 10**9
 NESTED_MOST: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
 
 _encode = msgspec.json.Encoder().encode
@@ -66,8 +69,8 @@ class ReportedResult(Struct, frozen=True):
     """What is not given is measured (elapsed_seconds) or not known."""
 
     output_path: Annotated[str, Meta(max_length=4096)] | None = None
-    elapsed_seconds: Annotated[float, Meta(ge=0)] | None = None
-    page_count: Count | None = None
+    elapsed_seconds: Annotated[float, Meta(ge=0, le=ELAPSED_MOST)] | None = None
+    page_count: Annotated[int, Meta(ge=0, le=PAGES_MOST)] | None = None
 
 
 class CompletedEvent(Struct, frozen=True, tag_field="type", tag="completed"):
@@ -109,7 +112,7 @@ class Registration(Struct, frozen=True):
     total_steps: Count = 0
     options: dict[str, object] = {}
     labels: Labels = {}
-    lease_seconds: Annotated[float, Meta(gt=0, le=LEASE_MOST)] | None = None
+    lease_seconds: Annotated[float, Meta(ge=LEASE_LEAST, le=LEASE_MOST)] | None = None
 
     def __post_init__(self) -> None:
         if self.options and len(_encode(self.options)) > OPTIONS_MOST:
