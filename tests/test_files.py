@@ -51,7 +51,7 @@ async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: Fi
         assert not files.input(ID).exists()
         await upload.finish()
         assert files.input(ID).read_bytes() == PDF
-    assert (upload.head, upload.size) == (PDF, len(PDF))
+    assert upload.head == PDF
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
@@ -59,7 +59,7 @@ async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: Files) -> No
     async with files.upload(ID) as upload:
         for size in (1, 1000, 500, 500):
             await upload.write(bytes(size))
-        assert (len(upload.head), upload.size) == (1024, 2001)
+        assert len(upload.head) == 1024
 
 
 class Refused(Exception):

@@ -25,7 +25,6 @@ class Upload:
         self._headroom = headroom
         self._stored = stored
         self._receiving = 0  # bytes that count as being received
-        self.size = 0
         self.head = b""  # the first 1024 bytes
 
     async def write(self, data: bytes) -> None:
@@ -37,7 +36,6 @@ class Upload:
         if len(self.head) < 1024:
             self.head += data[: 1024 - len(self.head)]
         await self._file.write(data)
-        self.size += len(data)
 
     async def finish(self) -> None:
         """Have it on the disk, whole and synced, as the input of its job."""

@@ -107,9 +107,7 @@ async def test_a_key_that_comes_with_something_else_is_refused(
         refused = await client.post(path, content=body, headers=headers)
         assert refused.status_code == 422, what
         assert error_of(refused).startswith("this Idempotency-Key came with another request before")
-    body, headers = described(
-        options_part(b'{ "ocr": false, "dpi":200}'), file_part(), name=name, boundary="another-boundary"
-    )
+    body, headers = described(*FIRST, name=name, boundary="another-boundary")
     same = await client.post(path, content=body, headers=headers)
     assert (same.status_code, same.json()) == (202, first.json())
     assert same.headers["Idempotency-Replayed"] == "true"

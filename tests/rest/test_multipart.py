@@ -33,10 +33,6 @@ class Memory:
         self.files = list[bytes]()
         self.wholes = 0
 
-    @property
-    def size(self) -> int:
-        return len(self.files[-1])
-
     async def begin(self, filename: str) -> "Memory":
         self.files.append(b"")
         return self

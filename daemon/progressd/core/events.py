@@ -145,7 +145,7 @@ class SubmitEvent(Struct, frozen=True):
     pipeline: str
     batch_id: str | None = None  # of the files it was handed in with
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # of the request, which may come once more
+    fingerprint: str | None = None  # a digest of the form, which may come once more
     owner: str | None = None  # the key or address that submitted it
 
 

@@ -74,7 +74,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_seconds: float | None = None
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # of the request that it was handed in with
+    fingerprint: str | None = None  # a digest of the form that it was handed in with
     owner: str | None = None  # the key or address that submitted it; owners take turns in the runner's queue
 
 

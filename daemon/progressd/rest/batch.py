@@ -14,7 +14,6 @@ from progressd.core.events import CallOffEvent, Registration, SubmitEvent, check
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
 from progressd.files import Files
-from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
 from progressd.rest.operations import FORM, described
@@ -136,11 +135,10 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
     daemon = services()
     async with AsyncExitStack() as uploads:
         inbox = _ManyFiles(daemon.files, pipeline, uploads)
-        digested = Digested(name, inbox)
-        fields = await receive_form(request, digested, FIELDS, daemon.settings.limits, FILES_MOST)
+        fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits, FILES_MOST)
         wishes = read_wishes(fields)
         options, priority = wishes.checked(pipeline)
-        fingerprint, owner = digested.fingerprint(*wishes), owner_of_request()
+        owner = owner_of_request()
         registration = Registration(name, options=options, labels=wishes.labels)
         events = [
             SubmitEvent(
@@ -149,7 +147,7 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
                 name,
                 batch_id,
                 priority,
-                fingerprint,
+                digest,
                 owner,
             )
             for job_id, filename, _ in inbox.taken

@@ -5,12 +5,10 @@ from typing import Final
 import trio
 from quart import Blueprint, Response, request
 
-from progressd.core.errors import KeyReused
 from progressd.core.events import Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
-from progressd.rest.fingerprint import Digested
 from progressd.rest.idempotency import HEADER, REPLAYED
 from progressd.rest.multipart import receive_form
 from progressd.rest.operations import FORM, described
@@ -55,8 +53,6 @@ async def convert() -> Response:
         if known is None:
             require_unused(job_id in await daemon.everything.registry.find([job_id]))
             return _accepted(await _take(job_id, name, pipeline))
-        if known.pipeline != name:
-            raise KeyReused(f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {name}")
         await require_same(known, name, FIELDS)
         return _accepted(known, REPLAYED)
 
@@ -82,17 +78,14 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
     daemon = services()
     async with daemon.files.upload(job_id) as upload:
         inbox = _OneFile(upload)
-        digested = Digested(name, inbox)
-        fields = await receive_form(request, digested, FIELDS, daemon.settings.limits)
+        fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits)
         check_type(upload.head, inbox.filename, pipeline)
         wishes = read_wishes(fields)
         options, priority = wishes.checked(pipeline)
         await upload.finish()
         registration = Registration(name, inbox.filename[:255], options=options, labels=wishes.labels)
         with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
-            event = SubmitEvent(
-                job_id, registration, name, None, priority, digested.fingerprint(*wishes), owner_of_request()
-            )
+            event = SubmitEvent(job_id, registration, name, None, priority, digest, owner_of_request())
             job = await daemon.ingest.submit_one(event)
     return job
 

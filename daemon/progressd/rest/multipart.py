@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from functools import partial
+from hashlib import sha256
 from typing import Final, Protocol
 
 import trio
@@ -24,10 +25,7 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is t
 
 
 class Sink(Protocol):
-    """Where one file goes. `size`: bytes that have come."""
-
-    @property
-    def size(self) -> int: ...
+    """Where one file goes."""
 
     async def write(self, data: bytes) -> None:
         """Append."""
@@ -44,10 +42,11 @@ class Inbox(Protocol):
 
 
 async def receive_form(
-    request: Request, inbox: Inbox, file_fields: Collection[str], limits: Limits, files_most: int = 1
-) -> dict[str, str]:
-    """Hand the files of some fields to `inbox`, none of them too large; returns the other fields.
+    request: Request, inbox: Inbox | None, file_fields: Collection[str], limits: Limits, files_most: int = 1
+) -> tuple[dict[str, str], str]:
+    """Hand the files of some fields to `inbox`, if any, and return the other fields and a digest of all parts.
 
+    The digest is the same for the same parts in the same order, whatever boundary the client draws.
     Raises InvalidInput for what is not such a form, TooLarge, or Stalled.
     """
     boundary = request.mimetype_params.get("boundary")
@@ -68,7 +67,7 @@ async def receive_form(
         raise InvalidInput("the form is malformed or was cut off: send it again") from None
     if not reader.files:
         raise InvalidInput(f"the form has no file: send one in the field {next(iter(file_fields))}")
-    return {name: value.decode(errors="replace") for name, value in reader.fields.items()}
+    return {name: value.decode(errors="replace") for name, value in reader.fields.items()}, reader.digest.hexdigest()
 
 
 def printable_name(filename: str) -> str:
@@ -80,20 +79,22 @@ class Reader:
     """Takes the pieces of a form as they come."""
 
     def __init__(
-        self, boundary: str, inbox: Inbox, file_fields: Collection[str], limits: Limits, files_most: int
+        self, boundary: str, inbox: Inbox | None, file_fields: Collection[str], limits: Limits, files_most: int
     ) -> None:
         """Raises ValueError for a boundary that is too long."""
         self.ended = False
         self.files = 0
         self.fields: dict[str, bytes] = {}
+        self.digest = sha256()
         self._inbox = inbox
         self._file_fields = file_fields
         self._limits = limits
         self._files_most = files_most
         self._parts = 0
         self._header, self._disposition = b"", b""
-        self._upload: Sink | None = None  # where the part goes that is a file
-        self._filename = ""  # of the newest file
+        self._filename: str | None = None  # of the part that is a file
+        self._size = 0  # bytes of it
+        self._upload: Sink | None = None  # where it goes
         self._field: str | None = None  # the name of the part that is none
         self._found = list[tuple[str, bytes]]()  # in the piece
         self._parser = MultipartParser(
@@ -134,11 +135,13 @@ class Reader:
                 case "headers end":
                     await self._begin()
                     await trio.lowlevel.checkpoint()  # one piece may have several heads
-                case "data" if self._upload is not None:
-                    await self._write(self._upload, data)
-                case "data" if self._field is not None:
-                    self._keep(self._field, data)
-                case "part end" if self._upload is not None:
+                case "data":
+                    self.digest.update(data)
+                    if self._filename is not None:
+                        await self._write(self._filename, data)
+                    elif self._field is not None:
+                        self._keep(self._field, data)
+                case "part end" if self._inbox is not None and self._upload is not None:
                     await self._inbox.whole()
                 case "end":
                     self.ended = True
@@ -150,27 +153,30 @@ class Reader:
         _, given = parse_options_header(self._disposition.decode())
         name, filename = given.get("name", ""), given.get("filename")
         self._disposition = b""
-        self._upload = self._field = None
+        self.digest.update(repr((name, filename)).encode())
+        self._filename = self._upload = self._field = None
         if filename and name in self._file_fields:
-            self._upload = await self._begin_file(filename)
+            await self._begin_file(filename)
         elif filename is None or name in ("options", "labels"):  # also from a file, as `curl -F options=@o.json`
             self._field = name
 
-    async def _begin_file(self, filename: str) -> Sink:
+    async def _begin_file(self, filename: str) -> None:
         self.files += 1
         if self.files > self._files_most:
             if self._files_most == 1:
                 raise InvalidInput("the form has several files: send one here, or all of them to /api/batch")
             raise TooLarge(f"the batch has too many files: send at most {self._files_most} together")
-        self._filename = filename
-        return await self._inbox.begin(filename)
+        self._filename, self._size = filename, 0
+        if self._inbox is not None:
+            self._upload = await self._inbox.begin(filename)
 
-    async def _write(self, upload: Sink, data: bytes) -> None:
-        most = self._limits.max_upload_bytes
-        if upload.size + len(data) > most:
-            name = printable_name(self._filename)
+    async def _write(self, filename: str, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > (most := self._limits.max_upload_bytes):
+            name = printable_name(filename)
             raise TooLarge(f"{name} is larger than {readable_size(most)}, the most this server accepts")
-        await upload.write(data)
+        if self._upload is not None:
+            await self._upload.write(data)
 
     def _keep(self, name: str, data: bytes) -> None:
         value = self.fields.get(name, b"") + data

@@ -16,7 +16,6 @@ from progressd.core.events import Labels
 from progressd.core.job import Job
 from progressd.core.options import checked_options
 from progressd.core.pipeline import Pipeline, shown
-from progressd.rest.fingerprint import Digested
 from progressd.rest.gate import who_asks
 from progressd.rest.idempotency import HEADER
 from progressd.rest.multipart import printable_name, receive_form
@@ -85,10 +84,11 @@ def _priority(given: object) -> Priority:
 
 
 async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
-    """Receive the same once more, and keep nothing. Raises KeyReused for anything else, or like `receive_form`."""
-    digested = Digested(pipeline)
-    fields = await receive_form(request, digested, file_fields, services().settings.limits, files_most)
-    if digested.fingerprint(*read_wishes(fields)) != known.fingerprint:
+    """Receive the same form again, and keep nothing. Raises KeyReused for another one, or like `receive_form`."""
+    if known.pipeline != pipeline:
+        raise KeyReused(f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {pipeline}")
+    _, digest = await receive_form(request, None, file_fields, services().settings.limits, files_most)
+    if digest != known.fingerprint:
         raise KeyReused(f"this {HEADER} came with another request before: the files, options or labels were others")
 
 
