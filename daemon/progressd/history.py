@@ -3,8 +3,11 @@
 Of the jobs in memory it is there, encoded already for the watchers before; of the others it comes from the store.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
+
+import trio
 
 from progressd.batches import Batches, placed_messages
 from progressd.broadcast.published import NO_LABELS, Published
@@ -13,11 +16,12 @@ from progressd.core.base_path import AT_ROOT, BasePath
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.job import Job, MaySee, sees_all
-from progressd.core.messages import ALL_JOBS, JobCreated, batch_topic, job_topic
+from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDeleted, batch_topic, job_topic
 from progressd.registry import Registry, Trail, in_order, newest_progress
 from progressd.store.base import Change, Store
 
-PAGE: Final = 500  # state changes read at once
+PAGE: Final = 500  # messages read at once, in memory about 0.1 ms
+SHARED_FOR: Final = 1000  # offsets for which new watchers get the same snapshot, and what has come since
 
 
 class History:
@@ -28,6 +32,8 @@ class History:
         self._registry = registry
         self._batches = batches
         self._base = base
+        self._taking = trio.Lock()
+        self._taken: Callable[[], Snapshot | None] = lambda: None  # the last snapshot, while somebody holds it
 
     async def require(self, topic: str) -> None:
         """Raise NotFound unless the topic exists."""
@@ -79,11 +85,42 @@ class History:
             return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
         if topic.startswith(batch_topic("")):
             return await self._of_batch(topic.removeprefix(batch_topic("")), after or 0, upto)
-        since = upto if after is None else after
-        if self._registry.forgotten > since:
+        if after is None:
+            snapshot = await self._snapshot(upto)
+            return Page(snapshot, snapshot.upto if snapshot.upto < upto else None)
+        if self._registry.forgotten > after:
             return await self._stored(after, upto)
-        trails = map(self._registry.trail, self._registry.unfinished_at(since))
-        return Page(in_order(item for trail in trails if trail for item in trail.between(after or 0, upto)))
+        items = self._registry.recent.between(after, upto, PAGE)
+        return Page(items, items[-1].offset if len(items) == PAGE else None)
+
+    async def _snapshot(self, upto: int) -> "Snapshot":
+        """Return the messages of all unfinished jobs, as they were at `upto` or shortly before.
+
+        Watchers that connect together share one snapshot. It lives until the last of them has sent it.
+        """
+        async with self._taking:
+            snapshot = self._taken()
+            if snapshot is None or not upto - SHARED_FOR <= snapshot.upto <= upto:
+                snapshot = await self._take_snapshot(upto)
+                self._taken = weakref.ref(snapshot)
+            return snapshot
+
+    async def _take_snapshot(self, upto: int) -> "Snapshot":
+        snapshot, walked = Snapshot(upto), 0
+        while self._registry.forgotten <= upto:
+            items = self._registry.recent.between(walked, upto, PAGE)
+            snapshot += [item for item in items if self._in_snapshot(item, upto)]
+            if len(items) < PAGE:
+                return snapshot
+            walked = items[-1].offset
+            await trio.lowlevel.checkpoint()  # let other tasks run between two parts
+        return await self._stored_snapshot(upto)
+
+    def _in_snapshot(self, item: Published, upto: int) -> bool:
+        message = item.message
+        if isinstance(message, BatchMessage | JobDeleted):
+            return False
+        return self._registry.unfinished_at(message.job_id, upto)
 
     async def _of_job(self, job_id: str, after: int, upto: int) -> Page:
         job = await self._registry.get(job_id)
@@ -109,24 +146,29 @@ class History:
                 after = changes[-1].offset
         return trail
 
-    async def _stored(self, after: int | None, upto: int) -> Page:
-        """When more jobs have finished since than the registry remembers."""
-        in_memory = {job_id: self._registry.trail(job_id) for job_id in self._registry.unfinished}
-        progress = [trail.progress for trail in in_memory.values() if trail is not None]  # before it moves on
-        end = upto
-        if after is None:
-            changes = await self._store.changes_of_unfinished(upto)
-            jobs = await self._store.jobs({change.message.job_id for change in changes} - in_memory.keys())
-            moved = list(jobs.values())
-        else:
-            changes = await self._store.changes(after, upto, PAGE)
-            if len(changes) == PAGE:
-                end = changes[-1].offset
-            moved = [job for job in await self._store.moved(after, end) if job.id not in in_memory]
-        progress += [newest_progress(job, self._store.id) for job in moved]
+    async def _stored(self, after: int, upto: int) -> Page:
+        """Read a page in memory and in the store, since the registry has forgotten some jobs that finished later."""
+        recent = self._registry.recent.between(after, upto, PAGE)  # before any progress moves on
+        end = recent[-1].offset if len(recent) == PAGE else upto
+        changes = await self._store.changes(after, end, PAGE)
+        if len(changes) == PAGE:
+            end = changes[-1].offset
+        moved = [job for job in await self._store.moved(after, end) if self._registry.trail(job.id) is None]
+        items = {item.offset: item for item in await self._with_labels(changes)}
+        items |= {item.offset: item for job in moved if (item := newest_progress(job, self._store.id)) is not None}
+        items |= {item.offset: item for item in recent if item.offset <= end}
+        return Page(in_order(items.values()), None if end == upto else end)
+
+    async def _stored_snapshot(self, upto: int) -> "Snapshot":
+        """Read the snapshot in the store, since the registry has forgotten some jobs while it was taken."""
+        trails = {job_id: self._registry.trail(job_id) for job_id in self._registry.unfinished}
+        progress = [trail.progress for trail in trails.values() if trail is not None]  # before it moves on
+        changes = await self._store.changes_of_unfinished(upto)
+        jobs = await self._store.jobs({change.message.job_id for change in changes} - trails.keys())
+        progress += [newest_progress(job, self._store.id) for job in jobs.values()]
         items = await self._with_labels(changes)
-        items += [item for item in progress if item is not None and (after or 0) < item.offset <= end]
-        return Page(in_order(items), None if end == upto else end)
+        items += [item for item in progress if item is not None and item.offset <= upto]
+        return Snapshot(upto, in_order(items))
 
     async def _with_labels(self, changes: Sequence[Change]) -> list[Published]:
         """Return the changes as messages. One whose job cannot be read has no labels: keys bound to some miss it."""
@@ -138,6 +180,14 @@ class History:
 
     def _published(self, change: Change, labels: Mapping[str, str]) -> Published:
         return Published(change.offset, self._base.shown(change.message), labels)
+
+
+class Snapshot(list[Published]):
+    """The messages of the jobs that were unfinished at an offset, in order."""
+
+    def __init__(self, upto: int, items: Iterable[Published] = ()) -> None:
+        super().__init__(items)
+        self.upto = upto
 
 
 def _ids(topics: Collection[str], prefix: str) -> list[str]:

@@ -4,7 +4,7 @@ Only ingest changes it, after a change is durable. It never holds all finished j
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -18,6 +18,7 @@ from progressd.core.job import Job
 from progressd.core.messages import Progress
 from progressd.core.run_queue import RunQueue
 from progressd.core.status import JobStatus
+from progressd.recent import Recent
 from progressd.store.base import Store
 
 REMEMBERED: Final = 1000  # finished jobs kept in memory, since just after its end a job is asked for most
@@ -35,10 +36,14 @@ class Trail:
         self.changes = list(changes)
         self.progress: Published | None = None
 
+    @property
+    def messages(self) -> list[Published]:
+        """All of it, not in order."""
+        return [*self.changes, self.progress] if self.progress is not None else self.changes
+
     def between(self, after: int, upto: int) -> list[Published]:
         """The part with after < offset ≤ upto, in order."""
-        items = [*self.changes, self.progress] if self.progress is not None else self.changes
-        return in_order(item for item in items if after < item.offset <= upto)
+        return in_order(item for item in self.messages if after < item.offset <= upto)
 
 
 class Registry:
@@ -47,6 +52,7 @@ class Registry:
     def __init__(self, store: Store) -> None:
         self.unfinished: dict[str, Job] = {}  # oldest first
         self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
+        self.recent = Recent()  # the messages of all jobs in memory
         self.undecided_from: int | None = None  # the first offset of which nobody knows whether the store has a change
         self._store = store
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order of their ends
@@ -60,14 +66,18 @@ class Registry:
     async def load(self) -> None:
         """Read the unfinished jobs from the store."""
         self.forgotten = upto = self._store.first_offset - 1
+        messages = list[tuple[Trail, Published]]()
         for job in await self._store.unfinished():
             self.unfinished[job.id] = job
-            self._queue(job)
             trail = self._trails[job.id] = Trail()
-            trail.progress = newest_progress(job, self._store.id)
+            self._queue(job)
+            if (progress := newest_progress(job, self._store.id)) is not None:
+                messages.append((trail, progress))
         for change in await self._store.changes_of_unfinished(upto):
             job = self.unfinished[change.message.job_id]
-            self._trails[job.id].changes.append(Published(*change, job.labels))
+            messages.append((self._trails[job.id], Published(*change, job.labels)))
+        for trail, published in sorted(messages, key=lambda message: message[1].offset):
+            self._remember(trail, published)
 
     def known(self, job_id: str) -> Job | None:
         """The job if it is in memory, which every unfinished one is."""
@@ -77,13 +87,9 @@ class Registry:
         """Its messages, if the job is in memory."""
         return self._trails.get(job_id)
 
-    def unfinished_at(self, offset: int) -> Iterator[str]:
-        """The jobs that were unfinished at an offset, or have come since; not for one below `forgotten`."""
-        yield from self.unfinished
-        for job in reversed(self._finished.values()):
-            if job.offset <= offset:
-                return
-            yield job.id
+    def unfinished_at(self, job_id: str, offset: int) -> bool:
+        """Return whether the job was unfinished at an offset, or has come since; not for one below `forgotten`."""
+        return job_id in self.unfinished or (job_id in self._finished and self._finished[job_id].offset > offset)
 
     async def get(self, job_id: str) -> Job:
         """The job. Raises NotFound."""
@@ -104,19 +110,26 @@ class Registry:
         if trail is None:
             trail = self._trails[job.id] = Trail()
         for published in messages:
-            if isinstance(published.message, Progress):
-                trail.progress = published
-            else:
-                trail.changes.append(published)
+            self._remember(trail, published)
         if not job.status.finished:
             before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
-            if job.status is JobStatus.QUEUED and not job.progress_offset:  # what an earlier attempt did is void
+            if job.status is JobStatus.QUEUED and not job.progress_offset and trail.progress is not None:
+                self.recent.remove(trail.progress)  # what an earlier attempt did is void
                 trail.progress = None
             if before is None or before.status is not job.status:
                 self._queue(job)
         elif job.id not in self._finished:
             self._finish(job)
+
+    def _remember(self, trail: Trail, published: Published) -> None:
+        if not isinstance(published.message, Progress):
+            trail.changes.append(published)
+        else:
+            if trail.progress is not None:
+                self.recent.remove(trail.progress)
+            trail.progress = published
+        self.recent.add(published)
 
     def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)
@@ -131,7 +144,8 @@ class Registry:
     def _forget(self, job_id: str) -> None:
         job = self._finished.pop(job_id, None)
         if job is not None:
-            del self._trails[job_id]
+            for published in self._trails.pop(job_id).messages:
+                self.recent.remove(published)
             self._weight -= self._weights.pop(job_id)
             self.forgotten = max(self.forgotten, job.offset)
 

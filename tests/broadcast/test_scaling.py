@@ -13,6 +13,7 @@ import spine
 import trio
 from msgspec.json import Encoder
 from outboxes import Connection, settled
+from progressd.broadcast.subscription import PAST_BYTES
 from progressd.core.messages import ALL_JOBS, job_topic
 from progressd.store.sqlite import SQLiteStore
 from samples import job_id
@@ -91,9 +92,9 @@ class World:
         self.connections: list[Connection] = []
         self._nursery = nursery
 
-    async def watch(self, topic: str) -> None:
+    async def watch(self, topic: str, after: int | None = None) -> None:
         connection = self._connect()
-        subscription = self.spine.broadcaster.join(topic, connection.outbox)
+        subscription = self.spine.broadcaster.join(topic, connection.outbox, after)
         while (batch := await subscription.past()) is not None:
             connection.outbox.put(batch)
 
@@ -182,3 +183,67 @@ async def test_an_event_costs_the_same_whatever_else_there_is(
     assert alone.encodings < 30
     assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # of what ended, the registry forgets the oldest
     assert beside.database < 1.1 * alone.database  # where in its trees a row comes makes a few steps
+
+
+async def cost_of_coming_back(one: World) -> Work:
+    """Of a watcher of all jobs that has missed three messages."""
+    cursor = one.spine.broadcaster.offset
+    await one.spine.submit(spine.register(3), spine.progress(1, 3))
+    counting = Counting()
+    await settled()
+    with counting.on(one.spine.store, []):
+        await one.watch(ALL_JOBS, cursor)
+    assert one.connections[-1].socket.sends == 1
+    return counting.work
+
+
+@pytest.mark.parametrize("others", [other_jobs, finished_jobs])
+async def test_coming_back_costs_what_was_missed_and_not_what_there_is(
+    mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
+) -> None:
+    async with world(store) as one:
+        alone = await cost_of_coming_back(one)
+    with closing(SQLiteStore.open(tmp_path / "another.sqlite")) as another:
+        async with world(another) as one:
+            await others(one)
+            beside = await cost_of_coming_back(one)
+    assert beside[:-1] == pytest.approx(alone[:-1], rel=0.1)  # the messages may lie in two blocks
+
+
+class Passes(trio.abc.Instrument):
+    """What is sent in the passes of the event loop."""
+
+    def __init__(self, world: World) -> None:
+        self.most = 0  # bytes in one pass
+        self._world = world
+        self._before = self._sent
+
+    @property
+    def _sent(self) -> int:
+        return sum(len(connection.socket.written) for connection in self._world.connections)
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.most = max(self.most, self._sent - self._before)
+        self._before = self._sent
+
+
+@pytest.mark.parametrize("back", [True, False])
+async def test_of_many_watchers_that_come_together_one_is_served_in_each_pass_of_the_event_loop(
+    store: SQLiteStore, back: bool
+) -> None:
+    async with world(store) as one:
+        cursor = one.spine.broadcaster.offset if back else None
+        await other_jobs(one)
+        before = len(one.connections)
+        await settled()
+        passes = Passes(one)
+        trio.lowlevel.add_instrument(passes)
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(one.watch, ALL_JOBS, cursor)
+        await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(passes)
+        sent = {len(connection.socket.written) for connection in one.connections[before:]}
+    assert sent == {max(sent)}
+    assert max(sent) > 2 * PAST_BYTES
+    assert 0 < passes.most <= PAST_BYTES

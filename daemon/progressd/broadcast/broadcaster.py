@@ -96,6 +96,7 @@ class Broadcaster:
         self.traffic = Traffic()
         self._sessions = Sessions(self.traffic)
         self._merging = False
+        self._turns = trio.Lock()
 
     @property
     def watched(self) -> int:
@@ -136,7 +137,9 @@ class Broadcaster:
         if topic is None:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
-        subscription = Subscription(name, outbox, self._history, after, self.offset, self.limit, self._leave)
+        subscription = Subscription(
+            name, outbox, self._history, after, self.offset, self.limit, self._turns, self._leave
+        )
         topic.join(subscription)
         return subscription
 
@@ -145,7 +148,7 @@ class Broadcaster:
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit, self._turns)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)

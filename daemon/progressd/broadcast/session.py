@@ -31,6 +31,7 @@ class Session:
         history: History,
         newest_offset: Callable[[], int],
         limit: int,
+        turns: trio.Lock,
     ) -> None:
         self.topics: dict[str, int] = {}  # by topic: what came after that offset has been delivered here, or will be
         self._ended: dict[str, int] = {}  # the same of topics that are over, the last ones
@@ -39,6 +40,7 @@ class Session:
         self._sessions = sessions
         self._history = history
         self._limit = limit  # bytes that may be held back
+        self._turns = turns
         self._held: Backlog[Published] = Backlog()
         self._holding = False
         self._seen_unfinished = 0  # the jobs that were unfinished at this offset have been delivered whole
@@ -108,7 +110,7 @@ class Session:
             self._outbox.end(SLOW_CONSUMER)
 
     async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
-        past = Past(self._history, topic, after, top)
+        past = Past(self._history, topic, after, top, self._turns)
         while (batch := await past.next()) is not None:
             await drained()
             unknown = past.over and past.newest <= self._seen_unfinished
@@ -118,7 +120,7 @@ class Session:
             return
         self.topics[topic] = after or 0
         if after is None and topic == ALL_JOBS:
-            self._seen_unfinished = top
+            self._seen_unfinished = past.begins
 
     def _take_held(self, top: int) -> list[Published]:
         """Of what was held back, that up to an offset."""

@@ -5,8 +5,7 @@ held back until everything up to the top has been replayed from the store; then 
 outbox is one of the topic's crowd. So nothing is missing and nothing comes twice, however the two interleave.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -14,16 +13,19 @@ import trio
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.published import Batch, Published
 from progressd.core.closing import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
-from progressd.core.messages import batch_topic
+from progressd.core.messages import ALL_JOBS, batch_topic
 
 PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain
 PAST_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
 
 
 class Page(NamedTuple):
-    """Some of what was, oldest first. `after`: where the next page begins, None when this is the last one."""
+    """Some of what was, oldest first. `after`: where the next page begins, None when this is the last one.
 
-    items: list[Published]
+    A snapshot is one page. It may have been taken a little earlier, and what has come since is on the next ones.
+    """
+
+    items: Sequence[Published]
     after: int | None = None
     over: bool = False  # the topic has had its last message
 
@@ -45,34 +47,49 @@ class NoHistory:
 
 
 class Past:
-    """What was on a topic, in parts: after < offset ≤ top, or the snapshot at the top where `after` is None."""
+    """What was on a topic, in parts: after < offset ≤ top, or the snapshot at the top where `after` is None.
 
-    def __init__(self, history: History, topic: str, after: int | None, top: int) -> None:
+    `turns` is shared by all pasts of all jobs, which may be long. In each pass of the event loop one of them goes on.
+    So a hundred watchers that come back together do not delay other tasks.
+    """
+
+    def __init__(self, history: History, topic: str, after: int | None, top: int, turns: trio.Lock) -> None:
         self.over = False  # the topic has had its last message, as far as has been read
         self.newest = 0  # the offset of the last message that has been read
+        self.begins = 0  # the offset at which the snapshot was taken
         self._history = history
         self._topic = topic
         self._after = after
         self._top = top
-        self._read: deque[Published] = deque()
+        self._turns = turns
+        self._page: Sequence[Published] = ()
+        self._place = 0  # in the page, of the next message
         self._at_end = False
 
     async def next(self) -> Batch[Published] | None:
         """The next part, oldest first; it may be empty. None when there is no more."""
-        if not self._read:
+        if self._topic == ALL_JOBS:
+            async with self._turns:
+                pass
+        if self._place == len(self._page):
             if self._at_end:
                 return None
             page = await self._history.page(self._topic, self._after, self._top)
-            self._read.extend(page.items)
+            self._page, self._place = page.items, 0
             self.over = page.over
             if page.items:
                 self.newest = page.items[-1].offset
+            if self._after is None:
+                self.begins = self._top if page.after is None else page.after
             self._after = page.after
             self._at_end = page.after is None
         items, size = list[Published](), 0
-        while self._read and len(items) < PAST_AT_ONCE and (not items or size + len(self._read[0].frame) <= PAST_BYTES):
-            items.append(self._read.popleft())
-            size += len(items[-1].frame)
+        for item in self._page[self._place : self._place + PAST_AT_ONCE]:
+            size += len(item.frame)
+            if items and size > PAST_BYTES:
+                break
+            items.append(item)
+        self._place += len(items)
         return Batch(items)
 
 
@@ -89,13 +106,14 @@ class Subscription:
         after: int | None,
         top: int,
         limit: int,
+        turns: trio.Lock,
         leave: Callable[["Subscription"], None],
     ) -> None:
         self.topic = topic
         self.outbox = outbox
         self._top = top
         self._limit = limit  # bytes that may be held back
-        self._past: Past | None = Past(history, topic, after, top)
+        self._past: Past | None = Past(history, topic, after, top, turns)
         self._held: Backlog[Published] = Backlog()
         self._over = False
         self._leave = leave
