@@ -348,6 +348,30 @@ def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path, free_port: in
         assert process.stderr.read() == "progressd: the daemon answers again\n"
 
 
+def hears(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & 1 << number - 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_is_not_started_after_a_signal_that_comes_while_the_daemon_hangs(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    with served_daemon(tmp_path / "state") as daemon:
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            with subprocess.Popen(command(daemon.url, "--", "touch", f"{tmp_path}/began")) as process:
+                until(lambda: hears(process.pid, signal.SIGCHLD) and hears(process.pid, signal.SIGTERM))
+                process.send_signal(number)
+                daemon.process.send_signal(signal.SIGCONT)
+                assert process.wait(PATIENCE) == 128 + number
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        assert newest(daemon)["status"] == "cancelled"
+    assert not (tmp_path / "began").exists()
+
+
 def test_a_signal_cuts_short_the_wait_for_a_daemon_that_is_away(tmp_path: Path, free_port: int) -> None:
     with served_daemon(tmp_path / "state", port=free_port) as daemon:
         program = f"echo ready; until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 3"

@@ -14,6 +14,7 @@ from typing import Any, Final
 import trio
 
 from progressd.client.errors import ClientError, NoAnswer, Refused
+from progressd.client.feed import unwrapped
 from progressd.client.rest import RestClient
 from progressd.client.watcher import watch
 from progressd.core.errors import InvalidInput
@@ -56,6 +57,8 @@ class WrappedCommand:
         self._known = False  # to the daemon
         self._maybe_known = False  # it was told, but gave no answer
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
+        self._process: trio.Process | None = None
+        self._early: signal.Signals | None = None  # a signal that came before the command was started
         self._interrupted = False
         self._stopped = False  # by a signal that asks to end
         self._gone = trio.Event()  # the command has ended
@@ -71,24 +74,36 @@ class WrappedCommand:
     async def run(self, command: Sequence[str]) -> int:
         """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
         self._tree = adopt()
-        with _heard() as signals:
-            await self._report(None)
-            pipe = subprocess.PIPE if self._pattern else None
-            environment = {**os.environ, **self._environment}
-            try:
-                process = await reaper.open_process(command, stdout=pipe, stderr=pipe, env=environment)
-            except OSError as error:
-                await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
-                raise
+        with _heard() as signals, unwrapped():
             async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
                 if signals is not None:
-                    listening.start_soon(self._pass_on, signals, process)
-                status = await self._follow(process)
+                    listening.start_soon(self._pass_on, signals)
+                await self._report(None)
                 await _signals_are_heard()
-                await self._end_rest(process, status)
-                await self._end(self._last(command[0], status))
+                status = await self._run(command) if self._early is None else await self._give_up(self._early)
                 listening.cancel_scope.cancel()
         return status if status >= 0 else 128 - status
+
+    async def _run(self, command: Sequence[str]) -> int:
+        pipe = subprocess.PIPE if self._pattern else None
+        environment = {**os.environ, **self._environment}
+        try:
+            self._process = process = await reaper.open_process(command, stdout=pipe, stderr=pipe, env=environment)
+        except OSError as error:
+            await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
+            raise
+        if self._early is not None:  # it came in the last moment
+            _send(process, self._early)
+        status = await self._follow(process)
+        await _signals_are_heard()
+        await self._end_rest(process, status)
+        await self._end(self._last(command[0], status))
+        return status
+
+    async def _give_up(self, number: signal.Signals) -> int:
+        """Start nothing, for a signal came first, such as while the daemon gave no answer."""
+        await self._end(_event("status_change", new_status=JobStatus.CANCELLED))
+        return -number
 
     async def _follow(self, process: trio.Process) -> int:
         """Report on the command until it has ended, and return its exit status."""
@@ -109,32 +124,33 @@ class WrappedCommand:
             nursery.cancel_scope.cancel()
         return status
 
-    async def _pass_on(self, signals: AsyncIterator[int], process: trio.Process) -> None:
+    async def _pass_on(self, signals: AsyncIterator[int]) -> None:
         """Send each signal to all that the command has started, as far as a terminal has not sent it already.
 
         Once the command has ended, a signal cuts short the wait for a daemon that is away.
         """
         async for number in signals:
-            if self._gone.is_set() and self._telling is not None:
+            if self._telling is not None:
                 self._telling.cancel()
                 continue
+            self._interrupted = self._interrupted or number == signal.SIGINT
+            self._stopped = self._stopped or number != signal.SIGINT
+            if self._process is None:
+                self._early = signal.Signals(number)
+                continue
             reached = None
-            if number != signal.SIGINT:
-                self._stopped = True
-            else:
-                self._interrupted = True
-                if _in_foreground():
-                    reached = os.getpgrp()
-                else:
-                    with trio.move_on_after(MOMENT):
-                        await self._gone.wait()
+            if number == signal.SIGINT and _in_foreground():
+                reached = os.getpgrp()
+            elif number == signal.SIGINT:
+                with trio.move_on_after(MOMENT):
+                    await self._gone.wait()
             if self._gone.is_set():
                 continue
             try:
                 forbidden = await self._tree.send(signal.Signals(number), but_group=reached)
             except OSError as error:
                 self._say(f"cannot look for what the command has started: {error.strerror}")
-                _send(process, number)
+                _send(self._process, number)
             else:
                 if forbidden:
                     self._say(f"may not send {signal.Signals(number).name} to {_named(forbidden)}")
