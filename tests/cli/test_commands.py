@@ -204,7 +204,13 @@ def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("arguments", [["backup", "/tmp/x.db"], ["keys", "list"], ["token"]])
 def test_the_directory_of_somebody_else_is_told_as_such(arguments: list[str]) -> None:
-    code = "import os, sys; from progressd.cli import main; os.setuid(65534); main(sys.argv[1:], prog_name='progressd')"
+    code = """
+import os, sys
+from progressd.cli import main
+main.get_command(None, sys.argv[1])  # which may be in a directory of root's, too
+os.setuid(65534)
+main(sys.argv[1:], prog_name='progressd')
+"""
     with tempfile.TemporaryDirectory() as directory:  # that of a test is within others that nobody may enter
         call = [sys.executable, "-c", code, *arguments, "--state-dir", directory]
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=PATIENCE)

@@ -1,33 +1,17 @@
-"""The command line. Every command imports what it needs when it runs, so that help and completion come at once."""
+"""The command line. A command is imported when it is called, and what it needs when it runs: each starts at once."""
 
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 import click
 
 from progressd import __version__
-from progressd.cli.backup import backup
-from progressd.cli.cancel import cancel
-from progressd.cli.check import check
-from progressd.cli.completion import completion
-from progressd.cli.config import config
-from progressd.cli.delete import delete
-from progressd.cli.doctor import doctor
-from progressd.cli.emit import emit
 from progressd.cli.errors import sentence
-from progressd.cli.install import install, uninstall
-from progressd.cli.jobs import jobs
-from progressd.cli.keys import keys
 from progressd.cli.remote import REMOTE
-from progressd.cli.retry import retry
-from progressd.cli.run import run
-from progressd.cli.serve import serve
-from progressd.cli.submit import submit
-from progressd.cli.token import token
-from progressd.cli.watch import watch
 from progressd.client.errors import ClientError
 from progressd.core.errors import ProgressdError
 
@@ -38,6 +22,29 @@ INTERRUPTED: Final = 130  # and for one that SIGINT has
 # A line of stderr that begins so is an error in the journal, see sd-daemon(3). The journal's own protocol would not do:
 # it may find out too late which unit has sent a message, of a process that ends just then.
 ERR: Final = "<3>"
+
+
+# The commands in the order of use, each with the module that it is in.
+COMMANDS: Final[Mapping[str, str]] = {
+    "serve": "serve",
+    "submit": "submit",
+    "run": "run",
+    "emit": "emit",
+    "watch": "watch",
+    "jobs": "jobs",
+    "cancel": "cancel",
+    "retry": "retry",
+    "delete": "delete",
+    "backup": "backup",
+    "check": "check",
+    "keys": "keys",
+    "token": "token",
+    "config": "config",
+    "install": "install",
+    "uninstall": "install",
+    "doctor": "doctor",
+    "completion": "completion",
+}
 
 
 class _Commands(click.Group):
@@ -69,7 +76,13 @@ class _Commands(click.Group):
             ctx.exit(INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of use, not of the alphabet
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"progressd.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        return command
 
 
 @contextmanager
@@ -109,26 +122,3 @@ def main() -> None:
       progressd watch                        look on at all its jobs
       progressd run -- make -j4              have it show a command
     """
-
-
-for _command in (
-    serve,
-    submit,
-    run,
-    emit,
-    watch,
-    jobs,
-    cancel,
-    retry,
-    delete,
-    backup,
-    check,
-    keys,
-    token,
-    config,
-    install,
-    uninstall,
-    doctor,
-    completion,
-):
-    main.add_command(_command)

@@ -3,17 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
 from progressd.cli.remote import remote_of
-from progressd.config import DEFAULT_FILE
-from progressd.config.declaration import Setting, declared
-from progressd.config.settings import Settings
 from progressd.core.errors import SettingsError
 from progressd.core.status import JobStatus
+
+if TYPE_CHECKING:
+    from progressd.config.declaration import Setting
+    from progressd.config.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,6 +41,8 @@ class Directory(click.Path):
 
 def config_option(command: Command) -> Command:
     """`--config`."""
+    from progressd.config import DEFAULT_FILE
+
     return click.option(
         "--config",
         "config_path",
@@ -71,7 +74,7 @@ def state_dir(config_path: Path | None, given: str | None) -> Path:
     return settings.state_dir
 
 
-def daemon_here(config_path: Path | None, given: Path | None, file: str) -> Settings:
+def daemon_here(config_path: Path | None, given: Path | None, file: str) -> "Settings":
     """The settings of a daemon on this machine, of which the setting `file` is to be used.
 
     Raises SettingsError, also where nobody has said in which directory it is, and it is not the one that is guessed.
@@ -84,7 +87,7 @@ def daemon_here(config_path: Path | None, given: Path | None, file: str) -> Sett
     return settings
 
 
-def _require_there(settings: Settings) -> None:
+def _require_there(settings: "Settings") -> None:
     if not settings.state_dir.is_dir():
         raise SettingsError(
             f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
@@ -144,11 +147,14 @@ def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus
     ]
 
 
-def _flags() -> list[Setting]:
+def _flags() -> "list[Setting]":
+    from progressd.config.declaration import declared
+    from progressd.config.settings import Settings
+
     return [setting for setting in declared(Settings) if "flag" in setting.extra]
 
 
-def _option(setting: Setting) -> Callable[[Command], Command]:
+def _option(setting: "Setting") -> Callable[[Command], Command]:
     if setting.base is bool:
         return click.option(
             setting.extra["flag"], _parameter(setting), is_flag=True, default=None, help=setting.meta.description
@@ -164,18 +170,18 @@ def _option(setting: Setting) -> Callable[[Command], Command]:
     )
 
 
-def _parameter(setting: Setting) -> str:
+def _parameter(setting: "Setting") -> str:
     return setting.key.replace(".", "_")
 
 
-def _type(setting: Setting) -> Any:
+def _type(setting: "Setting") -> Any:
     """What the shell can complete; what is possible is decided by `_checked`."""
     if get_origin(setting.base) is Literal:
         return click.Choice(get_args(setting.base))
     return Directory() if setting.base is Path else click.STRING
 
 
-def _checked(setting: Setting, text: str | None) -> object:
+def _checked(setting: "Setting", text: str | None) -> object:
     try:
         return None if text is None else setting.read(text, text=True)
     except ValueError:

@@ -1,7 +1,6 @@
 """The body of an upload, multipart/form-data (RFC 7578), with a file that is read while it is sent."""
 
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Final
 
@@ -26,7 +25,7 @@ class Upload:
     """
 
     def __init__(self, fields: Mapping[str, str], file: BinaryIO, name: str) -> None:
-        boundary = secrets.token_hex(16)
+        boundary = os.urandom(16).hex()
         disposition = f'--{boundary}\r\nContent-Disposition: form-data; name="'
         before = "".join(f'{disposition}{field}"\r\n\r\n{value}\r\n' for field, value in fields.items())
         before += f'{disposition}file"; filename="{name.translate(_ESCAPED)}"\r\n'
