@@ -98,7 +98,7 @@ async def main():
             nursery.start_soon(run, status, statuses)
     assert statuses == {status: status for status in range(100)}, statuses
     print("all", flush=True)
-    sys.stdin.readline()
+    await trio.to_thread.run_sync(sys.stdin.readline)
 
 trio.run(main)
 """
