@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SCAN: Final = next((ROOT / "daemon/progressd/pipelines/scan").glob("*.pdf"))
+SCAN: Final = next((ROOT / "daemon/progressd_pdf/scan").glob("*.pdf"))
 PROGRESSD: Final = str(Path(sys.executable).with_name("progressd"))
 LISTENING: Final = "listening on "
 INTERRUPTED: Final = 130

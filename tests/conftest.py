@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from keys import SECRET
 from progressd.store.sqlite import SQLiteStore
-from serving import ServedDaemon, served_daemon
+from support.daemon import RunningDaemon, running_daemon
+from support.keys import SECRET
+from support.serving import ServedDaemon, served_daemon
 from trio.testing import MockClock
-
-from daemon import RunningDaemon, running_daemon
 
 # The same examples each time, so that a test which passes passes; others: `--hypothesis-profile exploring`.
 STEADY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

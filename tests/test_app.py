@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import progressd.pipelines
+import progressd_pdf
 import pytest
 import trio
-from peer import upgrade
-from samples import ID
-from serving import PATIENCE, ServedDaemon, served_daemon
-from submitting import PDF
+from support.daemon import progress, registered
+from support.peer import upgrade
+from support.samples import ID
+from support.serving import PATIENCE, ServedDaemon, served_daemon
+from support.submitting import PDF
+from support.waiting import alive, until
 from trio_websocket import ConnectionClosed, wrap_client_stream
-from waiting import alive, until
 
-from daemon import progress, registered
-
-SCAN = Path(progressd.pipelines.__file__).with_name("scan") / "sample-scan.pdf"
+SCAN = Path(progressd_pdf.__file__).with_name("scan") / "sample-scan.pdf"
 PIPELINES = '''
 [pipelines.copy]
 command = ["cp", "{input}", "{output}"]
@@ -459,7 +458,7 @@ WITHOUT_THREADS = """
 import signal, sys, threading, trio
 trio._core._thread_cache.IDLE_TIMEOUT = 0
 signal.signal(signal.SIGUSR1, lambda *_: threading.stack_size(2**47))
-from progressd.cli import main
+from progressd.cli.main import main
 main(["serve", "--port", "0", "--state-dir", sys.argv[1]])
 """
 

@@ -15,8 +15,8 @@ from select import select
 
 import httpx
 import pytest
-from serving import PATIENCE
-from waiting import until
+from support.serving import PATIENCE
+from support.waiting import until
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "run.py"
 CONFIG = """

@@ -13,46 +13,46 @@ from typing import Final
 import structlog
 import trio
 
-from progressd.auth.admission import Admission
-from progressd.auth.allowance import Allowance
-from progressd.auth.places import Places
-from progressd.auth.sight import Sights
-from progressd.batches import Batches
+from progressd.announcer import Notices
+from progressd.auth.authenticator import Admission
+from progressd.auth.connection_limit import Places
+from progressd.auth.rate_limit import Allowance
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.config import Settings
-from progressd.core.base_path import BasePath
-from progressd.core.closing import DRAINING
+from progressd.config.reload import Reload
+from progressd.config.settings import Settings
+from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
-from progressd.files import Files
-from progressd.history import History
-from progressd.ingest import Ingest
-from progressd.log import set_level
-from progressd.notices import Notices
-from progressd.patience import Patience, hearing
-from progressd.producers.runner import Runner
+from progressd.engine.access import Sights
+from progressd.engine.batches import Batches
+from progressd.engine.history import History
+from progressd.engine.ingest import Ingest
+from progressd.engine.registry import Registry
+from progressd.engine.retention import run_retention
+from progressd.files.job_files import Files
+from progressd.files.state_dir import own_state_dir
+from progressd.http.app import build_app
+from progressd.http.collector import Gauges
+from progressd.http.context import Services
+from progressd.http.middleware.access import Gate
+from progressd.http.middleware.cors import Cors
+from progressd.http.middleware.fast_job_read import DirectReads
+from progressd.http.open_streams import OpenStreams
+from progressd.http.server.hypercorn import HttpServer
+from progressd.lifecycle import Patience, hearing
+from progressd.net.base_path import BasePath
+from progressd.net.bind import Sockets, open_sockets
+from progressd.net.connection_log import Ledger
+from progressd.net.listener import Listener
+from progressd.net.tls import encrypted_by
 from progressd.producers.unix_socket import UnixSocket
-from progressd.registry import Registry
-from progressd.reload import Reload
-from progressd.rest.app import build_app
-from progressd.rest.cors import Cors
-from progressd.rest.direct import DirectReads
-from progressd.rest.gate import Gate
-from progressd.rest.gauges import Gauges
-from progressd.rest.open_streams import OpenStreams
-from progressd.rest.server import HttpServer
-from progressd.rest.services import Services
-from progressd.retention import run_retention
-from progressd.sockets import Sockets, open_sockets
-from progressd.state_dir import own_state_dir
-from progressd.store.failures import cannot_begin
+from progressd.runner.runner import Runner
+from progressd.store.errors import cannot_begin
 from progressd.store.sqlite import SQLiteStore
-from progressd.systemd import Notifier
-from progressd.watchdog import Check, Watchdog, run_status, watchdog_seconds
-from progressd.ws.encrypted import encrypted_by
-from progressd.ws.ledger import Ledger
-from progressd.ws.listener import Listener
-from progressd.ws.watchers import Watchers
+from progressd.system.log import set_level
+from progressd.system.systemd import Notifier
+from progressd.system.watchdog import Check, Watchdog, run_status, watchdog_seconds
+from progressd.ws.server import Watchers
 
 STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest all come back at once
 STAGGER_EACH: Final = 0.005  # seconds from one to the next where there are few: nobody is accepted meanwhile

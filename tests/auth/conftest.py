@@ -14,7 +14,7 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             return datetime.now(tz) + timedelta(hours=1)
 
     def put_forward() -> None:
-        for module in ("progressd.auth.admission", "jwt.api_jwt"):
+        for module in ("progressd.auth.authenticator", "jwt.api_jwt"):
             monkeypatch.setattr(f"{module}.datetime", Clock)
 
     return put_forward

@@ -21,30 +21,29 @@ from typing import Final
 import pytest
 import structlog
 import trio
-from fuzzing import CORPUS, JOBS, Case, job_in
 from msgspec.structs import replace
-from peer import close_frame, frame, request, upgrade
-from progressd import log
-from progressd.auth.addresses import client_address, networks
-from progressd.auth.browsers import check_host, check_origin
-from progressd.auth.keys import read_keys
-from progressd.auth.tokens import read_token
-from progressd.config import LogSettings, load
-from progressd.config.settings import BUILT_IN, Server
+from progressd.auth.api_keys import read_keys
+from progressd.auth.client_address import client_address, networks
+from progressd.auth.origin import check_host, check_origin
+from progressd.auth.watch_tokens import read_token
+from progressd.config.load import load
+from progressd.config.settings import BUILT_IN, LogSettings, Server
 from progressd.core.cursor import Cursor
-from progressd.core.decoding import decoded
 from progressd.core.errors import ProgressdError
-from progressd.core.requests import checked_topic, decode_request
-from progressd.producers.lines import LineSplitter, read_line
-from progressd.rest.file_body import attachment
+from progressd.core.json import decoded
+from progressd.http.file_body import attachment
+from progressd.net.listener import read_upgrade
+from progressd.producers.ndjson import LineSplitter, read_line
+from progressd.system import log
 from progressd.ws.handshake import read_wish
-from progressd.ws.listener import read_upgrade
-from samples import job_id
-from waiting import eventually
-from wire import frames_in
+from progressd.ws.requests import checked_topic, decode_request
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon, status_change
+from support.fuzzing import CORPUS, JOBS, Case, job_in
+from support.peer import close_frame, frame, request, upgrade
+from support.samples import job_id
+from support.waiting import eventually
+from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
-
-from daemon import RunningDaemon, completed, progress, registered, running_daemon, status_change
 
 FAILED: Final = re.compile(rb"HTTP/1\.[01] 5(?!01|05)")  # but for what is not implemented: codings, HTTP/2
 PATIENCE: Final = 0.05  # seconds that clients wait for an answer which may not come, since they have not asked all

@@ -2,10 +2,9 @@
 
 import httpx
 import pytest
-from http_client import client_of, get
-from peer import Peer, request, upgrade
-
-from daemon import RunningDaemon
+from support.daemon import RunningDaemon
+from support.http_client import client_of, get
+from support.peer import Peer, request, upgrade
 
 PATHS = ["/", "/static/main.js", "/api/health", "/api/jobs", "/api/jobs/x", "/api/no", "/ws", "/api/metrics"]
 NAMES = ["a\r\nX-Evil: 1", "%0d%0aX-Evil: 1", "../../etc/passwd", "a\x00b", "\u2028", "<script>"]

@@ -6,25 +6,24 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import keys
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from http_client import FORM_TYPE, file_part
 from hypothesis import given
 from hypothesis import strategies as st
-from keys import SECRET, bearer
-from peer import Peer, Response, request
+from progressd.auth.api_keys import hashed, new_secret, read_keys
 from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope, decide
-from progressd.auth.keys import hashed, new_secret, read_keys
-from progressd.auth.tokens import new_token
-from progressd.cli import main
+from progressd.auth.watch_tokens import new_token
+from progressd.cli.main import main
 from progressd.core.errors import NotFound, OutOfScope, SettingsError, Unauthorized
-from samples import ID, job
+from support import keys
+from support.daemon import RunningDaemon, registered, running_daemon
+from support.http_client import FORM_TYPE, file_part
+from support.keys import SECRET, bearer
+from support.peer import Peer, Response, request
+from support.samples import ID, job
+from support.waiting import PATIENCE, eventually
 from trio_websocket import ConnectionRejected
-from waiting import PATIENCE, eventually
-
-from daemon import RunningDaemon, registered, running_daemon
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -234,7 +233,7 @@ UNDER_WAY = {
 async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.auth.admission.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("progressd.auth.authenticator.LOOK_EVERY", 0.05)
     path = tmp_path / "state/keys.json"
     secret = keys.add(path, "ci", "read", "write")
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
@@ -255,7 +254,7 @@ async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
 async def test_who_loses_the_key_once_the_answer_has_begun_gets_no_more_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.auth.admission.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("progressd.auth.authenticator.LOOK_EVERY", 0.05)
     path = tmp_path / "state/keys.json"
     secret = keys.add(path, "ci", "read")
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:

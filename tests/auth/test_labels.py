@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import keys
 import pytest
 import trio
-from http_client import FORM_TYPE, client_of, error_of, file_part, form, post_form
-from keys import bearer
-from peer import Peer, request
 from progressd.auth.identity import Identity, Scope
-from progressd.auth.sight import Sights
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.status import JobStatus
+from progressd.engine.access import Sights
+from progressd.engine.submitting import Outcome
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
-from progressd.submitting import Outcome
-from samples import job_id
-from spine import Spine, cancel
-from submitting import PDF
+from support import keys
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.http_client import FORM_TYPE, client_of, error_of, file_part, form, post_form
+from support.keys import bearer
+from support.peer import Peer, request
+from support.samples import job_id
+from support.spine import Spine, cancel
+from support.submitting import PDF
+from support.waiting import PATIENCE, eventually
 from trio_websocket import ConnectionRejected
-from waiting import PATIENCE, eventually
-
-from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
 OURS, THEIRS, UNKNOWN = job_id(1), job_id(2), job_id(3)
 TEAM = {"labels": {"team": "scan"}}
@@ -180,7 +179,7 @@ async def test_their_streams_show_only_their_jobs_from_the_first_on(side: Side) 
 async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.registry.REMEMBERED", 1)
+    monkeypatch.setattr("progressd.engine.registry.REMEMBERED", 1)
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     extra = job_id(9)
     await side.daemon.report(registered(extra, **TEAM), progress(extra, 1))
@@ -195,7 +194,7 @@ async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
 async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delivered(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.registry.REMEMBERED", 1)
+    monkeypatch.setattr("progressd.engine.registry.REMEMBERED", 1)
     jobs = [job_id(number) for number in range(10, 30)]
     async with side.daemon.watch("/ws/jobs", side.headers) as watcher, side.daemon.watch("/ws", side.headers) as many:
         await many.websocket.send_message(json.dumps({"type": "subscribe", "topics": ["jobs"]}))
@@ -212,7 +211,7 @@ async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delive
 async def test_a_watcher_that_comes_back_gets_the_ends_of_forgotten_jobs_with_its_labels(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.registry.REMEMBERED", 1)
+    monkeypatch.setattr("progressd.engine.registry.REMEMBERED", 1)
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     jobs = [job_id(number) for number in range(10, 30)]
     for job in jobs:

@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import keys
 import pytest
-from http_client import FORM_TYPE, client_of, file_part, post_form
 from hypothesis import given
 from hypothesis import strategies as st
-from keys import bearer
-from peer import Peer, request
-from progressd.auth.addresses import client_address, counted_as, networks
-from progressd.auth.limits import BUCKETS_MOST, RateLimits
-from progressd.config import load
+from progressd.auth.client_address import client_address, counted_as, networks
+from progressd.auth.rate_limit import BUCKETS_MOST, RateLimits
+from progressd.config.load import load
 from progressd.core.errors import RateLimited, SettingsError
-from submitting import PDF
+from support import keys
+from support.daemon import RunningDaemon, running_daemon
+from support.http_client import FORM_TYPE, client_of, file_part, post_form
+from support.keys import bearer
+from support.peer import Peer, request
+from support.submitting import PDF
+from support.waiting import eventually
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
-from waiting import eventually
-
-from daemon import RunningDaemon, running_daemon
 
 FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "unlimited": ()}
 PROXY = networks(("10.0.0.0/8", "::1"))

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from http_client import FORM_TYPE, file_part, form
-from peer import Peer, request
-from submitting import python, run, shell
-from waiting import eventually
-
-from daemon import PATIENCE, RunningDaemon, running_daemon
+from support.daemon import PATIENCE, RunningDaemon, running_daemon
+from support.http_client import FORM_TYPE, file_part, form
+from support.peer import Peer, request
+from support.submitting import python, run, shell
+from support.waiting import eventually
 
 ATTACKER = "127.0.0.2"
 LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(20 << 20)", result=True)

@@ -6,17 +6,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import keys
 import pytest
-from keys import bearer
-from peer import Peer, request, upgrade
 from progressd.auth.identity import Identity
-from progressd.auth.tokens import new_token
+from progressd.auth.watch_tokens import new_token
 from progressd.core.events import Registration, SubmitEvent
-from progressd.rest.app import build_app
-from samples import job_id
-
-from daemon import RunningDaemon, completed, progress, registered, running_daemon
+from progressd.http.app import build_app
+from support import keys
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.keys import bearer
+from support.peer import Peer, request, upgrade
+from support.samples import job_id
 
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}

@@ -6,18 +6,17 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import h11
-import keys
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from peer import Peer, request, upgrade
-from progressd.core.base_path import BasePath
-from progressd.rest.target import with_path
-from samples import ID
+from progressd.http.server.request_target import with_path
+from progressd.net.base_path import BasePath
+from support import keys
+from support.daemon import RunningDaemon, registered, running_daemon
+from support.peer import Peer, request, upgrade
+from support.samples import ID
 from trio.testing import wait_all_tasks_blocked
-
-from daemon import RunningDaemon, registered, running_daemon
 
 HIDDEN = b"POST /api/jobs HTTP/1.1\r\nHost: daemon\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = b"0\r\n\r\n" + HIDDEN

@@ -13,24 +13,23 @@ from typing import Any
 
 import httpx
 import jwt
-import keys
 import pytest
 import trio
 from click.testing import CliRunner
-from http_client import client_of
 from hypothesis import given
 from hypothesis import strategies as st
-from keys import bearer
-from peer import Peer, request, upgrade
 from progressd.auth.identity import Identity
-from progressd.auth.tokens import AUDIENCE, new_token, read_token, secret_from
-from progressd.cli import main
+from progressd.auth.watch_tokens import AUDIENCE, new_token, read_token, secret_from
+from progressd.cli.main import main
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
-from samples import job_id
+from support import keys
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.http_client import client_of
+from support.keys import bearer
+from support.peer import Peer, request, upgrade
+from support.samples import job_id
+from support.waiting import PATIENCE, eventually
 from trio_websocket import ConnectionRejected
-from waiting import PATIENCE, eventually
-
-from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
 MINE, OTHER = job_id(1), job_id(2)
 SECRET = "s" * 64

@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 import trio
 import trio.testing
-from outboxes import Collected
 from progressd.broadcast.broadcaster import APART, CROWD, Broadcaster
 from progressd.broadcast.channel import CAPACITY, TAKE_MOST
-from progressd.broadcast.published import Published
+from progressd.broadcast.envelope import Published
 from progressd.broadcast.reader import Reader
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
-from samples import ID, cancelled, created, job_id, moved, started, succeeded
-from waiting import PATIENCE
+from support.outboxes import Collected
+from support.samples import ID, cancelled, created, job_id, moved, started, succeeded
+from support.waiting import PATIENCE
 
 OTHER = job_id(2)
 MANY: list[JobMessage] = [started(job_id(number)) for number in range(CAPACITY + 10)]

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 import trio.testing
+from progressd.broadcast.envelope import Batch, Published
 from progressd.broadcast.outbox import Budget, SocketOutbox
-from progressd.broadcast.published import Batch, Published
-from progressd.core.closing import DRAINING, Closing
-from samples import started
+from progressd.core.close_codes import DRAINING, Closing
+from support.samples import started
 
 
 class Sink:

@@ -11,14 +11,13 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from outboxes import Connection, settled
-from progressd.broadcast.frames import PING
+from progressd.broadcast.envelope import PING, Batch, Published
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Budget, Control
-from progressd.broadcast.published import Batch, Published
-from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER, Closing
+from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, Closing
 from progressd.core.messages import Error, ErrorData, Message
-from samples import job_id, moved
-from wire import frames_in
+from support.outboxes import Connection, settled
+from support.samples import job_id, moved
+from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
 
 # The backlog

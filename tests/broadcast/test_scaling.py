@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import progressd
 import pytest
-import spine
 import trio
 from msgspec.json import Encoder
-from outboxes import Connection, settled
 from progressd.broadcast.subscription import PAST_BYTES
 from progressd.core.messages import ALL_JOBS, job_topic
 from progressd.store.sqlite import SQLiteStore
-from samples import job_id
-from spine import Spine
+from support import spine
+from support.outboxes import Connection, settled
+from support.samples import job_id
+from support.spine import Spine
 from trio.testing import MockClock
 
 OURS = str(Path(progressd.__file__).parent)

@@ -10,14 +10,14 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from outboxes import Collected
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.published import Published
+from progressd.broadcast.envelope import Published
 from progressd.broadcast.subscription import PAST_AT_ONCE, Page, Subscription
-from progressd.core.closing import JOB_FINISHED, SLOW_CONSUMER
+from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
-from samples import ID, cancelled, job_id, moved, started, succeeded
+from support.outboxes import Collected
+from support.samples import ID, cancelled, job_id, moved, started, succeeded
 
 TOPIC = job_topic(ID)
 

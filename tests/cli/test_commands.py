@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from progressd import __version__
-from progressd.cli import main
-from waiting import PATIENCE
+from progressd.cli.main import main
+from support.waiting import PATIENCE
 
 COMMANDS = [
     "serve",
@@ -206,7 +206,7 @@ def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
 def test_the_directory_of_somebody_else_is_told_as_such(arguments: list[str]) -> None:
     code = """
 import os, sys
-from progressd.cli import main
+from progressd.cli.main import main
 main.get_command(None, sys.argv[1])  # which may be in a directory of root's, too
 os.setuid(65534)
 main(sys.argv[1:], prog_name='progressd')

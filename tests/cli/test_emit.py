@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from answering import unreachable
 from click.testing import CliRunner, Result
-from progressd.cli import main
-from serving import PATIENCE, ServedDaemon
+from progressd.cli.main import main
+from support.answering import unreachable
+from support.serving import PATIENCE, ServedDaemon
 
 NO_TEXT = os.fsdecode(b"a\xff")
 
@@ -64,7 +64,7 @@ def test_a_percentage_that_is_no_number_is_refused() -> None:
 
 
 def test_a_daemon_that_is_away_does_not_hold_up_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = import_module("progressd.cli.emit")
+    command = import_module("progressd.cli.commands.emit")
     monkeypatch.setattr(command, "CONNECT_TIMEOUT", 0.1)
     monkeypatch.setattr(command, "ANSWER_TIMEOUT", 0.2)
     with unreachable() as url:

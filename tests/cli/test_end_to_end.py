@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from progressd.cli import main
+from progressd.cli.main import main
 from progressd.client.rest import RestClient
-from serving import PATIENCE, ServedDaemon, served_daemon
+from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 PIPELINES = """
 [pipelines.copy]

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from progressd.cli.ending import ending_in_order
-from store.growth import fill
-from waiting import PATIENCE
+from progressd.cli.signals import ending_in_order
+from support.growth import fill
+from support.waiting import PATIENCE
 
 TOLD = """
 import os, signal, sys, sqlite3
-from progressd.cli import main
+from progressd.cli.main import main
 
 where, number = sys.argv.pop(1), int(sys.argv.pop(1))
 

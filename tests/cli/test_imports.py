@@ -5,8 +5,8 @@ import sys
 
 import httpx
 import pytest
-from reporting import WAYS, to
-from serving import PATIENCE, ServedDaemon
+from support.reporting import WAYS, to
+from support.serving import PATIENCE, ServedDaemon
 
 HEAVY = {
     "anyio",
@@ -37,7 +37,7 @@ def loaded(program: str) -> set[str]:
 
 def command(*arguments: str) -> str:
     run = f"    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code"
-    return f"from progressd.cli import main\ntry:\n{run}"
+    return f"from progressd.cli.main import main\ntry:\n{run}"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -66,4 +66,4 @@ def test_run_loads_of_them_only_trio(daemon: ServedDaemon) -> None:
 @pytest.mark.parametrize("arguments", [["--version"], ["emit", "--help"]])
 def test_a_command_loads_no_other_command(arguments: list[str]) -> None:
     modules = loaded(command(*arguments))
-    assert not modules & {*HEAVY, "progressd.cli.serve", "progressd.client.rest"}
+    assert not modules & {*HEAVY, "progressd.cli.commands.serve", "progressd.client.rest"}

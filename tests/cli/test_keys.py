@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-import keys
 import pytest
 from click.testing import CliRunner, Result
-from progressd.auth.keys import new_secret
-from progressd.cli import main
+from progressd.auth.api_keys import new_secret
+from progressd.cli.main import main
 from progressd.cli.remote import Remote
 from progressd.client.watcher import watch
 from progressd.core.messages import StatusChange
-from serving import PATIENCE, served_daemon
+from support import keys
+from support.serving import PATIENCE, served_daemon
 
 CONFIG = """
 [auth]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import keys
 import pytest
-from serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
-from waiting import alive, until
+from support import keys
+from support.serving import PATIENCE, ServedDaemon, backup, restore, served_daemon
+from support.waiting import alive, until
 
 NOBODY = "http://127.0.0.1:1"
 WAITS = "import sys, time; print('ready', flush=True); time.sleep(1000)"
@@ -134,7 +134,7 @@ def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
 def test_an_interruption_that_comes_with_the_end_of_the_command_is_seen(daemon: ServedDaemon) -> None:
     late = """
 import signal, trio
-from progressd.cli import main
+from progressd.cli.main import main
 
 ended = trio.Process.wait
 
@@ -167,9 +167,7 @@ def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedD
 
 
 def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_took_it_yet(tmp_path: Path) -> None:
-    impatient = (
-        "from progressd import program_output\nfrom progressd.cli import main\nprogram_output.PIPE_PATIENCE = 0\nmain()"
-    )
+    impatient = "from progressd.system import process_output as program_output\nfrom progressd.cli.main import main\nprogram_output.PIPE_PATIENCE = 0\nmain()"
     size = 65_500  # more than we take at once and our output holds, and no more than that of the command does
     program = ("sh", "-c", f"head -c {size} /dev/zero; : > {tmp_path}/ended")
     call = [sys.executable, "-c", impatient, *command(NOBODY, "-p", "(?P<percent>[0-9]+)%", "--", *program)[3:]]

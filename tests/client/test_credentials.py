@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from progressd.auth.keys import new_secret
-from progressd.client.credentials import credentials, read_key
+from progressd.auth.api_keys import new_secret
+from progressd.client.endpoint import credentials, read_key
 from progressd.client.errors import BadKey
 
 

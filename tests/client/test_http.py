@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from answering import answer, answering
 from progressd.client.errors import BadUrl, ClientError, NoAnswer, Refused
 from progressd.client.http import HTTPClient
 from progressd.client.multipart import Upload
 from progressd.client.rest import MAX_ANSWERS, RestClient
+from support.answering import answer, answering
 
 TIMEOUT = 20.0
 

@@ -9,9 +9,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 from progressd.client import Job, JobCancelled
-from reporting import request, seen, status, to
-from serving import PATIENCE, ServedDaemon
-from waiting import until
+from support.reporting import request, seen, status, to
+from support.serving import PATIENCE, ServedDaemon
+from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("soon")
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keys
 import pytest
-from answering import answer, answering, unreachable
 from progressd.client import Job, reporter
-from reporting import WAYS, complaints, request, seen, status, to, working
-from serving import ServedDaemon, backup, restore, served_daemon
-from waiting import PATIENCE, until
+from support import keys
+from support.answering import answer, answering, unreachable
+from support.reporting import WAYS, complaints, request, seen, status, to, working
+from support.serving import ServedDaemon, backup, restore, served_daemon
+from support.waiting import PATIENCE, until
 
 NOBODY = "http://127.0.0.1:1"
 

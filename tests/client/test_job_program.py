@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 from progressd.client import Job, JobCancelled
-from reporting import WAYS, complaints, request, seen, status, to
-from serving import PATIENCE, ServedDaemon
-from waiting import until
+from support.reporting import WAYS, complaints, request, seen, status, to
+from support.serving import PATIENCE, ServedDaemon
+from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("soon")
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from answering import answer, answering, taken, unreachable
 from progressd.client import Job
-from progressd.client.backlog import Answer, Backlog, Event
+from progressd.client.pending import Answer, Backlog, Event
 from progressd.client.reporter import Reporter
 from progressd.client.rest import MAX_ANSWERS
-from reporting import complaints
-from samples import ID
-from waiting import PATIENCE, until
+from support.answering import answer, answering, taken, unreachable
+from support.reporting import complaints
+from support.samples import ID
+from support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.usefixtures("soon")
 

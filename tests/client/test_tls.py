@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from certificates import certificate
 from click.testing import CliRunner, Result
-from progressd.cli import main
+from progressd.cli.main import main
 from progressd.client import Job
-from serving import PATIENCE, ServedDaemon, served_daemon
+from support.certificates import certificate
+from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 
 @pytest.fixture(scope="module")

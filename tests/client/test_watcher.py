@@ -12,8 +12,8 @@ from progressd.client.backoff import FIRST_DELAY, LONGEST_DELAY, backoff
 from progressd.client.errors import BadUrl, NoDaemon, Refused, StreamClosed
 from progressd.client.watcher import Lost, watch, watch_texts
 from progressd.core.messages import Completed, Progress, StatusChange
+from support.waiting import PATIENCE
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
-from waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("_soon")
 

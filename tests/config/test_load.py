@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd import config
-from progressd.config import load
-from progressd.config.declaration import declared, toml
+from progressd.config import load as config
+from progressd.config.fields import declared, toml
+from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, Settings
 from progressd.core.errors import SettingsError
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_messages, moved
 from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchProgress, BatchProgressData
 from progressd.core.status import JobStatus
-from samples import NOW, job_id
+from support.samples import NOW, job_id
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 

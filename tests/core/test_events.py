@@ -23,7 +23,7 @@ from progressd.core.events import (
 )
 from progressd.core.messages import ErrorData, PagePreviewData, encode
 from progressd.core.status import JobStatus
-from samples import ID, cancelled, moved, started, succeeded
+from support.samples import ID, cancelled, moved, started, succeeded
 
 decode = msgspec.json.Decoder(ProducerEvent).decode
 

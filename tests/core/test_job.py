@@ -45,7 +45,7 @@ from progressd.core.messages import (
     ends_job,
 )
 from progressd.core.status import JobStatus
-from samples import ID, NOW
+from support.samples import ID, NOW
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 LATER = NOW + timedelta(seconds=10)

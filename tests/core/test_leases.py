@@ -11,7 +11,7 @@ from progressd.core.events import LeaseEvent, LostEvent, StalledEvent
 from progressd.core.job import Job, apply
 from progressd.core.leases import Leases
 from progressd.core.status import JobStatus
-from samples import NOW, job, job_id
+from support.samples import NOW, job, job_id
 
 STALLED, LOST = StalledEvent(job_id(1)), LostEvent(job_id(1))
 

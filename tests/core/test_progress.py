@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.progress import percentage, seconds_left
-from samples import NOW
+from support.samples import NOW
 
 counts = st.integers(0, 2**53)
 

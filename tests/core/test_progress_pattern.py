@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from progressd.core.errors import InvalidInput
 from progressd.core.events import NAME_MOST, ReportedProgress
 from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
-from waiting import PATIENCE
+from support.waiting import PATIENCE
 
 STEPS = r"(?P<current>\d+)/(?P<total>\d+)"
 PERCENT = r"(?P<percent>\d+)%"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from progressd.core.batch import Priority
 from progressd.core.job import Job
 from progressd.core.run_queue import RunQueue
-from samples import job
+from support.samples import job
 
 LOW, NORMAL, HIGH = Priority
 

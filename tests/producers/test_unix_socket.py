@@ -18,16 +18,14 @@ from hypothesis import strategies as st
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
 from progressd.producers import unix_socket
-from progressd.producers.intake import TURN_LINES
-from progressd.producers.lines import LineSplitter
-from progressd.producers.sweep import READS_MOST, Sweep
+from progressd.producers.ndjson import TURN_LINES, LineSplitter
+from progressd.producers.poller import READS_MOST, Sweep
 from progressd.producers.unix_socket import Producer as Reading
 from progressd.store.sqlite import SQLiteStore
-from samples import ID, job_id
-from spine import running
 from structlog.testing import capture_logs
-
-from daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
+from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
+from support.samples import ID, job_id
+from support.spine import running
 
 
 class Producer:

@@ -12,22 +12,21 @@ from pathlib import Path
 import pytest
 import trio
 import trio_websocket
-from http_client import FORM_TYPE, client_of, file_part, form
+from progressd.auth.api_keys import Key, add_key
 from progressd.auth.identity import Scope
-from progressd.auth.keys import Key, add_key
-from progressd.auth.tokens import secret_from
+from progressd.auth.watch_tokens import secret_from
 from progressd.core.errors import SettingsError, StoreFailed, StoreFull, Unreadable
 from progressd.core.status import JobStatus
+from progressd.store.backup import backup
 from progressd.store.base import Change, Filter
-from progressd.store.copying import backup
 from progressd.store.sqlite import SQLiteStore
-from samples import NOW, created, job, job_id
-from scarcity import SmallDisk, small_disk
-from store.flipping import flip
-from store.growth import fill
-from waiting import PATIENCE, eventually
-
-from daemon import completed, progress, registered, running_daemon
+from support.daemon import completed, progress, registered, running_daemon
+from support.flipping import flip
+from support.growth import fill
+from support.http_client import FORM_TYPE, client_of, file_part, form
+from support.samples import NOW, created, job, job_id
+from support.scarcity import SmallDisk, small_disk
+from support.waiting import PATIENCE, eventually
 
 MANY = 2000
 INDEX_BYTES = 32 * 1024  # of the index of SQLite's log, without which no store is opened

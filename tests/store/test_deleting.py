@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.status import JobStatus
-from progressd.store import deleting
+from progressd.store import writes
 from progressd.store.base import Change
-from progressd.store.deleting import MOST, TARGET, Pace, delete
 from progressd.store.sqlite import SQLiteStore
-from samples import NOW, created, job, job_id
+from progressd.store.writes import MOST, TARGET, Pace, delete
+from support.samples import NOW, created, job, job_id
 
 
 def settled(each: float, at_once: float = 0.0) -> int:
@@ -63,12 +63,12 @@ async def test_a_step_deletes_no_more_rows_than_the_pace_says(
 ) -> None:
     jobs = [job(number, JobStatus.COMPLETED, completed_at=NOW, offset=number) for number in range(1, 31)]
     await store.commit(jobs, [Change(number, created(job_id(number))) for number in range(1, 31)])
-    monkeypatch.setattr(deleting, "TARGET", 1000.0)
+    monkeypatch.setattr(writes, "TARGET", 1000.0)
     assert store.longest_deletion == 0
     for expected in (8, 11):
         gone = await store.delete_finished(NOW + timedelta(days=1), 500)
         assert len(gone) == expected
-    monkeypatch.setattr(deleting, "TARGET", 0.0)
+    monkeypatch.setattr(writes, "TARGET", 0.0)
     assert [len(await store.delete_finished(NOW + timedelta(days=1), 500)) for _ in range(3)] == [1, 1, 1]
     assert sum((await store.counts()).values()) == 30 - 8 - 11 - 3
     assert store.longest_deletion > 0

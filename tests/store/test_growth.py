@@ -13,11 +13,10 @@ import httpx
 import pytest
 import trio
 from progressd.store.sqlite import SQLiteStore
-from samples import job_id
-from store.growth import fill
+from support.daemon import completed, progress, registered
+from support.growth import fill
+from support.samples import job_id
 from torture.forge import forge_process, open_forge
-
-from daemon import completed, progress, registered
 
 PAGES = (
     "/api/jobs",

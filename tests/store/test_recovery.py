@@ -15,17 +15,16 @@ import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from progressd import upkeep
+from progressd.admin import maintenance
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import SettingsError
 from progressd.store.base import Change, Filter
 from progressd.store.recovery import recover
 from progressd.store.sqlite import SQLiteStore
-from samples import NOW, created, job, job_id
-from scarcity import small_disk
-from store.growth import fill
-
-from daemon import registered, running_daemon
+from support.daemon import registered, running_daemon
+from support.growth import fill
+from support.samples import NOW, created, job, job_id
+from support.scarcity import small_disk
 
 PAGE = 4096
 MORE = "pages of the database are damaged: more may be lost than is listed"
@@ -78,8 +77,8 @@ def destroy(path: Path, *pages: int, seed: int = 1) -> None:
 
 def repaired(state: Path) -> list[str]:
     """What is said to be lost."""
-    said = [sentence for sentence, _ in upkeep.repair(state)]
-    assert list(upkeep.check(state)) == []
+    said = [sentence for sentence, _ in maintenance.repair(state)]
+    assert list(maintenance.check(state)) == []
     return [sentence for sentence in said if sentence == MORE or sentence.endswith(" lost")]
 
 
@@ -136,7 +135,7 @@ def test_what_is_left_of_any_pages_is_a_store_without_fault(
     count = path.stat().st_size // PAGE
     bad = [page for page in range(2, count + 1) if random.random() < share]
     destroy(path, *bad, seed=seed)
-    damaged = bool(list(upkeep.check(state)))
+    damaged = bool(list(maintenance.check(state)))
     lost = " ".join(repaired(state))
     jobs, before = rows(path, "jobs"), rows(whole, "jobs")
     assert damaged or jobs == before
@@ -175,14 +174,14 @@ def test_whatever_has_changed_a_second_repair_finds_nothing_and_a_daemon_starts(
     state = tmp_path_factory.mktemp("state")
     path, content = state / "progressd.db", spoil(whole.read_bytes(), Random(seed))
     path.write_bytes(content)
-    said = " ".join(sentence for sentence, _ in upkeep.repair(state))
+    said = " ".join(sentence for sentence, _ in maintenance.repair(state))
     lost = rows(whole, "jobs").keys() - rows(path, "jobs").keys()
     assert "may be lost" in said or [at for at in lost if job_id(at // 5) not in said] == []
     if "is the damaged one" in said:
         assert (state / "progressd.db.damaged1").read_bytes() == content
     else:
         assert lost == set()
-    assert list(upkeep.repair(state)) == []
+    assert list(maintenance.repair(state)) == []
     trio.run(require_open, path)
     shutil.rmtree(state)
 
@@ -215,7 +214,7 @@ def test_a_job_in_a_write_that_the_disk_has_lost_is_named(tmp_path: Path) -> Non
     result.parent.mkdir(parents=True)
     result.touch()
     os.utime(result.parent, (1000, 1000))
-    said = list(upkeep.repair(tmp_path))
+    said = list(maintenance.repair(tmp_path))
     assert (f"job or batch {new.id}, from offset 1000 on, cannot be read and is lost", False) in said
     assert result.exists()
     assert (tmp_path / "progressd.db.damaged1").exists()
@@ -227,7 +226,7 @@ def test_without_its_first_page_a_database_is_left_as_it_is(path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"no job in it can be read \(sqlite3: .*not a database.*\): restore a backup"
     ):
-        list(upkeep.repair(path.parent))
+        list(maintenance.repair(path.parent))
     assert path.read_bytes() == before
     assert {one.name for one in path.parent.iterdir()} == {"lock", "progressd.db"}
 
@@ -261,7 +260,7 @@ def test_a_log_whose_database_is_gone_is_left_as_it_is(
     spoil(path)
     before = log.read_bytes()
     with pytest.raises(SettingsError, match=r"is empty or missing, but its log .* is not: restore a backup"):
-        list(upkeep.repair(path.parent))
+        list(maintenance.repair(path.parent))
     assert log.read_bytes() == before
 
 
@@ -303,7 +302,7 @@ def test_without_the_shell_its_package_is_named(path: Path, monkeypatch: pytest.
     destroy(path, pages_of(path, "jobs")[2])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SettingsError, match=r"sqlite3 is not installed \(sudo apt install sqlite3\)"):
-        list(upkeep.repair(path.parent))
+        list(maintenance.repair(path.parent))
 
 
 def test_a_log_that_another_program_reads_is_not_thrown_away(path: Path, tmp_path: Path) -> None:
@@ -325,7 +324,7 @@ CUT_OFF = """
 import errno, os, shutil, signal, sys
 from itertools import count
 from pathlib import Path
-from progressd import upkeep
+from progressd.admin import maintenance as upkeep
 
 damaged, place, how = sys.argv[1:]
 
@@ -388,9 +387,9 @@ def test_wherever_a_repair_is_cut_off_the_next_start_or_repair_has_all_jobs(
     for number in range(1, len(ended) + 1):
         assert logged(tmp_path / f"begun-{number}") == 10
         state = tmp_path / f"repaired-{number}"
-        list(upkeep.repair(state))
+        list(maintenance.repair(state))
         assert logged(state) == 10
-        assert list(upkeep.check(state)) == []
+        assert list(maintenance.check(state)) == []
         [kept] = state.glob("*.damaged*")
         assert not kept.samefile(state / "progressd.db")
 
@@ -399,6 +398,6 @@ def test_a_database_elsewhere_that_a_link_names_is_repaired_there(damaged: Path,
     state = tmp_path / "state"
     state.mkdir()
     (state / "progressd.db").symlink_to(damaged / "progressd.db")
-    assert any(str(damaged / "progressd.db.damaged1") in sentence for sentence, _ in upkeep.repair(state))
+    assert any(str(damaged / "progressd.db.damaged1") in sentence for sentence, _ in maintenance.repair(state))
     assert logged(state) == 10
     assert (state / "progressd.db").is_symlink()

@@ -18,7 +18,7 @@ from progressd.store import schema
 from progressd.store.base import Change
 from progressd.store.schema import APPLICATION_ID, MIGRATIONS, old_copy
 from progressd.store.sqlite import SQLiteStore
-from samples import created, job, job_id, started
+from support.samples import created, job, job_id, started
 
 NEWEST = len(MIGRATIONS)
 BROKEN = (*MIGRATIONS, "CREATE TABLE later (a);", "CREATE TABLE later (a);")

@@ -15,12 +15,12 @@ import trio
 import trio.testing
 from progressd.core.errors import SettingsError, StoreFailed
 from progressd.core.status import JobStatus
-from progressd.store import connecting
+from progressd.store import connection
 from progressd.store.base import Change, Filter
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore
-from samples import NOW, created, job, job_id, started
-from scarcity import no_descriptors_left
+from support.samples import NOW, created, job, job_id, started
+from support.scarcity import no_descriptors_left
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ async def test_a_deletion_that_takes_long_stops_after_some_jobs_and_goes_on_next
 async def test_a_file_that_another_process_has_locked_fails_and_is_tried_again_by_the_next_write(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connecting, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT", 0.01)
     with closing(SQLiteStore.open(path)) as store, closing(other_process(path)) as db:
         db.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreFailed, match="locked"):
@@ -190,7 +190,7 @@ import os, signal, sys, trio
 from pathlib import Path
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
-from samples import created, job
+from support.samples import created, job
 
 async def main():
     store = SQLiteStore.open(Path(sys.argv[1]))

@@ -15,10 +15,10 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Error, ErrorData, ProgressData, StateChange
 from progressd.core.status import JobStatus
-from progressd.store import deleting
+from progressd.store import writes
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
-from samples import NOW, created, job, job_id, started, succeeded
+from support.samples import NOW, created, job, job_id, started, succeeded
 
 OpenStore = Callable[[], SQLiteStore]
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
@@ -28,7 +28,7 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 def _unhurried() -> Iterator[None]:
     """A deletion takes as many jobs as it may, however slow this machine is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deleting, "TARGET", 1000.0)
+        patch.setattr(writes, "TARGET", 1000.0)
         yield
 
 

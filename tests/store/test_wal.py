@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import trio
-from progressd import upkeep
+from progressd.admin import maintenance
 from progressd.core.status import JobStatus
 from progressd.store import wal
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
-from samples import created, job, job_id, started
-from serving import ServedDaemon
 from structlog.testing import capture_logs
-from waiting import PATIENCE, eventually
+from support.samples import created, job, job_id, started
+from support.serving import ServedDaemon
+from support.waiting import PATIENCE, eventually
 
 
 def log_size(tmp_path: Path) -> int:
@@ -53,7 +53,7 @@ async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteSto
 
 @pytest.mark.usefixtures("quick")
 async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.store.connecting.LONG", wal.LONG)
+    monkeypatch.setattr("progressd.store.connection.LONG", wal.LONG)
     with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
         await write(store, 1, 100)
         assert log_size(tmp_path) > 1_000_000
@@ -133,7 +133,7 @@ async def test_so_does_a_check(tmp_path: Path) -> None:
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
         await store.commit([job(1, pipeline="pdf")], [Change(1, created(job_id(1)))])
-    with closing(upkeep.check(tmp_path)) as found:
+    with closing(maintenance.check(tmp_path)) as found:
         assert "there is no" in next(found).sentence
         assert "READ" in locks_of(os.getpid(), path)
 

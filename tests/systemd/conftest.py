@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from keys import SECRET
-from machine import CannotBoot, Machine, booted
+from support.keys import SECRET
+from support.machine import CannotBoot, Machine, booted
 
 USED = "/etc/progressd /etc/credstore /etc/systemd/system/progressd* /var/lib/progressd* /run/progressd*"
 

@@ -1,6 +1,6 @@
 """Keys that systemd hands to the daemon, from a directory that only root reads."""
 
-from machine import Machine
+from support.machine import Machine
 
 KEYS = "/run/credentials/progressd.service/progressd.keys"
 CONFIG = f'[auth]\nrequired = true\nkeys_file = "{KEYS}"\n'

@@ -1,9 +1,8 @@
 """`progressd install` on a machine that has never seen it, and `uninstall`."""
 
-from machine import Machine
-from samples import ID
-
-from daemon import registered
+from support.daemon import registered
+from support.machine import Machine
+from support.samples import ID
 
 PATHS = ("etc/systemd/system/progressd.service", "etc/sysusers.d/progressd.conf", "etc/progressd", "var/lib/progressd")
 

@@ -2,10 +2,9 @@
 
 import json
 
-from machine import Machine
-from samples import job_id
-
-from daemon import completed, failed, progress, registered
+from support.daemon import completed, failed, progress, registered
+from support.machine import Machine
+from support.samples import job_id
 
 ID = job_id(4711)  # of this story alone
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import trio
-from http_client import FORM_TYPE, file_part, form
-from machine import PORT, PROJECT, Machine
-from peer import Peer
-from samples import job_id
-
-from daemon import registered
+from support.daemon import registered
+from support.http_client import FORM_TYPE, file_part, form
+from support.machine import PORT, PROJECT, Machine
+from support.peer import Peer
+from support.samples import job_id
 
 HOST = "progress.example.org"
 ECHO = 8001  # what answers there tells what it has been told

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from machine import Machine
+from support.machine import Machine
 
 CONFIG = "/etc/progressd/progressd.toml"
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from http_client import FORM_TYPE, file_part, form, options_part
-from machine import PORT, Machine
-from peer import Peer
-from waiting import eventually
+from support.daemon import registered
+from support.http_client import FORM_TYPE, file_part, form, options_part
+from support.machine import PORT, Machine
+from support.peer import Peer
+from support.waiting import eventually
 from wsproto.frame_protocol import Opcode
 
-from daemon import registered
-
-SCAN = Path(__file__).parents[2] / "daemon/progressd/pipelines/scan/sample-scan.pdf"
+SCAN = Path(__file__).parents[2] / "daemon/progressd_pdf/scan/sample-scan.pdf"
 HOST = {"Host": "localhost"}
 WATCHERS = 200
 PATIENCE = 120.0

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pikepdf
 import pytest
-from machine import PROJECT, Machine
-from samples import ID, job_id
-
-from daemon import registered
+from support.daemon import registered
+from support.machine import PROJECT, Machine
+from support.samples import ID, job_id
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +154,7 @@ def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
         "-o",
         "upscale=false",
     ]
-    with pikepdf.open(PROJECT / "daemon/progressd/pipelines/scan/sample-scan.pdf") as scan:
+    with pikepdf.open(PROJECT / "daemon/progressd_pdf/scan/sample-scan.pdf") as scan:
         del scan.pages[1:]
         scan.save(machine.root / "opt/page.pdf")
     machine.run("progressd", "submit", "/opt/page.pdf", *options, "--watch")

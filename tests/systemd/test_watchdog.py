@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from machine import PATIENCE, Machine
-from samples import ID
-
-from daemon import registered
+from support.daemon import registered
+from support.machine import PATIENCE, Machine
+from support.samples import ID
 
 FREEZE = (Path(__file__).parent / "freeze.py").read_text()  # the machine need not see where the project lies
 SECONDS = 3

@@ -133,7 +133,7 @@ async def open_forge(process: Popen[bytes], directory: Path) -> AsyncGenerator[F
 
 
 def _become_daemon(order: dict[str, Any]) -> None:
-    from progressd.cli import main
+    from progressd.cli.main import main
 
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 2)
@@ -148,7 +148,7 @@ def _become_daemon(order: dict[str, Any]) -> None:
 
 def _forge() -> None:
     import progressd.app
-    import progressd.cli.serve  # noqa: F401
+    import progressd.cli.commands.serve  # noqa: F401
 
     for line in sys.stdin:
         pid = os.fork()

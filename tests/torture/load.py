@@ -13,12 +13,11 @@ from typing import Any
 
 import httpx
 import trio
-from http_client import FORM_TYPE, file_part, form, post_pieces
-from peer import upgrade
+from support.daemon import completed, failed, progress, registered, status_change
+from support.http_client import FORM_TYPE, file_part, form, post_pieces
+from support.peer import upgrade
 from torture.ledger import Ledger, Story
 from wsproto.frame_protocol import FrameProtocol, Opcode
-
-from daemon import completed, failed, progress, registered, status_change
 
 GONE = (EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
 NOTICES = ("server_shutdown", "server_status")  # of the daemon, and no part of the stream

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import trio
-from progressd import upkeep
+from progressd.admin import maintenance
 from progressd.core.status import JobStatus
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
@@ -115,12 +115,12 @@ class Campaign:
             self.ledger.counted["backups"] += 1
 
     def _look_after_once(self) -> None:
-        found = [problem.sentence for problem in upkeep.check(self.state_dir)]
+        found = [problem.sentence for problem in maintenance.check(self.state_dir)]
         assert not found, found
         copy = self.state_dir.with_name("copy")
-        upkeep.backup(self.state_dir, copy)
+        maintenance.backup(self.state_dir, copy)
         copy.unlink()
-        assert sum(1 for _ in upkeep.export(self.state_dir, set(JobStatus))) > 0
+        assert sum(1 for _ in maintenance.export(self.state_dir, set(JobStatus))) > 0
 
     async def _end(self, daemon: ForgedDaemon, clients: Clients, by_itself: bool) -> None:
         """Kill it now, or let it kill itself, right behind something that it does to its disk."""

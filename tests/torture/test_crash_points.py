@@ -18,18 +18,17 @@ import httpx
 import msgspec
 import pytest
 import trio
-from http_client import FORM_TYPE, file_part, form
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.store.base import Change
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore
-from samples import created, job_id
-from submitting import PDF
+from support.daemon import completed, progress, registered
+from support.http_client import FORM_TYPE, file_part, form
+from support.samples import created, job_id
+from support.submitting import PDF
 from torture.forge import Forge, ForgedDaemon
 from torture.power import Power
-
-from daemon import completed, progress, registered
 
 SOME = 2  # points that the suite takes of each act
 

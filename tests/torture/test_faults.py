@@ -15,18 +15,17 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from http_client import FORM_TYPE, file_part, form
-from peer import frame
-from samples import ID, job_id
-from submitting import PDF
+from support.daemon import completed, progress, registered
+from support.http_client import FORM_TYPE, file_part, form
+from support.peer import frame
+from support.samples import ID, job_id
+from support.submitting import PDF
+from support.waiting import eventually
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import Ledger
 from torture.load import Clients
 from torture.power import Power
-from waiting import eventually
 from wsproto.frame_protocol import Opcode
-
-from daemon import completed, progress, registered
 
 
 class Patient:

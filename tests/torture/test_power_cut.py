@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from progressd.log import leaves
+from progressd.system.log import leaves
 from torture.forge import Forge
 from torture.rounds import torture
 

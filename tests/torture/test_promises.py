@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from samples import ID, job_id
+from support.samples import ID, job_id
 from torture.ledger import Kill, Ledger, Story
 from torture.load import Clients
 from torture.uploads import Uploads

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
-from peer import frame
+from support.peer import frame
 from torture.ledger import CHANGES, Ledger
 from torture.load import Clients
 from wsproto.frame_protocol import Opcode

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from serving import ServedDaemon, served_daemon
-from waiting import PATIENCE
+from support.serving import ServedDaemon, served_daemon
+from support.waiting import PATIENCE
 
 expect.set_options(1000 * PATIENCE)
 
@@ -61,6 +61,6 @@ def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
 @pytest.fixture
 def scan() -> Path:
     """The bundled scan."""
-    import progressd
+    import progressd_pdf
 
-    return Path(progressd.__file__).parent / "pipelines" / "scan" / "sample-scan.pdf"
+    return Path(progressd_pdf.__file__).parent / "scan" / "sample-scan.pdf"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from playwright.sync_api import Browser, expect
-from serving import served_daemon
+from support.serving import served_daemon
 
 from .conftest import opened_page
 from .test_page import REPORT

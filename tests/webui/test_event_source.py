@@ -2,8 +2,8 @@
 
 import httpx
 from playwright.sync_api import Page, expect
-from samples import job_id
-from serving import PATIENCE, ServedDaemon
+from support.samples import job_id
+from support.serving import PATIENCE, ServedDaemon
 
 COLLECT = """id => new Promise(done => {
     const messages = [], source = new EventSource(`/api/jobs/${id}/events`)

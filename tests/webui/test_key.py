@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-import keys
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from serving import PATIENCE, served_daemon
+from support import keys
+from support.serving import PATIENCE, served_daemon
 
 from .conftest import opened_page
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
-from serving import PATIENCE, ServedDaemon, served_daemon
+from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 from .conftest import opened_page
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from serving import PATIENCE, served_daemon
+from support.serving import PATIENCE, served_daemon
 
 from .conftest import opened_page
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from memory import Server
+from support.memory import Server
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
-from progressd.broadcast.frames import text_frame
+from progressd.broadcast.envelope import text_frame
 from progressd.broadcast.outbox import Budget
 from progressd.config.settings import Limits
-from progressd.ws.connection import WebSocket
-from progressd.ws.heartbeat import Heartbeat
-from progressd.ws.ledger import Ledger
-from progressd.ws.listener import Connection, Listener
+from progressd.net.connection_log import Ledger
+from progressd.net.listener import Connection, Listener
+from progressd.ws.keepalive import Heartbeat
+from progressd.ws.websocket import WebSocket
+from support.waiting import PATIENCE
 from trio_websocket import ConnectionClosed
-from waiting import PATIENCE
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]  # 9 is about speed, 12 and 13 are about compression
 RUN = """

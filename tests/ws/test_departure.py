@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from peer import Peer
-from samples import ID, job_id
-from waiting import eventually
-
-from daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
+from support.daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
+from support.peer import Peer
+from support.samples import ID, job_id
+from support.waiting import eventually
 
 
 async def test_a_watcher_that_leaves_while_others_are_sent_away_does_not_disturb_the_stop(tmp_path: Path) -> None:

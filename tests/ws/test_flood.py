@@ -5,14 +5,13 @@ import json
 
 import pytest
 import trio
-from peer import Peer, frame
-from progressd.ws.endpoint import EMPTY_MOST, EMPTY_WINDOW, FRAMES_AT_ONCE
-from samples import ID
+from progressd.ws.protocol import EMPTY_MOST, EMPTY_WINDOW, FRAMES_AT_ONCE
+from support.daemon import RunningDaemon, progress, registered
+from support.peer import Peer, frame
+from support.samples import ID
+from support.waiting import PATIENCE, eventually
 from trio.testing import MockClock, wait_all_tasks_blocked
-from waiting import PATIENCE, eventually
 from wsproto.frame_protocol import Opcode
-
-from daemon import RunningDaemon, progress, registered
 
 PONG = frame(Opcode.PONG)
 PUBLISH = "/ws/publish"

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from peer import Peer, frame, request, upgrade
-from samples import ID, job_id
+from support.daemon import RunningDaemon, progress, registered, running_daemon
+from support.peer import Peer, frame, request, upgrade
+from support.samples import ID, job_id
+from support.waiting import eventually
 from trio.testing import MockClock, wait_all_tasks_blocked
-from waiting import eventually
 from wsproto.frame_protocol import Opcode
-
-from daemon import RunningDaemon, progress, registered, running_daemon
 
 JOB = f"/ws/jobs/{ID}"
 KEY = "x3JJHMbDL1EzLkh9GBhXDw=="

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import trio
-from peer import Peer, close_frame, frame, request, upgrade
-from progressd.ws.endpoint import EMPTY_MOST
-from samples import ID, job_id
+from progressd.ws.protocol import EMPTY_MOST
 from structlog.testing import capture_logs
+from support.daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon
+from support.peer import Peer, close_frame, frame, request, upgrade
+from support.samples import ID, job_id
+from support.waiting import PATIENCE, eventually
 from trio.testing import wait_all_tasks_blocked
-from waiting import PATIENCE, eventually
 from wsproto.frame_protocol import Opcode
-
-from daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon
 
 KIB, MIB = 1 << 10, 1 << 20
 GOOD = job_id(100)  # the job of the good watcher
@@ -183,7 +182,7 @@ async def test_empty_fragments_without_end_do_not_pile_up(daemon: RunningDaemon)
 async def test_a_message_in_fragments_without_end_is_refused(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.ws.endpoint.EMPTY_MOST", 1_000_000)
+    monkeypatch.setattr("progressd.ws.protocol.EMPTY_MOST", 1_000_000)
     async with (
         running_daemon(tmp_path, limits={"max_message_bytes": 4 * KIB}) as daemon,
         unharmed(daemon),
@@ -221,7 +220,7 @@ async def test_pings_whose_pongs_nobody_reads_do_not_pile_up(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pings = 30_000
-    monkeypatch.setattr("progressd.ws.endpoint.EMPTY_MOST", pings)
+    monkeypatch.setattr("progressd.ws.protocol.EMPTY_MOST", pings)
     async with unharmed(daemon), Peer(await daemon.connect(receive_buffer=SMALL)) as peer:
         await peer.open()
         for number in range(pings):

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from peer import upgrade
-from progressd.ws.heartbeat import AT_ONCE
-from samples import ID
-from waiting import PATIENCE, eventually
-
-from daemon import RunningDaemon, progress, registered, running_daemon
+from progressd.ws.keepalive import AT_ONCE
+from support.daemon import RunningDaemon, progress, registered, running_daemon
+from support.peer import upgrade
+from support.samples import ID
+from support.waiting import PATIENCE, eventually
 
 WATCHERS = AT_ONCE + 50
 LIMITS = {"max_connections": 1000, "max_connections_per_address": 1000}

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import pytest
 import trio
-from peer import Peer, close_frame, frame, upgrade
-from progressd.ws import connection
-from samples import ID, job_id
+from progressd.ws import websocket
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.peer import Peer, close_frame, frame, upgrade
+from support.samples import ID, job_id
+from support.waiting import pass_time
 from trio.testing import MockClock
-from waiting import pass_time
 from wsproto.frame_protocol import Opcode
-
-from daemon import RunningDaemon, completed, progress, registered, running_daemon
 
 SMALL = 4096  # bytes of a receive buffer
 FEW = 17  # objects, fewer than three rounds with one leak in each way to leave
@@ -198,7 +197,7 @@ async def rounds(directory: Path, number: int, of_each: int = 1, patience: float
 
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.3)
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.3)
 
 
 async def test_whoever_comes_and_goes_leaves_nothing(

@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 import trio
-from samples import ID, job_id
-from waiting import PATIENCE, eventually
-
-from daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
+from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
+from support.samples import ID, job_id
+from support.waiting import PATIENCE, eventually
 
 OTHER = job_id(2)
 JOB = f"/ws/jobs/{ID}"

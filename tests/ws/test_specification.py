@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import trio
-from peer import Peer, close_frame, upgrade
-from samples import ID
+from support.daemon import RunningDaemon, Watcher, completed, failed, progress, registered, status_change
+from support.peer import Peer, close_frame, upgrade
+from support.samples import ID
+from support.waiting import PATIENCE
 from trio_websocket import ConnectionRejected
-from waiting import PATIENCE
-
-from daemon import RunningDaemon, Watcher, completed, failed, progress, registered, status_change
 
 ADDED = {"cursor", "time"}  # by the daemon, at the top level of every message
 

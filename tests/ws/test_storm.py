@@ -10,11 +10,10 @@ from urllib.parse import urlencode
 
 import pytest
 import trio
-from samples import job_id
+from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
+from support.samples import job_id
+from support.waiting import eventually
 from trio_websocket import ConnectionClosed
-from waiting import eventually
-
-from daemon import RunningDaemon, completed, failed, progress, registered, running_daemon, status_change
 
 CHANGES = ("job_created", "status_change", "completed", "error")
 

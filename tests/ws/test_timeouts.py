@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 import trio
-from memory import HOUR, LongPast, Server, answering, close_and_when, when
-from peer import close_frame, frame
 from progressd.config.settings import Limits
-from progressd.ws.connection import CLOSE_TIMEOUT
-from samples import moved, started
+from progressd.ws.websocket import CLOSE_TIMEOUT
+from support.daemon import settings_in
+from support.memory import HOUR, LongPast, Server, answering, close_and_when, when
+from support.peer import close_frame, frame
+from support.samples import moved, started
 from trio.testing import MockClock
 from wsproto.frame_protocol import Opcode
-
-from daemon import settings_in
 
 
 def test_the_defaults_are_those_of_the_protocol() -> None:

@@ -1,1 +1,1 @@
-"""Who may do what: the pages of other sites, keys, tokens and limits. It decides; REST and WebSocket ask it."""
+"""Identify requests and decide what they may do: keys, tokens, origins, addresses and limits."""

@@ -1,1 +1,1 @@
-"""Topics, fan-out and what each connection has still to be sent."""
+"""Deliver messages to watchers: topics, fan-out, and the bytes each connection still has to send."""

@@ -12,11 +12,11 @@ from typing import Final
 import trio
 
 from progressd.broadcast.channel import Channel
-from progressd.broadcast.crowd import Crowd
+from progressd.broadcast.envelope import Batch, Published, Traffic
+from progressd.broadcast.fanout import Crowd
+from progressd.broadcast.multiplex import Session, Sessions
 from progressd.broadcast.outbox import Outbox
-from progressd.broadcast.published import Batch, Published, Traffic
 from progressd.broadcast.reader import Reader, ReaderOutbox
-from progressd.broadcast.session import Session, Sessions
 from progressd.broadcast.subscription import History, NoHistory, Subscription
 from progressd.core.messages import ALL_JOBS, TopicMessage, ended_topic, job_topic, topics_of
 

@@ -10,9 +10,9 @@ from typing import Generic, NamedTuple, Protocol
 
 import trio
 
-from progressd.broadcast.crowd import Crowd
-from progressd.broadcast.published import Batch, F, Framed, Published
-from progressd.core.closing import GONE, SLOW_CONSUMER, Closing
+from progressd.broadcast.envelope import Batch, F, Framed, Published
+from progressd.broadcast.fanout import Crowd
+from progressd.core.close_codes import GONE, SLOW_CONSUMER, Closing
 
 _NO_CROWD = Crowd()  # of an outbox that follows none
 FLUSH_BYTES = 65536  # how much of what waits is committed to at once; the rest can still be replaced by newer progress

@@ -4,11 +4,11 @@ from types import TracebackType
 
 import trio
 
-from progressd.broadcast.crowd import Crowd
+from progressd.broadcast.envelope import Batch, Notified, Published
+from progressd.broadcast.fanout import Crowd
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog
-from progressd.broadcast.published import Batch, Notified, Published
 from progressd.broadcast.subscription import Subscription
-from progressd.core.closing import SLOW_CONSUMER, Closing
+from progressd.core.close_codes import SLOW_CONSUMER, Closing
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import Notice, TopicMessage
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from progressd.broadcast.envelope import Batch, Published
 from progressd.broadcast.outbox import Backlog, Outbox
-from progressd.broadcast.published import Batch, Published
-from progressd.core.closing import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
+from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, batch_topic
 
 PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from progressd.cli.remote import Remote
 from progressd.client.errors import NoDaemon, Refused, StreamClosed
-from progressd.core.closing import CREDENTIALS_EXPIRED
+from progressd.core.close_codes import CREDENTIALS_EXPIRED
 
 A_KEY: Final = "give it with PROGRESSD_KEY or --key-file (where it runs, progressd keys add NAME makes one)"
 OTHER_KEY: Final = "give another one with PROGRESSD_KEY or --key-file"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from progressd.client.address import DEFAULT_URL
+from progressd.client.endpoint import DEFAULT_URL
 
 if TYPE_CHECKING:
     from progressd.client.rest import RestClient
@@ -61,7 +61,7 @@ def remote_of(ctx: click.Context, given: Mapping[str, Any]) -> Remote:
     key, path = given.get("key"), given.get("key_file")
     counts = key is None or (_typed(ctx, "key_file") and not _typed(ctx, "key"))
     if path is not None and counts and ctx.invoked_subcommand is None:  # which talks to no daemon
-        from progressd.client.credentials import read_key
+        from progressd.client.endpoint import read_key
 
         key = read_key(path)
     return Remote(given.get("url") or DEFAULT_URL, key)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from progressd.core.decoding import UNDECODABLE
+from progressd.core.json import UNDECODABLE
 
 TOO_OFTEN: Final = 429  # RFC 6585 §4
 

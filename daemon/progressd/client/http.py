@@ -19,8 +19,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from progressd import __version__
 from progressd.client import tls
-from progressd.client.address import checked_url, no_daemon
-from progressd.client.credentials import basic, credentials
+from progressd.client.endpoint import basic, checked_url, credentials, no_daemon
 from progressd.client.errors import BadUrl, ClientError, NoAnswer, NoDaemon, Refused
 
 MAX_BODY: Final = 256 << 20  # bytes of an answer

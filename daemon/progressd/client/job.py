@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 import msgspec
 
 from progressd.client import values
-from progressd.client.backlog import Backlog
 from progressd.client.errors import JobCancelled
-from progressd.client.lines import way_to_daemon
+from progressd.client.pending import Backlog
 from progressd.client.reporter import Reporter
+from progressd.client.transport import way_to_daemon
 
 if TYPE_CHECKING:
     import anyio

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from progressd.client.backlog import Answer, Backlog, Event
 from progressd.client.backoff import backoff
 from progressd.client.errors import TOO_OFTEN, ClientError, NoAnswer, NoDaemon, Refused
-from progressd.client.lines import Lines
+from progressd.client.pending import Answer, Backlog, Event
+from progressd.client.transport import Lines
 
 PACE: Final = 0.2  # seconds between two reports
 SLOW_PACE: Final = 2.0  # the same, once the daemon finds that we ask too often

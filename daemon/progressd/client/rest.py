@@ -7,12 +7,12 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from progressd.client.address import job_path
-from progressd.client.backlog import Answer, Event
+from progressd.client.endpoint import job_path
 from progressd.client.errors import ClientError
 from progressd.client.http import HTTPClient
 from progressd.client.multipart import UnreadableFile, Upload
-from progressd.core.decoding import UNDECODABLE
+from progressd.client.pending import Answer, Event
+from progressd.core.json import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds

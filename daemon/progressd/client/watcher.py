@@ -15,14 +15,13 @@ from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
 from progressd.client import tls
-from progressd.client.address import checked_url, no_daemon, stream_url
 from progressd.client.backoff import LONGEST_DELAY, backoff
-from progressd.client.connection import BREAKS, receive_texts
-from progressd.client.credentials import credentials
+from progressd.client.endpoint import checked_url, credentials, no_daemon, stream_url
 from progressd.client.errors import ClientError, NoDaemon, Refused, StreamClosed
-from progressd.client.feed import Feed, Send, feed
-from progressd.core.closing import Closing
-from progressd.core.decoding import UNDECODABLE
+from progressd.client.stream import Feed, Send, feed
+from progressd.client.websocket import BREAKS, receive_texts
+from progressd.core.close_codes import Closing
+from progressd.core.json import UNDECODABLE
 from progressd.core.messages import Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings

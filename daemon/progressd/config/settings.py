@@ -313,7 +313,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 BUILT_IN: Final[Mapping[str, Pipeline]] = {
     "pdf": Pipeline(
-        command=("{python}", "-m", "progressd.pipelines.pdf", "{input}", "{output}", "--options", "{options}"),
+        command=("{python}", "-m", "progressd_pdf.pdf", "{input}", "{output}", "--options", "{options}"),
         options={
             "dpi": Option("integer", 300, minimum=50, maximum=2400, description="Dots per inch of the result."),
             "deskew": Option("boolean", True, description="Straighten pages that were scanned askew."),

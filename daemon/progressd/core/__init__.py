@@ -1,1 +1,1 @@
-"""What progressd decides, as plain values and functions; nothing in here does I/O."""
+"""Decide what events mean, as plain values and functions; no I/O."""

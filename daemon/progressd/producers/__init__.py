@@ -1,1 +1,1 @@
-"""Where events come in: the runner's children, and producers on the Unix socket."""
+"""Events from producers: newline-delimited JSON from sockets and streams."""

@@ -12,18 +12,17 @@ import structlog
 import trio
 from msgspec import UNSET
 
-from progressd.accepting import accept_forever
 from progressd.broadcast.outbox import SocketOutbox
-from progressd.config import Settings
-from progressd.config.quantities import seconds_text
-from progressd.core.closing import Closing
+from progressd.config.settings import Settings
+from progressd.config.units import seconds_text
+from progressd.core.close_codes import Closing
 from progressd.core.errors import ProgressdError, Stalled, TooManyConnections
 from progressd.core.messages import encode
-from progressd.ingest import Ingest
-from progressd.producers.intake import ANSWERS_MOST, CHUNK, PATIENCE, Intake
-from progressd.producers.lines import Answer, LineSplitter
-from progressd.producers.sweep import Sweep
-from progressd.submitting import Outcome
+from progressd.engine.ingest import Ingest
+from progressd.engine.submitting import Outcome
+from progressd.net.accept import accept_forever
+from progressd.producers.ndjson import ANSWERS_MOST, CHUNK, PATIENCE, Answer, Intake, LineSplitter
+from progressd.producers.poller import Sweep
 
 STOP_PATIENCE: Final = 5.0  # seconds that a producer may take to read its answers once the daemon stops
 

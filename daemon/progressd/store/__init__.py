@@ -1,1 +1,1 @@
-"""Where jobs and their state changes are kept."""
+"""Keep jobs and their state changes in SQLite."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from progressd.core.job import Job
-from progressd.store.documents import JOB, Told, job_of, whole
+from progressd.store.rows import JOB, Told, job_of, whole
 
 
 def before(db: sqlite3.Connection, time: datetime, most: int, told: Told) -> list[Job]:

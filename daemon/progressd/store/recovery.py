@@ -15,16 +15,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from progressd.core.batch import JobBatch
-from progressd.core.decoding import UNDECODABLE
 from progressd.core.errors import InvalidInput, SettingsError
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
+from progressd.core.json import UNDECODABLE
 from progressd.core.messages import StateChange
-from progressd.ownership import new_file
-from progressd.store.checking import DERIVED, NEWEST_OFFSET, ORPHANS
-from progressd.store.failures import damaged, told_of
+from progressd.store.check import DERIVED, NEWEST_OFFSET, ORPHANS
+from progressd.store.errors import damaged, told_of
 from progressd.store.schema import LAST, migrate
-from progressd.syncing import sync
+from progressd.system.fs import new_file, sync
 
 SHELL: Final = "sqlite3"  # the program, and the Debian package that has it
 KEPT: Final = ".damaged"  # and a number

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from progressd.core.errors import SettingsError
-from progressd.store.failures import UnreadableRow
+from progressd.store.errors import UnreadableRow
 
 APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
 

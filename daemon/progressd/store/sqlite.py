@@ -21,17 +21,16 @@ from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import StoreFailed, StoreFull, Unreadable
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.shortage import passes
-from progressd.store import ends, lists
+from progressd.store import ends, listing
 from progressd.store.base import Change, Filter
-from progressd.store.connecting import connected
-from progressd.store.deleting import Pace, delete
-from progressd.store.documents import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
-from progressd.store.failures import UnreadableRow, damaged, refusal, shortage
-from progressd.store.keeping import keep
-from progressd.store.lists import AMONG, in_json
+from progressd.store.connection import connected
+from progressd.store.errors import UnreadableRow, damaged, refusal, shortage
+from progressd.store.listing import AMONG, in_json
+from progressd.store.rows import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
 from progressd.store.schema import read_meta
 from progressd.store.wal import WriteAheadLog
+from progressd.store.writes import Pace, delete, keep
+from progressd.system.transient import passes
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -161,7 +160,7 @@ class SQLiteStore:
         def read() -> tuple[list[Job], int]:
             self._lister.execute("BEGIN")  # so that the page and the counts are of the same moment
             try:
-                rows, total = lists.page(self._lister, which, limit, offset)
+                rows, total = listing.page(self._lister, which, limit, offset)
             finally:
                 self._lister.execute("ROLLBACK")
             return list(whole(job_of, rows, self._pass_over)), total
@@ -170,7 +169,7 @@ class SQLiteStore:
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """See Store."""
-        return await self._in_thread(lambda: lists.counts(self._reader), self._reading)
+        return await self._in_thread(lambda: listing.counts(self._reader), self._reading)
 
     async def batch_counts(self) -> Mapping[BatchStatus, int]:
         """See Store."""

@@ -1,1 +1,1 @@
-"""The one port, and the WebSocket side of it."""
+"""WebSocket connections: watchers, subscriptions and publishers."""

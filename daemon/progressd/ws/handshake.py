@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, TopicMessage, batch_topic, job_topic, type_of
-from progressd.core.query import require_known
+from progressd.net.query import require_known
 
 PUBLISH: Final = "/ws/publish"  # where producers report
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import trio
 
 from progressd.broadcast.outbox import SocketOutbox
-from progressd.ws.heartbeat import Heartbeat
-from progressd.ws.listener import Connection
+from progressd.net.listener import Connection
+from progressd.ws.keepalive import Heartbeat
 
 
 class WebSocketStream(trio.abc.Stream):

@@ -1,0 +1,1 @@
+"""Offline work on a state directory and a host: doctor, install, back up, check, export."""

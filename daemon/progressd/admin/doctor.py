@@ -1,0 +1,216 @@
+"""What keeps the daemon from working on this machine, in plain words, and what to do about it. It changes nothing."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import resource
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final, Literal, NamedTuple
+
+from progressd.admin.maintenance import DATABASE, REPAIR_PROGRAM, require_readable
+from progressd.auth.api_keys import read_keys
+from progressd.auth.watch_tokens import secret_from
+from progressd.config.settings import AuthSettings, Server, Settings
+from progressd.core.errors import SettingsError
+from progressd.net.bind import LISTENERS, require_keys
+from progressd.net.tls_context import tls_context
+from progressd.system.fs import user
+
+LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
+LEAST_SPARE: Final = 256  # descriptors beside those of watchers and producers
+LEAST_WRITTEN: Final = 64 << 10  # bytes, of which a start takes fewer
+TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
+
+
+class Finding(NamedTuple):
+    """`bad`: the daemon does not work like this; `note`: it works, but not all of it or not for long."""
+
+    grade: Literal["good", "note", "bad"]
+    sentence: str
+
+
+def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterator[Finding]:
+    """Look at everything that the daemon needs; `held`: hosts and ports at which systemd listens for it."""
+    running = _holder(settings.state_dir)
+    yield from _state_dir(settings.state_dir, running)
+    yield from _store(settings.state_dir)
+    yield from _certificate(settings.server)
+    yield from _keys(settings.auth)
+    for host, port in held or [(settings.server.host, settings.server.port)]:
+        yield from _port(settings, host, port, running, held=bool(held))
+    yield from _socket(settings.ingest.socket, running)
+    yield from _disk(settings.state_dir)
+    yield from _clock()
+    yield from _tools(settings)
+    yield from _descriptors(settings)
+
+
+def _holder(state_dir: Path) -> bool:
+    """Whether a daemon uses the state directory."""
+    try:
+        with (state_dir / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if running:
+        yield Finding("good", f"a daemon runs, with the state directory {path}")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        owner, me = user(there.stat().st_uid), user(os.geteuid())
+        yield Finding("bad", f"{me} may not write to {there}, which is {owner}'s: choose another with --state-dir")
+    else:
+        yield Finding("good", f"the state directory {path} can be written to")
+
+
+def _store(state_dir: Path) -> Iterator[Finding]:
+    """Whether a daemon could begin with what is there, though it be another user than this one."""
+    if not state_dir.is_dir() or not os.access(state_dir, os.R_OK | os.X_OK):
+        return
+    path = state_dir / DATABASE
+    try:
+        if path.exists():
+            require_readable(state_dir)
+            yield Finding("good", f"the store {path} can be read")
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+    daemon = state_dir.stat()
+    for one in sorted(state_dir.iterdir()):
+        beside = one.name.endswith(("-wal", "-shm"))  # which SQLite makes the file's owner's
+        if one.is_file() and not beside and one.stat().st_uid != daemon.st_uid:
+            whose, its = user(one.stat().st_uid), user(daemon.st_uid)
+            yield Finding(
+                "bad", f"{one} is {whose}'s, and its directory {its}'s: sudo chown --reference={state_dir} {one}"
+            )
+
+
+def _certificate(server: Server) -> Iterator[Finding]:
+    try:
+        if tls_context(server) is not None:
+            yield Finding("good", f"the certificate {server.tls_cert} and its key can be used")
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+
+
+def _keys(auth: AuthSettings) -> Iterator[Finding]:
+    try:
+        read_keys(auth.keys_file)
+        if os.path.exists(auth.token_secret_file):  # not Path.exists: that raises where it may not look
+            secret_from(auth.token_secret_file)
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+
+
+def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool) -> Iterator[Finding]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        yield Finding("bad", f"server.host = {host} is no address ({error.strerror})")
+        return
+    for family, _, _, _, address in found:
+        if not running:
+            yield from _reached(settings, str(address[0]))
+        try:
+            socket.create_server(address, family=family).close()
+        except PermissionError:
+            yield Finding("bad", f"port {port} may not be used without privileges: choose one above 1023 (server.port)")
+        except OSError as error:
+            if running or held:
+                yield Finding("good", f"port {port} of {address[0]} is in use, as it should be")
+            elif error.errno == errno.EADDRINUSE:
+                shown = f"stop what {LISTENERS.format(port)} shows, or choose another port (server.port)"
+                yield Finding("bad", f"port {port} of {address[0]} is in use: {shown}")
+            else:
+                yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
+        else:
+            nobody = f"nobody listens on port {port} of {address[0]}"
+            if running:
+                yield Finding(
+                    "bad", f"{nobody}, though a daemon runs: if it was given another port, say so with --port"
+                )
+            else:
+                yield Finding("good", nobody)
+
+
+def _reached(settings: Settings, address: str) -> Iterator[Finding]:
+    try:
+        require_keys(settings, address)
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+
+
+def _socket(path: Path, running: bool) -> Iterator[Finding]:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except PermissionError:
+            yield Finding("note", f"you may not report jobs at {path}: who may is told by its group and mode")
+        except OSError:
+            if running:
+                yield Finding("bad", f"a daemon runs, but nobody listens at {path}")
+        else:
+            yield Finding("good", f"jobs can be reported at {path}")
+
+
+def _disk(path: Path) -> Iterator[Finding]:
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    try:
+        with TemporaryFile(dir=there) as file:  # without a name, so that nothing has changed
+            file.write(bytes(LEAST_WRITTEN))
+    except PermissionError:
+        pass  # it is told already
+    except OSError as error:
+        yield Finding("bad", f"nothing can be written to the disk of {path}: {(error.strerror or '').lower()}")
+        return
+    grade: Literal["note", "good"] = "note" if free < LEAST_FREE else "good"
+    yield Finding(grade, f"the disk of {path} has {free / (1 << 30):.1f} GiB free")
+
+
+def _clock() -> Iterator[Finding]:
+    buffer = ctypes.create_string_buffer(512)  # struct timex; all zero asks and changes nothing
+    if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
+        yield Finding("note", "nothing sets the clock of this machine: times of jobs may be wrong (timedatectl)")
+    else:
+        yield Finding("good", "the clock is set by a time server")
+
+
+def _tools(settings: Settings) -> Iterator[Finding]:
+    if shutil.which(REPAIR_PROGRAM) is None:
+        yield Finding("note", f"progressd check --repair needs {REPAIR_PROGRAM}: sudo apt install {REPAIR_PROGRAM}")
+    for name, pipeline in settings.pipelines.items():
+        program = pipeline.command[0].replace("{python}", sys.executable)
+        if shutil.which(program) is None:
+            yield Finding("bad", f"the pipeline {name} runs {program}, which is not here")
+        elif "progressd_pdf.pdf" in pipeline.command and find_spec("pypdfium2") is None:
+            yield Finding("note", f"the pipeline {name} needs more than is installed: install progressd[pdf]")
+        else:
+            yield Finding("good", f"the pipeline {name} can run")
+        for tool in sorted(pipeline.needs):
+            if shutil.which(tool) is None:
+                yield Finding(
+                    "note", f"{tool} is not installed, so options of the pipeline {name} that need it are refused"
+                )
+
+
+def _descriptors(settings: Settings) -> Iterator[Finding]:
+    watchers, producers = settings.limits.max_connections, settings.ingest.max_connections
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < watchers + producers + LEAST_SPARE:
+        yield Finding(
+            "note",
+            f"limits.max_connections = {watchers} and ingest.max_connections = {producers}, but a process may open "
+            f"{most} files only (ulimit -n)",
+        )

@@ -1,0 +1,126 @@
+"""Keys: who holds one may do what its scopes say. Of a key only the hash is kept, in a file of JSON.
+
+A key has 256 random bits, so a plain SHA-256 hides it as well as a slow hash would hide a password.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from progressd.auth.identity import Identity, Scope
+from progressd.core.errors import InvalidInput, SettingsError
+from progressd.core.json import UNDECODABLE, reason_of
+from progressd.system.fs import new_file, read_regular
+
+PREFIX: Final = "pgd_"  # so that scanners for leaked secrets, and people, know a key when they see one
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+
+
+class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept of a key. Times are UTC."""
+
+    name: Name
+    hash: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    scopes: Annotated[list[Scope], Meta(min_length=1)]
+    created_at: datetime
+    expires_at: datetime | None = None
+    labels: dict[str, str] = {}
+
+    @property
+    def identity(self) -> Identity:
+        """Who holds it."""
+        return Identity(
+            name=self.name,
+            scopes=frozenset(self.scopes),
+            labels=self.labels,
+            expires_at=self.expires_at,
+            key=self.hash,
+        )
+
+
+class _File(Struct, frozen=True):
+    keys: list[Key] = []
+
+
+_decode = msgspec.json.Decoder(_File).decode
+
+
+def new_secret() -> str:
+    """A key, as its holder gets it."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def hashed(secret: str) -> str:
+    """What is kept of it."""
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def read_keys(path: Path) -> list[Key]:
+    """The keys in a file; none where there is no file. Raises SettingsError."""
+    try:
+        return _decode(read_regular(path)).keys
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SettingsError(f"the keys in {path} cannot be read: {error.strerror}") from None
+    except UNDECODABLE as error:
+        raise SettingsError(f"the file of keys {path} is damaged: {reason_of(error)}") from None
+
+
+def add_key(path: Path, key: Key) -> None:
+    """Add a key. Raises InvalidInput when there is one of this name, SettingsError."""
+    with _changing(path) as keys:
+        if key.name in keys:
+            raise InvalidInput(f"there is a key {key.name} already: revoke it first, or choose another name")
+        keys[key.name] = key
+
+
+def revoke_key(path: Path, name: str) -> None:
+    """Delete a key. Raises InvalidInput when there is none of this name, SettingsError."""
+    with _changing(path) as keys:
+        if keys.pop(name, None) is None:
+            raise InvalidInput(f"there is no key {name}")
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[dict[str, Key]]:
+    """The keys by name, written back at the end as a whole or not at all, by one at a time."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SettingsError(f"cannot use the directory {path.parent}: {error.strerror}") from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        keys = {key.name: key for key in read_keys(path)}
+        yield keys
+        _write(path, keys)
+        os.fsync(directory)  # or a power cut might bring a key back that was revoked
+    except OSError as error:
+        raise SettingsError(f"cannot write the keys to {path}: {error.strerror}") from None
+    finally:
+        os.close(directory)
+
+
+def _write(path: Path, keys: Mapping[str, Key]) -> None:
+    new = path.with_name(f"{path.name}.new")
+    text = msgspec.json.format(msgspec.json.encode(_File(list(keys.values()))))
+    new.unlink(missing_ok=True)
+    try:
+        with open(new_file(new, path if path.exists() else None), "wb") as file:
+            file.write(text + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)

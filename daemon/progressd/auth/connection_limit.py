@@ -1,0 +1,81 @@
+"""The places of watchers and, apart from them, of producers on WebSockets: how many there are, and for each client.
+
+A watcher is on a WebSocket, an event stream or a long poll.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from progressd.auth.client_address import counted_as, networks, within
+from progressd.auth.identity import Identity
+from progressd.config.settings import Settings
+from progressd.core.errors import TooManyConnections, TooManyOfAddress, TooManyOfKey
+
+Group: TypeAlias = tuple[str, str]  # what is counted together: all clients, or those of one address, key or token
+
+
+class Client(NamedTuple):
+    """A client that asks for a place."""
+
+    address: str
+    identity: Identity
+    publishes: bool = False
+
+
+class Places:
+    """Counts the clients that are there. Each that takes a place gives it back."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limits = settings.limits
+        self._watching: Counter[Group] = Counter()
+        self._publishing: Counter[Group] = Counter()
+
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again; clients that are there already stay."""
+        self._limits = settings.limits
+
+    def require(self, client: Client) -> None:
+        """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey."""
+        limits, taken = self._limits, self._taken(client)
+        most: dict[str, float] = {
+            "all": limits.max_connections,
+            "address": limits.max_connections_per_address,
+            "key": limits.max_connections_per_key,
+            "token": limits.max_connections_per_token,
+        }
+        if within(client.address, networks(limits.unlimited)):
+            most["address"] = math.inf
+        full = {kind: most[kind] for kind, name in _groups(client) if taken[kind, name] >= most[kind]}
+        if "all" in full:
+            raise TooManyConnections(f"all {full['all']} connections are in use")
+        if "address" in full:
+            raise TooManyOfAddress(f"{client.address} has {full['address']} connections already")
+        for kind in full:
+            raise TooManyOfKey(f"this {kind} has {full[kind]} connections already")
+
+    def take(self, client: Client) -> None:
+        """Count one in."""
+        self._taken(client).update(_groups(client))
+
+    def give_back(self, client: Client) -> None:
+        """Count one out."""
+        taken = self._taken(client)
+        for group in _groups(client):
+            taken[group] -= 1
+            if not taken[group]:
+                del taken[group]
+
+    def _taken(self, client: Client) -> Counter[Group]:
+        return self._publishing if client.publishes else self._watching
+
+
+def _groups(client: Client) -> Iterator[Group]:
+    """The groups that it belongs to. A token counts for the key that it was made with, too."""
+    yield "all", ""
+    yield "address", counted_as(client.address)
+    if client.identity.key:
+        yield "key", client.identity.key
+    if client.identity.token:
+        yield "token", client.identity.token

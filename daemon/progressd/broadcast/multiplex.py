@@ -1,0 +1,211 @@
+"""A session: one watcher on many topics, who gets every message once, and in the order of the offsets.
+
+Were each topic to deliver by its own fan-out task, a message could overtake one of another topic, and then no cursor
+would tell what the watcher has had. So what sessions watch goes through one more channel, in order, whatever its topic.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from progressd.broadcast.channel import Channel
+from progressd.broadcast.envelope import Batch, Published, Traffic
+from progressd.broadcast.outbox import Backlog, Outbox
+from progressd.broadcast.subscription import History, Past
+from progressd.core.close_codes import SLOW_CONSUMER
+from progressd.core.messages import ALL_JOBS, ended_topic, topics_of
+
+ENDED_MOST: Final = 1000  # topics that are over and remembered, so that what came on them does not come again
+
+
+class Session:
+    """Made by `Broadcaster.open_session`. `subscribe` and `unsubscribe` come from one task, `leave` at last."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sessions: "Sessions",
+        history: History,
+        newest_offset: Callable[[], int],
+        limit: int,
+        turns: trio.Lock,
+    ) -> None:
+        self.topics: dict[str, int] = {}  # by topic: what came after that offset has been delivered here, or will be
+        self._ended: dict[str, int] = {}  # the same of topics that are over, the last ones
+        self._outbox = outbox
+        self._newest_offset = newest_offset
+        self._sessions = sessions
+        self._history = history
+        self._limit = limit  # bytes that may be held back
+        self._turns = turns
+        self._held: Backlog[Published] = Backlog()
+        self._holding = False
+        self._seen_unfinished = 0  # the jobs that were unfinished at this offset have been delivered whole
+
+    async def subscribe(
+        self,
+        topics: Sequence[str],
+        after: int | None,
+        drained: Callable[[], Awaitable[None]],
+        answer: Callable[[int], None],
+    ) -> None:
+        """Send what was on some topics (`after`: only what is newer), and be live on them.
+
+        `drained` waits until the outbox has nothing waiting. `answer` is called, with the offset from which the watcher
+        can resume all topics, once everything up to it has been sent and before anything newer is. Raises NotFound,
+        StoreFailed.
+        """
+        top = self.newest_offset
+        for topic in topics:
+            self._sessions.join(self, topic, top)
+        self._holding = True  # on all topics: nothing live may overtake what is replayed
+        try:
+            for topic in topics:
+                await self._replay(topic, after, top, drained)
+            await self._sessions.caught_up()  # what came before the top on other topics may have been on its way
+            self._pass_on(self._take_held(top))
+            answer(self._outbox.upto(top))
+        except BaseException:
+            for topic in topics:
+                self.unsubscribe(topic)
+            raise
+        finally:
+            self._holding = False
+            self._pass_on(self._held.take())
+
+    @property
+    def newest_offset(self) -> int:
+        """Of the newest message there is."""
+        return self._newest_offset()
+
+    def unsubscribe(self, topic: str) -> None:
+        """Get nothing more through a topic."""
+        self.topics.pop(topic, None)
+        self._sessions.leave(self, topic)
+
+    def end(self, topic: str, after: int) -> None:
+        """The topic is over: all that came on it after that offset has been delivered, or is on its way."""
+        self.unsubscribe(topic)
+        self._ended[topic] = after
+        if len(self._ended) > ENDED_MOST:
+            del self._ended[next(iter(self._ended))]
+
+    def leave(self) -> None:
+        """Get nothing any more."""
+        for topic in tuple(self.topics):
+            self.unsubscribe(topic)
+
+    def deliver(self, batch: Batch[Published]) -> None:
+        """Take live messages."""
+        if not self._holding:
+            self._outbox.put(batch)
+            return
+        for item in batch.items:
+            self._held.put(item)
+        if self._held.size > self._limit:
+            self._held.clear()
+            self._outbox.end(SLOW_CONSUMER)
+
+    async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
+        past = Past(self._history, topic, after, top, self._turns)
+        while (batch := await past.next()) is not None:
+            await drained()
+            unknown = past.over and past.newest <= self._seen_unfinished
+            self._outbox.put(Batch(self._replayed(topic, batch.items, unknown)))
+        if past.over or not self._sessions.has(self, topic):  # or it has ended since
+            self.end(topic, after or 0)
+            return
+        self.topics[topic] = after or 0
+        if after is None and topic == ALL_JOBS:
+            self._seen_unfinished = past.begins
+
+    def _take_held(self, top: int) -> list[Published]:
+        """Of what was held back, that up to an offset."""
+        held = self._held.take()
+        for item in held:
+            if item.offset > top:
+                self._held.put(item)
+        return [item for item in held if item.offset <= top]
+
+    def _pass_on(self, items: Sequence[Published]) -> None:
+        if items:
+            self._outbox.put(Batch(items))
+
+    def _replayed(self, topic: str, items: Sequence[Published], unknown: bool) -> list[Published]:
+        """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
+        # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
+        return [
+            Published(item.offset, replace(item.message, cursor=UNSET), item.labels)
+            for item in items
+            if unknown or not self._has_come(item, topic)
+        ]
+
+    def _has_come(self, item: Published, topic: str) -> bool:
+        return any(
+            item.offset > after
+            for name in topics_of(item.message)
+            if name != topic and (after := self.topics.get(name, self._ended.get(name))) is not None
+        )
+
+
+class Sessions:
+    """Which session watches what, and the channel and fan-out task of them all."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self.members: dict[str, dict[Session, int]] = {}  # by topic, each with the offset at which it joined
+        self._channel: Channel[tuple[Published, Sequence[str]] | trio.Event] = Channel()
+
+    def join(self, session: Session, topic: str, top: int) -> None:
+        """From here on the session gets what comes on the topic after the offset `top`."""
+        self.members.setdefault(topic, {})[session] = top
+
+    def leave(self, session: Session, topic: str) -> None:
+        """From here on it does not."""
+        members = self.members.get(topic, {})
+        members.pop(session, None)
+        if not members:
+            self.members.pop(topic, None)
+
+    def has(self, session: Session, topic: str) -> bool:
+        """Whether the session gets what comes on the topic."""
+        return session in self.members.get(topic, ())
+
+    async def caught_up(self) -> None:
+        """Wait until what is queued has been handed over."""
+        reached = trio.Event()
+        await self._channel.put(reached)
+        await reached.wait()
+
+    async def put(self, published: Published, topics: Sequence[str]) -> None:
+        """Queue a message for the sessions that watch one of its topics."""
+        await self._channel.put((published, topics))
+
+    async def fan_out(self) -> None:
+        """Hand what is queued to every session, once however many of its topics it is on."""
+        while True:
+            inboxes: dict[Session, list[Published]] = {}
+            waiting: list[trio.Event] = []
+            for queued in await self._channel.take():
+                if isinstance(queued, trio.Event):
+                    waiting.append(queued)
+                    continue
+                published, topics = queued
+                watching = [self.members[name] for name in topics if name in self.members]
+                for session in {
+                    session for members in watching for session, top in members.items() if top < published.offset
+                }:
+                    inboxes.setdefault(session, []).append(published)
+                if (over := ended_topic(published.message)) is not None:
+                    for session, top in tuple(self.members.get(over, {}).items()):
+                        session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
+            for session, items in inboxes.items():
+                batch = Batch(items)
+                self._traffic.messages += len(items)
+                self._traffic.bytes += len(batch.frames)
+                session.deliver(batch)
+            for reached in waiting:
+                reached.set()

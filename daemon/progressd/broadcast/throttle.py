@@ -1,0 +1,220 @@
+"""Less for a watcher who may see less, or asks for less: some jobs, some types of messages, progress only so often.
+
+The last two never keep back a change of a job's status, nor the last progress before its end.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+import trio
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from progressd.broadcast.envelope import Batch, Published
+from progressd.broadcast.fanout import Crowd
+from progressd.broadcast.outbox import Outbox
+from progressd.core.close_codes import Closing
+from progressd.core.cursor import Cursor
+from progressd.core.job import has_labels
+from progressd.core.messages import (
+    BatchCompleted,
+    BatchMessage,
+    Completed,
+    Error,
+    Progress,
+    StatusChange,
+    ends_job,
+    type_of,
+)
+
+ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
+
+
+class Selected:
+    """An outbox that gets only some messages."""
+
+    def __init__(self, outbox: Outbox, wanted: Callable[[Published], bool]) -> None:
+        self._outbox = outbox
+        self._wanted = wanted
+        self.end = outbox.end
+        self.upto = outbox.upto
+
+    def put(self, batch: Batch[Published]) -> None:
+        """Pass on what was selected."""
+        wanted = list(filter(self._wanted, batch.items))
+        if wanted:
+            self._outbox.put(batch if len(wanted) == len(batch.items) else Batch(wanted))
+
+    def follow(self, crowd: Crowd) -> None:
+        """Get what is put into the crowd, in order to choose."""
+        crowd.add(self)
+
+
+def of_types(types: Collection[str], item: Published) -> bool:
+    """Return whether a watcher of these types gets the message."""
+    return isinstance(item.message, ALWAYS) or type_of(item.message) in types
+
+
+def of_jobs_with(labels: Mapping[str, str], item: Published) -> bool:
+    """Return whether the message is about a job with all of these labels, or about a batch.
+
+    A watcher may only watch a batch if it may see all of its jobs.
+    """
+    return has_labels(item.labels, labels) or isinstance(item.message, BatchMessage)
+
+
+def asked_for(
+    outbox: Outbox,
+    types: Collection[str] | None,
+    interval: float,
+    labels: Mapping[str, str],
+    start: Callable[[Callable[[], Awaitable[None]]], None],
+) -> Outbox:
+    """Return the outbox, behind what its watcher wants less of, or may not see.
+
+    `labels`: those that a job must have. `start` runs a task that lives as long as the watcher.
+    """
+    if interval:
+        outbox = Paced(outbox, interval, start)
+    if types is not None:
+        outbox = Selected(outbox, partial(of_types, types))
+    if labels:
+        outbox = Selected(outbox, partial(of_jobs_with, labels))
+    return outbox
+
+
+class Let(NamedTuple):
+    """A message that goes out, and the offset from which one resumes who has had everything up to it."""
+
+    item: Published
+    upto: int
+
+
+class Pace:
+    """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O.
+
+    What has no cursor is replayed on a socket of many topics. It goes out at once: nobody could resume before it.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._allowed: dict[str, float] = {}  # by job, when its next progress may go out
+        self._kept: OrderedDict[str, Published] = OrderedDict()  # by job, its newest progress; by their offsets
+        self._due: list[tuple[float, str]] = []  # a heap: when each may go out; also some that have gone out since
+        self._newest = 0  # the offset of the newest that has been taken
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    @property
+    def next_due(self) -> float:
+        """When `release` has something again."""
+        while self._due:
+            due, job_id = self._due[0]
+            if job_id in self._kept and self._allowed[job_id] == due:
+                return due
+            heappop(self._due)
+        return math.inf
+
+    def upto(self, offset: int) -> int:
+        """From where one resumes who has had everything up to an offset but what is kept back: a newer one may be."""
+        return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
+
+    def take(self, items: Sequence[Published], now: float) -> list[Let]:
+        """Of new messages, in order: what goes out now."""
+        out: list[Let] = []
+        for item in items:
+            message = item.message
+            if message.cursor is UNSET:
+                if isinstance(message, Progress):
+                    self._kept.pop(message.job_id, None)  # it is no newer
+                    self._allowed[message.job_id] = now + self._interval
+                out.append(Let(item, item.offset))
+                continue
+            if isinstance(message, Progress):
+                self._newest = item.offset
+                self._keep(message.job_id, item)
+                if now >= self._allowed.get(message.job_id, -math.inf):
+                    out.append(self._let_out(message.job_id, now))
+                continue
+            if isinstance(message, StatusChange | Completed | Error):
+                if message.job_id in self._kept:
+                    out.append(self._let_out(message.job_id, now))
+                if ends_job(message):
+                    self._allowed.pop(message.job_id, None)
+            self._newest = item.offset
+            out.append(Let(item, self.upto(item.offset)))
+        return out
+
+    def release(self, now: float) -> list[Let]:
+        """What was kept back until now, in order."""
+        due = set[tuple[int, str]]()
+        while self.next_due <= now and self._due:
+            job_id = heappop(self._due)[1]
+            due.add((self._kept[job_id].offset, job_id))
+        return [self._let_out(job_id, now) for _, job_id in sorted(due)]
+
+    def _keep(self, job_id: str, item: Published) -> None:
+        if job_id not in self._kept and job_id in self._allowed:
+            heappush(self._due, (self._allowed[job_id], job_id))
+        self._kept[job_id] = item
+        self._kept.move_to_end(job_id)
+
+    def _let_out(self, job_id: str, now: float) -> Let:
+        self._allowed[job_id] = now + self._interval
+        item = self._kept.pop(job_id)
+        return Let(item, self.upto(self._newest))
+
+
+class Paced:
+    """An outbox that gets at most one progress per job in `interval` seconds, the newest; the rest at once.
+
+    A cursor says that everything before it has come. So while a progress is kept back, what overtakes it goes out with
+    the cursor just before the oldest that is kept; and the progress itself, later, with that of what overtook it.
+    """
+
+    def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
+        self._outbox = outbox
+        self._pace = Pace(interval)
+        self.upto = self._pace.upto
+        self._until = math.inf  # when `_release` wakes next
+        self._sooner = trio.Event()
+        start(self._release)
+
+    def put(self, batch: Batch[Published]) -> None:
+        """Pass on what may go out now."""
+        self._pass_on(self._pace.take(batch.items, trio.current_time()))
+        if self._pace.next_due < self._until:
+            self._sooner.set()
+
+    def end(self, closing: Closing) -> None:
+        """Nothing comes after what has been put."""
+        self._pass_on(self._pace.release(math.inf))
+        self._outbox.end(closing)
+
+    def follow(self, crowd: Crowd) -> None:
+        """Get what is put into the crowd, in order to hold some of it back."""
+        crowd.add(self)
+
+    async def _release(self) -> None:
+        while True:
+            self._sooner, self._until = trio.Event(), self._pace.next_due
+            with trio.move_on_at(self._until):
+                await self._sooner.wait()
+            self._pass_on(self._pace.release(trio.current_time()))
+
+    def _pass_on(self, out: list[Let]) -> None:
+        if out:
+            self._outbox.put(Batch([_placed(item, upto) for item, upto in out]))
+
+
+def _placed(item: Published, upto: int) -> Published:
+    """The message with the cursor of that offset."""
+    cursor = item.message.cursor
+    if upto == item.offset or cursor is UNSET:
+        return item
+    return Published(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))), item.labels)

@@ -1,0 +1,43 @@
+"""`progressd check`: whether database and files are whole, and fit each other."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.options import state_dir, state_dir_options
+from progressd.cli.signals import ending_in_order
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended; the daemon has to be stopped.")
+@state_dir_options
+@ending_in_order()
+def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
+    """Look for what is wrong with the database and the files of a daemon, running or not.
+
+    Each problem has a line that says what --repair would do about it. The exit status is 0 when there is none, or when
+    all have been mended. It reads the whole database, which takes a while where that is large.
+
+    --repair recovers a damaged database into a new one, which takes the program sqlite3 (sudo apt install sqlite3).
+    It keeps the damaged one beside it, says where, and lists what is lost.
+
+    \b
+    Examples:
+      progressd check
+      progressd check --state-dir /var/lib/progressd --repair
+    """
+    from progressd.admin import maintenance
+
+    directory = state_dir(config_path, given["state_dir"])
+    left = 0
+    if repair:
+        for sentence, mended in maintenance.repair(directory):
+            click.echo(sentence)
+            left += not mended
+    else:
+        for problem in maintenance.check(directory):
+            click.echo(f"{problem.sentence}: {problem.remedy}")
+            left += 1
+    if left:
+        raise SystemExit(1)
+    click.echo(f"{directory}: all is well", err=True)

@@ -1,0 +1,28 @@
+"""`progressd config`: the settings in force, or all there are."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.options import config_option
+
+
+@click.command()
+@click.option("--sample", is_flag=True, help="Print a documented config file with every setting and its default.")
+@config_option
+def config(config_path: Path | None, sample: bool) -> None:
+    """Print the settings in force and where each came from.
+
+    It reads what progressd serve would read from here: the environment and the config file.
+
+    \b
+    Examples:
+      progressd config
+      progressd config --sample > progressd.toml
+    """
+    import os
+
+    from progressd.config import docs
+    from progressd.config.load import load
+
+    click.echo(docs.sample() if sample else docs.in_force(*load(config_path, os.environ, {})), nl=False)

@@ -1,0 +1,36 @@
+"""`progressd delete`: finished jobs that nobody needs any more, sooner than after the retention."""
+
+import click
+
+from progressd.cli.options import complete_finished
+from progressd.cli.remote import Remote, remote_options
+
+
+@click.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True, shell_complete=complete_finished)
+@remote_options
+@click.pass_context
+def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None:
+    """Delete finished jobs with their files.
+
+    The exit status is 1 if the daemon refuses one of them, such as for one that is still running: cancel it first.
+
+    \b
+    Example:
+      progressd delete 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
+    """
+    from progressd.cli.errors import sentence
+    from progressd.cli.job_ids import whole_id
+    from progressd.client.errors import Refused
+
+    refused = False
+    with remote.client() as client:
+        for job_id in job_ids:
+            try:
+                click.echo(f"{client.purge(whole_id(client, job_id))['id']} deleted")
+            except Refused as refusal:
+                if refusal.status == 401:
+                    raise  # and would be with every other job
+                refused = True
+                click.echo(f"Error: {sentence(refusal, remote)}", err=True)
+    ctx.exit(int(refused))

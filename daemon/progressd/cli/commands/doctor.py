@@ -1,0 +1,45 @@
+"""`progressd doctor`: what is wrong, in plain words."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.options import config_option, given_settings, settings_options
+
+MARKS = {"good": "   ok", "note": " note", "bad": "wrong"}
+
+
+@click.command()
+@settings_options
+@config_option
+def doctor(config_path: Path | None, **flags: object) -> None:
+    """Say what keeps the daemon from working here.
+
+    It looks at port, permissions, disk, clock and programs that are missing, of what progressd serve would use from
+    here, or of the service where that is installed. The exit status is 1 if something is wrong.
+
+    \b
+    Examples:
+      sudo progressd doctor
+      progressd doctor --state-dir ~/jobs --port 8081
+    """
+    import os
+
+    from progressd.admin.doctor import Finding, diagnose
+    from progressd.admin.install import CONFIG, STATE, UNIT_DIRECTORY, held_addresses, unsettled
+    from progressd.config.load import load
+
+    environ = dict(os.environ)
+    installed = (UNIT_DIRECTORY / "progressd.service").exists() and config_path in (None, CONFIG)
+    if installed:
+        environ = {"STATE_DIRECTORY": str(STATE), "RUNTIME_DIRECTORY": "/run/progressd", **environ}
+    given = given_settings(flags)
+    settings, _ = load(config_path, environ, given)
+    of_service = installed and all(value is None for value in given.values())
+    findings = list(diagnose(settings, held_addresses() if of_service else ()))
+    if of_service and (told := unsettled()):
+        findings.insert(0, Finding("note", f"of the running service: {told}"))
+    for finding in findings:
+        click.echo(f"{MARKS[finding.grade]}  {finding.sentence}")
+    if any(finding.grade == "bad" for finding in findings):
+        raise SystemExit(1)

@@ -1,0 +1,119 @@
+"""`progressd jobs`: what the daemon has done, does and will do."""
+
+import sys
+from typing import Any, Final
+
+import click
+
+from progressd.cli.commands.export import export
+from progressd.cli.options import label
+from progressd.cli.remote import Remote, remote_options
+from progressd.core.status import JobStatus
+
+COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
+STATUS, DONE, CREATED, NAME = range(1, 5)  # places in COLUMNS
+
+GAP: Final = "  "
+LEAST_NAME: Final = 8  # characters
+
+
+@click.group(invoke_without_command=True)
+@click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs in this state.")
+@click.option("--kind", metavar="KIND", help="Only jobs of this kind: what a job is called, or pdf.")
+@click.option("--label", metavar="NAME=VALUE", callback=label, help="Only jobs with this label.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many jobs at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print each job as one line of JSON.")
+@remote_options
+@click.pass_context
+def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **filters: str | None) -> None:
+    """List jobs, the newest first.
+
+    \b
+    Examples:
+      progressd jobs
+      progressd jobs --status failed --limit 10
+      progressd jobs --json | jq -r .input_filename
+      progressd jobs export > jobs.ndjson
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    import msgspec
+
+    with remote.client() as client:
+        found = client.jobs(limit=limit, **filters)
+    if as_json:
+        for job in found:
+            click.echo(msgspec.json.encode(job))
+    elif not found and sys.stdout.isatty():
+        click.echo("no jobs")
+    elif sys.stdout.isatty():
+        _print_table(found)
+    else:
+        _print_columns([COLUMNS, *(_with_outcome(_cells(job), job) for job in found)])
+
+
+jobs.add_command(export)
+
+
+def _cells(job: dict[str, Any]) -> tuple[str, ...]:
+    from progressd.cli import text
+
+    status = JobStatus(job["status"])
+    progress = job["progress"]
+    moved = text.percent(progress["percent"], progress["total_steps"])
+    done = "100%" if status is JobStatus.COMPLETED else moved or "-"
+    return job["id"], job["status"], done, text.local_time(job["created_at"]), text.name(job)
+
+
+def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
+    """In a pipe every job is one line, which ends with what came of it."""
+    from progressd.cli.text import outcome
+
+    *most, name = cells
+    return (*most, ": ".join(filter(None, [name, outcome(job)])))
+
+
+def _print_table(found: list[dict[str, Any]]) -> None:
+    """No wider than the terminal: the name is shortened, then columns are left out. What came of a job is below it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from progressd.cli.text import COLORS, outcome, short_time
+
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for job in found:
+        *most, _, name = _cells(job)
+        rows.append((*most, short_time(job["created_at"]), name))
+    console = Console()
+    *widths, _ = _widths(rows)
+    shown = list(range(len(COLUMNS)))
+    for least in (CREATED, DONE, NAME, STATUS):
+        room = console.width - sum(widths[column] + len(GAP) for column in shown if column != NAME)
+        if room >= (LEAST_NAME if NAME in shown else 0):
+            break
+        shown.remove(least)
+    for number, row in enumerate(rows):
+        line = Text(style="bold" if number == 0 else "")
+        for column in shown:
+            cell = Text(row[column])
+            if column == NAME:
+                cell.truncate(room, overflow="ellipsis")
+            else:
+                if column == STATUS and number > 0:
+                    cell.stylize(COLORS[JobStatus(row[STATUS])])
+                cell.pad_right(widths[column] - len(cell))
+            line.append_text(cell).append(GAP)
+        line.rstrip()
+        console.print(line, soft_wrap=True)  # an id is there to be copied: rich may not shorten it
+        if number and (came_of_it := outcome(found[number - 1])):
+            console.print(Text(f"  {came_of_it}", style="dim"), soft_wrap=True)
+
+
+def _print_columns(rows: list[tuple[str, ...]]) -> None:
+    widths = _widths(rows)
+    for row in rows:
+        click.echo(GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _widths(rows: list[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]

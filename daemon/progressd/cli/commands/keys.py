@@ -1,0 +1,146 @@
+"""`progressd keys`: who may do what, and no longer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+
+from progressd.cli.options import Directory, config_option, daemon_here
+from progressd.cli.options import labels as labels_given
+
+SCOPES: Final = ("read", "write", "admin")
+
+
+@click.group()
+def keys() -> None:
+    """Add, list and revoke the keys of a daemon on this machine.
+
+    A key lets its holder do what its scopes say: read looks on, write submits, reports and cancels, admin does it all.
+    With auth.required = true nobody gets in without one. They are in a file that the daemon looks at every second
+    (auth.keys_file), of which only root and the daemon's user should write; the daemon need not run.
+
+    \b
+    Examples:
+      progressd keys add dashboard --scope read
+      progressd keys add scanner --scope read,write --label team=scan --expires 90d
+      progressd keys revoke scanner
+    """
+
+
+def _scopes(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> list[str]:
+    scopes = [part.strip() for text in given for part in text.split(",")]
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise click.BadParameter(f"{scope!r} is none of {', '.join(SCOPES)}")
+    return list(dict.fromkeys(scopes))
+
+
+def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """Seconds, from 12h or 30d; at most a century."""
+    from progressd.config import units
+
+    try:
+        seconds = None if text is None else units.seconds(text)
+    except ValueError:
+        seconds = 0
+    if seconds is not None and seconds > units.LONGEST:
+        raise click.BadParameter(f"{text!r} is too long: {units.seconds_text(units.LONGEST)} are the most")
+    if seconds is not None and seconds <= 0:
+        raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d")
+    return seconds
+
+
+state_dir_option = click.option(
+    "--state-dir", type=Directory(path_type=Path), help="The state directory of the daemon."
+)
+
+
+@keys.command()
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, default=("read",), show_default=True, metavar="SCOPE[,SCOPE]", callback=_scopes
+)
+@click.option("--expires", "lifetime", metavar="DURATION", callback=duration, help="Such as 12h or 30d; else never.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=labels_given,
+    help="Only the jobs that have this label; more than once: all of them.",
+)
+@state_dir_option
+@config_option
+def add(
+    name: str,
+    scopes: list[str],
+    lifetime: float | None,
+    labels: dict[str, str],
+    state_dir: Path | None,
+    config_path: Path | None,
+) -> None:
+    """Make a key, and print it this once."""
+    from datetime import UTC, datetime, timedelta
+
+    import msgspec
+
+    from progressd.auth.api_keys import Key, add_key, hashed, new_secret
+    from progressd.core.errors import InvalidInput
+
+    secret, now = new_secret(), datetime.now(UTC)
+    given: Mapping[str, object] = {
+        "name": name,
+        "hash": hashed(secret),
+        "scopes": scopes,
+        "created_at": now,
+        "labels": labels,
+    }
+    try:
+        expires_at = None if lifetime is None else now + timedelta(seconds=lifetime)
+        key = msgspec.convert({**given, "expires_at": expires_at}, Key)
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            f"a key cannot be called {name!r}: its name has up to 64 letters, digits and ._@-, a letter or digit first"
+        ) from None
+    file = _file(state_dir, config_path)
+    add_key(file, key)
+    click.echo(secret)
+    click.echo(f"It is shown this once: only its hash is kept, in {file}.", err=True)
+
+
+@keys.command("list")
+@state_dir_option
+@config_option
+def list_(state_dir: Path | None, config_path: Path | None) -> None:
+    """List the keys by name, but not the keys themselves.
+
+    With their scopes, labels and ends.
+    """
+    from datetime import UTC, datetime
+
+    from progressd.auth.api_keys import read_keys
+
+    now = datetime.now(UTC)
+    for key in read_keys(_file(state_dir, config_path)):
+        labels = " ".join(f"{name}={value}" for name, value in key.labels.items())
+        end = "never expires"
+        if key.expires_at is not None:
+            end = f"{'expired' if key.expires_at <= now else 'expires'} {key.expires_at:%Y-%m-%d %H:%M} UTC"
+        click.echo("  ".join(filter(None, [key.name, ",".join(key.scopes), labels, end])))
+
+
+@keys.command()
+@click.argument("name")
+@state_dir_option
+@config_option
+def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
+    """Delete a key; the connections made with it are closed."""
+    from progressd.auth.api_keys import revoke_key
+
+    revoke_key(_file(state_dir, config_path), name)
+    click.echo(f"{name} is revoked")
+
+
+def _file(state_dir: Path | None, config_path: Path | None) -> Path:
+    return daemon_here(config_path, state_dir, "auth.keys_file").auth.keys_file

@@ -1,0 +1,34 @@
+"""`progressd retry`: once more what has failed."""
+
+import click
+
+from progressd.cli.options import complete_ended
+from progressd.cli.remote import Remote, remote_options
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB", shell_complete=complete_ended)
+@click.option("--watch", "-w", is_flag=True, help="Look on until it is done, as progressd watch does.")
+@remote_options
+@click.pass_context
+def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
+    """Have a file worked on again; print the id of the new job.
+
+    Only for a job of a pipeline that failed or was cancelled. The exit status is that of progressd submit.
+
+    \b
+    Example:
+      progressd retry 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --watch
+    """
+    from progressd.cli import text
+    from progressd.cli.display import display_for
+    from progressd.cli.follow import follow
+    from progressd.cli.job_ids import whole_id
+
+    with remote.client() as client:
+        job_id = whole_id(client, job_id)
+        names = {client.retry(job_id): text.name(client.job(job_id))}
+    for again in names:
+        click.echo(again)
+    if watch:
+        ctx.exit(follow(remote, list(names), display_for(remote.url, names, as_json=False)))

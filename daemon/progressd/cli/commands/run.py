@@ -1,0 +1,74 @@
+"""`progressd run`: any command as a job."""
+
+from pathlib import PurePath
+
+import click
+
+from progressd.cli.options import labels as labels_given
+from progressd.cli.remote import Remote, remote_options
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--name", metavar="NAME", help="What the job is called, instead of after the command.")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the job."
+)
+@click.option(
+    "--progress-pattern",
+    "-p",
+    "pattern",
+    metavar="REGEX",
+    help="Finds the progress in what the command writes: by the groups current and total, or percent, and step.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(10, 86400),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a sign of life until the job is shown as stalled; three times as long, and it has failed.",
+)
+@remote_options
+@click.pass_context
+def run(
+    ctx: click.Context,
+    command: tuple[str, ...],
+    name: str | None,
+    labels: dict[str, str],
+    pattern: str | None,
+    lease: float,
+    remote: Remote,
+) -> None:
+    """Run a command, and have the daemon show how it goes.
+
+    Its input, output and exit status are its own, and it runs even where no daemon answers. Cancelling the job ends it.
+    It finds PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY in its environment, should it want to report by itself.
+
+    \b
+    Examples:
+      progressd run -- make -j4
+      progressd run --name backup -p '(?P<percent>[0-9]+)%' -- rsync -a --info=progress2 /srv /backup
+    """
+    import trio
+
+    from progressd.cli.errors import sentence
+    from progressd.client.run import WrappedCommand
+    from progressd.core.progress_pattern import ProgressPattern
+
+    try:
+        finder = None if pattern is None else ProgressPattern(pattern)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
+    registration = {"kind": name or PurePath(command[0]).name, "labels": labels, "lease_seconds": lease}
+
+    def say(what: str | Exception) -> None:
+        said = what if isinstance(what, str) else f"{sentence(what, remote)}; the command runs all the same"
+        click.echo(f"progressd: {said}", err=True)
+
+    with remote.client(timeout=10) as client:
+        wrapped = WrappedCommand(client, registration, remote.environment, finder, say)
+        try:
+            ctx.exit(trio.run(wrapped.run, command))
+        except OSError as error:
+            click.echo(f"progressd: {command[0]}: {error.strerror}", err=True)
+            ctx.exit(127 if isinstance(error, FileNotFoundError) else 126)

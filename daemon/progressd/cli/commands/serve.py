@@ -1,0 +1,86 @@
+"""`progressd serve`: the daemon in the foreground."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from progressd.cli.options import config_option, given_settings, settings_options
+
+STDOUT_TIMEOUT: Final = 1.0  # seconds to wait for a reader of the address; it may read it later
+
+
+@click.command()
+@settings_options
+@config_option
+def serve(config_path: Path | None, **flags: object) -> None:
+    """Run the daemon until Ctrl-C or SIGTERM.
+
+    It prints "listening on URL" on stdout once it answers, and logs to stderr. The first signal lets running jobs end
+    and sends the watchers away, a second one stops at once. SIGHUP has it read its settings again; in a terminal it
+    means that this was closed, and stops the daemon like SIGTERM. All other settings are in the config file or in
+    environment variables: see progressd config.
+
+    \b
+    Examples:
+      progressd serve
+      progressd serve --port 0 --state-dir /tmp/jobs
+      PROGRESSD_RUNNER_SLOTS=2 progressd serve --config progressd.toml
+    """
+    import faulthandler
+    import os
+
+    import structlog
+    import trio
+
+    from progressd import app
+    from progressd.config.load import load
+    from progressd.config.settings import Settings
+    from progressd.core.errors import ProgressdError
+    from progressd.system import log
+    from progressd.system.reaper import adopt
+
+    os.umask(0o077)  # what it makes, and what its pipelines make, is for its own user
+    environ = dict(os.environ)  # the daemon takes out of it what its children must not have
+
+    def read_settings(*, again: bool = True) -> Settings:
+        return load(config_path, environ, given_settings(flags), again=again)[0]
+
+    async def run() -> None:
+        below = adopt()
+        await app.serve(settings, read_settings, on_listening=_announce)
+        if left := await below.end(settings.runner.kill_grace):  # what jobs left behind, and nothing else told of
+            structlog.get_logger().error("cannot end what jobs left running", processes=[str(one) for one in left])
+
+    settings = read_settings(again=False)
+    log.configure(settings.log)
+    if sys.stderr is not None:
+        faulthandler.enable()  # where it hung, when the watchdog kills it
+    try:
+        trio.run(run)
+    except Exception as error:
+        for leaf in log.leaves(error):
+            if isinstance(leaf, ProgressdError):
+                raise leaf from None
+        structlog.get_logger().critical("the daemon has failed", exc_info=error)
+        raise SystemExit(1) from None
+    finally:
+        log.close()  # before the sentence on stderr
+
+
+async def _announce(url: str) -> None:
+    """Print the address from a thread, which a reader of stdout that has stopped reading may block."""
+    import trio
+
+    from progressd.core.errors import ProgressdError
+    from progressd.system.log import Descriptor
+
+    if sys.stdout is None:
+        return
+    stdout, line = Descriptor(sys.stdout.fileno()), f"listening on {url}\n".encode()
+    try:
+        with trio.move_on_after(STDOUT_TIMEOUT):
+            await trio.to_thread.run_sync(stdout.write, line, abandon_on_cancel=True)
+    except OSError as error:
+        raise ProgressdError(f"cannot print the address: {error.strerror}") from error

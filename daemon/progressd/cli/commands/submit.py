@@ -1,0 +1,100 @@
+"""`progressd submit`: files for the daemon to work on."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.options import labels as labels_given
+from progressd.cli.remote import Remote, remote_options
+from progressd.core.batch import Priority
+
+
+def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    """From NAME=VALUE, where the value is JSON if it can be read as such, else text."""
+    import msgspec
+
+    options: dict[str, object] = {}
+    for assignment in given:
+        name, equals, text = assignment.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{assignment!r} is not of the form NAME=VALUE, such as dpi=300")
+        try:
+            options[name] = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            options[name] = text
+    return options
+
+
+@click.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+)
+@click.option(
+    "--option",
+    "-o",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_assignments,
+    help="An option of the pipeline.",
+)
+@click.option("--pipeline", metavar="NAME", help="The pipeline to run, instead of pdf.")
+@click.option(
+    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the jobs."
+)
+@click.option(
+    "--priority",
+    type=click.Choice([str(priority) for priority in Priority]),
+    help="Jobs of a higher one are started first.",
+)
+@click.option("--watch", "-w", is_flag=True, help="Look on until all are done, as progressd watch does.")
+@remote_options
+@click.pass_context
+def submit(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    options: dict[str, object],
+    pipeline: str | None,
+    labels: dict[str, str],
+    priority: str | None,
+    watch: bool,
+    remote: Remote,
+) -> None:
+    """Give files to the daemon; print the id of each job.
+
+    The exit status is 1 if the daemon refuses a file, and with --watch also if a job fails or is cancelled.
+
+    \b
+    Examples:
+      progressd submit book.pdf
+      progressd submit scans/*.pdf --option dpi=600 --option ocr=true --watch
+      progressd submit urgent.pdf --priority high --label team=scan
+    """
+    from progressd.cli.errors import sentence
+    from progressd.client.errors import Refused
+
+    if priority is not None:
+        options["priority"] = priority
+    names: dict[str, str] = {}
+    refused = False
+    with remote.client() as client:
+        for path in files:
+            try:
+                job_id = client.submit(path, options, pipeline, labels)
+            except (Refused, OSError) as error:
+                if isinstance(error, Refused) and error.status == 401:
+                    raise  # and would be with every other file
+                refused = True
+                click.echo(f"Error: {path}: {sentence(error, remote)}", err=True)
+            else:
+                names[job_id] = path.name
+                click.echo(job_id)
+    status = _watch(remote, names) if watch and names else 0
+    ctx.exit(status or int(refused))
+
+
+def _watch(remote: Remote, names: dict[str, str]) -> int:
+    from progressd.cli.display import display_for
+    from progressd.cli.follow import follow
+
+    return follow(remote, list(names), display_for(remote.url, names, as_json=False))

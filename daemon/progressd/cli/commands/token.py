@@ -1,0 +1,46 @@
+"""`progressd token`: let somebody look on for a while."""
+
+from pathlib import Path
+
+import click
+
+from progressd.cli.commands.keys import duration, state_dir_option
+from progressd.cli.options import config_option, daemon_here
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False)
+@click.option("--expires", "lifetime", metavar="DURATION", callback=duration, help="Instead of auth.token_lifetime.")
+@state_dir_option
+@config_option
+def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
+    """Print a token to watch one job, or all of them.
+
+    It is for a daemon on this machine, and goes into an address, where no header can be sent:
+    /ws/jobs/JOB?token=TOKEN, /api/jobs/JOB/events?token=TOKEN. Whoever has it can look at that job, and do nothing
+    else. Of the job's id the first eight characters do.
+
+    \b
+    Examples:
+      progressd token 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
+      progressd token --expires 8h
+    """
+    from progressd.admin import maintenance
+    from progressd.auth.identity import Identity
+    from progressd.auth.watch_tokens import lifetime_of, new_token, secret_from
+    from progressd.cli.job_ids import is_beginning, the_one
+    from progressd.core.errors import NotFound
+    from progressd.core.events import checked_job_id
+    from progressd.core.messages import ALL_JOBS, job_topic
+
+    settings = daemon_here(config_path, state_dir, "auth.token_secret_file")
+    if job_id is not None:
+        if is_beginning(job_id):
+            job_id = the_one(job_id, maintenance.ids_beginning(settings.state_dir, job_id.lower()))
+        job_id = checked_job_id(job_id)
+        if not maintenance.may_have(settings.state_dir, job_id):
+            raise NotFound(f"the daemon with the state directory {settings.state_dir} has no job {job_id}")
+    topic = ALL_JOBS if job_id is None else job_topic(job_id)
+    operator = Identity()
+    end = lifetime_of(operator, settings.auth.token_lifetime if lifetime is None else lifetime)
+    click.echo(new_token(secret_from(settings.auth.token_secret_file), topic, end, operator))

@@ -1,0 +1,44 @@
+"""`progressd watch`: one job until its end, or all of them."""
+
+import sys
+
+import click
+
+from progressd.cli.options import complete_job
+from progressd.cli.remote import Remote, remote_options
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False, shell_complete=complete_job)
+@click.option("--json", "as_json", is_flag=True, help="Print each message as it comes: one line of JSON.")
+@remote_options
+@click.pass_context
+def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote) -> None:
+    """Look on while a job runs, or at all jobs until Ctrl-C.
+
+    On a terminal it shows live bars, in a pipe one line of text for each message. It reconnects by itself and goes on
+    where it was.
+
+    The exit status is 0 if the job is completed, 1 if it failed or was cancelled, 130 if you interrupt it.
+
+    \b
+    Examples:
+      progressd watch
+      progressd watch 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c && echo done
+      progressd watch --json | jq -r 'select(.type == "completed").data.download_url'
+    """
+    from progressd.cli import text
+    from progressd.cli.display import display_for
+    from progressd.cli.follow import follow
+    from progressd.cli.job_ids import WHOLE, whole_id
+
+    names = {}
+    on_terminal = sys.stdout.isatty() and not as_json
+    if job_id is not None and (on_terminal or len(job_id) < WHOLE):
+        with remote.client() as client:
+            job_id = whole_id(client, job_id)
+            if on_terminal:
+                job = client.job(job_id)
+                job_id = job["id"]
+                names = {job_id: text.name(job)}
+    ctx.exit(follow(remote, None if job_id is None else [job_id], display_for(remote.url, names, as_json=as_json)))

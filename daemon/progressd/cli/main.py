@@ -1,0 +1,124 @@
+"""The command line. A command is imported when it is called, and what it needs when it runs: each starts at once."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from progressd import __version__
+from progressd.cli.errors import sentence
+from progressd.cli.remote import REMOTE
+from progressd.client.errors import ClientError
+from progressd.core.errors import ProgressdError
+
+__all__ = ["main"]
+
+BROKEN_PIPE: Final = 141  # what a shell reports for a program that SIGPIPE has ended
+INTERRUPTED: Final = 130  # and for one that SIGINT has
+# A line of stderr that begins so is an error in the journal, see sd-daemon(3). The journal's own protocol would not do:
+# it may find out too late which unit has sent a message, of a process that ends just then.
+ERR: Final = "<3>"
+
+
+# The commands in the order of use, each with the module that it is in.
+COMMANDS: Final[Mapping[str, str]] = {
+    "serve": "serve",
+    "submit": "submit",
+    "run": "run",
+    "emit": "emit",
+    "watch": "watch",
+    "jobs": "jobs",
+    "cancel": "cancel",
+    "retry": "retry",
+    "delete": "delete",
+    "backup": "backup",
+    "check": "check",
+    "keys": "keys",
+    "token": "token",
+    "config": "config",
+    "install": "install",
+    "uninstall": "install",
+    "doctor": "doctor",
+    "completion": "completion",
+}
+
+
+class _Commands(click.Group):
+    """Ends with a sentence where a command cannot go on, and with the exit status that a shell expects."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._in_sentences(ctx)
+        except click.ClickException as error:
+            from progressd.system.journal import stderr_is_journal
+
+            if not stderr_is_journal():
+                raise
+            for line in error.format_message().splitlines():
+                click.echo(f"{ERR}Error: {line}", err=True)
+            ctx.exit(error.exit_code)
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _checked_output():  # --help and --version print from here
+            return super().make_context(*arguments, **options)
+
+    def _in_sentences(self, ctx: click.Context) -> Any:
+        try:
+            with _checked_output():
+                return super().invoke(ctx)
+        except (ClientError, ProgressdError) as error:
+            raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"progressd.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        return command
+
+
+@contextmanager
+def _checked_output() -> Iterator[None]:
+    """End with a sentence where the disk does not take the output, and silently where nobody reads it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        from progressd.system.transient import UNWRITTEN
+
+        if error.errno not in UNWRITTEN or error.filename is not None:
+            raise
+        _drop_output()
+        raise click.ClickException(f"cannot write the output: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go, and Python would complain about that at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS)
+@click.version_option(__version__, "-V", "--version", prog_name="progressd", message="%(prog)s %(version)s")
+def main() -> None:
+    """Pushes the progress of long-running jobs to whoever watches them, the moment it happens.
+
+    \b
+    Examples:
+      progressd serve                        run the daemon
+      progressd submit book.pdf --watch      give it a file, and look on
+      progressd watch                        look on at all its jobs
+      progressd run -- make -j4              have it show a command
+    """

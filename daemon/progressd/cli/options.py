@@ -1,0 +1,188 @@
+"""What several commands take: a job, and the settings that are flags."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from click.shell_completion import CompletionItem
+
+from progressd.cli.remote import remote_of
+from progressd.core.errors import SettingsError
+from progressd.core.status import JobStatus
+
+if TYPE_CHECKING:
+    from progressd.config.fields import Setting
+    from progressd.config.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits for the daemon at most
+
+
+class Directory(click.Path):
+    """A directory that, where it is there, whoever calls may read; or a sentence says who may."""
+
+    def __init__(self, path_type: type[Path] | None = None) -> None:
+        super().__init__(file_okay=False, readable=False, path_type=path_type)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click.Path does. Raises ClickException, which goes without the usage of the command."""
+        if os.path.isdir(value) and not os.access(value, os.R_OK | os.X_OK):
+            path = Path(value)
+            try:
+                owner = path.owner()
+            except KeyError:
+                owner = f"user {path.stat().st_uid}"
+            raise click.ClickException(f"{path} is for {owner} to read, not for you: put sudo before the command")
+        return super().convert(value, param, ctx)
+
+
+def config_option(command: Command) -> Command:
+    """`--config`."""
+    from progressd.config.load import DEFAULT_FILE
+
+    return click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"The config file, instead of {DEFAULT_FILE}.",
+    )(command)
+
+
+def settings_options(command: Command) -> Command:
+    """The settings that are flags, as declared; the command gets them by name, see `given_settings`."""
+    for setting in reversed(_flags()):
+        command = _option(setting)(command)
+    return command
+
+
+def state_dir_options(command: Command) -> Command:
+    """`--state-dir` and `--config`, which may name it; see `state_dir`."""
+    [setting] = [setting for setting in _flags() if setting.key == "state_dir"]
+    return _option(setting)(config_option(command))
+
+
+def state_dir(config_path: Path | None, given: str | None) -> Path:
+    """The directory of the daemon with these settings. Raises SettingsError, also where it is guessed and not there."""
+    from progressd.config.load import load
+
+    settings, origins = load(config_path, os.environ, {"state_dir": given})
+    if origins["state_dir"] == "default":
+        _require_there(settings)
+    return settings.state_dir
+
+
+def daemon_here(config_path: Path | None, given: Path | None, file: str) -> "Settings":
+    """The settings of a daemon on this machine, of which the setting `file` is to be used.
+
+    Raises SettingsError, also where nobody has said in which directory it is, and it is not the one that is guessed.
+    """
+    from progressd.config.load import load
+
+    settings, origins = load(config_path, os.environ, {"state_dir": given})
+    if origins["state_dir"] == origins[file] == "default":
+        _require_there(settings)
+    return settings
+
+
+def _require_there(settings: "Settings") -> None:
+    if not settings.state_dir.is_dir():
+        raise SettingsError(
+            f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
+            " /var/lib/progressd"
+        )
+
+
+def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:
+    """The callback of an option that takes one label."""
+    if given is not None and not all(given.partition("=")[:2]):
+        raise click.BadParameter(f"{given!r} is not of the form NAME=VALUE, such as host=db1")
+    return given
+
+
+def labels(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """The callback of an option that takes several."""
+    return dict(text.split("=", 1) for one in given if (text := label(ctx, option, one)))
+
+
+def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
+    """What `settings_options` got, by key of the setting."""
+    return {setting.key: parameters[_parameter(setting)] for setting in _flags()}
+
+
+def complete_job(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The newest jobs of the daemon, if it answers soon."""
+    return _completed(ctx, incomplete, [None])
+
+
+def complete_unfinished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same, of the jobs that have not finished."""
+    return _completed(ctx, incomplete, [JobStatus.PROCESSING, JobStatus.QUEUED])
+
+
+def complete_ended(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same, of the jobs that did not end well."""
+    return _completed(ctx, incomplete, [JobStatus.FAILED, JobStatus.CANCELLED])
+
+
+def complete_finished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The same, of the jobs that have finished."""
+    return _completed(ctx, incomplete, [status for status in JobStatus if status.finished])
+
+
+def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus | None]) -> list[CompletionItem]:
+    from progressd.client.errors import ClientError
+
+    try:
+        with remote_of(ctx, ctx.params).client(timeout=COMPLETION_TIMEOUT) as client:
+            jobs = [job for status in statuses for job in client.jobs(status=status)]
+    except ClientError:
+        return []
+    return [
+        CompletionItem(job["id"], help=f"{job['status']} {job.get('input_filename', job['kind'])}")
+        for job in jobs
+        if job["id"].startswith(incomplete)
+    ]
+
+
+def _flags() -> "list[Setting]":
+    from progressd.config.fields import declared
+    from progressd.config.settings import Settings
+
+    return [setting for setting in declared(Settings) if "flag" in setting.extra]
+
+
+def _option(setting: "Setting") -> Callable[[Command], Command]:
+    if setting.base is bool:
+        return click.option(
+            setting.extra["flag"], _parameter(setting), is_flag=True, default=None, help=setting.meta.description
+        )
+    default = setting.extra.get("default", setting.default)
+    return click.option(
+        setting.extra["flag"],
+        _parameter(setting),
+        type=_type(setting),
+        metavar=None if get_origin(setting.base) is Literal else setting.key.rpartition(".")[2].upper(),
+        callback=lambda _ctx, _option, text: _checked(setting, text),
+        help=f"{setting.meta.description}  [default: {default}]".replace("`", ""),
+    )
+
+
+def _parameter(setting: "Setting") -> str:
+    return setting.key.replace(".", "_")
+
+
+def _type(setting: "Setting") -> Any:
+    """What the shell can complete; what is possible is decided by `_checked`."""
+    if get_origin(setting.base) is Literal:
+        return click.Choice(get_args(setting.base))
+    return Directory() if setting.base is Path else click.STRING
+
+
+def _checked(setting: "Setting", text: str | None) -> object:
+    try:
+        return None if text is None else setting.read(text, text=True)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not {setting.expected}") from None

@@ -1,0 +1,148 @@
+"""One setting: its key, type, default and description, read from the struct that declares it, and its text in TOML."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from progressd.config import units
+
+_READERS: Final = {"seconds": units.seconds, "bytes": units.size, "mode": units.mode}
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+class Setting(NamedTuple):
+    """A field of a struct. `extra` of its Meta: `unit` (seconds, bytes, mode), `flag`, and `default` in words."""
+
+    key: str
+    type: Any
+    meta: Meta
+    default: object  # NODEFAULT when it has to be computed
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"PROGRESSD_{self.key.upper().replace('.', '_')}"
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What the declaration says beside its limits."""
+        return self.meta.extra or {}
+
+    @property
+    def unit(self) -> str | None:
+        """What its number counts, if that may be written as text with a unit."""
+        return self.extra.get("unit")
+
+    def read(self, raw: object, *, text: bool) -> object:
+        """The value in its type; `text` when it comes from where everything is text. Raises ValueError."""
+        if self.unit is not None and isinstance(raw, str):
+            raw = _READERS[self.unit](raw)
+        elif self.unit == "mode":
+            raise ValueError("660 and 0660 are different numbers, so a mode has to be text")
+        elif text and isinstance(raw, str) and get_origin(self.base) is tuple:
+            raw = [part.strip() for part in raw.split(",") if part.strip()]
+        value = msgspec.convert(raw, self.type, strict=not text, dec_hook=_to_path)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value} is not finite")
+        if self.unit == "seconds" and isinstance(value, float) and value > units.LONGEST:
+            raise ValueError(f"{value} s are too many")
+        if self.unit == "bytes" and isinstance(value, int) and value > units.LARGEST:
+            raise ValueError(f"{value} bytes are too many")
+        return value
+
+    @property
+    def expected(self) -> str:
+        """What the value has to be, as the end of a sentence."""
+        match self.unit:
+            case "seconds":
+                longest = units.seconds_text(units.LONGEST)
+                return f'a duration of more than 0 s, up to {longest}, such as 30, "30s" or "5min"'
+            case "bytes":
+                least, largest = self.extra.get("least", self.meta.ge), units.size_text(units.LARGEST)
+                return f'a size of at least {least} bytes, up to {largest}, such as 65536 or "64KiB"'
+            case "mode":
+                return 'an octal file mode in quotes, such as "0660"'
+        base = self.base
+        if get_origin(base) is Literal:
+            return f"one of {', '.join(map(str, get_args(base)))}"
+        if "expected" in self.extra:
+            return str(self.extra["expected"])
+        if base is int:
+            most = self.meta.le
+            return (
+                f"an integer of at least {self.meta.ge}"
+                if most is None
+                else f"an integer from {self.meta.ge} to {most}"
+            )
+        return {bool: "true or false", str: "text that is not empty", Path: "a path"}[base]
+
+    def shown(self, value: object) -> str:
+        """The value as it stands in a TOML file."""
+        match self.unit, value:
+            case "seconds", int() | float():
+                return toml(units.seconds_text(value))
+            case "bytes", int():
+                return toml(units.size_text(value))
+            case "mode", int():
+                return toml(units.mode_text(value))
+        return toml(value)
+
+    @property
+    def base(self) -> Any:
+        """The type without what is annotated."""
+        return get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
+
+
+def declared(struct: type[Struct], prefix: str = "") -> Iterator[Setting]:
+    """The settings of a struct, those of the structs in it after its own."""
+    hints = get_type_hints(struct, include_extras=True)
+    sections = []
+    for field in msgspec.structs.fields(struct):
+        hint = hints[field.name]
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            sections.append((hint, f"{prefix}{field.name}."))
+            continue
+        meta = next((part for part in get_args(hint)[1:] if isinstance(part, Meta)), None)
+        if meta is not None:
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            yield Setting(prefix + field.name, hint, meta, default)
+    for section, prefixed in sections:
+        yield from declared(section, prefixed)
+
+
+def toml(value: object) -> str:
+    """A value in TOML, on one line. Raises TypeError for what TOML does not know."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str() | Path():
+            # a TOML string is a JSON string without surrogate pairs, and with DEL escaped
+            return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list() | tuple():
+            return f"[{', '.join(map(toml, value))}]"
+        case dict():
+            pairs = ", ".join(f"{toml_key(key)} = {toml(item)}" for key, item in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+    raise TypeError(f"{type(value).__name__} cannot stand in a TOML file")
+
+
+def toml_key(key: str) -> str:
+    """A key in TOML, quoted where it must be."""
+    return key if _BARE_KEY.fullmatch(key) else toml(key)
+
+
+def _to_path(kind: type, raw: object) -> object:
+    if kind is Path and isinstance(raw, str | Path) and str(raw) and "\0" not in str(raw):
+        try:
+            return Path(raw).expanduser()
+        except RuntimeError:  # the home of a user who does not exist
+            raise ValueError("not a path") from None
+    raise ValueError("not a path")

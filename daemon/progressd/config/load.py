@@ -1,0 +1,230 @@
+"""The settings in force: read from flags, environment and file into one frozen object, or refused with a sentence."""
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from progressd.config.fields import Setting, declared
+from progressd.config.settings import BUILT_IN, NETWORKS, LogSettings, Settings
+from progressd.core.errors import SettingsError
+from progressd.core.pipeline import Option, Pipeline
+from progressd.system.fs import read_regular
+
+__all__ = ["DEFAULT_FILE", "LogSettings", "Origins", "Pipeline", "Settings", "load"]
+
+DEFAULT_FILE: Final = Path("/etc/progressd/progressd.toml")
+OTHER_VARIABLES: Final = frozenset(
+    f"PROGRESSD_{name}" for name in ("URL", "KEY", "KEY_FILE", "JOB_ID", "RUNNER", "SOCKET")
+)
+LONGEST_SOCKET_PATH: Final = 107  # bytes, unix(7)
+
+Origins = Mapping[str, str]
+
+_STEP = re.compile(r"\.(\w+)|\[([0-9]+)\]")
+_T = TypeVar("_T")
+
+
+class _Given(NamedTuple):
+    raw: object
+    origin: str
+    text: bool = False
+
+
+def load(
+    config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], *, again: bool = False
+) -> tuple[Settings, Origins]:
+    """The settings in force, and by key where each came from.
+
+    A flag goes before the environment, that before the file, that before the default. `config_path` must exist; without
+    it DEFAULT_FILE is read if it is there. `flags` are by key ("server.port"); one that is None was not given.
+    `again`: at once, while a daemon works, so that a pipe is refused, from which it may have come at the start.
+    Raises SettingsError for what is unknown or impossible.
+    """
+    path, table = _read(config_path, again=again)
+    settings = list(declared(Settings))
+    given = {
+        **dict(_from_file(settings, table, f"file {path}")),
+        **dict(_from_environment(settings, environ)),
+        **dict(_from_flags(settings, flags)),
+    }
+    values = {key: _value(setting, given[key]) for setting in settings if (key := setting.key) in given}
+    for key, default in _computed(environ, values):
+        values.setdefault(key, default)
+    origins = {setting.key: given[setting.key].origin if setting.key in given else "default" for setting in settings}
+    pipelines, pipeline_origins = _pipelines(table.get("pipelines", {}), f"file {path}")
+    found = _build(Settings, values, pipelines=pipelines)
+    _check(found, origins)
+    return found, {**origins, **pipeline_origins}
+
+
+def _read(config_path: Path | None, *, again: bool) -> tuple[Path, dict[str, Any]]:
+    path = config_path or DEFAULT_FILE
+    try:
+        text = read_regular(path) if again else path.read_bytes()
+        table = tomllib.loads(text.decode())
+        repr(table)  # so that each value can be told; integers may be too long for it
+        return path, table
+    except FileNotFoundError:
+        if config_path is None:
+            return path, {}
+        raise SettingsError(f"there is no config file {path}") from None
+    except OSError as error:
+        raise SettingsError(f"the config file {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # as those for what is not TOML or not UTF-8 are
+        raise SettingsError(f"the config file {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError(f"the config file {path} is nested too deeply") from None
+
+
+def _from_file(settings: Iterable[Setting], table: Mapping[str, Any], origin: str) -> Iterator[tuple[str, _Given]]:
+    known = {setting.key for setting in settings}
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    for name, value in table.items():
+        if name == "pipelines":
+            continue
+        if name in sections and not isinstance(value, dict):
+            raise SettingsError(f"{name} = {value!r}, from {origin}: expected a section, [{name}]")
+        inner = {f"{name}.{key}": item for key, item in value.items()} if name in sections else {name: value}
+        for key, item in inner.items():
+            if key not in known:
+                raise SettingsError(f"unknown setting {key}, from {origin}{_meant(key, known | sections)}")
+            yield key, _Given(item, origin)
+
+
+def _from_environment(settings: Iterable[Setting], environ: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
+    keys = {setting.variable: setting.key for setting in settings}
+    for variable, text in environ.items():
+        if variable in keys:
+            yield keys[variable], _Given(text, f"environment {variable}", text=True)
+        elif variable.startswith("PROGRESSD_PIPELINES_"):
+            raise SettingsError(f"unknown setting {variable} in the environment: pipelines are set in the config file")
+        elif variable.startswith("PROGRESSD_") and variable not in OTHER_VARIABLES:
+            raise SettingsError(f"unknown setting {variable} in the environment{_meant(variable, keys)}")
+
+
+def _from_flags(settings: Iterable[Setting], flags: Mapping[str, object]) -> Iterator[tuple[str, _Given]]:
+    names = {setting.key: setting.extra.get("flag", setting.key) for setting in settings}
+    for key, value in flags.items():
+        if key not in names:
+            raise SettingsError(f"unknown setting {key}{_meant(key, names)}")
+        if value is not None:
+            yield key, _Given(value, f"flag {names[key]}", text=isinstance(value, str))
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _value(setting: Setting, given: _Given) -> object:
+    try:
+        value = setting.read(given.raw, text=given.text)
+    except ValueError:
+        raw = repr(given.raw)
+        raise SettingsError(f"{setting.key} = {raw[:100]}, from {given.origin}: expected {setting.expected}") from None
+    return value.absolute() if isinstance(value, Path) else value
+
+
+def _computed(environ: Mapping[str, str], values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The defaults that depend on where the daemon runs; of directories that systemd names, the first counts."""
+    state = Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "progressd-data").absolute()
+    runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    yield "state_dir", state
+    yield "ingest.socket", Path(runtime or str(values.get("state_dir", state))).absolute() / "ingest.sock"
+    yield "auth.keys_file", Path(str(values.get("state_dir", state))) / "keys.json"
+    yield "auth.token_secret_file", Path(str(values.get("state_dir", state))) / "token-secret"
+    # what this process may use, not what the machine has: a unit's CPUAffinity= counts
+    yield "runner.slots", len(os.sched_getaffinity(0))
+
+
+def _build(struct: type[Any], values: Mapping[str, object], prefix: str = "", **more: object) -> Any:
+    """A struct of settings, with the structs in it, from values by key."""
+    arguments = dict(more)
+    for name, hint in get_type_hints(struct).items():
+        key = prefix + name
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            arguments[name] = _build(hint, values, f"{key}.")
+        elif key in values:
+            arguments[name] = values[key]
+    return struct(**arguments)
+
+
+def _pipelines(table: object, origin: str) -> tuple[dict[str, Pipeline], dict[str, str]]:
+    """The pipelines of the file, over the built-in ones key by key."""
+    if not isinstance(table, dict) or not all(isinstance(item, dict) for item in table.values()):
+        raise SettingsError(f"pipelines, from {origin}: expected a table for each pipeline, [pipelines.NAME]")
+    built_in: dict[str, Any] = {name: msgspec.to_builtins(pipeline) for name, pipeline in BUILT_IN.items()}
+    pipelines, origins = {}, {}
+    for name in [*built_in, *(name for name in table if name not in built_in)]:
+        merged = _merged(built_in.get(name, {}), table.get(name, {}))
+        pipelines[name] = _pipeline(name, merged, origin)
+        origins[f"pipelines.{name}"] = origin if name in table else "default"
+    return pipelines, origins
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**below, **above}
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(under := below.get(key), dict):
+            merged[key] = _merged(under, value)
+    return merged
+
+
+def _pipeline(name: str, table: dict[str, Any], origin: str) -> Pipeline:
+    key = f"pipelines.{name}"
+    for setting in declared(Pipeline, f"{key}."):
+        field = setting.key.removeprefix(f"{key}.")
+        if setting.unit is not None and field in table:
+            table = {**table, field: _value(setting, _Given(table[field], origin))}
+    options = table.get("options", {})
+    for option in options if isinstance(options, dict) else ():
+        _converted(Option, f"{key}.options.{option}", options[option], origin)
+    return _converted(Pipeline, key, table, origin)
+
+
+def _converted(struct: type[_T], key: str, table: object, origin: str) -> _T:
+    """A struct from a table of the file. msgspec's own message does not name the option or the value."""
+    try:
+        return msgspec.convert(table, struct)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$")
+        for json_word, toml_word in (("Object", "Table"), ("`object`", "`table`"), ("field", "key")):
+            reason = reason.replace(json_word, toml_word)
+        for found in _STEP.finditer(place):
+            table = table[found[1] or int(found[2])]  # type: ignore[index]
+            key += found[0]
+        value = "" if isinstance(table, dict) else f" = {table!r}"[:100]
+        raise SettingsError(f"{key}{value}, from {origin}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _check(settings: Settings, origins: Origins) -> None:
+    """Raise SettingsError for values that are impossible together."""
+    limits, socket = settings.limits, settings.ingest.socket
+    timeout_origin = origins["limits.connection_timeout"]
+    if limits.connection_timeout <= limits.heartbeat_interval:
+        raise SettingsError(
+            f"limits.connection_timeout = {limits.connection_timeout:g} s, from {timeout_origin}: "
+            f"expected more than limits.heartbeat_interval, {limits.heartbeat_interval:g} s, "
+            "or watchers are cut off before they were asked for a sign of life"
+        )
+    for key, value in (
+        ("server.trusted_proxies", settings.server.trusted_proxies),
+        ("limits.unlimited", settings.limits.unlimited),
+    ):
+        try:
+            list(map(ipaddress.ip_network, value))
+        except ValueError as error:
+            raise SettingsError(f"{key}, from {origins[key]}: {error}; expected {NETWORKS}") from None
+    if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+        raise SettingsError(
+            f"ingest.socket = {socket}, from {origins['ingest.socket']}: expected a path of at most "
+            f"{LONGEST_SOCKET_PATH} bytes, which is all that the system allows for a Unix socket"
+        )

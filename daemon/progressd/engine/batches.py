@@ -1,0 +1,62 @@
+"""The batches: every unfinished one in memory, and the rest from the store. Only ingest changes them."""
+
+from collections.abc import Collection, Mapping
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from progressd.broadcast.envelope import Published
+from progressd.core.batch import JobBatch, batch_messages
+from progressd.core.cursor import Cursor
+from progressd.core.errors import NotFound
+from progressd.store.base import Store
+
+
+def placed_messages(batch: JobBatch, store_id: str) -> list[Published]:
+    """What watchers are told of the batch as it is now, at its places in the stream."""
+    messages = batch_messages(batch)
+    offsets = range(batch.offset - len(messages) + 1, batch.offset + 1)
+    return [
+        Published(offset, replace(message, cursor=str(Cursor(store_id, offset)), time=batch.moved_at or UNSET))
+        for offset, message in zip(offsets, messages, strict=True)
+    ]
+
+
+class Batches:
+    """Batches as they are now, by id."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._unfinished: dict[str, JobBatch] = {}
+
+    async def load(self) -> None:
+        """Read the unfinished batches from the store."""
+        self._unfinished = {batch.id: batch for batch in await self._store.unfinished_batches()}
+
+    def unfinished(self, batch_id: str) -> JobBatch | None:
+        """The batch, if it has not finished."""
+        return self._unfinished.get(batch_id)
+
+    async def find(self, batch_id: str) -> JobBatch | None:
+        """The batch, if there is one."""
+        return (await self.find_all([batch_id])).get(batch_id)
+
+    async def find_all(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
+        """Those of the batches that exist, with at most one query."""
+        found = {batch_id: batch for batch_id in ids if (batch := self._unfinished.get(batch_id)) is not None}
+        missing = [batch_id for batch_id in ids if batch_id not in found]
+        return {**found, **await self._store.batches(missing)} if missing else found
+
+    async def get(self, batch_id: str) -> JobBatch:
+        """The batch. Raises NotFound."""
+        batch = await self.find(batch_id)
+        if batch is None:
+            raise NotFound(f"no batch {batch_id}")
+        return batch
+
+    def keep(self, batch: JobBatch) -> None:
+        """Take over a batch as it is now."""
+        if batch.status.finished:
+            self._unfinished.pop(batch.id, None)
+        else:
+            self._unfinished[batch.id] = batch

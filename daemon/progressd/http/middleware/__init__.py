@@ -1,0 +1,1 @@
+"""Layers that each HTTP request passes before its route."""

@@ -1,0 +1,74 @@
+"""The streams that are open over plain HTTP: how many there may be, and how they are told that the daemon stops."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from progressd.auth.connection_limit import Client, Places
+from progressd.broadcast.reader import ReaderOutbox
+from progressd.core.close_codes import DRAINING, TRY_AGAIN, Closing
+from progressd.core.errors import Stopping, Unavailable
+from progressd.core.messages import Notice
+
+
+class OpenStreams:
+    """Server-sent events, whoever waits for a job to change, and producers that report line by line."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._open: dict[ReaderOutbox, None] = {}
+        self._reporting: dict[Callable[[], None], None] = {}
+        self._announced: Notice | None = None
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def require_room(self, client: Client) -> None:
+        """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping."""
+        if self._draining:
+            raise Stopping("the daemon is stopping")
+        self._places.require(client)
+
+    @contextmanager
+    def opened(self, outbox: ReaderOutbox, client: Client) -> Iterator[None]:
+        """Within this, the stream is one of them; it ends at once where others were quicker to take the last room."""
+        try:
+            self._places.require(client)
+        except Unavailable:
+            outbox.end(TRY_AGAIN)
+        self._open[outbox] = None
+        self._places.take(client)
+        if self._announced is not None:
+            outbox.say(self._announced)
+        if self._draining:
+            outbox.end(DRAINING)
+        try:
+            yield
+        finally:
+            del self._open[outbox]
+            self._places.give_back(client)
+
+    @contextmanager
+    def reporting(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Within this, a producer is read, which does not count; `stop` is called once the daemon takes no more."""
+        self._reporting[stop] = None
+        if self._draining:
+            stop()
+        try:
+            yield
+        finally:
+            del self._reporting[stop]
+
+    def announce(self, message: Notice, *, later: bool = True) -> None:
+        """Tell everyone; `later`: also those who come from now on, until the next announcement."""
+        self._announced = message if later else None
+        for outbox in self._open:
+            outbox.say(message)
+
+    def close(self, closing: Closing) -> None:
+        """Let nobody in any more, and end every stream behind what waits in it."""
+        self._draining = True
+        for outbox in self._open:
+            outbox.end(closing)
+        for stop in tuple(self._reporting):
+            stop()

@@ -1,0 +1,215 @@
+"""The OpenAPI 3.1 document, made of the routes and of what is said at their handlers."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import cleandoc
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from progressd import __version__
+from progressd.http.context import RestApp
+from progressd.http.openapi.examples import EXAMPLES, ID
+from progressd.http.openapi.operations import JSON, Operation
+from progressd.http.schemas.responses import Refusal
+
+ALWAYS: Final = (400, 401, 403, 429, 500, 503)
+ERRORS: Final = {
+    400: "The request is malformed: its head, an id, the query or the body.",
+    401: "It takes a key, or this one is none, was revoked or has expired.",
+    403: "The key does not allow it, or the page of another site asks.",
+    404: "There is no such thing, or not for this key.",
+    408: "The body came too slowly, or stopped in the middle.",
+    409: "The state does not allow it, or another request is at it.",
+    413: "Too large.",
+    415: "Not a file of the type that the pipeline takes.",
+    416: "There is no such part of the file.",
+    422: "An option that does not exist or cannot have this value, or a key that stands for another request.",
+    429: "Too many requests; `Retry-After` says when to come again.",
+    500: "The daemon's fault; its log says more.",
+    503: "The daemon is starting or stopping, or the store does not take it; `Retry-After` says when to come again.",
+    507: "There is no room on the disk.",
+}
+GOOD: Final = {
+    200: "It is so.",
+    201: "It is new.",
+    202: "It is taken, and will be worked on.",
+    204: "There is nothing more to come.",
+    206: "The part that was asked for.",
+    303: "The result is elsewhere, at the URL in `Location`.",
+    304: "It has not changed.",
+}
+REQUEST_HEADERS: Final = {
+    "Idempotency-Key": "The same key again makes nothing new, and is answered as the first time.",
+    "If-None-Match": "The `ETag` of the last answer: 304 if it is still so.",
+    "Last-Event-ID": "The id of the last event that the client has had.",
+    "Range": "A part of the file, in bytes.",
+}
+RESPONSE_HEADERS: Final = {
+    "Content-Disposition": ("string", "The file's name."),
+    "ETag": ("string", "For `If-None-Match`."),
+    "Location": ("string", "Where the result is."),
+    "Idempotency-Replayed": ("string", "`true` where the first answer comes again."),
+    "Retry-After": ("integer", "Seconds."),
+    "X-RateLimit-Limit": ("integer", "Requests in a minute. Those who may send any number are not told."),
+    "X-RateLimit-Remaining": ("integer", "Requests that one may still send at once."),
+    "X-RateLimit-Reset": ("integer", "When one may send all of them again, in seconds since 1970."),
+}
+LEFT: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
+ANSWERED_WITH: Final = {  # a header of the request, and what a good answer has then
+    "If-None-Match": "ETag",
+    "Idempotency-Key": "Idempotency-Replayed",
+    "Range": "Content-Disposition",
+}
+SECURITY: Final[list[dict[str, list[str]]]] = [{}, {"bearer": []}, {"key": []}]
+_REFERENCE: Final = "#/components/schemas/{name}"
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def openapi_document(app: RestApp) -> dict[str, Any]:
+    """The document of all routes below /api."""
+    routes = list(_routes(app))
+    types = {*_types(operation for _, _, operation, _, _ in routes), Refusal}
+    ordered = sorted(types, key=lambda type_: str(getattr(type_, "__name__", type_)))
+    references, schemas = msgspec.json.schema_components(ordered, schema_hook=_any_json, ref_template=_REFERENCE)
+    schema_of = dict(zip(ordered, references, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, operation, view, name in routes:
+        described = _operation(path, operation, view, schema_of, schemas)
+        if method == "get":
+            described["security"] = [*SECURITY, {"token": []}]
+        paths.setdefault(path, {})[method] = {"operationId": name, **described}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "progressd",
+            "version": __version__,
+            "description": "How far long-running jobs are, the moment something happens.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": app.services.settings.server.base_path}],
+        "security": SECURITY,
+        "tags": [{"name": name} for name in dict.fromkeys(_tag(path) for path in paths)],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "headers": {
+                name: {"description": description, "schema": {"type": type_}}
+                for name, (type_, description) in RESPONSE_HEADERS.items()
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "token": {"type": "apiKey", "in": "query", "name": "token"},
+            },
+        },
+    }
+
+
+def _routes(app: RestApp) -> Iterator[tuple[str, str, Operation, Any, str]]:
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        view = app.view_functions[rule.endpoint]
+        operation = getattr(view, "operation", None)
+        if operation is None:
+            continue
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            yield _PARAMETER.sub(r"{\1}", rule.rule), method.lower(), operation, view, rule.endpoint
+
+
+def _types(operations: Iterable[Operation]) -> Iterator[Any]:
+    for operation in operations:
+        yield from operation.query
+        for content in (*operation.answers.values(), operation.body):
+            yield from (given for given in content.values() if not isinstance(given, Mapping))
+
+
+def _operation(
+    path: str, operation: Operation, view: Any, schema_of: Mapping[Any, Any], schemas: Mapping[str, Any]
+) -> dict[str, Any]:
+    summary, _, rest = cleandoc(view.__doc__ or "").partition("\n\n")
+    in_path = re.findall(r"{(\w+)}", path)
+    errors = {*ALWAYS, *operation.errors, *((404,) if in_path else ())}
+    described: dict[str, Any] = {
+        "summary": " ".join(summary.split()).rstrip("."),
+        "tags": [_tag(path)],
+        "parameters": [*_path_parameters(in_path), *_query(operation.query, schemas), *_headers(operation.headers)],
+        "responses": {
+            **{str(status): _good(status, content, schema_of) for status, content in operation.answers.items()},
+            **{str(status): _error(status, schema_of) for status in sorted(errors - operation.answers.keys())},
+        },
+    }
+    for status, answer in described["responses"].items():
+        if told := [*_told(operation, int(status)), *(LEFT if _tag(path) != "health" else ())]:
+            answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in told}
+    if rest:
+        described["description"] = " ".join(rest.split())
+    if operation.body:
+        described["requestBody"] = {
+            "required": operation.body_required,
+            "content": _content(operation.body, schema_of),
+        }
+    return described
+
+
+def _path_parameters(names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        schema = {"type": "string", "format": "uuid", "examples": [ID]}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _query(structs: Iterable[type[Struct]], schemas: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for struct in structs:
+        for name, schema in schemas[struct.__name__]["properties"].items():
+            given = {key: value for key, value in schema.items() if key != "default" or value is not None}
+            if "anyOf" in given:  # what may be left out is null inside, and cannot be null in a query
+                [given] = [one for one in given["anyOf"] if one != {"type": "null"}]
+            yield {"name": name, "in": "query", "required": False, "schema": given}
+
+
+def _headers(names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        text = {"type": "string", "pattern": "^[!-~]{1,255}$"}
+        yield {"name": name, "in": "header", "required": False, "schema": text, "description": REQUEST_HEADERS[name]}
+
+
+def _told(operation: Operation, status: int) -> Iterator[str]:
+    """The headers of an answer, beside those of the rate limit."""
+    if status in operation.answers:
+        yield from (ANSWERED_WITH[name] for name in operation.headers if name in ANSWERED_WITH)
+    if status in (429, 503):
+        yield "Retry-After"
+    if status == 303:
+        yield "Location"
+
+
+def _good(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": GOOD.get(status) or ERRORS[status]}
+    if content:
+        answer["content"] = _content(content, schema_of)
+    return answer
+
+
+def _error(status: int, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    example = {"error": ERRORS[status], **({"retry_after": 5} if status in (429, 503) else {})}
+    return {"description": ERRORS[status], "content": {JSON: {"schema": schema_of[Refusal], "example": example}}}
+
+
+def _content(content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    described = {}
+    for media_type, given in content.items():
+        if isinstance(given, Mapping):
+            described[media_type] = {"schema": given}
+            continue
+        described[media_type] = {"schema": schema_of[given]}
+        if given in EXAMPLES:
+            described[media_type]["example"] = msgspec.to_builtins(EXAMPLES[given])
+    return described
+
+
+def _tag(path: str) -> str:
+    return path.split("/")[2]
+
+
+def _any_json(type_: type) -> dict[str, Any]:
+    return {"description": "any JSON"}

@@ -1,0 +1,1 @@
+"""Sockets and connections: bind, accept, TLS, read the request head, route."""

@@ -1,0 +1,1 @@
+"""Jobs that the daemon runs: processes, their output, their limits, their end."""

@@ -1,0 +1,104 @@
+"""The output of a program that the runner started: events, progress by pattern, and its last lines."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import structlog
+
+from progressd.core.errors import InvalidInput
+from progressd.core.events import CompletedEvent, ErrorEvent, PreviewEvent, ProgressEvent, ReportedResult
+from progressd.core.progress_pattern import ProgressPattern
+from progressd.engine.ingest import Ingest
+from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
+
+MOST: Final = 300  # characters
+
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # for colours, and the like
+_DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # of a file, which alone is left
+
+
+def last_words(stderr: bytes) -> str:
+    """The last line that says anything; "" where there is none."""
+    for line in reversed(stderr.splitlines()):
+        text = _ESCAPES.sub("", line.decode(errors="replace"))
+        words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+        if words:
+            words = _DIRECTORIES.sub("", words)
+            return words if len(words) <= MOST else words[: MOST - 1] + "…"
+    return ""
+
+
+Reported: TypeAlias = ProgressEvent | PreviewEvent
+
+log = structlog.get_logger(__name__)
+
+
+class Output:
+    """Hands in the progress; keeps what the pipeline says of its end until it has ended."""
+
+    def __init__(self, job_id: str, ingest: Ingest, progress_pattern: str | None) -> None:
+        self._job_id = job_id
+        self._ingest = ingest
+        self._pattern = ProgressPattern(progress_pattern) if progress_pattern else None
+        self.result = ReportedResult()
+        self.complaint: str | None = None
+        self._warned = False
+
+    async def on_stdout(self, lines: Sequence[NumberedLine]) -> None:
+        """Take lines of standard output."""
+        await self._take(lines, self._event)
+
+    async def on_stderr(self, lines: Sequence[NumberedLine]) -> None:
+        """Take lines of standard error, where only the pattern looks."""
+        if self._pattern is not None:
+            await self._take(lines, self._found)
+
+    async def _take(
+        self, lines: Sequence[NumberedLine], read: Callable[[bytes | LineTooLong], Reported | None]
+    ) -> None:
+        """Submit the events in some lines. Others get their turn in between, however many lines there are."""
+        turn, events = Turn(), list[Reported]()
+        for _, line in lines:
+            if (event := read(line)) is not None:
+                events.append(event)
+            turn.took(1)
+            if turn.over:
+                await self._ingest.submit(*events)
+                turn, events = Turn(), []
+        await self._ingest.submit(*events)
+
+    def _event(self, line: bytes | LineTooLong) -> Reported | None:
+        if isinstance(line, LineTooLong) or not line.lstrip().startswith(b"{"):
+            return self._found(line)
+        try:
+            event = read_event(line, self._job_id)
+        except InvalidInput as error:
+            self._warn(error)
+            return self._found(line)
+        match event:
+            case CompletedEvent():
+                self.result = event.data
+            case ErrorEvent():
+                self.complaint = event.data.message
+            case ProgressEvent() | PreviewEvent():
+                return event
+        return None
+
+    def _found(self, line: bytes | LineTooLong) -> ProgressEvent | None:
+        if self._pattern is None or isinstance(line, LineTooLong):
+            return None
+        try:
+            found = self._pattern.find(line)
+        except InvalidInput as error:
+            self._warn(error)
+            return None
+        return ProgressEvent(self._job_id, found) if found is not None else None
+
+    def _warn(self, error: InvalidInput) -> None:
+        """Log the first line of a job that looks like an event and is not: a program may write millions of them."""
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "pipeline output is not an event; only the first is logged", job_id=self._job_id, error=str(error)
+            )

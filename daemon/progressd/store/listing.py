@@ -1,0 +1,181 @@
+"""The lists of jobs: all of them, those of a kind, those with a label; each by status, newest first, and counted.
+
+A page costs the same however many jobs there are and wherever in the list it is: the counts are kept by block of
+offsets, so they say in which block the page begins, and from there an index is read in order. Only a label together
+with another, or with a kind, is looked for among all jobs with the first one.
+"""
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from progressd.core.job import Job
+from progressd.core.status import JobStatus
+from progressd.store.base import Filter
+from progressd.store.rows import JOB
+
+BLOCK_BITS: Final = 16  # 65,536 offsets, of which a job has four or more: the jobs of a block are skipped in 2 ms
+AMONG: Final = "IN (SELECT value FROM json_each(?))"  # for more values than a statement takes parameters
+PAGE_BYTES: Final = 4 * 1024 * 1024  # of a page, which is in memory as a whole, several times; a usual job has 0.5 KiB
+NEWEST: Final = 2**63 - 1  # as large as an offset can be
+
+
+class _List(NamedTuple):
+    """A list: its name in the table of counts, and which rows are its jobs, by status, in order of `created_offset`."""
+
+    name: str
+    value: str
+    rows: str
+    values: tuple[str, ...] = ()
+
+
+ALL: Final = _List("all", "", "jobs WHERE status = ?")
+
+
+def keep(db: sqlite3.Connection, jobs: Collection[Job]) -> None:
+    """Bring labels and counts up to date with jobs that are about to be written in the same transaction."""
+    before = dict[int, str](
+        db.execute(
+            f"SELECT created_offset, status FROM jobs WHERE created_offset {AMONG}",
+            (in_json(job.created_offset for job in jobs),),
+        )
+    )
+    moved = [job for job in jobs if before.get(job.created_offset) != job.status]
+    _move(db, [(job, before.get(job.created_offset), job.status) for job in moved])
+
+
+def remove(db: sqlite3.Connection, jobs: Collection[Job]) -> None:
+    """Take jobs that are about to be deleted out of labels and counts."""
+    _move(db, [(job, job.status, None) for job in jobs])
+
+
+def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tuple[list[Any], int]:
+    """A page of rows with the jobs' bodies, and how many jobs there are altogether; in a transaction.
+
+    It ends early, behind one job at least, where it would have more than PAGE_BYTES.
+    """
+    statuses = list(JobStatus if which.statuses is None else which.statuses)
+    if not statuses:
+        return [], 0
+    wanted = _wanted(which)
+    if len(which.labels) + (which.kind is not None) > 1:
+        select, values = _select(wanted, statuses, NEWEST)
+        [total] = db.execute(f"SELECT count(*) FROM ({select})", values).fetchone()
+    else:
+        total, below, offset = _beginning(db, wanted, statuses, offset)
+        select, values = _select(wanted, statuses, below)
+    offsets = db.execute(f"{select} ORDER BY created_offset DESC LIMIT ? OFFSET ?", (*values, limit, offset))
+    bodies = db.execute(
+        f"SELECT {JOB} FROM jobs WHERE created_offset {AMONG} ORDER BY created_offset DESC",
+        (in_json(found for (found,) in offsets),),
+    )
+    rows, size = list[Any](), 0
+    with contextlib.closing(bodies):
+        for row in bodies:
+            size += len(row[-1])
+            if rows and size > PAGE_BYTES:
+                break
+            rows.append(row)
+    return rows, total
+
+
+def counts(db: sqlite3.Connection) -> dict[JobStatus, int]:
+    """How many jobs have each status."""
+    rows = db.execute("SELECT status, sum(jobs) FROM counts WHERE list = ? AND value = ? GROUP BY status", ALL[:2])
+    return dict.fromkeys(JobStatus, 0) | {JobStatus(status): jobs for status, jobs in rows}
+
+
+def in_json(values: Any) -> str:
+    """What AMONG takes."""
+    return msgspec.json.encode(list(values)).decode()
+
+
+def _beginning(db: sqlite3.Connection, wanted: _List, statuses: list[JobStatus], skip: int) -> tuple[int, int, int]:
+    """How many jobs there are; below which offset the page begins; and how many jobs to skip there."""
+    marks = ",".join("?" * len(statuses))
+    blocks = db.execute(
+        f"SELECT block, sum(jobs) FROM counts WHERE list = ? AND value = ? AND status IN ({marks})"
+        " GROUP BY block ORDER BY block DESC",
+        (wanted.name, wanted.value, *statuses),
+    ).fetchall()
+    below = NEWEST
+    for block, jobs in blocks:
+        if skip < jobs:
+            break
+        skip -= jobs
+        below = block << BLOCK_BITS
+    return sum(jobs for _, jobs in blocks), below, skip
+
+
+def _select(wanted: _List, statuses: list[JobStatus], below: int) -> tuple[str, list[object]]:
+    """The list's offsets, each status for itself in order, so that SQLite merges and does not sort."""
+    one = f"SELECT created_offset FROM {wanted.rows} AND created_offset < ?"
+    values = [value for status in statuses for value in (*wanted.values, status, below)]
+    return " UNION ALL ".join([one] * len(statuses)), values
+
+
+def _wanted(which: Filter) -> _List:
+    if not which.labels:
+        return ALL if which.kind is None else _of_kind(which.kind)
+    first, *others = which.labels
+    name, value, rows, values = _of_label(*first)
+    for label in others:
+        of_label = (
+            "EXISTS (SELECT 1 FROM labels AS other WHERE other.key = ? AND other.value = ?"
+            " AND other.status = labels.status AND other.created_offset = labels.created_offset)"
+        )
+        rows, values = rows.replace("WHERE", f"WHERE {of_label} AND", 1), (*label, *values)
+    if which.kind is not None:
+        of_kind = (
+            "EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_by_kind WHERE jobs.kind = ?"
+            " AND jobs.status = labels.status AND jobs.created_offset = labels.created_offset)"
+        )
+        rows, values = rows.replace("WHERE", f"WHERE {of_kind} AND", 1), (which.kind, *values)
+    return _List(name, value, rows, values)
+
+
+def _of_kind(kind: str) -> _List:
+    return _List("kind", kind, "jobs WHERE kind = ? AND status = ?", (kind,))
+
+
+def _of_label(key: str, value: str) -> _List:
+    return _List(f"label:{key}", value, "labels WHERE key = ? AND value = ? AND status = ?", (key, value))
+
+
+def _lists_of(job: Job) -> Iterator[_List]:
+    yield ALL
+    yield _of_kind(job.kind)
+    for key, value in job.labels.items():
+        yield _of_label(key, value)
+
+
+def _move(db: sqlite3.Connection, moves: Collection[tuple[Job, str | None, str | None]]) -> None:
+    """Jobs, the statuses they had, and those they have."""
+    db.executemany(
+        "DELETE FROM labels WHERE key = ? AND value = ? AND status = ? AND created_offset = ?",
+        [(*label, old, job.created_offset) for job, old, _ in moves if old for label in job.labels.items()],
+    )
+    db.executemany(
+        "INSERT INTO labels VALUES (?, ?, ?, ?)",
+        [(*label, new, job.created_offset) for job, _, new in moves if new for label in job.labels.items()],
+    )
+    changed = Counter[tuple[str, str, str, int]]()
+    for job, old, new in moves:
+        block = job.created_offset >> BLOCK_BITS
+        for one in _lists_of(job):
+            if old:
+                changed[one.name, one.value, old, block] -= 1
+            if new:
+                changed[one.name, one.value, new, block] += 1
+    db.executemany(
+        "INSERT INTO counts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs",
+        [(*key, jobs) for key, jobs in changed.items() if jobs],
+    )
+    db.executemany(
+        "DELETE FROM counts WHERE list = ? AND value = ? AND status = ? AND block = ? AND jobs = 0",
+        [key for key, jobs in changed.items() if jobs < 0],
+    )

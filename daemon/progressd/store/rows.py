@@ -1,0 +1,77 @@
+"""Jobs, batches and changes as rows of the SQLite file: what to select of each, and what it says.
+
+Of what is within a document SQLite checks nothing: a byte that the disk has changed shows only here. Every function
+raises sqlite3.DatabaseError, as SQLite itself does for a page that is damaged.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from progressd.core.batch import JobBatch
+from progressd.core.job import Job
+from progressd.core.json import UNDECODABLE, reason_of
+from progressd.core.messages import StateChange
+from progressd.store.base import Change
+from progressd.store.errors import UnreadableRow
+
+# As BLOBs, since Python reads no text that is not UTF-8, and does not say of which row it is.
+JOB: Final = "created_offset, CAST(id AS BLOB), CAST(body AS BLOB)"
+BATCH: Final = JOB
+CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
+
+T = TypeVar("T")
+Row: TypeAlias = tuple[int, bytes, bytes]
+Told: TypeAlias = Callable[[UnreadableRow], object]  # hears of each row that is passed over
+_decode_job = msgspec.json.Decoder(Job).decode
+_decode_batch = msgspec.json.Decoder(JobBatch).decode
+_decode_change = msgspec.json.Decoder(StateChange).decode
+
+
+def job_of(row: Row) -> Job:
+    """The job of a row with JOB."""
+    job = _decoded(_decode_job, row[2], "job", row[1])
+    _require(job.created_offset == row[0] and job.id.encode() == row[1], "job", row)
+    return job
+
+
+def batch_of(row: Row) -> JobBatch:
+    """The batch of a row with BATCH."""
+    batch = _decoded(_decode_batch, row[2], "batch", row[1])
+    _require(batch.created_offset == row[0] and batch.id.encode() == row[1], "batch", row)
+    return batch
+
+
+def change_of(row: Row) -> Change:
+    """The change of a row with CHANGE."""
+    message = _decoded(_decode_change, row[2], "change", row[0])
+    _require(message.job_id.encode() == row[1], "change", row)
+    return Change(row[0], message)
+
+
+def whole(decode: Callable[[Any], T], rows: Iterable[Any], told: Told) -> Iterator[T]:
+    """What the rows say, but for those that cannot be read."""
+    for row in rows:
+        try:
+            yield decode(row)
+        except UnreadableRow as error:
+            told(error)
+
+
+def _require(same: bool, what: str, row: Row) -> None:
+    """The keys of a row are in its document as well."""
+    if not same:
+        name = row[0] if what == "change" else row[1]
+        raise UnreadableRow(what, _text(name), "what it says of itself is not what it is kept under")
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes, what: str, name: bytes | int) -> T:
+    try:
+        return decode(body)
+    except UNDECODABLE as error:
+        raise UnreadableRow(what, _text(name), reason_of(error)) from error
+
+
+def _text(name: bytes | int) -> str:
+    return str(name) if isinstance(name, int) else name.decode(errors="replace")

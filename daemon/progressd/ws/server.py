@@ -1,0 +1,208 @@
+"""Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+from trio_websocket import ConnectionClosed
+from wsproto.utilities import LocalProtocolError
+
+from progressd.auth.authenticator import Admission
+from progressd.auth.connection_limit import Client, Places
+from progressd.auth.identity import NOBODY, Identity, Scope, decide
+from progressd.auth.origin import check_host, check_origin
+from progressd.auth.rate_limit import Allowance
+from progressd.broadcast.multiplex import Session
+from progressd.broadcast.outbox import Budget
+from progressd.broadcast.subscription import Subscription
+from progressd.config.settings import Settings
+from progressd.core.close_codes import CREDENTIALS_EXPIRED, Closing
+from progressd.core.errors import ProgressdError, Stopping, TokenExpired
+from progressd.core.messages import Notice, Resync
+from progressd.engine.access import Sight, Sights
+from progressd.net.connection_log import VANISHED, refused
+from progressd.net.listener import Connection
+from progressd.producers.ndjson import LineSplitter
+from progressd.producers.ndjson_stream import LineStream
+from progressd.ws.handshake import Wish, check_query, publishes, read_wish
+from progressd.ws.keepalive import Heartbeat
+from progressd.ws.publish import Publisher
+from progressd.ws.subscriptions import Dialogue
+from progressd.ws.websocket import WebSocket
+
+TOPICS_NAMED: Final = 5  # of one connection, in the log
+
+log = structlog.get_logger(__name__)
+
+
+class Watchers:
+    """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
+
+    def __init__(
+        self, settings: Settings, admission: Admission, allowance: Allowance, places: Places, sights: Sights
+    ) -> None:
+        self._settings = settings
+        self._admission = admission
+        self._allowance = allowance
+        self._places = places
+        self._sights = sights
+        self._open: dict[WebSocket, Client] = {}  # in the order they came
+        self.budget = Budget(settings.limits.outbox_bytes_total)
+        self._heartbeat = Heartbeat(settings.limits)
+        self.run = self._heartbeat.run
+        self._announced: Notice | None = None
+        self._draining: Closing | None = None
+
+    def use(self, settings: Settings) -> None:
+        """Settings that have been read again, most of them for who comes from now on; nobody is sent away."""
+        self._settings = settings
+        self._heartbeat.use(settings.limits)
+        self.budget.limit = settings.limits.outbox_bytes_total
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def handle(self, connection: Connection) -> None:
+        """Serve the connection until it is closed, and note how it ended; the caller closes the socket."""
+        connection.fate = VANISHED
+        try:
+            async with trio.open_nursery() as nursery:
+                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self._heartbeat)
+                await self.ws_handler(websocket)
+                nursery.cancel_scope.cancel()
+        except* (ConnectionClosed, LocalProtocolError):
+            # A client that goes at the wrong moment makes trio-websocket's own reader raise these: a ping after our
+            # close, or an end in the middle of the handshake. It has left, and nothing is wrong.
+            log.debug("watcher left in the middle", peer=connection.peer)
+
+    async def ws_handler(self, websocket: WebSocket) -> None:
+        """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
+        connection, headers = websocket.connection, websocket.headers
+        peer, connection.peer = connection.peer, self._allowance.address(connection.peer, headers)
+        try:
+            self._allowance.take(peer, headers)
+            self._check_browser(websocket)
+            try:
+                who = self._admission.who(headers, websocket.target.partition("?")[2])
+            except TokenExpired:
+                self._admit(websocket, NOBODY)
+                raise
+            self._admit(websocket, who)
+            serve = await self._asked(websocket, who)
+            await websocket.accept()
+            self._heartbeat.add(websocket.outbox)
+        except TokenExpired:  # a page is told nothing of a refusal, and would come back for ever
+            await websocket.accept()
+            websocket.outbox.end(CREDENTIALS_EXPIRED)
+            websocket.connection.fate = websocket.fate
+            await websocket.serve()
+        except ProgressdError as error:
+            websocket.connection.fate = refused(error)
+            await websocket.reject(error)
+        else:
+            if self._announced is not None:
+                websocket.send(self._announced)
+            if self._draining is not None:  # since it was let in
+                websocket.outbox.end(self._draining)
+            with self._admission.held(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
+                await serve()
+        finally:
+            self._dismiss(websocket)
+            self._heartbeat.remove(websocket.outbox)
+            websocket.outbox.discard()
+
+    def announce(self, message: Notice, *, later: bool = True) -> None:
+        """Tell every watcher; `later`: also those who come from now on, until the next announcement."""
+        self._announced = message if later else None
+        for websocket in self._open:
+            if websocket.accepted:
+                websocket.send(message)
+
+    async def close(self, closing: Closing, seconds: float) -> None:
+        """Let nobody in any more, and close everyone, spread over some seconds lest all come back at once."""
+        self._draining = closing
+        watching = [websocket for websocket in self._open if websocket.accepted]
+        for number, websocket in enumerate(watching):
+            if number:
+                await trio.sleep(seconds / (len(watching) - 1))
+            websocket.outbox.end(closing)
+
+    def _admit(self, websocket: WebSocket, who: Identity) -> None:
+        """Count a connection in. Raises Unavailable where there is no room."""
+        if self._draining is not None:
+            raise Stopping("the daemon is stopping")
+        client = Client(websocket.connection.peer, who, publishes(websocket.target))
+        self._places.require(client)
+        self._places.take(client)
+        self._open[websocket] = client
+
+    def _dismiss(self, websocket: WebSocket) -> None:
+        if (client := self._open.pop(websocket, None)) is not None:
+            self._places.give_back(client)
+
+    def _check_browser(self, websocket: WebSocket) -> None:
+        server = self._settings.server
+        check_host(websocket.host, server)
+        check_origin(websocket.origin, websocket.host, server)
+
+    async def _asked(self, websocket: WebSocket, who: Identity) -> Callable[[], Awaitable[None]]:
+        """What the client is served with once it is let in. Raises what refuses it."""
+        sight = self._sights.of(who)
+        if publishes(websocket.target):
+            decide(who, Scope.WRITE)
+            check_query(websocket.target)
+            splitter = LineSplitter(self._settings.ingest.max_line_bytes)
+            return Publisher(websocket, LineStream(splitter, sight.ingest)).serve
+        decide(who, Scope.READ)
+        check_query(websocket.target)
+        wish, after = await self._wish(websocket, sight)
+        return partial(self._serve, websocket, sight, wish, after)
+
+    async def _wish(self, websocket: WebSocket, sight: Sight) -> tuple[Wish, int | None]:
+        """What the client will watch, and after which offset. Raises what refuses it."""
+        wish = read_wish(websocket.target)
+        if wish.topic is not None:
+            await sight.history.require(wish.topic)
+        if wish.since is None or wish.topic is None:
+            return wish, None
+        return wish, sight.history.offset(wish.since, self._sights.broadcaster.offset)
+
+    async def _serve(self, websocket: WebSocket, sight: Sight, wish: Wish, after: int | None) -> None:
+        """Serve one stream, or the many topics that the client will name."""
+        outbox = websocket.asked_for(wish.types, wish.interval, sight.labels)
+        try:
+            if wish.topic is None:
+                session = self._sights.broadcaster.open_session(outbox)
+                await self._serve_session(websocket, session, sight)
+            else:
+                if wish.since is not None and after is None:
+                    websocket.send(Resync())
+                websocket.connection.topics = wish.topic
+                subscription = self._sights.broadcaster.join(wish.topic, outbox, after)
+                await self._serve_topic(websocket, subscription)
+        finally:
+            websocket.connection.fate = websocket.fate
+
+    async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
+        try:
+            websocket.start(websocket.send_past, subscription)
+            await websocket.serve()
+        finally:
+            subscription.leave()
+
+    async def _serve_session(self, websocket: WebSocket, session: Session, sight: Sight) -> None:
+        try:
+            messages, inbox = trio.open_memory_channel[str | bytes](1)
+            websocket.start(Dialogue(websocket, session, sight.history).run, inbox)
+            await websocket.serve(messages)
+        finally:
+            websocket.connection.topics = _some(tuple(session.topics))
+            session.leave()
+
+
+def _some(topics: Sequence[str]) -> str:
+    """As many as a line of the log can bear."""
+    more = [f"and {len(topics) - TOPICS_NAMED} more"] if len(topics) > TOPICS_NAMED else []
+    return " ".join([*topics[:TOPICS_NAMED], *more])

@@ -1,0 +1,93 @@
+"""The dialogue on a socket of many topics: the client subscribes and unsubscribes, and is answered."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import trio
+
+from progressd.broadcast.multiplex import Session
+from progressd.core.close_codes import TRY_AGAIN
+from progressd.core.errors import InvalidInput, NotFound, StoreFailed
+from progressd.core.json import decoded
+from progressd.core.messages import Pong, Refused, Resync, Subscribed, Unsubscribed
+from progressd.engine.access import SeenHistory
+from progressd.engine.history import History
+from progressd.ws.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
+from progressd.ws.websocket import WebSocket
+
+TOPICS_MOST: Final = 1000  # on one connection
+
+
+class Dialogue:
+    """Takes a client's messages, one after the other."""
+
+    def __init__(self, websocket: WebSocket, session: Session, history: History | SeenHistory) -> None:
+        self._websocket = websocket
+        self._session = session
+        self._history = history
+
+    async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
+        """Take messages, each once the one before it is done with, until there are no more."""
+        try:
+            async for message in messages:
+                await self._take(message)
+        except StoreFailed:
+            self._websocket.outbox.end(TRY_AGAIN)
+
+    async def _take(self, message: str | bytes) -> None:
+        """Do what a message asks and answer it. Raises StoreFailed."""
+        try:
+            text = message.encode() if isinstance(message, str) else message
+            request = decoded(decode_request, text, "a request")
+        except InvalidInput as error:
+            self._websocket.send(Refused(str(error)))
+            return
+        match request:
+            case Subscribe():
+                await self._subscribe(request)
+            case Unsubscribe():
+                for topic in request.topics:
+                    self._session.unsubscribe(topic.lower())
+                self._websocket.send(Unsubscribed(request.topics))
+            case Ping():
+                self._websocket.send(Pong())
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        topics = list(dict.fromkeys(await self._accepted(request.topics)))
+        if not topics:
+            return
+        after = None
+        if request.since is not None:
+            after = self._history.offset(request.since, self._session.newest_offset)
+            if after is None:
+                self._websocket.send(Resync())
+        new = [topic for topic in topics if topic not in self._session.topics]
+
+        def answer(upto: int) -> None:
+            self._websocket.send(Subscribed(topics, self._history.cursor(upto)))
+
+        try:
+            await self._session.subscribe(new, after, self._websocket.taken, answer)
+        except NotFound as error:  # a job was too old, and went since it was accepted
+            self._websocket.send(Refused(str(error)))
+
+    async def _accepted(self, asked: Iterable[str]) -> list[str]:
+        """The topics less those that are refused, of which the client has been told so. Raises StoreFailed."""
+        checked = dict[str, str]()
+        for text in asked:
+            try:
+                checked[text] = checked_topic(text)
+            except (InvalidInput, NotFound) as error:
+                self._websocket.send(Refused(str(error), text))
+        there = await self._history.existing(checked.values())
+        topics, room = list[str](), TOPICS_MOST - len(self._session.topics)
+        for text, topic in checked.items():
+            new = topic not in self._session.topics
+            if topic not in there:
+                self._websocket.send(Refused(f"no {topic.replace(':', ' ')}", text))
+            elif new and room <= 0:
+                self._websocket.send(Refused(f"a connection may have {TOPICS_MOST} topics", text))
+            else:
+                topics.append(topic)
+                room -= new
+        return topics

@@ -1,0 +1,128 @@
+"""Takes one page from the scan to the finished picture, band by band; it never says where the page goes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from PIL import Image
+
+from progressd_pdf.deskew import rows_needed, skew_angle, straighten
+from progressd_pdf.source import SourcePage
+from progressd_pdf.whiten import Whitening
+
+MIN_DPI = 36
+"""Dots per inch: below it no letter can be told from another."""
+
+MAX_DPI = 2400
+"""Dots per inch: the finest that scanners really resolve."""
+
+OVERLAP = 2
+"""Rows by which a band reaches under the next one, or viewers show a hairline of the white page between them."""
+
+KERNEL = 4
+"""Rows above and below a band that Lanczos looks at (3), and one for rounding."""
+
+BLACK_OR_WHITE = [0] * 128 + [255] * 128
+"""For each level of grey, what it becomes where a scan is to stay black and white."""
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be done with the pages."""
+
+    dpi: Annotated[int, msgspec.Meta(ge=MIN_DPI, le=MAX_DPI)] = 300
+    deskew: bool = True
+    upscale: bool = True
+    ocr: bool = False
+    advanced: bool = False
+
+    def band_stages(self) -> list[str]:
+        """Return what happens to every band of a page, in order, in words for the reader of a progress bar."""
+        switched = {"Deskewing": self.deskew, "Upscaling": self.upscale, "Cleaning": self.advanced}
+        return ["Rendering", *(stage for stage, on in switched.items() if on), "Writing"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A finished part of a page: its first row and the one past its last, its picture, and that as it is stored."""
+
+    rows: tuple[int, int]
+    picture: Image.Image
+    stored: Image.Image
+
+
+class PageWork:
+    """One page and what was decided about it; `band` does the work.
+
+    A scan coarser than `dpi` is drawn at its own resolution, dot for dot, and resampled (Lanczos) afterwards;
+    without `upscale` it stays as it is. Nothing is invented: no more detail comes out than went in.
+    """
+
+    def __init__(self, page: SourcePage, options: Options) -> None:
+        own_dpi = page.scan.dpi if page.scan else math.inf
+        drawn_dpi = min(own_dpi, options.dpi)
+        self.dpi = options.dpi if options.upscale else drawn_dpi
+        self.size = page.sheet.size_at(self.dpi)
+        self._page, self._options = page, options
+        self._drawn = page.sheet.size_at(drawn_dpi)
+        self.mode = "L" if page.grey else "RGB"
+        # Black and white stays so unless dots are merged, where grey keeps what they showed together.
+        self._bilevel = page.grey and page.scan is not None and page.scan.bilevel and self.dpi >= 0.99 * own_dpi
+        probe = page.probe.convert(self.mode)
+        self._angle = skew_angle(probe) if options.deskew else 0.0
+        if options.advanced:
+            upright = straighten(probe, 0, (0, probe.height), probe.size, self._angle)
+            self._whitening = Whitening(upright)
+
+    def band(self, index: int, begin: Callable[[str], None]) -> Band:
+        """Return the band `index` of the page, saying the name of each stage after Rendering to `begin`."""
+        first, last = self._page.sheet.rows_of(index, self.size[1])
+        rows = first, min(last + OVERLAP, self.size[1])
+        wanted = self._drawn_rows(rows)
+        crooked = rows_needed(wanted, self._drawn, self._angle) if self._angle else wanted
+
+        picture = self._page.render(self._drawn, crooked, self.mode)
+        if self._options.deskew:
+            begin("Deskewing")
+            if self._angle:
+                picture = straighten(picture, crooked[0], wanted, self._drawn, self._angle)
+        if self._options.upscale:
+            begin("Upscaling")
+            if self._drawn != self.size:
+                picture = self._resample(picture, rows, wanted[0])
+        if self._options.advanced:
+            begin("Cleaning")
+            if not self._bilevel:
+                picture = self._whitening.apply(picture, rows, self.size[1])
+        return Band(rows, picture, picture.point(BLACK_OR_WHITE, "1") if self._bilevel else picture)
+
+    def _drawn_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
+        """Return which rows of the page as drawn the finished `rows` are resampled from."""
+        if self._drawn == self.size:
+            return rows
+        scale = self._drawn[1] / self.size[1]
+        first, last = math.floor(rows[0] * scale) - KERNEL, math.ceil(rows[1] * scale) + KERNEL
+        return max(0, first), min(self._drawn[1], last)
+
+    def _resample(self, picture: Image.Image, rows: tuple[int, int], top: int) -> Image.Image:
+        upper, lower = (row * self._drawn[1] / self.size[1] - top for row in rows)
+        box = (0, upper, picture.width, lower)
+        return picture.resize((self.size[0], rows[1] - rows[0]), Image.Resampling.LANCZOS, box=box)
+
+
+class Miniature:
+    """A page made small from its bands, for the preview and for text recognition."""
+
+    def __init__(self, page: tuple[int, int], scale: float, mode: str) -> None:
+        self._scale = min(1.0, scale)
+        width, height = (max(1, round(side * self._scale)) for side in page)
+        self.picture = Image.new(mode, (width, height), 255 if mode == "L" else (255, 255, 255))
+
+    def add(self, band: Band) -> None:
+        """Put the band in its place."""
+        first, last = (round(row * self._scale) for row in band.rows)
+        if last > first:
+            size = (self.picture.width, last - first)
+            small = band.picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            self.picture.paste(small.convert(self.picture.mode), (0, first))

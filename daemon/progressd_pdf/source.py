@@ -1,0 +1,197 @@
+"""Opens a PDF and gives its pages as pixels, a band of rows at a time; it never changes a pixel and writes no file."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pikepdf
+import pypdfium2 as pdfium  # type: ignore[import-untyped]
+import pypdfium2.raw as pdfium_raw  # type: ignore[import-untyped]
+from PIL import Image, ImageChops
+
+from progressd_pdf.pictures import Refused, scan_of
+
+POINTS_PER_INCH = 72
+
+MAX_PAGES = 10_000
+"""Pages of a document, five times the thickest book. A PDF of 1 MB can have 200,000, which take days."""
+
+MAX_SIDE_INCHES = 120
+"""Inches. Wider than any sheet that is scanned or printed (A0 is 33 by 47); a PDF can claim 200 and more."""
+
+MAX_PAGE_PIXELS = 600_000_000
+"""Pixels of one finished page: A4 at 2400 dpi, or A0 at 600 dpi. It bounds the minutes a page takes, not memory."""
+
+MAX_WIDTH_PIXELS = 65_500
+"""Pixels. The widest picture that a JPEG can hold (libjpeg's JPEG_MAX_DIMENSION)."""
+
+BAND_PIXELS = 20_000_000
+"""Pixels worked on at once, 80 MB as Pillow keeps colour. A3 at 300 dpi is still one band."""
+
+PROBE_SIDE = 1000
+"""Pixels of the longer side of the small copy from which colour, skew and paper are judged."""
+
+SHRINK = 1e-6
+"""By how much a page is drawn too small. A scan that rounding made a dot larger would be resampled, and blurred."""
+
+CHROMA_TOLERANCE = 20
+"""Levels of 255 between the channels: the blocks of a grey JPEG stay below it, a pencil mark does not."""
+
+REOPEN_PAGES = 32
+"""Pages after which the document is opened afresh: pdfium keeps the data of every picture it has read."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One page of the document: its number from 1, its size on paper in points, the bands it is worked in."""
+
+    number: int
+    width: float
+    height: float
+    bands: int
+
+    def size_at(self, dpi: float) -> tuple[int, int]:
+        """Return the width and height in pixels at `dpi`."""
+        scale = dpi / POINTS_PER_INCH
+        return max(1, round(self.width * scale)), max(1, round(self.height * scale))
+
+    def rows_of(self, band: int, height: int) -> tuple[int, int]:
+        """Return the first row of `band` and the one past its last in a picture `height` pixels high."""
+        return height * band // self.bands, height * (band + 1) // self.bands
+
+
+class Source:
+    """An opened PDF. `sheets` says what is in it; raises Refused with the reason if there is nothing to work on."""
+
+    def __init__(self, path: Path, dpi: int) -> None:
+        _check_head(path)
+        self._path = path
+        self._document = _open(path)
+        if len(self._document) > MAX_PAGES:
+            raise Refused(f"The PDF has {len(self._document)} pages; at most {MAX_PAGES} can be worked on.")
+        facts = self._document.get_metadata_dict()
+        self.title, self.author = facts["Title"], facts["Author"]
+        units = _user_units(path)
+        self.sheets = [self._measure(index, units.get(index, 1.0), dpi) for index in range(len(self._document))]
+
+    def _measure(self, index: int, unit: float, dpi: int) -> Sheet:
+        try:
+            width, height = (side * unit for side in self._document.get_page_size(index))
+        except pdfium.PdfiumError:
+            raise Refused(f"Page {index + 1} is damaged and cannot be read.") from None
+        _check_size(index + 1, width / POINTS_PER_INCH, height / POINTS_PER_INCH, dpi)
+        pixels = width * height * (dpi / POINTS_PER_INCH) ** 2
+        return Sheet(index + 1, width, height, bands=max(1, math.ceil(pixels / BAND_PIXELS)))
+
+    def page(self, sheet: Sheet) -> "SourcePage":
+        """Return the page of `sheet`, to be used in a with statement."""
+        if sheet.number % REOPEN_PAGES == 0:
+            self._document.close()
+            self._document = _open(self._path)
+        try:
+            return SourcePage(self._document[sheet.number - 1], sheet)
+        except pdfium.PdfiumError:
+            raise Refused(f"Page {sheet.number} is damaged and cannot be read.") from None
+
+
+class SourcePage:
+    """One opened page: `scan` says how it was scanned (None if it is drawn), `probe` is a small copy in colour."""
+
+    def __init__(self, page: pdfium.PdfPage, sheet: Sheet) -> None:
+        self._page = page
+        self.sheet = sheet
+        scan = scan_of(page, sheet.number)
+        unit = sheet.width / page.get_width()
+        self.scan = replace(scan, dpi=scan.dpi / unit) if scan else None
+        longer = max(sheet.width, sheet.height)
+        self.probe = self.render(sheet.size_at(PROBE_SIDE / longer * POINTS_PER_INCH), None, "RGB")
+        self.grey = _is_grey(self.probe)
+
+    def render(self, size: tuple[int, int], rows: tuple[int, int] | None, mode: str) -> Image.Image:
+        """Return the `rows` (all if None) of the page drawn `size` pixels large on white, in mode L or RGB."""
+        first, last = rows or (0, size[1])
+        kind = pdfium_raw.FPDFBitmap_Gray if mode == "L" else pdfium_raw.FPDFBitmap_BGR
+        flags = pdfium_raw.FPDF_ANNOT | (
+            pdfium_raw.FPDF_GRAYSCALE if mode == "L" else pdfium_raw.FPDF_REVERSE_BYTE_ORDER
+        )
+        bitmap = pdfium.PdfBitmap.new_native(size[0], last - first, kind, rev_byteorder=mode != "L")
+        pdfium_raw.FPDFBitmap_FillRect(bitmap, 0, 0, size[0], last - first, 0xFFFFFFFF)
+        across, down = (side / paper * (1 - SHRINK) for side, paper in zip(size, self._page.get_size(), strict=True))
+        matrix = pdfium_raw.FS_MATRIX(across, 0, 0, down, 0, -first)
+        clip = pdfium_raw.FS_RECTF(0, 0, size[0], last - first)
+        pdfium_raw.FPDF_RenderPageBitmapWithMatrix(bitmap, self._page, matrix, clip, flags)
+        if self._page.formenv:
+            pdfium_raw.FPDF_FFLDraw(self._page.formenv, bitmap, self._page, 0, -first, *size, 0, flags)
+        picture: Image.Image = bitmap.to_pil()
+        return picture
+
+    def __enter__(self) -> "SourcePage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free what pdfium keeps of the page, decoded pictures above all."""
+        self._page.close()
+
+
+def _check_head(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError as error:
+        raise Refused(f"The file could not be read: {error.strerror}.") from None
+    if not head:
+        raise Refused("The file is empty.")
+    if b"%PDF-" not in head:  # readers look for it in the first 1024 bytes (PDF 1.7, implementation note 13)
+        raise Refused("The file is not a PDF.")
+
+
+def _open(path: Path) -> pdfium.PdfDocument:
+    try:
+        document = pdfium.PdfDocument(path)
+    except pdfium.PdfiumError:
+        raise Refused(_reason(pdfium_raw.FPDF_GetLastError())) from None
+    if len(document) == 0:
+        raise Refused(_reason(pdfium_raw.FPDF_ERR_SUCCESS))
+    document.init_forms()
+    return document
+
+
+def _reason(code: int) -> str:
+    """Say in a sentence why pdfium would not open the document; it calls one without pages a success."""
+    if code == pdfium_raw.FPDF_ERR_SUCCESS:
+        return "The PDF has no pages."
+    if code in (pdfium_raw.FPDF_ERR_PASSWORD, pdfium_raw.FPDF_ERR_SECURITY):
+        return "The PDF is encrypted and needs a password to open."
+    return "The PDF is damaged and cannot be read."
+
+
+def _check_size(number: int, width: float, height: float, dpi: int) -> None:
+    """Refuse a page (inches) that is nothing, larger than paper, or too many pixels at `dpi`."""
+    said = f"Page {number} is {width:.4g} by {height:.4g} inches"
+    if max(width, height) > MAX_SIDE_INCHES:
+        raise Refused(f"{said}; pages can be at most {MAX_SIDE_INCHES} inches long or wide.")
+    if min(width, height) * POINTS_PER_INCH < 1:
+        raise Refused(f"{said}, too small to hold anything.")
+    if width * dpi > MAX_WIDTH_PIXELS or width * height * dpi**2 > MAX_PAGE_PIXELS:
+        raise Refused(f"{said}, too large for {dpi} dpi; choose a lower resolution.")
+
+
+def _user_units(path: Path) -> dict[int, float]:
+    """Return the size of the unit (1/72 inch, PDF 1.7 section 7.7.3.3) of the pages that have their own.
+
+    pdfium ignores it. What pdfium reads and pikepdf does not is taken to have none.
+    """
+    try:
+        with pikepdf.open(path, access_mode=pikepdf.AccessMode.stream, suppress_warnings=True) as pdf:
+            pages = (page.obj.get("/UserUnit") for page in pdf.pages)
+            return {index: float(unit) for index, unit in enumerate(pages) if unit is not None}
+    except (pikepdf.PdfError, TypeError, ValueError):
+        return {}
+
+
+def _is_grey(probe: Image.Image) -> bool:
+    """Whether no more than a speck of the page is coloured: 1 pixel in 10,000, a tenth of a stamp on A4."""
+    red, green, blue = probe.split()
+    chroma = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
+    coloured = sum(chroma.histogram()[CHROMA_TOLERANCE:])
+    return coloured * 10_000 <= probe.width * probe.height

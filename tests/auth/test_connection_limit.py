@@ -1,0 +1,119 @@
+"""The places of watchers and producers: no address, key or token takes all of them."""
+
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from progressd.auth.connection_limit import Client, Places
+from progressd.auth.identity import NOBODY, Identity
+from progressd.config.settings import Limits
+from progressd.core.errors import TooManyConnections, TooManyOfAddress, TooManyOfKey, Unavailable
+from support.daemon import RunningDaemon, running_daemon, settings_in
+from support.http_client import client_of
+from support.keys import add, bearer
+from trio_websocket import ConnectionRejected
+
+DEFAULTS = Limits()
+ELSEWHERE = "198.51.100.7"
+KEY = Identity(key="a key")
+TOKEN = Identity(key="a key", token="a token")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(settings_in(tmp_path))
+
+
+@contextmanager
+def fails(error: type[Unavailable]) -> Iterator[None]:
+    """The error and none that is more special."""
+    with pytest.raises(error) as raised:
+        yield
+    assert raised.type is error
+
+
+def fill(places: Places, client: Client, error: type[Unavailable]) -> int:
+    """Take places until there is no room; how many."""
+    taken = 0
+    with fails(error):
+        while True:
+            places.require(client)
+            places.take(client)
+            taken += 1
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("identity", "most", "error"),
+    [
+        (NOBODY, DEFAULTS.max_connections_per_address, TooManyOfAddress),
+        (KEY, DEFAULTS.max_connections_per_key, TooManyOfKey),
+        (TOKEN, DEFAULTS.max_connections_per_token, TooManyOfKey),
+    ],
+    ids=["address", "key", "token"],
+)
+def test_one_client_leaves_places_for_others(
+    places: Places, identity: Identity, most: int, error: type[Unavailable]
+) -> None:
+    address = ELSEWHERE if error is TooManyOfAddress else "127.0.0.1"
+    assert fill(places, Client(address, identity), error) == most < DEFAULTS.max_connections
+    assert fill(places, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections - most
+
+
+def test_the_tokens_of_a_key_share_its_places(places: Places) -> None:
+    taken = 0
+    for number in range(DEFAULTS.max_connections):
+        taken += fill(places, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
+    assert taken == DEFAULTS.max_connections_per_key
+    with fails(TooManyOfKey):
+        places.require(Client(ELSEWHERE, KEY))
+
+
+def test_this_machine_may_take_all_places(places: Places) -> None:
+    assert fill(places, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections
+
+
+def test_watchers_leave_producers_their_places(places: Places) -> None:
+    for publishes in (False, True):
+        taken = fill(places, Client("127.0.0.1", NOBODY, publishes), TooManyConnections)
+        assert taken == DEFAULTS.max_connections
+
+
+def test_a_place_given_back_is_free_for_each_of_its_groups(places: Places) -> None:
+    client = Client(ELSEWHERE, TOKEN)
+    assert fill(places, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
+    places.give_back(client)
+    assert fill(places, client, TooManyOfKey) == 1
+    for _ in range(DEFAULTS.max_connections_per_token):
+        places.give_back(client)
+    assert not places._watching
+
+
+async def rejected(daemon: RunningDaemon, path: str, headers: dict[str, str]) -> int:
+    """The status of a refused handshake."""
+    with pytest.raises(ConnectionRejected) as refused:
+        async with daemon.watch(path, headers):
+            pass
+    return refused.value.status_code
+
+
+async def test_a_key_and_a_token_have_their_limits_on_every_kind_of_stream(tmp_path: Path) -> None:
+    headers = bearer(add(tmp_path / "state/keys.json", "ci", "write", "read"))
+    limits = {"max_connections_per_key": 3, "max_connections_per_token": 2}
+    async with (
+        running_daemon(tmp_path, limits=limits) as daemon,
+        client_of(daemon) as client,
+        AsyncExitStack() as open_,
+    ):
+        token = (await client.post("/api/token", headers=headers)).json()["token"]
+        for _ in range(2):
+            await open_.enter_async_context(daemon.watch(f"/ws/jobs?token={token}"))
+        assert await rejected(daemon, f"/ws/jobs?token={token}", {}) == 503
+        refused = await client.get("/api/events", params={"token": token})
+        assert (refused.status_code, refused.json()["error"]) == (503, "this token has 2 connections already")
+        await open_.enter_async_context(daemon.watch("/ws/jobs", headers))
+        assert await rejected(daemon, "/ws/jobs", headers) == 503
+        assert (await client.get("/api/events", headers=headers)).status_code == 503
+        async with daemon.watch("/ws/publish", headers), daemon.watch("/ws/jobs"):
+            pass

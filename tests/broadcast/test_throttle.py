@@ -1,0 +1,205 @@
+"""Less for who asks for less, and never the state changes or the last progress before an end."""
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import pairwise
+from types import FrameType
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+from msgspec.structs import replace
+from progressd.broadcast.envelope import Batch, Published
+from progressd.broadcast.throttle import Let, Pace, Paced, Selected, of_types
+from progressd.core.close_codes import JOB_FINISHED
+from progressd.core.messages import JobMessage, Progress, ends_job
+from support.outboxes import Collected
+from support.samples import ID, cancelled, created, job_id, moved, started, succeeded
+
+OTHER = job_id(2)
+
+
+def numbered(messages: Iterable[JobMessage], first: int = 1) -> list[Published]:
+    return [
+        Published(offset, replace(message, cursor=f"store-{offset}")) for offset, message in enumerate(messages, first)
+    ]
+
+
+STORIES = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["move", "move", "move", "end"]), st.floats(0, 3)), max_size=40
+)
+
+
+@given(STORIES)
+def test_each_job_has_one_progress_an_interval_its_newest_before_its_end_and_every_change(
+    story: list[tuple[str, str, float]],
+) -> None:
+    pace, now, offset = Pace(2.0), 0.0, 0
+    ended: set[str] = set()
+    told: list[Published] = []
+    out: list[tuple[float, Published]] = []
+    for name, what, wait in story:
+        job = {"a": ID, "b": OTHER}[name]
+        if job in ended:
+            continue
+        while pace and pace.next_due <= now + wait:
+            now_due = pace.next_due
+            out += [(now_due, let.item) for let in pace.release(now_due)]
+            wait -= max(0.0, now_due - now)
+            now = max(now, now_due)
+        now += wait
+        messages = [moved(offset, job)] if what == "move" else list(succeeded(job))
+        items = numbered(messages, offset + 1)
+        offset += len(items)
+        told += items
+        if what == "end":
+            ended.add(job)
+        out += [(now, let.item) for let in pace.take(items, now)]
+    out += [(now, let.item) for let in pace.release(float("inf"))]
+
+    for job in (ID, OTHER):
+        mine = [item for item in told if item.message.job_id == job]
+        got = [(at, item) for at, item in out if item.message.job_id == job]
+        assert [item.offset for _, item in got] == sorted({item.offset for _, item in got})
+        assert [i for _, i in got if not isinstance(i.message, Progress)] == [
+            i for i in mine if not isinstance(i.message, Progress)
+        ]
+        steps = [item for item in mine if isinstance(item.message, Progress)]
+        got_steps = [(at, item) for at, item in got if isinstance(item.message, Progress)]
+        if steps:
+            assert got_steps[-1][1] is steps[-1]
+        paced = got_steps[:-1]  # the last one may have been let out early by the end
+        assert all(later - earlier >= 2.0 - 1e-9 for (earlier, _), (later, _) in pairwise(paced))
+
+
+@given(STORIES)
+def test_whoever_resumes_from_any_cursor_has_missed_nothing(story: list[tuple[str, str, float]]) -> None:
+    pace, now = Pace(2.0), 0.0
+    told: list[Published] = []
+    out: list[Let] = []
+    for name, what, wait in story:
+        now += wait
+        out += pace.release(now)
+        job = {"a": ID, "b": OTHER}[name]
+        told += numbered([moved(1, job)] if what == "move" else [started(job)], len(told) + 1)
+        out += pace.take(told[-1:], now)
+        had = {let.item.offset for let in out}
+        upto = max([let.upto for let in out] + [pace.upto(len(told))])
+        newest = {item.message.job_id: item for item in told if isinstance(item.message, Progress)}
+        for item in told[:upto]:
+            overtaken = isinstance(item.message, Progress) and newest[item.message.job_id] is not item
+            assert item.offset in had or overtaken
+    assert [let.upto for let in out] == sorted(let.upto for let in out)
+
+
+def test_nothing_is_remembered_of_a_job_that_has_ended() -> None:
+    pace = Pace(1.0)
+    pace.take(numbered([moved(1), moved(2), *succeeded()]), 0.0)
+    assert not pace
+    assert pace.next_due == float("inf")
+    assert pace._allowed == {}
+    assert pace._due == []
+
+
+def test_what_it_costs_to_keep_much_back_grows_no_faster_than_what_is_kept() -> None:
+    def steps(jobs: int) -> int:
+        """Of the interpreter, to keep the progress of so many jobs back, and let each out in its time."""
+        pace, count = Pace(1.0), 0
+        for at in (0.0, 0.5):
+            for number in range(jobs):
+                pace.take(
+                    numbered([moved(1, job_id(number + 1))], int(2 * at * jobs) + number + 1), at + number / 2 / jobs
+                )
+
+        def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
+            nonlocal count
+            count += 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            while pace:
+                pace.release(pace.next_due)
+        finally:
+            sys.settrace(before)
+        return count
+
+    assert steps(1000) < 1.5 * 10 * steps(100)
+
+
+async def test_kept_progress_goes_out_when_its_time_has_come(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    outbox = Collected()
+    paced = Paced(outbox, 5.0, nursery.start_soon)
+    paced.put(Batch(numbered([started(), moved(1), moved(2), moved(3)])))
+    assert [item.offset for item in outbox.items] == [1, 2]
+    await trio.sleep(4.9)
+    assert [item.offset for item in outbox.items] == [1, 2]
+    await trio.sleep(0.2)
+    assert [item.offset for item in outbox.items] == [1, 2, 4]
+
+
+async def test_what_overtakes_a_progress_does_not_claim_it_and_the_progress_claims_both(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    outbox = Collected()
+    paced = Paced(outbox, 1.0, nursery.start_soon)
+    paced.put(Batch(numbered([moved(1), moved(2), started(OTHER)])))
+    await trio.sleep(1.5)
+    assert isinstance(outbox.messages[-1], Progress)
+    assert [message.cursor for message in outbox.messages] == ["store-1", "store-1", "store-3"]
+
+
+async def test_what_is_replayed_without_a_cursor_is_given_none_and_replaces_what_is_kept(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    outbox = Collected()
+    paced = Paced(outbox, 1.0, nursery.start_soon)
+    paced.put(Batch(numbered([started(), moved(1), moved(2)], 7)))
+    replayed = [Published(offset, moved(2, job)) for offset, job in ((3, OTHER), (9, ID))]
+    paced.put(Batch(replayed))
+    await trio.sleep(1.5)
+    assert [message.cursor for message in outbox.messages] == ["store-7", "store-8", UNSET, UNSET]
+
+
+async def test_a_progress_that_is_due_sooner_than_another_does_not_wait_for_it(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    outbox = Collected()
+    paced = Paced(outbox, 5.0, nursery.start_soon)
+    paced.put(Batch(numbered([moved(1)])))
+    await trio.sleep(2)
+    paced.put(Batch(numbered([moved(1, OTHER), moved(2, OTHER)], 2)))
+    await trio.sleep(1)
+    paced.put(Batch(numbered([moved(2)], 4)))
+    await trio.sleep(2.5)
+    assert [item.message.job_id for item in outbox.items] == [ID, OTHER, ID]
+
+
+async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> None:
+    outbox = Collected()
+    paced = Paced(outbox, 60.0, nursery.start_soon)
+    paced.put(Batch(numbered([moved(1), moved(2)])))
+    paced.end(JOB_FINISHED)
+    assert [item.offset for item in outbox.items] == [1, 2]
+    assert outbox.endings == [JOB_FINISHED]
+
+
+@pytest.mark.parametrize("types", [set(), {"progress"}, {"job_created", "page_preview"}])
+def test_a_selection_always_has_the_changes_of_status_and_the_ends(types: set[str]) -> None:
+    outbox = Collected()
+    selected = Selected(outbox, partial(of_types, types))
+    told = [created(), started(), moved(1), *succeeded(), started(OTHER), cancelled(OTHER)]
+    selected.put(Batch(numbered(told)))
+    selected.end(JOB_FINISHED)
+    wanted = {type(message).__struct_config__.tag for message in outbox.messages}
+    assert {"status_change", "completed"} <= wanted <= {"status_change", "completed"} | types
+    assert sum(ends_job(message) for message in outbox.messages) == 2
+    assert outbox.endings == [JOB_FINISHED]

@@ -1,0 +1,97 @@
+"""A daemon in a terminal that is closed: it stops in order, though there is nothing any more that it could write to."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.submitting import PDF
+from support.waiting import PATIENCE, until
+
+CONFIG = '''
+[pipelines.gated]
+command = ["sh", "-c", """
+    touch "$DIR/runs"
+    until [ -e "$DIR/go" ]; do sleep 0.01; done
+    cp "$0" "$1"
+""", "{input}", "{output}"]
+environment = { DIR = "DIRECTORY" }
+'''
+
+
+class Terminal:
+    """A daemon whose terminal this is; what it has written is read up to the address."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+        self.process = process
+        self._master: int | None = master
+        said = b""
+        while b"listening on " not in said or not said.endswith(b"\n"):
+            said += os.read(master, 1000)
+        self.url = said.partition(b"listening on ")[2].split()[0].decode()
+
+    def close(self) -> None:
+        """As when its window is closed."""
+        if self._master is not None:
+            os.close(self._master)
+            self._master = None
+
+    def request(self, method: str, path: str, **what: Any) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=PATIENCE, trust_env=False, **what)
+
+
+@contextmanager
+def daemon_in_a_terminal(directory: Path, *before: str) -> Iterator[Terminal]:
+    (directory / "config.toml").write_text(CONFIG.replace("DIRECTORY", str(directory)))
+    arguments = ["--port", "0", "--state-dir", directory / "state", "--config", directory / "config.toml"]
+    command = ["setsid", "--ctty", *before, sys.executable, "-m", "progressd", "serve", *arguments]
+    master, slave = pty.openpty()
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        terminal = Terminal(process, master)
+        try:
+            yield terminal
+        finally:
+            (directory / "go").touch()
+            if process.poll() is None:
+                process.terminate()
+            process.wait(PATIENCE)
+            terminal.close()
+
+
+def exported(directory: Path) -> Any:
+    """The one job of a daemon that has stopped."""
+    command = [sys.executable, "-m", "progressd", "jobs", "export", "--state-dir", directory / "state"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("goes", [True, False], ids=["it is let finish", "it is not waited for"])
+def test_it_stops_in_order(tmp_path: Path, goes: bool) -> None:
+    with daemon_in_a_terminal(tmp_path) as terminal:
+        terminal.request("POST", "/api/convert?pipeline=gated", files={"file": ("book.pdf", PDF)}).raise_for_status()
+        until((tmp_path / "runs").exists)
+        terminal.close()
+        until(lambda: terminal.request("GET", "/api/health/ready").status_code == 503)
+        if goes:
+            (tmp_path / "go").touch()
+        else:
+            terminal.process.terminate()
+        assert terminal.process.wait(PATIENCE) == 0
+    job = exported(tmp_path)
+    assert (job["status"], job["attempt"]) == ("completed" if goes else "queued", 1)
+
+
+def test_one_that_was_told_to_outlive_it_does(tmp_path: Path) -> None:
+    with daemon_in_a_terminal(tmp_path, "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as terminal:
+        terminal.close()
+        assert terminal.request("POST", "/api/jobs", json={"kind": "backup"}).status_code == 201
+        terminal.process.terminate()
+        assert terminal.process.wait(PATIENCE) == 0

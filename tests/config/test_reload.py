@@ -1,0 +1,129 @@
+"""Settings that are read again: what changes at once, what waits for a restart, and that nobody is sent away."""
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from progressd.config.fields import declared
+from progressd.config.reload import FIXED, Reload, changed, with_fixed
+from progressd.config.settings import LogSettings, Settings
+from progressd.core.errors import SettingsError
+from support.daemon import RunningDaemon, running_daemon, settings_in
+from support.http_client import client_of
+from support.submitting import run, shell
+from support.waiting import eventually
+from trio_websocket import ConnectionRejected
+
+
+class Given:
+    """Settings as they would be read: the next ones, or why there are none."""
+
+    def __init__(self, now: Settings) -> None:
+        self.next: Settings | SettingsError = now
+
+    def __call__(self) -> Settings:
+        if isinstance(self.next, SettingsError):
+            raise self.next
+        return self.next
+
+
+def test_what_cannot_change_keeps_its_value(tmp_path: Path) -> None:
+    old = settings_in(tmp_path, server={"port": 8080}, limits={"max_connections": 1})
+    new = settings_in(tmp_path / "b", server={"port": 8081, "allowed_origins": ("https://a.example",)})
+    kept = with_fixed(old, new)
+    assert (kept.state_dir, kept.server.port, kept.ingest.socket) == (tmp_path, 8080, old.ingest.socket)
+    assert kept.server.allowed_origins == ("https://a.example",)
+    assert set(changed(old, kept)) == {"limits.max_connections", "server.allowed_origins"}
+    assert set(changed(kept, new)) == {
+        "auth.keys_file",
+        "auth.token_secret_file",
+        "ingest.socket",
+        "server.port",
+        "state_dir",
+    }
+
+
+def test_whatever_is_said_not_to_change_is_a_setting() -> None:
+    assert {setting.key for setting in declared(Settings)} >= FIXED
+
+
+def test_settings_that_one_part_refuses_change_nothing(tmp_path: Path) -> None:
+    old = settings_in(tmp_path)
+    given = Given(replace(old, log=LogSettings(level="error")))
+    reload = Reload(old, given)
+    told: list[str] = []
+
+    def refuse(settings: Settings) -> Any:
+        raise SettingsError(f"no certificate for {settings.server.host}")
+
+    reload.register(lambda settings: lambda: told.append(settings.log.level))
+    reload.register(refuse)
+    reload()
+    assert (told, reload.settings, reload.refused) == ([], old, "no certificate for 127.0.0.1")
+
+
+def test_a_file_that_cannot_be_read_changes_nothing_until_it_can(tmp_path: Path) -> None:
+    old = settings_in(tmp_path)
+    given = Given(old)
+    reload = Reload(old, given)
+    given.next = SettingsError("the config file is not TOML")
+    reload()
+    assert (reload.settings, reload.refused) == (old, "the config file is not TOML")
+    given.next = new = replace(old, log=LogSettings(level="error"))
+    reload()
+    assert (reload.settings, reload.refused) == (new, "")
+
+
+def test_what_waits_for_a_restart_is_told_until_it_is_as_before(tmp_path: Path) -> None:
+    old = settings_in(tmp_path)
+    given = Given(replace(old, auth=replace(old.auth, required=True)))
+    reload = Reload(old, given)
+    reload()
+    assert reload.pending == "settings wait for a restart: auth.required"
+    assert not reload.settings.auth.required
+    given.next = SettingsError("the config file is not TOML")
+    reload()
+    assert reload.pending == "settings not reloaded: the config file is not TOML"
+    given.next = old
+    reload()
+    assert reload.pending == ""
+
+
+def test_the_documentation_names_all_that_take_a_restart() -> None:
+    text = " ".join((Path(__file__).parents[1] / "docs/operations.md").read_text().split())
+    listed = text.partition("takes a restart: ")[2].partition(". ")[0]
+    assert set(re.findall("`(.*?)`", listed)) == FIXED
+
+
+async def reloaded(running: RunningDaemon) -> None:
+    running.kill(signal.SIGHUP)
+    before = running.daemon.reload.settings
+    await eventually(lambda: running.daemon.reload.settings is not before)
+
+
+async def test_a_running_daemon_follows_and_drops_nobody(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "state")
+    given = Given(settings)
+    async with running_daemon(tmp_path, read_settings=given) as running, running.watch() as watcher:
+        given.next = replace(
+            settings,
+            limits=replace(settings.limits, max_connections=1, max_upload_bytes=10),
+            pipelines={"new": shell("true")},
+        )
+        await reloaded(running)
+        assert (await run(running, "new")).status == "completed"
+        assert (await watcher.receive())["type"] == "job_created"
+        with pytest.raises(ConnectionRejected):
+            async with running.watch():
+                raise AssertionError("there is room for one only")
+        async with client_of(running) as client:
+            too_large = await client.post("/api/convert", files={"file": ("a.pdf", b"%PDF-1.7 and more")})
+        assert too_large.status_code == 400 or too_large.status_code == 413
+        given.next = replace(settings, limits=replace(settings.limits, max_connections=2))
+        await reloaded(running)
+        async with running.watch():
+            await trio.lowlevel.checkpoint()

@@ -1,0 +1,146 @@
+"""Batches on the way of the data: counted with their jobs, told to who watches them, kept across a restart."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from progressd.core.batch import JobBatch, Priority
+from progressd.core.errors import NotFound
+from progressd.core.events import (
+    CallOffEvent,
+    CompletedEvent,
+    Event,
+    Registration,
+    ReportedStatus,
+    RunnerEvent,
+    StartEvent,
+    StatusEvent,
+    SubmitEvent,
+)
+from progressd.core.messages import BatchProgress, Progress, TopicMessage, batch_topic, type_of
+from progressd.core.status import JobStatus
+from progressd.store.sqlite import SQLiteStore
+from support.samples import job_id
+from support.spine import Spine, progress, running, started_again
+
+BATCH = job_id(99)
+
+
+def submitted(number: int) -> SubmitEvent:
+    return SubmitEvent(job_id(number), Registration("pdf"), "pdf", BATCH, Priority.HIGH)
+
+
+def done(number: int) -> tuple[Event, Event]:
+    return StartEvent(job_id(number)), RunnerEvent(job_id(number), CompletedEvent(job_id(number)))
+
+
+async def batch_in(spine: Spine) -> JobBatch:
+    return await spine.batches.get(BATCH)
+
+
+async def test_the_jobs_of_a_batch_are_counted_in_one_message_for_what_came_together(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        messages = []
+        await spine.submit(submitted(1), submitted(2))
+        with spine.broadcaster.watch(batch_topic(BATCH)) as reader:
+            for events, count in (((), 3), (done(1), 4), (done(2), 5)):
+                await spine.submit(*events)
+                messages += [await anext(reader) for _ in range(count)]
+            assert [message async for message in reader] == []
+    assert [type_of(message) for message in messages] == [
+        *("job_created", "job_created", "batch_progress"),
+        *("status_change", "status_change", "completed", "batch_progress"),
+        *("status_change", "status_change", "completed", "batch_progress", "batch_completed"),
+    ]
+    assert all(message.batch_id == BATCH for message in messages)
+    cursors = [int(str(message.cursor).rpartition("-")[2]) for message in messages]
+    assert cursors == sorted(set(cursors))
+
+
+async def test_each_status_that_a_batch_gets_into_is_counted_once(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        await spine.submit(submitted(1), submitted(2))
+        await spine.submit(StartEvent(job_id(1)))
+        await spine.submit(StartEvent(job_id(2)))
+        for number in (1, 2):
+            await spine.submit(RunnerEvent(job_id(number), CompletedEvent(job_id(number))))
+        assert spine.ingest.tally.batches == {"queued": 1, "processing": 1, "completed": 1}
+
+
+async def test_a_batch_is_as_it_was_after_a_restart(tmp_path: Path) -> None:
+    async with started_again(tmp_path / "store") as spine:
+        await spine.submit(submitted(1), submitted(2), submitted(3))
+        await spine.submit(*done(1), StartEvent(job_id(2)))
+        before = await batch_in(spine)
+    assert (before.priority, before.completed, before.processing, before.pending) == ("high", 1, 1, 1)
+    async with started_again(tmp_path / "store") as spine:
+        assert await batch_in(spine) == before
+        await spine.submit(RunnerEvent(job_id(2), CompletedEvent(job_id(2))), *done(3))
+        ended = await batch_in(spine)
+    assert ended.status == "completed"
+    async with started_again(tmp_path / "store") as spine:
+        assert await batch_in(spine) == ended
+        assert [job.id for job in await spine.store.jobs_of_batch(BATCH)] == [job_id(1), job_id(2), job_id(3)]
+
+
+async def test_what_is_called_off_is_cancelled_and_not_only_in_part(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        await spine.submit(submitted(1), submitted(2), submitted(3))
+        await spine.submit(*done(1), StatusEvent(job_id(2), ReportedStatus(JobStatus.CANCELLED)))
+        assert (await batch_in(spine)).status == "processing"
+        await spine.submit(CallOffEvent(job_id(3)))
+        assert (await batch_in(spine)).status == "cancelled"
+
+
+async def test_a_batch_goes_with_the_last_of_its_jobs(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        await spine.submit(submitted(1), submitted(2))
+        await spine.submit(*done(1), *done(2))
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert len(await store.delete_finished(later, 1)) == 1
+    assert await store.batches([BATCH])
+    assert len(await store.delete_finished(later, 1)) == 1
+    assert not await store.batches([BATCH])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_who_comes_later_is_told_what_was(tmp_path: Path, restarted: bool) -> None:
+    async with started_again(tmp_path / "store") as spine:
+        await spine.submit(submitted(1), submitted(2))
+        with spine.broadcaster.watch(batch_topic(BATCH)) as reader:
+            await spine.submit(*done(1))
+            await spine.submit(StartEvent(job_id(2)), progress(5, 2))
+            await spine.submit(RunnerEvent(job_id(2), CompletedEvent(job_id(2))))
+            live = [message async for message in reader]
+        if not restarted:
+            assert await past(spine) == newest_only(live)
+    async with started_again(tmp_path / "store") as spine:
+        assert await past(spine) == newest_only(live)
+        middle = live[len(live) // 2].cursor
+        after = spine.history.offset(str(middle), spine.broadcaster.offset)
+        assert await past(spine, after) == newest_only(live[len(live) // 2 + 1 :])
+
+
+async def past(spine: Spine, after: int | None = None) -> list[TopicMessage]:
+    with spine.broadcaster.watch(batch_topic(BATCH), after) as reader:
+        return [message async for message in reader]
+
+
+def newest_only(messages: list[TopicMessage]) -> list[TopicMessage]:
+    """Without what a newer one replaces."""
+    newest = {
+        (type(message), getattr(message, "job_id", "")): message
+        for message in messages
+        if isinstance(message, Progress | BatchProgress)
+    }
+    return [
+        message
+        for message in messages
+        if not isinstance(message, Progress | BatchProgress) or message in newest.values()
+    ]
+
+
+async def test_there_is_no_other_batch(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        with pytest.raises(NotFound, match=f"no batch {BATCH}"):
+            await batch_in(spine)

@@ -1,0 +1,483 @@
+"""What was, for who comes later: from memory and from the store alike, and without a seam to what comes."""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pytest
+import trio
+import trio.lowlevel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from progressd.core.cursor import Cursor
+from progressd.core.errors import NotFound
+from progressd.core.events import Event, RequeueEvent, RunnerEvent, StartEvent
+from progressd.core.messages import ALL_JOBS, JobMessage, Progress, batch_topic, ends_job, job_topic, type_of
+from progressd.engine import history as module
+from progressd.engine import registry
+from progressd.engine.batches import Batches
+from progressd.engine.history import History
+from progressd.engine.registry import Registry
+from progressd.store.sqlite import SQLiteStore
+from support.outboxes import Collected
+from support.samples import ID, job_id
+from support.spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
+from support.waiting import PATIENCE
+
+TOPIC = job_topic(ID)
+T = TypeVar("T")
+
+
+@pytest.fixture
+async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
+    async with running(store) as spine:
+        yield spine
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly everything has to come from the store, and in many pages."""
+    monkeypatch.setattr(registry, "REMEMBERED", 1)
+    monkeypatch.setattr(module, "PAGE", 2)
+
+
+class Told(NamedTuple):
+    """A message as a test looks at it."""
+
+    number: int
+    type: str
+
+    @classmethod
+    def of(cls, message: JobMessage) -> "Told":
+        return cls(int(message.job_id[-12:], 16), type_of(message))
+
+
+async def page(history: History, topic: str, after: int | None, upto: int) -> tuple[list[JobMessage], bool]:
+    """All pages of a range, and whether the topic is over."""
+    messages: list[JobMessage] = []
+    while True:
+        items, after, over = await history.page(topic, after, upto)
+        messages += [item.message for item in items]
+        if after is None:
+            return messages, over
+
+
+def offset_of(message: JobMessage) -> int:
+    return Cursor.parse(str(message.cursor)).offset
+
+
+async def told(spine: Spine, topic: str, after: int | None = None, upto: int | None = None) -> list[Told]:
+    upto = spine.broadcaster.offset if upto is None else upto
+    messages, _ = await page(spine.history, topic, after, upto)
+    assert [offset_of(message) for message in messages] == sorted(offset_of(message) for message in messages)
+    return [Told.of(message) for message in messages]
+
+
+# One job
+
+
+async def test_a_new_watcher_of_a_job_gets_its_state_changes_and_newest_progress(spine: Spine) -> None:
+    await spine.submit(register(), start(), progress(1), progress(2), register(2), progress(1, 2))
+    messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset)
+    assert [Told.of(message) for message in messages] == [Told(1, "status_change"), Told(1, "progress")]
+    assert isinstance(messages[-1], Progress)
+    assert messages[-1].data.current_step == 2
+    assert not over
+
+
+async def test_a_finished_job_is_over_with_its_last_message(spine: Spine) -> None:
+    await spine.submit(register(), start(), progress(1), complete())
+    last = spine.broadcaster.offset
+    messages, over = await page(spine.history, TOPIC, None, last)
+    assert [type_of(message) for message in messages] == ["status_change", "progress", "status_change", "completed"]
+    assert over
+    assert (await page(spine.history, TOPIC, last, last)) == ([], True)
+
+
+async def test_a_job_is_not_over_for_who_came_before_its_last_message(spine: Spine) -> None:
+    await spine.submit(register(), start(), complete())
+    messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset - 1)
+    assert [type_of(message) for message in messages] == ["status_change", "status_change"]
+    assert not over
+
+
+async def test_who_comes_back_to_a_job_gets_what_is_newer(spine: Spine) -> None:
+    await spine.submit(register(), start(), progress(1), progress(2))
+    cursor = spine.broadcaster.offset - 1
+    await spine.submit(progress(3), fail())
+    assert await told(spine, TOPIC, cursor) == [Told(1, "progress"), Told(1, "status_change"), Told(1, "error")]
+
+
+async def test_progress_that_came_after_is_left_to_the_live_messages(spine: Spine) -> None:
+    await spine.submit(register(), start(), progress(1))
+    upto = spine.broadcaster.offset
+    await spine.submit(progress(2))
+    assert await told(spine, TOPIC, None, upto) == [Told(1, "status_change")]
+
+
+async def test_a_job_that_nobody_knows_is_not_found(spine: Spine) -> None:
+    with pytest.raises(NotFound, match=job_id(9)):
+        await spine.history.page(job_topic(job_id(9)), None, 100)
+
+
+async def test_a_job_queued_again_has_no_progress_until_it_moves(spine: Spine) -> None:
+    await spine.submit(submit(), StartEvent(ID), progress(1), RequeueEvent(ID))
+    assert await told(spine, TOPIC) == [Told(1, "status_change")] * 2
+
+
+# All jobs
+
+
+async def test_a_new_watcher_of_all_jobs_gets_those_that_are_unfinished(spine: Spine) -> None:
+    await spine.submit(register(1), register(2), start(1), progress(1, 1), start(2), progress(1, 2), complete(1))
+    assert await told(spine, ALL_JOBS) == [
+        Told(2, "job_created"),
+        Told(2, "status_change"),
+        Told(2, "progress"),
+    ]
+
+
+async def test_a_job_that_ends_meanwhile_is_in_the_snapshot_as_it_was(spine: Spine) -> None:
+    await spine.submit(register(), start(), progress(1))
+    upto = spine.broadcaster.offset
+    await spine.submit(complete())
+    assert await told(spine, ALL_JOBS, None, upto) == [
+        Told(1, "job_created"),
+        Told(1, "status_change"),
+        Told(1, "progress"),
+    ]
+
+
+async def test_who_comes_back_to_all_jobs_gets_every_newer_change_and_the_newest_progress(spine: Spine) -> None:
+    await spine.submit(register(1), start(1), progress(1, 1))
+    cursor = spine.broadcaster.offset
+    await spine.submit(progress(2, 1), register(2), progress(3, 1), fail(2), register(3), progress(1, 3), complete(1))
+    assert await told(spine, ALL_JOBS, cursor) == [
+        Told(2, "job_created"),
+        Told(1, "progress"),
+        Told(2, "status_change"),
+        Told(2, "error"),
+        Told(3, "job_created"),
+        Told(3, "status_change"),
+        Told(3, "progress"),
+        Told(1, "status_change"),
+        Told(1, "completed"),
+    ]
+
+
+async def test_watchers_that_come_together_share_a_snapshot_and_get_what_came_in_between(spine: Spine) -> None:
+    await spine.submit(register(1), start(1), progress(1, 1), register(2), register(3), fail(3))
+    first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+    await spine.submit(complete(1), progress(1, 2))
+    second = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+    assert second.items is first.items
+    assert await told(spine, ALL_JOBS) == [
+        Told(1, "job_created"),
+        Told(1, "status_change"),
+        Told(1, "progress"),
+        Told(2, "job_created"),
+        Told(1, "status_change"),
+        Told(1, "completed"),
+        Told(2, "status_change"),
+        Told(2, "progress"),
+    ]
+    del first, second
+    assert await told(spine, ALL_JOBS) == [Told(2, "job_created"), Told(2, "status_change"), Told(2, "progress")]
+
+
+async def test_a_snapshot_is_taken_anew_once_much_has_come(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARED_FOR", 3)
+    await spine.submit(register(1))
+    first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+    await spine.submit(register(2), register(3), register(4), register(5))
+    second = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+    assert [len(first.items), len(second.items)] == [1, 5]
+    earlier = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset - 2)
+    assert [item.offset for item in earlier.items] == [1, 2, 3]
+
+
+async def test_a_job_that_came_with_a_shared_snapshot_does_not_come_again_on_its_own_topic(spine: Spine) -> None:
+    await spine.submit(register(1), start(1))
+    shared = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
+    await spine.submit(complete(1))
+    outbox = Collected()
+    session = spine.broadcaster.open_session(outbox)
+    for topic in (ALL_JOBS, TOPIC):
+        await session.subscribe([topic], None, trio.lowlevel.checkpoint, lambda _: None)
+    assert [type_of(message) for message in outbox.messages] == [
+        *("job_created", "status_change", "status_change", "completed"),
+    ]
+    assert len(shared.items) == 2
+
+
+async def test_a_snapshot_is_whole_though_jobs_end_and_are_forgotten_while_it_is_taken(
+    spine: Spine, little_memory: None
+) -> None:
+    numbers = range(1, 8)
+    await spine.submit(*map(register, numbers), *map(start, numbers), *(progress(9, number) for number in numbers))
+    upto = spine.broadcaster.offset
+    snapshots: list[list[Told]] = []
+
+    async def take() -> None:
+        snapshots.append(await told(spine, ALL_JOBS, None, upto))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(take)
+        await spine.submit(*map(complete, numbers))
+    kinds = ("job_created", "status_change", "progress")
+    assert snapshots == [[Told(number, kind) for kind in kinds for number in numbers]] * 3
+
+
+async def test_jobs_that_end_in_one_batch_in_another_order_than_they_moved_are_all_there(spine: Spine) -> None:
+    await spine.submit(register(1), register(2), start(1), start(2))
+    await spine.submit(progress(1, 1), fail(2), fail(1))
+    last = spine.broadcaster.offset
+    assert await told(spine, ALL_JOBS, last - 2) == [Told(1, "status_change"), Told(1, "error")]
+    assert await told(spine, ALL_JOBS, last - 1) == [Told(1, "error")]
+    assert [one.number for one in await told(spine, ALL_JOBS, None, last - 2)] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("little_memory")
+async def test_a_long_absence_is_read_page_by_page(spine: Spine) -> None:
+    await spine.submit(*(event for number in range(1, 20) for event in (register(number), fail(number))))
+    await spine.submit(register(20), progress(1, 20), register(21), progress(1, 21), complete(21))
+    items, after, _ = await spine.history.page(ALL_JOBS, 0, spine.broadcaster.offset)
+    assert len(items) == 2
+    assert after == items[-1].offset
+    assert len(await told(spine, ALL_JOBS, 0)) == 19 * 3 + 3 + 5
+
+
+async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    async with started_again(path) as spine:
+        await spine.submit(*(event for number in range(1, 301) for event in (register(number), fail(number))))
+        last = spine.broadcaster.offset
+    async with started_again(path) as spine:
+        assert len(await told(spine, ALL_JOBS, 0)) == 900
+        items, after, _ = await spine.history.page(ALL_JOBS, 0, last)
+        assert len(items) == module.PAGE
+        assert after is not None
+
+
+async def test_a_job_with_more_changes_than_a_page_holds_is_read_whole_when_it_is_no_longer_in_memory(
+    spine: Spine, little_memory: None
+) -> None:
+    await spine.submit(submit(), StartEvent(ID))
+    for step in range(10):
+        await spine.submit(progress(step), RequeueEvent(ID), StartEvent(ID))
+    await spine.submit(progress(50), RunnerEvent(ID, complete()))
+    seen = await told(spine, job_topic(ID))
+    resumed = [await told(spine, job_topic(ID), after) for after in range(spine.broadcaster.offset)]
+    await spine.submit(*(event for number in range(2, 5) for event in (register(number), fail(number))))
+    assert spine.registry.known(ID) is None
+    assert await told(spine, job_topic(ID)) == seen
+    assert [await told(spine, job_topic(ID), after) for after in range(len(resumed))] == resumed
+    assert len(seen) == 1 + 2 * 10 + 1 + 2
+
+
+class CountedStore(SQLiteStore):
+    """Counts what is asked of it."""
+
+    reads = 0
+
+    async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
+        self.reads += 1
+        return await super()._documents(decode, query, *values)
+
+
+async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: Path) -> None:
+    with closing(CountedStore.open(tmp_path / "store.sqlite")) as store:
+        async with running(store) as spine:
+            await spine.submit(register(1), register(2), fail(2))
+            topics = [kind(job_id(number)) for number in range(1000) for kind in (job_topic, batch_topic)]
+            before = store.reads
+            found = await spine.history.existing([*topics, ALL_JOBS])
+            assert found == {job_topic(ID), job_topic(job_id(2)), ALL_JOBS}
+            assert store.reads - before == 2
+
+
+# Cursors
+
+
+async def test_a_cursor_of_a_message_is_where_to_resume_from(spine: Spine) -> None:
+    [job] = await spine.submit(register())
+    newest = spine.broadcaster.offset
+    assert not isinstance(job, Exception)
+    cursor = spine.history.cursor(job.offset)
+    assert spine.history.offset(cursor, newest) == job.offset
+    assert spine.history.offset(spine.history.cursor(0), newest) == 0
+
+
+async def test_a_cursor_that_this_store_did_not_give_out_is_unknown(spine: Spine) -> None:
+    await spine.submit(register(), start())
+    newest = spine.broadcaster.offset
+    for unknown in (str(Cursor("other", newest)), spine.history.cursor(newest + 1), "", "7", "nonsense", "a-b-c"):
+        assert spine.history.offset(unknown, newest) is None
+
+
+async def test_a_cursor_is_too_old_once_something_after_it_was_deleted(spine: Spine) -> None:
+    await spine.submit(register(1))
+    before = spine.broadcaster.offset
+    *_, job = await spine.submit(start(1), fail(1))
+    assert not isinstance(job, Exception)
+    assert job.completed_at is not None
+    newest = spine.broadcaster.offset
+    await spine.submit(register(2))
+    assert await spine.store.delete_finished(job.completed_at.replace(year=3000), 10) == [ID]
+    assert spine.history.offset(spine.history.cursor(before), newest) is None
+    assert spine.history.offset(spine.history.cursor(newest), newest) == newest
+
+
+async def test_cursors_are_good_for_the_next_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    async with started_again(path) as spine:
+        await spine.submit(register(), start())
+        cursor = spine.history.cursor(spine.broadcaster.offset - 1)
+    async with started_again(path) as spine:
+        after = spine.history.offset(cursor, spine.broadcaster.offset)
+        await spine.submit(fail())
+        assert await told(spine, ALL_JOBS, after) == [
+            Told(1, "status_change"),
+            Told(1, "status_change"),
+            Told(1, "error"),
+        ]
+
+
+# Any story
+
+numbers = st.integers(1, 3)
+events = st.one_of(
+    st.builds(register, numbers),
+    st.builds(register, numbers),
+    st.builds(progress, st.integers(1, 99), numbers),
+    st.builds(progress, st.integers(1, 99), numbers),
+    st.builds(complete, numbers),
+    st.builds(fail, numbers),
+    st.builds(cancel, numbers),
+)
+stories = st.lists(st.lists(events, min_size=1, max_size=6), max_size=10)
+
+
+@settings(max_examples=60)
+@given(stories)
+def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory, story: list[list[Event]]) -> None:
+    async def compare() -> None:
+        path = tmp_path_factory.mktemp("history") / "store.sqlite"
+        async with started_again(path) as spine:
+            await spine.submit(register(1))
+            for batch in story:
+                await spine.submit(*batch)
+            upto = spine.broadcaster.offset
+        with closing(SQLiteStore.open(path)) as store:
+            later = Registry(store)  # knows nothing of what has finished
+            await later.load()
+            from_store = History(store, later, Batches(store))
+            for topic in (ALL_JOBS, TOPIC):
+                for after in (None, *range(upto + 1)):
+                    remembered = await page(spine.history, topic, after, upto)
+                    assert remembered == await page(from_store, topic, after, upto)
+
+    trio.run(compare)
+
+
+class SlowStore(SQLiteStore):
+    """Reads take as long as they are told to, before and after."""
+
+    waits: list[int]
+
+    async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
+        await self._wait()
+        rows = await super()._documents(decode, query, *values)
+        await self._wait()
+        return rows
+
+    async def _wait(self) -> None:
+        for _ in range(self.waits.pop() if self.waits else 0):
+            await trio.lowlevel.checkpoint()
+
+
+class Watcher:
+    """One who comes at some moment and keeps what it gets."""
+
+    def __init__(self, spine: Spine, number: int | None, back: int | None) -> None:
+        self.number = number  # of the job, None: all jobs
+        self.top = spine.broadcaster.offset
+        self.after = None if back is None else max(0, self.top - back)
+        self.got: list[JobMessage] = []
+        self.more = trio.Event()
+        self._reader = spine.broadcaster.subscribe(job_id(number) if number else None, self.after)
+
+    async def run(self) -> None:
+        async for message in self._reader:
+            self.got.append(message)
+            self.more.set()
+
+    def owed(self, everything: list[JobMessage]) -> list[JobMessage]:
+        """The changes it has to get: of its topic, after its cursor; of all jobs at first, those unfinished then."""
+        if self.number is not None:
+            id_ = job_id(self.number)
+            everything = [m for m in everything if m.job_id == id_ and type_of(m) != "job_created"]
+        elif self.after is None:
+            over = {m.job_id for m in everything if ends_job(m) and offset_of(m) <= self.top}
+            everything = [m for m in everything if m.job_id not in over]
+        return changes_of(m for m in everything if offset_of(m) > (self.after or 0))
+
+    async def wait_for(self, count: int) -> None:
+        while len(changes_of(self.got)) < count:
+            self.more = trio.Event()
+            await self.more.wait()
+
+
+def changes_of(messages: Iterable[JobMessage]) -> list[JobMessage]:
+    return [message for message in messages if not isinstance(message, Progress)]
+
+
+@settings(max_examples=40)
+@given(
+    stories,
+    st.lists(st.tuples(st.integers(0, 10), st.sampled_from([None, 1]), st.none() | st.integers(0, 8)), max_size=4),
+    st.lists(st.integers(0, 40), max_size=30),
+)
+def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+    story: list[list[Event]],
+    joins: list[tuple[int, int | None, int | None]],
+    waits: list[int],
+) -> None:
+    """Some changes come from memory, some from the store in pages, and some while either is read."""
+
+    async def play(store: SlowStore) -> None:
+        watchers: list[Watcher] = []
+        store.waits = list(waits)
+        async with running(store) as spine, trio.open_nursery() as watching:
+            live = Watcher(spine, None, None)
+            watching.start_soon(live.run)
+            await spine.submit(register(1))
+            for moment, batch in enumerate(story):
+                for when, number, back in joins:
+                    if when == moment:
+                        watchers.append(Watcher(spine, number, back))
+                        watching.start_soon(watchers[-1].run)
+                await spine.submit(*batch)
+            everything = [change.message for change in await spine.store.changes(0, spine.broadcaster.offset, 1000)]
+            with trio.move_on_after(PATIENCE):  # what is missing then shows below
+                for watcher in (live, *watchers):
+                    await watcher.wait_for(len(watcher.owed(everything)))
+            watching.cancel_scope.cancel()
+        for watcher in (live, *watchers):
+            got, owed = changes_of(watcher.got), watcher.owed(everything)
+            if watcher.number is None and watcher.after is None:  # what ended just before may come as well, but whole
+                jobs = {message.job_id for message in (*got, *owed)}
+                owed = [message for message in everything if message.job_id in jobs]
+            assert got == owed
+            offsets = [offset_of(message) for message in watcher.got]
+            assert offsets == sorted(set(offsets))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "REMEMBERED", 1)
+        patch.setattr(module, "PAGE", 5)
+        with closing(SlowStore.open(tmp_path_factory.mktemp("seam") / "store.sqlite")) as store:
+            assert isinstance(store, SlowStore)
+            trio.run(play, store)

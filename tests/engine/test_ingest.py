@@ -1,0 +1,704 @@
+"""The one writer: what it commits, publishes and answers, and in which order. On a real SQLite store."""
+
+import math
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from msgspec.structs import replace
+from progressd.broadcast.reader import Reader
+from progressd.core.batch import JobBatch
+from progressd.core.cursor import Cursor
+from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
+from progressd.core.events import CallOffEvent, Event, PreviewEvent, RegisterEvent, Registration
+from progressd.core.job import Job
+from progressd.core.messages import JobMessage, PagePreviewData, encode, type_of
+from progressd.core.status import JobStatus
+from progressd.engine import ingest as module
+from progressd.store.base import Change
+from progressd.store.sqlite import SQLiteStore
+from support.samples import ID, job_id
+from support.spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
+from support.waiting import PATIENCE
+
+QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
+PREVIEW = PreviewEvent(ID, PagePreviewData(3, "aGk=", "deskew", 32, 20))
+
+
+@pytest.fixture
+async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
+    async with running(store) as spine:
+        yield spine
+
+
+class WatchedStore(SQLiteStore):
+    """Notes what each commit holds, and can hold it up: before it is durable, or before anyone knows that it is."""
+
+    def watch(self) -> "WatchedStore":
+        self.commits: list[tuple[list[Job], list[Change]]] = []
+        self._reached, self._written = threading.Event(), threading.Event()
+        self._before: trio.Event | None = None
+        self._after: trio.Event | None = None
+        return self
+
+    async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
+        self.commits.append((list(jobs), list(changes)))
+        self._reached.set()
+        if self._before is not None:
+            await self._before.wait()
+        await super().commit(*self.commits[-1], batches)
+        self._written.set()
+        if self._after is not None:
+            await self._after.wait()
+
+    @contextmanager
+    def held_before(self) -> Iterator[None]:
+        """Commits wait until the end of the block."""
+        self._before, self._reached = trio.Event(), threading.Event()
+        try:
+            yield
+        finally:
+            self._before.set()
+            self._before = None
+
+    @contextmanager
+    def held_after(self) -> Iterator[None]:
+        """Commits are done, but return only at the end of the block."""
+        self._after, self._written = trio.Event(), threading.Event()
+        try:
+            yield
+        finally:
+            self._after.set()
+            self._after = None
+
+    async def reached(self) -> None:
+        """Wait for a commit in the block. By a thread, since some tests stop Trio's clock."""
+        assert await trio.to_thread.run_sync(self._reached.wait, PATIENCE)
+
+    async def written(self) -> None:
+        """Wait until it is durable."""
+        assert await trio.to_thread.run_sync(self._written.wait, PATIENCE)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[WatchedStore]:
+    store = WatchedStore.open(tmp_path / "watched.sqlite")
+    assert isinstance(store, WatchedStore)
+    yield store.watch()
+    store.close()
+
+
+@contextmanager
+def disk_full(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for table in ("changes", "jobs"):
+            db.execute(f"CREATE TRIGGER full_{table} BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END")
+        yield
+        for table in ("changes", "jobs"):
+            db.execute(f"DROP TRIGGER full_{table}")
+
+
+async def settled() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def next_of(reader: Reader, count: int) -> list[JobMessage]:
+    with trio.fail_after(PATIENCE):
+        return [await anext(reader) for _ in range(count)]
+
+
+def types(messages: Iterable[JobMessage]) -> list[str]:
+    return [type_of(message) for message in messages]
+
+
+def errors(outcomes: Iterable[Job | ProgressdError]) -> list[type | None]:
+    return [type(outcome) if isinstance(outcome, ProgressdError) else None for outcome in outcomes]
+
+
+# From an event to what comes of it
+
+
+async def test_a_job_from_its_registration_to_its_end(spine: Spine) -> None:
+    with spine.broadcaster.subscribe() as reader:
+        outcomes = [await spine.ingest.submit_one(event) for event in (register(), start(), progress(42), complete())]
+        messages = await next_of(reader, 5)
+    assert [outcome.status for outcome in outcomes] == [QUEUED, PROCESSING, PROCESSING, COMPLETED]
+    assert types(messages) == ["job_created", "status_change", "progress", "status_change", "completed"]
+    assert await spine.store.jobs([ID]) == {ID: outcomes[-1]}
+
+
+async def test_all_of_it_in_one_go_comes_to_the_same(spine: Spine) -> None:
+    with spine.broadcaster.subscribe() as reader:
+        outcomes = await spine.submit(register(), progress(42), complete())
+        messages = await next_of(reader, 5)
+    assert types(messages) == ["job_created", "status_change", "progress", "status_change", "completed"]
+    last = outcomes[-1]
+    assert isinstance(last, Job)
+    assert (last.status, last.progress.percent) == (COMPLETED, 42)
+    assert await spine.store.jobs([ID]) == {ID: last}
+
+
+async def test_messages_have_growing_cursors_and_a_time_and_the_job_the_cursor_of_its_last(spine: Spine) -> None:
+    with spine.broadcaster.subscribe() as reader:
+        job = (await spine.submit(register(), start(), progress(1), complete()))[-1]
+        messages = await next_of(reader, 5)
+    assert isinstance(job, Job)
+    offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
+    assert offsets == list(range(offsets[0], offsets[0] + 5))
+    assert job.created_offset == offsets[0]
+    assert job.progress_offset == offsets[2]
+    assert job.offset == offsets[-1] == spine.broadcaster.offset
+    assert {message.time for message in messages} == {job.completed_at}
+
+
+async def test_what_is_stored_of_a_change_is_what_was_sent(spine: Spine) -> None:
+    with spine.broadcaster.subscribe() as reader:
+        await spine.submit(register(), start(), fail())
+        messages = await next_of(reader, 4)
+    changes = await spine.store.changes(0, spine.broadcaster.offset, 100)
+    assert [encode(change.message) for change in changes] == [encode(message) for message in messages]
+    assert [str(Cursor(spine.store.id, change.offset)) for change in changes] == [m.cursor for m in messages]
+
+
+async def test_each_event_of_a_batch_has_its_own_outcome(spine: Spine) -> None:
+    outcomes = await spine.submit(
+        register(1),
+        progress(1, 2),  # nobody registered it
+        complete(1),  # it has not started
+        start(1),
+        replace(start(1), job_id="not-a-uuid"),
+        complete(1),
+        complete(1),  # again
+        progress(1, 1),  # too late
+        fail(1),
+    )
+    assert errors(outcomes) == [None, NotFound, Conflict, None, InvalidInput, None, None, Conflict, Conflict]
+    assert outcomes[6] == outcomes[5]
+    assert spine.registry.known(ID) == outcomes[5]
+
+
+async def test_an_error_for_one_event_is_raised_where_one_was_handed_in(spine: Spine) -> None:
+    with pytest.raises(NotFound, match=ID):
+        await spine.ingest.submit_one(start())
+
+
+async def test_nothing_handed_in_has_no_outcome(spine: Spine) -> None:
+    assert await spine.submit() == []
+
+
+async def test_an_id_in_upper_case_is_the_same_job(spine: Spine) -> None:
+    loud = [replace(event, job_id=ID.upper()) for event in (register(), start(), progress(7), complete())]
+    first = await spine.submit(loud[0])
+    rest = await spine.submit(*loud[1:])
+    assert {outcome.id for outcome in (*first, *rest) if isinstance(outcome, Job)} == {ID}
+    assert errors(rest) == [None, None, None]
+    assert set(await spine.store.jobs([ID, ID.upper()])) == {ID}
+
+
+async def test_the_same_registration_twice_in_a_batch_makes_one_job_and_one_message(spine: Spine) -> None:
+    with spine.broadcaster.subscribe() as reader:
+        first, second, _ = await spine.submit(register(), register(), start())
+        assert first == second
+        assert types(await next_of(reader, 2)) == ["job_created", "status_change"]
+
+
+async def test_a_finished_job_that_is_no_longer_in_memory_refuses_what_comes_too_late(tmp_path: Path) -> None:
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        await spine.submit(register(), fail())
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        assert errors(await spine.submit(progress(1), start(), fail())) == [Conflict, Conflict, None]
+
+
+async def test_a_preview_reaches_the_watchers_and_is_not_kept(spine: Spine) -> None:
+    await spine.submit(register(), start())
+    before = spine.registry.known(ID)
+    with spine.broadcaster.subscribe(ID) as reader:
+        assert await spine.submit(PREVIEW) == [before]
+        assert types(await next_of(reader, 2)) == ["status_change", "page_preview"]
+    page = await spine.history.page(f"job:{ID}", None, spine.broadcaster.offset)
+    assert types(item.message for item in page.items) == ["status_change"]
+    assert spine.registry.known(ID) == before
+
+
+# Of whose job it is
+
+
+def of_team(team: str, number: int = 1) -> RegisterEvent:
+    return replace(register(number), data=Registration("scan", labels={"team": team}))
+
+
+def scans(job: Job) -> bool:
+    return job.labels.get("team") == "scan"
+
+
+async def test_what_is_about_a_job_that_is_not_seen_is_refused_like_what_is_about_none(spine: Spine) -> None:
+    events = [progress(1), start(), cancel(), complete(), fail(), PREVIEW, CallOffEvent(ID), register(), submit()]
+    unknown = await spine.submit(*events[:-2], may_see=scans)
+    await spine.submit(of_team("print"))
+    hidden = await spine.submit(*events, *(replace(event, job_id=ID.upper()) for event in events), may_see=scans)
+    assert {(type(outcome), str(outcome)) for outcome in (*unknown, *hidden)} == {(NotFound, f"no job {ID}")}
+    assert (await spine.registry.get(ID)).status is QUEUED
+    assert errors(await spine.submit(of_team("scan", 2), progress(1, 2), cancel(2), may_see=scans)) == [None] * 3
+
+
+async def test_whose_a_job_is_that_is_no_longer_in_memory_is_known_too(tmp_path: Path) -> None:
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        await spine.submit(of_team("print"), fail())
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        assert errors(await spine.submit(fail(), may_see=scans)) == [NotFound]
+        assert errors(await spine.submit(fail())) == [None]
+
+
+async def test_a_job_registered_in_the_same_batch_is_already_somebodys(watched: WatchedStore) -> None:
+    """What waits behind its registration, or beside it, must not reach it before anybody knows whose it is."""
+    outcomes: list[Job | ProgressdError] = []
+
+    async def meddle() -> None:
+        outcomes.extend(await spine.submit(cancel(), may_see=scans))
+
+    async with running(watched) as spine:
+        async with trio.open_nursery() as nursery:
+            with watched.held_before():
+                nursery.start_soon(meddle)  # before: about no job
+                nursery.start_soon(spine.submit, register(9))
+                await watched.reached()
+                nursery.start_soon(spine.submit, of_team("print"))
+                await settled()
+                nursery.start_soon(meddle)
+                await settled()
+        assert len(watched.commits) == 2
+        assert errors(outcomes) == [NotFound, NotFound]
+        assert (await spine.registry.get(ID)).status is QUEUED
+
+
+async def test_a_job_that_was_looked_at_is_deleted_and_no_later_one_with_its_id(spine: Spine) -> None:
+    [_, first] = await spine.submit(of_team("scan"), cancel())
+    assert isinstance(first, Job)
+    assert await spine.ingest.delete(first) == first
+    [_, second] = await spine.submit(of_team("print"), cancel())
+    with pytest.raises(NotFound, match=ID):
+        await spine.ingest.delete(first)
+    assert await spine.store.jobs([ID]) == {ID: second}
+
+
+# Durable first
+
+
+async def test_nobody_hears_of_a_change_before_it_is_durable(watched: WatchedStore) -> None:
+    async with running(watched) as spine, trio.open_nursery() as nursery:
+        reader = spine.broadcaster.subscribe()
+        heard: list[JobMessage] = []
+        answers: list[Job | ProgressdError] = []
+
+        async def listen() -> None:
+            heard.extend([await anext(reader), await anext(reader)])
+
+        async def hand_in() -> None:
+            answers.extend(await spine.submit(register(), start()))
+
+        with watched.held_after():
+            nursery.start_soon(listen)
+            with watched.held_before():
+                nursery.start_soon(hand_in)
+                await watched.reached()
+                await settled()
+                assert (heard, answers, spine.registry.known(ID)) == ([], [], None)
+            await watched.written()
+            await settled()
+            assert (heard, answers, spine.registry.known(ID)) == ([], [], None)
+        await settled()
+        assert types(heard) == ["job_created", "status_change"]
+        assert spine.registry.known(ID) == answers[-1]
+
+
+async def test_events_that_were_queued_meanwhile_are_committed_together_and_answered_each(
+    watched: WatchedStore,
+) -> None:
+    answers: dict[int, list[Job | ProgressdError]] = {}
+    async with running(watched) as spine:
+
+        async def hand_in(number: int) -> None:
+            answers[number] = await spine.submit(register(number), start(number))
+
+        async with trio.open_nursery() as nursery:
+            with watched.held_before():
+                nursery.start_soon(hand_in, 1)
+                await watched.reached()
+                for number in range(2, 11):
+                    nursery.start_soon(hand_in, number)
+                await settled()
+        assert [len(changes) for _, changes in watched.commits] == [2, 18]
+    for number in range(1, 11):
+        assert [outcome.id for outcome in answers[number] if isinstance(outcome, Job)] == [job_id(number)] * 2
+
+
+async def test_a_queue_that_is_full_makes_producers_wait_and_loses_nothing(watched: WatchedStore) -> None:
+    count = module.QUEUE_CAPACITY + 100
+    async with running(watched) as spine:
+        async with trio.open_nursery() as nursery:
+            with watched.held_before():
+                nursery.start_soon(spine.submit, register(0))
+                await watched.reached()
+                for number in range(1, count):
+                    nursery.start_soon(spine.submit, register(number))
+                await settled()
+                assert spine.ingest._send.statistics().tasks_waiting_send == count - 1 - module.QUEUE_CAPACITY
+        assert len(spine.registry.unfinished) == count
+
+
+async def test_events_of_one_producer_are_published_in_order_however_many(spine: Spine) -> None:
+    await spine.submit(*(register(number) for number in range(1, 4)))
+    with spine.broadcaster.subscribe(job_id(1)) as one, spine.broadcaster.subscribe() as all_jobs:
+        await spine.submit(*(progress(step, number) for step in range(100) for number in (1, 2, 3)), complete(1))
+        await spine.submit(fail(2), cancel(3))
+        with trio.fail_after(PATIENCE):
+            assert types([message async for message in one])[-3:] == ["progress", "status_change", "completed"]
+        messages = await next_of(all_jobs, 3 + 3 + 3 + 2 + 2 + 1)
+    offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
+    assert offsets == sorted(set(offsets))
+
+
+# When the store fails
+
+
+async def test_what_the_store_does_not_take_has_not_happened(spine: Spine, tmp_path: Path) -> None:
+    await spine.submit(register(1), start(1))
+    before = spine.registry.known(ID)
+    with spine.broadcaster.subscribe() as reader:
+        await next_of(reader, 2)
+        with disk_full(tmp_path / "store.sqlite"):
+            outcomes = await spine.submit(register(2), progress(5), complete(1))
+            assert errors(outcomes) == [StoreFailed] * 3
+            with pytest.raises(StoreFailed):
+                await spine.ingest.submit_one(complete(1))
+        assert spine.registry.known(ID) is before
+        assert spine.registry.known(job_id(2)) is None
+        assert errors(await spine.submit(complete(1), register(2))) == [None, None]
+        messages = await next_of(reader, 3)
+    assert types(messages) == ["status_change", "completed", "job_created"]
+    offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
+    assert [change.offset for change in await spine.store.changes(offsets[0] - 1, offsets[-1], 10)] == offsets
+
+
+async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks_late(
+    spine: Spine, tmp_path: Path
+) -> None:
+    await spine.submit(register(1), start(1))
+    with disk_full(tmp_path / "store.sqlite"):
+        [refused] = await spine.submit(complete(1))
+    assert isinstance(refused, StoreFailed)
+    assert errors(await spine.submit(complete(1))) == [None]
+    with trio.fail_after(PATIENCE):
+        assert await spine.ingest.turned(refused) is None
+
+
+async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_stays(spine: Spine) -> None:
+    await spine.submit(register(1), start(1))
+
+    def out_of_memory() -> None:
+        raise MemoryError
+
+    writer = spine.store._writer
+    writer.create_function("out_of_memory", 0, out_of_memory)
+    writer.execute("CREATE TEMP TRIGGER greedy AFTER INSERT ON changes BEGIN SELECT out_of_memory(); END")
+    [refused] = await spine.submit(complete(1))
+    assert str(refused) == "the store does not take it for now: no memory left"
+    assert not writer.in_transaction
+    writer.execute("DROP TRIGGER greedy")
+    assert errors(await spine.submit(complete(1))) == [None]
+
+
+async def test_without_memory_to_decide_events_are_refused(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("progressd.engine.ingest.Draft", out_of_memory)
+        [refused] = await spine.submit(register(1))
+    assert str(refused) == "the daemon has no memory left for this"
+    assert errors(await spine.submit(register(1))) == [None]
+
+
+async def test_an_offset_that_a_failed_batch_had_is_not_given_out_again(spine: Spine, tmp_path: Path) -> None:
+    [first] = await spine.submit(register(1))
+    with disk_full(tmp_path / "store.sqlite"):
+        await spine.submit(register(2), register(3))
+    [last] = await spine.submit(register(4))
+    assert isinstance(first, Job)
+    assert isinstance(last, Job)
+    assert last.offset > first.offset + 2
+
+
+async def test_an_offset_is_given_out_only_once_it_is_reserved(store: SQLiteStore, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as db:
+        async with running(store) as spine:
+            db.execute("CREATE TRIGGER stuck BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'stuck'); END")
+            assert errors(await spine.submit(register())) == [StoreFailed]
+            db.execute("DROP TRIGGER stuck")
+            [job] = await spine.submit(register())
+            assert isinstance(job, Job)
+            [(reserved,)] = db.execute("SELECT value FROM meta WHERE key = 'reserved'")
+            assert reserved > job.offset
+
+
+@pytest.mark.parametrize("crash", [True, False], ids=["crashed", "stopped"])
+async def test_the_next_daemon_gives_out_larger_offsets(
+    store: SQLiteStore, tmp_path: Path, crash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESERVE_AHEAD", 3)
+    async with running(store) as spine:
+        for number in range(1, 20):
+            await spine.submit(register(number), start(number))
+        last = spine.broadcaster.offset
+        if crash:
+            following = SQLiteStore.open(tmp_path / "store.sqlite")
+            assert following.first_offset > last
+            following.close()
+    async with started_again(tmp_path / "store.sqlite") as spine:
+        [job] = await spine.submit(register(50))
+        assert isinstance(job, Job)
+        assert job.offset > last
+
+
+# Progress is written behind
+
+
+async def test_progress_alone_is_published_at_once_and_not_committed(watched: WatchedStore) -> None:
+    async with running(watched) as spine:
+        await spine.submit(register(), start())
+        commits = len(watched.commits)
+        await spine.submit(progress(1))
+        assert len(watched.commits) == commits
+        with spine.broadcaster.subscribe(ID) as reader:
+            assert types(await next_of(reader, 2)) == ["status_change", "progress"]
+
+
+async def test_the_newest_progress_is_in_the_store_within_a_second(
+    watched: WatchedStore, mock_clock: trio.testing.MockClock
+) -> None:
+    async with running(watched) as spine:
+        await spine.submit(register(1), register(2), start(1), start(2))
+        jobs = await spine.submit(progress(1, 1), progress(2, 1), progress(3, 2))
+        with watched.held_after():
+            await settled()  # it has begun to wait
+            mock_clock.jump(1)
+            await watched.written()
+        assert await watched.jobs([job_id(1), job_id(2)]) == {job_id(1): jobs[1], job_id(2): jobs[2]}
+        assert watched.commits[-1][1] == []
+        [job] = await spine.submit(progress(4, 1))
+        with watched.held_after():
+            await settled()
+            mock_clock.jump(1)
+            await watched.written()
+        assert await watched.jobs([job_id(1)]) == {job_id(1): job}
+        assert [changed.id for changed in watched.commits[-1][0]] == [job_id(1)]
+        await settled()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
+
+
+async def test_what_comes_while_progress_is_written_does_not_wait_for_it(
+    watched: WatchedStore, mock_clock: trio.testing.MockClock
+) -> None:
+    async with running(watched) as spine:
+        await spine.submit(register(), start())
+        await spine.submit(progress(1))
+        await settled()
+        with watched.held_before():
+            mock_clock.jump(1)
+            await watched.reached()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(spine.submit, progress(2))
+                await settled()
+                known = spine.registry.known(ID)
+                nursery.cancel_scope.cancel()
+        assert known is not None
+        assert known.progress.current_step == 2
+    assert await watched.jobs([ID]) == {ID: known}
+
+
+async def test_of_progress_that_could_not_be_written_the_newest_is_written_later(
+    watched: WatchedStore, tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with running(watched) as spine:
+        await spine.submit(register(1), start(1), register(2), start(2))
+        await spine.submit(progress(1, 1), progress(1, 2))
+        await settled()
+        with disk_full(tmp_path / "watched.sqlite"):
+            with watched.held_before():
+                mock_clock.jump(1)
+                await watched.reached()
+                [newest] = await spine.submit(progress(2, 2))
+            await spine.ingest.turned(None)
+        assert spine.ingest.failing is not None
+        with watched.held_after():
+            await settled()
+            mock_clock.jump(1)
+            await watched.written()
+        stored = await watched.jobs([job_id(1), job_id(2)])
+        assert [stored[job_id(number)].progress.current_step for number in (1, 2)] == [1, 2]
+        assert stored[job_id(2)] == newest
+
+
+async def test_old_progress_that_could_not_be_written_does_not_undo_the_end_that_was(
+    watched: WatchedStore, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails, begun = trio.Event(), trio.Event()
+    commit = watched.commit
+
+    async def once(*what: Any) -> None:
+        monkeypatch.setattr(watched, "commit", commit)
+        begun.set()
+        await fails.wait()
+        raise StoreFailed("the store does not take it")
+
+    async with running(watched) as spine:
+        await spine.submit(register(), start())
+        await spine.submit(progress(1))
+        await settled()
+        monkeypatch.setattr(watched, "commit", once)
+        mock_clock.jump(1)
+        await begun.wait()
+        async with trio.open_nursery() as nursery:
+            with watched.held_after():
+                nursery.start_soon(spine.submit, complete())
+                await watched.written()
+                fails.set()
+                await spine.ingest.turned(None)
+    assert (await watched.jobs([ID]))[ID].status is COMPLETED
+
+
+async def test_a_change_of_any_job_takes_the_unsaved_progress_of_all_with_it(spine: Spine) -> None:
+    await spine.submit(register(1), start(1))
+    [moved] = await spine.submit(progress(7, 1))
+    await spine.submit(register(2))
+    assert await spine.store.jobs([job_id(1)]) == {job_id(1): moved}
+
+
+async def test_progress_that_could_not_be_written_is_written_with_what_comes_next(spine: Spine, tmp_path: Path) -> None:
+    await spine.submit(register(1), start(1))
+    [moved] = await spine.submit(progress(7, 1))
+    with disk_full(tmp_path / "store.sqlite"):
+        assert errors(await spine.submit(register(2))) == [StoreFailed]
+    await spine.submit(register(3))
+    assert await spine.store.jobs([job_id(1)]) == {job_id(1): moved}
+
+
+# The end
+
+
+async def test_a_daemon_that_stops_writes_the_newest_progress(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        await spine.submit(register(), start())
+        [moved] = await spine.submit(progress(7))
+    assert await store.jobs([ID]) == {ID: moved}
+
+
+async def test_who_hands_in_after_the_stop_is_told_so(store: SQLiteStore) -> None:
+    async with running(store) as spine:
+        await spine.submit(register())
+    with trio.fail_after(PATIENCE), pytest.raises(Unavailable, match="stopping"):
+        await spine.submit(start())
+
+
+async def test_everybody_who_hands_in_while_it_stops_is_answered(watched: WatchedStore) -> None:
+    """Those in the batch, those in the queue, those who wait for a place in it, and those who come too late."""
+    count = module.QUEUE_CAPACITY + 50
+    answered: list[int] = []
+
+    async def hand_in(spine: Spine, number: int) -> None:
+        for _ in range(2):
+            try:
+                assert len(await spine.submit(*[register(number)] * 100)) == 100
+            except Unavailable:
+                break
+        answered.append(number)
+
+    async with trio.open_nursery() as producers:
+        async with trio.open_nursery() as tasks:
+            spine = Spine(watched, tasks)
+            tasks.start_soon(spine.ingest.run)
+            with watched.held_before():
+                for number in range(count):
+                    producers.start_soon(hand_in, spine, number)
+                await watched.reached()
+                tasks.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await settled()
+                    producers.start_soon(hand_in, spine, count)
+                    await settled()
+        producers.cancel_scope.deadline = trio.current_time() + PATIENCE
+    assert sorted(answered) == list(range(count + 1))
+
+
+async def test_a_batch_that_was_begun_is_finished_although_it_stops(watched: WatchedStore) -> None:
+    async with trio.open_nursery() as producers, trio.open_nursery() as tasks:
+        spine = Spine(watched, tasks)
+        tasks.start_soon(spine.ingest.run)
+        with watched.held_before():
+            producers.start_soon(spine.submit, register(), start())
+            await watched.reached()
+            tasks.cancel_scope.cancel()
+            await settled()
+    assert [job.status for job in (await watched.jobs([ID])).values()] == [PROCESSING]
+
+
+async def test_an_event_that_was_handed_in_before_the_stop_is_kept(store: SQLiteStore) -> None:
+    async with trio.open_nursery() as producers:
+        async with running(store) as spine:
+            await spine.submit(register())
+            for number in range(2, 10):
+                producers.start_soon(spine.ingest.submit, register(number))
+            await settled()
+        producers.cancel_scope.deadline = trio.current_time() + PATIENCE
+    assert len(await store.unfinished()) == 9
+
+
+async def test_a_producer_that_goes_does_not_take_its_event_back(watched: WatchedStore) -> None:
+    async with running(watched) as spine:
+        with watched.held_before():
+            async with trio.open_nursery() as producer:
+                producer.start_soon(spine.submit, register())
+                await watched.reached()
+                producer.cancel_scope.cancel()
+        [job] = await spine.submit(start())
+        assert isinstance(job, Job)
+        assert job.status is PROCESSING
+
+
+# Who may do what
+
+
+async def test_a_job_of_the_runner_is_not_started_by_a_producer(spine: Spine) -> None:
+    outcomes: list[Event] = [submit(), progress(1), start(), cancel()]
+    assert errors(await spine.submit(*outcomes)) == [None, Conflict, Conflict, None]
+
+
+def known_before(cursor: str) -> RegisterEvent:
+    """A registration of a job that a producer was given a cursor for."""
+    return RegisterEvent(ID, Registration("scan"), cursor)
+
+
+async def test_a_job_that_was_deleted_is_not_registered_again(spine: Spine) -> None:
+    job = await spine.ingest.submit_one(register())
+    cursor = str(Cursor(spine.store.id, job.offset))
+    assert await spine.ingest.submit_one(known_before(cursor)) is job
+    await spine.ingest.delete(await spine.ingest.submit_one(cancel()))
+    [refusal] = await spine.submit(known_before(cursor))
+    assert isinstance(refusal, NotFound)
+    assert str(refusal) == f"no job {ID}"
+
+
+async def test_a_job_that_another_store_had_is_registered_again(spine: Spine) -> None:
+    job = await spine.ingest.submit_one(known_before("another-7"))
+    assert (job.id, job.status) == (ID, QUEUED)
+
+
+async def test_a_registration_with_what_is_no_cursor_is_refused(spine: Spine) -> None:
+    [refusal] = await spine.submit(known_before("yesterday"))
+    assert isinstance(refusal, InvalidInput)

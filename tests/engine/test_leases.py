@@ -1,0 +1,261 @@
+"""Leases through ingest, on a real store: the clock is stopped, and goes on where time is the point."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from msgspec.structs import replace
+from progressd.broadcast.reader import Reader
+from progressd.core.errors import Conflict
+from progressd.core.events import CompletedEvent, RegisterEvent, Registration
+from progressd.core.job import Job
+from progressd.core.messages import JobMessage, Progress, StatusChange
+from progressd.core.status import JobStatus
+from progressd.store.sqlite import SQLiteStore
+from support.daemon import PATIENCE, registered, running_daemon
+from support.daemon import progress as reported_progress
+from support.samples import ID, job_id
+from support.spine import Spine, complete, progress, register, running, start, started_again
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+LEASE = 30.0
+
+
+def leased(number: int = 1, seconds: float = LEASE) -> RegisterEvent:
+    return replace(register(number), data=Registration("scan", lease_seconds=seconds))
+
+
+@pytest.fixture
+async def spine(mock_clock: MockClock, store: SQLiteStore) -> AsyncIterator[Spine]:
+    async with running(store) as spine:
+        yield spine
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait while the clock stands still."""
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up, "this took too long"
+        await wait_all_tasks_blocked()
+
+
+def now(spine: Spine, number: int = 1) -> Job:
+    job = spine.registry.known(job_id(number))
+    assert job is not None
+    return job
+
+
+def stalled(spine: Spine) -> bool:
+    return now(spine).progress.stalled
+
+
+async def messages(reader: Reader, count: int) -> list[JobMessage]:
+    return [await anext(reader) for _ in range(count)]
+
+
+async def test_watchers_see_a_silent_job_stall_and_then_fail(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(leased(), progress(5))
+    with spine.broadcaster.subscribe(ID) as reader:
+        await messages(reader, 2)
+        mock_clock.jump(LEASE)
+        [silence] = await messages(reader, 1)
+        assert isinstance(silence, Progress)
+        assert (silence.data.stalled, silence.data.current_step) == (True, 5)
+        mock_clock.jump(2 * LEASE - 0.1)
+        await wait_all_tasks_blocked()
+        assert now(spine).status is JobStatus.PROCESSING
+        mock_clock.jump(0.1)
+        [change, error] = await messages(reader, 2)
+        assert isinstance(change, StatusChange)
+        assert change.data.new_status is JobStatus.FAILED
+        assert error.data.message == "producer lost"  # type: ignore[union-attr]
+    assert (await spine.store.jobs([ID]))[ID] == now(spine)
+
+
+async def test_a_producer_that_comes_back_resumes_and_its_end_is_taken(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(leased(), progress(5))
+    mock_clock.jump(LEASE)
+    await until(lambda: stalled(spine))
+    mock_clock.jump(1.9 * LEASE)
+    await spine.submit(progress(6))
+    assert not stalled(spine)
+    mock_clock.jump(0.9 * LEASE)
+    await wait_all_tasks_blocked()
+    assert not stalled(spine)
+    [outcome] = await spine.submit(complete())
+    assert isinstance(outcome, Job)
+    mock_clock.jump(100 * LEASE)
+    await wait_all_tasks_blocked()
+    assert now(spine).status is JobStatus.COMPLETED
+
+
+async def test_the_end_that_a_lost_producer_reports_is_refused(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(leased(), start())
+    mock_clock.jump(LEASE)
+    await until(lambda: stalled(spine))
+    mock_clock.jump(2 * LEASE)
+    await spine.registry.wait_finished(ID)
+    [outcome] = await spine.submit(complete())
+    assert isinstance(outcome, Conflict)
+    assert (now(spine).status, now(spine).error) == (JobStatus.FAILED, "producer lost")
+
+
+async def test_a_refused_event_is_a_sign_of_life_too(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(leased())
+    mock_clock.jump(0.9 * LEASE)
+    [outcome] = await spine.submit(complete())  # it has not started
+    assert isinstance(outcome, Conflict)
+    mock_clock.jump(0.9 * LEASE)
+    await wait_all_tasks_blocked()
+    assert not stalled(spine)
+
+
+@pytest.mark.parametrize(("of", "kept"), [("scan", True), ("print", False)])
+async def test_only_those_who_have_to_do_with_a_job_show_a_sign_of_its_life(
+    spine: Spine, mock_clock: MockClock, of: str, kept: bool
+) -> None:
+    await spine.submit(replace(leased(), data=Registration("scan", labels={"team": "scan"}, lease_seconds=LEASE)))
+    mock_clock.jump(0.9 * LEASE)
+    event = replace(progress(1), job_id=ID.upper())
+    [outcome] = await spine.submit(event, sees=lambda job: job.labels == {"team": of})
+    assert isinstance(outcome, Job) is kept
+    mock_clock.jump(0.9 * LEASE)
+    await wait_all_tasks_blocked()
+    assert stalled(spine) is not kept
+
+
+async def test_a_job_that_waits_for_its_turn_is_kept_by_registering_it_again(
+    spine: Spine, mock_clock: MockClock
+) -> None:
+    await spine.submit(leased())
+    mock_clock.jump(LEASE)
+    await until(lambda: stalled(spine))
+    with spine.broadcaster.subscribe(ID) as reader:  # who comes now sees that it is stalled
+        [silence] = await messages(reader, 1)
+        assert isinstance(silence, Progress)
+        assert silence.data.stalled
+    await spine.submit(leased())
+    assert not stalled(spine)
+
+
+async def test_a_job_without_a_lease_may_be_silent_for_ever(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(register(), start())
+    mock_clock.jump(1e6)
+    await wait_all_tasks_blocked()
+    assert (now(spine).status, stalled(spine)) == (JobStatus.PROCESSING, False)
+
+
+async def test_a_shorter_lease_that_comes_later_ends_sooner(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(leased(1, 1000), leased(2, 10))
+    mock_clock.jump(10)
+    await until(lambda: now(spine, 2).progress.stalled)
+    assert not stalled(spine)
+
+
+async def test_a_store_that_is_slow_to_answer_costs_no_producer_its_job(
+    mock_clock: MockClock, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a producer has said counts from when it said it, not from when the daemon got round to it."""
+    release, held = trio.Event(), trio.Event()
+    commit = store.commit
+
+    async def slow(*what: object) -> None:
+        held.set()
+        await release.wait()
+        await commit(*what)  # type: ignore[arg-type]
+
+    async with running(store) as spine, trio.open_nursery() as nursery:
+        await spine.submit(leased(), progress(5))
+        monkeypatch.setattr(store, "commit", slow)
+        nursery.start_soon(spine.submit, register(2))
+        await held.wait()
+        for _ in range(10):
+            mock_clock.jump(0.9 * LEASE)
+            nursery.start_soon(spine.submit, progress(6))
+            await wait_all_tasks_blocked()
+        release.set()
+        await until(lambda: now(spine).progress.current_step == 6)
+        await wait_all_tasks_blocked()
+        assert (now(spine).status, stalled(spine)) == (JobStatus.PROCESSING, False)
+
+
+async def test_after_a_restart_leases_count_from_the_start(mock_clock: MockClock, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with started_again(path) as spine:
+        await spine.submit(leased(), progress(5))
+        mock_clock.jump(LEASE)
+        await until(lambda: stalled(spine))
+        mock_clock.jump(1.9 * LEASE)
+    mock_clock.jump(1000 * LEASE)
+    async with started_again(path) as spine:
+        await wait_all_tasks_blocked()
+        assert (now(spine).status, stalled(spine)) == (JobStatus.PROCESSING, True)
+        mock_clock.jump(2.9 * LEASE)
+        await wait_all_tasks_blocked()
+        assert now(spine).status is JobStatus.PROCESSING
+        mock_clock.jump(0.1 * LEASE)
+        await spine.registry.wait_finished(ID)
+        assert now(spine).error == "producer lost"
+
+
+async def test_thousands_who_are_silent_at_once_are_all_told(spine: Spine, mock_clock: MockClock) -> None:
+    await spine.submit(*[leased(number) for number in range(3000)])
+    mock_clock.jump(LEASE)
+    await until(lambda: all(job.progress.stalled for job in spine.registry.unfinished.values()))
+    mock_clock.jump(2 * LEASE)
+    for number in range(3000):
+        await spine.registry.wait_finished(job_id(number))
+    assert {now(spine, number).error for number in range(2500, 3000)} == {"producer lost"}
+
+
+async def test_it_is_one_task_for_all_jobs(spine: Spine) -> None:
+    await wait_all_tasks_blocked()
+    before = trio.lowlevel.current_statistics().tasks_living
+    await spine.submit(*[leased(number) for number in range(100)])
+    await wait_all_tasks_blocked()
+    assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_a_daemon_tells_its_watchers_of_a_job_that_is_stalled_and_lost(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.report(registered(ID, lease_seconds=1), reported_progress(ID, 5, 12))
+        async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+            told = await watcher.rest()
+    stalled = [one["data"].get("stalled") for one in told if one["type"] == "progress"]
+    assert stalled in ([None, True], [True])
+    assert told[-1]["data"] == {"message": "producer lost"}
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1e-9, 0.5, 1e12, "soon", True])
+async def test_a_lease_is_a_number_of_seconds(tmp_path: Path, seconds: object) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        [answer] = await daemon.report(registered(ID, lease_seconds=seconds))
+    assert not answer["ok"]
+    assert "lease_seconds" in answer["error"]
+
+
+async def test_orders_of_an_end_and_a_loss_leave_one_end(spine: Spine, mock_clock: MockClock) -> None:
+    """The producer's end and the daemon's, decided together: one is taken, the other is refused."""
+    for number in range(1, 40):
+        await spine.submit(leased(number, 10.0), start(number))
+    mock_clock.jump(10)
+    await until(lambda: all(job.progress.stalled for job in spine.registry.unfinished.values()))
+    outcomes: dict[int, object] = {}
+
+    async def end(number: int) -> None:
+        for _ in range(number % 7):
+            await trio.lowlevel.checkpoint()
+        [outcomes[number]] = await spine.submit(CompletedEvent(job_id(number)))
+
+    async with trio.open_nursery() as nursery:
+        mock_clock.jump(20)
+        for number in range(1, 40):
+            nursery.start_soon(end, number)
+    for number, outcome in outcomes.items():
+        taken = now(spine, number).status is JobStatus.COMPLETED
+        assert taken == isinstance(outcome, Job)
+        changes = await spine.store.changes(0, 2**53, 100, job_id(number))
+        ends = [c for c in changes if isinstance(c.message, StatusChange) and c.message.data.new_status.finished]
+        assert len(ends) == 1

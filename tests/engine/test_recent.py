@@ -1,0 +1,34 @@
+"""The messages in memory by offset: the same as a sorted list, whatever is added and removed."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from progressd.broadcast.envelope import Published
+from progressd.engine.recent import Recent
+from support.samples import moved
+
+OFFSETS = st.integers(1, 3000)
+
+
+@given(st.lists(st.tuples(st.booleans(), OFFSETS), max_size=200), OFFSETS, OFFSETS, st.integers(1, 50))
+def test_what_is_between_two_offsets_comes_in_order(
+    steps: list[tuple[bool, int]], after: int, upto: int, most: int
+) -> None:
+    recent, there = Recent(), dict[int, Published]()
+    for add, offset in steps:
+        if add and offset not in there:
+            there[offset] = Published(offset, moved(1))
+            recent.add(there[offset])
+        elif not add and offset in there:
+            recent.remove(there.pop(offset))
+    expected = [there[offset] for offset in sorted(there) if after < offset <= upto]
+    assert recent.between(after, upto, most) == expected[:most]
+
+
+def test_nothing_is_left_of_what_was_removed() -> None:
+    recent, items = Recent(), [Published(offset, moved(1)) for offset in range(1, 5000)]
+    for item in items:
+        recent.add(item)
+    for item in items:
+        recent.remove(item)
+    assert recent._blocks == {}
+    assert recent._numbers == []

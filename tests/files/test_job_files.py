@@ -1,0 +1,551 @@
+"""The files of jobs: what is where, and what is left when the daemon dies between two steps."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Collection
+from contextlib import ExitStack, aclosing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trio
+from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed
+from progressd.core.status import JobStatus
+from progressd.files.job_files import Files
+from progressd.files.state_dir import own_state_dir
+from progressd.store.sqlite import SQLiteStore
+from structlog.testing import capture_logs
+from support.samples import ID, NOW, job, job_id
+from support.scarcity import no_descriptors_left, small_disk
+from support.waiting import PATIENCE
+
+PDF = b"%PDF-1.7 and so on"
+
+
+@pytest.fixture
+async def files(tmp_path: Path, store: SQLiteStore) -> Files:
+    files = Files(tmp_path)
+    await files.prepare(store)
+    return files
+
+
+def tree(top: Path) -> set[str]:
+    """Every file and directory below, but for the store's."""
+    return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith("store.sqlite")}
+
+
+async def receive(files: Files, number: int = 1, content: bytes = PDF) -> None:
+    """Upload an input as a whole."""
+    async with files.upload(job_id(number)) as upload:
+        await upload.write(content)
+        await upload.finish()
+
+
+async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: Files, tmp_path: Path) -> None:
+    async with files.upload(ID) as upload:
+        await upload.write(PDF[:5])
+        await upload.write(PDF[5:])
+        assert not files.input(ID).exists()
+        await upload.finish()
+        assert files.input(ID).read_bytes() == PDF
+    assert upload.head == PDF
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: Files) -> None:
+    async with files.upload(ID) as upload:
+        for size in (1, 1000, 500, 500):
+            await upload.write(bytes(size))
+        assert len(upload.head) == 1024
+
+
+class Refused(Exception):
+    """Somebody does not want the upload after all."""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_an_upload_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path, whole: bool) -> None:
+
+    async def refuse() -> None:
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            if whole:
+                await upload.finish()
+            raise Refused
+
+    with pytest.raises(Refused):
+        await refuse()
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def fail(files: Files, content: bytes, error: Exception, *, whole: bool = True) -> None:
+    """An upload that ends so."""
+    with suppress(type(error)):
+        async with files.upload(ID) as upload:
+            await upload.write(content)
+            if whole:
+                await upload.finish()
+            raise error
+
+
+def undecided() -> StoreFailed:
+    """What a commit raises of which nobody knows whether the store has it."""
+    error = StoreFailed("the disk fails")
+    error.undecided = True
+    return error
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_what_is_undecided_is_decided_by_the_store_when_it_is_opened_again(
+    files: Files, tmp_path: Path, store: SQLiteStore, there: bool
+) -> None:
+    for times in (1, 2, 3):
+        await fail(files, PDF * times, undecided())
+    assert files.input(ID).read_bytes() == PDF * 3
+    if there:
+        await store.commit([job()], [])
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs"} | ({f"jobs/{ID}", f"jobs/{ID}/input"} if there else set())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_what_is_undecided_keeps_its_input_while_it_is_sent_again_in_vain(
+    files: Files, tmp_path: Path, whole: bool
+) -> None:
+    await fail(files, PDF, undecided())
+    await fail(files, PDF[:5], Refused(), whole=whole)
+    assert files.input(ID).read_bytes() == (PDF[:5] if whole else PDF)
+    assert f"uploads/{ID}" in tree(tmp_path)
+    await receive(files)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+    assert files.input(ID).read_bytes() == PDF
+
+
+async def test_a_second_try_that_is_undecided_keeps_its_input(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+    await receive(files)
+    with pytest.raises(StoreFailed):
+        async with files.copied_input(ID, job_id(2)):
+            raise undecided()
+    await store.commit([job(), job(2)], [])
+    await files.prepare(store)
+    assert files.input(job_id(2)).read_bytes() == PDF
+    assert tree(tmp_path / "uploads") == set()
+
+
+async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    with pytest.raises(Conflict, match="there are files of a job"):
+        await receive(files, content=b"%PDF of somebody else")
+    assert files.input(ID).read_bytes() == PDF
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            await upload.finish()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_an_uploaded_input_is_kept_after_a_crash_if_its_job_exists(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    await receive(files)
+    await store.commit([job()], [])
+    (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # died before the last step
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+    assert files.input(ID).read_bytes() == PDF
+
+
+async def test_a_crash_while_a_file_was_sent_again_leaves_nothing_of_it_beside_the_input(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    await fail(files, PDF, undecided())
+    await store.commit([job()], [])
+    again = tmp_path / "uploads" / f"{ID}.again"
+    again.write_bytes(PDF)
+    files.input(ID).with_name("input.new").hardlink_to(again)
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["half received", "whole, but not in the store"])
+async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
+    files: Files, tmp_path: Path, store: SQLiteStore, linked: bool
+) -> None:
+    await receive(files, 2)
+    await store.commit([job(2)], [])
+    (tmp_path / "uploads" / ID).write_bytes(PDF)
+    if linked:
+        files.input(ID).parent.mkdir()
+        files.input(ID).hardlink_to(tmp_path / "uploads" / ID)
+    await files.prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{job_id(2)}", f"jobs/{job_id(2)}/input"}
+
+
+async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    async with files.copied_input(ID, job_id(2)):
+        assert files.input(job_id(2)).samefile(files.input(ID))
+    await files.remove([ID])
+    assert files.input(job_id(2)).read_bytes() == PDF
+    assert tree(tmp_path / "uploads") == set()
+
+
+async def test_an_input_that_is_gone_cannot_be_tried_again(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match=ID):
+        async with files.copied_input(ID, job_id(2)):
+            raise AssertionError("there is nothing to copy")
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    with pytest.raises(Refused):
+        async with files.copied_input(ID, job_id(2)):
+            raise Refused
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    for number in (1, 2):  # what a daemon that was killed has left
+        (tmp_path / "jobs" / ID / f"work-{number}" / "pages").mkdir(parents=True)
+    async with files.attempt(ID, 2) as work:
+        assert tree(tmp_path / "jobs" / ID) == {"input", "work-2"}
+        (work / "pages").mkdir()
+        (work / "pages" / "1.png").write_bytes(b"...")
+    assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
+
+
+async def test_a_cancelled_attempt_is_cleared_away(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
+        async with files.attempt(ID, 1) as work:
+            (work / "output.pdf").write_bytes(PDF)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
+
+
+async def test_nothing_is_left_of_a_job_that_was_deleted_while_its_program_still_wrote(
+    files: Files, tmp_path: Path
+) -> None:
+    await receive(files)
+    async with files.attempt(ID, 1) as work:
+        await files.remove([ID])
+        work.mkdir(parents=True)  # as where a file came between the last look into the directory and its end
+        (work / "half").touch()
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_the_result_outlives_its_attempt(files: Files) -> None:
+    async with files.attempt(ID, 1) as work:
+        (work / "output.pdf").write_bytes(PDF)
+        await files.keep_output(ID, work / "output.pdf")
+    assert files.output(ID).read_bytes() == PDF
+
+
+async def test_a_result_that_is_not_there_is_not_kept(files: Files) -> None:
+    async with files.attempt(ID, 1) as work:
+        with pytest.raises(FileNotFoundError):
+            await files.keep_output(ID, work / "output.pdf")
+    assert not files.output(ID).exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) -> None:
+    await receive(files)
+    async with files.attempt(ID, 1) as work:
+        match kind:
+            case "directory":
+                (work / "output.pdf").mkdir()
+            case "link":
+                (work / "output.pdf").symlink_to("/etc/hostname")
+            case "pipe":
+                os.mkfifo(work / "output.pdf")
+        with trio.fail_after(PATIENCE), pytest.raises(FileNotFoundError):
+            await files.keep_output(ID, work / "output.pdf")
+    assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
+
+
+async def test_of_what_attempts_complained_only_the_last_is_kept(files: Files, tmp_path: Path) -> None:
+    await receive(files)
+    await files.keep_stderr(ID, b"a long complaint\n")
+    await files.keep_stderr(ID, b"short\n")
+    assert (tmp_path / "jobs" / ID / "stderr").read_bytes() == b"short\n"
+
+
+async def test_removing_a_job_removes_all_its_files_and_no_others(files: Files, tmp_path: Path) -> None:
+    for number in (1, 2):
+        await receive(files, number)
+        files.output(job_id(number)).write_bytes(PDF)
+    await files.remove([ID, job_id(3)])
+    assert tree(tmp_path / "jobs") == {job_id(2), f"{job_id(2)}/input", f"{job_id(2)}/output"}
+
+
+async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(files: Files, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        await receive(files, number)
+        if number != 3:
+            os.utime(tmp_path / "jobs" / job_id(number), (1000, 1000))
+    for stranger in ("lost+found", "a b", os.fsdecode(b"\xff")):
+        (tmp_path / "jobs" / stranger).mkdir()
+        os.utime(tmp_path / "jobs" / stranger, (1000, 1000))
+    async with aclosing(files.older_than(datetime.now(UTC) - timedelta(hours=1), 2)) as steps:
+        found = [step async for step in steps]
+    assert [len(step) for step in found] == [2, 2]
+    assert sorted(name for step in found for name in step) == [job_id(number) for number in (1, 2, 4, 5)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpace, match="no space left"):
+        await receive(files)
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_a_file_larger_than_the_daemon_may_write_is_told_and_leaves_nothing(files: Files, tmp_path: Path) -> None:
+    least = 2**20  # nothing else that this process writes is as long
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
+    try:
+        with pytest.raises(NoSpace, match="the daemon may not write files as large as this"):
+            await receive(files, content=bytes(2 * least))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
+    state_dir = tmp_path / "some" / "where"
+    with own_state_dir(state_dir):
+        assert state_dir.stat().st_mode & 0o777 == 0o700
+        assert (state_dir / "lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> None:
+    other = (
+        "import pathlib, sys; from progressd.files.state_dir import own_state_dir\n"
+        "with own_state_dir(pathlib.Path(sys.argv[1])): pass"
+    )
+    with own_state_dir(tmp_path):
+        with pytest.raises(SettingsError, match="another progressd uses the state directory"), own_state_dir(tmp_path):
+            raise AssertionError("two daemons in one directory")
+        refused = subprocess.run(
+            [sys.executable, "-c", other, tmp_path], capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert "another progressd uses the state directory" in refused.stderr
+    with own_state_dir(tmp_path):
+        pass  # it is free again
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused = pytest.raises(SettingsError, match=r"cannot use the state directory .*: Not a directory")
+    with refused, own_state_dir(tmp_path / "file" / "state"):
+        raise AssertionError("there is no such directory")
+
+
+@pytest.mark.parametrize("name", ["uploads", "jobs"])
+async def test_a_file_where_a_directory_is_needed_is_a_sentence(tmp_path: Path, store: SQLiteStore, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is no directory$"):
+        await Files(tmp_path).prepare(store)
+
+
+async def test_what_is_named_as_no_job_is_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
+    others = {f"{top}/{name}" for top in ("uploads", "jobs") for name in ("lost+found", ID)}
+    for other in others:
+        (tmp_path / other).mkdir(parents=True)
+    (tmp_path / "uploads/notes.txt").touch()
+    (tmp_path / "jobs/notes").mkdir()
+    await Files(tmp_path).prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs", "uploads/notes.txt", "jobs/notes", *others}
+
+
+async def test_what_was_undecided_is_cleared_away_once_the_store_can_tell_but_not_what_is_being_received(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    undecided = StoreFailed("the disk fails")
+    undecided.undecided = True
+    for number in (1, 2, 3):
+        with suppress(StoreFailed):
+            async with files.upload(job_id(number)) as upload:
+                await upload.write(PDF)
+                await upload.finish()
+                raise undecided
+    await store.commit([job(2)], [])
+    async with files.upload(job_id(3)) as again:
+        await again.write(PDF)
+        await files.settle(store)
+        assert tree(tmp_path / "jobs") == {f"{job_id(2)}", f"{job_id(2)}/input", f"{job_id(3)}", f"{job_id(3)}/input"}
+        assert tree(tmp_path / "uploads") == {job_id(3), f"{job_id(3)}.again"}
+        await again.finish()
+        await store.commit([job(3)], [])
+    assert tree(tmp_path / "uploads") == set()
+    assert files.input(job_id(3)).read_bytes() == PDF
+
+
+class Killed(BaseException):
+    """As if the process were no more."""
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_daemon(
+    files: Files, tmp_path: Path, store: SQLiteStore, deleted: bool
+) -> None:
+    await store.commit([job(1, JobStatus.COMPLETED, completed_at=NOW, offset=2)], [])
+    await receive(files)
+    with suppress(Killed):
+        async with files.deletion(ID):
+            if deleted:
+                assert await store.delete([ID]) == [ID]
+            raise Killed
+    assert files.input(ID).exists()
+    await Files(tmp_path).prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs"} | (set() if deleted else {f"jobs/{ID}", f"jobs/{ID}/input"})
+
+
+async def test_what_cannot_be_deleted_is_later(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+    await receive(files)
+    await receive(files, 2)
+    with no_descriptors_left(), capture_logs() as logs:
+        async with files.deletion(ID):
+            pass
+        assert await files.remove([job_id(2)]) == {job_id(2)}
+    assert [(one["log_level"], one["jobs"]) for one in logs] == [("warning", 1)] * 2
+    assert all("Too many open files" in one["error"] for one in logs)
+    left = {"uploads", "jobs", *(f"jobs/{job_id(number)}{path}" for number in (1, 2) for path in ("", "/input"))}
+    assert tree(tmp_path) == {*left, f"uploads/{ID}.deleted", f"uploads/{job_id(2)}.deleted"}
+    assert await files.remove_left(store) == 0
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_why_files_cannot_be_deleted_is_told_at_once(files: Files, store: SQLiteStore) -> None:
+    for number in range(1, 4):
+        await receive(files, number)
+    with small_disk(files.input(job_id(2)).parent / "busy"), capture_logs() as logs:
+        assert await files.remove([job_id(number) for number in range(1, 4)]) == {job_id(2)}
+    [told] = logs
+    assert (told["log_level"], told["job_id"], told["jobs"]) == ("warning", job_id(2), 1)
+    assert told["error"].startswith(f"[Errno {errno.EBUSY}] {os.strerror(errno.EBUSY)}: ")
+    assert await files.remove_left(store) == 0
+
+
+async def test_what_cannot_be_deleted_is_by_the_next_daemon(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+    await receive(files)
+    with no_descriptors_left():
+        assert await files.remove([ID]) == {ID}
+    await Files(tmp_path).prepare(store)
+    assert tree(tmp_path) == {"uploads", "jobs"}
+
+
+async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_again_and_becomes_a_job(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    with ExitStack() as scarcity, suppress(KeyError):
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            await upload.finish()
+            scarcity.enter_context(no_descriptors_left())
+            raise KeyError
+    assert files.input(ID).exists()
+    async with files.upload(ID) as upload:
+        await upload.write(PDF)
+        assert await files.remove_left(store) == 1
+        await upload.finish()
+        await store.commit([job()], [])
+    assert await files.remove_left(store) == 0
+    assert files.input(ID).read_bytes() == PDF
+    assert tree(tmp_path / "uploads") == set()
+
+
+async def test_what_cannot_be_deleted_is_later_also_where_it_is_sent_again_meanwhile(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    await receive(files)
+    with no_descriptors_left():
+        assert await files.remove([ID]) == {ID}
+    with pytest.raises(Conflict):
+        await receive(files)
+    assert await files.remove_left(store) == 0
+    await receive(files)
+    assert files.input(ID).read_bytes() == PDF
+
+
+MANY = 64  # that retention deletes in one go
+
+
+async def test_what_is_sent_again_while_the_files_of_many_jobs_are_deleted_stays(
+    files: Files, tmp_path: Path, store: SQLiteStore
+) -> None:
+    for number in range(MANY):
+        await receive(files, number)
+
+    async def send_again() -> None:
+        while True:
+            with suppress(Conflict):
+                return await receive(files)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.remove, [job_id(number) for number in range(MANY)])
+        nursery.start_soon(send_again)
+    await store.commit([job()], [])
+    assert await files.remove_left(store) == 0
+    assert files.input(ID).read_bytes() == PDF
+    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
+
+
+async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_its_name(
+    files: Files, store: SQLiteStore
+) -> None:
+    async with files.upload(ID) as upload:
+        await upload.write(PDF)
+        await upload.finish()
+        assert await files.remove([ID]) == {ID}
+        await store.commit([job()], [])
+    assert await files.remove_left(store) == 0
+    assert files.input(ID).read_bytes() == PDF
+
+
+async def test_an_upload_that_becomes_a_job_while_the_store_is_asked_keeps_its_input(
+    files: Files, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, told, known = trio.Event(), trio.Event(), store.known
+
+    async def known_late(ids: Collection[str]) -> Collection[str]:
+        found = await known(ids)
+        asked.set()
+        await told.wait()
+        return found
+
+    monkeypatch.setattr(store, "known", known_late)
+    await receive(files, 2)
+    with no_descriptors_left():
+        assert await files.remove([job_id(2)]) == {job_id(2)}
+    async with trio.open_nursery() as nursery:
+        async with files.upload(ID) as upload:
+            await upload.write(PDF)
+            assert await files.remove([ID]) == {ID}
+            nursery.start_soon(files.remove_left, store)
+            await asked.wait()
+            await upload.finish()
+            await store.commit([job()], [])
+        told.set()
+    assert files.input(ID).read_bytes() == PDF
+    assert not files.input(job_id(2)).exists()

@@ -1,0 +1,232 @@
+"""`/api/batch`: many files at once, and what becomes of them together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from progressd.core.pipeline import Pipeline
+from progressd.http.routes import batch as module
+from progressd.store.base import Filter
+from support.daemon import RunningDaemon, running_daemon
+from support.http_client import FORM_TYPE, client_of, error_of, file_part, form, options_part
+from support.samples import job_id
+from support.submitting import PDF, shell
+from trio_websocket import ConnectionRejected
+
+IDLE = Pipeline(("sleep", "60"), accept=("*/*",))
+PAIR = [("files[]", ("a.pdf", PDF)), ("files", ("Bücher.pdf", PDF))]
+
+
+async def submitted(client: httpx.AsyncClient, count: int, pipeline: str = "idle", **options: Any) -> str:
+    """A batch of so many files; its id."""
+    response = await client.post(
+        f"/api/batch?pipeline={pipeline}",
+        files=[("files[]", (f"{number}.pdf", PDF)) for number in range(count)],
+        data={"options": json.dumps(options)},
+    )
+    assert response.status_code == 202, response.text
+    return str(response.json()["batch_id"])
+
+
+async def ended(daemon: RunningDaemon, batch_id: str) -> list[Any]:
+    """What a watcher of the batch is sent until its end."""
+    async with daemon.watch(f"/ws/batch/{batch_id}") as watcher:
+        messages = await watcher.rest()
+        assert await watcher.closed() == (1000, "batch finished")
+    return messages
+
+
+async def test_files_become_a_batch_of_jobs(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon, client_of(daemon) as client:
+        response = await client.post("/api/batch", files=PAIR)
+        assert response.status_code == 202
+        body = response.json()
+        assert body.keys() == {"batch_id", "status", "job_count", "created_at"}
+        assert (body["status"], body["job_count"]) == ("queued", 2)
+        messages = await ended(daemon, body["batch_id"])
+        assert messages[-1]["type"] == "batch_completed"
+        assert messages[-1]["data"] == {"success_count": 2, "failed_count": 0, "cancelled_count": 0}
+        batch = (await client.get(f"/api/batch/{body['batch_id']}")).json()
+        jobs = (await client.get(f"/api/batch/{body['batch_id']}/jobs")).json()
+        one = (await client.get(f"/api/jobs/{jobs['jobs'][1]['job_id']}")).json()
+    assert batch.pop("cursor") == messages[-1]["cursor"]
+    assert batch.keys() == {
+        *("batch_id", "status", "priority", "progress", "created_at", "started_at", "completed_at"),
+    }
+    assert (batch["status"], batch["priority"]) == ("completed", "normal")
+    assert batch["progress"] == dict.fromkeys(("processing", "pending", "failed", "cancelled"), 0) | {
+        "completed": 2,
+        "total": 2,
+    }
+    assert [(job["filename"], job["status"], job["progress"].keys()) for job in jobs["jobs"]] == [
+        (name, "completed", {"percent", "step_name"}) for name in ("a.pdf", "Bücher.pdf")
+    ]
+    assert (one["batch_id"], one["priority"]) == (body["batch_id"], "normal")
+
+
+async def test_a_result_has_its_url_once_it_is_there(tmp_path: Path) -> None:
+    copy = Pipeline(("cp", "{input}", "{output}"), accept=("*/*",), output="result.pdf")
+    async with running_daemon(tmp_path, pipelines={"copy": copy}) as daemon, client_of(daemon) as client:
+        batch_id = await submitted(client, 1, "copy")
+        await ended(daemon, batch_id)
+        [job] = (await client.get(f"/api/batch/{batch_id}/jobs")).json()["jobs"]
+        assert job["download_url"] == f"/api/jobs/{job['job_id']}/download"
+        assert (await client.get(job["download_url"])).content == PDF
+
+
+async def test_labels_are_those_of_every_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    files = [("files", ("a.pdf", PDF)), ("files", ("b.pdf", PDF))]
+    response = await client.post("/api/batch", files=files, data={"labels": '{"team": "scan"}'})
+    assert response.status_code == 202, response.text
+    jobs, total = await daemon.daemon.store.list_jobs(Filter(labels=(("team", "scan"),)), 10, 0)
+    assert (total, {job.input_filename for job in jobs}) == (2, {"a.pdf", "b.pdf"})
+
+
+async def test_jobs_of_a_higher_priority_run_first(tmp_path: Path) -> None:
+    pipelines = {"wait": shell("cat $0.go > /dev/null || sleep 60"), "quick": shell("true")}
+    async with (
+        running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon,
+        client_of(daemon) as client,
+        daemon.watch("/ws/jobs?types=status_change") as watcher,
+    ):
+        blocking = await submitted(client, 1, "wait")
+        while (await watcher.receive())["data"].get("new_status") != "processing":
+            pass
+        batches = [
+            await submitted(client, 2, "quick", priority=priority) for priority in ("low", "normal", "high", "normal")
+        ]
+        await client.delete(f"/api/batch/{blocking}")
+        started: list[str] = []
+        while len(started) < 8:
+            message = await watcher.receive()
+            if message["data"].get("new_status") == "processing":
+                started.append(message["batch_id"])
+    low, normal, high, second = batches
+    assert started == [high, high, normal, normal, second, second, low, low]
+
+
+async def test_a_batch_that_is_cancelled_stops_its_jobs(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, pipelines={"idle": IDLE}, runner={"slots": 1}) as daemon,
+        client_of(daemon) as client,
+    ):
+        batch_id = await submitted(client, 3)
+        response = await client.delete(f"/api/batch/{batch_id}")
+        assert response.json() == {
+            "batch_id": batch_id,
+            "status": "cancelled",
+            "cancelled_jobs": 3,
+            "completed_jobs": 0,
+        }
+        assert (await ended(daemon, batch_id))[-1]["data"]["cancelled_count"] == 3
+        again = await client.delete(f"/api/batch/{batch_id}")
+        assert (again.status_code, error_of(again)) == (409, f"batch {batch_id} is cancelled already")
+
+
+async def test_a_batch_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async with (
+        running_daemon(
+            tmp_path, pipelines={"pdf": IDLE}, runner={"slots": 1}, shutdown={"wait_for_jobs": False}
+        ) as daemon,
+        client_of(daemon) as client,
+    ):
+        batch_id = await submitted(client, 3, "pdf", priority="high")
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon, client_of(daemon) as client:
+        await ended(daemon, batch_id)
+        batch = (await client.get(f"/api/batch/{batch_id}")).json()
+    assert (batch["status"], batch["priority"], batch["progress"]["completed"]) == ("completed", "high", 3)
+
+
+async def test_jobs_that_end_differently_make_it_complete_in_part(tmp_path: Path) -> None:
+    fails_at_b = shell('case "$(cat $0)" in *bad*) exit 3;; esac', accept=("*/*",))
+    async with running_daemon(tmp_path, pipelines={"pdf": fails_at_b}) as daemon, client_of(daemon) as client:
+        files = [("files", ("a.pdf", PDF)), ("files", ("b.pdf", PDF + b"bad"))]
+        batch_id = (await client.post("/api/batch", files=files)).json()["batch_id"]
+        end = (await ended(daemon, batch_id))[-1]["data"]
+        batch = (await client.get(f"/api/batch/{batch_id}")).json()
+    assert end == {"success_count": 1, "failed_count": 1, "cancelled_count": 0}
+    assert batch["status"] == "partially_completed"
+
+
+async def test_the_key_of_a_batch_makes_one_batch(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    first, second = [
+        await client.post("/api/batch", files=PAIR, headers={"Idempotency-Key": "monday"}) for _ in range(2)
+    ]
+    assert first.json() == second.json()
+    assert second.headers["Idempotency-Replayed"] == "true"
+    assert (await daemon.daemon.store.list_jobs(Filter(), 10, 0))[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "sentence"),
+    [
+        ([], 400, "the form has no file: send one in the field files[]"),
+        ([file_part(name="file")], 400, "the form has no file: send one in the field files[]"),
+        ([file_part(name="files")] * 4, 413, "the batch has too many files: send at most 3 together"),
+        ([file_part(name="files"), file_part(b"text", "b.txt", "files")], 415, "b.txt is not a PDF"),
+        ([file_part(name="files"), options_part({"priority": "urgent"})], 422, 'option priority: "urgent" is not one'),
+        ([file_part(name="files"), options_part({"priority": 1})], 422, "option priority: 1 is not one of low, normal"),
+        ([file_part(name="files"), options_part({"dpi": "many"})], 422, "option dpi"),
+        ([file_part(name="files"), options_part(b"[]")], 422, "the field options"),
+    ],
+)
+async def test_what_is_wrong_with_one_file_refuses_all_of_them(
+    daemon: RunningDaemon,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    parts: list[bytes],
+    status: int,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(module, "FILES_MOST", 3)
+    refused = await client.post("/api/batch", content=form(*parts), headers=FORM_TYPE)
+    assert (refused.status_code, sentence in error_of(refused)) == (status, True), refused.text
+    assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+    assert not any((daemon.settings.state_dir / "jobs").iterdir())
+    assert not any((daemon.settings.state_dir / "uploads").iterdir())
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/jobs"), ("DELETE", "")])
+async def test_a_batch_that_is_not_there_is_told(client: httpx.AsyncClient, method: str, path: str) -> None:
+    unknown = await client.request(method, f"/api/batch/{job_id(9)}{path}")
+    assert (unknown.status_code, error_of(unknown)) == (404, f"no batch {job_id(9)}")
+    malformed = await client.request(method, f"/api/batch/monday{path}")
+    assert (malformed.status_code, "'monday' is not a batch id" in error_of(malformed)) == (400, True)
+
+
+@pytest.mark.parametrize(("path", "status"), [(f"/ws/batch/{job_id(9)}", 404), ("/ws/batch/monday", 400)])
+async def test_a_batch_that_is_not_there_cannot_be_watched(daemon: RunningDaemon, path: str, status: int) -> None:
+    with pytest.raises(ConnectionRejected) as refused:
+        async with daemon.watch(path):
+            pass
+    assert refused.value.status_code == status
+
+
+async def test_a_batch_is_a_topic_of_a_socket_of_many(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"idle": IDLE}) as daemon, client_of(daemon) as client:
+        batch_id = await submitted(client, 2)
+        async with daemon.watch("/ws") as watcher:
+            topics = [f"batch:{batch_id}", "jobs"]
+            await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": topics}))
+            before = await watcher.receive_until("subscribed")
+            assert before[-1]["topics"] == topics
+            assert len({json.dumps(message) for message in before}) == len(before)
+            await client.delete(f"/api/batch/{batch_id}")
+            after = await watcher.receive_until("batch_completed")
+    assert [message["type"] for message in after[-2:]] == ["batch_progress", "batch_completed"]
+    cancelled = [message for message in after if message["data"].get("new_status") == "cancelled"]
+    assert len(cancelled) == 2  # each once, although it is on both topics
+
+
+async def test_a_watcher_comes_back_and_gets_only_what_is_new(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"idle": IDLE}) as daemon, client_of(daemon) as client:
+        batch_id = await submitted(client, 2)
+        async with daemon.watch(f"/ws/batch/{batch_id}") as watcher:
+            while (message := await watcher.receive())["data"].get("processing") != 2:
+                pass
+        await client.delete(f"/api/batch/{batch_id}")
+        async with daemon.watch(f"/ws/batch/{batch_id}?since={message['cursor']}") as watcher:
+            types = [message["type"] for message in await watcher.rest()]
+    assert types[-4:] == ["status_change"] * 2 + ["batch_progress", "batch_completed"]

@@ -1,0 +1,115 @@
+"""What clients of the converter that came before rely on: every old name is there, and nothing is null."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from progressd.config.settings import BUILT_IN
+from progressd.core.pipeline import Pipeline
+from support.contract import DONE, FAILED, QUEUED, ROWS, RUNNING, Row
+from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon
+from support.http_client import client_of
+from support.submitting import PDF
+
+IDLE = Pipeline(("sleep", "60"), options=BUILT_IN["pdf"].options)
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
+
+
+class World:
+    """A daemon with a job in each state, and what makes the other things that a row is about."""
+
+    def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+        self.daemon = daemon
+        self.client = client
+
+    async def ask(self, row: str) -> httpx.Response:
+        method, _, path = row.partition(" ")
+        if "CANCELLED" in path:
+            job = (await self.convert()).json()["job_id"]
+            await self.client.delete(f"/api/jobs/{job}")
+            path = path.replace("CANCELLED", job)
+        if "BATCH" in path:
+            path = path.replace("BATCH", (await self.submit_batch()).json()["batch_id"])
+        match row:
+            case "POST /api/convert":
+                return await self.convert()
+            case "POST /api/batch":
+                return await self.submit_batch()
+        return await self.client.request(method, path)
+
+    async def convert(self) -> httpx.Response:
+        options = {"dpi": 300, "deskew": True, "upscale": True, "ocr": False, "advanced": False}
+        return await self.client.post(
+            "/api/convert", files={"file": ("a.pdf", PDF)}, data={"options": json.dumps(options)}
+        )
+
+    async def submit_batch(self) -> httpx.Response:
+        files = [("files[]", ("a.pdf", PDF)), ("files[]", ("b.pdf", PDF))]
+        return await self.client.post("/api/batch", files=files, data={"options": '{"priority": "high"}'})
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with (
+        running_daemon(tmp_path, pipelines={"pdf": IDLE}, shutdown={"wait_for_jobs": False}) as daemon,
+        client_of(daemon) as client,
+    ):
+        await daemon.report(
+            registered(QUEUED, input_filename="a.pdf"),
+            *(registered(job, kind="pdf", input_filename="a.pdf") for job in (RUNNING, DONE, FAILED)),
+            *(progress(job, 3, 12, "AI Upscaling") for job in (RUNNING, DONE, FAILED)),
+            completed(DONE, output_path=f"/api/jobs/{DONE}/download", page_count=12),
+            failed(FAILED, "no paper"),
+        )
+        yield World(daemon, client)
+
+
+def at(body: Any, field: str) -> list[Any]:
+    """What is there under a name, of each item where there are several; nothing where it is absent."""
+    found = [body]
+    for name in field.split("."):
+        items = [item for value in found for item in (value if isinstance(value, list) else [value])]
+        found = [item[name] for item in items if name in item]
+    return found
+
+
+def nulls(body: Any) -> bool:
+    match body:
+        case dict():
+            return any(map(nulls, body.values()))
+        case list():
+            return any(map(nulls, body))
+    return body is None
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.request} {row.status}")
+async def test_the_row_holds(world: World, row: Row) -> None:
+    response = await world.ask(row.request)
+    body = response.json()
+    assert response.status_code == row.status, body
+    assert [field for field in row.fields.split() if not at(body, field)] == []
+    assert [field for field in row.absent.split() if at(body, field)] == []
+    assert {field: at(body, field)[0] for field in row.values} == dict(row.values)
+    assert not nulls(body)
+    if response.status_code >= 400:
+        assert isinstance(body["error"], str)
+    for name in ("created_at", "started_at", "completed_at"):
+        assert all(re.fullmatch(TIME, time) for time in at(body, name))
+
+
+async def test_a_job_with_a_file_has_its_download(tmp_path: Path) -> None:
+    copy = Pipeline(("cp", "{input}", "{output}"), output="result.pdf")
+    async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
+        job = (await client.post("/api/convert", files={"file": ("Mein Buch.pdf", PDF)})).json()["job_id"]
+        await daemon.daemon.registry.wait_finished(job)
+        path = (await client.get(f"/api/jobs/{job}")).json()["output_path"]
+        assert path == f"/api/jobs/{job}/download"
+        response = await client.get(path)
+        part = await client.get(path, headers={"Range": "bytes=0-3"})
+    assert (response.headers["Content-Type"], response.headers["Content-Length"]) == ("application/pdf", str(len(PDF)))
+    assert response.headers["Content-Disposition"] == 'attachment; filename="Mein Buch.pdf"'
+    assert (part.status_code, part.content) == (206, PDF[:4])

@@ -1,0 +1,119 @@
+"""A job that somebody deletes: who is told of it, and how."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from support import keys
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.http_client import FORM_TYPE, client_of, file_part, form
+from support.keys import bearer
+from support.samples import ID, job_id
+from support.submitting import PDF, ended, python
+from trio_websocket import ConnectionRejected
+
+OTHER = job_id(2)
+
+
+async def finished(daemon: RunningDaemon, *jobs: str, **fields: object) -> None:
+    for job in jobs:
+        await daemon.report(registered(job, **fields), progress(job, 1), completed(job))
+
+
+async def delete(client: httpx.AsyncClient, job: str) -> None:
+    assert (await client.delete(f"/api/jobs/{job}?purge=true")).status_code == 200
+
+
+async def test_those_who_watch_every_job_are_told_in_its_turn(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await finished(daemon, ID, labels={"team": "scan"})
+    await daemon.report(registered(OTHER))
+    async with daemon.watch("/ws/jobs") as watcher, daemon.watch("/ws") as many:
+        await watcher.receive_until("job_created")
+        await many.websocket.send_message(json.dumps({"type": "subscribe", "topics": ["jobs"]}))
+        await many.receive_until("subscribed")
+        await delete(client, ID)
+        await daemon.report(progress(OTHER, 1))
+        told = [await watcher.receive() for _ in range(3)]
+        assert [await many.receive() for _ in range(3)] == told
+    deleted = told[0]
+    assert [message["type"] for message in told] == ["job_deleted", "status_change", "progress"]
+    assert deleted["data"] == {"status": "completed", "labels": {"team": "scan"}}
+    assert (deleted["job_id"], deleted.keys()) == (ID, {"type", "job_id", "data", "cursor", "time"})
+    async with daemon.watch(f"/ws/jobs?since={deleted['cursor']}") as back:
+        assert [await back.receive() for _ in range(2)] == told[1:]
+
+
+async def test_it_is_told_only_where_it_is_asked_for_and_never_again(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await finished(daemon, ID)
+    await daemon.report(registered(OTHER))
+    async with daemon.watch("/ws/jobs?types=progress") as watcher:
+        await delete(client, ID)
+        await daemon.report(progress(OTHER, 1))
+        assert [(await watcher.receive())["type"] for _ in range(2)] == ["status_change", "progress"]
+    async with daemon.watch("/ws/jobs") as watcher:
+        assert [message["type"] for message in await watcher.receive_until("progress")] == [
+            "job_created",
+            "status_change",
+            "progress",
+        ]
+
+
+async def test_who_watches_its_batch_is_told(tmp_path: Path) -> None:
+    waits = python("import sys, time; b'quick' in open(sys.argv[1], 'rb').read() or time.sleep(60)")
+    async with running_daemon(tmp_path, pipelines={"pdf": waits}) as daemon, client_of(daemon) as client:
+        files = form(file_part(PDF + b"quick", name="files"), file_part(PDF, name="files"))
+        batch = (await client.post("/api/batch", content=files, headers=FORM_TYPE)).json()["batch_id"]
+        quick, _ = [job["job_id"] for job in (await client.get(f"/api/batch/{batch}/jobs")).json()["jobs"]]
+        await ended(daemon, quick)
+        async with daemon.watch(f"/ws/batch/{batch}?types=job_deleted") as watcher:
+            await delete(client, quick)
+            [*_, deleted] = await watcher.receive_until("job_deleted")
+        assert (deleted["job_id"], deleted["batch_id"]) == (quick, batch)
+        assert (await client.delete(f"/api/batch/{batch}")).status_code == 200
+
+
+async def test_a_key_bound_to_labels_is_told_of_its_own_alone(tmp_path: Path) -> None:
+    bound = bearer(keys.add(tmp_path / "state/keys.json", "scan", "read", "write", team="scan"))
+    everybody = bearer(keys.add(tmp_path / "state/keys.json", "all", "read", "write"))
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        await finished(daemon, ID, labels={"team": "scan"})
+        await finished(daemon, OTHER, labels={"team": "print"})
+        client.headers.update(everybody)
+        async with daemon.watch("/ws/jobs?types=job_deleted", bound) as watcher:
+            await delete(client, OTHER)
+            client.headers.update(bound)
+            await delete(client, ID)
+            assert (await watcher.receive())["job_id"] == ID
+
+
+async def test_its_own_stream_ends_with_the_job_and_is_refused_after_the_deletion(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await finished(daemon, ID)
+    async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+        assert (await watcher.closed())[0] == 1000
+        await delete(client, ID)
+    with pytest.raises(ConnectionRejected) as refused:
+        async with daemon.watch(f"/ws/jobs/{ID}"):
+            pass
+    assert refused.value.status_code == 404
+    assert (await client.get(f"/api/jobs/{ID}/events")).status_code == 404
+
+
+async def test_what_the_retention_deletes_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was long over, and may be thousands at once."""
+    monkeypatch.setattr("progressd.engine.retention.INTERVAL", 0.1)
+    async with (
+        running_daemon(tmp_path, store={"retention": 0.2}) as daemon,
+        client_of(daemon) as client,
+        daemon.watch("/ws/jobs") as watcher,
+    ):
+        await finished(daemon, ID)
+        await watcher.receive_until("completed")
+        while (await client.get(f"/api/jobs/{ID}")).status_code == 200:
+            pass
+        await daemon.report(registered(OTHER))
+        assert (await watcher.receive())["type"] == "job_created"

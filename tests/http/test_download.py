@@ -1,0 +1,343 @@
+"""`GET /api/jobs/:id/download`: the name, the bytes, parts of them, and when there is nothing to fetch."""
+
+import socket
+import struct
+import tracemalloc
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from progressd.core.events import Registration, SubmitEvent
+from progressd.core.pipeline import Pipeline
+from progressd.core.status import JobStatus
+from progressd.http.file_body import attachment
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.http_client import client_of, error_of, get
+from support.samples import ID
+from support.scarcity import no_descriptors_left
+from support.submitting import PDF, cancel, ended, python, run, shell, submit
+from support.waiting import eventually, open_files
+from werkzeug.http import parse_options_header
+
+COPY = Pipeline(("cp", "{input}", "{output}"))
+CONTENT = PDF + bytes(range(256)) * 4
+MIB = 1 << 20
+
+
+@asynccontextmanager
+async def downloadable(
+    directory: Path, pipeline: Pipeline = COPY, content: bytes = CONTENT
+) -> AsyncGenerator[tuple[httpx.AsyncClient, str]]:
+    """A client of a daemon, and the path of a result there."""
+    async with running_daemon(directory, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
+        done = await ended(daemon, await submit(daemon, "pdf", content))
+        assert done.status is JobStatus.COMPLETED
+        assert done.output_path is not None
+        yield client, done.output_path
+
+
+def name_in(response: httpx.Response) -> str:
+    """The file name that a client is told (RFC 6266), decoded as browsers do."""
+    disposition, options = parse_options_header(response.headers["Content-Disposition"])
+    assert disposition == "attachment"
+    return options["filename"]
+
+
+async def test_a_result_comes_as_a_file_with_its_length(tmp_path: Path) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        response = await client.get(url)
+    assert (response.status_code, response.content) == (200, CONTENT)
+    headers = response.headers
+    assert headers["Content-Type"] == "application/pdf"
+    assert headers["Content-Length"] == str(len(CONTENT))
+    assert headers["Content-Disposition"] == 'attachment; filename="book.pdf"'
+    assert headers["Accept-Ranges"] == "bytes"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "private, no-cache"
+
+
+async def test_the_head_is_that_of_the_file(tmp_path: Path) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        whole, head = await client.get(url), await client.head(url)
+        of_a_part = await client.head(url, headers={"Range": "bytes=0-0"})  # there is none but of GET
+    for one in (head, of_a_part):
+        assert (one.status_code, one.content) == (200, b"")
+        for name in ("Content-Type", "Content-Length", "Content-Disposition", "ETag", "Last-Modified", "Accept-Ranges"):
+            assert one.headers[name] == whole.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("uploaded", "name"),
+    [
+        ("book.pdf", "book.pdf"),
+        ("BOOK.PDF", "BOOK.pdf"),
+        ("book.with.dots.pdf", "book.with.dots.pdf"),
+        ("photo.jpeg", "photo.pdf"),
+        ("no suffix", "no suffix.pdf"),
+        ("a; b=c, d.pdf", "a; b=c, d.pdf"),
+        ('say "hi".pdf', 'say "hi".pdf'),
+        ("Bücher — 書 📚.pdf", "Bücher — 書 📚.pdf"),
+        ("../../etc/passwd", "passwd.pdf"),
+        ("a\r\nX-Evil: yes.pdf", "a__X-Evil: yes.pdf"),
+        ("a\0b\x7f.pdf", "a_b_.pdf"),
+        ("gpj\u202efdp.pdf", "gpj_fdp.pdf"),
+        ("x" * 300, "x" * 300 + ".pdf"),
+        ("書" * 250, "書" * 250 + ".pdf"),
+        ("/", "pdf.pdf"),
+        ("", "pdf.pdf"),
+        (".pdf", ".pdf.pdf"),
+        (None, "pdf.pdf"),
+    ],
+)
+async def test_the_result_is_named_after_the_input(tmp_path: Path, uploaded: str | None, name: str) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": COPY}) as daemon, client_of(daemon) as client:
+        async with daemon.daemon.files.upload(ID) as upload:
+            await upload.write(PDF)
+            await upload.finish()
+            await daemon.daemon.ingest.submit_one(SubmitEvent(ID, Registration("pdf", uploaded), "pdf"))
+        await ended(daemon, ID)
+        response = await client.get(f"/api/jobs/{ID}/download")
+        assert (response.status_code, response.content) == (200, PDF)
+        assert name_in(response) == name
+        assert "X-Evil" not in response.headers
+        assert all(value.isascii() for _, value in response.headers.raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("book.pdf", 'attachment; filename="book.pdf"'),
+        ("a; b=c.pdf", 'attachment; filename="a; b=c.pdf"'),
+        ("Bücher.pdf", "attachment; filename=\"Bucher.pdf\"; filename*=UTF-8''B%C3%BCcher.pdf"),
+        ("書 1.pdf", "attachment; filename=\"_ 1.pdf\"; filename*=UTF-8''%E6%9B%B8%201.pdf"),
+        (
+            "＂; x=／＼.pdf",
+            "attachment; filename=\"_; x=__.pdf\"; filename*=UTF-8''%EF%BC%82%3B%20x%3D%EF%BC%8F%EF%BC%BC.pdf",
+        ),
+        ('a"b.pdf', "attachment; filename=\"a_b.pdf\"; filename*=UTF-8''a%22b.pdf"),
+        ("a\\b.pdf", "attachment; filename=\"a_b.pdf\"; filename*=UTF-8''a%5Cb.pdf"),
+        ("100%41.pdf", "attachment; filename=\"100_41.pdf\"; filename*=UTF-8''100%2541.pdf"),
+        ("it's (1)*.pdf", 'attachment; filename="it\'s (1)*.pdf"'),
+        ("ß's*.pdf", "attachment; filename=\"_'s*.pdf\"; filename*=UTF-8''%C3%9F%27s%2A.pdf"),
+    ],
+)
+def test_a_name_is_told_in_ascii_and_beside_that_as_it_is(name: str, header: str) -> None:
+    assert attachment(name) == header
+
+
+@pytest.mark.parametrize(
+    ("output", "name", "type_"),
+    [
+        ("pages.zip", "book.zip", "application/zip"),
+        ("text.txt", "book.txt", "text/plain; charset=utf-8"),
+        ("page.html", "book.html", "text/html; charset=utf-8"),
+        ("data.unknown", "book.unknown", "application/octet-stream"),
+        ("result", "book", "application/octet-stream"),
+    ],
+)
+async def test_the_type_is_that_of_the_pipelines_result(tmp_path: Path, output: str, name: str, type_: str) -> None:
+    pipeline = Pipeline(COPY.command, output=output)
+    async with downloadable(tmp_path, pipeline) as (client, url):
+        response = await client.get(url)
+    assert name_in(response) == name
+    assert response.headers["Content-Type"] == type_
+    assert response.content == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [
+        ("bytes=0-4", 0, 5),
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-", 10, len(CONTENT)),
+        ("bytes=-7", len(CONTENT) - 7, len(CONTENT)),
+        (f"bytes=5-{10**12}", 5, len(CONTENT)),
+        (f"bytes={len(CONTENT) - 1}-", len(CONTENT) - 1, len(CONTENT)),
+    ],
+)
+async def test_a_part_can_be_asked_for(tmp_path: Path, asked: str, start: int, end: int) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        response = await client.get(url, headers={"Range": asked})
+    assert (response.status_code, response.content) == (206, CONTENT[start:end])
+    assert response.headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(CONTENT)}"
+    assert response.headers["Content-Length"] == str(end - start)
+
+
+@pytest.mark.parametrize("asked", [f"bytes={len(CONTENT)}-", f"bytes={10**9}-{10**9 + 5}"])
+async def test_a_part_behind_the_end_cannot_be_had(tmp_path: Path, asked: str) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        response = await client.get(url, headers={"Range": asked})
+    assert response.status_code == 416
+    assert response.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
+    error_of(response)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "asked",
+    ["pages=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "bytes=-", "", "bytes=0-1,5-6", "bytes=0-0,-1"],
+)
+async def test_a_range_that_makes_no_sense_and_several_at_once_are_ignored(
+    tmp_path: Path, asked: str, method: str
+) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        response = await client.request(method, url, headers={"Range": asked})
+    assert (response.status_code, response.content) == (200, CONTENT if method == "GET" else b"")
+    assert response.headers["Content-Length"] == str(len(CONTENT))
+    assert "Content-Range" not in response.headers
+
+
+async def test_a_download_goes_on_where_it_broke_off_only_if_the_file_is_the_same(tmp_path: Path) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        whole = await client.get(url)
+        part = {"Range": "bytes=5-"}
+        modified = whole.headers["Last-Modified"]
+        for same in (whole.headers["ETag"], modified):
+            response = await client.get(url, headers={**part, "If-Range": same})
+            assert (response.status_code, response.content) == (206, CONTENT[5:])
+        earlier = format_datetime(parsedate_to_datetime(modified) - timedelta(days=1), usegmt=True)
+        for other in ('"another"', earlier):
+            response = await client.get(url, headers={**part, "If-Range": other})
+            assert (response.status_code, response.content) == (200, CONTENT)
+
+
+async def test_a_client_that_has_the_file_is_told_so(tmp_path: Path) -> None:
+    async with downloadable(tmp_path) as (client, url):
+        whole = await client.get(url)
+        for headers in (
+            {"If-None-Match": whole.headers["ETag"]},
+            {"If-Modified-Since": whole.headers["Last-Modified"]},
+        ):
+            response = await client.get(url, headers=headers)
+            assert (response.status_code, response.content) == (304, b"")
+
+
+async def test_an_empty_result_is_a_file_as_well(tmp_path: Path) -> None:
+    async with downloadable(tmp_path, Pipeline(("cp", "/dev/null", "{output}"))) as (client, url):
+        response = await client.get(url)
+    assert (response.status_code, response.content, response.headers["Content-Length"]) == (200, b"", "0")
+
+
+async def test_a_large_result_never_is_in_memory(tmp_path: Path) -> None:
+    pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
+    size = 0
+    async with downloadable(tmp_path, pipeline) as (client, url):
+        await client.head(url)
+        tracemalloc.start()
+        try:
+            async with client.stream("GET", url) as response:
+                assert response.headers["Content-Length"] == str(100 * MIB)
+                async for chunk in response.aiter_raw():
+                    size += len(chunk)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert size == 100 * MIB
+    assert peak < 4 * MIB
+
+
+async def test_a_head_is_answered_without_reading_the_file(tmp_path: Path) -> None:
+    pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 30)", result=True, max_file_bytes=100 << 30)
+    async with downloadable(tmp_path, pipeline) as (client, url):
+        for _ in range(2):  # over one connection, so the second waits for the end of the first
+            assert (await client.head(url)).headers["Content-Length"] == str(100 << 30)
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_a_client_that_leaves_in_the_middle_leaves_nothing_open(tmp_path: Path, ending: str) -> None:
+    pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
+    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon:
+        done = await run(daemon, "pdf")
+        async with await daemon.connect(receive_buffer=4096) as stream:
+            await stream.send_all(get(f"/api/jobs/{done.id}/download"))
+            result = str(daemon.daemon.files.output(done.id))
+            await eventually(lambda: result in open_files())
+            if ending == "reset":
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await eventually(lambda: result not in open_files())
+
+
+async def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
+    async with (
+        running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon,
+        client_of(daemon) as client,
+    ):
+        running, waiting = await submit(daemon, "pdf"), await submit(daemon, "pdf")
+        await eventually(lambda: daemon.daemon.registry.unfinished[running].status is JobStatus.PROCESSING)
+        for job_id, state in ((running, "processing"), (waiting, "queued")):
+            response = await client.get(f"/api/jobs/{job_id}/download")
+            assert response.status_code == 409
+            assert error_of(response) == f"job {job_id} is {state}: there is no result to download"
+        await cancel(daemon, waiting)
+        response = await client.get(f"/api/jobs/{waiting}/download")
+        assert (response.status_code, error_of(response)[-44:]) == (409, "is cancelled: there is no result to download")
+        go.touch()
+
+
+async def test_there_is_no_result_of_a_failed_job(tmp_path: Path) -> None:
+    pipeline = python("import sys; open(sys.argv[2], 'w').write('half'); sys.exit(1)", result=True)
+    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
+        done = await run(daemon, "pdf")
+        response = await client.get(f"/api/jobs/{done.id}/download")
+        assert response.status_code == 409
+        assert error_of(response) == f"job {done.id} is failed: there is no result to download"
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        ({}, f"job {ID} has completed without a result to download"),
+        ({"output_path": "/api/elsewhere"}, f"the result of job {ID} is not on this server"),
+    ],
+)
+async def test_a_job_without_a_file_has_no_download(
+    daemon: RunningDaemon, client: httpx.AsyncClient, result: dict[str, Any], said: str
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1), completed(ID, **result))
+    response = await client.get(f"/api/jobs/{ID}/download")
+    assert (response.status_code, error_of(response)) == (404, said)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        ("https://files.example/x.pdf?v=1&s=%41#p2", "https://files.example/x.pdf?v=1&s=%41#p2"),
+        ("http://[::1]:8081/it's (1).pdf", "http://[::1]:8081/it's%20(1).pdf"),
+        ("https://bücher.example/書.pdf", "https://b%C3%BCcher.example/%E6%9B%B8.pdf"),
+        ("https://a.example/\r\nX-Evil: yes", "https://a.example/%0D%0AX-Evil:%20yes"),
+    ],
+)
+async def test_a_download_redirects_to_a_result_elsewhere(
+    daemon: RunningDaemon, client: httpx.AsyncClient, url: str, location: str, method: str
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1), completed(ID, output_path=url))
+    response = await client.request(method, f"/api/jobs/{ID}/download")
+    assert (response.status_code, response.headers["Location"], response.content) == (303, location, b"")
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert "X-Evil" not in response.headers
+
+
+async def test_a_result_that_is_gone_is_not_found(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": COPY}) as daemon, client_of(daemon) as client:
+        done = await run(daemon, "pdf")
+        await daemon.daemon.files.remove([done.id])
+        for method in ("GET", "HEAD"):
+            assert (await client.request(method, f"/api/jobs/{done.id}/download")).status_code == 404
+
+
+async def test_without_descriptors_there_is_an_answer_all_the_same(tmp_path: Path) -> None:
+    async with downloadable(tmp_path) as (client, path):
+        assert (await client.head(path)).status_code == 200
+        with no_descriptors_left():
+            response = await client.get(path)
+        assert response.status_code == 503
+        assert error_of(response) == "the daemon cannot open the file for now (Too many open files)"
+        assert (await client.get(path)).content == CONTENT

@@ -1,0 +1,216 @@
+"""Whatever goes wrong, the answer is JSON with one sentence, and tells nothing of the inside."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from progressd.core.errors import StoreFailed
+from progressd.net.headers import ALWAYS
+from progressd.store.base import Filter
+from progressd.store.sqlite import SQLiteStore
+from support.daemon import RunningDaemon, running_daemon
+from support.http_client import client_of, error_of, exchange, get
+from support.peer import Peer, request, upgrade
+from support.samples import ID
+from support.scarcity import no_descriptors_left
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nope", "/api", "/api/", "/api/nope", "/api/jobs/", f"/api/jobs/{ID}/nope", "/static/nope.js", "/favicon.ico"],
+)
+async def test_what_does_not_exist_is_404(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert response.status_code == 404
+    error_of(response)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/jobs", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("POST", f"/api/jobs/{ID}", {"GET", "HEAD", "OPTIONS", "DELETE"}),
+        ("GET", f"/api/jobs/{ID}/retry", {"POST", "OPTIONS"}),
+        ("POST", f"/api/jobs/{ID}/download", {"GET", "HEAD", "OPTIONS"}),
+        ("GET", "/api/convert", {"POST", "OPTIONS"}),
+        ("PUT", "/api/events", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("POST", "/api/health", {"GET", "HEAD", "OPTIONS"}),
+        ("POST", "/", {"GET", "HEAD", "OPTIONS"}),
+        ("DELETE", "/static/main.js", {"GET", "HEAD", "OPTIONS"}),
+        ("BREW", "/api/jobs", {"GET", "HEAD", "OPTIONS", "POST"}),
+    ],
+)
+async def test_a_wrong_method_is_405_and_the_right_ones_are_told(
+    client: httpx.AsyncClient, method: str, path: str, allowed: set[str]
+) -> None:
+    response = await client.request(method, path)
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == allowed
+    error_of(response)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (get("/api//health", "Connection: close"), 404),
+        (get("/api/jobs/../health", "Connection: close"), 404),
+        (get("http://progressd/api/nope", "Connection: close"), 404),
+        (get("/api/jobs?limit=%00", "Connection: close"), 400),
+        (b"GET /api/health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /api/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /api/health HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n", 400),
+        (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400),
+        (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST /api/jobs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnot a size\r\n", 400),
+        (get("http://[", "Connection: close"), 400),
+        (get("http://[/api/health"), 400),
+        (get("http://%5B"), 400),
+        (get("?limit=1"), 400),
+        (get("*", "Connection: close"), 400),
+        (get("//[", "Connection: close"), 400),
+        (b"POST http://[ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (get("http://[") + get("/api/health"), 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    ],
+)
+async def test_a_request_that_makes_no_sense_is_refused_in_json(
+    daemon: RunningDaemon, request_: bytes, status: int
+) -> None:
+    answer = await exchange(daemon, request_)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+    assert b"application/json" in answer
+    assert body_of(answer).startswith(b'{"error":"')
+
+
+async def test_a_target_that_is_no_url_leaves_no_trace_in_the_log(
+    daemon: RunningDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = await exchange(daemon, get("http://[").replace(b"GET", b"HEAD"))
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body_of(head) == b""
+    assert (await exchange(daemon, get("http://["))).count(b"HTTP/1.1 400 ") == 1
+    assert [one for one in caplog.records if one.levelname == "ERROR"] == []
+
+
+FOREIGN = ["https://evil.example", "http://127.0.0.1:1", "null", "http://["]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/jobs"),
+        ("POST", "/api/convert"),
+        ("POST", "/api/events"),
+        ("DELETE", f"/api/jobs/{ID}"),
+        ("PUT", "/nope"),
+    ],
+)
+async def test_pages_of_others_may_not_write(
+    daemon: RunningDaemon, client: httpx.AsyncClient, origin: str, method: str, path: str
+) -> None:
+    response = await client.request(method, path, content=b'{"kind": "scan"}', headers={"Origin": origin})
+    assert response.status_code == 403
+    assert "server.allowed_origins" in error_of(response)
+    assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+async def test_a_request_that_changes_nothing_may_come_from_anywhere(client: httpx.AsyncClient, method: str) -> None:
+    assert (await client.request(method, "/api/jobs", headers={"Origin": FOREIGN[0]})).status_code == 200
+
+
+async def test_our_own_page_and_allowed_ones_may_write(tmp_path: Path) -> None:
+    async with (
+        running_daemon(tmp_path, server={"port": 0, "allowed_origins": (FOREIGN[0],)}) as daemon,
+        client_of(daemon) as client,
+    ):
+        for origin in (daemon.url, FOREIGN[0]):
+            assert (await client.post("/api/jobs", headers={"Origin": origin})).status_code == 201
+        assert (await client.post("/api/jobs", headers={"Origin": "https://other.example"})).status_code == 403
+
+
+class BrokenStore(SQLiteStore):
+    """Fails in one way or another."""
+
+    failure: Exception
+
+    async def list_jobs(self, *what: Any) -> Any:
+        raise self.failure
+
+
+async def test_a_fault_of_the_daemon_is_500_and_nothing_of_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.SQLiteStore", BrokenStore)
+    monkeypatch.setattr(BrokenStore, "failure", RuntimeError("/secret/path"), raising=False)
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        for _ in range(2):
+            response = await client.get("/api/jobs")
+            assert response.status_code == 500
+            assert error_of(response) == "the daemon failed to answer this; its log says why"
+        assert (await client.get("/api/health")).status_code == 200
+
+
+async def test_a_store_that_fails_is_503_and_asks_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progressd.app.SQLiteStore", BrokenStore)
+    monkeypatch.setattr(BrokenStore, "failure", StoreFailed("the disk is full", retry_after=7), raising=False)
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        response = await client.get("/api/jobs")
+        assert response.status_code == 503
+        assert response.json() == {"error": "the disk is full", "retry_after": 7}
+        assert response.headers["Retry-After"] == "7"
+
+
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history", "/api/stats/jobs", "/api/metrics", "/api/health"])
+async def test_without_descriptors_what_needs_none_is_answered(client: httpx.AsyncClient, path: str) -> None:
+    await client.get("/nope")  # on a connection that stays
+    with no_descriptors_left():
+        assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/stats", "/api/stats/system"])
+async def test_without_descriptors_what_needs_one_is_503_and_asks_to_come_back(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    await client.get("/nope")
+    with no_descriptors_left():
+        for _ in range(2):
+            response = await client.get(path)
+            assert response.status_code == 503
+            assert error_of(response) == "the daemon cannot answer this for now (Too many open files)"
+            assert "Retry-After" in response.headers
+    assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/health", "/api/jobs", "/api/jobs/nope", "/nope"])
+async def test_every_answer_has_the_headers_that_browsers_heed(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert set(ALWAYS) <= {(name.lower(), value) for name, value in response.headers.raw}
+    assert "Server" not in response.headers
+
+
+async def test_options_are_told(client: httpx.AsyncClient) -> None:
+    response = await client.options("/api/jobs")
+    assert response.status_code == 200
+    assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
+
+
+@pytest.mark.parametrize("target", ["/api/health/live", "/api/jobs"])
+async def test_an_empty_line_before_the_first_request_is_ignored(daemon: RunningDaemon, target: str) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(b"\r\n" + request(target))
+        assert (await peer.response()).status == 200
+        assert (await peer.ask(target)).status == 200
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open_with(b"\r\n" + upgrade())
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(b"\r\n\r\n" + request(target))
+        assert (await peer.response()).status == 400

@@ -1,0 +1,131 @@
+"""`Idempotency-Key`: the same request twice makes one job, also after a restart and beside itself."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from progressd.core.pipeline import Pipeline
+from progressd.store.base import Filter
+from support.daemon import RunningDaemon, running_daemon
+from support.http_client import BOUNDARY, FORM_TYPE, client_of, error_of, file_part, form, options_part, part, post_form
+from support.submitting import PDF
+from support.waiting import eventually
+
+KEY = {"Idempotency-Key": '"8e03978e-40d5-43e8-bc93-6894a57f9324"'}
+IDLE = Pipeline(("sleep", "60"), accept=("*/*",))
+
+
+async def convert(client: httpx.AsyncClient, headers: dict[str, str], pipeline: str = "idle") -> httpx.Response:
+    return await client.post(
+        f"/api/convert?pipeline={pipeline}", content=form(file_part()), headers={**FORM_TYPE, **headers}
+    )
+
+
+async def jobs(daemon: RunningDaemon) -> int:
+    return (await daemon.daemon.store.list_jobs(Filter(), 10, 0))[1]
+
+
+async def test_the_same_key_twice_is_answered_with_the_same_job_also_after_a_restart(tmp_path: Path) -> None:
+    pipelines = {"idle": IDLE}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+        first = await convert(client, KEY)
+        second = await convert(client, KEY)
+        assert "Idempotency-Replayed" not in first.headers
+        assert second.headers["Idempotency-Replayed"] == "true"
+        assert daemon.daemon.files.input(first.json()["job_id"]).read_bytes() == PDF
+        await client.delete(f"/api/jobs/{first.json()['job_id']}")
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+        third = await convert(client, KEY)
+        assert await jobs(daemon) == 1
+    assert [answer.status_code for answer in (first, second, third)] == [202] * 3
+    assert first.json() == second.json() == third.json()
+    assert first.json()["status"] == "queued"
+
+
+async def test_another_key_or_none_makes_another_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    answers = [
+        await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=headers)
+        for headers in ({}, {}, {"Idempotency-Key": "a"}, {"Idempotency-Key": "b"})
+    ]
+    assert len({answer.json()["job_id"] for answer in answers}) == await jobs(daemon) == 4
+
+
+async def test_a_key_that_is_at_work_is_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    whole = form(file_part())
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**FORM_TYPE, **KEY}.items())
+    async with await daemon.connect() as slow:
+        await slow.send_all(
+            f"POST /api/convert HTTP/1.1\r\nHost: a\r\n{head}Content-Length: {len(whole)}\r\n\r\n".encode()
+        )
+        uploads = daemon.settings.state_dir / "uploads"
+        await eventually(lambda: list(uploads.iterdir()))
+        refused = await client.post("/api/convert", content=whole, headers={**FORM_TYPE, **KEY})
+        assert (refused.status_code, error_of(refused)) == (
+            409,
+            "another request with this Idempotency-Key is being served",
+        )
+        await slow.send_all(whole)
+        assert b" 202 " in await slow.receive_some()
+    assert await jobs(daemon) == 1
+
+
+async def test_a_request_that_was_refused_leaves_its_key_unused(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    refused = await client.post("/api/convert", content=b"no form", headers={**FORM_TYPE, **KEY})
+    assert refused.status_code == 400
+    taken = await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=KEY)
+    assert (taken.status_code, "Idempotency-Replayed" in taken.headers) == (202, False)
+
+
+FIRST = (file_part(), options_part({"dpi": 200, "ocr": False}))
+OTHERS = {
+    "another file": (file_part(PDF + b" "), FIRST[1]),
+    "another name": (file_part(filename="b.pdf"), FIRST[1]),
+    "other options": (FIRST[0], options_part({"dpi": 201, "ocr": False})),
+    "no options": (FIRST[0],),
+    "labels": (*FIRST, part("labels", b'{"team": "scan"}')),
+}
+
+
+def described(*parts: bytes, name: str = "file", boundary: str = "other") -> tuple[bytes, dict[str, str]]:
+    """A form as another client would write it."""
+    body = form(*parts).replace(b'name="file"', f'name="{name}"'.encode()).replace(BOUNDARY.encode(), boundary.encode())
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}", **KEY}
+
+
+@pytest.mark.parametrize(("path", "name"), [("/api/convert", "file"), ("/api/batch", "files")])
+async def test_a_key_that_comes_with_something_else_is_refused(
+    daemon: RunningDaemon, client: httpx.AsyncClient, path: str, name: str
+) -> None:
+    body, headers = described(*FIRST, name=name)
+    first = await client.post(path, content=body, headers=headers)
+    assert first.status_code == 202
+    for what, parts in OTHERS.items():
+        body, headers = described(*parts, name=name)
+        refused = await client.post(path, content=body, headers=headers)
+        assert refused.status_code == 422, what
+        assert error_of(refused).startswith("this Idempotency-Key came with another request before")
+    body, headers = described(*FIRST, name=name, boundary="another-boundary")
+    same = await client.post(path, content=body, headers=headers)
+    assert (same.status_code, same.json()) == (202, first.json())
+    assert same.headers["Idempotency-Replayed"] == "true"
+    assert await jobs(daemon) == 1
+    assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
+
+
+async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"idle": IDLE, "other": IDLE}) as daemon, client_of(daemon) as client:
+        await client.delete(f"/api/jobs/{(await convert(client, KEY)).json()['job_id']}")
+        refused = await convert(client, KEY, "other")
+        assert refused.status_code == 422
+        assert "for the pipeline idle before, not other" in error_of(refused)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "x" * 256, "Bücher"])
+async def test_a_malformed_key_is_refused(client: httpx.AsyncClient, key: str) -> None:
+    refused = await post_form(client, file_part())
+    assert refused.status_code == 202
+    headers = {b"Idempotency-Key": key.encode(), **{name.encode(): value.encode() for name, value in FORM_TYPE.items()}}
+    refused = await client.post("/api/convert", content=form(file_part()), headers=headers)
+    assert (refused.status_code, "Idempotency-Key" in error_of(refused)) == (400, True)

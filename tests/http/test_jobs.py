@@ -1,0 +1,599 @@
+"""Jobs over REST: every field that clients rely on, lists, registration, cancelling and trying again."""
+
+import re
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from progressd.core.pipeline import Pipeline
+from progressd.core.status import JobStatus
+from support.daemon import (
+    PATIENCE,
+    RunningDaemon,
+    completed,
+    failed,
+    progress,
+    registered,
+    running_daemon,
+    status_change,
+)
+from support.http_client import client_of, error_of
+from support.samples import ID, job_id
+from support.submitting import PDF, cancel, ended, run, running_job, shell, submit
+from support.waiting import alive, eventually
+from trio.testing import wait_all_tasks_blocked
+
+ALWAYS = {"id", "job_id", "status", "kind", "options", "progress", "created_at", "attempt", "labels", "cursor"}
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+
+
+async def job_of(client: httpx.AsyncClient, job_id: str = ID) -> dict[str, Any]:
+    response = await client.get(f"/api/jobs/{job_id}")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json"
+    body: dict[str, Any] = response.json()
+    assert None not in body.values(), "what is not known is absent, not null"
+    assert body["id"] == body["job_id"] == job_id
+    return body
+
+
+def is_now(text: str) -> bool:
+    """Whether this is a time in UTC, just now."""
+    return TIME.fullmatch(text) is not None and abs(datetime.now(UTC) - datetime.fromisoformat(text)) < timedelta(
+        minutes=1
+    )
+
+
+async def test_a_queued_job_has_what_it_was_registered_with(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    given = {
+        "kind": "scan",
+        "input_filename": "book.pdf",
+        "total_steps": 12,
+        "options": {"dpi": 300},
+        "labels": {"by": "eve"},
+    }
+    await daemon.report(registered(ID, **given))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS | {"input_filename"}
+    assert is_now(body["created_at"])
+    assert (body["status"], body["kind"], body["input_filename"]) == ("queued", "scan", "book.pdf")
+    assert (body["options"], body["labels"], body["attempt"]) == ({"dpi": 300}, {"by": "eve"}, 1)
+    assert body["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
+
+
+async def test_a_job_of_which_nothing_is_known_has_no_more_than_it_must(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS
+    assert (body["kind"], body["options"], body["labels"]) == ("job", {}, {})
+
+
+async def test_a_silent_job_is_shown_as_stalled_until_its_producer_is_back(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    registered = await client.post("/api/jobs", json={"id": ID, "lease_seconds": 1, "total_steps": 12})
+    assert registered.json()["lease_seconds"] == 1
+    await daemon.report(progress(ID, 5, 12))
+    body = await job_of(client)
+    while "stalled" not in body["progress"]:
+        body = await job_of(client)
+    assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "", "percent": 41, "stalled": True}
+    assert body["status"] == "processing"
+    await daemon.report(progress(ID, 6, 12))
+    assert "stalled" not in (await job_of(client))["progress"]
+
+
+@pytest.mark.parametrize("end", [completed(ID), failed(ID, "no paper")])
+async def test_a_finished_job_is_deleted_with_its_files(
+    end: dict[str, object], daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 5, 12))
+    files = daemon.daemon.files.input(ID).parent
+    files.mkdir()
+    refused = await client.delete(f"/api/jobs/{ID}?purge=true")
+    assert (refused.status_code, refused.json()["error"]) == (
+        409,
+        f"job {ID} is processing: only a finished job can be deleted",
+    )
+    await daemon.report(end)
+    deleted = await client.delete(f"/api/jobs/{ID}?purge=true")
+    assert (deleted.status_code, deleted.json()["id"]) == (200, ID)
+    assert (await client.get(f"/api/jobs/{ID}")).status_code == 404
+    assert (await client.delete(f"/api/jobs/{ID}?purge=true")).status_code == 404
+    assert (await client.get("/api/jobs")).json()["total"] == 0
+    assert not files.exists()
+    assert (await daemon.report(progress(ID, 6, 12)))[0]["error"] == f"no job {ID}"
+
+
+async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), progress(ID, 5, 12, "AI Upscaling"))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS | {"started_at"}
+    assert body["status"] == "processing"
+    assert is_now(body["started_at"])
+    eta = body["progress"].pop("eta_seconds", 0)
+    assert eta >= 0
+    assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
+
+
+async def test_a_job_that_has_ended_tells_no_time_left(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    for number, end in enumerate((completed(ID), failed(ID, "no paper"), status_change(ID, "cancelled"))):
+        job = job_id(number)
+        await daemon.report(registered(job), progress(job, 5, 12))
+        await daemon.report(progress(job, 6, 12))  # by itself, lest no time has passed
+        assert (await client.get(f"/api/jobs/{job}")).json()["progress"]["eta_seconds"] >= 0
+        await daemon.report({**end, "job_id": job})
+        assert "eta_seconds" not in (await client.get(f"/api/jobs/{job}")).json()["progress"]
+    assert "eta_seconds" not in (await client.get("/api/jobs")).text
+
+
+async def test_a_completed_job_tells_what_came_of_it(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
+    await daemon.report(registered(ID), progress(ID, 12, 12), completed(ID, **result))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS | {"started_at", "completed_at", "output_path", "page_count", "elapsed_seconds"}
+    assert {name: body[name] for name in result} == result
+    assert (body["status"], body["progress"]["percent"]) == ("completed", 100)
+    assert is_now(body["completed_at"])
+
+
+async def test_a_completed_job_without_a_result_tells_what_was_measured(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), status_change(ID, "processing"), completed(ID))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS | {"started_at", "completed_at", "elapsed_seconds"}
+    assert 0 <= body["elapsed_seconds"] < 60
+
+
+async def test_a_failed_job_tells_why(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), failed(ID, "Pipeline error: no paper"))
+    body = await job_of(client)
+    assert body.keys() == ALWAYS | {"completed_at", "error"}
+    assert (body["status"], body["error"]) == ("failed", "Pipeline error: no paper")
+
+
+async def test_the_result_of_a_job_of_the_daemon_is_a_url_and_not_a_path(tmp_path: Path) -> None:
+    copy = Pipeline(("cp", "{input}", "{output}"))
+    async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
+        done = await run(daemon, "pdf")
+        body = await job_of(client, done.id)
+        assert body["output_path"] == f"/api/jobs/{done.id}/download"
+        assert str(tmp_path) not in (await client.get(f"/api/jobs/{done.id}")).text
+
+
+async def test_the_cursor_of_a_job_is_where_a_watcher_can_go_on(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 5))
+    cursor = (await job_of(client))["cursor"]
+    await daemon.report(progress(ID, 6))
+    async with daemon.watch(f"/ws/jobs/{ID}?since={cursor}") as watcher:
+        assert (await watcher.receive())["data"]["current_step"] == 6
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_an_id_may_be_written_in_either_case(
+    daemon: RunningDaemon, client: httpx.AsyncClient, method: str
+) -> None:
+    await daemon.report(registered(ID))
+    response = await client.request(method, f"/api/jobs/{ID.upper()}")
+    assert (response.status_code, response.json()["id"]) == (200, ID)
+
+
+ENDPOINTS = [("GET", ""), ("DELETE", ""), ("POST", "/retry"), ("GET", "/download"), ("HEAD", "/download")]
+MALFORMED = [
+    "nonsense",
+    "123",
+    ID[:-1],
+    ID + "0",
+    ID.replace("-", ""),
+    "{" + ID + "}",
+    "%20" + ID,
+    ID + "%0A",
+    "%00",
+    "ä" * 36,
+]
+
+
+@pytest.mark.parametrize(("method", "rest"), [*ENDPOINTS, ("POST", "/events")])
+async def test_a_malformed_id_is_refused(client: httpx.AsyncClient, method: str, rest: str) -> None:
+    for text in MALFORMED:
+        response = await client.request(method, f"/api/jobs/{text}{rest}")
+        assert response.status_code == 400, text
+        if method != "HEAD":
+            assert "is not a job id" in error_of(response)
+
+
+@pytest.mark.parametrize(("method", "rest"), ENDPOINTS)
+async def test_an_unknown_id_is_not_found(client: httpx.AsyncClient, method: str, rest: str) -> None:
+    response = await client.request(method, f"/api/jobs/{job_id(9)}{rest}")
+    assert response.status_code == 404
+    if method != "HEAD":
+        assert error_of(response) == f"no job {job_id(9)}"
+
+
+# Lists
+
+
+async def some_jobs(daemon: RunningDaemon) -> None:
+    """Jobs 1 to 6, in all states and of two kinds."""
+    answers = await daemon.report(
+        registered(job_id(1), kind="scan", labels={"by": "eve"}),
+        registered(job_id(2), kind="ocr", labels={"by": "bob", "a=b": "c=d"}),
+        registered(job_id(3), kind="scan", labels={"by": "eve"}),
+        registered(job_id(4), kind="scan"),
+        registered(job_id(5), kind="ocr", labels={"by": "eve"}),
+        registered(job_id(6), kind="scan", labels={"by": ""}),
+        progress(job_id(2), 1),
+        progress(job_id(3), 1),
+        completed(job_id(3)),
+        failed(job_id(4), "no paper"),
+        status_change(job_id(5), "cancelled"),
+        progress(job_id(6), 1),
+        completed(job_id(6)),
+    )
+    assert all(answer["ok"] for answer in answers)
+
+
+async def numbers_at(client: httpx.AsyncClient, path: str) -> list[int]:
+    """Which of the jobs are listed, in order."""
+    response = await client.get(path)
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert body.keys() == {"jobs", "total", "limit", "offset"}
+    numbers = [int(one["id"][-12:], 16) for one in body["jobs"]]
+    if len(numbers) < body["limit"] and body["offset"] == 0:
+        assert body["total"] == len(numbers)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("", [6, 5, 4, 3, 2, 1]),
+        ("?status=queued", [1]),
+        ("?status=processing", [2]),
+        ("?status=completed", [6, 3]),
+        ("?status=failed", [4]),
+        ("?status=cancelled", [5]),
+        ("?kind=scan", [6, 4, 3, 1]),
+        ("?kind=SCAN", []),
+        ("?kind=none", []),
+        ("?label=by=eve", [5, 3, 1]),
+        ("?label=by%3Deve", [5, 3, 1]),
+        ("?label=by=", [6]),
+        ("?label=by=ev", []),
+        ("?kind=scan&label=by=eve&status=completed", [3]),
+        ("?limit=2", [6, 5]),
+        ("?limit=2&offset=3", [3, 2]),
+        ("?offset=5", [1]),
+        ("?offset=6", []),
+        ("?offset=9007199254740992", []),
+        ("?status=completed&limit=1&offset=1", [3]),
+        ("?limit=&offset=&status=&kind=&label=", [6, 5, 4, 3, 2, 1]),
+    ],
+)
+async def test_jobs_are_listed_newest_first(
+    daemon: RunningDaemon, client: httpx.AsyncClient, query: str, numbers: list[int]
+) -> None:
+    await some_jobs(daemon)
+    assert await numbers_at(client, f"/api/jobs{query}") == numbers
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("", [6, 5, 4, 3]),
+        ("?limit=50&offset=0&status=", [6, 5, 4, 3]),
+        ("?status=failed", [4]),
+        ("?status=queued", []),
+        ("?status=processing", []),
+        ("?limit=1&offset=2", [4]),
+        ("?kind=ocr", [5]),
+    ],
+)
+async def test_the_history_is_what_has_finished(
+    daemon: RunningDaemon, client: httpx.AsyncClient, query: str, numbers: list[int]
+) -> None:
+    await some_jobs(daemon)
+    assert await numbers_at(client, f"/api/jobs/history{query}") == numbers
+
+
+async def test_a_list_tells_its_page_and_how_many_there_are(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await some_jobs(daemon)
+    body = (await client.get("/api/jobs?limit=2&offset=1")).json()
+    assert {**body, "jobs": len(body["jobs"])} == {"jobs": 2, "total": 6, "limit": 2, "offset": 1}
+    default = (await client.get("/api/jobs/history")).json()
+    assert (default["limit"], default["offset"], default["total"]) == (50, 0, 4)
+    most = (await client.get("/api/jobs?limit=1000000")).json()
+    assert most["limit"] == 1000
+
+
+async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    many, large = 150, {"a": "x" * 60_000}
+    await daemon.report(*[registered(job_id(number), options=large) for number in range(1, many + 1)])
+    listed, pages = list[str](), list[int]()
+    while len(listed) < many:
+        response = await client.get(f"/api/jobs?limit=1000&offset={sum(pages)}")
+        assert len(response.content) < 5 * 2**20
+        page = response.json()
+        assert (page["total"], page["offset"]) == (many, sum(pages))
+        listed += [job["id"] for job in page["jobs"]]
+        pages.append(page["limit"])
+    assert listed == [job_id(number) for number in range(many, 0, -1)]
+    assert (pages[0], pages[1], pages[2]) == (69, 69, 1000)
+
+
+async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    large = {"a": ["x"] * 20_000}
+    refused = await client.post("/api/jobs", json={"options": large})
+    assert (refused.status_code, error_of(refused)) == (400, "the options are larger than 64 KiB")
+    [line] = await daemon.report(registered(ID, options=large))
+    assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
+
+
+async def test_a_job_in_a_list_is_what_it_is_alone(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID, kind="scan"), progress(ID, 5, 12, "AI Upscaling"))
+    assert (await client.get("/api/jobs")).json()["jobs"] == [await job_of(client)]
+
+
+async def test_a_list_has_the_newest_progress_though_it_is_not_stored_yet(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    for step in range(2, 20):
+        await daemon.report(progress(ID, step))
+        [listed] = (await client.get("/api/jobs")).json()["jobs"]
+        assert listed["progress"]["current_step"] == step
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=many", "limit"),
+        ("limit=1.5", "limit"),
+        ("offset=-1", "offset"),
+        ("offset=99999999999999999999", "offset"),
+        ("status=asleep", "status"),
+        ("status=queued,failed", "status"),
+        ("label=by", "label 'by' is not of the form NAME=VALUE"),
+        ("label==eve", "label '=eve' is not of the form NAME=VALUE"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history"])
+async def test_a_query_that_makes_no_sense_is_refused(
+    client: httpx.AsyncClient, path: str, query: str, named: str
+) -> None:
+    response = await client.get(f"{path}?{query}")
+    assert response.status_code == 400
+    assert named in error_of(response)
+
+
+# Registration
+
+
+async def test_a_job_is_registered_once(client: httpx.AsyncClient) -> None:
+    given = {"id": ID, "kind": "scan", "input_filename": "book.pdf", "total_steps": 12, "labels": {"by": "eve"}}
+    first = await client.post("/api/jobs", json=given)
+    assert first.status_code == 201
+    assert first.json() == await job_of(client)
+    assert first.json()["progress"]["total_steps"] == 12
+    again = await client.post("/api/jobs", json={"id": ID.upper(), "kind": "another"})
+    assert (again.status_code, again.json()) == (200, first.json())
+
+
+async def test_a_finished_job_is_not_registered_again(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), failed(ID, "no paper"))
+    again = await client.post("/api/jobs", json={"id": ID})
+    assert (again.status_code, again.json()["status"]) == (200, "failed")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"kind":"scan","unknown":1}'])
+async def test_a_job_that_is_registered_without_an_id_gets_one(client: httpx.AsyncClient, body: bytes) -> None:
+    made = [await client.post("/api/jobs", content=body) for _ in range(2)]
+    assert [one.status_code for one in made] == [201, 201]
+    first, second = (one.json()["id"] for one in made)
+    assert first != second
+    assert (await job_of(client, first))["status"] == "queued"
+
+
+async def test_a_registered_job_is_seen_by_watchers(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    async with daemon.watch("/ws/jobs") as watcher:
+        await client.post("/api/jobs", json={"id": ID, "kind": "scan"})
+        message = await watcher.receive()
+    assert (message["type"], message["job_id"], message["data"]["kind"]) == ("job_created", ID, "scan")
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"{", ""),
+        (b"[]", "object"),
+        (b"\xff", ""),
+        (b'{"id":7}', "id"),
+        (b'{"id":"x"}', "'x' is not a job id"),
+        (b'{"id":""}', "'' is not a job id"),
+        (b'{"kind":""}', "kind"),
+        (b'{"kind":null}', "kind"),
+        (b'{"kind":"%b"}' % (b"x" * 201), "kind"),
+        (b'{"total_steps":-1}', "total_steps"),
+        (b'{"total_steps":"12"}', "total_steps"),
+        (b'{"options":[]}', "options"),
+        (b'{"options":{"a":' + b"[" * 40 + b"]" * 40 + b"}}", "options"),
+        (b'{"options":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", ""),
+        (b'{"labels":{"by":1}}', "labels"),
+        (b'{"input_filename":"%b"}' % (b"x" * 1001), "input_filename"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_is_no_job_is_refused(client: httpx.AsyncClient, body: bytes, named: str) -> None:
+    response = await client.post("/api/jobs", content=body)
+    assert response.status_code == 400
+    sentence = error_of(response)
+    assert named in sentence
+    assert len(sentence) < 300
+    assert (await client.get("/api/jobs")).json()["total"] == 0
+
+
+# Cancelling
+
+
+async def test_a_queued_job_is_cancelled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID))
+    response = await client.delete(f"/api/jobs/{ID}")
+    assert (response.status_code, response.json()["status"]) == (200, "cancelled")
+    assert response.json() == await job_of(client)
+    assert response.json().keys() == ALWAYS | {"completed_at"}
+
+
+async def test_a_running_job_is_cancelled_and_its_program_ended(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    pipelines = {"pdf": shell(f"echo $$ > {pids}.part; mv {pids}.part {pids}; sleep 1000")}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+        submitted = await submit(daemon, "pdf")
+        await eventually(pids.exists)
+        child = int(await trio.Path(pids).read_text())
+        response = await client.delete(f"/api/jobs/{submitted}")
+        assert (response.status_code, response.json()["status"]) == (200, "cancelled")
+        await eventually(lambda: not alive(child))
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client: httpx.AsyncClient, end: str) -> None:
+    ends = {"completed": completed(ID), "failed": failed(ID, "no"), "cancelled": status_change(ID, "cancelled")}
+    await daemon.report(registered(ID), progress(ID, 1), ends[end])
+    before = await job_of(client)
+    response = await client.delete(f"/api/jobs/{ID}")
+    assert (response.status_code, error_of(response)) == (409, f"job {ID} is {end} already")
+    assert await job_of(client) == before
+
+
+# Trying again
+
+
+async def test_a_failed_job_is_tried_again_over_the_same_input_and_options(tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    pipelines = {"pdf": shell(f"test -e {good}")}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
+        first = await submit(daemon, "pdf", options={"dpi": 150})
+        assert (await ended(daemon, first)).status is JobStatus.FAILED
+        before = await job_of(client, first)
+        good.touch()
+        response = await client.post(f"/api/jobs/{first}/retry")
+        assert response.status_code == 200
+        assert response.json().keys() == {"job_id", "status", "message"}
+        assert response.json()["status"] == "queued"
+        again = await ended(daemon, response.json()["job_id"])
+        assert again.id != first
+        assert (again.status, again.kind, again.pipeline) == (JobStatus.COMPLETED, "pdf", "pdf")
+        assert (again.input_filename, again.options, again.attempt) == ("book.pdf", {"dpi": 150}, 1)
+        assert daemon.daemon.files.input(again.id).read_bytes() == PDF
+        assert await job_of(client, first) == before
+
+
+async def test_a_cancelled_job_is_tried_again(tmp_path: Path) -> None:
+    pipelines = {"pdf": shell("sleep 1000")}
+    async with running_daemon(tmp_path, pipelines=pipelines, shutdown={"wait_for_jobs": False}) as daemon:
+        first = await submit(daemon, "pdf")
+        await cancel(daemon, first)
+        async with client_of(daemon) as client:
+            assert (await client.post(f"/api/jobs/{first}/retry")).status_code == 200
+
+
+@pytest.mark.parametrize("state", ["queued", "processing", "completed"])
+async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, state: str) -> None:
+    go = tmp_path / "go"
+    pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
+    async with (
+        running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon,
+        client_of(daemon) as client,
+    ):
+        first, second = await submit(daemon, "pdf"), await submit(daemon, "pdf")
+        asked = second if state == "queued" else first
+        if state == "completed":
+            go.touch()
+            await ended(daemon, first)
+        await eventually(lambda: daemon.daemon.registry.known(asked).status == state)  # type: ignore[union-attr]
+        response = await client.post(f"/api/jobs/{asked}/retry")
+        assert response.status_code == 409
+        assert error_of(response) == f"job {asked} is {state}: only a failed or cancelled job can be tried again"
+        assert (await client.get("/api/jobs")).json()["total"] == 2
+        go.touch()
+        await ended(daemon, second)
+
+
+async def test_a_job_of_a_producer_is_not_tried_again(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    await daemon.report(registered(ID), failed(ID, "no"))
+    response = await client.post(f"/api/jobs/{ID}/retry")
+    assert response.status_code == 409
+    assert error_of(response) == f"job {ID} is not run by the daemon: only its producer can try it again"
+
+
+async def test_a_job_whose_input_is_gone_is_not_tried_again(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("false")}) as daemon, client_of(daemon) as client:
+        done = await run(daemon, "pdf")
+        await daemon.daemon.files.remove([done.id])
+        response = await client.post(f"/api/jobs/{done.id}/retry")
+        assert (response.status_code, error_of(response)) == (409, f"the input of job {done.id} is gone")
+        assert (await client.get("/api/jobs")).json()["total"] == 1
+        assert list((daemon.settings.state_dir / "jobs").iterdir()) == []
+
+
+async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    pipelines = {"bad": shell("false"), "slow": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
+        done = await run(daemon, "bad")
+        await running_job(daemon, "slow")
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        async with client_of(daemon) as client:
+            response = await client.post(f"/api/jobs/{done.id}/retry")
+            assert response.status_code == 503
+            assert (await client.get(f"/api/jobs/{done.id}")).status_code == 200, "it still answers"
+        go.touch()
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()
+
+
+async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(client: httpx.AsyncClient) -> None:
+    statuses: list[int] = []
+
+    async def register() -> None:
+        statuses.append((await client.post("/api/jobs", json={"id": ID})).status_code)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(register)
+    assert sorted(statuses) == [200] * 7 + [201]
+
+
+async def test_who_registers_jobs_without_an_id_does_not_wait_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.store.connection.BUSY_TIMEOUT", PATIENCE)
+    statuses: list[int] = []
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client, trio.open_nursery() as nursery:
+
+        async def register() -> None:
+            statuses.append((await client.post("/api/jobs", json={})).status_code)
+
+        with closing(sqlite3.connect(daemon.settings.state_dir / "progressd.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # so that the first one is not written
+            with trio.fail_after(PATIENCE):
+                while not daemon.daemon.ingest.queued:  # one may still come together with those before it
+                    nursery.start_soon(register)
+                    await wait_all_tasks_blocked(0.01)
+    assert set(statuses) == {201}

@@ -1,0 +1,108 @@
+"""`GET /api/metrics`: Prometheus' own parser reads it, and what it says is so."""
+
+from pathlib import Path
+
+import httpx
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families
+from support.daemon import RunningDaemon, completed, failed, progress, registered, running_daemon
+from support.http_client import client_of
+from support.keys import add, bearer
+from support.samples import ID, job_id
+from support.waiting import eventually
+
+
+async def scraped(client: httpx.AsyncClient) -> dict[str, float]:
+    """Each sample by its name and the values of its labels: `superbook_jobs_total{completed}`."""
+    response = await client.get("/api/metrics")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    return {
+        sample.name + (f"{{{','.join(sample.labels.values())}}}" if sample.labels else ""): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+async def test_what_was_done_is_counted(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    other = job_id(2)
+    async with daemon.watch("/ws/jobs") as watcher:
+        await daemon.report(registered(ID), progress(ID, 1), completed(ID, page_count=12, elapsed_seconds=45))
+        await daemon.report(registered(other), progress(other, 1), failed(other, "no paper"), progress(other, 2))
+        await watcher.receive_until("error")
+        found = await scraped(client)
+    assert {name: found[name] for name in found if name.startswith("superbook_jobs_total")} == {
+        "superbook_jobs_total{queued}": 2,
+        "superbook_jobs_total{processing}": 2,
+        "superbook_jobs_total{completed}": 1,
+        "superbook_jobs_total{failed}": 1,
+        "superbook_jobs_total{cancelled}": 0,
+    }
+    assert (found["superbook_processing_seconds_count"], found["superbook_processing_seconds_sum"]) == (1, 45)
+    assert (found["superbook_processing_seconds_bucket{30.0}"], found["superbook_processing_seconds_bucket{60.0}"]) == (
+        0,
+        1,
+    )
+    assert found["superbook_pages_processed_total"] == 12
+    assert found["superbook_websocket_connections"] == 1
+    assert found["superbook_workers"] == 2
+    assert found["superbook_uptime_seconds"] > 0
+    assert (found["progressd_events_total{accepted}"], found["progressd_events_total{refused}"]) == (6, 1)
+    assert found["progressd_deliveries_total"] == 10
+    assert found["progressd_delivered_bytes_total"] > 1000
+    assert found["progressd_commit_seconds_count"] >= 2
+    for name in (
+        *("progressd_coalesced_total", "progressd_slow_consumers_closed_total", "progressd_outbox_bytes"),
+        *("progressd_ingest_queue_entries", "progressd_event_loop_lag_seconds", "superbook_batches_total{completed}"),
+        "progressd_deletion_most_seconds",
+        *("progressd_topics", "progressd_connections", "process_resident_memory_bytes"),
+    ):
+        assert name in found, name
+
+
+async def test_deliveries_count_what_a_filter_keeps_back_and_no_replay(
+    daemon: RunningDaemon, client: httpx.AsyncClient
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws/jobs?types=completed") as watcher:
+        await daemon.report(progress(ID, 2), completed(ID))
+        told = [message["type"] for message in await watcher.receive_until("completed")]
+        assert told == ["status_change", "status_change", "completed"]  # the first is replayed
+        assert (await scraped(client))["progressd_deliveries_total"] == 3  # with the progress, without the replay
+
+
+async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+    async with await daemon.connect() as stream:
+        head = f"GET /ws/jobs/{ID} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        await stream.send_all((head + key).encode())
+        while await stream.receive_some():
+            pass
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    assert (await scraped(client))["progressd_handshakes_refused_total{not found}"] == 1
+
+
+async def test_openmetrics_is_spoken_to_who_asks_for_it(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert "Accept" in response.headers.get("Vary", "").split(", ")
+    assert {family.name for family in open_metrics(response.text)} >= {"superbook_jobs", "progressd_deliveries"}
+
+
+async def test_who_may_see_some_jobs_gets_no_metrics_of_all(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        headers = bearer(add(daemon.settings.auth.keys_file, "scan", team="scan"))
+        daemon.daemon.admission.load()
+        await daemon.report(
+            registered(ID, labels={"team": "scan"}), registered(job_id(2)), progress(ID, 1), completed(ID, page_count=3)
+        )
+        assert (await client.get("/api/metrics", headers=headers)).status_code == 403
+        jobs = (await client.get("/api/stats/jobs", headers=headers)).json()
+        batches = (await client.get("/api/stats", headers=headers)).json()["batches"]
+    assert (jobs["total_jobs"], jobs["total_pages_processed"]) == (1, 3)
+    assert batches == {"total": 0, "completed": 0, "processing": 0}
+
+
+async def test_a_format_of_a_version_that_makes_no_sense_is_the_usual_one(client: httpx.AsyncClient) -> None:
+    response = await client.get("/api/metrics", headers={"Accept": "application/openmetrics-text;version=1.x.0"})
+    assert response.status_code == 200

@@ -1,0 +1,103 @@
+"""A multipart body in pieces: the file in it comes out as it went in, wherever the pieces are cut."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from progressd.config.settings import Limits
+from progressd.http.multipart import HEADER_MOST, Reader
+from support.daemon import running_daemon
+from support.http_client import (
+    BOUNDARY,
+    FORM_TYPE,
+    client_of,
+    error_of,
+    file_part,
+    form,
+    options_part,
+    part,
+    post_form,
+    post_pieces,
+)
+from support.submitting import PDF
+
+CONTENT = st.text("\r\n-boundary x", max_size=60).map(str.encode)
+
+
+class Memory:
+    """Files of a form, one after the other, in memory."""
+
+    def __init__(self) -> None:
+        self.files = list[bytes]()
+        self.wholes = 0
+
+    async def begin(self, filename: str) -> "Memory":
+        self.files.append(b"")
+        return self
+
+    async def write(self, data: bytes) -> None:
+        self.files[-1] += data
+
+    async def whole(self) -> None:
+        self.wholes += 1
+
+
+@given(CONTENT, st.lists(st.integers(0, 400), max_size=5), st.sampled_from(["", " ", "\t  "]))
+@example(b"x", [len(form(file_part(b"x"))) - 3], "")  # between the two dashes at the end
+async def test_the_content_is_whole_wherever_the_pieces_end(content: bytes, cuts: list[int], padding: str) -> None:
+    body = form(file_part(content), options_part(content)).replace(
+        f"\r\n--{BOUNDARY}\r\n".encode(), f"\r\n--{BOUNDARY}{padding}\r\n".encode()
+    )
+    memory = Memory()
+    reader = Reader(BOUNDARY, memory, ["file"], Limits(), 1)
+    ends = sorted({min(cut, len(body)) for cut in cuts} | {len(body)})
+    for start, end in zip([0, *ends], ends, strict=False):
+        await reader.feed(body[start:end])
+    assert (memory.files, memory.wholes, reader.fields.get("options", b"")) == ([content], 1, content)
+    assert reader.ended
+
+
+@pytest.mark.parametrize("left", range(1, 8))
+async def test_an_upload_is_kept_as_it_was_sent_wherever_its_pieces_end(tmp_path: Path, left: int) -> None:
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        body = form(file_part(PDF))
+        headers = {"Host": client.base_url.netloc.decode(), "Content-Length": str(len(body)), **FORM_TYPE}
+        answer = await post_pieces(client, "/api/convert", [body[:-left], body[-left:]], headers)
+        assert answer.status_code == 202, answer.text
+        assert daemon.daemon.files.input(answer.json()["job_id"]).read_bytes() == PDF
+
+
+async def test_a_header_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+
+        def padded(name: str, content: bytes, size: int) -> bytes:
+            """A part whose header has `size` bytes."""
+            file = '; filename="book.pdf"' if name == "file" else ""
+            spare = size - (len(part(name, b"", file)) - len(f"--{BOUNDARY}\r\n\r\n\r\n\r\n"))
+            return part(name, content, file + "; a=b".ljust(spare, "x"))
+
+        field = b"x" * (64 << 10)  # a field may be larger
+        for one in ("file", "note"):
+            parts = {"file": file_part(), "note": part("note", field)}
+            parts[one] = padded(one, PDF if one == "file" else field, HEADER_MOST)
+            assert (await post_form(client, *parts.values())).status_code == 202
+            for size in (HEADER_MOST + 1, 750_000):
+                parts[one] = padded(one, b"x", size)
+                refused = await post_form(client, *parts.values())
+                assert refused.status_code == 413
+                assert error_of(refused) == "a part of the form has more than 8 headers, or one larger than 4 KiB"
+
+
+@pytest.mark.parametrize("filename", ["o.json", ""])
+async def test_options_and_labels_may_come_from_a_file(tmp_path: Path, filename: str) -> None:
+    file = f'; filename="{filename}"\r\nContent-Type: application/json'
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        parts = [part("options", b'{"dpi": 150}', file), file_part(), part("labels", b'{"team": "scan"}', file)]
+        answer = await post_form(client, *parts)
+        job = await daemon.daemon.registry.get(answer.json()["job_id"])
+        assert (job.options["dpi"], job.labels) == (150, {"team": "scan"})
+        assert daemon.daemon.files.input(job.id).read_bytes() == PDF
+        assert (await post_form(client, file_part(), part("options", b'{"dip": 150}', file))).status_code == 422
+        assert (await post_form(client, file_part(), part("labels", b"x" * 70_000, file))).status_code == 413
+        assert (await post_form(client, file_part(), part("options", b"", file))).status_code == 202

@@ -1,0 +1,183 @@
+"""The OpenAPI document is whole, its examples fit, the daemon keeps it, and its page loads nothing from elsewhere."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from progressd.http.openapi.document import ALWAYS
+from progressd.http.openapi.examples import ID
+from support.contract import ROWS
+from support.daemon import PATIENCE, RunningDaemon, running_daemon
+from support.http_client import client_of
+from support.serving import served_daemon
+
+STREAMS = ("streams.all_events", "streams.job_events", "streams.batch_events")  # which do not end
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.fixture
+async def document(client: httpx.AsyncClient) -> dict[str, Any]:
+    response = await client.get("/api/openapi.json")
+    assert response.status_code == 200
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By method and path: `GET /api/jobs/{}`."""
+    return {
+        f"{method.upper()} {re.sub('{.*?}', '{}', path)}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+async def test_every_route_is_in_it(daemon: RunningDaemon, document: dict[str, Any]) -> None:
+    app = daemon.daemon.gate._app
+    routes = {
+        f"{method} {re.sub('<.*?>', '{}', rule.rule)}"
+        for rule in app.url_map.iter_rules()  # type: ignore[attr-defined]
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule.startswith("/api")
+    }
+    assert routes == operations(document).keys()
+
+
+async def test_every_row_of_the_contract_is_in_it_with_its_fields(document: dict[str, Any]) -> None:
+    described = operations(document)
+    for row in ROWS:
+        method, _, target = row.request.partition(" ")
+        path = re.sub(
+            r"[0-9a-f]{8}-[0-9a-f-]{27}|/me\b|BATCH|CANCELLED", lambda found: "/{}" if "/" in found[0] else "{}", target
+        )
+        name = f"{method} {path.partition('?')[0]}"
+        if row.status == 405:
+            assert name not in described
+            continue
+        answer = described[name]["responses"][str(row.status)]
+        schema = answer["content"]["application/json"]["schema"]
+        for field in row.fields.split():
+            assert "properties" in within(document, schema, field), (name, field)
+
+
+def within(document: dict[str, Any], schema: dict[str, Any], field: str) -> dict[str, Any]:
+    """The schema that has the last name of a field among its properties."""
+    found: dict[str, Any] = {}
+    for name in field.split("."):
+        schema = resolved(document, schema)
+        schema = resolved(document, schema.get("items", schema))
+        if name not in schema.get("properties", {}):
+            return {}
+        found, schema = schema, schema["properties"][name]
+    return found
+
+
+def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    if reference is None:
+        return schema
+    found: dict[str, Any] = document["components"]["schemas"][reference.rpartition("/")[2]]
+    return found
+
+
+async def test_every_error_is_in_it_and_every_example_fits(document: dict[str, Any]) -> None:
+    examples = 0
+    for name, operation in operations(document).items():
+        assert {str(status) for status in ALWAYS} <= operation["responses"].keys(), name
+        contents = [answer.get("content", {}) for answer in operation["responses"].values()]
+        contents.append(operation.get("requestBody", {}).get("content", {}))
+        for given in (given for content in contents for given in content.values()):
+            if "example" in given:
+                schema = {**given["schema"], "components": document["components"]}
+                jsonschema_rs.validate(schema, given["example"])
+                examples += 1
+            else:
+                assert "$ref" not in given["schema"], f"{name} has no example"
+    assert examples > 100
+    assert len({operation["operationId"] for operation in operations(document).values()}) == len(operations(document))
+
+
+async def test_what_is_answered_only_now_and_then_is_in_it(document: dict[str, Any]) -> None:
+    described = operations(document)
+    for name, operation in described.items():
+        if not name.startswith("GET ") and not name.endswith("/token"):
+            assert "507" in operation["responses"], name
+        assert ({"token": []} in operation.get("security", [])) is name.startswith("GET "), name
+    assert "404" in described["POST /api/jobs"]["responses"]
+    assert document["components"]["securitySchemes"]["token"] == {"type": "apiKey", "in": "query", "name": "token"}
+
+
+async def test_the_headers_of_answers_are_in_it(document: dict[str, Any]) -> None:
+    left = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
+    for name, status, headers in [
+        ("GET /api/jobs/{}", "200", {"ETag", *left}),
+        ("GET /api/jobs/{}", "404", left),
+        ("GET /api/jobs/{}/download", "206", {"Content-Disposition", "ETag", *left}),
+        ("POST /api/convert", "202", {"Idempotency-Replayed", *left}),
+        ("POST /api/convert", "429", {"Retry-After", *left}),
+        ("GET /api/health/ready", "503", {"Retry-After"}),
+    ]:
+        assert operations(document)[name]["responses"][status]["headers"].keys() == headers, (name, status)
+    described = document["components"]["headers"]
+    for operation in operations(document).values():
+        for answer in operation["responses"].values():
+            for name, reference in answer.get("headers", {}).items():
+                assert reference == {"$ref": f"#/components/headers/{name}"}
+                assert described[name]["schema"]["type"] in ("string", "integer")
+
+
+@pytest.mark.parametrize(
+    ("examples", "phases"),
+    [(3, "examples,fuzzing"), pytest.param(400, "examples,coverage,fuzzing,stateful", marks=pytest.mark.torture)],
+)
+def test_the_daemon_keeps_it(tmp_path: Path, examples: int, phases: str) -> None:
+    with served_daemon(tmp_path / "state") as daemon:
+        assert (
+            httpx.post(f"{daemon.url}/api/jobs", json={"id": ID, "kind": "backup"}, timeout=PATIENCE).status_code == 201
+        )
+        command = [
+            *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{daemon.url}/api/openapi.json"),
+            *(
+                "--checks",
+                CHECKS,
+                "-n",
+                str(examples),
+                "--phases",
+                phases,
+                "--seed",
+                "1",
+                "--request-timeout",
+                str(PATIENCE),
+            ),
+            *("--suppress-health-check", "too_slow"),
+            *(argument for name in STREAMS for argument in ("--exclude-operation-id", name)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stdout
+        found = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+        assert found is not None, done.stdout
+        assert int(found[1]) == int(found[2]) > 10 * examples
+        assert httpx.get(f"{daemon.url}/api/health", timeout=PATIENCE).json()["status"] == "healthy"
+
+
+async def test_the_page_shows_it_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
+        page = await client.get("/api/docs")
+        document = (await client.get("/api/openapi.json")).json()
+        loaded = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        assert {(await client.get(f"/api/{target}")).status_code for target in loaded} == {200}
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert loaded == ["../static/favicon.svg", "../static/reference.css", "openapi.json"]
+    assert "<script" not in page.text
+    assert "style=" not in page.text
+    targets = set(re.findall(r'href="#([^"]+)"', page.text))
+    assert targets <= set(re.findall(r'id="([^"]+)"', page.text))
+    for operation in operations(document).values():
+        assert operation["operationId"] in targets
+    assert json.dumps({"kind": "backup"})[1:-1] in page.text.replace("&quot;", '"')

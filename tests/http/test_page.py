@@ -1,0 +1,88 @@
+"""The page and its files: that all of it is served, and nothing else."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from progressd.http.app import WEBUI
+from support.daemon import RunningDaemon
+from support.http_client import exchange, get
+
+REFERENCE = re.compile(r"""(?:src|href)="([^"#:]+)"|from '(\./[^']+)'""")
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html"}
+
+
+async def test_the_page_is_at_the_root(client: httpx.AsyncClient) -> None:
+    response = await client.get("/")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.content == (WEBUI / "index.html").read_bytes()
+
+
+async def test_the_page_loads_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    policy = (await client.get("/")).headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+async def test_all_that_the_page_refers_to_is_there(client: httpx.AsyncClient) -> None:
+    seen, waiting = set(), ["/"]
+    while waiting:
+        url = waiting.pop()
+        response = await client.get(url)
+        assert response.status_code == 200, url
+        seen.add(url)
+        for absolute, relative in REFERENCE.findall(response.text):
+            found = str(httpx.URL(url).join(absolute or relative))
+            if found not in seen and found not in waiting:
+                waiting.append(found)
+    assert {f"/static/{path.name}" for path in WEBUI.glob("*.js")} <= seen
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in WEBUI.iterdir() if path.is_file()))
+async def test_a_file_has_its_type_and_is_asked_for_again_after_an_upgrade(
+    client: httpx.AsyncClient, name: str
+) -> None:
+    response = await client.get(f"/static/{name}")
+    assert response.status_code == 200
+    assert response.content == (WEBUI / name).read_bytes()
+    assert response.headers["Content-Type"].startswith(TYPES[Path(name).suffix])
+    assert "max-age=0" in response.headers["Cache-Control"] or "no-cache" in response.headers["Cache-Control"]
+    again = await client.get(f"/static/{name}", headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../rest/app.py",
+        "/static/../../progressd/app.py",
+        "/static/%2e%2e/rest/app.py",
+        "/static/..%2frest/app.py",
+        "/static/..%5crest/app.py",
+        "/static/x/../../rest/app.py",
+        "/static/%2fetc/passwd",
+        "/static//etc/passwd",
+        "/../../../../etc/passwd",
+        "/static/%00",
+        "/static/main.js%00.html",
+        "/static/" + "x" * 300,
+        "/static/" + "x" * 5000,
+        "/static/" + "x/" * 2500,
+        "/static/",
+        "/static",
+        "/index.html/../../app.py",
+    ],
+)
+async def test_nothing_beside_the_page_is_served(daemon: RunningDaemon, path: str) -> None:
+    answer = await exchange(daemon, get(path, "Connection: close"))
+    assert answer.startswith(b"HTTP/1.1 404 "), answer[:200]
+    assert b'{"error":"' in answer
+
+
+async def test_what_is_no_path_is_refused(daemon: RunningDaemon) -> None:
+    answer = await exchange(daemon, get("//etc/passwd", "Connection: close"))
+    assert answer.startswith(b"HTTP/1.1 400 "), answer[:200]
+    assert b'{"error":"' in answer

@@ -1,0 +1,571 @@
+"""Connections: how long they are kept, when they are closed, and that no client can keep the daemon from stopping."""
+
+import contextlib
+import gc
+import math
+import re
+import tracemalloc
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from progressd.app import LAST_SECONDS
+from progressd.core.status import JobStatus
+from progressd.http.server.hypercorn import KEEP_ALIVE
+from progressd.http.server.protocol import AFTER_END
+from support.daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
+from support.http_client import FORM_TYPE, exchange, file_part, form, get
+from support.peer import Peer, request
+from support.samples import ID, job_id
+from support.submitting import PDF, ended, python, run, shell
+from support.waiting import eventually, jumping, open_files
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+HEALTH = b'{"status":"live"}'
+LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
+
+
+async def answer(stream: trio.SocketStream, body: bytes = HEALTH) -> bytes:
+    """One response, up to the end of its known body."""
+    received = b""
+    with trio.fail_after(PATIENCE):
+        while not received.endswith(body):
+            chunk = await stream.receive_some()
+            assert chunk, received
+            received += chunk
+    return received
+
+
+async def is_closed(stream: trio.SocketStream) -> None:
+    """Wait until the daemon has closed the connection, and see that nothing more came."""
+    with trio.fail_after(PATIENCE):
+        assert await stream.receive_some() == b""
+
+
+async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
+    slow_clock: MockClock, daemon: RunningDaemon
+) -> None:
+    async with await daemon.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(get("/api/health/live"))
+            await answer(stream)
+            await wait_all_tasks_blocked()
+            slow_clock.jump(0.8 * KEEP_ALIVE)
+        slow_clock.jump(0.2 * KEEP_ALIVE)
+        await is_closed(stream)
+
+
+@pytest.mark.parametrize("begun", [b"GET /api/health/live HTTP/1.1\r\nHost:", b"G", b"GET /ws/jobs HTTP/1.1\r\n"])
+async def test_a_head_that_does_not_end_on_a_used_connection_does_not_keep_it(
+    slow_clock: MockClock, daemon: RunningDaemon, begun: bytes
+) -> None:
+    async with await daemon.connect() as stream:
+        await stream.send_all(get("/api/health/live"))
+        await answer(stream)
+        await stream.send_all(begun)
+        for _ in range(10):  # less than KEEP_ALIVE in all
+            await wait_all_tasks_blocked(0.01)
+            slow_clock.jump(0.2 * daemon.settings.limits.handshake_timeout)
+        await is_closed(stream)
+
+
+async def test_a_connection_is_kept_and_used_again(daemon: RunningDaemon) -> None:
+    async with await daemon.connect() as stream:
+        for _ in range(100):
+            await stream.send_all(get("/api/health/live"))
+            assert (await answer(stream)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_requests_sent_all_at_once_are_answered_in_order(daemon: RunningDaemon) -> None:
+    paths = ["/api/health/live", "/nope", "/api/jobs", "/api/jobs/x"]
+    answered = await exchange(daemon, b"".join(map(get, paths)) + get("/api/health/live", "Connection: close"))
+    assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"200", b"404", b"200", b"400", b"200"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [get("/api/health/live", "Connection: close"), b"GET /api/health/live HTTP/1.0\r\n\r\n"],
+    ids=["asked for", "HTTP/1.0"],
+)
+async def test_a_connection_is_closed_when_the_client_wants_it_so(daemon: RunningDaemon, request_: bytes) -> None:
+    async with await daemon.connect() as stream:
+        await stream.send_all(request_)
+        await answer(stream)
+        await is_closed(stream)
+
+
+WANTED = "Content-Type: " + FORM_TYPE["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST /nope HTTP/1.1", 404),
+        ("POST /api/health HTTP/1.1", 405),
+        ("POST / HTTP/1.1", 405),
+        ("GET /api/health/live HTTP/1.1", 200),
+        ("POST /api/jobs/x/retry HTTP/1.1", 400),
+        ("POST /api/jobs HTTP/1.1", 413),
+        ("POST /api/events HTTP/1.1", 413),
+        ("POST /api/jobs/x/events HTTP/1.1", 400),
+        ("POST /api/convert?pipeline=x HTTP/1.1\r\n" + WANTED, 400),
+        ("POST /api/convert HTTP/1.1", 400),
+        ("POST /api/convert HTTP/1.1\r\n" + WANTED, 400),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_a_body_that_nobody_wants_does_not_hold_up_the_answer_nor_the_daemon(
+    daemon: RunningDaemon, head: str, status: int
+) -> None:
+    received = b""
+    async with await daemon.connect() as stream, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await stream.send_all(f"{head}\r\nHost: progressd\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            forms = file_part() * 1000  # two files in one form are one too many
+            while True:
+                await stream.send_all(b"%x\r\n%b\r\n" % (len(forms), forms))
+
+        async def send_until_cut_off() -> None:
+            try:
+                await send()
+            except trio.BrokenResourceError:
+                return
+
+        nursery.start_soon(send_until_cut_off)
+        with trio.fail_after(PATIENCE):
+            while b"\r\n\r\n" not in received:
+                chunk = await stream.receive_some()
+                assert chunk, "closed without an answer"
+                received += chunk
+        nursery.cancel_scope.cancel()
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    await daemon.stop()
+
+
+UNFINISHED = {"Transfer-Encoding": "chunked"}
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "status"),
+    [
+        ("/nope", "POST", 404),
+        ("/api/health", "POST", 405),
+        ("/api/jobs/x/retry", "POST", 400),
+        ("/api/health/live", "GET", 200),
+        ("/api/jobs", "POST", 403),  # by the gate
+    ],
+)
+async def test_an_answer_before_the_end_of_the_body_says_that_it_is_the_last(
+    daemon: RunningDaemon, target: str, method: str, status: int
+) -> None:
+    headers = {"Origin": "http://elsewhere.example"} if status == 403 else {}
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(request(target, {**UNFINISHED, **headers}, method=method) + b"1\r\nx\r\n")
+        answered = await peer.response()
+        assert (answered.status, answered.headers["connection"]) == (status, "close")
+        assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * 2000], ids=len)
+@pytest.mark.parametrize(("target", "origin"), [("/nope", ""), ("/api/jobs", "http://elsewhere.example")])
+async def test_a_refused_request_whose_body_came_with_it_leaves_the_connection_open(
+    daemon: RunningDaemon, body: bytes, target: str, origin: str
+) -> None:
+    headers = {"Origin": origin, "Content-Length": str(len(body))}
+    async with Peer(await daemon.connect()) as peer:
+        for _ in range(20):
+            await peer.send(request(target, headers, method="POST") + body)
+            answered = await peer.response()
+            assert answered.status in (403, 404)
+            assert "connection" not in answered.headers
+
+
+@asynccontextmanager
+async def stuck_download(directory: Path, **given: Any) -> AsyncGenerator[tuple[RunningDaemon, trio.SocketStream]]:
+    """A daemon, and a client that has asked it for a large file and reads nothing of it."""
+    async with running_daemon(directory, pipelines={"pdf": LARGE}, **given) as daemon:
+        done = await run(daemon, "pdf")
+        async with await daemon.connect(receive_buffer=4096) as stream:
+            await stream.send_all(get(f"/api/jobs/{done.id}/download"))
+            result = str(daemon.daemon.files.output(done.id))
+            await eventually(lambda: result in open_files())
+            yield daemon, stream
+
+
+async def test_a_client_that_does_not_read_does_not_keep_the_daemon_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}) as (daemon, _):
+        await daemon.stop()
+
+
+STALL = 60.0  # seconds, by default
+
+
+async def test_a_client_that_does_not_read_is_given_up(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        jobs = str(daemon.settings.state_dir / "jobs")
+        await jumping(slow_clock, STALL / 4, lambda: jobs not in " ".join(open_files()))
+        with trio.fail_after(PATIENCE):
+            read = await read_to_the_end(stream)
+        assert read < 100 << 20
+
+
+async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending(
+    slow_clock: MockClock, tmp_path: Path
+) -> None:
+    async with stuck_download(tmp_path) as (daemon, _), await daemon.connect() as stream:
+        [result] = [name for name in open_files() if name.startswith(str(daemon.settings.state_dir / "jobs"))]
+        await stream.send_all(get(f"/api/jobs/{Path(result).parent.name}/download", "Transfer-Encoding: chunked"))
+
+        async def send() -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(b"1\r\nx\r\n")
+                    await trio.sleep(STALL / 20)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await eventually(lambda: daemon.daemon.ledger.open == 2)
+            await jumping(slow_clock, STALL / 20, lambda: daemon.daemon.ledger.open == 0)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def long_page(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """Jobs whose list is longer than what the kernel keeps for a client that reads nothing."""
+    monkeypatch.setattr("progressd.store.listing.PAGE_BYTES", 1 << 30)
+    return [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 151)]
+
+
+async def unread(daemon: RunningDaemon, held: int) -> trio.SocketStream:
+    """A client that has asked for that list and reads nothing of it, so that more than `held` bytes wait."""
+    stream = await daemon.connect(receive_buffer=4096)
+    await stream.send_all(get("/api/jobs?limit=1000"))
+    await eventually(lambda: daemon.daemon.http.budget.used > held)
+    return stream
+
+
+async def test_what_waits_for_all_clients_that_do_not_read_is_limited(
+    tmp_path: Path, long_page: list[Mapping[str, Any]]
+) -> None:
+    async with running_daemon(tmp_path, limits={"outbox_bytes_total": 20_000_000}) as daemon:
+        await daemon.report(*long_page)
+        budget, ledger = daemon.daemon.http.budget, daemon.daemon.ledger
+        async with await unread(daemon, 0), await unread(daemon, 10_000_000):
+            assert ledger.open == 2
+            async with await unread(daemon, 0):
+                await eventually(lambda: ledger.counts["http", "not read"] == 1)
+                assert 9_000_000 < budget.used < 20_000_000
+                async with await daemon.connect() as reading:
+                    await reading.send_all(get("/api/jobs?limit=1000", "Connection: close"))
+                    with trio.fail_after(PATIENCE):
+                        assert await read_to_the_end(reading) > 9_000_000
+
+
+async def test_an_answer_that_is_not_read_waits_once(tmp_path: Path, long_page: list[Mapping[str, Any]]) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        await daemon.report(*long_page)
+        tracemalloc.start()
+        try:
+            async with await unread(daemon, 0):
+                await wait_all_tasks_blocked()
+                gc.collect()
+                assert 9_000_000 < tracemalloc.get_traced_memory()[0] < 13_000_000
+        finally:
+            tracemalloc.stop()
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> int:
+    """How many bytes come until the connection is closed, or reset."""
+    read = 0
+    with contextlib.suppress(trio.BrokenResourceError):
+        while chunk := await stream.receive_some(1 << 20):
+            read += len(chunk)
+    return read
+
+
+async def test_a_client_that_reads_slowly_is_not_given_up(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        read = 0
+        for tick in range(1, 11):
+            await wait_all_tasks_blocked()
+            slow_clock.jump(0.2 * STALL)
+            with trio.fail_after(PATIENCE):
+                while read < tick * 200_000:
+                    read += len(await stream.receive_some(1 << 20))
+        assert str(daemon.settings.state_dir / "jobs") in " ".join(open_files())
+
+
+async def test_nor_is_one_that_reads_a_long_list_slowly(
+    slow_clock: MockClock, daemon: RunningDaemon, long_page: list[Mapping[str, Any]]
+) -> None:
+    await daemon.report(*long_page)
+    async with await daemon.connect(receive_buffer=65536) as stream:
+        await stream.send_all(get("/api/jobs?limit=1000", "Connection: close"))
+        for _ in range(10):
+            await read_some(stream, 200_000)
+            await wait_all_tasks_blocked()
+            slow_clock.jump(0.4 * STALL)
+        assert await read_to_the_end(stream) > 5_000_000
+    assert daemon.daemon.ledger.counts["http", "not read"] == 0
+
+
+async def read_some(stream: trio.SocketStream, size: int) -> None:
+    """So many bytes at least."""
+    with trio.fail_after(PATIENCE):
+        while size > 0:
+            chunk = await stream.receive_some(65536)
+            assert chunk, "closed too soon"
+            size -= len(chunk)
+
+
+async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon: RunningDaemon) -> None:
+    async with await daemon.connect() as used, await daemon.connect() as fresh:
+        await used.send_all(get("/api/health/live"))
+        await answer(used)
+        daemon.kill()
+        await is_closed(used)
+    with trio.fail_after(PATIENCE):
+        await daemon.stopped.wait()
+    assert fresh
+
+
+async def test_an_idle_client_that_keeps_its_side_open_does_not_hold_up_a_stop(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.net.listener.LINGER", math.inf)
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask("/api/health")).status == 200
+        await daemon.stop()
+        assert await peer.rest() == b""
+
+
+PATHS = {"directly": f"/api/jobs/{ID}", "by the application": "/api/openapi.json", "not at all": "/nothing"}
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["new", "kept alive"])
+@pytest.mark.parametrize("answered", PATHS)
+async def test_a_request_that_meets_the_stop_is_answered_as_the_last(
+    daemon: RunningDaemon, answered: str, used: bool
+) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        if used:
+            assert "connection" not in (await peer.ask("/api/health")).headers
+        await daemon.daemon.http.drain()
+        response = await peer.ask(PATHS[answered])
+        assert response.status in (200, 404)
+        assert response.headers["connection"] == "close"
+        assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("answered", PATHS)
+async def test_busy_clients_have_every_answer_through_a_stop(
+    daemon: RunningDaemon, answered: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    await daemon.report(registered(ID))
+    answers = 0
+
+    async def ask_until_told_to_close() -> None:
+        nonlocal answers
+        async with Peer(await daemon.connect()) as peer:
+            headers: dict[str, str] = {}
+            while headers.get("connection") != "close":
+                headers = (await peer.ask(PATHS[answered], method=method)).headers
+                answers += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask_until_told_to_close)
+        await eventually(lambda: answers > 50)
+        daemon.kill()
+    with trio.fail_after(PATIENCE):
+        await daemon.stopped.wait()
+
+
+async def test_a_request_behind_an_event_stream_is_answered_once_that_ends_with_the_stop(
+    daemon: RunningDaemon,
+) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(request("/api/events") + request("/api/health/live"))
+        await eventually(lambda: len(daemon.daemon.streams) == 1)
+        daemon.kill()
+        assert (await peer.response()).headers["content-type"] == "text/event-stream"
+        last = await peer.response()
+        assert (last.body, last.headers["connection"]) == (HEALTH, "close")
+
+
+async def test_a_client_that_comes_after_the_last_is_refused_at_once(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    async with daemon.watch() as watcher:
+        daemon.kill()
+        await watcher.receive_until("server_shutdown")
+        await eventually(lambda: daemon.daemon.http._context.terminated.is_set())
+        host, port = daemon.address.split(":")
+        with pytest.raises(OSError, match="failed"):
+            await trio.open_tcp_stream(host, int(port))
+
+
+LONGER = 2 * LAST_SECONDS
+
+
+async def test_a_download_under_way_has_the_drain_time_to_end(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        slow_clock.jump(LONGER)
+        async with Peer(await daemon.connect()) as other:
+            assert (await other.ask("/api/health/live")).status == 200
+        with trio.fail_after(PATIENCE):
+            assert await read_to_the_end(stream) > 100 << 20
+
+
+async def test_a_download_is_cut_off_after_the_drain_time(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with stuck_download(tmp_path) as (daemon, stream):
+        daemon.kill()
+        await eventually(lambda: not daemon.daemon.services.ready)
+        await jumping(slow_clock, LAST_SECONDS, daemon.stopped.is_set)
+        with trio.fail_after(PATIENCE):
+            assert await read_to_the_end(stream) < 100 << 20
+
+
+@pytest.mark.parametrize("wait_for_jobs", [True, False])
+async def test_an_upload_that_has_begun_is_finished_when_the_daemon_stops(
+    slow_clock: MockClock, tmp_path: Path, wait_for_jobs: bool
+) -> None:
+    body = form(file_part(PDF.ljust(200_000)))
+    head = f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\n{WANTED}\r\n\r\n".encode()
+    async with running_daemon(tmp_path, shutdown={"wait_for_jobs": wait_for_jobs}) as daemon:
+        uploads = daemon.settings.state_dir / "uploads"
+        async with await daemon.connect() as stream:
+            await stream.send_all(head + body[:100_000])
+            await eventually(lambda: any(path.stat().st_size > 50_000 for path in uploads.iterdir()))
+            daemon.kill()
+            await eventually(lambda: not daemon.daemon.services.ready)
+            slow_clock.jump(LONGER)
+            await stream.send_all(body[100_000:])
+            assert (await answer(stream, b"}")).startswith(b"HTTP/1.1 202 ")
+            await is_closed(stream)
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()
+        [job] = daemon.daemon.registry.unfinished.values()
+        assert job.status is JobStatus.QUEUED
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon:
+        assert (await ended(daemon, job.id)).status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "status"),
+    [
+        (request("/api/health"), b"", 200),
+        (request("/api/jobs"), b"", 200),
+        (request(f"/api/jobs/{ID}"), b"", 200),
+        (request("/nothing"), b"", 404),
+        (request("/api/jobs", {"Content-Length": "18"}, method="POST"), b'{"kind": "backup"}', 201),
+        (
+            request("/api/events", {"Content-Length": "3", "Content-Type": "application/x-ndjson"}, method="POST"),
+            b"no\n",
+            200,
+        ),
+        (request("/api/events", {"Content-Length": "999"}, method="POST"), b"{", 400),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_client_that_sends_no_more_is_answered(
+    daemon: RunningDaemon, head: bytes, body: bytes, status: int
+) -> None:
+    await daemon.report(registered(ID))
+    async with Peer(await daemon.connect()) as peer:
+        await peer.send(head + body)
+        await peer.stream.send_eof()
+        assert (await peer.response()).status == status
+        assert await peer.rest() == b""
+
+
+async def test_a_download_is_whole_for_a_client_that_sends_no_more(slow_clock: MockClock, tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": LARGE}) as daemon:
+        done = await run(daemon, "pdf")
+        async with await daemon.connect() as stream:
+            await stream.send_all(get(f"/api/jobs/{done.id}/download"))
+            await stream.send_eof()
+            with trio.fail_after(PATIENCE):
+                assert await stream.receive_some(12) == b"HTTP/1.1 200"
+                await wait_all_tasks_blocked()
+                slow_clock.jump(2 * AFTER_END)  # longer than it would have, had its answer not begun
+                assert await read_to_the_end(stream) > 100 << 20
+        await eventually(lambda: daemon.daemon.ledger.open == 0)
+
+
+LONG = b"x" * 3_000_000  # more than waits anywhere
+KEPT_WAITING = {
+    "events": (request("/api/events"), b""),
+    "a long poll": (request(f"/api/jobs/{ID}?since=CURSOR&wait=60"), b""),
+    "events, and more behind them": (request("/api/events"), b"more"),
+    "events, and a request behind them": (request("/api/events"), request("/api/health")),
+    "events, and a body": (request("/api/events", {"Content-Length": "3000000"}), LONG),
+    "a long poll, and more behind it": (request(f"/api/jobs/{ID}?since=CURSOR&wait=60"), b"more"),
+    "a long poll, and a body": (
+        request(f"/api/jobs/{ID}?since=CURSOR&wait=60", {"Content-Length": "3000000"}),
+        LONG,
+    ),
+    "a body that is waited for": (request("/api/jobs", {"Content-Length": "38"}, method="POST"), b'{"kind"'),
+}
+
+
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+@pytest.mark.parametrize("what", KEPT_WAITING)
+async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
+    daemon: RunningDaemon, what: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.http.server.protocol.LOOK_EVERY", 0.2)
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with Peer(await daemon.connect()) as peer:
+        cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    head, behind = KEPT_WAITING[what]
+    peer = Peer(await daemon.connect())
+    await peer.send(head.replace(b"CURSOR", cursor.encode()))
+    with trio.move_on_after(0.2):  # as much as the daemon takes
+        await peer.stream.send_all(behind)
+    if how == "reset":
+        await peer.reset()
+    elif how == "close":
+        await peer.stream.aclose()
+    else:
+        await peer.stream.send_eof()
+    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    await peer.stream.aclose()
+    async with Peer(await daemon.connect()) as other:
+        assert (await other.ask("/api/health/live")).status == 200
+
+
+@pytest.mark.parametrize("how", ["close", "half", "reset"])
+async def test_who_leaves_without_reading_the_answers_ends_no_connection_but_its_own(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("progressd.http.server.protocol.LOOK_EVERY", 0.1)
+    async with running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon, Peer(await daemon.connect()) as other:
+        assert (await other.ask("/api/health/live")).status == 200
+        async with Peer(await daemon.connect(receive_buffer=2048)) as peer:
+            await peer.send(request("/api/openapi.json") * 40)
+            assert (await other.ask("/api/health/live")).status == 200
+            if how == "reset":
+                await peer.reset()
+            elif how == "close":
+                await peer.stream.aclose()
+            else:
+                await peer.stream.send_eof()
+            await eventually(lambda: daemon.daemon.ledger.open <= 1)
+        assert (await other.ask("/api/health/live")).status == 200
+        assert not daemon.daemon.ledger.counts["failed", "error"]

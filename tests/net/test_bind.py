@@ -1,0 +1,134 @@
+"""The listening sockets: what is bound, and the sentence when it cannot be."""
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from progressd.core.errors import SettingsError
+from progressd.net.bind import open_sockets
+from support.daemon import settings_in
+
+
+@pytest.fixture
+def busy() -> Iterator[tuple[str, int]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()
+
+
+def test_both_listen_and_do_not_block(tmp_path: Path) -> None:
+    with open_sockets(settings_in(tmp_path), {}) as sockets:
+        host, port = sockets.tcp[0].getsockname()
+        assert sockets.url == f"http://{host}:{port}"
+        socket.create_connection((host, port)).close()
+        with socket.socket(socket.AF_UNIX) as producer:
+            producer.connect(str(tmp_path / "ingest.sock"))
+        assert not any(one.getblocking() for one in [*sockets.tcp, *sockets.unix])
+
+
+def test_afterwards_they_are_closed_and_the_unix_socket_is_gone(tmp_path: Path) -> None:
+    with open_sockets(settings_in(tmp_path), {}) as sockets:
+        pass
+    assert [one.fileno() for one in [*sockets.tcp, *sockets.unix]] == [-1, -1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o600, 0o666])
+def test_the_unix_socket_has_the_mode_of_the_settings_whatever_the_umask_is(tmp_path: Path, mode: int) -> None:
+    before = os.umask(0o077)
+    try:
+        with open_sockets(settings_in(tmp_path, ingest={"socket_mode": mode}), {}):
+            assert stat.S_IMODE((tmp_path / "ingest.sock").stat().st_mode) == mode
+            assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+
+
+def test_a_unix_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "ingest.sock"))
+    with open_sockets(settings_in(tmp_path), {}), socket.socket(socket.AF_UNIX) as producer:
+        producer.connect(str(tmp_path / "ingest.sock"))
+
+
+def test_a_unix_socket_that_somebody_listens_at_is_left_to_him(tmp_path: Path) -> None:
+    path = tmp_path / "ingest.sock"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen()
+        with (
+            pytest.raises(SettingsError, match=f"^another progressd listens at {path}: stop it, or set ingest.socket"),
+            open_sockets(settings_in(tmp_path), {}),
+        ):
+            raise AssertionError("two daemons at one socket")
+        with socket.socket(socket.AF_UNIX) as producer:
+            producer.connect(str(path))
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_is_no_socket_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "ingest.sock"
+    match kind:
+        case "file":
+            path.write_text("precious")
+        case "directory":
+            path.mkdir()
+        case "link":
+            (tmp_path / "precious").write_text("precious")
+            path.symlink_to("precious")
+    before = path.lstat().st_ino
+    with (
+        pytest.raises(SettingsError, match=f"^cannot listen at {path} .*ingest.socket"),
+        open_sockets(settings_in(tmp_path), {}),
+    ):
+        raise AssertionError("what was there is gone")
+    assert path.lstat().st_ino == before
+
+
+def test_a_directory_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, ingest={"socket": tmp_path / "none" / "ingest.sock"})
+    with (
+        pytest.raises(SettingsError, match=r"^cannot listen at .*/none/ingest.sock \(ingest.socket\): No such file"),
+        open_sockets(settings, {}),
+    ):
+        raise AssertionError("nothing is bound")
+
+
+def test_a_port_in_use_is_a_sentence_that_says_what_to_do(tmp_path: Path, busy: tuple[str, int]) -> None:
+    host, port = busy
+    with (
+        pytest.raises(
+            SettingsError,
+            match=rf"^port {port} of {host} is in use: .* ss -ltnp sport = :{port}` .* --port {port + 1}$",
+        ),
+        open_sockets(settings_in(tmp_path, server={"port": port}), {}),
+    ):
+        raise AssertionError("nothing is bound")
+    assert not (tmp_path / "ingest.sock").exists()
+
+
+def test_a_host_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SettingsError, match=r"^server.host = 'no such host': no such address"),
+        open_sockets(settings_in(tmp_path, server={"host": "no such host"}), {}),
+    ):
+        raise AssertionError("nothing is bound")
+
+
+def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(SettingsError, match=r"^cannot listen on 192\.0\.2\.1 port 0: Cannot assign requested address$"),
+        open_sockets(settings_in(tmp_path, server={"host": "192.0.2.1"}), {}),
+    ):
+        raise AssertionError("nothing is bound")
+
+
+def test_an_ipv6_address_is_a_url_with_brackets(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with open_sockets(settings_in(tmp_path, server={"host": "::1"}), {}) as sockets:
+        assert sockets.url == f"http://[::1]:{sockets.tcp[0].getsockname()[1]}"

@@ -1,0 +1,252 @@
+"""How connections ended: each counted by kind and reason, and told in one line of the log, but never too many lines."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from progressd.core import close_codes
+from progressd.core.close_codes import Closing
+from progressd.core.errors import (
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Stopping,
+    TooManyConnections,
+    TooManyOfKey,
+    Unauthorized,
+)
+from progressd.net import connection_log
+from progressd.net.connection_log import LINES_MOST, WINDOW, Fate, Ledger
+from progressd.ws.protocol import FAULTS
+from structlog.testing import capture_logs
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
+from support.peer import Peer, close_frame, frame, upgrade
+from support.samples import ID, job_id
+from support.waiting import eventually
+from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.frame_protocol import Opcode
+
+Line = MutableMapping[str, Any]
+JOB = f"/ws/jobs/{ID}"
+
+
+@asynccontextmanager
+async def told(daemon: RunningDaemon, connections: int = 1) -> AsyncIterator[list[Line]]:
+    """Waits at the end until so many connections are over; the lines of the log that tell it."""
+    connection_log, lines = daemon.daemon.ledger, list[Line]()
+    over = connection_log.counts.total() + connections
+    with capture_logs() as logs:
+        yield lines
+        await eventually(lambda: connection_log.counts.total() == over)
+    lines += [line for line in logs if line["event"].startswith(("watcher", "connection"))]
+    assert connection_log.accepted == connection_log.open + over
+
+
+async def vanish(peer: Peer) -> None:
+    await peer.open(JOB)
+    await peer.reset()
+
+
+async def hang_up(peer: Peer) -> None:
+    await peer.open(JOB)
+    await peer.stream.aclose()
+
+
+async def close(peer: Peer, code: int = 1001) -> None:
+    await peer.open(JOB)
+    await peer.send(close_frame(code))
+    await peer.rest()
+
+
+async def close_oddly(peer: Peer) -> None:
+    await close(peer, 3987)
+
+
+async def say_garbage(peer: Peer) -> None:
+    await peer.open(JOB)
+    await peer.send(b"\xff" * 10)
+    await peer.rest()
+
+
+async def say_too_much(peer: Peer) -> None:
+    await peer.open(JOB)
+    await peer.send(frame(Opcode.TEXT, b"x" * 65537))
+    assert await peer.close_code() == 1009
+    await peer.send(close_frame(1009))
+    await peer.rest()
+
+
+async def ask_for_nothing_there(peer: Peer) -> None:
+    await peer.send(upgrade(f"/ws/jobs/{job_id(77)}"))
+    assert (await peer.response()).status == 404
+
+
+async def come_from_elsewhere(peer: Peer) -> None:
+    await peer.send(upgrade(JOB, {"Origin": "https://elsewhere.example"}))
+    assert (await peer.response()).status == 403
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "reason"),
+    [
+        (vanish, "left", "no close"),
+        (hang_up, "left", "no close"),
+        (close, "left", "1001"),
+        (close_oddly, "left", "another code"),
+        (say_garbage, "closed", "1002 protocol error"),
+        (say_too_much, "closed", "1009 message too big"),
+        (ask_for_nothing_there, "refused", "not found"),
+        (come_from_elsewhere, "refused", "forbidden"),
+    ],
+)
+async def test_each_end_is_counted_and_told_once(
+    daemon: RunningDaemon, end: Callable[[Peer], Awaitable[None]], kind: str, reason: str
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    began = trio.current_time()
+    async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
+        await end(peer)
+    took = trio.current_time() - began
+    assert daemon.daemon.ledger.counts == {(kind, reason): 1}
+    [line] = lines
+    assert (line["event"].split()[1], line["reason"], line["peer"]) == (kind, reason, "127.0.0.1")
+    assert ("topics" in line) == (kind != "refused")
+    assert 0 <= line["seconds"] <= round(took, 3)
+
+
+async def test_the_end_of_a_job_is_told_with_its_topic(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
+        await peer.open_with(upgrade(JOB))
+        await daemon.report(completed(ID))
+        answered = False
+        while data := await peer.receive():
+            if not answered and b"job finished" in data:
+                await peer.send(close_frame(1000))
+                answered = True
+    [line] = lines
+    assert (line["event"], line["reason"], line["topics"]) == ("watcher closed", "1000 job finished", f"job:{ID}")
+
+
+async def test_a_socket_of_many_topics_names_a_few_of_them(daemon: RunningDaemon) -> None:
+    ids = [job_id(number) for number in range(9)]
+    await daemon.report(*(registered(id_) for id_ in ids))
+    topics = ",".join(f'"job:{id_}"' for id_ in ids)
+    async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
+        await peer.open("/ws")
+        await peer.send(frame(Opcode.TEXT, f'{{"type":"subscribe","topics":[{topics}]}}'.encode()))
+        while "subscribed" not in (await peer.next_frame())[1]:
+            pass
+    [line] = lines
+    assert line["topics"] == " ".join([*(f"job:{id_}" for id_ in ids[:5]), "and 4 more"])
+
+
+async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_path: Path) -> None:
+    limits = {"max_connections": 2, "max_connections_per_address": 1, "unlimited": ()}
+    async with running_daemon(tmp_path, limits=limits) as daemon:
+        async with told(daemon, 4), daemon.watch(), Peer(await daemon.connect()) as peer:
+            await peer.send(upgrade())
+            assert (await peer.response()).status == 503
+            async with daemon.watch(local="127.0.0.2"), Peer(await daemon.connect(local="127.0.0.3")) as third:
+                await third.send(upgrade())
+                assert (await third.response()).status == 503
+        await eventually(lambda: daemon.daemon.ledger.open == 0)
+        async with told(daemon), Peer(await daemon.connect()) as silent:
+            await eventually(lambda: daemon.daemon.ledger.open == 1)
+            await wait_all_tasks_blocked()
+            slow_clock.jump(daemon.settings.limits.handshake_timeout)
+            assert await silent.rest() == b""
+        await eventually(lambda: daemon.daemon.ledger.open == 0)
+        refused = {reason: count for (kind, reason), count in daemon.daemon.ledger.counts.items() if kind == "refused"}
+        assert refused == {"too many of address": 1, "too many connections": 1, "handshake timeout": 1}
+
+
+async def test_rest_is_counted_but_not_told(daemon: RunningDaemon) -> None:
+    async with told(daemon, 2) as lines:
+        async with Peer(await daemon.connect()) as peer:
+            assert (await peer.ask("/api/health")).status == 200
+        async with await daemon.connect():
+            pass
+    assert daemon.daemon.ledger.counts == {("http", "served"): 1, ("left", "before a request"): 1}
+    assert lines == []
+
+
+class Over:
+    """A connection that is over."""
+
+    peer, topics, began = "127.0.0.1", "jobs", 0.0
+    fate = Fate("left", "no close")
+
+
+@pytest.mark.parametrize("fate", [value for value in vars(connection_log).values() if isinstance(value, Fate)], ids=str)
+async def test_each_fate_can_be_told(fate: Fate) -> None:
+    book, over = Ledger(), Over()
+    over.fate = fate
+    with capture_logs() as logs:
+        book.ended(over)
+    assert book.counts == {(fate.kind, fate.reason): 1}
+    assert len(logs) == (fate.kind != "http" and fate != connection_log.ABANDONED)
+
+
+async def test_a_flood_does_not_fill_the_log(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    book, over = Ledger(), Over()
+    nursery.start_soon(book.run)
+    with capture_logs() as logs:
+        for window in (1, 2):
+            logs.clear()
+            for _ in range(LINES_MOST + 1000):
+                book.opened()
+                book.ended(over)
+            await trio.sleep(WINDOW + 1)
+            assert Counter(line["event"] for line in logs) == {
+                "watcher left": LINES_MOST,
+                "connections ended that are not in the log": 1,
+            }
+            assert logs[-1]["connections"] == 1000
+            assert book.counts == {("left", "no close"): window * (LINES_MOST + 1000)}
+        logs.clear()
+        book.opened()
+        book.ended(over)
+        await trio.sleep(WINDOW + 1)
+        assert [line["event"] for line in logs] == ["watcher left"]
+
+
+async def test_what_was_left_out_is_told_at_the_end_too(autojump_clock: MockClock) -> None:
+    book, over = Ledger(), Over()
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(book.run)
+            for _ in range(LINES_MOST + 7):
+                book.opened()
+                book.ended(over)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert logs[-1]["connections"] == 7
+
+
+def table(section: str) -> list[list[str]]:
+    """The rows of the first table in a section of the protocol's page."""
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    lines = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return rows[2:]
+
+
+def test_the_protocol_page_has_every_close() -> None:
+    ours = {one for one in vars(close_codes).values() if isinstance(one, Closing)} - {close_codes.GONE}
+    told = {int(code): " ".join(row) for row in table("The end") for code in row[0].split(", ")}
+    assert told.keys() == {one.code for one in ours} | FAULTS.keys()
+    rows = "\n".join(" ".join(row) for row in table("The end"))
+    for one in ours:
+        assert f"`{one.reason}`" in rows
+        assert one.reconnect == (" yes, " in told[one.code]), told[one.code]
+
+
+def test_the_protocol_page_has_every_refusal() -> None:
+    told = {int(status) for row in table("Refusals") for status in row[0].split(", ")}
+    errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfKey)
+    assert told == {error.status for error in errors} | {426}

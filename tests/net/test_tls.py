@@ -1,0 +1,398 @@
+"""TLS on the one port: REST, events and WebSockets under it, and not a byte of plaintext around it."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from progressd.config.settings import Server
+from progressd.core.errors import SettingsError
+from progressd.net.tls import EncryptedConnection
+from progressd.net.tls_context import tls_context
+from support.certificates import certificate
+from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
+from support.peer import Peer, close_frame, frame, request, upgrade
+from support.samples import ID, job_id
+from support.waiting import eventually
+from wsproto.frame_protocol import Opcode
+
+SECRET = "a name that must not be seen on the wire"
+
+
+@pytest.fixture(scope="module")
+def cert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("tls"))
+
+
+@asynccontextmanager
+async def encrypted_daemon(tmp_path: Path, cert: Path, **given: Any) -> AsyncGenerator[RunningDaemon]:
+    server = {"port": 0, "allowed_hosts": ("daemon",), "tls_cert": str(cert)}
+    async with running_daemon(tmp_path, server=server, **given) as daemon:
+        daemon.address = daemon.url.removeprefix("https://")
+        yield daemon
+
+
+async def encrypted(daemon: RunningDaemon, cert: Path, stream: Any = None) -> Peer:
+    """A client that trusts the certificate."""
+    context = ssl.create_default_context(cafile=str(cert))
+    stream = stream or await daemon.connect()
+    tls = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+    with trio.fail_after(PATIENCE):
+        await tls.do_handshake()
+    return Peer(tls)
+
+
+async def test_rest_events_and_websockets_are_under_it(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        await daemon.report(registered(ID, input_filename=SECRET))
+        async with await encrypted(daemon, cert) as peer:
+            assert (await peer.ask(f"/api/jobs/{ID}")).json["input_filename"] == SECRET
+            assert (await peer.ask("/")).status == 200
+            await peer.open(f"/ws/jobs/{ID}")  # on the same connection, as proxies do
+            await daemon.report(progress(ID, 1), completed(ID))
+            types = []
+            while "completed" not in types:
+                types.append(json.loads((await peer.next_frame())[1])["type"])
+            assert types == ["status_change", "progress", "status_change", "completed"]
+            assert await peer.close_code() == 1000
+        async with await encrypted(daemon, cert) as peer:
+            await peer.send(request(f"/api/jobs/{ID}/events"))
+            answer = b""
+            while b'"completed"' not in answer:
+                answer += await peer.receive()
+
+
+class Tapped(trio.abc.Stream):
+    """A stream that keeps what went over it."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.seen = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = bytes(await self.stream.receive_some(max_bytes))
+        self.seen += data
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def test_no_byte_of_plaintext_goes_around_it(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        tapped = Tapped(await daemon.connect())
+        async with await encrypted(daemon, cert, tapped) as peer:
+            await peer.open("/ws/jobs")
+            await daemon.report(registered(ID, input_filename=SECRET))
+            await daemon.report(*(progress(ID, step, name=SECRET) for step in range(1, 50)))
+            steps = []
+            while not steps or steps[-1] != 49:
+                message = json.loads((await peer.next_frame())[1])
+                steps.append(message["data"].get("current_step", 0))
+        assert len(tapped.seen) > 1000
+        for plain in (b"must not be seen", b"current_step", b"progress", ID.encode(), b"HTTP/1.1"):
+            assert plain not in tapped.seen
+        # nothing but whole records of TLS: handshake, change of cipher, alert, data
+        at = 0
+        while at < len(tapped.seen):
+            assert tapped.seen[at] in (20, 21, 22, 23)
+            at += 5 + int.from_bytes(tapped.seen[at + 3 : at + 5], "big")
+
+
+async def test_a_producer_says_all_closes_and_gets_every_answer(tmp_path: Path, cert: Path) -> None:
+    events = [registered(ID), *(progress(ID, step, 1000) for step in range(1000)), completed(ID)]
+    async with encrypted_daemon(tmp_path, cert) as daemon, await encrypted(daemon, cert) as peer:
+        await peer.open("/ws/publish")
+        await peer.send(
+            b"".join(frame(Opcode.TEXT, json.dumps(event).encode()) for event in events) + close_frame(1000)
+        )
+        told = []
+        while (got := await peer.next_frame())[0] is not Opcode.CLOSE:
+            told.append(json.loads(got[1])["ok"])
+    assert told == [True] * len(events)
+
+
+async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert, limits={"outbox_bytes": 8 << 20}) as daemon:
+        await daemon.report(registered(ID))
+        slow = await daemon.connect(receive_buffer=4096)
+        async with await encrypted(daemon, cert, slow) as peer:
+            await peer.open(f"/ws/jobs/{ID}")
+            preview = {"page_number": 1, "preview_base64": "x" * 200_000, "stage": "s", "width": 1, "height": 1}
+            await daemon.report(progress(ID, 1))
+            for _ in range(20):
+                await daemon.report({"type": "page_preview", "job_id": ID, "data": preview})
+            await daemon.report(*(progress(ID, step) for step in range(2, 100)), completed(ID))
+            types = []
+            while "completed" not in types:
+                types.append(json.loads((await peer.next_frame())[1])["type"])
+            assert [type_ for type_ in types if type_ == "status_change"] == ["status_change"] * 2
+            assert await peer.close_code() == 1000
+
+
+async def test_what_is_no_tls_is_dropped_and_ends_nothing(
+    slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
+) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        wrong = (b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b"")
+        for number, said in enumerate(wrong, start=1):
+            async with Peer(await daemon.connect()) as peer:
+                await peer.send(said)
+                await eventually(lambda number=number: daemon.daemon.ledger.accepted == number)  # type: ignore[misc]
+                await trio.testing.wait_all_tasks_blocked()
+                slow_clock.jump(daemon.settings.limits.handshake_timeout)
+                assert b"HTTP" not in await peer.rest()
+        async with await encrypted(daemon, cert) as peer:
+            assert (await peer.ask("/api/health")).status == 200
+
+
+@pytest.mark.parametrize("head", [request("/api/jobs"), upgrade(), request("/api/jobs", method="POST")[:20]])
+async def test_a_request_without_tls_is_told_at_once_what_is_spoken_here(
+    tmp_path: Path, cert: Path, head: bytes
+) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(head)
+            response = await peer.response()
+            assert (response.status, response.headers["connection"]) == (400, "close")
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert response.json == {"error": "TLS is spoken at this port: use https:// or wss://"}
+            assert await peer.rest() == b""
+        ledger = daemon.daemon.ledger
+        await eventually(lambda: ledger.counts == {("refused", "no TLS to a port with"): 1})
+
+
+async def test_who_reads_a_long_list_slowly_gets_all_of_it(
+    slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
+) -> None:
+    jobs = [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 71)]
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        await daemon.report(*jobs)
+        stream = await daemon.connect(receive_buffer=65536)
+        async with await encrypted(daemon, cert, stream) as peer:
+            await peer.send(request("/api/jobs?limit=1000", {"Connection": "close"}))
+            for _ in range(10):
+                read = 0
+                while read < 150_000:
+                    read += len(await peer.receive())
+                await trio.testing.wait_all_tasks_blocked()
+                slow_clock.jump(0.4 * daemon.settings.limits.stall_timeout)
+            assert len(await peer.rest()) > 1_000_000
+        assert daemon.daemon.ledger.counts["http", "not read"] == 0
+
+
+@pytest.mark.parametrize(("version", "good"), [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+async def test_only_tls_1_2_and_newer(tmp_path: Path, cert: Path, version: ssl.TLSVersion, good: bool) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
+        tls = trio.SSLStream(await daemon.connect(), context, https_compatible=True)
+        with trio.fail_after(PATIENCE):
+            if good:
+                await tls.do_handshake()
+            else:
+                with pytest.raises(trio.BrokenResourceError):
+                    await tls.do_handshake()
+            await trio.aclose_forcefully(tls)
+
+
+async def test_another_certificate_is_taken_without_dropping_anyone(tmp_path: Path, cert: Path) -> None:
+    mine, other = certificate(tmp_path, "mine"), certificate(tmp_path, "renewed")
+    async with encrypted_daemon(tmp_path, mine) as daemon, await encrypted(daemon, mine) as stays:
+        await stays.open("/ws/jobs")
+        other.replace(mine)
+        daemon.kill(signal.SIGHUP)
+
+        async def renewed() -> bool:
+            async with await encrypted(daemon, mine) as peer:
+                return "renewed" in str(peer.stream.getpeercert())
+
+        with trio.fail_after(PATIENCE):
+            while True:
+                try:
+                    assert await renewed()
+                    break
+                except trio.BrokenResourceError:  # it shows the old one still
+                    await trio.sleep(0.01)
+        await daemon.report(registered(ID))
+        assert json.loads((await stays.next_frame())[1])["job_id"] == ID
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_the_port_neither_begins_nor_ceases_to_speak_tls_under_its_clients(
+    tmp_path: Path, cert: Path, before: bool
+) -> None:
+    with_cert, without = {"port": 0, "tls_cert": str(cert)}, {"port": 0}
+    first, second = (with_cert, without) if before else (without, with_cert)
+    new = settings_in(tmp_path / "state", server=second, limits={"max_connections": 1})
+    async with running_daemon(tmp_path, lambda: new, server=first) as daemon:
+        daemon.kill(signal.SIGHUP)
+        await eventually(lambda: daemon.daemon.reload.refused)
+        assert re.fullmatch(r"server\.tls_cert was (removed|added): .* restart", daemon.daemon.reload.refused)
+        assert daemon.daemon.settings.limits.max_connections == 100
+        daemon.address = daemon.url.rpartition("/")[2]
+        async with Peer(await daemon.connect()) as peer:
+            await peer.send(request("/api/health"))
+            assert (await peer.response()).status == (400 if before else 200)
+
+
+def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Path, cert: Path) -> None:
+    other, locked = certificate(tmp_path, "other"), tmp_path / "locked.pem"
+    call = ["openssl", "pkey", "-in", str(cert), "-aes256", "-passout", "pass:secret", "-out", str(locked)]
+    subprocess.run(call, check=True, capture_output=True)
+    os.mkfifo(tmp_path / "pipe")
+    for key, said in (
+        ("\0", "server.tls_key = '\\x00': this is no path"),
+        (tmp_path, f"server.tls_key = '{tmp_path}': Is a directory"),
+        (tmp_path / "pipe", f"server.tls_key = '{tmp_path}/pipe': it is not a regular file"),
+        (tmp_path / "none", f"server.tls_key = '{tmp_path}/none': No such file or directory"),
+        (locked, f"server.tls_key = '{locked}': the key has a password: `openssl pkey` makes one that has none"),
+        (other, f"server.tls_cert = '{cert}': its key is another one's: expected both in PEM, "),
+        (Path(__file__), f"server.tls_cert = '{cert}': no certificate with a key: expected both in PEM, "),
+    ):
+        with pytest.raises(SettingsError, match=f"^{re.escape(said)}"):
+            tls_context(Server(tls_cert=str(cert), tls_key=str(key)))
+
+
+@pytest.mark.parametrize(
+    "server", [{"tls_cert": "/nowhere"}, {"tls_cert": "\0"}, {"tls_key": "/x"}, {"tls_cert": __file__}]
+)
+def test_an_impossible_certificate_is_a_sentence(server: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"^server\.tls_"):
+        tls_context(Server(**server))
+
+
+async def test_httpx_and_the_urls_agree(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        assert re.fullmatch(r"https://127\.0\.0\.1:\d+", daemon.url)
+        context = ssl.create_default_context(cafile=str(cert))
+        url = daemon.url.replace("127.0.0.1", "localhost")
+        async with httpx.AsyncClient(verify=context, timeout=PATIENCE, trust_env=False) as client:
+            assert (await client.get(f"{url}/api/health")).status_code == 200
+            body = b"x" * 300_000
+            assert (await client.post(f"{url}/api/events", content=body)).status_code == 400
+
+
+@asynccontextmanager
+async def connected() -> AsyncGenerator[tuple[EncryptedConnection, trio.SSLStream[trio.SocketStream]]]:
+    """A connection, and its client, on a pair of sockets; the handshake is still to come."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERT[0])
+    client_context = ssl.create_default_context(cafile=str(CERT[0]))
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(PATIENCE):
+                yield (
+                    EncryptedConnection(ours, "unix", context, nursery.start_soon),
+                    trio.SSLStream(stream, client_context, server_hostname="localhost"),
+                )
+            nursery.cancel_scope.cancel()
+
+
+async def read(client: trio.SSLStream[trio.SocketStream], size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        received += bytes(await client.receive_some())
+    return received
+
+
+@given(st.lists(st.binary(max_size=100_000), max_size=8))
+async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: list[bytes]) -> None:
+    async with connected() as (connection, client), trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await connection.receive_some()  # the handshake, and a byte
+            for piece in pieces:
+                rest = piece
+                while rest:
+                    await connection.wait_writable()
+                    try:
+                        rest = rest[connection.send(rest) :]
+                    except BlockingIOError:
+                        continue
+
+        nursery.start_soon(send)
+        await client.send_all(b".")
+        whole = b"".join(pieces)
+        assert await read(client, len(whole)) == whole
+
+
+async def test_what_the_tls_layer_says_does_not_meet_a_sender_that_waits_for_room() -> None:
+    """Trio has one task at most wait for a socket."""
+    async with connected() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b".")
+        await connection.receive_some()
+        sent = 0
+        while select.select([], [connection.socket], [], 0)[1]:  # there is no room before a send is refused
+            sent += connection.send(b"x")
+        nursery.start_soon(connection.wait_writable)
+        await trio.testing.wait_all_tasks_blocked()
+        sent += connection.send(b"x" * 1_000_000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await read(client, sent) == b"x" * sent
+
+
+async def test_no_more_is_taken_than_the_socket_takes_and_one_record() -> None:
+    """What waits for its turn in the outbox can still be replaced, and a close is not behind it unseen."""
+    async with connected() as (connection, client), trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b".")
+        await connection.receive_some()
+        sent = connection.send(b"x" * 3_000_000)
+        assert 0 < sent < 1_500_000
+        with pytest.raises(BlockingIOError):
+            connection.send(b"x")
+        assert await read(client, sent) == b"x" * sent
+
+
+async def test_nobody_waits_for_room_in_a_socket_that_was_closed() -> None:
+    async with connected() as (connection, _):
+        connection.socket.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await connection.wait_writable()
+
+
+CERT: list[Path] = []
+
+
+@pytest.fixture(autouse=True)
+def _known(cert: Path) -> None:
+    CERT[:] = [cert]
+
+
+async def test_connections_leave_nothing_behind(tmp_path: Path, cert: Path) -> None:
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        async with await encrypted(daemon, cert) as peer:
+            assert (await peer.ask("/api/health")).status == 200
+        before = await daemon.settled()
+        for _ in range(10):
+            peer = await encrypted(daemon, cert)
+            await peer.open("/ws/jobs")
+            await trio.aclose_forcefully(peer.stream)
+        await eventually(lambda: len(daemon.daemon.watchers) == 0)
+        await daemon.leaves_only(before)

@@ -1,0 +1,166 @@
+"""PDFs that are made to blow up: each fails its job with a sentence, in bounded time and memory, and harms nobody else.
+
+In the daemon, with little memory, so that the bombs can be small.
+"""
+
+import io
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+from progressd.config.settings import BUILT_IN
+from progressd.core.status import JobStatus
+from support.daemon import running_daemon
+from support.submitting import ended, run, shell, submit
+
+MIB = 1 << 20
+MEMORY = 300 * MIB  # that the pipeline may have; a page takes less than 100
+PAGE = (
+    b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R /Resources << /XObject << /X 5 0 R >> >> >>"
+)
+TREE = {1: b"<< /Type /Catalog /Pages 2 0 R >>", 2: b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>", 3: PAGE}
+TWICE = b"/Filter [/FlateDecode /FlateDecode]"
+
+
+def document(objects: Mapping[int, bytes]) -> bytes:
+    """A PDF of these objects, the first of which is its catalogue."""
+    out = io.BytesIO()
+    out.write(b"%PDF-1.7\n")
+    places = {}
+    for number, body in objects.items():
+        places[number] = out.tell()
+        out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
+    table, size = out.tell(), max(objects) + 1
+    out.write(b"xref\n0 %d\n0000000000 65535 f \n" % size)
+    for number in range(1, size):
+        entry = b"%010d 00000 n \n" % places[number] if number in places else b"0000000000 65535 f \n"
+        out.write(entry)
+    out.write(b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (size, table))
+    return out.getvalue()
+
+
+def stream(data: bytes, extra: bytes = b"") -> bytes:
+    return b"<< /Length %d %s >>\nstream\n%s\nendstream" % (len(data), extra, data)
+
+
+def inflating(head: bytes, fill: bytes, mebibytes: int) -> bytes:
+    """Data that Flate, applied twice, makes into the head and so many MiB of one byte: a thousandth of a thousandth."""
+    packer = zlib.compressobj(9)
+    start = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(fill * MIB) + packer.flush(zlib.Z_FULL_FLUSH)  # stands alone, so it can be repeated
+    return zlib.compress(start + block * mebibytes + packer.flush(), 9)
+
+
+def content_bomb() -> bytes:
+    """What is drawn is a gigabyte of blanks."""
+    return document({**TREE, 4: stream(inflating(b"", b" ", 1024), TWICE)})
+
+
+def object_stream_bomb() -> bytes:
+    """The page tree is in a stream that unpacks to a gigabyte."""
+    head = b"2 0 3 60 "
+    data = inflating(head + TREE[2].ljust(60) + PAGE, b" ", 1024)
+    out = io.BytesIO(b"%PDF-1.7\n")
+    out.seek(0, io.SEEK_END)
+    places = {}
+    for number, body in {
+        1: TREE[1],
+        4: stream(b"0 0 100 100 re f"),
+        6: stream(data, b"/Type /ObjStm /N 2 /First %d %s" % (len(head), TWICE)),
+    }.items():
+        places[number] = out.tell()
+        out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
+    table = out.tell()
+    rows = [(0, 0), (1, places[1]), (2, 6), (2, 6), (1, places[4]), (0, 0), (1, places[6]), (1, table)]
+    index = b"".join(
+        bytes([kind]) + at.to_bytes(4, "big") + bytes([number == 3]) for number, (kind, at) in enumerate(rows)
+    )
+    extra = b"/Type /XRef /Size 8 /W [1 4 1] /Root 1 0 R"
+    out.write(b"7 0 obj\n%s\nendobj\nstartxref\n%d\n%%%%EOF\n" % (stream(index, extra), table))
+    return out.getvalue()
+
+
+def picture_bomb(side: int = 60_000) -> bytes:
+    """A picture of 3600 million pixels in a few kilobytes."""
+    about = b"/Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceGray /BitsPerComponent 8" % (
+        side,
+        side,
+    )
+    drawn = stream(b"q 595 0 0 842 0 0 cm /X Do Q")
+    return document({**TREE, 4: drawn, 5: stream(inflating(b"", b"\0", side * side // MIB + 1), about + b" " + TWICE)})
+
+
+def large_page_bomb() -> bytes:
+    """A page of 200 by 200 inches."""
+    return document({**TREE, 3: PAGE.replace(b"595 842", b"14400 14400"), 4: stream(b"0 0 100 100 re f")})
+
+
+def page_count_bomb(count: int = 200_000) -> bytes:
+    """One page, two hundred thousand times."""
+    kids = b"<< /Type /Pages /Count %d /Kids [%s] >>" % (count, b"3 0 R " * count)
+    return document({**TREE, 2: kids, 4: stream(b"0 0 100 100 re f")})
+
+
+def page_tree_bomb(depth: int = 12) -> bytes:
+    """A tree in which every node is ten times the next: 10^12 pages."""
+    levels = {
+        10 + level: b"<< /Type /Pages /Parent 2 0 R /Count %d /Kids [%s] >>"
+        % (10 ** (depth - level), b"%d 0 R " % (11 + level if level < depth else 3) * 10)
+        for level in range(depth + 1)
+    }
+    root = b"<< /Type /Pages /Count %d /Kids [10 0 R] >>" % 10 ** (depth + 1)
+    return document({**TREE, 2: root, 4: stream(b"0 0 100 100 re f"), **levels})
+
+
+def drawing_bomb(depth: int = 9) -> bytes:
+    """Forms that each draw the next ten times: a thousand million rectangles."""
+    about = b"/Type /XObject /Subtype /Form /BBox [0 0 600 800] /Resources << /XObject << /X %d 0 R >> >>"
+    forms = {
+        10 + level: stream(b"/X Do " * 10 if level < depth else b"0 0 600 800 re f ", about % (11 + level))
+        for level in range(depth + 1)
+    }
+    return document({**TREE, 3: PAGE.replace(b"/X 5 0 R", b"/X 10 0 R"), 4: stream(b"/X Do"), **forms})
+
+
+BOMBS: list[tuple[Callable[[], bytes], str]] = [
+    (content_bomb, "want of memory: it may have 300MiB|needs more memory than a job may have"),
+    (object_stream_bomb, "want of memory: it may have 300MiB|needs more memory than a job may have"),
+    (picture_bomb, "A picture on page 1 has 3600 million pixels, too many to unpack here."),
+    (large_page_bomb, "Page 1 is 200 by 200 inches; pages can be at most 120 inches long or wide."),
+    (page_count_bomb, "The PDF has 200000 pages; at most 10000 can be worked on."),
+    (page_tree_bomb, "The PDF has no pages."),
+    (drawing_bomb, "want of memory|Pipeline error: stopped after 3 s, the longest"),
+]
+
+
+@pytest.mark.parametrize(("bomb", "sentence"), BOMBS)
+async def test_a_bomb_fails_its_job_with_a_sentence_and_the_daemon_goes_on(
+    bomb: Callable[[], bytes], sentence: str, tmp_path: Path
+) -> None:
+    timeout = 3 if bomb is drawing_bomb else 40
+    pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=timeout)
+    pipelines = {"pdf": pdf, "next": shell("true")}
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": 0.5}) as daemon:
+        content = bomb()
+        assert len(content) < 2 * MIB
+        options = {"dpi": 72, "deskew": False, "upscale": False, "ocr": False, "advanced": False}
+        done = await ended(daemon, await submit(daemon, "pdf", content, options))
+        assert (done.status, done.output_path) == (JobStatus.FAILED, None)
+        assert re.search(sentence, done.error or ""), done.error
+        assert {path.name for path in daemon.daemon.files.input(done.id).parent.iterdir()} <= {"input", "stderr"}
+        assert (await run(daemon, "next")).status is JobStatus.COMPLETED
+
+
+async def test_a_picture_that_unpacks_to_more_than_it_says_is_cut_off(tmp_path: Path) -> None:
+    """A thumbnail with a gigabyte behind it."""
+    about = b"/Type /XObject /Subtype /Image /Width 100 /Height 100 /ColorSpace /DeviceGray /BitsPerComponent 8 "
+    content = document(
+        {**TREE, 4: stream(b"q 595 0 0 842 0 0 cm /X Do Q"), 5: stream(inflating(b"", b"\0", 1024), about + TWICE)}
+    )
+    pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=40)
+    async with running_daemon(tmp_path, pipelines={"pdf": pdf}) as daemon:
+        done = await ended(daemon, await submit(daemon, "pdf", content, {"dpi": 72}))
+    assert done.status is JobStatus.COMPLETED or re.search("memory", done.error or "")

@@ -1,0 +1,62 @@
+"""Whitening: what becomes of paper, ink and what is neither, and that a page's bands are treated alike."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops, ImageDraw, ImageStat
+from progressd_pdf.whiten import Whitening
+
+
+def printed(paper: tuple[int, int, int], ink: tuple[int, int, int] = (50, 45, 40)) -> Image.Image:
+    """A page with lines of strokes, a fifth of it ink, and a black border on the right."""
+    page = Image.new("RGB", (700, 1000), paper)
+    draw = ImageDraw.Draw(page)
+    for top in range(100, 900, 20):
+        for left in range(80, 500, 6):
+            draw.rectangle((left, top, left + 2, top + 8), fill=ink)
+    draw.rectangle((600, 0, 700, 1000), fill=(35, 32, 30))
+    return page
+
+
+def whitened(page: Image.Image) -> Image.Image:
+    return Whitening(page).apply(page, (0, page.height), page.height)
+
+
+@pytest.mark.parametrize("paper", [(250, 248, 245), (235, 220, 170), (190, 180, 150), (150, 140, 130)])
+def test_paper_of_any_shade_becomes_white_and_ink_stays_dark(paper: tuple[int, int, int]) -> None:
+    page = whitened(printed(paper))
+    assert min(page.getpixel((300, 50))) >= 250
+    assert max(page.getpixel((81, 104))) < 60
+
+
+def test_a_shadow_over_the_paper_goes() -> None:
+    shadow = Image.linear_gradient("L").resize((700, 1000)).point([180 + level * 60 // 255 for level in range(256)])
+    page = ImageChops.multiply(printed((255, 255, 255)), Image.merge("RGB", [shadow] * 3))
+    corners = [whitened(page).getpixel(spot) for spot in ((40, 40), (560, 40), (40, 960), (560, 960))]
+    assert min(min(corner) for corner in corners) >= 250
+
+
+def test_a_black_border_stays_black() -> None:
+    assert max(whitened(printed((235, 220, 170))).getpixel((650, 500))) < 60
+
+
+def test_a_page_without_paper_stays_as_it_is() -> None:
+    night = Image.new("RGB", (700, 1000), (40, 40, 70))
+    assert whitened(night).tobytes() == night.tobytes()
+
+
+def test_blank_white_stays_white() -> None:
+    assert whitened(Image.new("L", (700, 1000), 255)).getextrema() == (255, 255)
+
+
+@settings(max_examples=10)
+@given(st.integers(20, 1000))
+def test_bands_are_whitened_as_the_whole_page_is(height: int) -> None:
+    page = printed((200, 190, 150))
+    whitening = Whitening(page)
+    joined = Image.new("RGB", page.size)
+    for first in range(0, page.height, height):
+        rows = first, min(first + height, page.height)
+        joined.paste(whitening.apply(page.crop((0, rows[0], page.width, rows[1])), rows, page.height), (0, first))
+    seen = ImageChops.difference(joined, whitened(page))
+    assert max(high for _, high in ImageStat.Stat(seen).extrema) <= 4

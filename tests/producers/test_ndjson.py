@@ -1,0 +1,285 @@
+"""Producers' lines: how a stream of bytes is split, and how one line is read, whatever is in it."""
+
+import itertools
+import json
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+from progressd.core.errors import Conflict, InvalidInput
+from progressd.core.events import (
+    CompletedEvent,
+    ErrorEvent,
+    Event,
+    PreviewEvent,
+    ProgressEvent,
+    RegisterEvent,
+    Registration,
+    ReportedProgress,
+    ReportedResult,
+    ReportedStatus,
+    StatusEvent,
+)
+from progressd.core.messages import ErrorData, PagePreviewData, encode
+from progressd.core.status import JobStatus
+from progressd.producers.ndjson import Answer, Line, LineSplitter, LineTooLong, NumberedLine, read_event, read_line
+from support.samples import ID, job, job_id
+
+LIMIT = 8
+OTHER_ID = job_id(2)
+STEP = ProgressEvent(ID, ReportedProgress(5, 12, "AI Upscaling"))
+STEP_TEXT = encode(STEP)
+
+# few different bytes, so that line ends, blanks and lines about as long as the limit are common
+streams = st.text(alphabet="\n\n\r \tabcd", max_size=80).map(str.encode)
+
+
+def chunks_of(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """The stream, cut at these places."""
+    places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    return [stream[start:end] for start, end in itertools.pairwise(places)]
+
+
+def split(chunks: list[bytes], limit: int = LIMIT) -> list[NumberedLine]:
+    splitter = LineSplitter(limit)
+    return [line for chunk in chunks for line in splitter.feed(chunk)] + splitter.end()
+
+
+def comparable(lines: list[NumberedLine]) -> list[tuple[int, bytes | str]]:
+    return [(number, str(line) if isinstance(line, LineTooLong) else line) for number, line in lines]
+
+
+@given(streams, st.lists(st.integers(0, 1000), max_size=20))
+def test_lines_are_those_of_bytes_split_however_the_stream_is_cut(stream: bytes, cuts: list[int]) -> None:
+    expected: list[tuple[int, bytes | str]] = [
+        (number, line if len(line) <= LIMIT else f"the line has more than {LIMIT} bytes")
+        for number, line in enumerate(stream.split(b"\n"), 1)
+        if len(line) > LIMIT or line.strip()
+    ]
+    assert comparable(split(chunks_of(stream, cuts))) == expected
+
+
+@given(st.lists(st.tuples(streams, st.lists(st.integers(0, 1000), max_size=5)), max_size=10))
+def test_the_lines_of_messages_are_those_of_one_stream_in_which_each_has_its_line_end(
+    messages: list[tuple[bytes, list[int]]],
+) -> None:
+    splitter = LineSplitter(LIMIT)
+    lines: list[NumberedLine] = []
+    for message, cuts in messages:
+        for piece in chunks_of(message, cuts):
+            lines += splitter.feed(piece)
+        lines += splitter.end()
+    whole = b"".join(message if message.endswith(b"\n") or not message else message + b"\n" for message, _ in messages)
+    assert comparable(lines) == comparable(split([whole]))
+
+
+def test_a_line_as_long_as_the_limit_is_taken_and_one_byte_more_is_not() -> None:
+    [(_, whole), (_, refused)] = split([b"12345678\n123456789\n"])
+    assert whole == b"12345678"
+    assert isinstance(refused, LineTooLong)
+
+
+def test_a_line_that_is_too_long_is_told_once_as_soon_as_it_is_and_skipped_to_its_end() -> None:
+    splitter = LineSplitter(LIMIT)
+    assert splitter.feed(b"one\n") == [(1, b"one")]
+    assert comparable(splitter.feed(b"123456789")) == [(2, "the line has more than 8 bytes")]
+    for _ in range(1000):
+        assert splitter.feed(b"and so on ") == []
+    assert splitter.feed(b"end\nthree\n") == [(3, b"three")]
+    assert splitter.end() == []
+
+
+def test_what_is_left_of_a_line_that_is_too_long_is_not_kept() -> None:
+    splitter = LineSplitter(LIMIT)
+    splitter.feed(b"123456789")
+    splitter.feed(b"abc")
+    assert splitter.feed(b"\nabc") == []
+    assert splitter.end() == [(2, b"abc")]
+
+
+def test_a_long_line_may_come_byte_by_byte() -> None:
+    """A copy of what has come, for each of them, would be 200 GB."""
+    splitter = LineSplitter(1 << 21)
+    splitter.feed(b"x" * (1 << 20))
+    for _ in range(200_000):
+        splitter.feed(b"y")
+    [(number, line)] = splitter.feed(b"\n")
+    assert (number, line) == (1, b"x" * (1 << 20) + b"y" * 200_000)
+
+
+def test_the_last_line_needs_no_line_end() -> None:
+    assert split([b"one\ntw", b"o"]) == [(1, b"one"), (2, b"two")]
+
+
+def test_a_stream_that_ends_with_a_line_end_has_no_further_line() -> None:
+    assert split([b"one\n"]) == [(1, b"one")]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        STEP,
+        ProgressEvent(ID, ReportedProgress(0, 0, "", 42.5)),
+        StatusEvent(ID, ReportedStatus(JobStatus.PROCESSING)),
+        StatusEvent(ID, ReportedStatus(JobStatus.CANCELLED, JobStatus.QUEUED)),
+        CompletedEvent(ID),
+        CompletedEvent(ID, ReportedResult("/api/jobs/x/download", 45.2, 12)),
+        ErrorEvent(ID, ErrorData("no paper")),
+        PreviewEvent(ID, PagePreviewData(3, "aGVsbG8=", "deskew", 320, 200)),
+        RegisterEvent(ID, Registration("scan", "book.pdf", 12, {"dpi": 300}, {"by": "eve"})),
+    ],
+)
+def test_every_event_of_a_producer_is_read(event: Event) -> None:
+    assert read_event(encode(event)) == event
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"type":"progress","job_id":"%b","data":{"current_step":5,"total_steps":12,"step_name":"AI Upscaling"}}',
+        b'\t{ "data" : {"step_name":"AI Upscaling","total_steps":12,"current_step":5}, "job_id":"%b",'
+        b' "type":"progress" }\r',
+        b'{"type":"progress","job_id":"%b","data":{"current_step":5,"total_steps":12,"step_name":"AI Upscaling",'
+        b'"eta_seconds":4,"mood":["good"]},"cursor":"x-1","time":"now","v":2}',
+    ],
+    ids=["as documented", "another order and spaces", "unknown fields"],
+)
+def test_one_event_may_be_written_in_many_ways(text: bytes) -> None:
+    assert read_event(text.replace(b"%b", ID.encode())) == STEP
+
+
+def test_a_new_job_without_an_id_gets_one_and_every_time_another() -> None:
+    events = [read_event(b'{"type":"job_created","data":{"kind":"scan"}}') for _ in range(2)]
+    first, second = (uuid.UUID(event.job_id) for event in events)
+    assert first != second
+    assert isinstance(events[0], RegisterEvent)
+    assert events[0].data.kind == "scan"
+
+
+def test_only_a_new_job_may_come_without_an_id() -> None:
+    with pytest.raises(InvalidInput, match="job_id"):
+        read_event(b'{"type":"completed"}')
+
+
+def test_an_event_sent_to_a_job_need_not_name_it() -> None:
+    assert read_event(b'{"type":"error","data":{"message":"no paper"}}', ID) == ErrorEvent(ID, ErrorData("no paper"))
+    assert read_event(b'{"type":"job_created"}', ID) == RegisterEvent(ID)
+
+
+def test_an_event_sent_to_a_job_may_name_it_in_either_case() -> None:
+    assert read_event(STEP_TEXT.replace(ID.encode(), ID.upper().encode()), ID).job_id.lower() == ID
+
+
+@pytest.mark.parametrize("named", [json.dumps(OTHER_ID), '""', "null", "17", '["x"]'])
+def test_an_event_sent_to_a_job_cannot_be_about_another(named: str) -> None:
+    with pytest.raises(InvalidInput):
+        read_event(b'{"type":"completed","job_id":%b}' % named.encode(), ID)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"not json",
+        b"{",
+        b"[]",
+        b"null",
+        b'"progress"',
+        b"{}",
+        b'{"type":"progress"}',
+        b'{"type":"dance","job_id":"x"}',
+        b'{"type":7,"job_id":"x"}',
+        b'{"type":"progress","job_id":"x","data":{"current_step":"5","total_steps":12}}',
+        b'{"type":"progress","job_id":"x","data":{"current_step":-1,"total_steps":12}}',
+        b'{"type":"progress","job_id":"x","data":{"current_step":1e300,"total_steps":12}}',
+        b'{"type":"progress","job_id":"x","data":{"current_step":1,"total_steps":2,"percent":NaN}}',
+        b'{"type":"progress","job_id":"x","data":{"current_step":1,"total_steps":2,"percent":1e999}}',
+        b'{"type":"status_change","job_id":"x","data":{"new_status":"asleep"}}',
+        b'{"type":"error","job_id":"x"}',
+        b'{"type":"error","job_id":"\xff","data":{"message":"no"}}',
+        b'{"type":"error","job_id":"x","data":{"message":"\xff"}}',
+        b'{"type":"error","job_id":"x","data":{"message":"\\ud800"}}',
+        b'{"type":"completed","job_id":"x"} {"type":"completed","job_id":"x"}',
+        b'{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"type":"completed","job_id":"x","deep":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+        b'{"type":"submit","job_id":"x","data":{},"pipeline":"pdf"}',
+    ],
+)
+@pytest.mark.parametrize("sent_to", [None, ID])
+def test_what_is_no_event_is_refused_with_a_sentence(text: bytes, sent_to: str | None) -> None:
+    with pytest.raises(InvalidInput, match=r"^(not an event|the event is about)"):
+        read_event(text, sent_to)
+
+
+@given(st.binary(max_size=200), st.sampled_from([None, ID]))
+def test_no_bytes_do_more_than_be_refused(text: bytes, sent_to: str | None) -> None:
+    assert isinstance(read_line(1, text, sent_to), Line | Answer)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+def test_a_ref_of_any_json_type_comes_back_as_it_was(ref: object) -> None:
+    text = json.dumps({"type": "completed", "job_id": ID, "ref": ref}).encode()
+    line = read_line(3, text)
+    assert isinstance(line, Line)
+    done = json.loads(encode(line.answer(job(offset=7), "store")))
+    assert done == {"ref": ref, "ok": True, "cursor": "store-7"}
+    refused = json.loads(encode(line.answer(Conflict("too late"), "store")))
+    assert refused == {"ref": ref, "ok": False, "error": "too late", "status": 409, "line": 3}
+
+
+@given(json_values)
+def test_a_bad_line_is_answered_with_its_ref_and_its_number(ref: object) -> None:
+    answer = read_line(9, json.dumps({"type": "dance", "ref": ref}).encode())
+    assert isinstance(answer, Answer)
+    told = json.loads(encode(answer))
+    assert told["error"].startswith("not an event: ")
+    assert {**told, "error": ""} == {"ref": ref, "ok": False, "error": "", "status": 400, "line": 9}
+
+
+def test_a_line_without_a_ref_asks_for_no_answer() -> None:
+    line = read_line(1, STEP_TEXT)
+    assert isinstance(line, Line)
+    assert (line.number, line.event, line.ref) == (1, STEP, UNSET)
+
+
+@pytest.mark.parametrize("text", [b'{"ref":7,', b'{"ref":\xff}', b'{"ref":"\xff"}', b'"ref"', b'["ref"]'])
+def test_a_bad_line_whose_ref_cannot_be_read_is_answered_without_one(text: bytes) -> None:
+    answer = read_line(4, text)
+    assert isinstance(answer, Answer)
+    assert (answer.ok, answer.ref, answer.line) == (False, UNSET, 4)
+
+
+def test_a_good_event_with_a_ref_that_is_no_text_is_refused() -> None:
+    answer = read_line(4, b'{"type":"completed","job_id":"%s","ref":"\xff"}' % ID.encode())
+    assert answer == Answer(ok=False, error="not an event: the text is not UTF-8", status=400, line=4)
+
+
+def test_a_line_that_is_too_long_is_answered_with_its_number() -> None:
+    [(number, line)] = split([b"1234567890"])
+    assert read_line(number, line) == Answer(ok=False, error="the line has more than 8 bytes", status=400, line=1)
+
+
+def test_the_answer_to_a_new_job_tells_its_id() -> None:
+    line = read_line(1, b'{"type":"job_created","ref":1}')
+    assert isinstance(line, Line)
+    answer = line.answer(job(offset=3), "store")
+    assert json.loads(encode(answer)) == {"ref": 1, "ok": True, "cursor": "store-3", "job_id": ID}
+
+
+def test_what_comes_after_an_end_is_another_line_also_behind_one_that_is_too_long() -> None:
+    splitter = LineSplitter(LIMIT)
+    assert comparable(splitter.feed(b"123456789")) == [(1, "the line has more than 8 bytes")]
+    assert splitter.end() == []
+    assert splitter.feed(b"two") == []
+    assert splitter.end() == [(2, b"two")]
+    assert splitter.end() == []
+    assert splitter.feed(b"three\n") == [(3, b"three")]

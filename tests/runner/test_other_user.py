@@ -1,0 +1,140 @@
+"""What a pipeline runs as another user, as with sudo, the daemon cannot end: it says so, and goes on.
+
+Here it is root without CAP_KILL and CAP_SYS_PTRACE, which is as little as any user may do to another's processes.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.serving import ServedDaemon, served_daemon
+from support.waiting import PATIENCE, alive, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+RESTRICTED = ["setpriv", "--bounding-set=-kill,-sys_ptrace", "--inh-caps=-kill,-sys_ptrace"]
+CONFIG = """
+[runner]
+slots = 1
+kill_grace = "0.2s"
+[shutdown]
+wait_for_jobs = false
+[pipelines.stays]
+command = ["bash", "-c", "{other} & wait", "{{input}}"]
+accept = ["*/*"]
+[pipelines.limited]
+command = ["bash", "-c", "{other} & wait", "{{input}}"]
+accept = ["*/*"]
+timeout = "1s"
+[pipelines.leaves]
+command = ["bash", "-c", "{other} & until [ -s $0.pid ]; do sleep 0.01; done", "{{input}}"]
+accept = ["*/*"]
+[pipelines.next]
+command = ["true", "{{input}}"]
+accept = ["*/*"]
+""".format(other="setpriv --reuid=65534 --clear-groups env -i sh -c 'echo $$; exec sleep 1000' > $0.pid")
+
+
+class Jobs:
+    """A daemon, and the processes that its jobs have left."""
+
+    def __init__(self, daemon: ServedDaemon, log: Path) -> None:
+        self.daemon = daemon
+        self._log = log
+        self.left = list[int]()
+
+    def submit(self, pipeline: str) -> str:
+        answer = self._ask("POST", f"/api/convert?pipeline={pipeline}", files={"file": ("x", b"x")})
+        return str(answer["job_id"])
+
+    def process_of(self, job_id: str) -> int:
+        """The process of the other user, once it runs."""
+        path = self.daemon.state_dir / "jobs" / job_id / "input.pid"
+        until(lambda: path.exists() and path.read_text().endswith("\n"))
+        self.left.append(int(path.read_text()))
+        return self.left[-1]
+
+    def cancel(self, job_id: str) -> None:
+        self._ask("DELETE", f"/api/jobs/{job_id}")
+
+    def ended(self, job_id: str) -> Any:
+        """The job, once it has finished."""
+        until(lambda: "completed_at" in self._ask("GET", f"/api/jobs/{job_id}"))
+        return self._ask("GET", f"/api/jobs/{job_id}")
+
+    def errors(self, job_id: str) -> list[str]:
+        """What the daemon has logged of the job as an error."""
+        return [line for line in self._log.read_text().splitlines() if job_id in line and "level=error" in line]
+
+    def _ask(self, method: str, path: str, **request: Any) -> Any:
+        return httpx.request(method, f"{self.daemon.url}{path}", trust_env=False, timeout=PATIENCE, **request).json()
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    with restricted(tmp_path) as one:
+        try:
+            yield one
+        finally:
+            for pid in one.left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def restricted(tmp_path: Path) -> Iterator[Jobs]:
+    path = tmp_path / "log"
+    with path.open("w") as log, served_daemon(tmp_path / "state", config=CONFIG, log=log, prefix=RESTRICTED) as daemon:
+        yield Jobs(daemon, path)
+
+
+def told(pid: int) -> str:
+    return f"{pid} (sleep, user nobody)"
+
+
+def test_a_job_that_takes_too_long_tells_what_could_not_be_ended(jobs: Jobs) -> None:
+    job_id = jobs.submit("limited")
+    pid = jobs.process_of(job_id)
+    assert jobs.ended(job_id)["error"] == (
+        "Pipeline error: stopped after 1 s, the longest that a job of limited may take; "
+        f"cannot end its processes {told(pid)}"
+    )
+    [error] = jobs.errors(job_id)
+    assert told(pid) in error
+    assert alive(pid)
+    assert jobs.ended(jobs.submit("next"))["status"] == "completed"
+
+
+def test_a_cancelled_job_gives_up_its_slot_and_the_log_tells_what_could_not_be_ended(jobs: Jobs) -> None:
+    job_id = jobs.submit("stays")
+    pid = jobs.process_of(job_id)
+    jobs.cancel(job_id)
+    assert jobs.ended(jobs.submit("next"))["status"] == "completed"
+    [error] = jobs.errors(job_id)
+    assert told(pid) in error
+    assert jobs.ended(job_id)["status"] == "cancelled"
+
+
+def test_a_job_that_ends_well_is_completed_and_the_log_tells_what_it_left(jobs: Jobs) -> None:
+    job_id = jobs.submit("leaves")
+    pid = jobs.process_of(job_id)
+    assert jobs.ended(job_id)["status"] == "completed"
+    [error] = jobs.errors(job_id)
+    assert told(pid) in error
+
+
+def test_a_daemon_that_stops_does_not_queue_a_job_again_of_which_something_still_runs(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    job_id = jobs.submit("stays")
+    pid = jobs.process_of(job_id)
+    jobs.daemon.process.send_signal(signal.SIGTERM)
+    assert jobs.daemon.process.wait(PATIENCE) == 0
+    with restricted(tmp_path) as again:
+        error = again.ended(job_id)["error"]
+    assert error == f"Pipeline error: the daemon stopped; cannot end its processes {told(pid)}"

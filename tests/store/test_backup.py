@@ -1,0 +1,179 @@
+"""Backups: whole, of one moment, checked, and never in the place of anything."""
+
+import errno
+import os
+import re
+import signal
+import sqlite3
+import stat
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from progressd.core.errors import Conflict, SettingsError
+from progressd.core.status import JobStatus
+from progressd.store.backup import LEFT_OVER, backup
+from progressd.store.base import Change
+from progressd.store.sqlite import SQLiteStore
+from support.growth import fill
+from support.samples import created, job, job_id, started
+
+
+def files(directory: Path) -> set[str]:
+    """Without those that SQLite keeps beside a database that is read."""
+    return {file.name for file in directory.iterdir() if not file.name.endswith(("-shm", "-wal"))}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "progressd.db"
+
+
+async def test_a_backup_while_there_is_much_to_write_is_of_one_moment(path: Path, tmp_path: Path) -> None:
+    fill(path, 5000)
+    numbers = iter(range(10_000, 10**6))
+
+    async def write(store: SQLiteStore) -> None:
+        for number in numbers:
+            await store.commit(
+                [job(5 * number, JobStatus.PROCESSING)],
+                [Change(5 * number, created(job_id(5 * number))), Change(5 * number + 1, started(job_id(5 * number)))],
+            )
+
+    with closing(SQLiteStore.open(path)) as store:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, store)
+            for name in ("a", "b", "c"):
+                size = await trio.to_thread.run_sync(backup, path, tmp_path / name)
+                assert size == (tmp_path / name).stat().st_size
+            nursery.cancel_scope.cancel()
+    for name in ("a", "b", "c"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        with closing(sqlite3.connect(tmp_path / name)) as db:
+            jobs, changes = (db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("jobs", "changes"))
+            assert changes == 4 * 5000 + 2 * (jobs - 5000)
+            assert db.execute("SELECT sum(jobs) FROM counts WHERE list = 'all'").fetchone() == (jobs,)
+    assert jobs > 5000
+    assert files(tmp_path) == {path.name, "a", "b", "c"}
+
+
+async def test_who_goes_on_with_a_backup_is_another_store_with_the_same_jobs(path: Path, tmp_path: Path) -> None:
+    with closing(SQLiteStore.open(path)) as store:
+        await store.reserve(100)
+        await store.commit([job(1)], [Change(1, created())])
+        backup(path, tmp_path / "copy")
+        with closing(SQLiteStore.open(tmp_path / "copy")) as copy:
+            assert await copy.unfinished() == [job(1)]
+            assert copy.first_offset == 100
+            assert copy.id != store.id
+
+
+def test_a_backup_overwrites_nothing(path: Path, tmp_path: Path) -> None:
+    SQLiteStore.open(path).close()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "new.part").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("precious", "dangling", path.name):
+        with pytest.raises(Conflict, match=f"{name} exists already"):
+            backup(path, tmp_path / name)
+    backup(path, tmp_path / "new")
+    assert (tmp_path / "precious").read_text() == (tmp_path / "new.part").read_text() == "mine"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_backups_to_one_place_the_first_to_be_whole_has_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    fill(path, 100)
+    target = tmp_path / "copy"
+    others = [target, None]
+
+    class Copy(sqlite3.Connection):
+        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+            if "integrity_check" in statement and (other := others.pop(0)):
+                backup(path, other)
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **named: connect(*args, **named, factory=Copy))
+    if not links:
+        monkeypatch.setattr(os, "link", unlinked)
+    with pytest.raises(Conflict, match="copy exists already"):
+        backup(path, target)
+    assert not others
+    with closing(connect(target)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert files(tmp_path) == {path.name, "copy"}
+
+
+def unlinked(*_: object) -> None:
+    """As on a file system that has no links."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_a_store_that_is_damaged_is_not_backed_up_as_if_it_were_not(path: Path, tmp_path: Path) -> None:
+    fill(path, 2000)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = os.urandom(4096)
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"the store is damaged .* see progressd check"):
+        backup(path, tmp_path / "copy")
+    assert files(tmp_path) == {path.name}
+
+
+def test_what_cannot_be_backed_up_is_a_sentence(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"there is no store {path}"):
+        backup(path, tmp_path / "copy")
+    SQLiteStore.open(path).close()
+    with pytest.raises(SettingsError, match="No such file or directory"):
+        backup(path, tmp_path / "missing" / "copy")
+    path.write_bytes(b"something else" * 100)
+    with pytest.raises(SettingsError, match="is damaged, or is no store at all"):
+        backup(path, tmp_path / "copy")
+
+
+def test_what_a_killed_backup_has_left_is_removed_by_the_next_to_its_place(path: Path, tmp_path: Path) -> None:
+    SQLiteStore.open(path).close()
+    long_ago = time.time() - LEFT_OVER - 60
+    left = {"a+.db.0123abcd.part", "a+.db.0123abcd.part-journal"}
+    others = {"aa.db.0123abcd.part", "a+.db.0123abcd.party", "a+.db.0123abc.part", "a+.db.part", "b.db.0123abcd.part"}
+    for name in left | others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    (tmp_path / "a+.db.ffffffff.part").touch()  # of another backup, it may be
+    backup(path, tmp_path / "a+.db")
+    assert files(tmp_path) == {path.name, "a+.db", "a+.db.ffffffff.part", *others}
+
+
+KILLED = """
+import os, signal, sys, sqlite3
+from pathlib import Path
+from progressd.store.backup import backup
+
+class Copy(sqlite3.Connection):
+    def execute(self, statement, *values):
+        if sys.argv[3] in statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute(statement, *values)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **named: connect(*args, **named, factory=Copy)
+backup(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("where", ["journal_mode", "UPDATE meta", "integrity_check"])
+async def test_a_backup_that_is_killed_is_not_there_and_the_next_one_is(path: Path, tmp_path: Path, where: str) -> None:
+    fill(path, 100)
+    target = tmp_path / "copy"
+    done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(target), where], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not await trio.Path(target).exists()
+    [left, *_] = sorted(files(tmp_path) - {path.name})
+    assert re.match(r"copy\.[0-9a-f]{8}\.part", left)
+    backup(path, target)

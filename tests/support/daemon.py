@@ -1,0 +1,307 @@
+"""The whole daemon in the test's own process, on real sockets and a state directory of its own.
+
+    async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon:
+        await daemon.report(registered(ID), progress(ID, 5, 12))
+        async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
+            assert (await watcher.receive())["type"] == "status_change"
+
+The fixture `daemon` is one with the default settings.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+import trio.testing
+from progressd.app import Daemon, started
+from progressd.config.settings import (
+    BUILT_IN,
+    AuthSettings,
+    IngestSettings,
+    Limits,
+    RunnerSettings,
+    Server,
+    Settings,
+    ShutdownSettings,
+    StoreSettings,
+)
+from progressd.core.pipeline import Pipeline
+from progressd.system.systemd import Notifier
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import LocalProtocolError
+
+from support.waiting import PATIENCE, eventually
+
+SECTIONS = {
+    "server": Server,
+    "limits": Limits,
+    "store": StoreSettings,
+    "runner": RunnerSettings,
+    "ingest": IngestSettings,
+    "auth": AuthSettings,
+    "shutdown": ShutdownSettings,
+}
+
+
+def settings_in(
+    state_dir: Path, pipelines: Mapping[str, Pipeline] | None = None, **given: Mapping[str, Any]
+) -> Settings:
+    """The defaults, any free port, and what a test gives by section."""
+    assert given.keys() <= SECTIONS.keys()
+    hosts = ("daemon", "progressd", "a")  # what tests call the daemon
+    ours = {
+        "server": {"port": 0, "allowed_hosts": hosts},
+        "runner": {"slots": 2},
+        "ingest": {"socket": state_dir / "ingest.sock"},
+        "auth": {"keys_file": state_dir / "keys.json", "token_secret_file": state_dir / "token-secret"},
+    }
+    sections: Any = {
+        name: section(**{**ours.get(name, {}), **given.get(name, {})}) for name, section in SECTIONS.items()
+    }
+    return Settings(state_dir=state_dir, pipelines={**BUILT_IN, **(pipelines or {})}, **sections)
+
+
+class Census(NamedTuple):
+    """What is there, of all that a connection may leave behind."""
+
+    tasks: int
+    descriptors: int
+    watchers: int
+    topics: list[str]
+
+
+class RunningDaemon:
+    """A daemon that answers at `url` and `ws_url`. `daemon` has its parts: registry, broadcaster, watchers, ingest…"""
+
+    def __init__(self, daemon: Daemon, url: str, signals: trio.MemorySendChannel[int]) -> None:
+        self.daemon = daemon
+        self.settings = daemon.settings
+        self.url = url
+        self.ws_url = url.replace("http", "ws", 1)
+        self.address = url.removeprefix("http://")
+        self.stopped = trio.Event()
+        self.asked_to_stop = False
+        self._signals = signals
+
+    def kill(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """As if the process got this signal."""
+        self.asked_to_stop |= number is not signal.SIGHUP
+        self._signals.send_nowait(number)
+
+    async def stop(self) -> None:
+        """Drain, and wait for the end. Watchers that are still there are sent away, which takes up to a second."""
+        if not self.stopped.is_set():
+            self.kill()
+            with trio.fail_after(PATIENCE):
+                await self.stopped.wait()
+
+    async def report(self, *events: Mapping[str, Any]) -> list[Any]:
+        """Report events as a producer does, over the Unix socket; the answers, once all of it is durable."""
+        lines = [json.dumps({"ref": number, **event}).encode() + b"\n" for number, event in enumerate(events)]
+        with trio.fail_after(PATIENCE):
+            socket_path = str(self.settings.ingest.socket)
+            async with await trio.open_unix_socket(socket_path) as stream, trio.open_nursery() as nursery:
+                nursery.start_soon(_send_all, stream, b"".join(lines))
+                return [json.loads(line) for line in (await _rest_of(stream)).splitlines()]
+
+    async def settled(self) -> Census:
+        """What there is once nothing happens any more, also of what a daemon does at its start."""
+        await eventually(lambda: "progressd.engine.retention._sweep" not in names_of_tasks())
+        with trio.fail_after(PATIENCE):
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        return self.census()
+
+    def census(self) -> Census:
+        """What there is now, counted in the whole process."""
+        broadcaster = self.daemon.broadcaster
+        return Census(
+            trio.lowlevel.current_statistics().tasks_living,
+            len(os.listdir("/proc/self/fd")),
+            len(self.daemon.watchers),
+            [*broadcaster._topics, *broadcaster._sessions.members],
+        )
+
+    async def leaves_only(self, before: Census) -> None:
+        """Wait until there is no more than before."""
+
+        def no_more() -> bool:  # a file that the daemon looked into just then may be closed again, and its task over
+            now = self.census()
+            fewer = now.tasks <= before.tasks and now.descriptors <= before.descriptors
+            return fewer and now._replace(tasks=0, descriptors=0) == before._replace(tasks=0, descriptors=0)
+
+        with contextlib.suppress(trio.TooSlowError):
+            await eventually(no_more)
+        assert no_more(), f"{self.census()} instead of {before}"
+
+    async def connect(self, *, receive_buffer: int | None = None, local: str = "") -> trio.SocketStream:
+        """A plain TCP connection to the daemon, `local`: from this address."""
+        host, port = self.address.rsplit(":", 1)
+        sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if local:
+            await sock.bind((local, 0))
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        with trio.fail_after(PATIENCE):
+            await sock.connect((host, int(port)))
+        return trio.SocketStream(sock)
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: Any
+    ) -> AsyncGenerator["Watcher"]:
+        """Connect a WebSocket client. Raises trio_websocket's ConnectionRejected where the daemon refuses it."""
+        refused: list[BaseException] = []
+        try:
+            async with await self.connect(**how) as stream, trio.open_nursery() as nursery:
+                with trio.fail_after(PATIENCE):
+                    websocket = await wrap_client_stream(
+                        nursery,
+                        stream,
+                        self.address,
+                        path,
+                        extra_headers=[(name.encode(), value.encode()) for name, value in (headers or {}).items()],
+                        message_queue_size=1000,
+                    )
+                try:
+                    yield Watcher(websocket, stream)
+                finally:
+                    with trio.move_on_after(1, shield=True):
+                        await websocket.aclose()
+                nursery.cancel_scope.cancel()
+        except* LocalProtocolError:
+            pass  # trio-websocket's reader raises it when a ping of ours crosses the client's close
+        except* HandshakeError as group:  # trio-websocket's reader raises it into the nursery
+            refused += group.exceptions
+        if refused:
+            raise refused[0]
+
+
+class Watcher:
+    """A WebSocket client of a daemon."""
+
+    def __init__(self, websocket: WebSocketConnection, stream: trio.SocketStream) -> None:
+        self.websocket = websocket
+        self.stream = stream
+
+    async def receive(self) -> Any:
+        """The next message."""
+        with trio.fail_after(PATIENCE):
+            return json.loads(await self.websocket.get_message())
+
+    async def receive_until(self, type_: str) -> list[Any]:
+        """The messages up to and with the first of this type."""
+        messages = [await self.receive()]
+        while messages[-1]["type"] != type_:
+            messages.append(await self.receive())
+        return messages
+
+    async def rest(self) -> list[Any]:
+        """All messages until the daemon closes the connection."""
+        messages = []
+        try:
+            while True:
+                messages.append(await self.receive())
+        except ConnectionClosed:
+            return messages
+
+    async def closed(self) -> tuple[int, str | None]:
+        """Code and reason, once the daemon has closed the connection."""
+        await self.rest()
+        reason = self.websocket.closed
+        assert reason is not None
+        return reason.code, reason.reason
+
+
+@asynccontextmanager
+async def running_daemon(
+    directory: Path, read_settings: Callable[[], Settings] | None = None, **given: Any
+) -> AsyncGenerator[RunningDaemon]:
+    """A daemon over `directory`/state, with settings by section: `limits={"outbox_bytes": 4096}`. It stops cleanly."""
+    send_signal, signals = trio.open_memory_channel[int](10)
+    with send_signal, signals:
+        async with started(settings_in(directory / "state", **given), {}) as (daemon, sockets):
+            running = RunningDaemon(daemon, sockets.url, send_signal)
+            answers = trio.Event()
+
+            async def on_listening(_url: str) -> None:
+                answers.set()
+
+            async def run() -> None:
+                notify = Notifier({})
+                await daemon.run(sockets, signals, nursery, notify, on_listening, read_settings=read_settings)
+                assert running.asked_to_stop, "the daemon has ended by itself"
+                running.stopped.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run)
+                with trio.fail_after(PATIENCE):
+                    await answers.wait()
+                await eventually(
+                    lambda: daemon.runner._slots.value < daemon.settings.runner.slots
+                )  # it has looked for orphans
+                try:
+                    yield running
+                except BaseException:
+                    daemon.http.abort()  # a test that failed may leave a client that does not read
+                    raise
+                await running.stop()
+                nursery.cancel_scope.cancel()
+
+
+def names_of_tasks() -> set[str]:
+    """Of all there are."""
+    names, left = set(), [trio.lowlevel.current_root_task()]
+    while left:
+        if (task := left.pop()) is not None:
+            names.add(task.name)
+            left += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return names
+
+
+async def _send_all(stream: trio.SocketStream, data: bytes) -> None:
+    await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def _rest_of(stream: trio.abc.ReceiveStream) -> bytes:
+    data = b""
+    while chunk := await stream.receive_some():
+        data += chunk
+    return data
+
+
+def registered(job_id: str, **data: Any) -> dict[str, Any]:
+    """What a producer sends for a new job."""
+    return {"type": "job_created", "job_id": job_id, "data": data}
+
+
+def progress(job_id: str, step: int, total: int = 100, name: str = "") -> dict[str, Any]:
+    """What a producer sends for a step; the first one starts the job."""
+    return {
+        "type": "progress",
+        "job_id": job_id,
+        "data": {"current_step": step, "total_steps": total, "step_name": name},
+    }
+
+
+def completed(job_id: str, **data: Any) -> dict[str, Any]:
+    """What a producer sends for a good end."""
+    return {"type": "completed", "job_id": job_id, "data": data}
+
+
+def failed(job_id: str, message: str) -> dict[str, Any]:
+    """What a producer sends for a bad end."""
+    return {"type": "error", "job_id": job_id, "data": {"message": message}}
+
+
+def status_change(job_id: str, new: str, old: str | None = None) -> dict[str, Any]:
+    """What a producer sends for a start or a cancellation."""
+    data = {"new_status": new} if old is None else {"old_status": old, "new_status": new}
+    return {"type": "status_change", "job_id": job_id, "data": data}

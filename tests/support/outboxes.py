@@ -1,0 +1,125 @@
+"""An outbox that keeps what it is given, and real ones on sockets that have as much room as they are given."""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+import trio.testing
+from progressd.broadcast.envelope import Batch, Published
+from progressd.broadcast.fanout import Crowd
+from progressd.broadcast.outbox import Budget, SocketOutbox
+from progressd.core.close_codes import Closing
+from progressd.core.messages import JobMessage, Message
+from wsproto.frame_protocol import Opcode
+
+from support.waiting import PATIENCE
+from support.wire import frames_in
+
+
+class Collected:
+    """Takes everything, until it ends."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch[Published]] = []
+        self.endings: list[Closing] = []
+        self.ended = trio.Event()
+
+    @property
+    def items(self) -> list[Published]:
+        return [item for batch in self.batches for item in batch.items]
+
+    @property
+    def offsets(self) -> list[int]:
+        return [item.offset for item in self.items]
+
+    @property
+    def messages(self) -> list[JobMessage]:
+        return [item.message for item in self.items]
+
+    def put(self, batch: Batch[Published]) -> None:
+        if not self.endings:
+            self.batches.append(batch)
+
+    def end(self, closing: Closing) -> None:
+        if not self.endings:
+            self.endings.append(closing)
+            self.ended.set()
+
+    def follow(self, crowd: Crowd) -> None:
+        crowd.add(self)
+
+    def upto(self, offset: int) -> int:
+        return offset
+
+
+class Socket:
+    """A non-blocking socket with as much room as it is given."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.dead = False
+        self.closed = False
+        self.written = bytearray()
+        self.sends = 0
+        self._wake = trio.Event()
+
+    def send(self, data: bytes) -> int:
+        self.sends += 1
+        if self.dead:
+            raise ConnectionResetError
+        taken = min(self.room, len(data))
+        if not taken:
+            raise BlockingIOError
+        self.room -= taken
+        self.written += data[:taken]
+        return taken
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.closed:
+            raise trio.ClosedResourceError
+        if not self.room and not self.dead:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self.closed:
+            raise trio.ClosedResourceError
+
+    def give(self, room: int) -> None:
+        """Make room, and wake who waits for it; none at all is a false alarm."""
+        self.room += room
+        self._wake.set()
+
+
+class Connection:
+    """An outbox, its socket, and how it ended."""
+
+    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0, budget: Budget | None = None) -> None:
+        self.socket = Socket(room)
+        self.endings: list[Closing] = []
+        self.senders = 0
+        self._nursery = nursery
+        self.outbox = SocketOutbox(self.socket, limit, self._start, self.endings.append, budget)
+
+    def _start(self, flush: Callable[[], Awaitable[None]]) -> None:
+        async def sender() -> None:
+            self.senders += 1
+            assert self.senders == 1
+            try:
+                await flush()
+            finally:
+                self.senders -= 1
+
+        self._nursery.start_soon(sender)
+
+    def put(self, *messages: Message) -> None:
+        self.outbox.put(Batch([Published(1, message) for message in messages]))
+
+    async def drained(self) -> None:
+        with trio.fail_after(PATIENCE):
+            await self.outbox.drained()
+
+    def read(self) -> list[tuple[Opcode, bytes]]:
+        return frames_in(bytes(self.socket.written))
+
+
+async def settled() -> None:
+    await trio.testing.wait_all_tasks_blocked()

@@ -1,0 +1,179 @@
+"""A client that says exactly the bytes a test gives it, however wrong, and sees exactly those that come back."""
+
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import h11
+import trio
+from wsproto.frame_protocol import FrameProtocol, Opcode
+
+from support.waiting import PATIENCE
+
+MASK = b"\x11\x22\x33\x44"
+
+
+class Response(NamedTuple):
+    """One HTTP response; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["content-type"] == "application/json", self
+        return json.loads(self.body)
+
+
+def request(
+    target: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", version: str = "1.1"
+) -> bytes:
+    """A request head. A header that is "" is left out."""
+    lines = [f"{method} {target} HTTP/{version}"]
+    lines += [f"{name}: {value}" for name, value in {"Host": "daemon", **(headers or {})}.items() if value]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def upgrade(target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: str) -> bytes:
+    """The head of a WebSocket handshake. A header that is "" is left out."""
+    usual = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    return request(target, {**usual, **(headers or {})}, **how)
+
+
+def frame(
+    opcode: Opcode | int, payload: bytes = b"", *, final: bool = True, reserved: int = 0, masked: bool = True
+) -> bytes:
+    """A client's frame (RFC 6455 §5.2); `reserved`: the three reserved bits."""
+    size = len(payload)
+    head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])
+    masking = 0x80 if masked else 0
+    if size < 126:
+        head += bytes([masking | size])
+    elif size < 65536:
+        head += bytes([masking | 126]) + size.to_bytes(2, "big")
+    else:
+        head += bytes([masking | 127]) + size.to_bytes(8, "big")
+    if not masked:
+        return head + payload
+    pad = (MASK * (size // 4 + 1))[:size]
+    return head + MASK + (int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")).to_bytes(size, "big")
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A client's close."""
+    return frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+class Peer:
+    """Over a plain TCP connection. No wait takes longer than `patience`, in seconds."""
+
+    def __init__(self, stream: Any, patience: float = PATIENCE) -> None:
+        self.stream = stream
+        self._patience = patience
+        self._http = h11.Connection(h11.CLIENT)
+        self._frames = FrameProtocol(client=True, extensions=[])
+
+    async def __aenter__(self) -> "Peer":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stream.aclose()
+
+    async def send(self, data: bytes) -> None:
+        with trio.fail_after(self._patience):
+            await self.stream.send_all(data)
+
+    async def receive(self, most: int = 65536) -> bytes:
+        """The next bytes, b"" at the end."""
+        with trio.fail_after(self._patience):
+            return bytes(await self.stream.receive_some(most))
+
+    async def rest(self) -> bytes:
+        """All bytes until the daemon closes the connection."""
+        data = b""
+        while chunk := await self.receive():
+            data += chunk
+        return data
+
+    async def ask(self, target: str, headers: Mapping[str, str] | None = None, **how: str) -> Response:
+        """Send a request without a body, and read its response."""
+        await self.send(request(target, headers, **how))
+        return await self.response()
+
+    async def response(self) -> Response:
+        """The next response. Fails when the connection ends in the middle of it."""
+        if self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+        if self._http.our_state is h11.IDLE:  # whatever was sent was not sent through h11
+            self._http.send(h11.Request(method="GET", target="/", headers=[("Host", "daemon")]))
+            self._http.send(h11.EndOfMessage())
+        status, headers, body = 0, {}, b""
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                self._http.receive_data(await self.receive())
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+                headers = {name.decode(): value.decode() for name, value in event.headers}
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            else:
+                assert isinstance(event, h11.EndOfMessage), event
+                return Response(status, headers, body)
+
+    async def open(
+        self, target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, behind: bytes = b""
+    ) -> bytes:
+        """Shake hands; returns the response's head. `behind`: bytes sent in the same segment."""
+        return await self.open_with(upgrade(target, headers) + behind)
+
+    async def open_with(self, data: bytes) -> bytes:
+        """Send these bytes, the end of a handshake, and read the response's head."""
+        await self.send(data)
+        return await self.opened()
+
+    async def opened(self) -> bytes:
+        """The head of the response to a handshake; fails when it is refused."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = await self.receive(1)
+            assert byte, head
+            head += byte
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return head
+
+    async def next_frame(self) -> tuple[Opcode, Any]:
+        """The next whole message or control frame: text is str, a close is (code, reason)."""
+        parts: list[Any] = []
+        while True:
+            for received in self._frames.received_frames():
+                parts.append(received.payload)
+                if received.message_finished:
+                    whole = parts[0] if len(parts) == 1 else "".join(parts)
+                    return received.opcode, whole if isinstance(whole, str | tuple) else bytes(whole)
+            data = await self.receive()
+            assert data, "the connection ended without a close frame"
+            self._frames.receive_bytes(data)
+
+    async def close_code(self) -> int:
+        """The code of the close frame that comes, whatever comes before it."""
+        while True:
+            opcode, payload = await self.next_frame()
+            if opcode is Opcode.CLOSE:
+                return int(payload[0])
+
+    async def reset(self) -> None:
+        """Vanish: whatever is under way is answered with RST."""
+        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await self.stream.aclose()

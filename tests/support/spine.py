@@ -1,0 +1,89 @@
+"""The way of the data without its two ends: a store, and ingest, registry, broadcaster and history on it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import trio
+from progressd.broadcast.broadcaster import Broadcaster
+from progressd.core.events import (
+    CompletedEvent,
+    ErrorEvent,
+    ProgressEvent,
+    RegisterEvent,
+    Registration,
+    ReportedProgress,
+    ReportedStatus,
+    StatusEvent,
+    SubmitEvent,
+)
+from progressd.core.messages import ErrorData
+from progressd.core.status import JobStatus
+from progressd.engine.batches import Batches
+from progressd.engine.history import History
+from progressd.engine.ingest import Ingest
+from progressd.engine.registry import Registry
+from progressd.store.sqlite import SQLiteStore
+
+from support.samples import job_id
+
+
+class Spine:
+    """As `app.py` puts it together."""
+
+    def __init__(self, store: SQLiteStore, nursery: trio.Nursery) -> None:
+        self.store = store
+        self.registry = Registry(store)
+        self.batches = Batches(store)
+        self.history = History(store, self.registry, self.batches)
+        self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
+        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster)
+        self.submit = self.ingest.submit
+
+
+@asynccontextmanager
+async def running(store: SQLiteStore) -> AsyncIterator[Spine]:
+    """Runs until the end of the block, and stops then as the daemon does."""
+    async with trio.open_nursery() as nursery:
+        spine = Spine(store, nursery)
+        await spine.registry.load()
+        await spine.batches.load()
+        nursery.start_soon(spine.ingest.run)
+        yield spine
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def started_again(path: Path) -> AsyncIterator[Spine]:
+    """The next daemon on the same file."""
+    with closing(SQLiteStore.open(path)) as store:
+        async with running(store) as spine:
+            yield spine
+
+
+def register(number: int = 1) -> RegisterEvent:
+    return RegisterEvent(job_id(number), Registration("scan"))
+
+
+def submit(number: int = 1) -> SubmitEvent:
+    return SubmitEvent(job_id(number), Registration("pdf"), "pdf")
+
+
+def start(number: int = 1) -> StatusEvent:
+    return StatusEvent(job_id(number), ReportedStatus(JobStatus.PROCESSING))
+
+
+def progress(step: int, number: int = 1) -> ProgressEvent:
+    return ProgressEvent(job_id(number), ReportedProgress(step, 100, f"Step {step}"))
+
+
+def complete(number: int = 1) -> CompletedEvent:
+    return CompletedEvent(job_id(number))
+
+
+def fail(number: int = 1, message: str = "no paper") -> ErrorEvent:
+    return ErrorEvent(job_id(number), ErrorData(message))
+
+
+def cancel(number: int = 1) -> StatusEvent:
+    return StatusEvent(job_id(number), ReportedStatus(JobStatus.CANCELLED))

@@ -1,0 +1,198 @@
+import errno
+import fcntl
+import json
+import logging
+import os
+import pty
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from progressd.config.settings import LogSettings
+from progressd.system import log
+from progressd.system.log_queue import MAX_BYTES, LogQueue
+from support.waiting import PATIENCE, until
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    log.close()
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Iterator[IO[str]]:
+    with open(tmp_path / "log", "a") as stream:
+        yield stream
+
+
+def configured(stream: IO[str], **settings: Any) -> Any:
+    log.configure(LogSettings(**settings), stream)
+    return structlog.get_logger()
+
+
+def written(stream: IO[str]) -> str:
+    """End the log, and take what it has written."""
+    log.close()
+    text = Path(stream.name).read_bytes().decode()
+    os.truncate(stream.name, 0)
+    return text
+
+
+def test_elsewhere_than_on_a_terminal_it_is_logfmt(stream: IO[str]) -> None:
+    logger = configured(stream)
+    logger.info("job started", job_id="x y", attempt=1)
+    line = written(stream)
+    assert line.startswith("timestamp=2")
+    assert line.endswith('Z level=info message="job started" job_id="x y" attempt=1\n')
+
+
+def test_on_a_terminal_it_is_coloured() -> None:
+    master, slave = pty.openpty()
+    with open(slave, "w") as terminal, open(master, "rb", buffering=0) as screen:
+        configured(terminal).info("job started")
+        assert b"\x1b[" in screen.read(1000)
+        log.close()
+
+
+def test_json_has_one_object_a_line_with_the_time_first(stream: IO[str]) -> None:
+    logger = configured(stream, format="json")
+    logger.warning("job\nfailed", job_id="x")
+    assert list(json.loads(written(stream))) == ["timestamp", "level", "message", "job_id"]
+
+
+def test_what_is_less_important_is_left_out(stream: IO[str]) -> None:
+    logger = configured(stream, level="warning")
+    logger.info("no")
+    logger.warning("yes")
+    assert written(stream).count("\n") == 1
+
+
+@pytest.mark.parametrize("format_", ["logfmt", "json", "console"])
+def test_an_exception_is_named_without_a_traceback(stream: IO[str], format_: str) -> None:
+    logger = configured(stream, format=format_)
+    try:
+        raise ExceptionGroup("group", [ValueError("bad"), ExceptionGroup("inner", [OSError("disk")])])
+    except ExceptionGroup:
+        logger.exception("connection failed")
+    text = written(stream)
+    assert "ValueError: bad; OSError: disk" in text
+    assert "Traceback" not in text
+    assert text.count("\n") == 1
+
+
+def test_at_debug_there_is_the_traceback(stream: IO[str]) -> None:
+    logger = configured(stream, level="debug")
+    logger.error("failed", exc_info=ValueError("bad"))
+    text = written(stream)
+    assert "ValueError: bad" in text
+    assert "exception=" in text
+
+
+@pytest.mark.parametrize("name", ["hypercorn.error", "hypercorn.access", "quart.app", "trio-websocket", "any.other"])
+def test_the_libraries_are_heard_from_warning_on(stream: IO[str], name: str) -> None:
+    configured(stream, level="debug")
+    logging.getLogger(name).info("no")
+    logging.getLogger(name).warning("about %s", "this")
+    text = written(stream)
+    assert f'level=warning message="about this" logger={name}' in text
+    assert text.count("\n") == 1
+
+
+def test_what_a_client_sent_cannot_steer_the_terminal(stream: IO[str]) -> None:
+    for format_ in ("logfmt", "json", "console"):
+        logger = configured(stream, format=format_)
+        logger.info("upload", name="\x1b[2J\r\nlevel=error\x9b2J")
+        logging.getLogger("hypercorn.error").error("\x1b[2J\n\x9b2J")
+        text = written(stream)
+        assert not {"\x1b", "\r", "\x9b"} & set(text)
+        assert text.count("\n") == 2
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(st.text())
+def test_a_logfmt_value_is_a_word_or_quoted(stream: IO[str], value: str) -> None:
+    configured(stream, format="logfmt").info("x", key=value)
+    line, end = written(stream).split("\n")
+    assert end == ""
+    assert re.fullmatch(r'"(?:[^"\\]|\\.)*"|[^ ="]*', line.partition(" key=")[2])
+
+
+def test_a_failing_output_does_not_fail_the_caller() -> None:
+    with open("/dev/full", "w") as full:
+        configured(full).error("lost")
+        logging.getLogger("hypercorn.error").error("lost as well")
+        log.close()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[IO[bytes], IO[str]]]:
+    """A pipe that takes 4 KiB, and that nobody reads."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+    with open(ends[0], "rb") as reader, open(ends[1], "w") as writer:
+        yield reader, writer
+
+
+def test_lines_dropped_for_a_stuck_reader_are_counted(pipe: tuple[IO[bytes], IO[str]]) -> None:
+    reader, writer = pipe
+    logger = configured(writer, format="json")
+    number = MAX_BYTES // 1000 + 500
+    for _ in range(number):
+        logger.info("x" * 1000)
+    lines = []
+    while not lines or "lines" not in lines[-1]:
+        lines.append(json.loads(reader.readline()))
+    assert (lines[-1]["message"], lines[-1]["level"]) == ("log lines dropped", "warning")
+    assert lines[-1]["lines"] > 0
+    assert len(lines) - 1 + lines[-1]["lines"] == number
+    logger.info("y")
+    assert json.loads(reader.readline())["message"] == "y"
+
+
+class FailingAtFirst:
+    """An output that fails three times."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.tries += 1
+        if self.tries <= 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.lines.append(line)
+
+    def close(self) -> None:
+        pass
+
+
+def test_lines_that_cannot_be_written_are_counted() -> None:
+    output = FailingAtFirst()
+    queue = LogQueue(output, lambda dropped: b"%d dropped" % dropped)
+    for number in range(1, 4):
+        queue.msg(b"x")
+        until(lambda number=number: output.tries == number)
+    queue.msg(b"y")
+    queue.close()
+    assert output.lines == [b"y", b"3 dropped"]
+
+
+def test_the_end_does_not_wait_for_a_stuck_reader(pipe: tuple[IO[bytes], IO[str]]) -> None:
+    logger = configured(pipe[1])
+    for _ in range(100):
+        logger.info("x" * 1000)
+    begun = time.monotonic()
+    log.close()
+    assert time.monotonic() - begun < PATIENCE

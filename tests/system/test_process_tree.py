@@ -1,0 +1,190 @@
+"""All processes of a program are found and ended, wherever they have moved to, and no others."""
+
+import getpass
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from progressd.system import process_tree
+from progressd.system.process_tree import Process, Tree, look
+from support.scarcity import no_descriptors_left
+from support.waiting import PATIENCE, alive, eventually, open_files, until
+
+
+@contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A program that has written its first line."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines_of(process: subprocess.Popen[str], count: int) -> list[int]:
+    """Process ids that the program writes."""
+    assert process.stdout is not None
+    return [int(process.stdout.readline()) for _ in range(count)]
+
+
+def below(process: subprocess.Popen[str]) -> Tree:
+    return Tree(lambda processes: {one.pid: "job" for one in processes if one.pid == process.pid})
+
+
+async def end(tree: Tree, grace: float = 2 * PATIENCE) -> list[Process]:
+    with trio.fail_after(PATIENCE):
+        return await tree.end(grace)
+
+
+def test_a_process_is_seen_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "odd) 1 2").symlink_to(shutil.which("sleep") or "")
+    with started("sh", "-c", 'echo $$; exec "$0" 1000', str(tmp_path / "odd) 1 2")) as process:
+        [pid] = lines_of(process, 1)
+        until(lambda: (seen := look(pid)) is not None and seen.name == "odd) 1 2")
+        seen = look(pid)
+        assert seen is not None
+        assert (seen.parent, seen.group, seen.session) == (os.getpid(), pid, pid)
+        assert str(seen) == f"{pid} (odd) 1 2, user {getpass.getuser()})"
+
+
+def test_a_process_that_nobody_has_waited_for_has_ended() -> None:
+    with started("true") as process:
+        until(lambda: not alive(process.pid))
+        assert Path(f"/proc/{process.pid}").exists()
+        assert look(process.pid) is None
+
+
+def test_a_process_whose_first_thread_has_ended_runs() -> None:
+    program = (
+        "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=[1000]).start()\n"
+        "print(flush=True)\nctypes.CDLL(None).pthread_exit(None)"
+    )
+    with started(sys.executable, "-c", program) as process:
+        until(lambda: not alive(process.pid))  # as it looks
+        assert look(process.pid) is not None
+
+
+async def test_descendants_are_ended_in_whatever_group_or_session_they_are() -> None:
+    program = (
+        "timeout 300 sleep 1000 & echo $!; env -i setsid sh -c 'echo $$; sleep 1000; :' & sleep 1000 & echo $!; wait"
+    )
+    with started("bash", "-c", program) as process:
+        pids = lines_of(process, 3)
+        assert await end(below(process)) == []
+        assert not any(map(alive, pids))
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+
+
+async def test_what_was_found_once_belongs_though_its_parent_has_ended() -> None:
+    """As where the parent ends when asked, and the child, in a session of its own, does not."""
+    program = "trap '' TERM; echo $$; while :; do sleep 1000; done"
+    with started("bash", "-c", 'setsid sh -c "$0" & trap "exit 7" TERM; wait', program) as process:
+        [pid] = lines_of(process, 1)
+        assert await end(below(process), 0.2) == []
+        assert process.wait(PATIENCE) == 7
+        assert not alive(pid)
+
+
+async def test_a_program_that_forks_faster_than_it_is_killed_is_ended() -> None:
+    program = (
+        "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(os.getpid(), flush=True)\n"
+        "while True:\n    if os.fork(): os._exit(0)"
+    )
+    with started("setsid", sys.executable, "-c", program) as process:
+        [pid] = lines_of(process, 1)
+        session = Tree(lambda processes: {one.pid: "" for one in processes if one.session == pid})
+        assert await end(session, 0.1) == []
+        assert await end(session) == []
+
+
+async def test_more_processes_than_are_awaited_at_once_are_all_asked() -> None:
+    count = 2 * process_tree.AWAITED_MOST + 10
+    with started("bash", "-c", f"for n in {{1..{count}}}; do sleep 1000 & done; echo $$; wait") as process:
+        lines_of(process, 1)
+        sent = list[tuple[signal.Signals, int]]()
+        with trio.fail_after(PATIENCE):
+            assert await below(process).end(2 * PATIENCE, lambda *told: sent.append(told)) == []
+    assert {number for number, _ in sent} == {signal.SIGTERM}
+    assert sum(number for _, number in sent) == count + 1
+
+
+async def test_the_grace_is_for_all_and_not_for_the_first_to_end(tmp_path: Path) -> None:
+    """As for a recorder that has a file to finish, under a shell that ends at once."""
+    cleaned = tmp_path / "cleaned"
+    slow = f"trap 'sleep 0.3; touch {cleaned}; exit' TERM; echo $$; while :; do sleep 0.01; done"
+    with started("bash", "-c", '(eval "$0") & wait', slow) as process:
+        lines_of(process, 1)
+        assert await end(below(process)) == []
+    assert cleaned.exists()
+
+
+async def test_where_descriptors_run_out_nothing_is_left_open_and_that_is_said() -> None:
+    with started("sh", "-c", "echo $$; sleep 1000; :") as process:
+        lines_of(process, 1)
+        before = open_files()
+        with no_descriptors_left(), pytest.raises(OSError, match="Too many open files"):
+            await end(below(process))
+        assert open_files() <= before
+        assert await end(below(process)) == []
+
+
+async def test_nothing_is_sent_where_nothing_is_found() -> None:
+    assert await end(Tree(lambda _: {}), 0) == []
+
+
+async def test_a_signal_reaches_all_but_one_group() -> None:
+    program = "setsid sh -c 'echo $$; sleep 1000; :' & trap 'echo 0' TERM; echo $$; while :; do wait; done"
+    with started("bash", "-c", program) as process:
+        pids = set(lines_of(process, 2))
+        [other] = pids - {process.pid}
+        assert await below(process).send(signal.SIGTERM, but_group=process.pid) == []
+        await eventually(lambda: not alive(other))
+        assert process.poll() is None
+        assert await below(process).send(signal.SIGTERM) == []
+        await trio.to_thread.run_sync(partial(lines_of, process, 1))
+
+
+MAY_NOT_SIGNAL = """
+import signal, sys, trio
+from progressd.system.process_tree import Tree
+
+async def main():
+    tree = Tree(lambda processes: {one.pid: "" for one in processes if one.session == int(sys.argv[1])})
+    print(*await tree.send(signal.SIGTERM), sep="; ")
+    print(*await tree.end(0.1), sep="; ")
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes another user")
+def test_what_may_not_be_signalled_is_named_and_all_else_is_ended() -> None:
+    program = "sleep 1000 & setpriv --reuid=65534 --clear-groups sh -c 'echo $$; sleep 1000; :' & echo $$; wait"
+    with started("bash", "-c", program) as process:
+        pids = lines_of(process, 2)
+        [other] = set(pids) - {process.pid}
+        [child] = Path(f"/proc/{other}/task/{other}/children").read_text().split()
+        restricted = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable]
+        done = subprocess.run(
+            [*restricted, "-c", MAY_NOT_SIGNAL, str(process.pid)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.stderr == ""
+        for told in done.stdout.splitlines():
+            assert set(told.split("; ")) == {f"{other} (sh, user nobody)", f"{child} (sleep, user nobody)"}
+        assert len(done.stdout.splitlines()) == 2
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+        assert alive(other)
+        os.kill(other, signal.SIGKILL)
+        os.kill(int(child), signal.SIGKILL)

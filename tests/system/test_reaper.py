@@ -1,0 +1,134 @@
+"""What a process has adopted does not stay a zombie, and its own children keep their exit status."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from support.pid_namespace import as_init, init_of
+from support.serving import served_daemon
+from support.waiting import PATIENCE, alive, until
+
+PIPELINES = """
+[runner]
+slots = 2
+kill_grace = "0.2s"
+[shutdown]
+wait_for_jobs = false
+[pipelines.orphans]
+command = ["sh", "-c", "(true &); (setsid true &); (sleep 0.1 &); exit $(wc -c < $0)", "{input}"]
+accept = ["*/*"]
+[pipelines.clean]
+command = ["sh", "-c", "(env -i setsid sh -c 'echo $$ > pid; mv pid '$0'.pid; exec sleep 99' &); sleep 99", "{input}"]
+accept = ["*/*"]
+"""
+
+
+def submitted(url: str, pipeline: str, content: bytes = b"x") -> str:
+    answer = httpx.post(
+        f"{url}/api/convert", params={"pipeline": pipeline}, files={"file": ("x", content)}, trust_env=False
+    )
+    return str(answer.json()["job_id"])
+
+
+def ended(url: str, job_id: str) -> Any:
+    """The job, once it has finished."""
+    view = f"{url}/api/jobs/{job_id}"
+    until(lambda: httpx.get(view, trust_env=False).json()["status"] in ("completed", "failed"))
+    return httpx.get(view, trust_env=False).json()
+
+
+def zombies(pid: int) -> list[str]:
+    """Children of a process for which nobody has waited."""
+    found = []
+    for child in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [one for one in child.read_text().split() if not alive(int(one))]
+    return found
+
+
+@contextmanager
+def daemon_as_init(tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """Where a daemon answers that is PID 1, and its id outside."""
+    (tmp_path / "config.toml").write_text(PIPELINES)
+    serve = ["serve", "--port", "0", "--state-dir", str(tmp_path / "state"), "--config", str(tmp_path / "config.toml")]
+    command = as_init(sys.executable, "-m", "progressd", *serve)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().removeprefix("listening on ").strip(), init_of(process)
+        finally:
+            process.kill()
+
+
+def test_a_daemon_that_is_init_reaps_what_jobs_leave_and_tells_their_own_ends(tmp_path: Path) -> None:
+    with daemon_as_init(tmp_path) as (url, pid):
+        jobs = [ended(url, submitted(url, "orphans", b"x" * status)) for status in (1, 2, 3, 4, 5)]
+        assert [job["error"] for job in jobs] == [
+            f"Pipeline error: orphans failed with exit status {status}" for status in (1, 2, 3, 4, 5)
+        ]
+        until(lambda: not zombies(pid))
+
+
+def test_a_daemon_that_stops_ends_what_cleaned_its_environment_and_lost_its_parent(tmp_path: Path) -> None:
+    with served_daemon(tmp_path / "state", config=PIPELINES) as daemon:
+        job_id = submitted(daemon.url, "clean")
+        path = tmp_path / "state" / "jobs" / job_id / "input.pid"
+        until(path.exists)
+        left = int(path.read_text())
+        assert alive(left)
+    assert not alive(left)
+
+
+STATUSES = """
+import sys, trio
+from progressd.system.reaper import adopt, reaper
+
+async def run(status, statuses):
+    process = await reaper.open_process(["sh", "-c", f"(true &); (sleep 0.0{status % 10} &); exit {status}"])
+    statuses[status] = await reaper.exit_status(process)
+
+async def main():
+    adopt()
+    statuses = {}
+    async with trio.open_nursery() as nursery:
+        for status in range(100):
+            nursery.start_soon(run, status, statuses)
+    assert statuses == {status: status for status in range(100)}, statuses
+    print("all", flush=True)
+    await trio.to_thread.run_sync(sys.stdin.readline)
+
+trio.run(main)
+"""
+
+
+def test_exit_statuses_of_own_children_are_not_taken_while_adopted_ones_are_reaped() -> None:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", STATUSES], text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "all\n"
+        until(lambda: not zombies(process.pid))
+        assert process.communicate("\n", timeout=PATIENCE) == ("", "")
+
+
+BEFORE = """
+import os, signal, subprocess, sys, trio
+from progressd.system.reaper import adopt, reaper
+
+async def main():
+    earlier = subprocess.Popen(["sleep", "1000"])
+    tree = adopt()
+    process = await reaper.open_process(["sleep", "1000"])
+    await tree.end(60)
+    print(await reaper.exit_status(process), earlier.poll())
+    earlier.kill()
+
+trio.run(main)
+"""
+
+
+def test_what_was_there_before_is_not_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", BEFORE], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.stdout, done.stderr) == ("-15 None\n", "")

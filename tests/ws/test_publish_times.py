@@ -1,0 +1,113 @@
+"""How long a producer on a WebSocket is waited for, and what is answered at its end; over memory."""
+
+import json
+from typing import Any
+
+import pytest
+import trio
+from progressd.core.close_codes import CREDENTIALS_EXPIRED, DRAINING
+from progressd.core.errors import StoreFailed
+from progressd.producers.ndjson import PATIENCE
+from progressd.ws.websocket import CLOSE_TIMEOUT
+from support.memory import HOUR, Server, answering, close_and_when
+from support.peer import Peer, close_frame, frame
+from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.frame_protocol import Opcode
+
+PUBLISH = "/ws/publish"
+REPORT = frame(Opcode.TEXT, b'{"type":"job_created"}')
+
+
+async def answers(peer: Peer, count: int) -> list[dict[str, Any]]:
+    return [json.loads((await peer.next_frame())[1]) for _ in range(count)]
+
+
+async def test_a_producer_is_pinged_and_timed_out_like_a_watcher(server: Server, autojump_clock: MockClock) -> None:
+    _, peer = await server.connect(PUBLISH)
+    async with answering(peer) as pings:
+        await trio.sleep(HOUR + 1)
+    assert len(pings) == 120
+    start = trio.current_time()
+    code, _, at = await close_and_when(peer)
+    assert (code, round(at - start)) == (4001, 299)
+
+
+async def test_a_producer_that_takes_none_of_its_answers_is_given_up(server: Server, autojump_clock: MockClock) -> None:
+    connection, peer = await server.connect(PUBLISH)
+    connection.full = True
+    start = trio.current_time()
+    for _ in range(100):
+        await peer.send(frame(Opcode.TEXT, b"\n".join([b'{"type":"job_created"}'] * 100)))
+    await wait_all_tasks_blocked()
+    assert len(server.ingest.taken) < 2000
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert round(server.ended_at - start) == 300 + CLOSE_TIMEOUT
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_producer_that_has_closed_has_a_minute_for_its_answers(
+    server: Server, autojump_clock: MockClock, reads: bool
+) -> None:
+    connection, peer = await server.connect(PUBLISH)
+    connection.full = True
+    start = trio.current_time()
+    await peer.send(REPORT * 3 + close_frame(1000))
+    await trio.sleep(PATIENCE - 1)
+    assert server.ended_at is None
+    connection.full = not reads
+    if reads:
+        assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
+        assert (await close_and_when(peer))[0] == 1000
+    await trio.sleep(PATIENCE)
+    assert server.ended_at is not None
+    assert round(server.ended_at - start) == PATIENCE - reads
+
+
+async def test_a_drain_waits_for_what_is_being_decided_and_takes_what_waits(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect(PUBLISH)
+    server.ingest.may_decide = trio.Event()
+    for _ in range(3):  # the first is being decided, the others wait
+        await peer.send(REPORT)
+        await wait_all_tasks_blocked()
+    await server.watchers.close(DRAINING, 0)
+    await wait_all_tasks_blocked()
+    await peer.send(REPORT)  # too late
+    await trio.sleep(1)
+    server.ingest.may_decide.set()
+    assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
+    assert (await close_and_when(peer))[:2] == (1001, "draining")
+    await peer.send(REPORT + close_frame(1001))
+    assert await peer.receive() == b""
+    assert len(server.ingest.taken) == 3
+
+
+async def test_nothing_is_taken_of_who_has_lost_the_right_to_it_but_what_was_is_answered(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect(PUBLISH)
+    server.ingest.may_decide = trio.Event()
+    for _ in range(3):
+        await peer.send(REPORT)
+        await wait_all_tasks_blocked()
+    [websocket] = server.watchers._open
+    websocket.outbox.end(CREDENTIALS_EXPIRED)
+    await wait_all_tasks_blocked()
+    server.ingest.may_decide.set()
+    assert [answer["ok"] for answer in await answers(peer, 1)] == [True]
+    assert (await close_and_when(peer))[0] == 4500
+    assert len(server.ingest.taken) == 1
+
+
+async def test_a_producer_is_told_which_line_was_not_taken_and_to_try_again(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect(PUBLISH)
+    await peer.send(REPORT)
+    assert [answer["ok"] for answer in await answers(peer, 1)] == [True]
+    server.ingest.broken = StoreFailed("the disk is full")
+    await peer.send(REPORT * 2)
+    assert await answers(peer, 1) == [{"ok": False, "error": "the disk is full", "status": 503, "line": 2}]
+    assert (await close_and_when(peer))[:2] == (1013, "try again later")

@@ -1,0 +1,170 @@
+"""`WS /ws`: one socket, many topics, and `?types=` and `?interval=` on every stream."""
+
+import json
+from typing import Any
+
+import pytest
+from support.daemon import RunningDaemon, Watcher, completed, progress, registered
+from support.samples import ID, job_id
+from support.waiting import eventually
+from trio_websocket import ConnectionRejected
+
+OTHER = job_id(2)
+UNKNOWN = job_id(99)
+
+
+async def ask(watcher: Watcher, **request: Any) -> None:
+    await watcher.websocket.send_message(json.dumps(request))
+
+
+async def test_a_client_subscribes_and_is_answered_once_it_is_live(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[f"job:{ID}"])
+        replay = await watcher.receive_until("subscribed")
+        assert [message["type"] for message in replay] == ["status_change", "progress", "subscribed"]
+        assert replay[-1]["topics"] == [f"job:{ID}"]
+        await daemon.report(progress(ID, 2), completed(ID))
+        live = await watcher.receive_until("completed")
+        assert [message["type"] for message in live] == ["progress", "status_change", "completed"]
+
+
+async def test_the_cursor_of_the_answer_resumes_on_another_connection(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=["jobs"])
+        cursor = (await watcher.receive_until("subscribed"))[-1]["cursor"]
+    await daemon.report(progress(ID, 2), registered(OTHER))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=["jobs"], since=cursor)
+        missed = await watcher.receive_until("subscribed")
+    assert [message["type"] for message in missed] == ["progress", "job_created", "subscribed"]
+
+
+async def test_an_unknown_cursor_is_answered_with_a_resync_and_everything(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[f"job:{ID}"], since="elsewhere-7")
+        got = await watcher.receive_until("subscribed")
+    assert [message["type"] for message in got] == ["resync", "status_change", "progress", "subscribed"]
+
+
+async def test_a_message_on_two_topics_comes_once(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=["jobs", f"job:{ID}"])
+        await watcher.receive_until("subscribed")
+        await daemon.report(progress(ID, 1), completed(ID), registered(OTHER))
+        live = await watcher.receive_until("job_created")
+    assert [message["type"] for message in live] == [
+        "status_change",
+        "progress",
+        "status_change",
+        "completed",
+        "job_created",
+    ]
+
+
+async def test_what_is_unsubscribed_comes_no_more(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), registered(OTHER))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[f"job:{ID}", f"job:{OTHER}"])
+        await watcher.receive_until("subscribed")
+        await ask(watcher, type="unsubscribe", topics=[f"job:{ID}"])
+        assert (await watcher.receive()) == {"type": "unsubscribed", "topics": [f"job:{ID}"]}
+        await daemon.report(progress(ID, 1), progress(OTHER, 1))
+        assert (await watcher.receive())["job_id"] == OTHER
+
+
+@pytest.mark.parametrize(
+    ("topic", "error"),
+    [(f"job:{UNKNOWN}", "no job"), ("job:nonsense", "is not a job id"), ("weather", "there is no topic")],
+)
+async def test_a_topic_that_is_not_there_is_refused_and_the_others_are_not(
+    daemon: RunningDaemon, topic: str, error: str
+) -> None:
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[topic, "jobs"])
+        refused, subscribed = await watcher.receive(), await watcher.receive()
+    assert (refused["type"], refused["topic"]) == ("refused", topic)
+    assert error in refused["error"]
+    assert (subscribed["type"], subscribed["topics"]) == ("subscribed", ["jobs"])
+
+
+async def test_of_a_thousand_topics_that_are_not_there_each_is_refused(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    asked = [f"job:{job_id(number)}" for number in range(999)]
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[*asked, "nothing"])
+        answers = await watcher.receive_until("subscribed")
+    refused = [answer["topic"] for answer in answers if answer["type"] == "refused"]
+    assert sorted(refused) == sorted([*(topic for topic in asked if topic != f"job:{ID}"), "nothing"])
+    assert answers[-1]["topics"] == [f"job:{ID}"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"type":"shout"}', '{"type":"subscribe"}', '{"type":"subscribe","topics":[]}', "[" * 5000]
+)
+async def test_what_is_no_request_is_refused_and_the_connection_goes_on(daemon: RunningDaemon, text: str) -> None:
+    async with daemon.watch("/ws") as watcher:
+        await watcher.websocket.send_message(text)
+        assert (await watcher.receive())["type"] == "refused"
+        await ask(watcher, type="ping")
+        assert (await watcher.receive()) == {"type": "pong"}
+
+
+async def test_a_connection_has_at_most_1000_topics(daemon: RunningDaemon) -> None:
+    ids = [job_id(number) for number in range(1001)]
+    await daemon.report(*map(registered, ids))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[f"job:{id_}" for id_ in ids[:1000]])
+        assert len((await watcher.receive_until("subscribed"))[-1]["topics"]) == 1000
+        await ask(watcher, type="subscribe", topics=[f"job:{ids[1000]}"])
+        refused = await watcher.receive()
+    assert (refused["type"], refused["topic"]) == ("refused", f"job:{ids[1000]}")
+
+
+async def test_leaving_leaves_no_topic_behind(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=["jobs", f"job:{ID}"])
+        await watcher.receive_until("subscribed")
+        assert daemon.daemon.broadcaster._sessions.members
+    await eventually(lambda: daemon.daemon.broadcaster._sessions.members == {})
+
+
+async def test_types_leaves_out_what_was_not_asked_for_but_never_a_change_or_an_end(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch(f"/ws/jobs/{ID}?types=page_preview") as watcher:
+        await daemon.report(progress(ID, 1), completed(ID))
+        got = await watcher.rest()
+    assert [message["type"] for message in got] == ["status_change", "status_change", "completed"]
+
+
+async def test_interval_keeps_progress_back_but_not_the_last_before_the_end(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch(f"/ws/jobs/{ID}?interval=60") as watcher:
+        await daemon.report(*(progress(ID, step) for step in range(1, 50)), completed(ID))
+        got = await watcher.rest()
+    steps = [message["data"]["current_step"] for message in got if message["type"] == "progress"]
+    assert steps == [1, 49]
+    assert [message["type"] for message in got][-2:] == ["status_change", "completed"]
+
+
+async def test_whoever_resumes_gets_the_progress_that_interval_had_kept_back(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws/jobs?interval=60") as watcher:
+        await watcher.receive_until("progress")
+        await daemon.report(progress(ID, 90), registered(OTHER))
+        cursor = (await watcher.receive_until("job_created"))[-1]["cursor"]
+    async with daemon.watch(f"/ws/jobs?interval=60&since={cursor}") as watcher:
+        resumed = await watcher.receive_until("job_created")
+    assert [message["data"].get("current_step") for message in resumed] == [90, None]
+
+
+@pytest.mark.parametrize("query", ["interval=-1", "interval=61", "interval=soon", "types=everything", "types="])
+async def test_a_wrong_query_is_refused_at_the_handshake(daemon: RunningDaemon, query: str) -> None:
+    with pytest.raises(ConnectionRejected) as refused:
+        async with daemon.watch(f"/ws/jobs?{query}"):
+            pass
+    assert refused.value.status_code == 400

@@ -1,0 +1,165 @@
+"""How a connection ends, and what becomes of a client that is slow or gone by then; over memory."""
+
+from typing import Any
+
+import trio
+from progressd.core.close_codes import DRAINING
+from progressd.core.messages import ServerShutdown, ServerShutdownData
+from progressd.net.connection_log import Fate
+from progressd.ws.websocket import CLOSE_TIMEOUT, STALL
+from support.memory import HOUR, JOB, MemoryConnection, Server, close_and_when
+from support.peer import Peer, close_frame, upgrade
+from support.samples import moved, started, succeeded
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+
+async def test_a_client_that_answers_the_close_is_gone_at_once(server: Server, autojump_clock: MockClock) -> None:
+    _, peer = await server.connect()
+    start = trio.current_time()
+    for message in (started(), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (1000, "job finished")
+    await peer.send(close_frame(1000))
+    assert await peer.receive() == b""
+    assert trio.current_time() - start < 0.1
+
+
+async def test_a_client_that_does_not_answer_the_close_is_gone_after_5_seconds(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    _, peer = await server.connect()
+    for message in (started(), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    _, _, at = await close_and_when(peer)
+    assert await peer.receive() == b""
+    assert round(trio.current_time() - at) == CLOSE_TIMEOUT == 5
+
+
+async def test_the_end_of_a_job_waits_for_a_slow_client(server: Server, autojump_clock: MockClock) -> None:
+    connection, peer = await server.connect()
+    connection.full = True
+    for message in (started(), moved(50), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    await trio.sleep(100)
+    assert server.ended_at is None
+    connection.full = False
+    received = [await peer.next_frame() for _ in range(4)]
+    assert '"completed"' in received[-1][1]
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (1000, "job finished")
+
+
+async def test_the_end_of_a_job_does_not_wait_for_ever(server: Server, autojump_clock: MockClock) -> None:
+    connection, _ = await server.connect()
+    start = trio.current_time()
+    connection.full = True
+    for message in (started(), *succeeded()):
+        await server.broadcaster.broadcast(message)
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert 300 <= server.ended_at - start <= 300 + 2 * CLOSE_TIMEOUT
+    assert len(server.watchers) == 0
+
+
+async def fall_behind(server: Server) -> tuple[MemoryConnection, Peer]:
+    """A watcher whose socket is full, with a message begun, until its outbox is past its limit."""
+    connection, peer = await server.connect()
+    connection.full = True
+    await server.broadcaster.broadcast(started())
+    await wait_all_tasks_blocked()
+    for _ in range(20):
+        await server.broadcaster.broadcast(started())
+    await wait_all_tasks_blocked()
+    return connection, peer
+
+
+async def test_a_slow_consumer_is_told_so_however_slow_it_is(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    connection, peer = await fall_behind(Server(nursery, tmp_path, outbox_bytes=1000))
+    connection.at_once = 10
+    for _ in range(10):
+        await trio.sleep(STALL - 1)
+        connection.full = False
+    connection.at_once = None
+    await trio.sleep(STALL - 1)
+    connection.full = False
+    assert "processing" in (await peer.next_frame())[1]
+    code, reason, _ = await close_and_when(peer)
+    assert (code, reason) == (4000, "slow consumer")
+    await peer.send(close_frame(4000))
+    assert await peer.receive() == b""
+    assert connection.fate == Fate("closed", "4000 slow consumer")
+
+
+async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so(
+    nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
+) -> None:
+    server = Server(nursery, tmp_path, outbox_bytes=1000)
+    connection, _ = await fall_behind(server)
+    start = trio.current_time()
+    await trio.sleep(HOUR)
+    assert server.ended_at is not None
+    assert STALL <= server.ended_at - start <= STALL + CLOSE_TIMEOUT
+    assert connection.fate == Fate("closed", "4000 slow consumer", "cut off before the close was sent")
+
+
+async def test_one_that_is_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    (slow, peer), (other, _) = await server.connect(), await server.connect()
+    slow.full = other.full = True
+    await server.broadcaster.broadcast(started())
+    await wait_all_tasks_blocked()
+    for message in succeeded():
+        await server.broadcaster.broadcast(message)
+    await wait_all_tasks_blocked()
+    server.watchers.budget.limit = 10
+    other.full = False
+    await trio.sleep(1)
+    slow.full = False
+    assert "processing" in (await peer.next_frame())[1]
+    assert (await close_and_when(peer))[:2] == (4000, "slow consumer")
+
+
+async def test_a_full_socket_does_not_hide_that_the_client_is_gone(server: Server, autojump_clock: MockClock) -> None:
+    connection, peer = await server.connect()
+    connection.full = True
+    await server.broadcaster.broadcast(started())
+    await peer.stream.aclose()
+    await trio.sleep(1)
+    assert server.ended_at is not None
+    assert len(server.watchers) == 0
+
+
+async def test_a_handshake_that_is_not_decided_yet_hears_nothing_of_the_drain(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    server.history.may_answer = trio.Event()
+    connection = MemoryConnection()
+    server.nursery.start_soon(server.serve, connection)
+    peer = Peer(connection.client)
+    await peer.send(upgrade(JOB))
+    await server.history.asked.wait()
+    server.watchers.announce(ServerShutdown(ServerShutdownData("stopping", 5)))
+    await server.watchers.close(DRAINING, 1)
+    server.history.may_answer.set()
+    await peer.opened()
+    assert (await close_and_when(peer))[:2] == (1001, "draining")
+
+
+async def test_watchers_are_sent_away_one_after_the_other(server: Server, autojump_clock: MockClock) -> None:
+    peers = [(await server.connect())[1] for _ in range(5)]
+    start = trio.current_time()
+    await server.watchers.close(DRAINING, 4)
+    assert round(trio.current_time() - start) == 4
+    times = [await close_and_when(peer) for peer in peers]
+    assert [code for code, _, _ in times] == [1001] * 5
+
+
+async def test_a_single_watcher_is_sent_away_without_a_pause(server: Server, autojump_clock: MockClock) -> None:
+    await server.connect()
+    start = trio.current_time()
+    await server.watchers.close(DRAINING, 4)
+    assert trio.current_time() - start < 0.1
