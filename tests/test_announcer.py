@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from progressd.announcer import Notices
+from progressd.announcer import Announcer
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.errors import StoreFailed
-from progressd.http.open_streams import OpenStreams
-from progressd.ws.server import Watchers
+from progressd.http.open_streams import StreamRegistry
+from progressd.ws.server import WebSocketServer
 from support.daemon import PATIENCE, running_daemon
 
 
@@ -22,8 +22,8 @@ async def test_a_failure_while_things_are_settled_after_the_one_before_is_told(t
 
     async with running_daemon(tmp_path) as running, trio.open_nursery() as nursery:
         daemon, outbox = running.daemon, ReaderOutbox(10_000)
-        streams = OpenStreams(daemon.places)
-        watchers = Watchers(daemon.settings, daemon.admission, daemon.allowance, daemon.places, daemon.sights)
+        streams = StreamRegistry(daemon.places)
+        watchers = WebSocketServer(daemon.settings, daemon.admission, daemon.allowance, daemon.places, daemon.sights)
 
         async def told() -> Any:
             with trio.fail_after(PATIENCE):
@@ -32,7 +32,7 @@ async def test_a_failure_while_things_are_settled_after_the_one_before_is_told(t
             return json.loads(item.event.partition(b"data: ")[2])["data"]
 
         with streams.opened(outbox, "unix"):
-            nursery.start_soon(Notices(watchers, streams).run, daemon.ingest, settle)
+            nursery.start_soon(Announcer(watchers, streams).run, daemon.ingest, settle)
             daemon.ingest._turn(StoreFailed("the disk is full"))
             assert await told() == {"status": "failing", "error": "the disk is full"}
             daemon.ingest._turn(None)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from progressd.lifecycle import Patience, hearing
+from progressd.lifecycle import ShutdownDeadline, hearing
 from support.waiting import PATIENCE
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -16,7 +16,7 @@ INT, HUP = signal.SIGINT, signal.SIGHUP
 class Stopping:
     """What stops, and what sends it signals."""
 
-    def __init__(self, patience: Patience, signals: trio.MemorySendChannel[int]) -> None:
+    def __init__(self, patience: ShutdownDeadline, signals: trio.MemorySendChannel[int]) -> None:
         self.patience = patience
         self._signals = signals
 
@@ -43,7 +43,7 @@ class Stopping:
 @asynccontextmanager
 async def stopping() -> AsyncIterator[Stopping]:
     send, signals = trio.open_memory_channel[int](10)
-    patience = Patience(signals)
+    patience = ShutdownDeadline(signals)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(patience.run)
         yield Stopping(patience, send)

@@ -5,14 +5,14 @@ from collections.abc import Awaitable, Callable
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.engine.ingest import Ingest
-from progressd.http.open_streams import OpenStreams
-from progressd.ws.server import Watchers
+from progressd.http.open_streams import StreamRegistry
+from progressd.ws.server import WebSocketServer
 
 
-class Notices:
+class Announcer:
     """`run` tells of the store, until `stopping`."""
 
-    def __init__(self, watchers: Watchers, streams: OpenStreams) -> None:
+    def __init__(self, watchers: WebSocketServer, streams: StreamRegistry) -> None:
         self._watchers = watchers
         self._streams = streams
         self._stopping = False

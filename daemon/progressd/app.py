@@ -13,38 +13,38 @@ from typing import Final
 import structlog
 import trio
 
-from progressd.announcer import Notices
-from progressd.auth.authenticator import Admission
-from progressd.auth.connection_limit import Places
-from progressd.auth.rate_limit import Allowance
+from progressd.announcer import Announcer
+from progressd.auth.authenticator import Authenticator
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.rate_limit import RequestRates
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config.reload import Reload
 from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
-from progressd.engine.access import Sights
+from progressd.engine.access import Scopes
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.engine.retention import run_retention
-from progressd.files.job_files import Files
+from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.http.app import build_app
-from progressd.http.collector import Gauges
-from progressd.http.context import Services
-from progressd.http.middleware.access import Gate
-from progressd.http.middleware.cors import Cors
-from progressd.http.middleware.fast_job_read import DirectReads
-from progressd.http.open_streams import OpenStreams
+from progressd.http.collector import MetricsCollector
+from progressd.http.context import AppContext
+from progressd.http.middleware.access import AccessMiddleware
+from progressd.http.middleware.cors import CORSMiddleware
+from progressd.http.middleware.fast_job_read import FastJobReads
+from progressd.http.open_streams import StreamRegistry
 from progressd.http.server.hypercorn import HttpServer
-from progressd.lifecycle import Patience, hearing
+from progressd.lifecycle import ShutdownDeadline, hearing
 from progressd.net.base_path import BasePath
 from progressd.net.bind import Sockets, open_sockets
-from progressd.net.connection_log import Ledger
+from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Listener
-from progressd.net.tls import encrypted_by
+from progressd.net.tls import tls_factory
 from progressd.producers.unix_socket import UnixSocket
 from progressd.runner.runner import Runner
 from progressd.store.errors import cannot_begin
@@ -52,13 +52,13 @@ from progressd.store.sqlite import SQLiteStore
 from progressd.system.log import set_level
 from progressd.system.systemd import Notifier
 from progressd.system.watchdog import Check, Watchdog, run_status, watchdog_seconds
-from progressd.ws.server import Watchers
+from progressd.ws.server import WebSocketServer
 
 STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest all come back at once
 STAGGER_EACH: Final = 0.005  # seconds from one to the next where there are few: nobody is accepted meanwhile
 LAST_WORK: Final = 30.0  # seconds that everything after the jobs may take, jobs that do not want to stop included
 LAST_SECONDS: Final = 5.0  # for the last bytes of connections, once everything else has stopped
-UNASKED: Final = "the daemon has ended though nobody told it to stop"
+UNEXPECTED_EXIT: Final = "the daemon has ended though nobody told it to stop"
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +87,7 @@ async def serve(
                 stopped = True
             beside.cancel_scope.cancel()
         if not stopped:
-            raise RuntimeError(UNASKED)  # one of its tasks has let a cancellation out, and nothing has failed
+            raise RuntimeError(UNEXPECTED_EXIT)  # one of its tasks has let a cancellation out, and nothing has failed
     log.info("stopped")
 
 
@@ -120,22 +120,22 @@ class Daemon:
         self.registry = Registry(store)
         self.batches = Batches(store)
         self.history = History(store, self.registry, self.batches, self.base)
-        self.files = Files(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
+        self.files = JobFiles(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
         )
         self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster, self.base)
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
-        self.ledger = Ledger()
-        self.admission = Admission(settings.auth)
-        self.allowance = Allowance(settings, self.admission)
-        self.sights = Sights(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
-        self.places = Places(settings)
-        self.watchers = Watchers(settings, self.admission, self.allowance, self.places, self.sights)
-        self.streams = OpenStreams(self.places)
-        self.notices = Notices(self.watchers, self.streams)
-        self.gauges = Gauges(
+        self.ledger = ConnectionLog()
+        self.admission = Authenticator(settings.auth)
+        self.allowance = RequestRates(settings, self.admission)
+        self.sights = Scopes(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
+        self.places = ConnectionLimiter(settings)
+        self.watchers = WebSocketServer(settings, self.admission, self.allowance, self.places, self.sights)
+        self.streams = StreamRegistry(self.places)
+        self.notices = Announcer(self.watchers, self.streams)
+        self.gauges = MetricsCollector(
             jobs=self.registry,
             broadcaster=self.broadcaster,
             ingest=self.ingest,
@@ -147,7 +147,7 @@ class Daemon:
             workers=settings.runner.slots,
             turned_away=Counter(),
         )
-        self.services = Services(
+        self.services = AppContext(
             settings=settings,
             admission=self.admission,
             sights=self.sights,
@@ -155,10 +155,12 @@ class Daemon:
             streams=self.streams,
             gauges=self.gauges,
         )
-        self.gate = Gate(build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away)
+        self.gate = AccessMiddleware(
+            build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away
+        )
         self.services.gate = self.gate
-        self.cors = Cors(self.gate, settings)
-        reads = DirectReads(self.gate, self.cors, self.registry, self.services.answers)
+        self.cors = CORSMiddleware(self.gate, settings)
+        reads = FastJobReads(self.gate, self.cors, self.registry, self.services.answers)
         self.http = HttpServer(self.cors, reads, self.base, settings)
 
     async def start(self) -> None:
@@ -196,7 +198,7 @@ class Daemon:
         self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
         self.reload.register(lambda settings: partial(self._use, settings))
         self.reload.register(lambda settings: self.admission.use(settings.auth))
-        patience = Patience(signals)
+        patience = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = self._listener(connections)
@@ -215,7 +217,7 @@ class Daemon:
                 await self._send_away(listener)
             ending.cancel_scope.cancel()
         if self.services.ready:
-            raise RuntimeError(UNASKED)
+            raise RuntimeError(UNEXPECTED_EXIT)
 
     def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> trio.Event:
         """Let everybody in, and run jobs; set once the last one has ended after no more are taken."""
@@ -244,7 +246,7 @@ class Daemon:
         log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
-    async def _finish_work(self, jobs_done: trio.Event, patience: Patience) -> None:
+    async def _finish_work(self, jobs_done: trio.Event, patience: ShutdownDeadline) -> None:
         """Take no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.gate.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
@@ -267,14 +269,14 @@ class Daemon:
         self.streams.close(DRAINING)
         await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
 
-    async def _cut_off(self, connections: trio.CancelScope, patience: Patience) -> None:
+    async def _cut_off(self, connections: trio.CancelScope, patience: ShutdownDeadline) -> None:
         with patience.of(LAST_SECONDS):
             await trio.sleep_forever()
         self.http.abort()
         connections.cancel()
 
     def _listener(self, connections: trio.Nursery) -> Listener:
-        encrypted = encrypted_by(self.settings)
+        encrypted = tls_factory(self.settings)
         listener = Listener(
             self.watchers.handle,
             self.http,
@@ -285,7 +287,7 @@ class Daemon:
             self.base,
             self.settings.server.trusted_proxies,
         )
-        self.reload.register(lambda settings: partial(listener.encrypt, encrypted_by(settings, self.settings)))
+        self.reload.register(lambda settings: partial(listener.encrypt, tls_factory(settings, self.settings)))
         self.reload.register(lambda settings: partial(listener.use, settings))
         return listener
 

@@ -32,7 +32,7 @@ def hearing(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Patience:
+class ShutdownDeadline:
     """`run` takes the signals that come once the daemon stops; each cuts short one wait, this one or the next."""
 
     def __init__(self, signals: AsyncIterator[int]) -> None:

@@ -13,12 +13,12 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 from progressd.admin import maintenance
-from progressd.admin.maintenance import Remedy
+from progressd.admin.maintenance import RepairAction
 from progressd.cli.main import main
 from progressd.core.batch import BatchStatus, JobBatch
-from progressd.core.errors import SettingsError, StoreDamaged, Unreadable
+from progressd.core.errors import CorruptRecord, SettingsError, StoreDamaged
 from progressd.core.status import JobStatus
-from progressd.files.job_files import LEFT_OVER
+from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
@@ -58,7 +58,7 @@ def change(state: Path, statement: str) -> None:
 
 
 def sentences(state: Path) -> list[tuple[str, bool]]:
-    return [(found.sentence, found.remedy is not Remedy.NONE) for found in maintenance.check(state)]
+    return [(found.sentence, found.remedy is not RepairAction.NONE) for found in maintenance.check(state)]
 
 
 def run(*arguments: object) -> Result:
@@ -86,7 +86,7 @@ def spoil_index(state: Path) -> None:
 
 def age(path: Path) -> None:
     path.mkdir(parents=True)
-    os.utime(path, (time.time() - LEFT_OVER - 60,) * 2)
+    os.utime(path, (time.time() - ORPHAN_MIN_AGE - 60,) * 2)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_whatever_cannot_be_read_is_found_and_named(
 
 async def test_a_job_whose_row_has_another_number_is_found_and_put_right(state: Path) -> None:
     change(state, f"UPDATE jobs SET created_offset = 40 WHERE id = '{WAITING.id}'")
-    differs = pytest.raises(Unreadable, match="what it says of itself is not what it is kept under")
+    differs = pytest.raises(CorruptRecord, match="what it says of itself is not what it is kept under")
     with closing(SQLiteStore.open(state / "progressd.db")) as store, differs:
         await store.unfinished()
     [(sentence, _)] = sentences(state)

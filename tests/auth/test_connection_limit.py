@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from progressd.auth.connection_limit import Client, Places
+from progressd.auth.connection_limit import Client, ConnectionLimiter
 from progressd.auth.identity import NOBODY, Identity
 from progressd.config.settings import Limits
 from progressd.core.errors import TooManyConnections, TooManyOfAddress, TooManyOfKey, Unavailable
@@ -21,8 +21,8 @@ TOKEN = Identity(key="a key", token="a token")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(settings_in(tmp_path))
+def places(tmp_path: Path) -> ConnectionLimiter:
+    return ConnectionLimiter(settings_in(tmp_path))
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def fails(error: type[Unavailable]) -> Iterator[None]:
     assert raised.type is error
 
 
-def fill(places: Places, client: Client, error: type[Unavailable]) -> int:
+def fill(places: ConnectionLimiter, client: Client, error: type[Unavailable]) -> int:
     """Take places until there is no room; how many."""
     taken = 0
     with fails(error):
@@ -54,14 +54,14 @@ def fill(places: Places, client: Client, error: type[Unavailable]) -> int:
     ids=["address", "key", "token"],
 )
 def test_one_client_leaves_places_for_others(
-    places: Places, identity: Identity, most: int, error: type[Unavailable]
+    places: ConnectionLimiter, identity: Identity, most: int, error: type[Unavailable]
 ) -> None:
     address = ELSEWHERE if error is TooManyOfAddress else "127.0.0.1"
     assert fill(places, Client(address, identity), error) == most < DEFAULTS.max_connections
     assert fill(places, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections - most
 
 
-def test_the_tokens_of_a_key_share_its_places(places: Places) -> None:
+def test_the_tokens_of_a_key_share_its_places(places: ConnectionLimiter) -> None:
     taken = 0
     for number in range(DEFAULTS.max_connections):
         taken += fill(places, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
@@ -70,17 +70,17 @@ def test_the_tokens_of_a_key_share_its_places(places: Places) -> None:
         places.require(Client(ELSEWHERE, KEY))
 
 
-def test_this_machine_may_take_all_places(places: Places) -> None:
+def test_this_machine_may_take_all_places(places: ConnectionLimiter) -> None:
     assert fill(places, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections
 
 
-def test_watchers_leave_producers_their_places(places: Places) -> None:
+def test_watchers_leave_producers_their_places(places: ConnectionLimiter) -> None:
     for publishes in (False, True):
         taken = fill(places, Client("127.0.0.1", NOBODY, publishes), TooManyConnections)
         assert taken == DEFAULTS.max_connections
 
 
-def test_a_place_given_back_is_free_for_each_of_its_groups(places: Places) -> None:
+def test_a_place_given_back_is_free_for_each_of_its_groups(places: ConnectionLimiter) -> None:
     client = Client(ELSEWHERE, TOKEN)
     assert fill(places, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
     places.give_back(client)

@@ -30,12 +30,12 @@ from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, LogSettings, Server
 from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError
-from progressd.core.json import decoded
+from progressd.core.json import decode
 from progressd.http.file_body import attachment
-from progressd.net.listener import read_upgrade
+from progressd.net.listener import read_handshake_request
 from progressd.producers.ndjson import LineSplitter, read_line
 from progressd.system import log
-from progressd.ws.handshake import read_wish
+from progressd.ws.handshake import read_stream_request
 from progressd.ws.requests import checked_topic, decode_request
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon, status_change
 from support.fuzzing import CORPUS, JOBS, Case, job_in
@@ -186,13 +186,13 @@ DECIDE: Final[dict[str, Callable[[bytes, str, Path], object]]] = {
     "cursors": lambda _data, text, _path: Cursor.parse(text),
     "tokens": lambda _data, text, _path: read_token("s" * 64, text),
     "topics": lambda _data, text, _path: checked_topic(text),
-    "targets": lambda _data, text, _path: read_wish(text),
+    "targets": lambda _data, text, _path: read_stream_request(text),
     "hosts": lambda _data, text, _path: (check_origin(text, text, Server()), check_host(text, Server())),
     "addresses": lambda data, _text, _path: client_address("10.0.0.1", [(b"x-forwarded-for", data)], NEAR),
     "names": lambda _data, text, _path: named(text),
-    "messages": lambda data, _text, _path: decoded(decode_request, data, "a request"),
+    "messages": lambda data, _text, _path: decode(decode_request, data, "a request"),
     "lines": lambda data, _text, _path: [read_line(*line) for line in LineSplitter(4096).feed(data + b"\n")],
-    "handshakes": lambda data, _text, _path: read_upgrade(data),
+    "handshakes": lambda data, _text, _path: read_handshake_request(data),
     "keys": lambda data, _text, path: read_key_file(path, data),
     "config": lambda data, _text, path: read_config(path, data),
 }

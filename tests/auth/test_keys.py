@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.api_keys import hashed, new_secret, read_keys
-from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope, decide
+from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope, require
 from progressd.auth.watch_tokens import new_token
 from progressd.cli.main import main
 from progressd.core.errors import NotFound, OutOfScope, SettingsError, Unauthorized
@@ -233,7 +233,7 @@ UNDER_WAY = {
 async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.auth.authenticator.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("progressd.auth.authenticator.POLL_INTERVAL", 0.05)
     path = tmp_path / "state/keys.json"
     secret = keys.add(path, "ci", "read", "write")
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
@@ -254,7 +254,7 @@ async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
 async def test_who_loses_the_key_once_the_answer_has_begun_gets_no_more_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.auth.authenticator.LOOK_EVERY", 0.05)
+    monkeypatch.setattr("progressd.auth.authenticator.POLL_INTERVAL", 0.05)
     path = tmp_path / "state/keys.json"
     secret = keys.add(path, "ci", "read")
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
@@ -284,7 +284,7 @@ def test_the_decision(scopes: frozenset[Scope], action: Scope, bound: dict[str, 
     allowed = bool(scopes & {action, Scope.ADMIN})
     sees = all(labels.get(name) == value for name, value in bound.items())
     try:
-        decide(who, action, job(labels=labels))
+        require(who, action, job(labels=labels))
     except Unauthorized:
         assert not scopes
     except OutOfScope:
@@ -300,6 +300,6 @@ def test_the_decision(scopes: frozenset[Scope], action: Scope, bound: dict[str, 
 
 def test_everybody_may_everything_and_nobody_nothing() -> None:
     for action in Scope:
-        decide(EVERYBODY, action, job(labels={"a": "1"}))
+        require(EVERYBODY, action, job(labels={"a": "1"}))
         with pytest.raises(Unauthorized):
-            decide(NOBODY, action)
+            require(NOBODY, action)

@@ -11,7 +11,7 @@ import trio
 from progressd.auth.identity import Identity, Scope
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.status import JobStatus
-from progressd.engine.access import Sights
+from progressd.engine.access import Scopes
 from progressd.engine.submitting import Outcome
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
@@ -103,7 +103,7 @@ async def test_events_of_anothers_job_that_is_just_being_registered_are_refused(
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
-        sights = Sights(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
+        sights = Scopes(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
 
         async def cancel_theirs() -> None:
             answers.extend(await sights.of(who).ingest.submit(cancel(2)))
@@ -179,7 +179,7 @@ async def test_their_streams_show_only_their_jobs_from_the_first_on(side: Side) 
 async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.engine.registry.REMEMBERED", 1)
+    monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     extra = job_id(9)
     await side.daemon.report(registered(extra, **TEAM), progress(extra, 1))
@@ -194,7 +194,7 @@ async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
 async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delivered(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.engine.registry.REMEMBERED", 1)
+    monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     jobs = [job_id(number) for number in range(10, 30)]
     async with side.daemon.watch("/ws/jobs", side.headers) as watcher, side.daemon.watch("/ws", side.headers) as many:
         await many.websocket.send_message(json.dumps({"type": "subscribe", "topics": ["jobs"]}))
@@ -211,7 +211,7 @@ async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delive
 async def test_a_watcher_that_comes_back_gets_the_ends_of_forgotten_jobs_with_its_labels(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.engine.registry.REMEMBERED", 1)
+    monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     jobs = [job_id(number) for number in range(10, 30)]
     for job in jobs:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.client_address import client_address, counted_as, networks
-from progressd.auth.rate_limit import BUCKETS_MOST, RateLimits
+from progressd.auth.rate_limit import MAX_BUCKETS, RateLimiter
 from progressd.config.load import load
 from progressd.core.errors import RateLimited, SettingsError
 from support import keys
@@ -28,7 +28,7 @@ PROXY = networks(("10.0.0.0/8", "::1"))
 
 
 def test_a_burst_and_then_one_a_second() -> None:
-    limits = RateLimits(60, 3)
+    limits = RateLimiter(60, 3)
     assert [limits.take("a", 0).remaining for _ in range(3)] == [2, 1, 0]
     with pytest.raises(RateLimited) as refused:
         limits.take("a", 0.5)
@@ -40,7 +40,7 @@ def test_a_burst_and_then_one_a_second() -> None:
 
 @given(st.lists(st.floats(0, 5), max_size=50), st.integers(1, 600), st.integers(1, 20))
 def test_never_more_than_the_burst_and_what_has_come_since(pauses: list[float], per_minute: int, burst: int) -> None:
-    limits, now, taken = RateLimits(per_minute, burst), 0.0, 0
+    limits, now, taken = RateLimiter(per_minute, burst), 0.0, 0
     for pause in pauses:
         now += pause
         try:
@@ -53,10 +53,10 @@ def test_never_more_than_the_burst_and_what_has_come_since(pauses: list[float], 
 
 
 def test_clients_without_number_do_not_fill_the_memory() -> None:
-    limits = RateLimits(60, 3)
-    for number in range(BUCKETS_MOST + 100):
+    limits = RateLimiter(60, 3)
+    for number in range(MAX_BUCKETS + 100):
         limits.take(str(number), 0)
-    assert len(limits._used) == BUCKETS_MOST
+    assert len(limits._used) == MAX_BUCKETS
 
 
 @pytest.mark.parametrize(

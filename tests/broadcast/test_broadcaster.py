@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 import trio
 import trio.testing
-from progressd.broadcast.broadcaster import APART, CROWD, Broadcaster
-from progressd.broadcast.channel import CAPACITY, TAKE_MOST
-from progressd.broadcast.envelope import Published
+from progressd.broadcast.broadcaster import FANOUT_INTERVAL, FANOUT_THRESHOLD, Broadcaster
+from progressd.broadcast.channel import CAPACITY, MAX_TAKE
+from progressd.broadcast.envelope import Envelope
 from progressd.broadcast.reader import Reader
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic
@@ -50,7 +50,7 @@ class Later:
 async def publish_all(broadcaster: Broadcaster, messages: Sequence[JobMessage], sent: list[Message]) -> None:
     """Without giving way to anybody, unless a channel is full."""
     for message in messages:
-        await broadcaster.publish(Published(broadcaster.offset + 1, message))
+        await broadcaster.publish(Envelope(broadcaster.offset + 1, message))
         sent.append(message)
 
 
@@ -113,8 +113,8 @@ async def test_a_reader_waits_for_a_message_that_has_not_been_sent_yet(nursery: 
 async def test_a_message_after_the_end_of_its_job_does_not_keep_the_readers_waiting() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe(ID)
-    await broadcaster.publish(Published(1, cancelled()))
-    await broadcaster.publish(Published(2, moved(1)))  # in one batch for the fan-out, which has not run yet
+    await broadcaster.publish(Envelope(1, cancelled()))
+    await broadcaster.publish(Envelope(2, moved(1)))  # in one batch for the fan-out, which has not run yet
     assert (await all_of(reader))[0] == cancelled()
 
 
@@ -132,7 +132,7 @@ async def test_a_reader_that_is_behind_gets_all_state_changes_and_of_progress_th
 async def test_a_burst_longer_than_one_batch_of_the_fan_out_comes_whole_and_in_order() -> None:
     broadcaster = Broadcaster()
     reader = broadcaster.subscribe()
-    many = [started(job_id(number)) for number in range(3 * TAKE_MOST + 7)]
+    many = [started(job_id(number)) for number in range(3 * MAX_TAKE + 7)]
     await publish_all(broadcaster, many, [])
     assert await some_of(reader, len(many)) == many
 
@@ -168,7 +168,7 @@ async def test_a_reader_that_was_too_slow_gets_nothing_of_what_waited_for_it(fir
 
 async def test_up_to_its_limit_a_reader_that_does_not_read_loses_nothing() -> None:
     many = [started(job_id(number)) for number in range(50)]
-    broadcaster = Broadcaster(limit=sum(len(Published(1, message).frame) for message in many))
+    broadcaster = Broadcaster(limit=sum(len(Envelope(1, message).frame) for message in many))
     reader = broadcaster.subscribe()
     for message in many:
         await broadcaster.broadcast(message)
@@ -316,7 +316,7 @@ async def test_the_fan_out_belongs_to_the_nursery_it_was_given() -> None:
 
 async def test_a_message_that_nobody_watches_is_not_encoded() -> None:
     broadcaster = Broadcaster()
-    impossible = Published(1, Error(ID, ErrorData(object())))  # type: ignore[arg-type]
+    impossible = Envelope(1, Error(ID, ErrorData(object())))  # type: ignore[arg-type]
     with broadcaster.subscribe(OTHER):
         await broadcaster.publish(impossible)
         await settled()
@@ -328,7 +328,7 @@ async def test_a_message_that_nobody_watches_is_not_encoded() -> None:
 async def test_publishing_gives_way_to_nobody_while_there_is_room() -> None:
     broadcaster = Broadcaster()
     with broadcaster.subscribe(), trio.testing.assert_no_checkpoints():
-        await broadcaster.publish(Published(1, started()))
+        await broadcaster.publish(Envelope(1, started()))
 
 
 async def test_broadcasting_gives_way_to_others() -> None:
@@ -357,7 +357,7 @@ async def test_a_message_is_encoded_once_for_all_topics_and_watchers() -> None:
         subscription.leave()
 
 
-@pytest.mark.parametrize(("watchers", "batches"), [(CROWD - 1, [1, 1, 1, 1]), (CROWD, [1, 2, 1])])
+@pytest.mark.parametrize(("watchers", "batches"), [(FANOUT_THRESHOLD - 1, [1, 1, 1, 1]), (FANOUT_THRESHOLD, [1, 2, 1])])
 async def test_what_comes_soon_after_something_shares_a_send_to_a_crowd(
     mock_clock: trio.testing.MockClock, watchers: int, batches: list[int]
 ) -> None:
@@ -368,7 +368,7 @@ async def test_what_comes_soon_after_something_shares_a_send_to_a_crowd(
             subscription = broadcaster.join(ALL_JOBS, outbox)
             while await subscription.past() is not None:
                 pass
-        for later in (0, APART / 4, APART, APART):
+        for later in (0, FANOUT_INTERVAL / 4, FANOUT_INTERVAL, FANOUT_INTERVAL):
             mock_clock.jump(later)
             await broadcaster.broadcast(moved(1))
             await settled()

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 import trio.testing
-from progressd.broadcast.envelope import Batch, Published
-from progressd.broadcast.outbox import Budget, SocketOutbox
-from progressd.core.close_codes import DRAINING, Closing
+from progressd.broadcast.envelope import Envelope, FrameBatch
+from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
+from progressd.core.close_codes import DRAINING, CloseCode
 from support.samples import started
 
 
@@ -30,9 +30,9 @@ class Sink:
 class Connection:
     """An outbox in a nursery that may be closed already, which then refuses whatever is started in it."""
 
-    def __init__(self, budget: Budget, nursery: trio.Nursery | None) -> None:
+    def __init__(self, budget: MemoryBudget, nursery: trio.Nursery | None) -> None:
         self.sink = Sink()
-        self.endings: list[Closing] = []
+        self.endings: list[CloseCode] = []
         self._nursery = nursery
         self.outbox = SocketOutbox(self.sink, 10_000, self.start, self.end, budget)
 
@@ -40,7 +40,7 @@ class Connection:
         assert self._nursery is not None, "the nursery is closed"
         self._nursery.start_soon(sender)
 
-    def end(self, closing: Closing) -> None:
+    def end(self, closing: CloseCode) -> None:
         assert self._nursery is not None, "the nursery is closed"
         self.endings.append(closing)
 
@@ -49,12 +49,12 @@ class Connection:
         self._nursery = None
 
 
-def message() -> Batch[Published]:
-    return Batch([Published(1, started())])
+def message() -> FrameBatch[Envelope]:
+    return FrameBatch([Envelope(1, started())])
 
 
 async def test_what_waited_for_a_watcher_that_left_is_counted_no_more(nursery: trio.Nursery) -> None:
-    budget = Budget(100_000)
+    budget = MemoryBudget(100_000)
     connection = Connection(budget, nursery)
     connection.outbox.put(message())
     await trio.testing.wait_all_tasks_blocked()
@@ -67,7 +67,7 @@ async def test_what_waited_for_a_watcher_that_left_is_counted_no_more(nursery: t
 
 
 async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nursery: trio.Nursery) -> None:
-    budget = Budget(1000)
+    budget = MemoryBudget(1000)
     gone, slow = Connection(budget, nursery), Connection(budget, nursery)
     gone.outbox.put(message())
     gone.leave()
@@ -78,7 +78,7 @@ async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nurs
 
 
 async def test_nothing_is_started_for_a_watcher_that_left(nursery: trio.Nursery) -> None:
-    connection = Connection(Budget(), nursery)
+    connection = Connection(MemoryBudget(), nursery)
     connection.leave()
     connection.outbox.put(message())
     connection.outbox.write(b"\x89\x00")

@@ -8,8 +8,8 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from progressd.broadcast.envelope import PING, Batch, Published
-from progressd.broadcast.fanout import Crowd
+from progressd.broadcast.envelope import PING, Envelope, FrameBatch
+from progressd.broadcast.fanout import FanOut
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import Error, ErrorData
 from support.outboxes import Collected, Connection, settled
@@ -18,15 +18,15 @@ from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
 
 
-def batch_of(*numbers: int) -> Batch[Published]:
-    return Batch([Published(number, Error(job_id(1), ErrorData(str(number)))) for number in numbers])
+def batch_of(*numbers: int) -> FrameBatch[Envelope]:
+    return FrameBatch([Envelope(number, Error(job_id(1), ErrorData(str(number)))) for number in numbers])
 
 
 def texts(connection: Connection) -> list[bytes]:
     return [payload for opcode, payload in connection.read() if opcode is Opcode.TEXT]
 
 
-def payloads(batches: list[Batch[Published]]) -> list[bytes]:
+def payloads(batches: list[FrameBatch[Envelope]]) -> list[bytes]:
     return [payload for batch in batches for _, payload in frames_in(batch.frames)]
 
 
@@ -35,7 +35,7 @@ async def test_everyone_gets_everything_whoever_is_slow_or_gone(nursery: trio.Nu
     rooms = [10**6, 0, len(batch.frames) - 1, 10**6, 10**6]
     connections = [Connection(nursery, room=room) for room in rooms]
     connections[3].socket.dead = True
-    crowd, collected = Crowd(), Collected()
+    crowd, collected = FanOut(), Collected()
     crowd.add(collected)
     for connection in connections:
         connection.outbox.follow(crowd)
@@ -51,7 +51,7 @@ async def test_everyone_gets_everything_whoever_is_slow_or_gone(nursery: trio.Nu
 
 
 async def test_nothing_overtakes_what_a_heartbeat_found_no_room_for(nursery: trio.Nursery) -> None:
-    crowd, connection = Crowd(), Connection(nursery, room=1)
+    crowd, connection = FanOut(), Connection(nursery, room=1)
     connection.outbox.follow(crowd)
     connection.outbox.write(PING)
     connection.socket.room = 10**6
@@ -61,7 +61,7 @@ async def test_nothing_overtakes_what_a_heartbeat_found_no_room_for(nursery: tri
 
 
 async def test_who_was_congested_before_it_followed_keeps_its_order(nursery: trio.Nursery) -> None:
-    crowd, connection = Crowd(), Connection(nursery)
+    crowd, connection = FanOut(), Connection(nursery)
     connection.put(moved(1))
     connection.outbox.follow(crowd)
     connection.socket.give(10**6)
@@ -73,7 +73,7 @@ async def test_who_was_congested_before_it_followed_keeps_its_order(nursery: tri
 
 
 async def test_who_has_left_gets_nothing_and_does_not_come_back_when_it_has_drained(nursery: trio.Nursery) -> None:
-    crowd, connection = Crowd(), Connection(nursery)
+    crowd, connection = FanOut(), Connection(nursery)
     connection.outbox.follow(crowd)
     crowd.put(batch_of(1))
     crowd.remove(connection.outbox)
@@ -133,10 +133,10 @@ steps = st.one_of(
 
 async def play(taken: list[Step]) -> None:
     numbers = iter(range(1, 1000))
-    expected: defaultdict[int, list[Batch[Published]]] = defaultdict(list)
+    expected: defaultdict[int, list[FrameBatch[Envelope]]] = defaultdict(list)
     over: set[int] = set()
     async with trio.open_nursery() as nursery:
-        crowd, connections = Crowd(), [Connection(nursery, room=100) for _ in range(WATCHERS)]
+        crowd, connections = FanOut(), [Connection(nursery, room=100) for _ in range(WATCHERS)]
         for connection in connections:
             connection.outbox.follow(crowd)
         for step in taken:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.envelope import Batch, Published
+from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.multiplex import Session
 from progressd.broadcast.subscription import Page
 from progressd.core.close_codes import SLOW_CONSUMER
@@ -27,14 +27,14 @@ class Log:
     """What is durable; it takes time to read unless it is not `slow`."""
 
     def __init__(self) -> None:
-        self.kept: list[Published] = []
+        self.kept: list[Envelope] = []
         self.broken = False
         self.slow = True
         self.meanwhile: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # happens once a page has been read
 
-    def keep(self, message: JobMessage) -> Published:
+    def keep(self, message: JobMessage) -> Envelope:
         offset = len(self.kept) + 1
-        self.kept.append(Published(offset, replace(message, cursor=f"store-{offset}")))
+        self.kept.append(Envelope(offset, replace(message, cursor=f"store-{offset}")))
         return self.kept[-1]
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
@@ -356,5 +356,5 @@ async def test_too_much_held_back_ends_the_watcher_as_slow(nursery: trio.Nursery
     world.session._holding = True
     for number in range(20):
         await world.tell(started(job_id(number)) if number else started())
-        world.session.deliver(Batch([world.log.kept[-1]]))
+        world.session.deliver(FrameBatch([world.log.kept[-1]]))
     assert world.outbox.endings == [SLOW_CONSUMER]

@@ -11,9 +11,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from progressd.broadcast.envelope import PING, Batch, Published
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, Budget, Control
-from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, Closing
+from progressd.broadcast.envelope import PING, Envelope, FrameBatch
+from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, ControlFrame, MemoryBudget
+from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, CloseCode
 from progressd.core.messages import Error, ErrorData, Message
 from support.outboxes import Connection, settled
 from support.samples import job_id, moved
@@ -78,7 +78,7 @@ def control(opcode: int, payload: bytes) -> bytes:
 
 
 def framed(*messages: Message) -> list[bytes]:
-    return [Published(1, message).frame for message in messages]
+    return [Envelope(1, message).frame for message in messages]
 
 
 async def test_messages_go_straight_into_a_socket_that_has_room(nursery: trio.Nursery) -> None:
@@ -277,7 +277,7 @@ async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: 
 async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_notice_nothing(
     nursery: trio.Nursery,
 ) -> None:
-    budget = Budget(1000)
+    budget = MemoryBudget(1000)
     slow, slower, quick = (Connection(nursery, budget=budget, room=room) for room in (0, 7, 10**6))
     for connection in (slow, slower, quick):
         connection.put(change(1, 250))
@@ -295,7 +295,7 @@ async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_not
 
 
 async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: trio.Nursery) -> None:
-    budget = Budget(1000)
+    budget = MemoryBudget(1000)
     lost, other = Connection(nursery, limit=500, budget=budget), Connection(nursery, budget=budget)
     lost.put(change(1, 300))
     lost.put(change(2, 300))
@@ -305,7 +305,7 @@ async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: tri
 
 
 async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nursery) -> None:
-    budget = Budget(1000)
+    budget = MemoryBudget(1000)
     sent, over, last = (Connection(nursery, budget=budget) for _ in range(3))
     sent.put(change(1, 600))
     sent.socket.give(10**6)
@@ -319,7 +319,7 @@ async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nur
 async def test_a_watcher_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
     nursery: trio.Nursery,
 ) -> None:
-    budget = Budget(1000)
+    budget = MemoryBudget(1000)
     slower, slow = Connection(nursery, budget=budget), Connection(nursery, budget=budget)
     slower.put(change(1, 600))
     slower.outbox.end(JOB_FINISHED)
@@ -380,15 +380,15 @@ class Sent(NamedTuple):
 class Played:
     """What went into an outbox until it ended, the messages put afterwards, and what a client read, by place."""
 
-    endings: list[Closing]
+    endings: list[CloseCode]
     sent: list[Sent] = field(default_factory=list)
     too_late: list[tuple[Opcode, bytes]] = field(default_factory=list)
     read: list[int] = field(default_factory=list)
 
 
-def message(number: int, job: int, progress: bool, size: int) -> Published:
+def message(number: int, job: int, progress: bool, size: int) -> Envelope:
     told = moved(number, job_id(job)) if progress else Error(job_id(job), ErrorData(f"{number} {'x' * size}"))
-    return Published(1, told)
+    return Envelope(1, told)
 
 
 async def play(steps: list[Step], limit: int) -> Played:
@@ -406,10 +406,10 @@ async def play(steps: list[Step], limit: int) -> Played:
                         played.too_late += [frame for item in batch for frame in frames_in(item.frame)]
                     else:
                         played.sent += [Sent(item.key, item.frame, *frames_in(item.frame)) for item in batch]
-                    connection.outbox.put(Batch(batch))
+                    connection.outbox.put(FrameBatch(batch))
                 case Write(opcode):
                     frame = control(opcode, b"%d" % next(numbers))
-                    played.sent.append(Sent(Control(frame).key, frame, *frames_in(frame)))
+                    played.sent.append(Sent(ControlFrame(frame).key, frame, *frames_in(frame)))
                     connection.outbox.write(frame)
                 case Give(room):
                     connection.socket.give(room)

@@ -11,7 +11,7 @@ import progressd
 import pytest
 import trio
 from msgspec.json import Encoder
-from progressd.broadcast.subscription import PAST_BYTES
+from progressd.broadcast.subscription import REPLAY_BYTES
 from progressd.core.messages import ALL_JOBS, job_topic
 from progressd.store.sqlite import SQLiteStore
 from support import spine
@@ -245,5 +245,5 @@ async def test_of_many_watchers_that_come_together_one_is_served_in_each_pass_of
         trio.lowlevel.remove_instrument(passes)
         sent = {len(connection.socket.written) for connection in one.connections[before:]}
     assert sent == {max(sent)}
-    assert max(sent) > 2 * PAST_BYTES
-    assert 0 < passes.most <= PAST_BYTES
+    assert max(sent) > 2 * REPLAY_BYTES
+    assert 0 < passes.most <= REPLAY_BYTES

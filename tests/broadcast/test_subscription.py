@@ -11,8 +11,8 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.envelope import Published
-from progressd.broadcast.subscription import PAST_AT_ONCE, Page, Subscription
+from progressd.broadcast.envelope import Envelope
+from progressd.broadcast.subscription import REPLAY_BATCH, Page, Subscription
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
@@ -26,13 +26,13 @@ class Log:
     """What is durable. A read waits until it is let through, and its answer until it is let through as well."""
 
     def __init__(self, page_size: int = 500) -> None:
-        self.kept: list[Published] = []
+        self.kept: list[Envelope] = []
         self.waiting: list[trio.Event] = []
         self.open = False
         self._page_size = page_size
 
-    def keep(self, *messages: JobMessage) -> list[Published]:
-        added = [Published(len(self.kept) + place, message) for place, message in enumerate(messages, 1)]
+    def keep(self, *messages: JobMessage) -> list[Envelope]:
+        added = [Envelope(len(self.kept) + place, message) for place, message in enumerate(messages, 1)]
         self.kept += added
         return added
 
@@ -80,12 +80,12 @@ class Later(NamedTuple):
     start_soon: Callable[[Callable[[], Awaitable[None]]], None]
 
 
-def topic_of(item: Published) -> str:
+def topic_of(item: Envelope) -> str:
     assert not isinstance(item.message, str)
     return job_topic(item.message.job_id)  # type: ignore[union-attr]
 
 
-def is_progress(item: Published) -> bool:
+def is_progress(item: Envelope) -> bool:
     return isinstance(item.message, Progress)
 
 
@@ -105,7 +105,7 @@ class World:
     def __init__(self, nursery: trio.Nursery, limit: int = 10**6, page_size: int = 500) -> None:
         self.log = Log(page_size)
         self.broadcaster = Broadcaster(self.log, nursery=nursery, limit=limit)
-        self.unpublished: list[Published] = []
+        self.unpublished: list[Envelope] = []
 
     def commit(self, *messages: JobMessage) -> None:
         self.unpublished += self.log.keep(*messages)
@@ -113,7 +113,7 @@ class World:
     async def publish(self, count: int = 10**6) -> None:
         while self.unpublished and count:
             item = self.unpublished.pop(0)
-            await self.broadcaster.publish(Published(item.offset, item.message))  # type: ignore[arg-type]
+            await self.broadcaster.publish(Envelope(item.offset, item.message))  # type: ignore[arg-type]
             count -= 1
 
     async def tell(self, *messages: JobMessage) -> None:
@@ -277,7 +277,7 @@ async def test_a_long_past_comes_in_parts(nursery: trio.Nursery) -> None:
     subscription, outbox = world.join(ALL_JOBS, after=0)
     await read_past(subscription, outbox)
     assert outbox.messages == many
-    assert max(len(batch.items) for batch in outbox.batches) == PAST_AT_ONCE
+    assert max(len(batch.items) for batch in outbox.batches) == REPLAY_BATCH
 
 
 async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nursery) -> None:
@@ -377,7 +377,7 @@ class Watcher:
         subscription.leave()
 
 
-async def play(todo: list[Step], limit: int, page_size: int) -> tuple[list[Published], list[Watcher]]:
+async def play(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envelope], list[Watcher]]:
     watchers: list[Watcher] = []
     async with trio.open_nursery() as nursery:
         world = World(nursery, limit, page_size)
@@ -411,11 +411,11 @@ async def play(todo: list[Step], limit: int, page_size: int) -> tuple[list[Publi
     return world.log.kept, watchers
 
 
-def run(todo: list[Step], limit: int, page_size: int) -> tuple[list[Published], list[Watcher]]:
+def run(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envelope], list[Watcher]]:
     return trio.run(partial(play, todo, limit, page_size), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def owed(watcher: Watcher, log: list[Published]) -> list[Published]:
+def owed(watcher: Watcher, log: list[Envelope]) -> list[Envelope]:
     """Everything a watcher may hear of: its topic, after its cursor; of all jobs at first, those unfinished then."""
     heard = [item for item in log if watcher.topic in (ALL_JOBS, topic_of(item)) and item.offset > (watcher.after or 0)]
     if watcher.topic == ALL_JOBS and watcher.after is None:

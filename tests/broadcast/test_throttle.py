@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
-from progressd.broadcast.envelope import Batch, Published
-from progressd.broadcast.throttle import Let, Pace, Paced, Selected, of_types
+from progressd.broadcast.envelope import Envelope, FrameBatch
+from progressd.broadcast.throttle import ProgressThrottle, Released, ThrottledOutbox, TypeFilteredOutbox, of_types
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import JobMessage, Progress, ends_job
 from support.outboxes import Collected
@@ -24,9 +24,9 @@ from support.samples import ID, cancelled, created, job_id, moved, started, succ
 OTHER = job_id(2)
 
 
-def numbered(messages: Iterable[JobMessage], first: int = 1) -> list[Published]:
+def numbered(messages: Iterable[JobMessage], first: int = 1) -> list[Envelope]:
     return [
-        Published(offset, replace(message, cursor=f"store-{offset}")) for offset, message in enumerate(messages, first)
+        Envelope(offset, replace(message, cursor=f"store-{offset}")) for offset, message in enumerate(messages, first)
     ]
 
 
@@ -39,10 +39,10 @@ STORIES = st.lists(
 def test_each_job_has_one_progress_an_interval_its_newest_before_its_end_and_every_change(
     story: list[tuple[str, str, float]],
 ) -> None:
-    pace, now, offset = Pace(2.0), 0.0, 0
+    pace, now, offset = ProgressThrottle(2.0), 0.0, 0
     ended: set[str] = set()
-    told: list[Published] = []
-    out: list[tuple[float, Published]] = []
+    told: list[Envelope] = []
+    out: list[tuple[float, Envelope]] = []
     for name, what, wait in story:
         job = {"a": ID, "b": OTHER}[name]
         if job in ended:
@@ -79,9 +79,9 @@ def test_each_job_has_one_progress_an_interval_its_newest_before_its_end_and_eve
 
 @given(STORIES)
 def test_whoever_resumes_from_any_cursor_has_missed_nothing(story: list[tuple[str, str, float]]) -> None:
-    pace, now = Pace(2.0), 0.0
-    told: list[Published] = []
-    out: list[Let] = []
+    pace, now = ProgressThrottle(2.0), 0.0
+    told: list[Envelope] = []
+    out: list[Released] = []
     for name, what, wait in story:
         now += wait
         out += pace.release(now)
@@ -98,7 +98,7 @@ def test_whoever_resumes_from_any_cursor_has_missed_nothing(story: list[tuple[st
 
 
 def test_nothing_is_remembered_of_a_job_that_has_ended() -> None:
-    pace = Pace(1.0)
+    pace = ProgressThrottle(1.0)
     pace.take(numbered([moved(1), moved(2), *succeeded()]), 0.0)
     assert not pace
     assert pace.next_due == float("inf")
@@ -109,7 +109,7 @@ def test_nothing_is_remembered_of_a_job_that_has_ended() -> None:
 def test_what_it_costs_to_keep_much_back_grows_no_faster_than_what_is_kept() -> None:
     def steps(jobs: int) -> int:
         """Of the interpreter, to keep the progress of so many jobs back, and let each out in its time."""
-        pace, count = Pace(1.0), 0
+        pace, count = ProgressThrottle(1.0), 0
         for at in (0.0, 0.5):
             for number in range(jobs):
                 pace.take(
@@ -137,8 +137,8 @@ async def test_kept_progress_goes_out_when_its_time_has_come(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
-    paced = Paced(outbox, 5.0, nursery.start_soon)
-    paced.put(Batch(numbered([started(), moved(1), moved(2), moved(3)])))
+    paced = ThrottledOutbox(outbox, 5.0, nursery.start_soon)
+    paced.put(FrameBatch(numbered([started(), moved(1), moved(2), moved(3)])))
     assert [item.offset for item in outbox.items] == [1, 2]
     await trio.sleep(4.9)
     assert [item.offset for item in outbox.items] == [1, 2]
@@ -150,8 +150,8 @@ async def test_what_overtakes_a_progress_does_not_claim_it_and_the_progress_clai
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
-    paced = Paced(outbox, 1.0, nursery.start_soon)
-    paced.put(Batch(numbered([moved(1), moved(2), started(OTHER)])))
+    paced = ThrottledOutbox(outbox, 1.0, nursery.start_soon)
+    paced.put(FrameBatch(numbered([moved(1), moved(2), started(OTHER)])))
     await trio.sleep(1.5)
     assert isinstance(outbox.messages[-1], Progress)
     assert [message.cursor for message in outbox.messages] == ["store-1", "store-1", "store-3"]
@@ -161,10 +161,10 @@ async def test_what_is_replayed_without_a_cursor_is_given_none_and_replaces_what
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
-    paced = Paced(outbox, 1.0, nursery.start_soon)
-    paced.put(Batch(numbered([started(), moved(1), moved(2)], 7)))
-    replayed = [Published(offset, moved(2, job)) for offset, job in ((3, OTHER), (9, ID))]
-    paced.put(Batch(replayed))
+    paced = ThrottledOutbox(outbox, 1.0, nursery.start_soon)
+    paced.put(FrameBatch(numbered([started(), moved(1), moved(2)], 7)))
+    replayed = [Envelope(offset, moved(2, job)) for offset, job in ((3, OTHER), (9, ID))]
+    paced.put(FrameBatch(replayed))
     await trio.sleep(1.5)
     assert [message.cursor for message in outbox.messages] == ["store-7", "store-8", UNSET, UNSET]
 
@@ -173,20 +173,20 @@ async def test_a_progress_that_is_due_sooner_than_another_does_not_wait_for_it(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
-    paced = Paced(outbox, 5.0, nursery.start_soon)
-    paced.put(Batch(numbered([moved(1)])))
+    paced = ThrottledOutbox(outbox, 5.0, nursery.start_soon)
+    paced.put(FrameBatch(numbered([moved(1)])))
     await trio.sleep(2)
-    paced.put(Batch(numbered([moved(1, OTHER), moved(2, OTHER)], 2)))
+    paced.put(FrameBatch(numbered([moved(1, OTHER), moved(2, OTHER)], 2)))
     await trio.sleep(1)
-    paced.put(Batch(numbered([moved(2)], 4)))
+    paced.put(FrameBatch(numbered([moved(2)], 4)))
     await trio.sleep(2.5)
     assert [item.message.job_id for item in outbox.items] == [ID, OTHER, ID]
 
 
 async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> None:
     outbox = Collected()
-    paced = Paced(outbox, 60.0, nursery.start_soon)
-    paced.put(Batch(numbered([moved(1), moved(2)])))
+    paced = ThrottledOutbox(outbox, 60.0, nursery.start_soon)
+    paced.put(FrameBatch(numbered([moved(1), moved(2)])))
     paced.end(JOB_FINISHED)
     assert [item.offset for item in outbox.items] == [1, 2]
     assert outbox.endings == [JOB_FINISHED]
@@ -195,9 +195,9 @@ async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> No
 @pytest.mark.parametrize("types", [set(), {"progress"}, {"job_created", "page_preview"}])
 def test_a_selection_always_has_the_changes_of_status_and_the_ends(types: set[str]) -> None:
     outbox = Collected()
-    selected = Selected(outbox, partial(of_types, types))
+    selected = TypeFilteredOutbox(outbox, partial(of_types, types))
     told = [created(), started(), moved(1), *succeeded(), started(OTHER), cancelled(OTHER)]
-    selected.put(Batch(numbered(told)))
+    selected.put(FrameBatch(numbered(told)))
     selected.end(JOB_FINISHED)
     wanted = {type(message).__struct_config__.tag for message in outbox.messages}
     assert {"status_change", "completed"} <= wanted <= {"status_change", "completed"} | types

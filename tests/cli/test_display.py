@@ -4,8 +4,8 @@ from datetime import datetime, tzinfo
 
 import pytest
 from progressd.cli import text
-from progressd.cli.display import Bars, Lines
-from progressd.client.watcher import Lost, Received
+from progressd.cli.display import BarDisplay, LineDisplay
+from progressd.client.watcher import Disconnected, Received
 from progressd.core.messages import decode
 from rich.console import Console
 
@@ -47,13 +47,13 @@ WELL = received("server_status", status="healthy")
     ],
 )
 def test_a_message_is_one_line(message: Received, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         display.show(message)
     assert capsys.readouterr().out == f"{line}\n"
 
 
 def test_previews_of_pages_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         display.show(PREVIEW)
     assert capsys.readouterr().out == ""
 
@@ -63,7 +63,7 @@ def test_steps_without_an_end_are_counted_without_it(
     current: int, counted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = received("progress", current_step=current, total_steps=0, step_name="Copying", percent=54)
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         display.show(moved)
     assert capsys.readouterr().out == f"{JOB} progress 54% {counted}Copying\n"
     on_terminal, screen = bars()
@@ -75,7 +75,7 @@ def test_steps_without_an_end_are_counted_without_it(
 
 def test_there_is_no_percentage_while_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     nothing = received("progress", current_step=0, total_steps=0, step_name="Looking", percent=0)
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         display.show(nothing)
     assert capsys.readouterr().out == f"{JOB} progress Looking\n"
     on_terminal, screen = bars()
@@ -96,7 +96,7 @@ def test_there_is_no_percentage_while_nothing_is_known(capsys: pytest.CaptureFix
 
 
 def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.CaptureFixture[str]) -> None:
-    with Lines(URL, as_json=True) as display:
+    with LineDisplay(URL, as_json=True) as display:
         display.show(Received('{"type":"new",  "a":1}', None))
         display.show(MOVED)
     assert capsys.readouterr().out == f'{{"type":"new",  "a":1}}\n{MOVED.text}\n'
@@ -104,15 +104,15 @@ def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.Capture
 
 def test_a_job_whose_producer_is_silent_is_shown_as_stalled(capsys: pytest.CaptureFixture[str]) -> None:
     silent = received("progress", current_step=5, total_steps=12, step_name="AI", percent=41, stalled=True)
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         display.show(silent)
     assert capsys.readouterr().out == f"{JOB} progress 41% 5/12 AI, stalled\n"
 
 
 def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.CaptureFixture[str]) -> None:
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         for failures in range(3):
-            display.lost(Lost("draining", 1.0, failures))
+            display.lost(Disconnected("draining", 1.0, failures))
         display.show(STARTED)
         display.show(MOVED)
     assert capsys.readouterr().err == "connection lost (draining); trying again\nconnected again\n"
@@ -120,15 +120,15 @@ def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.Capt
 
 def test_a_name_can_neither_break_the_line_nor_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     evil = received("error", message="a\n\x1b[2Jb\u202e\x85c")
-    with Lines(URL, as_json=False) as display:
+    with LineDisplay(URL, as_json=False) as display:
         display.show(evil)
     assert capsys.readouterr().out == f"{JOB} error a [2Jb c\n"
 
 
-def bars(names: dict[str, str] | None = None, width: int = 120) -> tuple[Bars, io.StringIO]:
+def bars(names: dict[str, str] | None = None, width: int = 120) -> tuple[BarDisplay, io.StringIO]:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width, color_system=None, legacy_windows=False)
-    return Bars(URL, names or {}, console), screen
+    return BarDisplay(URL, names or {}, console), screen
 
 
 def test_bars_show_name_percentage_step_and_the_time_left() -> None:
@@ -179,7 +179,7 @@ def test_more_bars_than_lines_are_counted_and_leave_room_for_a_notice() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, height=8, color_system=None, legacy_windows=False)
     names = {f"{number:08}-0000-4000-8000-000000000000": f"{number}.pdf" for number in range(10)}
-    display = Bars(URL, names, console)
+    display = BarDisplay(URL, names, console)
     with display:
         for number in (2, 4):
             display.show(
@@ -187,7 +187,7 @@ def test_more_bars_than_lines_are_counted_and_leave_room_for_a_notice() -> None:
                     "progress", job_id=list(names)[number], current_step=1, total_steps=2, percent=50, step_name="x"
                 )
             )
-        display.lost(Lost("draining", 1.0, 0))
+        display.lost(Disconnected("draining", 1.0, 0))
         screen.truncate(0)
         display._progress.refresh()
         shown = [line for part in screen.getvalue().split("\n") if (line := part.rpartition("\x1b[2K")[2].strip())]

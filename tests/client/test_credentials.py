@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from progressd.auth.api_keys import new_secret
 from progressd.client.endpoint import credentials, read_key
-from progressd.client.errors import BadKey
+from progressd.client.errors import InvalidKey
 
 
 def test_a_key_goes_into_the_header_and_none_goes_nowhere() -> None:
@@ -19,7 +19,7 @@ def test_a_key_goes_into_the_header_and_none_goes_nowhere() -> None:
 @example("pgd_\r\nX-Evil: 1")
 @example("pgd_\x85")
 def test_what_is_taken_can_stand_in_a_header(text: str) -> None:
-    with contextlib.suppress(BadKey):
+    with contextlib.suppress(InvalidKey):
         header = credentials(text)["Authorization"]
         assert header.isascii()
         assert header.isprintable()
@@ -28,7 +28,9 @@ def test_what_is_taken_can_stand_in_a_header(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["pgd_a b", "pgd_a\r\nX-Evil: 1", "pgd_ö", "pgd_\x00"])
 def test_what_cannot_is_not_told(text: str) -> None:
-    with pytest.raises(BadKey, match=r"^the key is none: there are spaces or other characters in it that no key has$"):
+    with pytest.raises(
+        InvalidKey, match=r"^the key is none: there are spaces or other characters in it that no key has$"
+    ):
         credentials(text)
 
 
@@ -56,6 +58,6 @@ def test_a_file_without_a_key_is_named_and_what_is_in_it_is_not(
     path = tmp_path / "key"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadKey) as caught:
+    with pytest.raises(InvalidKey) as caught:
         read_key(path)
     assert str(caught.value) == said.replace("PATH", str(path))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from progressd.client.errors import BadUrl, ClientError, NoAnswer, Refused
+from progressd.client.errors import APIError, ClientError, InvalidURL, ResponseTimeout
 from progressd.client.http import HTTPClient
 from progressd.client.multipart import Upload
 from progressd.client.rest import MAX_ANSWERS, RestClient
@@ -24,19 +24,19 @@ TIMEOUT = 20.0
         (answer(b"{}" + b" " * MAX_ANSWERS), ClientError, f"it sent more than {MAX_ANSWERS} bytes"),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{}",
-            NoAnswer,
+            ResponseTimeout,
             "broke: IncompleteRead(2 bytes read, 7 more",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\n{}",
-            NoAnswer,
+            ResponseTimeout,
             "broke: IncompleteRead",
         ),
         (b"SSH-2.0-OpenSSH_9.2\r\nConnection: close\r\n", ClientError, "it speaks no HTTP"),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", NoAnswer, "broke: got more than 65536 bytes"),
-        (answer(b"<html>", 404), Refused, "answered with HTTP status 404"),
-        (answer(b"{}", 429, Retry_After="9" * 5000), Refused, "answered with HTTP status 429"),
-        (b"", NoAnswer, "broke: Remote end closed connection"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", ResponseTimeout, "broke: got more than 65536 bytes"),
+        (answer(b"<html>", 404), APIError, "answered with HTTP status 404"),
+        (answer(b"{}", 429, Retry_After="9" * 5000), APIError, "answered with HTTP status 429"),
+        (b"", ResponseTimeout, "broke: Remote end closed connection"),
     ],
     ids=["no gzip", "gzip", "too long", "short", "half a chunk", "no HTTP", "long header", "404", "retry", "closed"],
 )
@@ -76,7 +76,7 @@ def test_a_request_that_is_rejected_before_it_is_read_has_its_reason() -> None:
 def test_a_password_in_the_address_is_for_a_proxy_and_is_not_shown() -> None:
     with answering(answer(b"<html>", 502)) as server:
         url = server.url.replace("//", "//me:p%40ss@")
-        with RestClient(url) as client, pytest.raises(Refused) as caught:
+        with RestClient(url) as client, pytest.raises(APIError) as caught:
             client.job("x")
     assert str(caught.value) == f"{server.url} answered with HTTP status 502"
     assert b"Authorization: Basic bWU6cEBzcw==\r\n" in server.requests[0]
@@ -84,7 +84,7 @@ def test_a_password_in_the_address_is_for_a_proxy_and_is_not_shown() -> None:
 
 @pytest.mark.parametrize("url", ["http://a b:1", "http://a\x7f:1", "http:// :1"])
 def test_an_address_that_cannot_be_one_is_named(url: str) -> None:
-    with pytest.raises(BadUrl, match="is not the address of a daemon"):
+    with pytest.raises(InvalidURL, match="is not the address of a daemon"):
         RestClient(url)
 
 

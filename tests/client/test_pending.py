@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.client.pending import UNKNOWN_MOST, Answer, Backlog, Event
+from progressd.client.pending import UNKNOWN_MOST, Event, EventAnswer, PendingEvents
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import ProducerEvent, RegisterEvent
 from progressd.core.job import Job, apply
@@ -25,7 +25,7 @@ class Daemon:
         self.jobs.clear()
         self.store = "5f2e10aa"
 
-    def take(self, event: Event, *, full: bool = False) -> Answer:
+    def take(self, event: Event, *, full: bool = False) -> EventAnswer:
         try:
             if full:
                 raise StoreFailed("the disk is full")
@@ -35,23 +35,23 @@ class Daemon:
                 raise NotFound(f"no job {known.job_id}")
             applied = apply(job, known, NOW)
         except ProgressdError as error:
-            return Answer(ok=False, error=str(error), status=error.status)
+            return EventAnswer(ok=False, error=str(error), status=error.status)
         self.ends += applied.job.status.finished and not (job and job.status.finished)
         self.jobs[applied.job.id] = applied.job
-        return Answer(ok=True, cursor=f"{self.store}-7")
+        return EventAnswer(ok=True, cursor=f"{self.store}-7")
 
 
 def step(number: int) -> dict[str, object]:
     return {"current_step": number, "total_steps": 9, "step_name": f"Step {number}"}
 
 
-def begun() -> Backlog:
-    backlog = Backlog(ID, {"kind": "scan"})
+def begun() -> PendingEvents:
+    backlog = PendingEvents(ID, {"kind": "scan"})
     backlog.move(step(0))
     return backlog
 
 
-def exchange(backlog: Backlog, daemon: Daemon) -> str:
+def exchange(backlog: PendingEvents, daemon: Daemon) -> str:
     batch = backlog.batch()
     return backlog.answered(batch, [daemon.take(event) for event in batch])
 
@@ -193,7 +193,7 @@ def test_a_daemon_that_was_restored_before_the_end_is_told_all_of_the_job(
 
 
 def test_a_restored_daemon_is_told_of_the_job_of_somebody_else_once_it_knows_that_again() -> None:
-    backlog, daemon = Backlog(ID, None), Daemon()
+    backlog, daemon = PendingEvents(ID, None), Daemon()
     registration: Event = {"type": "job_created", "job_id": ID, "data": {}}
     daemon.take(registration)
     backlog.move(step(3))
@@ -211,14 +211,14 @@ def test_a_restored_daemon_is_told_of_the_job_of_somebody_else_once_it_knows_tha
 
 
 def test_a_registration_that_is_refused_ends_it() -> None:
-    backlog = Backlog(ID, {"kind": ""})
+    backlog = PendingEvents(ID, {"kind": ""})
     [refused] = batch = backlog.batch()
-    assert backlog.answered(batch, [Answer(ok=False, error="not an event: …", status=400)]) == "not an event: …"
+    assert backlog.answered(batch, [EventAnswer(ok=False, error="not an event: …", status=400)]) == "not an event: …"
     assert (refused["type"], backlog.over) == ("job_created", True)
 
 
 def test_options_that_are_refused_do_not_keep_a_job_from_being_seen() -> None:
-    backlog, daemon = Backlog(ID, {"kind": "scan", "total_steps": 9, "options": {"text": "x" * 70_000}}), Daemon()
+    backlog, daemon = PendingEvents(ID, {"kind": "scan", "total_steps": 9, "options": {"text": "x" * 70_000}}), Daemon()
     backlog.move(step(3))
     backlog.end("completed", {})
     assert exchange(backlog, daemon) == "the options are larger than 64 KiB"
@@ -236,7 +236,7 @@ def test_a_result_that_is_refused_does_not_keep_a_job_from_its_end() -> None:
 
 
 def test_of_a_job_of_somebody_else_only_the_progress_is_told() -> None:
-    backlog, daemon = Backlog(ID, None), Daemon()
+    backlog, daemon = PendingEvents(ID, None), Daemon()
     daemon.take({"type": "job_created", "job_id": ID, "data": {}})
     backlog.move(step(3))
     backlog.end(None, {})

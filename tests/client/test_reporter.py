@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 from progressd.client import Job
-from progressd.client.pending import Answer, Backlog, Event
-from progressd.client.reporter import Reporter
+from progressd.client.pending import Event, EventAnswer, PendingEvents
+from progressd.client.reporter import ReporterThread
 from progressd.client.rest import MAX_ANSWERS
 from support.answering import answer, answering, taken, unreachable
 from support.reporting import complaints
@@ -69,16 +69,16 @@ class Flaky:
             self.defects -= 1
             raise ZeroDivisionError("a defect")
 
-    def exchange(self, events: Sequence[Event]) -> list[Answer]:
+    def exchange(self, events: Sequence[Event]) -> list[EventAnswer]:
         self.told += events
-        return [Answer(ok=True)] * len(events)
+        return [EventAnswer(ok=True)] * len(events)
 
     def close(self) -> None:
         pass
 
 
-def reporting(lines: Flaky) -> Reporter:
-    reporter = Reporter("scan", Backlog(ID, {"kind": "scan"}), lambda: lines, None)
+def reporting(lines: Flaky) -> ReporterThread:
+    reporter = ReporterThread("scan", PendingEvents(ID, {"kind": "scan"}), lambda: lines, None)
     reporter.start()
     return reporter
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from progressd.client.errors import ClientError, NoDaemon, Refused
+from progressd.client.errors import APIError, ClientError, ConnectError
 from progressd.client.rest import RestClient
 
 
@@ -91,7 +91,7 @@ def test_of_a_file_only_what_was_given_is_sent_along(
 )
 def test_a_refusal_has_the_daemons_sentence(answers: Answers, body: object, sentence: str) -> None:
     answers.status, answers.body, answers.headers = 429, json.dumps(body).encode(), {"Retry-After": "7"}
-    with RestClient(answers.url) as client, pytest.raises(Refused) as caught:
+    with RestClient(answers.url) as client, pytest.raises(APIError) as caught:
         client.job("x")
     assert str(caught.value) == sentence.replace("URL", answers.url)
     assert (caught.value.status, caught.value.retry_after) == (429, 7)
@@ -105,7 +105,7 @@ def test_what_answers_without_json_is_not_progressd(answers: Answers, body: byte
 
 
 def test_nobody_there_is_told_as_such() -> None:
-    with RestClient("http://127.0.0.1:1") as client, pytest.raises(NoDaemon, match="no daemon answers at http"):
+    with RestClient("http://127.0.0.1:1") as client, pytest.raises(ConnectError, match="no daemon answers at http"):
         client.jobs()
 
 

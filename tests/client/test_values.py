@@ -58,8 +58,8 @@ class Hostile:
 
 
 def test_the_limits_are_those_of_the_daemon() -> None:
-    assert (values.MAX_OPTIONS, values.MAX_LEASE) == (events.OPTIONS_MOST, events.LEASE_MOST)
-    assert values.MAX_NESTING == events.NESTED_MOST
+    assert (values.MAX_OPTIONS, values.MAX_LEASE) == (events.MAX_OPTIONS_BYTES, events.MAX_LEASE)
+    assert values.MAX_NESTING == events.MAX_NESTING
 
 
 @given(st.dictionaries(keys, anything))

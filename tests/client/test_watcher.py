@@ -9,8 +9,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.client.backoff import FIRST_DELAY, LONGEST_DELAY, backoff
-from progressd.client.errors import BadUrl, NoDaemon, Refused, StreamClosed
-from progressd.client.watcher import Lost, watch, watch_texts
+from progressd.client.errors import APIError, ConnectError, InvalidURL, StreamClosed
+from progressd.client.watcher import Disconnected, watch, watch_texts
 from progressd.core.messages import Completed, Progress, StatusChange
 from support.waiting import PATIENCE
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
@@ -133,7 +133,7 @@ async def test_texts_are_exactly_what_came_and_unknown_types_are_passed_on_only_
     ids=["draining", "slow consumer", "timed out", "connection broken"],
 )
 async def test_it_reconnects_from_the_last_cursor(end: Callable[[list[str]], Script]) -> None:
-    losses: list[Lost] = []
+    losses: list[Disconnected] = []
     first = [progress(1, "s-1"), progress(2, "s-2")]
     rest = [progress(3, "s-3"), *END]
     async with daemon(end(first), says(*rest)) as served, watch_texts(served.url, JOB, on_lost=losses.append) as texts:
@@ -160,7 +160,7 @@ async def test_a_close_code_from_4500_on_means_stay_away() -> None:
 
 async def test_a_refusal_ends_it_with_the_daemons_sentence() -> None:
     async with daemon(refuses(404, {"error": f"no job {JOB}"})) as served:
-        with pytest.raises(Refused, match=f"^no job {JOB}$") as caught:
+        with pytest.raises(APIError, match=f"^no job {JOB}$") as caught:
             async with watch(served.url, JOB) as messages:
                 assert [message async for message in messages] == []
     assert caught.value.status == 404
@@ -168,13 +168,13 @@ async def test_a_refusal_ends_it_with_the_daemons_sentence() -> None:
 
 async def test_a_refusal_without_json_names_the_status() -> None:
     async with daemon(refuses(400, b"<h1>Bad Request</h1>")) as served:
-        with pytest.raises(Refused, match=f"^{served.url} answered with HTTP status 400$"):
+        with pytest.raises(APIError, match=f"^{served.url} answered with HTTP status 400$"):
             async with watch(served.url, JOB) as messages:
                 assert [message async for message in messages] == []
 
 
 async def test_503_is_tried_again_after_retry_after() -> None:
-    losses: list[Lost] = []
+    losses: list[Disconnected] = []
     full = refuses(503, {"error": "too many connections"}, Retry_After="1")
     async with daemon(full, says(*END)) as served, watch(served.url, JOB, on_lost=losses.append) as messages:
         assert len([message async for message in messages]) == 2
@@ -184,13 +184,13 @@ async def test_503_is_tried_again_after_retry_after() -> None:
 @pytest.mark.parametrize("status", [429, 500, 502])
 async def test_what_was_never_a_daemon_is_not_waited_for(status: int) -> None:
     async with daemon(refuses(status, b"<h1>Bad Gateway</h1>")) as served:
-        with pytest.raises(Refused, match=f"^{served.url} answered with HTTP status {status}$"):
+        with pytest.raises(APIError, match=f"^{served.url} answered with HTTP status {status}$"):
             async with watch(served.url) as messages:
                 assert [message async for message in messages] == []
 
 
 async def test_a_proxy_whose_daemon_has_gone_is_asked_again() -> None:
-    losses: list[Lost] = []
+    losses: list[Disconnected] = []
     first = says(progress(1, "s-1"), close=1001)
     proxy = daemon(first, refuses(502, b"Bad Gateway"), says(*END))
     async with proxy as served, watch(served.url, JOB, on_lost=losses.append) as messages:
@@ -200,13 +200,13 @@ async def test_a_proxy_whose_daemon_has_gone_is_asked_again() -> None:
 
 async def test_nothing_that_answers_is_told_at_once(free_port: int) -> None:
     url = f"http://127.0.0.1:{free_port}"
-    with pytest.raises(NoDaemon, match=f"^no daemon answers at {url}; start one with: progressd serve$"):
+    with pytest.raises(ConnectError, match=f"^no daemon answers at {url}; start one with: progressd serve$"):
         async with watch(url, JOB) as messages:
             assert [message async for message in messages] == []
 
 
 async def test_a_daemon_that_was_there_is_waited_for(free_port: int) -> None:
-    losses: list[Lost] = []
+    losses: list[Disconnected] = []
     listening, gone = trio.CancelScope(), trio.Event()
 
     async def leaves(request: WebSocketRequest) -> None:
@@ -224,7 +224,7 @@ async def test_a_daemon_that_was_there_is_waited_for(free_port: int) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(serve, nursery)
 
-        def lost(one: Lost) -> None:
+        def lost(one: Disconnected) -> None:
             losses.append(one)
             if len(losses) == 2:
                 nursery.start_soon(serve_websocket, says(*END), "127.0.0.1", free_port, None)
@@ -238,7 +238,7 @@ async def test_a_daemon_that_was_there_is_waited_for(free_port: int) -> None:
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://h/?a=b"])
 async def test_a_bad_url_is_named(url: str) -> None:
-    with pytest.raises(BadUrl, match="is not the address of a daemon: expected one such as http://"):
+    with pytest.raises(InvalidURL, match="is not the address of a daemon: expected one such as http://"):
         async with watch(url, JOB) as messages:
             assert [message async for message in messages] == []
 

@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
-from progressd.client.websocket import Pulse
+from progressd.client.websocket import KeepAlive
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
@@ -35,7 +35,7 @@ async def pair() -> AsyncIterator[tuple[WebSocketConnection, WebSocketConnection
 
 async def test_a_daemon_with_nothing_to_say_is_kept_as_long_as_it_answers(autojump_clock: MockClock) -> None:
     async with pair() as (client, server, _), trio.open_nursery() as nursery:
-        pulse = Pulse(client)
+        pulse = KeepAlive(client)
         nursery.start_soon(pulse.check, INTERVAL, nursery.cancel_scope)
         with trio.move_on_after(3600) as hour:
             await pulse.receive()
@@ -49,7 +49,7 @@ async def test_a_daemon_that_is_gone_without_a_word_is_given_up_within_a_minute(
     start = trio.current_time()
     async with pair() as (client, _, answering), trio.open_nursery() as nursery:
         answering.cancel()
-        pulse = Pulse(client)
+        pulse = KeepAlive(client)
         nursery.start_soon(pulse.check, INTERVAL, nursery.cancel_scope)
         await pulse.receive()
         raise AssertionError("not cancelled")
@@ -59,7 +59,7 @@ async def test_a_daemon_that_is_gone_without_a_word_is_given_up_within_a_minute(
 
 async def test_a_reader_who_takes_his_time_is_no_reason_to_give_up(autojump_clock: MockClock) -> None:
     async with pair() as (client, server, _), trio.open_nursery() as nursery:
-        pulse = Pulse(client)
+        pulse = KeepAlive(client)
         nursery.start_soon(pulse.check, INTERVAL, nursery.cancel_scope)
         for number in range(5):  # more than the client queues, so that pongs wait behind them
             nursery.start_soon(server.send_message, str(number))
@@ -72,7 +72,7 @@ async def test_a_reader_who_takes_his_time_is_no_reason_to_give_up(autojump_cloc
 
 async def test_a_closed_connection_ends_both(autojump_clock: MockClock) -> None:
     async with pair() as (client, server, _), trio.open_nursery() as nursery:
-        pulse = Pulse(client)
+        pulse = KeepAlive(client)
         nursery.start_soon(pulse.check, INTERVAL, nursery.cancel_scope)
         nursery.start_soon(server.aclose)
         assert await pulse.receive() is None

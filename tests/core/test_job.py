@@ -12,7 +12,7 @@ from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
     Event,
-    LostEvent,
+    LeaseExpiredEvent,
     PreviewEvent,
     ProgressEvent,
     RegisterEvent,
@@ -460,7 +460,7 @@ def test_times_told_left_are_never_negative(events: list[Event]) -> None:
 
 # Leases
 
-STALL, LOSE = StalledEvent(ID), LostEvent(ID)
+STALL, LOSE = StalledEvent(ID), LeaseExpiredEvent(ID)
 LEASED = RegisterEvent(ID, Registration("scan", total_steps=12, lease_seconds=30))
 
 

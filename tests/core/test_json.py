@@ -1,14 +1,14 @@
 import msgspec
 import pytest
 from progressd.core.errors import InvalidInput
-from progressd.core.json import decoded
+from progressd.core.json import decode
 from progressd.core.status import JobStatus
 
 
 def test_a_status_that_is_none_is_answered_with_those_there_are() -> None:
     reading = msgspec.json.Decoder(msgspec.defstruct("Asked", [("new_status", JobStatus)])).decode
     with pytest.raises(InvalidInput) as refused:
-        decoded(reading, b'{"new_status":"done"}', "an event")
+        decode(reading, b'{"new_status":"done"}', "an event")
     assert str(refused.value) == (
         "not an event: Invalid enum value 'done' - at `$.new_status`, where one of queued, processing, completed,"
         " failed, cancelled is expected"

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from progressd.core import leases as module
-from progressd.core.events import LeaseEvent, LostEvent, StalledEvent
+from progressd.core.events import LeaseEvent, LeaseExpiredEvent, StalledEvent
 from progressd.core.job import Job, apply
 from progressd.core.leases import Leases
 from progressd.core.status import JobStatus
 from support.samples import NOW, job, job_id
 
-STALLED, LOST = StalledEvent(job_id(1)), LostEvent(job_id(1))
+STALLED, LOST = StalledEvent(job_id(1)), LeaseExpiredEvent(job_id(1))
 
 
 def leased(number: int = 1, seconds: float = 10, **fields: object) -> Job:
@@ -104,7 +104,7 @@ def test_many_who_are_silent_at_once_are_said_in_parts() -> None:
     for number in range(250):
         leases.keep(leased(number), 0)
     parts = [leases.silent(10) for _ in range(4)]
-    assert [len(part) for part in parts] == [module.SAID_MOST, module.SAID_MOST, 50, 0]
+    assert [len(part) for part in parts] == [module.MAX_PER_LOOK, module.MAX_PER_LOOK, 50, 0]
     assert {event.job_id for part in parts for event in part} == {job_id(number) for number in range(250)}
 
 
@@ -147,6 +147,6 @@ def test_every_life_of_every_job_is_judged_as_if_one_looked_at_all_of_them_all_t
                         expected.add(StalledEvent(one.id))
                         stalled[one.id] = now
                     elif one.id in stalled and silent >= 3 * one.lease_seconds:
-                        expected.add(LostEvent(one.id))
+                        expected.add(LeaseExpiredEvent(one.id))
                 assert now >= leases.next_look or not expected
                 assert set(say(leases, jobs, now)) == expected

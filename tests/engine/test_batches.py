@@ -7,7 +7,7 @@ import pytest
 from progressd.core.batch import JobBatch, Priority
 from progressd.core.errors import NotFound
 from progressd.core.events import (
-    CallOffEvent,
+    BatchCancelEvent,
     CompletedEvent,
     Event,
     Registration,
@@ -88,7 +88,7 @@ async def test_what_is_called_off_is_cancelled_and_not_only_in_part(store: SQLit
         await spine.submit(submitted(1), submitted(2), submitted(3))
         await spine.submit(*done(1), StatusEvent(job_id(2), ReportedStatus(JobStatus.CANCELLED)))
         assert (await batch_in(spine)).status == "processing"
-        await spine.submit(CallOffEvent(job_id(3)))
+        await spine.submit(BatchCancelEvent(job_id(3)))
         assert (await batch_in(spine)).status == "cancelled"
 
 

@@ -38,7 +38,7 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly everything has to come from the store, and in many pages."""
-    monkeypatch.setattr(registry, "REMEMBERED", 1)
+    monkeypatch.setattr(registry, "MAX_FINISHED", 1)
     monkeypatch.setattr(module, "PAGE", 2)
 
 
@@ -476,7 +476,7 @@ def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
             assert offsets == sorted(set(offsets))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "REMEMBERED", 1)
+        patch.setattr(registry, "MAX_FINISHED", 1)
         patch.setattr(module, "PAGE", 5)
         with closing(SlowStore.open(tmp_path_factory.mktemp("seam") / "store.sqlite")) as store:
             assert isinstance(store, SlowStore)

@@ -16,7 +16,7 @@ from progressd.broadcast.reader import Reader
 from progressd.core.batch import JobBatch
 from progressd.core.cursor import Cursor
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import CallOffEvent, Event, PreviewEvent, RegisterEvent, Registration
+from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, PagePreviewData, encode, type_of
 from progressd.core.status import JobStatus
@@ -238,7 +238,7 @@ def scans(job: Job) -> bool:
 
 
 async def test_what_is_about_a_job_that_is_not_seen_is_refused_like_what_is_about_none(spine: Spine) -> None:
-    events = [progress(1), start(), cancel(), complete(), fail(), PREVIEW, CallOffEvent(ID), register(), submit()]
+    events = [progress(1), start(), cancel(), complete(), fail(), PREVIEW, BatchCancelEvent(ID), register(), submit()]
     unknown = await spine.submit(*events[:-2], may_see=scans)
     await spine.submit(of_team("print"))
     hidden = await spine.submit(*events, *(replace(event, job_id=ID.upper()) for event in events), may_see=scans)

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.broadcast.envelope import Published
+from progressd.broadcast.envelope import Envelope
 from progressd.engine.recent import Recent
 from support.samples import moved
 
@@ -13,10 +13,10 @@ OFFSETS = st.integers(1, 3000)
 def test_what_is_between_two_offsets_comes_in_order(
     steps: list[tuple[bool, int]], after: int, upto: int, most: int
 ) -> None:
-    recent, there = Recent(), dict[int, Published]()
+    recent, there = Recent(), dict[int, Envelope]()
     for add, offset in steps:
         if add and offset not in there:
-            there[offset] = Published(offset, moved(1))
+            there[offset] = Envelope(offset, moved(1))
             recent.add(there[offset])
         elif not add and offset in there:
             recent.remove(there.pop(offset))
@@ -25,7 +25,7 @@ def test_what_is_between_two_offsets_comes_in_order(
 
 
 def test_nothing_is_left_of_what_was_removed() -> None:
-    recent, items = Recent(), [Published(offset, moved(1)) for offset in range(1, 5000)]
+    recent, items = Recent(), [Envelope(offset, moved(1)) for offset in range(1, 5000)]
     for item in items:
         recent.add(item)
     for item in items:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
-from progressd.broadcast.envelope import Published
+from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import Priority
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
@@ -72,7 +72,7 @@ def test_a_job_keeps_its_place_in_the_queue_while_it_moves(registry: Registry) -
 
 
 def test_only_the_last_finished_jobs_stay_in_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 2)
+    monkeypatch.setattr(module, "MAX_FINISHED", 2)
     for number in (1, 2, 3):
         registry.keep(job(number))
         registry.keep(job(number, COMPLETED))
@@ -106,8 +106,8 @@ def seen(registry: Registry, number: int = 1, after: int = 0, upto: int = 1000) 
     return None if trail is None else [published.offset for published in trail.between(after, upto)]
 
 
-def published(offset: int, *messages: JobMessage) -> list[Published]:
-    return [Published(offset + place, message) for place, message in enumerate(messages)]
+def published(offset: int, *messages: JobMessage) -> list[Envelope]:
+    return [Envelope(offset + place, message) for place, message in enumerate(messages)]
 
 
 def test_of_a_job_in_memory_all_its_changes_and_its_newest_progress_are_there_in_order(registry: Registry) -> None:
@@ -149,7 +149,7 @@ async def test_after_a_start_the_messages_of_unfinished_jobs_are_there_as_before
 def test_of_a_job_that_is_no_longer_in_memory_nothing_is_left(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 1)
+    monkeypatch.setattr(module, "MAX_FINISHED", 1)
     registry.keep(job(1, COMPLETED, offset=2), published(1, *succeeded()))
     assert (seen(registry), registry.forgotten) == ([1, 2], 0)
     registry.keep(job(2, COMPLETED, offset=4), published(3, *succeeded(job_id(2))))

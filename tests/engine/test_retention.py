@@ -17,8 +17,8 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.engine import retention as module
 from progressd.engine.registry import Registry
-from progressd.engine.retention import FIRST, INTERVAL, PAUSE, STEP, run_retention
-from progressd.files.job_files import Files
+from progressd.engine.retention import DELETE_STEP, FIRST_DELAY, INTERVAL, PAUSE, run_retention
+from progressd.files.job_files import JobFiles
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -53,7 +53,7 @@ async def jobs_in(store: SQLiteStore) -> set[str]:
 async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STEP", 2)
+    monkeypatch.setattr(module, "DELETE_STEP", 2)
     old = [ended(1, 31), ended(2, 32, JobStatus.FAILED), ended(3, 33, JobStatus.CANCELLED), ended(4, 30.1)]
     kept = [
         ended(5, 29.9),
@@ -61,7 +61,7 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
         job(7, JobStatus.PROCESSING, created_at=datetime.now(UTC) - timedelta(days=90)),
     ]
     await store.commit([*old, *kept], [])
-    registry, files = Registry(store), Files(tmp_path)
+    registry, files = Registry(store), JobFiles(tmp_path)
     await files.prepare(store)
     for one in [*old, *kept]:
         files.input(one.id).parent.mkdir()
@@ -76,7 +76,7 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
 
 
 async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore, tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = JobFiles(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
     with no_descriptors_left():
@@ -91,7 +91,7 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SWEEP_STEP", 2)
-    files = Files(tmp_path)
+    files = JobFiles(tmp_path)
     await files.prepare(store)
     kept = [
         job(1, JobStatus.COMPLETED, completed_at=datetime.now(UTC), offset=10),
@@ -115,7 +115,7 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
 
 @pytest.mark.parametrize("age", [DAY, KEEP + DAY], ids=["young", "old"])
 async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, tmp_path: Path, age: float) -> None:
-    files = Files(tmp_path)
+    files = JobFiles(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
     os.utime(files.input(ID).parent, (time.time() - age,) * 2)
@@ -142,7 +142,7 @@ async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(
     await store.commit([ended(1, 31), ended(3, 0)], [])
     reopened(store, tmp_path).close()
     store = UnreadableStore.open(tmp_path / "store.sqlite")
-    files = Files(tmp_path)
+    files = JobFiles(tmp_path)
     await files.prepare(store)
     for number in (1, 2):
         files.input(job_id(number)).parent.mkdir()
@@ -185,9 +185,9 @@ class ScriptedStore:
 @pytest.mark.parametrize(
     ("script", "pauses"),
     [
-        ([STEP, 3, 0], [PAUSE, PAUSE, FIRST]),
-        ([0, 1, 0], [FIRST, PAUSE, INTERVAL]),
-        ([StoreFailed("disk full"), 0], [FIRST, INTERVAL]),
+        ([DELETE_STEP, 3, 0], [PAUSE, PAUSE, FIRST_DELAY]),
+        ([0, 1, 0], [FIRST_DELAY, PAUSE, INTERVAL]),
+        ([StoreFailed("disk full"), 0], [FIRST_DELAY, INTERVAL]),
     ],
     ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],
 )
@@ -198,7 +198,7 @@ async def test_when_it_looks(
         store = ScriptedStore(script, over)
         registry = Registry(store)  # type: ignore[arg-type]
         (tmp_path / "jobs").mkdir()
-        await run_retention(KEEP, store, registry, Files(tmp_path))  # type: ignore[arg-type]
+        await run_retention(KEEP, store, registry, JobFiles(tmp_path))  # type: ignore[arg-type]
     assert [later - earlier for earlier, later in pairwise(store.asked)] == pytest.approx(pauses)
 
 
@@ -217,8 +217,10 @@ async def test_nothing_is_deleted_by_the_first_look_after_the_clock_has_jumped_a
     with trio.CancelScope() as over:
         store = ScriptedStore([0, 0], over)
         (tmp_path / "jobs").mkdir()
-        await run_retention(KEEP, store, Registry(store), Files(tmp_path))  # type: ignore[arg-type]
-    assert [time - began for time in store.asked] == pytest.approx([0, FIRST + INTERVAL, FIRST + 3 * INTERVAL])
+        await run_retention(KEEP, store, Registry(store), JobFiles(tmp_path))  # type: ignore[arg-type]
+    assert [time - began for time in store.asked] == pytest.approx(
+        [0, FIRST_DELAY + INTERVAL, FIRST_DELAY + 3 * INTERVAL]
+    )
 
 
 async def test_nothing_is_deleted_at_the_start_where_all_jobs_have_become_old(
@@ -228,5 +230,5 @@ async def test_nothing_is_deleted_at_the_start_where_all_jobs_have_become_old(
     with trio.CancelScope() as over:
         store = ScriptedStore([0], over, newest=datetime.now(UTC) - timedelta(days=31))
         (tmp_path / "jobs").mkdir()
-        await run_retention(KEEP, store, Registry(store), Files(tmp_path))  # type: ignore[arg-type]
-    assert [time - began for time in store.asked] == pytest.approx([FIRST, FIRST + INTERVAL])
+        await run_retention(KEEP, store, Registry(store), JobFiles(tmp_path))  # type: ignore[arg-type]
+    assert [time - began for time in store.asked] == pytest.approx([FIRST_DELAY, FIRST_DELAY + INTERVAL])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from progressd.core.errors import Conflict, NoSpace, SettingsError, StoreFailed
+from progressd.core.errors import Conflict, InsufficientStorage, SettingsError, StoreFailed
 from progressd.core.status import JobStatus
-from progressd.files.job_files import Files
+from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -26,8 +26,8 @@ PDF = b"%PDF-1.7 and so on"
 
 
 @pytest.fixture
-async def files(tmp_path: Path, store: SQLiteStore) -> Files:
-    files = Files(tmp_path)
+async def files(tmp_path: Path, store: SQLiteStore) -> JobFiles:
+    files = JobFiles(tmp_path)
     await files.prepare(store)
     return files
 
@@ -37,14 +37,14 @@ def tree(top: Path) -> set[str]:
     return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith("store.sqlite")}
 
 
-async def receive(files: Files, number: int = 1, content: bytes = PDF) -> None:
+async def receive(files: JobFiles, number: int = 1, content: bytes = PDF) -> None:
     """Upload an input as a whole."""
     async with files.upload(job_id(number)) as upload:
         await upload.write(content)
         await upload.finish()
 
 
-async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: Files, tmp_path: Path) -> None:
+async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: JobFiles, tmp_path: Path) -> None:
     async with files.upload(ID) as upload:
         await upload.write(PDF[:5])
         await upload.write(PDF[5:])
@@ -55,7 +55,7 @@ async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: Fi
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: Files) -> None:
+async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: JobFiles) -> None:
     async with files.upload(ID) as upload:
         for size in (1, 1000, 500, 500):
             await upload.write(bytes(size))
@@ -67,7 +67,9 @@ class Refused(Exception):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-async def test_an_upload_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path, whole: bool) -> None:
+async def test_an_upload_that_does_not_become_a_job_leaves_nothing(
+    files: JobFiles, tmp_path: Path, whole: bool
+) -> None:
 
     async def refuse() -> None:
         async with files.upload(ID) as upload:
@@ -81,7 +83,7 @@ async def test_an_upload_that_does_not_become_a_job_leaves_nothing(files: Files,
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def fail(files: Files, content: bytes, error: Exception, *, whole: bool = True) -> None:
+async def fail(files: JobFiles, content: bytes, error: Exception, *, whole: bool = True) -> None:
     """An upload that ends so."""
     with suppress(type(error)):
         async with files.upload(ID) as upload:
@@ -100,7 +102,7 @@ def undecided() -> StoreFailed:
 
 @pytest.mark.parametrize("there", [False, True])
 async def test_what_is_undecided_is_decided_by_the_store_when_it_is_opened_again(
-    files: Files, tmp_path: Path, store: SQLiteStore, there: bool
+    files: JobFiles, tmp_path: Path, store: SQLiteStore, there: bool
 ) -> None:
     for times in (1, 2, 3):
         await fail(files, PDF * times, undecided())
@@ -113,7 +115,7 @@ async def test_what_is_undecided_is_decided_by_the_store_when_it_is_opened_again
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_what_is_undecided_keeps_its_input_while_it_is_sent_again_in_vain(
-    files: Files, tmp_path: Path, whole: bool
+    files: JobFiles, tmp_path: Path, whole: bool
 ) -> None:
     await fail(files, PDF, undecided())
     await fail(files, PDF[:5], Refused(), whole=whole)
@@ -124,7 +126,9 @@ async def test_what_is_undecided_keeps_its_input_while_it_is_sent_again_in_vain(
     assert files.input(ID).read_bytes() == PDF
 
 
-async def test_a_second_try_that_is_undecided_keeps_its_input(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+async def test_a_second_try_that_is_undecided_keeps_its_input(
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
+) -> None:
     await receive(files)
     with pytest.raises(StoreFailed):
         async with files.copied_input(ID, job_id(2)):
@@ -135,7 +139,7 @@ async def test_a_second_try_that_is_undecided_keeps_its_input(files: Files, tmp_
     assert tree(tmp_path / "uploads") == set()
 
 
-async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files: Files, tmp_path: Path) -> None:
+async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     with pytest.raises(Conflict, match="there are files of a job"):
         await receive(files, content=b"%PDF of somebody else")
@@ -143,7 +147,7 @@ async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files:
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -> None:
+async def test_a_cancelled_upload_leaves_nothing(files: JobFiles, tmp_path: Path) -> None:
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.upload(ID) as upload:
             await upload.write(PDF)
@@ -154,7 +158,7 @@ async def test_a_cancelled_upload_leaves_nothing(files: Files, tmp_path: Path) -
 
 
 async def test_an_uploaded_input_is_kept_after_a_crash_if_its_job_exists(
-    files: Files, tmp_path: Path, store: SQLiteStore
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     await receive(files)
     await store.commit([job()], [])
@@ -165,7 +169,7 @@ async def test_an_uploaded_input_is_kept_after_a_crash_if_its_job_exists(
 
 
 async def test_a_crash_while_a_file_was_sent_again_leaves_nothing_of_it_beside_the_input(
-    files: Files, tmp_path: Path, store: SQLiteStore
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     await fail(files, PDF, undecided())
     await store.commit([job()], [])
@@ -178,7 +182,7 @@ async def test_a_crash_while_a_file_was_sent_again_leaves_nothing_of_it_beside_t
 
 @pytest.mark.parametrize("linked", [False, True], ids=["half received", "whole, but not in the store"])
 async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
-    files: Files, tmp_path: Path, store: SQLiteStore, linked: bool
+    files: JobFiles, tmp_path: Path, store: SQLiteStore, linked: bool
 ) -> None:
     await receive(files, 2)
     await store.commit([job(2)], [])
@@ -190,7 +194,7 @@ async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{job_id(2)}", f"jobs/{job_id(2)}/input"}
 
 
-async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(files: Files, tmp_path: Path) -> None:
+async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     async with files.copied_input(ID, job_id(2)):
         assert files.input(job_id(2)).samefile(files.input(ID))
@@ -199,14 +203,14 @@ async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(fil
     assert tree(tmp_path / "uploads") == set()
 
 
-async def test_an_input_that_is_gone_cannot_be_tried_again(files: Files, tmp_path: Path) -> None:
+async def test_an_input_that_is_gone_cannot_be_tried_again(files: JobFiles, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match=ID):
         async with files.copied_input(ID, job_id(2)):
             raise AssertionError("there is nothing to copy")
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Files, tmp_path: Path) -> None:
+async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     with pytest.raises(Refused):
         async with files.copied_input(ID, job_id(2)):
@@ -214,7 +218,7 @@ async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Fil
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: Files, tmp_path: Path) -> None:
+async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     for number in (1, 2):  # what a daemon that was killed has left
         (tmp_path / "jobs" / ID / f"work-{number}" / "pages").mkdir(parents=True)
@@ -225,7 +229,7 @@ async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(f
     assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
-async def test_a_cancelled_attempt_is_cleared_away(files: Files, tmp_path: Path) -> None:
+async def test_a_cancelled_attempt_is_cleared_away(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.attempt(ID, 1) as work:
@@ -236,7 +240,7 @@ async def test_a_cancelled_attempt_is_cleared_away(files: Files, tmp_path: Path)
 
 
 async def test_nothing_is_left_of_a_job_that_was_deleted_while_its_program_still_wrote(
-    files: Files, tmp_path: Path
+    files: JobFiles, tmp_path: Path
 ) -> None:
     await receive(files)
     async with files.attempt(ID, 1) as work:
@@ -246,14 +250,14 @@ async def test_nothing_is_left_of_a_job_that_was_deleted_while_its_program_still
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_the_result_outlives_its_attempt(files: Files) -> None:
+async def test_the_result_outlives_its_attempt(files: JobFiles) -> None:
     async with files.attempt(ID, 1) as work:
         (work / "output.pdf").write_bytes(PDF)
         await files.keep_output(ID, work / "output.pdf")
     assert files.output(ID).read_bytes() == PDF
 
 
-async def test_a_result_that_is_not_there_is_not_kept(files: Files) -> None:
+async def test_a_result_that_is_not_there_is_not_kept(files: JobFiles) -> None:
     async with files.attempt(ID, 1) as work:
         with pytest.raises(FileNotFoundError):
             await files.keep_output(ID, work / "output.pdf")
@@ -261,7 +265,7 @@ async def test_a_result_that_is_not_there_is_not_kept(files: Files) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
-async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) -> None:
+async def test_only_a_file_is_a_result(files: JobFiles, tmp_path: Path, kind: str) -> None:
     await receive(files)
     async with files.attempt(ID, 1) as work:
         match kind:
@@ -276,14 +280,14 @@ async def test_only_a_file_is_a_result(files: Files, tmp_path: Path, kind: str) 
     assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
-async def test_of_what_attempts_complained_only_the_last_is_kept(files: Files, tmp_path: Path) -> None:
+async def test_of_what_attempts_complained_only_the_last_is_kept(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     await files.keep_stderr(ID, b"a long complaint\n")
     await files.keep_stderr(ID, b"short\n")
     assert (tmp_path / "jobs" / ID / "stderr").read_bytes() == b"short\n"
 
 
-async def test_removing_a_job_removes_all_its_files_and_no_others(files: Files, tmp_path: Path) -> None:
+async def test_removing_a_job_removes_all_its_files_and_no_others(files: JobFiles, tmp_path: Path) -> None:
     for number in (1, 2):
         await receive(files, number)
         files.output(job_id(number)).write_bytes(PDF)
@@ -291,7 +295,7 @@ async def test_removing_a_job_removes_all_its_files_and_no_others(files: Files, 
     assert tree(tmp_path / "jobs") == {job_id(2), f"{job_id(2)}/input", f"{job_id(2)}/output"}
 
 
-async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(files: Files, tmp_path: Path) -> None:
+async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(files: JobFiles, tmp_path: Path) -> None:
     for number in range(1, 6):
         await receive(files, number)
         if number != 3:
@@ -307,23 +311,25 @@ async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(fil
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_full_disk_is_told_and_leaves_nothing(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    files: JobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(NoSpace, match="no space left"):
+    with pytest.raises(InsufficientStorage, match="no space left"):
         await receive(files)
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_a_file_larger_than_the_daemon_may_write_is_told_and_leaves_nothing(files: Files, tmp_path: Path) -> None:
+async def test_a_file_larger_than_the_daemon_may_write_is_told_and_leaves_nothing(
+    files: JobFiles, tmp_path: Path
+) -> None:
     least = 2**20  # nothing else that this process writes is as long
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
     try:
-        with pytest.raises(NoSpace, match="the daemon may not write files as large as this"):
+        with pytest.raises(InsufficientStorage, match="the daemon may not write files as large as this"):
             await receive(files, content=bytes(2 * least))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -364,7 +370,7 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
 async def test_a_file_where_a_directory_is_needed_is_a_sentence(tmp_path: Path, store: SQLiteStore, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is no directory$"):
-        await Files(tmp_path).prepare(store)
+        await JobFiles(tmp_path).prepare(store)
 
 
 async def test_what_is_named_as_no_job_is_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
@@ -373,12 +379,12 @@ async def test_what_is_named_as_no_job_is_left_alone(tmp_path: Path, store: SQLi
         (tmp_path / other).mkdir(parents=True)
     (tmp_path / "uploads/notes.txt").touch()
     (tmp_path / "jobs/notes").mkdir()
-    await Files(tmp_path).prepare(store)
+    await JobFiles(tmp_path).prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs", "uploads/notes.txt", "jobs/notes", *others}
 
 
 async def test_what_was_undecided_is_cleared_away_once_the_store_can_tell_but_not_what_is_being_received(
-    files: Files, tmp_path: Path, store: SQLiteStore
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     undecided = StoreFailed("the disk fails")
     undecided.undecided = True
@@ -406,7 +412,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("deleted", [True, False])
 async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_daemon(
-    files: Files, tmp_path: Path, store: SQLiteStore, deleted: bool
+    files: JobFiles, tmp_path: Path, store: SQLiteStore, deleted: bool
 ) -> None:
     await store.commit([job(1, JobStatus.COMPLETED, completed_at=NOW, offset=2)], [])
     await receive(files)
@@ -416,11 +422,11 @@ async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_d
                 assert await store.delete([ID]) == [ID]
             raise Killed
     assert files.input(ID).exists()
-    await Files(tmp_path).prepare(store)
+    await JobFiles(tmp_path).prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs"} | (set() if deleted else {f"jobs/{ID}", f"jobs/{ID}/input"})
 
 
-async def test_what_cannot_be_deleted_is_later(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+async def test_what_cannot_be_deleted_is_later(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     await receive(files)
     await receive(files, 2)
     with no_descriptors_left(), capture_logs() as logs:
@@ -435,7 +441,7 @@ async def test_what_cannot_be_deleted_is_later(files: Files, tmp_path: Path, sto
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_why_files_cannot_be_deleted_is_told_at_once(files: Files, store: SQLiteStore) -> None:
+async def test_why_files_cannot_be_deleted_is_told_at_once(files: JobFiles, store: SQLiteStore) -> None:
     for number in range(1, 4):
         await receive(files, number)
     with small_disk(files.input(job_id(2)).parent / "busy"), capture_logs() as logs:
@@ -446,16 +452,18 @@ async def test_why_files_cannot_be_deleted_is_told_at_once(files: Files, store: 
     assert await files.remove_left(store) == 0
 
 
-async def test_what_cannot_be_deleted_is_by_the_next_daemon(files: Files, tmp_path: Path, store: SQLiteStore) -> None:
+async def test_what_cannot_be_deleted_is_by_the_next_daemon(
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
+) -> None:
     await receive(files)
     with no_descriptors_left():
         assert await files.remove([ID]) == {ID}
-    await Files(tmp_path).prepare(store)
+    await JobFiles(tmp_path).prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
 async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_again_and_becomes_a_job(
-    files: Files, tmp_path: Path, store: SQLiteStore
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     with ExitStack() as scarcity, suppress(KeyError):
         async with files.upload(ID) as upload:
@@ -475,7 +483,7 @@ async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_ag
 
 
 async def test_what_cannot_be_deleted_is_later_also_where_it_is_sent_again_meanwhile(
-    files: Files, tmp_path: Path, store: SQLiteStore
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     await receive(files)
     with no_descriptors_left():
@@ -491,7 +499,7 @@ MANY = 64  # that retention deletes in one go
 
 
 async def test_what_is_sent_again_while_the_files_of_many_jobs_are_deleted_stays(
-    files: Files, tmp_path: Path, store: SQLiteStore
+    files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     for number in range(MANY):
         await receive(files, number)
@@ -512,7 +520,7 @@ async def test_what_is_sent_again_while_the_files_of_many_jobs_are_deleted_stays
 
 
 async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_its_name(
-    files: Files, store: SQLiteStore
+    files: JobFiles, store: SQLiteStore
 ) -> None:
     async with files.upload(ID) as upload:
         await upload.write(PDF)
@@ -524,7 +532,7 @@ async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_
 
 
 async def test_an_upload_that_becomes_a_job_while_the_store_is_asked_keeps_its_input(
-    files: Files, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+    files: JobFiles, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, told, known = trio.Event(), trio.Event(), store.known
 

@@ -9,8 +9,8 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from progressd.core.errors import NoSpace
-from progressd.files.job_files import Files
+from progressd.core.errors import InsufficientStorage
+from progressd.files.job_files import JobFiles
 from progressd.files.job_files import quota as module
 from progressd.store.sqlite import SQLiteStore
 from support.samples import job_id
@@ -24,19 +24,19 @@ def on_disk(state_dir: Path) -> int:
 
 
 @pytest.fixture
-async def files(tmp_path: Path, store: SQLiteStore) -> Files:
-    files = Files(tmp_path)
+async def files(tmp_path: Path, store: SQLiteStore) -> JobFiles:
+    files = JobFiles(tmp_path)
     await files.prepare(store)
     return files
 
 
-async def receive(files: Files, number: int, size: int) -> None:
+async def receive(files: JobFiles, number: int, size: int) -> None:
     async with files.upload(job_id(number)) as upload:
         await upload.write(bytes(size))
         await upload.finish()
 
 
-async def finish(files: Files, number: int, size: int) -> None:
+async def finish(files: JobFiles, number: int, size: int) -> None:
     async with files.attempt(job_id(number), 1) as work:
         (work / "output").write_bytes(bytes(size))
         await files.keep_output(job_id(number), work / "output")
@@ -53,7 +53,7 @@ CHANGES = st.tuples(
 )
 
 
-async def change(files: Files, how: str, number: int, size: int) -> None:
+async def change(files: JobFiles, how: str, number: int, size: int) -> None:
     """One step in the life of a job, as far as its files go, unless it does not come into question."""
     there = files.input(job_id(number)).exists()
     match how:
@@ -83,7 +83,7 @@ async def test_what_is_counted_is_what_is_on_the_disk(changes: list[tuple[str, i
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # where fsync costs nothing
         state_dir = Path(directory)
         with closing(SQLiteStore.open(state_dir / "store.sqlite")) as store:
-            files = Files(state_dir)
+            files = JobFiles(state_dir)
             await files.prepare(store)
             for how, number, size in changes:
                 await change(files, how, number, size)
@@ -92,7 +92,7 @@ async def test_what_is_counted_is_what_is_on_the_disk(changes: list[tuple[str, i
             assert files.stored.bytes == on_disk(state_dir)
 
 
-async def test_what_is_received_counts_as_it_comes_and_once(files: Files) -> None:
+async def test_what_is_received_counts_as_it_comes_and_once(files: JobFiles) -> None:
     async with files.upload(job_id(1)) as upload:
         await upload.write(bytes(KIB))
         await upload.write(bytes(KIB))
@@ -102,7 +102,7 @@ async def test_what_is_received_counts_as_it_comes_and_once(files: Files) -> Non
 
 
 async def test_what_comes_while_all_is_counted_anew_counts_once_but_for_what_is_just_being_written(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: JobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STEP", 1)
     monkeypatch.setattr(module, "PAUSE", 0.001)
@@ -119,7 +119,7 @@ async def test_what_comes_while_all_is_counted_anew_counts_once_but_for_what_is_
         assert files.stored.bytes == on_disk(tmp_path)
 
 
-async def test_counting_anew_mends_what_went_past(files: Files, tmp_path: Path) -> None:
+async def test_counting_anew_mends_what_went_past(files: JobFiles, tmp_path: Path) -> None:
     await receive(files, 1, KIB)
     await receive(files, 2, KIB)
     files.input(job_id(1)).unlink()
@@ -130,7 +130,7 @@ async def test_counting_anew_mends_what_went_past(files: Files, tmp_path: Path) 
     assert files.stored.bytes == 5
 
 
-async def test_an_attempt_under_way_does_not_count(files: Files) -> None:
+async def test_an_attempt_under_way_does_not_count(files: JobFiles) -> None:
     await receive(files, 1, KIB)
     async with files.attempt(job_id(1), 1) as work:
         (work / "output").write_bytes(bytes(KIB))
@@ -138,20 +138,20 @@ async def test_an_attempt_under_way_does_not_count(files: Files) -> None:
         assert files.stored.bytes == KIB
 
 
-async def test_without_a_limit_anything_may_come_in(files: Files) -> None:
+async def test_without_a_limit_anything_may_come_in(files: JobFiles) -> None:
     files.stored.require(2**60)
     assert files.stored.full is None
 
 
-async def test_what_would_exceed_the_limit_is_refused_in_a_sentence_and_what_just_fits_is_not(files: Files) -> None:
+async def test_what_would_exceed_the_limit_is_refused_in_a_sentence_and_what_just_fits_is_not(files: JobFiles) -> None:
     files.stored.most = 2 * KIB
     await receive(files, 1, KIB)
     files.stored.require(KIB)
-    with pytest.raises(NoSpace, match="those of jobs take 1 KiB of the 2 KiB allowed"):
+    with pytest.raises(InsufficientStorage, match="those of jobs take 1 KiB of the 2 KiB allowed"):
         files.stored.require(KIB + 1)
     assert files.stored.full is None
     async with files.upload(job_id(2)) as upload:
         await upload.write(bytes(KIB))
         assert "take 2 KiB of the 2 KiB allowed" in str(files.stored.full)
-        with pytest.raises(NoSpace):
+        with pytest.raises(InsufficientStorage):
             await upload.write(b"1")

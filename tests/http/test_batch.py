@@ -180,7 +180,7 @@ async def test_what_is_wrong_with_one_file_refuses_all_of_them(
     status: int,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(module, "FILES_MOST", 3)
+    monkeypatch.setattr(module, "MAX_FILES", 3)
     refused = await client.post("/api/batch", content=form(*parts), headers=FORM_TYPE)
     assert (refused.status_code, sentence in error_of(refused)) == (status, True), refused.text
     assert await daemon.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import trio
 from msgspec.structs import replace
-from progressd.http.middleware.job_cache import JobAnswers
+from progressd.http.middleware.job_cache import JobResponseCache
 from progressd.http.server.hypercorn import KEEP_ALIVE
 from progressd.net.base_path import AT_ROOT
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
@@ -175,7 +175,7 @@ async def test_a_stopping_daemon_closes_after_the_answer(tmp_path: Path) -> None
 
 
 def test_answers_are_kept_as_long_as_they_fit() -> None:
-    answers = JobAnswers("store", AT_ROOT)
+    answers = JobResponseCache("store", AT_ROOT)
     for size, fewest, most in ((60_000, 250, 280), (100, 4096, 4096)):
         jobs = [job(number, offset=number, options={"a": "x" * size}) for number in range(1, 5001)]
         first = [answers.answer(one, None) for one in jobs]
@@ -187,7 +187,7 @@ def test_answers_are_kept_as_long_as_they_fit() -> None:
 
 
 def test_an_answer_is_of_the_job_as_it_is_now() -> None:
-    answers = JobAnswers("store", AT_ROOT)
+    answers = JobResponseCache("store", AT_ROOT)
     for offset in (1, 2, 2, 3):
         assert json.loads(answers.answer(job(offset=offset), None).body)["cursor"] == f"store-{offset}"
     assert len(answers._kept) == 1

@@ -528,7 +528,7 @@ KEPT_WAITING = {
 async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
     daemon: RunningDaemon, what: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.http.server.protocol.LOOK_EVERY", 0.2)
+    monkeypatch.setattr("progressd.http.server.protocol.POLL_INTERVAL", 0.2)
     await daemon.report(registered(ID), progress(ID, 1))
     async with Peer(await daemon.connect()) as peer:
         cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]
@@ -554,7 +554,7 @@ async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
 async def test_who_leaves_without_reading_the_answers_ends_no_connection_but_its_own(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.http.server.protocol.LOOK_EVERY", 0.1)
+    monkeypatch.setattr("progressd.http.server.protocol.POLL_INTERVAL", 0.1)
     async with running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon, Peer(await daemon.connect()) as other:
         assert (await other.ask("/api/health/live")).status == 200
         async with Peer(await daemon.connect(receive_buffer=2048)) as peer:

@@ -11,11 +11,11 @@ import h11
 import httpx
 import pytest
 import trio
-from progressd.auth.connection_limit import Client, Places
+from progressd.auth.connection_limit import Client, ConnectionLimiter
 from progressd.auth.identity import NOBODY
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
-from progressd.http.open_streams import OpenStreams
+from progressd.http.open_streams import StreamRegistry
 from support.daemon import (
     PATIENCE,
     RunningDaemon,
@@ -276,7 +276,7 @@ async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
 async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_path: Path) -> None:
     """Between the look and the stream the beginning of the answer is sent, while others ask as well."""
-    streams = OpenStreams(Places(settings_in(tmp_path, limits={limit: 1})))
+    streams = StreamRegistry(ConnectionLimiter(settings_in(tmp_path, limits={limit: 1})))
     first, second = ReaderOutbox(1000), ReaderOutbox(1000)
     client = Client("198.51.100.7", NOBODY)
     for _ in (first, second):

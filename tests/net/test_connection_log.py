@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from progressd.core import close_codes
-from progressd.core.close_codes import Closing
+from progressd.core.close_codes import CloseCode
 from progressd.core.errors import (
     Forbidden,
     InvalidInput,
@@ -20,7 +20,7 @@ from progressd.core.errors import (
     Unauthorized,
 )
 from progressd.net import connection_log
-from progressd.net.connection_log import LINES_MOST, WINDOW, Fate, Ledger
+from progressd.net.connection_log import MAX_LINES, WINDOW, ConnectionLog, ConnectionOutcome
 from progressd.ws.protocol import FAULTS
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
@@ -179,12 +179,14 @@ class Over:
     """A connection that is over."""
 
     peer, topics, began = "127.0.0.1", "jobs", 0.0
-    fate = Fate("left", "no close")
+    fate = ConnectionOutcome("left", "no close")
 
 
-@pytest.mark.parametrize("fate", [value for value in vars(connection_log).values() if isinstance(value, Fate)], ids=str)
-async def test_each_fate_can_be_told(fate: Fate) -> None:
-    book, over = Ledger(), Over()
+@pytest.mark.parametrize(
+    "fate", [value for value in vars(connection_log).values() if isinstance(value, ConnectionOutcome)], ids=str
+)
+async def test_each_fate_can_be_told(fate: ConnectionOutcome) -> None:
+    book, over = ConnectionLog(), Over()
     over.fate = fate
     with capture_logs() as logs:
         book.ended(over)
@@ -193,21 +195,21 @@ async def test_each_fate_can_be_told(fate: Fate) -> None:
 
 
 async def test_a_flood_does_not_fill_the_log(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    book, over = Ledger(), Over()
+    book, over = ConnectionLog(), Over()
     nursery.start_soon(book.run)
     with capture_logs() as logs:
         for window in (1, 2):
             logs.clear()
-            for _ in range(LINES_MOST + 1000):
+            for _ in range(MAX_LINES + 1000):
                 book.opened()
                 book.ended(over)
             await trio.sleep(WINDOW + 1)
             assert Counter(line["event"] for line in logs) == {
-                "watcher left": LINES_MOST,
+                "watcher left": MAX_LINES,
                 "connections ended that are not in the log": 1,
             }
             assert logs[-1]["connections"] == 1000
-            assert book.counts == {("left", "no close"): window * (LINES_MOST + 1000)}
+            assert book.counts == {("left", "no close"): window * (MAX_LINES + 1000)}
         logs.clear()
         book.opened()
         book.ended(over)
@@ -216,11 +218,11 @@ async def test_a_flood_does_not_fill_the_log(nursery: trio.Nursery, autojump_clo
 
 
 async def test_what_was_left_out_is_told_at_the_end_too(autojump_clock: MockClock) -> None:
-    book, over = Ledger(), Over()
+    book, over = ConnectionLog(), Over()
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(book.run)
-            for _ in range(LINES_MOST + 7):
+            for _ in range(MAX_LINES + 7):
                 book.opened()
                 book.ended(over)
             await wait_all_tasks_blocked()
@@ -237,7 +239,7 @@ def table(section: str) -> list[list[str]]:
 
 
 def test_the_protocol_page_has_every_close() -> None:
-    ours = {one for one in vars(close_codes).values() if isinstance(one, Closing)} - {close_codes.GONE}
+    ours = {one for one in vars(close_codes).values() if isinstance(one, CloseCode)} - {close_codes.GONE}
     told = {int(code): " ".join(row) for row in table("The end") for code in row[0].split(", ")}
     assert told.keys() == {one.code for one in ours} | FAULTS.keys()
     rows = "\n".join(" ".join(row) for row in table("The end"))

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from progressd.net.handshake_limiter import AT_LEAST, AT_MOST, Turnstile
+from progressd.net.handshake_limiter import MAX_HANDSHAKES, MIN_HANDSHAKES, HandshakeLimiter
 from trio.testing import MockClock
 
 WAITING = 200
@@ -18,7 +18,7 @@ class Queue:
         self._seconds = seconds
 
     async def run(self, cancelled: int = 0) -> None:
-        turnstile = Turnstile()
+        turnstile = HandshakeLimiter()
 
         async def wait(number: int) -> None:
             with trio.CancelScope() as scope:
@@ -36,7 +36,7 @@ class Queue:
                 self._clock.jump(self._seconds)
 
 
-@pytest.mark.parametrize(("seconds", "each"), [(0, AT_LEAST), (0.02, 10), (1, AT_MOST)])
+@pytest.mark.parametrize(("seconds", "each"), [(0, MIN_HANDSHAKES), (0.02, 10), (1, MAX_HANDSHAKES)])
 async def test_how_many_go_through_follows_from_how_long_turns_are(
     mock_clock: MockClock, seconds: float, each: int
 ) -> None:

@@ -18,8 +18,8 @@ from progressd.config.settings import Limits
 from progressd.core.events import ProgressEvent, ReportedProgress
 from progressd.core.pipeline import Pipeline
 from progressd.net import listener as module
-from progressd.net.accept import Listening, accept_forever
-from progressd.net.connection_log import Ended, Ledger
+from progressd.net.accept import ListeningSocket, accept_forever
+from progressd.net.connection_log import ClosedConnection, ConnectionLog
 from progressd.net.listener import Connection, Listener, Start
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, progress, registered, running_daemon, settings_in
@@ -58,7 +58,7 @@ async def test_without_descriptors_watchers_are_served_and_newcomers_wait(daemon
 async def test_without_descriptors_whoever_tries_to_accept_is_seen_to_work(nursery: trio.Nursery) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        Listening.over(server) as listening,
+        ListeningSocket.over(server) as listening,
         socket.create_connection(listening.getsockname()),
         no_descriptors_left(),
     ):
@@ -164,9 +164,11 @@ Asked = Callable[[bytes], Awaitable[bytes]]
 
 
 @asynccontextmanager
-async def listening_with(nursery: trio.Nursery, ledger: Ledger | None = None) -> AsyncIterator[tuple[Listener, Asked]]:
+async def listening_with(
+    nursery: trio.Nursery, ledger: ConnectionLog | None = None
+) -> AsyncIterator[tuple[Listener, Asked]]:
     """A listener between broken sides, and what sends it bytes and gives back its answer."""
-    listener = Listener(BROKEN.websocket, BROKEN, nursery, Limits(), ledger or Ledger())
+    listener = Listener(BROKEN.websocket, BROKEN, nursery, Limits(), ledger or ConnectionLog())
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         nursery.start_soon(listener.run, listening)
@@ -180,10 +182,10 @@ async def listening_with(nursery: trio.Nursery, ledger: Ledger | None = None) ->
         nursery.cancel_scope.cancel()
 
 
-class Forgetful(Ledger):
+class Forgetful(ConnectionLog):
     """A ledger that can count, and cannot tell."""
 
-    def ended(self, connection: Ended, error: BaseException | None = None) -> None:
+    def ended(self, connection: ClosedConnection, error: BaseException | None = None) -> None:
         super().ended(connection, error)
         raise struct.error("unpack requires a buffer of 216 bytes")
 
@@ -211,14 +213,14 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
     settings = settings_in(tmp_path / "state")
     listening = trio.Event()
 
-    async def run(_: Ledger) -> None:
+    async def run(_: ConnectionLog) -> None:
         await listening.wait()
         await let_out()
 
     async def on_listening(_url: str) -> None:
         listening.set()
 
-    monkeypatch.setattr(Ledger, "run", run)
+    monkeypatch.setattr(ConnectionLog, "run", run)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
         await serve(settings, lambda: settings, on_listening=on_listening)
@@ -300,12 +302,12 @@ async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("lasting", [True, False])
 async def test_a_port_that_ends_serves_what_waits_in_it(nursery: trio.Nursery, lasting: bool) -> None:
-    with Listening.over(socket.create_server(("127.0.0.1", 0))) as listening:
+    with ListeningSocket.over(socket.create_server(("127.0.0.1", 0))) as listening:
         listening.lasting = lasting
         address = listening.getsockname()
         async with Peer(await trio.open_tcp_stream(*address)) as peer:
             await peer.send(upgrade("/ws/good"))
-            Listener(BROKEN.websocket, BROKEN, nursery, Limits(), Ledger()).stop(listening)
+            Listener(BROKEN.websocket, BROKEN, nursery, Limits(), ConnectionLog()).stop(listening)
             if lasting:
                 listening.accept()[0].close()
             else:

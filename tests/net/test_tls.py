@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
-from progressd.net.tls import EncryptedConnection
+from progressd.net.tls import TLSConnection
 from progressd.net.tls_context import tls_context
 from support.certificates import certificate
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
@@ -297,7 +297,7 @@ async def test_httpx_and_the_urls_agree(tmp_path: Path, cert: Path) -> None:
 
 
 @asynccontextmanager
-async def connected() -> AsyncGenerator[tuple[EncryptedConnection, trio.SSLStream[trio.SocketStream]]]:
+async def connected() -> AsyncGenerator[tuple[TLSConnection, trio.SSLStream[trio.SocketStream]]]:
     """A connection, and its client, on a pair of sockets; the handshake is still to come."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -309,7 +309,7 @@ async def connected() -> AsyncGenerator[tuple[EncryptedConnection, trio.SSLStrea
         async with trio.open_nursery() as nursery:
             with trio.fail_after(PATIENCE):
                 yield (
-                    EncryptedConnection(ours, "unix", context, nursery.start_soon),
+                    TLSConnection(ours, "unix", context, nursery.start_soon),
                     trio.SSLStream(stream, client_context, server_hostname="localhost"),
                 )
             nursery.cancel_scope.cancel()

@@ -24,7 +24,7 @@ from progressd.core.events import (
 )
 from progressd.core.messages import ErrorData, PagePreviewData, encode
 from progressd.core.status import JobStatus
-from progressd.producers.ndjson import Answer, Line, LineSplitter, LineTooLong, NumberedLine, read_event, read_line
+from progressd.producers.ndjson import Ack, Line, LineSplitter, LineTooLong, NumberedLine, read_event, read_line
 from support.samples import ID, job, job_id
 
 LIMIT = 8
@@ -215,7 +215,7 @@ def test_what_is_no_event_is_refused_with_a_sentence(text: bytes, sent_to: str |
 
 @given(st.binary(max_size=200), st.sampled_from([None, ID]))
 def test_no_bytes_do_more_than_be_refused(text: bytes, sent_to: str | None) -> None:
-    assert isinstance(read_line(1, text, sent_to), Line | Answer)
+    assert isinstance(read_line(1, text, sent_to), Line | Ack)
 
 
 json_values = st.recursive(
@@ -239,7 +239,7 @@ def test_a_ref_of_any_json_type_comes_back_as_it_was(ref: object) -> None:
 @given(json_values)
 def test_a_bad_line_is_answered_with_its_ref_and_its_number(ref: object) -> None:
     answer = read_line(9, json.dumps({"type": "dance", "ref": ref}).encode())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Ack)
     told = json.loads(encode(answer))
     assert told["error"].startswith("not an event: ")
     assert {**told, "error": ""} == {"ref": ref, "ok": False, "error": "", "status": 400, "line": 9}
@@ -254,18 +254,18 @@ def test_a_line_without_a_ref_asks_for_no_answer() -> None:
 @pytest.mark.parametrize("text", [b'{"ref":7,', b'{"ref":\xff}', b'{"ref":"\xff"}', b'"ref"', b'["ref"]'])
 def test_a_bad_line_whose_ref_cannot_be_read_is_answered_without_one(text: bytes) -> None:
     answer = read_line(4, text)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Ack)
     assert (answer.ok, answer.ref, answer.line) == (False, UNSET, 4)
 
 
 def test_a_good_event_with_a_ref_that_is_no_text_is_refused() -> None:
     answer = read_line(4, b'{"type":"completed","job_id":"%s","ref":"\xff"}' % ID.encode())
-    assert answer == Answer(ok=False, error="not an event: the text is not UTF-8", status=400, line=4)
+    assert answer == Ack(ok=False, error="not an event: the text is not UTF-8", status=400, line=4)
 
 
 def test_a_line_that_is_too_long_is_answered_with_its_number() -> None:
     [(number, line)] = split([b"1234567890"])
-    assert read_line(number, line) == Answer(ok=False, error="the line has more than 8 bytes", status=400, line=1)
+    assert read_line(number, line) == Ack(ok=False, error="the line has more than 8 bytes", status=400, line=1)
 
 
 def test_the_answer_to_a_new_job_tells_its_id() -> None:

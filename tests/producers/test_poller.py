@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import ProgressdError
 from progressd.engine.submitting import Outcome
-from progressd.producers.ndjson import TURN_LINES, Intake, LineSplitter
-from progressd.producers.poller import GATHER, Sweep
+from progressd.producers.ndjson import TURN_LINES, LineBatch, LineSplitter
+from progressd.producers.poller import POLL_INTERVAL, Poller
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import PATIENCE, progress
 from support.samples import job_id
@@ -37,11 +37,11 @@ class Source:
         self.steps: list[int] = []  # of its job, as its events were decided
         self._more = trio.Event()
 
-    def read(self, most: int) -> Intake | None:
+    def read(self, most: int) -> LineBatch | None:
         lines = self._splitter.feed(self._ours.recv(65536))
-        return Intake(lines) if lines else None
+        return LineBatch(lines) if lines else None
 
-    def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+    def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
         assert len(outcomes) == len(intake.events)
         for outcome in outcomes:
             assert not isinstance(outcome, ProgressdError)
@@ -70,7 +70,7 @@ def line(event: object) -> bytes:
 
 
 @asynccontextmanager
-async def swept(store: SQLiteStore, *sources: Source) -> AsyncIterator[Sweep]:
+async def swept(store: SQLiteStore, *sources: Source) -> AsyncIterator[Poller]:
     """A sweep that reads these sources, whose jobs have started, so that their progress needs no commit."""
     with ExitStack() as stack:
         for source in sources:
@@ -78,7 +78,7 @@ async def swept(store: SQLiteStore, *sources: Source) -> AsyncIterator[Sweep]:
         async with running(store) as spine, trio.open_nursery() as nursery:
             for event in (register, start):
                 await spine.submit(*[event(source.number) for source in sources])
-            sweep = Sweep(spine.ingest)
+            sweep = Poller(spine.ingest)
             for source in sources:
                 if not source.enough:
                     nursery.start_soon(sweep.read, source)
@@ -94,13 +94,13 @@ async def test_what_comes_soon_after_shares_a_batch(store: SQLiteStore, autojump
         one.say(1)
         await one.until(1)
         one.say(2)
-        await trio.sleep(GATHER / 5)
+        await trio.sleep(POLL_INTERVAL / 5)
         other.say(3)
         await one.until(2)
         await other.until(1)
     first, second = one.decided_at
     assert other.decided_at == [second]
-    assert second - first == pytest.approx(GATHER)
+    assert second - first == pytest.approx(POLL_INTERVAL)
 
 
 async def test_nobody_who_asks_waits_for_others(store: SQLiteStore, autojump_clock: trio.testing.MockClock) -> None:
@@ -132,12 +132,12 @@ async def test_one_that_says_nothing_of_use_without_end_leaves_turns_to_the_othe
     class Endless(Source):
         reads = 0
 
-        def read(self, most: int) -> Intake | None:
+        def read(self, most: int) -> LineBatch | None:
             self.reads += 1
             assert self.reads < 1000
-            return Intake([(1, line) for line in lines.encode().splitlines()]) if lines else None
+            return LineBatch([(1, line) for line in lines.encode().splitlines()]) if lines else None
 
-        def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+        def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
             assert not outcomes
 
     endless, other = Endless(1), Source(2)
@@ -152,11 +152,11 @@ async def test_all_sources_together_are_asked_for_one_turn_of_lines(store: SQLit
     read = [0]  # lines, between two turns of this task, in which the sweep may come twice
 
     class Endless(Source):
-        def read(self, most: int) -> Intake | None:
+        def read(self, most: int) -> LineBatch | None:
             read[-1] += most
-            return Intake([(1, b"nonsense")] * most)
+            return LineBatch([(1, b"nonsense")] * most)
 
-        def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+        def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
             assert not outcomes
 
     endless = [Endless(number) for number in range(1, 20)]
@@ -171,7 +171,7 @@ async def test_all_sources_together_are_asked_for_one_turn_of_lines(store: SQLit
 
 async def test_what_befalls_one_is_its_own_affair(store: SQLiteStore) -> None:
     class Broken(Source):
-        def read(self, most: int) -> Intake | None:
+        def read(self, most: int) -> LineBatch | None:
             super().read(most)
             raise OSError("the cable is cut")
 

@@ -19,8 +19,8 @@ from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
 from progressd.producers import unix_socket
 from progressd.producers.ndjson import TURN_LINES, LineSplitter
-from progressd.producers.poller import READS_MOST, Sweep
-from progressd.producers.unix_socket import Producer as Reading
+from progressd.producers.poller import MAX_READS, Poller
+from progressd.producers.unix_socket import ProducerConnection as Reading
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
@@ -300,11 +300,11 @@ async def test_a_read_takes_at_most_so_many_lines_and_none_is_lost(lines: list[b
 
 
 @pytest.mark.parametrize(
-    ("line", "most"), [(b"\n", READS_MOST * TURN_LINES), (b"x\n", TURN_LINES), (b"{}\n", TURN_LINES)]
+    ("line", "most"), [(b"\n", MAX_READS * TURN_LINES), (b"x\n", TURN_LINES), (b"{}\n", TURN_LINES)]
 )
 async def test_others_get_their_turn_between_many_lines(daemon: RunningDaemon, line: bytes, most: int) -> None:
     ours, theirs = socket.socketpair()
-    splitter, sweep, numbers = LineSplitter(1 << 20), Sweep(daemon.daemon.ingest), list[int]()
+    splitter, sweep, numbers = LineSplitter(1 << 20), Poller(daemon.daemon.ingest), list[int]()
 
     async def other() -> None:
         while True:
@@ -381,7 +381,7 @@ async def test_a_producer_that_sends_nothing_is_disconnected(
     with ours, theirs:
         ours.setblocking(False)
         async with running(store) as spine, trio.open_nursery() as nursery:
-            sweep = Sweep(spine.ingest)
+            sweep = Poller(spine.ingest)
             nursery.start_soon(sweep.run)
             reading = Reading(ours, nursery, LineSplitter(1 << 20), "store", idle_timeout=60)
             nursery.start_soon(reading.run, sweep)

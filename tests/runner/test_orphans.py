@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 from progressd.runner import orphans
-from progressd.runner.orphans import Children
+from progressd.runner.orphans import ProcessRecords
 from progressd.system import process_tree
 from support.samples import job_id
 from support.scarcity import no_descriptors_left
@@ -23,8 +23,8 @@ GRACE = 0.2
 
 
 @pytest.fixture
-def children(tmp_path: Path) -> Children:
-    return Children(tmp_path, STORE)
+def children(tmp_path: Path) -> ProcessRecords:
+    return ProcessRecords(tmp_path, STORE)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def line_of(process: subprocess.Popen[bytes]) -> bytes:
     return process.stdout.readline()
 
 
-def record(children: Children, pid: int, job: str = job_id(1)) -> Path:
+def record(children: ProcessRecords, pid: int, job: str = job_id(1)) -> Path:
     """The record of a child under which the daemon is killed."""
     with children.recorded(job, pid):
         path = children._records / job
@@ -58,26 +58,26 @@ def record(children: Children, pid: int, job: str = job_id(1)) -> Path:
     return path
 
 
-async def end(children: Children, grace: float = GRACE) -> set[str]:
+async def end(children: ProcessRecords, grace: float = GRACE) -> set[str]:
     with trio.fail_after(PATIENCE):
         return await children.end_left_over(grace)
 
 
-async def test_what_has_the_mark_is_asked_to_end(children: Children) -> None:
+async def test_what_has_the_mark_is_asked_to_end(children: ProcessRecords) -> None:
     with started(SLEEPS, children.mark) as process:
         line_of(process)
         assert await end(children) == set()
         assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
-async def test_what_does_not_end_when_asked_is_killed(children: Children) -> None:
+async def test_what_does_not_end_when_asked_is_killed(children: ProcessRecords) -> None:
     with started(STUBBORN, children.mark) as process:
         line_of(process)
         assert await end(children) == set()
         assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
-async def test_what_left_the_session_is_ended_all_the_same(children: Children) -> None:
+async def test_what_left_the_session_is_ended_all_the_same(children: ProcessRecords) -> None:
     program = f"import subprocess; subprocess.Popen(['setsid', 'sh', '-c', 'echo $$; sleep 1000'])\n{SLEEPS}"
     with started(program, children.mark) as process:
         grandchild = max(int(line_of(process).strip() or 0) for _ in range(2))
@@ -85,7 +85,7 @@ async def test_what_left_the_session_is_ended_all_the_same(children: Children) -
         await eventually(lambda: not alive(grandchild))
 
 
-async def test_what_has_neither_the_mark_nor_the_session_is_ended_with_its_parent(children: Children) -> None:
+async def test_what_has_neither_the_mark_nor_the_session_is_ended_with_its_parent(children: ProcessRecords) -> None:
     program = (
         f"import subprocess; subprocess.Popen('env -i setsid sh -c \"echo $$; sleep 1000\"', shell=True)\n{SLEEPS}"
     )
@@ -95,7 +95,9 @@ async def test_what_has_neither_the_mark_nor_the_session_is_ended_with_its_paren
         await eventually(lambda: not alive(grandchild))
 
 
-async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_the_look(children: Children) -> None:
+async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_the_look(
+    children: ProcessRecords,
+) -> None:
     with started(SLEEPS, children.mark) as process:
         line_of(process)
         spare = os.open("/dev/null", os.O_RDONLY)
@@ -107,7 +109,9 @@ async def test_nobody_is_overlooked_where_descriptors_run_out_in_the_middle_of_t
         assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
-async def test_what_starts_others_while_it_is_ended_is_ended_with_them(children: Children, tmp_path: Path) -> None:
+async def test_what_starts_others_while_it_is_ended_is_ended_with_them(
+    children: ProcessRecords, tmp_path: Path
+) -> None:
     program = (
         "import os, signal, time\n"
         f"def again(*_):\n    if pid := os.fork():\n        open('{tmp_path}/pid', 'w').write(f'{{pid}}\\n')\n"
@@ -120,7 +124,7 @@ async def test_what_starts_others_while_it_is_ended_is_ended_with_them(children:
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
-async def test_a_program_that_overwrote_its_environment_is_known_by_its_record(children: Children) -> None:
+async def test_a_program_that_overwrote_its_environment_is_known_by_its_record(children: ProcessRecords) -> None:
     with started(SLEEPS) as process:
         line_of(process)
         path = record(children, process.pid)
@@ -129,7 +133,7 @@ async def test_a_program_that_overwrote_its_environment_is_known_by_its_record(c
     assert not path.exists()
 
 
-async def test_the_session_of_a_recorded_child_is_ended_with_it(children: Children) -> None:
+async def test_the_session_of_a_recorded_child_is_ended_with_it(children: ProcessRecords) -> None:
     program = f"import subprocess; print(subprocess.Popen(['sleep', '1000'], process_group=0).pid)\n{SLEEPS}"
     with started(program) as process:
         grandchild = int(line_of(process))
@@ -140,7 +144,7 @@ async def test_the_session_of_a_recorded_child_is_ended_with_it(children: Childr
 
 @pytest.mark.parametrize("other", [{"started": 1}, {"boot": "another"}])
 async def test_a_process_that_has_the_id_of_an_earlier_child_is_left_alone(
-    children: Children, other: dict[str, object]
+    children: ProcessRecords, other: dict[str, object]
 ) -> None:
     with started(SLEEPS) as process:
         line_of(process)
@@ -151,7 +155,9 @@ async def test_a_process_that_has_the_id_of_an_earlier_child_is_left_alone(
     assert not path.exists()
 
 
-async def test_the_session_of_a_process_that_has_the_id_of_an_earlier_child_is_left_alone(children: Children) -> None:
+async def test_the_session_of_a_process_that_has_the_id_of_an_earlier_child_is_left_alone(
+    children: ProcessRecords,
+) -> None:
     """The leader has ended, so that nothing tells any more whose session it was."""
     program = "import os, time\nif os.fork(): os._exit(0)\nprint(os.getpid()); time.sleep(1000)"
     with started(program) as process:
@@ -166,7 +172,7 @@ async def test_the_session_of_a_process_that_has_the_id_of_an_earlier_child_is_l
 
 
 @pytest.mark.parametrize("mark", ["", "PREFIX", "another", None])
-async def test_what_has_another_mark_is_left_alone(children: Children, mark: str | None) -> None:
+async def test_what_has_another_mark_is_left_alone(children: ProcessRecords, mark: str | None) -> None:
     with started(SLEEPS, f"x{children.mark}" if mark == "PREFIX" else mark) as process:
         line_of(process)
         assert await end(children) == set()
@@ -175,13 +181,13 @@ async def test_what_has_another_mark_is_left_alone(children: Children, mark: str
 
 def test_a_copy_of_the_state_directory_has_another_mark(tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
-    assert Children(tmp_path, STORE).mark != Children(tmp_path / "copy", STORE).mark
-    assert Children(tmp_path, STORE).mark != Children(tmp_path, "00000000").mark
-    assert Children(tmp_path, STORE).mark == Children(tmp_path, STORE).mark
+    assert ProcessRecords(tmp_path, STORE).mark != ProcessRecords(tmp_path / "copy", STORE).mark
+    assert ProcessRecords(tmp_path, STORE).mark != ProcessRecords(tmp_path, "00000000").mark
+    assert ProcessRecords(tmp_path, STORE).mark == ProcessRecords(tmp_path, STORE).mark
 
 
 async def test_the_daemon_itself_is_no_orphan_though_it_runs_in_a_job(
-    children: Children, monkeypatch: pytest.MonkeyPatch
+    children: ProcessRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(children, os.getpid())
     assert await end(children) == set()
@@ -190,7 +196,9 @@ async def test_the_daemon_itself_is_no_orphan_though_it_runs_in_a_job(
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"boot":"x","pid":1', b"[]", b"\xff", b'{"boot":"\xff","pid":1,"started":1}']
 )
-async def test_a_record_that_was_not_written_to_its_end_is_passed_over(children: Children, content: bytes) -> None:
+async def test_a_record_that_was_not_written_to_its_end_is_passed_over(
+    children: ProcessRecords, content: bytes
+) -> None:
     children._records.mkdir()
     (children._records / job_id(1)).write_bytes(content)
     assert await end(children) == set()
@@ -198,7 +206,7 @@ async def test_a_record_that_was_not_written_to_its_end_is_passed_over(children:
 
 
 async def test_what_cannot_be_ended_is_told_by_its_job_and_stays_on_record(
-    children: Children, monkeypatch: pytest.MonkeyPatch
+    children: ProcessRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_tree, "KILL_SECONDS", 0.1)
     with started(STUBBORN, children.mark) as process, started(SLEEPS, children.mark, job_id(2)) as other:
@@ -211,20 +219,20 @@ async def test_what_cannot_be_ended_is_told_by_its_job_and_stays_on_record(
         assert children.recorded_jobs() == [job_id(1)]
 
 
-def test_a_child_is_on_record_while_it_runs(children: Children) -> None:
+def test_a_child_is_on_record_while_it_runs(children: ProcessRecords) -> None:
     assert children.recorded_jobs() == []
     with children.recorded(job_id(1), os.getpid()):
         assert children.recorded_jobs() == [job_id(1)]
     assert children.recorded_jobs() == []
 
 
-def test_a_child_runs_though_it_cannot_be_recorded(tmp_path: Path, children: Children) -> None:
+def test_a_child_runs_though_it_cannot_be_recorded(tmp_path: Path, children: ProcessRecords) -> None:
     (tmp_path / "children").write_text("in the way")
     with pytest.raises(RuntimeError, match="done"), children.recorded(job_id(1), os.getpid()):
         raise RuntimeError("done")
 
 
-async def test_looking_leaves_nothing_open(children: Children) -> None:
+async def test_looking_leaves_nothing_open(children: ProcessRecords) -> None:
     before = open_files()
     with started(SLEEPS, children.mark) as process:
         line_of(process)

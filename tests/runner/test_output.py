@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.runner.output import MOST, last_words
+from progressd.runner.output import MAX_LAST_WORDS, last_words
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from progressd.runner.output import MOST, last_words
         (b"\x1b[31mbad\x1b[0m \x07page\t3 / 4", "bad page 3 / 4"),
         (b"see https://example.org/a/b", "see https://example.org/a/b"),
         (b"\xff", "\N{REPLACEMENT CHARACTER}"),
-        (b"x" * 1000, "x" * (MOST - 1) + "…"),
+        (b"x" * 1000, "x" * (MAX_LAST_WORDS - 1) + "…"),
     ],
 )
 def test_it_is_one_short_line_that_gives_no_path_away(stderr: bytes, words: str) -> None:
@@ -27,5 +27,5 @@ def test_it_is_one_short_line_that_gives_no_path_away(stderr: bytes, words: str)
 @given(st.binary())
 def test_whatever_it_writes_is_printable_and_short(stderr: bytes) -> None:
     words = last_words(stderr)
-    assert len(words) <= MOST
+    assert len(words) <= MAX_LAST_WORDS
     assert words == "" or words.isprintable()

@@ -6,7 +6,7 @@ import pytest
 import trio
 from progressd.core.messages import encode
 from progressd.producers.ndjson import TURN_LINES, NumberedLine
-from progressd.runner.output import Output
+from progressd.runner.output import OutputParser
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.samples import ID
@@ -33,7 +33,7 @@ async def step_of(spine: Spine) -> int:
 
 @pytest.mark.parametrize("pattern", [None, STEPS])
 async def test_json_that_is_not_an_event_is_logged_once_a_job(spine: Spine, pattern: str | None) -> None:
-    output = Output(ID, spine.ingest, pattern)
+    output = OutputParser(ID, spine.ingest, pattern)
     with capture_logs() as logs:
         for _ in range(3):
             await output.on_stdout(numbered(LOG_LINE, b'{"type":"dance"}', b"{", encode(progress(3))))
@@ -44,7 +44,7 @@ async def test_json_that_is_not_an_event_is_logged_once_a_job(spine: Spine, patt
 
 
 async def test_the_pattern_searches_json_that_is_not_an_event(spine: Spine) -> None:
-    await Output(ID, spine.ingest, STEPS).on_stdout(numbered(LOG_LINE))
+    await OutputParser(ID, spine.ingest, STEPS).on_stdout(numbered(LOG_LINE))
     assert await step_of(spine) == 5
 
 
@@ -59,7 +59,7 @@ async def test_others_get_their_turn_between_many_lines(spine: Spine, pattern: s
             await trio.lowlevel.checkpoint()
             turns += 1
 
-    output, lines = Output(ID, spine.ingest, pattern), numbered(*[line] * 20 * TURN_LINES)
+    output, lines = OutputParser(ID, spine.ingest, pattern), numbered(*[line] * 20 * TURN_LINES)
     for take in (output.on_stdout, output.on_stderr) if pattern else (output.on_stdout,):
         turns = 0
         async with trio.open_nursery() as nursery:

@@ -17,15 +17,15 @@ import trio.testing
 from progressd.producers.ndjson import LineTooLong, NumberedLine
 from progressd.runner import exec_limited
 from progressd.runner import process as module
-from progressd.runner.process import LINE_MOST, STDERR_KEPT, Child
-from progressd.runner.rlimits import ChildLimits
+from progressd.runner.process import MAX_LINE, STDERR_KEPT, ChildProcess
+from progressd.runner.rlimits import ResourceLimits
 from progressd.system import process_output
 from support.pid_namespace import as_init
 from support.waiting import PATIENCE, alive, eventually
 
 GRACE = 0.2  # seconds from SIGTERM to SIGKILL
 MARKED = {"PATH": os.environ["PATH"], "PROGRESSD_RUNNER": "a-test", "PROGRESSD_JOB_ID": "of-a-test"}
-LIMITS = ChildLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
+LIMITS = ResourceLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
 
 
 class Seen:
@@ -56,12 +56,12 @@ def shell(program: str) -> list[str]:
 
 async def start(
     command: Sequence[str], cwd: Path | None = None, environment: Mapping[str, str] | None = None, grace: float = GRACE
-) -> Child:
+) -> ChildProcess:
     environment = environment or {"PATH": os.environ["PATH"]}
-    return await Child.start(command, cwd or Path("/"), environment, grace, LIMITS.words())
+    return await ChildProcess.start(command, cwd or Path("/"), environment, grace, LIMITS.words())
 
 
-async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, Child]:
+async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, ChildProcess]:
     """Run a command to its end: its exit status, both outputs, and the child."""
     out, err = Seen(), Seen()
     with trio.fail_after(PATIENCE):
@@ -69,7 +69,7 @@ async def run(command: Sequence[str]) -> tuple[int, Seen, Seen, Child]:
         return await child.run(out, err), out, err, child
 
 
-async def run_and_cancel(child: Child) -> tuple[Seen, float]:
+async def run_and_cancel(child: ChildProcess) -> tuple[Seen, float]:
     """Run a child until its first line, and cancel it; what it wrote, and how many seconds its end took."""
     out = Seen()
     with trio.fail_after(PATIENCE):
@@ -168,7 +168,9 @@ def test_a_program_is_started_though_a_new_version_is_being_installed(now: str, 
 
 
 def test_what_goes_wrong_before_there_is_a_program_names_the_file_in_which_it_did() -> None:
-    ended = subprocess.run([*module.BECOME, "no", "end"], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    ended = subprocess.run(
+        [*module.EXEC_LIMITED, "no", "end"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert f'File "{exec_limited.__file__}", line ' in ended.stderr
     assert max(map(len, ended.stderr.splitlines())) < 200
 
@@ -270,10 +272,10 @@ async def test_what_a_child_wrote_last_is_seen_though_its_lines_are_taken_slowly
 
 
 async def test_lines_of_a_megabyte_are_taken_and_longer_ones_are_not() -> None:
-    program = f"import sys; sys.stdout.write('x' * {LINE_MOST} + '\\n' + 'y' * {LINE_MOST + 1} + '\\nlast\\n')"
+    program = f"import sys; sys.stdout.write('x' * {MAX_LINE} + '\\n' + 'y' * {MAX_LINE + 1} + '\\nlast\\n')"
     _, out, _, _ = await run(python(program))
     [(_, whole), (number, refused), last] = out.lines
-    assert whole == b"x" * LINE_MOST
+    assert whole == b"x" * MAX_LINE
     assert number == 2
     assert isinstance(refused, LineTooLong)
     assert last == (3, b"last")

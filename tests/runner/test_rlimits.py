@@ -13,14 +13,14 @@ import pytest
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
 from progressd.producers.ndjson import NumberedLine
-from progressd.runner.process import BECOME, Child
-from progressd.runner.rlimits import ChildLimits
+from progressd.runner.process import EXEC_LIMITED, ChildProcess
+from progressd.runner.rlimits import ResourceLimits
 from structlog.testing import capture_logs
 from support.daemon import running_daemon
 from support.submitting import COPY, python, run, shell
 
 MIB = 1 << 20
-LIMITS = ChildLimits(memory=300 * MIB, cpu=2, file=10 * MIB, open_files=100)
+LIMITS = ResourceLimits(memory=300 * MIB, cpu=2, file=10 * MIB, open_files=100)
 TOLD = [
     (-signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
     (128 + signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
@@ -119,7 +119,7 @@ def test_a_job_gets_no_more_than_the_daemon_may_have_itself() -> None:
 
 def test_a_program_runs_though_it_cannot_be_the_first_to_go() -> None:
     hidden = 'mount -t tmpfs none /proc && exec "$@" 5>&1'
-    command = [*BECOME, "5", "", "NOFILE:50:50", "--", "sh", "-c", "ulimit -n"]
+    command = [*EXEC_LIMITED, "5", "", "NOFILE:50:50", "--", "sh", "-c", "ulimit -n"]
     done = subprocess.run(["unshare", "-rm", "sh", "-c", hidden, "sh", *command], capture_output=True, text=True)
     if "unshare failed" in done.stderr or "permission denied" in done.stderr:
         pytest.skip("nothing may be mounted here")
@@ -134,7 +134,7 @@ async def test_a_limit_that_cannot_be_set_is_told_in_the_log_and_the_program_run
 
     refused = ["NOFILE:50:40", "FSIZE:512:512"]  # the first for being more than itself
     with capture_logs() as logs:
-        child = await Child.start(["sh", "-c", "ulimit -f"], Path("/"), os.environ, 1, refused)
+        child = await ChildProcess.start(["sh", "-c", "ulimit -f"], Path("/"), os.environ, 1, refused)
     assert await child.run(on_lines, on_lines) == 0
     assert seen == [b"1"]
     assert [(entry["log_level"], entry["what"], entry["error"]) for entry in logs] == [

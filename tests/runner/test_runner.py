@@ -18,9 +18,9 @@ from progressd.core.job import Job
 from progressd.core.messages import Completed
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
-from progressd.files.job_files import Files
+from progressd.files.job_files import JobFiles
 from progressd.runner import runner
-from progressd.runner.orphans import Children
+from progressd.runner.orphans import ProcessRecords
 from progressd.runner.runner import Runner
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
@@ -248,7 +248,7 @@ async def test_a_pipeline_has_the_environment_of_the_daemon_less_what_is_for_the
         done = await run(daemon, "pdf")
         seen = json.loads(daemon.daemon.files.output(done.id).read_text())
         socket_path = str(daemon.settings.ingest.socket)
-        mark = Children(daemon.settings.state_dir, daemon.daemon.store.id).mark
+        mark = ProcessRecords(daemon.settings.state_dir, daemon.daemon.store.id).mark
     assert "private" not in seen.values()
     assert (seen["COLOUR"], seen["SIZE"], seen["PATH"]) == ("green", "large", os.environ["PATH"])
     assert {name: value for name, value in seen.items() if name.startswith("PROGRESSD_")} == {
@@ -577,11 +577,11 @@ async def test_a_job_may_be_cancelled_and_deleted_while_what_a_crash_has_left_of
 ) -> None:
     settings = settings_in(tmp_path, runner={"kill_grace": PATIENCE})
     async with started_again(tmp_path / "progressd.db") as spine, trio.open_nursery() as nursery:
-        files = Files(tmp_path)
+        files = JobFiles(tmp_path)
         await files.prepare(spine.store)
         await spine.submit(SubmitEvent(job_id(1), Registration("pdf"), "pdf"), StartEvent(job_id(1)))
         runner = Runner(settings, spine.registry, spine.ingest, files)
-        with left_running(Children(tmp_path, spine.store.id).mark, job_id(1)) as said:
+        with left_running(ProcessRecords(tmp_path, spine.store.id).mark, job_id(1)) as said:
             nursery.start_soon(runner.run)
             with trio.fail_after(PATIENCE):
                 await trio.to_thread.run_sync(said.readline)

@@ -15,7 +15,7 @@ import trio_websocket
 from progressd.auth.api_keys import Key, add_key
 from progressd.auth.identity import Scope
 from progressd.auth.watch_tokens import secret_from
-from progressd.core.errors import SettingsError, StoreFailed, StoreFull, Unreadable
+from progressd.core.errors import CorruptRecord, SettingsError, StoreFailed, StoreFull
 from progressd.core.status import JobStatus
 from progressd.store.backup import backup
 from progressd.store.base import Change, Filter
@@ -233,7 +233,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
     flip(path, where, bit)
     with closing(SQLiteStore.open(path)) as store:
         with pytest.raises(
-            Unreadable, match=f"job {broken.id} cannot be read: .* see progressd check --repair"
+            CorruptRecord, match=f"job {broken.id} cannot be read: .* see progressd check --repair"
         ) as raised:
             await store.jobs([one.id for one in FINISHED])
         assert (raised.value.status, raised.value.row_id, store.unreadable) == (500, broken.id, raised.value)
@@ -272,7 +272,7 @@ async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for
         assert [change.offset for change in await store.changes(0, 100, 2)] == [10, 30]
         assert store.unreadable is not None
         assert len(await store.changes(0, 100, 2, FINISHED[0].id)) == 1
-        with pytest.raises(Unreadable, match="change 20 cannot be read"):
+        with pytest.raises(CorruptRecord, match="change 20 cannot be read"):
             await store.changes(0, 100, 2, FINISHED[1].id)
 
 

@@ -9,13 +9,13 @@ from progressd.core.status import JobStatus
 from progressd.store import writes
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
-from progressd.store.writes import MOST, TARGET, Pace, delete
+from progressd.store.writes import MAX_STEP, TARGET_SECONDS, DeleteBatchSizer, delete
 from support.samples import NOW, created, job, job_id
 
 
 def settled(each: float, at_once: float = 0.0) -> int:
     """Jobs in a transaction, after many, where each takes so many seconds, and the transaction itself some as well."""
-    pace = Pace()
+    pace = DeleteBatchSizer()
     for _ in range(100):
         pace.took(pace.jobs, at_once + pace.jobs * each)
     return pace.jobs
@@ -24,12 +24,12 @@ def settled(each: float, at_once: float = 0.0) -> int:
 @pytest.mark.parametrize(
     ("each", "at_once", "jobs"),
     [
-        (TARGET / 10, 0, 10),
-        (TARGET / 2, 0, 2),
-        (TARGET, 0, 1),
-        (10 * TARGET, 0, 1),
-        (0.0001, 10 * TARGET, 1),
-        (1e-9, 0, MOST),
+        (TARGET_SECONDS / 10, 0, 10),
+        (TARGET_SECONDS / 2, 0, 2),
+        (TARGET_SECONDS, 0, 1),
+        (10 * TARGET_SECONDS, 0, 1),
+        (0.0001, 10 * TARGET_SECONDS, 1),
+        (1e-9, 0, MAX_STEP),
     ],
 )
 def test_a_transaction_has_as_many_jobs_as_go_in_the_time_and_one_at_least(
@@ -40,12 +40,12 @@ def test_a_transaction_has_as_many_jobs_as_go_in_the_time_and_one_at_least(
 
 @given(st.lists(st.floats(1e-6, 10), min_size=1))
 def test_whatever_they_took_the_next_one_is_no_longer_than_what_was_measured_allows(seconds: list[float]) -> None:
-    pace = Pace()
+    pace = DeleteBatchSizer()
     for one in seconds:
         before = pace.jobs
         pace.took(before, one)
-        assert 1 <= pace.jobs <= MOST
-        assert pace.jobs == 1 or pace.jobs * one / before <= TARGET * 1.001
+        assert 1 <= pace.jobs <= MAX_STEP
+        assert pace.jobs == 1 or pace.jobs * one / before <= TARGET_SECONDS * 1.001
         assert pace.jobs <= 1.25 * before + 1
     assert pace.longest == max(seconds)
 
@@ -63,12 +63,12 @@ async def test_a_step_deletes_no_more_rows_than_the_pace_says(
 ) -> None:
     jobs = [job(number, JobStatus.COMPLETED, completed_at=NOW, offset=number) for number in range(1, 31)]
     await store.commit(jobs, [Change(number, created(job_id(number))) for number in range(1, 31)])
-    monkeypatch.setattr(writes, "TARGET", 1000.0)
+    monkeypatch.setattr(writes, "TARGET_SECONDS", 1000.0)
     assert store.longest_deletion == 0
     for expected in (8, 11):
         gone = await store.delete_finished(NOW + timedelta(days=1), 500)
         assert len(gone) == expected
-    monkeypatch.setattr(writes, "TARGET", 0.0)
+    monkeypatch.setattr(writes, "TARGET_SECONDS", 0.0)
     assert [len(await store.delete_finished(NOW + timedelta(days=1), 500)) for _ in range(3)] == [1, 1, 1]
     assert sum((await store.counts()).values()) == 30 - 8 - 11 - 3
     assert store.longest_deletion > 0

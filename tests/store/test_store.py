@@ -28,7 +28,7 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 def _unhurried() -> Iterator[None]:
     """A deletion takes as many jobs as it may, however slow this machine is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writes, "TARGET", 1000.0)
+        patch.setattr(writes, "TARGET_SECONDS", 1000.0)
         yield
 
 

@@ -7,19 +7,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import trio
-from progressd.auth.authenticator import Admission
-from progressd.auth.connection_limit import Places
-from progressd.auth.rate_limit import Allowance
+from progressd.auth.authenticator import Authenticator
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.rate_limit import RequestRates
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.envelope import Published
-from progressd.broadcast.subscription import NoHistory, Page
+from progressd.broadcast.envelope import Envelope
+from progressd.broadcast.subscription import EmptyHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
-from progressd.engine.submitting import Outcome, Submitting
+from progressd.engine.submitting import EventSink, Outcome
 from progressd.net.connection_log import ABANDONED
-from progressd.net.listener import Upgrade, read_upgrade
-from progressd.ws.server import Watchers
+from progressd.net.listener import HandshakeRequest, read_handshake_request
+from progressd.ws.server import WebSocketServer
 from trio.testing import MemoryReceiveStream, MemorySendStream
 from wsproto.frame_protocol import Opcode
 
@@ -43,7 +43,7 @@ class MemoryConnection:
         self.topics = ""
         self.fate = ABANDONED
         self.unread = b""
-        self.upgrade: Upgrade | None = None
+        self.upgrade: HandshakeRequest | None = None
         self._to_client = MemoryReceiveStream()
         self._from_client = MemoryReceiveStream()
         self._room = trio.Event()
@@ -96,7 +96,7 @@ class MemoryConnection:
         self._to_client.put_eof()
 
 
-class OneJob(NoHistory):
+class OneJob(EmptyHistory):
     """A history that knows one job. `asked` and `may_answer` tell and hold the moment in which it is looked up."""
 
     def __init__(self) -> None:
@@ -127,10 +127,10 @@ class LongPast(OneJob):
         if self.broken:
             raise StoreFailed("the disk is full")
         part = (after or 0) + 1
-        return Page([Published(part, moved(part))], part if part < 10 else None)
+        return Page([Envelope(part, moved(part))], part if part < 10 else None)
 
 
-class Deciding(Submitting):
+class Deciding(EventSink):
     """An ingest that takes everything, once it may, unless it is `broken`."""
 
     store_id = "store"
@@ -160,16 +160,16 @@ class Server:
         self.ingest = Deciding()
         sight = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
         sights = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: sight)
-        admission = Admission(settings.auth)
-        self.watchers = Watchers(
-            settings, admission, Allowance(settings, admission), Places(settings), cast(Any, sights)
+        admission = Authenticator(settings.auth)
+        self.watchers = WebSocketServer(
+            settings, admission, RequestRates(settings, admission), ConnectionLimiter(settings), cast(Any, sights)
         )
         nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None
 
     async def serve(self, connection: MemoryConnection) -> None:
         await connection.read_head()
-        connection.upgrade = read_upgrade(connection.unread)
+        connection.upgrade = read_handshake_request(connection.unread)
         await self.watchers.handle(cast(Any, connection))
         self.ended_at = trio.current_time()
         connection.end()

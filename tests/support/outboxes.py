@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 import trio.testing
-from progressd.broadcast.envelope import Batch, Published
-from progressd.broadcast.fanout import Crowd
-from progressd.broadcast.outbox import Budget, SocketOutbox
-from progressd.core.close_codes import Closing
+from progressd.broadcast.envelope import Envelope, FrameBatch
+from progressd.broadcast.fanout import FanOut
+from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
+from progressd.core.close_codes import CloseCode
 from progressd.core.messages import JobMessage, Message
 from wsproto.frame_protocol import Opcode
 
@@ -19,12 +19,12 @@ class Collected:
     """Takes everything, until it ends."""
 
     def __init__(self) -> None:
-        self.batches: list[Batch[Published]] = []
-        self.endings: list[Closing] = []
+        self.batches: list[FrameBatch[Envelope]] = []
+        self.endings: list[CloseCode] = []
         self.ended = trio.Event()
 
     @property
-    def items(self) -> list[Published]:
+    def items(self) -> list[Envelope]:
         return [item for batch in self.batches for item in batch.items]
 
     @property
@@ -35,16 +35,16 @@ class Collected:
     def messages(self) -> list[JobMessage]:
         return [item.message for item in self.items]
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         if not self.endings:
             self.batches.append(batch)
 
-    def end(self, closing: Closing) -> None:
+    def end(self, closing: CloseCode) -> None:
         if not self.endings:
             self.endings.append(closing)
             self.ended.set()
 
-    def follow(self, crowd: Crowd) -> None:
+    def follow(self, crowd: FanOut) -> None:
         crowd.add(self)
 
     def upto(self, offset: int) -> int:
@@ -92,9 +92,11 @@ class Socket:
 class Connection:
     """An outbox, its socket, and how it ended."""
 
-    def __init__(self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0, budget: Budget | None = None) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0, budget: MemoryBudget | None = None
+    ) -> None:
         self.socket = Socket(room)
-        self.endings: list[Closing] = []
+        self.endings: list[CloseCode] = []
         self.senders = 0
         self._nursery = nursery
         self.outbox = SocketOutbox(self.socket, limit, self._start, self.endings.append, budget)
@@ -111,7 +113,7 @@ class Connection:
         self._nursery.start_soon(sender)
 
     def put(self, *messages: Message) -> None:
-        self.outbox.put(Batch([Published(1, message) for message in messages]))
+        self.outbox.put(FrameBatch([Envelope(1, message) for message in messages]))
 
     async def drained(self) -> None:
         with trio.fail_after(PATIENCE):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import trio
 from progressd.broadcast.envelope import text_frame
-from progressd.broadcast.outbox import Budget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
-from progressd.net.connection_log import Ledger
+from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Connection, Listener
-from progressd.ws.keepalive import Heartbeat
+from progressd.ws.keepalive import KeepAlive
 from progressd.ws.websocket import WebSocket
 from support.waiting import PATIENCE
 from trio_websocket import ConnectionClosed
@@ -51,7 +51,7 @@ class SendBack:
 async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
-            websocket = WebSocket(connection, nursery, LIMITS, Budget(), Heartbeat(LIMITS))
+            websocket = WebSocket(connection, nursery, LIMITS, MemoryBudget(), KeepAlive(LIMITS))
 
             await websocket.accept()
             await websocket.serve(SendBack(websocket))
@@ -68,7 +68,7 @@ class NoHttp:
 async def test_the_autobahn_cases_pass(nursery: trio.Nursery, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS, Ledger()).run, listening)
+        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS, ConnectionLog()).run, listening)
         url = f"ws://127.0.0.1:{listening.getsockname()[1]}/ws/echo"
         verdicts = await verdicts_of(url, CASES)
         assert len(verdicts) > 200

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from progressd.ws.keepalive import AT_ONCE
+from progressd.ws.keepalive import PING_BATCH
 from support.daemon import RunningDaemon, progress, registered, running_daemon
 from support.peer import upgrade
 from support.samples import ID
 from support.waiting import PATIENCE, eventually
 
-WATCHERS = AT_ONCE + 50
+WATCHERS = PING_BATCH + 50
 LIMITS = {"max_connections": 1000, "max_connections_per_address": 1000}
 
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, DRAINING
 from progressd.core.errors import StoreFailed
-from progressd.producers.ndjson import PATIENCE
+from progressd.producers.ndjson import SEND_TIMEOUT
 from progressd.ws.websocket import CLOSE_TIMEOUT
 from support.memory import HOUR, Server, answering, close_and_when
 from support.peer import Peer, close_frame, frame
@@ -53,15 +53,15 @@ async def test_a_producer_that_has_closed_has_a_minute_for_its_answers(
     connection.full = True
     start = trio.current_time()
     await peer.send(REPORT * 3 + close_frame(1000))
-    await trio.sleep(PATIENCE - 1)
+    await trio.sleep(SEND_TIMEOUT - 1)
     assert server.ended_at is None
     connection.full = not reads
     if reads:
         assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
         assert (await close_and_when(peer))[0] == 1000
-    await trio.sleep(PATIENCE)
+    await trio.sleep(SEND_TIMEOUT)
     assert server.ended_at is not None
-    assert round(server.ended_at - start) == PATIENCE - reads
+    assert round(server.ended_at - start) == SEND_TIMEOUT - reads
 
 
 async def test_a_drain_waits_for_what_is_being_decided_and_takes_what_waits(

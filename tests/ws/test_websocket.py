@@ -5,8 +5,8 @@ from typing import Any
 import trio
 from progressd.core.close_codes import DRAINING
 from progressd.core.messages import ServerShutdown, ServerShutdownData
-from progressd.net.connection_log import Fate
-from progressd.ws.websocket import CLOSE_TIMEOUT, STALL
+from progressd.net.connection_log import ConnectionOutcome
+from progressd.ws.websocket import CLOSE_TIMEOUT, SLOW_CONSUMER_STALL
 from support.memory import HOUR, JOB, MemoryConnection, Server, close_and_when
 from support.peer import Peer, close_frame, upgrade
 from support.samples import moved, started, succeeded
@@ -80,17 +80,17 @@ async def test_a_slow_consumer_is_told_so_however_slow_it_is(
     connection, peer = await fall_behind(Server(nursery, tmp_path, outbox_bytes=1000))
     connection.at_once = 10
     for _ in range(10):
-        await trio.sleep(STALL - 1)
+        await trio.sleep(SLOW_CONSUMER_STALL - 1)
         connection.full = False
     connection.at_once = None
-    await trio.sleep(STALL - 1)
+    await trio.sleep(SLOW_CONSUMER_STALL - 1)
     connection.full = False
     assert "processing" in (await peer.next_frame())[1]
     code, reason, _ = await close_and_when(peer)
     assert (code, reason) == (4000, "slow consumer")
     await peer.send(close_frame(4000))
     assert await peer.receive() == b""
-    assert connection.fate == Fate("closed", "4000 slow consumer")
+    assert connection.fate == ConnectionOutcome("closed", "4000 slow consumer")
 
 
 async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so(
@@ -101,8 +101,8 @@ async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so
     start = trio.current_time()
     await trio.sleep(HOUR)
     assert server.ended_at is not None
-    assert STALL <= server.ended_at - start <= STALL + CLOSE_TIMEOUT
-    assert connection.fate == Fate("closed", "4000 slow consumer", "cut off before the close was sent")
+    assert SLOW_CONSUMER_STALL <= server.ended_at - start <= SLOW_CONSUMER_STALL + CLOSE_TIMEOUT
+    assert connection.fate == ConnectionOutcome("closed", "4000 slow consumer", "cut off before the close was sent")
 
 
 async def test_one_that_is_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(

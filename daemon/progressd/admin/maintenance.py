@@ -13,7 +13,7 @@ from progressd.core.errors import InvalidInput, SettingsError, StoreDamaged
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.files.job_files import LEFT_OVER
+from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.http.schemas.views import JobView, job_view
 from progressd.net.base_path import AT_ROOT
@@ -27,7 +27,7 @@ DATABASE: Final = "progressd.db"
 REPAIR_PROGRAM: Final = SHELL  # and the Debian package that has it
 
 
-class Remedy(StrEnum):
+class RepairAction(StrEnum):
     """What `repair` does about a problem."""
 
     NONE = "nothing mends this"
@@ -36,11 +36,11 @@ class Remedy(StrEnum):
     SAVE = "--repair saves what can be read"
 
 
-class Problem(NamedTuple):
+class Finding(NamedTuple):
     """A sentence, and what to do about it, by calling `repair` unless a whole new database is to be made."""
 
     sentence: str
-    remedy: Remedy
+    remedy: RepairAction
     repair: Callable[[], object] | None = None
 
 
@@ -82,7 +82,7 @@ def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
         return []
 
 
-def check(state_dir: Path) -> Generator[Problem]:
+def check(state_dir: Path) -> Generator[Finding]:
     """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
     path = state_dir / DATABASE
     try:
@@ -94,13 +94,13 @@ def check(state_dir: Path) -> Generator[Problem]:
                 )
             for one in found:
                 if one.repair is None:
-                    yield Problem(one.sentence, Remedy.SAVE)
+                    yield Finding(one.sentence, RepairAction.SAVE)
                 else:
-                    yield Problem(one.sentence, Remedy.MEND, partial(store_check.repair, path, one))
+                    yield Finding(one.sentence, RepairAction.MEND, partial(store_check.repair, path, one))
             if all(one.repair for one in found):  # else it may not even be possible to read all jobs
                 yield from _problems_of_files(state_dir / "jobs", every_job(db), partial(has_job, db))
     except StoreDamaged as error:
-        yield Problem(str(error), Remedy.SAVE)
+        yield Finding(str(error), RepairAction.SAVE)
 
 
 def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
@@ -115,11 +115,11 @@ def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
         while True:
             before, left, damage = len(mended), dict[str, str](), list[str]()
             for found in check(state_dir):
-                if found.sentence in mended or found.remedy is Remedy.NONE:
-                    left[found.sentence] = Remedy.NONE
-                elif found.remedy is Remedy.SAVE:
+                if found.sentence in mended or found.remedy is RepairAction.NONE:
+                    left[found.sentence] = RepairAction.NONE
+                elif found.remedy is RepairAction.SAVE:
                     damage.append(found.sentence)
-                elif found.remedy is Remedy.DELETE and saved:
+                elif found.remedy is RepairAction.DELETE and saved:
                     left[found.sentence] = "left, since its job may be lost; another --repair deletes it"
                 elif found.repair is not None:
                     found.repair()
@@ -142,17 +142,19 @@ def _save(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
     yield from ((sentence, False) for sentence in recovered.lost)
 
 
-def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Problem]:
+def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Finding]:
     for job in jobs:
         if (missing := _missing(directory, job)) and has_job(job.id):  # not deleted since it was read
-            yield Problem(f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", Remedy.NONE)
+            yield Finding(
+                f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", RepairAction.NONE
+            )
     if not directory.is_dir():
         return
     for entry in directory.iterdir():
         with suppress(InvalidInput, FileNotFoundError):  # named as no job, or deleted just now
             known = has_job(checked_job_id(entry.name))
-            if not known and entry.stat().st_mtime < time.time() - LEFT_OVER:
-                yield Problem(f"{entry} belongs to no job", Remedy.DELETE, partial(shutil.rmtree, entry))
+            if not known and entry.stat().st_mtime < time.time() - ORPHAN_MIN_AGE:
+                yield Finding(f"{entry} belongs to no job", RepairAction.DELETE, partial(shutil.rmtree, entry))
 
 
 def _missing(directory: Path, job: Job) -> str | None:

@@ -17,12 +17,12 @@ from progressd.config.settings import AuthSettings
 from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
 
 SUBPROTOCOL: Final = "progressd.token."  # and the token: the one header that a page can send with a WebSocket
-LOOK_EVERY: Final = 1.0  # seconds after which the file of keys is looked at again
+POLL_INTERVAL: Final = 1.0  # seconds after which the file of keys is looked at again
 
 log = structlog.get_logger(__name__)
 
 
-class Admission:
+class Authenticator:
     """The keys in force. `load` comes first; `run` follows the file from then on."""
 
     def __init__(self, settings: AuthSettings) -> None:
@@ -61,7 +61,7 @@ class Admission:
     async def run(self) -> None:
         """Follow the file until cancelled. One that cannot be read changes nothing."""
         while True:
-            await trio.sleep(LOOK_EVERY)
+            await trio.sleep(POLL_INTERVAL)
             self._end_expired()
             if self._look() != self._version:
                 try:

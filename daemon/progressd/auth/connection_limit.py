@@ -24,7 +24,7 @@ class Client(NamedTuple):
     publishes: bool = False
 
 
-class Places:
+class ConnectionLimiter:
     """Counts the clients that are there. Each that takes a place gives it back."""
 
     def __init__(self, settings: Settings) -> None:

@@ -54,7 +54,7 @@ NOBODY: Final = Identity()
 """Whoever comes without a key where one is required."""
 
 
-def decide(who: Identity, action: Scope, job: Job | None = None) -> None:
+def require(who: Identity, action: Scope, job: Job | None = None) -> None:
     """Whether `who` may do something of the kind `action`, to that job if it is about one.
 
     Raises Unauthorized, OutOfScope, or NotFound for a job that is none of theirs: as for one that does not exist.

@@ -20,7 +20,7 @@ AUDIENCE: Final = "progressd:watch"
 BYTES: Final = 32  # of the secret
 
 
-class Grant(NamedTuple):
+class TokenClaims(NamedTuple):
     """What a good token says: the topic, until when, and the name and hash of the key it was made with, if any."""
 
     topic: str
@@ -78,7 +78,7 @@ def new_token(secret: str, topic: str, expires_at: datetime, who: Identity) -> s
     return jwt.encode(claims, secret, ALGORITHM)
 
 
-def read_token(secret: str, token: str) -> Grant:
+def read_token(secret: str, token: str) -> TokenClaims:
     """What a token says. Raises TokenExpired, or Unauthorized for one that is not from here."""
     try:
         required = ["aud", "sub", "exp", "name", "key"]
@@ -87,7 +87,7 @@ def read_token(secret: str, token: str) -> Grant:
         raise TokenExpired("the token has expired") from None
     except (jwt.InvalidTokenError, RecursionError, UnicodeEncodeError):  # of a header nested too deeply; of no text
         raise Unauthorized("this token is not good here") from None
-    return Grant(claims["sub"], datetime.fromtimestamp(claims["exp"], UTC), claims["name"], claims["key"])
+    return TokenClaims(claims["sub"], datetime.fromtimestamp(claims["exp"], UTC), claims["name"], claims["key"])
 
 
 def lifetime_of(who: Identity, seconds: float) -> datetime:

@@ -12,28 +12,28 @@ from typing import Final
 import trio
 
 from progressd.broadcast.channel import Channel
-from progressd.broadcast.envelope import Batch, Published, Traffic
-from progressd.broadcast.fanout import Crowd
-from progressd.broadcast.multiplex import Session, Sessions
+from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch
+from progressd.broadcast.fanout import FanOut
+from progressd.broadcast.multiplex import Session, SessionHub
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.reader import Reader, ReaderOutbox
-from progressd.broadcast.subscription import History, NoHistory, Subscription
+from progressd.broadcast.subscription import EmptyHistory, History, Subscription
 from progressd.core.messages import ALL_JOBS, TopicMessage, ended_topic, job_topic, topics_of
 
-CROWD: Final = 100  # watchers of a topic from which on its passes are some time apart
-APART: Final = 0.008  # seconds, half a frame of a screen
+FANOUT_THRESHOLD: Final = 100  # watchers of a topic from which on its passes are some time apart
+FANOUT_INTERVAL: Final = 0.008  # seconds, half a frame of a screen
 
 
 class Topic:
     """The watchers of one name, and the channel that feeds them."""
 
-    def __init__(self, name: str, traffic: Traffic) -> None:
+    def __init__(self, name: str, traffic: DeliveryCounters) -> None:
         self.name = name
         self._traffic = traffic
         self.subscriptions: dict[Subscription, None] = {}  # in the order they came
         self._catching_up: dict[Subscription, None] = {}  # those that are not in the crowd yet
-        self._crowd = Crowd()
-        self._channel: Channel[Published] = Channel()
+        self._crowd = FanOut()
+        self._channel: Channel[Envelope] = Channel()
         self.put = self._channel.put
         self._alive = trio.CancelScope()
 
@@ -52,14 +52,14 @@ class Topic:
         with self._alive, closing(self._channel):
             next_pass = -math.inf
             while True:
-                batch = Batch(await self._channel.take(next_pass))
-                if len(self.subscriptions) >= CROWD:
+                batch = FrameBatch(await self._channel.take(next_pass))
+                if len(self.subscriptions) >= FANOUT_THRESHOLD:
                     # A send costs the same with one message in it or with five. So what comes to a crowd soon after
                     # something else waits for a moment: with 300 messages a second, two or three share a send.
-                    next_pass = trio.current_time() + APART
+                    next_pass = trio.current_time() + FANOUT_INTERVAL
                 self._deliver(batch)
 
-    def _deliver(self, batch: Batch[Published]) -> None:
+    def _deliver(self, batch: FrameBatch[Envelope]) -> None:
         self._crowd.put(batch)
         self._traffic.messages += len(self.subscriptions) * len(batch.items)
         self._traffic.bytes += len(self.subscriptions) * len(batch.frames)
@@ -89,12 +89,12 @@ class Broadcaster:
     ) -> None:
         """`offset`: of the newest message there is already. `limit`: bytes that may wait for one in-process reader."""
         self.offset = offset
-        self._history = history or NoHistory()
+        self._history = history or EmptyHistory()
         self.limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
-        self.traffic = Traffic()
-        self._sessions = Sessions(self.traffic)
+        self.traffic = DeliveryCounters()
+        self._sessions = SessionHub(self.traffic)
         self._merging = False
         self._turns = trio.Lock()
 
@@ -105,10 +105,10 @@ class Broadcaster:
 
     async def broadcast(self, message: TopicMessage) -> None:
         """Send a message to everyone who watches its job, or every job."""
-        await self.publish(Published(self.offset + 1, message))
+        await self.publish(Envelope(self.offset + 1, message))
         await trio.lowlevel.checkpoint()
 
-    async def publish(self, published: Published) -> None:
+    async def publish(self, published: Envelope) -> None:
         """Queue a message for its topics, waiting where a channel is full; its offset is larger than any before."""
         self.offset = published.offset
         names = topics_of(published.message)

@@ -6,7 +6,7 @@ from typing import Final, Generic, TypeVar
 import trio
 
 CAPACITY: Final = 1024  # messages a topic may queue before whoever publishes has to wait
-TAKE_MOST: Final = 128  # messages handed to a watcher at once: 20 kB, about what one send takes
+MAX_TAKE: Final = 128  # messages handed to a watcher at once: 20 kB, about what one send takes
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Channel(Generic[T]):
         if trio.current_time() < not_before:
             await trio.sleep_until(not_before)
         try:
-            while len(items) < TAKE_MOST:
+            while len(items) < MAX_TAKE:
                 items.append(self._receive.receive_nowait())
         except trio.WouldBlock:
             pass

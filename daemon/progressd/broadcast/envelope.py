@@ -28,7 +28,7 @@ def server_sent_event(payload: bytes, id_: str = "") -> bytes:
 NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-class Published:
+class Envelope:
     """A message on its way to its watchers, whichever topics they watch it through.
 
     `labels` are those of its job. They decide who may see the message, and are never sent.
@@ -66,7 +66,7 @@ class Published:
         return (type(message), message.job_id) if isinstance(message, Progress | PagePreview) else None
 
 
-class Notified:
+class NoticeEnvelope:
     """What is said to one reader alone."""
 
     __slots__ = ("event", "frame")
@@ -78,7 +78,7 @@ class Notified:
         self.event = server_sent_event(payload)
 
 
-class Framed(Protocol):
+class Sendable(Protocol):
     """What can wait to be sent."""
 
     @property
@@ -90,10 +90,10 @@ class Framed(Protocol):
         """While an item waits, a newer one with its key replaces it; None is never replaced."""
 
 
-F = TypeVar("F", bound=Framed)
+F = TypeVar("F", bound=Sendable)
 
 
-class Batch(Generic[F]):
+class FrameBatch(Generic[F]):
     """What is sent together, in order; the bytes are joined once for all watchers."""
 
     __slots__ = ("frames", "items")
@@ -103,7 +103,7 @@ class Batch(Generic[F]):
         self.frames = items[0].frame if len(items) == 1 else b"".join([item.frame for item in items])
 
 
-class Traffic:
+class DeliveryCounters:
     """What was due to watchers so far: each message once for each of them; bytes are those of whole frames.
 
     So what a filter, an interval or newer progress kept back counts, and what is replayed to newcomers does not: to

@@ -10,60 +10,60 @@ from itertools import repeat
 from operator import call
 from typing import Protocol, TypeAlias
 
-from progressd.broadcast.envelope import Batch, Published
+from progressd.broadcast.envelope import Envelope, FrameBatch
 
 Send: TypeAlias = Callable[[bytes], int]  # of a non-blocking socket
 
 
-class Member(Protocol):
+class Receiver(Protocol):
     """An outbox in a crowd."""
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Send or keep the messages, in order. Never blocks, never raises."""
 
 
-class DirectMember(Member, Protocol):
+class SocketReceiver(Receiver, Protocol):
     """An outbox that may let the crowd write to its socket, as long as nothing waits in it."""
 
-    def congest(self, batch: Batch[Published], sent: int) -> None:
+    def congest(self, batch: FrameBatch[Envelope], sent: int) -> None:
         """Of this batch the socket has taken only so many bytes."""
 
 
-class Crowd:
+class FanOut:
     """Outboxes that get every batch, each in its order."""
 
     def __init__(self) -> None:
-        self._direct: dict[DirectMember, Send] = {}
-        self._others: dict[Member, None] = {}
+        self._direct: dict[SocketReceiver, Send] = {}
+        self._others: dict[Receiver, None] = {}
 
-    def add(self, member: Member) -> None:
+    def add(self, member: Receiver) -> None:
         """Give an outbox what is put from here on."""
         self._others[member] = None
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: Receiver) -> None:
         """Give it nothing any more."""
         self._others.pop(member, None)
         self._direct.pop(member, None)  # type: ignore[call-overload]
 
-    def send_directly(self, member: DirectMember, send: Send) -> None:
+    def send_directly(self, member: SocketReceiver, send: Send) -> None:
         """Nothing waits in this outbox; until `ask_first`, write to its socket."""
         if member in self._others:
             del self._others[member]
             self._direct[member] = send
 
-    def ask_first(self, member: DirectMember) -> None:
+    def ask_first(self, member: SocketReceiver) -> None:
         """Something waits in this outbox, or it takes nothing any more."""
         if self._direct.pop(member, None) is not None:
             self._others[member] = None
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Hand the messages to everyone."""
         others = tuple(self._others)
         self._send_to_all(batch)
         for member in others:
             member.put(batch)
 
-    def _send_to_all(self, batch: Batch[Published]) -> None:
+    def _send_to_all(self, batch: FrameBatch[Envelope]) -> None:
         frames, whole = batch.frames, len(batch.frames)
         sends = iter(self._direct.values())
         sent: list[int] = []

@@ -12,13 +12,13 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from progressd.broadcast.channel import Channel
-from progressd.broadcast.envelope import Batch, Published, Traffic
+from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch
 from progressd.broadcast.outbox import Backlog, Outbox
-from progressd.broadcast.subscription import History, Past
+from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, ended_topic, topics_of
 
-ENDED_MOST: Final = 1000  # topics that are over and remembered, so that what came on them does not come again
+MAX_ENDED: Final = 1000  # topics that are over and remembered, so that what came on them does not come again
 
 
 class Session:
@@ -27,7 +27,7 @@ class Session:
     def __init__(
         self,
         outbox: Outbox,
-        sessions: "Sessions",
+        sessions: "SessionHub",
         history: History,
         newest_offset: Callable[[], int],
         limit: int,
@@ -41,7 +41,7 @@ class Session:
         self._history = history
         self._limit = limit  # bytes that may be held back
         self._turns = turns
-        self._held: Backlog[Published] = Backlog()
+        self._held: Backlog[Envelope] = Backlog()
         self._holding = False
         self._seen_unfinished = 0  # the jobs that were unfinished at this offset have been delivered whole
 
@@ -90,7 +90,7 @@ class Session:
         """The topic is over: all that came on it after that offset has been delivered, or is on its way."""
         self.unsubscribe(topic)
         self._ended[topic] = after
-        if len(self._ended) > ENDED_MOST:
+        if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
 
     def leave(self) -> None:
@@ -98,7 +98,7 @@ class Session:
         for topic in tuple(self.topics):
             self.unsubscribe(topic)
 
-    def deliver(self, batch: Batch[Published]) -> None:
+    def deliver(self, batch: FrameBatch[Envelope]) -> None:
         """Take live messages."""
         if not self._holding:
             self._outbox.put(batch)
@@ -110,11 +110,11 @@ class Session:
             self._outbox.end(SLOW_CONSUMER)
 
     async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
-        past = Past(self._history, topic, after, top, self._turns)
+        past = Replay(self._history, topic, after, top, self._turns)
         while (batch := await past.next()) is not None:
             await drained()
             unknown = past.over and past.newest <= self._seen_unfinished
-            self._outbox.put(Batch(self._replayed(topic, batch.items, unknown)))
+            self._outbox.put(FrameBatch(self._replayed(topic, batch.items, unknown)))
         if past.over or not self._sessions.has(self, topic):  # or it has ended since
             self.end(topic, after or 0)
             return
@@ -122,7 +122,7 @@ class Session:
         if after is None and topic == ALL_JOBS:
             self._seen_unfinished = past.begins
 
-    def _take_held(self, top: int) -> list[Published]:
+    def _take_held(self, top: int) -> list[Envelope]:
         """Of what was held back, that up to an offset."""
         held = self._held.take()
         for item in held:
@@ -130,20 +130,20 @@ class Session:
                 self._held.put(item)
         return [item for item in held if item.offset <= top]
 
-    def _pass_on(self, items: Sequence[Published]) -> None:
+    def _pass_on(self, items: Sequence[Envelope]) -> None:
         if items:
-            self._outbox.put(Batch(items))
+            self._outbox.put(FrameBatch(items))
 
-    def _replayed(self, topic: str, items: Sequence[Published], unknown: bool) -> list[Published]:
+    def _replayed(self, topic: str, items: Sequence[Envelope], unknown: bool) -> list[Envelope]:
         """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
         # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
         return [
-            Published(item.offset, replace(item.message, cursor=UNSET), item.labels)
+            Envelope(item.offset, replace(item.message, cursor=UNSET), item.labels)
             for item in items
             if unknown or not self._has_come(item, topic)
         ]
 
-    def _has_come(self, item: Published, topic: str) -> bool:
+    def _has_come(self, item: Envelope, topic: str) -> bool:
         return any(
             item.offset > after
             for name in topics_of(item.message)
@@ -151,13 +151,13 @@ class Session:
         )
 
 
-class Sessions:
+class SessionHub:
     """Which session watches what, and the channel and fan-out task of them all."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: DeliveryCounters) -> None:
         self._traffic = traffic
         self.members: dict[str, dict[Session, int]] = {}  # by topic, each with the offset at which it joined
-        self._channel: Channel[tuple[Published, Sequence[str]] | trio.Event] = Channel()
+        self._channel: Channel[tuple[Envelope, Sequence[str]] | trio.Event] = Channel()
 
     def join(self, session: Session, topic: str, top: int) -> None:
         """From here on the session gets what comes on the topic after the offset `top`."""
@@ -180,14 +180,14 @@ class Sessions:
         await self._channel.put(reached)
         await reached.wait()
 
-    async def put(self, published: Published, topics: Sequence[str]) -> None:
+    async def put(self, published: Envelope, topics: Sequence[str]) -> None:
         """Queue a message for the sessions that watch one of its topics."""
         await self._channel.put((published, topics))
 
     async def fan_out(self) -> None:
         """Hand what is queued to every session, once however many of its topics it is on."""
         while True:
-            inboxes: dict[Session, list[Published]] = {}
+            inboxes: dict[Session, list[Envelope]] = {}
             waiting: list[trio.Event] = []
             for queued in await self._channel.take():
                 if isinstance(queued, trio.Event):
@@ -203,7 +203,7 @@ class Sessions:
                     for session, top in tuple(self.members.get(over, {}).items()):
                         session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
             for session, items in inboxes.items():
-                batch = Batch(items)
+                batch = FrameBatch(items)
                 self._traffic.messages += len(items)
                 self._traffic.bytes += len(batch.frames)
                 session.deliver(batch)

@@ -10,15 +10,15 @@ from typing import Generic, NamedTuple, Protocol
 
 import trio
 
-from progressd.broadcast.envelope import Batch, F, Framed, Published
-from progressd.broadcast.fanout import Crowd
-from progressd.core.close_codes import GONE, SLOW_CONSUMER, Closing
+from progressd.broadcast.envelope import Envelope, F, FrameBatch, Sendable
+from progressd.broadcast.fanout import FanOut
+from progressd.core.close_codes import GONE, SLOW_CONSUMER, CloseCode
 
-_NO_CROWD = Crowd()  # of an outbox that follows none
+_NO_CROWD = FanOut()  # of an outbox that follows none
 FLUSH_BYTES = 65536  # how much of what waits is committed to at once; the rest can still be replaced by newer progress
 
 
-class Control(NamedTuple):
+class ControlFrame(NamedTuple):
     """What is said to one connection alone: trio-websocket's handshake, pongs and close, and the server's notices."""
 
     frame: bytes
@@ -32,20 +32,20 @@ class Control(NamedTuple):
 class Outbox(Protocol):
     """Where a subscription delivers to."""
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Send or keep the messages, in order. Never blocks, never raises."""
 
-    def end(self, closing: Closing) -> None:
+    def end(self, closing: CloseCode) -> None:
         """Nothing comes after what has been put."""
 
-    def follow(self, crowd: Crowd) -> None:
+    def follow(self, crowd: FanOut) -> None:
         """Get what is put into the crowd from here on."""
 
     def upto(self, offset: int) -> int:
         """From where one resumes for whom everything up to an offset has been put here: less, if some is kept back."""
 
 
-class Sink(Protocol):
+class Transport(Protocol):
     """A connection, as far as an outbox needs it."""
 
     @property
@@ -104,23 +104,23 @@ class Backlog(Generic[F]):
         self.size = 0
 
 
-class Holder(Protocol):
+class BudgetMember(Protocol):
     """Where bytes wait for somebody."""
 
     def give_up(self) -> None:
         """Let go of them, and of whom they wait for."""
 
 
-class Budget:
+class MemoryBudget:
     """The bytes that wait in all of some places together; past the limit those that hold most are given up first."""
 
     def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit
-        self._waiting: dict[Holder, int] = {}
+        self._waiting: dict[BudgetMember, int] = {}
         self.used = 0
         self.coalesced = 0  # messages that newer ones have replaced
 
-    def hold(self, holder: Holder, size: int) -> None:
+    def hold(self, holder: BudgetMember, size: int) -> None:
         """So many bytes wait there now."""
         self.used += size - self._waiting.pop(holder, 0)
         if size:
@@ -155,31 +155,31 @@ class SocketOutbox:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: Transport,
         limit: int,
         start_sender: Callable[[Callable[[], Awaitable[None]]], None],
-        on_end: Callable[[Closing], None],
-        budget: Budget | None = None,
+        on_end: Callable[[CloseCode], None],
+        budget: MemoryBudget | None = None,
     ) -> None:
-        self._budget = budget or Budget()
+        self._budget = budget or MemoryBudget()
         self._sink = sink
         self._limit = limit
         self._start_sender = start_sender
         self._on_end = on_end
-        self._backlog: Backlog[Framed] = Backlog()
+        self._backlog: Backlog[Sendable] = Backlog()
         self._rest = b""  # of what the sender has begun to send: nothing may come before it
         self._sending = False  # something waits, and the sender task is there to send it
-        self._closing: Closing | None = None  # why nothing is taken any more
+        self._closing: CloseCode | None = None  # why nothing is taken any more
         self._empty: trio.Event | None = None  # set when the sender is done
         self._crowd = _NO_CROWD
 
-    def follow(self, crowd: Crowd) -> None:
+    def follow(self, crowd: FanOut) -> None:
         """Get what is put into the crowd; while nothing waits, without being asked."""
         self._crowd = crowd
         crowd.add(self)
         self._send_directly()
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Send the messages, or keep what the socket does not take; past the limit, end as a slow consumer."""
         if self._closing is not None:
             return
@@ -188,7 +188,7 @@ class SocketOutbox:
         elif (sent := self._send(batch.frames)) != len(batch.frames):
             self._congest(batch.items, sent)
 
-    def congest(self, batch: Batch[Published], sent: int) -> None:
+    def congest(self, batch: FrameBatch[Envelope], sent: int) -> None:
         """For the crowd."""
         self._congest(batch.items, sent)
 
@@ -198,7 +198,7 @@ class SocketOutbox:
 
     def write(self, data: bytes) -> None:
         """Send what is for this connection alone, whole frames, in order with the messages; also after the end."""
-        control = Control(data)
+        control = ControlFrame(data)
         if self._closing is GONE:
             return
         if self._sending:
@@ -206,7 +206,7 @@ class SocketOutbox:
         elif (sent := self._send(data)) != len(data):
             self._congest([control], sent)
 
-    def end(self, closing: Closing) -> None:
+    def end(self, closing: CloseCode) -> None:
         """Take no further message, and have the connection closed behind what waits."""
         if self._closing is None:
             self._close(closing)
@@ -241,7 +241,7 @@ class SocketOutbox:
         else:
             await trio.lowlevel.checkpoint()
 
-    def _close(self, closing: Closing) -> None:
+    def _close(self, closing: CloseCode) -> None:
         self._closing = closing
         self._crowd.ask_first(self)
 
@@ -249,7 +249,7 @@ class SocketOutbox:
         if self._closing is None and not self._sending:
             self._crowd.send_directly(self, self._sink.send)
 
-    def _congest(self, items: Sequence[Framed], sent: int) -> None:
+    def _congest(self, items: Sequence[Sendable], sent: int) -> None:
         """Keep what is left of some items, of which the socket has taken so many bytes, and start the sender."""
         self._sending = True
         self._crowd.ask_first(self)
@@ -264,7 +264,7 @@ class SocketOutbox:
         self._empty = trio.Event()
         self._start_sender(self._flush)
 
-    def _keep(self, items: Sequence[Framed]) -> None:
+    def _keep(self, items: Sequence[Sendable]) -> None:
         for item in items:
             self._budget.coalesced += self._backlog.put(item)
         if self._closing is not None:  # these are control frames, few and small

@@ -4,11 +4,11 @@ from types import TracebackType
 
 import trio
 
-from progressd.broadcast.envelope import Batch, Notified, Published
-from progressd.broadcast.fanout import Crowd
+from progressd.broadcast.envelope import Envelope, FrameBatch, NoticeEnvelope
+from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog
 from progressd.broadcast.subscription import Subscription
-from progressd.core.close_codes import SLOW_CONSUMER, Closing
+from progressd.core.close_codes import SLOW_CONSUMER, CloseCode
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import Notice, TopicMessage
 
@@ -18,11 +18,11 @@ class ReaderOutbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._backlog: Backlog[Published | Notified] = Backlog()
+        self._backlog: Backlog[Envelope | NoticeEnvelope] = Backlog()
         self._news = trio.Event()
-        self._closing: Closing | None = None
+        self._closing: CloseCode | None = None
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Keep the messages; when too many bytes wait already, forget them and end as a slow consumer."""
         if self._closing is not None:
             return
@@ -37,15 +37,15 @@ class ReaderOutbox:
     def say(self, notice: Notice) -> None:
         """Keep what is said to this reader alone."""
         if self._closing is None:
-            self._backlog.put(Notified(notice))
+            self._backlog.put(NoticeEnvelope(notice))
             self._news.set()
 
-    def end(self, closing: Closing) -> None:
+    def end(self, closing: CloseCode) -> None:
         """Nothing comes after what has been put."""
         self._closing = self._closing or closing
         self._news.set()
 
-    def follow(self, crowd: Crowd) -> None:
+    def follow(self, crowd: FanOut) -> None:
         """Get what is put into the crowd."""
         crowd.add(self)
 
@@ -53,7 +53,7 @@ class ReaderOutbox:
         """All of it."""
         return offset
 
-    def take(self, most: int) -> list[Published | Notified]:
+    def take(self, most: int) -> list[Envelope | NoticeEnvelope]:
         """What waits, as much as fits into `most` bytes, and at least one if there is one."""
         return self._backlog.take(most) if self._backlog else []
 
@@ -87,11 +87,11 @@ class Reader:
         """Raises SlowConsumer where the reader was too slow and messages were forgotten."""
         while items := await self.read(1):
             [item] = items
-            if isinstance(item, Published):
+            if isinstance(item, Envelope):
                 return item.message
         raise StopAsyncIteration
 
-    async def read(self, most: int = FLUSH_BYTES) -> list[Published | Notified]:
+    async def read(self, most: int = FLUSH_BYTES) -> list[Envelope | NoticeEnvelope]:
         """Wait for what comes next, and take as much as fits into `most` bytes; nothing after the end.
 
         Raises like `__anext__`, and what reading from the store raises.

@@ -10,13 +10,13 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from progressd.broadcast.envelope import Batch, Published
+from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, batch_topic
 
-PAST_AT_ONCE = 128  # messages of a snapshot put into an outbox before it must drain
-PAST_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
+REPLAY_BATCH = 128  # messages of a snapshot put into an outbox before it must drain
+REPLAY_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
 
 
 class Page(NamedTuple):
@@ -25,7 +25,7 @@ class Page(NamedTuple):
     A snapshot is one page. It may have been taken a little earlier, and what has come since is on the next ones.
     """
 
-    items: Sequence[Published]
+    items: Sequence[Envelope]
     after: int | None = None
     over: bool = False  # the topic has had its last message
 
@@ -37,7 +37,7 @@ class History(Protocol):
         """Messages of a topic with after < offset ≤ upto; after=None: the snapshot, all a new watcher needs to know."""
 
 
-class NoHistory:
+class EmptyHistory:
     """For a broadcaster without a store: a watcher sees what comes after it."""
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
@@ -46,7 +46,7 @@ class NoHistory:
         return Page([])
 
 
-class Past:
+class Replay:
     """What was on a topic, in parts: after < offset ≤ top, or the snapshot at the top where `after` is None.
 
     `turns` is shared by all pasts of all jobs, which may be long. In each pass of the event loop one of them goes on.
@@ -62,11 +62,11 @@ class Past:
         self._after = after
         self._top = top
         self._turns = turns
-        self._page: Sequence[Published] = ()
+        self._page: Sequence[Envelope] = ()
         self._place = 0  # in the page, of the next message
         self._at_end = False
 
-    async def next(self) -> Batch[Published] | None:
+    async def next(self) -> FrameBatch[Envelope] | None:
         """The next part, oldest first; it may be empty. None when there is no more."""
         if self._topic == ALL_JOBS:
             async with self._turns:
@@ -83,14 +83,14 @@ class Past:
                 self.begins = self._top if page.after is None else page.after
             self._after = page.after
             self._at_end = page.after is None
-        items, size = list[Published](), 0
-        for item in self._page[self._place : self._place + PAST_AT_ONCE]:
+        items, size = list[Envelope](), 0
+        for item in self._page[self._place : self._place + REPLAY_BATCH]:
             size += len(item.frame)
-            if items and size > PAST_BYTES:
+            if items and size > REPLAY_BYTES:
                 break
             items.append(item)
         self._place += len(items)
-        return Batch(items)
+        return FrameBatch(items)
 
 
 class Subscription:
@@ -113,12 +113,12 @@ class Subscription:
         self.outbox = outbox
         self._top = top
         self._limit = limit  # bytes that may be held back
-        self._past: Past | None = Past(history, topic, after, top, turns)
-        self._held: Backlog[Published] = Backlog()
+        self._past: Replay | None = Replay(history, topic, after, top, turns)
+        self._held: Backlog[Envelope] = Backlog()
         self._over = False
         self._leave = leave
 
-    async def past(self) -> Batch[Published] | None:
+    async def past(self) -> FrameBatch[Envelope] | None:
         """The next part of what was, oldest first; None once all of it was given and the live messages flow."""
         if self._past is None:
             return None
@@ -135,14 +135,14 @@ class Subscription:
         if self._past is None:
             self._end()
 
-    def deliver(self, batch: Batch[Published]) -> bool:
+    def deliver(self, batch: FrameBatch[Envelope]) -> bool:
         """Take live messages, in order; whether the next ones may go right into the outbox."""
         newer = [item for item in batch.items if item.offset > self._top]
         if self._past is not None:
             self._hold(newer)
             return False
         if newer:
-            self.outbox.put(batch if len(newer) == len(batch.items) else Batch(newer))
+            self.outbox.put(batch if len(newer) == len(batch.items) else FrameBatch(newer))
         return bool(newer)  # offsets only grow, so there is nothing to check from here on
 
     def leave(self) -> None:
@@ -151,14 +151,14 @@ class Subscription:
 
     def _release(self) -> None:
         if self._held:
-            self.outbox.put(Batch(self._held.take()))
+            self.outbox.put(FrameBatch(self._held.take()))
         if self._over:
             self._end()
 
     def _end(self) -> None:
         self.outbox.end(BATCH_FINISHED if self.topic.startswith(batch_topic("")) else JOB_FINISHED)
 
-    def _hold(self, items: Iterable[Published]) -> None:
+    def _hold(self, items: Iterable[Envelope]) -> None:
         for item in items:
             self._held.put(item)
         if self._held.size > self._limit:

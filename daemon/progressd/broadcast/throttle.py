@@ -14,10 +14,10 @@ import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from progressd.broadcast.envelope import Batch, Published
-from progressd.broadcast.fanout import Crowd
+from progressd.broadcast.envelope import Envelope, FrameBatch
+from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.outbox import Outbox
-from progressd.core.close_codes import Closing
+from progressd.core.close_codes import CloseCode
 from progressd.core.cursor import Cursor
 from progressd.core.job import has_labels
 from progressd.core.messages import (
@@ -34,32 +34,32 @@ from progressd.core.messages import (
 ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
 
 
-class Selected:
+class TypeFilteredOutbox:
     """An outbox that gets only some messages."""
 
-    def __init__(self, outbox: Outbox, wanted: Callable[[Published], bool]) -> None:
+    def __init__(self, outbox: Outbox, wanted: Callable[[Envelope], bool]) -> None:
         self._outbox = outbox
         self._wanted = wanted
         self.end = outbox.end
         self.upto = outbox.upto
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Pass on what was selected."""
         wanted = list(filter(self._wanted, batch.items))
         if wanted:
-            self._outbox.put(batch if len(wanted) == len(batch.items) else Batch(wanted))
+            self._outbox.put(batch if len(wanted) == len(batch.items) else FrameBatch(wanted))
 
-    def follow(self, crowd: Crowd) -> None:
+    def follow(self, crowd: FanOut) -> None:
         """Get what is put into the crowd, in order to choose."""
         crowd.add(self)
 
 
-def of_types(types: Collection[str], item: Published) -> bool:
+def of_types(types: Collection[str], item: Envelope) -> bool:
     """Return whether a watcher of these types gets the message."""
     return isinstance(item.message, ALWAYS) or type_of(item.message) in types
 
 
-def of_jobs_with(labels: Mapping[str, str], item: Published) -> bool:
+def of_jobs_with(labels: Mapping[str, str], item: Envelope) -> bool:
     """Return whether the message is about a job with all of these labels, or about a batch.
 
     A watcher may only watch a batch if it may see all of its jobs.
@@ -79,22 +79,22 @@ def asked_for(
     `labels`: those that a job must have. `start` runs a task that lives as long as the watcher.
     """
     if interval:
-        outbox = Paced(outbox, interval, start)
+        outbox = ThrottledOutbox(outbox, interval, start)
     if types is not None:
-        outbox = Selected(outbox, partial(of_types, types))
+        outbox = TypeFilteredOutbox(outbox, partial(of_types, types))
     if labels:
-        outbox = Selected(outbox, partial(of_jobs_with, labels))
+        outbox = TypeFilteredOutbox(outbox, partial(of_jobs_with, labels))
     return outbox
 
 
-class Let(NamedTuple):
+class Released(NamedTuple):
     """A message that goes out, and the offset from which one resumes who has had everything up to it."""
 
-    item: Published
+    item: Envelope
     upto: int
 
 
-class Pace:
+class ProgressThrottle:
     """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O.
 
     What has no cursor is replayed on a socket of many topics. It goes out at once: nobody could resume before it.
@@ -103,7 +103,7 @@ class Pace:
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._allowed: dict[str, float] = {}  # by job, when its next progress may go out
-        self._kept: OrderedDict[str, Published] = OrderedDict()  # by job, its newest progress; by their offsets
+        self._kept: OrderedDict[str, Envelope] = OrderedDict()  # by job, its newest progress; by their offsets
         self._due: list[tuple[float, str]] = []  # a heap: when each may go out; also some that have gone out since
         self._newest = 0  # the offset of the newest that has been taken
 
@@ -124,16 +124,16 @@ class Pace:
         """From where one resumes who has had everything up to an offset but what is kept back: a newer one may be."""
         return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
 
-    def take(self, items: Sequence[Published], now: float) -> list[Let]:
+    def take(self, items: Sequence[Envelope], now: float) -> list[Released]:
         """Of new messages, in order: what goes out now."""
-        out: list[Let] = []
+        out: list[Released] = []
         for item in items:
             message = item.message
             if message.cursor is UNSET:
                 if isinstance(message, Progress):
                     self._kept.pop(message.job_id, None)  # it is no newer
                     self._allowed[message.job_id] = now + self._interval
-                out.append(Let(item, item.offset))
+                out.append(Released(item, item.offset))
                 continue
             if isinstance(message, Progress):
                 self._newest = item.offset
@@ -147,10 +147,10 @@ class Pace:
                 if ends_job(message):
                     self._allowed.pop(message.job_id, None)
             self._newest = item.offset
-            out.append(Let(item, self.upto(item.offset)))
+            out.append(Released(item, self.upto(item.offset)))
         return out
 
-    def release(self, now: float) -> list[Let]:
+    def release(self, now: float) -> list[Released]:
         """What was kept back until now, in order."""
         due = set[tuple[int, str]]()
         while self.next_due <= now and self._due:
@@ -158,19 +158,19 @@ class Pace:
             due.add((self._kept[job_id].offset, job_id))
         return [self._let_out(job_id, now) for _, job_id in sorted(due)]
 
-    def _keep(self, job_id: str, item: Published) -> None:
+    def _keep(self, job_id: str, item: Envelope) -> None:
         if job_id not in self._kept and job_id in self._allowed:
             heappush(self._due, (self._allowed[job_id], job_id))
         self._kept[job_id] = item
         self._kept.move_to_end(job_id)
 
-    def _let_out(self, job_id: str, now: float) -> Let:
+    def _let_out(self, job_id: str, now: float) -> Released:
         self._allowed[job_id] = now + self._interval
         item = self._kept.pop(job_id)
-        return Let(item, self.upto(self._newest))
+        return Released(item, self.upto(self._newest))
 
 
-class Paced:
+class ThrottledOutbox:
     """An outbox that gets at most one progress per job in `interval` seconds, the newest; the rest at once.
 
     A cursor says that everything before it has come. So while a progress is kept back, what overtakes it goes out with
@@ -179,24 +179,24 @@ class Paced:
 
     def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._outbox = outbox
-        self._pace = Pace(interval)
+        self._pace = ProgressThrottle(interval)
         self.upto = self._pace.upto
         self._until = math.inf  # when `_release` wakes next
         self._sooner = trio.Event()
         start(self._release)
 
-    def put(self, batch: Batch[Published]) -> None:
+    def put(self, batch: FrameBatch[Envelope]) -> None:
         """Pass on what may go out now."""
         self._pass_on(self._pace.take(batch.items, trio.current_time()))
         if self._pace.next_due < self._until:
             self._sooner.set()
 
-    def end(self, closing: Closing) -> None:
+    def end(self, closing: CloseCode) -> None:
         """Nothing comes after what has been put."""
         self._pass_on(self._pace.release(math.inf))
         self._outbox.end(closing)
 
-    def follow(self, crowd: Crowd) -> None:
+    def follow(self, crowd: FanOut) -> None:
         """Get what is put into the crowd, in order to hold some of it back."""
         crowd.add(self)
 
@@ -207,14 +207,14 @@ class Paced:
                 await self._sooner.wait()
             self._pass_on(self._pace.release(trio.current_time()))
 
-    def _pass_on(self, out: list[Let]) -> None:
+    def _pass_on(self, out: list[Released]) -> None:
         if out:
-            self._outbox.put(Batch([_placed(item, upto) for item, upto in out]))
+            self._outbox.put(FrameBatch([_placed(item, upto) for item, upto in out]))
 
 
-def _placed(item: Published, upto: int) -> Published:
+def _placed(item: Envelope, upto: int) -> Envelope:
     """The message with the cursor of that offset."""
     cursor = item.message.cursor
     if upto == item.offset or cursor is UNSET:
         return item
-    return Published(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))), item.labels)
+    return Envelope(upto, replace(item.message, cursor=str(Cursor.parse(cursor)._replace(offset=upto))), item.labels)

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from progressd.cli import text
-from progressd.client.watcher import Lost, Received
+from progressd.client.watcher import Disconnected, Received
 from progressd.core.messages import (
     Completed,
     Error,
@@ -53,7 +53,7 @@ class Display(ABC):
             self._notice("connected again")
         self._print(received)
 
-    def lost(self, lost: Lost) -> None:
+    def lost(self, lost: Disconnected) -> None:
         """Tell, once, that the connection is lost."""
         if not self._apart:
             self._apart = True
@@ -66,7 +66,7 @@ class Display(ABC):
     def _notice(self, sentence: str) -> None: ...
 
 
-class Lines(Display):
+class LineDisplay(Display):
     """One line of text for each message; or its JSON, exactly as it came."""
 
     def __init__(self, url: str, *, as_json: bool) -> None:
@@ -90,7 +90,7 @@ class Lines(Display):
         click.echo(sentence, err=True)
 
 
-class Bars(Display):
+class BarDisplay(Display):
     """A live bar for each unfinished job, and above them a line for each that has finished meanwhile."""
 
     def __init__(self, url: str, names: dict[str, str], console: Console | None = None) -> None:
@@ -233,8 +233,8 @@ class _Step(ProgressColumn):
 def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
     """Bars on a terminal, else lines. `names`: what people call the jobs that are known already, by id."""
     if as_json or not sys.stdout.isatty():
-        return Lines(url, as_json=as_json)
-    return Bars(url, names)
+        return LineDisplay(url, as_json=as_json)
+    return BarDisplay(url, names)
 
 
 def _step(data: ProgressData) -> str:

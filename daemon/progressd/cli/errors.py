@@ -4,7 +4,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from progressd.cli.remote import Remote
-from progressd.client.errors import NoDaemon, Refused, StreamClosed
+from progressd.client.errors import APIError, ConnectError, StreamClosed
 from progressd.core.close_codes import CREDENTIALS_EXPIRED
 
 A_KEY: Final = "give it with PROGRESSD_KEY or --key-file (where it runs, progressd keys add NAME makes one)"
@@ -21,16 +21,16 @@ def sentence(error: Exception, remote: Remote | None) -> str:
     url = remote.url
     if isinstance(error, StreamClosed) and error.code == CREDENTIALS_EXPIRED.code:
         return f"the key to {url} has expired, or has been revoked; {OTHER_KEY}"
-    if isinstance(error, Refused) and error.status == 401:
+    if isinstance(error, APIError) and error.status == 401:
         return f"{error}; {OTHER_KEY}" if remote.key else f"{url} asks for a key; {A_KEY}"
-    if isinstance(error, Refused) and error.code == "forbidden":
+    if isinstance(error, APIError) and error.code == "forbidden":
         return f"{error}; {OTHER_KEY}"
-    if isinstance(error, NoDaemon) and (host := _unknown_host(url)):
+    if isinstance(error, ConnectError) and (host := _unknown_host(url)):
         return f"the host name {host} of {url} is not known here; --url and PROGRESSD_URL name another daemon"
     bare = f"{url.rstrip('/')} answered with HTTP status"
-    if isinstance(error, Refused) and error.status in FOREIGN and str(error).startswith(bare):
+    if isinstance(error, APIError) and error.status in FOREIGN and str(error).startswith(bare):
         return f"{url} answers, but is not progressd (HTTP status {error.status})"
-    if isinstance(error, Refused) and error.status in GATEWAY and str(error).startswith(bare):
+    if isinstance(error, APIError) and error.status in GATEWAY and str(error).startswith(bare):
         return f"at {url} a proxy answers that finds no daemon behind it (HTTP status {error.status})"
     return str(error)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from progressd.client.errors import Refused
+from progressd.client.errors import APIError
 
 if TYPE_CHECKING:
     from progressd.client.rest import RestClient
@@ -19,7 +19,7 @@ _BEGINNING = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
 def whole_id(client: "RestClient", given: str) -> str:
     """The id of the one job, of the newest, that begins like this; anything but 8 to 35 characters stays as it is.
 
-    Raises Refused, as the daemon would for a job that is not there, or another ClientError.
+    Raises APIError, as the daemon would for a job that is not there, or another ClientError.
     """
     if not is_beginning(given):
         return given
@@ -34,10 +34,10 @@ def is_beginning(given: str) -> bool:
 
 
 def the_one(given: str, found: Sequence[str], among: str = "") -> str:
-    """The one id that has been found. Raises Refused where there are several, or none."""
+    """The one id that has been found. Raises APIError where there are several, or none."""
     if not found:
-        raise Refused(404, f"no id of a job begins with {given}{among}")
+        raise APIError(404, f"no id of a job begins with {given}{among}")
     if len(found) > 1:
         some = ", ".join(found[:NAMED]) + (", …" if len(found) > NAMED else "")
-        raise Refused(409, f"the ids of {len(found)} jobs begin with {given}: {some}")
+        raise APIError(409, f"the ids of {len(found)} jobs begin with {given}: {some}")
     return found[0]

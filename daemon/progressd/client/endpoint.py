@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from progressd.client.errors import BadKey, BadUrl
+from progressd.client.errors import InvalidKey, InvalidURL
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 
 def checked_url(url: str) -> str:
-    """The address without a slash at its end. Raises BadUrl unless it is one of HTTP or HTTPS, without a query."""
+    """The address without a slash at its end. Raises InvalidURL unless it is one of HTTP or HTTPS, without a query."""
     try:
         parts = urlsplit(url)
         port_is_possible = parts.port is None or parts.port > 0
     except ValueError:
         parts, port_is_possible = urlsplit(""), False
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_possible or parts.query:
-        raise BadUrl(f"{url!r} is not the address of a daemon: expected one such as {DEFAULT_URL}")
+        raise InvalidURL(f"{url!r} is not the address of a daemon: expected one such as {DEFAULT_URL}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
 
 
@@ -28,7 +28,7 @@ def job_path(job_id: str) -> str:
 
 
 def stream_url(url: str, job_id: str | None, since: str | None) -> str:
-    """The WebSocket with the messages of one job, or of all, newer than a cursor. Raises BadUrl."""
+    """The WebSocket with the messages of one job, or of all, newer than a cursor. Raises InvalidURL."""
     parts = urlsplit(checked_url(url))
     path = f"{parts.path}/ws/jobs" + (f"/{quote(job_id, safe='', errors='replace')}" if job_id is not None else "")
     query = urlencode({"since": since}) if since is not None else ""
@@ -41,7 +41,7 @@ def no_daemon(url: str, *, reached: bool = False) -> str:
 
 
 def credentials(key: str | None) -> dict[str, str]:
-    """The headers that carry the key, if there is one (RFC 6750 §2.1). Raises BadKey."""
+    """The headers that carry the key, if there is one (RFC 6750 §2.1). Raises InvalidKey."""
     return {} if key is None else {"Authorization": f"Bearer {_checked(key, 'the key')}"}
 
 
@@ -51,20 +51,20 @@ def basic(username: str, password: str) -> dict[str, str]:
 
 
 def read_key(path: Path) -> str:
-    """The key that a file has, and nothing else but white space around it. Raises BadKey."""
+    """The key that a file has, and nothing else but white space around it. Raises InvalidKey."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise BadKey(f"{path} has no key in it, but something else") from None
+        raise InvalidKey(f"{path} has no key in it, but something else") from None
     except OSError as error:
-        raise BadKey(f"the key in {path} cannot be read: {error.strerror}") from None
+        raise InvalidKey(f"the key in {path} cannot be read: {error.strerror}") from None
     return _checked(text.strip(), f"the key in {path}")
 
 
 def _checked(key: str, what: str) -> str:
     """The key, if it can stand in a header: what cannot would be named in an error of the library that sends it."""
     if not key:
-        raise BadKey(f"{what} is empty")
+        raise InvalidKey(f"{what} is empty")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise BadKey(f"{what} is none: there are spaces or other characters in it that no key has")
+        raise InvalidKey(f"{what} is none: there are spaces or other characters in it that no key has")
     return key

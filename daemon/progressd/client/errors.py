@@ -1,10 +1,10 @@
 """What a client of the daemon can be told, in one tree; `str(error)` is a sentence for the person who asked.
 
 ClientError
-├── BadUrl          not the address of a daemon
-├── BadKey          not a key
-├── NoDaemon        nothing answers there, or nothing that we can talk to
-├── NoAnswer        somebody does, but the answer did not come: nobody knows what was taken
+├── InvalidURL          not the address of a daemon
+├── InvalidKey          not a key
+├── ConnectError        nothing answers there, or nothing that we can talk to
+├── ResponseTimeout        somebody does, but the answer did not come: nobody knows what was taken
 ├── Refused         the daemon said no, with an HTTP status
 ├── StreamClosed    the daemon closed the stream of messages for good, with a close code
 └── JobCancelled    somebody has cancelled the job that is being worked on
@@ -28,23 +28,23 @@ class ClientError(Exception):
     """Something did not work out."""
 
 
-class BadUrl(ClientError):
+class InvalidURL(ClientError):
     """This is not the address of a daemon."""
 
 
-class BadKey(ClientError):
+class InvalidKey(ClientError):
     """This cannot be a key; what it is, is not told."""
 
 
-class NoDaemon(ClientError):
+class ConnectError(ClientError):
     """Nothing answers at this address, or no connection comes about with what does."""
 
 
-class NoAnswer(ClientError):
+class ResponseTimeout(ClientError):
     """The answer did not come, or not whole, so nobody knows what became of the request."""
 
 
-class Refused(ClientError):
+class APIError(ClientError):
     """The daemon said no. `retry_after`: the seconds to wait if it may say yes later.
 
     `code`: what it calls the reason, a word or the sentence itself; "" where it was no daemon that answered.
@@ -62,7 +62,7 @@ class Refused(ClientError):
         return may_change(self.status)
 
     @classmethod
-    def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "Refused":
+    def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "APIError":
         """From an answer: its JSON body has the sentence in `message`, or else in `error`."""
         try:
             said: Any = msgspec.json.decode(body)

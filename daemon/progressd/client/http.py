@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from progressd import __version__
 from progressd.client import tls
 from progressd.client.endpoint import basic, checked_url, credentials, no_daemon
-from progressd.client.errors import BadUrl, ClientError, NoAnswer, NoDaemon, Refused
+from progressd.client.errors import APIError, ClientError, ConnectError, InvalidURL, ResponseTimeout
 
 MAX_BODY: Final = 256 << 20  # bytes of an answer
 
@@ -29,7 +29,7 @@ class HTTPClient:
     """Send requests to the daemon at `url`. Not for several threads at once.
 
     `key`: for a daemon that requires one. `timeout`: seconds to wait for each part of an answer. `connect_timeout`:
-    seconds to connect to one address of the host. Raises BadUrl, BadKey.
+    seconds to connect to one address of the host. Raises InvalidURL, BadKey.
     """
 
     def __init__(self, url: str, key: str | None, timeout: float, connect_timeout: float) -> None:
@@ -51,14 +51,14 @@ class HTTPClient:
                 else HTTPSConnection(parts.hostname or "", parts.port, timeout=wait, context=tls.context())
             )
         except InvalidURL as error:
-            raise BadUrl(f"{url!r} is not the address of a daemon: {error}") from None
+            raise InvalidURL(f"{url!r} is not the address of a daemon: {error}") from None
 
     def close(self) -> None:
         """Close the connection; another request opens a new one."""
         self._http.close()
 
     def connect(self) -> None:
-        """Connect, unless that is so already. Raises NoDaemon."""
+        """Connect, unless that is so already. Raises ConnectError."""
         if self._http.sock is not None and not (self._idle and _readable(self._http)):
             return
         self.close()  # the daemon has closed it, such as for having been idle
@@ -68,7 +68,7 @@ class HTTPClient:
             self._http.sock.settimeout(self._timeout)
         except (OSError, UnicodeError) as error:  # UnicodeError: a label of the host name is too long
             self.close()
-            raise NoDaemon(tls.complaint(error, self.url) or no_daemon(self.url, reached=self._answered)) from None
+            raise ConnectError(tls.complaint(error, self.url) or no_daemon(self.url, reached=self._answered)) from None
 
     def request(
         self,
@@ -78,7 +78,7 @@ class HTTPClient:
         headers: Mapping[str, str] = {},
         max_body: int = MAX_BODY,
     ) -> bytes:
-        """Return the body of the answer. Raises NoDaemon, NoAnswer, Refused or another ClientError.
+        """Return the body of the answer. Raises ConnectError, ResponseTimeout, APIError or another ClientError.
 
         Args:
             body: Its headers name its length, unless it is `bytes`.
@@ -96,14 +96,14 @@ class HTTPClient:
                     raise IncompleteRead(answer, response.length)
             self._idle = True
         except TimeoutError:
-            raise NoAnswer(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
+            raise ResponseTimeout(f"{self.url} gave no answer within {self._timeout:g} seconds") from None
         except (OSError, HTTPException) as error:
             raise self._broken(error) from None
         finally:
             if not self._idle:
                 self.close()
         if not 200 <= response.status < 300:
-            refused = Refused.answered(response.status, answer, response.headers.get("Retry-After"), self.url)
+            refused = APIError.answered(response.status, answer, response.headers.get("Retry-After"), self.url)
             self._answered = self._answered or bool(refused.code)
             raise refused
         self._answered = True
@@ -124,7 +124,7 @@ class HTTPClient:
     def _broken(self, error: Exception) -> ClientError:
         if isinstance(error, BadStatusLine) and not isinstance(error, RemoteDisconnected):
             return ClientError(f"what answers at {self.url} is not progressd: it speaks no HTTP (TLS needs https://)")
-        return NoAnswer(f"the connection to {self.url} broke: {error}")
+        return ResponseTimeout(f"the connection to {self.url} broke: {error}")
 
 
 def _readable(http: HTTPConnection) -> bool:

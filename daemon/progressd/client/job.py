@@ -20,15 +20,15 @@ import msgspec
 
 from progressd.client import values
 from progressd.client.errors import JobCancelled
-from progressd.client.pending import Backlog
-from progressd.client.reporter import Reporter
+from progressd.client.pending import PendingEvents
+from progressd.client.reporter import ReporterThread
 from progressd.client.transport import way_to_daemon
 
 if TYPE_CHECKING:
     import anyio
 
 LEASE: Final = 60.0  # seconds
-PATIENCE: Final = 60.0  # seconds
+FLUSH_TIMEOUT: Final = 60.0  # seconds
 CUT_SHORT: Final = 5.0  # seconds of patience for the end of what is interrupted
 LOOP_TIMEOUT: Final = 1.0  # seconds that an event loop may be held up by the end of a `with` block
 
@@ -67,7 +67,7 @@ class Job:
         options: Mapping[str, object] | None = None,
         labels: Mapping[str, str] | None = None,
         lease_seconds: float | None = LEASE,
-        patience: float = PATIENCE,
+        patience: float = FLUSH_TIMEOUT,
         stop_when_cancelled: bool = True,
     ) -> None:
         self._complained: set[str] = set()
@@ -78,7 +78,7 @@ class Job:
         self._own = not outer
         self._where = (url, socket, key)
         self._stop_when_cancelled = stop_when_cancelled
-        self._patience = self._valid("patience", values.seconds, patience, PATIENCE)
+        self._patience = self._valid("patience", values.seconds, patience, FLUSH_TIMEOUT)
         self._lease = (
             None if lease_seconds is None else self._valid("lease_seconds", values.lease, lease_seconds, LEASE)
         )
@@ -90,7 +90,7 @@ class Job:
         self._begun = time.monotonic()
         self._ended = False
         self._process: int | None = os.getpid()
-        self._reporter: Reporter | None = None  # until the block begins
+        self._reporter: ReporterThread | None = None  # until the block begins
         self._scope: anyio.CancelScope | None = None
         self._told: anyio.Event | None = None
         left_out: values.LeftOut = {}
@@ -103,7 +103,7 @@ class Job:
             "lease_seconds": self._lease,
         }
         self._complain(left_out)
-        self._backlog = Backlog(self.id, registration if self._own else None)
+        self._backlog = PendingEvents(self.id, registration if self._own else None)
         if self._own or self._total:
             self._backlog.move(self._moved())
 
@@ -116,7 +116,7 @@ class Job:
         """The next step begins, and the one before it is done. Never waits. Raises JobCancelled."""
         named = self._valid("step_name", _step_name, name, "")
 
-        def change(backlog: Backlog) -> None:
+        def change(backlog: PendingEvents) -> None:
             self._step = min(self._step + self._in_step, values.MAX_COUNT)
             self._step_name, self._in_step = named, True
             backlog.move(self._moved())
@@ -139,7 +139,7 @@ class Job:
         named = self._given("step_name", _step_name, step_name)
         share = self._given("percent", values.percentage, percent)
 
-        def change(backlog: Backlog) -> None:
+        def change(backlog: PendingEvents) -> None:
             if step is not None:
                 self._step, self._in_step = step, False
             if total is not None:
@@ -150,7 +150,7 @@ class Job:
 
         self._report(change)
 
-    def _report(self, change: Callable[[Backlog], None]) -> None:
+    def _report(self, change: Callable[[PendingEvents], None]) -> None:
         if self._reporter is not None:
             if os.getpid() == self._process:  # a fork has no thread that would tell
                 self._reporter.report(change)
@@ -240,7 +240,7 @@ class Job:
         self._process = os.getpid()
         self._begun = time.monotonic()  # the daemon may hear of it much later
         connect = way_to_daemon(*self._where, os.environ)
-        self._reporter = Reporter(self.name, self._backlog, connect, self._lease)
+        self._reporter = ReporterThread(self.name, self._backlog, connect, self._lease)
         self._reporter.on_cancelled = on_cancelled or self._reporter.on_cancelled
         self._reporter.on_finished = on_finished or self._reporter.on_finished
         try:
@@ -249,7 +249,7 @@ class Job:
             self._finish(error)
             raise
 
-    def _finish(self, error: BaseException | None) -> Reporter | None:
+    def _finish(self, error: BaseException | None) -> ReporterThread | None:
         """Report the end; what is left to wait for. No thread runs any more where the interpreter ends."""
         self._ended = True
         if self._reporter is None or os.getpid() != self._process or sys.is_finalizing():
@@ -259,7 +259,7 @@ class Job:
         self._reporter.finish(lambda backlog: self._close(backlog, error), patience)
         return self._reporter
 
-    def _close(self, backlog: Backlog, error: BaseException | None) -> None:
+    def _close(self, backlog: PendingEvents, error: BaseException | None) -> None:
         if error is None and self._in_step:  # it has ended with the block
             self._step += 1
             backlog.move(self._moved())
@@ -318,7 +318,7 @@ def _from_threads() -> Callable[..., object]:
     return asyncio.get_running_loop().call_soon_threadsafe
 
 
-async def _until_told(reporter: Reporter, told: "anyio.Event") -> None:
+async def _until_told(reporter: ReporterThread, told: "anyio.Event") -> None:
     import anyio
 
     async def wait() -> None:

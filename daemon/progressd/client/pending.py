@@ -22,7 +22,7 @@ UNKNOWN_MOST: Final = (
 _PLAIN: Final = ("kind", "total_steps", "lease_seconds")  # what is left of a registration that is refused
 
 
-class Answer(Struct, frozen=True):
+class EventAnswer(Struct, frozen=True):
     """What the daemon says to one event. `status` as over HTTP, where it refuses."""
 
     ok: bool
@@ -36,7 +36,7 @@ class Answer(Struct, frozen=True):
         return not self.ok and may_change(self.status)
 
 
-class Backlog:
+class PendingEvents:
     """Of the job `job_id`. `registration`: the data that makes it known; None where somebody else has done so."""
 
     def __init__(self, job_id: str, registration: Mapping[str, Any] | None) -> None:
@@ -79,7 +79,7 @@ class Backlog:
         """What shows that the producer is there, after a silence too: its last progress, once more."""
         return self.batch() if self.waiting or self._last is None else [self._last]
 
-    def answered(self, batch: Sequence[Event], answers: Sequence[Answer]) -> str:
+    def answered(self, batch: Sequence[Event], answers: Sequence[EventAnswer]) -> str:
         """Take in the answers to a batch. What a person should know of them, or "".
 
         An answer that asks to try again later, and those after it, change nothing.
@@ -123,7 +123,7 @@ class Backlog:
         self._refusal = ""
         return True
 
-    def _refused(self, event: Event, answer: Answer) -> str:
+    def _refused(self, event: Event, answer: EventAnswer) -> str:
         asked = event["type"] == "status_change" and event is not self._end
         if asked and answer.status == _CONFLICT:
             self.over = bool(self._refusal)

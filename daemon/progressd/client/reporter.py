@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from progressd.client.backoff import backoff
-from progressd.client.errors import TOO_OFTEN, ClientError, NoAnswer, NoDaemon, Refused
-from progressd.client.pending import Answer, Backlog, Event
-from progressd.client.transport import Lines
+from progressd.client.errors import TOO_OFTEN, APIError, ClientError, ConnectError, ResponseTimeout
+from progressd.client.pending import Event, EventAnswer, PendingEvents
+from progressd.client.transport import EventTransport
 
 PACE: Final = 0.2  # seconds between two reports
 SLOW_PACE: Final = 2.0  # the same, once the daemon finds that we ask too often
@@ -31,14 +31,16 @@ UNCONNECTED_TIMEOUT: Final = 1.5
 log = logging.getLogger("progressd.client")
 
 
-class Reporter:
+class ReporterThread:
     """`start` it; `report` changes what there is to tell; `finish` is the last change; `wait` waits until it is told.
 
     `name` is for the log. `connect` finds the daemon, and raises ClientError where that is no use. `on_cancelled` and
     `on_finished` are called from the thread.
     """
 
-    def __init__(self, name: str, backlog: Backlog, connect: Callable[[], Lines], lease: float | None) -> None:
+    def __init__(
+        self, name: str, backlog: PendingEvents, connect: Callable[[], EventTransport], lease: float | None
+    ) -> None:
         self.on_cancelled: Callable[[], object] = lambda: None
         self.on_finished: Callable[[], object] = lambda: None
         self._name = name
@@ -68,7 +70,7 @@ class Reporter:
             self._go_unseen(error)
             self._stop()
 
-    def report(self, change: Callable[[Backlog], None]) -> None:
+    def report(self, change: Callable[[PendingEvents], None]) -> None:
         """Change what there is to tell. Never waits."""
         with self._changed:
             waiting = self._backlog.waiting
@@ -76,7 +78,7 @@ class Reporter:
             if not waiting:  # otherwise the thread knows when to come back
                 self._changed.notify_all()
 
-    def finish(self, change: Callable[[Backlog], None], patience: float) -> None:
+    def finish(self, change: Callable[[PendingEvents], None], patience: float) -> None:
         """Make the last change, which the daemon has `patience` seconds to take. Never waits.
 
         Where no daemon ever answered, one more attempt is all.
@@ -163,7 +165,7 @@ class Reporter:
             return self._not_before
         return max(self._not_before, min(self._asked + BEAT, self._renewed + self._renew))
 
-    def _tell(self, lines: Lines) -> None:
+    def _tell(self, lines: EventTransport) -> None:
         with self._changed:
             last, self._last_call = self._last_call, False
             self._asked = time.monotonic()
@@ -176,7 +178,7 @@ class Reporter:
             self._take(batch, answers)
             for answer in answers:
                 if answer.later:
-                    raise Refused(answer.status, answer.error)
+                    raise APIError(answer.status, answer.error)
         except Exception as error:
             self._failed(error, last)
             return
@@ -184,7 +186,7 @@ class Reporter:
             log.info("%s: the daemon answers again", self._name)
         self._failures = 0
 
-    def _take(self, batch: Sequence[Event], answers: Sequence[Answer]) -> None:
+    def _take(self, batch: Sequence[Event], answers: Sequence[EventAnswer]) -> None:
         self._answered = True
         now = time.monotonic()
         self._not_before = now + self._pace
@@ -205,14 +207,14 @@ class Reporter:
             return
         closing, defect = self._closed_at is not None, not isinstance(error, ClientError)
         delay = backoff(self._failures, LAST_DELAY if closing else LONGEST_DELAY)
-        foreign = not isinstance(error, NoDaemon | NoAnswer)  # what answers is no daemon
-        if isinstance(error, Refused):
+        foreign = not isinstance(error, ConnectError | ResponseTimeout)  # what answers is no daemon
+        if isinstance(error, APIError):
             if error.code and not error.later:
                 raise error
             self._answered = self._answered or bool(error.code)
             foreign = not (error.code or error.later)
             delay = max(delay, min(error.retry_after or 0, LONGEST_RETRY_AFTER))
-        if isinstance(error, Refused) and error.status == TOO_OFTEN:
+        if isinstance(error, APIError) and error.status == TOO_OFTEN:
             self._pace = SLOW_PACE
         elif not self._failures:
             log.warning("%s: %s; the work goes on all the same", self._name, error, exc_info=defect)

@@ -11,7 +11,7 @@ from progressd.client.endpoint import job_path
 from progressd.client.errors import ClientError
 from progressd.client.http import HTTPClient
 from progressd.client.multipart import UnreadableFile, Upload
-from progressd.client.pending import Answer, Event
+from progressd.client.pending import Event, EventAnswer
 from progressd.core.json import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_answers = msgspec.json.Decoder(Answer).decode_lines
+_decode_answers = msgspec.json.Decoder(EventAnswer).decode_lines
 
 
 class RestClient:
@@ -108,7 +108,7 @@ class RestClient:
         """Report an event of a job."""
         self._post(f"{job_path(job_id)}/events", event)
 
-    def exchange(self, events: Sequence[Event]) -> list[Answer]:
+    def exchange(self, events: Sequence[Event]) -> list[EventAnswer]:
         """Report events, and wait until they are durable; the answer to each."""
         headers = {"Content-Type": "application/x-ndjson"}
         body = self._http.request("POST", "/api/events", _encode_lines(events), headers, MAX_ANSWERS)

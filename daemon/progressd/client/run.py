@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import trio
 
-from progressd.client.errors import ClientError, NoAnswer, Refused
+from progressd.client.errors import APIError, ClientError, ResponseTimeout
 from progressd.client.rest import RestClient
 from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch
@@ -28,7 +28,7 @@ from progressd.system.reaper import adopt, reaper
 
 BEAT: Final = 5.0  # seconds between two signs of life at most, and between attempts to look on
 PACE: Final = 0.2  # seconds between two reports of progress
-END_PATIENCE: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
+END_TIMEOUT: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for what is to end
 MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # that are passed on to the command
@@ -36,7 +36,7 @@ UNKNOWN: Final = 404  # HTTP status: there is no such job
 CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
 
-class WrappedCommand:
+class CommandJob:
     """`run` it once. `environment`: what the command gets beside ours; `say` tells whoever started it."""
 
     def __init__(
@@ -258,7 +258,7 @@ class WrappedCommand:
         """Tell the end, as often as it takes for a while; where no daemon ever was, once."""
         if self._progress is not None:
             await self._report_progress()
-        with trio.move_on_after(END_PATIENCE) as self._telling:
+        with trio.move_on_after(END_TIMEOUT) as self._telling:
             while True:
                 if await self._report(event) or not (self._known or self._maybe_known):
                     return
@@ -272,9 +272,9 @@ class WrappedCommand:
         try:
             self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
         except ClientError as error:
-            self._maybe_known = self._maybe_known or isinstance(error, NoAnswer)
-            final = isinstance(error, Refused) and not error.later
-            self._over = isinstance(error, Refused) and error.status == CONFLICT
+            self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
+            final = isinstance(error, APIError) and not error.later
+            self._over = isinstance(error, APIError) and error.status == CONFLICT
             if str(error) != self._complaint and not self._over:
                 self._complaint = str(error)
                 self._say(error)
@@ -289,7 +289,7 @@ class WrappedCommand:
         if self._known and event is not None:
             try:
                 self._client.report(self.job_id, event)
-            except Refused as refused:
+            except APIError as refused:
                 if refused.status not in (UNKNOWN, CONFLICT):
                     raise
             else:

@@ -14,14 +14,14 @@ T = TypeVar("T")
 Send: TypeAlias = Callable[[T], Awaitable[None]]
 
 
-class Feed(Generic[T]):
+class Stream(Generic[T]):
     """Iterate over it: one item at a time is taken from the producer, and its error is raised in its place."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[T](0)
         self._error: Exception | None = None
 
-    def __aiter__(self) -> "Feed[T]":
+    def __aiter__(self) -> "Stream[T]":
         return self
 
     async def __anext__(self) -> T:
@@ -39,11 +39,11 @@ class Feed(Generic[T]):
 
 
 @asynccontextmanager
-async def feed(produce: Callable[[Send[T]], Awaitable[None]]) -> AsyncIterator[Feed[T]]:
+async def stream(produce: Callable[[Send[T]], Awaitable[None]]) -> AsyncIterator[Stream[T]]:
     """What `produce(send)` sends; it is cancelled when the block is left."""
     with unwrapped():
         async with trio.open_nursery() as nursery:
-            source = Feed[T]()
+            source = Stream[T]()
             nursery.start_soon(source._fill, produce)
             yield source
             nursery.cancel_scope.cancel()

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Protocol
 
 from progressd.client.endpoint import DEFAULT_URL, read_key
-from progressd.client.pending import Answer, Event
+from progressd.client.pending import Event, EventAnswer
 
 
-class Lines(Protocol):
+class EventTransport(Protocol):
     """A way to the daemon. The first two calls may block."""
 
     def connect(self) -> None:
         """Connect, unless that is so already. Raises NoDaemon."""
 
-    def exchange(self, events: Sequence[Event]) -> list[Answer]:
+    def exchange(self, events: Sequence[Event]) -> list[EventAnswer]:
         """Report events, and wait until they are durable; the answer to each. Raises ClientError without them."""
 
     def close(self) -> None:
@@ -24,7 +24,7 @@ class Lines(Protocol):
 
 def way_to_daemon(
     url: str | None, socket: str | os.PathLike[str] | None, key: str | None, environ: Mapping[str, str]
-) -> Callable[[], Lines]:
+) -> Callable[[], EventTransport]:
     """Return a function that opens the way to the address or the socket, or else to what the environment names.
 
     The way connects with the first exchange. The function raises BadUrl, BadKey. It imports nothing: a program that

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from progressd.client.errors import ClientError, NoAnswer, NoDaemon, Refused
-from progressd.client.pending import Answer, Event
+from progressd.client.errors import APIError, ClientError, ConnectError, ResponseTimeout
+from progressd.client.pending import Event, EventAnswer
 from progressd.core.json import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
@@ -25,7 +25,7 @@ class LocalSocket:
         self._open = contextlib.ExitStack()
         self._socket: socket.socket | None = None
 
-    def exchange(self, events: Sequence[Event]) -> list[Answer]:
+    def exchange(self, events: Sequence[Event]) -> list[EventAnswer]:
         """Report events, and wait until they are durable; the answer to each. Raises ClientError."""
         lines = [msgspec.json.encode({**event, "ref": number}) + b"\n" for number, event in enumerate(events)]
         self.connect()
@@ -35,9 +35,9 @@ class LocalSocket:
                 self._socket.sendall(b"".join(lines))
                 return [self._answer() for _ in events]
             except TimeoutError:
-                raise NoAnswer(f"{self._path} gave no answer within {self._timeout:g} seconds") from None
+                raise ResponseTimeout(f"{self._path} gave no answer within {self._timeout:g} seconds") from None
             except OSError as error:
-                raise NoAnswer(f"the connection to {self._path} broke: {error.strerror}") from None
+                raise ResponseTimeout(f"the connection to {self._path} broke: {error.strerror}") from None
         except BaseException:  # what comes later would be taken for the answers to something else
             self.close()
             raise
@@ -48,7 +48,7 @@ class LocalSocket:
         self._open.close()
 
     def connect(self) -> None:
-        """Connect, unless that is so already. Raises NoDaemon."""
+        """Connect, unless that is so already. Raises ConnectError."""
         if self._socket is not None:
             return
         with contextlib.ExitStack() as opening:
@@ -58,24 +58,24 @@ class LocalSocket:
                 daemon.connect(str(self._path))
             except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
                 reason = getattr(error, "strerror", None) or error
-                raise NoDaemon(f"no daemon answers at {self._path}: {reason}") from None
+                raise ConnectError(f"no daemon answers at {self._path}: {reason}") from None
             self._reader = opening.enter_context(daemon.makefile("rb"))
             self._open = opening.pop_all()
             self._socket = daemon
 
-    def _answer(self) -> Answer:
+    def _answer(self) -> EventAnswer:
         line = self._reader.readline(MAX_ANSWER)
         if not line:
-            raise NoAnswer(f"the daemon at {self._path} closed the connection")
+            raise ResponseTimeout(f"the daemon at {self._path} closed the connection")
         try:
-            return msgspec.json.decode(line, type=Answer)
+            return msgspec.json.decode(line, type=EventAnswer)
         except UNDECODABLE:
             raise ClientError(f"what answers at {self._path} is not progressd") from None
 
 
 def report(path: Path, job_id: str, event: Mapping[str, Any], timeout: float = ANSWER_TIMEOUT) -> None:
-    """Report an event of a job, and wait until it is durable. Raises NoDaemon, Refused or another ClientError."""
+    """Report an event of a job, and wait until it is durable. Raises ConnectError, APIError or another ClientError."""
     with contextlib.closing(LocalSocket(path, timeout)) as daemon:
         [answer] = daemon.exchange([{**event, "job_id": job_id}])
     if not answer.ok:
-        raise Refused(answer.status, answer.error)
+        raise APIError(answer.status, answer.error)

@@ -17,10 +17,10 @@ from trio_websocket import ConnectionRejected
 from progressd.client import tls
 from progressd.client.backoff import LONGEST_DELAY, backoff
 from progressd.client.endpoint import checked_url, credentials, no_daemon, stream_url
-from progressd.client.errors import ClientError, NoDaemon, Refused, StreamClosed
-from progressd.client.stream import Feed, Send, feed
+from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
+from progressd.client.stream import Send, Stream, stream
 from progressd.client.websocket import BREAKS, receive_texts
-from progressd.core.close_codes import Closing
+from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import Message, decode
 
@@ -36,7 +36,7 @@ class Received(NamedTuple):
     message: Message | None
 
 
-class Lost(NamedTuple):
+class Disconnected(NamedTuple):
     """The connection is gone: why, in how many seconds the next attempt starts, and how many have failed in a row."""
 
     reason: str
@@ -50,11 +50,11 @@ def watch(
     *,
     key: str | None = None,
     heartbeat: float = HEARTBEAT,
-    on_lost: Callable[[Lost], None] = lambda _: None,
-) -> AbstractAsyncContextManager[Feed[Message]]:
+    on_lost: Callable[[Disconnected], None] = lambda _: None,
+) -> AbstractAsyncContextManager[Stream[Message]]:
     """The messages of one job until its end, or of all jobs without end. Messages of an unknown type are skipped.
 
-    The iteration raises NoDaemon if nothing answers at first, Refused if the daemon does not know the job or will not
+    The iteration raises ConnectError if nothing answers at first, APIError if the daemon does not know the job or will not
     have us, or if at first something else answers than a daemon, StreamClosed if it wants us to stay away, BadUrl,
     BadKey. Everything else is a reason to reconnect, told to `on_lost`. `key`: where the daemon asks for one.
     `heartbeat`: seconds between pings.
@@ -67,7 +67,7 @@ def watch(
 
         await _follow(url, job_id, key, heartbeat, on_lost, send_known)
 
-    return feed(produce)
+    return stream(produce)
 
 
 def watch_texts(
@@ -76,14 +76,14 @@ def watch_texts(
     *,
     key: str | None = None,
     heartbeat: float = HEARTBEAT,
-    on_lost: Callable[[Lost], None] = lambda _: None,
-) -> AbstractAsyncContextManager[Feed[Received]]:
+    on_lost: Callable[[Disconnected], None] = lambda _: None,
+) -> AbstractAsyncContextManager[Stream[Received]]:
     """Like `watch`, with the text of each message, and with those of an unknown type."""
 
     async def produce(send: Send[Received]) -> None:
         await _follow(url, job_id, key, heartbeat, on_lost, send)
 
-    return feed(produce)
+    return stream(produce)
 
 
 async def _follow(
@@ -91,7 +91,7 @@ async def _follow(
     job_id: str | None,
     key: str | None,
     heartbeat: float,
-    on_lost: Callable[[Lost], None],
+    on_lost: Callable[[Disconnected], None],
     send: Send[Received],
 ) -> None:
     url = checked_url(url)
@@ -123,31 +123,31 @@ async def _follow(
         await trio.sleep(lost.delay)
 
 
-def _judged(error: Exception, url: str, failures: int, reached: bool) -> Lost:
+def _judged(error: Exception, url: str, failures: int, reached: bool) -> Disconnected:
     """What to do after a connection ended with this error. Raises it, or a better one, if trying again is no use."""
     delay = backoff(failures)
     match error:
-        case Refused():
+        case APIError():
             if not error.later or not reached:  # by now no daemon has answered, and maybe none ever will
                 raise error from None
-            return Lost(str(error), max(delay, error.retry_after or 0), failures)
+            return Disconnected(str(error), max(delay, error.retry_after or 0), failures)
         case StreamClosed():
-            if not Closing(error.code, error.reason).reconnect and error.code != NO_STATUS:
+            if not CloseCode(error.code, error.reason).reconnect and error.code != NO_STATUS:
                 raise error
             reason = error.reason or ("it broke" if error.code == BROKEN else f"close code {error.code}")
-            return Lost(reason, delay, failures)
+            return Disconnected(reason, delay, failures)
     complaint = tls.complaint(error, url)
     if not reached:
-        raise NoDaemon(complaint or no_daemon(url)) from None
-    return Lost(complaint or "no answer", delay, failures)
+        raise ConnectError(complaint or no_daemon(url)) from None
+    return Disconnected(complaint or "no answer", delay, failures)
 
 
-def _refused(error: Exception, url: str) -> Refused | None:
+def _refused(error: Exception, url: str) -> APIError | None:
     """The answer to a handshake, where it was another one than to come in."""
     if not isinstance(error, ConnectionRejected):
         return None
     headers = {name.lower(): value.decode() for name, value in error.headers}
-    return Refused.answered(error.status_code, error.body or b"", headers.get(b"retry-after"), url)
+    return APIError.answered(error.status_code, error.body or b"", headers.get(b"retry-after"), url)
 
 
 def _decoded(text: str) -> Message | None:

@@ -73,7 +73,7 @@ async def _listen(
     websocket: WebSocketConnection, heartbeat: float, take: Callable[[str], Awaitable[None]]
 ) -> CloseReason | None:
     """Why the daemon closed the connection, or None if it is gone without a word."""
-    pulse = Pulse(websocket)
+    pulse = KeepAlive(websocket)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pulse.check, heartbeat, nursery.cancel_scope)
@@ -120,7 +120,7 @@ class _Noticed(trio.abc.ReceiveStream):
         await self._stream.aclose()
 
 
-class Pulse:
+class KeepAlive:
     """Notices that a daemon is gone without a word: nothing came while we waited for it, not even a pong."""
 
     def __init__(self, websocket: WebSocketConnection) -> None:

@@ -6,7 +6,7 @@
 from typing import NamedTuple
 
 
-class Closing(NamedTuple):
+class CloseCode(NamedTuple):
     """A close code and its reason, at most 123 bytes of UTF-8."""
 
     code: int
@@ -18,13 +18,13 @@ class Closing(NamedTuple):
         return self.code in (1001, 1006, 1012, 1013) or 4000 <= self.code < 4500
 
 
-JOB_FINISHED = Closing(1000, "job finished")
-BATCH_FINISHED = Closing(1000, "batch finished")
-DRAINING = Closing(1001, "draining")
-GONE = Closing(1006, "gone")  # never on the wire: the client has left
-TRY_AGAIN = Closing(1013, "try again later")
-SLOW_CONSUMER = Closing(4000, "slow consumer")
-TIMED_OUT = Closing(4001, "timed out")
-CREDENTIALS_EXPIRED = Closing(4500, "credentials expired")
-BAD_LINES = Closing(4502, "too many bad lines")
-JOB_DELETED = Closing(4501, "job deleted")
+JOB_FINISHED = CloseCode(1000, "job finished")
+BATCH_FINISHED = CloseCode(1000, "batch finished")
+DRAINING = CloseCode(1001, "draining")
+GONE = CloseCode(1006, "gone")  # never on the wire: the client has left
+TRY_AGAIN = CloseCode(1013, "try again later")
+SLOW_CONSUMER = CloseCode(4000, "slow consumer")
+TIMED_OUT = CloseCode(4001, "timed out")
+CREDENTIALS_EXPIRED = CloseCode(4500, "credentials expired")
+BAD_LINES = CloseCode(4502, "too many bad lines")
+JOB_DELETED = CloseCode(4501, "job deleted")

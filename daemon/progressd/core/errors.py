@@ -12,7 +12,7 @@ ProgressdError
 ├── Conflict 409            the job's state does not allow it
 ├── TooLarge 413
 ├── UnsupportedMedia 415    not the kind of file the pipeline takes
-├── KeyReused 422           an Idempotency-Key that stands for another request
+├── IdempotencyKeyReused 422           an Idempotency-Key that stands for another request
 ├── Unavailable 503         try again, after `retry_after` seconds
 │   ├── StoreFailed 503     the store could not keep it, and nobody sees it
 │   │   ├── StoreFull 507   since its disk is full
@@ -23,7 +23,7 @@ ProgressdError
 │   ├── TooManyOfKey 503
 │   ├── RateLimited 429     this client asks too often
 │   └── TooManyUploads 503
-├── NoSpace 507             no room on the disk, or none allowed, for what was sent
+├── InsufficientStorage 507             no room on the disk, or none allowed, for what was sent
 ├── SlowConsumer            an in-process reader has missed messages
 ├── InstallationFailed      something on this machine is not as it has to be
 └── SettingsError           the daemon cannot start with these settings
@@ -94,7 +94,7 @@ class NotFound(ProgressdError):
     status = 404
 
 
-class Stalled(ProgressdError):
+class RequestTimeout(ProgressdError):
     """The client stopped sending in the middle."""
 
     status = 408
@@ -118,7 +118,7 @@ class UnsupportedMedia(ProgressdError):
     status = 415
 
 
-class KeyReused(ProgressdError):
+class IdempotencyKeyReused(ProgressdError):
     """The Idempotency-Key came with another request before."""
 
     status = 422
@@ -155,7 +155,7 @@ class StoreFull(StoreFailed):
     status = 507
 
 
-class Unreadable(StoreFailed):
+class CorruptRecord(StoreFailed):
     """What is asked for is in the store, but its disk has changed it. `row_id` is the job's, for one that has an id."""
 
     status = 500
@@ -200,7 +200,7 @@ class TooManyUploads(Unavailable):
     """As many files as may come at a time are coming in."""
 
 
-class NoSpace(ProgressdError):
+class InsufficientStorage(ProgressdError):
     """There is no room for what was sent: on the disk, or in what the files of jobs may take."""
 
     status = 507

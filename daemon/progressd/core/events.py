@@ -24,12 +24,14 @@ Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=NAME_MOST)]
 
-OPTIONS_MOST: Final = 65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
+MAX_OPTIONS_BYTES: Final = (
+    65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
+)
 LEASE_LEAST: Final = 1  # second; the daemon looks at a silent job once a lease
-LEASE_MOST: Final = 30 * 86400  # seconds
+MAX_LEASE: Final = 30 * 86400  # seconds
 ELAPSED_MOST: Final = 36500 * 86400  # seconds, a century; statistics add them up, as they do pages
 PAGES_MOST: Final = 10**9
-NESTED_MOST: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
+MAX_NESTING: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
 
 _encode = msgspec.json.Encoder().encode
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
@@ -112,18 +114,18 @@ class Registration(Struct, frozen=True):
     total_steps: Count = 0
     options: dict[str, object] = {}
     labels: Labels = {}
-    lease_seconds: Annotated[float, Meta(ge=LEASE_LEAST, le=LEASE_MOST)] | None = None
+    lease_seconds: Annotated[float, Meta(ge=LEASE_LEAST, le=MAX_LEASE)] | None = None
 
     def __post_init__(self) -> None:
-        if self.options and len(_encode(self.options)) > OPTIONS_MOST:
-            raise InvalidInput(f"the options are larger than {readable_size(OPTIONS_MOST)}")
+        if self.options and len(_encode(self.options)) > MAX_OPTIONS_BYTES:
+            raise InvalidInput(f"the options are larger than {readable_size(MAX_OPTIONS_BYTES)}")
         level: list[object] = [self.options]
-        for _ in range(NESTED_MOST):
+        for _ in range(MAX_NESTING):
             level = [inner for value in level for inner in _inside(value)]
             if not level:
                 return
         if any(isinstance(value, dict | list) for value in level):
-            raise ValueError(f"options are nested deeper than {NESTED_MOST} levels")
+            raise ValueError(f"options are nested deeper than {MAX_NESTING} levels")
 
 
 class RegisterEvent(Struct, frozen=True, tag_field="type", tag="job_created"):
@@ -162,7 +164,7 @@ class RunnerEvent(Struct, frozen=True):
     end: CompletedEvent | ErrorEvent
 
 
-class CallOffEvent(Struct, frozen=True):
+class BatchCancelEvent(Struct, frozen=True):
     """The job is cancelled with the whole batch that it is in."""
 
     job_id: str
@@ -184,15 +186,15 @@ class StalledEvent(Struct, frozen=True):
     job_id: str
 
 
-class LostEvent(Struct, frozen=True):
+class LeaseExpiredEvent(Struct, frozen=True):
     """The producer of a job has been silent for too long to come back."""
 
     job_id: str
 
 
 ProducerEvent: TypeAlias = ProgressEvent | StatusEvent | CompletedEvent | ErrorEvent | PreviewEvent | RegisterEvent
-LeaseEvent: TypeAlias = StalledEvent | LostEvent
-Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent | CallOffEvent | LeaseEvent
+LeaseEvent: TypeAlias = StalledEvent | LeaseExpiredEvent
+Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | RequeueEvent | BatchCancelEvent | LeaseEvent
 
 
 def checked_job_id(text: str) -> str:

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from progressd.core.batch import Priority
 from progressd.core.errors import Conflict, InvalidInput, NotFound
 from progressd.core.events import (
-    CallOffEvent,
+    BatchCancelEvent,
     CompletedEvent,
     ErrorEvent,
     Event,
-    LostEvent,
+    LeaseExpiredEvent,
     PreviewEvent,
     ProgressEvent,
     RegisterEvent,
@@ -139,9 +139,9 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
             return _requeue(job, event)
         case StalledEvent():
             return _stall(job)
-        case LostEvent():
+        case LeaseExpiredEvent():
             return _fail(job, "producer lost", now)
-        case CallOffEvent():
+        case BatchCancelEvent():
             _require_unfinished(job, "a cancellation")
             return _finish(job, JobStatus.CANCELLED, now)
 

@@ -14,7 +14,7 @@ UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 T = TypeVar("T")
 
 
-def decoded(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
+def decode(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
     """What `decode`, a msgspec decoder, makes of `text`. Raises InvalidInput, saying that it is not `what` and why."""
     try:
         return decode(text)

@@ -4,11 +4,11 @@ import heapq
 import math
 from typing import Final
 
-from progressd.core.events import LeaseEvent, LostEvent, StalledEvent
+from progressd.core.events import LeaseEvent, LeaseExpiredEvent, StalledEvent
 from progressd.core.job import Job
 
 LOST_AFTER: Final = 3  # leases of silence
-SAID_MOST: Final = 100  # jobs in one go, about a millisecond
+MAX_PER_LOOK: Final = 100  # jobs in one go, about a millisecond
 
 
 class _Lease:
@@ -75,14 +75,14 @@ class Leases:
         There may be more as long as `next_look` is past.
         """
         events: list[LeaseEvent] = []
-        while self._looks and self._looks[0][0] <= now and len(events) < SAID_MOST:
+        while self._looks and self._looks[0][0] <= now and len(events) < MAX_PER_LOOK:
             _, job_id = heapq.heappop(self._looks)
             lease = self._leases.get(job_id)
             if lease is None:  # the job has finished
                 continue
             look = lease.due
             if look <= now:
-                events.append(StalledEvent(job_id) if lease.stalled_since is None else LostEvent(job_id))
+                events.append(StalledEvent(job_id) if lease.stalled_since is None else LeaseExpiredEvent(job_id))
                 look = now + lease.seconds
             heapq.heappush(self._looks, (look, job_id))
         return events

@@ -227,7 +227,7 @@ class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
     topics: list[str]
 
 
-class Refused(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="refused"):
+class SubscribeError(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="refused"):
     """A request is wrong, as a whole or as to one topic."""
 
     error: str
@@ -240,7 +240,7 @@ class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
 
 StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
-Notice: TypeAlias = ServerShutdown | ServerStatus | Resync | Subscribed | Unsubscribed | Refused | Pong
+Notice: TypeAlias = ServerShutdown | ServerStatus | Resync | Subscribed | Unsubscribed | SubscribeError | Pong
 BatchMessage: TypeAlias = BatchProgress | BatchCompleted
 TopicMessage: TypeAlias = JobMessage | JobDeleted | BatchMessage
 Message: TypeAlias = TopicMessage | Notice

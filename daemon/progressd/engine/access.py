@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from progressd.auth.identity import Identity
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.batch import JobBatch
-from progressd.core.errors import NotFound, OutOfScope, StoreFailed, Unreadable
+from progressd.core.errors import CorruptRecord, NotFound, OutOfScope, StoreFailed
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS
@@ -21,11 +21,11 @@ from progressd.engine.batches import Batches
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
-from progressd.engine.submitting import Outcome, Submitting
+from progressd.engine.submitting import EventSink, Outcome
 from progressd.store.base import Filter, Store
 
 
-class SeenRegistry:
+class ScopedRegistry:
     """The registry, with the jobs that `who` sees."""
 
     def __init__(self, registry: Registry, who: Identity) -> None:
@@ -50,7 +50,7 @@ class SeenRegistry:
         return {job_id: job for job_id, job in found.items() if self._who.may_see(job)}
 
 
-class SeenBatches:
+class ScopedBatches:
     """The batches all of whose jobs `who` sees."""
 
     def __init__(self, batches: Batches, store: Store, who: Identity) -> None:
@@ -73,7 +73,7 @@ class SeenBatches:
         return batch
 
 
-class SeenStore:
+class ScopedStore:
     """The store, with lists and counts of the jobs that have the labels of `who`."""
 
     def __init__(self, store: Store, who: Identity) -> None:
@@ -88,7 +88,7 @@ class SeenStore:
         return self._store.damage
 
     @property
-    def unreadable(self) -> Unreadable | None:
+    def unreadable(self) -> CorruptRecord | None:
         """See Store."""
         return self._store.unreadable
 
@@ -104,7 +104,7 @@ class SeenStore:
         return {status: (await self.list_jobs(Filter([status]), 1, 0))[1] for status in JobStatus}
 
 
-class BoundIngest(Submitting):
+class ScopedIngest(EventSink):
     """Ingest for `who`: their events are about their jobs, and the jobs that they make have their labels."""
 
     def __init__(self, ingest: Ingest, who: Identity) -> None:
@@ -130,7 +130,7 @@ class BoundIngest(Submitting):
         return event
 
 
-class SeenHistory:
+class ScopedHistory:
     """The history, with the topics that `who` may watch."""
 
     def __init__(self, history: History, who: Identity) -> None:
@@ -153,18 +153,18 @@ class SeenHistory:
         return found if self._who.may_watch_all else found - {ALL_JOBS}
 
 
-class Sight(NamedTuple):
+class ScopedServices(NamedTuple):
     """The parts of the daemon, as far as one has to do with them. `labels`: those that a job must have to be seen."""
 
     labels: Mapping[str, str]
-    store: Store | SeenStore
-    registry: Registry | SeenRegistry
-    batches: Batches | SeenBatches
-    history: History | SeenHistory
-    ingest: Ingest | BoundIngest
+    store: Store | ScopedStore
+    registry: Registry | ScopedRegistry
+    batches: Batches | ScopedBatches
+    history: History | ScopedHistory
+    ingest: Ingest | ScopedIngest
 
 
-class Sights:
+class Scopes:
     """Who sees what. It costs whoever sees everything nothing."""
 
     def __init__(
@@ -177,22 +177,22 @@ class Sights:
         ingest: Ingest,
     ) -> None:
         self.broadcaster = broadcaster
-        self._all = Sight({}, store, registry, batches, history, ingest)
+        self._all = ScopedServices({}, store, registry, batches, history, ingest)
         self._store = store
         self._registry = registry
         self._batches = batches
         self._history = history
         self._ingest = ingest
 
-    def of(self, who: Identity) -> Sight:
+    def of(self, who: Identity) -> ScopedServices:
         """Return what `who` sees."""
         if not who.bound:
             return self._all
-        return Sight(
+        return ScopedServices(
             who.labels,
-            SeenStore(self._store, who),
-            SeenRegistry(self._registry, who),
-            SeenBatches(self._batches, self._store, who),
-            SeenHistory(self._history, who),
-            BoundIngest(self._ingest, who),
+            ScopedStore(self._store, who),
+            ScopedRegistry(self._registry, who),
+            ScopedBatches(self._batches, self._store, who),
+            ScopedHistory(self._history, who),
+            ScopedIngest(self._ingest, who),
         )

@@ -5,19 +5,19 @@ from collections.abc import Collection, Mapping
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from progressd.broadcast.envelope import Published
+from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import JobBatch, batch_messages
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.store.base import Store
 
 
-def placed_messages(batch: JobBatch, store_id: str) -> list[Published]:
+def placed_messages(batch: JobBatch, store_id: str) -> list[Envelope]:
     """What watchers are told of the batch as it is now, at its places in the stream."""
     messages = batch_messages(batch)
     offsets = range(batch.offset - len(messages) + 1, batch.offset + 1)
     return [
-        Published(offset, replace(message, cursor=str(Cursor(store_id, offset)), time=batch.moved_at or UNSET))
+        Envelope(offset, replace(message, cursor=str(Cursor(store_id, offset)), time=batch.moved_at or UNSET))
         for offset, message in zip(offsets, messages, strict=True)
     ]
 

@@ -10,7 +10,7 @@ from progressd.core.messages import Completed, JobCreated, StatusChange
 from progressd.store.base import Change
 
 
-class Tally:
+class Counters:
     """`jobs` and `batches`: how many have got into each status. `pages`: of the jobs that completed."""
 
     def __init__(self) -> None:

@@ -9,14 +9,14 @@ from typing import Final
 
 import trio
 
-from progressd.broadcast.envelope import NO_LABELS, Published
+from progressd.broadcast.envelope import NO_LABELS, Envelope
 from progressd.broadcast.subscription import Page
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDeleted, batch_topic, job_topic
 from progressd.engine.batches import Batches, placed_messages
-from progressd.engine.registry import Registry, Trail, in_order, newest_progress
+from progressd.engine.registry import JobLog, Registry, in_order, newest_progress
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Change, Store
 
@@ -116,7 +116,7 @@ class History:
             await trio.lowlevel.checkpoint()  # let other tasks run between two parts
         return await self._stored_snapshot(upto)
 
-    def _in_snapshot(self, item: Published, upto: int) -> bool:
+    def _in_snapshot(self, item: Envelope, upto: int) -> bool:
         message = item.message
         if isinstance(message, BatchMessage | JobDeleted):
             return False
@@ -136,10 +136,10 @@ class History:
         items = [item for item in items if after < item.offset <= upto]
         return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
 
-    async def _trail(self, job: Job, after: int, upto: int) -> Trail:
+    async def _trail(self, job: Job, after: int, upto: int) -> JobLog:
         trail = self._registry.trail(job.id)
         if trail is None:
-            trail = Trail()
+            trail = JobLog()
             trail.progress = newest_progress(job, self._store.id)
             while changes := await self._store.changes(after, upto, PAGE, job.id):
                 trail.changes += [self._published(change, job.labels) for change in changes]
@@ -170,7 +170,7 @@ class History:
         items += [item for item in progress if item is not None and item.offset <= upto]
         return Snapshot(upto, in_order(items))
 
-    async def _with_labels(self, changes: Sequence[Change]) -> list[Published]:
+    async def _with_labels(self, changes: Sequence[Change]) -> list[Envelope]:
         """Return the changes as messages. One whose job cannot be read has no labels: keys bound to some miss it."""
         ids = {change.message.job_id for change in changes}
         jobs = {job_id: job for job_id in ids if (job := self._registry.known(job_id)) is not None}
@@ -178,14 +178,14 @@ class History:
         labels = {job.id: job.labels for job in jobs.values()}
         return [self._published(change, labels.get(change.message.job_id, NO_LABELS)) for change in changes]
 
-    def _published(self, change: Change, labels: Mapping[str, str]) -> Published:
-        return Published(change.offset, self._base.shown(change.message), labels)
+    def _published(self, change: Change, labels: Mapping[str, str]) -> Envelope:
+        return Envelope(change.offset, self._base.shown(change.message), labels)
 
 
-class Snapshot(list[Published]):
+class Snapshot(list[Envelope]):
     """The messages of the jobs that were unfinished at an offset, in order."""
 
-    def __init__(self, upto: int, items: Iterable[Published] = ()) -> None:
+    def __init__(self, upto: int, items: Iterable[Envelope] = ()) -> None:
         super().__init__(items)
         self.upto = upto
 

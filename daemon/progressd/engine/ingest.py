@@ -15,28 +15,30 @@ import trio
 
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.cursor import Cursor
-from progressd.core.errors import NotFound, ProgressdError, StoreFailed, Unavailable, Unreadable
-from progressd.core.events import Event, LeaseEvent, LostEvent
+from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
+from progressd.core.events import Event, LeaseEvent, LeaseExpiredEvent
 from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.leases import Leases
 from progressd.engine.batches import Batches
-from progressd.engine.counters import Tally
+from progressd.engine.counters import Counters
 from progressd.engine.registry import Registry
-from progressd.engine.submitting import Outcome, Submitting
-from progressd.engine.transaction import MESSAGES_MOST, Draft, deletion
+from progressd.engine.submitting import EventSink, Outcome
+from progressd.engine.transaction import MAX_MESSAGES, Transaction, deletion_message
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Store
 from progressd.system.log import log_change
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
-BATCH_MOST: Final = 1000  # events decided in one go, about 10 ms
+MAX_BATCH: Final = 1000  # events decided in one go, about 10 ms
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
-WRITE_BEHIND: Final = 0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
+WRITE_BEHIND_INTERVAL: Final = (
+    0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
+)
 
 log = structlog.get_logger(__name__)
 
 
-class Entry:
+class Command:
     """Events of one producer, or a job to delete, and what comes of it. Neither: decided once all before it are."""
 
     __slots__ = ("decided", "deleted", "events", "may_see", "outcomes")
@@ -49,14 +51,14 @@ class Entry:
         self.decided = trio.Event()
 
 
-class Ingest(Submitting):
+class Ingest(EventSink):
     """`submit` is for producers; `run` is the task behind it."""
 
     def __init__(
         self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster, base: BasePath = AT_ROOT
     ) -> None:
         self.store_id = store.id
-        self.tally = Tally()
+        self.tally = Counters()
         self._store = store
         self._registry = registry
         self._batches = batches
@@ -69,18 +71,18 @@ class Ingest(Submitting):
         self._turned = trio.Event()
         self._leases = Leases()
         self._until_look = trio.CancelScope()
-        self._send, self._receive = trio.open_memory_channel[Entry](QUEUE_CAPACITY)
+        self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
-        """See Submitting. What is about a job that is not seen is refused like what is about none."""
+        """See EventSink. What is about a job that is not seen is refused like what is about none."""
         if not events:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._decided(Entry(events, may_see))
+        return await self._decided(Command(events, may_see))
 
     async def delete(self, job: Job) -> Job:
         """Delete a finished job, and tell those who watch; its files are left. Raises NotFound, StoreFailed."""
-        [outcome] = await self._decided(Entry(deleted=job))
+        [outcome] = await self._decided(Command(deleted=job))
         if isinstance(outcome, ProgressdError):
             raise outcome
         return outcome
@@ -92,7 +94,7 @@ class Ingest(Submitting):
 
     async def probe(self) -> None:
         """Come back once what was queued is decided, and the store commits. Raises StoreFailed, Unavailable."""
-        await self._decided(Entry())
+        await self._decided(Command())
         await self._store.commit((), ())
 
     async def run(self) -> None:
@@ -112,13 +114,13 @@ class Ingest(Submitting):
                     with trio.CancelScope(shield=True):
                         await self._take(self._with_queued(first))
             finally:
-                last = self._with_queued(Entry(), most=math.inf)
+                last = self._with_queued(Command(), most=math.inf)
                 self._receive.close()  # before anyone can queue up behind the last batch and never be answered
                 with trio.CancelScope(shield=True):
                     await self._take(last)
                     await self._write_unsaved()
 
-    async def _decided(self, entry: Entry) -> list[Outcome]:
+    async def _decided(self, entry: Command) -> list[Outcome]:
         self._hear(entry)
         try:
             await self._send.send(entry)
@@ -127,7 +129,7 @@ class Ingest(Submitting):
         await entry.decided.wait()
         return entry.outcomes
 
-    def _with_queued(self, first: Entry, most: float = BATCH_MOST) -> list[Entry]:
+    def _with_queued(self, first: Command, most: float = MAX_BATCH) -> list[Command]:
         entries, count = [first], len(first.events)
         try:
             while count < most:
@@ -137,7 +139,7 @@ class Ingest(Submitting):
             pass
         return entries
 
-    async def _take(self, entries: list[Entry]) -> None:
+    async def _take(self, entries: list[Command]) -> None:
         try:
             outcomes = iter(await self._decide(entries))
         except StoreFailed as error:
@@ -158,18 +160,18 @@ class Ingest(Submitting):
             same = now is not None and now.created_offset == job.created_offset  # and no later one with its id
             gone = await self._store.delete([job.id]) if same else []
         except StoreFailed as error:
-            if not isinstance(error, Unreadable):
+            if not isinstance(error, CorruptRecord):
                 self._turn(error)
             return error
         if not gone:
             return NotFound(f"no job {job.id}")
         self._registry.forget(gone)
         offset, self._next_offset = self._next_offset, self._next_offset + 1
-        await self._broadcaster.publish(deletion(job, Cursor(self.store_id, offset), datetime.now(UTC)))
+        await self._broadcaster.publish(deletion_message(job, Cursor(self.store_id, offset), datetime.now(UTC)))
         log.info("job deleted", job_id=job.id)
         return job
 
-    async def _decide(self, entries: Sequence[Entry]) -> list[Outcome]:
+    async def _decide(self, entries: Sequence[Command]) -> list[Outcome]:
         """Apply, commit, publish. Raises StoreFailed, and then nothing has been published."""
         try:
             draft, outcomes = await self._draft(entries)
@@ -201,18 +203,18 @@ class Ingest(Submitting):
             log_change(change.message)
         return outcomes
 
-    async def _draft(self, entries: Sequence[Entry]) -> tuple[Draft, list[Outcome]]:
+    async def _draft(self, entries: Sequence[Command]) -> tuple[Transaction, list[Outcome]]:
         """Apply events to a draft; nothing of it shows yet. Raises StoreFailed, MemoryError."""
         events = [(event, entry.may_see) for entry in entries for event in entry.events]
         stored = await self._jobs_not_in_memory(event for event, _ in events)
-        await self._reserve(MESSAGES_MOST * len(events))
+        await self._reserve(MAX_MESSAGES * len(events))
         now, first = datetime.now(UTC), self._next_offset
-        draft = Draft(self._registry, self._batches, stored, self.store_id, first, now, self._base)
+        draft = Transaction(self._registry, self._batches, stored, self.store_id, first, now, self._base)
         outcomes = [draft.decide(event, may_see) for event, may_see in events]
         draft.place_counts()
         return draft, outcomes
 
-    async def _commit(self, draft: Draft | None = None) -> None:
+    async def _commit(self, draft: Transaction | None = None) -> None:
         """Write a draft, and the newest progress of all jobs with it; commits are in the order of the calls."""
         unsaved, self._unsaved = self._unsaved, {}
         undecided_from = self._registry.undecided_from
@@ -237,13 +239,13 @@ class Ingest(Submitting):
             self._registry.undecided_from = None
         self._turn(None)
 
-    async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | Unreadable]:
+    async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | CorruptRecord]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}
-        found = dict[str, Job | Unreadable]()
+        found = dict[str, Job | CorruptRecord]()
         while missing:
             try:
                 return {**found, **await self._store.jobs(missing)}
-            except Unreadable as error:
+            except CorruptRecord as error:
                 missing.remove(error.row_id)
                 found[error.row_id] = error
         return found
@@ -263,7 +265,7 @@ class Ingest(Submitting):
         await self._store.reserve(reserved)
         self._reserved = max(self._reserved, reserved)  # the two who call this may do so at the same time
 
-    def _hear(self, entry: Entry) -> None:
+    def _hear(self, entry: Command) -> None:
         """Note the producers that its events come from.
 
         As they come in, before they are decided: so what says that one is silent stands before its next event or is
@@ -282,7 +284,7 @@ class Ingest(Submitting):
                 await trio.sleep_forever()
             events = self._leases.silent(trio.current_time())
             for event in events:
-                log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LostEvent))
+                log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LeaseExpiredEvent))
             await self.submit(*events)
 
     async def turned(self, told: StoreFailed | None) -> StoreFailed | None:
@@ -304,7 +306,7 @@ class Ingest(Submitting):
     async def _write_behind(self) -> None:
         while True:
             await self._moved.wait()
-            await trio.sleep(WRITE_BEHIND)
+            await trio.sleep(WRITE_BEHIND_INTERVAL)
             self._moved = trio.Event()
             with trio.CancelScope(shield=True):
                 await self._write_unsaved()

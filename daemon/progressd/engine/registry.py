@@ -11,7 +11,7 @@ import msgspec
 import trio
 from msgspec import UNSET
 
-from progressd.broadcast.envelope import Published
+from progressd.broadcast.envelope import Envelope
 from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
@@ -21,27 +21,27 @@ from progressd.core.status import JobStatus
 from progressd.engine.recent import Recent
 from progressd.store.base import Store
 
-REMEMBERED: Final = 1000  # finished jobs kept in memory, since just after its end a job is asked for most
-REMEMBERED_BYTES: Final = 32 * 1024 * 1024  # of memory that they may take, about
+MAX_FINISHED: Final = 1000  # finished jobs kept in memory, since just after its end a job is asked for most
+MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # of memory that they may take, about
 
 _encode = msgspec.json.Encoder().encode
 
 
-class Trail:
+class JobLog:
     """What a job's watchers have been sent: every state change, and the newest progress."""
 
     __slots__ = ("changes", "progress")
 
-    def __init__(self, changes: Iterable[Published] = ()) -> None:
+    def __init__(self, changes: Iterable[Envelope] = ()) -> None:
         self.changes = list(changes)
-        self.progress: Published | None = None
+        self.progress: Envelope | None = None
 
     @property
-    def messages(self) -> list[Published]:
+    def messages(self) -> list[Envelope]:
         """All of it, not in order."""
         return [*self.changes, self.progress] if self.progress is not None else self.changes
 
-    def between(self, after: int, upto: int) -> list[Published]:
+    def between(self, after: int, upto: int) -> list[Envelope]:
         """The part with after < offset ≤ upto, in order."""
         return in_order(item for item in self.messages if after < item.offset <= upto)
 
@@ -58,7 +58,7 @@ class Registry:
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order of their ends
         self._weights: dict[str, int] = {}  # of finished jobs
         self._weight = 0  # of all of them
-        self._trails: dict[str, Trail] = {}
+        self._trails: dict[str, JobLog] = {}
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
         self._queued = trio.Event()
@@ -66,16 +66,16 @@ class Registry:
     async def load(self) -> None:
         """Read the unfinished jobs from the store."""
         self.forgotten = upto = self._store.first_offset - 1
-        messages = list[tuple[Trail, Published]]()
+        messages = list[tuple[JobLog, Envelope]]()
         for job in await self._store.unfinished():
             self.unfinished[job.id] = job
-            trail = self._trails[job.id] = Trail()
+            trail = self._trails[job.id] = JobLog()
             self._queue(job)
             if (progress := newest_progress(job, self._store.id)) is not None:
                 messages.append((trail, progress))
         for change in await self._store.changes_of_unfinished(upto):
             job = self.unfinished[change.message.job_id]
-            messages.append((self._trails[job.id], Published(*change, job.labels)))
+            messages.append((self._trails[job.id], Envelope(*change, job.labels)))
         for trail, published in sorted(messages, key=lambda message: message[1].offset):
             self._remember(trail, published)
 
@@ -83,7 +83,7 @@ class Registry:
         """The job if it is in memory, which every unfinished one is."""
         return self.unfinished.get(job_id) or self._finished.get(job_id)
 
-    def trail(self, job_id: str) -> Trail | None:
+    def trail(self, job_id: str) -> JobLog | None:
         """Its messages, if the job is in memory."""
         return self._trails.get(job_id)
 
@@ -104,11 +104,11 @@ class Registry:
         missing = [job_id for job_id in ids if job_id not in found]
         return {**found, **await self._store.jobs(missing)} if missing else found
 
-    def keep(self, job: Job, messages: Iterable[Published] = ()) -> None:
+    def keep(self, job: Job, messages: Iterable[Envelope] = ()) -> None:
         """Take over a job as it is now, and what its watchers are going to be sent."""
         trail = self._trails.get(job.id)
         if trail is None:
-            trail = self._trails[job.id] = Trail()
+            trail = self._trails[job.id] = JobLog()
         for published in messages:
             self._remember(trail, published)
         if not job.status.finished:
@@ -122,7 +122,7 @@ class Registry:
         elif job.id not in self._finished:
             self._finish(job)
 
-    def _remember(self, trail: Trail, published: Published) -> None:
+    def _remember(self, trail: JobLog, published: Envelope) -> None:
         if not isinstance(published.message, Progress):
             trail.changes.append(published)
         else:
@@ -136,7 +136,7 @@ class Registry:
         self._finished[job.id] = job
         self._weights[job.id] = weight = _weight(job)
         self._weight += weight
-        while len(self._finished) > REMEMBERED or self._weight > REMEMBERED_BYTES:
+        while len(self._finished) > MAX_FINISHED or self._weight > MAX_FINISHED_BYTES:
             self._forget(next(iter(self._finished)))
         if (end := self._ends.pop(job.id, None)) is not None:
             end.set()
@@ -182,15 +182,15 @@ def _weight(job: Job) -> int:
     return 4096 + 4 * len(text) + 100 * text.count(b",")
 
 
-def in_order(items: Iterable[Published]) -> list[Published]:
+def in_order(items: Iterable[Envelope]) -> list[Envelope]:
     """Messages by their places in the stream."""
     return sorted(items, key=lambda item: item.offset)
 
 
-def newest_progress(job: Job, store_id: str) -> Published | None:
+def newest_progress(job: Job, store_id: str) -> Envelope | None:
     """The message with a job's newest progress, if it has had any."""
     if not job.progress_offset:
         return None
     cursor = str(Cursor(store_id, job.progress_offset))
     progress = Progress(job.id, job.progress, cursor, job.progress_at or UNSET, job.batch_id or UNSET)
-    return Published(job.progress_offset, progress, job.labels)
+    return Envelope(job.progress_offset, progress, job.labels)

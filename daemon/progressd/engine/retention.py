@@ -14,33 +14,33 @@ import trio
 
 from progressd.core.errors import StoreFailed
 from progressd.engine.registry import Registry
-from progressd.files.job_files import LEFT_OVER, Files
+from progressd.files.job_files import ORPHAN_MIN_AGE, JobFiles
 from progressd.store.base import Store
 
-FIRST: Final = 60.0  # seconds between the first two looks, for daemons that never run for long
+FIRST_DELAY: Final = 60.0  # seconds between the first two looks, for daemons that never run for long
 INTERVAL: Final = 600.0  # between all others
-STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
+DELETE_STEP: Final = 500  # jobs deleted in one transaction at most; the store takes fewer where that would take long
 SWEEP_STEP: Final = 100  # directories looked at in one go
 PAUSE: Final = 0.05  # seconds between two steps
 
 log = structlog.get_logger(__name__)
 
 
-async def run_retention(keep: float, store: Store, registry: Registry, files: Files) -> None:
+async def run_retention(keep: float, store: Store, registry: Registry, files: JobFiles) -> None:
     """Delete what finished more than `keep` seconds ago, until cancelled."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_sweep, keep, store, files)
         await _delete_old(keep, store, registry, files)
 
 
-async def _sweep(keep: float, store: Store, files: Files) -> None:
+async def _sweep(keep: float, store: Store, files: JobFiles) -> None:
     """Delete the files of jobs that the store does not know and would not keep any longer."""
     count, now = 0, datetime.now(UTC)  # files that are older than this start cannot be of a new job
     try:
         seen = await store.last_seen()
         if seen is not None and _far_ahead(now, seen, keep):
             return
-        before = now if seen is None else now - timedelta(seconds=max(keep, LEFT_OVER))
+        before = now if seen is None else now - timedelta(seconds=max(keep, ORPHAN_MIN_AGE))
         async with aclosing(files.older_than(before, SWEEP_STEP)) as steps:
             async for names in steps:
                 if seen is None:
@@ -57,8 +57,8 @@ async def _sweep(keep: float, store: Store, files: Files) -> None:
         log.info("files without a job deleted", count=count)
 
 
-async def _delete_old(keep: float, store: Store, registry: Registry, files: Files) -> None:
-    wait, last = FIRST, None
+async def _delete_old(keep: float, store: Store, registry: Registry, files: JobFiles) -> None:
+    wait, last = FIRST_DELAY, None
     while True:
         await _count(files)
         now = datetime.now(UTC)
@@ -77,7 +77,7 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: File
         wait = INTERVAL
 
 
-async def _count(files: Files) -> None:
+async def _count(files: JobFiles) -> None:
     """Find out anew how much is stored."""
     try:
         await files.stored.count()
@@ -90,10 +90,10 @@ def _far_ahead(now: datetime, last: datetime, keep: float) -> bool:
     return now - last > timedelta(seconds=keep + INTERVAL)
 
 
-async def _delete_finished(before: datetime, store: Store, registry: Registry, files: Files) -> None:
+async def _delete_finished(before: datetime, store: Store, registry: Registry, files: JobFiles) -> None:
     count = 0
     try:
-        while ids := await store.delete_finished(before, STEP):
+        while ids := await store.delete_finished(before, DELETE_STEP):
             count += len(ids)
             registry.forget(ids)
             await files.remove(ids)

@@ -9,7 +9,7 @@ from progressd.core.job import Job
 Outcome: TypeAlias = Job | ProgressdError
 
 
-class Submitting(Protocol):
+class EventSink(Protocol):
     """Where producers hand in what they report."""
 
     store_id: str

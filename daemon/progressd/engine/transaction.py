@@ -7,11 +7,11 @@ from typing import Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from progressd.broadcast.envelope import Published
+from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
 from progressd.core.cursor import Cursor
-from progressd.core.errors import NotFound, ProgressdError, Unreadable
-from progressd.core.events import CallOffEvent, Event, RegisterEvent, checked_job_id
+from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
+from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Progress
 from progressd.core.status import JobStatus
@@ -20,17 +20,17 @@ from progressd.engine.registry import Registry
 from progressd.net.base_path import BasePath
 from progressd.store.base import Change
 
-MESSAGES_MOST: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
+MAX_MESSAGES: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
 
 
-class Draft:
+class Transaction:
     """Decides events one after the other. `stored`: the jobs they are about that are not in memory."""
 
     def __init__(
         self,
         registry: Registry,
         batches: Batches,
-        stored: Mapping[str, Job | Unreadable],
+        stored: Mapping[str, Job | CorruptRecord],
         store_id: str,
         offset: int,
         now: datetime,
@@ -44,8 +44,8 @@ class Draft:
         self._base = base
         self.offset = offset  # of the next message
         self.jobs: dict[str, Job] = {}  # as the events leave them
-        self.messages: dict[str, list[Published]] = {}  # by job
-        self.published: list[Published] = []  # all of them, in order
+        self.messages: dict[str, list[Envelope]] = {}  # by job
+        self.published: list[Envelope] = []  # all of them, in order
         self.changes: list[Change] = []
         self.of_jobs: dict[str, JobBatch] = {}  # batches of jobs whose counts have changed
 
@@ -54,12 +54,12 @@ class Draft:
 
         Only here is it known which job that is, since the events before this one may make it.
         """
-        job: Job | Unreadable | None = self._known(event.job_id)
+        job: Job | CorruptRecord | None = self._known(event.job_id)
         try:
             if job is None:
                 event = replace(event, job_id=checked_job_id(event.job_id))
                 job = self._known(event.job_id) or self._stored.get(event.job_id)
-            if isinstance(job, Unreadable):
+            if isinstance(job, CorruptRecord):
                 return job
             if job is not None and not may_see(job):
                 raise NotFound(f"no job {job.id}")
@@ -71,7 +71,9 @@ class Draft:
         if not applied.messages:
             return applied.job
         if applied.job.batch_id is not None and applied.durable:
-            self._count(applied.job.batch_id, job.status if job else None, applied.job, isinstance(event, CallOffEvent))
+            self._count(
+                applied.job.batch_id, job.status if job else None, applied.job, isinstance(event, BatchCancelEvent)
+            )
         return self._place(applied)
 
     def place_counts(self) -> None:
@@ -111,7 +113,7 @@ class Draft:
             placed = replace(message, cursor=str(Cursor(self._store_id, offset)), time=self._now)
             if job.batch_id is not None:
                 placed = replace(placed, batch_id=job.batch_id)
-            published = Published(offset, self._base.shown(placed), job.labels)
+            published = Envelope(offset, self._base.shown(placed), job.labels)
             self.published.append(published)
             if isinstance(placed, PagePreview):  # never kept
                 continue
@@ -135,7 +137,7 @@ class Draft:
         self.of_jobs[batch_id] = moved(known, before, job.status, self._now, called_off=called_off)
 
 
-def deletion(job: Job, cursor: Cursor, now: datetime) -> Published:
+def deletion_message(job: Job, cursor: Cursor, now: datetime) -> Envelope:
     """What is told of a job that was deleted."""
     said = JobDeletedData(job.status, job.labels)
-    return Published(cursor.offset, JobDeleted(job.id, said, str(cursor), now, job.batch_id or UNSET), job.labels)
+    return Envelope(cursor.offset, JobDeleted(job.id, said, str(cursor), now, job.batch_id or UNSET), job.labels)

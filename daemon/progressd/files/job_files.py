@@ -27,29 +27,29 @@ from typing import Final
 import structlog
 import trio
 
-from progressd.core.errors import Conflict, NoSpace, StoreFailed, Unavailable
-from progressd.files.quota import Headroom, Stored, directories_of_jobs, files_of_jobs
+from progressd.core.errors import Conflict, InsufficientStorage, StoreFailed, Unavailable
+from progressd.files.quota import DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
 from progressd.files.state_dir import make_directory
 from progressd.files.upload import Upload, new_input
 from progressd.store.base import Store
 from progressd.system.fs import sync
 from progressd.system.transient import FULL, passes
 
-LEFT_OVER: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
-AT_A_TIME: Final = 10  # jobs whose files are deleted while no upload can begin
+ORPHAN_MIN_AGE: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
+DELETE_BATCH: Final = 10  # jobs whose files are deleted while no upload can begin
 
 log = structlog.get_logger(__name__)
 
 
-class Files:
+class JobFiles:
     """Paths, and the steps that must survive a crash at any point between them. `prepare` comes first."""
 
     def __init__(self, state_dir: Path, min_free_bytes: int = 0, max_stored_bytes: int = 0) -> None:
         """What an upload has to leave free on the disk, and how much all files of jobs may take, 0 for any number."""
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
-        self.headroom = Headroom(state_dir, min_free_bytes)
-        self.stored = Stored(self._jobs, max_stored_bytes)
+        self.headroom = FreeSpaceGuard(state_dir, min_free_bytes)
+        self.stored = DiskUsage(self._jobs, max_stored_bytes)
         self._receiving = Counter[str]()
         self._left = set[str]()  # jobs whose files were to be deleted and are not
         self._settling = trio.Lock()
@@ -63,7 +63,7 @@ class Files:
         return self._jobs / job_id / "output"
 
     def require(self, size: int) -> None:
-        """Whether so many bytes may come in. Raises NoSpace."""
+        """Whether so many bytes may come in. Raises InsufficientStorage."""
         self.headroom.require(size)
         self.stored.require(size)
 
@@ -107,7 +107,7 @@ class Files:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
         But where it is undecided whether the store has the job, `settle` finds that out, and all is left to it until
-        then: also what is sent again, and does not become a job either. Raises NoSpace, Unavailable, and Conflict where
+        then: also what is sent again, and does not become a job either. Raises InsufficientStorage, Unavailable, and Conflict where
         there are files of such a job, which are left as they are.
         """
         async with self._settling:
@@ -221,8 +221,8 @@ class Files:
         meanwhile, and what is being received already is left alone: it may be for a new job of the same name.
         """
         names, left = list(job_ids), set[str]()
-        for start in range(0, len(names), AT_A_TIME):
-            some = set(names[start : start + AT_A_TIME])
+        for start in range(0, len(names), DELETE_BATCH):
+            some = set(names[start : start + DELETE_BATCH])
             async with self._settling:
                 spared = {job_id for job_id in some if self._receiving[job_id]}
                 self._left |= spared
@@ -291,9 +291,9 @@ def _disk_told() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise NoSpace("there is no space left for this on the daemon's disk") from error
+            raise InsufficientStorage("there is no space left for this on the daemon's disk") from error
         if error.errno == errno.EFBIG:
-            raise NoSpace("the daemon may not write files as large as this") from error
+            raise InsufficientStorage("the daemon may not write files as large as this") from error
         if passes(error):
             raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
         raise

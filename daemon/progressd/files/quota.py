@@ -11,14 +11,14 @@ from typing import Final
 
 import trio
 
-from progressd.core.errors import InvalidInput, NoSpace
+from progressd.core.errors import InsufficientStorage, InvalidInput
 from progressd.core.events import checked_job_id
 from progressd.core.sizes import readable_size
 
-LOOK_EVERY: Final = 1024 * 1024  # bytes written, by all together, after which the disk is asked again
+POLL_INTERVAL: Final = 1024 * 1024  # bytes written, by all together, after which the disk is asked again
 
 
-class Headroom:
+class FreeSpaceGuard:
     """Asked before anything is written."""
 
     def __init__(self, directory: Path, least: int) -> None:
@@ -27,16 +27,16 @@ class Headroom:
         self._until_look = 0  # bytes that may be written
 
     def require(self, size: int) -> int:
-        """How many bytes there are beyond these. Raises NoSpace."""
+        """How many bytes there are beyond these. Raises InsufficientStorage."""
         left = shutil.disk_usage(self._directory).free - self.least - size
         if left < 0:
-            raise NoSpace("there is not enough space left on the daemon's disk for this")
+            raise InsufficientStorage("there is not enough space left on the daemon's disk for this")
         return left
 
     def take(self, size: int) -> None:
-        """So many bytes are going to be written. Raises NoSpace."""
+        """So many bytes are going to be written. Raises InsufficientStorage."""
         if size > self._until_look:
-            self._until_look = size + min(self.require(size), LOOK_EVERY)
+            self._until_look = size + min(self.require(size), POLL_INTERVAL)
         self._until_look -= size
 
 
@@ -45,7 +45,7 @@ STEP: Final = 100  # directories looked at in one go: 1 ms
 PAUSE: Final = 0.01  # seconds between two steps
 
 
-class Stored:
+class DiskUsage:
     """Asked before an upload is written, and told of all that changes. `count` comes first, and then now and then."""
 
     def __init__(self, directory: Path, most: int) -> None:
@@ -62,12 +62,12 @@ class Stored:
         return self.bytes + self.receiving
 
     @property
-    def full(self) -> NoSpace | None:
+    def full(self) -> InsufficientStorage | None:
         """Why nothing more may come in."""
         return self._refusal() if self.most and self.total >= self.most else None
 
     def require(self, size: int) -> None:
-        """Whether so many bytes may come in. Raises NoSpace."""
+        """Whether so many bytes may come in. Raises InsufficientStorage."""
         if self.most and self.total + size > self.most:
             raise self._refusal()
 
@@ -113,8 +113,8 @@ class Stored:
         finally:
             self._changes = None
 
-    def _refusal(self) -> NoSpace:
-        return NoSpace(
+    def _refusal(self) -> InsufficientStorage:
+        return InsufficientStorage(
             f"there is no room for more files: those of jobs take {readable_size(self.total)} of the"
             f" {readable_size(self.most)} allowed (delete finished jobs to make room)"
         )

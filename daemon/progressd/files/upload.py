@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import trio
 
-from progressd.files.quota import Headroom, Stored
+from progressd.files.quota import DiskUsage, FreeSpaceGuard
 from progressd.system.fs import sync
 
 AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
@@ -17,7 +17,7 @@ AsyncFile: TypeAlias = trio._file_io.AsyncIOWrapper[io.BufferedWriter]
 class Upload:
     """A file being received."""
 
-    def __init__(self, file: AsyncFile, path: Path, target: Path, headroom: Headroom, stored: Stored) -> None:
+    def __init__(self, file: AsyncFile, path: Path, target: Path, headroom: FreeSpaceGuard, stored: DiskUsage) -> None:
         self._file = file
         self._path = path
         self._target = target

@@ -7,10 +7,10 @@ import structlog
 from quart import Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from progressd.core.errors import NoSpace, ProgressdError, Unavailable
-from progressd.http.context import RestApp, Services, json_response
+from progressd.core.errors import InsufficientStorage, ProgressdError, Unavailable
+from progressd.http.context import AppContext, RestApp, json_response
 from progressd.http.middleware.compression import compressed
-from progressd.http.openapi.operations import Operation
+from progressd.http.openapi.operations import OperationSpec
 from progressd.http.routes import batch, convert, docs, health, jobs, metrics, report, sse, stats, tokens
 from progressd.net.query import require_known
 from progressd.system.transient import passes
@@ -20,7 +20,7 @@ WEBUI: Final = Path(__file__).parent.parent / "webui"
 log = structlog.get_logger(__name__)
 
 
-def build_app(parts: Services) -> RestApp:
+def build_app(parts: AppContext) -> RestApp:
     """The application over the daemon's parts."""
     app = RestApp("progressd", static_folder=str(WEBUI), static_url_path="/static")
     app.services = parts
@@ -43,7 +43,7 @@ def build_app(parts: Services) -> RestApp:
 
 async def _check_query() -> None:
     view = current_app.view_functions.get(request.endpoint or "")
-    operation: Operation | None = getattr(view, "operation", None)
+    operation: OperationSpec | None = getattr(view, "operation", None)
     if operation is not None:
         require_known(request.args, *operation.query)
 
@@ -64,7 +64,7 @@ async def _not_a_websocket(path: str) -> Response:
 
 
 async def _refused(error: ProgressdError) -> Response:
-    if isinstance(error, NoSpace):
+    if isinstance(error, InsufficientStorage):
         log.info("request refused", method=request.method, path=request.path, error=repr(error.__cause__ or error))
     return json_response(error.body(), error.status, error.headers())
 

@@ -13,13 +13,13 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 
 from progressd.config.settings import Limits
-from progressd.core.errors import Stalled, TooLarge
+from progressd.core.errors import RequestTimeout, TooLarge
 from progressd.core.sizes import readable_size
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class PacedBody(TrioBody):
+class BackpressuredBody(TrioBody):
     """A body to iterate over; `room` opens when the last piece has been taken, or nobody wants any more of it."""
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
@@ -40,19 +40,19 @@ class PacedBody(TrioBody):
         self.room.set()
 
 
-class PacedRequest(TrioRequest):
+class BackpressuredRequest(TrioRequest):
     """A request with a paced body."""
 
-    body_class = PacedBody
+    body_class = BackpressuredBody
 
 
-class PacedConnection(TrioASGIHTTPConnection):
+class BackpressuredConnection(TrioASGIHTTPConnection):
     """Takes a piece of the body from the connection when the one before has been read."""
 
     async def handle_messages(self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable) -> None:  # type: ignore[override]
         """Until the client disconnects, which cancels the request."""
         body = request.body
-        assert isinstance(body, PacedBody)
+        assert isinstance(body, BackpressuredBody)
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -73,7 +73,7 @@ class PacedConnection(TrioASGIHTTPConnection):
 
         Hypercorn would wait for room to tell us of it, in the last send of the response and hence for ever.
         """
-        assert isinstance(request.body, PacedBody)
+        assert isinstance(request.body, BackpressuredBody)
         if request.method in SAFE:  # whose body means nothing (RFC 9110 §9.3.1), and would hide the client's end
             request.body.discard()
         response = await self.app.handle_request(request)
@@ -83,7 +83,7 @@ class PacedConnection(TrioASGIHTTPConnection):
         nursery.cancel_scope.cancel()
 
 
-class Pieces:
+class BodyChunks:
     """The body of a request, piece by piece.
 
     Raises TooLarge past `most` bytes, and Stalled when none come for `limits.stall_timeout`, or, unless the client may
@@ -93,7 +93,7 @@ class Pieces:
     def __init__(self, request: Request, limits: Limits, most: float, *, in_its_time: bool = False) -> None:
         if (request.content_length or 0) > most:
             raise TooLarge(_too_large(most))
-        assert isinstance(request.body, PacedBody)
+        assert isinstance(request.body, BackpressuredBody)
         self._body = request.body
         self._most = most
         self._stall = limits.stall_timeout
@@ -101,7 +101,7 @@ class Pieces:
         self._size = 0
         self._waited = 0.0  # seconds
 
-    def __aiter__(self) -> "Pieces":
+    def __aiter__(self) -> "BodyChunks":
         return self
 
     async def __anext__(self) -> bytes:
@@ -112,8 +112,8 @@ class Pieces:
         if late.cancelled_caught:
             if left < self._stall:
                 rate = readable_size(self._rate)
-                raise Stalled(f"the request came too slowly: send at least {rate} per second on average")
-            raise Stalled(f"the request stopped: nothing arrived for {self._stall:g} s")
+                raise RequestTimeout(f"the request came too slowly: send at least {rate} per second on average")
+            raise RequestTimeout(f"the request stopped: nothing arrived for {self._stall:g} s")
         self._waited += trio.current_time() - began
         self._size += len(piece)
         if self._size > self._most:
@@ -134,5 +134,5 @@ def _too_large(most: float) -> str:
 
 
 async def whole_body(request: Request, limits: Limits, most: int = 1024 * 1024) -> bytes:
-    """A small body at once. Raises like Pieces."""
-    return b"".join([piece async for piece in Pieces(request, limits, most)])
+    """A small body at once. Raises like BodyChunks."""
+    return b"".join([piece async for piece in BodyChunks(request, limits, most)])

@@ -16,27 +16,27 @@ from progressd.core.batch import BatchStatus
 from progressd.core.status import JobStatus
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
-from progressd.files.quota import Stored
-from progressd.http.open_streams import OpenStreams
-from progressd.net.connection_log import Ledger
+from progressd.files.quota import DiskUsage
+from progressd.http.open_streams import StreamRegistry
+from progressd.net.connection_log import ConnectionLog
 from progressd.store.base import Store
-from progressd.ws.server import Watchers
+from progressd.ws.server import WebSocketServer
 
-LAG_EVERY: Final = 0.5  # seconds between two looks at the event loop
+LAG_INTERVAL: Final = 0.5  # seconds between two looks at the event loop
 
 
 @dataclass(eq=False)
-class Gauges(Collector):
+class MetricsCollector(Collector):
     """The parts of the daemon that have something to tell in numbers. `run` watches the event loop."""
 
     jobs: Registry
     broadcaster: Broadcaster
     ingest: Ingest
     store: Store
-    stored: Stored
-    watchers: Watchers
-    streams: OpenStreams
-    ledger: Ledger
+    stored: DiskUsage
+    watchers: WebSocketServer
+    streams: StreamRegistry
+    ledger: ConnectionLog
     workers: int
     turned_away: Counter[str]  # requests, by the status
     started_at: float = field(default_factory=time.time)  # seconds since 1970
@@ -56,7 +56,7 @@ class Gauges(Collector):
     async def run(self) -> None:
         """Look at the event loop until cancelled."""
         while True:
-            due = trio.current_time() + LAG_EVERY
+            due = trio.current_time() + LAG_INTERVAL
             await trio.sleep_until(due)
             self.lag = max(0.0, trio.current_time() - due)
             self.most_lag = max(self.most_lag, self.lag)

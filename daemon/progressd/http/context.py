@@ -12,22 +12,22 @@ from quart import Response, current_app, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound
 
-from progressd.auth.authenticator import Admission
+from progressd.auth.authenticator import Authenticator
 from progressd.auth.identity import EVERYBODY, Identity
-from progressd.broadcast.outbox import Budget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.core.errors import InvalidInput
 from progressd.core.json import reason_of
-from progressd.engine.access import Sight, Sights
-from progressd.files.job_files import Files
-from progressd.http.body import PacedConnection, PacedRequest
-from progressd.http.collector import Gauges
+from progressd.engine.access import ScopedServices, Scopes
+from progressd.files.job_files import JobFiles
+from progressd.http.body import BackpressuredConnection, BackpressuredRequest
+from progressd.http.collector import MetricsCollector
 from progressd.http.file_body import FileBody, FileResponse
-from progressd.http.middleware.access import Gate, who_asks
+from progressd.http.middleware.access import AccessMiddleware, who_asks
 from progressd.http.middleware.idempotency import IdempotencyKeys
-from progressd.http.middleware.job_cache import JobAnswers
-from progressd.http.open_streams import OpenStreams
-from progressd.http.routes.ndjson_response import ALL_ANSWERS_MOST
+from progressd.http.middleware.job_cache import JobResponseCache
+from progressd.http.open_streams import StreamRegistry
+from progressd.http.routes.ndjson_response import MAX_PENDING
 from progressd.net.base_path import BasePath
 
 T = TypeVar("T")
@@ -35,29 +35,29 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass
-class Services:
+class AppContext:
     """The parts of the daemon, and whether it still takes work."""
 
     settings: Settings
-    admission: Admission
-    sights: Sights
-    files: Files
-    streams: OpenStreams
-    gauges: Gauges
-    gate: Gate = field(init=False)
+    admission: Authenticator
+    sights: Scopes
+    files: JobFiles
+    streams: StreamRegistry
+    gauges: MetricsCollector
+    gate: AccessMiddleware = field(init=False)
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
-    budget: Budget = field(default_factory=lambda: Budget(ALL_ANSWERS_MOST))  # of the answers to producers
+    budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(MAX_PENDING))  # of the answers to producers
 
     def __post_init__(self) -> None:
         self._look(self.sights.of(EVERYBODY))
         self.broadcaster = self.sights.broadcaster
         self.keys = IdempotencyKeys(self.store.id)
         self.base = BasePath(self.settings.server.base_path)
-        self.answers = JobAnswers(self.store.id, self.base)
+        self.answers = JobResponseCache(self.store.id, self.base)
         self.everything = self  # as it is for those who see all jobs
 
-    def seen_by(self, who: Identity) -> "Services":
+    def seen_by(self, who: Identity) -> "AppContext":
         """The same parts, in which only the jobs of `who` exist."""
         if who.name is None:
             return self
@@ -67,7 +67,7 @@ class Services:
             seen._look(self.sights.of(who))
         return seen
 
-    def _look(self, sight: Sight) -> None:
+    def _look(self, sight: ScopedServices) -> None:
         self.store = sight.store
         self.registry = sight.registry
         self.batches = sight.batches
@@ -78,10 +78,10 @@ class Services:
 class RestApp(QuartTrio):
     """The application; its handlers find the daemon's parts with `services`."""
 
-    asgi_http_class = PacedConnection
-    request_class = PacedRequest
+    asgi_http_class = BackpressuredConnection
+    request_class = BackpressuredRequest
     response_class = FileResponse
-    services: Services
+    services: AppContext
 
     async def send_static_file(self, filename: str) -> Response:
         """A file of the page; a name too long for the file system is one that does not exist."""
@@ -96,7 +96,7 @@ class RestApp(QuartTrio):
             raise NotFound from None
 
 
-def services() -> Services:
+def services() -> AppContext:
     """The daemon's parts, inside a request: as far as whoever sends it has to do with them."""
     return cast(RestApp, current_app).services.seen_by(who_asks(request.scope))
 

@@ -15,7 +15,7 @@ from werkzeug.http import parse_options_header
 from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
 from progressd.core.sizes import readable_size
-from progressd.http.body import Pieces
+from progressd.http.body import BodyChunks
 
 OVERHEAD: Final = 1024 * 1024  # bytes beside files and fields
 DISPOSITION: Final = b"content-disposition"
@@ -24,17 +24,17 @@ HEADER_MOST: Final = 4096  # bytes of a header of a part, of which a file name t
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
 
 
-class Sink(Protocol):
+class FileSink(Protocol):
     """Where one file goes."""
 
     async def write(self, data: bytes) -> None:
         """Append."""
 
 
-class Inbox(Protocol):
+class FormSink(Protocol):
     """Where files go, one after the other."""
 
-    async def begin(self, filename: str) -> Sink:
+    async def begin(self, filename: str) -> FileSink:
         """A file comes."""
 
     async def whole(self) -> None:
@@ -42,7 +42,7 @@ class Inbox(Protocol):
 
 
 async def receive_form(
-    request: Request, inbox: Inbox | None, file_fields: Collection[str], limits: Limits, files_most: int = 1
+    request: Request, inbox: FormSink | None, file_fields: Collection[str], limits: Limits, files_most: int = 1
 ) -> tuple[dict[str, str], str]:
     """Hand the files of some fields to `inbox`, if any, and return the other fields and a digest of all parts.
 
@@ -59,7 +59,7 @@ async def receive_form(
         raise TooLarge(f"{what} larger than {size}, the most this server accepts")
     try:
         reader = Reader(boundary, inbox, file_fields, limits, files_most)
-        async for piece in Pieces(request, limits, most):
+        async for piece in BodyChunks(request, limits, most):
             await reader.feed(piece)
         if not reader.ended:
             raise ValueError("cut off")
@@ -79,7 +79,7 @@ class Reader:
     """Takes the pieces of a form as they come."""
 
     def __init__(
-        self, boundary: str, inbox: Inbox | None, file_fields: Collection[str], limits: Limits, files_most: int
+        self, boundary: str, inbox: FormSink | None, file_fields: Collection[str], limits: Limits, files_most: int
     ) -> None:
         """Raises ValueError for a boundary that is too long."""
         self.ended = False
@@ -94,7 +94,7 @@ class Reader:
         self._header, self._disposition = b"", b""
         self._filename: str | None = None  # of the part that is a file
         self._size = 0  # bytes of it
-        self._upload: Sink | None = None  # where it goes
+        self._upload: FileSink | None = None  # where it goes
         self._field: str | None = None  # the name of the part that is none
         self._found = list[tuple[str, bytes]]()  # in the piece
         self._parser = MultipartParser(

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from progressd.auth.connection_limit import Client, Places
+from progressd.auth.connection_limit import Client, ConnectionLimiter
 from progressd.broadcast.reader import ReaderOutbox
-from progressd.core.close_codes import DRAINING, TRY_AGAIN, Closing
+from progressd.core.close_codes import DRAINING, TRY_AGAIN, CloseCode
 from progressd.core.errors import Stopping, Unavailable
 from progressd.core.messages import Notice
 
 
-class OpenStreams:
+class StreamRegistry:
     """Server-sent events, whoever waits for a job to change, and producers that report line by line."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: ConnectionLimiter) -> None:
         self._places = places
         self._open: dict[ReaderOutbox, None] = {}
         self._reporting: dict[Callable[[], None], None] = {}
@@ -65,7 +65,7 @@ class OpenStreams:
         for outbox in self._open:
             outbox.say(message)
 
-    def close(self, closing: Closing) -> None:
+    def close(self, closing: CloseCode) -> None:
         """Let nobody in any more, and end every stream behind what waits in it."""
         self._draining = True
         for outbox in self._open:

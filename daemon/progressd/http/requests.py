@@ -14,7 +14,7 @@ class NewJob(Registration, frozen=True):
     id: str | None = None
 
 
-class Paging(Struct, frozen=True):
+class PageQuery(Struct, frozen=True):
     """The query of a list; a larger limit than 1000 is taken for 1000."""
 
     limit: Annotated[int, Meta(ge=1)] = 50
@@ -24,14 +24,14 @@ class Paging(Struct, frozen=True):
     label: Annotated[str, Meta(pattern="^[^=]+=")] | None = None
 
 
-class Waiting(Struct, frozen=True):
+class LongPollQuery(Struct, frozen=True):
     """The query of a single job: wait, but at most so many seconds, until it is newer than the cursor `since`."""
 
     since: str | None = None
     wait: Annotated[float, Meta(ge=0)] = 0
 
 
-class Deletion(Struct, frozen=True):
+class DeleteQuery(Struct, frozen=True):
     """The query of a deletion: without `purge` it is a cancellation."""
 
     purge: bool = False

@@ -10,7 +10,7 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent
 
 from progressd.config.settings import Settings
-from progressd.core.errors import Stalled, TooManyUploads
+from progressd.core.errors import RequestTimeout, TooManyUploads
 
 STALLED: Final = 5.0  # seconds behind, after which an upload gives way to one without a place
 
@@ -82,7 +82,7 @@ class Transfers:
 
     @contextmanager
     def uploading(self, client: str, receive: ASGIReceiveCallable, *, unlimited: bool) -> Iterator[Uploading]:
-        """Within this, a file comes in. Raises TooManyUploads, and Stalled once it has given way to another.
+        """Within this, a file comes in. Raises TooManyUploads, and RequestTimeout once it has given way to another.
 
         A client that is `unlimited` leaves a quarter of the places to others all the same.
         """
@@ -101,7 +101,7 @@ class Transfers:
         finally:
             self._remove(upload)
         if upload.scope.cancelled_caught:
-            raise Stalled("the body comes too slowly, and another upload needed the place")
+            raise RequestTimeout("the body comes too slowly, and another upload needed the place")
 
     def _make_room(self, uploads: list[Uploading], error: TooManyUploads) -> None:
         """End the one that is furthest behind. Raises the error where none is."""

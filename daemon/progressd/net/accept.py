@@ -23,12 +23,12 @@ CAME_TO_NOTHING: Final = {  # what befell a connection before it was accepted, a
 }
 BACKLOG: Final = 4096  # connections that wait to be accepted; the kernel cuts it to net.core.somaxconn
 PAUSE: Final = 0.1  # seconds until the next try when they have run out
-AT_ONCE: Final = 16  # connections in one turn of the event loop, 1 ms; with 1 a busy daemon lets newcomers wait
+ACCEPT_BATCH: Final = 16  # connections in one turn of the event loop, 1 ms; with 1 a busy daemon lets newcomers wait
 
 log = structlog.get_logger(__name__)
 
 
-class Listening(socket.socket):
+class ListeningSocket(socket.socket):
     """A listening socket that counts who comes to accept, so that one can see whether anybody does.
 
     `lasting`: systemd holds it too, and the next daemon accepts what waits in it.
@@ -38,7 +38,7 @@ class Listening(socket.socket):
     lasting = False
 
     @classmethod
-    def over(cls, sock: socket.socket) -> "Listening":
+    def over(cls, sock: socket.socket) -> "ListeningSocket":
         """Take over a plain socket."""
         listening = cls(fileno=sock.detach())
         listening.setblocking(False)
@@ -75,7 +75,7 @@ async def accept_forever(listening: socket.socket, accepted: Callable[[socket.so
     while True:
         await trio.lowlevel.wait_readable(listening)
         try:
-            for sock, address in accept_waiting(listening, AT_ONCE):
+            for sock, address in accept_waiting(listening, ACCEPT_BATCH):
                 short = False
                 accepted(sock, address)
         except BlockingIOError:

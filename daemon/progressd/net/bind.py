@@ -14,7 +14,7 @@ import structlog
 
 from progressd.config.settings import Server, Settings
 from progressd.core.errors import SettingsError
-from progressd.net.accept import BACKLOG, Listening
+from progressd.net.accept import BACKLOG, ListeningSocket
 from progressd.system.systemd import inherited_sockets
 
 LISTENERS = "`sudo ss -ltnp sport = :{}`"  # the command that shows who listens on a port
@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 class Sockets(NamedTuple):
     """For the one port, and for producers of this host."""
 
-    tcp: list[Listening]
-    unix: list[Listening]
+    tcp: list[ListeningSocket]
+    unix: list[ListeningSocket]
     scheme: str = "http"
 
     @property
@@ -39,26 +39,26 @@ class Sockets(NamedTuple):
 def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Sockets]:
     """Take what systemd passed on, and bind the rest. Raises SettingsError. Blocks while a name is looked up."""
     with contextlib.ExitStack() as closing:
-        inherited = [closing.enter_context(Listening.over(one)) for one in inherited_sockets(environ)]
+        inherited = [closing.enter_context(ListeningSocket.over(one)) for one in inherited_sockets(environ)]
         for one in inherited:
             one.lasting = True
         unix = [one for one in inherited if one.family is socket.AF_UNIX]
         tcp = [one for one in inherited if one.family is not socket.AF_UNIX]
         if not tcp:
             bound = _bind_tcp(settings.server.host, settings.server.port)
-            tcp = [closing.enter_context(Listening.over(one)) for one in bound]
+            tcp = [closing.enter_context(ListeningSocket.over(one)) for one in bound]
         else:
             _tell_of_another_address(settings.server, tcp)
         if not unix:
             path = settings.ingest.socket
-            unix = [closing.enter_context(Listening.over(_bind_unix(path, settings.ingest.socket_mode)))]
+            unix = [closing.enter_context(ListeningSocket.over(_bind_unix(path, settings.ingest.socket_mode)))]
             closing.callback(path.unlink, missing_ok=True)
         for listening in tcp:
             require_keys(settings, listening.getsockname()[0])
         yield Sockets(tcp, unix, "https" if settings.server.tls_cert else "http")
 
 
-def _tell_of_another_address(server: Server, tcp: list[Listening]) -> None:
+def _tell_of_another_address(server: Server, tcp: list[ListeningSocket]) -> None:
     """Say so where the settings name an address, and systemd holds another."""
     wanted, default = (server.host, server.port), (Server().host, Server().port)
     held = [one.getsockname()[:2] for one in tcp]

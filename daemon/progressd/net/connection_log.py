@@ -9,7 +9,7 @@ import trio
 
 from progressd.core.errors import ProgressdError
 
-LINES_MOST: Final = 200  # lines of the log in a window, lest whoever connects again and again fills the journal
+MAX_LINES: Final = 200  # lines of the log in a window, lest whoever connects again and again fills the journal
 WINDOW: Final = 10.0  # seconds
 
 _LINES: Final = {
@@ -22,7 +22,7 @@ _LINES: Final = {
 log = structlog.get_logger(__name__)
 
 
-class Fate(NamedTuple):
+class ConnectionOutcome(NamedTuple):
     """How a connection ended. `reason` is one of few; whatever a client can choose goes into `detail`.
 
     | kind | reason |
@@ -39,34 +39,34 @@ class Fate(NamedTuple):
     detail: str = ""
 
 
-ABANDONED: Final = Fate("left", "before a request")
-VANISHED: Final = Fate("left", "in the handshake")
-SERVED: Final = Fate("http", "served")
-UNREAD: Final = Fate("http", "not read")
-SILENT: Final = Fate("refused", "handshake timeout")
-CROWDED_OUT: Final = Fate("refused", "too many handshakes")
-TLS_TO_PLAIN: Final = Fate("refused", "TLS to a port without")
-PLAIN_TO_TLS: Final = Fate("refused", "no TLS to a port with")
-TOO_MANY_OF_ADDRESS: Final = Fate("refused", "too many open of address")
-CUT_OFF: Final = Fate("closed", "cut off")
-FAILED: Final = Fate("failed", "error")
+ABANDONED: Final = ConnectionOutcome("left", "before a request")
+VANISHED: Final = ConnectionOutcome("left", "in the handshake")
+SERVED: Final = ConnectionOutcome("http", "served")
+UNREAD: Final = ConnectionOutcome("http", "not read")
+SILENT: Final = ConnectionOutcome("refused", "handshake timeout")
+CROWDED_OUT: Final = ConnectionOutcome("refused", "too many handshakes")
+TLS_TO_PLAIN: Final = ConnectionOutcome("refused", "TLS to a port without")
+PLAIN_TO_TLS: Final = ConnectionOutcome("refused", "no TLS to a port with")
+TOO_MANY_OF_ADDRESS: Final = ConnectionOutcome("refused", "too many open of address")
+CUT_OFF: Final = ConnectionOutcome("closed", "cut off")
+FAILED: Final = ConnectionOutcome("failed", "error")
 
 
-def refused(error: ProgressdError) -> Fate:
+def refused(error: ProgressdError) -> ConnectionOutcome:
     """The reason is the name of the error, in words: `TooManyConnections` is "too many connections"."""
-    return Fate("refused", re.sub(r"\B[A-Z]", " \\g<0>", type(error).__name__).lower(), str(error))
+    return ConnectionOutcome("refused", re.sub(r"\B[A-Z]", " \\g<0>", type(error).__name__).lower(), str(error))
 
 
-class Ended(Protocol):
+class ClosedConnection(Protocol):
     """A connection that is over."""
 
     peer: str
     topics: str
-    fate: Fate
+    fate: ConnectionOutcome
     began: float
 
 
-class Ledger:
+class ConnectionLog:
     """`opened` and `ended` are called once for each connection; the counts are there to be read.
 
     `accepted`: connections so far; `open`: at this moment; `counts`: those that are over, by kind and reason.
@@ -86,7 +86,7 @@ class Ledger:
             try:
                 await trio.sleep(WINDOW)
             finally:
-                left_out, self._lines = self._lines - LINES_MOST, 0
+                left_out, self._lines = self._lines - MAX_LINES, 0
                 self._window = trio.Event()
                 if left_out > 0:
                     log.warning("connections ended that are not in the log", connections=left_out, seconds=WINDOW)
@@ -96,7 +96,7 @@ class Ledger:
         self.accepted += 1
         self.open += 1
 
-    def ended(self, connection: Ended, error: BaseException | None = None) -> None:
+    def ended(self, connection: ClosedConnection, error: BaseException | None = None) -> None:
         """It is over; `error`: what failed, when the daemon did."""
         fate = FAILED if error is not None else connection.fate
         self.open -= 1
@@ -119,4 +119,4 @@ class Ledger:
     def _may_write(self) -> bool:
         self._window.set()
         self._lines += 1
-        return self._lines <= LINES_MOST
+        return self._lines <= MAX_LINES

@@ -9,11 +9,11 @@ from typing import Final
 
 import trio
 
-AT_LEAST: Final = 4  # a turn, 1.5 ms of handshakes
-AT_MOST: Final = 32
+MIN_HANDSHAKES: Final = 4  # a turn, 1.5 ms of handshakes
+MAX_HANDSHAKES: Final = 32
 
 
-class Turnstile:
+class HandshakeLimiter:
     """First come, first served."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Turnstile:
 
     def _turn(self) -> None:
         before, self._turned = self._turned, trio.current_time()
-        self._waiting.unpark(count=int(max(AT_LEAST, min(500 * (self._turned - before), AT_MOST))))
+        self._waiting.unpark(count=int(max(MIN_HANDSHAKES, min(500 * (self._turned - before), MAX_HANDSHAKES))))
         self._turning = False
         if self._waiting:
             self._turn_soon()

@@ -21,7 +21,7 @@ from wsproto.utilities import ProtocolError
 
 from progressd.auth.client_address import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
-from progressd.net.accept import BACKLOG, Listening, accept_forever, accept_waiting
+from progressd.net.accept import BACKLOG, ListeningSocket, accept_forever, accept_waiting
 from progressd.net.base_path import BasePath
 from progressd.net.connection_log import (
     ABANDONED,
@@ -30,16 +30,16 @@ from progressd.net.connection_log import (
     SILENT,
     TLS_TO_PLAIN,
     TOO_MANY_OF_ADDRESS,
-    Ledger,
+    ConnectionLog,
 )
-from progressd.net.handshake_limiter import Turnstile
+from progressd.net.handshake_limiter import HandshakeLimiter
 
-RECEIVE_MOST: Final = 65536
-UNSENT_MOST: Final = 16 * 1024  # bytes that wait in the kernel
+MAX_RECEIVE: Final = 65536
+MAX_UNSENT: Final = 16 * 1024  # bytes that wait in the kernel
 PREFIX: Final = b"GET /ws"
 TLS_HELLO: Final = b"\x16"  # the beginning of the record it comes in (RFC 8446 §5.1), and of no request
 ROOT: Final = BasePath()
-ON_ITS_WAY: Final = 0.3  # seconds that a request may still take to come in once the daemon stops
+REQUEST_GRACE: Final = 0.3  # seconds that a request may still take to come in once the daemon stops
 LINGER: Final = 2.0  # seconds for a peer to read the last bytes before the socket is closed under it
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 Start = Callable[[Callable[[], Awaitable[None]]], None]  # of a task
 
 
-class Upgrade(NamedTuple):
+class HandshakeRequest(NamedTuple):
     """A handshake as wsproto has understood it, and the bytes that it takes. `host`: the header of that name."""
 
     protocol: WSConnection
@@ -71,13 +71,13 @@ class Connection:
         with contextlib.suppress(OSError):  # it is no TCP, as when systemd gave us a Unix socket
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # What waits in the kernel can no longer be replaced by newer progress.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_MOST)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         self._stream: trio.SocketStream | None = None
         self.send: Callable[[bytes], int] = sock.send  # for the outbox: writes at once what there is room for
         self.unread = b""
         self.peer = peer
         self.began = trio.current_time()
-        self.upgrade: Upgrade | None = None
+        self.upgrade: HandshakeRequest | None = None
         self.topics = ""  # what it watched, for the log
         self.fate = ABANDONED  # as far as it is known
         self.idle = False
@@ -116,7 +116,7 @@ class Connection:
                 raise trio.ClosedResourceError
             await trio.lowlevel.wait_readable(self.socket)
             try:
-                return self.socket.recv(max_bytes or RECEIVE_MOST)
+                return self.socket.recv(max_bytes or MAX_RECEIVE)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -142,7 +142,7 @@ class Connection:
         head = base.inside_head(self.unread)
         if head.startswith(PREFIX):
             self.unread = head
-        self.upgrade = read_upgrade(self.unread)
+        self.upgrade = read_handshake_request(self.unread)
         return self.upgrade is not None
 
     async def linger(self) -> None:
@@ -163,7 +163,7 @@ class HttpSide(Protocol):
         """Serve requests until the connection is done. True: an upgrade came, and its head is unread."""
 
 
-def read_upgrade(head: bytes) -> Upgrade | None:
+def read_handshake_request(head: bytes) -> HandshakeRequest | None:
     """The WebSocket handshake that a request head is, or None."""
     size = head.find(b"\r\n\r\n") + 4
     head = head[:size]
@@ -189,7 +189,7 @@ def read_upgrade(head: bytes) -> Upgrade | None:
     names = {name for name, _ in request.extra_headers}
     if not names.isdisjoint((b"content-length", b"transfer-encoding")):
         return None
-    return Upgrade(protocol, request, size, host)
+    return HandshakeRequest(protocol, request, size, host)
 
 
 class Listener:
@@ -201,7 +201,7 @@ class Listener:
         http: HttpSide,
         connections: trio.Nursery,
         limits: Limits,
-        ledger: Ledger,
+        ledger: ConnectionLog,
         encrypted: Encrypted | None = None,
         base: BasePath = ROOT,
         trusted_proxies: tuple[str, ...] = (),
@@ -214,7 +214,7 @@ class Listener:
         self._connections = connections
         self._limits = limits
         self._trusted_proxies = trusted_proxies
-        self._turnstile = Turnstile()  # for handshakes
+        self._turnstile = HandshakeLimiter()  # for handshakes
         self._of_address: Counter[str] = Counter()
         self._draining = False
         self._heads: dict[trio.CancelScope, Connection] = {}  # whose first request is still to come, oldest first
@@ -232,7 +232,7 @@ class Listener:
         """Accept until cancelled. The socket is non-blocking and stays open."""
         await accept_forever(listening, self._accept)
 
-    def stop(self, listening: Listening) -> None:
+    def stop(self, listening: ListeningSocket) -> None:
         """Serve the connections that wait, and close the port, so that later ones are refused at once.
 
         A port of systemd's stays as it is: what waits there is for the next daemon.
@@ -247,9 +247,9 @@ class Listener:
         """Close the connections that ask for nothing, as browsers open them in advance; a request may be on its way."""
         self._draining = True
         for head in self._heads:
-            head.deadline = min(head.deadline, trio.current_time() + ON_ITS_WAY)
+            head.deadline = min(head.deadline, trio.current_time() + REQUEST_GRACE)
         if self._heads:
-            await trio.sleep(ON_ITS_WAY)
+            await trio.sleep(REQUEST_GRACE)
 
     def _accept(self, sock: socket.socket, peer: str) -> None:
         self._connections.start_soon(self._accepted, sock, peer)
@@ -311,7 +311,7 @@ class Listener:
             connection.fate = TOO_MANY_OF_ADDRESS
             return False
         self._make_room()
-        with trio.move_on_after(ON_ITS_WAY if self._draining else limits.handshake_timeout) as head:
+        with trio.move_on_after(REQUEST_GRACE if self._draining else limits.handshake_timeout) as head:
             self._heads[head] = connection
             try:
                 await connection.read_head(limits.max_head_bytes)

@@ -17,19 +17,19 @@ from progressd.config.settings import Settings
 from progressd.core.messages import encode
 from progressd.net.connection_log import PLAIN_TO_TLS
 from progressd.net.headers import ALWAYS
-from progressd.net.listener import RECEIVE_MOST, Connection, Encrypted
+from progressd.net.listener import MAX_RECEIVE, Connection, Encrypted
 from progressd.net.tls_context import tls_context
 
-PLAIN_SENTENCE: Final = encode({"error": "TLS is spoken at this port: use https:// or wss://"})
-PLAIN_ANSWER: Final = (  # to a request without TLS
+PLAIN_TEXT_ERROR: Final = encode({"error": "TLS is spoken at this port: use https:// or wss://"})
+PLAIN_TEXT_RESPONSE: Final = (  # to a request without TLS
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n%b\r\n\r\n%b"
-    % (len(PLAIN_SENTENCE), b"\r\n".join([b"%b: %b" % pair for pair in ALWAYS]), PLAIN_SENTENCE)
+    % (len(PLAIN_TEXT_ERROR), b"\r\n".join([b"%b: %b" % pair for pair in ALWAYS]), PLAIN_TEXT_ERROR)
 )
-RECORD_MOST: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
+MAX_RECORD: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
 
 
-class EncryptedConnection(Connection):
+class TLSConnection(Connection):
     """`start` runs a task that ends with the connection."""
 
     __slots__ = ("_ended", "_flushed", "_incoming", "_outgoing", "_pending", "_plain", "_start", "_tls")
@@ -47,14 +47,14 @@ class EncryptedConnection(Connection):
         self._pending = b""  # encrypted, and still to be sent
         self._flushed: trio.Event | None = None  # while a task waits for room
         self._ended = False  # nothing more is said, and what comes is let go of
-        self._plain: EncryptedStream | None = None
+        self._plain: TLSStream | None = None
         self._start = start
         self.send = self._encrypt
 
     @property
-    def stream(self) -> "EncryptedStream":  # type: ignore[override]
+    def stream(self) -> "TLSStream":  # type: ignore[override]
         if self._plain is None:
-            self._plain = EncryptedStream(self)
+            self._plain = TLSStream(self)
         return self._plain
 
     async def wait_writable(self) -> None:
@@ -69,7 +69,7 @@ class EncryptedConnection(Connection):
         while True:
             if not self._ended:
                 try:
-                    return self._tls.read(max_bytes or RECEIVE_MOST)  # which shakes hands first
+                    return self._tls.read(max_bytes or MAX_RECEIVE)  # which shakes hands first
                 except ssl.SSLWantReadError:
                     pass
                 except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -77,13 +77,13 @@ class EncryptedConnection(Connection):
                 except ssl.SSLError as error:
                     if error.reason != "HTTP_REQUEST":
                         raise trio.BrokenResourceError from error
-                    self.fate, self._ended, self._pending = PLAIN_TO_TLS, True, PLAIN_ANSWER
+                    self.fate, self._ended, self._pending = PLAIN_TO_TLS, True, PLAIN_TEXT_RESPONSE
                     return b""
                 finally:
                     self._push()
             await trio.lowlevel.wait_readable(self.socket)
             try:
-                data = self.socket.recv(RECEIVE_MOST)
+                data = self.socket.recv(MAX_RECEIVE)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -113,7 +113,7 @@ class EncryptedConnection(Connection):
         try:
             taken = 0
             while taken < len(data) and not self._pending:
-                taken += self._tls.write(data[taken : taken + RECORD_MOST])
+                taken += self._tls.write(data[taken : taken + MAX_RECORD])
                 self._push()
         except ssl.SSLError as error:
             raise BrokenPipeError(str(error)) from None
@@ -159,10 +159,10 @@ class EncryptedConnection(Connection):
             flushed.set()
 
 
-class EncryptedStream(trio.abc.HalfCloseableStream):
+class TLSStream(trio.abc.HalfCloseableStream):
     """What the HTTP side reads from and writes to."""
 
-    def __init__(self, connection: EncryptedConnection) -> None:
+    def __init__(self, connection: TLSConnection) -> None:
         self._connection = connection
         self.socket = trio.socket.from_stdlib_socket(connection.socket)
 
@@ -173,7 +173,7 @@ class EncryptedStream(trio.abc.HalfCloseableStream):
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[self._connection.send(bytes(rest[:RECEIVE_MOST])) :]
+                rest = rest[self._connection.send(bytes(rest[:MAX_RECEIVE])) :]
             except BlockingIOError:
                 await self._connection.wait_writable()
             except OSError as error:
@@ -191,9 +191,9 @@ class EncryptedStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
 
-def encrypted_by(settings: Settings, before: Settings | None = None) -> Encrypted | None:
+def tls_factory(settings: Settings, before: Settings | None = None) -> Encrypted | None:
     """What makes the connections of the port, where they are under TLS; `before`: in force. Raises SettingsError."""
     context = tls_context(settings.server, None if before is None else before.server)
     if context is None:
         return None
-    return lambda sock, peer, start: EncryptedConnection(sock, peer, context, start)
+    return lambda sock, peer, start: TLSConnection(sock, peer, context, start)

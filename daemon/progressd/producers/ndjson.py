@@ -14,7 +14,7 @@ from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.events import ProducerEvent, RegisterEvent
 from progressd.core.job import Job
-from progressd.core.json import decoded
+from progressd.core.json import decode
 from progressd.engine.submitting import Outcome
 
 _decode = msgspec.json.Decoder(ProducerEvent).decode
@@ -78,7 +78,7 @@ class _Ref(Struct):
 _decode_ref = msgspec.json.Decoder(_Ref).decode
 
 
-class Answer(Struct, frozen=True, omit_defaults=True):
+class Ack(Struct, frozen=True, omit_defaults=True):
     """What a producer is told about a line: `ref` is its own, `cursor` where the event stands.
 
     `status` and `line` are a refused line's: the HTTP status that its error has, and its number.
@@ -93,9 +93,9 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     line: int | UnsetType = UNSET
 
 
-def refusal(ref: Raw | UnsetType, error: ProgressdError, number: int) -> Answer:
+def refusal(ref: Raw | UnsetType, error: ProgressdError, number: int) -> Ack:
     """The answer to a line that is refused."""
-    return Answer(ref, ok=False, error=str(error), status=error.status, line=number)
+    return Ack(ref, ok=False, error=str(error), status=error.status, line=number)
 
 
 class Line(NamedTuple):
@@ -105,15 +105,15 @@ class Line(NamedTuple):
     event: ProducerEvent
     ref: Raw | UnsetType
 
-    def answer(self, outcome: Job | ProgressdError, store_id: str) -> Answer:
+    def answer(self, outcome: Job | ProgressdError, store_id: str) -> Ack:
         """What came of it."""
         if isinstance(outcome, ProgressdError):
             return refusal(self.ref, outcome, self.number)
         job_id = outcome.id if isinstance(self.event, RegisterEvent) else UNSET
-        return Answer(self.ref, ok=True, cursor=str(Cursor(store_id, outcome.offset)), job_id=job_id)
+        return Ack(self.ref, ok=True, cursor=str(Cursor(store_id, outcome.offset)), job_id=job_id)
 
 
-def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None) -> Line | Answer:
+def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None) -> Line | Ack:
     """Read a producer's line into its event, or into the answer that says what is wrong with it."""
     if isinstance(line, LineTooLong):
         return refusal(UNSET, line, number)
@@ -130,7 +130,7 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
 
     `job_id`: the only job it may be about, and need not name. Raises InvalidInput.
     """
-    event: ProducerEvent = decoded(_decode if job_id is None else partial(_decode_of_job, job_id), text, "an event")
+    event: ProducerEvent = decode(_decode if job_id is None else partial(_decode_of_job, job_id), text, "an event")
     if job_id is not None and event.job_id.lower() != job_id:
         raise InvalidInput(f"the event is about job {event.job_id[:60]!r}, not {job_id}")
     if isinstance(event, RegisterEvent) and not event.job_id:
@@ -147,9 +147,9 @@ def _ref(line: bytes) -> Raw | UnsetType:
     """What goes back as it came. Raises InvalidInput where the line is no text: then no answer would be, either."""
     if b'"ref"' not in line:  # only a line that may have one is read a second time
         return UNSET
-    decoded(bytes.decode, line, "an event")  # msgspec does not look into what it skips
+    decode(bytes.decode, line, "an event")  # msgspec does not look into what it skips
     try:
-        return decoded(_decode_ref, line, "an event").ref
+        return decode(_decode_ref, line, "an event").ref
     except InvalidInput:
         return UNSET
 
@@ -157,8 +157,8 @@ def _ref(line: bytes) -> Raw | UnsetType:
 CHUNK: Final = 16384  # bytes read at once, some 100 lines
 TURN_LINES: Final = 250  # which take 2 ms if they are not events
 TURN_SECONDS: Final = 0.003
-ANSWERS_MOST: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
-PATIENCE: Final = 60.0  # seconds that a producer which has said all may take to read its answers
+MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
+SEND_TIMEOUT: Final = 60.0  # seconds that a producer which has said all may take to read its answers
 
 
 class Turn:
@@ -178,7 +178,7 @@ class Turn:
         return self.left <= 0 or time.perf_counter() >= self._end
 
 
-class Intake:
+class LineBatch:
     """Lines that were read together. `job_id`: the job of those that do not name one; naming another is refused.
 
     `asks`: whether a line asks for an answer, or is bad and gets one. `bad`: how many are.
@@ -193,7 +193,7 @@ class Intake:
     def __len__(self) -> int:
         return len(self._read)
 
-    def answers(self, outcomes: Iterable[Outcome], store_id: str) -> list[Answer]:
+    def answers(self, outcomes: Iterable[Outcome], store_id: str) -> list[Ack]:
         """An answer for each line, in order, from the outcomes of the events."""
         decided = iter(outcomes)
         return [line.answer(next(decided), store_id) if isinstance(line, Line) else line for line in self._read]

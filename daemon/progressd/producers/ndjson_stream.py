@@ -7,16 +7,16 @@ from collections import deque
 from typing import Final
 
 from progressd.core.errors import InvalidInput
-from progressd.engine.submitting import Submitting
-from progressd.producers.ndjson import CHUNK, TURN_LINES, Answer, Intake, LineSplitter, NumberedLine
+from progressd.engine.submitting import EventSink
+from progressd.producers.ndjson import CHUNK, TURN_LINES, Ack, LineBatch, LineSplitter, NumberedLine
 
-BAD_MOST: Final = 1000  # lines that are no events, after which it is not worth reading on
+MAX_BAD_LINES: Final = 1000  # lines that are no events, after which it is not worth reading on
 
 
-class LineStream:
+class NDJSONReader:
     """Of one producer. `job_id`: the job of lines that name none. True while lines wait."""
 
-    def __init__(self, splitter: LineSplitter, ingest: Submitting, job_id: str | None = None) -> None:
+    def __init__(self, splitter: LineSplitter, ingest: EventSink, job_id: str | None = None) -> None:
         self._splitter = splitter
         self._ingest = ingest
         self._job_id = job_id
@@ -50,13 +50,13 @@ class LineStream:
         self._waiting.clear()
         self._size = 0
 
-    async def take(self) -> list[Answer]:
+    async def take(self) -> list[Ack]:
         """Some of the lines that wait, decided. Raises Unavailable, and InvalidInput where too many are no events."""
-        if self._waiting and self._bad > BAD_MOST:
-            raise InvalidInput(f"more than {BAD_MOST} lines were no events: no more of them are taken")
+        if self._waiting and self._bad > MAX_BAD_LINES:
+            raise InvalidInput(f"more than {MAX_BAD_LINES} lines were no events: no more of them are taken")
         lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]
         self._size -= sum([_size(line) for _, line in lines])
-        intake = Intake(lines, self._job_id)
+        intake = LineBatch(lines, self._job_id)
         self._bad += intake.bad
         return intake.answers(await self._ingest.submit(*intake.events), self._ingest.store_id)
 

@@ -13,39 +13,39 @@ import trio
 from progressd.core.errors import Unavailable
 from progressd.engine.ingest import Ingest
 from progressd.engine.submitting import Outcome
-from progressd.producers.ndjson import TURN_LINES, Intake, Turn
+from progressd.producers.ndjson import TURN_LINES, LineBatch, Turn
 
-GATHER: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer or a turn was full
-READY_MOST: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them
-READS_MOST: Final = 32  # in one sweep, also where they bring no line
+POLL_INTERVAL: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer or a turn was full
+MAX_READY: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them
+MAX_READS: Final = 32  # in one sweep, also where they bring no line
 
 
-class Source(Protocol):
+class Pollable(Protocol):
     """A producer, as far as it is read."""
 
     def fileno(self) -> int:
         """Of a non-blocking socket."""
 
-    def read(self, most: int) -> Intake | None:
+    def read(self, most: int) -> LineBatch | None:
         """Read so many lines at most, blank lines included, if any have come. May raise, which ends the reading."""
 
     @property
     def enough(self) -> bool:
         """Whether it is to be read no further."""
 
-    def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+    def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
         """What came of the events of an intake."""
 
 
-class Reading:
+class Registration:
     """Of one source."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Pollable) -> None:
         self.source = source
         self.over = trio.Event()
         self.error: Exception | None = None
 
-    def read(self, most: int) -> Intake | None:
+    def read(self, most: int) -> LineBatch | None:
         """What has come from it, if anything. Its own task is told of an error: no source disturbs another."""
         try:
             intake = self.source.read(most)
@@ -58,20 +58,20 @@ class Reading:
         return intake
 
 
-Batch: TypeAlias = list[tuple[Source, Intake]]  # of one sweep
+Batch: TypeAlias = list[tuple[Pollable, LineBatch]]  # of one sweep
 
 
-class Sweep:
+class Poller:
     """`run` is the task that reads."""
 
     def __init__(self, ingest: Ingest) -> None:
         self._ingest = ingest
         self._epoll = select.epoll()
-        self._readings: dict[int, Reading] = {}
+        self._readings: dict[int, Registration] = {}
 
-    async def read(self, source: Source) -> None:
+    async def read(self, source: Pollable) -> None:
         """Have a source read until it says that it is enough. Raises what its reading raised."""
-        reading = Reading(source)
+        reading = Registration(source)
         descriptor = source.fileno()
         self._epoll.register(descriptor, select.EPOLLIN)
         self._readings[descriptor] = reading
@@ -91,13 +91,13 @@ class Sweep:
                     await self._hand_in(batch)
                     intakes = [intake for _, intake in batch]
                     if sum(map(len, intakes)) < TURN_LINES and not any(intake.asks for intake in intakes):
-                        await trio.sleep_until(began + GATHER)
+                        await trio.sleep_until(began + POLL_INTERVAL)
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
 
     def _read(self) -> Batch:
         batch, turn, reads = Batch(), Turn(), 0
-        while not turn.over and reads < READS_MOST and (ready := self._epoll.poll(0, READY_MOST)):
+        while not turn.over and reads < MAX_READS and (ready := self._epoll.poll(0, MAX_READY)):
             reads += len(ready)
             share = max(1, turn.left // len(ready))
             for descriptor, _ in ready:

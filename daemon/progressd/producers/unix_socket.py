@@ -15,14 +15,14 @@ from msgspec import UNSET
 from progressd.broadcast.outbox import SocketOutbox
 from progressd.config.settings import Settings
 from progressd.config.units import seconds_text
-from progressd.core.close_codes import Closing
-from progressd.core.errors import ProgressdError, Stalled, TooManyConnections
+from progressd.core.close_codes import CloseCode
+from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnections
 from progressd.core.messages import encode
 from progressd.engine.ingest import Ingest
 from progressd.engine.submitting import Outcome
 from progressd.net.accept import accept_forever
-from progressd.producers.ndjson import ANSWERS_MOST, CHUNK, PATIENCE, Answer, Intake, LineSplitter
-from progressd.producers.poller import Sweep
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch, LineSplitter
+from progressd.producers.poller import Poller
 
 STOP_PATIENCE: Final = 5.0  # seconds that a producer may take to read its answers once the daemon stops
 
@@ -35,10 +35,10 @@ class UnixSocket:
     def __init__(self, ingest: Ingest, settings: Settings) -> None:
         self._ingest = ingest
         self._settings = settings.ingest
-        self._sweep = Sweep(ingest)
+        self._sweep = Poller(ingest)
         self._connected = 0
         self._full = False  # which was logged
-        self._producers = set[Producer]()
+        self._producers = set[ProducerConnection]()
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
 
@@ -95,7 +95,9 @@ class UnixSocket:
         try:
             async with trio.open_nursery() as nursery:
                 splitter = LineSplitter(self._settings.max_line_bytes)
-                producer = Producer(sock, nursery, splitter, self._ingest.store_id, self._settings.idle_timeout)
+                producer = ProducerConnection(
+                    sock, nursery, splitter, self._ingest.store_id, self._settings.idle_timeout
+                )
                 self._producers.add(producer)
                 try:
                     if self._accepting.cancel_called:
@@ -110,7 +112,7 @@ class UnixSocket:
             log.error("producer failed", pid=pid, error=repr(group.exceptions[0]), exc_info=group)
 
 
-class Producer:
+class ProducerConnection:
     """One connection. The sweep reads it; it is answered once ingest has decided what was read of all."""
 
     def __init__(
@@ -129,7 +131,7 @@ class Producer:
         self._store_id = store_id
         self._idle_timeout = idle_timeout
         self._idle = trio.CancelScope()
-        self._answers = SocketOutbox(self, ANSWERS_MOST, nursery.start_soon, self._give_up)
+        self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._give_up)
         self._undecided = 0  # intakes
         self._decided = trio.Event()
         self._said_all = False
@@ -137,7 +139,7 @@ class Producer:
         self._patience = math.inf  # seconds that it may take to read its answers
         self._waiting = trio.CancelScope()  # until it has
 
-    async def run(self, sweep: Sweep) -> None:
+    async def run(self, sweep: Poller) -> None:
         """Until the producer closes its side, and has all its answers. Raises what its reading raised."""
         try:
             self._wait_for_more()
@@ -150,7 +152,7 @@ class Producer:
             while self._undecided:
                 self._decided = trio.Event()
                 await self._decided.wait()
-            self._patience = min(self._patience, PATIENCE)
+            self._patience = min(self._patience, SEND_TIMEOUT)
             await self._answers_read()
         finally:
             self._answers.discard()  # whatever ingest still decides
@@ -183,7 +185,7 @@ class Producer:
         """For the outbox."""
         await trio.lowlevel.wait_writable(self._socket)
 
-    def read(self, most: int) -> Intake | None:
+    def read(self, most: int) -> LineBatch | None:
         """For the sweep: the next lines. The others stay in the socket, which therefore stays readable."""
         try:
             chunk = _first_lines(self._socket.recv(CHUNK, socket.MSG_PEEK), most)
@@ -197,9 +199,9 @@ class Producer:
             self._said_all = True
         self._undecided += bool(lines)
         self._wait_for_more()
-        return Intake(lines) if lines else None
+        return LineBatch(lines) if lines else None
 
-    def decided(self, intake: Intake, outcomes: Sequence[Outcome]) -> None:
+    def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
         """For the sweep: tell who asked, or was wrong."""
         self._undecided -= 1
         self._decided.set()
@@ -209,7 +211,7 @@ class Producer:
             told = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
             self._answers.write(b"".join(told))
 
-    def _give_up(self, closing: Closing) -> None:
+    def _give_up(self, closing: CloseCode) -> None:
         self._nursery.cancel_scope.cancel()
 
 
@@ -222,11 +224,11 @@ def _has_shut_down(sock: socket.socket) -> bool:
 
 def _refused(error: ProgressdError) -> bytes:
     """Return the answer that is sent before a connection is closed."""
-    return encode(Answer(ok=False, error=str(error), status=error.status)) + b"\n"
+    return encode(Ack(ok=False, error=str(error), status=error.status)) + b"\n"
 
 
-def _idle(seconds: float) -> Stalled:
-    return Stalled(
+def _idle(seconds: float) -> RequestTimeout:
+    return RequestTimeout(
         f"connection closed: nothing came for {seconds_text(seconds)} (send an empty line meanwhile, or raise "
         "ingest.idle_timeout)"
     )

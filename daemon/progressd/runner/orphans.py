@@ -27,7 +27,7 @@ JOB: Final = "PROGRESSD_JOB_ID"
 log = structlog.get_logger(__name__)
 
 
-class Leader(msgspec.Struct, frozen=True):
+class ProcessId(msgspec.Struct, frozen=True):
     """The first process of a child's session. `started` is in clock ticks since boot (proc(5), stat, field 22)."""
 
     boot: str
@@ -35,7 +35,7 @@ class Leader(msgspec.Struct, frozen=True):
     started: int
 
 
-class Children:
+class ProcessRecords:
     """The children of whichever daemon has this state directory, one at a time. The directory must exist."""
 
     def __init__(self, state_dir: Path, store_id: str) -> None:
@@ -51,7 +51,7 @@ class Children:
             self._records.mkdir(exist_ok=True)
             boot, seen = _boot(), look(pid)
             if boot is not None and seen is not None:
-                path.write_bytes(msgspec.json.encode(Leader(boot, pid, seen.started)))
+                path.write_bytes(msgspec.json.encode(ProcessId(boot, pid, seen.started)))
         except OSError as error:
             log.warning("cannot record a child", job_id=job_id, error=str(error))
         try:
@@ -101,7 +101,7 @@ class Children:
         boot = _boot()
         for job_id in self.recorded_jobs():
             with suppress(FileNotFoundError, *UNDECODABLE):  # such as one that was not written to its end
-                leader = msgspec.json.decode((self._records / job_id).read_bytes(), type=Leader)
+                leader = msgspec.json.decode((self._records / job_id).read_bytes(), type=ProcessId)
                 if leader.boot == boot and (now := look(leader.pid)) and now.started == leader.started:
                     leaders[leader.pid] = job_id
         return leaders

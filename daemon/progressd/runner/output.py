@@ -12,7 +12,7 @@ from progressd.core.progress_pattern import ProgressPattern
 from progressd.engine.ingest import Ingest
 from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
 
-MOST: Final = 300  # characters
+MAX_LAST_WORDS: Final = 300  # characters
 
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # for colours, and the like
 _DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # of a file, which alone is left
@@ -25,7 +25,7 @@ def last_words(stderr: bytes) -> str:
         words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
         if words:
             words = _DIRECTORIES.sub("", words)
-            return words if len(words) <= MOST else words[: MOST - 1] + "…"
+            return words if len(words) <= MAX_LAST_WORDS else words[: MAX_LAST_WORDS - 1] + "…"
     return ""
 
 
@@ -34,7 +34,7 @@ Reported: TypeAlias = ProgressEvent | PreviewEvent
 log = structlog.get_logger(__name__)
 
 
-class Output:
+class OutputParser:
     """Hands in the progress; keeps what the pipeline says of its end until it has ended."""
 
     def __init__(self, job_id: str, ingest: Ingest, progress_pattern: str | None) -> None:

@@ -24,7 +24,7 @@ from progressd.system.reaper import reaper
 from progressd.system.transient import passes
 
 STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
-LINE_MOST: Final = 1024 * 1024  # bytes of a line of output
+MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
 RETRY_AFTER: Final = 1.0  # seconds until another try, when the machine was short of something
 
 # Read once: while a new version is being installed, the file is away, and then it is one for another daemon.
@@ -32,14 +32,14 @@ _SOURCE: Final = Path(exec_limited.__file__).read_text(encoding="utf-8")
 _PROGRAM: Final = (  # named, for its tracebacks, and without the source in the line that they show
     f"source = {_SOURCE!a}\nexec(compile(source, {exec_limited.__file__!a}, 'exec'))"
 )
-BECOME: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
+EXEC_LIMITED: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
 
 OnLines: TypeAlias = Callable[[Sequence[NumberedLine]], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
 
-class Child:
+class ChildProcess:
     """A started program. `run` it once; a cancellation, like everything else that ends `run`, ends its whole tree.
 
     `marks`: variables that only its tree has in its environment, by which what leaves the session is found.
@@ -62,12 +62,12 @@ class Child:
         environment: Mapping[str, str],
         kill_grace: float,
         limits: Sequence[str] = (),
-    ) -> "Child":
+    ) -> "ChildProcess":
         """Start a program without a shell, with limits as NAME:SOFT:HARD. Raises OSError when it cannot be started."""
         reading, writing = os.pipe()
         async with trio.lowlevel.FdStream(reading) as report:
             try:
-                words = (*BECOME, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
+                words = (*EXEC_LIMITED, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
                 process = await reaper.open_process(
                     words,
                     stdin=subprocess.DEVNULL,
@@ -117,7 +117,7 @@ class Child:
         await self._read(output, kept)
 
     async def _read(self, output: ProgramOutput, on_lines: OnLines) -> None:
-        splitter = LineSplitter(LINE_MOST)
+        splitter = LineSplitter(MAX_LINE)
         while chunk := await output.receive():
             await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars rewrite their line
         await on_lines(splitter.end())

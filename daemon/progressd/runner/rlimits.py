@@ -15,7 +15,7 @@ _COMPLAINT = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate
 _FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # the kernel's, and allocators' that give up
 
 
-class ChildLimits(NamedTuple):
+class ResourceLimits(NamedTuple):
     """In bytes and seconds of processor time, each for every process of its own."""
 
     memory: int
@@ -24,7 +24,7 @@ class ChildLimits(NamedTuple):
     open_files: int
 
     @classmethod
-    def of(cls, pipeline: Pipeline, runner: RunnerSettings) -> "ChildLimits":
+    def of(cls, pipeline: Pipeline, runner: RunnerSettings) -> "ResourceLimits":
         """The pipeline's own, and the runner's where it has none."""
         return cls(
             pipeline.max_memory_bytes or runner.max_memory_bytes,

@@ -23,12 +23,12 @@ from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
-from progressd.files.job_files import Files
+from progressd.files.job_files import JobFiles
 from progressd.net.base_path import download_path
-from progressd.runner.orphans import JOB, MARK, Children
-from progressd.runner.output import Output
-from progressd.runner.process import Child
-from progressd.runner.rlimits import ChildLimits
+from progressd.runner.orphans import JOB, MARK, ProcessRecords
+from progressd.runner.output import OutputParser
+from progressd.runner.process import ChildProcess
+from progressd.runner.rlimits import ResourceLimits
 from progressd.system.transient import passes
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
@@ -41,13 +41,13 @@ log = structlog.get_logger(__name__)
 class Runner:
     """`run` it once; `stop_taking` lets that end with the last job that is running."""
 
-    def __init__(self, settings: Settings, registry: Registry, ingest: Ingest, files: Files) -> None:
+    def __init__(self, settings: Settings, registry: Registry, ingest: Ingest, files: JobFiles) -> None:
         self._settings = settings
         self._registry = registry
         self._ingest = ingest
         self._files = files
         self._slots = trio.Semaphore(settings.runner.slots)
-        self._children = Children(settings.state_dir, ingest.store_id)
+        self._children = ProcessRecords(settings.state_dir, ingest.store_id)
         self._left = dict[str, str]()  # by job, the processes that could not be ended
         self._taking = trio.CancelScope()
 
@@ -160,7 +160,7 @@ class Runner:
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
-        limits = ChildLimits.of(pipeline, self._settings.runner)
+        limits = ResourceLimits.of(pipeline, self._settings.runner)
         async with AsyncExitStack() as started:
             try:
                 child, result = await self._start(job, pipeline, limits, started)
@@ -172,8 +172,8 @@ class Runner:
             return await self._run_pipeline(job, pipeline, limits, result, child)
 
     async def _start(
-        self, job: Job, pipeline: Pipeline, limits: ChildLimits, started: AsyncExitStack
-    ) -> tuple[Child, Path]:
+        self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
+    ) -> tuple[ChildProcess, Path]:
         """The child, and where it writes its result; tried again and again while the machine is short of something.
 
         Its directory goes when `started` is left. Raises Conflict when somebody else ends the job meanwhile, OSError.
@@ -186,7 +186,7 @@ class Runner:
                     command = pipeline.arguments(self._placeholders(job, result))
                     environment = self._environment(job, pipeline)
                     grace = self._settings.runner.kill_grace
-                    child = await Child.start(command, result.parent, environment, grace, limits.words())
+                    child = await ChildProcess.start(command, result.parent, environment, grace, limits.words())
                     started.push_async_exit(entered.pop_all())
                     return child, result
             except OSError as error:
@@ -198,9 +198,9 @@ class Runner:
                 raise Conflict(f"job {job.id} was ended before its pipeline was started")
 
     async def _run_pipeline(
-        self, job: Job, pipeline: Pipeline, limits: ChildLimits, result: Path, child: Child
+        self, job: Job, pipeline: Pipeline, limits: ResourceLimits, result: Path, child: ChildProcess
     ) -> CompletedEvent | ErrorEvent:
-        output = Output(job.id, self._ingest, pipeline.progress_pattern)
+        output = OutputParser(job.id, self._ingest, pipeline.progress_pattern)
         timeout = pipeline.timeout or self._settings.runner.job_timeout
         try:
             with self._children.recorded(job.id, child.pid), trio.move_on_after(timeout) as in_time:
@@ -228,7 +228,7 @@ class Runner:
                 raise
             log.warning("cannot keep what a pipeline complained of", job_id=job.id, error=str(error))
 
-    async def _run_child(self, job: Job, child: Child, output: Output) -> int:
+    async def _run_child(self, job: Job, child: ChildProcess, output: OutputParser) -> int:
         """Run the child to its end, or until somebody else ends the job. Raises Conflict for that."""
         async with trio.open_nursery() as nursery:
 

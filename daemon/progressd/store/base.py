@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from progressd.core.batch import BatchStatus, JobBatch
-from progressd.core.errors import StoreFailed, Unreadable
+from progressd.core.errors import CorruptRecord, StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import StateChange
 from progressd.core.status import JobStatus
@@ -45,7 +45,7 @@ class Store(Protocol):
         """What is said once the store's content was found to be wrong: from then on it keeps no change."""
 
     @property
-    def unreadable(self) -> Unreadable | None:
+    def unreadable(self) -> CorruptRecord | None:
         """The last job, batch or change that was met and cannot be read; all others are as they were."""
 
     async def run(self) -> None:
@@ -58,7 +58,7 @@ class Store(Protocol):
         """Keep the jobs and batches as they are now and the changes, all or nothing."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Those of the jobs that exist. Raises Unreadable for one of them that cannot be read."""
+        """Those of the jobs that exist. Raises CorruptRecord for one of them that cannot be read."""
 
     async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """Return those of the jobs that exist, without those that cannot be read."""
@@ -93,7 +93,7 @@ class Store(Protocol):
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first.
 
-        Of all, those that cannot be read are passed over; of one job, such a one raises Unreadable.
+        Of all, those that cannot be read are passed over; of one job, such a one raises CorruptRecord.
         """
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:

@@ -10,7 +10,7 @@ from progressd.store.errors import NO_JSON, damaged, told_of
 from progressd.store.offline import every_batch, every_change, every_job
 from progressd.store.schema import NEW_ID, migrate, read_meta
 
-MOST: Final = 20  # problems of the file itself that are told
+MAX_FINDINGS: Final = 20  # problems of the file itself that are told
 DERIVED: Final = (
     ("labels", "labelled", "the table by which jobs are found by label does not fit the jobs"),
     ("counts", "counted", "the counts of jobs do not fit the jobs"),
@@ -26,32 +26,32 @@ NEWEST_OFFSET: Final = (
 RENEWAL: Final = f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'"
 
 
-class Problem(NamedTuple):
+class StoreFinding(NamedTuple):
     """A sentence, and the SQL that mends it, None where only `recovery` helps."""
 
     sentence: str
     repair: str | None
 
 
-def problems(db: sqlite3.Connection) -> Iterator[Problem]:
+def problems(db: sqlite3.Connection) -> Iterator[StoreFinding]:
     """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
     damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if damage:
-        yield from (Problem(f"the database is damaged: {found}", None) for found in damage)
+        yield from (StoreFinding(f"the database is damaged: {found}", None) for found in damage)
         return
     for table, view, sentence in DERIVED:
         if _differ(db, table, view):
-            yield Problem(sentence, f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {view}")
+            yield StoreFinding(sentence, f"DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {view}")
     [newest] = db.execute(NEWEST_OFFSET).fetchone()
     reserved = read_meta(db).reserved
     if reserved <= newest:
-        yield Problem(
+        yield StoreFinding(
             f"offsets below {reserved} are said to be taken, and {newest} is",
             f"UPDATE meta SET value = {newest + 1} WHERE key = 'reserved'; {RENEWAL}",
         )
 
 
-def repair(path: Path, found: Problem) -> None:
+def repair(path: Path, found: StoreFinding) -> None:
     """Mend it in the file, in one transaction. Raises SettingsError; nothing has changed then."""
     with told_of(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {found.repair}; COMMIT;")
@@ -72,7 +72,7 @@ def _damage(db: sqlite3.Connection) -> list[str]:
     """What SQLite's own check says; it may itself stumble over the damage."""
     lines = list[str]()
     try:
-        for (text,) in db.execute(f"PRAGMA integrity_check({MOST})"):
+        for (text,) in db.execute(f"PRAGMA integrity_check({MAX_FINDINGS})"):
             lines += text.splitlines()
     except sqlite3.DatabaseError as error:
         if not damaged(error):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from progressd.core.errors import SettingsError, StoreDamaged, StoreFailed, StoreFull, Unreadable
+from progressd.core.errors import CorruptRecord, SettingsError, StoreDamaged, StoreFailed, StoreFull
 from progressd.system.fs import obstacle
 
 BESIDE: Final = ("-wal", "-shm", "-journal")  # what SQLite may have beside a file
@@ -50,7 +50,7 @@ def refusal(error: sqlite3.Error) -> StoreFailed:
     """What whoever wanted something of the store is told."""
     code = _code(error)
     if isinstance(error, UnreadableRow):
-        return Unreadable(f"{error}: stop the daemon, and see progressd check --repair", error.row_id)
+        return CorruptRecord(f"{error}: stop the daemon, and see progressd check --repair", error.row_id)
     if code == sqlite3.SQLITE_FULL:
         return StoreFull("the disk of the daemon's store is full")
     if damaged(error):

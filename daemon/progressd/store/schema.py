@@ -135,7 +135,7 @@ def _read(path: Path, mode: str) -> tuple[int, int, set[str]]:
         )
 
 
-class Meta(NamedTuple):
+class StoreMeta(NamedTuple):
     """What names a store, above which no offset has been given out, and the smallest one can still resume from."""
 
     store_id: str
@@ -143,7 +143,7 @@ class Meta(NamedTuple):
     oldest_cursor: int
 
 
-def read_meta(db: sqlite3.Connection) -> Meta:
+def read_meta(db: sqlite3.Connection) -> StoreMeta:
     """Raises sqlite3.DatabaseError where one of them is missing, or cannot be."""
     name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
     if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
@@ -152,7 +152,7 @@ def read_meta(db: sqlite3.Connection) -> Meta:
         raise UnreadableRow("value", "reserved", f"it is {reserved!r}")
     if not (isinstance(oldest, int) and 0 <= oldest < LAST):
         raise UnreadableRow("value", "oldest_cursor", f"it is {oldest!r}")
-    return Meta(name, reserved, oldest)
+    return StoreMeta(name, reserved, oldest)
 
 
 def _value(db: sqlite3.Connection, key: str) -> object:

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from progressd.core.batch import BatchStatus, JobBatch
-from progressd.core.errors import StoreFailed, StoreFull, Unreadable
+from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.store import ends, listing
@@ -28,8 +28,8 @@ from progressd.store.errors import UnreadableRow, damaged, refusal, shortage
 from progressd.store.listing import AMONG, in_json
 from progressd.store.rows import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
 from progressd.store.schema import read_meta
-from progressd.store.wal import WriteAheadLog
-from progressd.store.writes import Pace, delete, keep
+from progressd.store.wal import Checkpointer
+from progressd.store.writes import DeleteBatchSizer, delete, write
 from progressd.system.transient import passes
 
 T = TypeVar("T")
@@ -43,14 +43,14 @@ class SQLiteStore:
         self._writer = writer
         self._lister, self._reader, checkpointer = others
         self._connections = (checkpointer, self._lister, self._reader, writer)
-        self._log = WriteAheadLog(path, checkpointer)
+        self._log = Checkpointer(path, checkpointer)
         self._writing = trio.CapacityLimiter(1)
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._listing = trio.CapacityLimiter(1)  # for lists, which may take long, so that nobody else waits for them
-        self._pace = Pace()
+        self._pace = DeleteBatchSizer()
         self.damage: StoreFailed | None = None
-        self.unreadable: Unreadable | None = None
+        self.unreadable: CorruptRecord | None = None
         self._noted = set[str]()
         self.id, self.first_offset, self.oldest_cursor = read_meta(writer)
 
@@ -87,7 +87,7 @@ class SQLiteStore:
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
         jobs, batches = list(jobs), list(batches)
-        await self._transaction(lambda db: keep(db, jobs, changes, batches))
+        await self._transaction(lambda db: write(db, jobs, changes, batches))
 
     async def last_seen(self) -> datetime | None:
         """See Store."""
@@ -257,7 +257,7 @@ class SQLiteStore:
             raise shortage(error) from error
         except sqlite3.Error as error:
             failed = refusal(error)
-            if isinstance(failed, Unreadable):
+            if isinstance(failed, CorruptRecord):
                 self._note(failed)
             elif damaged(error):
                 self.damage = failed
@@ -268,10 +268,10 @@ class SQLiteStore:
     def _pass_over(self, row: UnreadableRow) -> None:
         """To be called in a thread of Trio's."""
         failed = refusal(row)
-        assert isinstance(failed, Unreadable)
+        assert isinstance(failed, CorruptRecord)
         trio.from_thread.run_sync(self._note, failed)
 
-    def _note(self, failed: Unreadable) -> None:
+    def _note(self, failed: CorruptRecord) -> None:
         if str(failed) not in self._noted:
             log.error("the store has what cannot be read", error=str(failed))
         self._noted.add(str(failed))

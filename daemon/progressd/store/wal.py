@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 InThread = Callable[[Callable[[], None]], Awaitable[None]]
 
 
-class WriteAheadLog:
+class Checkpointer:
     """Moves what was committed from the log into the database, in another thread than the writer's."""
 
     def __init__(self, path: Path, db: sqlite3.Connection) -> None:

@@ -16,7 +16,9 @@ from progressd.store.listing import AMONG, in_json
 _encode = msgspec.json.Encoder().encode
 
 
-def keep(db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]) -> None:
+def write(
+    db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
+) -> None:
     """Keep the jobs and batches as they are now and the changes; in a transaction."""
     listing.keep(db, jobs)
     _put(db, "jobs", jobs)
@@ -33,30 +35,32 @@ def _put(db: sqlite3.Connection, table: str, documents: Iterable[Job | JobBatch]
     )
 
 
-TARGET: Final = 0.004  # seconds that a transaction is to take altogether: whoever writes may have to wait for it
-FIRST: Final = 8  # jobs in the first one
-MOST: Final = 64
+TARGET_SECONDS: Final = (
+    0.004  # seconds that a transaction is to take altogether: whoever writes may have to wait for it
+)
+FIRST_STEP: Final = 8  # jobs in the first one
+MAX_STEP: Final = 64
 
 
-class Pace:
-    """How many jobs a transaction deletes: as many as go in TARGET by what the last one took, and one at least."""
+class DeleteBatchSizer:
+    """How many jobs a transaction deletes: as many as go in TARGET_SECONDS by what the last one took, and one at least."""
 
     def __init__(self) -> None:
-        self.jobs = FIRST
+        self.jobs = FIRST_STEP
         self.longest = 0.0  # seconds that one took, with its commit
 
     def took(self, jobs: int, seconds: float) -> None:
         """Learn from a transaction. It grows only slowly, since what the first ones of a row take says little."""
         self.longest = max(self.longest, seconds)
-        self.jobs = max(1, min(int(jobs * TARGET / seconds), self.jobs + 1 + self.jobs // 4, MOST))
+        self.jobs = max(1, min(int(jobs * TARGET_SECONDS / seconds), self.jobs + 1 + self.jobs // 4, MAX_STEP))
 
 
 def delete(db: sqlite3.Connection, jobs: Sequence[Job]) -> tuple[list[Job], int]:
-    """Delete at least the first of some finished jobs, and no further one after half of TARGET; in a transaction.
+    """Delete at least the first of some finished jobs, and no further one after half of TARGET_SECONDS; in a transaction.
 
     Those that were deleted, and the smallest offset that one can still resume from.
     """
-    deadline = perf_counter() + TARGET / 2
+    deadline = perf_counter() + TARGET_SECONDS / 2
     gone = list[Job]()
     [(oldest_cursor,)] = db.execute("SELECT value FROM meta WHERE key = 'oldest_cursor'")
     for job in jobs:

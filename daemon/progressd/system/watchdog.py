@@ -18,8 +18,8 @@ import trio
 from progressd.core.errors import Unavailable
 from progressd.system.systemd import Notifier
 
-OFTEN: Final = 6  # times it is fed in the time after which it bites
-PATIENCE: Final = 1 / 3  # of that time, for a check to come back, and for the event loop to go round
+FEEDS_PER_TIMEOUT: Final = 6  # times it is fed in the time after which it bites
+CHECK_TIMEOUT: Final = 1 / 3  # of that time, for a check to come back, and for the event loop to go round
 STATUS_INTERVAL: Final = 1.0  # seconds
 
 Check = Callable[[], Awaitable[None]]
@@ -47,8 +47,8 @@ class Watchdog:
 
     def __init__(self, notify: Notifier, seconds: float, checks: Mapping[str, Check]) -> None:
         self._notify = notify
-        self._period = seconds / OFTEN
-        self._patience = seconds * PATIENCE
+        self._period = seconds / FEEDS_PER_TIMEOUT
+        self._patience = seconds * CHECK_TIMEOUT
         self._checks = checks
         self._asked: dict[str, float] = {}  # since when a check has not come back
         self._stuck: set[str] = set()

@@ -16,7 +16,7 @@ PUBLISH: Final = "/ws/publish"  # where producers report
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 
 
-class Asked(Struct, frozen=True):
+class StreamQuery(Struct, frozen=True):
     """The query of a stream: resume after a cursor; one progress per job in so many seconds; these types only."""
 
     since: str | None = None
@@ -24,7 +24,7 @@ class Asked(Struct, frozen=True):
     types: str | None = None
 
 
-class Wish(NamedTuple):
+class StreamRequest(NamedTuple):
     """What a client asks for. `topic`: None where it says later which. `types`: None for all."""
 
     topic: str | None
@@ -40,27 +40,27 @@ def publishes(target: str) -> bool:
 
 def check_query(target: str) -> None:
     """Check the names of the parameters in a request target. Raises InvalidInput."""
-    require_known(_query(target), *(() if publishes(target) else (Asked,)))
+    require_known(_query(target), *(() if publishes(target) else (StreamQuery,)))
 
 
-def read_wish(target: str) -> Wish:
+def read_stream_request(target: str) -> StreamRequest:
     """Read the request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
 
     Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
     """
-    return wish_for(_read_path(target.partition("?")[0]), _query(target))
+    return stream_request(_read_path(target.partition("?")[0]), _query(target))
 
 
-def wish_for(topic: str | None, query: Mapping[str, str]) -> Wish:
+def stream_request(topic: str | None, query: Mapping[str, str]) -> StreamRequest:
     """What the query asks for of a topic. Raises InvalidInput."""
     try:
-        asked = msgspec.convert(query, Asked, strict=False)
+        asked = msgspec.convert(query, StreamQuery, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the query is wrong: {error}") from None
     types = None if asked.types is None else frozenset(asked.types.split(","))
     if unknown := (types or frozenset[str]()) - TYPES:
         raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")
-    return Wish(topic, asked.since, asked.interval, types)
+    return StreamRequest(topic, asked.since, asked.interval, types)
 
 
 def _query(target: str) -> dict[str, str]:

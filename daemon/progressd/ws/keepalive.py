@@ -12,10 +12,10 @@ from progressd.broadcast.outbox import SocketOutbox
 from progressd.config.settings import Limits
 from progressd.core.close_codes import TIMED_OUT
 
-AT_ONCE: Final = 100  # pings in one turn of the event loop, 0.5 ms
+PING_BATCH: Final = 100  # pings in one turn of the event loop, 0.5 ms
 
 
-class Heartbeat:
+class KeepAlive:
     """`add` and `remove` a connection, by its outbox, and say when something was `heard` of it."""
 
     def __init__(self, limits: Limits) -> None:
@@ -75,7 +75,7 @@ def _due(when: dict[SocketOutbox, float], now: float) -> list[SocketOutbox]:
     """Those that are due, as many as are seen to at once."""
     due: list[SocketOutbox] = []
     for outbox, at in when.items():
-        if at > now or len(due) == AT_ONCE:
+        if at > now or len(due) == PING_BATCH:
             break
         due.append(outbox)
     return due

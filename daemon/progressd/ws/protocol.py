@@ -16,8 +16,8 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, 
 from wsproto.frame_protocol import CloseReason
 
 from progressd.auth.authenticator import SUBPROTOCOL
-from progressd.net.connection_log import CUT_OFF, Fate
-from progressd.net.listener import Upgrade
+from progressd.net.connection_log import CUT_OFF, ConnectionOutcome
+from progressd.net.listener import HandshakeRequest
 from progressd.ws.stream import WebSocketStream
 
 CODES: Final = frozenset(CloseReason)
@@ -27,14 +27,14 @@ FAULTS: Final = {
     1008: "1008 too many empty frames",
     1009: "1009 message too big",
 }
-RECEIVE_MOST: Final = 4096  # bytes read at once
+MAX_RECEIVE: Final = 4096  # bytes read at once
 FRAMES_AT_ONCE: Final = 8  # frames handled in one turn of the event loop: 0.1 ms, however small they are
 EMPTY_MOST: Final = 500  # frames without content in EMPTY_WINDOW; honest clients ping once a second at most
 EMPTY_WINDOW: Final = 10.0  # seconds
 FLOOD: Final = CloseConnection(code=CloseReason.POLICY_VIOLATION, reason="too many empty frames")
 
 
-class Inbox(Protocol):
+class MessageSink(Protocol):
     """Where a client's messages go; a Trio memory channel, for one."""
 
     async def send(self, message: str | bytes, /) -> None:
@@ -44,7 +44,7 @@ class Inbox(Protocol):
         """There will be no more."""
 
 
-class Pieces(Protocol):
+class FragmentSink(Protocol):
     """Where a client's messages go piece by piece, so that none is too long."""
 
     async def take(self, piece: bytes, finished: bool) -> None:
@@ -54,7 +54,7 @@ class Pieces(Protocol):
         """Take no more, and do what is to be done before a close; `dropping`: but for what has not been begun."""
 
 
-class Nowhere:
+class NullSink:
     """The inbox of a watcher of one stream, who has nothing to say."""
 
     async def send(self, message: str | bytes, /) -> None:
@@ -64,12 +64,12 @@ class Nowhere:
         """Nothing to do."""
 
 
-NOWHERE: Final = Nowhere()
+NULL_SINK: Final = NullSink()
 _UNHEARD: Final = trio.Event()  # stands for events that nobody waits for
 _NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # our pings need no answer but a sign of life
 
 
-class Endpoint(WebSocketConnection):
+class ServerProtocol(WebSocketConnection):
     """A server's connection. Checked with trio-websocket 0.12.2, whose event handlers these are."""
 
     _client_closed = False  # it was the client who began to close
@@ -77,27 +77,27 @@ class Endpoint(WebSocketConnection):
     _empty_frames = 0  # since the window began
     _window_end = 0.0
 
-    def __init__(self, stream: WebSocketStream, upgrade: Upgrade, max_message_size: int) -> None:
+    def __init__(self, stream: WebSocketStream, upgrade: HandshakeRequest, max_message_size: int) -> None:
         super().__init__(stream, upgrade.protocol, max_message_size=max_message_size)
         self.request: WebSocketRequest | None = WebSocketRequest(self, upgrade.request)  # until it is accepted
         self._outlet = stream
         self._pings = _NO_PINGS
         self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _UNHEARD
-        self._hand_on_to(NOWHERE)
-        self._pieces: Pieces | None = None  # instead of the inbox
+        self._hand_on_to(NULL_SINK)
+        self._pieces: FragmentSink | None = None  # instead of the inbox
         del self._stream_lock, self._connection_proposal
 
     @property
-    def fate(self) -> Fate:
+    def fate(self) -> ConnectionOutcome:
         """How it ended, where the daemon has not ended it."""
         if self.closed is None:
             return CUT_OFF
         code = self.closed.code
         if code == CloseReason.ABNORMAL_CLOSURE:
-            return Fate("left", "no close")
+            return ConnectionOutcome("left", "no close")
         if not self._client_closed:
-            return Fate("closed", FAULTS[code])
-        return Fate("left", str(code) if code in CODES else "another code", self.closed.reason or "")
+            return ConnectionOutcome("closed", FAULTS[code])
+        return ConnectionOutcome("left", str(code) if code in CODES else "another code", self.closed.reason or "")
 
     async def accept(self) -> None:
         """Let the client in."""
@@ -108,14 +108,14 @@ class Endpoint(WebSocketConnection):
         framing._events = ()  # that it never has: 0.6 KiB of an empty deque
         self._wsproto = framing  # without the handshake, 2 KiB
 
-    async def read(self, inbox: Inbox, pieces: Pieces | None = None) -> None:
+    async def read(self, inbox: MessageSink, pieces: FragmentSink | None = None) -> None:
         """Hand on what the client says, whole or in pieces, until the connection is closed or broken."""
         self._hand_on_to(inbox)
         self._pieces = pieces
-        self._is_read = pieces is not None or inbox is not NOWHERE
+        self._is_read = pieces is not None or inbox is not NULL_SINK
         while self._reader_running:
             try:
-                data = await self._outlet.connection.receive_some(RECEIVE_MOST)
+                data = await self._outlet.connection.receive_some(MAX_RECEIVE)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:
@@ -139,7 +139,7 @@ class Endpoint(WebSocketConnection):
         self._close_handshake = trio.Event()
         await super().aclose(code, reason)
 
-    def _hand_on_to(self, inbox: Inbox) -> None:
+    def _hand_on_to(self, inbox: MessageSink) -> None:
         channel: Any = inbox  # of a channel the handlers use no more than this
         self._send_channel = self._recv_channel = channel
 

@@ -7,15 +7,15 @@ from progressd.broadcast.envelope import text_frame
 from progressd.core.close_codes import BAD_LINES, TRY_AGAIN
 from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.messages import encode
-from progressd.producers.ndjson import PATIENCE, refusal
-from progressd.producers.ndjson_stream import LineStream
+from progressd.producers.ndjson import SEND_TIMEOUT, refusal
+from progressd.producers.ndjson_stream import NDJSONReader
 from progressd.ws.websocket import WebSocket
 
 
-class Publisher:
+class PublishHandler:
     """Of one connection. Neither direction grows: who does not read its answers is read no further meanwhile."""
 
-    def __init__(self, websocket: WebSocket, lines: LineStream) -> None:
+    def __init__(self, websocket: WebSocket, lines: NDJSONReader) -> None:
         self._websocket = websocket
         self._lines = lines
         self._news = trio.Event()
@@ -56,7 +56,7 @@ class Publisher:
         self._end()
         await self._finished.wait()
         if not dropping:
-            with trio.move_on_after(PATIENCE):
+            with trio.move_on_after(SEND_TIMEOUT):
                 await self._websocket.outbox.drained()
 
     def _end(self) -> None:

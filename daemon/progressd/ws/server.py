@@ -9,39 +9,44 @@ import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
-from progressd.auth.authenticator import Admission
-from progressd.auth.connection_limit import Client, Places
-from progressd.auth.identity import NOBODY, Identity, Scope, decide
+from progressd.auth.authenticator import Authenticator
+from progressd.auth.connection_limit import Client, ConnectionLimiter
+from progressd.auth.identity import NOBODY, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
-from progressd.auth.rate_limit import Allowance
+from progressd.auth.rate_limit import RequestRates
 from progressd.broadcast.multiplex import Session
-from progressd.broadcast.outbox import Budget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Settings
-from progressd.core.close_codes import CREDENTIALS_EXPIRED, Closing
+from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import ProgressdError, Stopping, TokenExpired
 from progressd.core.messages import Notice, Resync
-from progressd.engine.access import Sight, Sights
+from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection_log import VANISHED, refused
 from progressd.net.listener import Connection
 from progressd.producers.ndjson import LineSplitter
-from progressd.producers.ndjson_stream import LineStream
-from progressd.ws.handshake import Wish, check_query, publishes, read_wish
-from progressd.ws.keepalive import Heartbeat
-from progressd.ws.publish import Publisher
-from progressd.ws.subscriptions import Dialogue
+from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.ws.handshake import StreamRequest, check_query, publishes, read_stream_request
+from progressd.ws.keepalive import KeepAlive
+from progressd.ws.publish import PublishHandler
+from progressd.ws.subscriptions import SubscriptionCommands
 from progressd.ws.websocket import WebSocket
 
-TOPICS_NAMED: Final = 5  # of one connection, in the log
+MAX_LOGGED_TOPICS: Final = 5  # of one connection, in the log
 
 log = structlog.get_logger(__name__)
 
 
-class Watchers:
+class WebSocketServer:
     """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
 
     def __init__(
-        self, settings: Settings, admission: Admission, allowance: Allowance, places: Places, sights: Sights
+        self,
+        settings: Settings,
+        admission: Authenticator,
+        allowance: RequestRates,
+        places: ConnectionLimiter,
+        sights: Scopes,
     ) -> None:
         self._settings = settings
         self._admission = admission
@@ -49,11 +54,11 @@ class Watchers:
         self._places = places
         self._sights = sights
         self._open: dict[WebSocket, Client] = {}  # in the order they came
-        self.budget = Budget(settings.limits.outbox_bytes_total)
-        self._heartbeat = Heartbeat(settings.limits)
+        self.budget = MemoryBudget(settings.limits.outbox_bytes_total)
+        self._heartbeat = KeepAlive(settings.limits)
         self.run = self._heartbeat.run
         self._announced: Notice | None = None
-        self._draining: Closing | None = None
+        self._draining: CloseCode | None = None
 
     def use(self, settings: Settings) -> None:
         """Settings that have been read again, most of them for who comes from now on; nobody is sent away."""
@@ -120,7 +125,7 @@ class Watchers:
             if websocket.accepted:
                 websocket.send(message)
 
-    async def close(self, closing: Closing, seconds: float) -> None:
+    async def close(self, closing: CloseCode, seconds: float) -> None:
         """Let nobody in any more, and close everyone, spread over some seconds lest all come back at once."""
         self._draining = closing
         watching = [websocket for websocket in self._open if websocket.accepted]
@@ -151,25 +156,25 @@ class Watchers:
         """What the client is served with once it is let in. Raises what refuses it."""
         sight = self._sights.of(who)
         if publishes(websocket.target):
-            decide(who, Scope.WRITE)
+            require(who, Scope.WRITE)
             check_query(websocket.target)
             splitter = LineSplitter(self._settings.ingest.max_line_bytes)
-            return Publisher(websocket, LineStream(splitter, sight.ingest)).serve
-        decide(who, Scope.READ)
+            return PublishHandler(websocket, NDJSONReader(splitter, sight.ingest)).serve
+        require(who, Scope.READ)
         check_query(websocket.target)
         wish, after = await self._wish(websocket, sight)
         return partial(self._serve, websocket, sight, wish, after)
 
-    async def _wish(self, websocket: WebSocket, sight: Sight) -> tuple[Wish, int | None]:
+    async def _wish(self, websocket: WebSocket, sight: ScopedServices) -> tuple[StreamRequest, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
-        wish = read_wish(websocket.target)
+        wish = read_stream_request(websocket.target)
         if wish.topic is not None:
             await sight.history.require(wish.topic)
         if wish.since is None or wish.topic is None:
             return wish, None
         return wish, sight.history.offset(wish.since, self._sights.broadcaster.offset)
 
-    async def _serve(self, websocket: WebSocket, sight: Sight, wish: Wish, after: int | None) -> None:
+    async def _serve(self, websocket: WebSocket, sight: ScopedServices, wish: StreamRequest, after: int | None) -> None:
         """Serve one stream, or the many topics that the client will name."""
         outbox = websocket.asked_for(wish.types, wish.interval, sight.labels)
         try:
@@ -192,10 +197,10 @@ class Watchers:
         finally:
             subscription.leave()
 
-    async def _serve_session(self, websocket: WebSocket, session: Session, sight: Sight) -> None:
+    async def _serve_session(self, websocket: WebSocket, session: Session, sight: ScopedServices) -> None:
         try:
             messages, inbox = trio.open_memory_channel[str | bytes](1)
-            websocket.start(Dialogue(websocket, session, sight.history).run, inbox)
+            websocket.start(SubscriptionCommands(websocket, session, sight.history).run, inbox)
             await websocket.serve(messages)
         finally:
             websocket.connection.topics = _some(tuple(session.topics))
@@ -204,5 +209,5 @@ class Watchers:
 
 def _some(topics: Sequence[str]) -> str:
     """As many as a line of the log can bear."""
-    more = [f"and {len(topics) - TOPICS_NAMED} more"] if len(topics) > TOPICS_NAMED else []
-    return " ".join([*topics[:TOPICS_NAMED], *more])
+    more = [f"and {len(topics) - MAX_LOGGED_TOPICS} more"] if len(topics) > MAX_LOGGED_TOPICS else []
+    return " ".join([*topics[:MAX_LOGGED_TOPICS], *more])

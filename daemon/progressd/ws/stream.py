@@ -6,7 +6,7 @@ import trio
 
 from progressd.broadcast.outbox import SocketOutbox
 from progressd.net.listener import Connection
-from progressd.ws.keepalive import Heartbeat
+from progressd.ws.keepalive import KeepAlive
 
 
 class WebSocketStream(trio.abc.Stream):
@@ -15,7 +15,7 @@ class WebSocketStream(trio.abc.Stream):
     __slots__ = ("_heartbeat", "_on_close", "_outbox", "connection")
 
     def __init__(
-        self, connection: Connection, outbox: SocketOutbox, heartbeat: Heartbeat, on_close: Callable[[], None]
+        self, connection: Connection, outbox: SocketOutbox, heartbeat: KeepAlive, on_close: Callable[[], None]
     ) -> None:
         self.connection = connection
         self._outbox = outbox

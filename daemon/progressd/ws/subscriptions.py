@@ -8,20 +8,20 @@ import trio
 from progressd.broadcast.multiplex import Session
 from progressd.core.close_codes import TRY_AGAIN
 from progressd.core.errors import InvalidInput, NotFound, StoreFailed
-from progressd.core.json import decoded
-from progressd.core.messages import Pong, Refused, Resync, Subscribed, Unsubscribed
-from progressd.engine.access import SeenHistory
+from progressd.core.json import decode
+from progressd.core.messages import Pong, Resync, Subscribed, SubscribeError, Unsubscribed
+from progressd.engine.access import ScopedHistory
 from progressd.engine.history import History
 from progressd.ws.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
 from progressd.ws.websocket import WebSocket
 
-TOPICS_MOST: Final = 1000  # on one connection
+MAX_TOPICS: Final = 1000  # on one connection
 
 
-class Dialogue:
+class SubscriptionCommands:
     """Takes a client's messages, one after the other."""
 
-    def __init__(self, websocket: WebSocket, session: Session, history: History | SeenHistory) -> None:
+    def __init__(self, websocket: WebSocket, session: Session, history: History | ScopedHistory) -> None:
         self._websocket = websocket
         self._session = session
         self._history = history
@@ -38,9 +38,9 @@ class Dialogue:
         """Do what a message asks and answer it. Raises StoreFailed."""
         try:
             text = message.encode() if isinstance(message, str) else message
-            request = decoded(decode_request, text, "a request")
+            request = decode(decode_request, text, "a request")
         except InvalidInput as error:
-            self._websocket.send(Refused(str(error)))
+            self._websocket.send(SubscribeError(str(error)))
             return
         match request:
             case Subscribe():
@@ -69,7 +69,7 @@ class Dialogue:
         try:
             await self._session.subscribe(new, after, self._websocket.taken, answer)
         except NotFound as error:  # a job was too old, and went since it was accepted
-            self._websocket.send(Refused(str(error)))
+            self._websocket.send(SubscribeError(str(error)))
 
     async def _accepted(self, asked: Iterable[str]) -> list[str]:
         """The topics less those that are refused, of which the client has been told so. Raises StoreFailed."""
@@ -78,15 +78,15 @@ class Dialogue:
             try:
                 checked[text] = checked_topic(text)
             except (InvalidInput, NotFound) as error:
-                self._websocket.send(Refused(str(error), text))
+                self._websocket.send(SubscribeError(str(error), text))
         there = await self._history.existing(checked.values())
-        topics, room = list[str](), TOPICS_MOST - len(self._session.topics)
+        topics, room = list[str](), MAX_TOPICS - len(self._session.topics)
         for text, topic in checked.items():
             new = topic not in self._session.topics
             if topic not in there:
-                self._websocket.send(Refused(f"no {topic.replace(':', ' ')}", text))
+                self._websocket.send(SubscribeError(f"no {topic.replace(':', ' ')}", text))
             elif new and room <= 0:
-                self._websocket.send(Refused(f"a connection may have {TOPICS_MOST} topics", text))
+                self._websocket.send(SubscribeError(f"a connection may have {MAX_TOPICS} topics", text))
             else:
                 topics.append(topic)
                 room -= new

@@ -7,7 +7,7 @@ import trio
 from trio_websocket import WebSocketRequest
 
 from progressd.broadcast.envelope import text_frame
-from progressd.broadcast.outbox import Budget, Outbox, SocketOutbox
+from progressd.broadcast.outbox import MemoryBudget, Outbox, SocketOutbox
 from progressd.broadcast.subscription import Subscription
 from progressd.broadcast.throttle import asked_for
 from progressd.config.settings import Limits
@@ -18,21 +18,21 @@ from progressd.core.close_codes import (
     JOB_FINISHED,
     SLOW_CONSUMER,
     TRY_AGAIN,
-    Closing,
+    CloseCode,
 )
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
-from progressd.net.connection_log import Fate
+from progressd.net.connection_log import ConnectionOutcome
 from progressd.net.headers import ALWAYS, header
 from progressd.net.listener import Connection
-from progressd.producers.ndjson import ANSWERS_MOST
+from progressd.producers.ndjson import MAX_ANSWERS
 from progressd.ws.handshake import publishes
-from progressd.ws.keepalive import Heartbeat
-from progressd.ws.protocol import NOWHERE, Endpoint, Inbox, Pieces
+from progressd.ws.keepalive import KeepAlive
+from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 from progressd.ws.stream import WebSocketStream
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
-STALL: Final = 10.0  # seconds in which a slow consumer has to read something; 8 KiB of it are seen here
+SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer has to read something; 8 KiB of it are seen here
 
 
 class WebSocket:
@@ -52,21 +52,21 @@ class WebSocket:
     )
 
     def __init__(
-        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: Budget, heartbeat: Heartbeat
+        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, heartbeat: KeepAlive
     ) -> None:
         self.connection = connection
         upgrade, connection.upgrade = connection.upgrade, None
         assert upgrade is not None
         self.host = upgrade.host
         connection.unread = connection.unread[upgrade.size :]
-        most = ANSWERS_MOST if publishes(upgrade.request.target) else limits.outbox_bytes
+        most = MAX_ANSWERS if publishes(upgrade.request.target) else limits.outbox_bytes
         self.outbox = SocketOutbox(connection, most, nursery.start_soon, self._on_end, budget)
-        self.closing: Closing | None = None  # why we close it, if it is us who do
+        self.closing: CloseCode | None = None  # why we close it, if it is us who do
         self.start = nursery.start_soon
         self._stream = WebSocketStream(connection, self.outbox, heartbeat, nursery.cancel_scope.cancel)
         self._nursery = nursery
         self._limits = limits
-        self._ws = Endpoint(self._stream, upgrade, limits.max_message_bytes)
+        self._ws = ServerProtocol(self._stream, upgrade, limits.max_message_bytes)
 
     @property
     def _request(self) -> WebSocketRequest:
@@ -95,12 +95,12 @@ class WebSocket:
         return self._ws.request is None
 
     @property
-    def fate(self) -> Fate:
+    def fate(self) -> ConnectionOutcome:
         """How it ended, once it was accepted and is over."""
         if self.closing is None:
             return self._ws.fate
         cut_off = "cut off before the close was sent" if self.outbox.congested else ""
-        return Fate("closed", f"{self.closing.code} {self.closing.reason}", cut_off)
+        return ConnectionOutcome("closed", f"{self.closing.code} {self.closing.reason}", cut_off)
 
     async def accept(self) -> None:
         """Let the client in."""
@@ -132,7 +132,7 @@ class WebSocket:
         except NotFound:  # it was too old, and went between the handshake and now
             self.outbox.end(JOB_DELETED)
 
-    async def serve(self, inbox: Inbox = NOWHERE, pieces: Pieces | None = None) -> None:
+    async def serve(self, inbox: MessageSink = NULL_SINK, pieces: FragmentSink | None = None) -> None:
         """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""
         await self._ws.read(inbox, pieces)
         if self.closing is not None:
@@ -142,11 +142,11 @@ class WebSocket:
         """Return the outbox, behind what the client wants less of, or may not see."""
         return asked_for(self.outbox, types, interval, labels, self.start)
 
-    def _on_end(self, closing: Closing) -> None:
+    def _on_end(self, closing: CloseCode) -> None:
         self.closing = closing
         self.start(self._close, closing)
 
-    async def _close(self, closing: Closing) -> None:
+    async def _close(self, closing: CloseCode) -> None:
         await self._ws.settle(dropping=closing != DRAINING)
         with trio.move_on_after(self._limits.connection_timeout):
             if closing in (JOB_FINISHED, BATCH_FINISHED):
@@ -162,5 +162,5 @@ class WebSocket:
         unsent = -1
         while self.outbox.congested and self.outbox.unsent != unsent:
             unsent = self.outbox.unsent
-            with trio.move_on_after(STALL):
+            with trio.move_on_after(SLOW_CONSUMER_STALL):
                 await self.outbox.drained()

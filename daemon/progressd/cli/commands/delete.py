@@ -21,14 +21,14 @@ def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None
     """
     from progressd.cli.errors import sentence
     from progressd.cli.job_ids import whole_id
-    from progressd.client.errors import Refused
+    from progressd.client.errors import APIError
 
     refused = False
     with remote.client() as client:
         for job_id in job_ids:
             try:
                 click.echo(f"{client.purge(whole_id(client, job_id))['id']} deleted")
-            except Refused as refusal:
+            except APIError as refusal:
                 if refusal.status == 401:
                     raise  # and would be with every other job
                 refused = True

@@ -52,7 +52,7 @@ def run(
     import trio
 
     from progressd.cli.errors import sentence
-    from progressd.client.run import WrappedCommand
+    from progressd.client.run import CommandJob
     from progressd.core.progress_pattern import ProgressPattern
 
     try:
@@ -66,7 +66,7 @@ def run(
         click.echo(f"progressd: {said}", err=True)
 
     with remote.client(timeout=10) as client:
-        wrapped = WrappedCommand(client, registration, remote.environment, finder, say)
+        wrapped = CommandJob(client, registration, remote.environment, finder, say)
         try:
             ctx.exit(trio.run(wrapped.run, command))
         except OSError as error:

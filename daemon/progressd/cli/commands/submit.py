@@ -71,7 +71,7 @@ def submit(
       progressd submit urgent.pdf --priority high --label team=scan
     """
     from progressd.cli.errors import sentence
-    from progressd.client.errors import Refused
+    from progressd.client.errors import APIError
 
     if priority is not None:
         options["priority"] = priority
@@ -81,8 +81,8 @@ def submit(
         for path in files:
             try:
                 job_id = client.submit(path, options, pipeline, labels)
-            except (Refused, OSError) as error:
-                if isinstance(error, Refused) and error.status == 401:
+            except (APIError, OSError) as error:
+                if isinstance(error, APIError) and error.status == 401:
                     raise  # and would be with every other file
                 refused = True
                 click.echo(f"Error: {path}: {sentence(error, remote)}", err=True)

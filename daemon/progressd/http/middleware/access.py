@@ -11,11 +11,11 @@ import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from hypercorn.typing import Scope as AnyScope
 
-from progressd.auth.authenticator import Admission
+from progressd.auth.authenticator import Authenticator
 from progressd.auth.client_address import counted_as
-from progressd.auth.identity import Identity, Scope, decide
+from progressd.auth.identity import Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
-from progressd.auth.rate_limit import Allowance, Headers, Standing
+from progressd.auth.rate_limit import Headers, RateLimitState, RequestRates
 from progressd.config.settings import Settings
 from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
@@ -45,10 +45,10 @@ UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 DOWNLOAD: Final = re.compile(r"/api/jobs/[^/]+/download")
 OF_TOKENS: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # who may look may have somebody else look
 REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})  # for want of a right, of room or of time
-WHO: Final = "progressd.who"  # the key in an ASGI scope
+IDENTITY: Final = "progressd.who"  # the key in an ASGI scope
 
 
-class Answering:
+class RefusalCounter:
     """Sends a response; `marks` are headers that it gets beside its own, `begun` is whether there is one already.
 
     `refused` counts those that say so, whoever answers, by their status.
@@ -69,15 +69,15 @@ class Answering:
         await self._send(message)
 
 
-class Gate:
+class AccessMiddleware:
     """An ASGI application around another, which gets only what may pass."""
 
     def __init__(
         self,
         app: ASGIFramework,
         settings: Settings,
-        admission: Admission,
-        allowance: Allowance,
+        admission: Authenticator,
+        allowance: RequestRates,
         refused: Counter[str],
     ) -> None:
         """`refused` counts the requests that are refused, here or behind the gate, by the status."""
@@ -95,7 +95,7 @@ class Gate:
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http":
-            answering = Answering(send, Counter() if scope["path"].startswith(HEALTH) else self.refused)
+            answering = RefusalCounter(send, Counter() if scope["path"].startswith(HEALTH) else self.refused)
             try:
                 answering.marks = self.count(cast("Mapping[str, Any]", scope))
                 who = self.admit(scope)
@@ -125,7 +125,7 @@ class Gate:
         left = self._allowance.take(*_sender(scope))
         return _standing_marks(left) if left is not None else []
 
-    def standing(self, scope: Mapping[str, Any]) -> Standing:
+    def standing(self, scope: Mapping[str, Any]) -> RateLimitState:
         """How often it may still ask."""
         return self._allowance.standing(*_sender(scope))
 
@@ -169,9 +169,9 @@ class Gate:
             query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
             who = self._admission.who(list(scope["headers"]), query)
         if action is not None:
-            decide(who, action)
+            require(who, action)
             _require_theirs(who, scope["path"])
-        cast("dict[str, Any]", scope)[WHO] = who
+        cast("dict[str, Any]", scope)[IDENTITY] = who
         return who
 
 
@@ -180,7 +180,7 @@ def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
     return scope["client"][0] if scope["client"] else "unix", scope["headers"]
 
 
-def _standing_marks(left: Standing) -> list[tuple[bytes, bytes]]:
+def _standing_marks(left: RateLimitState) -> list[tuple[bytes, bytes]]:
     reset = math.ceil(time.time() + left.reset_in)
     said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
     return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
@@ -203,7 +203,7 @@ def action_of(method: str, path: str) -> Scope | None:
 
 def who_asks(scope: Mapping[str, Any]) -> Identity:
     """Who sent a request that has passed the gate."""
-    return cast("Identity", scope[WHO])
+    return cast("Identity", scope[IDENTITY])
 
 
 async def _refuse(error: ProgressdError, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -10,16 +10,18 @@ from quart.wrappers import Request
 from quart.wrappers.response import DataBody
 from werkzeug.http import parse_accept_header
 
-LEAST: Final = 1400  # bytes; a shorter answer is one packet, compressed or not
-AT_ONCE: Final = 65536  # bytes that are compressed in the event loop, in a millisecond; more are in a thread
+MIN_BYTES: Final = 1400  # bytes; a shorter answer is one packet, compressed or not
+MAX_INLINE_BYTES: Final = 65536  # bytes that are compressed in the event loop, in a millisecond; more are in a thread
 LEVEL: Final = 3
-ACCEPTED_MOST: Final = 200  # characters of an Accept-Encoding; to read one of 15,000 takes 30 ms, and browsers send 23
+MAX_ACCEPT_ENCODING: Final = (
+    200  # characters of an Accept-Encoding; to read one of 15,000 takes 30 ms, and browsers send 23
+)
 TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "text/html", "text/plain"})
 
 
 def takes_gzip(accepted: str) -> bool:
     """Whether an Accept-Encoding allows it (RFC 9110 §12.5.3); one that is too long allows nothing."""
-    return len(accepted) <= ACCEPTED_MOST and _takes_gzip(accepted)
+    return len(accepted) <= MAX_ACCEPT_ENCODING and _takes_gzip(accepted)
 
 
 @lru_cache(64)
@@ -39,12 +41,12 @@ async def compressed(request: Request, response: Response) -> Response:
         return response
     response.vary.add("Accept-Encoding")
     if (
-        len(body.data) < LEAST
+        len(body.data) < MIN_BYTES
         or response.status_code != 200
         or not takes_gzip(request.headers.get("Accept-Encoding", ""))
     ):
         return response
-    at_once = len(body.data) <= AT_ONCE
+    at_once = len(body.data) <= MAX_INLINE_BYTES
     response.set_data(gzipped(body.data) if at_once else await trio.to_thread.run_sync(gzipped, body.data))
     response.content_encoding = "gzip"
     etag, weak = response.get_etag()

@@ -24,7 +24,7 @@ _PREFLIGHT: Final = {
 }
 
 
-class Cors:
+class CORSMiddleware:
     """An ASGI application around another, whose answers it marks for the pages that may read them."""
 
     def __init__(self, app: ASGIFramework, settings: Settings) -> None:

@@ -12,19 +12,21 @@ from hypercorn.typing import HTTPScope
 
 from progressd.core.errors import ProgressdError
 from progressd.engine.registry import Registry
-from progressd.http.middleware.access import Gate
-from progressd.http.middleware.compression import AT_ONCE
-from progressd.http.middleware.cors import Cors
-from progressd.http.middleware.job_cache import Answer, JobAnswers
+from progressd.http.middleware.access import AccessMiddleware
+from progressd.http.middleware.compression import MAX_INLINE_BYTES
+from progressd.http.middleware.cors import CORSMiddleware
+from progressd.http.middleware.job_cache import CachedResponse, JobResponseCache
 
 _READ = re.compile(rb"/api/jobs/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _NOT_SIMPLE: Final = frozenset({b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"origin"})
 
 
-class DirectReads:
+class FastJobReads:
     """`answer` is for requests without a body."""
 
-    def __init__(self, gate: Gate, cors: Cors, registry: Registry, answers: JobAnswers) -> None:
+    def __init__(
+        self, gate: AccessMiddleware, cors: CORSMiddleware, registry: Registry, answers: JobResponseCache
+    ) -> None:
         self._gate = gate
         self._cors = cors
         self._registry = registry
@@ -32,7 +34,7 @@ class DirectReads:
 
     def answer(
         self, method: bytes, target: bytes, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None
-    ) -> Answer | None:
+    ) -> CachedResponse | None:
         """The answer to a request, which is counted with that; None: let the application answer it, and count it.
 
         Names of headers are in lower case.
@@ -52,7 +54,7 @@ class DirectReads:
             if not who.may_see(job):
                 return None
             answer = self._answers.answer(job, fields.get(b"if-none-match"), fields.get(b"accept-encoding", b""))
-            if len(answer.body) > AT_ONCE:  # which is compressed in a thread
+            if len(answer.body) > MAX_INLINE_BYTES:  # which is compressed in a thread
                 return None
             return answer.marked([*self._gate.count(scope), *self._cors.depends()])
         except ProgressdError:

@@ -9,19 +9,19 @@ import msgspec
 
 from progressd import __version__
 from progressd.core.job import Job
-from progressd.http.middleware.compression import AT_ONCE, LEAST, gzipped, takes_gzip
+from progressd.http.middleware.compression import MAX_INLINE_BYTES, MIN_BYTES, gzipped, takes_gzip
 from progressd.http.schemas.views import job_view
 from progressd.net.base_path import BasePath
 
-KEPT: Final = 4096  # jobs whose answers are kept, about 1.5 KiB each
-KEPT_BYTES: Final = 16 * 1024 * 1024  # of their bodies
+MAX_ENTRIES: Final = 4096  # jobs whose answers are kept, about 1.5 KiB each
+MAX_BYTES: Final = 16 * 1024 * 1024  # of their bodies
 CACHING: Final = "private, no-cache"  # keep it, and ask each time whether it is still so
 
 Headers = Sequence[tuple[bytes, bytes]]
 _encode = msgspec.json.Encoder().encode
 
 
-class Answer:
+class CachedResponse:
     """A whole answer over HTTP; names of headers are in lower case."""
 
     __slots__ = ("body", "headers", "made", "status")
@@ -32,18 +32,18 @@ class Answer:
         self.body = body
         self.made: tuple[int, object] | None = None  # what the protocol made of it, and in which second
 
-    def marked(self, marks: Headers) -> "Answer":
+    def marked(self, marks: Headers) -> "CachedResponse":
         """The same with more headers."""
-        return Answer(self.status, (*self.headers, *marks), self.body) if marks else self
+        return CachedResponse(self.status, (*self.headers, *marks), self.body) if marks else self
 
 
 @dataclass(slots=True)
 class _Kept:
     offset: int  # of the job: nothing else of it changes without this
     etag: bytes
-    whole: Answer
-    unchanged: Answer
-    small: Answer | None = None  # the whole in gzip, once somebody has asked for that
+    whole: CachedResponse
+    unchanged: CachedResponse
+    small: CachedResponse | None = None  # the whole in gzip, once somebody has asked for that
 
     @property
     def size(self) -> int:
@@ -51,7 +51,7 @@ class _Kept:
         return len(self.whole.body) + (len(self.small.body) if self.small else 0)
 
 
-class JobAnswers:
+class JobResponseCache:
     """Answers of jobs as they are now."""
 
     def __init__(self, store_id: str, base: BasePath) -> None:
@@ -60,7 +60,7 @@ class JobAnswers:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
 
-    def answer(self, job: Job, if_none_match: bytes | None, accept_encoding: bytes = b"") -> Answer:
+    def answer(self, job: Job, if_none_match: bytes | None, accept_encoding: bytes = b"") -> CachedResponse:
         """The job, or 304 where the client has it already (RFC 9110 §13.1.2); in gzip where that pays.
 
         Without it where that takes long.
@@ -70,14 +70,14 @@ class JobAnswers:
             kept = self._keep(job)
         if if_none_match is not None and _matches(if_none_match, kept.etag):
             return kept.unchanged
-        if LEAST <= len(kept.whole.body) <= AT_ONCE and takes_gzip(accept_encoding.decode("latin-1")):
+        if MIN_BYTES <= len(kept.whole.body) <= MAX_INLINE_BYTES and takes_gzip(accept_encoding.decode("latin-1")):
             return kept.small or self._compress(kept)
         return kept.whole
 
     def _keep(self, job: Job) -> _Kept:
         view = job_view(job, self._store_id, self._base)
         etag = f'"{view.cursor}.{__version__}{self._base.text}"'.encode()  # another version may tell more of a job
-        kept = _Kept(job.offset, etag, _whole(_encode(view), etag), Answer(304, _fields(etag), b""))
+        kept = _Kept(job.offset, etag, _whole(_encode(view), etag), CachedResponse(304, _fields(etag), b""))
         if (before := self._kept.pop(job.id, None)) is not None:
             self._bytes -= before.size
         self._kept[job.id] = kept
@@ -85,7 +85,7 @@ class JobAnswers:
         self._forget()
         return kept
 
-    def _compress(self, kept: _Kept) -> Answer:
+    def _compress(self, kept: _Kept) -> CachedResponse:
         small = kept.small = _whole(gzipped(kept.whole.body), b"W/" + kept.etag, (b"content-encoding", b"gzip"))
         self._bytes += len(small.body)
         self._forget()
@@ -93,14 +93,14 @@ class JobAnswers:
 
     def _forget(self) -> None:
         """The oldest, as long as there is too much."""
-        while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
+        while len(self._kept) > MAX_ENTRIES or self._bytes > MAX_BYTES:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.size
 
 
-def _whole(body: bytes, etag: bytes, *more: tuple[bytes, bytes]) -> Answer:
+def _whole(body: bytes, etag: bytes, *more: tuple[bytes, bytes]) -> CachedResponse:
     content = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *more)
-    return Answer(200, (*content, *_fields(etag)), body)
+    return CachedResponse(200, (*content, *_fields(etag)), body)
 
 
 def _fields(etag: bytes) -> Headers:

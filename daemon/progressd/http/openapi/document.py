@@ -11,8 +11,8 @@ from msgspec import Struct
 from progressd import __version__
 from progressd.http.context import RestApp
 from progressd.http.openapi.examples import EXAMPLES, ID
-from progressd.http.openapi.operations import JSON, Operation
-from progressd.http.schemas.responses import Refusal
+from progressd.http.openapi.operations import JSON, OperationSpec
+from progressd.http.schemas.responses import ErrorBody
 
 ALWAYS: Final = (400, 401, 403, 429, 500, 503)
 ERRORS: Final = {
@@ -70,7 +70,7 @@ _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 def openapi_document(app: RestApp) -> dict[str, Any]:
     """The document of all routes below /api."""
     routes = list(_routes(app))
-    types = {*_types(operation for _, _, operation, _, _ in routes), Refusal}
+    types = {*_types(operation for _, _, operation, _, _ in routes), ErrorBody}
     ordered = sorted(types, key=lambda type_: str(getattr(type_, "__name__", type_)))
     references, schemas = msgspec.json.schema_components(ordered, schema_hook=_any_json, ref_template=_REFERENCE)
     schema_of = dict(zip(ordered, references, strict=True))
@@ -107,7 +107,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
     }
 
 
-def _routes(app: RestApp) -> Iterator[tuple[str, str, Operation, Any, str]]:
+def _routes(app: RestApp) -> Iterator[tuple[str, str, OperationSpec, Any, str]]:
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
         operation = getattr(view, "operation", None)
@@ -117,7 +117,7 @@ def _routes(app: RestApp) -> Iterator[tuple[str, str, Operation, Any, str]]:
             yield _PARAMETER.sub(r"{\1}", rule.rule), method.lower(), operation, view, rule.endpoint
 
 
-def _types(operations: Iterable[Operation]) -> Iterator[Any]:
+def _types(operations: Iterable[OperationSpec]) -> Iterator[Any]:
     for operation in operations:
         yield from operation.query
         for content in (*operation.answers.values(), operation.body):
@@ -125,7 +125,7 @@ def _types(operations: Iterable[Operation]) -> Iterator[Any]:
 
 
 def _operation(
-    path: str, operation: Operation, view: Any, schema_of: Mapping[Any, Any], schemas: Mapping[str, Any]
+    path: str, operation: OperationSpec, view: Any, schema_of: Mapping[Any, Any], schemas: Mapping[str, Any]
 ) -> dict[str, Any]:
     summary, _, rest = cleandoc(view.__doc__ or "").partition("\n\n")
     in_path = re.findall(r"{(\w+)}", path)
@@ -173,7 +173,7 @@ def _headers(names: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield {"name": name, "in": "header", "required": False, "schema": text, "description": REQUEST_HEADERS[name]}
 
 
-def _told(operation: Operation, status: int) -> Iterator[str]:
+def _told(operation: OperationSpec, status: int) -> Iterator[str]:
     """The headers of an answer, beside those of the rate limit."""
     if status in operation.answers:
         yield from (ANSWERED_WITH[name] for name in operation.headers if name in ANSWERED_WITH)
@@ -192,7 +192,7 @@ def _good(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any])
 
 def _error(status: int, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
     example = {"error": ERRORS[status], **({"retry_after": 5} if status in (429, 503) else {})}
-    return {"description": ERRORS[status], "content": {JSON: {"schema": schema_of[Refusal], "example": example}}}
+    return {"description": ERRORS[status], "content": {JSON: {"schema": schema_of[ErrorBody], "example": example}}}
 
 
 def _content(content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:

@@ -12,26 +12,26 @@ from progressd.core.messages import BatchProgressData, ProgressData
 from progressd.core.status import JobStatus
 from progressd.http.requests import NewJob
 from progressd.http.schemas.responses import (
+    AuthStatus,
     BatchAccepted,
     BatchCancelled,
     BatchJobs,
-    BatchNumbers,
+    BatchStats,
     Health,
+    HealthState,
     JobAccepted,
-    JobNumbers,
     JobPage,
-    Numbers,
+    JobStats,
     PipelineDefaults,
     RateLimitStatus,
-    Retried,
-    ServerNumbers,
-    State,
-    SystemNumbers,
+    RetryAccepted,
+    ServerStats,
+    Stats,
+    SystemStats,
     WatchToken,
-    WhoAmI,
 )
 from progressd.http.schemas.views import BatchJobProgress, BatchJobView, BatchView, JobView
-from progressd.producers.ndjson import Answer
+from progressd.producers.ndjson import Ack
 
 ID: Final = "03efbe1e-1257-4729-9f9d-14e3b6d6e228"
 BATCH: Final = "85f91f7b-1ab8-4f04-a5d0-1ca2d4cb8d86"
@@ -60,17 +60,17 @@ _of_batch = BatchJobView(
     download_url=f"/api/jobs/{ID}/download",
     progress=BatchJobProgress(100, "Finished"),
 )
-_jobs = JobNumbers(120, 112, 3, 1, 2, 2, 41.7, 1408)
-_system = SystemNumbers(74.2, 4, 12)
+_jobs = JobStats(120, 112, 3, 1, 2, 2, 41.7, 1408)
+_system = SystemStats(74.2, 4, 12)
 
 EXAMPLES: Final[Mapping[Any, object]] = {
     JobView: _job,
     JobPage: JobPage([_job], 1, 50, 0),
     JobAccepted: JobAccepted(ID, JobStatus.QUEUED, CREATED),
-    Retried: Retried(ID, JobStatus.QUEUED, "trying job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c again"),
+    RetryAccepted: RetryAccepted(ID, JobStatus.QUEUED, "trying job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c again"),
     NewJob: NewJob(kind="backup", input_filename="db1", total_steps=3, labels={"host": "db1"}),
     ProducerEvent: ProgressEvent(ID, ReportedProgress(1, 3, "Tape 1")),
-    Answer: Answer(UNSET, ok=True, cursor="cd06f405-37", job_id=ID),
+    Ack: Ack(UNSET, ok=True, cursor="cd06f405-37", job_id=ID),
     BatchAccepted: BatchAccepted(BATCH, BatchStatus.QUEUED, 2, CREATED),
     BatchView: BatchView(
         batch_id=BATCH,
@@ -87,11 +87,11 @@ EXAMPLES: Final[Mapping[Any, object]] = {
     Health: Health(
         status="healthy", version="0.1.0", tools={"tesseract": True}, pipelines={"pdf": PipelineDefaults(OPTIONS)}
     ),
-    State: State("ready"),
-    Numbers: Numbers(ServerNumbers("0.1.0", 86431.204, CREATED), _jobs, BatchNumbers(9, 8, 1), _system),
-    JobNumbers: _jobs,
-    SystemNumbers: _system,
+    HealthState: HealthState("ready"),
+    Stats: Stats(ServerStats("0.1.0", 86431.204, CREATED), _jobs, BatchStats(9, 8, 1), _system),
+    JobStats: _jobs,
+    SystemStats: _system,
     RateLimitStatus: RateLimitStatus(True, 60, 10, 9, datetime(2026, 11, 25, 18, 0, 1, tzinfo=UTC)),
-    WhoAmI: WhoAmI(True, key_name="scanner", scopes=["read", "write"], expires_at=None),
+    AuthStatus: AuthStatus(True, key_name="scanner", scopes=["read", "write"], expires_at=None),
     WatchToken: WatchToken("eyJhbGciOiJIUzI1NiIs…", f"job:{ID}", CREATED + timedelta(minutes=15)),
 }

@@ -13,7 +13,7 @@ FORM: Final = "multipart/form-data"
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-class Operation(Struct, frozen=True, kw_only=True):
+class OperationSpec(Struct, frozen=True, kw_only=True):
     """One request. A type stands for the schema that msgspec makes of it, a mapping is a schema."""
 
     answers: Mapping[int, Mapping[str, Any]]  # the good ones: by status, by media type
@@ -29,7 +29,7 @@ def described(
 ) -> Callable[[View], View]:
     """Say what a view answers: JSON of the type `reply`, with `status`; `also`: other good answers."""
     answers = {**({status: {JSON: reply}} if reply is not None else {}), **(also or {})}
-    operation = Operation(answers=answers, **fields)
+    operation = OperationSpec(answers=answers, **fields)
 
     def describe(view: View) -> View:
         view.operation = operation  # type: ignore[attr-defined]

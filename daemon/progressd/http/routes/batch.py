@@ -10,10 +10,10 @@ from quart import Blueprint, Response, request
 
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import Conflict, ProgressdError
-from progressd.core.events import CallOffEvent, Registration, SubmitEvent, checked_batch_id
+from progressd.core.events import BatchCancelEvent, Registration, SubmitEvent, checked_batch_id
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
-from progressd.files.job_files import Files
+from progressd.files.job_files import JobFiles
 from progressd.files.upload import Upload
 from progressd.http.context import json_response, services
 from progressd.http.middleware.idempotency import HEADER, REPLAYED
@@ -26,19 +26,19 @@ from progressd.http.routes.submission import (
     check_type,
     owner_of_request,
     pipeline_asked_for,
-    read_wishes,
+    read_submission_fields,
     require_same,
     require_unused,
 )
 from progressd.http.schemas.responses import BatchAccepted, BatchCancelled, BatchJobs
 from progressd.http.schemas.views import BatchView, batch_job_view, batch_view
 
-FILES_MOST: Final = 100
+MAX_FILES: Final = 100
 FIELDS: Final = ("files[]", "files")
 FILES_SCHEMA: Final = {
     "type": "object",
     "properties": {
-        "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": FILES_MOST},
+        "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": MAX_FILES},
         "options": {"type": "string", "contentMediaType": "application/json", "examples": ['{"priority": "high"}']},
         "labels": LABELS,
     },
@@ -61,7 +61,7 @@ async def submit() -> Response:
         known = await daemon.batches.find(batch_id)
         if known is not None:
             for job in (await _jobs(known))[:1]:  # all came with the same request
-                await require_same(job, name, FIELDS, FILES_MOST)
+                await require_same(job, name, FIELDS, MAX_FILES)
             return _accepted(known, REPLAYED)
         require_unused(await daemon.everything.batches.find(batch_id) is not None)
         return _accepted(await _take(batch_id, name, pipeline))
@@ -91,7 +91,7 @@ async def cancel(batch_id: str) -> Response:
     batch = await _find(batch_id)
     if batch.status.finished:
         raise Conflict(f"batch {batch.id} is {batch.status} already")
-    events = [CallOffEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
+    events = [BatchCancelEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
     outcomes = await daemon.ingest.submit(*events)
     _raise_unless(outcomes, Conflict)  # some may have finished just before
     after = await daemon.batches.get(batch.id)
@@ -110,7 +110,7 @@ class _File(NamedTuple):
 class _ManyFiles:
     """The files of the form, each on the disk as the input of a job to be."""
 
-    def __init__(self, files: Files, pipeline: Pipeline, uploads: AsyncExitStack) -> None:
+    def __init__(self, files: JobFiles, pipeline: Pipeline, uploads: AsyncExitStack) -> None:
         self.taken: list[_File] = []
         self._files = files
         self._pipeline = pipeline
@@ -135,8 +135,8 @@ async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
     daemon = services()
     async with AsyncExitStack() as uploads:
         inbox = _ManyFiles(daemon.files, pipeline, uploads)
-        fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits, FILES_MOST)
-        wishes = read_wishes(fields)
+        fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits, MAX_FILES)
+        wishes = read_submission_fields(fields)
         options, priority = wishes.checked(pipeline)
         owner = owner_of_request()
         registration = Registration(name, options=options, labels=wishes.labels)

@@ -21,7 +21,7 @@ from progressd.http.routes.submission import (
     check_type,
     owner_of_request,
     pipeline_asked_for,
-    read_wishes,
+    read_submission_fields,
     require_same,
     require_unused,
 )
@@ -80,7 +80,7 @@ async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
         inbox = _OneFile(upload)
         fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits)
         check_type(upload.head, inbox.filename, pipeline)
-        wishes = read_wishes(fields)
+        wishes = read_submission_fields(fields)
         options, priority = wishes.checked(pipeline)
         await upload.finish()
         registration = Registration(name, inbox.filename[:255], options=options, labels=wishes.labels)

@@ -9,7 +9,7 @@ from progressd import __version__
 from progressd.core.errors import StoreFailed, Unavailable
 from progressd.http.context import json_response, services
 from progressd.http.openapi.operations import JSON, described
-from progressd.http.schemas.responses import Health, PipelineDefaults, State
+from progressd.http.schemas.responses import Health, HealthState, PipelineDefaults
 
 blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 
@@ -37,26 +37,26 @@ async def health() -> Response:
 
 
 @blueprint.get("/live")
-@described(State)
+@described(HealthState)
 async def live() -> Response:
     """200 as long as anything is answered."""
-    return json_response(State("live"))
+    return json_response(HealthState("live"))
 
 
 @blueprint.get("/ready")
-@described(State, also={503: {JSON: State}})
+@described(HealthState, also={503: {JSON: HealthState}})
 async def ready() -> Response:
     """200 while work is taken, 503 while starting or stopping, or while the store keeps nothing."""
     failing = _failing()
     if failing is not None:
         return _not_ready("failing", failing)
     if services().ready:
-        return json_response(State("ready"))
+        return json_response(HealthState("ready"))
     return _not_ready("stopping", Unavailable("the daemon takes no work: it starts or stops"))
 
 
 def _not_ready(status: str, error: Unavailable) -> Response:
-    return json_response(State(status, str(error), error.retry_after), 503, error.headers())
+    return json_response(HealthState(status, str(error), error.retry_after), 503, error.headers())
 
 
 def _failing() -> StoreFailed | None:

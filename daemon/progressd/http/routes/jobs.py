@@ -14,22 +14,22 @@ from quart import Blueprint, Response, request, send_file
 from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
 from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
 from progressd.core.job import Job
-from progressd.core.json import decoded
+from progressd.core.json import decode
 from progressd.core.status import FINISHED, JobStatus
 from progressd.http.body import whole_body
 from progressd.http.context import converted, json_response, services
 from progressd.http.file_body import FileBody, attachment
 from progressd.http.middleware.job_cache import CACHING
 from progressd.http.openapi.operations import JSON, described
-from progressd.http.requests import Deletion, NewJob, Paging, Waiting
+from progressd.http.requests import DeleteQuery, LongPollQuery, NewJob, PageQuery
 from progressd.http.routes.sse import changed_job
 from progressd.http.routes.submission import owner_of_request
-from progressd.http.schemas.responses import JobPage, Retried
+from progressd.http.schemas.responses import JobPage, RetryAccepted
 from progressd.http.schemas.views import JobView, job_view
 from progressd.store.base import Filter
 from progressd.system.transient import passes
 
-WAIT_MOST: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
+MAX_WAIT: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
 ELSEWHERE: Final = ("http://", "https://")  # how the URL of a result begins that a producer keeps itself
 IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # characters that stay as they are; all others are percent-encoded
@@ -41,14 +41,14 @@ _decode_new = msgspec.json.Decoder(NewJob).decode
 
 
 @blueprint.get("")
-@described(JobPage, query=(Paging,))
+@described(JobPage, query=(PageQuery,))
 async def list_jobs() -> Response:
     """All jobs, newest first."""
     return await _page(None)
 
 
 @blueprint.get("/history")
-@described(JobPage, query=(Paging,))
+@described(JobPage, query=(PageQuery,))
 async def history() -> Response:
     """The finished jobs, newest first."""
     return await _page(FINISHED)
@@ -66,7 +66,7 @@ async def history() -> Response:
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
-    new = decoded(_decode_new, await whole_body(request, daemon.settings.limits) or b"{}", "a job")
+    new = decode(_decode_new, await whole_body(request, daemon.settings.limits) or b"{}", "a job")
     if new.id is None:  # then nobody else can come with the same one
         return _job_response(await daemon.ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
@@ -77,13 +77,13 @@ async def register() -> Response:
 
 
 @blueprint.get("/<job_id>")
-@described(JobView, also={304: {}}, query=(Waiting,), headers=("If-None-Match",))
+@described(JobView, also={304: {}}, query=(LongPollQuery,), headers=("If-None-Match",))
 async def get_job(job_id: str) -> Response:
     """One job; with `since` and `wait` once it has changed, or as it is after so many seconds."""
     job = await _find(job_id)
-    waiting = converted(request.args, Waiting)
+    waiting = converted(request.args, LongPollQuery)
     if waiting.since is not None and waiting.wait:
-        job = await changed_job(services(), job, waiting.since, min(waiting.wait, WAIT_MOST))
+        job = await changed_job(services(), job, waiting.since, min(waiting.wait, MAX_WAIT))
     known, accepted = request.headers.get("If-None-Match"), request.headers.get("Accept-Encoding", "")
     answer = services().answers.answer(
         job, None if known is None else known.encode("latin-1"), accepted.encode("latin-1")
@@ -95,11 +95,11 @@ async def get_job(job_id: str) -> Response:
 
 
 @blueprint.delete("/<job_id>")
-@described(JobView, errors=(409, 507), query=(Deletion,))
+@described(JobView, errors=(409, 507), query=(DeleteQuery,))
 async def cancel(job_id: str) -> Response:
     """Cancel a job that has not finished; with `purge`, delete one that has, and its files."""
     job = await _find(job_id)
-    if converted(request.args, Deletion).purge:
+    if converted(request.args, DeleteQuery).purge:
         return await _purge(job)
     if job.status.finished:
         raise Conflict(f"job {job.id} is {job.status} already")
@@ -118,7 +118,7 @@ async def _purge(job: Job) -> Response:
 
 
 @blueprint.post("/<job_id>/retry")
-@described(Retried, errors=(409, 507))
+@described(RetryAccepted, errors=(409, 507))
 async def retry(job_id: str) -> Response:
     """A new job over the same input and options."""
     daemon = services()
@@ -139,7 +139,7 @@ async def retry(job_id: str) -> Response:
             new = await daemon.ingest.submit_one(
                 SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=owner)
             )
-    return json_response(Retried(new.id, new.status, f"trying job {job.id} again"))
+    return json_response(RetryAccepted(new.id, new.status, f"trying job {job.id} again"))
 
 
 @blueprint.get("/<job_id>/download")
@@ -202,7 +202,7 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     given = _given(request.args)
     if "label" in given and not all(given["label"].partition("=")[:2]):  # else a pattern would be the answer
         raise InvalidInput(f"the query is wrong: label {given['label'][:60]!r} is not of the form NAME=VALUE")
-    paging = converted(given, Paging)
+    paging = converted(given, PageQuery)
     if paging.status is not None:
         statuses = frozenset([paging.status]) & (statuses or frozenset(JobStatus))
     limit = min(paging.limit, 1000)

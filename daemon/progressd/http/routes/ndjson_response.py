@@ -13,25 +13,25 @@ import trio
 from msgspec import UNSET
 from quart.wrappers.response import ResponseBody
 
-from progressd.broadcast.outbox import Budget
-from progressd.core.errors import ProgressdError, Stalled, Stopping
-from progressd.http.body import Pieces
-from progressd.http.open_streams import OpenStreams
-from progressd.producers.ndjson import ANSWERS_MOST, CHUNK, refusal
-from progressd.producers.ndjson_stream import LineStream
+from progressd.broadcast.outbox import MemoryBudget
+from progressd.core.errors import ProgressdError, RequestTimeout, Stopping
+from progressd.http.body import BodyChunks
+from progressd.http.open_streams import StreamRegistry
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, refusal
+from progressd.producers.ndjson_stream import NDJSONReader
 
-# Bytes of answers that may wait for all clients together; ANSWERS_MOST for each is much, because many read none before
+# Bytes of answers that may wait for all clients together; MAX_ANSWERS for each is much, because many read none before
 # they have sent all. Whoever keeps most of it is given up.
-ALL_ANSWERS_MOST: Final = 4 * ANSWERS_MOST
-SEND_MOST: Final = 65536  # bytes sent at once
+MAX_PENDING: Final = 4 * MAX_ANSWERS
+MAX_SEND: Final = 65536  # bytes sent at once
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class LineAnswers(ResponseBody):
+class NDJSONResponse(ResponseBody):
     """`begin` first, as long as the request may still be refused as a whole; then it is the body of the response."""
 
-    def __init__(self, pieces: Pieces, lines: LineStream, streams: OpenStreams, budget: Budget) -> None:
+    def __init__(self, pieces: BodyChunks, lines: NDJSONReader, streams: StreamRegistry, budget: MemoryBudget) -> None:
         self._pieces = pieces
         self._lines = lines
         self._streams = streams
@@ -47,13 +47,13 @@ class LineAnswers(ResponseBody):
         self._stack = AsyncExitStack()
 
     async def begin(self) -> None:
-        """Wait for the first answers, or the end. Raises Stalled, Stopping, Unavailable."""
+        """Wait for the first answers, or the end. Raises RequestTimeout, Stopping, Unavailable."""
         with self._streams.reporting(self._stop):
             while not self._waiting and not self._over:
                 await self._take_next()
         self._pieces.read_on()
 
-    async def __aenter__(self) -> "LineAnswers":
+    async def __aenter__(self) -> "NDJSONResponse":
         tasks = await self._stack.enter_async_context(trio.open_nursery())
         tasks.start_soon(self._take_all)
         return self
@@ -65,7 +65,7 @@ class LineAnswers(ResponseBody):
         self._budget.hold(self, 0)
         await self._stack.__aexit__(kind, error, traceback)
 
-    def __aiter__(self) -> "LineAnswers":
+    def __aiter__(self) -> "NDJSONResponse":
         return self
 
     async def __anext__(self) -> bytes:
@@ -74,8 +74,8 @@ class LineAnswers(ResponseBody):
                 raise StopAsyncIteration
             self._news = trio.Event()
             await self._news.wait()
-        piece = bytes(self._waiting[:SEND_MOST])
-        del self._waiting[:SEND_MOST]
+        piece = bytes(self._waiting[:MAX_SEND])
+        del self._waiting[:MAX_SEND]
         self._budget.hold(self, len(self._waiting))
         self._room.set()
         return piece
@@ -84,7 +84,7 @@ class LineAnswers(ResponseBody):
         """Until the end. What ends it sooner is the last answer, to the first line that was not taken."""
         with self._streams.reporting(self._stop):
             while not self._over:
-                if len(self._waiting) > ANSWERS_MOST:
+                if len(self._waiting) > MAX_ANSWERS:
                     self._room = trio.Event()
                     await self._room.wait()
                     continue
@@ -97,7 +97,7 @@ class LineAnswers(ResponseBody):
                 self._news.set()
 
     async def _take_next(self) -> None:
-        """Take some lines. Raises Stalled, Stopping, Unavailable, and InvalidInput where too many are no events."""
+        """Take some lines. Raises RequestTimeout, Stopping, Unavailable, and InvalidInput where too many are no events."""
         if not self._lines:
             try:
                 self._lines.feed(await self._next_piece())
@@ -128,7 +128,7 @@ class LineAnswers(ResponseBody):
         """For the budget: let go of what waits for a client that does not read it, and read no further."""
         del self._waiting[self._waiting.find(b"\n") + 1 :]  # but for the rest of what has been sent in part
         self._end(
-            Stalled("the answers are not read, and no more of them can be kept: some are missing"),
+            RequestTimeout("the answers are not read, and no more of them can be kept: some are missing"),
             self._lines.next_number,
         )
         self._room.set()

@@ -6,16 +6,16 @@ from typing import Final
 from quart import Blueprint, Response, request
 
 from progressd.core.events import ProducerEvent, checked_job_id
-from progressd.http.body import Pieces, whole_body
+from progressd.http.body import BodyChunks, whole_body
 from progressd.http.context import json_response, services
 from progressd.http.openapi.operations import JSON, LINES, described
-from progressd.http.routes.ndjson_response import LineAnswers
-from progressd.producers.ndjson import Answer, LineSplitter, read_event
-from progressd.producers.ndjson_stream import LineStream
+from progressd.http.routes.ndjson_response import NDJSONResponse
+from progressd.producers.ndjson import Ack, LineSplitter, read_event
+from progressd.producers.ndjson_stream import NDJSONReader
 
 TEXT: Final = {"type": "string", "description": "One JSON object a line."}
 REPORTS: Final = {JSON: ProducerEvent, LINES: TEXT}
-TAKEN: Final = {200: {JSON: Answer, LINES: TEXT}}
+TAKEN: Final = {200: {JSON: Ack, LINES: TEXT}}
 
 blueprint = Blueprint("events", __name__)
 
@@ -40,10 +40,10 @@ async def _take(job_id: str | None) -> Response:
     if request.mimetype != LINES:
         event = read_event(await whole_body(request, limits, most), job_id)
         job = await daemon.ingest.submit_one(event)
-        return json_response(Answer(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
-    pieces = Pieces(request, limits, math.inf, in_its_time=True)
-    lines = LineStream(LineSplitter(most), daemon.ingest, job_id)
-    answers = LineAnswers(pieces, lines, daemon.streams, daemon.budget)
+        return json_response(Ack(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
+    pieces = BodyChunks(request, limits, math.inf, in_its_time=True)
+    lines = NDJSONReader(LineSplitter(most), daemon.ingest, job_id)
+    answers = NDJSONResponse(pieces, lines, daemon.streams, daemon.budget)
     await answers.begin()
     response = Response(answers, content_type=LINES)
     response.timeout = None

@@ -15,17 +15,17 @@ from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
 from progressd.auth.connection_limit import Client
-from progressd.broadcast.envelope import Notified
+from progressd.broadcast.envelope import NoticeEnvelope
 from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.throttle import asked_for
 from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, Resync, batch_topic, job_topic
-from progressd.http.context import Services, services
+from progressd.http.context import AppContext, services
 from progressd.http.middleware.access import who_asks
 from progressd.http.openapi.operations import EVENTS, described
-from progressd.ws.handshake import Asked, Wish, wish_for
+from progressd.ws.handshake import StreamQuery, StreamRequest, stream_request
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -40,21 +40,21 @@ blueprint = Blueprint("streams", __name__)
 
 
 @blueprint.get("/api/events")
-@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(Asked,), headers=("Last-Event-ID",))
+@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def all_events() -> Response:
     """The events of every job."""
     return await _stream(ALL_JOBS)
 
 
 @blueprint.get("/api/jobs/<job_id>/events")
-@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(Asked,), headers=("Last-Event-ID",))
+@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def job_events(job_id: str) -> Response:
     """The events of one job, until its end."""
     return await _stream(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.get("/api/batch/<batch_id>/events")
-@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(Asked,), headers=("Last-Event-ID",))
+@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def batch_events(batch_id: str) -> Response:
     """The events of one batch and its jobs, until its end."""
     return await _stream(batch_topic(checked_batch_id(batch_id)))
@@ -65,23 +65,23 @@ async def _stream(topic: str) -> Response:
     query = request.args.to_dict()
     if last := request.headers.get("Last-Event-ID"):  # what the client has had since it asked for this first
         query["since"] = last
-    wish = wish_for(topic, query)
+    wish = stream_request(topic, query)
     await daemon.history.require(topic)
     after = None if wish.since is None else daemon.history.offset(wish.since, daemon.broadcaster.offset)
     if after is not None and await daemon.history.over(topic, after):
         return Response(b"", 204, HEADERS)  # which keeps an EventSource from asking again
     client = Client(daemon.gate.address(request.scope), who_asks(request.scope))
     daemon.streams.require_room(client)
-    body = b"" if request.method == "HEAD" else EventBody(daemon, wish, after, client)
+    body = b"" if request.method == "HEAD" else SSEResponse(daemon, wish, after, client)
     response = Response(body, 200, HEADERS, content_type="text/event-stream")
     response.timeout = None
     return response
 
 
-class EventBody(ResponseBody):
+class SSEResponse(ResponseBody):
     """The events of a stream as they come, and a comment where nothing has come for a while."""
 
-    def __init__(self, daemon: Services, wish: Wish, after: int | None, client: Client) -> None:
+    def __init__(self, daemon: AppContext, wish: StreamRequest, after: int | None, client: Client) -> None:
         self._daemon = daemon
         self._wish = wish
         self._after = after
@@ -91,7 +91,7 @@ class EventBody(ResponseBody):
         self._begun = False
         self._reader: Reader
 
-    async def __aenter__(self) -> "EventBody":
+    async def __aenter__(self) -> "SSEResponse":
         wish = self._wish
         if wish.interval:
             self._tasks = await self._stack.enter_async_context(trio.open_nursery())
@@ -110,7 +110,7 @@ class EventBody(ResponseBody):
             self._tasks.cancel_scope.cancel()
         await self._stack.__aexit__(kind, error, traceback)
 
-    def __aiter__(self) -> "EventBody":
+    def __aiter__(self) -> "SSEResponse":
         return self
 
     async def __anext__(self) -> bytes:
@@ -118,7 +118,7 @@ class EventBody(ResponseBody):
             self._begun = True
             retry = b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, spread, and no secret
             unknown = self._wish.since is not None and self._after is None
-            return retry + Notified(Resync()).event if unknown else retry
+            return retry + NoticeEnvelope(Resync()).event if unknown else retry
         with trio.move_on_after(self._daemon.settings.limits.heartbeat_interval):
             try:
                 items = await self._reader.read()
@@ -135,7 +135,7 @@ def _never(task: Callable[[], Awaitable[None]]) -> None:
     raise AssertionError("no task is needed without an interval")
 
 
-async def changed_job(daemon: Services, job: Job, since: str, seconds: float) -> Job:
+async def changed_job(daemon: AppContext, job: Job, since: str, seconds: float) -> Job:
     """The job, once it is newer than the cursor `since`, or as it is after so many seconds, or when the daemon stops.
 
     Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping, NotFound, StoreFailed.

@@ -14,7 +14,7 @@ from progressd.core.status import JobStatus
 from progressd.http.context import json_response, services
 from progressd.http.middleware.access import who_asks
 from progressd.http.openapi.operations import described
-from progressd.http.schemas.responses import BatchNumbers, JobNumbers, Numbers, ServerNumbers, SystemNumbers
+from progressd.http.schemas.responses import BatchStats, JobStats, ServerStats, Stats, SystemStats
 from progressd.store.base import Filter
 
 NEWEST: Final = 1000  # jobs
@@ -23,29 +23,29 @@ blueprint = Blueprint("stats", __name__, url_prefix="/api/stats")
 
 
 @blueprint.get("")
-@described(Numbers)
+@described(Stats)
 async def stats() -> Response:
     """All of it."""
     gauges = services().gauges
-    server = ServerNumbers(__version__, round(gauges.uptime, 3), datetime.fromtimestamp(gauges.started_at, UTC))
-    return json_response(Numbers(server, await _jobs(), await _batches(), _system()))
+    server = ServerStats(__version__, round(gauges.uptime, 3), datetime.fromtimestamp(gauges.started_at, UTC))
+    return json_response(Stats(server, await _jobs(), await _batches(), _system()))
 
 
 @blueprint.get("/jobs")
-@described(JobNumbers)
+@described(JobStats)
 async def job_stats() -> Response:
     """The jobs."""
     return json_response(await _jobs())
 
 
 @blueprint.get("/system")
-@described(SystemNumbers)
+@described(SystemStats)
 async def system_stats() -> Response:
     """The process."""
     return json_response(_system())
 
 
-async def _jobs() -> JobNumbers:
+async def _jobs() -> JobStats:
     """The jobs there are; and how long those took that completed since the start, and how many pages they had."""
     daemon = services()
     counts = await daemon.store.counts()
@@ -56,7 +56,7 @@ async def _jobs() -> JobNumbers:
     else:
         tally = daemon.gauges.ingest.tally
         mean, pages = tally.mean_processing_seconds, tally.pages
-    return JobNumbers(
+    return JobStats(
         total_jobs=sum(counts.values()),
         completed_jobs=counts[JobStatus.COMPLETED],
         failed_jobs=counts[JobStatus.FAILED],
@@ -68,7 +68,7 @@ async def _jobs() -> JobNumbers:
     )
 
 
-async def _batches() -> BatchNumbers:
+async def _batches() -> BatchStats:
     daemon = services()
     if who_asks(request.scope).bound:
         ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
@@ -76,7 +76,7 @@ async def _batches() -> BatchNumbers:
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
         counts = Counter(await daemon.gauges.store.batch_counts())
-    return BatchNumbers(
+    return BatchStats(
         total=counts.total(),
         completed=sum(count for status, count in counts.items() if status.finished),
         processing=sum(count for status, count in counts.items() if not status.finished),
@@ -89,10 +89,10 @@ async def _newest() -> list[Job]:
     return jobs
 
 
-def _system() -> SystemNumbers:
+def _system() -> SystemStats:
     gauges = services().gauges
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return SystemNumbers(
+    return SystemStats(
         memory_used_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
         worker_count=gauges.workers,
         websocket_connections=len(gauges.watchers),

@@ -10,10 +10,10 @@ from quart import request
 
 from progressd.auth.client_address import counted_as
 from progressd.core.batch import Priority
-from progressd.core.errors import InvalidInput, InvalidOption, KeyReused, Unavailable, UnsupportedMedia
+from progressd.core.errors import IdempotencyKeyReused, InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
 from progressd.core.events import Labels
 from progressd.core.job import Job
-from progressd.core.json import decoded
+from progressd.core.json import decode
 from progressd.core.options import checked_options
 from progressd.core.pipeline import Pipeline, shown
 from progressd.http.context import services
@@ -35,7 +35,7 @@ _decode_options = msgspec.json.Decoder(dict[str, object]).decode
 _decode_labels = msgspec.json.Decoder(Labels).decode
 
 
-class Wishes(NamedTuple):
+class SubmissionFields(NamedTuple):
     """What the fields beside the files ask for; `options` as they were given, which may have a `priority`."""
 
     options: dict[str, object]
@@ -64,17 +64,17 @@ def pipeline_asked_for() -> tuple[str, Pipeline]:
     return name, pipeline
 
 
-def read_wishes(fields: Mapping[str, str]) -> Wishes:
+def read_submission_fields(fields: Mapping[str, str]) -> SubmissionFields:
     """The fields `options` and `labels`, both JSON. Raises InvalidOption, and InvalidInput for labels that are none."""
     try:
-        options = decoded(_decode_options, fields.get("options", "").encode() or b"{}", "a JSON object")
+        options = decode(_decode_options, fields.get("options", "").encode() or b"{}", "a JSON object")
     except InvalidInput as error:
         raise InvalidOption(f"the field options is {error}") from None
     try:
-        labels = decoded(_decode_labels, fields.get("labels", "").encode() or b"{}", "a JSON object of texts")
+        labels = decode(_decode_labels, fields.get("labels", "").encode() or b"{}", "a JSON object of texts")
     except InvalidInput as error:
         raise InvalidInput(f"the field labels is {error}") from None
-    return Wishes(options, labels)
+    return SubmissionFields(options, labels)
 
 
 def _priority(given: object) -> Priority:
@@ -84,12 +84,16 @@ def _priority(given: object) -> Priority:
 
 
 async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
-    """Receive the same form again, and keep nothing. Raises KeyReused for another one, or like `receive_form`."""
+    """Receive the same form again, and keep nothing. Raises IdempotencyKeyReused for another one, or like `receive_form`."""
     if known.pipeline != pipeline:
-        raise KeyReused(f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {pipeline}")
+        raise IdempotencyKeyReused(
+            f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {pipeline}"
+        )
     _, digest = await receive_form(request, None, file_fields, services().settings.limits, files_most)
     if digest != known.fingerprint:
-        raise KeyReused(f"this {HEADER} came with another request before: the files, options or labels were others")
+        raise IdempotencyKeyReused(
+            f"this {HEADER} came with another request before: the files, options or labels were others"
+        )
 
 
 def owner_of_request() -> str:
@@ -101,9 +105,9 @@ def owner_of_request() -> str:
 
 
 def require_unused(there: bool) -> None:
-    """Raises KeyReused where what a new one would be called by is `there`, unseen by who asks."""
+    """Raises IdempotencyKeyReused where what a new one would be called by is `there`, unseen by who asks."""
     if there:
-        raise KeyReused(f"this {HEADER} came before, with what this client has nothing to do with any more")
+        raise IdempotencyKeyReused(f"this {HEADER} came before, with what this client has nothing to do with any more")
 
 
 def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:

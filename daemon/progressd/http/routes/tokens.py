@@ -12,13 +12,13 @@ from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 from progressd.http.context import json_response, services
 from progressd.http.middleware.access import who_asks
 from progressd.http.openapi.operations import described
-from progressd.http.schemas.responses import RateLimitStatus, WatchToken, WhoAmI
+from progressd.http.schemas.responses import AuthStatus, RateLimitStatus, WatchToken
 
 blueprint = Blueprint("auth", __name__)
 
 
 @blueprint.get("/api/auth/status")
-@described(WhoAmI)
+@described(AuthStatus)
 async def status() -> Response:
     """The name and rights of the key that came with the request; with a bad one it does not get here."""
     who = who_asks(request.scope)

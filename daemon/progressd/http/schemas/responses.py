@@ -26,7 +26,7 @@ class JobPage(Struct, frozen=True):
     offset: int
 
 
-class Retried(Struct, frozen=True):
+class RetryAccepted(Struct, frozen=True):
     """There is a new job over the same input and options."""
 
     job_id: str
@@ -79,7 +79,7 @@ class Health(Struct, frozen=True, kw_only=True):
     error: str | UnsetType = UNSET
 
 
-class State(Struct, frozen=True):
+class HealthState(Struct, frozen=True):
     """In a word, and why."""
 
     status: str
@@ -87,7 +87,7 @@ class State(Struct, frozen=True):
     retry_after: int | UnsetType = UNSET  # seconds
 
 
-class ServerNumbers(Struct, frozen=True):
+class ServerStats(Struct, frozen=True):
     """The daemon."""
 
     version: str
@@ -95,7 +95,7 @@ class ServerNumbers(Struct, frozen=True):
     started_at: datetime
 
 
-class JobNumbers(Struct, frozen=True):
+class JobStats(Struct, frozen=True):
     """The jobs there are; and how long those took that completed since the start, and how many pages they had."""
 
     total_jobs: int
@@ -108,7 +108,7 @@ class JobNumbers(Struct, frozen=True):
     total_pages_processed: int
 
 
-class BatchNumbers(Struct, frozen=True):
+class BatchStats(Struct, frozen=True):
     """The batches there are; `completed`: all that have finished."""
 
     total: int
@@ -116,7 +116,7 @@ class BatchNumbers(Struct, frozen=True):
     processing: int
 
 
-class SystemNumbers(Struct, frozen=True):
+class SystemStats(Struct, frozen=True):
     """The process."""
 
     memory_used_mb: float
@@ -124,13 +124,13 @@ class SystemNumbers(Struct, frozen=True):
     websocket_connections: int
 
 
-class Numbers(Struct, frozen=True):
+class Stats(Struct, frozen=True):
     """The daemon in numbers."""
 
-    server: ServerNumbers
-    jobs: JobNumbers
-    batches: BatchNumbers
-    system: SystemNumbers
+    server: ServerStats
+    jobs: JobStats
+    batches: BatchStats
+    system: SystemStats
 
 
 class RateLimitStatus(Struct, frozen=True):
@@ -143,7 +143,7 @@ class RateLimitStatus(Struct, frozen=True):
     reset_at: datetime
 
 
-class WhoAmI(Struct, frozen=True):
+class AuthStatus(Struct, frozen=True):
     """The key that came with the request, or whether there has to be one."""
 
     authenticated: bool
@@ -163,7 +163,7 @@ class WatchToken(Struct, frozen=True):
     expires_at: datetime
 
 
-class Refusal(Struct, frozen=True):
+class ErrorBody(Struct, frozen=True):
     """Why not, in a sentence; for 401, 403 and 429 a word, and the sentence in `message`. `retry_after`: seconds."""
 
     error: str

@@ -27,17 +27,17 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import wrap_app
 
-from progressd.broadcast.outbox import Budget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.http.asgi import with_slash
-from progressd.http.middleware.fast_job_read import DirectReads
+from progressd.http.middleware.fast_job_read import FastJobReads
 from progressd.http.server.protocol import Protocol
 from progressd.http.server.stream import HttpStream
 from progressd.net.base_path import BasePath
 from progressd.net.headers import ALWAYS
-from progressd.net.listener import ON_ITS_WAY, PREFIX, Connection
+from progressd.net.listener import PREFIX, REQUEST_GRACE, Connection
 
-RECEIVE_MOST: Final = 65536  # bytes read at once
+MAX_RECEIVE: Final = 65536  # bytes read at once
 KEEP_ALIVE: Final = 75.0  # seconds an idle connection is kept, as nginx does
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 
@@ -45,8 +45,8 @@ MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 class HttpServer:
     """Serves HTTP connections with an ASGI application, and some reads ahead of it."""
 
-    def __init__(self, app: ASGIFramework, direct: DirectReads, base: BasePath, settings: Settings) -> None:
-        self.budget = Budget()  # of the answers that wait for clients to read them
+    def __init__(self, app: ASGIFramework, direct: FastJobReads, base: BasePath, settings: Settings) -> None:
+        self.budget = MemoryBudget()  # of the answers that wait for clients to read them
         self.direct = direct
         self._base = base
         self._beginnings = {PREFIX, PREFIX.replace(b"/", base.url("/").encode())}  # of an upgrade
@@ -100,7 +100,7 @@ class HttpServer:
     async def drain(self) -> None:
         """Close idle connections now and the others after their response.
 
-        A request may be on its way: it has `ON_ITS_WAY` seconds to come in, and is answered.
+        A request may be on its way: it has `REQUEST_GRACE` seconds to come in, and is answered.
         """
         await self._context.terminated.set()
 
@@ -124,7 +124,7 @@ class _Server(TCPServer):
 
     connection: Connection
     base: BasePath
-    direct: DirectReads
+    direct: FastJobReads
     _idle_since: float
     _over = False
 
@@ -163,7 +163,7 @@ class _Server(TCPServer):
         self._stream.protocol = protocol
         while True:
             try:
-                data = await self.stream.receive_some(RECEIVE_MOST)
+                data = await self.stream.receive_some(MAX_RECEIVE)
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             await protocol.handle(RawData(bytes(data)))
@@ -194,7 +194,7 @@ class _Server(TCPServer):
             with trio.move_on_after(left):
                 await terminated.wait()
         if left > 0:
-            await trio.sleep(ON_ITS_WAY)
+            await trio.sleep(REQUEST_GRACE)
         if self._stream.is_between_requests:  # else one has come just now, and is about to cancel this
             self.connection.idle = True
             with trio.CancelScope(shield=True):

@@ -19,23 +19,23 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.typing import H11SendableEvent
 
 from progressd.core.messages import encode
-from progressd.http.middleware.fast_job_read import DirectReads
-from progressd.http.middleware.job_cache import Answer
+from progressd.http.middleware.fast_job_read import FastJobReads
+from progressd.http.middleware.job_cache import CachedResponse
 from progressd.http.openapi.operations import EVENTS, LINES
 from progressd.http.server.request_target import with_path
 from progressd.net.base_path import BasePath
 from progressd.net.headers import header
 
 AFTER_END: Final = 2.0  # seconds in which a client that sends no more must have the beginning of its answer
-SEND_MOST: Final = 65536  # bytes of an answer that are one write at most
-LOOK_EVERY: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
+MAX_SEND: Final = 65536  # bytes of an answer that are one write at most
+POLL_INTERVAL: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
 
 
 class Protocol(H11Protocol):
     """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
 
     base: BasePath
-    direct: DirectReads
+    direct: FastJobReads
     on_answer: Callable[[], None]
     gone: Callable[[], bool]  # whether the client has left, be it behind bytes that nobody has read
     give_up: Callable[[], None]  # cancels everything that is done for the client
@@ -127,13 +127,13 @@ class Protocol(H11Protocol):
         Nothing is read meanwhile, not even the client's end.
         """
         while True:
-            with trio.move_on_after(LOOK_EVERY):
+            with trio.move_on_after(POLL_INTERVAL):
                 await wait()
                 return
             if self.gone():
                 self.give_up()
 
-    async def _answer(self, answer: Answer) -> bool:
+    async def _answer(self, answer: CachedResponse) -> bool:
         """Answer a request that has no body; whether another may follow."""
         connection = self.connection
         assert isinstance(connection.next_event(), h11.EndOfMessage)
@@ -156,7 +156,7 @@ class Protocol(H11Protocol):
         connection.start_next_cycle()
         return True
 
-    def _response(self, answer: Answer) -> h11.Response:
+    def _response(self, answer: CachedResponse) -> h11.Response:
         """The head, checked by h11 once a second however often it is sent: that takes a quarter of an answer's time."""
         second = int(time.time())
         if answer.made is not None and answer.made[0] == second and not self.context.terminated.is_set():
@@ -189,7 +189,7 @@ class Protocol(H11Protocol):
             self._head = data
             return
         head, self._head = self._head, b""
-        if head and len(head) + len(data) > SEND_MOST:  # a second copy would wait as long as the client does not read
+        if head and len(head) + len(data) > MAX_SEND:  # a second copy would wait as long as the client does not read
             await self.send(RawData(head))
             head = b""
         if head or data:

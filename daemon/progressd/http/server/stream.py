@@ -6,14 +6,14 @@ from typing import Final, cast
 
 import trio
 
-from progressd.broadcast.outbox import Budget
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
-from progressd.http.server.protocol import SEND_MOST, Protocol
+from progressd.http.server.protocol import MAX_SEND, Protocol
 from progressd.net.base_path import BasePath
 from progressd.net.connection_log import UNREAD
 from progressd.net.listener import Connection
 
-WIND_UP: Final = 1.0  # seconds to wait for the end of a response when an upgrade follows it at once
+UPGRADE_GRACE: Final = 1.0  # seconds to wait for the end of a response when an upgrade follows it at once
 
 
 class HttpStream(trio.abc.HalfCloseableStream):
@@ -25,7 +25,12 @@ class HttpStream(trio.abc.HalfCloseableStream):
     protocol: Protocol  # which gets what is read
 
     def __init__(
-        self, connection: Connection, base: BasePath, beginnings: Collection[bytes], limits: Limits, budget: Budget
+        self,
+        connection: Connection,
+        base: BasePath,
+        beginnings: Collection[bytes],
+        limits: Limits,
+        budget: MemoryBudget,
     ) -> None:
         self._connection = connection
         self._base = base
@@ -87,7 +92,7 @@ class HttpStream(trio.abc.HalfCloseableStream):
     async def _upgrade_or(self, data: bytes) -> bytes:
         """Data that begins like an upgrade: close this stream if it is one, else give back all that was read."""
         connection = self._connection
-        with trio.move_on_after(WIND_UP):  # the response before it may not be quite over
+        with trio.move_on_after(UPGRADE_GRACE):  # the response before it may not be quite over
             await self._between_requests.wait()
         if not self._between_requests.is_set() or self.protocol.has_begun():
             return data
@@ -106,14 +111,14 @@ class HttpStream(trio.abc.HalfCloseableStream):
         rest = memoryview(data)
         try:
             while rest and not self._given_up:
-                if self._untaken >= SEND_MOST:
+                if self._untaken >= MAX_SEND:
                     self._budget.hold(self, len(data))
                     await self._wait_for_room()
                     continue
                 try:
-                    sent = self._connection.send(cast(bytes, rest[:SEND_MOST]))
+                    sent = self._connection.send(cast(bytes, rest[:MAX_SEND]))
                 except BlockingIOError:
-                    self._untaken = SEND_MOST
+                    self._untaken = MAX_SEND
                 else:
                     self._untaken += sent
                     rest = rest[sent:]
