@@ -318,7 +318,7 @@ class Daemon:
             self.http,
         ):
             part.use(settings)
-        set_level(settings.log)
+        set_level(settings.log.level)
 
     async def _settle(self) -> None:
         try:

@@ -27,7 +27,7 @@ from progressd.auth.client_address import client_address, networks
 from progressd.auth.origin import check_host, check_origin
 from progressd.auth.watch_tokens import read_token
 from progressd.config.load import load
-from progressd.config.settings import BUILT_IN, LogSettings, Server
+from progressd.config.settings import BUILT_IN, Server
 from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
@@ -216,7 +216,7 @@ def logging_to(trial: Trial) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     with open(os.devnull, "w") as null:
-        log.configure(LogSettings(format="logfmt"), null)
+        log.configure(format="logfmt", stream=null)
         processors = [trial.log, *structlog.get_config()["processors"]]
         structlog.configure(processors, cache_logger_on_first_use=False)  # or the tests that follow would log here
         root.addHandler(trial)

@@ -247,7 +247,7 @@ def test_the_shell_completes(words: str, found: set[str]) -> None:
 
 
 def test_help_loads_nothing_that_it_does_not_need() -> None:
-    code = "import sys, progressd.cli; print(*sys.modules)"
+    code = "import sys, progressd.cli.main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "click" in loaded
     assert not {"trio", "trio_websocket", "httpx", "rich", "quart", "hypercorn", "structlog", "sqlite3"} & set(loaded)

@@ -167,7 +167,13 @@ def test_a_command_whose_output_nobody_takes_any_more_is_told_so(daemon: ServedD
 
 
 def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_took_it_yet(tmp_path: Path) -> None:
-    impatient = "from progressd.system import process_output as program_output\nfrom progressd.cli.main import main\nprogram_output.PIPE_PATIENCE = 0\nmain()"
+    lines = [
+        "from progressd.cli.main import main",
+        "from progressd.system import process_output",
+        "process_output.PIPE_PATIENCE = 0",
+        "main()",
+    ]
+    impatient = "\n".join(lines)
     size = 65_500  # more than we take at once and our output holds, and no more than that of the command does
     program = ("sh", "-c", f"head -c {size} /dev/zero; : > {tmp_path}/ended")
     call = [sys.executable, "-c", impatient, *command(NOBODY, "-p", "(?P<percent>[0-9]+)%", "--", *program)[3:]]

@@ -94,7 +94,7 @@ def test_what_waits_for_a_restart_is_told_until_it_is_as_before(tmp_path: Path) 
 
 
 def test_the_documentation_names_all_that_take_a_restart() -> None:
-    text = " ".join((Path(__file__).parents[1] / "docs/operations.md").read_text().split())
+    text = " ".join((Path(__file__).parents[2] / "docs/operations.md").read_text().split())
     listed = text.partition("takes a restart: ")[2].partition(". ")[0]
     assert set(re.findall("`(.*?)`", listed)) == FIXED
 

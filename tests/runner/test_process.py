@@ -142,18 +142,18 @@ async def test_a_program_that_the_kernel_refuses_is_not_read_by_a_shell(
 STARTED_UNDER_ANOTHER_VERSION = """
 import sys, trio
 from pathlib import Path
-from progressd.producers import become
-from progressd.runner.process import Child
+from progressd.runner import exec_limited
+from progressd.runner.process import ChildProcess
 
 async def nothing(lines): pass
 
 async def main():
-    child = await Child.start(["sh", "-c", "exit 7"], Path("/"), {"PATH": "/usr/bin:/bin"}, 1)
+    child = await ChildProcess.start(["sh", "-c", "exit 7"], Path("/"), {"PATH": "/usr/bin:/bin"}, 1)
     sys.exit(await child.run(nothing, nothing))
 
-Path(become.__file__).write_text("raise SystemExit('this is for a newer daemon')")
+Path(exec_limited.__file__).write_text("raise SystemExit('this is for a newer daemon')")
 if sys.argv[1] == "away":
-    Path(become.__file__).unlink()
+    Path(exec_limited.__file__).unlink()
 trio.run(main)
 """
 
@@ -382,7 +382,7 @@ async def nothing(lines): pass
 
 async def main():
     global child
-    child = await Child.start(["echo", "last words"], Path("/"), {"PATH": os.environ["PATH"]}, 0.1)
+    child = await ChildProcess.start(["echo", "last words"], Path("/"), {"PATH": os.environ["PATH"]}, 0.1)
     assert await child.run(on_lines, nothing) == 0
     print("ended" if foreign.poll() is not None else "runs")
     foreign.kill()

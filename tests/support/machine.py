@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PROJECT = Path(__file__).parent.parent
-BOOT = Path(__file__).parent / "systemd" / "boot"
+PROJECT = Path(__file__).parents[2]
+BOOT = PROJECT / "tests" / "systemd" / "boot"
 FORBIDDEN = 77  # its exit status where it may not make namespaces
 PATIENCE = 60.0  # seconds for each wait
 PORT = 8080

@@ -13,7 +13,6 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from progressd.config.settings import LogSettings
 from progressd.system import log
 from progressd.system.journal import stderr_is_journal
 from progressd.system.log_queue import MAX_BYTES
@@ -29,7 +28,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
         receiver.bind(str(tmp_path / "socket"))
         receiver.settimeout(PATIENCE)
         monkeypatch.setattr("progressd.system.journal.SOCKET", str(tmp_path / "socket"))
-        log.configure(LogSettings(format="journal"))
+        log.configure(format="journal")
         yield receiver
         log.close()
     root.handlers = handlers

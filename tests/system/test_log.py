@@ -14,7 +14,6 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from progressd.config.settings import LogSettings
 from progressd.system import log
 from progressd.system.log_queue import MAX_BYTES, LogQueue
 from support.waiting import PATIENCE, until
@@ -38,7 +37,7 @@ def stream(tmp_path: Path) -> Iterator[IO[str]]:
 
 
 def configured(stream: IO[str], **settings: Any) -> Any:
-    log.configure(LogSettings(**settings), stream)
+    log.configure(**settings, stream=stream)
     return structlog.get_logger()
 
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from progressd.core.errors import InstallationFailed
 
-SHIPPED: Final = Path(__file__).parent / "units"
+SHIPPED: Final = Path(__file__).parents[1] / "units"
 PLACEHOLDER: Final = "/usr/local/bin/progressd"  # the program, as the units name it
 UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
 SYSUSERS: Final = Path("/etc/sysusers.d/progressd.conf")

@@ -11,9 +11,9 @@ from http.client import (
     HTTPResponse,
     HTTPSConnection,
     IncompleteRead,
-    InvalidURL,
     RemoteDisconnected,
 )
+from http.client import InvalidURL as MalformedURL
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -29,7 +29,7 @@ class HTTPClient:
     """Send requests to the daemon at `url`. Not for several threads at once.
 
     `key`: for a daemon that requires one. `timeout`: seconds to wait for each part of an answer. `connect_timeout`:
-    seconds to connect to one address of the host. Raises InvalidURL, BadKey.
+    seconds to connect to one address of the host. Raises InvalidURL, InvalidKey.
     """
 
     def __init__(self, url: str, key: str | None, timeout: float, connect_timeout: float) -> None:
@@ -50,7 +50,7 @@ class HTTPClient:
                 if parts.scheme == "http"
                 else HTTPSConnection(parts.hostname or "", parts.port, timeout=wait, context=tls.context())
             )
-        except InvalidURL as error:
+        except MalformedURL as error:
             raise InvalidURL(f"{url!r} is not the address of a daemon: {error}") from None
 
     def close(self) -> None:

@@ -54,8 +54,8 @@ def watch(
 ) -> AbstractAsyncContextManager[Stream[Message]]:
     """The messages of one job until its end, or of all jobs without end. Messages of an unknown type are skipped.
 
-    The iteration raises ConnectError if nothing answers at first, APIError if the daemon does not know the job or will not
-    have us, or if at first something else answers than a daemon, StreamClosed if it wants us to stay away, BadUrl,
+    The iteration raises ConnectError if nothing answers at first, APIError if the daemon does not know the job or will
+    not have us, or if at first something else answers than a daemon, StreamClosed if it wants us to stay away, BadUrl,
     BadKey. Everything else is a reason to reconnect, told to `on_lost`. `key`: where the daemon asks for one.
     `heartbeat`: seconds between pings.
     """

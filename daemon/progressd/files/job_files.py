@@ -107,8 +107,8 @@ class JobFiles:
         """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
 
         But where it is undecided whether the store has the job, `settle` finds that out, and all is left to it until
-        then: also what is sent again, and does not become a job either. Raises InsufficientStorage, Unavailable, and Conflict where
-        there are files of such a job, which are left as they are.
+        then: also what is sent again, and does not become a job either. Raises
+        InsufficientStorage, Unavailable, and Conflict where there are files of such a job, which are left as they are.
         """
         async with self._settling:
             self._receiving[job_id] += 1

@@ -43,7 +43,7 @@ MAX_STEP: Final = 64
 
 
 class DeleteBatchSizer:
-    """How many jobs a transaction deletes: as many as go in TARGET_SECONDS by what the last one took, and one at least."""
+    """Choose how many jobs a transaction deletes, so that it takes about TARGET_SECONDS; at least one."""
 
     def __init__(self) -> None:
         self.jobs = FIRST_STEP
@@ -56,7 +56,7 @@ class DeleteBatchSizer:
 
 
 def delete(db: sqlite3.Connection, jobs: Sequence[Job]) -> tuple[list[Job], int]:
-    """Delete at least the first of some finished jobs, and no further one after half of TARGET_SECONDS; in a transaction.
+    """Delete at least the first of some finished jobs, and no more after half of TARGET_SECONDS; in a transaction.
 
     Those that were deleted, and the smallest offset that one can still resume from.
     """

@@ -16,7 +16,6 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from progressd.config.settings import LogSettings
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
 from progressd.system.journal import KNOWN, Journal, datagram, stderr_is_journal
 from progressd.system.log_queue import LogQueue
@@ -33,18 +32,18 @@ _logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def set_level(settings: LogSettings) -> None:
-    """Take over the level of settings that have been read again."""
+def set_level(level: str) -> None:
+    """Set the lowest level that is logged."""
     global _least
-    _least = _LEVELS[settings.level]
+    _least = _LEVELS[level]
     # the libraries tell at info what progressd tells better, so theirs counts from warning on
     logging.getLogger().setLevel(max(_least, logging.WARNING))
 
 
-def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
     """Send all logs to `stream` (stderr) or the journal. Times are UTC, ISO 8601. Tracebacks only at level debug."""
     stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115, stderr was closed
-    form = _form(settings.format, stream)
+    form = _form(format, stream)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -65,7 +64,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     logging.getLogger().handlers = [_StandardHandler(queue, processors)]
-    set_level(settings)
+    set_level(level)
     for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving", "trio-websocket"):
         library = logging.getLogger(name)
         library.handlers, library.propagate = [], True

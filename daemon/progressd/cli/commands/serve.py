@@ -54,7 +54,7 @@ def serve(config_path: Path | None, **flags: object) -> None:
             structlog.get_logger().error("cannot end what jobs left running", processes=[str(one) for one in left])
 
     settings = read_settings(again=False)
-    log.configure(settings.log)
+    log.configure(settings.log.level, settings.log.format)
     if sys.stderr is not None:
         faulthandler.enable()  # where it hung, when the watchdog kills it
     try:

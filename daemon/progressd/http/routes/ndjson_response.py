@@ -97,7 +97,7 @@ class NDJSONResponse(ResponseBody):
                 self._news.set()
 
     async def _take_next(self) -> None:
-        """Take some lines. Raises RequestTimeout, Stopping, Unavailable, and InvalidInput where too many are no events."""
+        """Take some lines. Raises RequestTimeout, Stopping, Unavailable; InvalidInput where too many are no events."""
         if not self._lines:
             try:
                 self._lines.feed(await self._next_piece())

@@ -84,7 +84,7 @@ def _priority(given: object) -> Priority:
 
 
 async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
-    """Receive the same form again, and keep nothing. Raises IdempotencyKeyReused for another one, or like `receive_form`."""
+    """Receive the same form again, and keep nothing. Raises IdempotencyKeyReused, or like `receive_form`."""
     if known.pipeline != pipeline:
         raise IdempotencyKeyReused(
             f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {pipeline}"
