@@ -245,8 +245,6 @@ LONG = "labels USING PRIMARY KEY (key=? AND value=? AND status=? AND created_off
     [
         (lambda store: store.unfinished(), "jobs_by_status"),
         (lambda store: store.jobs([job_id(1), job_id(2)]), "autoindex_jobs"),
-        (lambda store: store.commit([job(1)], [Change(9, started())]), "INTEGER PRIMARY KEY"),
-        (lambda store: store.commit([job(1, JobStatus.QUEUED, labels={"by": "eve"})], []), "labels USING PRIMARY KEY"),
         (lambda store: store.changes(5, 10, 10), "INTEGER PRIMARY KEY"),
         (lambda store: store.changes(5, 10, 10, job_id(1)), "changes_by_job"),
         (lambda store: store.changes_of_unfinished(10), "changes_by_job"),

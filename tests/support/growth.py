@@ -37,7 +37,5 @@ def fill(path: Path, count: int, days_ago: float = 1) -> None:
                 "INSERT INTO changes SELECT created_offset + ?, id, json_set(?, '$.job_id', id) FROM jobs",
                 (place, msgspec.json.encode(message).decode()),
             )
-        db.execute("INSERT INTO labels SELECT * FROM labelled ORDER BY key, value, status, created_offset")
-        db.execute("INSERT INTO counts SELECT * FROM counted")
         db.execute("UPDATE meta SET value = ? WHERE key = 'reserved'", (5 * count + 5,))
         db.execute("COMMIT")

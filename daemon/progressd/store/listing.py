@@ -2,18 +2,15 @@
 
 A page costs the same however many jobs there are and wherever in the list it is: the counts are kept by block of
 offsets, so they say in which block the page begins, and from there an index is read in order. Only a label together
-with another, or with a kind, is looked for among all jobs with the first one.
+with another, or with a kind, is looked for among all jobs with the first one. Triggers keep labels and counts.
 """
 
 import contextlib
 import sqlite3
-from collections import Counter
-from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 from progressd.store.rows import JOB
@@ -34,23 +31,6 @@ class _List(NamedTuple):
 
 
 ALL: Final = _List("all", "", "jobs WHERE status = ?")
-
-
-def keep(db: sqlite3.Connection, jobs: Collection[Job]) -> None:
-    """Bring labels and counts up to date with jobs that are about to be written in the same transaction."""
-    before = dict[int, str](
-        db.execute(
-            f"SELECT created_offset, status FROM jobs WHERE created_offset {AMONG}",
-            (in_json(job.created_offset for job in jobs),),
-        )
-    )
-    moved = [job for job in jobs if before.get(job.created_offset) != job.status]
-    _move(db, [(job, before.get(job.created_offset), job.status) for job in moved])
-
-
-def remove(db: sqlite3.Connection, jobs: Collection[Job]) -> None:
-    """Take jobs that are about to be deleted out of labels and counts."""
-    _move(db, [(job, job.status, None) for job in jobs])
 
 
 def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tuple[list[Any], int]:
@@ -144,38 +124,3 @@ def _of_kind(kind: str) -> _List:
 
 def _of_label(key: str, value: str) -> _List:
     return _List(f"label:{key}", value, "labels WHERE key = ? AND value = ? AND status = ?", (key, value))
-
-
-def _lists_of(job: Job) -> Iterator[_List]:
-    yield ALL
-    yield _of_kind(job.kind)
-    for key, value in job.labels.items():
-        yield _of_label(key, value)
-
-
-def _move(db: sqlite3.Connection, moves: Collection[tuple[Job, str | None, str | None]]) -> None:
-    """Jobs, the statuses they had, and those they have."""
-    db.executemany(
-        "DELETE FROM labels WHERE key = ? AND value = ? AND status = ? AND created_offset = ?",
-        [(*label, old, job.created_offset) for job, old, _ in moves if old for label in job.labels.items()],
-    )
-    db.executemany(
-        "INSERT INTO labels VALUES (?, ?, ?, ?)",
-        [(*label, new, job.created_offset) for job, _, new in moves if new for label in job.labels.items()],
-    )
-    changed = Counter[tuple[str, str, str, int]]()
-    for job, old, new in moves:
-        block = job.created_offset >> BLOCK_BITS
-        for one in _lists_of(job):
-            if old:
-                changed[one.name, one.value, old, block] -= 1
-            if new:
-                changed[one.name, one.value, new, block] += 1
-    db.executemany(
-        "INSERT INTO counts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs",
-        [(*key, jobs) for key, jobs in changed.items() if jobs],
-    )
-    db.executemany(
-        "DELETE FROM counts WHERE list = ? AND value = ? AND status = ? AND block = ? AND jobs = 0",
-        [key for key, jobs in changed.items() if jobs < 0],
-    )

@@ -20,7 +20,7 @@ from progressd.core.events import checked_job_id
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import StateChange
-from progressd.store.check import DERIVED, NEWEST_OFFSET, ORPHANS
+from progressd.store.check import NEWEST_OFFSET, ORPHANS
 from progressd.store.errors import damaged, told_of
 from progressd.store.schema import LAST, migrate
 from progressd.system.fs import new_file, sync
@@ -114,8 +114,6 @@ def _fill(new: Path, path: Path, shell: str) -> list[str]:
         if complaint or not _whole(path):
             lost.append(f"pages of the database are damaged{complaint}: more may be lost than is listed")
         db.execute(f"DELETE {ORPHANS}")
-        for table, view, _ in DERIVED:
-            db.execute(f"INSERT INTO {table} SELECT * FROM {view}")
         db.execute(f"UPDATE meta SET value = 1 + ({NEWEST_OFFSET}) WHERE key = 'reserved'")
         db.execute("COMMIT")
     return lost

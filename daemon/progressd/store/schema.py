@@ -19,6 +19,28 @@ STORE_ID: Final = re.compile("[0-9a-f]{8}")
 LAST: Final = 2**53  # no offset is as large: a million a second would take 285 years
 TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches"}
 
+# Triggers keep the labels and counts of a job up to date; its kind and its labels never change.
+COUNT: Final = """
+    INSERT INTO counts
+        SELECT list, value, {row}.status, {row}.created_offset >> 16, {change} FROM (
+            SELECT 'all' AS list, '' AS value UNION ALL SELECT 'kind', {row}.kind
+            UNION ALL SELECT 'label:' || key, value FROM json_each({row}.body, '$.labels')
+        ) WHERE TRUE ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs;
+"""
+ADD: Final = (
+    COUNT.format(row="NEW", change=1)
+    + """
+    INSERT INTO labels SELECT key, value, NEW.status, NEW.created_offset FROM json_each(NEW.body, '$.labels');
+"""
+)
+REMOVE: Final = (
+    COUNT.format(row="OLD", change=-1)
+    + """
+    DELETE FROM labels WHERE (key, value) IN (SELECT key, value FROM json_each(OLD.body, '$.labels'))
+        AND status = OLD.status AND created_offset = OLD.created_offset;
+"""
+)
+
 MIGRATIONS: Final = (
     f"""
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -87,10 +109,18 @@ MIGRATIONS: Final = (
     DROP INDEX jobs_by_end;
     CREATE INDEX jobs_by_end ON jobs (offset, completed_at) WHERE completed_at IS NOT NULL;
     """,
-    """
+    f"""
     DROP INDEX jobs_by_end;
     CREATE INDEX jobs_by_end ON jobs (completed_at) WHERE completed_at IS NOT NULL;
     DELETE FROM meta WHERE key IN ('time', 'marks');
+
+    CREATE TRIGGER job_added AFTER INSERT ON jobs BEGIN {ADD} END;
+    CREATE TRIGGER job_moved AFTER UPDATE ON jobs WHEN NEW.status <> OLD.status BEGIN {REMOVE} {ADD} END;
+    CREATE TRIGGER job_removed AFTER DELETE ON jobs BEGIN {REMOVE} END;
+    CREATE TRIGGER count_emptied AFTER UPDATE ON counts WHEN NEW.jobs = 0 BEGIN
+        DELETE FROM counts
+        WHERE list = NEW.list AND value = NEW.value AND block = NEW.block AND status = NEW.status;
+    END;
     """,
 )
 

@@ -9,7 +9,6 @@ import msgspec
 
 from progressd.core.batch import JobBatch
 from progressd.core.job import Job
-from progressd.store import listing
 from progressd.store.base import Change
 from progressd.store.listing import AMONG, in_json
 
@@ -20,7 +19,6 @@ def write(
     db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
 ) -> None:
     """Keep the jobs and batches as they are now and the changes; in a transaction."""
-    listing.keep(db, jobs)
     _put(db, "jobs", jobs)
     rows = [(change.offset, change.message.job_id, _encode(change.message).decode()) for change in changes]
     db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", rows)
@@ -71,7 +69,6 @@ def delete(db: sqlite3.Connection, jobs: Sequence[Job]) -> tuple[list[Job], int]
             gone.append(job)
         if perf_counter() > deadline:
             break
-    listing.remove(db, gone)
     db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
     batches = in_json({job.batch_id for job in gone if job.batch_id is not None})
     emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
