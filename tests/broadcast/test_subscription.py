@@ -155,6 +155,31 @@ async def test_what_comes_while_the_past_is_read_goes_out_behind_it(nursery: tri
     assert outbox.messages == [started(), moved(2), *succeeded()]
 
 
+async def test_a_watcher_is_told_where_to_resume_between_what_was_and_what_came_meanwhile(
+    nursery: trio.Nursery,
+) -> None:
+    world = World(nursery)
+    await world.tell(started(), moved(1))
+    outbox, had = Collected(), list[tuple[int, list[int]]]()
+    subscription = world.broadcaster.join(TOPIC, outbox, None, lambda upto: had.append((upto, outbox.offsets)))
+    nursery.start_soon(read_past, subscription, outbox)
+    await settled()
+    await world.tell(moved(2), *succeeded())
+    world.log.let_all_through()
+    await settled()
+    assert had == [(2, [1])]  # the progress of then has been replaced
+    assert outbox.offsets == [1, 3, 4, 5]
+
+
+async def test_a_watcher_of_what_is_over_is_not_told_where_to_resume(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    world.log.let_all_through()
+    await world.tell(started(), *succeeded())
+    outbox, had = Collected(), list[int]()
+    await read_past(world.broadcaster.join(TOPIC, outbox, None, had.append), outbox)
+    assert had == []
+
+
 async def test_a_watcher_who_comes_after_the_end_gets_the_end_and_is_done(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()

@@ -142,6 +142,15 @@ async def test_it_reconnects_from_the_last_cursor(end: Callable[[list[str]], Scr
     assert [lost.failures for lost in losses] == [0]
 
 
+async def test_it_reconnects_from_hello_when_nothing_else_has_come() -> None:
+    hello = '{"type":"hello","cursor":"s-5"}'
+    async with daemon(says(hello, close=1001), says(*END)) as served, watch(served.url, JOB) as messages:
+        assert [type(message) async for message in messages] == [StatusChange, Completed]
+    assert served.paths[1] == f"/ws/jobs/{JOB}?since=s-5"
+    async with daemon(says(hello, *END)) as served, watch_texts(served.url, JOB) as texts:
+        assert [received.text async for received in texts] == [hello, *END]
+
+
 async def test_a_message_without_a_cursor_does_not_lose_the_place() -> None:
     shutdown = '{"type":"server_shutdown","data":{"reason":"restart","countdown_secs":3}}'
     script = says(progress(1, "s-1"), shutdown, close=1001)

@@ -46,6 +46,7 @@ class Stream:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.headers: dict[str, str] = {}
         self.comments = 0
+        self.hello: Event | None = None
         self.retry: int | None = None
         self._stream = stream
         self._http = h11.Connection(h11.CLIENT)
@@ -60,12 +61,15 @@ class Stream:
         self.headers = {name.decode(): value.decode() for name, value in response.headers}
 
     async def event(self) -> Event | None:
-        """The next event, None at the end of the stream."""
+        """The next event but `hello`, None at the end of the stream."""
         while True:
             block, blank, rest = self._text.partition("\n\n")
             if blank:
                 self._text = rest
-                if (event := self._read(block)) is not None:
+                event = self._read(block)
+                if event is not None and event.message["type"] == "hello":
+                    self.hello = event
+                elif event is not None:
                     return event
                 continue
             data = await self._next()
@@ -166,6 +170,18 @@ async def test_a_client_that_comes_back_misses_nothing(daemon: RunningDaemon) ->
             messages = await stream.rest()
         assert types(messages) == ["progress", "status_change", "error"]
         assert messages[0]["data"]["current_step"] == 3
+
+
+async def test_a_client_that_has_had_no_message_resumes_from_the_id_of_hello(daemon: RunningDaemon) -> None:
+    async with streaming(daemon, "/api/events?types=completed") as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(stream.event)
+        await eventually(lambda: stream.hello is not None)
+        nursery.cancel_scope.cancel()
+    assert stream.hello is not None
+    assert stream.hello == (stream.hello.id, {"type": "hello", "cursor": stream.hello.id})
+    await daemon.report(registered(ID), failed(ID, "no paper"))
+    async with streaming(daemon, "/api/events", {"Last-Event-ID": stream.hello.id}) as stream:
+        assert types([await stream.receive() for _ in range(3)]) == ["job_created", "status_change", "error"]
 
 
 async def test_a_client_that_has_had_the_end_is_told_not_to_ask_again(

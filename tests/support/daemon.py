@@ -189,11 +189,22 @@ class Watcher:
     def __init__(self, websocket: WebSocketConnection, stream: trio.SocketStream) -> None:
         self.websocket = websocket
         self.stream = stream
+        self.hello: str | None = None  # the cursor that came with it
 
     async def receive(self) -> Any:
-        """The next message."""
+        """The next message but `hello`, as for a client that does not know that one."""
         with trio.fail_after(PATIENCE):
-            return json.loads(await self.websocket.get_message())
+            while (message := json.loads(await self.websocket.get_message())).get("type") == "hello":
+                self.hello = message["cursor"]
+        return message
+
+    async def greeted(self) -> str:
+        """The cursor of `hello`, which has to be the next message."""
+        with trio.fail_after(PATIENCE):
+            message = json.loads(await self.websocket.get_message())
+        assert message["type"] == "hello", message
+        self.hello = message["cursor"]
+        return self.hello
 
     async def receive_until(self, type_: str) -> list[Any]:
         """The messages up to and with the first of this type."""

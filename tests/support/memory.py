@@ -103,6 +103,9 @@ class OneJob(EmptyHistory):
         self.asked, self.may_answer = trio.Event(), trio.Event()
         self.may_answer.set()
 
+    def cursor(self, offset: int) -> str:
+        return f"store-{offset}"
+
     async def require(self, topic: str) -> None:
         self.asked.set()
         await self.may_answer.wait()
@@ -118,9 +121,6 @@ class LongPast(OneJob):
     async def existing(self, topics: Collection[str]) -> set[str]:
         await trio.lowlevel.checkpoint()
         return set(topics)
-
-    def cursor(self, offset: int) -> str:
-        return f"store-{offset}"
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
         await trio.lowlevel.checkpoint()

@@ -154,7 +154,12 @@ class Peer:
         return head
 
     async def next_frame(self) -> tuple[Opcode, Any]:
-        """The next whole message or control frame: text is str, a close is (code, reason)."""
+        """The next whole message but `hello`, or control frame: text is str, a close is (code, reason)."""
+        while (got := await self._next_frame())[0] is Opcode.TEXT and got[1].startswith('{"type":"hello"'):
+            pass
+        return got
+
+    async def _next_frame(self) -> tuple[Opcode, Any]:
         parts: list[Any] = []
         while True:
             for received in self._frames.received_frames():

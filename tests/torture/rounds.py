@@ -226,6 +226,8 @@ class Campaign:
         since = f"{self.ledger.store}-{self.ledger.audited}"
         async with aclosing(clients.messages(f"/ws/jobs?since={since}")) as messages:
             async for message in messages:
+                if message["type"] == "hello":
+                    continue
                 replayed.append(message)
                 if message["type"] == "job_created" and message["job_id"] == marker:
                     break

@@ -162,6 +162,11 @@ async def test_a_change_that_only_shows_after_a_kill_reaches_whoever_had_what_ca
                 if message.get("data", {}).get("current_step") == 2:
                     assert "cursor" not in message
                     break
+        async with aclosing(Clients(Ledger(), it.url, random.Random(1)).messages("/ws/jobs")) as messages:
+            async for message in messages:
+                if message["type"] == "hello":
+                    assert message["cursor"] == known
+                    break
         request = frame(Opcode.TEXT, b'{"type": "subscribe", "topics": ["jobs"]}')
         async with aclosing(Clients(Ledger(), it.url, random.Random(1)).messages("/ws", request)) as messages:
             async for message in messages:

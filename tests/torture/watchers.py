@@ -12,7 +12,7 @@ from wsproto.frame_protocol import Opcode
 
 
 class Returner:
-    """A watcher of all jobs that comes back to each daemon with the cursor of the last message it has seen."""
+    """A watcher of all jobs that comes back to each daemon with the last cursor it has seen, be it that of `hello`."""
 
     def __init__(self) -> None:
         self.cursor: str | None = None
@@ -26,6 +26,11 @@ class Returner:
         async with aclosing(clients.messages(target)) as messages:
             async for message in messages:
                 assert message["type"] != "resync", f"the cursor {self.cursor} was not known"
+                if message["type"] == "hello":
+                    self.cursor = message["cursor"]
+                    last = max(last, clients.ledger.offset(self.cursor))
+                    self.base = last if self.base is None else self.base
+                    continue
                 if "cursor" not in message:
                     clients.ledger.saw_without_cursor(message)
                     continue
@@ -35,8 +40,6 @@ class Returner:
                 last = offset
                 self.seen.add(offset)
                 self.cursor = message["cursor"]
-        if self.base is None and self.cursor is not None:
-            self.base = last
 
     def check(self, ledger: Ledger) -> None:
         """It has missed nothing; call it when the changes have been compared."""

@@ -34,7 +34,7 @@ def test_an_event_source_is_told_everything_once_and_ends_with_the_job(page: Pag
     report(served, id_, type="completed")
     told = page.evaluate("window.told")  # once the browser has asked again, and was answered 204
     assert [message["type"] for _, message in told if message["type"] != "progress"] == [
-        *("status_change", "status_change", "completed")
+        *("hello", "status_change", "status_change", "completed")
     ]
     assert [message["data"]["current_step"] for _, message in told if message["type"] == "progress"][-1] == 3
     assert [id_ for id_, _ in told] == [message["cursor"] for _, message in told]

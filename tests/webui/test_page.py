@@ -116,6 +116,32 @@ def test_with_websockets_blocked_it_polls_says_so_and_still_shows_the_result(pag
     expect(page.locator(".job[data-status=completed]", has_text="polled")).to_be_visible()
 
 
+def test_a_stream_without_a_message_is_resumed_from_hello(page: Page) -> None:
+    cursors: list[str] = []
+
+    def cut_behind_hello(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            told = json.loads(message)
+            if told["type"] != "hello":
+                return
+            route.send(message)
+            if cursors:
+                error = "since=" + route.url.partition("since=")[2]
+                route.send(json.dumps({"type": "server_status", "data": {"status": "failing", "error": error}}))
+            else:
+                route.close(code=1001)
+            cursors.append(told["cursor"])
+
+        server.on_message(pass_on)
+
+    page.route_web_socket(re.compile("/ws/jobs"), cut_behind_hello)
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("since=")
+    expect(page.locator("#notice")).to_contain_text(f"since={cursors[0]}.")
+
+
 def test_jobs_of_other_producers_appear_by_themselves(page: Page, served: ServedDaemon) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     page.evaluate(REPORT, ["backup", progress(3, 4, "Copying")])

@@ -246,6 +246,46 @@ async def test_the_snapshot_is_the_same_after_a_restart(tmp_path: Path) -> None:
         assert await everything(daemon, f"/ws/jobs/{OTHER}") == done
 
 
+# hello
+
+
+async def test_a_watcher_that_has_had_no_message_resumes_from_hello(daemon: RunningDaemon) -> None:
+    async with daemon.watch("/ws/jobs") as watcher:
+        cursor = await watcher.greeted()
+    await daemon.report(registered(ID), failed(ID, "no paper"))
+    resumed = await first(daemon, f"/ws/jobs?since={cursor}", 3)
+    assert list(map(about, resumed)) == [(ID, "job_created"), (ID, "failed"), (ID, "error")]
+
+
+@pytest.mark.parametrize("path", [JOB, "/ws/jobs"])
+async def test_hello_follows_what_was_and_comes_before_what_is_new(daemon: RunningDaemon, path: str) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch(path) as watcher:
+        await watcher.receive_until("progress")
+        cursor = await watcher.greeted()
+        await daemon.report(progress(ID, 2))
+        assert brief(await watcher.receive()) == "step 2"
+    async with daemon.watch(f"{path}?since={cursor}") as watcher:
+        assert brief(await watcher.receive()) == "step 2"
+        assert offset({"cursor": await watcher.greeted()}) > offset({"cursor": cursor})
+
+
+async def test_no_type_and_no_interval_keeps_hello_back(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID), progress(ID, 1))
+    async with daemon.watch("/ws/jobs?types=completed&interval=60") as watcher:
+        assert brief(await watcher.receive()) == "processing"
+        await watcher.greeted()
+
+
+async def test_the_stream_of_a_finished_job_ends_with_its_last_message_and_not_with_hello(
+    daemon: RunningDaemon,
+) -> None:
+    await daemon.report(registered(ID), progress(ID, 1), completed(ID))
+    async with daemon.watch(JOB) as watcher:
+        await watcher.rest()
+        assert watcher.hello is None
+
+
 # cursors that mean nothing here
 
 

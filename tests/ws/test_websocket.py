@@ -65,6 +65,7 @@ async def test_the_end_of_a_job_does_not_wait_for_ever(server: Server, autojump_
 async def fall_behind(server: Server) -> tuple[MemoryConnection, Peer]:
     """A watcher whose socket is full, with a message begun, until its outbox is past its limit."""
     connection, peer = await server.connect()
+    await wait_all_tasks_blocked()
     connection.full = True
     await server.broadcaster.broadcast(started())
     await wait_all_tasks_blocked()
@@ -109,6 +110,7 @@ async def test_one_that_is_given_up_before_it_has_had_its_jobs_end_is_not_told_t
     server: Server, autojump_clock: MockClock
 ) -> None:
     (slow, peer), (other, _) = await server.connect(), await server.connect()
+    await wait_all_tasks_blocked()
     slow.full = other.full = True
     await server.broadcaster.broadcast(started())
     await wait_all_tasks_blocked()

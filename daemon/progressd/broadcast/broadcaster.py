@@ -6,6 +6,7 @@ nobody.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
@@ -127,18 +128,31 @@ class Broadcaster:
         outbox = ReaderOutbox(self.limit)
         return self.read(topic, outbox, outbox, after)
 
-    def read(self, topic: str, outbox: ReaderOutbox, behind: Outbox, after: int | None = None) -> Reader:
+    def read(
+        self,
+        topic: str,
+        outbox: ReaderOutbox,
+        behind: Outbox,
+        after: int | None = None,
+        on_live: Callable[[int], None] | None = None,
+    ) -> Reader:
         """Watch a topic through an outbox of one's own; `behind`: what stands before it to keep some messages back."""
-        return Reader(outbox, self.join(topic, behind, after))
+        return Reader(outbox, self.join(topic, behind, after, on_live))
 
-    def join(self, name: str, outbox: Outbox, after: int | None = None) -> Subscription:
-        """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next."""
+    def join(
+        self, name: str, outbox: Outbox, after: int | None = None, on_live: Callable[[int], None] | None = None
+    ) -> Subscription:
+        """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next.
+
+        `on_live` is called once all that was has been put, before anything newer. It gets the offset from which the
+        watcher can resume. A topic that is over has none.
+        """
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
         subscription = Subscription(
-            name, outbox, self._history, after, self.offset, self.limit, self._turns, self._leave
+            name, outbox, self._history, after, self.offset, self.limit, self._turns, self._leave, on_live
         )
         topic.join(subscription)
         return subscription

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
-from progressd.core.messages import BatchProgress, Notice, PagePreview, Progress, TopicMessage, encode
+from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode
 
 PING: Final = b"\x89\x00"
 
@@ -75,7 +75,7 @@ class NoticeEnvelope:
     def __init__(self, notice: Notice) -> None:
         payload = encode(notice)
         self.frame = text_frame(payload)
-        self.event = server_sent_event(payload)
+        self.event = server_sent_event(payload, notice.cursor if isinstance(notice, Hello) else "")
 
 
 class Sendable(Protocol):

@@ -96,7 +96,7 @@ class Replay:
 class Subscription:
     """Made by `Broadcaster.join`. Whoever made it calls `past` until it returns None, and `leave` at last."""
 
-    __slots__ = ("_held", "_leave", "_limit", "_over", "_past", "_top", "outbox", "topic")
+    __slots__ = ("_held", "_leave", "_limit", "_on_live", "_over", "_past", "_top", "outbox", "topic")
 
     def __init__(
         self,
@@ -108,6 +108,7 @@ class Subscription:
         limit: int,
         turns: trio.Lock,
         leave: Callable[["Subscription"], None],
+        on_live: Callable[[int], None] | None,
     ) -> None:
         self.topic = topic
         self.outbox = outbox
@@ -117,6 +118,7 @@ class Subscription:
         self._held: Backlog[Envelope] = Backlog()
         self._over = False
         self._leave = leave
+        self._on_live = on_live
 
     async def past(self) -> FrameBatch[Envelope] | None:
         """The next part of what was, oldest first; None once all of it was given and the live messages flow."""
@@ -124,8 +126,11 @@ class Subscription:
             return None
         batch = await self._past.next()
         if batch is None:
-            self._over = self._over or self._past.over
-            self._past = None
+            if self._past.over:
+                self._over = True
+            elif self._on_live is not None:
+                self._on_live(self.outbox.upto(self._top))
+            self._past = self._on_live = None
             self._release()
         return batch
 

@@ -16,6 +16,7 @@ from progressd.client.watcher import Disconnected, Received
 from progressd.core.messages import (
     Completed,
     Error,
+    Hello,
     JobCreated,
     JobMessage,
     PagePreview,
@@ -83,7 +84,7 @@ class LineDisplay(Display):
     def _print(self, received: Received) -> None:
         if self._as_json:
             click.echo(received.text)
-        elif received.message is not None and not isinstance(received.message, PagePreview):  # which is no text
+        elif received.message is not None and not isinstance(received.message, PagePreview | Hello):  # without text
             click.echo(text.line(received.message, self._url))
 
     def _notice(self, sentence: str) -> None:

@@ -22,7 +22,7 @@ from progressd.client.stream import Send, Stream, stream
 from progressd.client.websocket import BREAKS, receive_texts
 from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
-from progressd.core.messages import Message, decode
+from progressd.core.messages import Hello, Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
 BROKEN: Final = 1006  # RFC 6455 §7.1.5: not closed at all
@@ -62,7 +62,7 @@ def watch(
 
     async def produce(send: Send[Message]) -> None:
         async def send_known(received: Received) -> None:
-            if received.message is not None:
+            if received.message is not None and not isinstance(received.message, Hello):
                 await send(received.message)
 
         await _follow(url, job_id, key, heartbeat, on_lost, send_known)

@@ -210,6 +210,12 @@ class ServerStatus(Struct, frozen=True, tag_field="type", tag="server_status"):
     data: ServerStatusData
 
 
+class Hello(Struct, frozen=True, tag_field="type", tag="hello"):
+    """What was has been sent, and the stream is live. A client that resumes from the cursor misses nothing."""
+
+    cursor: str
+
+
 class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
     """The cursor is not known here, so a full snapshot follows."""
 
@@ -240,7 +246,7 @@ class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
 
 StateChange: TypeAlias = JobCreated | StatusChange | Completed | Error
 JobMessage: TypeAlias = StateChange | Progress | PagePreview
-Notice: TypeAlias = ServerShutdown | ServerStatus | Resync | Subscribed | Unsubscribed | SubscribeError | Pong
+Notice: TypeAlias = ServerShutdown | ServerStatus | Hello | Resync | Subscribed | Unsubscribed | SubscribeError | Pong
 BatchMessage: TypeAlias = BatchProgress | BatchCompleted
 TopicMessage: TypeAlias = JobMessage | JobDeleted | BatchMessage
 Message: TypeAlias = TopicMessage | Notice

@@ -20,7 +20,7 @@ from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import ProgressdError, Stopping, TokenExpired
-from progressd.core.messages import Notice, Resync
+from progressd.core.messages import Hello, Notice, Resync
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection_log import VANISHED, refused
 from progressd.net.listener import Connection
@@ -185,7 +185,9 @@ class WebSocketServer:
                 if wish.since is not None and after is None:
                     websocket.send(Resync())
                 websocket.connection.topics = wish.topic
-                subscription = self._sights.broadcaster.join(wish.topic, outbox, after)
+                subscription = self._sights.broadcaster.join(
+                    wish.topic, outbox, after, lambda upto: websocket.send(Hello(sight.history.cursor(upto)))
+                )
                 await self._serve_topic(websocket, subscription)
         finally:
             websocket.connection.fate = websocket.fate

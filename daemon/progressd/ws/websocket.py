@@ -113,8 +113,9 @@ class WebSocket:
         await self._request.reject(error.status, extra_headers=[*headers, *ALWAYS], body=encode(error.body()))
 
     def send(self, message: Notice) -> None:
-        """Say something to this client alone."""
-        self.outbox.write(text_frame(encode(message)))
+        """Send a message to this client alone, unless the connection is being closed."""
+        if self.closing is None:
+            self.outbox.write(text_frame(encode(message)))
 
     async def taken(self) -> None:
         """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""

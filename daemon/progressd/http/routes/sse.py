@@ -21,7 +21,7 @@ from progressd.broadcast.throttle import asked_for
 from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
-from progressd.core.messages import ALL_JOBS, Resync, batch_topic, job_topic
+from progressd.core.messages import ALL_JOBS, Hello, Resync, batch_topic, job_topic
 from progressd.http.context import AppContext, services
 from progressd.http.middleware.access import who_asks
 from progressd.http.openapi.operations import EVENTS, described
@@ -99,7 +99,13 @@ class SSEResponse(ResponseBody):
         self._stack.enter_context(self._daemon.streams.opened(outbox, self._client))
         start = self._tasks.start_soon if self._tasks else _never
         behind = asked_for(outbox, wish.types, wish.interval, self._client.identity.labels, start)
-        reader = self._daemon.broadcaster.read(str(wish.topic), outbox, behind, self._after)
+        reader = self._daemon.broadcaster.read(
+            str(wish.topic),
+            outbox,
+            behind,
+            self._after,
+            lambda upto: outbox.say(Hello(self._daemon.history.cursor(upto))),
+        )
         self._reader = self._stack.enter_context(reader)
         return self
 
