@@ -27,7 +27,7 @@ def found(settings: Settings, grade: str) -> list[str]:
 def test_where_all_is_well_nothing_is_wrong(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "state", server={"port": free_port})
     assert found(settings, "bad") == []
-    assert f"the state directory {tmp_path / 'state'} can be written to" in found(settings, "good")
+    assert f"the state directory {tmp_path / 'state'} is writable" in found(settings, "good")
     assert list(tmp_path.iterdir()) == [], "it has changed something"
 
 
@@ -45,7 +45,7 @@ def test_a_daemon_that_runs_is_seen(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port})
     with own_state_dir(tmp_path), open_sockets(settings, {}):
         assert found(settings, "bad") == []
-        assert f"a daemon runs, with the state directory {tmp_path}" in found(settings, "good")
+        assert f"a daemon is running with the state directory {tmp_path}" in found(settings, "good")
         assert f"jobs can be reported at {tmp_path / 'ingest.sock'}" in found(settings, "good")
 
 
@@ -53,9 +53,9 @@ def test_a_daemon_that_nobody_reaches(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port})
     with own_state_dir(tmp_path):
         assert found(settings, "bad") == [
-            f"nobody listens on port {settings.server.port} of 127.0.0.1, though a daemon runs: "
-            "if it was given another port, say so with --port",
-            f"a daemon runs, but nobody listens at {tmp_path / 'ingest.sock'}",
+            f"nothing listens on port {settings.server.port} of 127.0.0.1, although a daemon is running: "
+            "if it has another port, name that with --port",
+            f"a daemon is running, but nothing listens at {tmp_path / 'ingest.sock'}",
         ]
 
 
@@ -107,7 +107,7 @@ def test_a_store_that_is_not_the_daemons(free_port: int, tmp_path: Path) -> None
     os.chown(tmp_path, 65534, 65534)
     path = tmp_path / "progressd.db"
     assert found(settings_in(tmp_path, server={"port": free_port}), "bad") == [
-        f"{path} is root's, and its directory nobody's: sudo chown --reference={tmp_path} {path}"
+        f"{path} belongs to root, its directory to nobody: run sudo chown --reference={tmp_path} {path}"
     ]
 
 
@@ -116,14 +116,14 @@ def test_a_disk_without_room(free_port: int, tmp_path: Path) -> None:
         settings = settings_in(disk.path, server={"port": free_port})
         assert found(settings, "bad") == []
         disk.fill()
-        assert found(settings, "bad") == [f"nothing can be written to the disk of {disk.path}: no space left on device"]
+        assert found(settings, "bad") == [f"cannot write to the disk of {disk.path}: no space left on device"]
 
 
 def test_programs_that_are_missing(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(
         tmp_path, server={"port": free_port}, pipelines={"scan": Pipeline(("no-such-program", "{input}"))}
     )
-    assert found(settings, "bad") == ["the pipeline scan runs no-such-program, which is not here"]
+    assert found(settings, "bad") == ["the pipeline scan runs no-such-program, which is not installed"]
 
 
 def test_the_package_that_a_repair_needs(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

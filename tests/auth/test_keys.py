@@ -107,9 +107,9 @@ def test_what_is_no_key_is_a_sentence(tmp_path: Path, file: Path, arguments: lis
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("36501d", "'36501d' is too long: 36500d are the most"),
-        ("0d", "'0d' is no duration, such as 12h or 30d"),
-        ("1y", "'1y' is no duration, such as 12h or 30d"),
+        ("36501d", "'36501d' is too long: use at most 36500d"),
+        ("0d", "'0d' is not a duration, such as 12h or 30d"),
+        ("1y", "'1y' is not a duration, such as 12h or 30d"),
     ],
 )
 def test_how_long_a_key_may_last_is_said(tmp_path: Path, given: str, said: str) -> None:

@@ -252,7 +252,7 @@ async def test_the_command_makes_none_for_a_job_that_the_daemon_does_not_know(si
     refused = await trio.to_thread.run_sync(command, ["token", absent, "--state-dir", state_dir])
     assert (refused.exit_code, refused.output) == (
         1,
-        f"Error: the daemon with the state directory {state_dir} has no job {absent}\n",
+        f"Error: there is no job {absent} in the state directory {state_dir}\n",
     )
     assert (await trio.to_thread.run_sync(command, ["token", MINE, "--state-dir", state_dir])).exit_code == 0
 
@@ -269,8 +269,8 @@ async def test_the_command_takes_the_beginning_of_an_id(side: Side) -> None:
     grant = read_token(secret_from(settings.auth.token_secret_file), await made(one[:8].upper()))
     assert grant.topic == f"job:{one}"
     await side.daemon.report(registered(twin))
-    assert await made(one[:8]) == f"Error: the ids of 2 jobs begin with {one[:8]}: {one}, {twin}"
-    assert await made("abcdef02") == "Error: no id of a job begins with abcdef02"
+    assert await made(one[:8]) == f"Error: 2 job ids begin with {one[:8]}: {one}, {twin} (give more of the id)"
+    assert await made("abcdef02") == "Error: no job id begins with abcdef02"
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64])

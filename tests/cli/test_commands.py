@@ -144,7 +144,7 @@ def test_the_daemons_address_can_come_from_the_environment() -> None:
 def test_a_host_that_is_not_known_is_named(arguments: list[str]) -> None:
     result = run(*arguments, "--url", "http://nosuch.invalid")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: the host name nosuch.invalid of http://nosuch.invalid is not known here")
+    assert result.output.startswith("Error: cannot resolve the host name nosuch.invalid of http://nosuch.invalid")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_proxy_without_a_daemon_is_told_as_such(arguments: list[str], monkeypa
         result = run(*arguments, "--url", url)
         server.shutdown()
     assert result.exit_code == 1
-    assert result.output == f"Error: at {url} a proxy answers that finds no daemon behind it (HTTP status 502)\n"
+    assert result.output == f"Error: the proxy at {url} cannot reach the daemon (HTTP status 502)\n"
 
 
 def test_an_address_that_is_none_is_named() -> None:
@@ -214,7 +214,7 @@ main(sys.argv[1:], prog_name='progressd')
     with tempfile.TemporaryDirectory() as directory:  # that of a test is within others that nobody may enter
         call = [sys.executable, "-c", code, *arguments, "--state-dir", directory]
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    said = f"Error: {directory} is for root to read, not for you: put sudo before the command\n"
+    said = f"Error: cannot read {directory}, which belongs to root: put sudo before the command\n"
     assert (done.returncode, done.stderr) == (1, said)
 
 
@@ -255,9 +255,9 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
 
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here")
 def test_without_systemd_a_dry_run_says_all_the_same_what_would_be_done() -> None:
-    why = "systemd does not run here: start the daemon with progressd serve"
+    why = "systemd is not running here: start the daemon with progressd serve"
     told = run("install", "--dry-run")
-    assert (told.exit_code, told.stderr) == (0, f"It could not be done here, for {why}.\n\n")
+    assert (told.exit_code, told.stderr) == (0, f"This cannot be done here: {why}.\n\n")
     assert told.stdout.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
     refused = run("install", "--yes")
     assert (refused.exit_code, refused.output) == (1, f"Error: {why}\n")

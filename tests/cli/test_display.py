@@ -115,7 +115,7 @@ def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.Capt
             display.lost(Disconnected("draining", 1.0, failures))
         display.show(STARTED)
         display.show(MOVED)
-    assert capsys.readouterr().err == "connection lost (draining); trying again\nconnected again\n"
+    assert capsys.readouterr().err == "connection lost (draining), reconnecting\nreconnected\n"
 
 
 def test_a_name_can_neither_break_the_line_nor_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

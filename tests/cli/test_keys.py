@@ -27,8 +27,8 @@ command = ["cp", "{input}", "{output}"]
 accept = ["*/*"]
 """
 ABSENT = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
-GIVE = "give it with PROGRESSD_KEY or --key-file (where it runs, progressd keys add NAME makes one)"
-OTHER = "give another one with PROGRESSD_KEY or --key-file"
+GIVE = "set PROGRESSD_KEY or --key-file (progressd keys add NAME on the daemon's machine makes a key)"
+OTHER = "use another key with PROGRESSD_KEY or --key-file"
 
 
 class Locked(NamedTuple):
@@ -92,17 +92,17 @@ def test_with_the_key_every_command_does_its_work(locked: Locked) -> None:
 def test_without_a_key_or_with_a_wrong_one_a_sentence_says_what_to_do(arguments: list[str], locked: Locked) -> None:
     without = run(locked, *arguments)
     assert without.exit_code == 1
-    assert without.stderr == f"Error: {locked.url} asks for a key; {GIVE}\n"
+    assert without.stderr == f"Error: {locked.url} requires a key: {GIVE}\n"
     secret = new_secret()
     wrong = run(locked, *arguments, PROGRESSD_KEY=secret)
     assert wrong.exit_code == 1
-    assert wrong.stderr == f"Error: there is no such key, or it has been revoked; {OTHER}\n"
+    assert wrong.stderr == f"Error: there is no such key, or it has been revoked: {OTHER}\n"
 
 
 def test_a_key_without_the_scope_says_which_it_takes(locked: Locked) -> None:
     refused = run(locked, "submit", __file__, "--pipeline", "copy", PROGRESSD_KEY=locked.reader)
     assert refused.exit_code == 1
-    assert f"this takes the scope write, and this key has read; {OTHER}" in refused.stderr
+    assert f"this takes the scope write, and this key has read: {OTHER}" in refused.stderr
 
 
 def test_a_key_on_the_command_line_counts_before_one_in_the_environment(locked: Locked, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_command_that_is_run_without_the_key_runs_and_that_is_said_once(locked
     call = [sys.executable, "-m", "progressd", "run", "sh", "-c", "exit 4"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url}
     done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    said = f"progressd: {locked.url} asks for a key; {GIVE}; the command runs all the same\n"
+    said = f"progressd: {locked.url} requires a key: {GIVE}; the command runs all the same\n"
     assert (done.returncode, done.stderr) == (4, said)
 
 
@@ -190,7 +190,7 @@ def test_a_watcher_whose_key_is_revoked_is_told_so(locked: Locked) -> None:
         _, said = watcher.communicate(timeout=PATIENCE)
     assert (watcher.returncode, said) == (
         1,
-        f"Error: the key to {locked.url} has expired, or has been revoked; {OTHER}\n",
+        f"Error: the key for {locked.url} has expired or was revoked: {OTHER}\n",
     )
 
 

@@ -120,4 +120,4 @@ def test_a_handler_of_the_log_may_report_progress(caplog: pytest.LogCaptureFixtu
             pass
     finally:
         logging.getLogger("progressd.client").removeHandler(handler)
-    assert (complaints(caplog), stuck) == (["scan: the daemon was not told how it ended"], [False])
+    assert (complaints(caplog), stuck) == (["scan: no daemon answered in time"], [False])

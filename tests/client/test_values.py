@@ -137,3 +137,8 @@ def test_what_is_no_number_of_steps_is_not_taken_for_one(number: object) -> None
 def test_a_long_text_is_cut_before_it_is_encoded() -> None:
     assert values.text("ä" * 1000, 5) == "ääää…"
     assert values.text("\udcff" * 1000, 3) == "??…"
+
+
+def test_too_many_labels_are_left_out() -> None:
+    with pytest.raises(ValueError, match="more than the 50"):
+        values.labels({}, dict.fromkeys(range(51)))

@@ -59,7 +59,7 @@ def test_given_values_take_the_place_of_defaults_in_the_pipelines_order() -> Non
         ("paper", "A3", 'option paper: "A3" is not one of "A4", "letter"'),
         ("title", "x" * 5000, "is not text of at most 4096 characters"),
         ("title", ["x"], 'option title: ["x"] is not text of at most 4096 characters'),
-        ("DPI", 300, 'there is no option "DPI": the options are dpi, ocr, gamma, paper, title'),
+        ("DPI", 300, 'there is no option "DPI": choose from dpi, ocr, gamma, paper, title'),
         ("pdi", 300, "; did you mean dpi?"),
     ],
 )
@@ -72,7 +72,7 @@ def test_what_is_not_possible_is_named_with_what_is(name: str, value: object, sa
 
 def test_an_option_whose_program_is_missing_is_refused_only_when_it_is_true() -> None:
     with pytest.raises(
-        InvalidOption, match=r"^option ocr: true is not possible here, because tesseract is not installed$"
+        InvalidOption, match=r"^option ocr: true is not possible, because tesseract is not installed on the server$"
     ):
         checked_options(PIPELINE, {"ocr": True}, nothing)
     assert checked_options(PIPELINE, {"ocr": False}, nothing)["ocr"] is False

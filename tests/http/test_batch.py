@@ -122,7 +122,7 @@ async def test_a_batch_that_is_cancelled_stops_its_jobs(tmp_path: Path) -> None:
         }
         assert (await ended(daemon, batch_id))[-1]["data"]["cancelled_count"] == 3
         again = await client.delete(f"/api/batch/{batch_id}")
-        assert (again.status_code, error_of(again)) == (409, f"batch {batch_id} is cancelled already")
+        assert (again.status_code, error_of(again)) == (409, f"batch {batch_id} is already cancelled")
 
 
 async def test_a_batch_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ async def test_an_unknown_pipeline_is_refused_with_the_known_ones(
     daemon: RunningDaemon, client: httpx.AsyncClient
 ) -> None:
     refused = await post_form(client, file_part(), pipeline="../pdf")
-    assert (refused.status_code, error_of(refused)) == (400, "there is no pipeline '../pdf': there are pdf")
+    assert (refused.status_code, error_of(refused)) == (400, "there is no pipeline '../pdf': choose from pdf")
     assert await nothing_is_left(daemon)
 
 
@@ -314,7 +314,10 @@ async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: P
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         refused = await post_form(client, file_part(), options_part({"ocr": True}))
         assert refused.status_code == 422
-        assert error_of(refused) == "option ocr: true is not possible here, because no-such-program is not installed"
+        assert (
+            error_of(refused)
+            == "option ocr: true is not possible, because no-such-program is not installed on the server"
+        )
         id_of(await post_form(client, file_part(), options_part({"ocr": False})))
 
 
@@ -521,7 +524,7 @@ async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:
         async with client_of(daemon) as client:
             refused = await post_form(client, file_part())
         assert refused.status_code == 503
-        assert error_of(refused) == "the daemon is stopping and takes no work"
+        assert error_of(refused) == "the daemon is stopping and accepts no new jobs"
         assert refused.headers["Retry-After"] == str(refused.json()["retry_after"])
         go.touch()
         with trio.fail_after(PATIENCE):

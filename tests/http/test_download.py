@@ -274,10 +274,13 @@ async def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
         for job_id, state in ((running, "processing"), (waiting, "queued")):
             response = await client.get(f"/api/jobs/{job_id}/download")
             assert response.status_code == 409
-            assert error_of(response) == f"job {job_id} is {state}: there is no result to download"
+            assert error_of(response) == f"job {job_id} has no result to download: its status is {state}"
         await cancel(daemon, waiting)
         response = await client.get(f"/api/jobs/{waiting}/download")
-        assert (response.status_code, error_of(response)[-44:]) == (409, "is cancelled: there is no result to download")
+        assert (response.status_code, error_of(response)) == (
+            409,
+            f"job {waiting} has no result to download: its status is cancelled",
+        )
         go.touch()
 
 
@@ -287,13 +290,13 @@ async def test_there_is_no_result_of_a_failed_job(tmp_path: Path) -> None:
         done = await run(daemon, "pdf")
         response = await client.get(f"/api/jobs/{done.id}/download")
         assert response.status_code == 409
-        assert error_of(response) == f"job {done.id} is failed: there is no result to download"
+        assert error_of(response) == f"job {done.id} has no result to download: its status is failed"
 
 
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        ({}, f"job {ID} has completed without a result to download"),
+        ({}, f"job {ID} has no result to download: it completed without one"),
         ({"output_path": "/api/elsewhere"}, f"the result of job {ID} is not on this server"),
     ],
 )
@@ -339,5 +342,5 @@ async def test_without_descriptors_there_is_an_answer_all_the_same(tmp_path: Pat
         with no_descriptors_left():
             response = await client.get(path)
         assert response.status_code == 503
-        assert error_of(response) == "the daemon cannot open the file for now (Too many open files)"
+        assert error_of(response) == "the daemon cannot open the result at the moment: Too many open files"
         assert (await client.get(path)).content == CONTENT

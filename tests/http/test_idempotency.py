@@ -62,7 +62,7 @@ async def test_a_key_that_is_at_work_is_refused(daemon: RunningDaemon, client: h
         refused = await client.post("/api/convert", content=whole, headers={**FORM_TYPE, **KEY})
         assert (refused.status_code, error_of(refused)) == (
             409,
-            "another request with this Idempotency-Key is being served",
+            "another request with this Idempotency-Key is under way: wait for its answer",
         )
         await slow.send_all(whole)
         assert b" 202 " in await slow.receive_some()
@@ -105,7 +105,7 @@ async def test_a_key_that_comes_with_something_else_is_refused(
         body, headers = described(*parts, name=name)
         refused = await client.post(path, content=body, headers=headers)
         assert refused.status_code == 422, what
-        assert error_of(refused).startswith("this Idempotency-Key came with another request before")
+        assert error_of(refused).startswith("this Idempotency-Key was used before, with other files")
     body, headers = described(*FIRST, name=name, boundary="another-boundary")
     same = await client.post(path, content=body, headers=headers)
     assert (same.status_code, same.json()) == (202, first.json())
@@ -119,7 +119,7 @@ async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:
         await client.delete(f"/api/jobs/{(await convert(client, KEY)).json()['job_id']}")
         refused = await convert(client, KEY, "other")
         assert refused.status_code == 422
-        assert "for the pipeline idle before, not other" in error_of(refused)
+        assert "was used before, for the pipeline idle: use a new one" in error_of(refused)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "Bücher"])

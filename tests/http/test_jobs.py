@@ -100,7 +100,7 @@ async def test_a_finished_job_is_deleted_with_its_files(
     refused = await client.delete(f"/api/jobs/{ID}?purge=true")
     assert (refused.status_code, refused.json()["error"]) == (
         409,
-        f"job {ID} is processing: only a finished job can be deleted",
+        f"job {ID} is processing: only finished jobs can be deleted, so cancel it first",
     )
     await daemon.report(end)
     deleted = await client.delete(f"/api/jobs/{ID}?purge=true")
@@ -476,7 +476,7 @@ async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client:
     await daemon.report(registered(ID), progress(ID, 1), ends[end])
     before = await job_of(client)
     response = await client.delete(f"/api/jobs/{ID}")
-    assert (response.status_code, error_of(response)) == (409, f"job {ID} is {end} already")
+    assert (response.status_code, error_of(response)) == (409, f"job {ID} is already {end}")
     assert await job_of(client) == before
 
 
@@ -528,7 +528,7 @@ async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, stat
         await eventually(lambda: daemon.daemon.registry.known(asked).status == state)  # type: ignore[union-attr]
         response = await client.post(f"/api/jobs/{asked}/retry")
         assert response.status_code == 409
-        assert error_of(response) == f"job {asked} is {state}: only a failed or cancelled job can be tried again"
+        assert error_of(response) == f"job {asked} is {state}: only failed or cancelled jobs can be retried"
         assert (await client.get("/api/jobs")).json()["total"] == 2
         go.touch()
         await ended(daemon, second)
@@ -538,7 +538,7 @@ async def test_a_job_of_a_producer_is_not_tried_again(daemon: RunningDaemon, cli
     await daemon.report(registered(ID), failed(ID, "no"))
     response = await client.post(f"/api/jobs/{ID}/retry")
     assert response.status_code == 409
-    assert error_of(response) == f"job {ID} is not run by the daemon: only its producer can try it again"
+    assert error_of(response) == f"job {ID} is not run by the daemon: only its producer can retry it"
 
 
 async def test_a_job_whose_input_is_gone_is_not_tried_again(tmp_path: Path) -> None:

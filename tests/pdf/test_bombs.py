@@ -126,13 +126,13 @@ def drawing_bomb(depth: int = 9) -> bytes:
 
 
 BOMBS: list[tuple[Callable[[], bytes], str]] = [
-    (content_bomb, "want of memory: it may have 300MiB|needs more memory than a job may have"),
-    (object_stream_bomb, "want of memory: it may have 300MiB|needs more memory than a job may have"),
+    (content_bomb, "more memory than its limit of 300MiB|needs more memory than a job may have"),
+    (object_stream_bomb, "more memory than its limit of 300MiB|needs more memory than a job may have"),
     (picture_bomb, "A picture on page 1 has 3600 million pixels, too many to unpack here."),
     (large_page_bomb, "Page 1 is 200 by 200 inches; pages can be at most 120 inches long or wide."),
     (page_count_bomb, "The PDF has 200000 pages; at most 10000 can be worked on."),
     (page_tree_bomb, "The PDF has no pages."),
-    (drawing_bomb, "want of memory|Pipeline error: stopped after 3 s, the longest"),
+    (drawing_bomb, "more memory than its limit|Pipeline error: stopped after 3 s, the time limit"),
 ]
 
 

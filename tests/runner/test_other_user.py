@@ -101,7 +101,7 @@ def test_a_job_that_takes_too_long_tells_what_could_not_be_ended(jobs: Jobs) -> 
     job_id = jobs.submit("limited")
     pid = jobs.process_of(job_id)
     assert jobs.ended(job_id)["error"] == (
-        "Pipeline error: stopped after 1 s, the longest that a job of limited may take; "
+        "Pipeline error: stopped after 1 s, the time limit of the pipeline limited; "
         f"cannot end its processes {told(pid)}"
     )
     [error] = jobs.errors(job_id)

@@ -22,13 +22,21 @@ from support.submitting import COPY, python, run, shell
 MIB = 1 << 20
 LIMITS = ResourceLimits(memory=300 * MIB, cpu=2, file=10 * MIB, open_files=100)
 TOLD = [
-    (-signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
-    (128 + signal.SIGXCPU, b"", "used more than 2s of processor time, the most that it may"),
-    (-signal.SIGXFSZ, b"", "wrote a file of more than 10MiB, the largest that it may"),
-    (-signal.SIGABRT, b"", "was ended by SIGABRT, perhaps for want of memory: it may have 300MiB"),
-    (128 + signal.SIGKILL, b"", "failed with exit status 137, perhaps for want of memory: it may have 300MiB"),
-    (1, b"MemoryError\n", "failed with exit status 1, perhaps for want of memory: it may have 300MiB"),
-    (3, b"JavaScript heap out of memory", "failed with exit status 3, perhaps for want of memory: it may have 300MiB"),
+    (-signal.SIGXCPU, b"", "used more than 2s of processor time, its limit"),
+    (128 + signal.SIGXCPU, b"", "used more than 2s of processor time, its limit"),
+    (-signal.SIGXFSZ, b"", "wrote a file larger than 10MiB, its limit"),
+    (-signal.SIGABRT, b"", "was ended by SIGABRT, perhaps because it needs more memory than its limit of 300MiB"),
+    (
+        128 + signal.SIGKILL,
+        b"",
+        "failed with exit status 137, perhaps because it needs more memory than its limit of 300MiB",
+    ),
+    (1, b"MemoryError\n", "failed with exit status 1, perhaps because it needs more memory than its limit of 300MiB"),
+    (
+        3,
+        b"JavaScript heap out of memory",
+        "failed with exit status 3, perhaps because it needs more memory than its limit of 300MiB",
+    ),
     (1, b"no such page", "failed with exit status 1: no such page"),
     (-signal.SIGSEGV, b"", "was ended by SIGSEGV"),
 ]
@@ -50,13 +58,17 @@ async def outcome(directory: Path, pipeline: Pipeline, **runner: object) -> Job:
 
 async def test_a_job_that_wants_more_memory_than_it_may_have_fails_with_that_sentence(tmp_path: Path) -> None:
     done = await outcome(tmp_path, python("x = bytearray(400 << 20)", max_memory_bytes=200 * MIB))
-    assert done.error == "Pipeline error: pdf failed with exit status 1, perhaps for want of memory: it may have 200MiB"
+    assert (
+        done.error
+        == "Pipeline error: pdf failed with exit status 1, perhaps because it needs more memory than its limit of "
+        "200MiB"
+    )
 
 
 async def test_what_a_job_starts_may_have_no_more_than_itself(tmp_path: Path) -> None:
     program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(400 << 20)'], check=True)"
     done = await outcome(tmp_path, python(program), max_memory_bytes=200 * MIB)
-    assert "want of memory" in (done.error or "")
+    assert "more memory than its limit" in (done.error or "")
 
 
 async def test_the_limits_hold_before_a_job_does_anything(tmp_path: Path) -> None:
@@ -67,12 +79,12 @@ async def test_the_limits_hold_before_a_job_does_anything(tmp_path: Path) -> Non
 
 async def test_a_job_that_computes_for_too_long_fails_with_that_sentence(tmp_path: Path) -> None:
     done = await outcome(tmp_path, shell("while :; do :; done", max_cpu_seconds=1))
-    assert done.error == "Pipeline error: pdf used more than 1s of processor time, the most that it may"
+    assert done.error == "Pipeline error: pdf used more than 1s of processor time, its limit"
 
 
 async def test_a_job_that_writes_too_large_a_file_fails_with_that_sentence(tmp_path: Path) -> None:
     done = await outcome(tmp_path, shell("head -c 2000000 /dev/zero > file", max_file_bytes=MIB))
-    assert done.error == "Pipeline error: pdf wrote a file of more than 1MiB, the largest that it may"
+    assert done.error == "Pipeline error: pdf wrote a file larger than 1MiB, its limit"
 
 
 async def test_the_limits_of_the_runner_hold_where_a_pipeline_has_none_of_its_own(tmp_path: Path) -> None:
@@ -147,5 +159,5 @@ async def test_a_job_whose_program_cannot_be_started_fails_with_that_sentence(tm
     program.write_bytes(b"\x7fELF")
     program.chmod(0o755)
     assert (await outcome(tmp_path / "state", Pipeline((str(program), "{input}")))).error == (
-        "Pipeline error: program, the program of pipeline pdf, cannot be started: Exec format error"
+        "Pipeline error: cannot start program, the program of the pipeline pdf: Exec format error"
     )

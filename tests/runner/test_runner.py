@@ -158,7 +158,10 @@ ERROR = """echo '{"type":"error","data":{"message":"the PDF is encrypted"}}'; ""
         ("exit 3", "Pipeline error: pdf failed with exit status 3"),
         ("no-such-pv; exit", "Pipeline error: pdf failed with exit status 127: input: 1: no-such-pv: not found"),
         ("kill -TERM $$", "Pipeline error: pdf was ended by SIGTERM"),
-        ("kill -KILL $$", "Pipeline error: pdf was ended by SIGKILL, perhaps for want of memory: it may have 4GiB"),
+        (
+            "kill -KILL $$",
+            "Pipeline error: pdf was ended by SIGKILL, perhaps because it needs more memory than its limit of 4GiB",
+        ),
         ("kill -40 $$", "Pipeline error: pdf was ended by signal 40"),
         (ERROR + "exit 1", "the PDF is encrypted"),
         (ERROR + "exit 0", "the PDF is encrypted"),
@@ -181,7 +184,7 @@ async def test_a_program_that_is_not_there_fails_the_job(tmp_path: Path) -> None
         done = await run(daemon, "pdf")
         assert (
             done.error
-            == "Pipeline error: program, the program of pipeline pdf, cannot be started: No such file or directory"
+            == "Pipeline error: cannot start program, the program of the pipeline pdf: No such file or directory"
         )
         assert (await run(daemon, "next")).status is COMPLETED
 
@@ -192,7 +195,7 @@ async def test_a_program_that_ends_well_without_a_result_has_failed(tmp_path: Pa
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon:
         done = await run(daemon, "pdf")
         assert files_of(daemon, done.id) == {"input"}
-    assert done.error == "Pipeline error: pdf ended well, but wrote no result"
+    assert done.error == "Pipeline error: pdf exited with status 0, but wrote no result"
 
 
 async def test_what_a_failed_attempt_wrote_is_not_offered(tmp_path: Path) -> None:
@@ -328,7 +331,7 @@ async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
         grandchild = await first_line(pids)
         await jumping(slow_clock, 300, lambda: submitted not in daemon.daemon.registry.unfinished)
         done = await ended(daemon, submitted)
-    assert done.error == "Pipeline error: stopped after 900 s, the longest that a job of pdf may take"
+    assert done.error == "Pipeline error: stopped after 900 s, the time limit of the pipeline pdf"
     await eventually(lambda: not alive(grandchild))
 
 
@@ -336,7 +339,7 @@ async def test_the_time_limit_of_all_pipelines_holds_where_one_has_none_of_its_o
     settings = {"slots": 1, "kill_grace": 0.1, "job_timeout": 0.2}
     async with running_daemon(tmp_path, pipelines={"pdf": shell(WAITS)}, runner=settings) as daemon:
         done = await run(daemon, "pdf")
-    assert done.error == "Pipeline error: stopped after 0.2 s, the longest that a job of pdf may take"
+    assert done.error == "Pipeline error: stopped after 0.2 s, the time limit of the pipeline pdf"
 
 
 async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_started(
@@ -476,7 +479,7 @@ async def test_without_descriptors_a_pipeline_is_started_later(
     [
         (
             'echo done > "$1"; mount --bind "$d" "$d"; mount -o remount,bind,ro "$d"',
-            "Pipeline error: pdf ended well, but the daemon cannot keep its result: Read-only file system",
+            "Pipeline error: the daemon cannot store the result of pdf: Read-only file system",
         ),
         (
             'mount -t tmpfs -o size=4k progressd-test "$d"; head -c 5000 /dev/zero > "$d/x"; echo No room >&2; exit 3',

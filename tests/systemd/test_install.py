@@ -17,7 +17,7 @@ def test_it_says_what_it_will_do_and_does_nothing_unless_confirmed(bare_machine:
     bare_machine.completed("userdel", "progressd")
     said = bare_machine.run("progressd", "install", "--dry-run")
     assert said.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
-    assert "make the system user progressd" in said
+    assert "create the system user progressd" in said
     refused = bare_machine.completed("progressd", "install", text="n\n")
     assert refused.returncode == 1
     assert said.strip() in refused.stdout
@@ -31,15 +31,15 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert bare_machine.report(registered(ID))["ok"]
     pid = bare_machine.state("progressd.service")["MainPID"]
 
-    assert run("progressd", "install") == "There is nothing to do: progressd is installed, and runs.\n"
+    assert run("progressd", "install") == "There is nothing to do: progressd is installed and running.\n"
     assert bare_machine.state("progressd.service")["MainPID"] == pid
 
     diagnosis = run("progressd", "doctor")
     assert "\nwrong" not in diagnosis
     seen = bare_machine.completed(*NOBODY, "progressd", "doctor")
     assert (seen.returncode, seen.stderr) == (1, "")
-    assert "   ok  port 8080 of 127.0.0.1 is in use, as it should be" in seen.stdout
-    assert "wrong  nobody may not write to /var/lib/progressd, which is progressd's: choose" in seen.stdout
+    assert "   ok  port 8080 of 127.0.0.1 is in use, as expected" in seen.stdout
+    assert "wrong  nobody cannot write to /var/lib/progressd, which belongs to progressd: choose" in seen.stdout
 
     bare_machine.write("/etc/systemd/system/progressd.socket", "[Socket]\nListenStream=127.0.0.1:1\n")
     mended = run("progressd", "install", "--yes")
@@ -71,15 +71,15 @@ def test_another_address_of_the_socket_is_what_doctor_looks_at_and_goes_with_the
     run("systemctl", "restart", "progressd.socket")
     for _ in ("systemd listens", "the daemon listens"):
         diagnosis = run("progressd", "doctor")
-        assert "port 8090 of ::1 is in use, as it should be\n" in diagnosis
+        assert "port 8090 of ::1 is in use, as expected\n" in diagnosis
         run("systemctl", "start", "progressd.service")
     asked = bare_machine.completed("progressd", "doctor", "--port", "8080")
-    assert "wrong  nobody listens on port 8080 of 127.0.0.1" in asked.stdout
+    assert "wrong  nothing listens on port 8080 of 127.0.0.1" in asked.stdout
 
     run("progressd", "uninstall", "--yes")
     assert (bare_machine.root / edit).exists()
     said = run("progressd", "uninstall", "--delete-data", "--yes")
-    assert f"delete /{edit} and all that is in it" in said
+    assert f"delete /{edit} and everything in it" in said
     assert not (bare_machine.root / edit).exists()
 
 
@@ -87,9 +87,11 @@ def test_a_program_that_the_service_could_not_see_is_refused(bare_machine: Machi
     bare_machine.run("mkdir", "-p", "/root/bin")
     bare_machine.run("cp", "/opt/progressd/bin/progressd", "/root/bin/progressd")
     refused = bare_machine.completed("/root/bin/progressd", "install", "--yes")
-    assert refused.stderr.startswith("Error: the service cannot see /root/bin/progressd, for /root is hidden from it: ")
+    assert refused.stderr.startswith(
+        "Error: the service cannot see /root/bin/progressd, because /root is hidden from it: "
+    )
 
 
 def test_who_is_not_root_is_told_so(bare_machine: Machine) -> None:
     refused = bare_machine.completed(*NOBODY, "progressd", "install", "--yes")
-    assert refused.stderr == "Error: only root may do that: put sudo before the command\n"
+    assert refused.stderr == "Error: only root can do this: put sudo before the command\n"

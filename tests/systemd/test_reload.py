@@ -44,7 +44,7 @@ def test_reload(machine: Machine) -> None:
         assert "change only with a restart settings=server.port" in machine.log("progressd.service")
         waits = "settings wait for a restart: server.port"
         assert machine.state("progressd.service")["StatusText"].startswith(f"{waits}; jobs: ")
-        assert f" note  of the running service: {waits}\n" in machine.completed("progressd", "doctor").stdout
+        assert f" note  the running service says: {waits}\n" in machine.completed("progressd", "doctor").stdout
 
         machine.request("POST", "/api/jobs", json.dumps({"kind": "scan"}).encode(), Content_Type="application/json")
         seen = b""

@@ -52,7 +52,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
 @pytest.fixture
 def shut(browser: Browser, locked: Locked) -> Iterator[Page]:
     with opened_page(browser, locked.url, "status of 401", "HTTP Authentication failed") as page:
-        expect(page.get_by_role("heading", name="This server asks for a key")).to_be_visible()
+        expect(page.get_by_role("heading", name="This server requires a key")).to_be_visible()
         expect(page.locator("#main")).to_be_hidden()
         yield page
 
@@ -116,8 +116,8 @@ def test_whoever_signs_out_leaves_nothing_behind(shut: Page, locked: Locked) -> 
     ("key", "said"),
     [
         ("pgd_nonsense", "There is no such key, or it has been revoked."),
-        ("pgd_a b", "This is no key: there are characters in it that no key has."),
-        ("WRITER", "The key send may not look at jobs: it lacks the scope read."),
+        ("pgd_a b", "This is not a key: it contains characters that keys never have."),
+        ("WRITER", "The key send cannot view jobs: it needs the scope read."),
     ],
 )
 def test_a_key_that_does_not_open_it_is_told_why(key: str, said: str, shut: Page, locked: Locked) -> None:
@@ -134,7 +134,7 @@ def test_a_key_that_only_looks_on_offers_nothing_that_changes_something(shut: Pa
     expect(archive).to_be_visible()
     expect(archive.locator("[data-action=cancel]")).to_be_hidden()
     expect(shut.locator("#upload")).to_be_hidden()
-    expect(shut.get_by_text("This key looks on.")).to_be_visible()
+    expect(shut.get_by_text("This key is read-only.")).to_be_visible()
     shut.locator("input[type=file]").set_input_files(scan)
     locked.report("later")  # by when a card of the file would be there too
     expect(shut.locator(".job", has_text="later")).to_be_visible()

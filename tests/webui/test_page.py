@@ -221,7 +221,7 @@ def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     say(status="failing", error="the disk of the daemon's store is full")
     notice = page.locator("#notice")
-    expect(notice).to_have_text("The server takes no changes for now: the disk of the daemon's store is full.")
+    expect(notice).to_have_text("The server cannot save changes at the moment: the disk of the daemon's store is full.")
     say(status="healthy")
     expect(notice).to_be_hidden()
 

@@ -190,7 +190,7 @@ async def rounds(directory: Path, number: int, of_each: int = 1, patience: float
         assert {kind: more for kind, more in (objects - memory.objects).items() if more > FEW} == {}
         assert blocks - memory.blocks < 100 * FEW
         watchers, ledger = running.daemon.watchers, running.daemon.ledger
-        assert (watchers.budget.used, watchers.budget._waiting, running.daemon.places._of_address) == (0, {}, {})
+        assert (watchers.budget.used, watchers.budget._waiting, running.daemon.places._watching) == (0, {}, {})
         assert (ledger.open, ledger.accepted) == (0, ledger.counts.total())
         assert ledger.counts["failed", "error"] == 0
 

@@ -67,12 +67,14 @@ def _holder(state_dir: Path) -> bool:
 def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     if running:
-        yield Finding("good", f"a daemon runs, with the state directory {path}")
+        yield Finding("good", f"a daemon is running with the state directory {path}")
     elif not os.access(there, os.W_OK | os.X_OK):
         owner, me = user(there.stat().st_uid), user(os.geteuid())
-        yield Finding("bad", f"{me} may not write to {there}, which is {owner}'s: choose another with --state-dir")
+        yield Finding(
+            "bad", f"{me} cannot write to {there}, which belongs to {owner}: choose another directory with --state-dir"
+        )
     else:
-        yield Finding("good", f"the state directory {path} can be written to")
+        yield Finding("good", f"the state directory {path} is writable")
 
 
 def _store(state_dir: Path) -> Iterator[Finding]:
@@ -83,7 +85,7 @@ def _store(state_dir: Path) -> Iterator[Finding]:
     try:
         if path.exists():
             require_readable(state_dir)
-            yield Finding("good", f"the store {path} can be read")
+            yield Finding("good", f"the database {path} is readable")
     except SettingsError as error:
         yield Finding("bad", str(error))
     daemon = state_dir.stat()
@@ -92,14 +94,14 @@ def _store(state_dir: Path) -> Iterator[Finding]:
         if one.is_file() and not beside and one.stat().st_uid != daemon.st_uid:
             whose, its = user(one.stat().st_uid), user(daemon.st_uid)
             yield Finding(
-                "bad", f"{one} is {whose}'s, and its directory {its}'s: sudo chown --reference={state_dir} {one}"
+                "bad", f"{one} belongs to {whose}, its directory to {its}: run sudo chown --reference={state_dir} {one}"
             )
 
 
 def _certificate(server: Server) -> Iterator[Finding]:
     try:
         if tls_context(server) is not None:
-            yield Finding("good", f"the certificate {server.tls_cert} and its key can be used")
+            yield Finding("good", f"the certificate {server.tls_cert} and its key are usable")
     except SettingsError as error:
         yield Finding("bad", str(error))
 
@@ -117,7 +119,7 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        yield Finding("bad", f"server.host = {host} is no address ({error.strerror})")
+        yield Finding("bad", f"server.host = {host} is not an address: {error.strerror}")
         return
     for family, _, _, _, address in found:
         if not running:
@@ -125,20 +127,20 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
         try:
             socket.create_server(address, family=family).close()
         except PermissionError:
-            yield Finding("bad", f"port {port} may not be used without privileges: choose one above 1023 (server.port)")
+            yield Finding("bad", f"port {port} needs privileges: choose a port above 1023 (server.port)")
         except OSError as error:
             if running or held:
-                yield Finding("good", f"port {port} of {address[0]} is in use, as it should be")
+                yield Finding("good", f"port {port} of {address[0]} is in use, as expected")
             elif error.errno == errno.EADDRINUSE:
                 shown = f"stop what {LISTENERS.format(port)} shows, or choose another port (server.port)"
                 yield Finding("bad", f"port {port} of {address[0]} is in use: {shown}")
             else:
                 yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
         else:
-            nobody = f"nobody listens on port {port} of {address[0]}"
+            nobody = f"nothing listens on port {port} of {address[0]}"
             if running:
                 yield Finding(
-                    "bad", f"{nobody}, though a daemon runs: if it was given another port, say so with --port"
+                    "bad", f"{nobody}, although a daemon is running: if it has another port, name that with --port"
                 )
             else:
                 yield Finding("good", nobody)
@@ -156,10 +158,10 @@ def _socket(path: Path, running: bool) -> Iterator[Finding]:
         try:
             probe.connect(str(path))
         except PermissionError:
-            yield Finding("note", f"you may not report jobs at {path}: who may is told by its group and mode")
+            yield Finding("note", f"you cannot report jobs at {path}: its group and mode do not allow it")
         except OSError:
             if running:
-                yield Finding("bad", f"a daemon runs, but nobody listens at {path}")
+                yield Finding("bad", f"a daemon is running, but nothing listens at {path}")
         else:
             yield Finding("good", f"jobs can be reported at {path}")
 
@@ -173,7 +175,7 @@ def _disk(path: Path) -> Iterator[Finding]:
     except PermissionError:
         pass  # it is told already
     except OSError as error:
-        yield Finding("bad", f"nothing can be written to the disk of {path}: {(error.strerror or '').lower()}")
+        yield Finding("bad", f"cannot write to the disk of {path}: {(error.strerror or '').lower()}")
         return
     grade: Literal["note", "good"] = "note" if free < LEAST_FREE else "good"
     yield Finding(grade, f"the disk of {path} has {free / (1 << 30):.1f} GiB free")
@@ -182,9 +184,9 @@ def _disk(path: Path) -> Iterator[Finding]:
 def _clock() -> Iterator[Finding]:
     buffer = ctypes.create_string_buffer(512)  # struct timex; all zero asks and changes nothing
     if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
-        yield Finding("note", "nothing sets the clock of this machine: times of jobs may be wrong (timedatectl)")
+        yield Finding("note", "the clock is not synchronized: times of jobs may be wrong (see timedatectl)")
     else:
-        yield Finding("good", "the clock is set by a time server")
+        yield Finding("good", "the clock is synchronized")
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:
@@ -193,15 +195,15 @@ def _tools(settings: Settings) -> Iterator[Finding]:
     for name, pipeline in settings.pipelines.items():
         program = pipeline.command[0].replace("{python}", sys.executable)
         if shutil.which(program) is None:
-            yield Finding("bad", f"the pipeline {name} runs {program}, which is not here")
+            yield Finding("bad", f"the pipeline {name} runs {program}, which is not installed")
         elif "progressd_pdf.pdf" in pipeline.command and find_spec("pypdfium2") is None:
-            yield Finding("note", f"the pipeline {name} needs more than is installed: install progressd[pdf]")
+            yield Finding("note", f"the pipeline {name} needs Python packages that are missing: install progressd[pdf]")
         else:
             yield Finding("good", f"the pipeline {name} can run")
         for tool in sorted(pipeline.needs):
             if shutil.which(tool) is None:
                 yield Finding(
-                    "note", f"{tool} is not installed, so options of the pipeline {name} that need it are refused"
+                    "note", f"{tool} is not installed: options of the pipeline {name} that need it are rejected"
                 )
 
 
@@ -212,5 +214,5 @@ def _descriptors(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"limits.max_connections = {watchers} and ingest.max_connections = {producers}, but a process may open "
-            f"{most} files only (ulimit -n)",
+            f"only {most} files (ulimit -n)",
         )

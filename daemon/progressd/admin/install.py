@@ -22,6 +22,7 @@ CONFIG: Final = Path("/etc/progressd/progressd.toml")
 STATE: Final = Path("/var/lib/progressd")
 RUNTIME: Final = Path("/run/progressd")
 USER: Final = "progressd"
+RELOAD: Final = "reload the units of systemd"
 ENABLED: Final = ("progressd.socket", "progressd-ingest.socket", "progressd.service")
 HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # noqa: S108, from the service, by its sandbox
 
@@ -43,16 +44,18 @@ def installing(program: Path, sample: str) -> Iterator[Step]:
             changed |= path.parent == UNIT_DIRECTORY
             yield Step(f"write {path}", _writer(path, text))
     if not _user_exists():
-        yield Step(f"make the system user {USER}", lambda: run("systemd-sysusers", str(SYSUSERS)))
+        yield Step(f"create the system user {USER}", lambda: run("systemd-sysusers", str(SYSUSERS)))
     if not CONFIG.exists():
-        yield Step(f"write {CONFIG}, in which every setting has its default", _writer(CONFIG, sample))
+        yield Step(f"write {CONFIG}, with the default of every setting", _writer(CONFIG, sample))
     running = _is("is-active", "progressd.service")
     if changed:
-        yield Step("have systemd read its units again", lambda: run("systemctl", "daemon-reload"))
+        yield Step(RELOAD, lambda: run("systemctl", "daemon-reload"))
         if running:
-            yield Step("start it again, with the new units", lambda: run("systemctl", "restart", "progressd.service"))
+            yield Step(
+                "restart the service with the new units", lambda: run("systemctl", "restart", "progressd.service")
+            )
     if missing := [unit for unit in ENABLED if not _is("is-enabled", unit) or not _is("is-active", unit)]:
-        yield Step(f"start {', '.join(missing)}, now and with the machine", lambda: _enable(missing))
+        yield Step(f"start {', '.join(missing)}, now and at boot", lambda: _enable(missing))
 
 
 def uninstalling(*, data: bool) -> Iterator[Step]:
@@ -61,20 +64,20 @@ def uninstalling(*, data: bool) -> Iterator[Step]:
     edited = _drop_ins() if data else []
     if units:
         names = [path.name for path in units]
-        yield Step("stop the daemon, and start it no more with the machine", lambda: _disable(names))
+        yield Step("stop the daemon, and do not start it at boot", lambda: _disable(names))
         for path in units:
             yield Step(f"delete {path}", path.unlink)
     for directory in edited:
-        yield Step(f"delete {directory} and all that is in it", _remover(directory))
+        yield Step(f"delete {directory} and everything in it", _remover(directory))
     if units or edited:
-        yield Step("have systemd read its units again", lambda: run("systemctl", "daemon-reload"))
+        yield Step(RELOAD, lambda: run("systemctl", "daemon-reload"))
     if SYSUSERS.exists():
         yield Step(f"delete {SYSUSERS}", SYSUSERS.unlink)
     if data:
         own = [directory for parent in (STATE, RUNTIME) for directory in (parent, *_of_instances(parent))]
         for directory in (*own, CONFIG.parent):
             if directory.exists():
-                yield Step(f"delete {directory} and all that is in it", _remover(directory))
+                yield Step(f"delete {directory} and everything in it", _remover(directory))
         if _user_exists():
             yield Step(f"delete the system user {USER}", lambda: run("userdel", USER))
 
@@ -110,12 +113,12 @@ def unsettled() -> str:
 def require_possible(program: Path) -> None:
     """Raises InstallationFailed where `program` cannot be the service."""
     if not shutil.which("systemctl") or not Path("/run/systemd/system").is_dir():
-        raise InstallationFailed("systemd does not run here: start the daemon with progressd serve")
+        raise InstallationFailed("systemd is not running here: start the daemon with progressd serve")
     for hidden in HIDDEN:
         if program.resolve().is_relative_to(hidden):
             raise InstallationFailed(
-                f"the service cannot see {program.resolve()}, for {hidden} is hidden from it: install progressd for "
-                "the whole machine, as with sudo pipx install --global"
+                f"the service cannot see {program.resolve()}, because {hidden} is hidden from it: install progressd "
+                "for the whole machine, such as with sudo pipx install --global"
             )
 
 

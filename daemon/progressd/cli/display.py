@@ -51,14 +51,14 @@ class Display(ABC):
         """Show one message."""
         if self._apart:
             self._apart = False
-            self._notice("connected again")
+            self._notice("reconnected")
         self._print(received)
 
     def lost(self, lost: Disconnected) -> None:
         """Tell, once, that the connection is lost."""
         if not self._apart:
             self._apart = True
-            self._notice(f"connection lost ({text.printable(lost.reason)}); trying again")
+            self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
 
     @abstractmethod
     def _print(self, received: Received) -> None: ...

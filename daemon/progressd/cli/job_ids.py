@@ -25,7 +25,7 @@ def whole_id(client: "RestClient", given: str) -> str:
         return given
     beginning = given.lower()
     found = [str(job["id"]) for job in client.jobs(limit=NEWEST) if job["id"].startswith(beginning)]
-    return the_one(given, found, f" (of the newest {NEWEST} jobs)")
+    return the_one(given, found, f" (among the newest {NEWEST} jobs)")
 
 
 def is_beginning(given: str) -> bool:
@@ -36,8 +36,8 @@ def is_beginning(given: str) -> bool:
 def the_one(given: str, found: Sequence[str], among: str = "") -> str:
     """The one id that has been found. Raises APIError where there are several, or none."""
     if not found:
-        raise APIError(404, f"no id of a job begins with {given}{among}")
+        raise APIError(404, f"no job id begins with {given}{among}")
     if len(found) > 1:
         some = ", ".join(found[:NAMED]) + (", …" if len(found) > NAMED else "")
-        raise APIError(409, f"the ids of {len(found)} jobs begin with {given}: {some}")
+        raise APIError(409, f"{len(found)} job ids begin with {given}: {some} (give more of the id)")
     return found[0]

@@ -113,12 +113,12 @@ _SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "m
 @click.group(cls=_Commands, context_settings=_SETTINGS)
 @click.version_option(__version__, "-V", "--version", prog_name="progressd", message="%(prog)s %(version)s")
 def main() -> None:
-    """Pushes the progress of long-running jobs to whoever watches them, the moment it happens.
+    """Push the progress of long-running jobs to their watchers, as it happens.
 
     \b
     Examples:
       progressd serve                        run the daemon
-      progressd submit book.pdf --watch      give it a file, and look on
-      progressd watch                        look on at all its jobs
-      progressd run -- make -j4              have it show a command
+      progressd submit book.pdf --watch      submit a file and watch its job
+      progressd watch                        watch all jobs
+      progressd run -- make -j4              run a command as a job
     """

@@ -35,7 +35,7 @@ class Directory(click.Path):
                 owner = path.owner()
             except KeyError:
                 owner = f"user {path.stat().st_uid}"
-            raise click.ClickException(f"{path} is for {owner} to read, not for you: put sudo before the command")
+            raise click.ClickException(f"cannot read {path}, which belongs to {owner}: put sudo before the command")
         return super().convert(value, param, ctx)
 
 
@@ -91,7 +91,7 @@ def _require_there(settings: "Settings") -> None:
     if not settings.state_dir.is_dir():
         raise SettingsError(
             f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
-            " /var/lib/progressd"
+            " --state-dir /var/lib/progressd"
         )
 
 

@@ -86,13 +86,13 @@ _OPTIONS: Final = (
         envvar="PROGRESSD_KEY",
         show_envvar=True,
         metavar="KEY",
-        help="The key to it, if it asks for one. Typed here, others on this machine see it.",
+        help="The key, if the daemon requires one. Other users of this machine can see it here.",
     ),
     click.option(
         "--key-file",
         envvar="PROGRESSD_KEY_FILE",
         show_envvar=True,
         type=click.Path(path_type=Path, dir_okay=False),
-        help="Or a file that has it.",
+        help="A file that contains the key.",
     ),
 )

@@ -118,7 +118,8 @@ class ReporterThread:
             return 0.0
         if left <= 0:
             if self._stop():
-                log.warning("%s: the daemon was not told how it ended", self._name)
+                untold = "the daemon was not told how it ended" if self._answered else "no daemon answered in time"
+                log.warning("%s: %s", self._name, untold)
             return 0.0
         if waited < QUIET:
             return min(left, QUIET - waited)

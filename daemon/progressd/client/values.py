@@ -16,6 +16,7 @@ MAX_URL: Final = 4096  # characters
 MAX_SENTENCE: Final = 10_000  # characters
 MAX_OPTIONS: Final = 65536  # bytes of JSON
 MAX_NESTING: Final = 32  # levels of options
+MAX_LABELS: Final = 50
 MAX_LEASE: Final = 30 * 86400.0  # seconds
 
 LeftOut = dict[str, Exception]
@@ -65,6 +66,8 @@ def lease(number: object) -> float:
 
 def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
     """Return the labels, less those that cannot be sent."""
+    if len(given) > MAX_LABELS:
+        raise ValueError(f"they are more than the {MAX_LABELS} that are allowed")
     sent = {}
     for name, value in given.items():
         try:

@@ -46,7 +46,7 @@ class Server(Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=65535,
-            description="The one port for page, REST and WebSocket; 0 is any free one.",
+            description="The one port for page, REST and WebSocket; 0 for any free one.",
             extra={"flag": "--port"},
         ),
     ] = 8080
@@ -91,7 +91,7 @@ class Server(Struct, frozen=True, kw_only=True):
     insecure: Annotated[
         bool,
         Meta(
-            description="Whether to listen where other machines reach the daemon, and may do everything.",
+            description="Whether the daemon may listen where other machines reach it without requiring a key.",
             extra={"flag": "--insecure"},
         ),
     ] = False
@@ -273,7 +273,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     level: Annotated[
         LogLevel,
         Meta(
-            description="The least important message that is written; tracebacks only with `debug`.",
+            description="The lowest level that is logged; tracebacks only with `debug`.",
             extra={"flag": "--log-level"},
         ),
     ] = "info"

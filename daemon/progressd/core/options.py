@@ -24,7 +24,9 @@ def checked_options(
         if value is None:
             continue
         if value is True and option.needs is not None and not available(option.needs):
-            raise InvalidOption(f"option {name}: true is not possible here, because {option.needs} is not installed")
+            raise InvalidOption(
+                f"option {name}: true is not possible, because {option.needs} is not installed on the server"
+            )
         checked[name] = value
     return checked
 
@@ -37,7 +39,9 @@ def _checked(name: str, option: Option, value: object) -> Value:
 
 
 def _unknown(name: str, pipeline: Pipeline) -> str:
-    known = ", ".join(pipeline.options) or "none"
+    if not pipeline.options:
+        return f"there is no option {shown(name)}: this pipeline has none"
+    known = ", ".join(pipeline.options)
     close = difflib.get_close_matches(name, pipeline.options, 1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"there is no option {shown(name)}: the options are {known}{hint}"
+    return f"there is no option {shown(name)}: choose from {known}{hint}"

@@ -49,12 +49,12 @@ class ResourceLimits(NamedTuple):
         """What an exit status other than 0, negative for a signal, says, as the end of a sentence about the child."""
         number = -status if status < 0 else status - 128  # as a shell tells of what it has run
         if number == signal.SIGXCPU:
-            return f"used more than {seconds_text(self.cpu)} of processor time, the most that it may"
+            return f"used more than {seconds_text(self.cpu)} of processor time, its limit"
         if number == signal.SIGXFSZ:
-            return f"wrote a file of more than {size_text(self.file)}, the largest that it may"
+            return f"wrote a file larger than {size_text(self.file)}, its limit"
         end = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
         if number in _FATAL or _COMPLAINT.search(stderr):
-            return f"{end}, perhaps for want of memory: it may have {size_text(self.memory)}"
+            return f"{end}, perhaps because it needs more memory than its limit of {size_text(self.memory)}"
         words = last_words(stderr)
         return f"{end}: {words}" if words else end
 

@@ -168,7 +168,7 @@ class Runner:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
                 why = error.strerror or "the daemon's log says why"
-                return self._failed(job, f"{program}, the program of pipeline {job.pipeline}, cannot be started: {why}")
+                return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
             return await self._run_pipeline(job, pipeline, limits, result, child)
 
     async def _start(
@@ -212,7 +212,7 @@ class Runner:
         if child.stderr:
             await self._keep_stderr(job, child.stderr)
         if in_time.cancelled_caught:
-            return self._failed(job, f"stopped after {timeout:g} s, the longest that a job of {job.pipeline} may take")
+            return self._failed(job, f"stopped after {timeout:g} s, the time limit of the pipeline {job.pipeline}")
         if output.complaint is not None:
             return self._error(job, output.complaint)
         if status != 0:
@@ -251,14 +251,12 @@ class Runner:
             try:
                 await self._files.keep_output(job.id, result)
             except FileNotFoundError:
-                return self._failed(job, f"{job.pipeline} ended well, but wrote no result")
+                return self._failed(job, f"{job.pipeline} exited with status 0, but wrote no result")
             except OSError as error:
                 if not passes(error):
                     raise
                 log.error("cannot keep a result", job_id=job.id, error=str(error))
-                return self._failed(
-                    job, f"{job.pipeline} ended well, but the daemon cannot keep its result: {error.strerror}"
-                )
+                return self._failed(job, f"the daemon cannot store the result of {job.pipeline}: {error.strerror}")
             url = download_path(job.id)
         return CompletedEvent(job.id, replace(reported, output_path=url))
 

@@ -130,7 +130,7 @@ export class Feed {
     if (message.type === 'server_shutdown') {
       this.#listener.onNotice(farewell(message.data));
     } else if (message.type === 'server_status') {
-      this.#listener.onNotice(message.data.error ? `The server takes no changes for now: ${message.data.error}.` : null);
+      this.#listener.onNotice(message.data.error ? `The server cannot save changes at the moment: ${message.data.error}.` : null);
     } else if (message.type === 'resync') {
       this.#sync();
     } else if (this.#loading) {
@@ -207,7 +207,7 @@ export class Feed {
   }
 }
 
-function farewell({ reason, countdown_secs: seconds } = {}) {
-  const when = seconds ? ` within ${seconds} s` : '';
-  return `The server shuts down${when}${reason ? ` (${reason})` : ''}. This page reconnects by itself.`;
+function farewell({ countdown_secs: seconds } = {}) {
+  const when = seconds ? `within ${seconds} s` : 'now';
+  return `The server stops ${when}. This page reconnects by itself when the server is back.`;
 }

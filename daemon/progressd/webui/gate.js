@@ -57,7 +57,7 @@ export class Gate {
 
   async #try(key) {
     if (!isPossible(key)) {
-      this.#complain('This is no key: there are characters in it that no key has.');
+      this.#complain('This is not a key: it contains characters that keys never have.');
       return;
     }
     useKey(key);
@@ -109,4 +109,4 @@ const mayLook = ({ scopes = [] }) => scopes.includes('read') || scopes.includes(
 export const mayWrite = (who) =>
   !who?.authenticated || who.scopes.includes('write') || who.scopes.includes('admin');
 
-const lacking = ({ key_name: name }) => `The key ${name} may not look at jobs: it lacks the scope read.`;
+const lacking = ({ key_name: name }) => `The key ${name} cannot view jobs: it needs the scope read.`;

@@ -15,8 +15,8 @@ from progressd.cli.signals import ending_in_order
 def backup(target: Path, config_path: Path | None, **given: str | None) -> None:
     """Copy the database of a daemon, running or not, to FILE.
 
-    The copy is whole and of one moment, is checked, and never takes the place of another file. It holds all jobs and
-    their changes; their files are in the directory jobs beside the database, to be copied after it.
+    The copy is consistent and checked, and never overwrites a file. It contains all jobs and their changes. The files
+    of jobs are in the directory jobs beside the database: copy them after it.
 
     \b
     Examples:

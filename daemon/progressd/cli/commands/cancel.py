@@ -1,4 +1,4 @@
-"""`progressd cancel`: a job that nobody needs any more."""
+"""`progressd cancel`: stop a job."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`progressd check`: whether database and files are whole, and fit each other."""
+"""`progressd check`: check that database and files are whole and consistent."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from progressd.cli.signals import ending_in_order
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Mend what can be mended; the daemon has to be stopped.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired; stop the daemon first.")
 @state_dir_options
 @ending_in_order()
 def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
-    """Look for what is wrong with the database and the files of a daemon, running or not.
+    """Check the database and the files of a daemon, running or not.
 
-    Each problem has a line that says what --repair would do about it. The exit status is 0 when there is none, or when
-    all have been mended. It reads the whole database, which takes a while where that is large.
+    It prints one line for each problem, with what --repair would do about it. The exit status is 0 if there are no
+    problems, or if all were repaired. A large database takes a while.
 
     --repair recovers a damaged database into a new one, which takes the program sqlite3 (sudo apt install sqlite3).
     It keeps the damaged one beside it, says where, and lists what is lost.
@@ -40,4 +40,4 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
             left += 1
     if left:
         raise SystemExit(1)
-    click.echo(f"{directory}: all is well", err=True)
+    click.echo(f"{directory}: no problems found", err=True)

@@ -1,4 +1,4 @@
-"""`progressd config`: the settings in force, or all there are."""
+"""`progressd config`: print the settings in force, or a sample file."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from progressd.cli.options import config_option
 def config(config_path: Path | None, sample: bool) -> None:
     """Print the settings in force and where each came from.
 
-    It reads what progressd serve would read from here: the environment and the config file.
+    It reads the environment and the config file, as progressd serve would from here.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`progressd delete`: finished jobs that nobody needs any more, sooner than after the retention."""
+"""`progressd delete`: delete finished jobs before their retention ends."""
 
 import click
 
@@ -13,7 +13,7 @@ from progressd.cli.remote import Remote, remote_options
 def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None:
     """Delete finished jobs with their files.
 
-    The exit status is 1 if the daemon refuses one of them, such as for one that is still running: cancel it first.
+    A job that is still running has to be cancelled first. The exit status is 1 if one of the jobs was not deleted.
 
     \b
     Example:

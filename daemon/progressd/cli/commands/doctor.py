@@ -1,4 +1,4 @@
-"""`progressd doctor`: what is wrong, in plain words."""
+"""`progressd doctor`: what keeps the daemon from working."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ MARKS = {"good": "   ok", "note": " note", "bad": "wrong"}
 @settings_options
 @config_option
 def doctor(config_path: Path | None, **flags: object) -> None:
-    """Say what keeps the daemon from working here.
+    """Find what keeps the daemon from working on this machine.
 
-    It looks at port, permissions, disk, clock and programs that are missing, of what progressd serve would use from
-    here, or of the service where that is installed. The exit status is 1 if something is wrong.
+    It checks the port, permissions, disk, clock and missing programs: those of the service if it is installed,
+    otherwise those of progressd serve as started from here. The exit status is 1 if something is wrong.
 
     \b
     Examples:
@@ -38,7 +38,7 @@ def doctor(config_path: Path | None, **flags: object) -> None:
     of_service = installed and all(value is None for value in given.values())
     findings = list(diagnose(settings, held_addresses() if of_service else ()))
     if of_service and (told := unsettled()):
-        findings.insert(0, Finding("note", f"of the running service: {told}"))
+        findings.insert(0, Finding("note", f"the running service says: {told}"))
     for finding in findings:
         click.echo(f"{MARKS[finding.grade]}  {finding.sentence}")
     if any(finding.grade == "bad" for finding in findings):

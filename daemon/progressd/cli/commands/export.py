@@ -1,4 +1,4 @@
-"""`progressd jobs export`: every job there is, for other programs."""
+"""`progressd jobs export`: print every job, for other programs."""
 
 import sys
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from progressd.core.status import JobStatus
     "statuses",
     type=click.Choice([str(status) for status in JobStatus]),
     multiple=True,
-    help="Only jobs in this state; may be given several times.",
+    help="Only jobs with this status; repeatable.",
 )
 @state_dir_options
 def export(statuses: Sequence[str], config_path: Path | None, **given: str | None) -> None:
     """Print every job as one line of JSON, the oldest first.
 
-    They are those of a daemon, running or not. The lines are as those of progressd jobs --json, and come from the
-    database itself: all of them, however many there are. Progress in them may be a second old.
+    It reads the database of a daemon, running or not, and prints all jobs in the format of progressd jobs --json. Their
+    progress may be a second old.
 
     \b
     Examples:

@@ -15,17 +15,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def _asking(command: Command) -> Command:
     """`--dry-run` and `--yes`."""
-    command = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")(command)
-    return click.option("-y", "--yes", is_flag=True, help="Do it without asking.")(command)
+    command = click.option("-n", "--dry-run", is_flag=True, help="Print what would be done, and do nothing.")(command)
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")(command)
 
 
 @click.command()
 @_asking
 def install(dry_run: bool, yes: bool) -> None:
-    """Make the daemon a service, which starts with the machine.
+    """Install the daemon as a service that starts with the machine.
 
-    It says what it will do and asks first: units for systemd, the user progressd, a config file where there is none,
-    and the start. What is done already is left alone, so it can be run again, as after an upgrade.
+    It installs the systemd units, the user progressd and a config file if there is none, and starts the service. It
+    lists these steps and asks before it begins. Steps that are already done are skipped, so it can be run again, such
+    as after an upgrade.
 
     \b
     Examples:
@@ -46,17 +47,17 @@ def install(dry_run: bool, yes: bool) -> None:
     except InstallationFailed as error:
         if not dry_run:
             raise
-        click.echo(f"It could not be done here, for {error}.\n", err=True)
-    _carry_out(installing(program, sample()), "progressd is installed, and runs", dry_run, yes)
+        click.echo(f"This cannot be done here: {error}.\n", err=True)
+    _carry_out(installing(program, sample()), "progressd is installed and running", dry_run, yes)
 
 
 @click.command()
-@click.option("--delete-data", is_flag=True, help="Delete all jobs, their files and the settings as well.")
+@click.option("--delete-data", is_flag=True, help="Also delete all jobs, their files and the settings.")
 @_asking
 def uninstall(delete_data: bool, dry_run: bool, yes: bool) -> None:
-    """Stop the service and take it away.
+    """Stop the service and remove it.
 
-    Its jobs, their files and its settings stay, unless told otherwise.
+    Jobs, their files and the settings are kept, unless --delete-data is given.
 
     \b
     Examples:
@@ -77,9 +78,9 @@ def _carry_out(steps: "Iterable[Step]", done: str, dry_run: bool, yes: bool) -> 
     if dry_run:
         return
     if os.geteuid() != 0:
-        raise click.ClickException("only root may do that: put sudo before the command")
+        raise click.ClickException("only root can do this: put sudo before the command")
     if not yes:
-        click.confirm("Go on?", abort=True)
+        click.confirm("Continue?", abort=True)
     for step in planned:
         step.do()
     click.echo(f"Done: {done}.")

@@ -1,4 +1,4 @@
-"""`progressd jobs`: what the daemon has done, does and will do."""
+"""`progressd jobs`: list jobs."""
 
 import sys
 from typing import Any, Final
@@ -18,10 +18,12 @@ LEAST_NAME: Final = 8  # characters
 
 
 @click.group(invoke_without_command=True)
-@click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs in this state.")
-@click.option("--kind", metavar="KIND", help="Only jobs of this kind: what a job is called, or pdf.")
+@click.option("--status", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs with this status.")
+@click.option("--kind", metavar="KIND", help="Only jobs of this kind, such as pdf or the name given to progressd run.")
 @click.option("--label", metavar="NAME=VALUE", callback=label, help="Only jobs with this label.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many jobs at most.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="The maximum number of jobs."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each job as one line of JSON.")
 @remote_options
 @click.pass_context
@@ -45,7 +47,9 @@ def jobs(ctx: click.Context, /, limit: int, as_json: bool, remote: Remote, **fil
         for job in found:
             click.echo(msgspec.json.encode(job))
     elif not found and sys.stdout.isatty():
-        click.echo("no jobs")
+        click.echo(
+            "no jobs match" if any(filters.values()) else "no jobs yet (submit a file with progressd submit FILE)"
+        )
     elif sys.stdout.isatty():
         _print_table(found)
     else:

@@ -1,4 +1,4 @@
-"""`progressd keys`: who may do what, and no longer."""
+"""`progressd keys`: the API keys of a daemon, and what each may do."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +16,9 @@ SCOPES: Final = ("read", "write", "admin")
 def keys() -> None:
     """Add, list and revoke the keys of a daemon on this machine.
 
-    A key lets its holder do what its scopes say: read looks on, write submits, reports and cancels, admin does it all.
-    With auth.required = true nobody gets in without one. They are in a file that the daemon looks at every second
-    (auth.keys_file), of which only root and the daemon's user should write; the daemon need not run.
+    The scopes of a key say what it may do: read lists and watches jobs, write submits, reports and cancels, admin does
+    both. With auth.required = true every request needs a key. The daemon rereads the file of keys (auth.keys_file)
+    every second, and need not run. Only root and the daemon's user should be able to write that file.
 
     \b
     Examples:
@@ -32,7 +32,7 @@ def _scopes(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...
     scopes = [part.strip() for text in given for part in text.split(",")]
     for scope in scopes:
         if scope not in SCOPES:
-            raise click.BadParameter(f"{scope!r} is none of {', '.join(SCOPES)}")
+            raise click.BadParameter(f"{scope!r} is not a scope: choose from {', '.join(SCOPES)}")
     return list(dict.fromkeys(scopes))
 
 
@@ -45,9 +45,9 @@ def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) ->
     except ValueError:
         seconds = 0
     if seconds is not None and seconds > units.LONGEST:
-        raise click.BadParameter(f"{text!r} is too long: {units.seconds_text(units.LONGEST)} are the most")
+        raise click.BadParameter(f"{text!r} is too long: use at most {units.seconds_text(units.LONGEST)}")
     if seconds is not None and seconds <= 0:
-        raise click.BadParameter(f"{text!r} is no duration, such as 12h or 30d")
+        raise click.BadParameter(f"{text!r} is not a duration, such as 12h or 30d")
     return seconds
 
 
@@ -59,16 +59,29 @@ state_dir_option = click.option(
 @keys.command()
 @click.argument("name")
 @click.option(
-    "--scope", "scopes", multiple=True, default=("read",), show_default=True, metavar="SCOPE[,SCOPE]", callback=_scopes
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("read",),
+    show_default=True,
+    metavar="SCOPE[,SCOPE]",
+    callback=_scopes,
+    help="What the key may do: read, write or admin.",
 )
-@click.option("--expires", "lifetime", metavar="DURATION", callback=duration, help="Such as 12h or 30d; else never.")
+@click.option(
+    "--expires",
+    "lifetime",
+    metavar="DURATION",
+    callback=duration,
+    help="When the key expires, such as in 12h or 30d.  [default: never]",
+)
 @click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="NAME=VALUE",
     callback=labels_given,
-    help="Only the jobs that have this label; more than once: all of them.",
+    help="Limit the key to jobs with this label; repeat it to require several labels.",
 )
 @state_dir_option
 @config_option
@@ -80,7 +93,7 @@ def add(
     state_dir: Path | None,
     config_path: Path | None,
 ) -> None:
-    """Make a key, and print it this once."""
+    """Make a key and print it, once."""
     from datetime import UTC, datetime, timedelta
 
     import msgspec
@@ -101,22 +114,19 @@ def add(
         key = msgspec.convert({**given, "expires_at": expires_at}, Key)
     except msgspec.ValidationError:
         raise InvalidInput(
-            f"a key cannot be called {name!r}: its name has up to 64 letters, digits and ._@-, a letter or digit first"
+            f"{name!r} cannot be the name of a key: use up to 64 letters, digits and ._@-, with a letter or digit first"
         ) from None
     file = _file(state_dir, config_path)
     add_key(file, key)
     click.echo(secret)
-    click.echo(f"It is shown this once: only its hash is kept, in {file}.", err=True)
+    click.echo(f"Keep this key: it is not shown again. Only its hash is stored, in {file}.", err=True)
 
 
 @keys.command("list")
 @state_dir_option
 @config_option
 def list_(state_dir: Path | None, config_path: Path | None) -> None:
-    """List the keys by name, but not the keys themselves.
-
-    With their scopes, labels and ends.
-    """
+    """List the keys: names, scopes, labels and expiry, but not the keys themselves."""
     from datetime import UTC, datetime
 
     from progressd.auth.api_keys import read_keys
@@ -135,7 +145,7 @@ def list_(state_dir: Path | None, config_path: Path | None) -> None:
 @state_dir_option
 @config_option
 def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
-    """Delete a key; the connections made with it are closed."""
+    """Revoke a key, and close the connections made with it."""
     from progressd.auth.api_keys import revoke_key
 
     revoke_key(_file(state_dir, config_path), name)

@@ -1,4 +1,4 @@
-"""`progressd retry`: once more what has failed."""
+"""`progressd retry`: run a job again."""
 
 import click
 
@@ -8,13 +8,13 @@ from progressd.cli.remote import Remote, remote_options
 
 @click.command()
 @click.argument("job_id", metavar="JOB", shell_complete=complete_ended)
-@click.option("--watch", "-w", is_flag=True, help="Look on until it is done, as progressd watch does.")
+@click.option("--watch", "-w", is_flag=True, help="Watch the new job until it has finished.")
 @remote_options
 @click.pass_context
 def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
-    """Have a file worked on again; print the id of the new job.
+    """Retry a job that failed or was cancelled; print the id of the new job.
 
-    Only for a job of a pipeline that failed or was cancelled. The exit status is that of progressd submit.
+    Only jobs of a pipeline can be retried. The exit status is that of progressd submit.
 
     \b
     Example:

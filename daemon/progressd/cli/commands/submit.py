@@ -1,4 +1,4 @@
-"""`progressd submit`: files for the daemon to work on."""
+"""`progressd submit`: submit files to the daemon."""
 
 from pathlib import Path
 
@@ -36,18 +36,23 @@ def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str
     metavar="NAME=VALUE",
     multiple=True,
     callback=_assignments,
-    help="An option of the pipeline.",
+    help="An option of the pipeline; repeatable.",
 )
-@click.option("--pipeline", metavar="NAME", help="The pipeline to run, instead of pdf.")
+@click.option("--pipeline", metavar="NAME", help="The pipeline to run.  [default: pdf]")
 @click.option(
-    "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the jobs."
+    "--label",
+    "labels",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=labels_given,
+    help="A label for the jobs; repeatable.",
 )
 @click.option(
     "--priority",
     type=click.Choice([str(priority) for priority in Priority]),
-    help="Jobs of a higher one are started first.",
+    help="Jobs with a higher priority start first.",
 )
-@click.option("--watch", "-w", is_flag=True, help="Look on until all are done, as progressd watch does.")
+@click.option("--watch", "-w", is_flag=True, help="Watch the jobs until all have finished.")
 @remote_options
 @click.pass_context
 def submit(
@@ -60,9 +65,9 @@ def submit(
     watch: bool,
     remote: Remote,
 ) -> None:
-    """Give files to the daemon; print the id of each job.
+    """Submit files to the daemon and print the id of each job.
 
-    The exit status is 1 if the daemon refuses a file, and with --watch also if a job fails or is cancelled.
+    The exit status is 1 if the daemon rejects a file. With --watch it is 1 also if a job fails or is cancelled.
 
     \b
     Examples:

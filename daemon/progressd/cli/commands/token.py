@@ -1,4 +1,4 @@
-"""`progressd token`: let somebody look on for a while."""
+"""`progressd token`: let somebody watch for a while."""
 
 from pathlib import Path
 
@@ -10,15 +10,21 @@ from progressd.cli.options import config_option, daemon_here
 
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False)
-@click.option("--expires", "lifetime", metavar="DURATION", callback=duration, help="Instead of auth.token_lifetime.")
+@click.option(
+    "--expires",
+    "lifetime",
+    metavar="DURATION",
+    callback=duration,
+    help="When the token expires, such as in 8h.  [default: auth.token_lifetime]",
+)
 @state_dir_option
 @config_option
 def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
-    """Print a token to watch one job, or all of them.
+    """Print a token to watch one job, or all jobs, of a daemon on this machine.
 
-    It is for a daemon on this machine, and goes into an address, where no header can be sent:
-    /ws/jobs/JOB?token=TOKEN, /api/jobs/JOB/events?token=TOKEN. Whoever has it can look at that job, and do nothing
-    else. Of the job's id the first eight characters do.
+    It goes into a URL, for clients that cannot send a header: /ws/jobs/JOB?token=TOKEN or
+    /api/jobs/JOB/events?token=TOKEN. Its holder can watch that job and do nothing else. The first eight characters of
+    the job's id are enough.
 
     \b
     Examples:
@@ -39,7 +45,7 @@ def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, co
             job_id = the_one(job_id, maintenance.ids_beginning(settings.state_dir, job_id.lower()))
         job_id = checked_job_id(job_id)
         if not maintenance.may_have(settings.state_dir, job_id):
-            raise NotFound(f"the daemon with the state directory {settings.state_dir} has no job {job_id}")
+            raise NotFound(f"there is no job {job_id} in the state directory {settings.state_dir}")
     topic = ALL_JOBS if job_id is None else job_topic(job_id)
     operator = Identity()
     end = lifetime_of(operator, settings.auth.token_lifetime if lifetime is None else lifetime)

@@ -10,16 +10,16 @@ from progressd.cli.remote import Remote, remote_options
 
 @click.command()
 @click.argument("job_id", metavar="[JOB]", required=False, shell_complete=complete_job)
-@click.option("--json", "as_json", is_flag=True, help="Print each message as it comes: one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print each message as it arrives: one line of JSON.")
 @remote_options
 @click.pass_context
 def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote) -> None:
-    """Look on while a job runs, or at all jobs until Ctrl-C.
+    """Watch a job until it ends, or all jobs until Ctrl-C.
 
-    On a terminal it shows live bars, in a pipe one line of text for each message. It reconnects by itself and goes on
-    where it was.
+    On a terminal it shows live bars, in a pipe one line of text for each message. It reconnects by itself and misses
+    nothing.
 
-    The exit status is 0 if the job is completed, 1 if it failed or was cancelled, 130 if you interrupt it.
+    The exit status is 0 if the job completed, 1 if it failed or was cancelled, 130 if you interrupt it.
 
     \b
     Examples:

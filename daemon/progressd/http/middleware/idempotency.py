@@ -42,10 +42,10 @@ class IdempotencyKeys:
             yield str(uuid.uuid4())
             return
         if _KEY.fullmatch(key) is None:
-            raise InvalidInput(f"{HEADER}: 1 to 255 printable ASCII characters without spaces are expected")
+            raise InvalidInput(f"{HEADER} is malformed: send 1 to 255 printable ASCII characters without spaces")
         made = str(uuid.uuid5(self._namespace, f"{what} {key}"))
         if made in self._claimed:
-            raise Conflict(f"another request with this {HEADER} is being served")
+            raise Conflict(f"another request with this {HEADER} is under way: wait for its answer")
         self._claimed.add(made)
         try:
             yield made

@@ -90,14 +90,14 @@ async def cancel(batch_id: str) -> Response:
     daemon = services()
     batch = await _find(batch_id)
     if batch.status.finished:
-        raise Conflict(f"batch {batch.id} is {batch.status} already")
+        raise Conflict(f"batch {batch.id} is already {batch.status}")
     events = [BatchCancelEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
     outcomes = await daemon.ingest.submit(*events)
     _raise_unless(outcomes, Conflict)  # some may have finished just before
     after = await daemon.batches.get(batch.id)
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:
-        raise Conflict(f"batch {batch.id} is {after.status} already")
+        raise Conflict(f"batch {batch.id} is already {after.status}")
     return json_response(BatchCancelled(batch.id, BatchStatus.CANCELLED, cancelled, after.completed))
 
 

@@ -1,4 +1,4 @@
-"""Jobs over REST: look at them, register them, cancel them, try them again, fetch what came of them."""
+"""Jobs over REST: list, register, cancel, retry and delete them, and download their results."""
 
 import mimetypes
 import uuid
@@ -102,7 +102,7 @@ async def cancel(job_id: str) -> Response:
     if converted(request.args, DeleteQuery).purge:
         return await _purge(job)
     if job.status.finished:
-        raise Conflict(f"job {job.id} is {job.status} already")
+        raise Conflict(f"job {job.id} is already {job.status}")
     cancelled = ReportedStatus(JobStatus.CANCELLED)
     return _job_response(await services().ingest.submit_one(StatusEvent(job.id, cancelled)))
 
@@ -110,7 +110,7 @@ async def cancel(job_id: str) -> Response:
 async def _purge(job: Job) -> Response:
     daemon = services()
     if not job.status.finished:
-        raise Conflict(f"job {job.id} is {job.status}: only a finished job can be deleted")
+        raise Conflict(f"job {job.id} is {job.status}: only finished jobs can be deleted, so cancel it first")
     with trio.CancelScope(shield=True):  # or its files were left behind
         async with daemon.files.deletion(job.id):
             await daemon.ingest.delete(job)
@@ -124,11 +124,11 @@ async def retry(job_id: str) -> Response:
     daemon = services()
     job = await _find(job_id)
     if not daemon.ready:
-        raise Unavailable("the daemon is stopping and takes no work")
+        raise Unavailable("the daemon is stopping and accepts no new jobs")
     if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
-        raise Conflict(f"job {job.id} is {job.status}: only a failed or cancelled job can be tried again")
+        raise Conflict(f"job {job.id} is {job.status}: only failed or cancelled jobs can be retried")
     if job.pipeline is None:
-        raise Conflict(f"job {job.id} is not run by the daemon: only its producer can try it again")
+        raise Conflict(f"job {job.id} is not run by the daemon: only its producer can retry it")
     again = str(uuid.uuid4())
     registration = Registration(
         kind=job.kind, input_filename=job.input_filename, options=job.options, labels=job.labels
@@ -139,7 +139,7 @@ async def retry(job_id: str) -> Response:
             new = await daemon.ingest.submit_one(
                 SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=owner)
             )
-    return json_response(RetryAccepted(new.id, new.status, f"trying job {job.id} again"))
+    return json_response(RetryAccepted(new.id, new.status, f"retrying job {job.id}"))
 
 
 @blueprint.get("/<job_id>/download")
@@ -149,9 +149,9 @@ async def download(job_id: str) -> Response:
     daemon = services()
     job = await _find(job_id)
     if job.status is not JobStatus.COMPLETED:
-        raise Conflict(f"job {job.id} is {job.status}: there is no result to download")
+        raise Conflict(f"job {job.id} has no result to download: its status is {job.status}")
     if job.output_path is None:
-        raise NotFound(f"job {job.id} has completed without a result to download")
+        raise NotFound(f"job {job.id} has no result to download: it completed without one")
     if job.output_path.startswith(ELSEWHERE):
         location = quote(job.output_path, safe=IN_URLS)
         return Response(b"", 303, {"Location": location, "Cache-Control": CACHING})
@@ -173,7 +173,7 @@ async def download(job_id: str) -> Response:
         raise NotFound(f"the result of job {job.id} is not on this server") from None
     except OSError as error:
         if passes(error):
-            raise Unavailable(f"the daemon cannot open the file for now ({error.strerror})") from error
+            raise Unavailable(f"the daemon cannot open the result at the moment: {error.strerror}") from error
         raise
     if request.method == "HEAD" and isinstance(response.response, FileBody):
         response.response.leave_out()

@@ -56,11 +56,11 @@ def pipeline_asked_for() -> tuple[str, Pipeline]:
     """What `?pipeline=NAME` names, `pdf` without it. Raises InvalidInput, and Unavailable when no work is taken."""
     daemon = services()
     if not daemon.ready:
-        raise Unavailable("the daemon is stopping and takes no work")
+        raise Unavailable("the daemon is stopping and accepts no new jobs")
     name = request.args.get("pipeline", "pdf")
     pipeline = daemon.settings.pipelines.get(name)
     if pipeline is None:
-        raise InvalidInput(f"there is no pipeline {name[:60]!r}: there are {', '.join(daemon.settings.pipelines)}")
+        raise InvalidInput(f"there is no pipeline {name[:60]!r}: choose from {', '.join(daemon.settings.pipelines)}")
     return name, pipeline
 
 
@@ -86,14 +86,10 @@ def _priority(given: object) -> Priority:
 async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
     """Receive the same form again, and keep nothing. Raises IdempotencyKeyReused, or like `receive_form`."""
     if known.pipeline != pipeline:
-        raise IdempotencyKeyReused(
-            f"this {HEADER} came with a file for the pipeline {known.pipeline} before, not {pipeline}"
-        )
+        raise IdempotencyKeyReused(f"this {HEADER} was used before, for the pipeline {known.pipeline}: use a new one")
     _, digest = await receive_form(request, None, file_fields, services().settings.limits, files_most)
     if digest != known.fingerprint:
-        raise IdempotencyKeyReused(
-            f"this {HEADER} came with another request before: the files, options or labels were others"
-        )
+        raise IdempotencyKeyReused(f"this {HEADER} was used before, with other files, options or labels: use a new one")
 
 
 def owner_of_request() -> str:
@@ -107,7 +103,9 @@ def owner_of_request() -> str:
 def require_unused(there: bool) -> None:
     """Raises IdempotencyKeyReused where what a new one would be called by is `there`, unseen by who asks."""
     if there:
-        raise IdempotencyKeyReused(f"this {HEADER} came before, with what this client has nothing to do with any more")
+        raise IdempotencyKeyReused(
+            f"this {HEADER} was used before, for a job that this client cannot see: use a new one"
+        )
 
 
 def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
