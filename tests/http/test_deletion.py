@@ -117,3 +117,30 @@ async def test_what_the_retention_deletes_is_not_told(tmp_path: Path, monkeypatc
             pass
         await daemon.report(registered(OTHER))
         assert (await watcher.receive())["type"] == "job_created"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_cursor_stays_good_over_a_deletion(tmp_path: Path, restarted: bool) -> None:
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        await daemon.report(registered(OTHER))
+        async with daemon.watch("/ws/jobs") as watcher:
+            cursor = (await watcher.receive_until("job_created"))[-1]["cursor"]
+        await finished(daemon, ID, labels={"team": "scan"})
+        await daemon.report(progress(OTHER, 1), completed(OTHER))
+        await delete(client, ID)
+        if not restarted:
+            await resumed_past_the_deletion(daemon, cursor)
+    if restarted:
+        async with running_daemon(tmp_path) as daemon:
+            await resumed_past_the_deletion(daemon, cursor)
+
+
+async def resumed_past_the_deletion(daemon: RunningDaemon, cursor: str) -> None:
+    async with daemon.watch(f"/ws/jobs?since={cursor}") as back:
+        messages = await back.receive_until("job_deleted")
+    assert "resync" not in [message["type"] for message in messages]
+    assert [(message["type"], message["job_id"]) for message in messages[-2:]] == [
+        ("completed", OTHER),
+        ("job_deleted", ID),
+    ]
+    assert messages[-1]["data"] == {"status": "completed", "labels": {"team": "scan"}}

@@ -133,6 +133,8 @@ class History:
         items = placed_messages(batch, self._store.id)
         for job in await self._store.jobs_of_batch(batch_id):
             items += (await self._trail(job, after, upto)).between(after, upto)
+        if after:
+            items += await self._deletions(after, upto, batch_id)
         items = [item for item in items if after < item.offset <= upto]
         return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
 
@@ -156,8 +158,18 @@ class History:
         moved = [job for job in await self._store.moved(after, end) if self._registry.trail(job.id) is None]
         items = {item.offset: item for item in await self._with_labels(changes)}
         items |= {item.offset: item for job in moved if (item := newest_progress(job, self._store.id)) is not None}
+        items |= {item.offset: item for item in await self._deletions(after, end)}
         items |= {item.offset: item for item in recent if item.offset <= end}
         return Page(in_order(items.values()), None if end == upto else end)
+
+    async def _deletions(self, after: int, upto: int, batch_id: str | None = None) -> list[Envelope]:
+        """Return the deletions of jobs, all or those of a batch."""
+        found = await self._store.deletions(after, upto)
+        return [
+            Envelope(offset, message, message.data.labels)
+            for offset, message in found
+            if batch_id is None or message.batch_id == batch_id
+        ]
 
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
         """Read the snapshot in the store, since the registry has forgotten some jobs while it was taken."""

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.envelope import Envelope
 from progressd.core.cursor import Cursor
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import Event, LeaseEvent, LeaseExpiredEvent
@@ -25,7 +26,7 @@ from progressd.engine.registry import Registry
 from progressd.engine.submitting import EventSink, Outcome
 from progressd.engine.transaction import MAX_MESSAGES, Transaction, deletion_message
 from progressd.net.base_path import AT_ROOT, BasePath
-from progressd.store.base import Store
+from progressd.store.base import Deletion, Store
 from progressd.system.log import log_change
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
@@ -156,18 +157,19 @@ class Ingest(EventSink):
     async def _delete(self, job: Job) -> Outcome:
         try:
             await self._reserve(1)
+            offset, self._next_offset = self._next_offset, self._next_offset + 1
+            message = deletion_message(job, Cursor(self.store_id, offset), datetime.now(UTC))
             now = (await self._store.jobs([job.id])).get(job.id)
             same = now is not None and now.created_offset == job.created_offset  # and no later one with its id
-            gone = await self._store.delete([job.id]) if same else []
+            gone = await self._store.delete([job.id], Deletion(offset, message)) if same else []
         except StoreFailed as error:
             if not isinstance(error, CorruptRecord):
                 self._turn(error)
             return error
         if not gone:
             return NotFound(f"no job {job.id}")
-        self._registry.forget(gone)
-        offset, self._next_offset = self._next_offset, self._next_offset + 1
-        await self._broadcaster.publish(deletion_message(job, Cursor(self.store_id, offset), datetime.now(UTC)))
+        self._registry.forget(gone, offset)
+        await self._broadcaster.publish(Envelope(offset, message, job.labels))
         log.info("job deleted", job_id=job.id)
         return job
 

@@ -149,10 +149,11 @@ class Registry:
             self._weight -= self._weights.pop(job_id)
             self.forgotten = max(self.forgotten, job.offset)
 
-    def forget(self, ids: Collection[str]) -> None:
-        """Drop finished jobs that were deleted."""
+    def forget(self, ids: Collection[str], upto: int = 0) -> None:
+        """Drop finished jobs that were deleted. `upto`: the offset of the deletion, which only the store has."""
         for job_id in ids:
             self._forget(job_id)
+        self.forgotten = max(self.forgotten, upto)
 
     async def wait_finished(self, job_id: str) -> None:
         """Wait until an unfinished job has finished, whoever ends it."""

@@ -137,7 +137,6 @@ class Transaction:
         self.of_jobs[batch_id] = moved(known, before, job.status, self._now, called_off=called_off)
 
 
-def deletion_message(job: Job, cursor: Cursor, now: datetime) -> Envelope:
-    """What is told of a job that was deleted."""
-    said = JobDeletedData(job.status, job.labels)
-    return Envelope(cursor.offset, JobDeleted(job.id, said, str(cursor), now, job.batch_id or UNSET), job.labels)
+def deletion_message(job: Job, cursor: Cursor, now: datetime) -> JobDeleted:
+    """Return the message that watchers get when a job is deleted."""
+    return JobDeleted(job.id, JobDeletedData(job.status, job.labels), str(cursor), now, job.batch_id or UNSET)

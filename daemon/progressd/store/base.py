@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed
 from progressd.core.job import Job
-from progressd.core.messages import StateChange
+from progressd.core.messages import JobDeleted, StateChange
 from progressd.core.status import JobStatus
 
 
@@ -16,6 +16,13 @@ class Change(NamedTuple):
 
     offset: int
     message: StateChange
+
+
+class Deletion(NamedTuple):
+    """The deletion of a job that somebody asked for, with its offset in the stream."""
+
+    offset: int
+    message: JobDeleted
 
 
 class Filter(NamedTuple):
@@ -113,8 +120,14 @@ class Store(Protocol):
     def longest_deletion(self) -> float:
         """Seconds for which a deletion has kept others from writing, at most."""
 
-    async def delete(self, ids: Collection[str]) -> list[str]:
-        """Delete those of the jobs that have finished, as `delete_finished` does; their ids."""
+    async def deletions(self, after: int, upto: int) -> list[Deletion]:
+        """Return the deletions with after < offset ≤ upto, oldest first."""
+
+    async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
+        """Delete those of the jobs that have finished, as `delete_finished` does, and return their ids.
+
+        With a `deletion`, which is kept for watchers that resume, every cursor stays valid.
+        """
 
     async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """Delete at most `most` of the jobs that finished before then, with their changes; their ids.

@@ -19,7 +19,7 @@ ORPHANS: Final = "FROM changes WHERE job_id NOT IN (SELECT id FROM jobs)"
 NEWEST_OFFSET: Final = (
     "SELECT max(offset) FROM (SELECT offset FROM changes UNION ALL SELECT body ->> 'offset' FROM jobs"
     " UNION ALL SELECT max(progress_offset) FROM jobs UNION ALL SELECT body ->> 'offset' FROM batches"
-    " UNION ALL SELECT value FROM meta WHERE key = 'oldest_cursor')"
+    " UNION ALL SELECT max(offset) FROM deletions UNION ALL SELECT value FROM meta WHERE key = 'oldest_cursor')"
 )
 # Of the offsets given out, those of progress and of batches may be nowhere in the file. So it becomes a store of its
 # own, as a copy does: a cursor from before is not to be taken for one of those that are given a second time.

@@ -12,13 +12,14 @@ import msgspec
 from progressd.core.batch import JobBatch
 from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE, reason_of
-from progressd.core.messages import StateChange
-from progressd.store.base import Change
+from progressd.core.messages import JobDeleted, StateChange
+from progressd.store.base import Change, Deletion
 from progressd.store.errors import UnreadableRow
 
 # As BLOBs, since Python reads no text that is not UTF-8, and does not say of which row it is.
 JOB: Final = "created_offset, CAST(id AS BLOB), CAST(body AS BLOB)"
 BATCH: Final = JOB
+DELETION: Final = "offset, CAST(body AS BLOB)"
 CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ Told: TypeAlias = Callable[[UnreadableRow], object]  # hears of each row that is
 _decode_job = msgspec.json.Decoder(Job).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
+_decode_deletion = msgspec.json.Decoder(JobDeleted).decode
 
 
 def job_of(row: Row) -> Job:
@@ -48,6 +50,11 @@ def change_of(row: Row) -> Change:
     message = _decoded(_decode_change, row[2], "change", row[0])
     _require(message.job_id.encode() == row[1], "change", row)
     return Change(row[0], message)
+
+
+def deletion_of(row: tuple[int, bytes]) -> Deletion:
+    """Return the deletion of a row with DELETION."""
+    return Deletion(row[0], _decoded(_decode_deletion, row[1], "deletion", row[0]))
 
 
 def whole(decode: Callable[[Any], T], rows: Iterable[Any], told: Told) -> Iterator[T]:

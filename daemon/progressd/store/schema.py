@@ -121,6 +121,8 @@ MIGRATIONS: Final = (
         DELETE FROM counts
         WHERE list = NEW.list AND value = NEW.value AND block = NEW.block AND status = NEW.status;
     END;
+
+    CREATE TABLE deletions (offset INTEGER PRIMARY KEY, body TEXT NOT NULL);
     """,
 )
 

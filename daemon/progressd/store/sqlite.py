@@ -22,11 +22,11 @@ from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.store import ends, listing
-from progressd.store.base import Change, Filter
+from progressd.store.base import Change, Deletion, Filter
 from progressd.store.connection import connected
 from progressd.store.errors import UnreadableRow, damaged, refusal, shortage
 from progressd.store.listing import AMONG, in_json
-from progressd.store.rows import BATCH, CHANGE, JOB, batch_of, change_of, job_of, whole
+from progressd.store.rows import BATCH, CHANGE, DELETION, JOB, batch_of, change_of, deletion_of, job_of, whole
 from progressd.store.schema import read_meta
 from progressd.store.wal import Checkpointer
 from progressd.store.writes import DeleteBatchSizer, delete, write
@@ -99,16 +99,16 @@ class SQLiteStore:
         read = partial(ends.before, self._reader, before, most, self._pass_over)
         return await self._delete(await self._in_thread(read, self._reading))
 
-    async def delete(self, ids: Collection[str]) -> list[str]:
+    async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
         """See Store."""
-        return await self._delete([job for job in (await self.jobs(ids)).values() if job.status.finished])
+        return await self._delete([job for job in (await self.jobs(ids)).values() if job.status.finished], deletion)
 
-    async def _delete(self, jobs: Sequence[Job]) -> list[str]:
+    async def _delete(self, jobs: Sequence[Job], deletion: Deletion | None = None) -> list[str]:
         if not jobs:
             return []
         step = jobs[: self._pace.jobs]
         gone, self.oldest_cursor = await self._transaction(
-            lambda db: delete(db, step), partial(self._pace.took, len(step))
+            lambda db: delete(db, step, deletion), partial(self._pace.took, len(step))
         )
         return [job.id for job in gone]
 
@@ -188,6 +188,11 @@ class SQLiteStore:
                 return list(islice(whole(change_of, rows, self._pass_over), limit))
 
         return await self._in_thread(read, self._reading)
+
+    async def deletions(self, after: int, upto: int) -> list[Deletion]:
+        """See Store."""
+        query = f"SELECT {DELETION} FROM deletions WHERE offset > ? AND offset <= ? ORDER BY offset"
+        return await self._documents(deletion_of, query, after, upto)
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
         """See Store."""

@@ -9,7 +9,7 @@ import msgspec
 
 from progressd.core.batch import JobBatch
 from progressd.core.job import Job
-from progressd.store.base import Change
+from progressd.store.base import Change, Deletion
 from progressd.store.listing import AMONG, in_json
 
 _encode = msgspec.json.Encoder().encode
@@ -53,23 +53,29 @@ class DeleteBatchSizer:
         self.jobs = max(1, min(int(jobs * TARGET_SECONDS / seconds), self.jobs + 1 + self.jobs // 4, MAX_STEP))
 
 
-def delete(db: sqlite3.Connection, jobs: Sequence[Job]) -> tuple[list[Job], int]:
+def delete(db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | None = None) -> tuple[list[Job], int]:
     """Delete at least the first of some finished jobs, and no more after half of TARGET_SECONDS; in a transaction.
 
-    Those that were deleted, and the smallest offset that one can still resume from.
+    Return those that were deleted, and the smallest offset from which a client can still resume. A `deletion` tells
+    those who resume, so it leaves that offset as it is; else the deletions below it are deleted as well.
     """
     deadline = perf_counter() + TARGET_SECONDS / 2
     gone = list[Job]()
     [(oldest_cursor,)] = db.execute("SELECT value FROM meta WHERE key = 'oldest_cursor'")
     for job in jobs:
         [(newest,)] = db.execute("SELECT coalesce(max(offset), 0) FROM changes WHERE job_id = ?", (job.id,))
-        oldest_cursor = max(oldest_cursor, newest)
+        if deletion is None:
+            oldest_cursor = max(oldest_cursor, newest)
         db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
         if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # not by somebody else meanwhile
             gone.append(job)
         if perf_counter() > deadline:
             break
-    db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
+    if deletion is None:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'oldest_cursor'", (oldest_cursor,))
+        db.execute("DELETE FROM deletions WHERE offset <= ?", (oldest_cursor,))
+    elif gone:
+        db.execute("INSERT INTO deletions VALUES (?, ?)", (deletion.offset, _encode(deletion.message).decode()))
     batches = in_json({job.batch_id for job in gone if job.batch_id is not None})
     emptied = "NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch_id = batches.id)"
     db.execute(f"DELETE FROM batches WHERE id {AMONG} AND json_valid(body) AND {emptied}", (batches,))
