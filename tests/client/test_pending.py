@@ -230,7 +230,7 @@ def test_options_that_are_refused_do_not_keep_a_job_from_being_seen() -> None:
 def test_a_result_that_is_refused_does_not_keep_a_job_from_its_end() -> None:
     backlog, daemon = begun(), Daemon()
     backlog.end("completed", {"output_path": "/home/me/result.pdf"})
-    assert exchange(backlog, daemon).startswith("output_path is the URL of the result")
+    assert exchange(backlog, daemon).endswith("is not a URL: it has to begin with https:// or http://")
     assert exchange(backlog, daemon) == ""
     assert (backlog.over, daemon.jobs[ID].status) == (True, JobStatus.COMPLETED)
 

@@ -105,7 +105,7 @@ async def test_an_event_for_one_job_cannot_be_about_another(daemon: RunningDaemo
         (completed(ID, page_count=9), 409, "is already completed: a completion comes too late"),
         (status_change(OTHER, "failed"), 409, "a job becomes failed with an event of type 'error'"),
         (completed(OTHER), 409, "must be processing before it can be completed"),
-        (completed(OTHER, output_path="/etc/passwd"), 400, "output_path is the URL of the result"),
+        (completed(OTHER, output_path="/etc/passwd"), 400, "output_path '/etc/passwd' is not a URL"),
         (progress(job_id(9), 1), 404, f"no job {job_id(9)}"),
         (progress("me", 1), 400, "'me' is not a job id"),
         ({"type": "dance", "job_id": ID}, 400, "not an event"),

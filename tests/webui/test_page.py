@@ -348,3 +348,7 @@ def test_below_a_prefix_all_of_it_works(browser: Browser, tmp_path: Path, scan: 
         assert download.value.url.startswith(f"{daemon.url}/progress/api/jobs/")
         page.goto(f"{daemon.url}/progress/api/docs")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_the_state_of_the_connection_is_announced(page: Page) -> None:
+    expect(page.locator("#connection")).to_have_role("status")

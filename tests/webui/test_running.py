@@ -61,10 +61,10 @@ def test_files_handed_in_together_have_one_bar_and_are_cancelled_together(page: 
     answer = httpx.post(f"{page.url}api/batch", files=files, data=options, trust_env=False, timeout=PATIENCE)
     assert answer.status_code < 300, answer.text
     batch = page.locator(".batch", has_text="Batch of 6 files")
-    expect(batch).to_contain_text("high priority")
+    expect(batch).to_contain_text("part-0.pdf, … · high priority")
     expect(batch).to_contain_text("running")
     expect(batch.locator(".job").first).to_be_hidden()
-    batch.get_by_role("button", name="Show files").click()
+    batch.get_by_role("button", name="Show files of batch of 6 files, part-0.pdf").click()
     expect(batch.locator(".job")).to_have_count(6)
     expect(batch.locator(".job").first).to_be_visible()
     cancel = batch.locator("[data-action=cancelAll]")

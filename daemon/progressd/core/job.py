@@ -210,7 +210,7 @@ def _require_a_url(event: CompletedEvent | ErrorEvent) -> None:
     """Watchers are told where a result can be fetched, never where it lies on a disk."""
     path = event.data.output_path if isinstance(event, CompletedEvent) else None
     if path is not None and not path.startswith(("https://", "http://", "/api/")):
-        raise InvalidInput(f"output_path is the URL of the result, and {path[:60]!r} is none")
+        raise InvalidInput(f"output_path {path[:60]!r} is not a URL: it has to begin with https:// or http://")
 
 
 def _end(job: Job, event: CompletedEvent | ErrorEvent, now: datetime) -> Applied:

@@ -4,13 +4,13 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
 from progressd.core.errors import SettingsError
-from progressd.system.fs import give, obstacle, sync
+from progressd.system.fs import new_file, obstacle, sync
 
 log = structlog.get_logger(__name__)
 
@@ -22,8 +22,9 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
         new = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
-        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give(lock, state_dir)
+        with suppress(FileExistsError):
+            os.close(new_file(state_dir / "lock"))
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         whose = obstacle([state_dir / "lock"]) if isinstance(error, PermissionError) else None
         raise SettingsError(f"cannot use the state directory {state_dir}: {whose or error.strerror}") from error

@@ -40,7 +40,7 @@ export class BatchCard {
   show(entry) {
     if (entry.status !== this.#entry?.status) this.note('');
     this.#entry = entry;
-    const { id, status, counts, percent, priority, jobs } = entry;
+    const { id, status, first, counts, percent, priority, jobs } = entry;
     const name = `Batch of ${count(counts.total, 'file')}`;
     const verdict = VERDICTS[status] ?? `${percent}%`;
     const account = accountOf(counts);
@@ -48,15 +48,16 @@ export class BatchCard {
     this.element.dataset.batchId = id;
     this.element.dataset.status = status;
     setText(this.#parts.name, name);
-    setText(this.#parts.kind, priority && priority !== 'normal' ? `${priority} priority` : '');
+    const urgency = priority && priority !== 'normal' ? `${priority} priority` : '';
+    setText(this.#parts.kind, [counts.total > 1 ? `${first}, …` : first, urgency].filter(Boolean).join(' · '));
     setText(this.#parts.figure, verdict);
     setText(this.#parts.step, account);
-    bar.setAttribute('aria-label', `Progress of ${name}`);
+    bar.setAttribute('aria-label', `Progress of ${nameOf(entry)}`);
     bar.setAttribute('aria-valuenow', percent);
     bar.setAttribute('aria-valuetext', [verdict, account].join(', '));
     fill.style.transform = `scaleX(${percent / 100})`;
     cancel.hidden = !counts.pending && !counts.processing;
-    cancel.setAttribute('aria-label', `Cancel all jobs of ${name}`);
+    cancel.setAttribute('aria-label', `Cancel all jobs of ${nameOf(entry)}`);
     this.#toggle(this.#open ?? counts.total <= FEW);
     this.#list.show(jobs);
   }
@@ -89,8 +90,12 @@ export class BatchCard {
     jobs.hidden = !open;
     toggle.ariaExpanded = String(open);
     setText(toggle, open ? 'Hide files' : 'Show files');
+    toggle.setAttribute('aria-label', `${toggle.textContent} of ${nameOf(this.#entry)}`);
   }
 }
+
+/** How a screen reader tells it from other batches. */
+const nameOf = ({ counts, first }) => `batch of ${count(counts.total, 'file')}, ${first}`;
 
 function accountOf({ completed, processing, pending, failed, cancelled }) {
   const parts = { done: completed, running: processing, waiting: pending, failed, cancelled };

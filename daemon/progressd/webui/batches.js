@@ -13,6 +13,7 @@ const byName = new Intl.Collator('en', { numeric: true });
  * @property {true} batch
  * @property {string} id
  * @property {'queued'|'processing'|'completed'|'partially_completed'|'failed'|'cancelled'} status
+ * @property {string} first the name of its first file, which tells it from other batches
  * @property {string} [priority]
  * @property {{completed: number, processing: number, pending: number, failed: number, cancelled: number,
  *   total: number}} counts
@@ -21,7 +22,7 @@ const byName = new Intl.Collator('en', { numeric: true });
  */
 
 export class Batches {
-  /** @type {Map<string, {answer: ?object, seen: string, asking: boolean}>} */
+  /** @type {Map<string, {answer: ?object, seen: string, asking: boolean, first: string}>} */
   #batches = new Map();
   #onChange;
 
@@ -44,12 +45,13 @@ export class Batches {
   #batch(id, members) {
     const jobs = [...members].sort((a, b) => byName.compare(nameOf(a), nameOf(b)));
     const seen = jobs.map((job) => `${job.id} ${job.status}`).join();
-    const known = this.#batches.get(id) ?? { answer: null, seen: '', asking: false };
+    const known = this.#batches.get(id) ?? { answer: null, seen: '', asking: false, first: nameOf(jobs[0]) };
     this.#batches.set(id, known);
     if (known.seen !== seen && !known.asking) this.#ask(id, known, seen);
     const counts = known.answer?.progress ?? counted(jobs);
     const status = known.answer?.status ?? (jobs.every(isFinished) ? 'completed' : 'processing');
-    return { batch: true, id, status, priority: known.answer?.priority, counts, percent: percentOf(counts, jobs), jobs };
+    const { first, answer } = known;
+    return { batch: true, id, status, first, priority: answer?.priority, counts, percent: percentOf(counts, jobs), jobs };
   }
 
   /** What has changed meanwhile is asked for with the next look at it. */

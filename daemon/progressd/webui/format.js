@@ -7,6 +7,7 @@ const two = (n) => String(n).padStart(2, '0');
  * @param {number} seconds
  */
 export function duration(seconds) {
+  if (seconds < 0.05) return 'less than 0.1 s';
   if (seconds < 9.95) return `${Math.max(0, seconds).toFixed(1)} s`;
   if (seconds < 3599.5) return stopwatch(Math.round(seconds));
   return stopwatch(Math.round(seconds / 60) * 60);
