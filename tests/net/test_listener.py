@@ -221,7 +221,8 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
         listening.set()
 
     monkeypatch.setattr(ConnectionLog, "run", run)
-    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    for change in ("set_threshold", "freeze"):
+        monkeypatch.setattr(f"gc.{change}", lambda *_: None)
     with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
         await serve(settings, lambda: settings, on_listening=on_listening)
 

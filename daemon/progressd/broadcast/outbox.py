@@ -223,6 +223,7 @@ class SocketOutbox:
         """The connection is over: its nursery is about to close, and nothing may start a task in it any more."""
         self._close(GONE)
         self._budget.hold(self, 0)
+        del self._sink, self._start_sender, self._on_end  # which refer to the outbox in turn
 
     @property
     def congested(self) -> bool:
@@ -280,6 +281,8 @@ class SocketOutbox:
         empty = self._empty
         assert empty is not None
         while self._rest or self._backlog:
+            if self._closing is GONE:
+                return
             if not self._rest:
                 self._rest = b"".join([item.frame for item in self._backlog.take(FLUSH_BYTES)])
             try:

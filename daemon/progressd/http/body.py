@@ -4,6 +4,7 @@ Quart's own body takes in whatever the client sends, as fast as it comes: a fast
 memory. Here no more is taken from the connection than the handler has read, so that TCP slows the client down.
 """
 
+from traceback import clear_frames
 from typing import Final
 
 import trio
@@ -76,11 +77,24 @@ class BackpressuredConnection(TrioASGIHTTPConnection):
         assert isinstance(request.body, BackpressuredBody)
         if request.method in SAFE:  # whose body means nothing (RFC 9110 §9.3.1), and would hide the client's end
             request.body.discard()
-        response = await self.app.handle_request(request)
-        if not request.body.answered_meanwhile:
-            request.body.discard()
-        await self._send_response(send, response)
+        try:
+            response = await self.app.handle_request(request)
+            if not request.body.answered_meanwhile:
+                request.body.discard()
+            await self._send_response(send, response)
+        except BaseException as error:
+            _break_cycles(error)
+            raise
+        finally:
+            request.routing_exception = None  # its traceback leads to the request
         nursery.cancel_scope.cancel()
+
+
+def _break_cycles(error: BaseException | None) -> None:
+    """Clear the frames of an error and of those before it: contextlib's refer to the error whose traceback has them."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 class BodyChunks:

@@ -145,12 +145,24 @@ class Connection:
         self.upgrade = read_handshake_request(self.unread)
         return self.upgrade is not None
 
+    def close(self) -> None:
+        """Close the socket at once."""
+        self.socket.close()
+
     async def linger(self) -> None:
         """Say that nothing more comes, and let the peer read it: a close with bytes unread would cut it off (RST)."""
         with trio.move_on_after(LINGER):
-            await self.stream.send_eof()
-            while not self.idle and await self.stream.receive_some():
+            await self.end()
+            while not self.idle and await self.receive_some():
                 pass
+
+    async def end(self) -> None:
+        """Say that nothing more comes. Raises BrokenResourceError."""
+        await trio.lowlevel.checkpoint()
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
 
 
 Encrypted = Callable[[socket.socket, str, Start], Connection]
@@ -286,7 +298,7 @@ class Listener:
             self._of_address[counted] -= 1
             if not self._of_address[counted]:
                 del self._of_address[counted]
-            sock.close()
+            connection.close()
 
     async def _serve(self, connection: Connection) -> None:
         if await self._asks_for_websocket(connection):

@@ -94,17 +94,20 @@ class TLSConnection(Connection):
                 self._incoming.write(data) if data else self._incoming.write_eof()
 
     async def end(self) -> None:
-        """Say that nothing more comes."""
+        """Say that nothing more comes. Raises BrokenResourceError, ClosedResourceError."""
         if not self._ended:
             self._ended = True
             with contextlib.suppress(ssl.SSLError):  # it waits for the peer's own end, or there was no handshake
                 self._tls.unwrap()
             self._push()
         await self.wait_writable()
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        await super().end()
+
+    def close(self) -> None:
+        """Close the socket at once, and drop what refers back to this."""
+        super().close()
+        self._plain = None
+        del self.send
 
     def _encrypt(self, data: bytes) -> int:
         """As `send` of a non-blocking socket."""

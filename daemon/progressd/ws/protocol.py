@@ -139,6 +139,13 @@ class ServerProtocol(WebSocketConnection):
         self._close_handshake = trio.Event()
         await super().aclose(code, reason)
 
+    def release(self) -> None:
+        """Break reference cycles: with the request of a refused client, with a producer, of wsproto's parser."""
+        if self.request is None:
+            framing: Any = self._wsproto
+            del framing._proto._parse_more
+        self.request = self._pieces = None
+
     def _hand_on_to(self, inbox: MessageSink) -> None:
         channel: Any = inbox  # of a channel the handlers use no more than this
         self._send_channel = self._recv_channel = channel

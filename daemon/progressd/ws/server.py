@@ -116,7 +116,7 @@ class WebSocketServer:
         finally:
             self._dismiss(websocket)
             self._heartbeat.remove(websocket.outbox)
-            websocket.outbox.discard()
+            websocket.discard()
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
         """Tell every watcher; `later`: also those who come from now on, until the next announcement."""

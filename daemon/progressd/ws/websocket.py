@@ -112,6 +112,11 @@ class WebSocket:
         headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
         await self._request.reject(error.status, extra_headers=[*headers, *ALWAYS], body=encode(error.body()))
 
+    def discard(self) -> None:
+        """Break the reference cycles of a connection that is over."""
+        self.outbox.discard()
+        self._ws.release()
+
     def send(self, message: Notice) -> None:
         """Send a message to this client alone, unless the connection is being closed."""
         if self.closing is None:

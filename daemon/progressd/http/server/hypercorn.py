@@ -95,6 +95,7 @@ class HttpServer:
             await server.run()
         finally:
             self._open.discard(connection)
+            vars(server).clear()  # the server, the stream and the protocol refer to one another
         return stream.upgrading
 
     async def drain(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
+from traceback import clear_frames
 from typing import Any, Final, cast
 
 import h11
@@ -64,6 +65,7 @@ class Protocol(H11Protocol):
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
+                clear_frames(error.__traceback__)  # h11 keeps the error in a frame of its own traceback
                 if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
                     await self._send_error_response(error.error_status_hint)
                 await self.send(Closed())

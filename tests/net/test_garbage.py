@@ -1,0 +1,154 @@
+"""Connections of each kind leave no reference cycles, so that their memory is free at once."""
+
+import gc
+import json
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from support.certificates import certificate
+from support.daemon import Census, RunningDaemon, completed, progress, registered, running_daemon
+from support.http_client import FORM_TYPE, file_part, form
+from support.peer import close_frame, frame, request, upgrade
+from support.samples import ID, job_id
+from support.submitting import shell
+from support.waiting import PATIENCE
+from wsproto.frame_protocol import Opcode
+
+ROUNDS = 3
+MOST = 10  # objects a connection: werkzeug leaves 8 for each request
+JOB = f"/ws/jobs/{ID}"
+LINE = json.dumps(progress(ID, 1)).encode() + b"\n"
+CHUNKED = {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"}
+PARTS = [file_part(b"%PDF-" + b"x" * 50_000, name=name) for name in ("files", "files")]
+SUBSCRIBE = json.dumps({"type": "subscribe", "topics": [f"job:{ID}"]}).encode()
+
+
+def post(path: str, body: bytes, **headers: str) -> bytes:
+    return request(path, {"Content-Length": str(len(body)), **FORM_TYPE, **headers}, method="POST") + body
+
+
+# what a client says, and what it waits for: an answer, or so many uploads
+Step = tuple[bytes, bytes | int]
+KINDS: dict[str, list[Step]] = {
+    "nothing": [],
+    "half a head": [(request("/api/stats")[:20], b"")],
+    "a direct answer": [(request(f"/api/jobs/{ID}"), b" 200 ")],
+    "a route": [(request("/api/stats"), b" 200 ")],
+    "no answer awaited": [(request("/api/stats"), b"")],
+    "no route": [(request("/api/none"), b" 404 ")],
+    "a malformed id": [(request("/api/jobs/none/events"), b" 400 ")],
+    "no request": [(b"NONSENSE\r\n\r\n", b" 400 ")],
+    "an event stream": [(request(f"/api/jobs/{ID}/events"), b"retry")],
+    "an event stream with an interval": [(request("/api/events?interval=1"), b"retry")],
+    "an event stream of a finished job": [(request(f"/api/jobs/{job_id(2)}/events"), b"completed")],
+    "a long poll": [(request(f"/api/jobs/{ID}?wait=60&since=CURSOR"), b"")],
+    "a stream of lines": [
+        (request("/api/events", CHUNKED, method="POST") + b"%x\r\n%b\r\n" % (len(LINE), LINE), b'"ok"')
+    ],
+    "an upload": [(post("/api/convert", form(file_part())), b" 202 ")],
+    "a cut upload": [(post("/api/convert", form(*PARTS))[:40_000], 1)],
+    "a cut batch": [(post("/api/batch", form(*PARTS))[:90_000], 2)],
+    "a WebSocket": [(upgrade(JOB), b"status_change")],
+    "a WebSocket that asks for less": [(upgrade(f"{JOB}?interval=5&types=error"), b"status_change")],
+    "a WebSocket of all jobs": [(upgrade("/ws/jobs"), b" 101 ")],
+    "a WebSocket of a finished job": [(upgrade(f"/ws/jobs/{job_id(2)}"), b"job finished")],
+    "a WebSocket after a request": [(request("/api/stats"), b" 200 "), (upgrade(JOB), b"status_change")],
+    "a WebSocket that is closed": [(upgrade(JOB), b"status_change"), (close_frame(1000), b"\x88")],
+    "a WebSocket that breaks the rules": [(upgrade(JOB), b"status_change"), (b"\xff" * 100, b"\x88")],
+    "a dialogue": [(upgrade("/ws"), b" 101 "), (frame(Opcode.TEXT, SUBSCRIBE), b"subscribed")],
+    "a producer's WebSocket": [(upgrade("/ws/publish"), b" 101 "), (frame(Opcode.TEXT, LINE), b'"ok"')],
+    "a handshake that is refused": [(upgrade("/ws/jobs/none"), b" 400 ")],
+    "a handshake of another site": [(upgrade(JOB, {"Origin": "http://elsewhere"}), b" 403 ")],
+    "a handshake whose answer is not awaited": [(upgrade(JOB), b"")],
+}
+
+
+def hang_up(client: socket.socket) -> None:
+    client.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def say_all(client: socket.socket) -> None:
+    with client:
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            pass
+
+
+def come_and_go(
+    daemon: RunningDaemon,
+    steps: list[Step],
+    leave: Callable[[socket.socket], None],
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    host, port = daemon.address.split(":")
+    cursor = daemon.daemon.history.cursor(daemon.daemon.broadcaster.offset).encode()
+    client = socket.create_connection((host, int(port)), PATIENCE)
+    if tls is not None:
+        client = tls.wrap_socket(client, server_hostname="localhost")
+    for said, awaited in steps:
+        client.sendall(said.replace(b"CURSOR", cursor))
+        answer = b""
+        while isinstance(awaited, bytes) and awaited not in answer:
+            data = client.recv(65536)
+            assert data, answer
+            answer += data
+        while isinstance(awaited, int) and len(list((daemon.settings.state_dir / "uploads").iterdir())) < awaited:
+            time.sleep(0.001)
+    leave(client)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def garbage(daemon: RunningDaemon, before: Census, *how: Any) -> int:
+    """Objects in reference cycles that one connection leaves."""
+    with uncollected():
+        for _ in range(ROUNDS):
+            await trio.to_thread.run_sync(come_and_go, daemon, *how)
+        await daemon.leaves_only(before)
+        return gc.collect() // ROUNDS
+
+
+async def test_connections_leave_no_reference_cycles(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon:
+        await daemon.report(registered(ID), progress(ID, 1))
+        await daemon.report(registered(job_id(2)), progress(job_id(2), 1), completed(job_id(2)))
+        await trio.to_thread.run_sync(come_and_go, daemon, KINDS["a dialogue"], hang_up)  # starts a task that stays
+        before = await daemon.settled()
+        found = {
+            f"{kind}, {leave.__name__}": await garbage(daemon, before, steps, leave)
+            for kind, steps in KINDS.items()
+            for leave in (hang_up, reset, say_all)
+        }
+        assert {kind: objects for kind, objects in found.items() if objects > MOST} == {}
+
+
+async def test_encrypted_connections_leave_no_reference_cycles(tmp_path: Path) -> None:
+    cert = certificate(tmp_path)
+    tls = ssl.create_default_context(cafile=str(cert))
+    server = {"port": 0, "allowed_hosts": ("daemon",), "tls_cert": str(cert)}
+    async with running_daemon(tmp_path, server=server) as daemon:
+        daemon.address = daemon.url.removeprefix("https://")
+        await daemon.report(registered(ID), progress(ID, 1))
+        before = await daemon.settled()
+        found = {kind: await garbage(daemon, before, KINDS[kind], hang_up, tls) for kind in ("a route", "a WebSocket")}
+        assert {kind: objects for kind, objects in found.items() if objects > MOST} == {}
