@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from progressd.client import Job, JobCancelled
@@ -109,6 +110,16 @@ job.__exit__(None, None, None)
 print(*set(sys.modules) - imported)
 """
     assert run(daemon, body) == ""
+
+
+def test_a_block_may_end_while_a_thread_imports_an_event_loop(
+    daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Job("scan", **to(daemon)) as job:
+        for library in ("trio", "asyncio"):
+            monkeypatch.setitem(sys.modules, library, ModuleType(library))
+    monkeypatch.undo()
+    assert status(daemon, job) == "completed"
 
 
 def test_a_job_that_has_ended_is_no_trouble(daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:

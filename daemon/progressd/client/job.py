@@ -206,12 +206,11 @@ class Job:
 
         soon = _from_threads()
         self._told = anyio.Event()
-        interrupt = None
-        if self._stop_when_cancelled:
-            self._scope = anyio.CancelScope()
-            self._scope.__enter__()
-            interrupt = partial(soon, self._scope.cancel)
-        self._start(interrupt, partial(soon, self._told.set))
+        scope = anyio.CancelScope() if self._stop_when_cancelled else None
+        self._start(partial(soon, scope.cancel) if scope is not None else None, partial(soon, self._told.set))
+        if scope is not None:
+            scope.__enter__()
+        self._scope = scope
         return self
 
     async def __aexit__(
@@ -298,21 +297,26 @@ def _step_name(value: object) -> str:
     return values.text(value, values.MAX_STEP)
 
 
+def _trio_runs() -> bool:
+    """Whether this thread runs Trio."""
+    with contextlib.suppress(KeyError, AttributeError):  # it is not imported, or only half of it by another thread
+        return bool(sys.modules["trio"].lowlevel.in_trio_run())
+    return False
+
+
 def _loop_runs() -> bool:
     """Whether this thread runs an event loop, of asyncio or Trio."""
-    trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return True
-    with contextlib.suppress(RuntimeError):
-        return asyncio is not None and asyncio.get_running_loop() is not None
+    with contextlib.suppress(KeyError, AttributeError, RuntimeError):
+        return _trio_runs() or sys.modules["asyncio"].get_running_loop() is not None
     return False
 
 
 def _from_threads() -> Callable[..., object]:
     """Return the function that threads call to have another one called in this event loop."""
-    if (trio := sys.modules.get("trio")) is not None and trio.lowlevel.in_trio_task():
-        soon: Callable[..., object] = trio.lowlevel.current_trio_token().run_sync_soon
-        return soon
+    if _trio_runs():
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
     import asyncio
 
     return asyncio.get_running_loop().call_soon_threadsafe
