@@ -209,6 +209,7 @@ async def test_what_cannot_be_ended_is_told_by_its_job_and_stays_on_record(
     children: ProcessRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_tree, "KILL_SECONDS", 0.1)
+    monkeypatch.setattr(process_tree, "KILL_SEARCHES", 2)
     with started(STUBBORN, children.mark) as process, started(SLEEPS, children.mark, job_id(2)) as other:
         line_of(process), line_of(other)
         record(children, process.pid)

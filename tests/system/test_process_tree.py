@@ -171,7 +171,9 @@ def test_what_may_not_be_signalled_is_named_and_all_else_is_ended() -> None:
     with started("bash", "-c", program) as process:
         pids = lines_of(process, 2)
         [other] = set(pids) - {process.pid}
-        [child] = Path(f"/proc/{other}/task/{other}/children").read_text().split()
+        children = Path(f"/proc/{other}/task/{other}/children")
+        until(children.read_text)
+        [child] = children.read_text().split()
         restricted = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable]
         done = subprocess.run(
             [*restricted, "-c", MAY_NOT_SIGNAL, str(process.pid)],

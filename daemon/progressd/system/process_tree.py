@@ -22,6 +22,10 @@ KILL_SECONDS: Final = 5.0  # from SIGKILL until a process that has not ended is 
 ASKED_MOST: Final = (
     3  # times that SIGTERM is sent to newcomers, for some programs start another whenever they are asked
 )
+KILL_SEARCHES: Final = (
+    50  # at least until then, so that it takes a process more than a jump of the clock to be given up
+)
+LOOK_AGAIN: Final = 0.1  # seconds between two of these searches
 AWAITED_MOST: Final = 100  # processes whose end is awaited at once; each takes a descriptor, which others need too
 
 Identity: TypeAlias = tuple[int, int]
@@ -115,7 +119,7 @@ class Tree:
         left = list[Process]()
         for number, seconds in ((SIGTERM, grace), (SIGKILL, KILL_SECONDS)):
             sending, until = Sending(number), trio.current_time() + seconds
-            over, asked = False, 0
+            over, asked, searches = False, 0, 0
             while not over:
                 before = len(sending.sent)
                 with ExitStack() as opened:
@@ -123,10 +127,13 @@ class Tree:
                     if new := len(sending.sent) - before:
                         on_signal(number, new)
                         asked += 1
-                    with trio.move_on_at(until) as wait:
+                    with trio.move_on_at(until if number is SIGTERM else trio.current_time() + LOOK_AGAIN):
                         for descriptor in awaited:
                             await trio.lowlevel.wait_readable(descriptor)
-                over = not awaited or wait.cancelled_caught or (number is SIGTERM and asked == ASKED_MOST)
+                searches += 1
+                late = trio.current_time() >= until
+                given_up = late or asked == ASKED_MOST if number is SIGTERM else late and searches >= KILL_SEARCHES
+                over = given_up or not awaited
             if not left:
                 break
         return [process for process in left if _is_running(process)]
