@@ -7,8 +7,8 @@ sandbox of the service makes cgroups read-only, and outside systemd none is ours
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals, pidfd_send_signal
@@ -98,6 +98,7 @@ class Tree:
     def __init__(self, known: Known) -> None:
         self._known = known
         self._found = dict[Identity, str]()
+        self._groups = set[int]()  # process groups of members alone, as the searches of `end` have seen them
 
     def label(self, process: Process) -> str:
         """Return the label of a process that was found."""
@@ -117,6 +118,7 @@ class Tree:
         each signal, and to how many it is new. Raises OSError when the machine is short of something.
         """
         left = list[Process]()
+        self._groups.clear()
         for number, seconds in ((SIGTERM, grace), (SIGKILL, KILL_SECONDS)):
             sending, until = Sending(number), trio.current_time() + seconds
             over, asked, searches = False, 0, 0
@@ -134,6 +136,8 @@ class Tree:
                 late = trio.current_time() >= until
                 given_up = late or asked == ASKED_MOST if number is SIGTERM else late and searches >= KILL_SEARCHES
                 over = given_up or not awaited
+                if number is SIGKILL or not left:
+                    self._kill_groups()
             if not left:
                 break
         return [process for process in left if _is_running(process)]
@@ -141,7 +145,12 @@ class Tree:
     def _search(self, sending: Sending, opened: ExitStack) -> tuple[list[Process], list[int]]:
         """Search once, and signal what is new. Return all that runs, and descriptors that tell of its end."""
         found, awaited = list[Process](), list[int]()
-        for process, label in self._members(list(running())).items():
+        processes, ended = _all_processes()
+        members = self._members(processes)
+        known = self._known(ended)
+        groups = {process.group for process in members} | {process.group for process in ended if process.pid in known}
+        self._groups |= groups - {process.group for process in processes if process not in members} - {os.getpgrp()}
+        for process, label in members.items():
             with ExitStack() as closing:
                 try:
                     descriptor = os.pidfd_open(process.pid)
@@ -156,6 +165,12 @@ class Tree:
                     awaited.append(descriptor)
                     opened.push(closing.pop_all())
         return found, awaited
+
+    def _kill_groups(self) -> None:
+        """Kill what a search cannot see: a program that forks and exits all the time keeps its process group."""
+        for group in self._groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, SIGKILL)
 
     def _members(self, processes: Sequence[Process]) -> dict[Process, str]:
         by_id = {process.pid: process for process in processes}
@@ -174,22 +189,38 @@ class Tree:
         return members
 
 
-def running() -> Iterator[Process]:
+def running() -> list[Process]:
     """Look at all processes but this one. Raises OSError when the machine is short of something."""
-    own = os.getpid()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != own and (process := look(int(name))):
-            yield process
+    return _all_processes()[0]
 
 
 def look(pid: int) -> Process | None:
     """Look at a process. None when it has ended, even if its parent has not waited for it yet, or is hidden from us."""
+    process, ended = _look(pid)
+    return None if ended else process
+
+
+def _all_processes() -> tuple[list[Process], list[Process]]:
+    """Look at all processes but this one: those that run, and those that have ended and were not waited for yet."""
+    found = list[Process](), list[Process]()
+    own = os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != own:
+            process, ended = _look(int(name))
+            if process is not None:
+                found[ended].append(process)
+    return found
+
+
+def _look(pid: int) -> tuple[Process | None, bool]:
+    """Look at a process, and tell whether it has ended. None when there is none."""
     text = _read(pid, "stat")
     name, fields = text[text.find(b"(") + 1 : text.rfind(b")")], text[text.rfind(b")") + 1 :].split()
-    if not fields or (fields[0] in b"ZX" and int(fields[17]) <= 1):  # of its threads, the first may have ended alone
-        return None
+    if not fields:
+        return None, True
     parent, group, session = map(int, fields[1:4])
-    return Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
+    process = Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
+    return process, fields[0] in b"ZX" and int(fields[17]) <= 1  # of its threads, the first may have ended alone
 
 
 def environment_of(pid: int) -> list[bytes]:
