@@ -23,6 +23,7 @@ from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.net.tls import TLSConnection
 from progressd.net.tls_context import tls_context
+from structlog.testing import capture_logs
 from support.certificates import certificate
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
 from support.peer import Peer, close_frame, frame, request, upgrade
@@ -224,7 +225,10 @@ async def test_another_certificate_is_taken_without_dropping_anyone(tmp_path: Pa
     async with encrypted_daemon(tmp_path, mine) as daemon, await encrypted(daemon, mine) as stays:
         await stays.open("/ws/jobs")
         other.replace(mine)
-        daemon.kill(signal.SIGHUP)
+        with capture_logs() as logs:
+            daemon.kill(signal.SIGHUP)
+            await eventually(lambda: any(entry["event"] == "settings reloaded" for entry in logs))
+        assert {"event": "certificate reloaded", "tls_cert": str(mine), "log_level": "info"} in logs
 
         async def renewed() -> bool:
             async with await encrypted(daemon, mine) as peer:
