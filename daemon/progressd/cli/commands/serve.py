@@ -17,10 +17,10 @@ STDOUT_TIMEOUT: Final = 1.0  # seconds to wait for a reader of the address; it m
 def serve(config_path: Path | None, **flags: object) -> None:
     """Run the daemon until Ctrl-C or SIGTERM.
 
-    It prints "listening on URL" on stdout when it is ready, and logs to stderr. The first signal waits for running jobs
-    and disconnects the watchers; a second one stops at once. SIGHUP reloads the settings. In a terminal, SIGHUP means
-    that the terminal was closed, and stops the daemon like SIGTERM. All other settings are in the config file or in
-    environment variables: see progressd config.
+    It prints "listening on URL" on stdout when it is ready, and logs to stderr. After the first signal it waits for
+    running jobs and disconnects the watchers. Each further signal cuts one wait short. SIGHUP reloads the settings. In
+    a terminal, SIGHUP means that the terminal was closed, and stops the daemon like SIGTERM. All other settings are in
+    the config file or in environment variables: see progressd config.
 
     \b
     Examples:
