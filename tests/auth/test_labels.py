@@ -159,7 +159,7 @@ async def test_a_key_made_anew_with_other_labels_leaves_the_jobs_of_the_old_one_
     if remade:
         assert (second.status_code, second.json()[made] != first.json()[made]) == (202, True)
     else:
-        assert (second.status_code, error_of(second)[:30]) == (422, "this Idempotency-Key came befo")
+        assert (second.status_code, error_of(second)[:30]) == (422, "this Idempotency-Key was used ")
     jobs, total = await daemon.daemon.store.list_jobs(Filter(labels=[("team", "scan")]), 10, 0)
     assert total == 2
     assert daemon.daemon.files.input(jobs[0].id).read_bytes() == PDF

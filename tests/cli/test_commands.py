@@ -206,8 +206,9 @@ def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
 def test_the_directory_of_somebody_else_is_told_as_such(arguments: list[str]) -> None:
     code = """
 import os, sys
+import progressd.admin.maintenance, progressd.auth.api_keys, progressd.auth.watch_tokens, progressd.config.load
 from progressd.cli.main import main
-main.get_command(None, sys.argv[1])  # which may be in a directory of root's, too
+main.get_command(None, sys.argv[1])  # all of this may be in a directory that only root can enter
 os.setuid(65534)
 main(sys.argv[1:], prog_name='progressd')
 """

@@ -419,7 +419,7 @@ async def test_without_memory_to_decide_events_are_refused(spine: Spine, monkeyp
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("progressd.engine.ingest.Draft", out_of_memory)
+        patch.setattr("progressd.engine.ingest.Transaction", out_of_memory)
         [refused] = await spine.submit(register(1))
     assert str(refused) == "the daemon has no memory left for this"
     assert errors(await spine.submit(register(1))) == [None]

@@ -10,8 +10,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import InsufficientStorage
+from progressd.files import quota as module
 from progressd.files.job_files import JobFiles
-from progressd.files.job_files import quota as module
 from progressd.store.sqlite import SQLiteStore
 from support.samples import job_id
 

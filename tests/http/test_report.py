@@ -327,7 +327,7 @@ async def test_whose_answers_take_most_of_the_room_for_all_is_told_that_some_are
 async def test_who_reads_no_answers_is_read_no_further_and_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ANSWERS_MOST", 100_000)
+    monkeypatch.setattr(module, "MAX_ANSWERS", 100_000)
     async with (
         running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon,
         await daemon.connect(receive_buffer=4096) as stream,

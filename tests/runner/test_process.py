@@ -365,7 +365,7 @@ NEXT_ID = Path("/proc/sys/kernel/ns_last_pid")
 REUSED = """
 import os, subprocess, trio, trio.testing
 from pathlib import Path
-from progressd.runner.process import Child
+from progressd.runner.process import ChildProcess
 
 foreign = None
 
