@@ -7,7 +7,7 @@ sandbox of the service makes cgroups read-only, and outside systemd none is ours
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,6 @@ import trio
 from progressd.system.transient import passes
 
 KILL_SECONDS: Final = 5.0  # from SIGKILL until a process that has not ended is given up
-ASKED_MOST: Final = (
-    3  # times that SIGTERM is sent to newcomers, for some programs start another whenever they are asked
-)
 KILL_SEARCHES: Final = (
     50  # at least until then, so that it takes a process more than a jump of the clock to be given up
 )
@@ -75,6 +72,10 @@ class Sending:
         self.sent = set[Identity]()
         self.forbidden = dict[Identity, Process]()
 
+    def cleaning_up(self, members: Iterable[Process]) -> set[int]:
+        """Return the ids of those that were asked to end and still run: what they start is not asked."""
+        return {one.pid for one in members if one.identity in self.sent} if self._number is SIGTERM else set()
+
     def to(self, process: Process, descriptor: int) -> bool:
         """Send it. Return whether to wait for the end of the process: not if SIGKILL is forbidden."""
         if process.identity not in self.sent and process.group != self._but_group:
@@ -114,27 +115,27 @@ class Tree:
     async def end(self, grace: float, on_signal: Callable[[Signals, int], None] = lambda *_: None) -> list[Process]:
         """Send SIGTERM to all, and SIGKILL to those left `grace` seconds later. Return those that could not be ended.
 
-        It searches until nothing is found, for a process may have started others in its last moment. `on_signal` gets
-        each signal, and to how many it is new. Raises OSError when the machine is short of something.
+        A process that has had SIGTERM can start commands to clean up: they get none. It searches until nothing is
+        found, for a process may start others in its last moment. `on_signal` gets each signal, and to how many it is
+        new. Raises OSError when the machine is short of something.
         """
         left = list[Process]()
         self._groups.clear()
         for number, seconds in ((SIGTERM, grace), (SIGKILL, KILL_SECONDS)):
             sending, until = Sending(number), trio.current_time() + seconds
-            over, asked, searches = False, 0, 0
+            over, searches = False, 0
             while not over:
                 before = len(sending.sent)
                 with ExitStack() as opened:
                     left, awaited = await trio.to_thread.run_sync(partial(self._search, sending, opened))
                     if new := len(sending.sent) - before:
                         on_signal(number, new)
-                        asked += 1
                     with trio.move_on_at(until if number is SIGTERM else trio.current_time() + LOOK_AGAIN):
                         for descriptor in awaited:
                             await trio.lowlevel.wait_readable(descriptor)
                 searches += 1
                 late = trio.current_time() >= until
-                given_up = late or asked == ASKED_MOST if number is SIGTERM else late and searches >= KILL_SEARCHES
+                given_up = late and (number is SIGTERM or searches >= KILL_SEARCHES)
                 over = given_up or not awaited
                 if number is SIGKILL or not left:
                     self._kill_groups()
@@ -150,6 +151,7 @@ class Tree:
         known = self._known(ended)
         groups = {process.group for process in members} | {process.group for process in ended if process.pid in known}
         self._groups |= groups - {process.group for process in processes if process not in members} - {os.getpgrp()}
+        cleaning_up = sending.cleaning_up(members)
         for process, label in members.items():
             with ExitStack() as closing:
                 try:
@@ -161,7 +163,8 @@ class Tree:
                     continue
                 self._found[process.identity] = label
                 found.append(process)
-                if sending.to(process, descriptor) and len(awaited) < AWAITED_MOST:
+                waits = process.parent in cleaning_up or sending.to(process, descriptor)
+                if waits and len(awaited) < AWAITED_MOST:
                     awaited.append(descriptor)
                     opened.push(closing.pop_all())
         return found, awaited
