@@ -4,6 +4,8 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -23,12 +25,18 @@ def daemon(served: ServedDaemon) -> ServedDaemon:
     return served
 
 
+def in_thread(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own: a browser of other tests keeps an event loop in this one."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(function).result()
+
+
 def run(backend: str, work: Callable[[], Awaitable[object]]) -> None:
     async def in_time() -> None:
         with anyio.fail_after(PATIENCE):
             await work()
 
-    anyio.run(in_time, backend=backend)
+    in_thread(partial(anyio.run, in_time, backend=backend))
 
 
 @BACKENDS
@@ -114,7 +122,7 @@ def test_a_cancelled_task_of_asyncio_is_a_cancelled_job(daemon: ServedDaemon) ->
                 await sleep()
         assert [status(daemon, job) for job in jobs] == ["cancelled", "cancelled"]
 
-    asyncio.run(work())
+    in_thread(lambda: asyncio.run(work()))
 
 
 @BACKENDS
@@ -192,6 +200,6 @@ def test_an_asynchronous_generator_that_is_dropped_is_a_cancelled_job(
             if page == 5:
                 break
 
-    asyncio.run(work())
+    in_thread(lambda: asyncio.run(work()))
     until(lambda: status(daemon, job) == "cancelled")
     assert caplog.records == []
