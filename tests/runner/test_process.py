@@ -325,7 +325,7 @@ async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() ->
 
 
 async def test_a_grandchild_that_does_not_end_when_asked_is_killed_though_the_child_ends() -> None:
-    program = "(trap '' TERM; while :; do sleep 60; done) & echo $!; wait"
+    program = """sh -c "trap '' TERM; echo \\$\\$; while :; do sleep 60; done" & wait"""
     out, took = await run_and_cancel(await start(shell(program)))
     assert not alive(int(out.texts[0]))
     assert took >= GRACE

@@ -50,7 +50,11 @@ class _Handler(socketserver.StreamRequestHandler):
                     return
 
     def _request(self) -> bytes:
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        head = b""
+        while (line := self.rfile.readline()) != b"\r\n":
+            if not line:
+                return b""  # the client has closed the connection
+            head += line
         length = re.search(rb"(?i)content-length: (\d+)", head)
         return head + (self.rfile.read(int(length[1])) if length and not self.server.unread else b"")
 

@@ -43,7 +43,7 @@ def alive(pid: int) -> bool:
     """Whether the process runs; one that nobody has waited for does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may go while its file is read
         return False
 
 

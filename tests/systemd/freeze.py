@@ -1,4 +1,4 @@
-"""Stops some threads of a process, and no others, while its input is open: freeze.py PID main|others."""
+"""Stop the main thread of a process, or Trio's worker threads, while the input is open: freeze.py PID main|workers."""
 
 import contextlib
 import ctypes
@@ -29,8 +29,14 @@ def freeze(thread: int) -> None:
         ptrace(PTRACE_DETACH, thread)
 
 
+def is_worker(thread: int) -> bool:
+    """The log's own thread is none: it has to say what is stuck."""
+    with open(f"/proc/{pid}/task/{thread}/comm") as name:
+        return "trio" in name.read().lower()
+
+
 for thread in map(int, os.listdir(f"/proc/{pid}/task")):
-    if (thread == pid) == (which == "main"):
+    if thread == pid if which == "main" else is_worker(thread):
         freeze(thread)
 print("frozen", flush=True)
 while not select.select([sys.stdin], [], [], 0.05)[0]:

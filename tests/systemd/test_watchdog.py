@@ -74,7 +74,7 @@ def daemons(machine: Machine) -> Iterator[Daemons]:
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "start", *(f"progressd@{port}.{kind}" for port in PORTS for kind in ("socket", "service")))
     writer, loop, short, well = (Daemon(machine, port) for port in PORTS)
-    with frozen(writer, "others"), frozen(loop, "main"), reloading(loop) as reload, starved(short) as waiting:
+    with frozen(writer, "workers"), frozen(loop, "main"), reloading(loop) as reload, starved(short) as waiting:
         yield Daemons(writer, loop, reload, short, waiting, well)
 
 
