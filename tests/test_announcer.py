@@ -24,8 +24,10 @@ async def test_a_failure_while_things_are_settled_after_the_one_before_is_told(t
 
     async with running_daemon(tmp_path) as running, trio.open_nursery() as nursery:
         daemon, outbox = running.daemon, ReaderOutbox(10_000)
-        streams = StreamRegistry(daemon.places)
-        watchers = WebSocketServer(daemon.settings, daemon.admission, daemon.allowance, daemon.places, daemon.sights)
+        streams = StreamRegistry(daemon.connection_limiter)
+        watchers = WebSocketServer(
+            daemon.settings, daemon.authenticator, daemon.rate_limits, daemon.connection_limiter, daemon.scopes
+        )
 
         async def told() -> Any:
             with trio.fail_after(PATIENCE):

@@ -127,20 +127,22 @@ class Daemon:
         self.history = History(store, self.registry, self.batches, self.base)
         self.files = JobFiles(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
         self.broadcaster = Broadcaster(
-            self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.outbox_bytes
+            self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
         self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster, self.base)
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
-        self.ledger = ConnectionLog()
-        self.admission = Authenticator(settings.auth)
-        self.allowance = RequestRates(settings, self.admission)
-        self.sights = Scopes(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
-        self.places = ConnectionLimiter(settings)
-        self.watchers = WebSocketServer(settings, self.admission, self.allowance, self.places, self.sights)
-        self.streams = StreamRegistry(self.places)
-        self.notices = Announcer(self.watchers, self.streams)
-        self.gauges = MetricsCollector(
+        self.connection_log = ConnectionLog()
+        self.authenticator = Authenticator(settings.auth)
+        self.rate_limits = RequestRates(settings, self.authenticator)
+        self.scopes = Scopes(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
+        self.connection_limiter = ConnectionLimiter(settings)
+        self.watchers = WebSocketServer(
+            settings, self.authenticator, self.rate_limits, self.connection_limiter, self.scopes
+        )
+        self.streams = StreamRegistry(self.connection_limiter)
+        self.announcer = Announcer(self.watchers, self.streams)
+        self.collector = MetricsCollector(
             jobs=self.registry,
             broadcaster=self.broadcaster,
             ingest=self.ingest,
@@ -148,29 +150,29 @@ class Daemon:
             stored=self.files.stored,
             watchers=self.watchers,
             streams=self.streams,
-            ledger=self.ledger,
-            workers=settings.runner.slots,
-            turned_away=Counter(),
+            connection_log=self.connection_log,
+            workers=settings.runner.concurrency,
+            refusals=Counter(),
         )
         self.services = AppContext(
             settings=settings,
-            admission=self.admission,
-            sights=self.sights,
+            authenticator=self.authenticator,
+            scopes=self.scopes,
             files=self.files,
             streams=self.streams,
-            gauges=self.gauges,
+            collector=self.collector,
         )
-        self.gate = AccessMiddleware(
-            build_app(self.services), settings, self.admission, self.allowance, self.gauges.turned_away
+        self.access = AccessMiddleware(
+            build_app(self.services), settings, self.authenticator, self.rate_limits, self.collector.refusals
         )
-        self.services.gate = self.gate
-        self.cors = CORSMiddleware(self.gate, settings)
-        reads = FastJobReads(self.gate, self.cors, self.registry, self.services.answers)
+        self.services.access = self.access
+        self.cors = CORSMiddleware(self.access, settings)
+        reads = FastJobReads(self.access, self.cors, self.registry, self.services.answers)
         self.http = HttpServer(self.cors, reads, self.base, settings)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in. Raises SettingsError."""
-        self.admission.load()
+        self.authenticator.load()
         try:
             await self.registry.load()
             await self.batches.load()
@@ -179,10 +181,10 @@ class Daemon:
             raise cannot_begin(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
-        self.tasks.start_soon(self.ledger.run)
-        self.tasks.start_soon(self.gauges.run)
+        self.tasks.start_soon(self.connection_log.run)
+        self.tasks.start_soon(self.collector.run)
         self.tasks.start_soon(self.watchers.run)
-        self.tasks.start_soon(self.admission.run)
+        self.tasks.start_soon(self.authenticator.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
 
     async def run(
@@ -202,7 +204,7 @@ class Daemon:
         """
         self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
         self.reload.register(lambda settings: partial(self._use, settings))
-        self.reload.register(lambda settings: self.admission.use(settings.auth))
+        self.reload.register(lambda settings: self.authenticator.use(settings.auth))
         patience = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
@@ -231,7 +233,7 @@ class Daemon:
             accepting.start_soon(listener.run, listening)
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self._run_jobs, jobs_done)
-        accepting.start_soon(self.notices.run, self.ingest, self._settle)
+        accepting.start_soon(self.announcer.run, self.ingest, self._settle)
         self.services.ready = True
         return jobs_done
 
@@ -253,11 +255,11 @@ class Daemon:
 
     async def _finish_work(self, jobs_done: trio.Event, patience: ShutdownDeadline) -> None:
         """Take no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
-        shutdown, transfers = self.settings.shutdown, self.gate.transfers.ends
+        shutdown, transfers = self.settings.shutdown, self.access.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
         until = trio.current_time() + seconds
         self.services.ready = False
-        self.notices.stopping(seconds)
+        self.announcer.stopping(seconds)
         self.runner.stop_taking()
         with patience.of(seconds):
             for ended in transfers:
@@ -287,7 +289,7 @@ class Daemon:
             self.http,
             connections,
             self.settings.limits,
-            self.ledger,
+            self.connection_log,
             encrypted,
             self.base,
             self.settings.server.trusted_proxies,
@@ -311,16 +313,16 @@ class Daemon:
     def _use(self, settings: Settings) -> None:
         """Put settings into force that have been read again."""
         self.settings = self.services.settings = settings
-        self.broadcaster.limit = settings.limits.outbox_bytes
+        self.broadcaster.limit = settings.limits.send_buffer_bytes
         self.files.headroom.least = settings.limits.min_free_bytes
         self.files.stored.most = settings.limits.max_stored_bytes
         for part in (
             self.producers,
             self.runner,
             self.watchers,
-            self.allowance,
-            self.places,
-            self.gate,
+            self.rate_limits,
+            self.connection_limiter,
+            self.access,
             self.cors,
             self.http,
         ):

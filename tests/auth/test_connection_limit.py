@@ -21,7 +21,7 @@ TOKEN = Identity(key="a key", token="a token")
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> ConnectionLimiter:
+def connection_limiter(tmp_path: Path) -> ConnectionLimiter:
     return ConnectionLimiter(settings_in(tmp_path))
 
 
@@ -33,13 +33,13 @@ def fails(error: type[Unavailable]) -> Iterator[None]:
     assert raised.type is error
 
 
-def fill(places: ConnectionLimiter, client: Client, error: type[Unavailable]) -> int:
+def fill(connection_limiter: ConnectionLimiter, client: Client, error: type[Unavailable]) -> int:
     """Take places until there is no room; how many."""
     taken = 0
     with fails(error):
         while True:
-            places.require(client)
-            places.take(client)
+            connection_limiter.require(client)
+            connection_limiter.take(client)
             taken += 1
     return taken
 
@@ -54,40 +54,40 @@ def fill(places: ConnectionLimiter, client: Client, error: type[Unavailable]) ->
     ids=["address", "key", "token"],
 )
 def test_one_client_leaves_places_for_others(
-    places: ConnectionLimiter, identity: Identity, most: int, error: type[Unavailable]
+    connection_limiter: ConnectionLimiter, identity: Identity, most: int, error: type[Unavailable]
 ) -> None:
     address = ELSEWHERE if error is TooManyOfAddress else "127.0.0.1"
-    assert fill(places, Client(address, identity), error) == most < DEFAULTS.max_connections
-    assert fill(places, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections - most
+    assert fill(connection_limiter, Client(address, identity), error) == most < DEFAULTS.max_connections
+    assert fill(connection_limiter, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections - most
 
 
-def test_the_tokens_of_a_key_share_its_places(places: ConnectionLimiter) -> None:
+def test_the_tokens_of_a_key_share_its_places(connection_limiter: ConnectionLimiter) -> None:
     taken = 0
     for number in range(DEFAULTS.max_connections):
-        taken += fill(places, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
+        taken += fill(connection_limiter, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
     assert taken == DEFAULTS.max_connections_per_key
     with fails(TooManyOfKey):
-        places.require(Client(ELSEWHERE, KEY))
+        connection_limiter.require(Client(ELSEWHERE, KEY))
 
 
-def test_this_machine_may_take_all_places(places: ConnectionLimiter) -> None:
-    assert fill(places, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections
+def test_this_machine_may_take_all_places(connection_limiter: ConnectionLimiter) -> None:
+    assert fill(connection_limiter, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections
 
 
-def test_watchers_leave_producers_their_places(places: ConnectionLimiter) -> None:
+def test_watchers_leave_producers_their_places(connection_limiter: ConnectionLimiter) -> None:
     for publishes in (False, True):
-        taken = fill(places, Client("127.0.0.1", NOBODY, publishes), TooManyConnections)
+        taken = fill(connection_limiter, Client("127.0.0.1", NOBODY, publishes), TooManyConnections)
         assert taken == DEFAULTS.max_connections
 
 
-def test_a_place_given_back_is_free_for_each_of_its_groups(places: ConnectionLimiter) -> None:
+def test_a_place_given_back_is_free_for_each_of_its_groups(connection_limiter: ConnectionLimiter) -> None:
     client = Client(ELSEWHERE, TOKEN)
-    assert fill(places, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
-    places.give_back(client)
-    assert fill(places, client, TooManyOfKey) == 1
+    assert fill(connection_limiter, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
+    connection_limiter.give_back(client)
+    assert fill(connection_limiter, client, TooManyOfKey) == 1
     for _ in range(DEFAULTS.max_connections_per_token):
-        places.give_back(client)
-    assert not places._watching
+        connection_limiter.give_back(client)
+    assert not connection_limiter._watching
 
 
 async def rejected(daemon: RunningDaemon, path: str, headers: dict[str, str]) -> int:

@@ -182,7 +182,7 @@ FOREIGN: tuple[dict[str, str], ...] = ({"X-API-Key": "x"}, {"Authorization": "be
 
 async def test_a_wrong_key_is_refused_where_there_are_keys_though_none_is_needed(daemon: RunningDaemon) -> None:
     keys.add(daemon.settings.auth.keys_file, "ci")
-    daemon.daemon.admission.load()
+    daemon.daemon.authenticator.load()
     assert (await ask(daemon, "/api/jobs", {"Authorization": "Basic dXNlcjpwYXNz"})).status == 200
     for headers in FOREIGN:
         assert (await ask(daemon, "/api/jobs", headers)).status == 401
@@ -207,7 +207,7 @@ async def test_the_key_of_something_else_is_none_where_there_are_no_keys_and_non
 @pytest.mark.parametrize("headers", FOREIGN)
 async def test_at_what_takes_no_key_none_is_looked_at(locked: RunningDaemon, headers: dict[str, str]) -> None:
     keys.add(locked.settings.auth.keys_file, "ci")
-    locked.daemon.admission.load()
+    locked.daemon.authenticator.load()
     for target in ("/", "/static/main.js", "/api/docs", "/api/health", "/api/health/ready", "/api/rate-limit/status"):
         assert (await ask(locked, target, headers)).status == 200, target
     assert (await ask(locked, "/api/jobs", headers)).status == 401
@@ -239,11 +239,11 @@ async def test_who_loses_the_key_in_the_middle_of_a_request_is_told_so(
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, Peer(await daemon.connect()) as peer:
         await daemon.report(registered(ID))
         cursor = (await peer.ask(f"/api/jobs/{ID}", bearer(secret))).json["cursor"]
-        await eventually(lambda: not daemon.daemon.admission._held)
+        await eventually(lambda: not daemon.daemon.authenticator._held)
         target, headers, method, body = UNDER_WAY[what]
         asked = request(target.replace("CURSOR", cursor), {**bearer(secret), **headers}, method=method)
         await peer.send(asked + body)
-        await eventually(lambda: daemon.daemon.admission._held)
+        await eventually(lambda: daemon.daemon.authenticator._held)
         keys.revoke(path, "ci")
         answer = await peer.response()
         assert (answer.status, answer.json["error"]) == (401, "unauthorized")
@@ -268,9 +268,9 @@ async def test_a_file_that_breaks_changes_nothing(tmp_path: Path) -> None:
     secret = keys.add(tmp_path / "state/keys.json", "ci")
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         file = daemon.settings.auth.keys_file
-        before = daemon.daemon.admission._version
+        before = daemon.daemon.authenticator._version
         file.write_text("{")
-        await eventually(lambda: daemon.daemon.admission._version != before)
+        await eventually(lambda: daemon.daemon.authenticator._version != before)
         assert (await ask(daemon, "/api/jobs", bearer(secret))).status == 200
 
 

@@ -103,10 +103,10 @@ async def test_events_of_anothers_job_that_is_just_being_registered_are_refused(
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
-        sights = Scopes(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
+        scopes = Scopes(store, spine.registry, spine.batches, spine.history, spine.broadcaster, spine.ingest)
 
         async def cancel_theirs() -> None:
-            answers.extend(await sights.of(who).ingest.submit(cancel(2)))
+            answers.extend(await scopes.of(who).ingest.submit(cancel(2)))
 
         others = RegisterEvent(THEIRS, Registration("scan", labels={"team": "print"}))
         nursery.start_soon(spine.submit, others)
@@ -132,7 +132,7 @@ async def test_what_they_make_has_their_labels(side: Side) -> None:
 async def test_an_idempotency_key_is_ones_own(side: Side, tmp_path: Path) -> None:
     headers = {"Idempotency-Key": "again"}
     other = bearer(keys.add(side.daemon.settings.auth.keys_file, "print", "write", team="print"))
-    side.daemon.daemon.admission.load()
+    side.daemon.daemon.authenticator.load()
     ids = []
     for who in (side.headers, other, side.headers):
         side.client.headers.update(who | headers)
@@ -154,7 +154,7 @@ async def test_a_key_made_anew_with_other_labels_leaves_the_jobs_of_the_old_one_
         side.client.headers.update(bearer(keys.add(file, "scan", "read", "write", team="print")))
     else:
         file.write_bytes(file.read_bytes().replace(b'"scan"\n      }', b'"print"\n      }'))
-    daemon.daemon.admission.load()
+    daemon.daemon.authenticator.load()
     second = await side.client.post(f"/api/{path}", content=form(file_part(b"%PDF-2", name=field)), headers=headers)
     if remade:
         assert (second.status_code, second.json()[made] != first.json()[made]) == (202, True)
@@ -254,11 +254,11 @@ async def closed_code(daemon: RunningDaemon, headers: dict[str, str], change: An
 async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
     daemon, file = side.daemon, side.daemon.settings.auth.keys_file
     other = bearer(keys.add(file, "other", "read"))
-    daemon.daemon.admission.load()
+    daemon.daemon.authenticator.load()
     async with daemon.watch("/ws/jobs", other) as stays, Peer(await daemon.connect()) as upload:
         form = {"Content-Type": "multipart/form-data; boundary=part", "Content-Length": "1000"}
         await upload.send(request("/api/convert", {**side.headers, **form}, method="POST"))
-        await eventually(lambda: len(daemon.daemon.admission._held) == 2)
+        await eventually(lambda: len(daemon.daemon.authenticator._held) == 2)
         assert await closed_code(daemon, side.headers, lambda: keys.revoke(file, "scan")) == 4500
         await upload.rest()
         await daemon.report(progress(OURS, 50))
@@ -268,13 +268,13 @@ async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
 
 
 async def test_a_key_that_is_revoked_while_it_is_looked_at_opens_nothing_for_long(side: Side, tmp_path: Path) -> None:
-    admission, ended = side.daemon.daemon.admission, []
-    who = admission.who([(b"authorization", side.headers["Authorization"].encode())], None)
-    with admission.held(who, lambda: ended.append("before")):
+    authenticator, ended = side.daemon.daemon.authenticator, []
+    who = authenticator.who([(b"authorization", side.headers["Authorization"].encode())], None)
+    with authenticator.held(who, lambda: ended.append("before")):
         pass
     keys.revoke(tmp_path / "state/keys.json", "scan")
-    admission.load()
-    with admission.held(who, lambda: ended.append("after")):
+    authenticator.load()
+    with authenticator.held(who, lambda: ended.append("after")):
         pass
     assert ended == ["after"]
 

@@ -23,7 +23,7 @@ from support.waiting import eventually
 from trio.testing import MockClock
 from trio_websocket import ConnectionRejected
 
-FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "unlimited": ()}
+FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "exempt_addresses": ()}
 PROXY = networks(("10.0.0.0/8", "::1"))
 
 
@@ -135,7 +135,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClo
         assert (await client.get("/")).status_code == 200
         slow_clock.jump(1)
         assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
-        assert daemon.daemon.gate.refused == {"429": 2}
+        assert daemon.daemon.access.refused == {"429": 2}
 
 
 async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ async def test_a_handshake_counts_like_a_request(slow_clock: MockClock, tmp_path
         assert refused.value.status_code == 429
         assert dict(refused.value.headers)[b"retry-after"] == b"1"
         assert json.loads(refused.value.body)["error"] == "rate_limit_exceeded"
-        await eventually(lambda: daemon.daemon.ledger.counts["refused", "rate limited"] == 1)
+        await eventually(lambda: daemon.daemon.connection_log.counts["refused", "rate limited"] == 1)
         assert (await client.get("/api/jobs")).status_code == 429
         async with daemon.watch(local="127.0.0.2"):
             pass
@@ -207,8 +207,8 @@ async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockCloc
                 pass
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, **others, "Content-Length": "999"}, method="POST"))
-            await eventually(lambda: daemon.daemon.gate.transfers.uploads.total() == 1)
-            assert daemon.daemon.gate.transfers.uploads == {"2001:db8:0:4::/64": 1}
+            await eventually(lambda: daemon.daemon.access.transfers.uploads.total() == 1)
+            assert daemon.daemon.access.transfers.uploads == {"2001:db8:0:4::/64": 1}
 
 
 async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:
@@ -222,10 +222,10 @@ async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
-            await eventually(lambda: daemon.daemon.gate.transfers.uploads.total() == 1)
+            await eventually(lambda: daemon.daemon.access.transfers.uploads.total() == 1)
             refused = await post_form(client, file_part())
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-        await eventually(lambda: daemon.daemon.gate.transfers.uploads.total() == 0)
+        await eventually(lambda: daemon.daemon.access.transfers.uploads.total() == 0)
         assert (await post_form(client, file_part())).status_code == 202
 
 
@@ -237,7 +237,7 @@ async def test_a_length_of_many_digits_is_refused_as_such(daemon: RunningDaemon,
 
 
 async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) -> None:
-    limits = {"max_open_per_address": 2, "unlimited": ()}
+    limits = {"max_sockets_per_address": 2, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         first, second = [Peer(await daemon.connect()) for _ in range(2)]
         assert (await first.ask("/api/health")).status == 200
@@ -246,15 +246,15 @@ async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) ->
             assert await third.rest() == b""
             assert (await other.ask("/api/health")).status == 200
         await first.stream.aclose()
-        await eventually(lambda: daemon.daemon.ledger.open == 1)
+        await eventually(lambda: daemon.daemon.connection_log.open == 1)
         async with Peer(await daemon.connect()) as again:
             assert (await again.ask("/api/health")).status == 200
         await second.stream.aclose()
-        assert daemon.daemon.ledger.counts["refused", "too many open of address"] == 1
+        assert daemon.daemon.connection_log.counts["refused", "too many open of address"] == 1
 
 
 async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(tmp_path: Path) -> None:
-    limits = {"max_open_per_address": 2, "unlimited": (), "max_connections_per_address": 1}
+    limits = {"max_sockets_per_address": 2, "exempt_addresses": (), "max_connections_per_address": 1}
     server = {"port": 0, "trusted_proxies": ("127.0.0.3",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, AsyncExitStack() as stack:
         for number in range(4):
@@ -287,6 +287,6 @@ async def test_what_the_gate_refuses_is_in_the_metrics(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         assert await statuses(client, 2) == [401, 401]
         secret = keys.add(daemon.settings.auth.keys_file, "ci")
-        daemon.daemon.admission.load()
+        daemon.daemon.authenticator.load()
         text = (await client.get("/api/metrics", headers=bearer(secret))).text
         assert 'progressd_requests_refused_total{status="401"} 2.0' in text

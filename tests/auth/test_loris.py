@@ -18,10 +18,10 @@ ATTACKER = "127.0.0.2"
 LARGE = python("import sys; open(sys.argv[2], 'wb').truncate(20 << 20)", result=True)
 FORM = form(file_part())
 LIMITS = {
-    "unlimited": ("127.0.0.1/32",),
+    "exempt_addresses": ("127.0.0.1/32",),
     "rate_limit_per_minute": 1_000_000,
     "rate_limit_burst": 1_000_000,
-    "max_open_per_address": 20_000,
+    "max_sockets_per_address": 20_000,
     "max_uploads": 10,
     "max_uploads_per_address": 5,
 }
@@ -84,13 +84,13 @@ async def siege(tmp_path: Path, counts: dict[str, int], rounds: int, pause: floa
         async with besieged(daemon, counts, pause):
             slowest = await slowest_of(daemon, rounds)
             # while they go on
-            await eventually(lambda: daemon.daemon.ledger.open == 0, 2 * PATIENCE)
-        assert not daemon.daemon.gate.transfers.uploads
+            await eventually(lambda: daemon.daemon.connection_log.open == 0, 2 * PATIENCE)
+        assert not daemon.daemon.access.transfers.uploads
     return slowest
 
 
 async def test_the_slow_keep_nobody_out_and_are_given_up(tmp_path: Path) -> None:
-    short = {"handshake_timeout": 0.5, "stall_timeout": 0.5, "min_body_rate": 10_000, "max_handshakes": 50}
+    short = {"handshake_timeout": 0.5, "idle_timeout": 0.5, "min_body_rate": 10_000, "max_handshakes": 50}
     await siege(tmp_path, dict.fromkeys(BEGINNINGS, 60), rounds=5, pause=0.05, **short)
 
 
@@ -108,7 +108,7 @@ def many_descriptors() -> Iterator[None]:
 @pytest.mark.parametrize("kind", BEGINNINGS)
 @pytest.mark.usefixtures("many_descriptors")
 async def test_a_thousand_of_them_keep_nobody_waiting(tmp_path: Path, kind: str) -> None:
-    slowest = await siege(tmp_path, {kind: 1_000}, rounds=20, stall_timeout=5, handshake_timeout=5)
+    slowest = await siege(tmp_path, {kind: 1_000}, rounds=20, idle_timeout=5, handshake_timeout=5)
     print(f"others waited for {slowest:.3f} s at most")
     assert slowest < 1
 

@@ -111,10 +111,10 @@ async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
 
 def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
     """The headers and the query of a visitor."""
-    visitor, admission = VISITORS[name], daemon.daemon.admission
+    visitor, authenticator = VISITORS[name], daemon.daemon.authenticator
     if visitor.topic:
         end = datetime.now(UTC) + timedelta(seconds=visitor.expires or 60)
-        token = new_token(admission._secret, visitor.topic, end, Identity())
+        token = new_token(authenticator._secret, visitor.topic, end, Identity())
         if name == "the same as a subprotocol":
             return {"Sec-WebSocket-Protocol": f"progressd, progressd.token.{token}"}, ""
         return {}, f"?token={token}"
@@ -125,7 +125,7 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
     secret = keys.add(file, known, *visitor.scopes.split(), expires=visitor.expires, **visitor.labels)
     if name == "revoked":
         keys.revoke(file, known)
-    admission.load()
+    authenticator.load()
     return bearer(secret), ""
 
 

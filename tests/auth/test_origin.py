@@ -157,9 +157,11 @@ async def test_the_body_of_what_is_refused_is_let_go_of(daemon: RunningDaemon) -
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_an_address_that_others_reach_is_refused_unless_told(tmp_path: Path, host: str) -> None:
     with (
-        pytest.raises(SettingsError, match=rf"^at the address {host} other machines reach the daemon.*--insecure$"),
+        pytest.raises(
+            SettingsError, match=rf"^at the address {host} other machines reach the daemon.*--allow-unauthenticated$"
+        ),
         open_sockets(settings_in(tmp_path, server={"host": host}), {}),
     ):
         pass
-    with open_sockets(settings_in(tmp_path, server={"host": host, "insecure": True}), {}):
+    with open_sockets(settings_in(tmp_path, server={"host": host, "allow_unauthenticated": True}), {}):
         pass

@@ -98,7 +98,7 @@ async def test_two_bare_line_feeds_end_a_head_for_all_who_read_it(daemon: Runnin
         await peer.stream.send_eof()
         answer = await peer.rest()
     assert b"HTTP/1.1 101" not in answer
-    assert not daemon.daemon.ledger.counts["left", "1006"]
+    assert not daemon.daemon.connection_log.counts["left", "1006"]
 
 
 async def test_requests_behind_each_other_are_answered_in_order(daemon: RunningDaemon) -> None:
@@ -181,7 +181,7 @@ async def test_a_key_that_may_only_look_writes_under_no_spelling_of_a_path(tmp_p
 
 
 async def test_a_target_in_absolute_form_is_its_path_at_its_authority(tmp_path: Path) -> None:
-    limits = {"rate_limit_burst": 100, "unlimited": ()}
+    limits = {"rate_limit_burst": 100, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon, Peer(await daemon.connect()) as peer:
         await daemon.report(registered(ID))
         left = []

@@ -120,20 +120,20 @@ async def test_a_page_can_send_it_as_a_subprotocol(side: Side, others: list[str]
 
 
 async def test_one_that_expires_while_a_client_waits_is_refused(side: Side, an_hour_later: Callable[[], None]) -> None:
-    admission, token = side.daemon.daemon.admission, await side.token()
+    authenticator, token = side.daemon.daemon.authenticator, await side.token()
     async with Peer(await side.daemon.connect()) as peer:
         job = (await peer.ask(f"/api/jobs/{MINE}?token={token}")).json
         await peer.send(request(f"/api/jobs/{MINE}?since={job['cursor']}&wait=60&token={token}"))
-        await eventually(lambda: admission._held)
+        await eventually(lambda: authenticator._held)
         an_hour_later()
         answer = await peer.response()
     assert (answer.status, answer.json["message"]) == (401, "the token has expired")
 
 
 async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> None:
-    admission = side.daemon.daemon.admission
-    [key] = admission._keys.values()
-    soon = new_token(admission._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
+    authenticator = side.daemon.daemon.authenticator
+    [key] = authenticator._keys.values()
+    soon = new_token(authenticator._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
     path = f"/ws/jobs/{MINE}?token={soon}"
     with trio.fail_after(PATIENCE):
         async with side.daemon.watch(path) as watcher:
@@ -206,7 +206,7 @@ async def say(side: Side, data: bytes) -> None:
 
 async def test_no_token_or_key_is_ever_in_the_log(side: Side, capfd: pytest.CaptureFixture[str]) -> None:
     good, key = await side.token(), side.client.headers["Authorization"].removeprefix("Bearer ")
-    expired = new_token(side.daemon.daemon.admission._secret, "jobs", datetime.now(UTC), Identity())
+    expired = new_token(side.daemon.daemon.authenticator._secret, "jobs", datetime.now(UTC), Identity())
     targets = (f"/ws/jobs/{MINE}", f"/ws/jobs/{OTHER}", "/ws", "/ws/no", "/ws/jobs?since=x&interval=x")
     for secret in (good, expired, f"{good}x", key, f"{key}x"):
         for target in targets:

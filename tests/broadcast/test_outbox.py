@@ -424,8 +424,8 @@ async def play(steps: list[Step], limit: int) -> Played:
         *read, close = connection.read()
     assert close == (Opcode.CLOSE, (1000).to_bytes(2, "big"))
     assert not set(played.too_late) & set(read)
-    places = {item.read: place for place, item in enumerate(played.sent)}
-    played.read = [places[frame] for frame in read]
+    connection_limiter = {item.read: place for place, item in enumerate(played.sent)}
+    played.read = [connection_limiter[frame] for frame in read]
     return played
 
 

@@ -52,8 +52,8 @@ def run(*arguments: str, **environ: str) -> Result:
 def test_the_help_lists_the_commands_in_the_order_of_use() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    places = [result.output.index(f"\n  {command} ") for command in COMMANDS]
-    assert places == sorted(places)
+    connection_limiter = [result.output.index(f"\n  {command} ") for command in COMMANDS]
+    assert connection_limiter == sorted(connection_limiter)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -49,7 +49,7 @@ class Daemon:
     def __init__(self, served: ServedDaemon, directory: Path) -> None:
         self.served = served
         self.url = served.url
-        self.gate = directory / "gate"
+        self.access = directory / "gate"
         self.text = str(directory / "text")
 
     @property
@@ -82,7 +82,7 @@ class Daemon:
 
     def open_gate(self, job_id: str) -> None:
         """Let a gated job go on, once it has said that it is half done."""
-        self.gate.with_name(f"{self.gate.name}-{job_id}").write_text("go\n")
+        self.access.with_name(f"{self.gate.name}-{job_id}").write_text("go\n")
 
 
 def command(*arguments: str) -> list[str]:
@@ -92,9 +92,9 @@ def command(*arguments: str) -> list[str]:
 @contextlib.contextmanager
 def started(directory: Path, port: int = 0) -> Iterator[Daemon]:
     """Over a directory where one may have been before; it ends without an error unless it is killed."""
-    gate = directory / "gate"
+    access = directory / "gate"
     (directory / "text").write_text("some text\n")
-    config = PIPELINES.format(gate=gate)
+    config = PIPELINES.format(access=access)
     with (
         (directory / "log").open("a") as log,
         served_daemon(directory / "state", config=config, port=port, log=log) as served,

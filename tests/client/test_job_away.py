@@ -181,7 +181,7 @@ def test_a_daemon_that_asks_for_a_key_gets_it(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_daemon_that_is_asked_too_often_is_asked_less_often(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = "limits = {rate_limit_per_minute = 300, rate_limit_burst = 1, unlimited = []}"
+    config = "limits = {rate_limit_per_minute = 300, rate_limit_burst = 1, exempt_addresses = []}"
     with served_daemon(tmp_path / "state", config=config) as daemon:
         with Job("scan", url=daemon.url) as job:
             until(lambda: job.progress(1) or job._reporter._pace == reporter.SLOW_PACE)

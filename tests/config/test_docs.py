@@ -32,18 +32,20 @@ def test_the_sample_file_without_its_comments_has_every_setting_with_its_default
         raw = given[section][name] if section else given[name]
         if setting.key not in computed:
             assert setting.read(raw, text=False) == setting.default
-    assert computed == {"state_dir", "runner.slots", "ingest.socket", "auth.keys_file", "auth.token_secret_file"}
+    assert computed == {"state_dir", "runner.concurrency", "ingest.socket", "auth.keys_file", "auth.token_secret_file"}
 
 
 def test_the_settings_in_force_are_a_config_file_with_the_origins(tmp_path: Path) -> None:
     path = tmp_path / "progressd.toml"
     path.write_text('[pipelines."a b"]\ncommand = ["x"]\n[server]\nallowed_origins = ["http://x"]\n')
-    settings, origins = load(path, {"PROGRESSD_LIMITS_OUTBOX_BYTES": "2MiB"}, {"state_dir": tmp_path})
+    settings, origins = load(path, {"PROGRESSD_LIMITS_SEND_BUFFER_BYTES": "2MiB"}, {"state_dir": tmp_path})
     printed = tmp_path / "printed.toml"
     printed.write_text(docs.in_force(settings, origins))
     assert load(printed, {}, {})[0] == settings
     lines = printed.read_text().splitlines()
-    assert any(re.fullmatch(r'outbox_bytes = "2MiB" +# environment PROGRESSD_LIMITS_OUTBOX_BYTES', x) for x in lines)
+    assert any(
+        re.fullmatch(r'send_buffer_bytes = "2MiB" +# environment PROGRESSD_LIMITS_SEND_BUFFER_BYTES', x) for x in lines
+    )
     assert any(re.fullmatch(r'\[pipelines."a b"\] +# file .*progressd.toml', x) for x in lines)
     assert any(re.fullmatch(r"\[pipelines.pdf\] +# default", x) for x in lines)
 

@@ -39,7 +39,7 @@ def test_without_anything_there_are_the_defaults(monkeypatch: pytest.MonkeyPatch
     assert (settings.server.host, settings.server.port, settings.limits.max_connections) == ("127.0.0.1", 8080, 100)
     assert settings.state_dir == tmp_path / "progressd-data"
     assert settings.ingest.socket == tmp_path / "progressd-data/ingest.sock"
-    assert settings.runner.slots == len(os.sched_getaffinity(0))
+    assert settings.runner.concurrency == len(os.sched_getaffinity(0))
     assert settings.pipelines == BUILT_IN
     assert set(origins.values()) == {"default"}
     assert origins.keys() == {setting.key for setting in declared(Settings)} | {"pipelines.pdf"}
@@ -70,10 +70,10 @@ def test_every_setting_can_come_from_the_environment(tmp_path: Path) -> None:
         "log.format": "json",
         "server.base_path": "/progress/",
         "server.host": "::1",
-        "server.insecure": "true",
+        "server.allow_unauthenticated": "true",
         "auth.required": "true",
         "server.trusted_proxies": "10.0.0.0/8, ::1",
-        "limits.unlimited": "127.0.0.1",
+        "limits.exempt_addresses": "127.0.0.1",
         "auth.keys_file": "/srv/keys.json",
         "auth.token_secret_file": "/srv/secret",
         "shutdown.wait_for_jobs": "false",
@@ -147,8 +147,8 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
             "pipelines.pdf.timeout = 1e+300, from file {}: expected a duration of more",
         ),
         (
-            "[limits]\noutbox_bytes = '1kB'",
-            "outbox_bytes = '1kB', from file {}: expected a size of at least 4096 bytes",
+            "[limits]\nsend_buffer_bytes = '1kB'",
+            "send_buffer_bytes = '1kB', from file {}: expected a size of at least 4096 bytes",
         ),
         (
             "[limits]\nmax_stored_bytes = '1e30GiB'",

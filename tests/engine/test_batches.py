@@ -64,7 +64,7 @@ async def test_each_status_that_a_batch_gets_into_is_counted_once(store: SQLiteS
         await spine.submit(StartEvent(job_id(2)))
         for number in (1, 2):
             await spine.submit(RunnerEvent(job_id(number), CompletedEvent(job_id(number))))
-        assert spine.ingest.tally.batches == {"queued": 1, "processing": 1, "completed": 1}
+        assert spine.ingest.counters.batches == {"queued": 1, "processing": 1, "completed": 1}
 
 
 async def test_a_batch_is_as_it_was_after_a_restart(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ async def test_labels_are_those_of_every_job(daemon: RunningDaemon, client: http
 async def test_jobs_of_a_higher_priority_run_first(tmp_path: Path) -> None:
     pipelines = {"wait": shell("cat $0.go > /dev/null || sleep 60"), "quick": shell("true")}
     async with (
-        running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon,
+        running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon,
         client_of(daemon) as client,
         daemon.watch("/ws/jobs?types=status_change") as watcher,
     ):
@@ -109,7 +109,7 @@ async def test_jobs_of_a_higher_priority_run_first(tmp_path: Path) -> None:
 
 async def test_a_batch_that_is_cancelled_stops_its_jobs(tmp_path: Path) -> None:
     async with (
-        running_daemon(tmp_path, pipelines={"idle": IDLE}, runner={"slots": 1}) as daemon,
+        running_daemon(tmp_path, pipelines={"idle": IDLE}, runner={"concurrency": 1}) as daemon,
         client_of(daemon) as client,
     ):
         batch_id = await submitted(client, 3)
@@ -128,7 +128,7 @@ async def test_a_batch_that_is_cancelled_stops_its_jobs(tmp_path: Path) -> None:
 async def test_a_batch_goes_on_after_a_restart(tmp_path: Path) -> None:
     async with (
         running_daemon(
-            tmp_path, pipelines={"pdf": IDLE}, runner={"slots": 1}, shutdown={"wait_for_jobs": False}
+            tmp_path, pipelines={"pdf": IDLE}, runner={"concurrency": 1}, shutdown={"wait_for_jobs": False}
         ) as daemon,
         client_of(daemon) as client,
     ):

@@ -442,7 +442,7 @@ async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
     async with running_daemon(tmp_path, limits={"min_body_rate": rate}) as daemon, Peer(await daemon.connect()) as peer:
         await peer.send(head.encode() + file_part(PDF.ljust(5000)))
         await eventually(lambda: list((daemon.settings.state_dir / "uploads").iterdir()))
-        await jumping(slow_clock, 10, lambda: daemon.daemon.ledger.open == 0)
+        await jumping(slow_clock, 10, lambda: daemon.daemon.connection_log.open == 0)
         answer = await peer.rest()
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert f'{{"error":"{sentence}"}}'.encode() in answer

@@ -266,7 +266,7 @@ async def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with (
-        running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon,
+        running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon,
         client_of(daemon) as client,
     ):
         running, waiting = await submit(daemon, "pdf"), await submit(daemon, "pdf")

@@ -517,7 +517,7 @@ async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, stat
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with (
-        running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon,
+        running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon,
         client_of(daemon) as client,
     ):
         first, second = await submit(daemon, "pdf"), await submit(daemon, "pdf")

@@ -50,12 +50,12 @@ async def test_what_was_done_is_counted(daemon: RunningDaemon, client: httpx.Asy
     assert (found["progressd_events_total{accepted}"], found["progressd_events_total{refused}"]) == (6, 1)
     assert found["progressd_deliveries_total"] == 10
     assert found["progressd_delivered_bytes_total"] > 1000
-    assert found["progressd_commit_seconds_count"] >= 2
+    assert found["progressd_store_commit_duration_seconds_count"] >= 2
     for name in (
-        *("progressd_coalesced_total", "progressd_slow_consumers_closed_total", "progressd_outbox_bytes"),
-        *("progressd_ingest_queue_entries", "progressd_event_loop_lag_seconds", "superbook_batches_total{completed}"),
+        *("progressd_messages_coalesced_total", "progressd_slow_consumers_closed_total", "progressd_send_buffer_bytes"),
+        *("progressd_ingest_queue_length", "progressd_event_loop_lag_seconds", "superbook_batches_total{completed}"),
         "progressd_deletion_most_seconds",
-        *("progressd_topics", "progressd_connections", "process_resident_memory_bytes"),
+        *("progressd_active_topics", "progressd_connections", "process_resident_memory_bytes"),
     ):
         assert name in found, name
 
@@ -78,7 +78,7 @@ async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, c
         await stream.send_all((head + key).encode())
         while await stream.receive_some():
             pass
-    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    await eventually(lambda: daemon.daemon.connection_log.open == 0)
     assert (await scraped(client))["progressd_handshakes_refused_total{not found}"] == 1
 
 
@@ -92,7 +92,7 @@ async def test_openmetrics_is_spoken_to_who_asks_for_it(client: httpx.AsyncClien
 async def test_who_may_see_some_jobs_gets_no_metrics_of_all(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         headers = bearer(add(daemon.settings.auth.keys_file, "scan", team="scan"))
-        daemon.daemon.admission.load()
+        daemon.daemon.authenticator.load()
         await daemon.report(
             registered(ID, labels={"team": "scan"}), registered(job_id(2)), progress(ID, 1), completed(ID, page_count=3)
         )

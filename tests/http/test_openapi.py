@@ -39,7 +39,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 async def test_every_route_is_in_it(daemon: RunningDaemon, document: dict[str, Any]) -> None:
-    app = daemon.daemon.gate._app
+    app = daemon.daemon.access._app
     routes = {
         f"{method} {re.sub('<.*?>', '{}', rule.rule)}"
         for rule in app.url_map.iter_rules()  # type: ignore[attr-defined]

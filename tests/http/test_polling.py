@@ -67,7 +67,7 @@ async def test_the_gate_is_before_it(tmp_path: Path) -> None:
         await daemon.report(registered(ID))
         assert (await client.get(PATH)).status_code == 401
         bound = add(daemon.settings.auth.keys_file, "scan", "read", team="scan")
-        daemon.daemon.admission.load()
+        daemon.daemon.authenticator.load()
         assert (await client.get(PATH, headers={"X-API-Key": bound})).status_code == 404
     async with running_daemon(tmp_path / "open") as daemon:
         await daemon.report(registered(ID))
@@ -78,7 +78,7 @@ async def test_the_gate_is_before_it(tmp_path: Path) -> None:
 
 
 async def test_who_may_ask_only_so_often_is_told_so_by_it_too(tmp_path: Path) -> None:
-    limits = {"unlimited": (), "rate_limit_burst": 4, "rate_limit_per_minute": 1}
+    limits = {"exempt_addresses": (), "rate_limit_burst": 4, "rate_limit_per_minute": 1}
     async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
         answers = [await client.get(path) for path in (PATH, ELSEWHERE, PATH)]
@@ -95,7 +95,7 @@ async def test_who_may_ask_only_so_often_is_told_so_by_it_too(tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", [PATH, ELSEWHERE])
 async def test_a_request_of_an_old_client_counts_once(tmp_path: Path, path: str) -> None:
-    limits = {"unlimited": (), "rate_limit_burst": 3, "rate_limit_per_minute": 1}
+    limits = {"exempt_addresses": (), "rate_limit_burst": 3, "rate_limit_per_minute": 1}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         await daemon.report(registered(ID))
         answers = [await exchange(daemon, f"GET {path} HTTP/1.0\r\n\r\n".encode()) for _ in range(4)]

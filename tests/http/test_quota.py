@@ -45,7 +45,7 @@ def left(directory: Path) -> set[str]:
 async def stored(client: httpx.AsyncClient) -> int:
     """What the metrics say."""
     lines = (await client.get("/api/metrics")).text.splitlines()
-    return int(float(next(line.split()[1] for line in lines if line.startswith("progressd_stored_bytes"))))
+    return int(float(next(line.split()[1] for line in lines if line.startswith("progressd_job_files_bytes"))))
 
 
 async def test_no_client_can_fill_the_log_with_errors_by_what_is_too_much(tmp_path: Path) -> None:

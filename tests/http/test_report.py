@@ -281,7 +281,7 @@ async def test_what_was_answered_is_kept_when_the_producer_breaks_off(daemon: Ru
         await talk.say(progress(ID, 2), b'{"type":"comp')
         await talk.answers(1)
         await talk.peer.reset()
-    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    await eventually(lambda: daemon.daemon.connection_log.open == 0)
     job = await daemon.daemon.registry.get(ID)
     assert (job.status, job.progress.current_step) == (JobStatus.PROCESSING, 2)
 
@@ -320,7 +320,7 @@ async def test_whose_answers_take_most_of_the_room_for_all_is_told_that_some_are
         assert (last["status"], "some are missing" in last["error"]) == (408, True)
         await other.say(progress(OTHER, 1))
         assert [answer["ok"] for answer in await other.answers(2)] == [True, True]
-    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    await eventually(lambda: daemon.daemon.connection_log.open == 0)
     assert daemon.daemon.services.budget.used == 0
 
 
@@ -329,7 +329,7 @@ async def test_who_reads_no_answers_is_read_no_further_and_given_up(
 ) -> None:
     monkeypatch.setattr(module, "MAX_ANSWERS", 100_000)
     async with (
-        running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon,
+        running_daemon(tmp_path, limits={"idle_timeout": 0.5}) as daemon,
         await daemon.connect(receive_buffer=4096) as stream,
     ):
         await stream.send_all(HEAD)
@@ -339,14 +339,14 @@ async def test_who_reads_no_answers_is_read_no_further_and_given_up(
                 await stream.send_all(chunk(UNKNOWN * 200))
                 sent += len(UNKNOWN) * 200
         assert sent < 20_000_000
-        await eventually(lambda: daemon.daemon.ledger.open == 0)
+        await eventually(lambda: daemon.daemon.connection_log.open == 0)
 
 
 async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_answer(
     slow_clock: MockClock, daemon: RunningDaemon
 ) -> None:
     """As most do; here with far more answers than the kernel keeps, and for longer than it may stall."""
-    count, stall = 30_000, daemon.settings.limits.stall_timeout
+    count, stall = 30_000, daemon.settings.limits.idle_timeout
     async with await daemon.connect(receive_buffer=4096) as stream:
         await stream.send_all(HEAD)
         await stream.send_all(chunk(UNKNOWN * count + lines(registered(ID))))
@@ -369,15 +369,15 @@ async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_every_ans
 async def test_a_producer_that_falls_silent_is_told_so(slow_clock: MockClock, daemon: RunningDaemon) -> None:
     async with conversation(daemon, registered(ID)) as talk:
         await talk.answers(1)
-        await jumping(slow_clock, 10, lambda: daemon.daemon.ledger.open == 0)
+        await jumping(slow_clock, 10, lambda: daemon.daemon.connection_log.open == 0)
         [last] = await talk.answers(1)
         assert last == {"ok": False, "error": "the request stopped: nothing arrived for 60 s", "status": 408, "line": 2}
         assert isinstance(await talk.event(), h11.EndOfMessage)
         assert await talk.peer.rest() == b""
     async with Peer(await daemon.connect()) as peer:
         await peer.send(HEAD)
-        await eventually(lambda: daemon.daemon.ledger.open == 1)
-        await jumping(slow_clock, 10, lambda: daemon.daemon.ledger.open == 0)
+        await eventually(lambda: daemon.daemon.connection_log.open == 1)
+        await jumping(slow_clock, 10, lambda: daemon.daemon.connection_log.open == 0)
         assert (await peer.response()).status == 408
 
 
@@ -385,7 +385,7 @@ async def test_streams_end_with_the_daemon_and_say_which_line_was_not_taken(daem
     async with conversation(daemon, registered(ID)) as talk, Peer(await daemon.connect()) as silent:
         await talk.answers(1)
         await silent.send(HEAD)
-        await eventually(lambda: daemon.daemon.ledger.open == 2)
+        await eventually(lambda: daemon.daemon.connection_log.open == 2)
         daemon.kill()
         stopping = {"ok": False, "error": "the daemon is stopping", "status": 503, "line": 2}
         assert await talk.answers(1) == [stopping]

@@ -231,8 +231,8 @@ async def test_a_client_that_does_not_read_is_given_up_though_it_goes_on_sending
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            await eventually(lambda: daemon.daemon.ledger.open == 2)
-            await jumping(slow_clock, STALL / 20, lambda: daemon.daemon.ledger.open == 0)
+            await eventually(lambda: daemon.daemon.connection_log.open == 2)
+            await jumping(slow_clock, STALL / 20, lambda: daemon.daemon.connection_log.open == 0)
             nursery.cancel_scope.cancel()
 
 
@@ -254,13 +254,13 @@ async def unread(daemon: RunningDaemon, held: int) -> trio.SocketStream:
 async def test_what_waits_for_all_clients_that_do_not_read_is_limited(
     tmp_path: Path, long_page: list[Mapping[str, Any]]
 ) -> None:
-    async with running_daemon(tmp_path, limits={"outbox_bytes_total": 20_000_000}) as daemon:
+    async with running_daemon(tmp_path, limits={"send_buffer_bytes_total": 20_000_000}) as daemon:
         await daemon.report(*long_page)
-        budget, ledger = daemon.daemon.http.budget, daemon.daemon.ledger
+        budget, connection_log = daemon.daemon.http.budget, daemon.daemon.connection_log
         async with await unread(daemon, 0), await unread(daemon, 10_000_000):
-            assert ledger.open == 2
+            assert connection_log.open == 2
             async with await unread(daemon, 0):
-                await eventually(lambda: ledger.counts["http", "not read"] == 1)
+                await eventually(lambda: connection_log.counts["http", "not read"] == 1)
                 assert 9_000_000 < budget.used < 20_000_000
                 async with await daemon.connect() as reading:
                     await reading.send_all(get("/api/jobs?limit=1000", "Connection: close"))
@@ -313,7 +313,7 @@ async def test_nor_is_one_that_reads_a_long_list_slowly(
             await wait_all_tasks_blocked()
             slow_clock.jump(0.4 * STALL)
         assert await read_to_the_end(stream) > 5_000_000
-    assert daemon.daemon.ledger.counts["http", "not read"] == 0
+    assert daemon.daemon.connection_log.counts["http", "not read"] == 0
 
 
 async def read_some(stream: trio.SocketStream, size: int) -> None:
@@ -504,7 +504,7 @@ async def test_a_download_is_whole_for_a_client_that_sends_no_more(slow_clock: M
                 await wait_all_tasks_blocked()
                 slow_clock.jump(2 * AFTER_END)  # longer than it would have, had its answer not begun
                 assert await read_to_the_end(stream) > 100 << 20
-        await eventually(lambda: daemon.daemon.ledger.open == 0)
+        await eventually(lambda: daemon.daemon.connection_log.open == 0)
 
 
 LONG = b"x" * 3_000_000  # more than waits anywhere
@@ -532,7 +532,7 @@ async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
     await daemon.report(registered(ID), progress(ID, 1))
     async with Peer(await daemon.connect()) as peer:
         cursor = (await peer.ask(f"/api/jobs/{ID}")).json["cursor"]
-    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    await eventually(lambda: daemon.daemon.connection_log.open == 0)
     head, behind = KEPT_WAITING[what]
     peer = Peer(await daemon.connect())
     await peer.send(head.replace(b"CURSOR", cursor.encode()))
@@ -544,7 +544,7 @@ async def test_a_client_that_leaves_is_missed_soon_whatever_keeps_it_waiting(
         await peer.stream.aclose()
     else:
         await peer.stream.send_eof()
-    await eventually(lambda: daemon.daemon.ledger.open == 0)
+    await eventually(lambda: daemon.daemon.connection_log.open == 0)
     await peer.stream.aclose()
     async with Peer(await daemon.connect()) as other:
         assert (await other.ask("/api/health/live")).status == 200
@@ -555,7 +555,7 @@ async def test_who_leaves_without_reading_the_answers_ends_no_connection_but_its
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("progressd.http.server.protocol.POLL_INTERVAL", 0.1)
-    async with running_daemon(tmp_path, limits={"stall_timeout": 0.5}) as daemon, Peer(await daemon.connect()) as other:
+    async with running_daemon(tmp_path, limits={"idle_timeout": 0.5}) as daemon, Peer(await daemon.connect()) as other:
         assert (await other.ask("/api/health/live")).status == 200
         async with Peer(await daemon.connect(receive_buffer=2048)) as peer:
             await peer.send(request("/api/openapi.json") * 40)
@@ -566,6 +566,6 @@ async def test_who_leaves_without_reading_the_answers_ends_no_connection_but_its
                 await peer.stream.aclose()
             else:
                 await peer.stream.send_eof()
-            await eventually(lambda: daemon.daemon.ledger.open <= 1)
+            await eventually(lambda: daemon.daemon.connection_log.open <= 1)
         assert (await other.ask("/api/health/live")).status == 200
-        assert not daemon.daemon.ledger.counts["failed", "error"]
+        assert not daemon.daemon.connection_log.counts["failed", "error"]

@@ -284,7 +284,7 @@ async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
             assert (refused.status_code, error_of(refused)) == (503, "all 1 connections are in use")
             assert refused.headers["Retry-After"]
             more = settings_in(tmp_path / "state", limits={"max_connections": 2})
-            daemon.daemon.places.use(more)  # as after SIGHUP
+            daemon.daemon.connection_limiter.use(more)  # as after SIGHUP
             async with streaming(daemon, "/api/events"):
                 await eventually(lambda: len(daemon.daemon.streams) == 2)
 
@@ -306,7 +306,7 @@ async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_pat
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
 async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: str) -> None:
-    limits = {limit: 2, "unlimited": ()}
+    limits = {limit: 2, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
         cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
@@ -317,11 +317,11 @@ async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: st
             with pytest.raises(ConnectionRejected):
                 async with daemon.watch():
                     pass
-        await eventually(lambda: not daemon.daemon.places._watching)
+        await eventually(lambda: not daemon.daemon.connection_limiter._watching)
 
 
 async def test_a_client_that_does_not_read_is_ended_and_holds_up_nobody(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits={"outbox_bytes": 4096}) as daemon:
+    async with running_daemon(tmp_path, limits={"send_buffer_bytes": 4096}) as daemon:
         await daemon.report(registered(ID), status_change(ID, "processing"))
         async with await daemon.connect(receive_buffer=4096) as stream:
             await stream.send_all(b"GET /api/events HTTP/1.1\r\nHost: a\r\n\r\n")

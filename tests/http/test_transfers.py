@@ -29,7 +29,7 @@ class Clients:
 
     @property
     def count(self) -> int:
-        return self.daemon.daemon.gate.transfers.uploads.total()
+        return self.daemon.daemon.access.transfers.uploads.total()
 
     async def send(self, size: int, headers: dict[str, str], local: str = "127.0.0.1") -> Peer:
         """Begin an upload with so many bytes of it."""
@@ -70,7 +70,7 @@ async def test_one_address_leaves_places_to_others(clients: Clients) -> None:
 
 async def test_one_key_leaves_places_to_others(tmp_path: Path, clients: Clients) -> None:
     keys = [bearer(add(tmp_path / "state/keys.json", name, "write")) for name in "ab"]
-    clients.daemon.daemon.admission.load()
+    clients.daemon.daemon.authenticator.load()
     for _ in range(PLACES - 1):
         await clients.begin(keys[0])
     assert await clients.status(keys[0]) == 503

@@ -37,7 +37,7 @@ JOB = f"/ws/jobs/{ID}"
 @asynccontextmanager
 async def told(daemon: RunningDaemon, connections: int = 1) -> AsyncIterator[list[Line]]:
     """Waits at the end until so many connections are over; the lines of the log that tell it."""
-    connection_log, lines = daemon.daemon.ledger, list[Line]()
+    connection_log, lines = daemon.daemon.connection_log, list[Line]()
     over = connection_log.counts.total() + connections
     with capture_logs() as logs:
         yield lines
@@ -111,7 +111,7 @@ async def test_each_end_is_counted_and_told_once(
     async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
         await end(peer)
     took = trio.current_time() - began
-    assert daemon.daemon.ledger.counts == {(kind, reason): 1}
+    assert daemon.daemon.connection_log.counts == {(kind, reason): 1}
     [line] = lines
     assert (line["event"].split()[1], line["reason"], line["peer"]) == (kind, reason, "127.0.0.1")
     assert ("topics" in line) == (kind != "refused")
@@ -146,7 +146,7 @@ async def test_a_socket_of_many_topics_names_a_few_of_them(daemon: RunningDaemon
 
 
 async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_path: Path) -> None:
-    limits = {"max_connections": 2, "max_connections_per_address": 1, "unlimited": ()}
+    limits = {"max_connections": 2, "max_connections_per_address": 1, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         async with told(daemon, 4), daemon.watch(), Peer(await daemon.connect()) as peer:
             await peer.send(upgrade())
@@ -154,14 +154,16 @@ async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_pat
             async with daemon.watch(local="127.0.0.2"), Peer(await daemon.connect(local="127.0.0.3")) as third:
                 await third.send(upgrade())
                 assert (await third.response()).status == 503
-        await eventually(lambda: daemon.daemon.ledger.open == 0)
+        await eventually(lambda: daemon.daemon.connection_log.open == 0)
         async with told(daemon), Peer(await daemon.connect()) as silent:
-            await eventually(lambda: daemon.daemon.ledger.open == 1)
+            await eventually(lambda: daemon.daemon.connection_log.open == 1)
             await wait_all_tasks_blocked()
             slow_clock.jump(daemon.settings.limits.handshake_timeout)
             assert await silent.rest() == b""
-        await eventually(lambda: daemon.daemon.ledger.open == 0)
-        refused = {reason: count for (kind, reason), count in daemon.daemon.ledger.counts.items() if kind == "refused"}
+        await eventually(lambda: daemon.daemon.connection_log.open == 0)
+        refused = {
+            reason: count for (kind, reason), count in daemon.daemon.connection_log.counts.items() if kind == "refused"
+        }
         assert refused == {"too many of address": 1, "too many connections": 1, "handshake timeout": 1}
 
 
@@ -171,7 +173,7 @@ async def test_rest_is_counted_but_not_told(daemon: RunningDaemon) -> None:
             assert (await peer.ask("/api/health")).status == 200
         async with await daemon.connect():
             pass
-    assert daemon.daemon.ledger.counts == {("http", "served"): 1, ("left", "before a request"): 1}
+    assert daemon.daemon.connection_log.counts == {("http", "served"): 1, ("left", "before a request"): 1}
     assert lines == []
 
 

@@ -18,13 +18,13 @@ class Queue:
         self._seconds = seconds
 
     async def run(self, cancelled: int = 0) -> None:
-        turnstile = HandshakeLimiter()
+        handshake_limiter = HandshakeLimiter()
 
         async def wait(number: int) -> None:
             with trio.CancelScope() as scope:
                 if number < cancelled:
                     scope.cancel()
-                await turnstile.pass_through()
+                await handshake_limiter.pass_through()
                 self.through.append(number)
 
         async with trio.open_nursery() as nursery:

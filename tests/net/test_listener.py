@@ -165,10 +165,10 @@ Asked = Callable[[bytes], Awaitable[bytes]]
 
 @asynccontextmanager
 async def listening_with(
-    nursery: trio.Nursery, ledger: ConnectionLog | None = None
+    nursery: trio.Nursery, connection_log: ConnectionLog | None = None
 ) -> AsyncIterator[tuple[Listener, Asked]]:
     """A listener between broken sides, and what sends it bytes and gives back its answer."""
-    listener = Listener(BROKEN.websocket, BROKEN, nursery, Limits(), ledger or ConnectionLog())
+    listener = Listener(BROKEN.websocket, BROKEN, nursery, Limits(), connection_log or ConnectionLog())
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         nursery.start_soon(listener.run, listening)
@@ -240,16 +240,16 @@ async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nurs
 
 
 async def test_an_end_that_cannot_be_told_ends_nothing_else(nursery: trio.Nursery) -> None:
-    ledger = Forgetful()
-    async with listening_with(nursery, ledger) as (_, asked):
+    connection_log = Forgetful()
+    async with listening_with(nursery, connection_log) as (_, asked):
         with capture_logs() as logs:
             for _ in range(2):
                 assert await asked(upgrade("/ws/good")) == b"good"
-            await eventually(lambda: ledger.counts.total() == 2)
+            await eventually(lambda: connection_log.counts.total() == 2)
         assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
             "the end of a connection cannot be told"
         ] * 2
-        assert ledger.open == 0
+        assert connection_log.open == 0
 
 
 async def test_an_answer_reaches_a_client_that_is_still_sending(daemon: RunningDaemon) -> None:
@@ -292,10 +292,10 @@ async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None
     async with running_daemon(tmp_path, limits={"max_handshakes": 2}) as daemon, AsyncExitStack() as leaving:
         for _ in range(3):
             await leaving.enter_async_context(await daemon.connect())
-        await eventually(lambda: daemon.daemon.ledger.counts == {("refused", "too many handshakes"): 1})
+        await eventually(lambda: daemon.daemon.connection_log.counts == {("refused", "too many handshakes"): 1})
         async with Peer(await daemon.connect()) as peer:  # who asks at once is let in, and the oldest has to go
             assert (await peer.ask("/api/health")).status == 200
-        await eventually(lambda: daemon.daemon.ledger.counts["refused", "too many handshakes"] == 2)
+        await eventually(lambda: daemon.daemon.connection_log.counts["refused", "too many handshakes"] == 2)
 
 
 # stopping

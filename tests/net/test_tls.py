@@ -134,7 +134,7 @@ async def test_a_producer_says_all_closes_and_gets_every_answer(tmp_path: Path, 
 
 
 async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cert: Path) -> None:
-    async with encrypted_daemon(tmp_path, cert, limits={"outbox_bytes": 8 << 20}) as daemon:
+    async with encrypted_daemon(tmp_path, cert, limits={"send_buffer_bytes": 8 << 20}) as daemon:
         await daemon.report(registered(ID))
         slow = await daemon.connect(receive_buffer=4096)
         async with await encrypted(daemon, cert, slow) as peer:
@@ -159,7 +159,7 @@ async def test_what_is_no_tls_is_dropped_and_ends_nothing(
         for number, said in enumerate(wrong, start=1):
             async with Peer(await daemon.connect()) as peer:
                 await peer.send(said)
-                await eventually(lambda number=number: daemon.daemon.ledger.accepted == number)  # type: ignore[misc]
+                await eventually(lambda number=number: daemon.daemon.connection_log.accepted == number)  # type: ignore[misc]
                 await trio.testing.wait_all_tasks_blocked()
                 slow_clock.jump(daemon.settings.limits.handshake_timeout)
                 assert b"HTTP" not in await peer.rest()
@@ -179,8 +179,8 @@ async def test_a_request_without_tls_is_told_at_once_what_is_spoken_here(
             assert response.headers["x-content-type-options"] == "nosniff"
             assert response.json == {"error": "TLS is spoken at this port: use https:// or wss://"}
             assert await peer.rest() == b""
-        ledger = daemon.daemon.ledger
-        await eventually(lambda: ledger.counts == {("refused", "no TLS to a port with"): 1})
+        connection_log = daemon.daemon.connection_log
+        await eventually(lambda: connection_log.counts == {("refused", "no TLS to a port with"): 1})
 
 
 async def test_who_reads_a_long_list_slowly_gets_all_of_it(
@@ -197,9 +197,9 @@ async def test_who_reads_a_long_list_slowly_gets_all_of_it(
                 while read < 150_000:
                     read += len(await peer.receive())
                 await trio.testing.wait_all_tasks_blocked()
-                slow_clock.jump(0.4 * daemon.settings.limits.stall_timeout)
+                slow_clock.jump(0.4 * daemon.settings.limits.idle_timeout)
             assert len(await peer.rest()) > 1_000_000
-        assert daemon.daemon.ledger.counts["http", "not read"] == 0
+        assert daemon.daemon.connection_log.counts["http", "not read"] == 0
 
 
 @pytest.mark.parametrize(("version", "good"), [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)])

@@ -29,14 +29,18 @@ def document(objects: Mapping[int, bytes]) -> bytes:
     """A PDF of these objects, the first of which is its catalogue."""
     out = io.BytesIO()
     out.write(b"%PDF-1.7\n")
-    places = {}
+    connection_limiter = {}
     for number, body in objects.items():
-        places[number] = out.tell()
+        connection_limiter[number] = out.tell()
         out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
     table, size = out.tell(), max(objects) + 1
     out.write(b"xref\n0 %d\n0000000000 65535 f \n" % size)
     for number in range(1, size):
-        entry = b"%010d 00000 n \n" % places[number] if number in places else b"0000000000 65535 f \n"
+        entry = (
+            b"%010d 00000 n \n" % connection_limiter[number]
+            if number in connection_limiter
+            else b"0000000000 65535 f \n"
+        )
         out.write(entry)
     out.write(b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (size, table))
     return out.getvalue()
@@ -65,16 +69,25 @@ def object_stream_bomb() -> bytes:
     data = inflating(head + TREE[2].ljust(60) + PAGE, b" ", 1024)
     out = io.BytesIO(b"%PDF-1.7\n")
     out.seek(0, io.SEEK_END)
-    places = {}
+    connection_limiter = {}
     for number, body in {
         1: TREE[1],
         4: stream(b"0 0 100 100 re f"),
         6: stream(data, b"/Type /ObjStm /N 2 /First %d %s" % (len(head), TWICE)),
     }.items():
-        places[number] = out.tell()
+        connection_limiter[number] = out.tell()
         out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
     table = out.tell()
-    rows = [(0, 0), (1, places[1]), (2, 6), (2, 6), (1, places[4]), (0, 0), (1, places[6]), (1, table)]
+    rows = [
+        (0, 0),
+        (1, connection_limiter[1]),
+        (2, 6),
+        (2, 6),
+        (1, connection_limiter[4]),
+        (0, 0),
+        (1, connection_limiter[6]),
+        (1, table),
+    ]
     index = b"".join(
         bytes([kind]) + at.to_bytes(4, "big") + bytes([number == 3]) for number, (kind, at) in enumerate(rows)
     )
@@ -143,7 +156,7 @@ async def test_a_bomb_fails_its_job_with_a_sentence_and_the_daemon_goes_on(
     timeout = 3 if bomb is drawing_bomb else 40
     pdf = msgspec.structs.replace(BUILT_IN["pdf"], max_memory_bytes=MEMORY, timeout=timeout)
     pipelines = {"pdf": pdf, "next": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": 0.5}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1, "kill_grace": 0.5}) as daemon:
         content = bomb()
         assert len(content) < 2 * MIB
         options = {"dpi": 72, "deskew": False, "upscale": False, "ocr": False, "advanced": False}

@@ -38,8 +38,8 @@ streams = st.text(alphabet="\n\n\r \tabcd", max_size=80).map(str.encode)
 
 def chunks_of(stream: bytes, cuts: list[int]) -> list[bytes]:
     """The stream, cut at these places."""
-    places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-    return [stream[start:end] for start, end in itertools.pairwise(places)]
+    connection_limiter = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    return [stream[start:end] for start, end in itertools.pairwise(connection_limiter)]
 
 
 def split(chunks: list[bytes], limit: int = LIMIT) -> list[NumberedLine]:

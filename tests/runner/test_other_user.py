@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 RESTRICTED = ["setpriv", "--bounding-set=-kill,-sys_ptrace", "--inh-caps=-kill,-sys_ptrace"]
 CONFIG = """
 [runner]
-slots = 1
+concurrency = 1
 kill_grace = "0.2s"
 [shutdown]
 wait_for_jobs = false

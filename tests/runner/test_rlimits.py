@@ -50,7 +50,7 @@ def test_an_end_is_told_by_the_limit_that_brought_it(status: int, stderr: bytes,
 async def outcome(directory: Path, pipeline: Pipeline, **runner: object) -> Job:
     """What becomes of a job; and that the daemon goes on."""
     pipelines = {"pdf": pipeline, "next": shell("true")}
-    async with running_daemon(directory, pipelines=pipelines, runner={"slots": 1, **runner}) as daemon:
+    async with running_daemon(directory, pipelines=pipelines, runner={"concurrency": 1, **runner}) as daemon:
         done = await run(daemon, "pdf")
         assert (await run(daemon, "next")).error is None
     return done
@@ -95,7 +95,7 @@ async def test_the_limits_of_the_runner_hold_where_a_pipeline_has_none_of_its_ow
         "kinds = RLIMIT_DATA, RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_NOFILE\n"
         "json.dump([getrlimit(kind) for kind in kinds], open(sys.argv[2], 'w'))"
     )
-    runner = {"slots": 1, "max_memory_bytes": 1 << 30, "max_cpu_seconds": 60.4, "max_file_bytes": MIB}
+    runner = {"concurrency": 1, "max_memory_bytes": 1 << 30, "max_cpu_seconds": 60.4, "max_file_bytes": MIB}
     pipeline = python(program, result=True, max_open_files=50)
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}, runner=runner) as daemon:
         done = await run(daemon, "pdf")

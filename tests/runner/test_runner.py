@@ -326,7 +326,9 @@ async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
     pids = tmp_path / "pids"
     program = f"trap '' TERM; sleep 1000 & echo $! > {pids}; while :; do wait; done"
     pipeline = shell(program, timeout=900)
-    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}, runner={"slots": 1, "kill_grace": 0.1}) as daemon:
+    async with running_daemon(
+        tmp_path, pipelines={"pdf": pipeline}, runner={"concurrency": 1, "kill_grace": 0.1}
+    ) as daemon:
         submitted = await submit(daemon, "pdf")
         grandchild = await first_line(pids)
         await jumping(slow_clock, 300, lambda: submitted not in daemon.daemon.registry.unfinished)
@@ -336,7 +338,7 @@ async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
 
 
 async def test_the_time_limit_of_all_pipelines_holds_where_one_has_none_of_its_own(tmp_path: Path) -> None:
-    settings = {"slots": 1, "kill_grace": 0.1, "job_timeout": 0.2}
+    settings = {"concurrency": 1, "kill_grace": 0.1, "job_timeout": 0.2}
     async with running_daemon(tmp_path, pipelines={"pdf": shell(WAITS)}, runner=settings) as daemon:
         done = await run(daemon, "pdf")
     assert done.error == "Pipeline error: stopped after 0.2 s, the time limit of the pipeline pdf"
@@ -352,7 +354,7 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
         "while :; do wait; done"
     )
     pipelines = {"pdf": shell(program), "next": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": 300}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1, "kill_grace": 300}) as daemon:
         submitted = await submit(daemon, "pdf")
         grandchild = await first_line(pids)
         assert alive(grandchild)
@@ -378,7 +380,7 @@ async def test_a_slot_is_free_once_nothing_of_its_job_runs_in_any_group_or_sessi
         "pdf": shell(program, timeout=1.0 if end == "too long" else None),
         "next": shell(f"! grep 'State:.[^Z]' /proc/$(cat {pids})/status"),
     }
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
         submitted = await submit(daemon, "pdf")
         await first_line(pids)
         if end == "cancelled":
@@ -393,7 +395,9 @@ async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(t
         f"trap 'echo asked >&2; until [ -e {go} ]; do sleep 0.01; done; exit 1' TERM; echo $$; while :; do wait; done"
     )
     pipelines = {"pdf": shell(f"echo > {tmp_path}/begun; {program}"), "next": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "kill_grace": PATIENCE}) as daemon:
+    async with running_daemon(
+        tmp_path, pipelines=pipelines, runner={"concurrency": 1, "kill_grace": PATIENCE}
+    ) as daemon:
         submitted = await submit(daemon, "pdf")
         await eventually((tmp_path / "begun").exists)
         await cancel(daemon, submitted)
@@ -408,7 +412,7 @@ async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(t
 async def test_a_job_cancelled_in_the_queue_is_never_started(tmp_path: Path) -> None:
     ran, go = tmp_path / "ran", tmp_path / "go"
     pipelines = {"first": shell(f"until [ -e {go} ]; do sleep 0.01; done"), "second": shell(f"touch {ran}")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
         first, second = await submit(daemon, "first"), await submit(daemon, "second")
         await cancel(daemon, second)
         go.touch()
@@ -420,7 +424,7 @@ async def test_a_job_cancelled_in_the_queue_is_never_started(tmp_path: Path) -> 
 async def test_jobs_run_in_the_order_they_came_and_no_more_at_a_time_than_there_are_slots(tmp_path: Path) -> None:
     begin, wait = "touch {0}/begun-$PROGRESSD_JOB_ID", "until [ -e {0}/go-$PROGRESSD_JOB_ID ]; do sleep 0.01; done"
     program = f"{begin}; {wait}".format(tmp_path)
-    async with running_daemon(tmp_path, pipelines={"pdf": shell(program)}, runner={"slots": 2}) as daemon:
+    async with running_daemon(tmp_path, pipelines={"pdf": shell(program)}, runner={"concurrency": 2}) as daemon:
         jobs = [await submit(daemon, "pdf") for _ in range(5)]
 
         def begun() -> set[str]:
@@ -451,7 +455,7 @@ async def test_without_descriptors_a_pipeline_is_started_later(
     monkeypatch.setattr(runner, "RETRY_AFTER", 0.02)
     go, began = tmp_path / "go", tmp_path / "began"
     pipelines = {"first": shell(f"touch {began}; until [ -e {go} ]; do sleep 0.01; done"), "second": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
         first = await submit(daemon, "first")
         await eventually(began.exists)
         second = await submit(daemon, "second")
@@ -545,7 +549,7 @@ async def test_after_a_crash_running_jobs_are_run_again_the_oldest_first(tmp_pat
     half_written.parent.mkdir()
     half_written.write_bytes(b"%PDF-1.7 half of it")
     pipeline = shell(f"echo $PROGRESSD_JOB_ID >> {log}")
-    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}, runner={"slots": 1}) as daemon:
+    async with running_daemon(tmp_path, pipelines={"pdf": pipeline}, runner={"concurrency": 1}) as daemon:
         ends = [await ended(daemon, job_id(number)) for number in (1, 2, 3)]
     assert [end.status for end in ends] == [COMPLETED] * 3
     assert [end.attempt for end in ends] == [3, 2, 1]
@@ -555,7 +559,7 @@ async def test_after_a_crash_running_jobs_are_run_again_the_oldest_first(tmp_pat
 async def test_a_job_under_which_the_daemon_died_too_often_fails(tmp_path: Path) -> None:
     await left_behind(tmp_path, running_job(1, attempt=2), running_job(2, attempt=1))
     pipelines = {"pdf": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1, "max_attempts": 2}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1, "max_attempts": 2}) as daemon:
         given_up, again = await ended(daemon, job_id(1)), await ended(daemon, job_id(2))
     assert (given_up.status, given_up.error, given_up.attempt) == (FAILED, "interrupted", 2)
     assert (again.status, again.attempt) == (COMPLETED, 2)
@@ -590,7 +594,7 @@ async def test_a_job_may_be_cancelled_and_deleted_while_what_a_crash_has_left_of
                 await trio.to_thread.run_sync(said.readline)
             cancelled = await spine.ingest.submit_one(StatusEvent(job_id(1), ReportedStatus(CANCELLED)))
             await spine.ingest.delete(cancelled)
-        await eventually(lambda: runner._slots.value < settings.runner.slots)
+        await eventually(lambda: runner._slots.value < settings.runner.concurrency)
         nursery.cancel_scope.cancel()
 
 
@@ -614,7 +618,7 @@ async def test_a_job_whose_pipeline_is_no_longer_configured_fails(tmp_path: Path
 async def test_a_daemon_that_stops_waits_for_running_jobs_and_starts_no_others(tmp_path: Path) -> None:
     ready, go = tmp_path / "ready", tmp_path / "go"
     pipelines = {"pdf": shell(f"touch {ready}; until [ -e {go} ]; do sleep 0.01; done")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"slots": 1}) as daemon:
+    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
         first, second = await submit(daemon, "pdf"), await submit(daemon, "pdf")
         await eventually(ready.exists)
         daemon.kill()

@@ -30,14 +30,14 @@ async def convert(client: httpx.AsyncClient, headers: Mapping[str, str]) -> str:
 
 
 async def test_a_key_does_not_wait_for_all_jobs_of_another(tmp_path: Path) -> None:
-    given = {"auth": {"required": True}, "runner": {"slots": 1}}
+    given = {"auth": {"required": True}, "runner": {"concurrency": 1}}
     async with (
         running_daemon(tmp_path, pipelines=noting(tmp_path), **given) as daemon,
         client_of(daemon) as client,
     ):
         file = daemon.settings.auth.keys_file
         many, few = (keys.bearer(keys.add(file, name, "read", "write")) for name in ("many", "few"))
-        daemon.daemon.admission.load()
+        daemon.daemon.authenticator.load()
         first, *others = [await convert(client, many) for _ in range(4)]
         last = await convert(client, few)
         (tmp_path / "go").touch()

@@ -58,7 +58,7 @@ def settings_in(
     hosts = ("daemon", "progressd", "a")  # what tests call the daemon
     ours = {
         "server": {"port": 0, "allowed_hosts": hosts},
-        "runner": {"slots": 2},
+        "runner": {"concurrency": 2},
         "ingest": {"socket": state_dir / "ingest.sock"},
         "auth": {"keys_file": state_dir / "keys.json", "token_secret_file": state_dir / "token-secret"},
     }
@@ -234,7 +234,7 @@ class Watcher:
 async def running_daemon(
     directory: Path, read_settings: Callable[[], Settings] | None = None, **given: Any
 ) -> AsyncGenerator[RunningDaemon]:
-    """A daemon over `directory`/state, with settings by section: `limits={"outbox_bytes": 4096}`. It stops cleanly."""
+    """Run a daemon over `directory`/state with settings by section, `limits={"max_uploads": 4}`. Stop it cleanly."""
     send_signal, signals = trio.open_memory_channel[int](10)
     with send_signal, signals:
         async with started(settings_in(directory / "state", **given), {}) as (daemon, sockets):
@@ -255,7 +255,7 @@ async def running_daemon(
                 with trio.fail_after(PATIENCE):
                     await answers.wait()
                 await eventually(
-                    lambda: daemon.runner._slots.value < daemon.settings.runner.slots
+                    lambda: daemon.runner._slots.value < daemon.settings.runner.concurrency
                 )  # it has looked for orphans
                 try:
                     yield running

@@ -158,11 +158,15 @@ class Server:
         self.broadcaster = Broadcaster(self.history, nursery=nursery)
         settings = settings_in(tmp_path, limits=limits)
         self.ingest = Deciding()
-        sight = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
-        sights = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: sight)
-        admission = Authenticator(settings.auth)
+        scope = SimpleNamespace(labels={}, history=self.history, ingest=self.ingest)
+        scopes = SimpleNamespace(broadcaster=self.broadcaster, of=lambda who: scope)
+        authenticator = Authenticator(settings.auth)
         self.watchers = WebSocketServer(
-            settings, admission, RequestRates(settings, admission), ConnectionLimiter(settings), cast(Any, sights)
+            settings,
+            authenticator,
+            RequestRates(settings, authenticator),
+            ConnectionLimiter(settings),
+            cast(Any, scopes),
         )
         nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None

@@ -14,7 +14,7 @@ from support.waiting import PATIENCE, alive, until
 
 PIPELINES = """
 [runner]
-slots = 2
+concurrency = 2
 kill_grace = "0.2s"
 [shutdown]
 wait_for_jobs = false

@@ -157,7 +157,7 @@ def register(machine: Machine) -> str:
 
 def streams(machine: Machine) -> float:
     lines = machine.request("GET", "/api/metrics").body.decode().splitlines()
-    [count] = [line for line in lines if line.startswith("progressd_streams ")]
+    [count] = [line for line in lines if line.startswith("progressd_http_streams ")]
     return float(count.split()[1])
 
 

@@ -51,7 +51,7 @@ command = ["sh", "-c", 'echo 1/2; sleep 0.05; cp "$0" "$1" && echo 2/2', "{input
 progress_pattern = '(?P<current>\\d)/(?P<total>\\d)'
 
 [runner]
-slots = 2
+concurrency = 2
 """
 
 

@@ -30,7 +30,7 @@ async def main():
     os._exit(0)  # on a usual exit kosoku's threads may abort
 asyncio.run(main())
 """
-LIMITS = Limits(max_message_bytes=1 << 20, outbox_bytes=64 << 20)
+LIMITS = Limits(max_message_bytes=1 << 20, send_buffer_bytes=64 << 20)
 
 
 class SendBack:

@@ -65,7 +65,7 @@ async def test_labels_and_sentences_have_limits(daemon: RunningDaemon) -> None:
 async def test_a_request_on_its_way_when_the_daemon_stops_is_answered(daemon: RunningDaemon) -> None:
     host, port = daemon.address.split(":")
     async with Peer(await trio.open_tcp_stream(host, int(port))) as peer:
-        await eventually(lambda: daemon.daemon.ledger.open == 1)
+        await eventually(lambda: daemon.daemon.connection_log.open == 1)
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
         response = await peer.ask("/api/health/live", {"Host": daemon.address, "Connection": "close"})

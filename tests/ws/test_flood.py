@@ -44,7 +44,7 @@ async def test_a_flood_of_empty_frames_is_closed(daemon: RunningDaemon, path: st
         await peer.send(flood)
         assert await peer.close_code() == 1008
         await peer.rest()  # ends
-    await eventually(lambda: daemon.daemon.ledger.counts["closed", "1008 too many empty frames"] == 1)
+    await eventually(lambda: daemon.daemon.connection_log.counts["closed", "1008 too many empty frames"] == 1)
 
 
 async def test_frames_with_content_are_no_flood(daemon: RunningDaemon) -> None:

@@ -184,7 +184,7 @@ async def test_more_connections_than_allowed_are_503_until_one_leaves(tmp_path: 
 
 
 async def test_one_address_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits={"max_connections_per_address": 2, "unlimited": ()}) as daemon:
+    async with running_daemon(tmp_path, limits={"max_connections_per_address": 2, "exempt_addresses": ()}) as daemon:
         async with daemon.watch(), daemon.watch():
             response = await asked(daemon, upgrade())
             assert response.status == 503
@@ -336,7 +336,7 @@ async def test_an_oversized_head_is_refused(daemon: RunningDaemon) -> None:
 
 @pytest.mark.parametrize("most", [1024, 100_000])
 async def test_how_large_a_head_may_be_is_a_setting(most: int, tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, limits={"max_head_bytes": most}) as daemon:
+    async with running_daemon(tmp_path, limits={"max_request_header_bytes": most}) as daemon:
         for head, path, status in ((upgrade, "/ws/jobs", b"101"), (request, "/api/health", b"200")):
             async with Peer(await daemon.connect()) as peer:
                 await peer.send(head(path, headers={"Cookie": "x" * (most - 700)}))
@@ -357,10 +357,10 @@ async def test_a_head_that_does_not_end_is_given_up_after_the_handshake_timeout(
     seconds = daemon.settings.limits.handshake_timeout
     async with Peer(await daemon.connect()) as peer:
         await peer.send(begun)
-        await eventually(lambda: daemon.daemon.ledger.open == 1)
+        await eventually(lambda: daemon.daemon.connection_log.open == 1)
         for passed in (0.5, 0.5):
             await wait_all_tasks_blocked()
-            assert daemon.daemon.ledger.open == 1
+            assert daemon.daemon.connection_log.open == 1
             slow_clock.jump(passed * seconds)
         await peer.rest()
 
@@ -373,8 +373,8 @@ async def test_tls_to_a_port_without_is_refused_at_once(daemon: RunningDaemon, h
         await peer.send(hello)
         assert (await peer.response()).status == 400
         await peer.rest()
-    ledger = daemon.daemon.ledger
-    await eventually(lambda: ledger.counts == {("refused", "TLS to a port without"): 1})
+    connection_log = daemon.daemon.connection_log
+    await eventually(lambda: connection_log.counts == {("refused", "TLS to a port without"): 1})
 
 
 async def test_a_head_that_drips_is_given_up_as_well(tmp_path: Path) -> None:

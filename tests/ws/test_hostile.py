@@ -247,7 +247,7 @@ async def test_a_client_that_never_reads_is_closed_and_nobody_else_notices(tmp_p
     limit = 64 * KIB
     name = "x" * 1000
     async with (
-        running_daemon(tmp_path, limits={"outbox_bytes": limit}) as daemon,
+        running_daemon(tmp_path, limits={"send_buffer_bytes": limit}) as daemon,
         daemon.watch("/ws/jobs") as good,
         Peer(await daemon.connect(receive_buffer=SMALL)) as bad,
     ):

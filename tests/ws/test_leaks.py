@@ -189,10 +189,14 @@ async def rounds(directory: Path, number: int, of_each: int = 1, patience: float
         objects, blocks = Memory.now()
         assert {kind: more for kind, more in (objects - memory.objects).items() if more > FEW} == {}
         assert blocks - memory.blocks < 100 * FEW
-        watchers, ledger = running.daemon.watchers, running.daemon.ledger
-        assert (watchers.budget.used, watchers.budget._waiting, running.daemon.places._watching) == (0, {}, {})
-        assert (ledger.open, ledger.accepted) == (0, ledger.counts.total())
-        assert ledger.counts["failed", "error"] == 0
+        watchers, connection_log = running.daemon.watchers, running.daemon.connection_log
+        assert (watchers.budget.used, watchers.budget._waiting, running.daemon.connection_limiter._watching) == (
+            0,
+            {},
+            {},
+        )
+        assert (connection_log.open, connection_log.accepted) == (0, connection_log.counts.total())
+        assert connection_log.counts["failed", "error"] == 0
 
 
 @pytest.fixture(autouse=True)

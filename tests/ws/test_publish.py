@@ -244,7 +244,7 @@ async def test_a_producer_takes_one_of_the_places(tmp_path: Path) -> None:
 
 
 async def test_the_handshake_is_one_request_and_a_line_is_none(tmp_path: Path) -> None:
-    limits = {"rate_limit_per_minute": 1, "rate_limit_burst": 1, "unlimited": ()}
+    limits = {"rate_limit_per_minute": 1, "rate_limit_burst": 1, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon, daemon.watch(PATH) as producer:
         await say(producer, registered(ID), *(progress(ID, step) for step in range(20)))
         assert all(answer["ok"] for answer in await answers(producer, 21))
@@ -275,7 +275,7 @@ async def test_a_key_bound_to_labels_reports_on_its_jobs_and_ends_with_it(tmp_pa
         await daemon.report(registered(OTHER))
         file = daemon.settings.auth.keys_file
         headers = bearer(add(file, "scan", "write", team="scan"))
-        daemon.daemon.admission.load()
+        daemon.daemon.authenticator.load()
         async with daemon.watch(PATH, headers) as producer:
             await say(producer, registered(ID), progress(OTHER, 1), progress(ID, 1))
             created, foreign, moved = await answers(producer, 3)
@@ -283,7 +283,7 @@ async def test_a_key_bound_to_labels_reports_on_its_jobs_and_ends_with_it(tmp_pa
             assert foreign == {"ok": False, "error": f"no job {OTHER}", "status": 404, "line": 2}
             assert (await daemon.daemon.registry.get(ID)).labels == {"team": "scan"}
             revoke(file, "scan")
-            daemon.daemon.admission.load()
+            daemon.daemon.authenticator.load()
             assert await producer.closed() == (4500, "credentials expired")
 
 

@@ -78,7 +78,7 @@ async def fall_behind(server: Server) -> tuple[MemoryConnection, Peer]:
 async def test_a_slow_consumer_is_told_so_however_slow_it_is(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
-    connection, peer = await fall_behind(Server(nursery, tmp_path, outbox_bytes=1000))
+    connection, peer = await fall_behind(Server(nursery, tmp_path, send_buffer_bytes=1000))
     connection.at_once = 10
     for _ in range(10):
         await trio.sleep(SLOW_CONSUMER_STALL - 1)
@@ -97,7 +97,7 @@ async def test_a_slow_consumer_is_told_so_however_slow_it_is(
 async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
-    server = Server(nursery, tmp_path, outbox_bytes=1000)
+    server = Server(nursery, tmp_path, send_buffer_bytes=1000)
     connection, _ = await fall_behind(server)
     start = trio.current_time()
     await trio.sleep(HOUR)

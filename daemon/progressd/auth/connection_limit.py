@@ -45,7 +45,7 @@ class ConnectionLimiter:
             "key": limits.max_connections_per_key,
             "token": limits.max_connections_per_token,
         }
-        if within(client.address, networks(limits.unlimited)):
+        if within(client.address, networks(limits.exempt_addresses)):
             most["address"] = math.inf
         full = {kind: most[kind] for kind, name in _groups(client) if taken[kind, name] >= most[kind]}
         if "all" in full:

@@ -66,9 +66,9 @@ Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 class RequestRates:
     """`peer` is the address of the other end of the connection, `headers` are the request's, names in lower case."""
 
-    def __init__(self, settings: Settings, admission: Authenticator) -> None:
+    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
         self._settings = settings
-        self._admission = admission
+        self._authenticator = authenticator
         self._rates = RateLimiter(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
 
     def use(self, settings: Settings) -> None:
@@ -78,7 +78,7 @@ class RequestRates:
 
     def limits(self, peer: str, headers: Headers) -> bool:
         """Whether the sender may ask only so often."""
-        return not within(self.address(peer, headers), networks(self._settings.limits.unlimited))
+        return not within(self.address(peer, headers), networks(self._settings.limits.exempt_addresses))
 
     def standing(self, peer: str, headers: Headers) -> RateLimitState:
         """How often it may still ask."""
@@ -93,7 +93,7 @@ class RequestRates:
     def _client(self, peer: str, headers: Headers) -> str:
         """The key, or the address of who comes without a good one."""
         try:
-            key = self._admission.who(list(headers), "").key
+            key = self._authenticator.who(list(headers), "").key
         except Unauthorized:
             key = ""
         return key or counted_as(self.address(peer, headers))

@@ -142,7 +142,7 @@ def _computed(environ: Mapping[str, str], values: Mapping[str, object]) -> Itera
     yield "auth.keys_file", Path(str(values.get("state_dir", state))) / "keys.json"
     yield "auth.token_secret_file", Path(str(values.get("state_dir", state))) / "token-secret"
     # what this process may use, not what the machine has: a unit's CPUAffinity= counts
-    yield "runner.slots", len(os.sched_getaffinity(0))
+    yield "runner.concurrency", len(os.sched_getaffinity(0))
 
 
 def _build(struct: type[Any], values: Mapping[str, object], prefix: str = "", **more: object) -> Any:
@@ -217,7 +217,7 @@ def _check(settings: Settings, origins: Origins) -> None:
         )
     for key, value in (
         ("server.trusted_proxies", settings.server.trusted_proxies),
-        ("limits.unlimited", settings.limits.unlimited),
+        ("limits.exempt_addresses", settings.limits.exempt_addresses),
     ):
         try:
             list(map(ipaddress.ip_network, value))

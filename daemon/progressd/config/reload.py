@@ -24,7 +24,7 @@ FIXED: Final = frozenset(
         "ingest.socket",
         "ingest.socket_mode",
         "log.format",
-        "runner.slots",
+        "runner.concurrency",
         "server.base_path",
         "server.host",
         "server.port",

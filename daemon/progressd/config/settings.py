@@ -88,11 +88,11 @@ class Server(Struct, frozen=True, kw_only=True):
             extra={"expected": NETWORKS},
         ),
     ] = ()
-    insecure: Annotated[
+    allow_unauthenticated: Annotated[
         bool,
         Meta(
             description="Whether the daemon may listen where other machines reach it without requiring a key.",
-            extra={"flag": "--insecure"},
+            extra={"flag": "--allow-unauthenticated"},
         ),
     ] = False
 
@@ -104,23 +104,25 @@ class Limits(Struct, frozen=True, kw_only=True):
         int,
         _count("Watchers at a time: WebSockets, event streams and long polls. And as many producers at `/ws/publish`."),
     ] = 100
-    max_connections_per_address: Annotated[int, _count("Of these, from one address that is not in `unlimited`.")] = 80
+    max_connections_per_address: Annotated[
+        int, _count("Of these, from one address that is not in `exempt_addresses`.")
+    ] = 80
     max_connections_per_key: Annotated[
         int, _count("Of these, with one key, and with the watch tokens made with it.")
     ] = 80
     max_connections_per_token: Annotated[int, _count("Of these, with one watch token.")] = 20
-    max_open_per_address: Annotated[int, _count("Connections of any kind at a time from one address.")] = 1000
+    max_sockets_per_address: Annotated[int, _count("Connections of any kind at a time from one address.")] = 1000
     handshake_timeout: Annotated[float, _seconds("How long a client may take to send the head of its request.")] = 10
-    max_head_bytes: Annotated[int, _bytes("The longest head of a request.", 1024)] = 16 << 10
+    max_request_header_bytes: Annotated[int, _bytes("The longest head of a request.", 1024)] = 16 << 10
     heartbeat_interval: Annotated[float, _seconds("How often a watcher is sent a ping.")] = 30
     connection_timeout: Annotated[
         float, _seconds("How long a watcher may show no sign of life, neither pong nor message.")
     ] = 300
     max_message_bytes: Annotated[int, _bytes("The longest message of a client.")] = 64 << 10
-    outbox_bytes: Annotated[
+    send_buffer_bytes: Annotated[
         int, _bytes("What may wait for a slow watcher before it is disconnected; it can resume.", 4096)
     ] = 1 << 20
-    outbox_bytes_total: Annotated[
+    send_buffer_bytes_total: Annotated[
         int,
         _bytes(
             "What may wait for all watchers together before the slowest are disconnected; and as much again of other "
@@ -140,13 +142,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_form_field_bytes: Annotated[int, _bytes("The longest field of a form that is not a file.")] = 64 << 10
     max_uploads: Annotated[int, _count("Requests at a time that bring files.")] = 32
     max_uploads_per_address: Annotated[int, _count("Of these, with one key, or from one address without a key.")] = 8
-    stall_timeout: Annotated[
+    idle_timeout: Annotated[
         float, _seconds("How long a client may send nothing in the middle of a body, or take nothing of an answer.")
     ] = 60
     min_body_rate: Annotated[
         int,
         _bytes(
-            "How much of a body has to come a second, on average and after the first `stall_timeout`; events as lines "
+            "How much of a body has to come a second, on average and after the first `idle_timeout`; events as lines "
             "may take their time.",
             0,
         ),
@@ -164,7 +166,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 0
     rate_limit_per_minute: Annotated[int, _count("Requests a minute of one key, or of one address without a key.")] = 60
     rate_limit_burst: Annotated[int, _count("How many of them may come at once.")] = 10
-    unlimited: Annotated[
+    exempt_addresses: Annotated[
         Networks,
         Meta(
             description="Addresses that may send as many requests and files, and connect as often, as they like.",
@@ -189,7 +191,7 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 class RunnerSettings(Struct, frozen=True, kw_only=True):
     """How pipelines run."""
 
-    slots: Annotated[
+    concurrency: Annotated[
         int, Meta(ge=1, description="Jobs at a time.", extra={"default": "the number of cores", "example": 4})
     ]
     job_timeout: Annotated[float, _seconds("A job that runs longer is stopped and has failed.")] = 3600

@@ -59,7 +59,7 @@ class Ingest(EventSink):
         self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster, base: BasePath = AT_ROOT
     ) -> None:
         self.store_id = store.id
-        self.tally = Counters()
+        self.counters = Counters()
         self._store = store
         self._registry = registry
         self._batches = batches
@@ -183,15 +183,15 @@ class Ingest(EventSink):
         refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         if draft.changes:
             await self._commit(draft)
-            self.tally.count(draft.changes, draft.turned_batches())
+            self.counters.count(draft.changes, draft.turned_batches())
         else:
             if self._registry.undecided_from is not None:
                 draft.hide_cursors()
             if draft.jobs:
                 self._unsaved.update(draft.jobs)
                 self._moved.set()
-        self.tally.refused += refused
-        self.tally.events += len(outcomes) - refused
+        self.counters.refused += refused
+        self.counters.events += len(outcomes) - refused
         silence_begins = trio.current_time()
         for job in draft.jobs.values():
             self._registry.keep(job, draft.messages[job.id])
@@ -222,7 +222,7 @@ class Ingest(EventSink):
         undecided_from = self._registry.undecided_from
         try:
             if draft is not None:
-                with self.tally.commits.time():
+                with self.counters.commits.time():
                     await self._store.commit({**unsaved, **draft.jobs}.values(), draft.changes, draft.of_jobs.values())
             elif unsaved:
                 await self._store.commit(unsaved.values(), ())

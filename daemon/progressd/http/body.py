@@ -100,7 +100,7 @@ def _break_cycles(error: BaseException | None) -> None:
 class BodyChunks:
     """The body of a request, piece by piece.
 
-    Raises TooLarge past `most` bytes, and Stalled when none come for `limits.stall_timeout`, or, unless the client may
+    Raises TooLarge past `most` bytes, and Stalled when none come for `limits.idle_timeout`, or, unless the client may
     take its time, when fewer have come than `limits.min_body_rate` asks for. Only waiting for the client counts.
     """
 
@@ -110,7 +110,7 @@ class BodyChunks:
         assert isinstance(request.body, BackpressuredBody)
         self._body = request.body
         self._most = most
-        self._stall = limits.stall_timeout
+        self._stall = limits.idle_timeout
         self._rate = 0 if in_its_time else limits.min_body_rate
         self._size = 0
         self._waited = 0.0  # seconds

@@ -36,9 +36,9 @@ class MetricsCollector(Collector):
     stored: DiskUsage
     watchers: WebSocketServer
     streams: StreamRegistry
-    ledger: ConnectionLog
+    connection_log: ConnectionLog
     workers: int
-    turned_away: Counter[str]  # requests, by the status
+    refusals: Counter[str]  # requests, by the status
     started_at: float = field(default_factory=time.time)  # seconds since 1970
     lag: float = 0.0  # seconds by which the event loop was late when last looked at
     most_lag: float = 0.0
@@ -69,31 +69,33 @@ class MetricsCollector(Collector):
         yield _gauge("superbook_uptime_seconds", "Since the start of the daemon.", self.uptime)
         yield _gauge("superbook_workers", "Jobs that the daemon runs at a time.", self.workers)
         yield _gauge("progressd_event_loop_lag_seconds", "By how much the event loop is late.", self.lag)
-        yield _gauge("progressd_event_loop_lag_most_seconds", "By how much it has been late at most.", self.most_lag)
+        yield _gauge("progressd_event_loop_lag_max_seconds", "By how much it has been late at most.", self.most_lag)
 
     def _of_jobs(self) -> Iterator[Metric]:
-        tally = self.ingest.tally
+        counters = self.ingest.counters
         yield _counters(
-            "superbook_jobs", "Jobs that got into this status.", "status", [(s, tally.jobs[s]) for s in JobStatus]
+            "superbook_jobs", "Jobs that got into this status.", "status", [(s, counters.jobs[s]) for s in JobStatus]
         )
         yield _counters(
-            "superbook_batches", "Batches, likewise.", "status", [(s, tally.batches[s]) for s in BatchStatus]
+            "superbook_batches", "Batches, likewise.", "status", [(s, counters.batches[s]) for s in BatchStatus]
         )
-        yield from tally.processing.collect()
-        yield _counter("superbook_pages_processed", "Pages of completed jobs.", tally.pages)
+        yield from counters.processing.collect()
+        yield _counter("superbook_pages_processed", "Pages of completed jobs.", counters.pages)
         yield _gauge("progressd_unfinished_jobs", "Jobs that have not finished.", len(self.jobs.unfinished))
-        yield _gauge("progressd_stored_bytes", "Bytes of the files of jobs, uploads under way too.", self.stored.total)
+        yield _gauge(
+            "progressd_job_files_bytes", "Bytes of the files of jobs, uploads under way too.", self.stored.total
+        )
 
     def _of_events(self) -> Iterator[Metric]:
-        tally, broadcaster = self.ingest.tally, self.broadcaster
+        counters, broadcaster = self.ingest.counters, self.broadcaster
         yield _counters(
             "progressd_events",
             "Events of producers, and of the daemon itself.",
             "outcome",
-            [("accepted", tally.events), ("refused", tally.refused)],
+            [("accepted", counters.events), ("refused", counters.refused)],
         )
-        yield _gauge("progressd_ingest_queue_entries", "Entries that wait to be decided.", self.ingest.queued)
-        yield from tally.commits.collect()
+        yield _gauge("progressd_ingest_queue_length", "Entries that wait to be decided.", self.ingest.queued)
+        yield from counters.commits.collect()
         most = "For how long a deletion of finished jobs has kept others from writing at most."
         yield _gauge("progressd_deletion_most_seconds", most, self.store.longest_deletion)
         yield _counter(
@@ -102,27 +104,31 @@ class MetricsCollector(Collector):
             broadcaster.traffic.messages,
         )
         yield _counter("progressd_delivered_bytes", "Bytes of these deliveries, in frames.", broadcaster.traffic.bytes)
-        yield _gauge("progressd_topics", "Topics that somebody watches.", broadcaster.watched)
-        yield _counter("progressd_coalesced", "Progress that a newer one replaced.", self.watchers.budget.coalesced)
-        yield _gauge("progressd_outbox_bytes", "Bytes that wait for watchers.", self.watchers.budget.used)
+        yield _gauge("progressd_active_topics", "Topics that somebody watches.", broadcaster.watched)
+        yield _counter(
+            "progressd_messages_coalesced", "Progress that a newer one replaced.", self.watchers.budget.coalesced
+        )
+        yield _gauge("progressd_send_buffer_bytes", "Bytes that wait for watchers.", self.watchers.budget.used)
 
     def _of_connections(self) -> Iterator[Metric]:
-        ledger = self.ledger
+        connection_log = self.connection_log
         yield _gauge("superbook_websocket_connections", "Open WebSockets.", len(self.watchers))
-        yield _gauge("progressd_streams", "Server-sent events and long polls that are open.", len(self.streams))
-        yield _gauge("progressd_connections", "Open connections of any kind.", ledger.open)
-        yield _counter("progressd_connections_accepted", "Connections so far.", ledger.accepted)
+        yield _gauge("progressd_http_streams", "Server-sent events and long polls that are open.", len(self.streams))
+        yield _gauge("progressd_connections", "Open connections of any kind.", connection_log.open)
+        yield _counter("progressd_connections_accepted", "Connections so far.", connection_log.accepted)
         ended = CounterMetricFamily(
             "progressd_connections_ended", "Connections that are over.", labels=("kind", "reason")
         )
-        for (kind, reason), count in sorted(ledger.counts.items()):
+        for (kind, reason), count in sorted(connection_log.counts.items()):
             ended.add_metric((kind, reason), count)
         yield ended
-        refused = [(reason, count) for (kind, reason), count in sorted(ledger.counts.items()) if kind == "refused"]
+        refused = [
+            (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "refused"
+        ]
         yield _counters("progressd_handshakes_refused", "Connections that were not let in.", "reason", refused)
         said = "Requests refused for want of a right, room or time, but for probes of health."
-        yield _counters("progressd_requests_refused", said, "status", sorted(self.turned_away.items()))
-        slow = sum(count for (_, reason), count in ledger.counts.items() if reason.startswith("4000"))
+        yield _counters("progressd_requests_refused", said, "status", sorted(self.refusals.items()))
+        slow = sum(count for (_, reason), count in connection_log.counts.items() if reason.startswith("4000"))
         yield _counter("progressd_slow_consumers_closed", "Watchers that were too slow.", slow)
 
 

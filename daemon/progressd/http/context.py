@@ -39,19 +39,19 @@ class AppContext:
     """The parts of the daemon, and whether it still takes work."""
 
     settings: Settings
-    admission: Authenticator
-    sights: Scopes
+    authenticator: Authenticator
+    scopes: Scopes
     files: JobFiles
     streams: StreamRegistry
-    gauges: MetricsCollector
-    gate: AccessMiddleware = field(init=False)
+    collector: MetricsCollector
+    access: AccessMiddleware = field(init=False)
     ready: bool = False
     registering: trio.Lock = field(default_factory=trio.Lock)
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(MAX_PENDING))  # of the answers to producers
 
     def __post_init__(self) -> None:
-        self._look(self.sights.of(EVERYBODY))
-        self.broadcaster = self.sights.broadcaster
+        self._look(self.scopes.of(EVERYBODY))
+        self.broadcaster = self.scopes.broadcaster
         self.keys = IdempotencyKeys(self.store.id)
         self.base = BasePath(self.settings.server.base_path)
         self.answers = JobResponseCache(self.store.id, self.base)
@@ -64,15 +64,15 @@ class AppContext:
         seen = copy(self)
         seen.keys = self.keys.of(who.key)
         if who.bound:
-            seen._look(self.sights.of(who))
+            seen._look(self.scopes.of(who))
         return seen
 
-    def _look(self, sight: ScopedServices) -> None:
-        self.store = sight.store
-        self.registry = sight.registry
-        self.batches = sight.batches
-        self.history = sight.history
-        self.ingest = sight.ingest
+    def _look(self, scope: ScopedServices) -> None:
+        self.store = scope.store
+        self.registry = scope.registry
+        self.batches = scope.batches
+        self.history = scope.history
+        self.ingest = scope.ingest
 
 
 class RestApp(QuartTrio):

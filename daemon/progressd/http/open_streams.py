@@ -13,8 +13,8 @@ from progressd.core.messages import Notice
 class StreamRegistry:
     """Server-sent events, whoever waits for a job to change, and producers that report line by line."""
 
-    def __init__(self, places: ConnectionLimiter) -> None:
-        self._places = places
+    def __init__(self, connection_limiter: ConnectionLimiter) -> None:
+        self._connection_limiter = connection_limiter
         self._open: dict[ReaderOutbox, None] = {}
         self._reporting: dict[Callable[[], None], None] = {}
         self._announced: Notice | None = None
@@ -27,17 +27,17 @@ class StreamRegistry:
         """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping."""
         if self._draining:
             raise Stopping("the daemon is stopping")
-        self._places.require(client)
+        self._connection_limiter.require(client)
 
     @contextmanager
     def opened(self, outbox: ReaderOutbox, client: Client) -> Iterator[None]:
         """Within this, the stream is one of them; it ends at once where others were quicker to take the last room."""
         try:
-            self._places.require(client)
+            self._connection_limiter.require(client)
         except Unavailable:
             outbox.end(TRY_AGAIN)
         self._open[outbox] = None
-        self._places.take(client)
+        self._connection_limiter.take(client)
         if self._announced is not None:
             outbox.say(self._announced)
         if self._draining:
@@ -46,7 +46,7 @@ class StreamRegistry:
             yield
         finally:
             del self._open[outbox]
-            self._places.give_back(client)
+            self._connection_limiter.give_back(client)
 
     @contextmanager
     def reporting(self, stop: Callable[[], None]) -> Iterator[None]:

@@ -77,11 +77,14 @@ def _pair(host: str, port: int) -> str:
 def require_keys(settings: Settings, address: str) -> None:
     """Raises SettingsError where other machines reach the daemon at this address, and need no key."""
     host = address.partition("%")[0]
-    if not (settings.auth.required or settings.server.insecure) and not ipaddress.ip_address(host).is_loopback:
+    if (
+        not (settings.auth.required or settings.server.allow_unauthenticated)
+        and not ipaddress.ip_address(host).is_loopback
+    ):
         raise SettingsError(
             f"at the address {host} other machines reach the daemon, and everyone there could do everything: ask for "
             "keys (auth.required = true; see progressd keys --help), listen on 127.0.0.1 (server.host), or accept that "
-            "with --insecure"
+            "with --allow-unauthenticated"
         )
 
 

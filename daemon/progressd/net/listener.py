@@ -213,12 +213,12 @@ class Listener:
         http: HttpSide,
         connections: trio.Nursery,
         limits: Limits,
-        ledger: ConnectionLog,
+        connection_log: ConnectionLog,
         encrypted: Encrypted | None = None,
         base: BasePath = ROOT,
         trusted_proxies: tuple[str, ...] = (),
     ) -> None:
-        self._ledger = ledger
+        self._connection_log = connection_log
         self._encrypted = encrypted
         self._base = base
         self._websocket = websocket
@@ -226,7 +226,7 @@ class Listener:
         self._connections = connections
         self._limits = limits
         self._trusted_proxies = trusted_proxies
-        self._turnstile = HandshakeLimiter()  # for handshakes
+        self._handshake_limiter = HandshakeLimiter()  # for handshakes
         self._of_address: Counter[str] = Counter()
         self._draining = False
         self._heads: dict[trio.CancelScope, Connection] = {}  # whose first request is still to come, oldest first
@@ -272,7 +272,7 @@ class Listener:
         failed: BaseException | None = None
         counted = counted_as(peer)
         self._of_address[counted] += 1
-        self._ledger.opened()
+        self._connection_log.opened()
         try:
             try:
                 if self._encrypted is None:
@@ -291,7 +291,7 @@ class Listener:
             except* Exception as group:
                 failed = group.exceptions[0]
             finally:
-                self._ledger.ended(connection, failed)
+                self._connection_log.ended(connection, failed)
         except* Exception as group:
             log.error("the end of a connection cannot be told", peer=peer, exc_info=group)
         finally:
@@ -318,15 +318,15 @@ class Listener:
         """Or else it is done with."""
         limits, address = self._limits, connection.peer
         # what a proxy forwards is of many clients, each of whom has its places, uploads and requests counted
-        exempt = networks(limits.unlimited + self._trusted_proxies)
-        if self._of_address[counted_as(address)] > limits.max_open_per_address and not within(address, exempt):
+        exempt = networks(limits.exempt_addresses + self._trusted_proxies)
+        if self._of_address[counted_as(address)] > limits.max_sockets_per_address and not within(address, exempt):
             connection.fate = TOO_MANY_OF_ADDRESS
             return False
         self._make_room()
         with trio.move_on_after(REQUEST_GRACE if self._draining else limits.handshake_timeout) as head:
             self._heads[head] = connection
             try:
-                await connection.read_head(limits.max_head_bytes)
+                await connection.read_head(limits.max_request_header_bytes)
             finally:
                 self._heads.pop(head, None)
         if head.cancelled_caught or not connection.unread:
@@ -335,5 +335,5 @@ class Listener:
             return False
         connection.fate = TLS_TO_PLAIN if connection.unread.startswith(TLS_HELLO) else SERVED
         if self._base.inside_head(connection.unread).startswith(PREFIX):
-            await self._turnstile.pass_through()
+            await self._handshake_limiter.pass_through()
         return connection.wants_websocket(self._base) or await self._http.serve(connection)

@@ -46,7 +46,7 @@ class Runner:
         self._registry = registry
         self._ingest = ingest
         self._files = files
-        self._slots = trio.Semaphore(settings.runner.slots)
+        self._slots = trio.Semaphore(settings.runner.concurrency)
         self._children = ProcessRecords(settings.state_dir, ingest.store_id)
         self._left = dict[str, str]()  # by job, the processes that could not be ended
         self._taking = trio.CancelScope()

@@ -43,18 +43,18 @@ class WebSocketServer:
     def __init__(
         self,
         settings: Settings,
-        admission: Authenticator,
-        allowance: RequestRates,
-        places: ConnectionLimiter,
-        sights: Scopes,
+        authenticator: Authenticator,
+        rate_limits: RequestRates,
+        connection_limiter: ConnectionLimiter,
+        scopes: Scopes,
     ) -> None:
         self._settings = settings
-        self._admission = admission
-        self._allowance = allowance
-        self._places = places
-        self._sights = sights
+        self._authenticator = authenticator
+        self._rate_limits = rate_limits
+        self._connection_limiter = connection_limiter
+        self._scopes = scopes
         self._open: dict[WebSocket, Client] = {}  # in the order they came
-        self.budget = MemoryBudget(settings.limits.outbox_bytes_total)
+        self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
         self._heartbeat = KeepAlive(settings.limits)
         self.run = self._heartbeat.run
         self._announced: Notice | None = None
@@ -64,7 +64,7 @@ class WebSocketServer:
         """Settings that have been read again, most of them for who comes from now on; nobody is sent away."""
         self._settings = settings
         self._heartbeat.use(settings.limits)
-        self.budget.limit = settings.limits.outbox_bytes_total
+        self.budget.limit = settings.limits.send_buffer_bytes_total
 
     def __len__(self) -> int:
         return len(self._open)
@@ -85,12 +85,12 @@ class WebSocketServer:
     async def ws_handler(self, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         connection, headers = websocket.connection, websocket.headers
-        peer, connection.peer = connection.peer, self._allowance.address(connection.peer, headers)
+        peer, connection.peer = connection.peer, self._rate_limits.address(connection.peer, headers)
         try:
-            self._allowance.take(peer, headers)
+            self._rate_limits.take(peer, headers)
             self._check_browser(websocket)
             try:
-                who = self._admission.who(headers, websocket.target.partition("?")[2])
+                who = self._authenticator.who(headers, websocket.target.partition("?")[2])
             except TokenExpired:
                 self._admit(websocket, NOBODY)
                 raise
@@ -111,7 +111,7 @@ class WebSocketServer:
                 websocket.send(self._announced)
             if self._draining is not None:  # since it was let in
                 websocket.outbox.end(self._draining)
-            with self._admission.held(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
+            with self._authenticator.held(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
                 await serve()
         finally:
             self._dismiss(websocket)
@@ -139,13 +139,13 @@ class WebSocketServer:
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
         client = Client(websocket.connection.peer, who, publishes(websocket.target))
-        self._places.require(client)
-        self._places.take(client)
+        self._connection_limiter.require(client)
+        self._connection_limiter.take(client)
         self._open[websocket] = client
 
     def _dismiss(self, websocket: WebSocket) -> None:
         if (client := self._open.pop(websocket, None)) is not None:
-            self._places.give_back(client)
+            self._connection_limiter.give_back(client)
 
     def _check_browser(self, websocket: WebSocket) -> None:
         server = self._settings.server
@@ -154,39 +154,39 @@ class WebSocketServer:
 
     async def _asked(self, websocket: WebSocket, who: Identity) -> Callable[[], Awaitable[None]]:
         """What the client is served with once it is let in. Raises what refuses it."""
-        sight = self._sights.of(who)
+        scope = self._scopes.of(who)
         if publishes(websocket.target):
             require(who, Scope.WRITE)
             check_query(websocket.target)
             splitter = LineSplitter(self._settings.ingest.max_line_bytes)
-            return PublishHandler(websocket, NDJSONReader(splitter, sight.ingest)).serve
+            return PublishHandler(websocket, NDJSONReader(splitter, scope.ingest)).serve
         require(who, Scope.READ)
         check_query(websocket.target)
-        wish, after = await self._wish(websocket, sight)
-        return partial(self._serve, websocket, sight, wish, after)
+        wish, after = await self._wish(websocket, scope)
+        return partial(self._serve, websocket, scope, wish, after)
 
-    async def _wish(self, websocket: WebSocket, sight: ScopedServices) -> tuple[StreamRequest, int | None]:
+    async def _wish(self, websocket: WebSocket, scope: ScopedServices) -> tuple[StreamRequest, int | None]:
         """What the client will watch, and after which offset. Raises what refuses it."""
         wish = read_stream_request(websocket.target)
         if wish.topic is not None:
-            await sight.history.require(wish.topic)
+            await scope.history.require(wish.topic)
         if wish.since is None or wish.topic is None:
             return wish, None
-        return wish, sight.history.offset(wish.since, self._sights.broadcaster.offset)
+        return wish, scope.history.offset(wish.since, self._scopes.broadcaster.offset)
 
-    async def _serve(self, websocket: WebSocket, sight: ScopedServices, wish: StreamRequest, after: int | None) -> None:
+    async def _serve(self, websocket: WebSocket, scope: ScopedServices, wish: StreamRequest, after: int | None) -> None:
         """Serve one stream, or the many topics that the client will name."""
-        outbox = websocket.asked_for(wish.types, wish.interval, sight.labels)
+        outbox = websocket.asked_for(wish.types, wish.interval, scope.labels)
         try:
             if wish.topic is None:
-                session = self._sights.broadcaster.open_session(outbox)
-                await self._serve_session(websocket, session, sight)
+                session = self._scopes.broadcaster.open_session(outbox)
+                await self._serve_session(websocket, session, scope)
             else:
                 if wish.since is not None and after is None:
                     websocket.send(Resync())
                 websocket.connection.topics = wish.topic
-                subscription = self._sights.broadcaster.join(
-                    wish.topic, outbox, after, lambda upto: websocket.send(Hello(sight.history.cursor(upto)))
+                subscription = self._scopes.broadcaster.join(
+                    wish.topic, outbox, after, lambda upto: websocket.send(Hello(scope.history.cursor(upto)))
                 )
                 await self._serve_topic(websocket, subscription)
         finally:
@@ -199,10 +199,10 @@ class WebSocketServer:
         finally:
             subscription.leave()
 
-    async def _serve_session(self, websocket: WebSocket, session: Session, sight: ScopedServices) -> None:
+    async def _serve_session(self, websocket: WebSocket, session: Session, scope: ScopedServices) -> None:
         try:
             messages, inbox = trio.open_memory_channel[str | bytes](1)
-            websocket.start(SubscriptionCommands(websocket, session, sight.history).run, inbox)
+            websocket.start(SubscriptionCommands(websocket, session, scope.history).run, inbox)
             await websocket.serve(messages)
         finally:
             websocket.connection.topics = _some(tuple(session.topics))

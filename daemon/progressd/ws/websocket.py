@@ -59,7 +59,7 @@ class WebSocket:
         assert upgrade is not None
         self.host = upgrade.host
         connection.unread = connection.unread[upgrade.size :]
-        most = MAX_ANSWERS if publishes(upgrade.request.target) else limits.outbox_bytes
+        most = MAX_ANSWERS if publishes(upgrade.request.target) else limits.send_buffer_bytes
         self.outbox = SocketOutbox(connection, most, nursery.start_soon, self._on_end, budget)
         self.closing: CloseCode | None = None  # why we close it, if it is us who do
         self.start = nursery.start_soon

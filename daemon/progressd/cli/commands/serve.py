@@ -26,7 +26,7 @@ def serve(config_path: Path | None, **flags: object) -> None:
     Examples:
       progressd serve
       progressd serve --port 0 --state-dir /tmp/jobs
-      PROGRESSD_RUNNER_SLOTS=2 progressd serve --config progressd.toml
+      PROGRESSD_RUNNER_CONCURRENCY=2 progressd serve --config progressd.toml
     """
     import faulthandler
     import os

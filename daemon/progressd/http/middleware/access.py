@@ -76,16 +76,16 @@ class AccessMiddleware:
         self,
         app: ASGIFramework,
         settings: Settings,
-        admission: Authenticator,
-        allowance: RequestRates,
+        authenticator: Authenticator,
+        rate_limits: RequestRates,
         refused: Counter[str],
     ) -> None:
         """`refused` counts the requests that are refused, here or behind the gate, by the status."""
         self._app = app
         self._settings = settings
-        self._admission = admission
+        self._authenticator = authenticator
         self.transfers = Transfers(settings)
-        self._allowance = allowance
+        self._rate_limits = rate_limits
         self.refused = refused
 
     def use(self, settings: Settings) -> None:
@@ -99,7 +99,7 @@ class AccessMiddleware:
             try:
                 answering.marks = self.count(cast("Mapping[str, Any]", scope))
                 who = self.admit(scope)
-                with trio.CancelScope() as serving, self._admission.held(who, serving.cancel):
+                with trio.CancelScope() as serving, self._authenticator.held(who, serving.cancel):
                     await self._hand_on(scope, who, receive, answering)
                 if serving.cancelled_caught:
                     self.admit(scope)
@@ -115,23 +115,23 @@ class AccessMiddleware:
 
     def limits(self, scope: Mapping[str, Any]) -> bool:
         """Whether the sender of a request may ask only so often."""
-        return self._allowance.limits(*_sender(scope))
+        return self._rate_limits.limits(*_sender(scope))
 
     def count(self, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         """Count a request; the headers that say how often the client may still ask. Raises RateLimited."""
         path = scope["path"]
         if not path.startswith("/api/") or path.startswith(HEALTH):
             return []
-        left = self._allowance.take(*_sender(scope))
+        left = self._rate_limits.take(*_sender(scope))
         return _standing_marks(left) if left is not None else []
 
     def standing(self, scope: Mapping[str, Any]) -> RateLimitState:
         """How often it may still ask."""
-        return self._allowance.standing(*_sender(scope))
+        return self._rate_limits.standing(*_sender(scope))
 
     def address(self, scope: Mapping[str, Any]) -> str:
         """Where it comes from, also behind proxies."""
-        return self._allowance.address(*_sender(scope))
+        return self._rate_limits.address(*_sender(scope))
 
     async def _hand_on(
         self, scope: HTTPScope, who: Identity, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -139,8 +139,8 @@ class AccessMiddleware:
         """Have the application answer. Raises TooManyUploads, Stalled."""
         if scope["method"] == "POST" and scope["path"] in UPLOADS:
             sender = _sender(cast("Mapping[str, Any]", scope))
-            client = who.key or counted_as(self._allowance.address(*sender))
-            with self.transfers.uploading(client, receive, unlimited=not self._allowance.limits(*sender)) as upload:
+            client = who.key or counted_as(self._rate_limits.address(*sender))
+            with self.transfers.uploading(client, receive, unlimited=not self._rate_limits.limits(*sender)) as upload:
                 await self._app(scope, upload.receive, send)
         elif DOWNLOAD.fullmatch(scope["path"]):
             with self.transfers.under_way():
@@ -164,10 +164,10 @@ class AccessMiddleware:
     def _check_key(self, scope: HTTPScope) -> Identity:
         action = action_of(scope["method"], scope["path"])
         if action is None and scope["path"] != WHO_AM_I:
-            who = self._admission.anybody
+            who = self._authenticator.anybody
         else:
             query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
-            who = self._admission.who(list(scope["headers"]), query)
+            who = self._authenticator.who(list(scope["headers"]), query)
         if action is not None:
             require(who, action)
             _require_theirs(who, scope["path"])

@@ -25,9 +25,9 @@ class FastJobReads:
     """`answer` is for requests without a body."""
 
     def __init__(
-        self, gate: AccessMiddleware, cors: CORSMiddleware, registry: Registry, answers: JobResponseCache
+        self, access: AccessMiddleware, cors: CORSMiddleware, registry: Registry, answers: JobResponseCache
     ) -> None:
-        self._gate = gate
+        self._access = access
         self._cors = cors
         self._registry = registry
         self._answers = answers
@@ -50,12 +50,12 @@ class FastJobReads:
         asked = {"method": "GET", "path": target.decode(), "query_string": b""}
         scope = {"type": "http", **asked, "headers": headers, "client": client}
         try:
-            who = self._gate.admit(cast("HTTPScope", cast(Any, scope)))
+            who = self._access.admit(cast("HTTPScope", cast(Any, scope)))
             if not who.may_see(job):
                 return None
             answer = self._answers.answer(job, fields.get(b"if-none-match"), fields.get(b"accept-encoding", b""))
             if len(answer.body) > MAX_INLINE_BYTES:  # which is compressed in a thread
                 return None
-            return answer.marked([*self._gate.count(scope), *self._cors.depends()])
+            return answer.marked([*self._access.count(scope), *self._cors.depends()])
         except ProgressdError:
             return None

@@ -25,4 +25,4 @@ async def metrics() -> Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     except (TypeError, ValueError):  # prometheus_client fails at a version such as 1.x
         encode, content_type = choose_encoder("")
-    return Response(encode(services().gauges.registry), headers={"Vary": "Accept"}, content_type=content_type)
+    return Response(encode(services().collector.registry), headers={"Vary": "Accept"}, content_type=content_type)

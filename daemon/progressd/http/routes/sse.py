@@ -70,7 +70,7 @@ async def _stream(topic: str) -> Response:
     after = None if wish.since is None else daemon.history.offset(wish.since, daemon.broadcaster.offset)
     if after is not None and await daemon.history.over(topic, after):
         return Response(b"", 204, HEADERS)  # which keeps an EventSource from asking again
-    client = Client(daemon.gate.address(request.scope), who_asks(request.scope))
+    client = Client(daemon.access.address(request.scope), who_asks(request.scope))
     daemon.streams.require_room(client)
     body = b"" if request.method == "HEAD" else SSEResponse(daemon, wish, after, client)
     response = Response(body, 200, HEADERS, content_type="text/event-stream")
@@ -95,7 +95,7 @@ class SSEResponse(ResponseBody):
         wish = self._wish
         if wish.interval:
             self._tasks = await self._stack.enter_async_context(trio.open_nursery())
-        outbox = ReaderOutbox(self._daemon.settings.limits.outbox_bytes)
+        outbox = ReaderOutbox(self._daemon.settings.limits.send_buffer_bytes)
         self._stack.enter_context(self._daemon.streams.opened(outbox, self._client))
         start = self._tasks.start_soon if self._tasks else _never
         behind = asked_for(outbox, wish.types, wish.interval, self._client.identity.labels, start)
@@ -149,9 +149,9 @@ async def changed_job(daemon: AppContext, job: Job, since: str, seconds: float) 
     after = daemon.history.offset(since, daemon.broadcaster.offset)
     if after is None or job.offset > after or job.status.finished:
         return job
-    client = Client(daemon.gate.address(request.scope), who_asks(request.scope))
+    client = Client(daemon.access.address(request.scope), who_asks(request.scope))
     daemon.streams.require_room(client)
-    outbox = ReaderOutbox(daemon.settings.limits.outbox_bytes)
+    outbox = ReaderOutbox(daemon.settings.limits.send_buffer_bytes)
     topic = job_topic(job.id)
     with (
         daemon.streams.opened(outbox, client),

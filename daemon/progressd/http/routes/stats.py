@@ -26,8 +26,8 @@ blueprint = Blueprint("stats", __name__, url_prefix="/api/stats")
 @described(Stats)
 async def stats() -> Response:
     """All of it."""
-    gauges = services().gauges
-    server = ServerStats(__version__, round(gauges.uptime, 3), datetime.fromtimestamp(gauges.started_at, UTC))
+    collector = services().collector
+    server = ServerStats(__version__, round(collector.uptime, 3), datetime.fromtimestamp(collector.started_at, UTC))
     return json_response(Stats(server, await _jobs(), await _batches(), _system()))
 
 
@@ -54,8 +54,8 @@ async def _jobs() -> JobStats:
         took = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
         mean, pages = sum(took) / len(took) if took else 0.0, sum(job.page_count or 0 for job in newest)
     else:
-        tally = daemon.gauges.ingest.tally
-        mean, pages = tally.mean_processing_seconds, tally.pages
+        counters = daemon.collector.ingest.counters
+        mean, pages = counters.mean_processing_seconds, counters.pages
     return JobStats(
         total_jobs=sum(counts.values()),
         completed_jobs=counts[JobStatus.COMPLETED],
@@ -75,7 +75,7 @@ async def _batches() -> BatchStats:
         found = [await daemon.batches.find(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
-        counts = Counter(await daemon.gauges.store.batch_counts())
+        counts = Counter(await daemon.collector.store.batch_counts())
     return BatchStats(
         total=counts.total(),
         completed=sum(count for status, count in counts.items() if status.finished),
@@ -90,10 +90,10 @@ async def _newest() -> list[Job]:
 
 
 def _system() -> SystemStats:
-    gauges = services().gauges
+    collector = services().collector
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return SystemStats(
         memory_used_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
-        worker_count=gauges.workers,
-        websocket_connections=len(gauges.watchers),
+        worker_count=collector.workers,
+        websocket_connections=len(collector.watchers),
     )

@@ -97,7 +97,7 @@ def owner_of_request() -> str:
     name = who_asks(request.scope).name
     if name is not None:
         return f"key:{name}"
-    return f"address:{counted_as(services().gate.address(request.scope))}"
+    return f"address:{counted_as(services().access.address(request.scope))}"
 
 
 def require_unused(there: bool) -> None:

@@ -36,8 +36,8 @@ async def status() -> Response:
 @described(RateLimitStatus)
 async def rate_limit() -> Response:
     """How often whoever asks may still do so."""
-    gate = services().gate
-    limited, left = gate.limits(request.scope), gate.standing(request.scope)
+    access = services().access
+    limited, left = access.limits(request.scope), access.standing(request.scope)
     full_at = datetime.fromtimestamp(math.ceil(time.time() + left.reset_in), UTC)
     return json_response(RateLimitStatus(limited, left.per_minute, left.burst, left.remaining, full_at))
 
@@ -66,5 +66,5 @@ async def batch_token(batch_id: str) -> Response:
 async def _token_for(topic: str) -> Response:
     daemon = services()
     await daemon.history.require(topic)
-    made, end = daemon.admission.new_token(who_asks(request.scope), topic)
+    made, end = daemon.authenticator.new_token(who_asks(request.scope), topic)
     return json_response({"token": made, "topic": topic, "expires_at": end}, 200, {"Cache-Control": "no-store"})

@@ -64,9 +64,9 @@ class HttpServer:
     def use(self, settings: Settings) -> None:
         """Settings that have been read again."""
         self._limits = settings.limits
-        self.budget.limit = settings.limits.outbox_bytes_total
+        self.budget.limit = settings.limits.send_buffer_bytes_total
         # the listener hands over so many bytes of a longer head
-        self._config.h11_max_incomplete_size = settings.limits.max_head_bytes - 1
+        self._config.h11_max_incomplete_size = settings.limits.max_request_header_bytes - 1
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

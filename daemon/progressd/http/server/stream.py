@@ -35,9 +35,9 @@ class HttpStream(trio.abc.HalfCloseableStream):
         self._connection = connection
         self._base = base
         self._beginnings = beginnings
-        self._stall = limits.stall_timeout
+        self._stall = limits.idle_timeout
         self._head_timeout = limits.handshake_timeout
-        self._head_most = limits.max_head_bytes
+        self._head_most = limits.max_request_header_bytes
         self._budget = budget
         self._closed = False
         self._given_up = False
