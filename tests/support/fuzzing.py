@@ -116,7 +116,7 @@ CORPUS: Final[Mapping[str, Sequence[bytes]]] = {
     ],
     "config": [
         b'[server]\nhost = "0.0.0.0"\nport = 80\ntrusted_proxies = ["10.0.0.0/8"]\n[auth]\nrequired = true\n',
-        b'[limits]\nmax_upload_bytes = "5MiB"\nhandshake_timeout = "500ms"\nunlimited = ["::1"]\n',
+        b'[limits]\nmax_upload_bytes = "5MiB"\nhandshake_timeout = "500ms"\nexempt_addresses = ["::1"]\n',
         b'[pipelines.a]\ncommand = ["cp", "{input}", "{output}"]\naccept = ["a/*"]\nprogress_pattern = "(\\\\d+) %"\n',
         b'[pipelines.a]\ncommand = ["true"]\n[pipelines.a.options.x]\ntype = "integer"\ndefault = 1\nminimum = 0\n',
     ],
