@@ -4,6 +4,7 @@ Quart's own body takes in whatever the client sends, as fast as it comes: a fast
 memory. Here no more is taken from the connection than the handler has read, so that TCP slows the client down.
 """
 
+from contextlib import suppress
 from traceback import clear_frames
 from typing import Final
 
@@ -11,7 +12,7 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.wrappers.request import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
-from quart_trio.wrappers.request import TrioBody, TrioRequest
+from quart_trio.wrappers.request import TrioRequest
 
 from progressd.config.settings import Limits
 from progressd.core.errors import RequestTimeout, TooLarge
@@ -20,31 +21,47 @@ from progressd.core.sizes import readable_size
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class BackpressuredBody(TrioBody):
-    """A body to iterate over; `room` opens when the last piece has been taken, or nobody wants any more of it."""
+class BackpressuredBody:
+    """A body to iterate over: each piece is handed over when the handler asks for it.
+
+    Quart's own bodies differ between the versions for Python 3.11 and 3.13, and hold all that has arrived.
+    """
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
-        super().__init__(None, None)  # the limits depend on the route: see `pieces`
-        self.room = trio.Event()
-        self.wanted = True
-        self.answered_meanwhile = False  # whoever sends the response reads on, and discards what is left
+        """Take what Quart gives. Its limits are for all routes; `BodyChunks` has those of each."""
+        self._send, self._receive = trio.open_memory_channel[bytes](0)
+        self.answered_meanwhile = False  # the route that sends the response discards what is left of the body
+
+    def __aiter__(self) -> "BackpressuredBody":
+        return self
 
     async def __anext__(self) -> bytes:
-        piece = await super().__anext__()
-        self.room.set()
-        self.room = trio.Event()
-        return piece
+        return await anext(self._receive)
+
+    async def put(self, piece: bytes) -> None:
+        """Wait until the handler has taken the piece, or wants no more."""
+        with suppress(trio.BrokenResourceError):
+            await self._send.send(piece)
+
+    def set_complete(self) -> None:
+        """End the iteration."""
+        self._send.close()
 
     def discard(self) -> None:
-        """Let go of what still comes."""
-        self.wanted = False
-        self.room.set()
+        """Drop the pieces that are still to come."""
+        self._receive.close()
 
 
 class BackpressuredRequest(TrioRequest):
-    """A request with a paced body."""
+    """A request whose body is read as it arrives."""
 
-    body_class = BackpressuredBody
+    body_class = BackpressuredBody  # type: ignore[assignment]
+
+
+def _body(request: Request) -> BackpressuredBody:
+    body: object = request.body
+    assert isinstance(body, BackpressuredBody)
+    return body
 
 
 class BackpressuredConnection(TrioASGIHTTPConnection):
@@ -52,35 +69,30 @@ class BackpressuredConnection(TrioASGIHTTPConnection):
 
     async def handle_messages(self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable) -> None:  # type: ignore[override]
         """Until the client disconnects, which cancels the request."""
-        body = request.body
-        assert isinstance(body, BackpressuredBody)
+        body = _body(request)
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 nursery.cancel_scope.cancel()
                 return
             assert message["type"] == "http.request"
-            if not body.wanted:
-                continue
             if message["body"]:
-                body.append(message["body"])
+                await body.put(message["body"])
             if not message["more_body"]:
                 body.set_complete()
-            elif message["body"]:
-                await body.room.wait()
 
     async def handle_request(self, nursery: trio.Nursery, request: Request, send: ASGISendCallable) -> None:  # type: ignore[override]
         """Answer. What the handler has left of the body is taken all the same, or the disconnect behind it never comes.
 
         Hypercorn would wait for room to tell us of it, in the last send of the response and hence for ever.
         """
-        assert isinstance(request.body, BackpressuredBody)
+        body = _body(request)
         if request.method in SAFE:  # whose body means nothing (RFC 9110 §9.3.1), and would hide the client's end
-            request.body.discard()
+            body.discard()
         try:
             response = await self.app.handle_request(request)
-            if not request.body.answered_meanwhile:
-                request.body.discard()
+            if not body.answered_meanwhile:
+                body.discard()
             await self._send_response(send, response)
         except BaseException as error:
             _break_cycles(error)
@@ -107,8 +119,7 @@ class BodyChunks:
     def __init__(self, request: Request, limits: Limits, most: float, *, in_its_time: bool = False) -> None:
         if (request.content_length or 0) > most:
             raise TooLarge(_too_large(most))
-        assert isinstance(request.body, BackpressuredBody)
-        self._body = request.body
+        self._body = _body(request)
         self._most = most
         self._stall = limits.idle_timeout
         self._rate = 0 if in_its_time else limits.min_body_rate
