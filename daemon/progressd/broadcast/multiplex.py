@@ -8,11 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
-from msgspec import UNSET
-from msgspec.structs import replace
 
 from progressd.broadcast.channel import Channel
-from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch
+from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
@@ -137,11 +135,7 @@ class Session:
     def _replayed(self, topic: str, items: Sequence[Envelope], unknown: bool) -> list[Envelope]:
         """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
         # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
-        return [
-            Envelope(item.offset, replace(item.message, cursor=UNSET), item.labels)
-            for item in items
-            if unknown or not self._has_come(item, topic)
-        ]
+        return [ReplayedEnvelope(item) for item in items if unknown or not self._has_come(item, topic)]
 
     def _has_come(self, item: Envelope, topic: str) -> bool:
         return any(
