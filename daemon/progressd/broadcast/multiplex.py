@@ -5,6 +5,7 @@ would tell what the watcher has had. So what sessions watch goes through one mor
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 import trio
@@ -180,26 +181,30 @@ class SessionHub:
 
     async def fan_out(self) -> None:
         """Hand what is queued to every session, once however many of its topics it is on."""
-        while True:
-            inboxes: dict[Session, list[Envelope]] = {}
-            waiting: list[trio.Event] = []
-            for queued in await self._channel.take():
-                if isinstance(queued, trio.Event):
-                    waiting.append(queued)
-                    continue
-                published, topics = queued
-                watching = [self.members[name] for name in topics if name in self.members]
-                for session in {
-                    session for members in watching for session, top in members.items() if top < published.offset
-                }:
-                    inboxes.setdefault(session, []).append(published)
-                if (over := ended_topic(published.message)) is not None:
-                    for session, top in tuple(self.members.get(over, {}).items()):
-                        session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
-            for session, items in inboxes.items():
-                batch = FrameBatch(items)
-                self._traffic.messages += len(items)
-                self._traffic.bytes += len(batch.frames)
-                session.deliver(batch)
-            for reached in waiting:
-                reached.set()
+        with closing(self._channel):
+            while True:
+                self._deliver(await self._channel.take())
+
+    def _deliver(self, queued: Sequence[tuple[Envelope, Sequence[str]] | trio.Event]) -> None:
+        inboxes: dict[Session, list[Envelope]] = {}
+        waiting: list[trio.Event] = []
+        for item in queued:
+            if isinstance(item, trio.Event):
+                waiting.append(item)
+                continue
+            published, topics = item
+            watching = [self.members[name] for name in topics if name in self.members]
+            for session in {
+                session for members in watching for session, top in members.items() if top < published.offset
+            }:
+                inboxes.setdefault(session, []).append(published)
+            if (over := ended_topic(published.message)) is not None:
+                for session, top in tuple(self.members.get(over, {}).items()):
+                    session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
+        for session, items in inboxes.items():
+            batch = FrameBatch(items)
+            self._traffic.messages += len(items)
+            self._traffic.bytes += len(batch.frames)
+            session.deliver(batch)
+        for reached in waiting:
+            reached.set()
