@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.channel import CAPACITY
 from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.multiplex import Session
 from progressd.broadcast.subscription import Page
@@ -18,6 +20,7 @@ from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
 from support.outboxes import Collected
 from support.samples import ID, job_id, moved, started, succeeded
+from support.waiting import PATIENCE
 
 IDS = [job_id(number) for number in (1, 2, 3)]
 TOPICS = [*map(job_topic, IDS), ALL_JOBS]
@@ -358,3 +361,25 @@ async def test_too_much_held_back_ends_the_watcher_as_slow(nursery: trio.Nursery
         await world.tell(started(job_id(number)) if number else started())
         world.session.deliver(FrameBatch([world.log.kept[-1]]))
     assert world.outbox.endings == [SLOW_CONSUMER]
+
+
+class Defective(Collected):
+    def put(self, batch: FrameBatch[Envelope]) -> None:
+        if batch.items:
+            raise ValueError("a defect")
+
+
+@pytest.mark.parametrize("defective", [True, False])
+async def test_a_fan_out_that_is_over_does_not_block_the_publisher(
+    autojump_clock: trio.testing.MockClock, defective: bool
+) -> None:
+    with pytest.RaisesGroup(ValueError) if defective else nullcontext():
+        async with trio.open_nursery() as nursery:
+            broadcaster = Broadcaster(nursery=nursery)
+            session = broadcaster.open_session(Defective() if defective else Collected())
+            await session.subscribe([ALL_JOBS], None, trio.lowlevel.checkpoint, lambda _: None)
+            if not defective:
+                nursery.cancel_scope.cancel()
+            with trio.fail_after(PATIENCE, shield=True):  # as the daemon's last batch
+                for step in range(2 * CAPACITY):
+                    await broadcaster.broadcast(moved(step))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from progressd.broadcast.envelope import PING, Envelope, FrameBatch
+from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, ControlFrame, MemoryBudget
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, CloseCode
 from progressd.core.messages import Error, ErrorData, Message
@@ -179,6 +180,27 @@ async def test_what_is_put_after_the_end_is_not_sent_and_what_waits_is(nursery: 
     await settled()
     assert bytes(connection.socket.written) == b"".join([*framed(change(1)), PING])
     assert connection.endings == [JOB_FINISHED]
+
+
+@pytest.mark.parametrize("room", [10**6, 0])
+@pytest.mark.parametrize("ended", [True, False])
+async def test_nothing_follows_a_close_frame(nursery: trio.Nursery, room: int, ended: bool) -> None:
+    connection = Connection(nursery, room=room)
+    close = control(Opcode.CLOSE, b"\x03\xe8")
+    crowd = FanOut()
+    connection.outbox.follow(crowd)
+    connection.put(change(1))
+    if ended:
+        connection.outbox.end(JOB_FINISHED)
+    connection.outbox.write_close(close)
+    connection.put(change(2))
+    crowd.put(FrameBatch([Envelope(3, change(3))]))
+    connection.outbox.write(PING)
+    connection.outbox.end(SLOW_CONSUMER)
+    connection.socket.give(10**6)
+    await settled()
+    assert bytes(connection.socket.written) == b"".join([*framed(change(1)), close])
+    assert connection.endings == [JOB_FINISHED] * ended
 
 
 async def test_a_dead_socket_swallows_everything(nursery: trio.Nursery) -> None:

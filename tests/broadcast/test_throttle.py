@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 from msgspec.structs import replace
-from progressd.broadcast.envelope import Envelope, FrameBatch
+from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.throttle import ProgressThrottle, Released, ThrottledOutbox, TypeFilteredOutbox, of_types
 from progressd.core.close_codes import JOB_FINISHED
 from progressd.core.messages import JobMessage, Progress, ends_job
@@ -24,14 +24,17 @@ from support.samples import ID, cancelled, created, job_id, moved, started, succ
 OTHER = job_id(2)
 
 
-def numbered(messages: Iterable[JobMessage], first: int = 1) -> list[Envelope]:
+def numbered(messages: Iterable[JobMessage], first: int = 1, *, hidden: bool = False) -> list[Envelope]:
+    """`hidden`: as while a commit is undecided, without cursors."""
     return [
-        Envelope(offset, replace(message, cursor=f"store-{offset}")) for offset, message in enumerate(messages, first)
+        Envelope(offset, replace(message, cursor=UNSET if hidden else f"store-{offset}"))
+        for offset, message in enumerate(messages, first)
     ]
 
 
 STORIES = st.lists(
-    st.tuples(st.sampled_from("ab"), st.sampled_from(["move", "move", "move", "end"]), st.floats(0, 3)), max_size=40
+    st.tuples(st.sampled_from("ab"), st.sampled_from(["move", "move", "move", "hidden", "end"]), st.floats(0, 3)),
+    max_size=40,
 )
 
 
@@ -53,8 +56,8 @@ def test_each_job_has_one_progress_an_interval_its_newest_before_its_end_and_eve
             wait -= max(0.0, now_due - now)
             now = max(now, now_due)
         now += wait
-        messages = [moved(offset, job)] if what == "move" else list(succeeded(job))
-        items = numbered(messages, offset + 1)
+        messages = list(succeeded(job)) if what == "end" else [moved(offset, job)]
+        items = numbered(messages, offset + 1, hidden=what == "hidden")
         offset += len(items)
         told += items
         if what == "end":
@@ -86,7 +89,8 @@ def test_whoever_resumes_from_any_cursor_has_missed_nothing(story: list[tuple[st
         now += wait
         out += pace.release(now)
         job = {"a": ID, "b": OTHER}[name]
-        told += numbered([moved(1, job)] if what == "move" else [started(job)], len(told) + 1)
+        message = started(job) if what == "end" else moved(1, job)
+        told += numbered([message], len(told) + 1, hidden=what == "hidden")
         out += pace.take(told[-1:], now)
         had = {let.item.offset for let in out}
         upto = max([let.upto for let in out] + [pace.upto(len(told))])
@@ -163,7 +167,7 @@ async def test_what_is_replayed_without_a_cursor_is_given_none_and_replaces_what
     outbox = Collected()
     paced = ThrottledOutbox(outbox, 1.0, nursery.start_soon)
     paced.put(FrameBatch(numbered([started(), moved(1), moved(2)], 7)))
-    replayed = [Envelope(offset, moved(2, job)) for offset, job in ((3, OTHER), (9, ID))]
+    replayed = [ReplayedEnvelope(Envelope(offset, moved(2, job))) for offset, job in ((3, OTHER), (9, ID))]
     paced.put(FrameBatch(replayed))
     await trio.sleep(1.5)
     assert [message.cursor for message in outbox.messages] == ["store-7", "store-8", UNSET, UNSET]

@@ -11,18 +11,21 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from msgspec import UNSET
 from msgspec.structs import replace
 from progressd.broadcast.reader import Reader
+from progressd.broadcast.throttle import ThrottledOutbox
 from progressd.core.batch import JobBatch
 from progressd.core.cursor import Cursor
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
-from progressd.core.messages import JobMessage, PagePreviewData, encode, type_of
+from progressd.core.messages import JobMessage, PagePreviewData, Progress, encode, job_topic, type_of
 from progressd.core.status import JobStatus
 from progressd.engine import ingest as module
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
+from support.outboxes import Collected
 from support.samples import ID, job_id
 from support.spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
 from support.waiting import PATIENCE
@@ -384,6 +387,39 @@ async def test_what_the_store_does_not_take_has_not_happened(spine: Spine, tmp_p
     assert types(messages) == ["status_change", "completed", "job_created"]
     offsets = [Cursor.parse(str(message.cursor)).offset for message in messages]
     assert [change.offset for change in await spine.store.changes(offsets[0] - 1, offsets[-1], 10)] == offsets
+
+
+@contextmanager
+def commits_undecided(store: SQLiteStore) -> Iterator[None]:
+    """Each commit fails at its COMMIT, so that nobody knows whether the store has it."""
+
+    def authorize(action: int, what: str | None, *_: object) -> int:
+        refused = action == sqlite3.SQLITE_TRANSACTION and what == "COMMIT"
+        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+    store._writer.set_authorizer(authorize)
+    yield
+    store._writer.set_authorizer(None)
+
+
+async def test_progress_keeps_its_interval_while_a_commit_is_undecided(spine: Spine, nursery: trio.Nursery) -> None:
+    outbox = Collected()
+    await spine.submit(register(), start())
+    throttled = ThrottledOutbox(outbox, 60.0, nursery.start_soon)
+    subscription = spine.broadcaster.join(job_topic(ID), throttled, spine.broadcaster.offset)
+    while await subscription.past() is not None:
+        pass
+    await spine.submit(progress(1), progress(2))
+    with commits_undecided(spine.store):
+        assert errors(await spine.submit(complete())) == [StoreFailed]
+        assert errors([*await spine.submit(progress(3)), *await spine.submit(progress(4))]) == [None, None]
+    assert errors(await spine.submit(complete())) == [None]
+    await settled()
+    subscription.leave()
+    messages = outbox.messages
+    assert types(messages) == ["progress", "progress", "status_change", "completed"]
+    assert [message.data.current_step for message in messages if isinstance(message, Progress)] == [1, 4]
+    assert [message.cursor is UNSET for message in messages] == [False, True, False, False]
 
 
 async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks_late(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import progressd
 import pytest
@@ -24,8 +25,12 @@ from support.pid_namespace import as_init
 from support.waiting import PATIENCE, alive, eventually
 
 GRACE = 0.2  # seconds from SIGTERM to SIGKILL
-MARKED = {"PATH": os.environ["PATH"], "PROGRESSD_RUNNER": "a-test", "PROGRESSD_JOB_ID": "of-a-test"}
 LIMITS = ResourceLimits(memory=1 << 30, cpu=60, file=1 << 30, open_files=1024)
+
+
+def marked() -> dict[str, str]:
+    """Return an environment with marks of its own: a test that runs beside this one ends what has the same marks."""
+    return {"PATH": os.environ["PATH"], "PROGRESSD_RUNNER": "a-test", "PROGRESSD_JOB_ID": str(uuid4())}
 
 
 class Seen:
@@ -325,7 +330,7 @@ async def test_a_child_and_grandchild_that_do_not_end_when_asked_are_killed() ->
 
 
 async def test_a_grandchild_that_does_not_end_when_asked_is_killed_though_the_child_ends() -> None:
-    program = """sh -c "trap '' TERM; echo \\$\\$; while :; do sleep 60; done" & wait"""
+    program = """sh -c 'trap "" TERM; echo $$; while :; do sleep 60; done' & wait"""
     out, took = await run_and_cancel(await start(shell(program)))
     assert not alive(int(out.texts[0]))
     assert took >= GRACE
@@ -348,14 +353,14 @@ def leaving(way: str, there: Path) -> str:
 @pytest.mark.parametrize("way", LEAVING)
 async def test_a_cancelled_child_leaves_nothing_of_what_has_left_its_group(way: str, tmp_path: Path) -> None:
     program = f"{leaving(way, tmp_path / 'there')} sleep 1000; :"
-    out, _ = await run_and_cancel(await start(shell(program), None, MARKED))
+    out, _ = await run_and_cancel(await start(shell(program), None, marked()))
     assert not alive(int(out.texts[0]))
 
 
 @pytest.mark.parametrize("way", [way for way in LEAVING if way != "clean"])  # nothing would tell whose that is
 async def test_a_child_that_ends_leaves_nothing_of_what_has_left_its_group(way: str, tmp_path: Path) -> None:
     out = Seen()
-    child = await start(shell(f"{leaving(way, tmp_path / 'there')} exit 4"), None, MARKED)
+    child = await start(shell(f"{leaving(way, tmp_path / 'there')} exit 4"), None, marked())
     with trio.fail_after(PATIENCE):
         assert await child.run(out, Seen()) == 4
     assert not alive(int(out.texts[0]))

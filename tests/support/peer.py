@@ -100,8 +100,8 @@ class Peer:
             return bytes(await self.stream.receive_some(most))
 
     async def rest(self) -> bytes:
-        """All bytes until the daemon closes the connection."""
-        data = b""
+        """All bytes behind the last frame that was read, until the daemon closes the connection."""
+        data = bytes(self._frames._frame_decoder.buffer.buffer)
         while chunk := await self.receive():
             data += chunk
         return data

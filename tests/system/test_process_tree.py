@@ -201,9 +201,8 @@ def test_what_may_not_be_signalled_is_named_and_all_else_is_ended() -> None:
 async def test_commands_that_clean_up_are_not_interrupted(tmp_path: Path) -> None:
     """As where a shell, asked to end, removes what it has made with several commands."""
     cleaned = tmp_path / "cleaned"
-    program = (
-        f"trap 'for n in 1 2 3 4 5; do sleep 0.1 || exit 1; done; touch {cleaned}; exit' TERM; echo $$; sleep 1000; :"
-    )
+    clean_up = f"for n in 1 2 3 4 5; do sleep 0.1 || exit 1; done; touch {cleaned}; exit"
+    program = f"sleep 1000 & trap '{clean_up}' TERM; echo $$; wait"  # it runs before it is asked to end
     with started("sh", "-c", program) as process:
         lines_of(process, 1)
         assert await end(below(process)) == []

@@ -43,7 +43,7 @@ async def test_a_flood_of_empty_frames_is_closed(daemon: RunningDaemon, path: st
         await peer.open(path)
         await peer.send(flood)
         assert await peer.close_code() == 1008
-        await peer.rest()  # ends
+        assert await peer.rest() == b""
     await eventually(lambda: daemon.daemon.connection_log.counts["closed", "1008 too many empty frames"] == 1)
 
 

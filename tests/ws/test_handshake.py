@@ -116,6 +116,16 @@ async def test_an_upgrade_of_a_used_connection_may_come_in_pieces(daemon: Runnin
         assert await peer.next_frame() == (Opcode.PONG, b"?")
 
 
+@pytest.mark.parametrize("size", [2, 1000])
+async def test_an_empty_line_before_an_upgrade_of_a_used_connection_is_ignored(
+    daemon: RunningDaemon, size: int
+) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        assert (await peer.ask("/api/health")).status == 200
+        await in_segments(peer, b"\r\n" + upgrade(), size)
+        await peer.opened()
+
+
 async def test_a_request_that_only_looks_like_an_upgrade_is_answered_on_a_used_connection(
     daemon: RunningDaemon,
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import trio
+from progressd.broadcast.envelope import PING
+from progressd.core.messages import Pong
 from progressd.ws.protocol import EMPTY_MOST
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon
@@ -142,6 +144,42 @@ async def test_what_a_watcher_says_is_read_and_forgotten(daemon: RunningDaemon, 
         await peer.send(frame(Opcode.PING, b"still there?"))
         while await peer.next_frame() != (Opcode.PONG, b"still there?"):
             pass
+
+
+class Chatter(trio.abc.Instrument):
+    """Writes to every WebSocket after each step of any task."""
+
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self._open = daemon.daemon.watchers._open
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        for websocket in self._open:
+            if websocket.accepted:
+                websocket.send(Pong())
+                websocket.outbox.write(PING)
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        pytest.param(frame(Opcode.PONG) * (EMPTY_MOST + 1), 1008, id="flood"),
+        pytest.param(frame(Opcode.TEXT, b"x" * 64 * KIB) + frame(Opcode.TEXT, b"x" * 65 * KIB), 1009, id="too big"),
+        pytest.param(frame(Opcode.TEXT, b"\xff"), 1007, id="not UTF-8"),
+        pytest.param(frame(3), 1002, id="protocol error"),
+        pytest.param(close_frame(1000), 1000, id="the client's close"),
+    ],
+)
+async def test_nothing_follows_a_close_frame(daemon: RunningDaemon, last: bytes, code: int) -> None:
+    async with Peer(await daemon.connect()) as peer:
+        await peer.open("/ws")
+        chatter = Chatter(daemon)
+        trio.lowlevel.add_instrument(chatter)
+        try:
+            await peer.send(last)
+            assert await peer.close_code() == code
+            assert await peer.rest() == b""
+        finally:
+            trio.lowlevel.remove_instrument(chatter)
 
 
 # too much

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
 from progressd.core.messages import BatchProgress, Hello, Notice, PagePreview, Progress, TopicMessage, encode
 
 PING: Final = b"\x89\x00"
@@ -64,6 +67,15 @@ class Envelope:
         if isinstance(message, BatchProgress):
             return (BatchProgress, message.batch_id)
         return (type(message), message.job_id) if isinstance(message, Progress | PagePreview) else None
+
+
+class ReplayedEnvelope(Envelope):
+    """A message that a topic replays on a connection with other topics. It has no cursor."""
+
+    __slots__ = ()
+
+    def __init__(self, item: Envelope) -> None:
+        super().__init__(item.offset, replace(item.message, cursor=UNSET), item.labels)
 
 
 class NoticeEnvelope:

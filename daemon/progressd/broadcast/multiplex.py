@@ -5,14 +5,13 @@ would tell what the watcher has had. So what sessions watch goes through one mor
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 import trio
-from msgspec import UNSET
-from msgspec.structs import replace
 
 from progressd.broadcast.channel import Channel
-from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch
+from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
@@ -137,11 +136,7 @@ class Session:
     def _replayed(self, topic: str, items: Sequence[Envelope], unknown: bool) -> list[Envelope]:
         """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
         # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
-        return [
-            Envelope(item.offset, replace(item.message, cursor=UNSET), item.labels)
-            for item in items
-            if unknown or not self._has_come(item, topic)
-        ]
+        return [ReplayedEnvelope(item) for item in items if unknown or not self._has_come(item, topic)]
 
     def _has_come(self, item: Envelope, topic: str) -> bool:
         return any(
@@ -186,26 +181,30 @@ class SessionHub:
 
     async def fan_out(self) -> None:
         """Hand what is queued to every session, once however many of its topics it is on."""
-        while True:
-            inboxes: dict[Session, list[Envelope]] = {}
-            waiting: list[trio.Event] = []
-            for queued in await self._channel.take():
-                if isinstance(queued, trio.Event):
-                    waiting.append(queued)
-                    continue
-                published, topics = queued
-                watching = [self.members[name] for name in topics if name in self.members]
-                for session in {
-                    session for members in watching for session, top in members.items() if top < published.offset
-                }:
-                    inboxes.setdefault(session, []).append(published)
-                if (over := ended_topic(published.message)) is not None:
-                    for session, top in tuple(self.members.get(over, {}).items()):
-                        session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
-            for session, items in inboxes.items():
-                batch = FrameBatch(items)
-                self._traffic.messages += len(items)
-                self._traffic.bytes += len(batch.frames)
-                session.deliver(batch)
-            for reached in waiting:
-                reached.set()
+        with closing(self._channel):
+            while True:
+                self._deliver(await self._channel.take())
+
+    def _deliver(self, queued: Sequence[tuple[Envelope, Sequence[str]] | trio.Event]) -> None:
+        inboxes: dict[Session, list[Envelope]] = {}
+        waiting: list[trio.Event] = []
+        for item in queued:
+            if isinstance(item, trio.Event):
+                waiting.append(item)
+                continue
+            published, topics = item
+            watching = [self.members[name] for name in topics if name in self.members]
+            for session in {
+                session for members in watching for session, top in members.items() if top < published.offset
+            }:
+                inboxes.setdefault(session, []).append(published)
+            if (over := ended_topic(published.message)) is not None:
+                for session, top in tuple(self.members.get(over, {}).items()):
+                    session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
+        for session, items in inboxes.items():
+            batch = FrameBatch(items)
+            self._traffic.messages += len(items)
+            self._traffic.bytes += len(batch.frames)
+            session.deliver(batch)
+        for reached in waiting:
+            reached.set()

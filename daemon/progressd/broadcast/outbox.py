@@ -15,6 +15,7 @@ from progressd.broadcast.fanout import FanOut
 from progressd.core.close_codes import GONE, SLOW_CONSUMER, CloseCode
 
 _NO_CROWD = FanOut()  # of an outbox that follows none
+_CLOSED = CloseCode(1005, "closed")  # not by `end`: by the client, or for a breach of the protocol
 FLUSH_BYTES = 65536  # how much of what waits is committed to at once; the rest can still be replaced by newer progress
 
 
@@ -142,6 +143,7 @@ class SocketOutbox:
     __slots__ = (
         "_backlog",
         "_budget",
+        "_closed",
         "_closing",
         "_crowd",
         "_empty",
@@ -170,6 +172,7 @@ class SocketOutbox:
         self._rest = b""  # of what the sender has begun to send: nothing may come before it
         self._sending = False  # something waits, and the sender task is there to send it
         self._closing: CloseCode | None = None  # why nothing is taken any more
+        self._closed = False  # the close frame is sent, or waits
         self._empty: trio.Event | None = None  # set when the sender is done
         self._crowd = _NO_CROWD
 
@@ -199,12 +202,19 @@ class SocketOutbox:
     def write(self, data: bytes) -> None:
         """Send what is for this connection alone, whole frames, in order with the messages; also after the end."""
         control = ControlFrame(data)
-        if self._closing is GONE:
+        if self._closed or self._closing is GONE:
             return
         if self._sending:
             self._keep([control])
         elif (sent := self._send(data)) != len(data):
             self._congest([control], sent)
+
+    def write_close(self, data: bytes) -> None:
+        """Send a close frame. Nothing follows it (RFC 6455 §5.5.1)."""
+        self.write(data)
+        self._closed = True
+        if self._closing is None:
+            self._close(_CLOSED)
 
     def end(self, closing: CloseCode) -> None:
         """Take no further message, and have the connection closed behind what waits."""

@@ -14,7 +14,7 @@ import trio
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from progressd.broadcast.envelope import Envelope, FrameBatch
+from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.outbox import Outbox
 from progressd.core.close_codes import CloseCode
@@ -97,7 +97,7 @@ class Released(NamedTuple):
 class ProgressThrottle:
     """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O.
 
-    What has no cursor is replayed on a socket of many topics. It goes out at once: nobody could resume before it.
+    A replay on a socket of many topics goes out at once, and takes the place of what is kept.
     """
 
     def __init__(self, interval: float) -> None:
@@ -105,7 +105,7 @@ class ProgressThrottle:
         self._allowed: dict[str, float] = {}  # by job, when its next progress may go out
         self._kept: OrderedDict[str, Envelope] = OrderedDict()  # by job, its newest progress; by their offsets
         self._due: list[tuple[float, str]] = []  # a heap: when each may go out; also some that have gone out since
-        self._newest = 0  # the offset of the newest that has been taken
+        self._newest = 0  # the offset of the newest that has been taken with a cursor
 
     def __bool__(self) -> bool:
         return bool(self._kept)
@@ -129,14 +129,14 @@ class ProgressThrottle:
         out: list[Released] = []
         for item in items:
             message = item.message
-            if message.cursor is UNSET:
+            if isinstance(item, ReplayedEnvelope):
                 if isinstance(message, Progress):
                     self._kept.pop(message.job_id, None)  # it is no newer
                     self._allowed[message.job_id] = now + self._interval
                 out.append(Released(item, item.offset))
                 continue
             if isinstance(message, Progress):
-                self._newest = item.offset
+                self._note(item)
                 self._keep(message.job_id, item)
                 if now >= self._allowed.get(message.job_id, -math.inf):
                     out.append(self._let_out(message.job_id, now))
@@ -146,7 +146,7 @@ class ProgressThrottle:
                     out.append(self._let_out(message.job_id, now))
                 if ends_job(message):
                     self._allowed.pop(message.job_id, None)
-            self._newest = item.offset
+            self._note(item)
             out.append(Released(item, self.upto(item.offset)))
         return out
 
@@ -157,6 +157,11 @@ class ProgressThrottle:
             job_id = heappop(self._due)[1]
             due.add((self._kept[job_id].offset, job_id))
         return [self._let_out(job_id, now) for _, job_id in sorted(due)]
+
+    def _note(self, item: Envelope) -> None:
+        """Note the newest offset, but not without a cursor: an undecided change may still show before it."""
+        if item.message.cursor is not UNSET:
+            self._newest = item.offset
 
     def _keep(self, job_id: str, item: Envelope) -> None:
         if job_id not in self._kept and job_id in self._allowed:

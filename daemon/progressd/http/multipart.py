@@ -75,6 +75,11 @@ def printable_name(filename: str) -> str:
     return "".join(letter if letter.isprintable() else "_" for letter in filename[:60])
 
 
+def _note(found: list[tuple[str, bytes]], what: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
+    """Keep what the parser finds. No method of the reader: that would be a reference cycle."""
+    found.append((what, data[start:end]))
+
+
 class Reader:
     """Takes the pieces of a form as they come."""
 
@@ -100,19 +105,16 @@ class Reader:
         self._parser = MultipartParser(
             boundary.encode(),
             {
-                "on_header_field": partial(self._note, "header"),
-                "on_header_value": partial(self._note, "header"),
-                "on_header_end": partial(self._note, "header end"),
-                "on_headers_finished": partial(self._note, "headers end"),
-                "on_part_data": partial(self._note, "data"),
-                "on_part_end": partial(self._note, "part end"),
-                "on_end": partial(self._note, "end"),
+                "on_header_field": partial(_note, self._found, "header"),
+                "on_header_value": partial(_note, self._found, "header"),
+                "on_header_end": partial(_note, self._found, "header end"),
+                "on_headers_finished": partial(_note, self._found, "headers end"),
+                "on_part_data": partial(_note, self._found, "data"),
+                "on_part_end": partial(_note, self._found, "part end"),
+                "on_end": partial(_note, self._found, "end"),
             },
             max_header_size=HEADER_MOST,
         )
-
-    def _note(self, what: str, data: bytes = b"", start: int = 0, end: int = 0) -> None:
-        self._found.append((what, data[start:end]))
 
     async def feed(self, piece: bytes) -> None:
         """Take the next piece of the body. Raises ValueError where it is malformed, InvalidInput, TooLarge."""

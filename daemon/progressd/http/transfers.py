@@ -84,7 +84,7 @@ class Transfers:
     def uploading(self, client: str, receive: ASGIReceiveCallable, *, unlimited: bool) -> Iterator[Uploading]:
         """Within this, a file comes in. Raises TooManyUploads, and RequestTimeout once it has given way to another.
 
-        An `unlimited` client leaves a quarter of the places to others all the same.
+        An `exempt_addresses` client leaves a quarter of the places to others all the same.
         """
         most = self._limits.max_uploads
         share = most - most // 4 if unlimited else self._limits.max_uploads_per_address

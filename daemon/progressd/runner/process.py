@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -48,8 +49,7 @@ class ChildProcess:
     def __init__(self, process: trio.Process, kill_grace: float, marks: Sequence[str] = ()) -> None:
         self._process = process
         self._kill_grace = kill_grace
-        self._marks = {os.fsencode(mark) for mark in marks}
-        self._tree = Tree(self._known)
+        self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}))
         self.pid = process.pid
         self.stderr = b""  # the end of it
         self.left: list[Process] = []  # what could not be ended
@@ -161,13 +161,14 @@ class ChildProcess:
                 os.killpg(self.pid, signal.SIGTERM)
             await trio.sleep(RETRY_AFTER)
 
-    def _known(self, processes: Sequence[Process]) -> Mapping[int, str]:
-        """Find what has the marks or is in the session. No other has its id before the exit status is taken."""
-        return {
-            process.pid: ""
-            for process in processes
-            if process.session == self.pid or (self._marks and self._marks <= set(environment_of(process.pid)))
-        }
+
+def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Mapping[int, str]:
+    """Find what has the marks or is in the session. No other has its id before the exit status is taken."""
+    return {
+        process.pid: ""
+        for process in processes
+        if process.session == session or (marks and marks <= set(environment_of(process.pid)))
+    }
 
 
 async def _has_become(program: str, report: trio.abc.ReceiveStream) -> None:

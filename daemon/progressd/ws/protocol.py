@@ -184,7 +184,11 @@ class ServerProtocol(WebSocketConnection):
 
     async def _send(self, event: Event) -> None:
         """Without a lock: whole frames, in order, go to an outbox, which never blocks."""
-        await self._stream.send_all(self._wsproto.send(event))
+        data = self._wsproto.send(event)
+        if isinstance(event, CloseConnection):
+            await self._outlet.send_close(data)
+        else:
+            await self._outlet.send_all(data)
 
     async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
         """Fragments without a byte do not count against the longest message, but a list of them would grow for ever."""

@@ -33,6 +33,11 @@ class WebSocketStream(trio.abc.Stream):
         self._outbox.write(bytes(data))
         await trio.lowlevel.checkpoint()
 
+    async def send_close(self, data: bytes) -> None:
+        """Send a close frame, the last one."""
+        self._outbox.write_close(data)
+        await trio.lowlevel.checkpoint()
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -98,13 +98,14 @@ class SSEResponse(ResponseBody):
         outbox = ReaderOutbox(self._daemon.settings.limits.send_buffer_bytes)
         self._stack.enter_context(self._daemon.streams.opened(outbox, self._client))
         start = self._tasks.start_soon if self._tasks else _never
+        history = self._daemon.history  # `self` in the lambda below would be a reference cycle
         behind = asked_for(outbox, wish.types, wish.interval, self._client.identity.labels, start)
         reader = self._daemon.broadcaster.read(
             str(wish.topic),
             outbox,
             behind,
             self._after,
-            lambda upto: outbox.say(Hello(self._daemon.history.cursor(upto))),
+            lambda upto: outbox.say(Hello(history.cursor(upto))),
         )
         self._reader = self._stack.enter_context(reader)
         return self

@@ -62,6 +62,8 @@ class Protocol(H11Protocol):
             if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
                 await self._unless_gone(self._over.wait)  # what follows the last request is for nobody
                 return
+            if self._is_in_empty_line():
+                return
             try:
                 event = self.connection.next_event()
             except h11.RemoteProtocolError as error:
@@ -98,6 +100,19 @@ class Protocol(H11Protocol):
                 await self._unless_gone(partial(self.stream.handle, body))
             elif isinstance(event, h11.EndOfMessage):
                 await self._unless_gone(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
+
+    def _is_in_empty_line(self) -> bool:
+        """Skip an empty line before a later request (RFC 9112 §2.2), or return whether half of one has come.
+
+        `Connection.read_head` does this for the first request.
+        """
+        connection: Any = self.connection
+        if connection.their_state is not h11.IDLE:
+            return False
+        buffer = connection._receive_buffer  # h11 0.16 rejects such a line
+        if buffer._data.startswith(b"\r\n"):
+            buffer.maybe_extract_lines()  # this line, and nothing else
+        return bool(buffer._data == b"\r") and not connection.trailing_data[1]
 
     def has_begun(self) -> bool:
         """Whether a part of a request has come, and its rest has not."""
@@ -200,10 +215,13 @@ class Protocol(H11Protocol):
     def _is_last(self) -> bool:
         """Whether no other request may follow this one (RFC 9112 §9.6, §11.2).
 
-        It has not come whole, or something stands already behind its body, which another parser may count to that.
+        It has not come whole, or more than an empty line stands already behind its body, which another parser may
+        count to that.
         """
         connection = self.connection
-        return connection.their_state is h11.SEND_BODY or (self._has_body and self.has_begun())
+        return connection.their_state is h11.SEND_BODY or (
+            self._has_body and connection.trailing_data[0] not in (b"", b"\r\n")
+        )
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """There is nothing to switch to."""

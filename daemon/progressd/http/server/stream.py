@@ -71,7 +71,8 @@ class HttpStream(trio.abc.HalfCloseableStream):
                 data = await self._connection.receive_some(max_bytes)
             if self.protocol.takes_lines:  # many a client reads no answer before it has sent all lines
                 self._sending.deadline = trio.current_time() + self._stall
-            if data and any(data[: len(one)] == one[: len(data)] for one in self._beginnings):
+            head = data.removeprefix(b"\r\n")  # an empty line before a request is ignored
+            if head and any(head[: len(one)] == one[: len(head)] for one in self._beginnings):
                 data = await self._upgrade_or(data)
         if self._closed:
             raise trio.ClosedResourceError
