@@ -131,6 +131,25 @@ def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
     assert newest(daemon)["status"] == "cancelled"
 
 
+def test_a_command_that_survives_ctrl_backslash_stays_a_job(daemon: ServedDaemon, tmp_path: Path) -> None:
+    handler = "import os, signal, sys, time; signal.signal(signal.SIGQUIT, lambda *_: print('dump', flush=True))"
+    program = f"{handler}; print('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.05)"
+    with in_terminal(daemon.url, "--", sys.executable, "-c", program, str(tmp_path / "over")) as (process, terminal):
+        assert read_until(terminal, b"ready")
+        os.write(terminal, b"\x1c")
+        assert read_until(terminal, b"dump")
+        (tmp_path / "over").touch()
+        assert process.wait(PATIENCE) == 0
+    assert newest(daemon)["status"] == "completed"
+
+
+def test_sigquit_goes_to_the_command(daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
+        process.send_signal(signal.SIGQUIT)
+        assert process.wait(PATIENCE) == 128 + signal.SIGQUIT
+    assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGQUIT"
+
+
 def test_an_interruption_that_comes_with_the_end_of_the_command_is_seen(daemon: ServedDaemon) -> None:
     late = """
 import signal, trio
@@ -288,6 +307,14 @@ def in_terminal(url: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
         os.close(theirs)
 
 
+def read_until(terminal: int, text: bytes) -> bytes:
+    """What a terminal shows, up to a text."""
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 4096)
+    return shown
+
+
 def test_what_a_terminal_does_not_reach_is_interrupted_too_and_the_rest_once(
     daemon: ServedDaemon, tmp_path: Path
 ) -> None:
@@ -334,6 +361,29 @@ def test_it_runs_though_no_daemon_answers(daemon: ServedDaemon) -> None:
     done = run(NOBODY, "--", "sh", "-c", "echo done; exit 4")
     assert (done.returncode, done.stdout) == (4, "done\n")
     assert done.stderr.count("the command runs all the same") == 1
+
+
+@pytest.mark.parametrize("broken", ["full", "pipe"])
+def test_it_runs_though_nobody_reads_its_messages(broken: str) -> None:
+    with open("/dev/full", "w") as full:
+        reading, writing = os.pipe()
+        os.close(reading)
+        stderr = full if broken == "full" else writing
+        words = command(NOBODY, "--", "sh", "-c", "echo done; exit 4")
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=PATIENCE, check=False)
+        os.close(writing)
+    assert (done.returncode, done.stdout) == (4, "done\n")
+
+
+def test_a_cancellation_that_cannot_be_written_ends_the_command(daemon: ServedDaemon) -> None:
+    words = ["sh", "-c", 'exec "$0" "$@" 2>/dev/full', *command(daemon.url, "--", sys.executable, "-c", WAITS)]
+    with subprocess.Popen(words, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        [started] = below(process.pid)
+        httpx.delete(f"{daemon.url}/api/jobs/{newest(daemon)['id']}", trust_env=False, timeout=PATIENCE)
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert not alive(started)
 
 
 def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path, free_port: int) -> None:

@@ -31,7 +31,8 @@ PACE: Final = 0.2  # seconds between two reports of progress
 END_TIMEOUT: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for what is to end
 MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
-SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # that are passed on to the command
+TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # that a terminal sends to its foreground process group
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, *TYPED)  # that are passed on to the command
 UNKNOWN: Final = 404  # HTTP status: there is no such job
 CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
@@ -59,8 +60,7 @@ class CommandJob:
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
         self._process: trio.Process | None = None
         self._early: signal.Signals | None = None  # a signal that came before the command was started
-        self._interrupted = False
-        self._stopped = False  # by a signal that asks to end
+        self._heard = set[int]()  # signals
         self._gone = trio.Event()  # the command has ended
         self._telling: trio.CancelScope | None = None  # the daemon of the end
         self._ending = trio.Lock()
@@ -74,7 +74,7 @@ class CommandJob:
     async def run(self, command: Sequence[str]) -> int:
         """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
         self._tree = adopt()
-        with _heard() as signals, unwrapped():
+        with _receiving() as signals, unwrapped():
             async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
                 if signals is not None:
                     listening.start_soon(self._pass_on, signals)
@@ -133,15 +133,14 @@ class CommandJob:
             if self._telling is not None:
                 self._telling.cancel()
                 continue
-            self._interrupted = self._interrupted or number == signal.SIGINT
-            self._stopped = self._stopped or number != signal.SIGINT
+            self._heard.add(number)
             if self._process is None:
                 self._early = signal.Signals(number)
                 continue
             reached = None
-            if number == signal.SIGINT and _in_foreground():
+            if number in TYPED and _in_foreground():
                 reached = os.getpgrp()
-            elif number == signal.SIGINT:
+            elif number in TYPED:
                 with trio.move_on_after(MOMENT):
                     await self._gone.wait()
             if self._gone.is_set():
@@ -158,7 +157,7 @@ class CommandJob:
     def _last(self, program: str, status: int) -> dict[str, Any]:
         if not status:
             return _event("completed")
-        if self._interrupted or status == -signal.SIGINT:
+        if signal.SIGINT in self._heard or status == -signal.SIGINT:
             return _event("status_change", new_status=JobStatus.CANCELLED)
         return _event("error", message=_told(program, status))
 
@@ -221,7 +220,7 @@ class CommandJob:
 
     async def _end_rest(self, process: trio.Process, status: int) -> None:
         """End what a command has left running that was told to end: nobody waits for it any more."""
-        if self._cancelled.is_set() or self._stopped or (self._interrupted and status):
+        if self._cancelled.is_set() or self._heard - TYPED or (self._heard and status):
             await self._end_tree(process)
 
     async def _end_tree(self, process: trio.Process) -> None:
@@ -307,7 +306,7 @@ class CommandJob:
         return status
 
 
-def _heard() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
+def _receiving() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
     """Hear signals, except those that were ignored from the start, as under nohup(1): the command ignores them, too."""
     numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return trio.open_signal_receiver(*numbers) if numbers else contextlib.nullcontext()

@@ -1,5 +1,6 @@
 """`progressd run`: any command as a job."""
 
+import contextlib
 from pathlib import PurePath
 
 import click
@@ -63,12 +64,13 @@ def run(
 
     def say(what: str | Exception) -> None:
         said = what if isinstance(what, str) else f"{sentence(what, remote)}; the command runs all the same"
-        click.echo(f"progressd: {said}", err=True)
+        with contextlib.suppress(OSError):  # nobody reads stderr: that must not disturb the command
+            click.echo(f"progressd: {said}", err=True)
 
     with remote.client(timeout=10) as client:
         wrapped = CommandJob(client, registration, remote.environment, finder, say)
         try:
             ctx.exit(trio.run(wrapped.run, command))
         except OSError as error:
-            click.echo(f"progressd: {command[0]}: {error.strerror}", err=True)
+            say(f"{command[0]}: {error.strerror}")
             ctx.exit(127 if isinstance(error, FileNotFoundError) else 126)
