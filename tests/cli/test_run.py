@@ -110,6 +110,19 @@ def test_a_command_that_cannot_be_started_is_a_job_that_failed(daemon: ServedDae
     assert newest(daemon)["error"] == "/no/such/program cannot be started: No such file or directory"
 
 
+def test_a_command_and_a_name_need_not_be_text(daemon: ServedDaemon, tmp_path: Path) -> None:
+    program = tmp_path / "caf\udce9"
+    program.write_text("#!/bin/sh\necho done; exit 3\n")
+    program.chmod(0o755)
+    done = run(daemon.url, "--label", "host=caf\udce9", "--", str(program))
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    job = newest(daemon)
+    assert (job["kind"], job["labels"]) == ("caf?", {"host": "caf?"})
+    assert job["error"] == f"{tmp_path}/caf? failed with exit status 3"
+    assert run(daemon.url, "--name", "\udce9" + "n" * 300, "--", "true").returncode == 0
+    assert newest(daemon)["kind"] == "?" + "n" * 198 + "…"
+
+
 def test_a_signal_goes_to_the_command_and_tells_in_the_status(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         process.terminate()

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import trio
 
+from progressd.client import values
 from progressd.client.errors import APIError, ClientError, ResponseTimeout
 from progressd.client.rest import RestClient
 from progressd.client.stream import unwrapped
@@ -90,7 +91,7 @@ class CommandJob:
         try:
             self._process = process = await reaper.open_process(command, stdout=pipe, stderr=pipe, env=environment)
         except OSError as error:
-            await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
+            await self._end(_failure(f"{command[0]} cannot be started: {error.strerror}"))
             raise
         if self._early is not None:  # it came in the last moment
             _send(process, self._early)
@@ -159,7 +160,7 @@ class CommandJob:
             return _event("completed")
         if signal.SIGINT in self._heard or status == -signal.SIGINT:
             return _event("status_change", new_status=JobStatus.CANCELLED)
-        return _event("error", message=_told(program, status))
+        return _failure(_told(program, status))
 
     async def _read(self, output: ProgramOutput, to: int) -> None:
         """Pass on what the command writes, however slowly that is taken, and look for its progress.
@@ -341,6 +342,10 @@ async def _signals_are_heard() -> None:
 
 def _event(type_: str, **data: Any) -> dict[str, Any]:
     return {"type": type_, "data": data}
+
+
+def _failure(sentence: str) -> dict[str, Any]:
+    return _event("error", message=values.text(sentence, values.MAX_SENTENCE))
 
 
 def _given(progress: ReportedProgress) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def run(
     import trio
 
     from progressd.cli.errors import sentence
+    from progressd.client import values
     from progressd.client.run import CommandJob
     from progressd.core.progress_pattern import ProgressPattern
 
@@ -60,7 +61,8 @@ def run(
         finder = None if pattern is None else ProgressPattern(pattern)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
-    registration = {"kind": name or PurePath(command[0]).name, "labels": labels, "lease_seconds": lease}
+    kind = values.text(name or PurePath(command[0]).name, values.MAX_NAME)
+    registration = {"kind": kind, "labels": labels, "lease_seconds": lease}
 
     def say(what: str | Exception) -> None:
         said = what if isinstance(what, str) else f"{sentence(what, remote)}; the command runs all the same"
