@@ -370,6 +370,16 @@ def test_a_command_that_has_told_its_end_goes_on_all_the_same(daemon: ServedDaem
     assert newest(daemon)["status"] == "completed"
 
 
+@pytest.mark.parametrize("more", ["", "; sleep 1"])
+def test_a_job_that_the_daemon_gave_up_as_lost_is_reported_on_stderr(more: str, daemon: ServedDaemon) -> None:
+    post = "curl -sf $PROGRESSD_URL/api/jobs/$PROGRESSD_JOB_ID/events -d"
+    lost = '{"type": "error", "data": {"message": "producer lost"}}'
+    done = run(daemon.url, "--", "sh", "-c", f"{post} '{lost}' > /dev/null{more}; exit 4")
+    assert done.returncode == 4
+    said = f"progressd: job {newest(daemon)['id']} has failed: nothing was reported for too long"
+    assert done.stderr == f"{said}; the command runs all the same\n"
+
+
 def test_it_runs_though_no_daemon_answers(daemon: ServedDaemon) -> None:
     done = run(NOBODY, "--", "sh", "-c", "echo done; exit 4")
     assert (done.returncode, done.stdout) == (4, "done\n")

@@ -20,7 +20,8 @@ from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
-from progressd.core.messages import StatusChange
+from progressd.core.job import PRODUCER_LOST
+from progressd.core.messages import Error, StatusChange
 from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
 from progressd.core.status import JobStatus
 from progressd.system.process_output import ProgramOutput
@@ -67,6 +68,7 @@ class CommandJob:
         self._ending = trio.Lock()
         self._ended = False  # as far as that is possible
         self._over = False  # for the daemon, whatever the command does
+        self._lost = False  # for the daemon, and it was said
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
         self._newest: Mapping[str, Any] | None = None  # that has been reported, or was lost on the way
@@ -213,6 +215,8 @@ class CommandJob:
             async for message in messages:
                 if isinstance(message, StatusChange):
                     self._note(message.data.new_status)
+                elif isinstance(message, Error):
+                    self._note_failure(message.data.message)
 
     async def _stop_when_cancelled(self, process: trio.Process) -> None:
         await self._cancelled.wait()
@@ -245,6 +249,12 @@ class CommandJob:
         if status is JobStatus.CANCELLED:
             self._cancelled.set()
 
+    def _note_failure(self, sentence: str | None) -> None:
+        """Say it where the daemon alone has ended the job, as after a long Ctrl-Z: nobody here knows of it."""
+        if sentence == PRODUCER_LOST and not self._lost:
+            self._lost = True
+            self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command runs all the same")
+
     async def _report_progress(self) -> None:
         self._moved = trio.Event()
         progress, self._progress = self._progress, None
@@ -270,7 +280,9 @@ class CommandJob:
         if self._over:
             return True
         try:
-            self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
+            job = await trio.to_thread.run_sync(self._call, event, limiter=self._calling)
+            self._note(JobStatus(job["status"]))
+            self._note_failure(job.get("error"))
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
             final = isinstance(error, APIError) and not error.later
@@ -284,8 +296,8 @@ class CommandJob:
         self._complaint = ""
         return True
 
-    def _call(self, event: Mapping[str, Any] | None) -> JobStatus:
-        """Blocks. Report an event, or only show that we are there; the job's status, as far as we need to know it."""
+    def _call(self, event: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Blocks. Report an event, or only show that we are there; the job, as far as we need to know it."""
         if self._known and event is not None:
             try:
                 self._client.report(self.job_id, event)
@@ -293,10 +305,11 @@ class CommandJob:
                 if refused.status not in (UNKNOWN, CONFLICT):
                     raise
             else:
-                return JobStatus.PROCESSING
+                return {"status": JobStatus.PROCESSING}
         # Registering a job again changes nothing. It tells what the job is now, such as cancelled, also with a key that
         # may only write, and makes it known to a daemon that was restored from a backup.
-        status = JobStatus(self._client.register(self._registration)["status"])
+        job = self._client.register(self._registration)
+        status = JobStatus(job["status"])
         if status is JobStatus.QUEUED:
             self._client.report(self.job_id, _event("status_change", new_status=JobStatus.PROCESSING))
             if self._newest is not None and self._newest is not event:
@@ -304,7 +317,7 @@ class CommandJob:
         self._known = True
         if event is not None and not status.finished:
             self._client.report(self.job_id, event)
-        return status
+        return job
 
 
 def _receiving() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
