@@ -97,6 +97,33 @@ def test_files_given_together_are_one_batch(page: Page, tmp_path: Path) -> None:
         page.reload()
 
 
+def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
+    refusing: list[bool] = []
+
+    def answer(route: Route) -> None:
+        if not refusing:
+            counts = {"completed": 0, "processing": 0, "pending": 2, "failed": 0, "total": 2, "cancelled": 0}
+            route.fulfill(json={"batch_id": "", "status": "queued", "priority": "normal", "progress": counts})
+            refusing.append(True)
+        elif refusing[-1]:
+            route.fulfill(status=429, json={"error": "rate_limit_exceeded", "message": "too many", "retry_after": 1})
+        else:
+            route.continue_()
+
+    files = [tmp_path / f"refused-{number}.pdf" for number in (1, 2)]
+    for file in files:
+        file.write_bytes(b"%PDF-1.7\nnothing that follows")
+    with opened_page(browser, served.url, "status of 429") as page:
+        page.route(re.compile("/api/batch/."), answer)
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        page.locator("input[type=file]").set_input_files(files)
+        batch = page.locator(".batch", has_text="refused-1.pdf")
+        expect(batch.locator(".job[data-status=failed]")).to_have_count(2)
+        refusing.append(False)
+        expect(batch).to_have_attribute("data-status", "failed")
+        expect(batch.locator("[data-action=cancelAll]")).to_be_hidden()
+
+
 def test_a_bad_file_among_several_is_refused_alone(page: Page, tmp_path: Path, scan: Path) -> None:
     files = [tmp_path / name for name in ("odd.pdf", "even.pdf", "large.pdf")]
     files[0].write_text("Dear Sir or Madam")
