@@ -253,6 +253,29 @@ def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
     expect(notice).to_be_hidden()
 
 
+def test_what_the_daemon_says_of_itself_stays_when_the_list_comes(browser: Browser, served: ServedDaemon) -> None:
+    away = [True]
+    streams: list[WebSocketRoute] = []
+
+    def listen_in(route: WebSocketRoute) -> None:
+        route.connect_to_server()
+        streams.append(route)
+
+    with opened_page(browser, served.url, "net::ERR_FAILED") as page:
+        page.evaluate(REPORT, ["listed", progress(1, 1, "One"), {"type": "completed"}])
+        page.route(re.compile(r"/api/jobs\?limit"), lambda route: route.abort() if away else route.continue_())
+        page.route_web_socket(re.compile("/ws/jobs"), listen_in)
+        with page.expect_event("requestfailed"):
+            page.reload()
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        status = {"status": "failing", "error": "the disk is full"}
+        streams[-1].send(json.dumps({"type": "server_status", "data": status}))
+        expect(page.locator("#notice")).to_be_visible()
+        away.clear()
+        expect(page.locator(".job", has_text="listed")).to_be_visible()
+        expect(page.locator("#notice")).to_have_text("The server cannot save changes at the moment: the disk is full.")
+
+
 def test_an_old_key_keeps_nobody_out_of_a_daemon_that_asks_for_none(browser: Browser, served: ServedDaemon) -> None:
     with opened_page(browser, served.url, "status of 401") as page:
         page.evaluate("sessionStorage.setItem('progressd-key', 'pgd_old')")
