@@ -78,6 +78,23 @@ def test_a_command_keeps_its_input_output_and_exit_status(daemon: ServedDaemon) 
     assert (job["kind"], job["labels"], job["lease_seconds"]) == ("sh", {"host": "db1"}, 60.0)
 
 
+@pytest.mark.parametrize("pattern", [(), ("-p", "(?P<percent>[0-9]+)%")])
+def test_a_command_gets_the_open_files_that_it_was_given_and_no_others(
+    pattern: Sequence[str], daemon: ServedDaemon
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"given")
+    os.close(writing)
+    try:
+        words = command(daemon.url, *pattern, "--", "sh", "-c", f"cat /dev/fd/{reading}; echo; ls /proc/$$/fd")
+        done = subprocess.run(words, pass_fds=[reading], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    finally:
+        os.close(reading)
+    given, *descriptors = done.stdout.split()
+    assert given == "given"
+    assert sorted(map(int, descriptors)) == [0, 1, 2, reading]
+
+
 def test_a_command_that_ends_well_is_a_job_that_is_completed(daemon: ServedDaemon) -> None:
     assert run(daemon.url, "--name", "nightly", "true").returncode == 0
     job = newest(daemon)

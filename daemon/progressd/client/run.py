@@ -91,7 +91,13 @@ class CommandJob:
         pipe = subprocess.PIPE if self._pattern else None
         environment = {**os.environ, **self._environment}
         try:
-            self._process = process = await reaper.open_process(command, stdout=pipe, stderr=pipe, env=environment)
+            self._process = process = await reaper.open_process(
+                command,
+                stdout=pipe,
+                stderr=pipe,
+                env=environment,
+                close_fds=False,  # those that were given to us for it, as for <(…); ours close by themselves
+            )
         except OSError as error:
             await self._end(_failure(f"{command[0]} cannot be started: {error.strerror}"))
             raise
