@@ -134,6 +134,8 @@ export class Feed {
     } else if (message.type === 'server_status') {
       this.#hear(message.data.error ? `The server cannot save changes at the moment: ${message.data.error}.` : null);
     } else if (message.type === 'resync') {
+      this.#held.length = 0;
+      this.#jobs.clear(); // a daemon that was restored from a backup may have other ones, and finished ones running
       this.#sync();
     } else if (this.#loading) {
       this.#held.push(message);
