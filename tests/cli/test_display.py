@@ -224,6 +224,17 @@ def test_the_bar_of_a_finished_job_becomes_a_line(end: Received, line: str) -> N
     assert any(line in shown for shown in screen.getvalue().splitlines())
 
 
+def test_the_bar_of_a_deleted_job_goes() -> None:
+    display, screen = bars({JOB: "a.pdf"})
+    with display:
+        display.show(MOVED)
+        display.show(received("job_deleted", status="failed"))
+        assert not display._progress.tasks
+        assert "job 6e4d1c9e was deleted" in screen.getvalue()
+        display.show(received("job_deleted", status="failed"))
+    assert screen.getvalue().count("was deleted") == 1
+
+
 def test_markup_in_a_name_is_only_text() -> None:
     display, screen = bars({JOB: "[red]a[/red].pdf"})
     with display:

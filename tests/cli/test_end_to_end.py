@@ -120,6 +120,16 @@ def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
     return lines
 
 
+def test_arguments_need_not_be_text(daemon: Daemon) -> None:
+    job_id = daemon.run("submit", daemon.text, "--pipeline", "copy", "--label", "a=caf\udce9").stdout.strip()
+    assert job_id[:8] in daemon.run("jobs", "--label", "a=caf\udce9").stdout
+    assert job_id[:8] not in daemon.run("jobs", "--kind", "caf\udce9").stdout
+    for given in (("--pipeline", "caf\udce9"), ("--pipeline", "copy", "--option", "a=caf\udce9")):
+        refused = daemon.run("submit", daemon.text, *given)
+        assert refused.returncode == 1
+        assert f"Error: {daemon.text}: " in refused.stderr
+
+
 def test_a_file_is_submitted_watched_listed_and_fetched(daemon: Daemon) -> None:
     job_id = daemon.submit("gated")
     with daemon.running("watch", job_id) as watch:

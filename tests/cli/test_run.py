@@ -78,6 +78,23 @@ def test_a_command_keeps_its_input_output_and_exit_status(daemon: ServedDaemon) 
     assert (job["kind"], job["labels"], job["lease_seconds"]) == ("sh", {"host": "db1"}, 60.0)
 
 
+@pytest.mark.parametrize("pattern", [(), ("-p", "(?P<percent>[0-9]+)%")])
+def test_a_command_gets_the_open_files_that_it_was_given_and_no_others(
+    pattern: Sequence[str], daemon: ServedDaemon
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"given")
+    os.close(writing)
+    try:
+        words = command(daemon.url, *pattern, "--", "sh", "-c", f"cat /dev/fd/{reading}; echo; ls /proc/$$/fd")
+        done = subprocess.run(words, pass_fds=[reading], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    finally:
+        os.close(reading)
+    given, *descriptors = done.stdout.split()
+    assert given == "given"
+    assert sorted(map(int, descriptors)) == [0, 1, 2, reading]
+
+
 def test_a_command_that_ends_well_is_a_job_that_is_completed(daemon: ServedDaemon) -> None:
     assert run(daemon.url, "--name", "nightly", "true").returncode == 0
     job = newest(daemon)
@@ -110,6 +127,19 @@ def test_a_command_that_cannot_be_started_is_a_job_that_failed(daemon: ServedDae
     assert newest(daemon)["error"] == "/no/such/program cannot be started: No such file or directory"
 
 
+def test_a_command_and_a_name_need_not_be_text(daemon: ServedDaemon, tmp_path: Path) -> None:
+    program = tmp_path / "caf\udce9"
+    program.write_text("#!/bin/sh\necho done; exit 3\n")
+    program.chmod(0o755)
+    done = run(daemon.url, "--label", "host=caf\udce9", "--", str(program))
+    assert (done.returncode, done.stdout) == (3, "done\n")
+    job = newest(daemon)
+    assert (job["kind"], job["labels"]) == ("caf?", {"host": "caf?"})
+    assert job["error"] == f"{tmp_path}/caf? failed with exit status 3"
+    assert run(daemon.url, "--name", "\udce9" + "n" * 300, "--", "true").returncode == 0
+    assert newest(daemon)["kind"] == "?" + "n" * 198 + "…"
+
+
 def test_a_signal_goes_to_the_command_and_tells_in_the_status(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         process.terminate()
@@ -129,6 +159,25 @@ def test_a_command_that_is_interrupted_is_a_job_that_is_cancelled(
         kill(process.pid, signal.SIGINT)
         assert process.wait(PATIENCE) == status
     assert newest(daemon)["status"] == "cancelled"
+
+
+def test_a_command_that_survives_ctrl_backslash_stays_a_job(daemon: ServedDaemon, tmp_path: Path) -> None:
+    handler = "import os, signal, sys, time; signal.signal(signal.SIGQUIT, lambda *_: print('dump', flush=True))"
+    program = f"{handler}; print('ready', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.05)"
+    with in_terminal(daemon.url, "--", sys.executable, "-c", program, str(tmp_path / "over")) as (process, terminal):
+        assert read_until(terminal, b"ready")
+        os.write(terminal, b"\x1c")
+        assert read_until(terminal, b"dump")
+        (tmp_path / "over").touch()
+        assert process.wait(PATIENCE) == 0
+    assert newest(daemon)["status"] == "completed"
+
+
+def test_sigquit_goes_to_the_command(daemon: ServedDaemon) -> None:
+    with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
+        process.send_signal(signal.SIGQUIT)
+        assert process.wait(PATIENCE) == 128 + signal.SIGQUIT
+    assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGQUIT"
 
 
 def test_an_interruption_that_comes_with_the_end_of_the_command_is_seen(daemon: ServedDaemon) -> None:
@@ -288,6 +337,14 @@ def in_terminal(url: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
         os.close(theirs)
 
 
+def read_until(terminal: int, text: bytes) -> bytes:
+    """What a terminal shows, up to a text."""
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 4096)
+    return shown
+
+
 def test_what_a_terminal_does_not_reach_is_interrupted_too_and_the_rest_once(
     daemon: ServedDaemon, tmp_path: Path
 ) -> None:
@@ -330,10 +387,43 @@ def test_a_command_that_has_told_its_end_goes_on_all_the_same(daemon: ServedDaem
     assert newest(daemon)["status"] == "completed"
 
 
+@pytest.mark.parametrize("more", ["", "; sleep 1"])
+def test_a_job_that_the_daemon_gave_up_as_lost_is_reported_on_stderr(more: str, daemon: ServedDaemon) -> None:
+    post = "curl -sf $PROGRESSD_URL/api/jobs/$PROGRESSD_JOB_ID/events -d"
+    lost = '{"type": "error", "data": {"message": "producer lost"}}'
+    done = run(daemon.url, "--", "sh", "-c", f"{post} '{lost}' > /dev/null{more}; exit 4")
+    assert done.returncode == 4
+    said = f"progressd: job {newest(daemon)['id']} has failed: nothing was reported for too long"
+    assert done.stderr == f"{said}; the command runs all the same\n"
+
+
 def test_it_runs_though_no_daemon_answers(daemon: ServedDaemon) -> None:
     done = run(NOBODY, "--", "sh", "-c", "echo done; exit 4")
     assert (done.returncode, done.stdout) == (4, "done\n")
     assert done.stderr.count("the command runs all the same") == 1
+
+
+@pytest.mark.parametrize("broken", ["full", "pipe"])
+def test_it_runs_though_nobody_reads_its_messages(broken: str) -> None:
+    with open("/dev/full", "w") as full:
+        reading, writing = os.pipe()
+        os.close(reading)
+        stderr = full if broken == "full" else writing
+        words = command(NOBODY, "--", "sh", "-c", "echo done; exit 4")
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=PATIENCE, check=False)
+        os.close(writing)
+    assert (done.returncode, done.stdout) == (4, "done\n")
+
+
+def test_a_cancellation_that_cannot_be_written_ends_the_command(daemon: ServedDaemon) -> None:
+    words = ["sh", "-c", 'exec "$0" "$@" 2>/dev/full', *command(daemon.url, "--", sys.executable, "-c", WAITS)]
+    with subprocess.Popen(words, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        [started] = below(process.pid)
+        httpx.delete(f"{daemon.url}/api/jobs/{newest(daemon)['id']}", trust_env=False, timeout=PATIENCE)
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert not alive(started)
 
 
 def test_the_end_is_told_to_a_daemon_that_was_away(tmp_path: Path, free_port: int) -> None:

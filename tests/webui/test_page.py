@@ -97,6 +97,33 @@ def test_files_given_together_are_one_batch(page: Page, tmp_path: Path) -> None:
         page.reload()
 
 
+def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: ServedDaemon, tmp_path: Path) -> None:
+    refusing: list[bool] = []
+
+    def answer(route: Route) -> None:
+        if not refusing:
+            counts = {"completed": 0, "processing": 0, "pending": 2, "failed": 0, "total": 2, "cancelled": 0}
+            route.fulfill(json={"batch_id": "", "status": "queued", "priority": "normal", "progress": counts})
+            refusing.append(True)
+        elif refusing[-1]:
+            route.fulfill(status=429, json={"error": "rate_limit_exceeded", "message": "too many", "retry_after": 1})
+        else:
+            route.continue_()
+
+    files = [tmp_path / f"refused-{number}.pdf" for number in (1, 2)]
+    for file in files:
+        file.write_bytes(b"%PDF-1.7\nnothing that follows")
+    with opened_page(browser, served.url, "status of 429") as page:
+        page.route(re.compile("/api/batch/."), answer)
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        page.locator("input[type=file]").set_input_files(files)
+        batch = page.locator(".batch", has_text="refused-1.pdf")
+        expect(batch.locator(".job[data-status=failed]")).to_have_count(2)
+        refusing.append(False)
+        expect(batch).to_have_attribute("data-status", "failed")
+        expect(batch.locator("[data-action=cancelAll]")).to_be_hidden()
+
+
 def test_a_bad_file_among_several_is_refused_alone(page: Page, tmp_path: Path, scan: Path) -> None:
     files = [tmp_path / name for name in ("odd.pdf", "even.pdf", "large.pdf")]
     files[0].write_text("Dear Sir or Madam")
@@ -224,6 +251,29 @@ def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
     expect(notice).to_have_text("The server cannot save changes at the moment: the disk of the daemon's store is full.")
     say(status="healthy")
     expect(notice).to_be_hidden()
+
+
+def test_what_the_daemon_says_of_itself_stays_when_the_list_comes(browser: Browser, served: ServedDaemon) -> None:
+    away = [True]
+    streams: list[WebSocketRoute] = []
+
+    def listen_in(route: WebSocketRoute) -> None:
+        route.connect_to_server()
+        streams.append(route)
+
+    with opened_page(browser, served.url, "net::ERR_FAILED") as page:
+        page.evaluate(REPORT, ["listed", progress(1, 1, "One"), {"type": "completed"}])
+        page.route(re.compile(r"/api/jobs\?limit"), lambda route: route.abort() if away else route.continue_())
+        page.route_web_socket(re.compile("/ws/jobs"), listen_in)
+        with page.expect_event("requestfailed"):
+            page.reload()
+        expect(page.locator("[data-connection=live]")).to_be_visible()
+        status = {"status": "failing", "error": "the disk is full"}
+        streams[-1].send(json.dumps({"type": "server_status", "data": status}))
+        expect(page.locator("#notice")).to_be_visible()
+        away.clear()
+        expect(page.locator(".job", has_text="listed")).to_be_visible()
+        expect(page.locator("#notice")).to_have_text("The server cannot save changes at the moment: the disk is full.")
 
 
 def test_an_old_key_keeps_nobody_out_of_a_daemon_that_asks_for_none(browser: Browser, served: ServedDaemon) -> None:

@@ -1,16 +1,19 @@
 """`WS /ws`: one socket, many topics, and `?types=` and `?interval=` on every stream."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import RunningDaemon, Watcher, completed, progress, registered
+from progressd.core.events import Registration, SubmitEvent
+from support.daemon import RunningDaemon, Watcher, completed, progress, registered, running_daemon, status_change
 from support.samples import ID, job_id
 from support.waiting import eventually
 from trio_websocket import ConnectionRejected
 
 OTHER = job_id(2)
 UNKNOWN = job_id(99)
+BATCH = job_id(50)
 
 
 async def ask(watcher: Watcher, **request: Any) -> None:
@@ -62,6 +65,40 @@ async def test_a_message_on_two_topics_comes_once(daemon: RunningDaemon) -> None
         "status_change",
         "completed",
         "job_created",
+    ]
+
+
+async def test_a_job_that_is_registered_again_comes_with_all_jobs(daemon: RunningDaemon) -> None:
+    await daemon.report(registered(ID))
+    async with daemon.watch("/ws") as watcher:
+        await ask(watcher, type="subscribe", topics=[f"job:{ID}"])
+        await watcher.receive_until("subscribed")
+        await daemon.report(progress(ID, 1), completed(ID))
+        await watcher.receive_until("completed")
+        await daemon.daemon.ingest.delete(await daemon.daemon.registry.get(ID))
+        await daemon.report(registered(ID), progress(ID, 5))
+        await ask(watcher, type="subscribe", topics=["jobs"])
+        got = await watcher.receive_until("subscribed")
+    assert [message["type"] for message in got] == ["job_created", "status_change", "progress", "subscribed"]
+
+
+async def test_a_batch_comes_with_the_jobs_that_had_ended_before_all_jobs_were_watched(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon:
+        first, second = job_id(1), job_id(2)
+        events = [SubmitEvent(id_, Registration("wait"), "gone", BATCH) for id_ in (first, second)]
+        daemon.daemon.runner.stop_taking()
+        await daemon.daemon.ingest.submit(*events)
+        await daemon.report(status_change(first, "cancelled"))
+        async with daemon.watch("/ws") as watcher:
+            await ask(watcher, type="subscribe", topics=["jobs"])
+            assert {message["job_id"] for message in (await watcher.receive_until("subscribed"))[:-1]} == {second}
+            await ask(watcher, type="subscribe", topics=[f"batch:{BATCH}"])
+            got = await watcher.receive_until("subscribed")
+    assert [(message["type"], message.get("job_id")) for message in got] == [
+        ("job_created", first),
+        ("status_change", first),
+        ("batch_progress", None),
+        ("subscribed", None),
     ]
 
 

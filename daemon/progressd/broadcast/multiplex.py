@@ -4,7 +4,8 @@ Were each topic to deliver by its own fan-out task, a message could overtake one
 would tell what the watcher has had. So what sessions watch goes through one more channel, in order, whatever its topic.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Final
 
@@ -15,7 +16,7 @@ from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch,
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
-from progressd.core.messages import ALL_JOBS, ended_topic, topics_of
+from progressd.core.messages import ALL_JOBS, BatchMessage, ended_topic, topics_of
 
 MAX_ENDED: Final = 1000  # topics that are over and remembered, so that what came on them does not come again
 
@@ -33,7 +34,7 @@ class Session:
         turns: trio.Lock,
     ) -> None:
         self.topics: dict[str, int] = {}  # by topic: what came after that offset has been delivered here, or will be
-        self._ended: dict[str, int] = {}  # the same of topics that are over, the last ones
+        self._ended: dict[str, tuple[int, int]] = {}  # topics that are over, the last ones: what came after and up to
         self._outbox = outbox
         self._newest_offset = newest_offset
         self._sessions = sessions
@@ -85,10 +86,13 @@ class Session:
         self.topics.pop(topic, None)
         self._sessions.leave(self, topic)
 
-    def end(self, topic: str, after: int) -> None:
-        """The topic is over: all that came on it after that offset has been delivered, or is on its way."""
+    def end(self, topic: str, after: int, upto: int) -> None:
+        """The topic is over: all that came on it between these offsets has been delivered, or is on its way.
+
+        A deleted job may be registered again. Its topic then has newer messages, which have not been delivered.
+        """
         self.unsubscribe(topic)
-        self._ended[topic] = after
+        self._ended[topic] = after, upto
         if len(self._ended) > MAX_ENDED:
             del self._ended[next(iter(self._ended))]
 
@@ -112,13 +116,13 @@ class Session:
         past = Replay(self._history, topic, after, top, self._turns)
         while (batch := await past.next()) is not None:
             await drained()
-            unknown = past.over and past.newest <= self._seen_unfinished
-            self._outbox.put(FrameBatch(self._replayed(topic, batch.items, unknown)))
+            self._outbox.put(FrameBatch(self._replayed(topic, batch.items, past.ends)))
         if past.over or not self._sessions.has(self, topic):  # or it has ended since
-            self.end(topic, after or 0)
+            _, upto = self._ended.get(topic, (0, 0))
+            self.end(topic, after or 0, past.newest if past.over else upto)
             return
         self.topics[topic] = after or 0
-        if after is None and topic == ALL_JOBS:
+        if topic == ALL_JOBS:
             self._seen_unfinished = past.begins
 
     def _take_held(self, top: int) -> list[Envelope]:
@@ -133,17 +137,22 @@ class Session:
         if items:
             self._outbox.put(FrameBatch(items))
 
-    def _replayed(self, topic: str, items: Sequence[Envelope], unknown: bool) -> list[Envelope]:
-        """What a replay of the topic brings that has not come through another one; `unknown`: none of it has."""
+    def _replayed(self, topic: str, items: Sequence[Envelope], ends: Mapping[str, int]) -> list[Envelope]:
+        """What a replay of the topic brings that has not come through another one. `ends`: of jobs, their offsets."""
         # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
-        return [ReplayedEnvelope(item) for item in items if unknown or not self._has_come(item, topic)]
+        return [ReplayedEnvelope(item) for item in items if not self._has_come(item, topic, ends)]
 
-    def _has_come(self, item: Envelope, topic: str) -> bool:
-        return any(
-            item.offset > after
-            for name in topics_of(item.message)
-            if name != topic and (after := self.topics.get(name, self._ended.get(name))) is not None
-        )
+    def _has_come(self, item: Envelope, topic: str, ends: Mapping[str, int]) -> bool:
+        if isinstance(item.message, BatchMessage):  # which is on one topic only
+            return False
+        names = set(topics_of(item.message)) - {topic}
+        if ends.get(item.message.job_id, math.inf) <= self._seen_unfinished:
+            names.discard(ALL_JOBS)  # its snapshot has the jobs that were unfinished
+        for name in names:
+            after, upto = (self.topics[name], math.inf) if name in self.topics else self._ended.get(name, (0, 0))
+            if after < item.offset <= upto:
+                return True
+        return False
 
 
 class SessionHub:
@@ -200,7 +209,8 @@ class SessionHub:
                 inboxes.setdefault(session, []).append(published)
             if (over := ended_topic(published.message)) is not None:
                 for session, top in tuple(self.members.get(over, {}).items()):
-                    session.end(over, session.topics.get(over, top))  # `top` while it has not been replayed yet
+                    after = session.topics.get(over, top)  # `top` while it has not been replayed yet
+                    session.end(over, after, published.offset)
         for session, items in inboxes.items():
             batch = FrameBatch(items)
             self._traffic.messages += len(items)

@@ -5,7 +5,7 @@ held back until everything up to the top has been replayed from the store; then 
 outbox is one of the topic's crowd. So nothing is missing and nothing comes twice, however the two interleave.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import trio
@@ -13,7 +13,7 @@ import trio
 from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.outbox import Backlog, Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
-from progressd.core.messages import ALL_JOBS, batch_topic
+from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
 
 REPLAY_BATCH = 128  # messages of a snapshot put into an outbox before it must drain
 REPLAY_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
@@ -57,6 +57,7 @@ class Replay:
         self.over = False  # the topic has had its last message, as far as has been read
         self.newest = 0  # the offset of the last message that has been read
         self.begins = 0  # the offset at which the snapshot was taken
+        self.ends = dict[str, int]()  # of jobs whose end or deletion has been read, its offset; not for all jobs
         self._history = history
         self._topic = topic
         self._after = after
@@ -79,6 +80,8 @@ class Replay:
             self.over = page.over
             if page.items:
                 self.newest = page.items[-1].offset
+            if self._topic != ALL_JOBS:
+                self.ends.update(_ends(page.items))
             if self._after is None:
                 self.begins = self._top if page.after is None else page.after
             self._after = page.after
@@ -91,6 +94,13 @@ class Replay:
             items.append(item)
         self._place += len(items)
         return FrameBatch(items)
+
+
+def _ends(items: Iterable[Envelope]) -> Iterator[tuple[str, int]]:
+    for item in items:
+        message = item.message
+        if isinstance(message, JobDeleted) or (not isinstance(message, BatchMessage) and ends_job(message)):
+            yield message.job_id, item.offset
 
 
 class Subscription:

@@ -18,6 +18,7 @@ from progressd.core.messages import (
     Error,
     Hello,
     JobCreated,
+    JobDeleted,
     JobMessage,
     PagePreview,
     ProgressData,
@@ -59,6 +60,10 @@ class Display(ABC):
         if not self._apart:
             self._apart = True
             self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
+
+    def gone(self, job_id: str) -> None:
+        """Tell that a job was deleted before its end was shown."""
+        self._notice(f"job {text.short(job_id)} was deleted")
 
     @abstractmethod
     def _print(self, received: Received) -> None: ...
@@ -134,6 +139,13 @@ class BarDisplay(Display):
                 self._finish(received.message, JobStatus.COMPLETED)
             case Error():
                 self._finish(received.message, JobStatus.FAILED)
+            case JobDeleted(job_id) if job_id in self._bars:  # and its end with it, while the connection was lost
+                self.gone(job_id)
+
+    def gone(self, job_id: str) -> None:
+        """See Display."""
+        self._remove(job_id)
+        super().gone(job_id)
 
     def _notice(self, sentence: str) -> None:
         self._progress.console.print(Text(sentence, style="yellow"))
@@ -151,10 +163,14 @@ class BarDisplay(Display):
         known = percent is not None
         self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step, left=left)
 
-    def _finish(self, last: JobMessage, status: JobStatus) -> None:
-        if (bar := self._bars.pop(last.job_id, None)) is not None:
+    def _remove(self, job_id: str) -> str:
+        """Take a job's bar away; its name."""
+        if (bar := self._bars.pop(job_id, None)) is not None:
             self._progress.remove_task(bar)
-        name = " ".join(filter(None, [text.short(last.job_id), self._names.pop(last.job_id, "")]))
+        return self._names.pop(job_id, "")
+
+    def _finish(self, last: JobMessage, status: JobStatus) -> None:
+        name = " ".join(filter(None, [text.short(last.job_id), self._remove(last.job_id)]))
         said = "" if status is JobStatus.CANCELLED else text.said(last, self._url)
         ended = Text.assemble((f"{status}", text.COLORS[status]), f" {name} ", said)
         self._progress.console.print(ended, soft_wrap=True)

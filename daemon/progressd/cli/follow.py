@@ -9,11 +9,14 @@ import trio
 
 from progressd.cli.display import Display
 from progressd.cli.remote import Remote
+from progressd.client.errors import APIError, StreamClosed
 from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch_texts
+from progressd.core.close_codes import JOB_DELETED
 from progressd.core.messages import Completed, Error, Message, StatusChange
 from progressd.core.status import JobStatus
 
+NOT_FOUND: Final = 404  # HTTP status
 AT_ONCE: Final = 16  # connections for several jobs; the daemon runs them in order, so the others can wait
 
 
@@ -57,12 +60,17 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
 
     async def follow_in_turn(job_id: str) -> None:
         async with turns:
-            ends.append(await _follow_one(remote, job_id, display))
+            try:
+                ends.append(await _follow_one(remote, job_id, display))
+            except (APIError, StreamClosed) as error:
+                if len(job_ids) == 1 or not _deleted(error):
+                    raise
+                display.gone(job_id)  # and the others go on
 
     async with trio.open_nursery() as nursery:
         for job_id in job_ids:
             nursery.start_soon(follow_in_turn, job_id)
-    return 0 if all(status is JobStatus.COMPLETED for status in ends) else 1
+    return 0 if ends == [JobStatus.COMPLETED] * len(job_ids) else 1
 
 
 async def _follow_one(remote: Remote, job_id: str, display: Display) -> JobStatus:
@@ -85,6 +93,10 @@ def _end(message: Message | None) -> JobStatus | None:
         case Error():
             return JobStatus.FAILED
     return None
+
+
+def _deleted(error: APIError | StreamClosed) -> bool:
+    return error.status == NOT_FOUND if isinstance(error, APIError) else error.code == JOB_DELETED.code
 
 
 def _status(remote: Remote, job_id: str) -> JobStatus:

@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from progressd.cli.remote import remote_of
+from progressd.client.values import known
 from progressd.core.errors import SettingsError
 from progressd.core.status import JobStatus
 
@@ -99,7 +100,7 @@ def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> s
     """The callback of an option that takes one label."""
     if given is not None and not all(given.partition("=")[:2]):
         raise click.BadParameter(f"{given!r} is not of the form NAME=VALUE, such as host=db1")
-    return given
+    return None if given is None else known(given)
 
 
 def labels(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:

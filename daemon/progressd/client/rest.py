@@ -72,7 +72,7 @@ class RestClient:
         }
         with path.open("rb") as file:
             upload = Upload(fields, file, path.name)
-            query = f"?{urlencode({'pipeline': pipeline})}" if pipeline else ""
+            query = f"?{urlencode({'pipeline': pipeline}, errors='replace')}" if pipeline else ""
             try:
                 return str(self._call("POST", f"/api/convert{query}", upload, upload.headers)["job_id"])
             except UnreadableFile as error:
@@ -84,7 +84,8 @@ class RestClient:
 
     def jobs(self, *, limit: int = 50, **filters: str | None) -> list[dict[str, Any]]:
         """The newest jobs, as the API gives them; `filters`: status, kind and label=NAME=VALUE, unless None."""
-        query = urlencode({"limit": limit, **{name: value for name, value in filters.items() if value is not None}})
+        given = {name: value for name, value in filters.items() if value is not None}
+        query = urlencode({"limit": limit, **given}, errors="replace")
         jobs: list[dict[str, Any]] = self._call("GET", f"/api/jobs?{query}")["jobs"]
         return jobs
 

@@ -13,13 +13,15 @@ from typing import Any, Final
 
 import trio
 
+from progressd.client import values
 from progressd.client.errors import APIError, ClientError, ResponseTimeout
 from progressd.client.rest import RestClient
 from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
-from progressd.core.messages import StatusChange
+from progressd.core.job import PRODUCER_LOST
+from progressd.core.messages import Error, StatusChange
 from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
 from progressd.core.status import JobStatus
 from progressd.system.process_output import ProgramOutput
@@ -31,7 +33,8 @@ PACE: Final = 0.2  # seconds between two reports of progress
 END_TIMEOUT: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
 KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for what is to end
 MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
-SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # that are passed on to the command
+TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # that a terminal sends to its foreground process group
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, *TYPED)  # that are passed on to the command
 UNKNOWN: Final = 404  # HTTP status: there is no such job
 CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
@@ -59,13 +62,13 @@ class CommandJob:
         self._complaint = ""  # the last one; it is not repeated while nothing has changed
         self._process: trio.Process | None = None
         self._early: signal.Signals | None = None  # a signal that came before the command was started
-        self._interrupted = False
-        self._stopped = False  # by a signal that asks to end
+        self._heard = set[int]()  # signals
         self._gone = trio.Event()  # the command has ended
         self._telling: trio.CancelScope | None = None  # the daemon of the end
         self._ending = trio.Lock()
         self._ended = False  # as far as that is possible
         self._over = False  # for the daemon, whatever the command does
+        self._lost = False  # for the daemon, and it was said
         self._cancelled = trio.Event()  # by somebody else
         self._progress: ReportedProgress | None = None  # that has not been reported
         self._newest: Mapping[str, Any] | None = None  # that has been reported, or was lost on the way
@@ -74,7 +77,7 @@ class CommandJob:
     async def run(self, command: Sequence[str]) -> int:
         """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
         self._tree = adopt()
-        with _heard() as signals, unwrapped():
+        with _receiving() as signals, unwrapped():
             async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
                 if signals is not None:
                     listening.start_soon(self._pass_on, signals)
@@ -88,9 +91,15 @@ class CommandJob:
         pipe = subprocess.PIPE if self._pattern else None
         environment = {**os.environ, **self._environment}
         try:
-            self._process = process = await reaper.open_process(command, stdout=pipe, stderr=pipe, env=environment)
+            self._process = process = await reaper.open_process(
+                command,
+                stdout=pipe,
+                stderr=pipe,
+                env=environment,
+                close_fds=False,  # those that were given to us for it, as for <(…); ours close by themselves
+            )
         except OSError as error:
-            await self._end(_event("error", message=f"{command[0]} cannot be started: {error.strerror}"))
+            await self._end(_failure(f"{command[0]} cannot be started: {error.strerror}"))
             raise
         if self._early is not None:  # it came in the last moment
             _send(process, self._early)
@@ -133,15 +142,14 @@ class CommandJob:
             if self._telling is not None:
                 self._telling.cancel()
                 continue
-            self._interrupted = self._interrupted or number == signal.SIGINT
-            self._stopped = self._stopped or number != signal.SIGINT
+            self._heard.add(number)
             if self._process is None:
                 self._early = signal.Signals(number)
                 continue
             reached = None
-            if number == signal.SIGINT and _in_foreground():
+            if number in TYPED and _in_foreground():
                 reached = os.getpgrp()
-            elif number == signal.SIGINT:
+            elif number in TYPED:
                 with trio.move_on_after(MOMENT):
                     await self._gone.wait()
             if self._gone.is_set():
@@ -158,9 +166,9 @@ class CommandJob:
     def _last(self, program: str, status: int) -> dict[str, Any]:
         if not status:
             return _event("completed")
-        if self._interrupted or status == -signal.SIGINT:
+        if signal.SIGINT in self._heard or status == -signal.SIGINT:
             return _event("status_change", new_status=JobStatus.CANCELLED)
-        return _event("error", message=_told(program, status))
+        return _failure(_told(program, status))
 
     async def _read(self, output: ProgramOutput, to: int) -> None:
         """Pass on what the command writes, however slowly that is taken, and look for its progress.
@@ -213,6 +221,8 @@ class CommandJob:
             async for message in messages:
                 if isinstance(message, StatusChange):
                     self._note(message.data.new_status)
+                elif isinstance(message, Error):
+                    self._note_failure(message.data.message)
 
     async def _stop_when_cancelled(self, process: trio.Process) -> None:
         await self._cancelled.wait()
@@ -221,7 +231,7 @@ class CommandJob:
 
     async def _end_rest(self, process: trio.Process, status: int) -> None:
         """End what a command has left running that was told to end: nobody waits for it any more."""
-        if self._cancelled.is_set() or self._stopped or (self._interrupted and status):
+        if self._cancelled.is_set() or self._heard - TYPED or (self._heard and status):
             await self._end_tree(process)
 
     async def _end_tree(self, process: trio.Process) -> None:
@@ -244,6 +254,12 @@ class CommandJob:
         self._over = self._over or status.finished
         if status is JobStatus.CANCELLED:
             self._cancelled.set()
+
+    def _note_failure(self, sentence: str | None) -> None:
+        """Say it where the daemon alone has ended the job, as after a long Ctrl-Z: nobody here knows of it."""
+        if sentence == PRODUCER_LOST and not self._lost:
+            self._lost = True
+            self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command runs all the same")
 
     async def _report_progress(self) -> None:
         self._moved = trio.Event()
@@ -270,7 +286,9 @@ class CommandJob:
         if self._over:
             return True
         try:
-            self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
+            job = await trio.to_thread.run_sync(self._call, event, limiter=self._calling)
+            self._note(JobStatus(job["status"]))
+            self._note_failure(job.get("error"))
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
             final = isinstance(error, APIError) and not error.later
@@ -284,8 +302,8 @@ class CommandJob:
         self._complaint = ""
         return True
 
-    def _call(self, event: Mapping[str, Any] | None) -> JobStatus:
-        """Blocks. Report an event, or only show that we are there; the job's status, as far as we need to know it."""
+    def _call(self, event: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Blocks. Report an event, or only show that we are there; the job, as far as we need to know it."""
         if self._known and event is not None:
             try:
                 self._client.report(self.job_id, event)
@@ -293,10 +311,11 @@ class CommandJob:
                 if refused.status not in (UNKNOWN, CONFLICT):
                     raise
             else:
-                return JobStatus.PROCESSING
+                return {"status": JobStatus.PROCESSING}
         # Registering a job again changes nothing. It tells what the job is now, such as cancelled, also with a key that
         # may only write, and makes it known to a daemon that was restored from a backup.
-        status = JobStatus(self._client.register(self._registration)["status"])
+        job = self._client.register(self._registration)
+        status = JobStatus(job["status"])
         if status is JobStatus.QUEUED:
             self._client.report(self.job_id, _event("status_change", new_status=JobStatus.PROCESSING))
             if self._newest is not None and self._newest is not event:
@@ -304,10 +323,10 @@ class CommandJob:
         self._known = True
         if event is not None and not status.finished:
             self._client.report(self.job_id, event)
-        return status
+        return job
 
 
-def _heard() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
+def _receiving() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
     """Hear signals, except those that were ignored from the start, as under nohup(1): the command ignores them, too."""
     numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return trio.open_signal_receiver(*numbers) if numbers else contextlib.nullcontext()
@@ -342,6 +361,10 @@ async def _signals_are_heard() -> None:
 
 def _event(type_: str, **data: Any) -> dict[str, Any]:
     return {"type": type_, "data": data}
+
+
+def _failure(sentence: str) -> dict[str, Any]:
+    return _event("error", message=values.text(sentence, values.MAX_SENTENCE))
 
 
 def _given(progress: ReportedProgress) -> dict[str, Any]:

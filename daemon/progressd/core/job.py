@@ -6,7 +6,7 @@ refusal that changes nothing. It knows no clock, no store and no socket.
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
@@ -46,6 +46,8 @@ from progressd.core.messages import (
 )
 from progressd.core.progress import percentage, seconds_left
 from progressd.core.status import JobStatus
+
+PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has run out
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -140,7 +142,7 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
         case StalledEvent():
             return _stall(job)
         case LeaseExpiredEvent():
-            return _fail(job, "producer lost", now)
+            return _fail(job, PRODUCER_LOST, now)
         case BatchCancelEvent():
             _require_unfinished(job, "a cancellation")
             return _finish(job, JobStatus.CANCELLED, now)

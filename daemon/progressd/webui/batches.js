@@ -4,6 +4,9 @@ import { getBatch } from './api.js';
 import { nameOf } from './job-card.js';
 import { isFinished } from './jobs.js';
 
+/** So long after a question without an answer, it is asked again. */
+const RETRY_S = 5;
+
 /** The jobs of a batch were created in the same moment, so only their names give them an order that stays. */
 const byName = new Intl.Collator('en', { numeric: true });
 
@@ -59,10 +62,11 @@ export class Batches {
     known.asking = true;
     try {
       known.answer = await getBatch(id);
-    } catch {
-      // Then it is counted from the jobs that the page knows, and asked for with their next change.
+      known.seen = seen;
+    } catch (error) {
+      // There may be no next change, so an answer that is old by now would stay.
+      await new Promise((resume) => setTimeout(resume, (error.retryAfter || RETRY_S) * 1000));
     }
-    known.seen = seen;
     known.asking = false;
     this.#onChange();
   }

@@ -30,6 +30,7 @@ export class Feed {
   #held = [];
   #wanted = new Set();
   #asking = null;
+  #said = null; // by the server about itself, while that is so
 
   /**
    * @param {import('./jobs.js').Jobs} jobs
@@ -69,7 +70,7 @@ export class Feed {
     clearTimeout(this.#timer);
     this.#stream.stop();
     this.#wanted.clear();
-    this.#listener.onNotice(null);
+    this.#hear(null);
   }
 
   /** Asks for the list now: there is something new in it. */
@@ -105,7 +106,7 @@ export class Feed {
   #opened() {
     this.#live = true;
     this.#heardAt = performance.now();
-    this.#listener.onNotice(null);
+    this.#hear(null);
     this.#tell('live');
     this.#sync();
   }
@@ -113,6 +114,7 @@ export class Feed {
   #lost() {
     if (!this.#live) return;
     this.#live = false;
+    this.#said = null; // what is shown stays until the server answers again
     this.#liveUntil = performance.now();
     this.#tell('reconnecting');
     this.#syncIn(PATIENCE_MS);
@@ -128,16 +130,23 @@ export class Feed {
   #receive(message) {
     this.#heardAt = performance.now();
     if (message.type === 'server_shutdown') {
-      this.#listener.onNotice(farewell(message.data));
+      this.#hear(farewell(message.data));
     } else if (message.type === 'server_status') {
-      this.#listener.onNotice(message.data.error ? `The server cannot save changes at the moment: ${message.data.error}.` : null);
+      this.#hear(message.data.error ? `The server cannot save changes at the moment: ${message.data.error}.` : null);
     } else if (message.type === 'resync') {
+      this.#held.length = 0;
+      this.#jobs.clear(); // a daemon that was restored from a backup may have other ones, and finished ones running
       this.#sync();
     } else if (this.#loading) {
       this.#held.push(message);
     } else {
       this.#apply(message);
     }
+  }
+
+  #hear(sentence) {
+    this.#said = sentence;
+    this.#listener.onNotice(sentence);
   }
 
   #apply(message) {
@@ -168,7 +177,7 @@ export class Feed {
     if (!this.#running) return;
     if (this.#failures) {
       this.#failures = 0;
-      this.#listener.onNotice(null);
+      this.#listener.onNotice(this.#said);
       if (!this.#live) this.#stream.connect();
     }
     const waiting = performance.now() - this.#liveUntil;

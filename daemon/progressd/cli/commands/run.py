@@ -1,5 +1,6 @@
 """`progressd run`: any command as a job."""
 
+import contextlib
 from pathlib import PurePath
 
 import click
@@ -52,6 +53,7 @@ def run(
     import trio
 
     from progressd.cli.errors import sentence
+    from progressd.client import values
     from progressd.client.run import CommandJob
     from progressd.core.progress_pattern import ProgressPattern
 
@@ -59,16 +61,18 @@ def run(
         finder = None if pattern is None else ProgressPattern(pattern)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--progress-pattern") from None
-    registration = {"kind": name or PurePath(command[0]).name, "labels": labels, "lease_seconds": lease}
+    kind = values.text(name or PurePath(command[0]).name, values.MAX_NAME)
+    registration = {"kind": kind, "labels": labels, "lease_seconds": lease}
 
     def say(what: str | Exception) -> None:
         said = what if isinstance(what, str) else f"{sentence(what, remote)}; the command runs all the same"
-        click.echo(f"progressd: {said}", err=True)
+        with contextlib.suppress(OSError):  # nobody reads stderr: that must not disturb the command
+            click.echo(f"progressd: {said}", err=True)
 
     with remote.client(timeout=10) as client:
         wrapped = CommandJob(client, registration, remote.environment, finder, say)
         try:
             ctx.exit(trio.run(wrapped.run, command))
         except OSError as error:
-            click.echo(f"progressd: {command[0]}: {error.strerror}", err=True)
+            say(f"{command[0]}: {error.strerror}")
             ctx.exit(127 if isinstance(error, FileNotFoundError) else 126)

@@ -6,6 +6,7 @@ import click
 
 from progressd.cli.options import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
+from progressd.client.values import known
 from progressd.core.batch import Priority
 
 
@@ -15,12 +16,12 @@ def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str
 
     options: dict[str, object] = {}
     for assignment in given:
-        name, equals, text = assignment.partition("=")
+        name, equals, text = known(assignment).partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{assignment!r} is not of the form NAME=VALUE, such as dpi=300")
         try:
             options[name] = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError):
+        except msgspec.DecodeError:
             options[name] = text
     return options
 
