@@ -28,8 +28,10 @@ from progressd.engine.transaction import MAX_MESSAGES, Transaction, deletion_mes
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Deletion, Store
 from progressd.system.log import log_change
+from progressd.system.pass_limiter import PassLimiter
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
+TURN_BYTES: Final = 16384  # of events that are read in one pass of the event loop; blank lines take 2 ms
 MAX_BATCH: Final = 1000  # events decided in one go, about 10 ms
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
 WRITE_BEHIND_INTERVAL: Final = (
@@ -59,6 +61,7 @@ class Ingest(EventSink):
         self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster, base: BasePath = AT_ROOT
     ) -> None:
         self.store_id = store.id
+        self.turns = PassLimiter(TURN_BYTES)
         self.tally = Counters()
         self._store = store
         self._registry = registry

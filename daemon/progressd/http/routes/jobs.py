@@ -66,7 +66,9 @@ async def history() -> Response:
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
-    new = decode(_decode_new, await whole_body(request, daemon.settings.limits) or b"{}", "a job")
+    text = await whole_body(request, daemon.settings.limits) or b"{}"
+    await daemon.ingest.turns.pass_through(len(text))
+    new = decode(_decode_new, text, "a job")
     if new.id is None:  # then nobody else can come with the same one
         return _job_response(await daemon.ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
