@@ -72,7 +72,8 @@ async def register() -> Response:
     if new.id is None:  # then nobody else can come with the same one
         return _job_response(await daemon.ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
-    async with daemon.registering:  # or two who register the same id at once would both be told that it is new
+    # Two requests that register the same id at once must not both be told that it is new.
+    async with daemon.registering.setdefault(job_id, trio.Lock()):
         known = await daemon.registry.find([job_id])
         job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
     return _job_response(job, 200 if known else 201)
