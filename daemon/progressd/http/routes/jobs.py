@@ -12,7 +12,15 @@ import trio
 from quart import Blueprint, Response, request, send_file
 
 from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
-from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
+from progressd.core.events import (
+    RegisterEvent,
+    Registration,
+    ReportedStatus,
+    StatusEvent,
+    SubmitEvent,
+    checked_job_id,
+    checked_options_size,
+)
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.status import FINISHED, JobStatus
@@ -37,7 +45,11 @@ IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # characters that stay as they are; all
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
 
 
-_decode_new = msgspec.json.Decoder(NewJob).decode
+_decode_body = msgspec.json.Decoder(NewJob).decode
+
+
+def _decode_new(text: bytes) -> NewJob:
+    return _decode_body(checked_options_size(text))
 
 
 @blueprint.get("")
