@@ -48,6 +48,9 @@ class AppContext:
     gate: AccessMiddleware = field(init=False)
     ready: bool = False
     registering: WeakValueDictionary[str, trio.Lock] = field(default_factory=WeakValueDictionary)  # by job
+    deleting: trio.Lock = field(
+        default_factory=trio.Lock
+    )  # for one at a time: uploads and events wait for each of them
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(MAX_PENDING))  # of the answers to producers
 
     def __post_init__(self) -> None:

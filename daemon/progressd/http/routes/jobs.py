@@ -126,9 +126,10 @@ async def _purge(job: Job) -> Response:
     daemon = services()
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only finished jobs can be deleted, so cancel it first")
-    with trio.CancelScope(shield=True):  # or its files were left behind
-        async with daemon.files.deletion(job.id):
-            await daemon.ingest.delete(job)
+    async with daemon.deleting:
+        with trio.CancelScope(shield=True):  # or its files were left behind
+            async with daemon.files.deletion(job.id):
+                await daemon.ingest.delete(job)
     return _job_response(job)
 
 
