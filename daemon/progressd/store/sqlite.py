@@ -96,6 +96,7 @@ class SQLiteStore:
 
     async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """See Store."""
+        most = min(most, self._pace.jobs)  # jobs that are read only to be left would keep other readers waiting
         read = partial(ends.before, self._reader, before, most, self._pass_over)
         return await self._delete(await self._in_thread(read, self._reading))
 
