@@ -1,5 +1,6 @@
 """What was, for who comes later: from memory and from the store alike, and without a seam to what comes."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from progressd.engine.history import History
 from progressd.engine.registry import Registry
 from progressd.store.sqlite import SQLiteStore
 from support.outboxes import Collected
+from support.passes import counted
 from support.samples import ID, job_id
 from support.spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
 from support.waiting import PATIENCE
@@ -230,6 +232,16 @@ async def test_a_snapshot_is_whole_though_jobs_end_and_are_forgotten_while_it_is
     assert snapshots == [[Told(number, kind) for kind in kinds for number in numbers]] * 3
 
 
+@pytest.mark.usefixtures("little_memory")
+async def test_a_snapshot_from_the_store_is_made_in_parts(spine: Spine) -> None:
+    numbers = range(1, 8)
+    await spine.submit(*map(register, numbers), *map(start, numbers))
+    with counted(History._published) as made:
+        snapshot = await spine.history._stored_snapshot(spine.broadcaster.offset)
+    assert len(snapshot) == made.total == 2 * len(numbers)
+    assert made.most <= module.PAGE
+
+
 async def test_jobs_that_end_in_one_batch_in_another_order_than_they_moved_are_all_there(spine: Spine) -> None:
     await spine.submit(register(1), register(2), start(1), start(2))
     await spine.submit(progress(1, 1), fail(2), fail(1))
@@ -247,6 +259,37 @@ async def test_a_long_absence_is_read_page_by_page(spine: Spine) -> None:
     assert len(items) == 2
     assert after == items[-1].offset
     assert len(await told(spine, ALL_JOBS, 0)) == 19 * 3 + 3 + 5
+
+
+@pytest.mark.usefixtures("little_memory")
+async def test_pages_are_short_where_many_jobs_moved_or_were_deleted(spine: Spine) -> None:
+    numbers = range(1, 31)
+    await spine.submit(*map(register, numbers), *map(start, numbers))
+    await spine.submit(*(progress(9, number) for number in numbers))
+    await spine.submit(*map(complete, numbers))
+    for number in numbers[:-1]:
+        await spine.ingest.delete(await spine.registry.get(job_id(number)))
+    after: int | None = 0
+    kinds, sizes = Counter[str](), list[int]()
+    while after is not None:
+        items, after, _ = await spine.history.page(ALL_JOBS, after, spine.broadcaster.offset)
+        kinds.update(type_of(item.message) for item in items)
+        sizes.append(len(items))
+    assert kinds == {"job_deleted": 29, "job_created": 1, "status_change": 2, "progress": 1, "completed": 1}
+    assert max(sizes) <= 4 * module.PAGE
+
+
+@pytest.mark.usefixtures("little_memory")
+async def test_an_absence_in_which_many_jobs_moved_is_read_page_by_page(spine: Spine) -> None:
+    numbers = range(1, 31)
+    await spine.submit(*map(register, numbers), *map(start, numbers))
+    before = spine.broadcaster.offset
+    await spine.submit(*(progress(9, number) for number in numbers))
+    await spine.submit(*map(complete, numbers))
+    items, after, _ = await spine.history.page(ALL_JOBS, before, spine.broadcaster.offset)
+    assert (len(items), after) == (module.PAGE, items[-1].offset)
+    kinds = [one.type for one in await told(spine, ALL_JOBS, before)]
+    assert kinds == ["progress"] * 30 + ["status_change", "completed"] * 30
 
 
 async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_path: Path) -> None:

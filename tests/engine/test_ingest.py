@@ -3,7 +3,7 @@
 import math
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ from progressd.core.job import Job
 from progressd.core.messages import JobMessage, PagePreviewData, Progress, encode, job_topic, type_of
 from progressd.core.status import JobStatus
 from progressd.engine import ingest as module
+from progressd.engine.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
+from progressd.system.log import log_change
 from support.outboxes import Collected
+from support.passes import counted
 from support.samples import ID, job_id
 from support.spine import Spine, cancel, complete, fail, progress, register, running, start, started_again, submit
 from support.waiting import PATIENCE
@@ -738,3 +741,16 @@ async def test_a_job_that_another_store_had_is_registered_again(spine: Spine) ->
 async def test_a_registration_with_what_is_no_cursor_is_refused(spine: Spine) -> None:
     [refusal] = await spine.submit(known_before("yesterday"))
     assert isinstance(refusal, InvalidInput)
+
+
+@pytest.mark.parametrize("work", [Registry.keep, log_change])
+async def test_few_jobs_of_a_large_batch_are_kept_and_logged_in_one_pass(
+    spine: Spine, work: Callable[..., object]
+) -> None:
+    numbers = range(1, 10 * module.STEP)
+    await spine.submit(*map(register, numbers), *map(start, numbers))
+    with counted(work) as calls:
+        await spine.submit(*map(complete, numbers))
+    assert calls.total >= len(numbers)
+    assert calls.most <= module.STEP
+    assert len(spine.registry.unfinished) == 0

@@ -1,10 +1,15 @@
 """A job that somebody deletes: who is told of it, and how."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import httpx
 import pytest
+import trio
+from progressd.core.events import RegisterEvent
+from progressd.store.base import Deletion
+from progressd.store.sqlite import SQLiteStore
 from support import keys
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import FORM_TYPE, client_of, file_part, form
@@ -144,3 +149,32 @@ async def resumed_past_the_deletion(daemon: RunningDaemon, cursor: str) -> None:
         ("job_deleted", ID),
     ]
     assert messages[-1]["data"] == {"status": "completed", "labels": {"team": "scan"}}
+
+
+class CountingStore(SQLiteStore):
+    """Count the deletions that have begun."""
+
+    deletions = 0
+    begun = trio.Event()
+
+    async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
+        type(self).deletions += 1
+        self.begun.set()
+        return await super().delete(ids, deletion)
+
+
+async def test_an_event_waits_for_few_of_many_deletions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progressd.app.SQLiteStore", CountingStore)
+    monkeypatch.setattr(CountingStore, "deletions", 0)
+    monkeypatch.setattr(CountingStore, "begun", trio.Event())
+    jobs = [job_id(number) for number in range(2, 32)]
+    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
+        await finished(daemon, *jobs)
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                nursery.start_soon(delete, client, job)
+            await CountingStore.begun.wait()
+            before = CountingStore.deletions
+            await daemon.daemon.ingest.submit(RegisterEvent(ID))
+            assert CountingStore.deletions - before <= 3
+    assert CountingStore.deletions == len(jobs)

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -580,15 +581,17 @@ async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(cl
     assert sorted(statuses) == [200] * 7 + [201]
 
 
-async def test_who_registers_jobs_without_an_id_does_not_wait_for_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("named", [False, True])
+async def test_jobs_that_are_registered_together_share_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     monkeypatch.setattr("progressd.store.connection.BUSY_TIMEOUT", PATIENCE)
     statuses: list[int] = []
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client, trio.open_nursery() as nursery:
 
         async def register() -> None:
-            statuses.append((await client.post("/api/jobs", json={})).status_code)
+            body = {"id": str(uuid.uuid4())} if named else {}
+            statuses.append((await client.post("/api/jobs", json=body)).status_code)
 
         with closing(sqlite3.connect(daemon.settings.state_dir / "progressd.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")  # so that the first one is not written

@@ -14,6 +14,7 @@ import trio
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
 from progressd.http.routes import ndjson_response as module
+from progressd.producers.ndjson import TURN_LINES, read_line
 from support.daemon import (
     PATIENCE,
     RunningDaemon,
@@ -25,10 +26,12 @@ from support.daemon import (
     status_change,
 )
 from support.http_client import client_of, error_of, post_pieces
-from support.peer import Peer, request
+from support.passes import counted
+from support.peer import Peer, frame, request
 from support.samples import ID, job_id
 from support.waiting import eventually, jumping
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.frame_protocol import Opcode
 
 LINES = {"Content-Type": "application/x-ndjson"}
 OTHER = job_id(2)
@@ -421,3 +424,30 @@ async def test_a_producer_cannot_end_a_job_of_the_runner(tmp_path: Path) -> None
         response = await client.post(f"{path}/events", json={"type": "error", "data": {"message": "no paper"}})
         assert response.status_code == 409
         assert (await client.delete(path)).json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("path", ["/api/events", "/ws/publish"])
+async def test_few_lines_of_many_producers_are_read_in_one_pass_of_the_event_loop(
+    daemon: RunningDaemon, path: str
+) -> None:
+    producers, count = 8, 2 * TURN_LINES
+    sent = lines(*[progress(ID, step) for step in range(count)])
+
+    async def report() -> None:
+        async with Peer(await daemon.connect()) as peer:
+            if path == "/ws/publish":
+                await peer.open(path)
+                await peer.send(frame(Opcode.TEXT, sent))
+                for _ in range(count):
+                    await peer.next_frame()
+            else:
+                headers = {**LINES, "Content-Length": str(len(sent))}
+                await peer.send(request(path, headers, method="POST") + sent)
+                assert len((await peer.response()).body.splitlines()) == count
+
+    with counted(read_line) as read:
+        async with trio.open_nursery() as nursery:
+            for _ in range(producers):
+                nursery.start_soon(report)
+    assert read.total == producers * count
+    assert read.most <= 2 * TURN_LINES

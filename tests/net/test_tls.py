@@ -21,11 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
-from progressd.net.tls import TLSConnection
+from progressd.net.tls import HANDSHAKES, TLSConnection
 from progressd.net.tls_context import tls_context
+from progressd.system.pass_limiter import PassLimiter
 from structlog.testing import capture_logs
 from support.certificates import certificate
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, settings_in
+from support.passes import counted
 from support.peer import Peer, close_frame, frame, request, upgrade
 from support.samples import ID, job_id
 from support.waiting import eventually
@@ -313,7 +315,7 @@ async def connected() -> AsyncGenerator[tuple[TLSConnection, trio.SSLStream[trio
         async with trio.open_nursery() as nursery:
             with trio.fail_after(PATIENCE):
                 yield (
-                    TLSConnection(ours, "unix", context, nursery.start_soon),
+                    TLSConnection(ours, "unix", context, nursery.start_soon, PassLimiter(1)),
                     trio.SSLStream(stream, client_context, server_hostname="localhost"),
                 )
             nursery.cancel_scope.cancel()
@@ -400,3 +402,18 @@ async def test_connections_leave_nothing_behind(tmp_path: Path, cert: Path) -> N
             await trio.aclose_forcefully(peer.stream)
         await eventually(lambda: len(daemon.daemon.watchers) == 0)
         await daemon.leaves_only(before)
+
+
+async def test_few_handshakes_are_made_in_one_pass_of_the_event_loop(tmp_path: Path, cert: Path) -> None:
+    count = 20
+    async with encrypted_daemon(tmp_path, cert) as daemon:
+        streams = [await daemon.connect() for _ in range(count)]
+        await eventually(lambda: daemon.daemon.connection_log.open == count)
+        with counted(ssl.SSLObject.read) as reads:  # which makes the daemon's side of a handshake
+            async with trio.open_nursery() as nursery:
+                for stream in streams:
+                    nursery.start_soon(encrypted, daemon, cert, stream)
+        for stream in streams:
+            await stream.aclose()
+    assert reads.total >= count
+    assert reads.most <= 2 * HANDSHAKES

@@ -1,8 +1,11 @@
 """Producers' lines: how a stream of bytes is split, and how one line is read, whatever is in it."""
 
+import gc
 import itertools
 import json
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 from progressd.core.errors import Conflict, InvalidInput
 from progressd.core.events import (
+    LARGE,
     CompletedEvent,
     ErrorEvent,
     Event,
@@ -283,3 +287,51 @@ def test_what_comes_after_an_end_is_another_line_also_behind_one_that_is_too_lon
     assert splitter.end() == [(2, b"two")]
     assert splitter.end() == []
     assert splitter.feed(b"three\n") == [(3, b"three")]
+
+
+@contextmanager
+def collections() -> Generator[list[str]]:
+    """Note the garbage collections within this: Python makes one for so many new lists."""
+    found = list[str]()
+
+    def note(phase: str, _: object) -> None:
+        found.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        yield found
+    finally:
+        gc.callbacks.remove(note)
+
+
+MANY = b"[" + b"[]," * 300_000 + b"[]]"
+
+
+@pytest.mark.parametrize("of", [None, ID])
+@pytest.mark.parametrize("double", [b"", b',"options":{}'])
+def test_options_that_are_too_large_are_not_built(of: str | None, double: bytes) -> None:
+    text = b'{"type":"job_created","data":{"options":{"a":%b}%b}}' % (MANY, double)
+    with collections() as made:
+        if double:
+            assert isinstance(read_event(text, of), RegisterEvent)
+        else:
+            with pytest.raises(InvalidInput, match="the options are larger than 64 KiB"):
+                read_event(text, of)
+    assert len(made) < 10
+
+
+def test_unknown_fields_of_an_event_of_one_job_are_not_built() -> None:
+    with collections() as made:
+        assert read_event(b'{"new":%b,%b' % (MANY, STEP_TEXT[1:]), ID) == STEP
+    assert len(made) < 10
+
+
+def test_large_events_are_read_as_small_ones_are() -> None:
+    space = b" " * LARGE
+    assert read_event(STEP_TEXT + space) == read_event(STEP_TEXT + space, ID) == STEP
+    assert read_event(b'{"type":"job_created"}' + space, ID) == RegisterEvent(ID)
+    text = b'{"type":"job_created","data":{"options":{"a":1}%b}}'
+    assert read_event(text % space, ID) == read_event(text % b"", ID)
+    for bad in (b"[]", b'{"type":"job_created","data":[]}', b"{"):
+        with pytest.raises(InvalidInput, match="not an event"):
+            read_event(bad + space)

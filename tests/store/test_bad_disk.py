@@ -241,7 +241,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
         others = [FINISHED[2], FINISHED[0]]
         assert await store.list_jobs(Filter(), 10, 0) == (others, 3)
         assert await store.list_jobs(Filter(kind="job"), 10, 0) == (others, 3)
-        assert await store.moved(0, 100) == others[::-1]
+        assert await store.moved(0, 100, 100) == others[::-1]
         assert await store.last_seen() == NOW
         await store.commit([job(40)], [Change(40, created(job_id(40)))])
         deleted = list[str]()

@@ -1,15 +1,19 @@
 """How many jobs a transaction deletes, by how long the last ones took; counted in rows, whatever the machine does."""
 
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.store import writes
-from progressd.store.base import Change
+from progressd.store.base import Change, Deletion
 from progressd.store.sqlite import SQLiteStore
-from progressd.store.writes import MAX_STEP, TARGET_SECONDS, DeleteBatchSizer, delete
+from progressd.store.writes import FIRST_STEP, MAX_STEP, TARGET_SECONDS, DeleteBatchSizer, delete
 from support.samples import NOW, created, job, job_id
 
 
@@ -72,3 +76,24 @@ async def test_a_step_deletes_no_more_rows_than_the_pace_says(
     assert [len(await store.delete_finished(NOW + timedelta(days=1), 500)) for _ in range(3)] == [1, 1, 1]
     assert sum((await store.counts()).values()) == 30 - 8 - 11 - 3
     assert store.longest_deletion > 0
+
+
+class ReadingStore(SQLiteStore):
+    """Note how many jobs are read for each deletion."""
+
+    read: list[int]
+
+    async def _delete(self, jobs: Sequence[Job], deletion: Deletion | None = None) -> list[str]:
+        self.read.append(len(jobs))
+        return await super()._delete(jobs, deletion)
+
+
+async def test_a_step_reads_no_more_jobs_than_it_deletes(tmp_path: Path) -> None:
+    with closing(ReadingStore.open(tmp_path / "store.sqlite")) as store:
+        store.read = []
+        jobs = [job(number, JobStatus.COMPLETED, completed_at=NOW, offset=number) for number in range(1, 31)]
+        await store.commit(jobs, [])
+        while await store.delete_finished(NOW + timedelta(days=1), 500):
+            pass
+    assert store.read[0] == FIRST_STEP
+    assert sum(store.read) <= 2 * len(jobs)

@@ -249,7 +249,7 @@ LONG = "labels USING PRIMARY KEY (key=? AND value=? AND status=? AND created_off
         (lambda store: store.changes(5, 10, 10, job_id(1)), "changes_by_job"),
         (lambda store: store.changes_of_unfinished(10), "changes_by_job"),
         (lambda store: store.changes_of_unfinished(10), "jobs_by_status"),
-        (lambda store: store.moved(5, 10), "jobs_by_progress"),
+        (lambda store: store.moved(5, 10, 9), "jobs_by_progress"),
         (lambda store: store.delete_finished(NOW, 10), "jobs_by_end (completed_at<?)"),
         (lambda store: store.delete([job_id(1)]), "autoindex_jobs"),
         (lambda store: store.delete([job_id(1)]), "changes_by_job"),

@@ -77,7 +77,7 @@ async def test_a_new_store_is_empty(store: SQLiteStore) -> None:
     assert await store.list_jobs(Filter(), 10, 0) == ([], 0)
     assert await store.changes(0, 10**9, 10) == []
     assert await store.changes_of_unfinished(10**9) == []
-    assert await store.moved(0, 10**9) == []
+    assert await store.moved(0, 10**9, 100) == []
     assert await store.delete_finished(NOW, 10) == []
     assert store.oldest_cursor == 0
     assert store.first_offset > 0
@@ -229,7 +229,8 @@ async def test_jobs_that_moved_are_those_whose_newest_progress_lies_in_the_range
         [job(1), job(2, PROCESSING, progress_offset=5), ended(3, NOW, progress_offset=8), job(4, progress_offset=9)], []
     )
     for after, upto, expected in ((0, 100, (2, 3, 4)), (4, 8, (2, 3)), (5, 9, (3, 4)), (9, 100, ())):
-        assert {found.id for found in await store.moved(after, upto)} == set(ids(*expected))
+        assert [found.id for found in await store.moved(after, upto, 1000)] == ids(*expected)
+        assert [found.id for found in await store.moved(after, upto, 2)] == ids(*expected)[:2]
 
 
 # Deletion
@@ -380,7 +381,7 @@ def test_any_story_reads_back_as_it_was_told(
         assert await store.list_jobs(Filter(), most, 1) == (newest_first[1 : most + 1], len(newest_first))
         assert await store.unfinished() == [found for found in reversed(newest_first) if not found.status.finished]
         moved = {found.id for found in model.jobs.values() if after < found.progress_offset <= upto}
-        assert {found.id for found in await store.moved(after, upto)} == moved
+        assert {found.id for found in await store.moved(after, upto, 1000)} == moved
 
     with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")) as store:
         trio.run(tell)

@@ -16,9 +16,11 @@ from progressd.broadcast.subscription import EmptyHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
+from progressd.engine.ingest import TURN_BYTES
 from progressd.engine.submitting import EventSink, Outcome
 from progressd.net.connection_log import ABANDONED
 from progressd.net.listener import HandshakeRequest, read_handshake_request
+from progressd.system.pass_limiter import PassLimiter
 from progressd.ws.server import WebSocketServer
 from trio.testing import MemoryReceiveStream, MemorySendStream
 from wsproto.frame_protocol import Opcode
@@ -136,6 +138,7 @@ class Deciding(EventSink):
     store_id = "store"
 
     def __init__(self) -> None:
+        self.turns = PassLimiter(TURN_BYTES)
         self.taken: list[Event] = []
         self.may_decide = trio.Event()
         self.may_decide.set()

@@ -5,8 +5,10 @@ import json
 
 import pytest
 import trio
+from progressd.core.json import decode
 from progressd.ws.protocol import EMPTY_MOST, EMPTY_WINDOW, FRAMES_AT_ONCE
 from support.daemon import RunningDaemon, progress, registered
+from support.passes import counted
 from support.peer import Peer, frame
 from support.samples import ID
 from support.waiting import PATIENCE, eventually
@@ -85,3 +87,22 @@ async def test_a_turn_of_reading_is_few_frames(daemon: RunningDaemon, path: str)
                 await trio.lowlevel.checkpoint()  # between two of these the reader has two turns at most
                 seen.append(websocket._ws._empty_frames)
     assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * FRAMES_AT_ONCE
+
+
+async def test_one_client_subscribes_in_each_pass_of_the_event_loop(daemon: RunningDaemon) -> None:
+    peers, requests = 10, 5
+
+    async def subscribe() -> None:
+        async with Peer(await daemon.connect()) as peer:
+            await peer.open("/ws")
+            await peer.send(asks({"type": "subscribe", "topics": ["a", f"job:{ID}"]}) * requests)
+            for number in range(2 * requests):
+                refused = json.loads((await peer.next_frame())[1])
+                assert refused["topic"] == ("a", f"job:{ID}")[number % 2]
+
+    with counted(decode) as messages:
+        async with trio.open_nursery() as nursery:
+            for _ in range(peers):
+                nursery.start_soon(subscribe)
+    assert messages.total == peers * requests
+    assert messages.most == 1

@@ -109,6 +109,7 @@ class ScopedIngest(EventSink):
 
     def __init__(self, ingest: Ingest, who: Identity) -> None:
         self.store_id = ingest.store_id
+        self.turns = ingest.turns
         self.failing = ingest.failing
         self._ingest = ingest
         self._who = who

@@ -18,7 +18,7 @@ from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDelet
 from progressd.engine.batches import Batches, placed_messages
 from progressd.engine.registry import JobLog, Registry, in_order, newest_progress
 from progressd.net.base_path import AT_ROOT, BasePath
-from progressd.store.base import Change, Store
+from progressd.store.base import Change, Deletion, Store
 
 PAGE: Final = 500  # messages read at once, in memory about 0.1 ms
 SHARED_FOR: Final = 1000  # offsets for which new watchers get the same snapshot, and what has come since
@@ -134,7 +134,7 @@ class History:
         for job in await self._store.jobs_of_batch(batch_id):
             items += (await self._trail(job, after, upto)).between(after, upto)
         if after:
-            items += await self._deletions(after, upto, batch_id)
+            items += await self._deletions_in_batch(batch_id, after, upto)
         items = [item for item in items if after < item.offset <= upto]
         return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
 
@@ -155,21 +155,26 @@ class History:
         changes = await self._store.changes(after, end, PAGE)
         if len(changes) == PAGE:
             end = changes[-1].offset
-        moved = [job for job in await self._store.moved(after, end) if self._registry.trail(job.id) is None]
+        moved = await self._store.moved(after, end, PAGE)
+        if len(moved) == PAGE:
+            end = moved[-1].progress_offset
+        deletions = await self._store.deletions(after, end, PAGE)
+        if len(deletions) == PAGE:
+            end = deletions[-1].offset
+        moved = [job for job in moved if self._registry.trail(job.id) is None]
         items = {item.offset: item for item in await self._with_labels(changes)}
         items |= {item.offset: item for job in moved if (item := newest_progress(job, self._store.id)) is not None}
-        items |= {item.offset: item for item in await self._deletions(after, end)}
-        items |= {item.offset: item for item in recent if item.offset <= end}
-        return Page(in_order(items.values()), None if end == upto else end)
+        items |= {item.offset: item for item in map(_deleted, deletions)}
+        items |= {item.offset: item for item in recent}
+        found = [item for item in items.values() if item.offset <= end]
+        return Page(in_order(found), None if end == upto else end)
 
-    async def _deletions(self, after: int, upto: int, batch_id: str | None = None) -> list[Envelope]:
-        """Return the deletions of jobs, all or those of a batch."""
-        found = await self._store.deletions(after, upto)
-        return [
-            Envelope(offset, message, message.data.labels)
-            for offset, message in found
-            if batch_id is None or message.batch_id == batch_id
-        ]
+    async def _deletions_in_batch(self, batch_id: str, after: int, upto: int) -> list[Envelope]:
+        items = list[Envelope]()
+        while found := await self._store.deletions(after, upto, PAGE):
+            items += [_deleted(deletion) for deletion in found if deletion.message.batch_id == batch_id]
+            after = found[-1].offset
+        return items
 
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
         """Read the snapshot in the store, since the registry has forgotten some jobs while it was taken."""
@@ -178,7 +183,10 @@ class History:
         changes = await self._store.changes_of_unfinished(upto)
         jobs = await self._store.jobs({change.message.job_id for change in changes} - trails.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
-        items = await self._with_labels(changes)
+        items = list[Envelope]()
+        for place in range(0, len(changes), PAGE):
+            items += await self._with_labels(changes[place : place + PAGE])
+            await trio.lowlevel.checkpoint()  # let other tasks run between two parts
         items += [item for item in progress if item is not None and item.offset <= upto]
         return Snapshot(upto, in_order(items))
 
@@ -186,7 +194,8 @@ class History:
         """Return the changes as messages. One whose job cannot be read has no labels: keys bound to some miss it."""
         ids = {change.message.job_id for change in changes}
         jobs = {job_id: job for job_id in ids if (job := self._registry.known(job_id)) is not None}
-        jobs.update(await self._store.readable_jobs(ids - jobs.keys()))
+        if missing := ids - jobs.keys():
+            jobs.update(await self._store.readable_jobs(missing))
         labels = {job.id: job.labels for job in jobs.values()}
         return [self._published(change, labels.get(change.message.job_id, NO_LABELS)) for change in changes]
 
@@ -200,6 +209,10 @@ class Snapshot(list[Envelope]):
     def __init__(self, upto: int, items: Iterable[Envelope] = ()) -> None:
         super().__init__(items)
         self.upto = upto
+
+
+def _deleted(deletion: Deletion) -> Envelope:
+    return Envelope(deletion.offset, deletion.message, deletion.message.data.labels)
 
 
 def _ids(topics: Collection[str], prefix: str) -> list[str]:

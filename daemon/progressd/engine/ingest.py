@@ -28,9 +28,12 @@ from progressd.engine.transaction import MAX_MESSAGES, Transaction, deletion_mes
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Deletion, Store
 from progressd.system.log import log_change
+from progressd.system.pass_limiter import PassLimiter
 
 QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
+TURN_BYTES: Final = 16384  # of events that are read in one pass of the event loop; blank lines take 2 ms
 MAX_BATCH: Final = 1000  # events decided in one go, about 10 ms
+STEP: Final = 25  # jobs and log lines in one pass of the event loop; jobs that end with 64 KiB of options take 10 ms
 RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
 WRITE_BEHIND_INTERVAL: Final = (
     0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
@@ -59,6 +62,7 @@ class Ingest(EventSink):
         self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster, base: BasePath = AT_ROOT
     ) -> None:
         self.store_id = store.id
+        self.turns = PassLimiter(TURN_BYTES)
         self.counters = Counters()
         self._store = store
         self._registry = registry
@@ -193,16 +197,20 @@ class Ingest(EventSink):
         self.counters.refused += refused
         self.counters.events += len(outcomes) - refused
         silence_begins = trio.current_time()
-        for job in draft.jobs.values():
+        for number, job in enumerate(draft.jobs.values(), 1):
             self._registry.keep(job, draft.messages[job.id])
             self._leases.keep(job, silence_begins)
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()  # let other tasks run between two parts
         self._until_look.deadline = min(self._until_look.deadline, self._leases.next_look)
         for of_jobs in draft.of_jobs.values():
             self._batches.keep(of_jobs)
         for published in draft.published:
             await self._broadcaster.publish(published)
-        for change in draft.changes:
+        for number, change in enumerate(draft.changes, 1):
             log_change(change.message)
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()
         return outcomes
 
     async def _draft(self, entries: Sequence[Command]) -> tuple[Transaction, list[Outcome]]:

@@ -5,6 +5,7 @@ from typing import Protocol, TypeAlias
 from progressd.core.errors import ProgressdError
 from progressd.core.events import Event
 from progressd.core.job import Job
+from progressd.system.pass_limiter import PassLimiter
 
 Outcome: TypeAlias = Job | ProgressdError
 
@@ -13,6 +14,7 @@ class EventSink(Protocol):
     """Where producers hand in what they report."""
 
     store_id: str
+    turns: PassLimiter  # of the clients that send events over HTTP and WebSockets; weights are in bytes
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """Hand in events, in order, and wait until they are durable and published.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
+from weakref import WeakValueDictionary
 
 import msgspec
 import trio
@@ -46,7 +47,10 @@ class AppContext:
     collector: MetricsCollector
     access: AccessMiddleware = field(init=False)
     ready: bool = False
-    registering: trio.Lock = field(default_factory=trio.Lock)
+    registering: WeakValueDictionary[str, trio.Lock] = field(default_factory=WeakValueDictionary)  # by job
+    deleting: trio.Lock = field(
+        default_factory=trio.Lock
+    )  # for one at a time: uploads and events wait for each of them
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(MAX_PENDING))  # of the answers to producers
 
     def __post_init__(self) -> None:

@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, ProgressdError
-from progressd.core.events import ProducerEvent, RegisterEvent
+from progressd.core.events import ProducerEvent, RegisterEvent, checked_options_size, parts_of
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.engine.submitting import Outcome
 
 _decode = msgspec.json.Decoder(ProducerEvent).decode
-_decode_object = msgspec.json.Decoder(dict[str, object]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 class LineTooLong(InvalidInput):
@@ -130,7 +130,7 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
 
     `job_id`: the only job it may be about, and need not name. Raises InvalidInput.
     """
-    event: ProducerEvent = decode(_decode if job_id is None else partial(_decode_of_job, job_id), text, "an event")
+    event: ProducerEvent = decode(partial(_decode_event, job_id), text, "an event")
     if job_id is not None and event.job_id.lower() != job_id:
         raise InvalidInput(f"the event is about job {event.job_id[:60]!r}, not {job_id}")
     if isinstance(event, RegisterEvent) and not event.job_id:
@@ -138,8 +138,11 @@ def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
     return event
 
 
-def _decode_of_job(job_id: str, text: bytes) -> ProducerEvent:
-    event: ProducerEvent = msgspec.convert({"job_id": job_id, **_decode_object(text)}, type=ProducerEvent)
+def _decode_event(job_id: str | None, text: bytes) -> ProducerEvent:
+    text = checked_options_size(text, "data")
+    if job_id is not None:
+        text = _encode({"job_id": job_id, **parts_of(text)})
+    event: ProducerEvent = _decode(text)
     return event
 
 

@@ -11,6 +11,7 @@ from progressd.engine.submitting import EventSink
 from progressd.producers.ndjson import CHUNK, TURN_LINES, Ack, LineBatch, LineSplitter, NumberedLine
 
 MAX_BAD_LINES: Final = 1000  # lines that are no events, after which it is not worth reading on
+LINE_WEIGHT: Final = CHUNK // TURN_LINES + 1  # bytes that a line counts as at least
 
 
 class NDJSONReader:
@@ -23,14 +24,15 @@ class NDJSONReader:
         self._waiting = deque[NumberedLine]()
         self._bad = 0  # lines
         self._size = 0  # bytes of the lines that wait
+        self._fed = 0  # bytes since lines were last taken
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     @property
     def full(self) -> bool:
-        """Whether enough lines wait for one turn."""
-        return self._size > CHUNK or len(self._waiting) > TURN_LINES
+        """Whether enough lines wait for one turn, or enough blank ones came."""
+        return max(self._size, self._fed) > CHUNK or len(self._waiting) > TURN_LINES
 
     @property
     def next_number(self) -> int:
@@ -39,6 +41,7 @@ class NDJSONReader:
 
     def feed(self, chunk: bytes) -> None:
         """More bytes."""
+        self._fed += len(chunk)
         self._add(self._splitter.feed(chunk))
 
     def end(self) -> None:
@@ -51,7 +54,12 @@ class NDJSONReader:
         self._size = 0
 
     async def take(self) -> list[Ack]:
-        """Some of the lines that wait, decided. Raises Unavailable, and InvalidInput where too many are no events."""
+        """Some of the lines that wait, decided. Raises Unavailable, and InvalidInput where too many are no events.
+
+        The streams take turns, so that no number of them delays other requests.
+        """
+        fed, self._fed = self._fed, 0
+        await self._ingest.turns.pass_through(max(fed, LINE_WEIGHT * min(TURN_LINES, len(self._waiting))))
         if self._waiting and self._bad > MAX_BAD_LINES:
             raise InvalidInput(f"more than {MAX_BAD_LINES} lines were no events: no more of them are taken")
         lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]

@@ -106,8 +106,11 @@ class Store(Protocol):
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
         """All changes with offset ≤ upto of the jobs that were unfinished at `upto`, oldest first."""
 
-    async def moved(self, after: int, upto: int) -> list[Job]:
-        """The jobs whose newest stored progress has after < offset ≤ upto, less those that cannot be read."""
+    async def moved(self, after: int, upto: int, limit: int) -> list[Job]:
+        """Return the first `limit` jobs whose newest stored progress has after < offset ≤ upto, oldest progress first.
+
+        Jobs that cannot be read are left out.
+        """
 
     @property
     def oldest_cursor(self) -> int:
@@ -120,8 +123,8 @@ class Store(Protocol):
     def longest_deletion(self) -> float:
         """Seconds for which a deletion has kept others from writing, at most."""
 
-    async def deletions(self, after: int, upto: int) -> list[Deletion]:
-        """Return the deletions with after < offset ≤ upto, oldest first."""
+    async def deletions(self, after: int, upto: int, limit: int) -> list[Deletion]:
+        """Return the first `limit` deletions with after < offset ≤ upto, oldest first."""
 
     async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
         """Delete those of the jobs that have finished, as `delete_finished` does, and return their ids.

@@ -96,6 +96,7 @@ class SQLiteStore:
 
     async def delete_finished(self, before: datetime, most: int) -> list[str]:
         """See Store."""
+        most = min(most, self._pace.jobs)  # jobs that are read only to be left would keep other readers waiting
         read = partial(ends.before, self._reader, before, most, self._pass_over)
         return await self._delete(await self._in_thread(read, self._reading))
 
@@ -189,10 +190,10 @@ class SQLiteStore:
 
         return await self._in_thread(read, self._reading)
 
-    async def deletions(self, after: int, upto: int) -> list[Deletion]:
+    async def deletions(self, after: int, upto: int, limit: int) -> list[Deletion]:
         """See Store."""
-        query = f"SELECT {DELETION} FROM deletions WHERE offset > ? AND offset <= ? ORDER BY offset"
-        return await self._documents(deletion_of, query, after, upto)
+        query = f"SELECT {DELETION} FROM deletions WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
+        return await self._documents(deletion_of, query, after, upto, limit)
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
         """See Store."""
@@ -205,9 +206,10 @@ class SQLiteStore:
             upto,
         )
 
-    async def moved(self, after: int, upto: int) -> list[Job]:
+    async def moved(self, after: int, upto: int, limit: int) -> list[Job]:
         """See Store."""
-        return await self._readable_jobs("progress_offset > ? AND progress_offset <= ?", after, upto)
+        which = "progress_offset > ? AND progress_offset <= ? ORDER BY progress_offset"
+        return await self._readable_jobs(which, after, upto, limit=limit)
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         def write(db: sqlite3.Connection) -> None:  # no cursor: that of a failed commit would keep the file open
@@ -285,11 +287,12 @@ class SQLiteStore:
     async def _documents(self, decode: Callable[[Any], T], query: str, *values: object) -> list[T]:
         return await self._in_thread(lambda: list(map(decode, self._reader.execute(query, values))), self._reading)
 
-    async def _readable_jobs(self, which: str, *values: object) -> list[Job]:
+    async def _readable_jobs(self, which: str, *values: object, limit: int | None = None) -> list[Job]:
         query = f"SELECT {JOB} FROM jobs WHERE {which}"
 
         def read() -> list[Job]:
-            return list(whole(job_of, self._reader.execute(query, values), self._pass_over))
+            with contextlib.closing(self._reader.execute(query, values)) as rows:
+                return list(islice(whole(job_of, rows, self._pass_over), limit))
 
         return await self._in_thread(read, self._reading)
 

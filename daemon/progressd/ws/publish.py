@@ -67,7 +67,7 @@ class PublishHandler:
 
     async def _take_all(self) -> None:
         while self._lines or not self._over:
-            if self._lines:
+            if self._lines or self._lines.full:
                 await self._take_some()
             else:
                 self._news = trio.Event()
@@ -82,7 +82,8 @@ class PublishHandler:
         except ProgressdError as error:
             answers = [refusal(UNSET, error, number)]
             closing = BAD_LINES if isinstance(error, InvalidInput) else TRY_AGAIN
-        outbox.write(b"".join([text_frame(encode(answer)) for answer in answers]))
+        if answers:
+            outbox.write(b"".join([text_frame(encode(answer)) for answer in answers]))
         self._room.set()
         if closing is not None:
             self._lines.drop()

@@ -57,6 +57,7 @@ class WebSocketServer:
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
         self._heartbeat = KeepAlive(settings.limits)
         self.run = self._heartbeat.run
+        self._turns = trio.Lock()  # of the clients with many topics
         self._announced: Notice | None = None
         self._draining: CloseCode | None = None
 
@@ -202,7 +203,7 @@ class WebSocketServer:
     async def _serve_session(self, websocket: WebSocket, session: Session, scope: ScopedServices) -> None:
         try:
             messages, inbox = trio.open_memory_channel[str | bytes](1)
-            websocket.start(SubscriptionCommands(websocket, session, scope.history).run, inbox)
+            websocket.start(SubscriptionCommands(websocket, session, scope.history, self._turns).run, inbox)
             await websocket.serve(messages)
         finally:
             websocket.connection.topics = _some(tuple(session.topics))

@@ -19,17 +19,26 @@ MAX_TOPICS: Final = 1000  # on one connection
 
 
 class SubscriptionCommands:
-    """Takes a client's messages, one after the other."""
+    """Takes a client's messages, one after the other.
 
-    def __init__(self, websocket: WebSocket, session: Session, history: History | ScopedHistory) -> None:
+    `turns` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each pass of the
+    event loop one client goes on.
+    """
+
+    def __init__(
+        self, websocket: WebSocket, session: Session, history: History | ScopedHistory, turns: trio.Lock
+    ) -> None:
         self._websocket = websocket
         self._session = session
         self._history = history
+        self._turns = turns
 
     async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
         """Take messages, each once the one before it is done with, until there are no more."""
         try:
             async for message in messages:
+                async with self._turns:
+                    pass
                 await self._take(message)
         except StoreFailed:
             self._websocket.outbox.end(TRY_AGAIN)
@@ -73,21 +82,22 @@ class SubscriptionCommands:
 
     async def _accepted(self, asked: Iterable[str]) -> list[str]:
         """The topics less those that are refused, of which the client has been told so. Raises StoreFailed."""
-        checked = dict[str, str]()
+        checked, errors = dict[str, str](), list[SubscribeError]()
         for text in asked:
             try:
                 checked[text] = checked_topic(text)
             except (InvalidInput, NotFound) as error:
-                self._websocket.send(SubscribeError(str(error), text))
+                errors.append(SubscribeError(str(error), text))
         there = await self._history.existing(checked.values())
         topics, room = list[str](), MAX_TOPICS - len(self._session.topics)
         for text, topic in checked.items():
             new = topic not in self._session.topics
             if topic not in there:
-                self._websocket.send(SubscribeError(f"no {topic.replace(':', ' ')}", text))
+                errors.append(SubscribeError(f"no {topic.replace(':', ' ')}", text))
             elif new and room <= 0:
-                self._websocket.send(SubscribeError(f"a connection may have {MAX_TOPICS} topics", text))
+                errors.append(SubscribeError(f"a connection may have {MAX_TOPICS} topics", text))
             else:
                 topics.append(topic)
                 room -= new
+        self._websocket.send(*errors)
         return topics

@@ -117,10 +117,10 @@ class WebSocket:
         self.outbox.discard()
         self._ws.release()
 
-    def send(self, message: Notice) -> None:
-        """Send a message to this client alone, unless the connection is being closed."""
-        if self.closing is None:
-            self.outbox.write(text_frame(encode(message)))
+    def send(self, *messages: Notice) -> None:
+        """Send messages to this client alone, unless the connection is being closed."""
+        if messages and self.closing is None:
+            self.outbox.write(b"".join([text_frame(encode(message)) for message in messages]))
 
     async def taken(self) -> None:
         """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""

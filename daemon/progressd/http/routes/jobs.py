@@ -12,7 +12,15 @@ import trio
 from quart import Blueprint, Response, request, send_file
 
 from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
-from progressd.core.events import RegisterEvent, Registration, ReportedStatus, StatusEvent, SubmitEvent, checked_job_id
+from progressd.core.events import (
+    RegisterEvent,
+    Registration,
+    ReportedStatus,
+    StatusEvent,
+    SubmitEvent,
+    checked_job_id,
+    checked_options_size,
+)
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.status import FINISHED, JobStatus
@@ -37,7 +45,11 @@ IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # characters that stay as they are; all
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
 
 
-_decode_new = msgspec.json.Decoder(NewJob).decode
+_decode_body = msgspec.json.Decoder(NewJob).decode
+
+
+def _decode_new(text: bytes) -> NewJob:
+    return _decode_body(checked_options_size(text))
 
 
 @blueprint.get("")
@@ -66,11 +78,14 @@ async def history() -> Response:
 async def register() -> Response:
     """A job that a producer will report on; the same id twice leaves it as it is."""
     daemon = services()
-    new = decode(_decode_new, await whole_body(request, daemon.settings.limits) or b"{}", "a job")
+    text = await whole_body(request, daemon.settings.limits) or b"{}"
+    await daemon.ingest.turns.pass_through(len(text))
+    new = decode(_decode_new, text, "a job")
     if new.id is None:  # then nobody else can come with the same one
         return _job_response(await daemon.ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
-    async with daemon.registering:  # or two who register the same id at once would both be told that it is new
+    # Two requests that register the same id at once must not both be told that it is new.
+    async with daemon.registering.setdefault(job_id, trio.Lock()):
         known = await daemon.registry.find([job_id])
         job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
     return _job_response(job, 200 if known else 201)
@@ -111,9 +126,10 @@ async def _purge(job: Job) -> Response:
     daemon = services()
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only finished jobs can be deleted, so cancel it first")
-    with trio.CancelScope(shield=True):  # or its files were left behind
-        async with daemon.files.deletion(job.id):
-            await daemon.ingest.delete(job)
+    async with daemon.deleting:
+        with trio.CancelScope(shield=True):  # or its files were left behind
+            async with daemon.files.deletion(job.id):
+                await daemon.ingest.delete(job)
     return _job_response(job)
 
 

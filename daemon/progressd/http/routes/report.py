@@ -38,7 +38,9 @@ async def _take(job_id: str | None) -> Response:
     daemon = services()
     limits, most = daemon.settings.limits, daemon.settings.ingest.max_line_bytes
     if request.mimetype != LINES:
-        event = read_event(await whole_body(request, limits, most), job_id)
+        text = await whole_body(request, limits, most)
+        await daemon.ingest.turns.pass_through(len(text))
+        event = read_event(text, job_id)
         job = await daemon.ingest.submit_one(event)
         return json_response(Ack(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, in_its_time=True)
