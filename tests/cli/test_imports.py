@@ -5,7 +5,7 @@ import sys
 
 import httpx
 import pytest
-from support.reporting import WAYS, to
+from support.reporting import WAYS, place
 from support.serving import PATIENCE, ServedDaemon
 
 HEAVY = {
@@ -43,18 +43,15 @@ def command(*arguments: str) -> str:
 @pytest.mark.parametrize("way", WAYS)
 def test_emit_loads_nothing_of_the_server(way: str, daemon: ServedDaemon) -> None:
     job = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE).json()["id"]
-    [(option, where)] = to(daemon, way).items()
-    modules = loaded(command("emit", "--job", job, f"--{option}", str(where), "One"))
+    modules = loaded(command("emit", "--job", job, f"--{way}", place(daemon, way), "One"))
     assert not modules & HEAVY
     assert "progressd.client.job" not in modules
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_job_loads_nothing_of_the_server(way: str, daemon: ServedDaemon) -> None:
-    [(option, where)] = to(daemon, way).items()
-    modules = loaded(
-        f"from progressd.client import Job\nwith Job({option}={str(where)!r}) as job:\n    job.step('One')"
-    )
+    where = f"{way}={place(daemon, way)!r}"
+    modules = loaded(f"from progressd.client import Job\nwith Job({where}) as job:\n    job.step('One')")
     assert not modules & {*HEAVY, "click"}
 
 

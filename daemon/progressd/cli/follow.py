@@ -9,8 +9,8 @@ import trio
 
 from progressd.cli.display import Display
 from progressd.cli.remote import Remote
-from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch_texts
+from progressd.client.websocket import unwrapped
 from progressd.core.messages import Completed, Error, Message, StatusChange
 from progressd.core.status import JobStatus
 

@@ -15,8 +15,8 @@ import trio
 
 from progressd.client.errors import APIError, ClientError, ResponseTimeout
 from progressd.client.rest import RestClient
-from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch
+from progressd.client.websocket import unwrapped
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
 from progressd.core.messages import StatusChange
@@ -273,7 +273,7 @@ class CommandJob:
             self._note(await trio.to_thread.run_sync(self._call, event, limiter=self._calling))
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
-            final = isinstance(error, APIError) and not error.later
+            final = isinstance(error, APIError) and not error.temporary
             self._over = isinstance(error, APIError) and error.status == CONFLICT
             if str(error) != self._complaint and not self._over:
                 self._complaint = str(error)

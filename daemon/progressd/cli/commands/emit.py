@@ -64,10 +64,10 @@ def emit(
     """
     if job_id is None:
         raise click.UsageError("there is no PROGRESSD_JOB_ID here, so --job has to name the job")
-    job_id = values.known(job_id)
+    job_id = values.encodable(job_id)
     event = _event(step_name, step, total, percent, completed, failed)
     if socket is not None and ctx.get_parameter_source("url") is ParameterSource.DEFAULT:
-        from progressd.client.unix_socket import report
+        from progressd.client.transport import report
 
         report(socket, job_id, event, ANSWER_TIMEOUT)
         return
