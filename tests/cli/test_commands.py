@@ -247,13 +247,6 @@ def test_the_shell_completes(words: str, found: set[str]) -> None:
     assert result.stderr == ""
 
 
-def test_help_loads_nothing_that_it_does_not_need() -> None:
-    code = "import sys, progressd.cli.main; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "click" in loaded
-    assert not {"trio", "trio_websocket", "httpx", "rich", "quart", "hypercorn", "structlog", "sqlite3"} & set(loaded)
-
-
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here")
 def test_without_systemd_a_dry_run_says_all_the_same_what_would_be_done() -> None:
     why = "systemd is not running here: start the daemon with progressd serve"

@@ -72,6 +72,11 @@ class _Commands(click.Group):
                 return super().invoke(ctx)
         except (ClientError, ProgressdError) as error:
             raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("progressd"):
+                raise
+            hint = "install progressd[server]"
+            raise click.ClickException(f"this command needs {error.name}, which is not installed ({hint})") from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 
