@@ -176,7 +176,7 @@ def test_a_config_file_may_be_a_pipe_at_the_start_and_nobody_waits_for_it_again(
         assert writing.wait(PATIENCE) == 0
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "settings not reloaded" in log.read_text())
-        assert f"the config file {pipe} cannot be read: it is not a regular file" in log.read_text()
+        assert f"cannot read the config file {pipe}: it is not a regular file" in log.read_text()
         finished(daemon, submit(daemon, "copy"))
 
 

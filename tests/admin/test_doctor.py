@@ -1,4 +1,4 @@
-"""What progressd doctor finds, on sockets and directories that are as they should not be."""
+"""progressd doctor, with real ports, sockets and directories."""
 
 import os
 import socket
@@ -24,14 +24,14 @@ def found(settings: Settings, grade: str) -> list[str]:
     return [finding.sentence for finding in diagnose(settings) if finding.grade == grade]
 
 
-def test_where_all_is_well_nothing_is_wrong(free_port: int, tmp_path: Path) -> None:
+def test_a_good_machine_has_no_problems(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "state", server={"port": free_port})
     assert found(settings, "bad") == []
     assert f"the state directory {tmp_path / 'state'} is writable" in found(settings, "good")
     assert list(tmp_path.iterdir()) == [], "it has changed something"
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         [bad] = found(settings_in(tmp_path, server={"port": port}), "bad")
@@ -41,7 +41,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     )
 
 
-def test_a_daemon_that_runs_is_seen(free_port: int, tmp_path: Path) -> None:
+def test_a_running_daemon(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port})
     with own_state_dir(tmp_path), open_sockets(settings, {}):
         assert found(settings, "bad") == []
@@ -49,12 +49,12 @@ def test_a_daemon_that_runs_is_seen(free_port: int, tmp_path: Path) -> None:
         assert f"jobs can be reported at {tmp_path / 'ingest.sock'}" in found(settings, "good")
 
 
-def test_a_daemon_that_nobody_reaches(free_port: int, tmp_path: Path) -> None:
+def test_an_unreachable_daemon(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port})
     with own_state_dir(tmp_path):
         assert found(settings, "bad") == [
             f"nothing listens on port {settings.server.port} of 127.0.0.1, although a daemon is running: "
-            "if it has another port, name that with --port",
+            "if it uses another port, name it with --port",
             f"a daemon is running, but nothing listens at {tmp_path / 'ingest.sock'}",
         ]
 
@@ -70,7 +70,7 @@ def test_a_daemon_that_nobody_reaches(free_port: int, tmp_path: Path) -> None:
         ({}, {"token_secret_file": "{}/text"}),
     ],
 )
-async def test_what_refuses_a_start_is_wrong(
+async def test_errors_of_a_start_are_found(
     free_port: int, tmp_path: Path, server: dict[str, str], auth: dict[str, str]
 ) -> None:
     (tmp_path / "text").write_text("Dear diary")
@@ -86,12 +86,12 @@ async def test_what_refuses_a_start_is_wrong(
     assert len(bad) == 1
 
 
-def test_with_keys_other_machines_may_reach_it(free_port: int, tmp_path: Path) -> None:
+def test_a_public_address_needs_keys(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(tmp_path, server={"port": free_port, "host": "0.0.0.0"}, auth={"required": True})
     assert found(settings, "bad") == []
 
 
-def test_a_store_that_is_none(free_port: int, tmp_path: Path) -> None:
+def test_a_damaged_database(free_port: int, tmp_path: Path) -> None:
     fill(tmp_path / "progressd.db", 20)
     settings = settings_in(tmp_path, server={"port": free_port})
     assert found(settings, "bad") == []
@@ -102,7 +102,7 @@ def test_a_store_that_is_none(free_port: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_a_store_that_is_not_the_daemons(free_port: int, tmp_path: Path) -> None:
+def test_a_database_of_another_owner(free_port: int, tmp_path: Path) -> None:
     fill(tmp_path / "progressd.db", 20)
     os.chown(tmp_path, 65534, 65534)
     path = tmp_path / "progressd.db"
@@ -111,7 +111,7 @@ def test_a_store_that_is_not_the_daemons(free_port: int, tmp_path: Path) -> None
     ]
 
 
-def test_a_disk_without_room(free_port: int, tmp_path: Path) -> None:
+def test_a_full_disk(free_port: int, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         settings = settings_in(disk.path, server={"port": free_port})
         assert found(settings, "bad") == []
@@ -119,14 +119,14 @@ def test_a_disk_without_room(free_port: int, tmp_path: Path) -> None:
         assert found(settings, "bad") == [f"cannot write to the disk of {disk.path}: no space left on device"]
 
 
-def test_programs_that_are_missing(free_port: int, tmp_path: Path) -> None:
+def test_missing_programs(free_port: int, tmp_path: Path) -> None:
     settings = settings_in(
         tmp_path, server={"port": free_port}, pipelines={"scan": Pipeline(("no-such-program", "{input}"))}
     )
     assert found(settings, "bad") == ["the pipeline scan runs no-such-program, which is not installed"]
 
 
-def test_the_package_that_a_repair_needs(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_sqlite3(free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     settings = settings_in(tmp_path, server={"port": free_port})
     assert "progressd check --repair needs sqlite3: sudo apt install sqlite3" in found(settings, "note")

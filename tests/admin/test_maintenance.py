@@ -1,4 +1,4 @@
-"""Check and export: what is found in a state directory, what mends it, and what comes out."""
+"""Check, repair and export of a state directory."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def change(state: Path, statement: str) -> None:
         db.executescript(statement)
 
 
-def sentences(state: Path) -> list[tuple[str, bool]]:
+def problems(state: Path) -> list[tuple[str, bool]]:
     return [(found.sentence, found.remedy is not RepairAction.NONE) for found in maintenance.check(state)]
 
 
@@ -65,8 +65,8 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="progressd")
 
 
-def test_of_a_state_directory_without_fault_nothing_is_said(state: Path) -> None:
-    assert sentences(state) == []
+def test_a_good_state_directory_has_no_problems(state: Path) -> None:
+    assert problems(state) == []
     result = run("check", "--state-dir", state)
     assert (result.exit_code, result.stdout) == (0, "")
 
@@ -75,7 +75,7 @@ LABELS = "found by label does not fit"
 COUNTS = "counts of jobs do not fit"
 
 
-def spoil_index(state: Path) -> None:
+def damage_index(state: Path) -> None:
     """Write a row while SQLite does not know of the index."""
     change(state, "CREATE TABLE kept AS SELECT * FROM sqlite_schema WHERE name = 'jobs_by_progress'")
     change(state, "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'jobs_by_progress'")
@@ -90,7 +90,7 @@ def age(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "said"),
     [
         (lambda state: change(state, "DELETE FROM labels"), LABELS),
         (lambda state: change(state, "UPDATE labels SET value = 'adam'"), LABELS),
@@ -104,22 +104,22 @@ def age(path: Path) -> None:
         ),
         (lambda state: change(state, "UPDATE meta SET value = 4 WHERE key = 'reserved'"), "and 6 is"),
         (lambda state: age(state / "jobs" / job_id(77)), "belongs to no job"),
-        (spoil_index, "missing from index jobs_by_progress"),
+        (damage_index, "missing from index jobs_by_progress"),
     ],
     ids=["labels", "another label", "counts", "a count too many", "offsets", "files", "an index"],
 )
-async def test_what_is_wrong_is_said_and_mended(state: Path, spoil: Callable[[Path], None], said: str) -> None:
-    spoil(state)
-    found = sentences(state)
+async def test_problems_are_found_and_repaired(state: Path, damage: Callable[[Path], None], said: str) -> None:
+    damage(state)
+    found = problems(state)
     assert found
     assert any(said in sentence for sentence, _ in found)
-    assert all(mendable for _, mendable in found)
-    assert sentences(state) == found  # looking changes nothing
+    assert all(repairable for _, repairable in found)
+    assert problems(state) == found  # looking changes nothing
     looked = run("check", "--state-dir", state)
     assert (looked.exit_code, looked.stdout.count(": --repair ")) == (1, len(found))
-    mended = run("check", "--state-dir", state, "--repair")
-    assert (mended.exit_code, mended.stdout.count(": mended")) == (0, len(found))
-    assert sentences(state) == []
+    repaired = run("check", "--state-dir", state, "--repair")
+    assert (repaired.exit_code, repaired.stdout.count(": repaired")) == (0, len(found))
+    assert problems(state) == []
     with closing(SQLiteStore.open(state / "progressd.db")) as store:
         jobs, _ = await store.list_jobs(Filter(), 10, 0)
         assert [one.id for one in jobs] == [job_id(3), job_id(2), job_id(1)]
@@ -128,15 +128,15 @@ async def test_what_is_wrong_is_said_and_mended(state: Path, spoil: Callable[[Pa
         assert store.first_offset > 6
 
 
-async def test_offsets_that_are_given_again_are_those_of_another_store(state: Path) -> None:
-    """Where it has lost which are taken, it cannot know of those of progress that was sent and not yet written."""
+async def test_lost_offsets_make_a_new_store_id(state: Path) -> None:
+    """Progress may have been sent with offsets that were never stored."""
     path = state / "progressd.db"
     batch = JobBatch(id=job_id(50), status=BatchStatus.QUEUED, created_at=NOW, created_offset=40, offset=41)
     with closing(SQLiteStore.open(path)) as store:
         before = store.id
         await store.commit([], [], [batch])
     change(state, "UPDATE meta SET value = 20 WHERE key = 'reserved'")
-    assert [sentence for sentence, _ in sentences(state)] == ["offsets below 20 are said to be taken, and 41 is"]
+    assert [sentence for sentence, _ in problems(state)] == ["offsets below 20 are said to be taken, and 41 is"]
     assert run("check", "--state-dir", state, "--repair").exit_code == 0
     with closing(SQLiteStore.open(path)) as store:
         assert store.first_offset == 42
@@ -144,24 +144,24 @@ async def test_offsets_that_are_given_again_are_those_of_another_store(state: Pa
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda state: change(state, "DELETE FROM labels; DELETE FROM counts WHERE list LIKE 'label%'"),
-        lambda state: (change(state, "UPDATE counts SET jobs = 7"), spoil_index(state)),
+        lambda state: (change(state, "UPDATE counts SET jobs = 7"), damage_index(state)),
     ],
     ids=["labels and their counts", "an index and counts"],
 )
-def test_what_another_problem_hides_is_mended_too(state: Path, spoil: Callable[[Path], object]) -> None:
-    spoil(state)
-    before = len(sentences(state))
+def test_hidden_problems_are_repaired(state: Path, damage: Callable[[Path], object]) -> None:
+    damage(state)
+    before = len(problems(state))
     result = run("check", "--state-dir", state, "--repair")
     assert result.exit_code == 0
-    assert result.stdout.count(": mended") >= before
-    assert sentences(state) == []
+    assert result.stdout.count(": repaired") >= before
+    assert problems(state) == []
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "said"),
     [
         (
             lambda state: (state / "jobs" / CONVERTED.id / "output").unlink(),
@@ -174,16 +174,16 @@ def test_what_another_problem_hides_is_mended_too(state: Path, spoil: Callable[[
     ],
     ids=["a result", "an input"],
 )
-def test_what_nothing_mends_is_said_and_left_alone(state: Path, spoil: Callable[[Path], None], said: str) -> None:
-    spoil(state)
-    [(sentence, mendable)] = sentences(state)
+def test_missing_files_cannot_be_repaired(state: Path, damage: Callable[[Path], None], said: str) -> None:
+    damage(state)
+    [(sentence, repairable)] = problems(state)
     assert said in sentence
-    assert not mendable
+    assert not repairable
     result = run("check", "--state-dir", state, "--repair")
-    assert (result.exit_code, result.stdout) == (1, f"{sentence}: nothing mends this\n")
+    assert (result.exit_code, result.stdout) == (1, f"{sentence}: cannot be repaired\n")
 
 
-def test_a_job_that_is_deleted_meanwhile_misses_no_file(state: Path) -> None:
+def test_a_job_deleted_meanwhile_is_no_problem(state: Path) -> None:
     (state / "jobs" / CONVERTED.id / "output").unlink()
     found = maintenance.check(state)
     assert CONVERTED.id in next(found).sentence  # all jobs have been read by now, and not yet looked at
@@ -192,14 +192,14 @@ def test_a_job_that_is_deleted_meanwhile_misses_no_file(state: Path) -> None:
     assert list(found) == []
 
 
-def test_files_that_may_become_a_job_and_what_is_named_as_none_are_left_alone(state: Path) -> None:
+def test_new_and_foreign_files_are_kept(state: Path) -> None:
     (state / "jobs" / job_id(77)).mkdir()
     age(state / "jobs" / "lost+found")
-    assert sentences(state) == []
+    assert problems(state) == []
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda state: change(
             state, f"UPDATE jobs SET body = json_remove(body, '$.created_at') WHERE id = '{WAITING.id}'"
@@ -214,24 +214,24 @@ def test_files_that_may_become_a_job_and_what_is_named_as_none_are_left_alone(st
     ],
     ids=["a job", "a bracket", "a time", "no UTF-8"],
 )
-def test_a_job_that_cannot_be_read_is_named_and_its_files_stay(state: Path, spoil: Callable[[Path], None]) -> None:
-    spoil(state)
+def test_files_of_an_unreadable_job_are_kept(state: Path, damage: Callable[[Path], None]) -> None:
+    damage(state)
     os.utime(state / "jobs" / WAITING.id, (1000, 1000))
     before = (state / "progressd.db").read_bytes()
-    [(sentence, _)] = sentences(state)
+    [(sentence, _)] = problems(state)
     assert "cannot be read" in sentence or "malformed JSON" in sentence
     result = run("check", "--state-dir", state, "--repair")
     files = f"{state}/jobs/{WAITING.id} belongs to no job"
     lines = result.stdout.splitlines()
     assert [line for line in lines if "more may be lost" not in line] == [
-        f"{sentence}: mended",
-        f"all that can be read is in a new database; {state}/progressd.db.damaged1 is the damaged one",
+        f"{sentence}: repaired",
+        f"everything readable is in a new database; the damaged one is {state}/progressd.db.damaged1",
         f"job or batch {WAITING.id}, from offset {WAITING.created_offset} on, cannot be read and is lost",
-        f"{files}: left, since its job may be lost; another --repair deletes it",
+        f"{files}: kept, since its job may be lost; another --repair deletes it",
     ]
     assert result.exit_code == 1
     assert (state / "progressd.db.damaged1").read_bytes() == before
-    assert sentences(state) == [(files, True)]
+    assert problems(state) == [(files, True)]
 
 
 def broken_batch(state: Path) -> None:
@@ -242,7 +242,7 @@ def broken_batch(state: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said", "lost"),
+    ("damage", "said", "lost"),
     [
         (
             lambda state: flip(state / "progressd.db", b'"job_created","job_id":"%s","d' % REPORTED.id.encode()),
@@ -263,29 +263,27 @@ def broken_batch(state: Path) -> None:
     ],
     ids=["a change", "a change of another job", "a batch", "a change without a job"],
 )
-def test_whatever_cannot_be_read_is_found_and_named(
-    state: Path, spoil: Callable[[Path], object], said: str, lost: str
-) -> None:
-    spoil(state)
-    [(sentence, _)] = sentences(state)
+def test_unreadable_records_are_named(state: Path, damage: Callable[[Path], object], said: str, lost: str) -> None:
+    damage(state)
+    [(sentence, _)] = problems(state)
     assert said in sentence
     result = run("check", "--state-dir", state, "--repair")
     assert result.exit_code == 1
     assert lost in result.stdout
     assert (state / "progressd.db.damaged1").exists()
-    assert "the database" not in " ".join(sentence for sentence, _ in sentences(state))
+    assert "the database" not in " ".join(sentence for sentence, _ in problems(state))
     SQLiteStore.open(state / "progressd.db").close()
 
 
-async def test_a_job_whose_row_has_another_number_is_found_and_put_right(state: Path) -> None:
+async def test_a_job_under_another_offset_is_repaired(state: Path) -> None:
     change(state, f"UPDATE jobs SET created_offset = 40 WHERE id = '{WAITING.id}'")
     differs = pytest.raises(CorruptRecord, match="what it says of itself is not what it is kept under")
     with closing(SQLiteStore.open(state / "progressd.db")) as store, differs:
         await store.unfinished()
-    [(sentence, _)] = sentences(state)
+    [(sentence, _)] = problems(state)
     assert f"job {WAITING.id} cannot be read" in sentence
     assert run("check", "--state-dir", state, "--repair").exit_code == 0
-    assert sentences(state) == []
+    assert problems(state) == []
     with closing(SQLiteStore.open(state / "progressd.db")) as store:
         assert await store.unfinished() == [WAITING, REPORTED]
 
@@ -301,16 +299,16 @@ async def test_a_job_whose_row_has_another_number_is_found_and_put_right(state: 
         "UPDATE meta SET value = 'A name' WHERE key = 'store_id'",
     ],
 )
-def test_a_value_of_the_store_that_cannot_be_is_a_sentence_and_made_anew(state: Path, statement: str) -> None:
+def test_invalid_metadata_is_recovered(state: Path, statement: str) -> None:
     path = state / "progressd.db"
     with closing(SQLiteStore.open(path)) as store:
         before = store.id
     change(state, statement)
     with pytest.raises(StoreDamaged, match=r"value \w+ cannot be read: .* `progressd check --repair"):
         SQLiteStore.open(path)
-    assert sentences(state)[0][0].startswith("the database is damaged: value ")
+    assert problems(state)[0][0].startswith("the database is damaged: value ")
     assert run("check", "--state-dir", state, "--repair").exit_code == 0
-    assert sentences(state) == []
+    assert problems(state) == []
     with closing(SQLiteStore.open(path)) as store:
         assert store.id != before
         assert store.first_offset > 6
@@ -324,15 +322,15 @@ def test_a_value_of_the_store_that_cannot_be_is_a_sentence_and_made_anew(state: 
         " WHERE name = 'counts'",
     ],
 )
-def test_a_schema_that_is_not_as_it_was_made_is_made_anew(state: Path, statement: str) -> None:
+def test_a_damaged_schema_is_recovered(state: Path, statement: str) -> None:
     change(state, f"PRAGMA writable_schema = ON; {statement}")
-    assert sentences(state)
+    assert problems(state)
     run("check", "--state-dir", state, "--repair")
-    assert sentences(state) == []
+    assert problems(state) == []
     assert len(list(maintenance.export(state, set(JobStatus)))) == len(JOBS)
 
 
-def test_what_is_no_database_is_said_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "progressd.db"
     path.write_bytes(b"Dear diary, " * 10_000)
     before = path.read_bytes()
@@ -343,16 +341,16 @@ def test_what_is_no_database_is_said_and_left_as_it_is(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"lock", "progressd.db"}
 
 
-def test_nothing_is_mended_while_a_daemon_runs(state: Path) -> None:
+def test_a_running_daemon_prevents_a_repair(state: Path) -> None:
     change(state, "UPDATE counts SET jobs = 2")
     with own_state_dir(state):
-        assert len(sentences(state)) == 1
+        assert len(problems(state)) == 1
         with pytest.raises(SettingsError, match="another progressd uses the state directory"):
             list(maintenance.repair(state))
-    assert len(sentences(state)) == 1
+    assert len(problems(state)) == 1
 
 
-def test_where_there_is_no_store_it_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_database_is_an_error(tmp_path: Path) -> None:
     for command in (["check"], ["jobs", "export"], ["backup", tmp_path / "copy"]):
         result = run(*command, "--state-dir", tmp_path)
         assert result.exit_code == 1
@@ -360,7 +358,7 @@ def test_where_there_is_no_store_it_is_a_sentence(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_export_of_a_running_daemon_has_every_job_as_rest_shows_it(daemon: RunningDaemon) -> None:
+async def test_an_export_equals_the_rest_api(daemon: RunningDaemon) -> None:
     ids = [ID, job_id(2), job_id(3)]
     await daemon.report(*(registered(name, labels={"by": "eve"}) for name in ids), progress(ID, 1), completed(ID))
     state = daemon.settings.state_dir
@@ -371,10 +369,10 @@ async def test_the_export_of_a_running_daemon_has_every_job_as_rest_shows_it(dae
     assert [json.loads(line) for line in result.stdout.splitlines()] == shown[::-1]
     only = run("jobs", "export", "--status", "queued", "--status", "failed", "--state-dir", state)
     assert [json.loads(line)["id"] for line in only.stdout.splitlines()] == ids[1:]
-    assert sentences(state) == []
+    assert problems(state) == []
 
 
-def test_an_export_takes_no_more_memory_than_a_page_and_has_each_job_once(tmp_path: Path) -> None:
+def test_a_large_export_has_each_job_once(tmp_path: Path) -> None:
     fill(tmp_path / "progressd.db", 2500)
     exported = maintenance.export(tmp_path, set(JobStatus))
     assert [one.id for one in exported] == [job_id(number) for number in range(1, 2501)]

@@ -78,7 +78,7 @@ def test_a_revoked_key_is_gone_and_its_name_free(tmp_path: Path, file: Path) -> 
         1,
         "Error: there is a key ci already: revoke it first, or choose another name",
     )
-    assert run(tmp_path, "revoke", "ci").output == "ci is revoked\n"
+    assert run(tmp_path, "revoke", "ci").output == "ci revoked\n"
     assert read_keys(file) == []
     assert run(tmp_path, "revoke", "ci").output == "Error: there is no key ci\n"
     assert run(tmp_path, "add", "ci").exit_code == 0

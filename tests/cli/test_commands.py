@@ -2,14 +2,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from progressd import __version__
 from progressd.cli.main import main
+from support.answering import answer, answering
 from support.waiting import PATIENCE
 
 COMMANDS = [
@@ -35,29 +34,19 @@ COMMANDS = [
 NOBODY = "http://127.0.0.1:1"
 
 
-class Foreign(BaseHTTPRequestHandler):
-    status = 404
-
-    def do_GET(self) -> None:
-        self.send_error(self.status)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def run(*arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, arguments, prog_name="progressd", env=environ)
 
 
-def test_the_help_lists_the_commands_in_the_order_of_use() -> None:
+def test_the_help_lists_all_commands() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    connection_limiter = [result.output.index(f"\n  {command} ") for command in COMMANDS]
-    assert connection_limiter == sorted(connection_limiter)
+    positions = [result.output.index(f"\n  {command} ") for command in COMMANDS]
+    assert positions == sorted(positions)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_an_example(command: str) -> None:
+def test_every_command_has_an_example(command: str) -> None:
     result = run(command, "-h")
     assert result.exit_code == 0
     assert f"progressd {command}" in result.output.partition("\n")[2]
@@ -75,9 +64,9 @@ def test_the_version() -> None:
         (["retry"], "Missing argument 'JOB'"),
         (["delete"], "Missing argument 'JOB...'"),
         (["run"], "Missing argument 'COMMAND...'"),
-        (["emit", "--step", "3"], "there is no PROGRESSD_JOB_ID here, so --job has to name the job"),
-        (["emit", "--job", "x"], "say one thing: how far the job is, --completed or --failed"),
-        (["emit", "--job", "x", "Copying", "--completed"], "say one thing"),
+        (["emit", "--step", "3"], "no job given: use --job, or set PROGRESSD_JOB_ID"),
+        (["emit", "--job", "x"], "report one of these: progress, --completed or --failed"),
+        (["emit", "--job", "x", "Copying", "--completed"], "report one of these"),
         (["emit", "--job", "x", "--percent", "101"], "101.0 is not in the range"),
         (["run", "--label", "x", "true"], "'x' is not of the form NAME=VALUE"),
         (["run", "-p", "(", "true"], "is not a regular expression"),
@@ -95,7 +84,7 @@ def test_the_version() -> None:
         (["completion", "tcsh"], "'tcsh' is not one of"),
     ],
 )
-def test_a_wrong_call_ends_with_status_2_and_says_why(arguments: list[str], said: str) -> None:
+def test_invalid_arguments_exit_with_2(arguments: list[str], said: str) -> None:
     result = run(*arguments)
     assert (result.exit_code, said in result.output) == (2, True), result.output
 
@@ -108,9 +97,7 @@ def test_a_wrong_call_ends_with_status_2_and_says_why(arguments: list[str], said
         (["nonsense"], 2, "<3>Error: No such command 'nonsense'."),
     ],
 )
-def test_where_stderr_is_the_journal_each_line_of_what_went_wrong_is_an_error(
-    arguments: list[str], status: int, said: str, tmp_path: Path
-) -> None:
+def test_errors_have_a_level_in_the_journal(arguments: list[str], status: int, said: str, tmp_path: Path) -> None:
     with tempfile.TemporaryFile("w+") as stderr:
         seen = os.fstat(stderr.fileno())
         environ = {**os.environ, "JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"}
@@ -123,62 +110,51 @@ def test_where_stderr_is_the_journal_each_line_of_what_went_wrong_is_an_error(
 
 
 @pytest.mark.parametrize("stream", ["", "nonsense", "1:2"])
-def test_elsewhere_it_is_not_marked(stream: str) -> None:
+def test_errors_outside_the_journal_have_no_level(stream: str) -> None:
     assert run("nonsense", JOURNAL_STREAM=stream).output.splitlines()[-1] == "Error: No such command 'nonsense'."
 
 
-@pytest.mark.parametrize(
+CLIENTS = pytest.mark.parametrize(
     "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
 )
-def test_without_a_daemon_a_sentence_says_what_to_type(arguments: list[str]) -> None:
-    result = run(*arguments, "--url", NOBODY)
+
+
+@CLIENTS
+def test_a_missing_daemon_is_an_error(arguments: list[str]) -> None:
+    result = run(*arguments, PROGRESSD_URL=NOBODY)
     assert result.exit_code == 1
     assert result.output == f"Error: no daemon answers at {NOBODY}; start one with: progressd serve\n"
 
 
-def test_the_daemons_address_can_come_from_the_environment() -> None:
-    assert f"no daemon answers at {NOBODY}" in run("jobs", PROGRESSD_URL=NOBODY).output
-
-
 @pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["submit", __file__]])
-def test_a_host_that_is_not_known_is_named(arguments: list[str]) -> None:
+def test_an_unknown_host_is_an_error(arguments: list[str]) -> None:
     result = run(*arguments, "--url", "http://nosuch.invalid")
     assert result.exit_code == 1
     assert result.output.startswith("Error: cannot resolve the host name nosuch.invalid of http://nosuch.invalid")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["jobs"], ["watch"], ["watch", "x"], ["cancel", "x"], ["retry", "x"], ["submit", __file__]]
+    ("status", "sentence"),
+    [
+        (404, "URL answers, but is not progressd (HTTP status 404)"),
+        (502, "the proxy at URL cannot reach the daemon (HTTP status 502)"),
+    ],
 )
-def test_another_server_is_told_from_a_daemon(arguments: list[str]) -> None:
-    with HTTPServer(("127.0.0.1", 0), Foreign) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        result = run(*arguments, "--url", url)
-        server.shutdown()
-    assert result.exit_code == 1
-    assert f"{url} answers, but is not progressd (HTTP status " in result.output
+@CLIENTS
+def test_another_server_is_an_error(arguments: list[str], status: int, sentence: str) -> None:
+    with answering(answer(b"<html>", status, Connection="close"), unread=True) as server:
+        result = run(*arguments, "--url", server.url)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.endswith(f": {sentence.replace('URL', server.url)}\n")
 
 
-@pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["watch", "x"]])
-def test_a_proxy_without_a_daemon_is_told_as_such(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Foreign, "status", 502)
-    with HTTPServer(("127.0.0.1", 0), Foreign) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        result = run(*arguments, "--url", url)
-        server.shutdown()
-    assert result.exit_code == 1
-    assert result.output == f"Error: the proxy at {url} cannot reach the daemon (HTTP status 502)\n"
-
-
-def test_an_address_that_is_none_is_named() -> None:
+def test_an_invalid_url_is_an_error() -> None:
     result = run("jobs", "--url", "localhost:8080")
     assert result.exit_code == 1
     assert result.output.startswith("Error: 'localhost:8080' is not the address of a daemon")
 
 
-def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -> None:
+def test_config_prints_settings_and_origins(tmp_path: Path) -> None:
     path = tmp_path / "progressd.toml"
     path.write_text("[server]\nport = 7\n")
     result = run("config", "--config", str(path), PROGRESSD_SERVER_HOST="::1")
@@ -188,7 +164,7 @@ def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -
     assert lines["host"].endswith("# environment PROGRESSD_SERVER_HOST")
 
 
-def test_config_refuses_what_serve_would_refuse() -> None:
+def test_config_rejects_invalid_settings() -> None:
     for command in ("config", "serve"):
         result = run(command, PROGRESSD_SERVER_PORT="x")
         assert result.exit_code == 1
@@ -203,16 +179,16 @@ def test_config_sample_is_a_config_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("arguments", [["backup", "/tmp/x.db"], ["keys", "list"], ["token"]])
-def test_the_directory_of_somebody_else_is_told_as_such(arguments: list[str]) -> None:
+def test_an_unreadable_state_directory_is_an_error(arguments: list[str]) -> None:
     code = """
 import os, sys
 import progressd.admin.maintenance, progressd.auth.api_keys, progressd.auth.watch_tokens, progressd.config.load
 from progressd.cli.main import main
-main.get_command(None, sys.argv[1])  # all of this may be in a directory that only root can enter
+main.get_command(None, sys.argv[1])  # imported before setuid: only root may be able to read it
 os.setuid(65534)
 main(sys.argv[1:], prog_name='progressd')
 """
-    with tempfile.TemporaryDirectory() as directory:  # that of a test is within others that nobody may enter
+    with tempfile.TemporaryDirectory() as directory:  # tmp_path is in a private directory
         call = [sys.executable, "-c", code, *arguments, "--state-dir", directory]
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=PATIENCE)
     said = f"Error: cannot read {directory}, which belongs to root: put sudo before the command\n"
@@ -220,7 +196,7 @@ main(sys.argv[1:], prog_name='progressd')
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_asks_progressd(shell: str) -> None:
+def test_completion_scripts_call_progressd(shell: str) -> None:
     result = run("completion", shell)
     assert result.exit_code == 0
     assert "_PROGRESSD_COMPLETE=" in result.output
@@ -234,7 +210,7 @@ def test_the_completion_script_asks_progressd(shell: str) -> None:
         ("progressd watch --url http://127.0.0.1:1 ", set()),
     ],
 )
-def test_the_shell_completes(words: str, found: set[str]) -> None:
+def test_shell_completion(words: str, found: set[str]) -> None:
     environ = {
         **os.environ,
         "_PROGRESSD_COMPLETE": "bash_complete",
@@ -247,18 +223,11 @@ def test_the_shell_completes(words: str, found: set[str]) -> None:
     assert result.stderr == ""
 
 
-def test_help_loads_nothing_that_it_does_not_need() -> None:
-    code = "import sys, progressd.cli.main; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "click" in loaded
-    assert not {"trio", "trio_websocket", "httpx", "rich", "quart", "hypercorn", "structlog", "sqlite3"} & set(loaded)
-
-
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here")
-def test_without_systemd_a_dry_run_says_all_the_same_what_would_be_done() -> None:
+def test_a_dry_run_needs_no_systemd() -> None:
     why = "systemd is not running here: start the daemon with progressd serve"
     told = run("install", "--dry-run")
-    assert (told.exit_code, told.stderr) == (0, f"This cannot be done here: {why}.\n\n")
-    assert told.stdout.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
+    assert (told.exit_code, told.stderr) == (0, f"Not possible here: {why}.\n\n")
+    assert told.stdout.startswith("This will:\n  - write /etc/systemd/system/progressd-ingest.socket\n")
     refused = run("install", "--yes")
     assert (refused.exit_code, refused.output) == (1, f"Error: {why}\n")

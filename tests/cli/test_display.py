@@ -52,16 +52,14 @@ def test_a_message_is_one_line(message: Received, line: str, capsys: pytest.Capt
     assert capsys.readouterr().out == f"{line}\n"
 
 
-def test_previews_of_pages_are_no_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_previews_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with LineDisplay(URL, as_json=False) as display:
         display.show(PREVIEW)
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("current", "counted"), [(0, ""), (7, "7 ")])
-def test_steps_without_an_end_are_counted_without_it(
-    current: int, counted: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_without_a_total(current: int, counted: str, capsys: pytest.CaptureFixture[str]) -> None:
     moved = received("progress", current_step=current, total_steps=0, step_name="Copying", percent=54)
     with LineDisplay(URL, as_json=False) as display:
         display.show(moved)
@@ -73,7 +71,7 @@ def test_steps_without_an_end_are_counted_without_it(
         assert "/0" not in screen.getvalue()
 
 
-def test_there_is_no_percentage_while_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_percentage_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     nothing = received("progress", current_step=0, total_steps=0, step_name="Looking", percent=0)
     with LineDisplay(URL, as_json=False) as display:
         display.show(nothing)
@@ -95,21 +93,21 @@ def test_there_is_no_percentage_while_nothing_is_known(capsys: pytest.CaptureFix
         assert "%" not in screen.getvalue().splitlines()[-1]
 
 
-def test_json_lines_are_what_came_even_of_an_unknown_type(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_includes_unknown_types(capsys: pytest.CaptureFixture[str]) -> None:
     with LineDisplay(URL, as_json=True) as display:
         display.show(Received('{"type":"new",  "a":1}', None))
         display.show(MOVED)
     assert capsys.readouterr().out == f'{{"type":"new",  "a":1}}\n{MOVED.text}\n'
 
 
-def test_a_job_whose_producer_is_silent_is_shown_as_stalled(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stalled_job_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
     silent = received("progress", current_step=5, total_steps=12, step_name="AI", percent=41, stalled=True)
     with LineDisplay(URL, as_json=False) as display:
         display.show(silent)
     assert capsys.readouterr().out == f"{JOB} progress 41% 5/12 AI, stalled\n"
 
 
-def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_connection_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     with LineDisplay(URL, as_json=False) as display:
         for failures in range(3):
             display.lost(Disconnected("draining", 1.0, failures))
@@ -118,7 +116,7 @@ def test_a_lost_connection_is_told_once_and_so_is_its_return(capsys: pytest.Capt
     assert capsys.readouterr().err == "connection lost (draining), reconnecting\nreconnected\n"
 
 
-def test_a_name_can_neither_break_the_line_nor_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_removed(capsys: pytest.CaptureFixture[str]) -> None:
     evil = received("error", message="a\n\x1b[2Jb\u202e\x85c")
     with LineDisplay(URL, as_json=False) as display:
         display.show(evil)
@@ -131,7 +129,7 @@ def bars(names: dict[str, str] | None = None, width: int = 120) -> tuple[BarDisp
     return BarDisplay(URL, names or {}, console), screen
 
 
-def test_bars_show_name_percentage_step_and_the_time_left() -> None:
+def test_bars_show_the_progress() -> None:
     display, screen = bars()
     with display:
         for message in (CREATED, STARTED, MOVED):
@@ -145,9 +143,7 @@ def test_bars_show_name_percentage_step_and_the_time_left() -> None:
 @pytest.mark.parametrize(
     ("width", "has_bar"), [*((width, True) for width in (120, 80, 60, 50, 40)), (30, False), (14, False)]
 )
-def test_on_a_narrow_terminal_names_and_steps_go_before_bar_and_percentage_and_the_id_stays(
-    width: int, has_bar: bool
-) -> None:
+def test_a_narrow_terminal_hides_columns(width: int, has_bar: bool) -> None:
     display, screen = bars({JOB: "a name that is long " * 3}, width)
     with display:
         display.show(received("progress", current_step=5, total_steps=12, step_name="Upscaling " * 9, percent=41))
@@ -160,7 +156,7 @@ def test_on_a_narrow_terminal_names_and_steps_go_before_bar_and_percentage_and_t
 
 
 @pytest.mark.parametrize(("width", "has_step"), [(120, True), (100, True), (80, True), (70, False), (60, False)])
-def test_the_time_left_is_shown_whole(width: int, has_step: bool) -> None:
+def test_the_time_left_is_not_shortened(width: int, has_step: bool) -> None:
     display, screen = bars({JOB: "a name that is long " * 3}, width)
     with display:
         display.show(
@@ -175,7 +171,7 @@ def test_the_time_left_is_shown_whole(width: int, has_step: bool) -> None:
     assert len(shown.rstrip()) <= width
 
 
-def test_more_bars_than_lines_are_counted_and_leave_room_for_a_notice() -> None:
+def test_hidden_bars_are_counted() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, height=8, color_system=None, legacy_windows=False)
     names = {f"{number:08}-0000-4000-8000-000000000000": f"{number}.pdf" for number in range(10)}
@@ -194,7 +190,7 @@ def test_more_bars_than_lines_are_counted_and_leave_room_for_a_notice() -> None:
     assert [line[:8] for line in shown] == ["00000004", "00000002", "00000009", "00000008", "00000007", "… and 5 "]
 
 
-def test_while_there_are_no_jobs_that_is_said() -> None:
+def test_an_empty_display_says_so() -> None:
     display, screen = bars()
     with display:
         display._progress.refresh()
@@ -215,7 +211,7 @@ def test_while_there_are_no_jobs_that_is_said() -> None:
         (CANCELLED, "cancelled 6e4d1c9e a.pdf"),
     ],
 )
-def test_the_bar_of_a_finished_job_becomes_a_line(end: Received, line: str) -> None:
+def test_a_finished_job_becomes_a_line(end: Received, line: str) -> None:
     display, screen = bars({JOB: "a.pdf"})
     with display:
         display.show(MOVED)
@@ -235,14 +231,14 @@ def test_the_bar_of_a_deleted_job_goes() -> None:
     assert screen.getvalue().count("was deleted") == 1
 
 
-def test_markup_in_a_name_is_only_text() -> None:
+def test_markup_in_a_name_is_text() -> None:
     display, screen = bars({JOB: "[red]a[/red].pdf"})
     with display:
         display.show(FAILED)
     assert "failed 6e4d1c9e [red]a[/red].pdf Pipeline error" in screen.getvalue()
 
 
-def test_after_a_resync_only_what_is_told_again_is_there() -> None:
+def test_a_resync_clears_the_bars() -> None:
     display, _ = bars()
     with display:
         display.show(MOVED)
@@ -252,7 +248,7 @@ def test_after_a_resync_only_what_is_told_again_is_there() -> None:
         assert len(display._progress.tasks) == 1
 
 
-def test_a_time_is_short_if_it_was_today(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_of_today_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     class Noon(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
@@ -267,10 +263,10 @@ def test_a_time_is_short_if_it_was_today(monkeypatch: pytest.MonkeyPatch) -> Non
     ("value", "shown"),
     [(0.04, "0.0 s"), (9.96, "10.0 s"), (12.4, "12 s"), (59.9, "1 min 0 s"), (125, "2 min 5 s"), (3780, "1 h 3 min")],
 )
-def test_durations_are_for_people(value: float, shown: str) -> None:
+def test_durations_have_units(value: float, shown: str) -> None:
     assert text.seconds(value) == shown
 
 
-def test_results_elsewhere_keep_their_address() -> None:
+def test_external_results_keep_their_url() -> None:
     assert text.result_url("https://files.example/x", URL) == "https://files.example/x"
     assert text.result_url("/api/x", f"{URL}/base/") == f"{URL}/base/api/x"

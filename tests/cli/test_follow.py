@@ -1,4 +1,7 @@
-"""Several jobs followed to their ends, as `submit --watch` does."""
+"""Follow several jobs to their ends, as `submit --watch` does."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -6,13 +9,19 @@ from progressd.cli.display import LineDisplay
 from progressd.cli.follow import _follow_each
 from progressd.cli.remote import Remote
 from progressd.client.errors import APIError
-from support.daemon import RunningDaemon, completed, progress, registered
+from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.samples import ID, job_id
 from support.waiting import PATIENCE
 
 
-class Told(LineDisplay):
-    """Sets an event once it has said that a job is gone."""
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
+    async with running_daemon(tmp_path) as running:
+        yield running
+
+
+class WaitingDisplay(LineDisplay):
+    """Set an event once the display has shown that a job was deleted."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, as_json=False)
@@ -28,7 +37,7 @@ async def test_a_deleted_job_does_not_end_the_watch_of_the_others(
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     statuses = []
-    with Told(daemon.url) as display:
+    with WaitingDisplay(daemon.url) as display:
         async with trio.open_nursery() as nursery:
 
             async def follow() -> None:

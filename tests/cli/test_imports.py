@@ -1,37 +1,27 @@
-"""What a program loads that reports: a script calls `progressd emit` for each of its steps."""
+"""What a program that reports or watches imports: it starts fast, and needs none of the server's packages."""
 
 import subprocess
 import sys
 
 import httpx
 import pytest
-from support.reporting import WAYS, to
+from support.reporting import WAYS, place
 from support.serving import PATIENCE, ServedDaemon
 
-HEAVY = {
-    "anyio",
-    "asyncio",
-    "httpx",
-    "hypercorn",
-    "progressd.config",
-    "quart",
-    "rich",
-    "sqlite3",
-    "structlog",
-    "trio",
-    "wsproto",
-}
+SERVER = {"hypercorn", "jwt", "prometheus_client", "python_multipart", "quart", "quart_trio", "structlog"}
+HEAVY = {*SERVER, "anyio", "asyncio", "httpx", "progressd.config", "rich", "sqlite3", "trio", "wsproto"}
 
 
-@pytest.fixture
-def daemon(served: ServedDaemon) -> ServedDaemon:
-    return served
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def loaded(program: str) -> set[str]:
-    """The modules that a program has loaded at its end."""
-    code = f"import sys\n{program}\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    """Return the modules that a program has imported."""
+    done = python(f"import sys\n{program}\nprint(*sys.modules)")
+    assert (done.returncode, done.stderr) == (0, "")
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -41,29 +31,39 @@ def command(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_emit_loads_nothing_of_the_server(way: str, daemon: ServedDaemon) -> None:
+def test_emit_and_job_import_little(way: str, daemon: ServedDaemon) -> None:
     job = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE).json()["id"]
-    [(option, where)] = to(daemon, way).items()
-    modules = loaded(command("emit", "--job", job, f"--{option}", str(where), "One"))
-    assert not modules & HEAVY
-    assert "progressd.client.job" not in modules
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_job_loads_nothing_of_the_server(way: str, daemon: ServedDaemon) -> None:
-    [(option, where)] = to(daemon, way).items()
-    modules = loaded(
-        f"from progressd.client import Job\nwith Job({option}={str(where)!r}) as job:\n    job.step('One')"
-    )
+    modules = loaded(command("emit", "--job", job, f"--{way}", place(daemon, way), "One"))
+    assert not modules & {*HEAVY, "progressd.client.job"}
+    where = f"{way}={place(daemon, way)!r}"
+    modules = loaded(f"from progressd.client import Job\nwith Job({where}) as job:\n    job.step('One')")
     assert not modules & {*HEAVY, "click"}
 
 
-def test_run_loads_of_them_only_trio(daemon: ServedDaemon) -> None:
-    modules = loaded(command("run", "--url", daemon.url, "true"))
-    assert not modules & (HEAVY - {"anyio", "trio", "wsproto"})
+@pytest.mark.parametrize("arguments", [["run", "true"], ["watch", "JOB"], ["jobs"], ["cancel", "JOB"]])
+def test_commands_of_a_client_need_no_server_packages(arguments: list[str], daemon: ServedDaemon) -> None:
+    job = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE).json()["id"]
+    if arguments[0] == "watch":
+        url = f"{daemon.url}/api/jobs/{job}/events"
+        for event in ({"type": "status_change", "data": {"new_status": "processing"}}, {"type": "completed"}):
+            httpx.post(url, json=event, trust_env=False, timeout=PATIENCE).raise_for_status()
+    name, *rest = [argument.replace("JOB", job) for argument in arguments]
+    modules = loaded(command(name, "--url", daemon.url, *rest))
+    assert modules & SERVER == set()
+    assert name != "run" or not modules & {"asyncio", "rich", "progressd.config"}
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["emit", "--help"]])
-def test_a_command_loads_no_other_command(arguments: list[str]) -> None:
+def test_a_command_imports_no_other_command(arguments: list[str]) -> None:
     modules = loaded(command(*arguments))
-    assert not modules & {*HEAVY, "progressd.cli.commands.serve", "progressd.client.rest"}
+    assert "click" in modules
+    assert not modules & {*HEAVY, "progressd.client.rest", "progressd.cli.commands.serve"}
+
+
+@pytest.mark.parametrize("name", ["serve", "doctor"])
+def test_without_the_server_extra_the_error_says_so(name: str) -> None:
+    missing = f"import sys\nsys.modules.update(dict.fromkeys({SERVER!r}))\n"
+    done = python(f"{missing}from progressd.cli.main import main\nmain([{name!r}])")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: this command needs ")
+    assert done.stderr.endswith(", which is not installed (install progressd[server])\n")

@@ -1,4 +1,4 @@
-"""The commands where the daemon asks for a key."""
+"""The commands against a daemon that requires keys."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ OTHER = "use another key with PROGRESSD_KEY or --key-file"
 
 
 class Locked(NamedTuple):
-    """A daemon that asks for keys, and its keys."""
+    """A daemon that requires keys, and its keys."""
 
     url: str
     keys_file: Path
@@ -52,7 +52,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Locked]:
 
 
 def run(locked: Locked, *arguments: str, **environ: str) -> Result:
-    """In this process, which saves the start of Python."""
+    """Run a command in this process, which is faster."""
     return CliRunner().invoke(main, arguments, prog_name="progressd", env={"PROGRESSD_URL": locked.url, **environ})
 
 
@@ -62,7 +62,7 @@ def submitted(locked: Locked) -> str:
     return result.stdout.split()[0]
 
 
-def test_with_the_key_every_command_does_its_work(locked: Locked) -> None:
+def test_every_command_works_with_a_key(locked: Locked) -> None:
     job_id = submitted(locked)
     environ = {"PROGRESSD_KEY": locked.key}
     assert job_id in run(locked, "jobs", **environ).stdout
@@ -89,7 +89,7 @@ def test_with_the_key_every_command_does_its_work(locked: Locked) -> None:
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_without_a_key_or_with_a_wrong_one_a_sentence_says_what_to_do(arguments: list[str], locked: Locked) -> None:
+def test_a_missing_or_wrong_key_is_an_error(arguments: list[str], locked: Locked) -> None:
     without = run(locked, *arguments)
     assert without.exit_code == 1
     assert without.stderr == f"Error: {locked.url} requires a key: {GIVE}\n"
@@ -99,13 +99,13 @@ def test_without_a_key_or_with_a_wrong_one_a_sentence_says_what_to_do(arguments:
     assert wrong.stderr == f"Error: there is no such key, or it has been revoked: {OTHER}\n"
 
 
-def test_a_key_without_the_scope_says_which_it_takes(locked: Locked) -> None:
+def test_a_missing_scope_is_an_error(locked: Locked) -> None:
     refused = run(locked, "submit", __file__, "--pipeline", "copy", PROGRESSD_KEY=locked.reader)
     assert refused.exit_code == 1
     assert f"this takes the scope write, and this key has read: {OTHER}" in refused.stderr
 
 
-def test_a_key_on_the_command_line_counts_before_one_in_the_environment(locked: Locked, tmp_path: Path) -> None:
+def test_the_command_line_precedes_the_environment(locked: Locked, tmp_path: Path) -> None:
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text(f"{locked.reader}\n")
     wrong.write_text(f"{new_secret()}\n")
@@ -118,24 +118,24 @@ def test_a_key_on_the_command_line_counts_before_one_in_the_environment(locked: 
     assert [result.exit_code for result in good] == [0, 0, 0, 0]
 
 
-def test_what_talks_to_no_daemon_needs_no_key(tmp_path: Path) -> None:
+def test_offline_commands_need_no_key(tmp_path: Path) -> None:
     environ = {"PROGRESSD_KEY_FILE": str(tmp_path / "none")}
     with served_daemon(tmp_path / "state"):
         call = ["jobs", "export", "--state-dir", str(tmp_path / "state")]
         assert CliRunner().invoke(main, call, env=environ).output == ""
     refused = CliRunner().invoke(main, ["jobs"], env=environ)
-    assert refused.output == f"Error: the key in {tmp_path}/none cannot be read: No such file or directory\n"
+    assert refused.output == f"Error: cannot read the key in {tmp_path}/none: No such file or directory\n"
 
 
 @pytest.mark.parametrize("text", ["pgd_a b", "pgd_a\nX-Evil: 1", "pgd_ö"])
-def test_what_is_no_key_is_not_sent_and_not_shown(text: str, locked: Locked) -> None:
+def test_an_invalid_key_is_not_shown(text: str, locked: Locked) -> None:
     for result in (run(locked, "jobs", PROGRESSD_KEY=text), run(locked, "watch", PROGRESSD_KEY=text)):
         assert result.exit_code == 1
-        assert result.output.startswith("Error: the key is none")
+        assert result.output.startswith("Error: the key is invalid")
         assert "pgd_" not in result.output
 
 
-def test_a_command_that_is_run_reports_with_the_key_of_its_job(locked: Locked, tmp_path: Path) -> None:
+def test_a_command_inherits_the_key(locked: Locked, tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text(locked.key)
     script = f"{sys.executable} -m progressd emit --step 7 --total 9 Seven"
@@ -150,15 +150,15 @@ def test_a_command_that_is_run_reports_with_the_key_of_its_job(locked: Locked, t
     assert (job["status"], job["progress"]["step_name"]) == ("completed", "Seven")
 
 
-def test_a_command_that_is_run_without_the_key_runs_and_that_is_said_once(locked: Locked) -> None:
+def test_a_command_runs_without_a_key(locked: Locked) -> None:
     call = [sys.executable, "-m", "progressd", "run", "sh", "-c", "exit 4"]
     environ = {**os.environ, "PROGRESSD_URL": locked.url}
     done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    said = f"progressd: {locked.url} requires a key: {GIVE}; the command runs all the same\n"
+    said = f"progressd: {locked.url} requires a key: {GIVE}; the command continues\n"
     assert (done.returncode, done.stderr) == (4, said)
 
 
-def test_the_shell_completes_jobs_with_the_key(locked: Locked, job_id: str) -> None:
+def test_shell_completion_uses_the_key(locked: Locked, job_id: str) -> None:
     words = {"COMP_WORDS": f"progressd watch {job_id[:8]}", "COMP_CWORD": "2", "_PROGRESSD_COMPLETE": "bash_complete"}
     environ = {**os.environ, "PROGRESSD_URL": locked.url, "PROGRESSD_KEY": locked.reader, **words}
     call = [sys.executable, "-m", "progressd"]
@@ -171,13 +171,13 @@ def job_id(locked: Locked) -> str:
     return submitted(locked)
 
 
-async def test_a_watcher_in_python_gives_its_key(locked: Locked, job_id: str) -> None:
+async def test_a_python_watcher_sends_its_key(locked: Locked, job_id: str) -> None:
     async with watch(locked.url, job_id, key=locked.reader) as messages:
         got = [message async for message in messages]
     assert isinstance(got[0], StatusChange)
 
 
-def test_a_watcher_whose_key_is_revoked_is_told_so(locked: Locked) -> None:
+def test_revoking_a_key_ends_its_watchers(locked: Locked) -> None:
     httpx.post(
         f"{locked.url}/api/jobs", json={"kind": "x"}, headers=keys.bearer(locked.key), trust_env=False, timeout=PATIENCE
     )
@@ -194,5 +194,5 @@ def test_a_watcher_whose_key_is_revoked_is_told_so(locked: Locked) -> None:
     )
 
 
-def test_a_key_is_not_in_what_is_printed_of_a_daemon() -> None:
+def test_the_repr_hides_the_key() -> None:
     assert "pgd_x" not in repr(Remote("http://127.0.0.1:8080", "pgd_x"))

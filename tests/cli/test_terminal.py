@@ -1,4 +1,4 @@
-"""A daemon in a terminal that is closed: it stops in order, though there is nothing any more that it could write to."""
+"""A daemon in a terminal that is closed stops in order, although it cannot write any more."""
 
 import json
 import os
@@ -27,7 +27,7 @@ environment = { DIR = "DIRECTORY" }
 
 
 class Terminal:
-    """A daemon whose terminal this is; what it has written is read up to the address."""
+    """The terminal of a daemon, whose output is read up to its address."""
 
     def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
         self.process = process
@@ -38,7 +38,7 @@ class Terminal:
         self.url = said.partition(b"listening on ")[2].split()[0].decode()
 
     def close(self) -> None:
-        """As when its window is closed."""
+        """Close the window."""
         if self._master is not None:
             os.close(self._master)
             self._master = None
@@ -67,14 +67,14 @@ def daemon_in_a_terminal(directory: Path, *before: str) -> Iterator[Terminal]:
 
 
 def exported(directory: Path) -> Any:
-    """The one job of a daemon that has stopped."""
+    """Return the only job of a stopped daemon."""
     command = [sys.executable, "-m", "progressd", "jobs", "export", "--state-dir", directory / "state"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("goes", [True, False], ids=["it is let finish", "it is not waited for"])
-def test_it_stops_in_order(tmp_path: Path, goes: bool) -> None:
+@pytest.mark.parametrize("goes", [True, False], ids=["finished", "stopped"])
+def test_closing_the_terminal_stops_the_daemon(tmp_path: Path, goes: bool) -> None:
     with daemon_in_a_terminal(tmp_path) as terminal:
         terminal.request("POST", "/api/convert?pipeline=gated", files={"file": ("book.pdf", PDF)}).raise_for_status()
         until((tmp_path / "runs").exists)
@@ -89,7 +89,7 @@ def test_it_stops_in_order(tmp_path: Path, goes: bool) -> None:
     assert (job["status"], job["attempt"]) == ("completed" if goes else "queued", 1)
 
 
-def test_one_that_was_told_to_outlive_it_does(tmp_path: Path) -> None:
+def test_a_daemon_under_nohup_continues(tmp_path: Path) -> None:
     with daemon_in_a_terminal(tmp_path, "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as terminal:
         terminal.close()
         assert terminal.request("POST", "/api/jobs", json={"kind": "backup"}).status_code == 201

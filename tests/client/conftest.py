@@ -1,11 +1,11 @@
+from collections.abc import Iterator
+
 import pytest
-from progressd.client import reporter
-from progressd.client.backoff import backoff
+from support.serving import ServedDaemon, served_daemon
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All waits of a `Job` a tenth as long."""
-    monkeypatch.setattr("progressd.client.reporter.backoff", lambda failures, longest: backoff(failures, longest) / 10)
-    for wait in ("BEAT", "PACE", "SLOW_PACE"):
-        monkeypatch.setattr(f"progressd.client.reporter.{wait}", getattr(reporter, wait) / 10)
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
+    """One daemon for all tests here. A test that stops its process has it continue."""
+    with served_daemon(tmp_path_factory.mktemp("served") / "state") as daemon:
+        yield daemon

@@ -1,23 +1,31 @@
-"""One HTTP connection to a daemon, and to what is none."""
+"""HTTP requests of a client: URLs, headers, keys, uploads, and every kind of response."""
 
+import contextlib
 import gzip
+import json
 import os
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from progressd.client.errors import APIError, ClientError, InvalidURL, ResponseTimeout
+from hypothesis import example, given
+from hypothesis import strategies as st
+from progressd.auth.api_keys import new_secret
+from progressd.client.endpoint import DEFAULT_URL, read_key, request_headers
+from progressd.client.errors import APIError, ClientError, InvalidKey, InvalidURL, ResponseTimeout
 from progressd.client.http import HTTPClient
-from progressd.client.multipart import Upload
-from progressd.client.rest import MAX_ANSWERS, RestClient
+from progressd.client.rest import MAX_ANSWERS, RestClient, Upload
 from support.answering import answer, answering
 
 TIMEOUT = 20.0
+INVALID = "is invalid: it contains spaces or other characters that no key has"
 
 
 @pytest.mark.parametrize(
-    ("reply", "error", "complaint"),
+    ("reply", "error", "sentence"),
     [
         (answer(b"nonsense", Content_Encoding="gzip"), ClientError, "it sent no JSON"),
         (answer(gzip.compress(b"{}"), Content_Encoding="gzip"), ClientError, "it sent no JSON"),
@@ -32,7 +40,7 @@ TIMEOUT = 20.0
             ResponseTimeout,
             "broke: IncompleteRead",
         ),
-        (b"SSH-2.0-OpenSSH_9.2\r\nConnection: close\r\n", ClientError, "it speaks no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\nConnection: close\r\n", ClientError, "it does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", ResponseTimeout, "broke: got more than 65536 bytes"),
         (answer(b"<html>", 404), APIError, "answered with HTTP status 404"),
         (answer(b"{}", 429, Retry_After="9" * 5000), APIError, "answered with HTTP status 429"),
@@ -40,17 +48,46 @@ TIMEOUT = 20.0
     ],
     ids=["no gzip", "gzip", "too long", "short", "half a chunk", "no HTTP", "long header", "404", "retry", "closed"],
 )
-def test_any_answer_ends_in_an_error_of_the_client(reply: bytes, error: type[ClientError], complaint: str) -> None:
+def test_bad_responses_raise_client_errors(reply: bytes, error: type[ClientError], sentence: str) -> None:
     with (
         answering(reply) as server,
         RestClient(server.url, timeout=TIMEOUT) as client,
-        pytest.raises(error, match=re.escape(complaint)) as caught,
+        pytest.raises(error, match=re.escape(sentence)) as caught,
     ):
         client.exchange([{}])
     assert type(caught.value) is error
 
 
-def test_a_connection_is_used_again_until_the_daemon_has_closed_it() -> None:
+@pytest.mark.parametrize("body", [b"<html>", b'{"kind":"\xff"}', b"[" * 100_000])
+def test_a_response_must_be_json(body: bytes) -> None:
+    with (
+        answering(answer(body)) as server,
+        RestClient(server.url) as client,
+        pytest.raises(ClientError, match=r"is not progressd: it sent no JSON$"),
+    ):
+        client.job("x")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"error": "no job x"}, "no job x"),
+        ({"error": "rate_limit_exceeded", "message": "wait a little"}, "wait a little"),
+        (["unexpected"], "URL answered with HTTP status 429"),
+    ],
+)
+def test_an_error_has_the_daemons_sentence(body: object, sentence: str) -> None:
+    with (
+        answering(answer(json.dumps(body).encode(), 429, Retry_After="7")) as server,
+        RestClient(server.url) as client,
+        pytest.raises(APIError) as caught,
+    ):
+        client.job("x")
+    assert str(caught.value) == sentence.replace("URL", server.url)
+    assert (caught.value.status, caught.value.retry_after) == (429, 7)
+
+
+def test_a_connection_is_reused_until_the_daemon_closes_it() -> None:
     with answering(answer(b"{}")) as server, RestClient(server.url) as client:
         for _ in range(3):
             client.job("x")
@@ -60,20 +97,88 @@ def test_a_connection_is_used_again_until_the_daemon_has_closed_it() -> None:
         assert server.connections == 2
 
 
-def test_a_request_that_is_rejected_before_it_is_read_has_its_reason() -> None:
+def test_an_early_response_ends_an_upload() -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield bytes(65536)
 
-    refusal = answer(b'{"error": "too big"}', 413, Connection="close")
-    with answering(refusal, unread=True) as server:
+    with answering(answer(b'{"error": "too big"}', 413, Connection="close"), unread=True) as server:
         client = HTTPClient(server.url, None, TIMEOUT, TIMEOUT)
         with pytest.raises(ClientError):
             client.request("POST", "/", endless(), {"Content-Length": str(1 << 40)})
-        assert client._http.sock is None
 
 
-def test_a_password_in_the_address_is_for_a_proxy_and_is_not_shown() -> None:
+def test_a_daemon_that_never_answers_times_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with RestClient(url, timeout=0.05) as client, pytest.raises(ClientError, match=r"not answer within 0\.05 sec"):
+            client.jobs()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", f"http://{'x' * 70}.example"])
+def test_an_unreachable_host_raises_an_error(url: str) -> None:
+    with RestClient(url) as client, pytest.raises(ClientError, match="no daemon answers at http"):
+        client.job("x")
+
+
+@pytest.mark.parametrize("url", ["http://a b:1", "http://a\x7f:1", "http:// :1"])
+def test_an_invalid_url_is_rejected(url: str) -> None:
+    with pytest.raises(InvalidURL, match="is not the address of a daemon"):
+        RestClient(url)
+
+
+def test_job_ids_are_quoted_below_the_base_path() -> None:
+    with answering(answer(b"{}")) as server, RestClient(f"{server.url}/base/") as client:
+        client.job("../a b?c")
+        client.cancel("x")
+    lines = [request.partition(b" HTTP")[0] for request in server.requests]
+    assert lines == [b"GET /base/api/jobs/..%2Fa%20b%3Fc", b"DELETE /base/api/jobs/x"]
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({}, []),
+        ({"options": {"dpi": 300}}, [b"options"]),
+        ({"labels": {"team": "scan"}}, [b"labels"]),
+        ({"options": {"dpi": 300}, "labels": {"team": "scan"}}, [b"options", b"labels"]),
+    ],
+)
+def test_a_file_is_uploaded_with_its_fields(given: Mapping[str, Any], fields: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / 'a"b\n\udcff.bin'
+    path.write_bytes(os.urandom(200_000))
+    with answering(answer(b'{"job_id": "x"}')) as server, RestClient(server.url) as client:
+        assert client.submit(path, **{"options": {}, "pipeline": "scan it", **given}) == "x"
+    [request] = server.requests
+    assert request.startswith(b"POST /api/convert?pipeline=scan+it HTTP/1.1\r\n")
+    assert b'name="file"; filename="a%22b%0A?.bin"' in request
+    assert path.read_bytes() in request
+    assert re.findall(rb'form-data; name="(.*?)"', request) == [*fields, b"file"]
+    assert request.count(b'name="options"\r\n\r\n{"dpi":300}\r\n') == ("options" in given)
+
+
+def test_a_file_that_shrinks_is_not_uploaded(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(bytes(1 << 20))
+    with path.open("rb") as file:
+        upload = iter(Upload({}, file, "log"))
+        next(upload)
+        os.truncate(path, 10)
+        with pytest.raises(ClientError, match="became shorter during the upload"):
+            list(upload)
+
+
+def test_a_pipe_is_not_uploaded() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    try:
+        with RestClient("http://127.0.0.1:1") as client, pytest.raises(OSError, match=r"not seekable|Illegal seek"):
+            client.submit(Path(f"/dev/fd/{reading}"), {})
+    finally:
+        os.close(reading)
+
+
+def test_a_password_in_the_url_is_sent_and_hidden() -> None:
     with answering(answer(b"<html>", 502)) as server:
         url = server.url.replace("//", "//me:p%40ss@")
         with RestClient(url) as client, pytest.raises(APIError) as caught:
@@ -82,46 +187,43 @@ def test_a_password_in_the_address_is_for_a_proxy_and_is_not_shown() -> None:
     assert b"Authorization: Basic bWU6cEBzcw==\r\n" in server.requests[0]
 
 
-@pytest.mark.parametrize("url", ["http://a b:1", "http://a\x7f:1", "http:// :1"])
-def test_an_address_that_cannot_be_one_is_named(url: str) -> None:
-    with pytest.raises(InvalidURL, match="is not the address of a daemon"):
-        RestClient(url)
+def test_a_key_goes_into_the_authorization_header() -> None:
+    secret = new_secret()
+    assert request_headers("http://me:pass@host", secret)["Authorization"] == f"Bearer {secret}"
+    assert "Authorization" not in request_headers(DEFAULT_URL, None)
 
 
-def test_a_host_name_that_is_too_long_is_nobody() -> None:
-    with RestClient(f"http://{'x' * 70}.example") as client, pytest.raises(ClientError, match="no daemon answers"):
-        client.job("x")
+@given(st.text(min_size=1))
+@example("pgd_\r\nX-Evil: 1")
+@example("pgd_\x85")
+def test_only_valid_keys_are_sent(text: str) -> None:
+    with contextlib.suppress(InvalidKey):
+        header = request_headers(DEFAULT_URL, text)["Authorization"]
+        assert header.isascii()
+        assert header.isprintable()
+        assert header.split(" ") == ["Bearer", text]
 
 
-def test_a_file_is_uploaded_byte_by_byte_under_its_name(tmp_path: Path) -> None:
-    path = tmp_path / 'a"b\n\udcff.bin'
-    path.write_bytes(os.urandom(200_000))
-    with answering(answer(b'{"job_id": "x"}')) as server, RestClient(server.url) as client:
-        assert client.submit(path, {"dpi": 300}, "scan it") == "x"
-    [request] = server.requests
-    assert request.startswith(b"POST /api/convert?pipeline=scan+it HTTP/1.1\r\n")
-    assert b'name="file"; filename="a%22b%0A?.bin"' in request
-    assert path.read_bytes() in request
-    assert request.count(b'name="options"\r\n\r\n{"dpi":300}\r\n') == 1
+@pytest.mark.parametrize("text", ["pgd_a b", "pgd_a\r\nX-Evil: 1", "pgd_ö", "pgd_\x00"])
+def test_the_error_does_not_contain_the_key(text: str) -> None:
+    with pytest.raises(InvalidKey, match=f"^the key {INVALID}$"):
+        request_headers(DEFAULT_URL, text)
 
 
-def test_a_file_that_shrinks_while_it_is_sent_is_not_uploaded(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(bytes(1 << 20))
-
-    with path.open("rb") as file:
-        upload = iter(Upload({}, file, "log"))
-        next(upload)
-        os.truncate(path, 10)
-        with pytest.raises(ClientError, match="has become shorter while it was sent"):
-            list(upload)
-
-
-def test_a_pipe_is_not_uploaded_as_an_empty_file(tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    os.close(writing)
-    try:
-        with RestClient("http://127.0.0.1:1") as client, pytest.raises(OSError, match=r"not seekable|Illegal seek"):
-            client.submit(Path(f"/dev/fd/{reading}"), {})
-    finally:
-        os.close(reading)
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda path: path.unlink(), "cannot read the key in PATH: No such file or directory"),
+        (lambda path: path.write_bytes(b" \n"), "the key in PATH is empty"),
+        (lambda path: path.write_bytes(b"pgd_secret\npgd_other\n"), f"the key in PATH {INVALID}"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "PATH does not contain a key"),
+    ],
+)
+def test_a_file_without_a_key_is_named(write: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("pgd_x\n")
+    assert read_key(path) == "pgd_x"
+    write(path)
+    with pytest.raises(InvalidKey) as caught:
+        read_key(path)
+    assert str(caught.value) == sentence.replace("PATH", str(path))

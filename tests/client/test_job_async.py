@@ -1,4 +1,4 @@
-"""`Job` in an event loop, of asyncio and of Trio: it interrupts the block, and never holds up the loop."""
+"""`Job` in asyncio and Trio: a cancellation interrupts the block, and the loop never blocks."""
 
 import asyncio
 import signal
@@ -15,18 +15,11 @@ from support.reporting import request, seen, status, to
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until
 
-pytestmark = pytest.mark.usefixtures("soon")
-
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
-@pytest.fixture
-def daemon(served: ServedDaemon) -> ServedDaemon:
-    return served
-
-
 def in_thread(function: Callable[[], object]) -> None:
-    """Call a function in a thread of its own: a browser of other tests keeps an event loop in this one."""
+    """Call a function in a thread: the browser of other tests keeps an event loop in this one."""
     with ThreadPoolExecutor(1) as threads:
         threads.submit(function).result()
 
@@ -55,7 +48,7 @@ def test_a_block_is_a_job(backend: str, daemon: ServedDaemon) -> None:
 
 
 @BACKENDS
-def test_a_cancelled_job_is_interrupted_at_once(backend: str, daemon: ServedDaemon) -> None:
+def test_a_cancelled_job_interrupts_the_block(backend: str, daemon: ServedDaemon) -> None:
     def cancel(job: Job) -> None:
         until(lambda: status(daemon, job) == "processing")
         assert request(daemon, "DELETE", job).is_success
@@ -76,7 +69,7 @@ def test_a_cancelled_job_is_interrupted_at_once(backend: str, daemon: ServedDaem
 
 
 @BACKENDS
-def test_a_cancelled_job_may_go_on(backend: str, daemon: ServedDaemon) -> None:
+def test_a_block_may_ignore_the_cancellation(backend: str, daemon: ServedDaemon) -> None:
     async def work() -> None:
         async with Job("scan", stop_when_cancelled=False, **to(daemon)) as job:
             await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
@@ -88,7 +81,7 @@ def test_a_cancelled_job_may_go_on(backend: str, daemon: ServedDaemon) -> None:
 
 
 @BACKENDS
-def test_a_cancelled_block_is_a_cancelled_job(backend: str, daemon: ServedDaemon) -> None:
+def test_a_cancelled_block_cancels_the_job(backend: str, daemon: ServedDaemon) -> None:
     async def work() -> None:
         with anyio.CancelScope() as outer:
             async with Job("scan", **to(daemon)) as job:
@@ -103,7 +96,7 @@ def test_a_cancelled_block_is_a_cancelled_job(backend: str, daemon: ServedDaemon
     run(backend, work)
 
 
-def test_a_cancelled_task_of_asyncio_is_a_cancelled_job(daemon: ServedDaemon) -> None:
+def test_a_cancelled_asyncio_task_cancels_the_job(daemon: ServedDaemon) -> None:
     async def work() -> None:
         jobs = []
 
@@ -126,9 +119,7 @@ def test_a_cancelled_task_of_asyncio_is_a_cancelled_job(daemon: ServedDaemon) ->
 
 
 @BACKENDS
-def test_the_loop_goes_on_while_the_end_is_waited_for(
-    backend: str, daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loop_runs_while_the_end_waits(backend: str, daemon: ServedDaemon) -> None:
     ticks = 0
 
     async def go_on_later() -> None:
@@ -154,13 +145,9 @@ def test_the_loop_goes_on_while_the_end_is_waited_for(
 
 
 @BACKENDS
-def test_a_plain_with_block_holds_up_the_loop_for_a_moment_and_its_end_is_told_later(
-    backend: str, daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("progressd.client.job.LOOP_TIMEOUT", 0.05)
-
+def test_a_plain_with_block_reports_its_end_later(backend: str, daemon: ServedDaemon) -> None:
     async def work() -> None:
-        with Job("scan", patience=1000, **to(daemon)) as job:
+        with Job("scan", patience=1000, loop_timeout=0.05, **to(daemon)) as job:
             await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
             daemon.process.send_signal(signal.SIGSTOP)
         daemon.process.send_signal(signal.SIGCONT)
@@ -173,7 +160,7 @@ def test_a_plain_with_block_holds_up_the_loop_for_a_moment_and_its_end_is_told_l
 
 
 @BACKENDS
-def test_a_loop_that_has_ended_does_not_end_the_thread(backend: str, daemon: ServedDaemon) -> None:
+def test_the_thread_outlives_the_loop(backend: str, daemon: ServedDaemon) -> None:
     job = Job("scan", stop_when_cancelled=False, **to(daemon))
 
     async def work() -> None:
@@ -185,9 +172,7 @@ def test_a_loop_that_has_ended_does_not_end_the_thread(backend: str, daemon: Ser
     assert status(daemon, job) == "completed"
 
 
-def test_an_asynchronous_generator_that_is_dropped_is_a_cancelled_job(
-    daemon: ServedDaemon, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dropped_async_generator_cancels_its_job(daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
     job = Job("scan", stop_when_cancelled=False, **to(daemon))
 
     async def pages() -> AsyncIterator[int]:

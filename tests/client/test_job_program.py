@@ -1,4 +1,4 @@
-"""`Job` in all that programs do besides: they fork, pickle, end, are interrupted, and use it wrongly."""
+"""`Job` in programs that fork, pickle, exit, are interrupted, or use it wrongly."""
 
 import contextlib
 import copy
@@ -8,35 +8,40 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 from progressd.client import Job, JobCancelled
-from support.reporting import WAYS, complaints, request, seen, status, to
+from support.reporting import WAYS, place, request, seen, status, to, warnings
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until
 
-pytestmark = pytest.mark.usefixtures("soon")
 
-
-@pytest.fixture
-def daemon(served: ServedDaemon) -> ServedDaemon:
-    return served
+@contextlib.contextmanager
+def script(daemon: ServedDaemon, body: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that uses `Job` and knows the socket as `where`."""
+    code = f"from progressd.client import Job\nwhere = {place(daemon, 'socket')!r}\n{body}"
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-W", "error", "-c", code], text=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(daemon: ServedDaemon, body: str) -> str:
-    """What a program writes that ends well and complains of nothing."""
-    where = str(daemon.state_dir / "ingest.sock")
-    begin = f"from progressd.client import Job\nwhere = {where!r}\n{body}"
-    program = [sys.executable, "-W", "error", "-c", begin]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout.strip()
+    """Return what a program prints that succeeds without warnings."""
+    with script(daemon, body) as process:
+        printed, errors = process.communicate(timeout=PATIENCE)
+    assert (errors, process.returncode) == ("", 0)
+    return printed.strip()
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda job: pickle.loads(pickle.dumps(job))])
-def test_a_copy_of_a_job_reports_nothing_and_disturbs_nothing(
+def test_a_copy_of_a_running_job_reports_nothing(
     copied: object, daemon: ServedDaemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert callable(copied)
@@ -48,23 +53,20 @@ def test_a_copy_of_a_job_reports_nothing_and_disturbs_nothing(
         assert b"pgd_secret" not in pickle.dumps(other)
         job.step("Here")
     assert (seen(daemon, job)["progress"]["step_name"], status(daemon, job)) == ("Here", "completed")
-    assert len(complaints(caplog)) == 1
+    assert len(warnings(caplog)) == 1
 
 
-def test_a_job_may_begin_in_another_process_than_it_was_made_in(daemon: ServedDaemon) -> None:
+def test_a_job_may_begin_in_another_process(daemon: ServedDaemon) -> None:
     job = Job("scan", 3, **to(daemon))
     job.progress(1)
     code = "import pickle, sys\nwith pickle.load(sys.stdin.buffer) as job:\n    job.step('Elsewhere')"
     subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), timeout=PATIENCE, check=True)
     view = seen(daemon, job)
-    assert (view["status"], view["progress"]["current_step"], view["progress"]["step_name"]) == (
-        "completed",
-        2,
-        "Elsewhere",
-    )
+    assert (view["status"], view["progress"]["current_step"]) == ("completed", 2)
+    assert view["progress"]["step_name"] == "Elsewhere"
 
 
-def test_a_job_may_begin_in_a_fork_of_the_program(daemon: ServedDaemon) -> None:
+def test_a_job_may_begin_in_a_fork(daemon: ServedDaemon) -> None:
     body = """
 import os
 job = Job("scan", socket=where)
@@ -79,12 +81,29 @@ print(job.id)
     assert (view["status"], view["progress"]["step_name"]) == ("completed", "In the fork")
 
 
-def test_a_fork_while_the_thread_reports_is_not_held_up(daemon: ServedDaemon) -> None:
+def test_a_fork_reports_nothing_and_ends_nothing(daemon: ServedDaemon) -> None:
+    body = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # forks beside threads
+with Job("scan", socket=where) as job:
+    if (child := os.fork()) == 0:
+        job.step("In the fork")
+        sys.exit("the fork failed")
+    os.waitpid(child, 0)
+    print(job.id)
+"""
+    with script(daemon, body) as process:
+        printed, _ = process.communicate(timeout=PATIENCE)
+    view = seen(daemon, printed.strip())
+    assert (view["status"], view["progress"]["step_name"]) == ("completed", "")
+
+
+def test_a_fork_during_a_report_does_not_block(daemon: ServedDaemon) -> None:
     body = """
 import os, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # forks beside threads
 with Job("scan", socket=where) as job:
-    with job._reporter._changed:  # as the thread may have at that moment
+    with job._reporter._changed:  # as the thread may at that moment
         if (child := os.fork()) == 0:
             job.step("In the fork")
             with Job("inner", socket=where) as inner:
@@ -97,24 +116,27 @@ print(job.id)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_thread_imports_nothing_that_a_fork_would_have_half_of(way: str, daemon: ServedDaemon) -> None:
-    [(name, where)] = to(daemon, way).items()
+def test_the_thread_imports_nothing(way: str, daemon: ServedDaemon) -> None:
+    """A fork during an import would have half of the module."""
+    where = place(daemon, way).replace("127.0.0.1", "localhost")
     body = f"""
 import sys
-job = Job("scan", {name}={str(where)!r}.replace("127.0.0.1", "localhost"))
+job = Job("scan", {way}={where!r})
 job.__enter__()
 imported = set(sys.modules)
-while not job._reporter._answered:
-    pass
+print(job.id, flush=True)
+sys.stdin.read()
 job.__exit__(None, None, None)
 print(*set(sys.modules) - imported)
 """
-    assert run(daemon, body) == ""
+    with script(daemon, body) as process:
+        assert process.stdout is not None
+        job = process.stdout.readline().strip()
+        until(lambda: status(daemon, job) == "processing")
+        assert process.communicate(timeout=PATIENCE) == ("\n", "")
 
 
-def test_a_block_may_end_while_a_thread_imports_an_event_loop(
-    daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_block_may_end_during_an_import_of_trio(daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     with Job("scan", **to(daemon)) as job:
         for library in ("trio", "asyncio"):
             monkeypatch.setitem(sys.modules, library, ModuleType(library))
@@ -122,17 +144,17 @@ def test_a_block_may_end_while_a_thread_imports_an_event_loop(
     assert status(daemon, job) == "completed"
 
 
-def test_a_job_that_has_ended_is_no_trouble(daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_is_used_once(daemon: ServedDaemon, caplog: pytest.LogCaptureFixture) -> None:
     with Job("scan", **to(daemon)) as job:
         pass
     job.step("Too late")
     with pytest.raises(ZeroDivisionError), job:
         job.step(f"{1 / 0}")
     assert status(daemon, job) == "completed"
-    assert complaints(caplog) == ["scan: this Job was used before; nothing of this block is reported: make another Job"]
+    assert warnings(caplog) == ["scan: this block is not reported: a Job can be used once (make another one)"]
 
 
-def test_a_cancellation_is_not_raised_after_the_block(daemon: ServedDaemon) -> None:
+def test_a_finished_job_raises_no_cancellation(daemon: ServedDaemon) -> None:
     with contextlib.suppress(JobCancelled), Job("scan", **to(daemon)) as job:
         until(lambda: status(daemon, job) == "processing")
         assert request(daemon, "DELETE", job).is_success
@@ -142,14 +164,14 @@ def test_a_cancellation_is_not_raised_after_the_block(daemon: ServedDaemon) -> N
     job.step("Tidying up")
 
 
-def test_two_jobs_at_once_are_told_apart(daemon: ServedDaemon) -> None:
+def test_two_jobs_at_once_are_separate(daemon: ServedDaemon) -> None:
     with Job("outer", **to(daemon)) as outer, Job("inner", **to(daemon, "url")) as inner:
         outer.step("Outer")
         inner.step("Inner")
     assert [seen(daemon, job)["progress"]["step_name"] for job in (outer, inner)] == ["Outer", "Inner"]
 
 
-def test_steps_are_counted_by_several_threads(daemon: ServedDaemon) -> None:
+def test_threads_share_a_step_count(daemon: ServedDaemon) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -178,12 +200,12 @@ def test_a_signal_handler_may_report(daemon: ServedDaemon) -> None:
     assert seen(daemon, job)["progress"]["current_step"] >= 5000
 
 
-def test_a_block_that_a_signal_keeps_from_beginning_is_a_cancelled_job(daemon: ServedDaemon) -> None:
+def test_an_interrupt_at_the_start_cancels_the_job(daemon: ServedDaemon) -> None:
     def interrupt(*_: object) -> None:
-        if job._reporter is not None and job._reporter._thread.ident is not None:
+        if any(thread.name == "progressd: interrupted" and thread.ident for thread in threading.enumerate()):
             raise KeyboardInterrupt
 
-    job = Job("scan", **to(daemon))
+    job = Job("interrupted", **to(daemon))
     sys.setprofile(interrupt)
     try:
         job.__enter__()
@@ -195,24 +217,24 @@ def test_a_block_that_a_signal_keeps_from_beginning_is_a_cancelled_job(daemon: S
     until(lambda: status(daemon, job) == "cancelled")
 
 
-def test_a_signal_cuts_the_wait_for_the_end_short(daemon: ServedDaemon) -> None:
+def test_a_signal_ends_the_wait_for_the_daemon(daemon: ServedDaemon) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(3)
 
     before = signal.signal(signal.SIGALRM, leave)
+    begun = time.monotonic()
     try:
         with contextlib.suppress(SystemExit), Job("scan", patience=1000, **to(daemon)) as job:
             until(lambda: status(daemon, job) == "processing")
             daemon.process.send_signal(signal.SIGSTOP)
             signal.setitimer(signal.ITIMER_REAL, 0.2)
-        assert job._reporter is not None
-        assert job._reporter._finished.is_set()
+        assert time.monotonic() - begun < PATIENCE
     finally:
         daemon.process.send_signal(signal.SIGCONT)
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_generator_that_is_dropped_is_a_cancelled_job(daemon: ServedDaemon) -> None:
+def test_a_dropped_generator_cancels_its_job(daemon: ServedDaemon) -> None:
     jobs = []
 
     def pages() -> Iterator[int]:
@@ -227,33 +249,32 @@ def test_a_generator_that_is_dropped_is_a_cancelled_job(daemon: ServedDaemon) ->
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit()", "os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_a_program_ends_with_a_job_left_open(end: str, daemon: ServedDaemon) -> None:
+def test_a_program_may_exit_during_a_job(end: str, daemon: ServedDaemon) -> None:
     body = f"""
-import os, signal, sys, time
+import os, signal, sys
 def pages():
     with Job("scan", socket=where) as job:
         yield job
 generator = pages()
-job = next(generator)
-while not job._reporter._answered:
-    time.sleep(0.01)
-print(job.id, flush=True)
+print(next(generator).id, flush=True)
+sys.stdin.read()
 sys.keep = generator  # until the interpreter has gone
 {end}
 """
-    where = str(daemon.state_dir / "ingest.sock")
-    program = [sys.executable, "-W", "error", "-c", f"from progressd.client import Job\nwhere = {where!r}\n{body}"]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert (done.stderr, done.returncode) == ("", -signal.SIGKILL if "KILL" in end else 0)
-    assert status(daemon, done.stdout.strip()) in ("processing", "cancelled")
+    with script(daemon, body) as process:
+        assert process.stdout is not None
+        job = process.stdout.readline().strip()
+        until(lambda: status(daemon, job) == "processing")
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+    assert process.returncode == (-signal.SIGKILL if "KILL" in end else 0)
+    assert status(daemon, job) in ("processing", "cancelled")
 
 
-def test_an_id_from_the_environment_that_is_none_is_no_trouble(
+def test_an_invalid_job_id_in_the_environment_is_logged(
     daemon: ServedDaemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PROGRESSD_JOB_ID", os.fsdecode(b"no\xffid"))
     with Job("scan", **to(daemon)) as job:
         job.step()
-        assert job._reporter is not None
-        until(job._reporter._finished.is_set)
-    assert len(complaints(caplog)) == 1
+        until(lambda: warnings(caplog))
+    assert len(warnings(caplog)) == 1

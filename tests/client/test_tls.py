@@ -1,4 +1,4 @@
-"""A daemon that speaks TLS, to every way of talking to it: who trusts it, and what is said where nobody does."""
+"""TLS for every client: trust, and the errors without it."""
 
 import subprocess
 import sys
@@ -34,33 +34,33 @@ WAYS = pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["submit", __f
 
 
 @WAYS
-def test_a_certificate_that_nobody_vouches_for_is_named_with_what_to_do(
-    arguments: list[str], encrypted: ServedDaemon
-) -> None:
+def test_an_untrusted_certificate_is_an_error(arguments: list[str], encrypted: ServedDaemon) -> None:
     url = f"https://localhost:{encrypted.port}"
     result = run(url, *arguments)
-    assert f": the certificate of {url} is not trusted: self-signed certificate; SSL_CERT_FILE=FILE " in result.output
+    assert (
+        f": the certificate of {url} is not trusted: self-signed certificate (set SSL_CERT_FILE=FILE " in result.output
+    )
     assert "start one" not in result.output
 
 
 @WAYS
-def test_plain_http_to_a_port_with_tls_is_told_as_such(arguments: list[str], encrypted: ServedDaemon) -> None:
+def test_http_to_a_tls_port_is_an_error(arguments: list[str], encrypted: ServedDaemon) -> None:
     result = run(f"http://localhost:{encrypted.port}", *arguments)
     assert ": TLS is spoken at this port: use https:// or wss://" in result.output
     assert result.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["jobs", "watch"])
-def test_tls_to_a_port_without_it_is_told_as_such(command: str) -> None:
+def test_tls_to_an_http_port_is_an_error(command: str) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         result = run(f"https://127.0.0.1:{server.server_port}", command)
         server.shutdown()
-    said = f"https://127.0.0.1:{server.server_port} speaks no TLS: use http://127.0.0.1:{server.server_port}"
+    said = f"https://127.0.0.1:{server.server_port} does not speak TLS: use http://127.0.0.1:{server.server_port}"
     assert said in result.output
 
 
-def test_one_variable_makes_all_trust_it(encrypted: ServedDaemon, cert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_clients_trust_ssl_cert_file(encrypted: ServedDaemon, cert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"https://localhost:{encrypted.port}"
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     with Job("trusted", url=url) as job:

@@ -10,7 +10,7 @@ from progressd.config.settings import BUILT_IN, Settings
 PAGE = Path(__file__).parents[2] / "docs/settings.md"
 
 
-def test_the_reference_page_is_the_printed_one() -> None:
+def test_the_reference_page_is_current() -> None:
     assert PAGE.read_text() == docs.page(), "python -m progressd.config.docs > docs/settings.md"
 
 
@@ -20,7 +20,7 @@ def test_the_sample_file_changes_nothing(tmp_path: Path) -> None:
     assert load(path, {}, {})[0] == load(None, {}, {})[0]
 
 
-def test_the_sample_file_without_its_comments_has_every_setting_with_its_default(tmp_path: Path) -> None:
+def test_the_sample_file_has_every_setting(tmp_path: Path) -> None:
     path = tmp_path / "sample.toml"
     path.write_text(re.sub(r"(?m)^# (?=\w+ = |\[)", "", docs.sample()))
     _, origins = load(path, {}, {})
@@ -35,7 +35,7 @@ def test_the_sample_file_without_its_comments_has_every_setting_with_its_default
     assert computed == {"state_dir", "runner.concurrency", "ingest.socket", "auth.keys_file", "auth.token_secret_file"}
 
 
-def test_the_settings_in_force_are_a_config_file_with_the_origins(tmp_path: Path) -> None:
+def test_printed_settings_are_a_config_file(tmp_path: Path) -> None:
     path = tmp_path / "progressd.toml"
     path.write_text('[pipelines."a b"]\ncommand = ["x"]\n[server]\nallowed_origins = ["http://x"]\n')
     settings, origins = load(path, {"PROGRESSD_LIMITS_SEND_BUFFER_BYTES": "2MiB"}, {"state_dir": tmp_path})
@@ -50,7 +50,7 @@ def test_the_settings_in_force_are_a_config_file_with_the_origins(tmp_path: Path
     assert any(re.fullmatch(r"\[pipelines.pdf\] +# default", x) for x in lines)
 
 
-def test_durations_of_pipelines_are_shown_with_a_unit_and_origins_apart(tmp_path: Path) -> None:
+def test_printed_durations_have_units(tmp_path: Path) -> None:
     path = tmp_path / "progressd.toml"
     path.write_text(
         'state_dir = "/a/rather/long/directory/for/the/state"\n[pipelines.a]\ncommand = ["x"]\ntimeout = "2h"\n'

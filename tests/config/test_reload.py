@@ -1,4 +1,4 @@
-"""Settings that are read again: what changes at once, what waits for a restart, and that nobody is sent away."""
+"""Reload of the settings: what changes at once, what takes a restart, and that no client is disconnected."""
 
 import re
 import signal
@@ -20,7 +20,7 @@ from trio_websocket import ConnectionRejected
 
 
 class Given:
-    """Settings as they would be read: the next ones, or why there are none."""
+    """Returns the next settings, or raises an error."""
 
     def __init__(self, now: Settings) -> None:
         self.next: Settings | SettingsError = now
@@ -31,7 +31,7 @@ class Given:
         return self.next
 
 
-def test_what_cannot_change_keeps_its_value(tmp_path: Path) -> None:
+def test_fixed_settings_keep_their_values(tmp_path: Path) -> None:
     old = settings_in(tmp_path, server={"port": 8080}, limits={"max_connections": 1})
     new = settings_in(tmp_path / "b", server={"port": 8081, "allowed_origins": ("https://a.example",)})
     kept = with_fixed(old, new)
@@ -47,11 +47,11 @@ def test_what_cannot_change_keeps_its_value(tmp_path: Path) -> None:
     }
 
 
-def test_whatever_is_said_not_to_change_is_a_setting() -> None:
+def test_all_fixed_keys_are_settings() -> None:
     assert {setting.key for setting in declared(Settings)} >= FIXED
 
 
-def test_settings_that_one_part_refuses_change_nothing(tmp_path: Path) -> None:
+def test_a_rejected_setting_changes_nothing(tmp_path: Path) -> None:
     old = settings_in(tmp_path)
     given = Given(replace(old, log=LogSettings(level="error")))
     reload = Reload(old, given)
@@ -66,7 +66,7 @@ def test_settings_that_one_part_refuses_change_nothing(tmp_path: Path) -> None:
     assert (told, reload.settings, reload.refused) == ([], old, "no certificate for 127.0.0.1")
 
 
-def test_a_file_that_cannot_be_read_changes_nothing_until_it_can(tmp_path: Path) -> None:
+def test_an_invalid_file_changes_nothing(tmp_path: Path) -> None:
     old = settings_in(tmp_path)
     given = Given(old)
     reload = Reload(old, given)
@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_changes_nothing_until_it_can(tmp_path: Path)
     assert (reload.settings, reload.refused) == (new, "")
 
 
-def test_what_waits_for_a_restart_is_told_until_it_is_as_before(tmp_path: Path) -> None:
+def test_settings_that_take_a_restart_are_pending(tmp_path: Path) -> None:
     old = settings_in(tmp_path)
     given = Given(replace(old, auth=replace(old.auth, required=True)))
     reload = Reload(old, given)
@@ -93,7 +93,7 @@ def test_what_waits_for_a_restart_is_told_until_it_is_as_before(tmp_path: Path) 
     assert reload.pending == ""
 
 
-def test_the_documentation_names_all_that_take_a_restart() -> None:
+def test_the_docs_list_all_fixed_settings() -> None:
     text = " ".join((Path(__file__).parents[2] / "docs/operations.md").read_text().split())
     listed = text.partition("takes a restart: ")[2].partition(". ")[0]
     assert set(re.findall("`(.*?)`", listed)) == FIXED
@@ -105,7 +105,7 @@ async def reloaded(running: RunningDaemon) -> None:
     await eventually(lambda: running.daemon.reload.settings is not before)
 
 
-async def test_a_running_daemon_follows_and_drops_nobody(tmp_path: Path) -> None:
+async def test_a_reload_disconnects_no_watcher(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "state")
     given = Given(settings)
     async with running_daemon(tmp_path, read_settings=given) as running, running.watch() as watcher:

@@ -1,4 +1,4 @@
-"""`Job` in a program of the tests, and what a daemon shows of it."""
+"""Jobs that tests report, and how a daemon shows them."""
 
 import contextlib
 import logging
@@ -9,14 +9,23 @@ from typing import Any
 import httpx
 import pytest
 from progressd.client import Job
+from progressd.client.reporter import Timing
 
 from support.serving import PATIENCE, ServedDaemon
 
 WAYS = ["socket", "url"]
+SOON = Timing(report_interval=0.02, slow_interval=0.2, poll_interval=0.2, max_delay=0.1, max_closing_delay=0.1)
+"""A tenth of the usual waits."""
+
+
+def place(daemon: ServedDaemon, way: str) -> str:
+    """Where a daemon is, for the argument or option `way`."""
+    return daemon.url if way == "url" else str(daemon.state_dir / "ingest.sock")
 
 
 def to(daemon: ServedDaemon, way: str = "socket") -> dict[str, Any]:
-    return {"url": daemon.url} if way == "url" else {"socket": daemon.state_dir / "ingest.sock"}
+    """The arguments of a `Job` that a daemon receives."""
+    return {way: place(daemon, way), "timing": SOON}
 
 
 def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> httpx.Response:
@@ -25,7 +34,7 @@ def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> h
 
 
 def seen(daemon: ServedDaemon, job: Job | str) -> dict[str, Any]:
-    """The job as the daemon shows it; empty while it does not know it."""
+    """The job in the REST API, {} while there is none."""
     response = request(daemon, "GET", job)
     view: dict[str, Any] = response.json() if response.is_success else {}
     return view
@@ -35,14 +44,14 @@ def status(daemon: ServedDaemon, job: Job | str) -> str:
     return str(seen(daemon, job).get("status"))
 
 
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @contextlib.contextmanager
 def working(**how: Any) -> Iterator[tuple[Job, threading.Event]]:
-    """A job in another thread, and the event that ends it; the thread has ended when the block is left."""
-    job, go = Job("scan", 10, **how), threading.Event()
+    """Report a job from another thread. Return it and the event that ends it; wait for the thread at the end."""
+    job, go = Job("scan", 10, **{"timing": SOON, **how}), threading.Event()
 
     def work() -> None:
         with job:

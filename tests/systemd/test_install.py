@@ -16,7 +16,7 @@ def present(machine: Machine) -> list[str]:
 def test_it_says_what_it_will_do_and_does_nothing_unless_confirmed(bare_machine: Machine) -> None:
     bare_machine.completed("userdel", "progressd")
     said = bare_machine.run("progressd", "install", "--dry-run")
-    assert said.startswith("This will\n  - write /etc/systemd/system/progressd-ingest.socket\n")
+    assert said.startswith("This will:\n  - write /etc/systemd/system/progressd-ingest.socket\n")
     assert "create the system user progressd" in said
     refused = bare_machine.completed("progressd", "install", text="n\n")
     assert refused.returncode == 1
@@ -31,7 +31,7 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert bare_machine.report(registered(ID))["ok"]
     pid = bare_machine.state("progressd.service")["MainPID"]
 
-    assert run("progressd", "install") == "There is nothing to do: progressd is installed and running.\n"
+    assert run("progressd", "install") == "Nothing to do: progressd is installed and running.\n"
     assert bare_machine.state("progressd.service")["MainPID"] == pid
 
     diagnosis = run("progressd", "doctor")
@@ -51,7 +51,7 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert not list((bare_machine.root / "etc/systemd/system").glob("*.wants/progressd*"))
     assert present(bare_machine) == ["etc/progressd", "var/lib/progressd"]
     assert bare_machine.completed("systemctl", "cat", "progressd.service").returncode == 1
-    assert run("progressd", "uninstall") == "There is nothing to do: progressd is not installed as a service.\n"
+    assert run("progressd", "uninstall") == "Nothing to do: progressd is not installed as a service.\n"
 
     run("progressd", "install", "--yes")
     assert bare_machine.request("GET", f"/api/jobs/{ID}").status == 200

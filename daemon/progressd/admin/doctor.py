@@ -1,4 +1,4 @@
-"""What keeps the daemon from working on this machine, in plain words, and what to do about it. It changes nothing."""
+"""Find what keeps the daemon from working on this machine, and what to do about it. Changes nothing."""
 
 import ctypes
 import errno
@@ -23,22 +23,22 @@ from progressd.net.bind import LISTENERS, require_keys
 from progressd.net.tls_context import tls_context
 from progressd.system.fs import user
 
-LEAST_FREE: Final = 1 << 30  # bytes on the disk, below which it is told
-LEAST_SPARE: Final = 256  # descriptors beside those of watchers and producers
-LEAST_WRITTEN: Final = 64 << 10  # bytes, of which a start takes fewer
+MIN_FREE: Final = 1 << 30  # bytes on the disk
+SPARE_DESCRIPTORS: Final = 256  # in addition to those of watchers and producers
+TEST_WRITE: Final = 64 << 10  # bytes; a start writes fewer
 TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
 
 class Finding(NamedTuple):
-    """`bad`: the daemon does not work like this; `note`: it works, but not all of it or not for long."""
+    """`bad`: the daemon does not work; `note`: it works only in part, or not for long."""
 
     grade: Literal["good", "note", "bad"]
     sentence: str
 
 
 def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterator[Finding]:
-    """Look at everything that the daemon needs; `held`: hosts and ports at which systemd listens for it."""
-    running = _holder(settings.state_dir)
+    """Check everything that the daemon needs; `held`: the hosts and ports on which systemd listens for it."""
+    running = _is_running(settings.state_dir)
     yield from _state_dir(settings.state_dir, running)
     yield from _store(settings.state_dir)
     yield from _certificate(settings.server)
@@ -52,8 +52,8 @@ def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterat
     yield from _descriptors(settings)
 
 
-def _holder(state_dir: Path) -> bool:
-    """Whether a daemon uses the state directory."""
+def _is_running(state_dir: Path) -> bool:
+    """Return whether a daemon uses the state directory."""
     try:
         with (state_dir / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -65,20 +65,21 @@ def _holder(state_dir: Path) -> bool:
 
 
 def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if running:
         yield Finding("good", f"a daemon is running with the state directory {path}")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        owner, me = user(there.stat().st_uid), user(os.geteuid())
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        owner, me = user(existing.stat().st_uid), user(os.geteuid())
         yield Finding(
-            "bad", f"{me} cannot write to {there}, which belongs to {owner}: choose another directory with --state-dir"
+            "bad",
+            f"{me} cannot write to {existing}, which belongs to {owner}: choose another directory with --state-dir",
         )
     else:
         yield Finding("good", f"the state directory {path} is writable")
 
 
 def _store(state_dir: Path) -> Iterator[Finding]:
-    """Whether a daemon could begin with what is there, though it be another user than this one."""
+    """Check whether the daemon can open the database, also as another user."""
     if not state_dir.is_dir() or not os.access(state_dir, os.R_OK | os.X_OK):
         return
     path = state_dir / DATABASE
@@ -90,7 +91,7 @@ def _store(state_dir: Path) -> Iterator[Finding]:
         yield Finding("bad", str(error))
     daemon = state_dir.stat()
     for one in sorted(state_dir.iterdir()):
-        beside = one.name.endswith(("-wal", "-shm"))  # which SQLite makes the file's owner's
+        beside = one.name.endswith(("-wal", "-shm"))  # SQLite gives them the owner of the database
         if one.is_file() and not beside and one.stat().st_uid != daemon.st_uid:
             whose, its = user(one.stat().st_uid), user(daemon.st_uid)
             yield Finding(
@@ -109,7 +110,7 @@ def _certificate(server: Server) -> Iterator[Finding]:
 def _keys(auth: AuthSettings) -> Iterator[Finding]:
     try:
         read_keys(auth.keys_file)
-        if os.path.exists(auth.token_secret_file):  # not Path.exists: that raises where it may not look
+        if os.path.exists(auth.token_secret_file):  # unlike Path.exists, it does not raise PermissionError
             secret_from(auth.token_secret_file)
     except SettingsError as error:
         yield Finding("bad", str(error))
@@ -123,7 +124,7 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
         return
     for family, _, _, _, address in found:
         if not running:
-            yield from _reached(settings, str(address[0]))
+            yield from _authentication(settings, str(address[0]))
         try:
             socket.create_server(address, family=family).close()
         except PermissionError:
@@ -132,21 +133,21 @@ def _port(settings: Settings, host: str, port: int, running: bool, *, held: bool
             if running or held:
                 yield Finding("good", f"port {port} of {address[0]} is in use, as expected")
             elif error.errno == errno.EADDRINUSE:
-                shown = f"stop what {LISTENERS.format(port)} shows, or choose another port (server.port)"
-                yield Finding("bad", f"port {port} of {address[0]} is in use: {shown}")
+                hint = f"stop what {LISTENERS.format(port)} shows, or choose another port (server.port)"
+                yield Finding("bad", f"port {port} of {address[0]} is in use: {hint}")
             else:
                 yield Finding("bad", f"port {port} of {address[0]}: {os.strerror(error.errno or 0).lower()}")
         else:
-            nobody = f"nothing listens on port {port} of {address[0]}"
+            unused = f"nothing listens on port {port} of {address[0]}"
             if running:
                 yield Finding(
-                    "bad", f"{nobody}, although a daemon is running: if it has another port, name that with --port"
+                    "bad", f"{unused}, although a daemon is running: if it uses another port, name it with --port"
                 )
             else:
-                yield Finding("good", nobody)
+                yield Finding("good", unused)
 
 
-def _reached(settings: Settings, address: str) -> Iterator[Finding]:
+def _authentication(settings: Settings, address: str) -> Iterator[Finding]:
     try:
         require_keys(settings, address)
     except SettingsError as error:
@@ -167,22 +168,22 @@ def _socket(path: Path, running: bool) -> Iterator[Finding]:
 
 
 def _disk(path: Path) -> Iterator[Finding]:
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     try:
-        with TemporaryFile(dir=there) as file:  # without a name, so that nothing has changed
-            file.write(bytes(LEAST_WRITTEN))
+        with TemporaryFile(dir=existing) as file:  # without a name, so nothing changes
+            file.write(bytes(TEST_WRITE))
     except PermissionError:
-        pass  # it is told already
+        pass  # reported by _state_dir
     except OSError as error:
         yield Finding("bad", f"cannot write to the disk of {path}: {(error.strerror or '').lower()}")
         return
-    grade: Literal["note", "good"] = "note" if free < LEAST_FREE else "good"
+    grade: Literal["note", "good"] = "note" if free < MIN_FREE else "good"
     yield Finding(grade, f"the disk of {path} has {free / (1 << 30):.1f} GiB free")
 
 
 def _clock() -> Iterator[Finding]:
-    buffer = ctypes.create_string_buffer(512)  # struct timex; all zero asks and changes nothing
+    buffer = ctypes.create_string_buffer(512)  # struct timex; zeros only read
     if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
         yield Finding("note", "the clock is not synchronized: times of jobs may be wrong (see timedatectl)")
     else:
@@ -210,7 +211,7 @@ def _tools(settings: Settings) -> Iterator[Finding]:
 def _descriptors(settings: Settings) -> Iterator[Finding]:
     watchers, producers = settings.limits.max_connections, settings.ingest.max_connections
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and most < watchers + producers + LEAST_SPARE:
+    if most != resource.RLIM_INFINITY and most < watchers + producers + SPARE_DESCRIPTORS:
         yield Finding(
             "note",
             f"limits.max_connections = {watchers} and ingest.max_connections = {producers}, but a process may open "

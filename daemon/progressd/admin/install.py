@@ -1,7 +1,6 @@
-"""What makes progressd a service of this machine, and what takes it away again, step by step.
+"""Install progressd as a systemd service, and remove it, in steps.
 
-A step tells what it does before it does it, and one that is done already is left out, so that to install twice is to
-install once.
+Each step has a description. Steps that are already done are omitted, so installing twice does no harm.
 """
 
 import pwd
@@ -15,7 +14,7 @@ from typing import Final, NamedTuple
 from progressd.core.errors import InstallationFailed
 
 SHIPPED: Final = Path(__file__).parents[1] / "units"
-PLACEHOLDER: Final = "/usr/local/bin/progressd"  # the program, as the units name it
+PLACEHOLDER: Final = "/usr/local/bin/progressd"  # the program in the units that are shipped
 UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
 SYSUSERS: Final = Path("/etc/sysusers.d/progressd.conf")
 CONFIG: Final = Path("/etc/progressd/progressd.toml")
@@ -24,20 +23,20 @@ RUNTIME: Final = Path("/run/progressd")
 USER: Final = "progressd"
 RELOAD: Final = "reload the units of systemd"
 ENABLED: Final = ("progressd.socket", "progressd-ingest.socket", "progressd.service")
-HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # noqa: S108, from the service, by its sandbox
+HIDDEN: Final = (Path("/home"), Path("/root"), Path("/tmp"), Path("/run/user"))  # noqa: S108, which the sandbox of the service hides
 
 _LISTEN = re.compile(r"^(?:Listen=)?(\S+):([0-9]+) \(Stream\)$", re.MULTILINE)
 
 
 class Step(NamedTuple):
-    """Something to do, told in a few words."""
+    """A step and its description."""
 
-    words: str
-    do: Callable[[], None]
+    description: str
+    run: Callable[[], None]
 
 
 def installing(program: Path, sample: str) -> Iterator[Step]:
-    """What is still to be done for `program` to be the service; `sample`: a config file, where there is none."""
+    """Yield the steps that make `program` the service; `sample`: the config file to write if there is none."""
     changed = False
     for path, text in _files(program):
         if not path.is_file() or path.read_text() != text:
@@ -59,7 +58,7 @@ def installing(program: Path, sample: str) -> Iterator[Step]:
 
 
 def uninstalling(*, data: bool) -> Iterator[Step]:
-    """What is still to be done for only the jobs and the config file to be left, and with `data` not even these."""
+    """Yield the steps that remove everything but the jobs and the config file; with `data` these, too."""
     units = [path for path, _ in _files(Path(PLACEHOLDER)) if path.parent == UNIT_DIRECTORY and path.exists()]
     edited = _drop_ins() if data else []
     if units:
@@ -83,14 +82,14 @@ def uninstalling(*, data: bool) -> Iterator[Step]:
 
 
 def run(*command: str) -> None:
-    """Run a program. Raises InstallationFailed with what it says."""
+    """Run a program. Raises InstallationFailed with its error output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InstallationFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout).strip()}")
 
 
-def held_addresses() -> list[tuple[str, int]]:
-    """Where systemd listens for the service, as hosts and ports; none where it does not."""
+def socket_addresses() -> list[tuple[str, int]]:
+    """Return the hosts and ports on which systemd listens for the service."""
     socket = "progressd.socket"
     if not _is("is-active", socket):
         return []
@@ -99,8 +98,8 @@ def held_addresses() -> list[tuple[str, int]]:
     return [(host.strip("[]"), int(port)) for host, port in _LISTEN.findall(shown)]
 
 
-def unsettled() -> str:
-    """What the running service tells of settings that are not in force as they are in its file, "" where they are."""
+def pending_settings() -> str:
+    """Return what the running service says about settings that are not in force, "" if all are."""
     shown = subprocess.run(
         ("systemctl", "show", "--property=StatusText", "--value", "progressd.service"),
         capture_output=True,
@@ -111,19 +110,19 @@ def unsettled() -> str:
 
 
 def require_possible(program: Path) -> None:
-    """Raises InstallationFailed where `program` cannot be the service."""
+    """Raise InstallationFailed if `program` cannot be the service."""
     if not shutil.which("systemctl") or not Path("/run/systemd/system").is_dir():
         raise InstallationFailed("systemd is not running here: start the daemon with progressd serve")
     for hidden in HIDDEN:
         if program.resolve().is_relative_to(hidden):
             raise InstallationFailed(
-                f"the service cannot see {program.resolve()}, because {hidden} is hidden from it: install progressd "
-                "for the whole machine, such as with sudo pipx install --global"
+                f"the service cannot run {program.resolve()}, because its sandbox hides {hidden}: install progressd "
+                "for all users, such as with sudo pipx install --global"
             )
 
 
 def _files(program: Path) -> Iterator[tuple[Path, str]]:
-    """Where each file that is shipped belongs, and its text."""
+    """Yield the path and text of each file to install."""
     for shipped in sorted(SHIPPED.iterdir()):
         place = SYSUSERS if shipped.name == "progressd.sysusers.conf" else UNIT_DIRECTORY / shipped.name
         yield place, shipped.read_text().replace(f"={PLACEHOLDER} ", f"={program} ")
@@ -143,12 +142,12 @@ def _remover(directory: Path) -> Callable[[], None]:
 
 
 def _of_instances(directory: Path) -> list[Path]:
-    """The same directory of each instance of the templates, which is a port."""
+    """Return the directories of the template's instances, which are named by port."""
     return sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
 
 
 def _drop_ins() -> list[Path]:
-    """What `systemctl edit` has made for the units, and for their instances."""
+    """Return the directories of `systemctl edit` for the units and their instances."""
     patterns = {
         path.name.replace("@.", "@*.") for path, _ in _files(Path(PLACEHOLDER)) if path.parent == UNIT_DIRECTORY
     }
@@ -174,7 +173,7 @@ def _enable(units: list[str]) -> None:
 
 
 def _disable(units: list[str]) -> None:
-    """Sockets first, lest they start the daemon again; instances of the templates as well."""
+    """Stop and disable units and their instances. Sockets come first: they would start the daemon again."""
     for suffix in (".socket", ".service"):
         run("systemctl", "stop", *(name.replace("@.", "@*.") for name in units if name.endswith(suffix)))
     run("systemctl", "disable", *units)

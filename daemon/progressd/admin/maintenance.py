@@ -1,4 +1,4 @@
-"""The upkeep of a state directory, from outside of the daemon and whether it runs or not: back up, check, export."""
+"""Back up, check, repair and export a state directory, whether or not the daemon runs."""
 
 import shutil
 import time
@@ -24,20 +24,20 @@ from progressd.store.recovery import SHELL, recover
 from progressd.store.schema import MIGRATIONS, inspect
 
 DATABASE: Final = "progressd.db"
-REPAIR_PROGRAM: Final = SHELL  # and the Debian package that has it
+REPAIR_PROGRAM: Final = SHELL  # also the name of its Debian package
 
 
 class RepairAction(StrEnum):
     """What `repair` does about a problem."""
 
-    NONE = "nothing mends this"
-    MEND = "--repair mends this"
+    NONE = "cannot be repaired"
+    REPAIR = "--repair repairs this"
     DELETE = "--repair deletes it"
-    SAVE = "--repair saves what can be read"
+    RECOVER = "--repair recovers what can be read"
 
 
 class Finding(NamedTuple):
-    """A sentence, and what to do about it, by calling `repair` unless a whole new database is to be made."""
+    """A problem, and what to do about it: call `repair`, or recover the database if that is None."""
 
     sentence: str
     remedy: RepairAction
@@ -45,18 +45,18 @@ class Finding(NamedTuple):
 
 
 def require_readable(state_dir: Path) -> None:
-    """Raises SettingsError where a daemon would not begin with the database that is there, as far as a glance tells."""
+    """Raise SettingsError if a daemon could not open the database, as far as a quick check finds."""
     with reading(state_dir / DATABASE) as db:
         store_id(db)
 
 
 def backup(state_dir: Path, target: Path) -> int:
-    """Copy the database to a new file, and check the copy; its size in bytes. Raises Conflict, SettingsError."""
+    """Copy the database to a new file, check the copy, and return its size. Raises Conflict, SettingsError."""
     return store_backup.backup(state_dir / DATABASE, target)
 
 
 def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView]:
-    """All jobs with one of these statuses as REST shows them, oldest first. Raises SettingsError."""
+    """Yield the jobs with one of these statuses as in REST, oldest first. Raises SettingsError."""
     with reading(state_dir / DATABASE) as db:
         store = store_id(db)
         for job in every_job(db):
@@ -65,7 +65,7 @@ def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView
 
 
 def may_have(state_dir: Path, job_id: str) -> bool:
-    """Whether there is such a job; True as well where no store can be read yet."""
+    """Return whether the job exists; True also if no database can be read yet."""
     try:
         with reading(state_dir / DATABASE) as db:
             return has_job(db, job_id)
@@ -74,7 +74,7 @@ def may_have(state_dir: Path, job_id: str) -> bool:
 
 
 def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
-    """The ids of jobs that begin like this; none where no store can be read yet."""
+    """Return the job ids that begin like this; none if no database can be read yet."""
     try:
         with reading(state_dir / DATABASE) as db:
             return ids_from(db, beginning)
@@ -83,82 +83,79 @@ def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
 
 
 def check(state_dir: Path) -> Generator[Finding]:
-    """What is wrong with database and files, as far as one can see without changing anything. Raises SettingsError."""
+    """Yield the problems of the database and the files, and change nothing. Raises SettingsError."""
     path = state_dir / DATABASE
     try:
         with reading(path) as db:
             found = list(store_check.problems(db))
             if inspect(path) < len(MIGRATIONS):
-                raise SettingsError(
-                    f"the store {path} is of an older progressd: start this one once, and check it then"
-                )
+                raise SettingsError(f"{path} is from an older progressd: start the daemon once before the check")
             for one in found:
                 if one.repair is None:
-                    yield Finding(one.sentence, RepairAction.SAVE)
+                    yield Finding(one.sentence, RepairAction.RECOVER)
                 else:
-                    yield Finding(one.sentence, RepairAction.MEND, partial(store_check.repair, path, one))
-            if all(one.repair for one in found):  # else it may not even be possible to read all jobs
+                    yield Finding(one.sentence, RepairAction.REPAIR, partial(store_check.repair, path, one))
+            if all(one.repair for one in found):  # otherwise some jobs may be unreadable
                 yield from _problems_of_files(state_dir / "jobs", every_job(db), partial(has_job, db))
     except StoreDamaged as error:
-        yield Finding(str(error), RepairAction.SAVE)
+        yield Finding(str(error), RepairAction.RECOVER)
 
 
 def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
-    """Mend what can be mended; a sentence for each problem, and whether that has been. What is lost is said.
+    """Repair what can be repaired. Yield a sentence for each problem and for what is lost, and whether it is repaired.
 
-    What is mended may have hidden something else, so it looks again until it finds nothing to mend. What is found again
-    although it has been mended is left, and so are files without a job in a run in which jobs may have been lost.
-    Raises SettingsError while a daemon runs.
+    A problem may hide another, so the check repeats until it finds nothing new. Files without a job are kept in a run
+    that may have lost jobs. Raises SettingsError while a daemon runs.
     """
-    mended, saved = set[str](), False
+    repaired, recovered = set[str](), False
     with own_state_dir(state_dir):
         while True:
-            before, left, damage = len(mended), dict[str, str](), list[str]()
+            before, left, damage = len(repaired), dict[str, str](), list[str]()
             for found in check(state_dir):
-                if found.sentence in mended or found.remedy is RepairAction.NONE:
+                if found.sentence in repaired or found.remedy is RepairAction.NONE:
                     left[found.sentence] = RepairAction.NONE
-                elif found.remedy is RepairAction.SAVE:
+                elif found.remedy is RepairAction.RECOVER:
                     damage.append(found.sentence)
-                elif found.remedy is RepairAction.DELETE and saved:
-                    left[found.sentence] = "left, since its job may be lost; another --repair deletes it"
+                elif found.remedy is RepairAction.DELETE and recovered:
+                    left[found.sentence] = "kept, since its job may be lost; another --repair deletes it"
                 elif found.repair is not None:
                     found.repair()
-                    mended.add(found.sentence)
-                    yield f"{found.sentence}: mended", True
+                    repaired.add(found.sentence)
+                    yield f"{found.sentence}: repaired", True
             if damage:
-                saved = True
-                mended.update(damage)
-                yield from _save(state_dir / DATABASE, damage)
-            if len(mended) == before:
+                recovered = True
+                repaired.update(damage)
+                yield from _recover(state_dir / DATABASE, damage)
+            if len(repaired) == before:
                 break
         yield from ((f"{sentence}: {why}", False) for sentence, why in left.items())
 
 
-def _save(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
-    """Put a new database, with all that can be read, in the place of a damaged one. Raises SettingsError."""
+def _recover(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
+    """Replace a damaged database with a new one that has everything readable. Raises SettingsError."""
     recovered = recover(path)
-    yield from ((f"{sentence}: mended", True) for sentence in damage)
-    yield f"all that can be read is in a new database; {recovered.kept} is the damaged one", True
+    yield from ((f"{sentence}: repaired", True) for sentence in damage)
+    yield f"everything readable is in a new database; the damaged one is {recovered.kept}", True
     yield from ((sentence, False) for sentence in recovered.lost)
 
 
 def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Finding]:
     for job in jobs:
-        if (missing := _missing(directory, job)) and has_job(job.id):  # not deleted since it was read
+        if (missing := _missing(directory, job)) and has_job(job.id):  # not deleted meanwhile
             yield Finding(
                 f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", RepairAction.NONE
             )
     if not directory.is_dir():
         return
     for entry in directory.iterdir():
-        with suppress(InvalidInput, FileNotFoundError):  # named as no job, or deleted just now
+        with suppress(InvalidInput, FileNotFoundError):  # not the name of a job, or deleted meanwhile
             known = has_job(checked_job_id(entry.name))
             if not known and entry.stat().st_mtime < time.time() - ORPHAN_MIN_AGE:
                 yield Finding(f"{entry} belongs to no job", RepairAction.DELETE, partial(shutil.rmtree, entry))
 
 
 def _missing(directory: Path, job: Job) -> str | None:
-    """Which file the daemon would look for in vain, of a job that it runs itself."""
+    """Return the missing file of a job that the daemon runs, if any."""
     if job.pipeline is None:
         return None
     name = "output" if job.status is JobStatus.COMPLETED else None if job.status.finished else "input"

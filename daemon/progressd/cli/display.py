@@ -1,8 +1,8 @@
-"""How a watcher on the command line sees messages: as bars on a terminal, as lines in a pipe, or as they came."""
+"""Show messages as bars on a terminal, as lines in a pipe, or as JSON."""
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Self
 
 import click
@@ -31,16 +31,16 @@ from progressd.core.messages import Progress as ProgressMessage
 from progressd.core.status import JobStatus
 
 BAR_WIDTH: Final = 24  # characters
-LEFT_FROM: Final = 60  # columns of a terminal that has room for the time left, which takes up to 18
-BESIDE: Final = 3  # lines that bars leave: for a notice above them, how many more there are, and the cursor
+MIN_WIDTH_FOR_ETA: Final = 60  # columns; the time left takes up to 18
+RESERVED_LINES: Final = 3  # for a notice above the bars, the number of hidden ones, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
 
 
 class Display(ABC):
-    """Shows what is received, while its block lasts."""
+    """Show messages inside a `with` block."""
 
     def __init__(self) -> None:
-        self._apart = False
+        self._disconnected = False
 
     @abstractmethod
     def __enter__(self) -> Self: ...
@@ -50,15 +50,15 @@ class Display(ABC):
 
     def show(self, received: Received) -> None:
         """Show one message."""
-        if self._apart:
-            self._apart = False
+        if self._disconnected:
+            self._disconnected = False
             self._notice("reconnected")
         self._print(received)
 
     def lost(self, lost: Disconnected) -> None:
-        """Tell, once, that the connection is lost."""
-        if not self._apart:
-            self._apart = True
+        """Show, once, that the connection is lost."""
+        if not self._disconnected:
+            self._disconnected = True
             self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
 
     def gone(self, job_id: str) -> None:
@@ -73,7 +73,7 @@ class Display(ABC):
 
 
 class LineDisplay(Display):
-    """One line of text for each message; or its JSON, exactly as it came."""
+    """Print each message as a line of text, or its JSON as it arrived."""
 
     def __init__(self, url: str, *, as_json: bool) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class LineDisplay(Display):
     def _print(self, received: Received) -> None:
         if self._as_json:
             click.echo(received.text)
-        elif received.message is not None and not isinstance(received.message, PagePreview | Hello):  # without text
+        elif received.message is not None and not isinstance(received.message, PagePreview | Hello):  # no text
             click.echo(text.line(received.message, self._url))
 
     def _notice(self, sentence: str) -> None:
@@ -97,12 +97,12 @@ class LineDisplay(Display):
 
 
 class BarDisplay(Display):
-    """A live bar for each unfinished job, and above them a line for each that has finished meanwhile."""
+    """Show a live bar for each unfinished job, and above them a line for each that has finished."""
 
-    def __init__(self, url: str, names: dict[str, str], console: Console | None = None) -> None:
+    def __init__(self, url: str, names: Mapping[str, str], console: Console | None = None) -> None:
         super().__init__()
         self._url = url
-        self._names = names  # by job id, as far as known
+        self._names = dict(names)  # by job id
         self._bars: dict[str, TaskID] = {}
         self._progress = _Screen(console or Console(), "" if names else "waiting for jobs")
         for job_id in names:
@@ -120,8 +120,8 @@ class BarDisplay(Display):
             case ServerShutdown(data):
                 self._notice(text.printable(data.reason))
             case ServerStatus(data):
-                self._notice(text.said(received.message, self._url) if data.error else "the daemon works again")
-            case Resync():  # all that is still so comes again
+                self._notice(text.describe(received.message, self._url) if data.error else "the daemon has recovered")
+            case Resync():  # the current state follows
                 for bar in self._bars.values():
                     self._progress.remove_task(bar)
                 self._bars.clear()
@@ -159,7 +159,7 @@ class BarDisplay(Display):
         return self._bars[job_id]
 
     def _move(self, job_id: str, percent: int | None, step: str, left: str = "") -> None:
-        """`percent`: None while nobody knows."""
+        """Update a bar; `percent`: None if unknown."""
         known = percent is not None
         self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step, left=left)
 
@@ -171,23 +171,22 @@ class BarDisplay(Display):
 
     def _finish(self, last: JobMessage, status: JobStatus) -> None:
         name = " ".join(filter(None, [text.short(last.job_id), self._remove(last.job_id)]))
-        said = "" if status is JobStatus.CANCELLED else text.said(last, self._url)
-        ended = Text.assemble((f"{status}", text.COLORS[status]), f" {name} ", said)
+        detail = "" if status is JobStatus.CANCELLED else text.describe(last, self._url)
+        ended = Text.assemble((f"{status}", text.COLORS[status]), f" {name} ", detail)
         self._progress.console.print(ended, soft_wrap=True)
 
 
 class _Screen(Progress):
-    """Bars as wide as the terminal at most: names and steps are shortened, then columns are left out, never the id.
+    """Bars that fit the terminal. Names and steps are shortened, then columns are hidden, but never the id.
 
-    The time left is never shortened: it is what somebody looks for.
-
-    Where there are more than lines, those that run and the newest come first. `idle` is said while there are none.
+    The time left is never shortened. If there are more bars than lines, running jobs and then the newest are shown.
+    `idle` is shown while there are none.
     """
 
     def __init__(self, console: Console, idle: str) -> None:
-        bar = Column(no_wrap=True)  # rich shortens only what may wrap
+        bar = Column(no_wrap=True)  # rich shortens only columns that may wrap
         self._left = _Left(table_column=Column(no_wrap=True))
-        self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with the width that it takes to show it
+        self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with the width from which it is shown
             (0, _Id(table_column=Column(no_wrap=True, min_width=8))),
             (46, _Name(table_column=Column(max_width=40))),
             (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
@@ -200,8 +199,8 @@ class _Screen(Progress):
         super().__init__(console=console, transient=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """What is on the screen now."""
-        tasks, room = self.tasks, max(1, self._terminal.height - BESIDE)
+        """Return what is shown."""
+        tasks, room = self.tasks, max(1, self._terminal.height - RESERVED_LINES)
         if len(tasks) > room:
             newest = sorted(tasks, key=lambda task: (task.description == QUEUED, -task.id))
             yield self.make_tasks_table(newest[:room])
@@ -212,9 +211,9 @@ class _Screen(Progress):
             yield Text(self._idle, style="dim")
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
-        """The bars, with as many columns as there is room for."""
+        """Return the bars with as many columns as fit."""
         tasks, room = list(tasks), self.console.width
-        left = max((len(task.fields["left"]) for task in tasks), default=0) if room >= LEFT_FROM else 0
+        left = max((len(task.fields["left"]) for task in tasks), default=0) if room >= MIN_WIDTH_FOR_ETA else 0
         if left:
             room -= left + 1
         shown = [column for least, column in self._columns if room >= least]
@@ -247,8 +246,8 @@ class _Step(ProgressColumn):
         return Text(task.description, style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def display_for(url: str, names: dict[str, str], *, as_json: bool) -> Display:
-    """Bars on a terminal, else lines. `names`: what people call the jobs that are known already, by id."""
+def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display:
+    """Return bars on a terminal, otherwise lines. `names`: the names of jobs that are known, by id."""
     if as_json or not sys.stdout.isatty():
         return LineDisplay(url, as_json=as_json)
     return BarDisplay(url, names)

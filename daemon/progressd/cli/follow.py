@@ -1,31 +1,32 @@
-"""Follows jobs until they end, or until somebody interrupts it; the exit status tells which."""
+"""Watch jobs on the command line until they end or a signal arrives."""
 
 import signal
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
 import trio
 
-from progressd.cli.display import Display
+from progressd.cli.display import Display, display_for
 from progressd.cli.remote import Remote
 from progressd.client.errors import APIError, StreamClosed
-from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch_texts
+from progressd.client.websocket import unwrapped
 from progressd.core.close_codes import JOB_DELETED
 from progressd.core.messages import Completed, Error, Message, StatusChange
 from progressd.core.status import JobStatus
 
 NOT_FOUND: Final = 404  # HTTP status
-AT_ONCE: Final = 16  # connections for several jobs; the daemon runs them in order, so the others can wait
+MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so the others can wait
 
 
-def follow(remote: Remote, job_ids: Collection[str] | None, display: Display) -> int:
-    """Show the messages of these jobs until all have ended; of all jobs if None, without end.
+def follow(remote: Remote, job_ids: Collection[str] | None, names: Mapping[str, str], *, as_json: bool = False) -> int:
+    """Show the messages of these jobs until all have ended, or of all jobs if None, without end.
 
-    The exit status: 0 if all are completed, 1 if not, 130 if interrupted (143 by SIGTERM). Raises ClientError.
+    Return the exit status: 0 if all completed, 1 if not, 130 after SIGINT, 143 after SIGTERM. `names`: the names of
+    jobs that are known, by id. Raises ClientError.
     """
-    with display:
+    with display_for(remote.url, names, as_json=as_json) as display:
         if job_ids is None:
             return trio.run(_until_interrupted, partial(_follow_all, remote, display))
         return trio.run(_until_interrupted, partial(_follow_each, remote, job_ids, display))
@@ -55,11 +56,11 @@ async def _follow_all(remote: Remote, display: Display) -> int:
 
 
 async def _follow_each(remote: Remote, job_ids: Collection[str], display: Display) -> int:
-    turns = trio.CapacityLimiter(AT_ONCE)
+    limiter = trio.CapacityLimiter(MAX_CONNECTIONS)
     ends: list[JobStatus] = []
 
-    async def follow_in_turn(job_id: str) -> None:
-        async with turns:
+    async def follow_one(job_id: str) -> None:
+        async with limiter:
             try:
                 ends.append(await _follow_one(remote, job_id, display))
             except (APIError, StreamClosed) as error:
@@ -69,7 +70,7 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
 
     async with trio.open_nursery() as nursery:
         for job_id in job_ids:
-            nursery.start_soon(follow_in_turn, job_id)
+            nursery.start_soon(follow_one, job_id)
     return 0 if ends == [JobStatus.COMPLETED] * len(job_ids) else 1
 
 
@@ -78,13 +79,13 @@ async def _follow_one(remote: Remote, job_id: str, display: Display) -> JobStatu
     async with watch_texts(remote.url, job_id, key=remote.key, on_lost=display.lost) as received:
         async for one in received:
             display.show(one)
-            ended = _end(one.message) or ended
-    if ended is None:  # a proxy can close a stream with 1000 as well
+            ended = _final_status(one.message) or ended
+    if ended is None:  # a proxy may also close the stream with 1000
         return await trio.to_thread.run_sync(_status, remote, job_id)
     return ended
 
 
-def _end(message: Message | None) -> JobStatus | None:
+def _final_status(message: Message | None) -> JobStatus | None:
     match message:
         case StatusChange(_, data) if data.new_status.finished:
             return data.new_status

@@ -1,4 +1,4 @@
-"""The command line. A command is imported when it is called, and what it needs when it runs: each starts at once."""
+"""The command line. A command is imported when it is called, and its dependencies when it runs, to start fast."""
 
 import os
 import sys
@@ -10,21 +10,20 @@ from typing import Any, Final
 import click
 
 from progressd import __version__
-from progressd.cli.errors import sentence
-from progressd.cli.remote import REMOTE
+from progressd.cli.remote import REMOTE, error_sentence
 from progressd.client.errors import ClientError
 from progressd.core.errors import ProgressdError
 
 __all__ = ["main"]
 
-BROKEN_PIPE: Final = 141  # what a shell reports for a program that SIGPIPE has ended
-INTERRUPTED: Final = 130  # and for one that SIGINT has
-# A line of stderr that begins so is an error in the journal, see sd-daemon(3). The journal's own protocol would not do:
-# it may find out too late which unit has sent a message, of a process that ends just then.
+BROKEN_PIPE: Final = 141  # a shell's exit status after SIGPIPE
+INTERRUPTED: Final = 130  # and after SIGINT
+# The prefix of errors on stderr in the journal, see sd-daemon(3). With the native protocol, the journal may not find
+# the unit of a process that exits right after its message.
 ERR: Final = "<3>"
 
 
-# The commands in the order of use, each with the module that it is in.
+# The commands in the order of the help, each with its module.
 COMMANDS: Final[Mapping[str, str]] = {
     "serve": "serve",
     "submit": "submit",
@@ -48,7 +47,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 
 
 class _Commands(click.Group):
-    """Ends with a sentence where a command cannot go on, and with the exit status that a shell expects."""
+    """Turn errors into sentences and the exit status that a shell expects."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -71,7 +70,12 @@ class _Commands(click.Group):
             with _checked_output():
                 return super().invoke(ctx)
         except (ClientError, ProgressdError) as error:
-            raise click.ClickException(sentence(error, ctx.meta.get(REMOTE))) from error
+            raise click.ClickException(error_sentence(error, ctx.meta.get(REMOTE))) from error
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("progressd"):
+                raise
+            hint = "install progressd[server]"
+            raise click.ClickException(f"this command needs {error.name}, which is not installed ({hint})") from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 
@@ -87,7 +91,7 @@ class _Commands(click.Group):
 
 @contextmanager
 def _checked_output() -> Iterator[None]:
-    """End with a sentence where the disk does not take the output, and silently where nobody reads it."""
+    """Report output that cannot be written; exit silently on a broken pipe."""
     try:
         yield
     except BrokenPipeError:
@@ -103,7 +107,7 @@ def _checked_output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """What is still buffered has nowhere to go, and Python would complain about that at exit."""
+    """Discard buffered output, about which Python would complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""What several commands take: a job, and the settings that are flags."""
+"""Options and arguments of several commands: jobs, labels, and the settings that are flags."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from progressd.cli.remote import remote_of
-from progressd.client.values import known
+from progressd.client.values import encodable
 from progressd.core.errors import SettingsError
 from progressd.core.status import JobStatus
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits for the daemon at most
+COMPLETION_TIMEOUT = 2.0  # seconds to wait for the daemon after Tab
 
 
 class Directory(click.Path):
-    """A directory that, where it is there, whoever calls may read; or a sentence says who may."""
+    """A directory that the caller can read if it exists."""
 
     def __init__(self, path_type: type[Path] | None = None) -> None:
         super().__init__(file_okay=False, readable=False, path_type=path_type)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click.Path does. Raises ClickException, which goes without the usage of the command."""
+        """Like click.Path. Raises ClickException, which does not print the usage."""
         if os.path.isdir(value) and not os.access(value, os.R_OK | os.X_OK):
             path = Path(value)
             try:
@@ -41,7 +41,7 @@ class Directory(click.Path):
 
 
 def config_option(command: Command) -> Command:
-    """`--config`."""
+    """Add `--config`."""
     from progressd.config.load import DEFAULT_FILE
 
     return click.option(
@@ -53,42 +53,42 @@ def config_option(command: Command) -> Command:
 
 
 def settings_options(command: Command) -> Command:
-    """The settings that are flags, as declared; the command gets them by name, see `given_settings`."""
+    """Add the settings that are flags. The command passes them to `given_settings`."""
     for setting in reversed(_flags()):
         command = _option(setting)(command)
     return command
 
 
 def state_dir_options(command: Command) -> Command:
-    """`--state-dir` and `--config`, which may name it; see `state_dir`."""
+    """Add `--state-dir` and `--config`. The command passes them to `state_dir`."""
     [setting] = [setting for setting in _flags() if setting.key == "state_dir"]
     return _option(setting)(config_option(command))
 
 
 def state_dir(config_path: Path | None, given: str | None) -> Path:
-    """The directory of the daemon with these settings. Raises SettingsError, also where it is guessed and not there."""
+    """Return the state directory. Raises SettingsError, also if it is the default and does not exist."""
     from progressd.config.load import load
 
     settings, origins = load(config_path, os.environ, {"state_dir": given})
     if origins["state_dir"] == "default":
-        _require_there(settings)
+        _require_exists(settings)
     return settings.state_dir
 
 
 def daemon_here(config_path: Path | None, given: Path | None, file: str) -> "Settings":
-    """The settings of a daemon on this machine, of which the setting `file` is to be used.
+    """Return the settings of a daemon on this machine, for a command that uses the setting `file`.
 
-    Raises SettingsError, also where nobody has said in which directory it is, and it is not the one that is guessed.
+    Raises SettingsError, also if both are defaults and the state directory does not exist.
     """
     from progressd.config.load import load
 
     settings, origins = load(config_path, os.environ, {"state_dir": given})
     if origins["state_dir"] == origins[file] == "default":
-        _require_there(settings)
+        _require_exists(settings)
     return settings
 
 
-def _require_there(settings: "Settings") -> None:
+def _require_exists(settings: "Settings") -> None:
     if not settings.state_dir.is_dir():
         raise SettingsError(
             f"there is no state directory {settings.state_dir}: name the daemon's with --state-dir, such as"
@@ -97,39 +97,39 @@ def _require_there(settings: "Settings") -> None:
 
 
 def label(_ctx: click.Context, _option: click.Parameter, given: str | None) -> str | None:
-    """The callback of an option that takes one label."""
+    """Check the value of an option that takes one label."""
     if given is not None and not all(given.partition("=")[:2]):
         raise click.BadParameter(f"{given!r} is not of the form NAME=VALUE, such as host=db1")
-    return None if given is None else known(given)
+    return None if given is None else encodable(given)
 
 
 def labels(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """The callback of an option that takes several."""
+    """Parse the values of an option that takes several labels."""
     return dict(text.split("=", 1) for one in given if (text := label(ctx, option, one)))
 
 
 def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
-    """What `settings_options` got, by key of the setting."""
+    """Return the values of `settings_options` by the key of the setting."""
     return {setting.key: parameters[_parameter(setting)] for setting in _flags()}
 
 
 def complete_job(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The newest jobs of the daemon, if it answers soon."""
+    """Complete the id of any job."""
     return _completed(ctx, incomplete, [None])
 
 
 def complete_unfinished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The same, of the jobs that have not finished."""
+    """Complete the id of an unfinished job."""
     return _completed(ctx, incomplete, [JobStatus.PROCESSING, JobStatus.QUEUED])
 
 
-def complete_ended(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The same, of the jobs that did not end well."""
+def complete_retryable(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the id of a failed or cancelled job."""
     return _completed(ctx, incomplete, [JobStatus.FAILED, JobStatus.CANCELLED])
 
 
 def complete_finished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The same, of the jobs that have finished."""
+    """Complete the id of a finished job."""
     return _completed(ctx, incomplete, [status for status in JobStatus if status.finished])
 
 
@@ -176,7 +176,7 @@ def _parameter(setting: "Setting") -> str:
 
 
 def _type(setting: "Setting") -> Any:
-    """What the shell can complete; what is possible is decided by `_checked`."""
+    """Return the type for the shell's completion; `_checked` validates."""
     if get_origin(setting.base) is Literal:
         return click.Choice(get_args(setting.base))
     return Directory() if setting.base is Path else click.STRING

@@ -1,45 +1,58 @@
-"""The daemon that a command talks to: its address, and the key where it asks for one."""
+"""The daemon that a command talks to: its URL and key, job ids, and the sentences for its errors."""
 
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
 
-from progressd.client.endpoint import DEFAULT_URL
+from progressd.client.endpoint import DEFAULT_URL, read_key
+from progressd.client.errors import APIError, ConnectError, StreamClosed
+from progressd.core.close_codes import CREDENTIALS_EXPIRED
 
 if TYPE_CHECKING:
     from progressd.client.rest import RestClient
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-REMOTE: Final = "progressd.remote"  # where it stands in the meta of the contexts, for sentences about errors
+REMOTE: Final = "progressd.remote"  # its key in the meta of click's contexts, for `error_sentence`
+MAX_JOBS: Final = 1000  # in which an abbreviated job id is looked up
+ID_LENGTH: Final = 36  # characters
+MAX_LISTED: Final = 3  # job ids in the error about an ambiguous one
+KEY_HINT: Final = "set PROGRESSD_KEY or --key-file (progressd keys add NAME on the daemon's machine makes a key)"
+OTHER_KEY_HINT: Final = "use another key with PROGRESSD_KEY or --key-file"
+FOREIGN: Final = frozenset({200, 400, 404, 405, 501})  # statuses that progressd sends only with a sentence
+GATEWAY: Final = frozenset({502, 503, 504})  # the same, which a proxy sends without its daemon
+
+_ABBREVIATED = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """Where a daemon answers, and the key to it."""
+    """The URL of a daemon, and the key for it."""
 
     url: str
     key: str | None = field(default=None, repr=False)
 
-    def client(self, **how: Any) -> "RestClient":
-        """Its REST API; `how` as for RestClient. Raises BadUrl, BadKey."""
+    def client(self, **options: Any) -> "RestClient":
+        """Return a client; `options` as for RestClient. Raises InvalidURL, InvalidKey."""
         from progressd.client.rest import RestClient
 
-        return RestClient(self.url, self.key, **how)
+        return RestClient(self.url, self.key, **options)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What leads a command to this daemon that is started by this one."""
+        """The environment variables with which a child process finds this daemon."""
         return {"PROGRESSD_URL": self.url, **({"PROGRESSD_KEY": self.key} if self.key else {})}
 
 
 def remote_options(command: Command) -> Command:
-    """`--url`, `--key` and `--key-file`, or the environment; the command gets a `remote`."""
+    """Add `--url`, `--key` and `--key-file`, also from the environment. The command gets them as `remote`."""
 
     @functools.wraps(command)
     def with_remote(*arguments: Any, **parameters: Any) -> Any:
@@ -54,15 +67,13 @@ def remote_options(command: Command) -> Command:
 
 
 def remote_of(ctx: click.Context, given: Mapping[str, Any]) -> Remote:
-    """The daemon that these options name; a key on the command line counts before one in the environment.
+    """Return the daemon of these options. A key on the command line precedes one in the environment.
 
-    Raises BadKey.
+    Raises InvalidKey.
     """
     key, path = given.get("key"), given.get("key_file")
-    counts = key is None or (_typed(ctx, "key_file") and not _typed(ctx, "key"))
-    if path is not None and counts and ctx.invoked_subcommand is None:  # which talks to no daemon
-        from progressd.client.endpoint import read_key
-
+    file_wins = key is None or (_typed(ctx, "key_file") and not _typed(ctx, "key"))
+    if path is not None and file_wins and ctx.invoked_subcommand is None:  # a subcommand talks to no daemon
         key = read_key(path)
     return Remote(given.get("url") or DEFAULT_URL, key)
 
@@ -96,3 +107,65 @@ _OPTIONS: Final = (
         help="A file that contains the key.",
     ),
 )
+
+
+def whole_id(client: "RestClient", given: str) -> str:
+    """Return the id of the newest job whose id begins with `given`, if that has 8 to 35 characters.
+
+    Raises APIError, as the daemon does for an unknown job, or another ClientError.
+    """
+    if not is_abbreviated(given):
+        return given
+    start = given.lower()
+    found = [str(job["id"]) for job in client.jobs(limit=MAX_JOBS) if job["id"].startswith(start)]
+    return the_only_id(given, found, f" (among the newest {MAX_JOBS} jobs)")
+
+
+def is_abbreviated(given: str) -> bool:
+    """Return whether this may be the first 8 to 35 characters of a job id."""
+    return bool(_ABBREVIATED.fullmatch(given.lower()))
+
+
+def the_only_id(given: str, found: Sequence[str], where: str = "") -> str:
+    """Return the id that was found. Raises APIError unless it is one."""
+    if not found:
+        raise APIError(404, f"no job id begins with {given}{where}")
+    if len(found) > 1:
+        ids = ", ".join(found[:MAX_LISTED]) + (", …" if len(found) > MAX_LISTED else "")
+        raise APIError(409, f"{len(found)} job ids begin with {given}: {ids} (give more of the id)")
+    return found[0]
+
+
+def error_sentence(error: Exception, remote: Remote | None) -> str:
+    """Return the sentence for an error of a client of this daemon."""
+    if remote is None:
+        return str(error)
+    url = remote.url
+    if isinstance(error, StreamClosed) and error.code == CREDENTIALS_EXPIRED.code:
+        return f"the key for {url} has expired or was revoked: {OTHER_KEY_HINT}"
+    if isinstance(error, ConnectError) and (host := _unresolved_host(url)):
+        return f"cannot resolve the host name {host} of {url}: name the daemon with --url or PROGRESSD_URL"
+    if not isinstance(error, APIError):
+        return str(error)
+    if error.status == 401:
+        return f"{error}: {OTHER_KEY_HINT}" if remote.key else f"{url} requires a key: {KEY_HINT}"
+    if error.code == "forbidden":
+        return f"{error}: {OTHER_KEY_HINT}"
+    if str(error).startswith(f"{url.rstrip('/')} answered with HTTP status"):
+        if error.status in FOREIGN:
+            return f"{url} answers, but is not progressd (HTTP status {error.status})"
+        if error.status in GATEWAY:
+            return f"the proxy at {url} cannot reach the daemon (HTTP status {error.status})"
+    return str(error)
+
+
+def _unresolved_host(url: str) -> str | None:
+    """Return the host of this URL if its name cannot be resolved."""
+    import socket
+
+    host = urlsplit(url).hostname or ""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return host
+    return None

@@ -1,4 +1,4 @@
-"""Messages and jobs as text for people; what a client sent can neither break a line nor steer the terminal."""
+"""Messages and jobs as text. Text of clients cannot break a line or control the terminal."""
 
 import re
 from datetime import datetime
@@ -35,18 +35,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 
 
 def printable(text: object) -> str:
-    """The text on one line, without control characters."""
+    """Return the text on one line, without control characters."""
     return _CONTROL.sub(" ", str(text)).strip()
 
 
 def line(message: Message, url: str) -> str:
-    """A message on one line: the job, what kind of message, and what it says."""
+    """Return a message on one line: the job, its type and its content."""
     job_id = message.job_id if isinstance(message, JobMessage | JobDeleted) else "-"
-    return f"{job_id} {type_of(message)} {said(message, url)}".rstrip()
+    return f"{job_id} {type_of(message)} {describe(message, url)}".rstrip()
 
 
-def said(message: Message, url: str) -> str:
-    """What a message says, without the job."""
+def describe(message: Message, url: str) -> str:
+    """Return the content of a message as text."""
     match message:
         case JobCreated(_, data):
             return printable(f"{data.kind} {data.input_filename or ''}")
@@ -70,31 +70,31 @@ def said(message: Message, url: str) -> str:
 
 
 def short(job_id: str) -> str:
-    """As much of an id as tells jobs apart at a glance."""
+    """Return the abbreviated id."""
     return job_id[:8]
 
 
 def percent(done: int, total_steps: int) -> str:
-    """How far a job is; nothing while neither a percentage nor the number of its steps has been told."""
+    """Return the percentage; "" while neither a percentage nor a number of steps is known."""
     return f"{done}%" if done or total_steps else ""
 
 
 def steps(data: ProgressData) -> str:
-    """The step and how many there are, as far as somebody counts them."""
+    """Return the step and the total, as far as they are known."""
     if data.total_steps:
         return f"{data.current_step}/{data.total_steps}"
     return str(data.current_step) if data.current_step else ""
 
 
 def left(data: ProgressData) -> str:
-    """How long the rest will take, if anything tells; or that its producer is silent."""
+    """Return the time left if it is known, or that the job is stalled."""
     if data.stalled:
         return "stalled"
     return f"{seconds(data.eta_seconds)} left" if data.eta_seconds is not UNSET and data.eta_seconds > 0 else ""
 
 
 def seconds(value: float) -> str:
-    """A duration for people: 3.2 s, 45 s, 2 min 5 s, 1 h 3 min."""
+    """Return a duration as text: 3.2 s, 45 s, 2 min 5 s, 1 h 3 min."""
     if value < 10:
         return f"{value:.1f} s"
     whole = round(value)
@@ -107,30 +107,30 @@ def seconds(value: float) -> str:
 
 
 def result_url(path: str, url: str) -> str:
-    """Where to fetch a result."""
+    """Return the URL of a result."""
     if "://" in path:
         return printable(path)
-    base = urlsplit(url).path.rstrip("/")  # which the daemon itself may know, or only the proxy before it
+    base = urlsplit(url).path.rstrip("/")  # `path` has it if the daemon knows it, not if only a proxy does
     return printable(url.rstrip("/").removesuffix(base if path.startswith(f"{base}/") else "") + path)
 
 
 def name(job: dict[str, Any]) -> str:
-    """What people call a job of the REST API."""
+    """Return the name of a job of the REST API."""
     return printable(job.get("input_filename") or job["kind"])
 
 
 def outcome(job: dict[str, Any]) -> str:
-    """Why a job of the REST API has failed, or the URL of a result that its producer keeps elsewhere."""
+    """Return the error of a job of the REST API, or the URL of a result on another server."""
     path = job.get("output_path", "")
     return printable(job.get("error") or (path if "://" in path else ""))
 
 
 def local_time(text: str) -> str:
-    """A time of the REST API (RFC 3339) in the time zone of who reads it."""
+    """Return a time of the REST API (RFC 3339) in the local time zone."""
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def short_time(text: str) -> str:
-    """The same, short: the time of day if it was today, else the date."""
+    """Return only the time of day if it was today, otherwise the date."""
     day, _, time = local_time(text).partition(" ")
     return time if day == f"{datetime.now():%Y-%m-%d}" else day

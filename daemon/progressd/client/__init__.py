@@ -1,4 +1,4 @@
-"""For programs that report on a job (`Job`), and for those that watch (`progressd.client.watcher`)."""
+"""Report jobs (`Job`) and watch them (`progressd.client.watcher`)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ __all__ = ["Job", "JobCancelled"]
 
 
 def __getattr__(name: str) -> object:
-    """Import a class when it is used: the commands need other modules of this package, and neither of the two."""
+    """Import a class when it is used: commands that need other modules of this package start faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{'job' if name == 'Job' else 'errors'}"), name)

@@ -1,70 +1,89 @@
-"""The address of a daemon and the key for it."""
+"""The address of a daemon, the key for it, and the delay between two attempts to reach it."""
 
+import random
 from base64 import b64encode
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
+from progressd import __version__
 from progressd.client.errors import InvalidKey, InvalidURL
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+MIN_DELAY: Final = 0.5  # seconds
+MAX_DELAY: Final = 30.0  # seconds
 
 
 def checked_url(url: str) -> str:
-    """The address without a slash at its end. Raises InvalidURL unless it is one of HTTP or HTTPS, without a query."""
+    """Return the URL without a trailing slash. Raises InvalidURL unless it is HTTP or HTTPS, without a query."""
     try:
         parts = urlsplit(url)
-        port_is_possible = parts.port is None or parts.port > 0
+        valid_port = parts.port is None or parts.port > 0
     except ValueError:
-        parts, port_is_possible = urlsplit(""), False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_possible or parts.query:
-        raise InvalidURL(f"{url!r} is not the address of a daemon: expected one such as {DEFAULT_URL}")
+        parts, valid_port = urlsplit(""), False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not valid_port or parts.query:
+        raise InvalidURL(f"{url!r} is not the address of a daemon: use a URL such as {DEFAULT_URL}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))
 
 
 def job_path(job_id: str) -> str:
-    """The path of a job in the REST API."""
-    return f"/api/jobs/{quote(job_id, safe='', errors='replace')}"
+    """Return the path of a job in the REST API."""
+    return f"/api/jobs/{_quoted(job_id)}"
 
 
 def stream_url(url: str, job_id: str | None, since: str | None) -> str:
-    """The WebSocket with the messages of one job, or of all, newer than a cursor. Raises InvalidURL."""
+    """Return the WebSocket URL of one job, or of all jobs, from a cursor on. Raises InvalidURL."""
     parts = urlsplit(checked_url(url))
-    path = f"{parts.path}/ws/jobs" + (f"/{quote(job_id, safe='', errors='replace')}" if job_id is not None else "")
+    path = f"{parts.path}/ws/jobs" + (f"/{_quoted(job_id)}" if job_id is not None else "")
     query = urlencode({"since": since}) if since is not None else ""
     return urlunsplit(("wss" if parts.scheme == "https" else "ws", parts.netloc, path, query, ""))
 
 
 def no_daemon(url: str, *, reached: bool = False) -> str:
-    """The sentence for when nothing answers; `reached`: a daemon has answered there before."""
+    """Return the error for a connection that failed; `reached`: a daemon has answered at this URL before."""
     return f"no daemon answers at {url}{'' if reached else '; start one with: progressd serve'}"
 
 
-def credentials(key: str | None) -> dict[str, str]:
-    """The headers that carry the key, if there is one (RFC 6750 §2.1). Raises InvalidKey."""
-    return {} if key is None else {"Authorization": f"Bearer {_checked(key, 'the key')}"}
+def request_headers(url: str, key: str | None) -> dict[str, str]:
+    """Return the headers of a request: the key (RFC 6750 §2.1), or the user name and password in the URL.
 
-
-def basic(username: str, password: str) -> dict[str, str]:
-    """Return the header that carries a user name and a password (RFC 7617 §2)."""
-    return {"Authorization": f"Basic {b64encode(f'{username}:{password}'.encode()).decode()}"}
+    A proxy in front of the daemon may require the latter (RFC 7617 §2). Raises InvalidKey.
+    """
+    headers = {"User-Agent": f"progressd/{__version__}"}
+    parts = urlsplit(url)
+    if key is not None:
+        headers["Authorization"] = f"Bearer {_checked_key(key, 'the key')}"
+    elif parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+    return headers
 
 
 def read_key(path: Path) -> str:
-    """The key that a file has, and nothing else but white space around it. Raises InvalidKey."""
+    """Return the key in a file, without the white space around it. Raises InvalidKey."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InvalidKey(f"{path} has no key in it, but something else") from None
+        raise InvalidKey(f"{path} does not contain a key") from None
     except OSError as error:
-        raise InvalidKey(f"the key in {path} cannot be read: {error.strerror}") from None
-    return _checked(text.strip(), f"the key in {path}")
+        raise InvalidKey(f"cannot read the key in {path}: {error.strerror}") from None
+    return _checked_key(text.strip(), f"the key in {path}")
 
 
-def _checked(key: str, what: str) -> str:
-    """The key, if it can stand in a header: what cannot would be named in an error of the library that sends it."""
+def backoff(failures: int, max_delay: float = MAX_DELAY) -> float:
+    """Return the seconds to wait after so many failures in a row. They are random, so that clients spread out."""
+    delay = min(max_delay, MIN_DELAY * 2 ** min(failures, 16))
+    return random.uniform(delay / 2, delay)  # noqa: S311, not a secret
+
+
+def _quoted(job_id: str) -> str:
+    return quote(job_id, safe="", errors="replace")
+
+
+def _checked_key(key: str, name: str) -> str:
+    """Return the key if a header can carry it. The error of the HTTP library would contain the key."""
     if not key:
-        raise InvalidKey(f"{what} is empty")
+        raise InvalidKey(f"{name} is empty")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise InvalidKey(f"{what} is none: there are spaces or other characters in it that no key has")
+        raise InvalidKey(f"{name} is invalid: it contains spaces or other characters that no key has")
     return key

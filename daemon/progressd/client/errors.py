@@ -1,13 +1,13 @@
-"""What a client of the daemon can be told, in one tree; `str(error)` is a sentence for the person who asked.
+"""The errors of a client. `str(error)` is a sentence for its user.
 
 ClientError
-├── InvalidURL          not the address of a daemon
-├── InvalidKey          not a key
-├── ConnectError        nothing answers there, or nothing that we can talk to
-├── ResponseTimeout        somebody does, but the answer did not come: nobody knows what was taken
-├── Refused         the daemon said no, with an HTTP status
-├── StreamClosed    the daemon closed the stream of messages for good, with a close code
-└── JobCancelled    somebody has cancelled the job that is being worked on
+├── InvalidURL        not the address of a daemon
+├── InvalidKey        not a key
+├── ConnectError      no daemon answers, or TLS failed
+├── ResponseTimeout   the response did not arrive; the daemon may have accepted the request
+├── APIError          the daemon rejected the request, with an HTTP status
+├── StreamClosed      the daemon closed the stream for good, with a close code
+└── JobCancelled      the job that the program reports was cancelled
 """
 
 from typing import Any, Final
@@ -16,72 +16,73 @@ import msgspec
 
 from progressd.core.json import UNDECODABLE
 
-TOO_OFTEN: Final = 429  # RFC 6585 §4
+TOO_MANY_REQUESTS: Final = 429  # RFC 6585 §4
 
 
-def may_change(status: int) -> bool:
-    """Whether what is refused with this HTTP status may be taken later."""
-    return status >= 500 or status == TOO_OFTEN
+def is_temporary(status: int) -> bool:
+    """Return whether a request that was rejected with this HTTP status may succeed later."""
+    return status >= 500 or status == TOO_MANY_REQUESTS
 
 
 class ClientError(Exception):
-    """Something did not work out."""
+    """A request to a daemon failed."""
 
 
 class InvalidURL(ClientError):
-    """This is not the address of a daemon."""
+    """The URL is not the address of a daemon."""
 
 
 class InvalidKey(ClientError):
-    """This cannot be a key; what it is, is not told."""
+    """The key is invalid. The message does not contain it."""
 
 
 class ConnectError(ClientError):
-    """Nothing answers at this address, or no connection comes about with what does."""
+    """No daemon answers at this address, or TLS failed."""
 
 
 class ResponseTimeout(ClientError):
-    """The answer did not come, or not whole, so nobody knows what became of the request."""
+    """The response did not arrive, or not whole. The daemon may have accepted the request."""
 
 
 class APIError(ClientError):
-    """The daemon said no. `retry_after`: the seconds to wait if it may say yes later.
+    """The daemon rejected the request.
 
-    `code`: what it calls the reason, a word or the sentence itself; "" where it was no daemon that answered.
+    `retry_after`: the seconds to wait before a retry, where the daemon names them. `code`: the daemon's name of the
+    reason; "" where the response is not from a daemon.
     """
 
-    def __init__(self, status: int, sentence: str, retry_after: float | None = None, code: str = "") -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str, retry_after: float | None = None, code: str = "") -> None:
+        super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.code = code
 
     @property
-    def later(self) -> bool:
-        """Whether the daemon may say yes later."""
-        return may_change(self.status)
+    def temporary(self) -> bool:
+        """Whether the same request may succeed later."""
+        return is_temporary(self.status)
 
     @classmethod
-    def answered(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "APIError":
-        """From an answer: its JSON body has the sentence in `message`, or else in `error`."""
+    def from_response(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "APIError":
+        """Read the error from a response, where its JSON has it in `message`, or else in `error`."""
         try:
-            said: Any = msgspec.json.decode(body)
+            decoded: Any = msgspec.json.decode(body)
         except UNDECODABLE:
-            said = None
-        said = said if isinstance(said, dict) else {}
-        sentence = said.get("message") or said.get("error") or f"{url} answered with HTTP status {status}"
+            decoded = None
+        answer = decoded if isinstance(decoded, dict) else {}
+        message = answer.get("message") or answer.get("error") or f"{url} answered with HTTP status {status}"
         seconds = int(retry_after[:9]) if retry_after and retry_after.isdecimal() else None
-        return cls(status, str(sentence), seconds, str(said.get("error", "")))
+        return cls(status, str(message), seconds, str(answer.get("error", "")))
 
 
 class StreamClosed(ClientError):
-    """The daemon closed the stream for good (RFC 6455 §7.4 close code)."""
+    """The daemon closed the stream (RFC 6455 §7.4 close code)."""
 
     def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"the daemon closed the stream: {reason or 'without a reason'} (close code {code})")
+        super().__init__(f"the daemon closed the stream: {reason or 'no reason given'} (close code {code})")
         self.code = code
         self.reason = reason
 
 
 class JobCancelled(ClientError):
-    """Somebody has cancelled the job, and so it is to be left."""
+    """The job was cancelled, so the program should stop working on it."""

@@ -1,8 +1,9 @@
-"""The REST API as function calls: submit, look up, list, cancel, try again; it waits for each answer."""
+"""The REST API as function calls that block until the daemon answers."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -10,13 +11,15 @@ import msgspec
 from progressd.client.endpoint import job_path
 from progressd.client.errors import ClientError
 from progressd.client.http import HTTPClient
-from progressd.client.multipart import UnreadableFile, Upload
 from progressd.client.pending import Event, EventAnswer
 from progressd.core.json import UNDECODABLE
 
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
-MAX_ANSWERS: Final = 1 << 20  # bytes of the answers to a few events
+MAX_ANSWERS: Final = 1 << 20  # bytes of the answers to a batch of events
+CHUNK_SIZE: Final = 65536  # bytes of a file that are read at once
+# What a field name may not contain (WHATWG HTML, "Multipart form data").
+_ESCAPED: Final = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
 
 T = TypeVar("T")
 
@@ -26,10 +29,11 @@ _decode_answers = msgspec.json.Decoder(EventAnswer).decode_lines
 
 
 class RestClient:
-    """One daemon. Every call raises NoDaemon, Refused or another ClientError. Not for several threads at once.
+    """Call the REST API of one daemon. Every call raises ConnectError, APIError or another ClientError.
 
-    `key`: where the daemon asks for one. `timeout`: the seconds to wait for a sign of the daemon; a long upload may
-    take longer. `connect_timeout`: the seconds to connect, no longer than `timeout`. Raises BadUrl, BadKey.
+    `key`: for a daemon that requires one. `timeout`: the seconds to wait for each part of a response; a long upload may
+    take longer. `connect_timeout`: the seconds to connect, at most `timeout`. Raises InvalidURL, InvalidKey. It is not
+    thread-safe.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class RestClient:
         self.close()
 
     def connect(self) -> None:
-        """Connect now instead of with the first call. Raises NoDaemon."""
+        """Connect now instead of with the first call. Raises ConnectError."""
         self._http.connect()
 
     def close(self) -> None:
@@ -61,9 +65,9 @@ class RestClient:
     def submit(
         self, path: Path, options: Mapping[str, object], pipeline: str | None = None, labels: Mapping[str, str] = {}
     ) -> str:
-        """Upload a file, in pieces, for the daemon to run; the id of the job. Raises OSError when it cannot be read.
+        """Upload a file for a pipeline and return the id of the job. Raises OSError if the file cannot be read.
 
-        `options` may have a `priority`: low, normal or high.
+        `options` may contain a `priority`: low, normal or high.
         """
         fields = {
             name: msgspec.json.encode(given).decode()
@@ -79,30 +83,30 @@ class RestClient:
                 raise error.reason from None
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """One job, as the API gives it."""
+        """Return a job."""
         return self._call("GET", job_path(job_id))
 
     def jobs(self, *, limit: int = 50, **filters: str | None) -> list[dict[str, Any]]:
-        """The newest jobs, as the API gives them; `filters`: status, kind and label=NAME=VALUE, unless None."""
+        """Return the newest jobs. `filters`: status, kind and label (NAME=VALUE); None does not filter."""
         given = {name: value for name, value in filters.items() if value is not None}
         query = urlencode({"limit": limit, **given}, errors="replace")
         jobs: list[dict[str, Any]] = self._call("GET", f"/api/jobs?{query}")["jobs"]
         return jobs
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job; the job as it is now."""
+        """Cancel a job and return it."""
         return self._call("DELETE", job_path(job_id))
 
     def purge(self, job_id: str) -> dict[str, Any]:
-        """Delete a finished job and its files; the job as it was."""
+        """Delete a finished job and its files, and return it as it was."""
         return self._call("DELETE", f"{job_path(job_id)}?purge=true")
 
     def retry(self, job_id: str) -> str:
-        """Have a job that failed or was cancelled run again; the id of the new job."""
+        """Run a failed or cancelled job again and return the id of the new job."""
         return str(self._call("POST", f"{job_path(job_id)}/retry")["job_id"])
 
     def register(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Register a job to report on; the job as it is, should there be one with this id."""
+        """Register a job and return it. A job with this id that exists is not changed."""
         return self._post("/api/jobs", job)
 
     def report(self, job_id: str, event: Mapping[str, Any]) -> None:
@@ -110,7 +114,7 @@ class RestClient:
         self._post(f"{job_path(job_id)}/events", event)
 
     def exchange(self, events: Sequence[Event]) -> list[EventAnswer]:
-        """Report events, and wait until they are durable; the answer to each."""
+        """Report events, wait until they are durable, and return the answer to each."""
         headers = {"Content-Type": "application/x-ndjson"}
         body = self._http.request("POST", "/api/events", _encode_lines(events), headers, MAX_ANSWERS)
         answers = self._decoded(_decode_answers, body)
@@ -118,8 +122,8 @@ class RestClient:
             raise ClientError(f"{self.url} answered {len(answers)} events instead of {len(events)}")
         return answers
 
-    def _post(self, path: str, what: Mapping[str, Any]) -> dict[str, Any]:
-        return self._call("POST", path, msgspec.json.encode(what), {"Content-Type": "application/json"})
+    def _post(self, path: str, data: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("POST", path, msgspec.json.encode(data), {"Content-Type": "application/json"})
 
     def _call(
         self, method: str, path: str, body: bytes | Iterable[bytes] | None = None, headers: Mapping[str, str] = {}
@@ -130,4 +134,48 @@ class RestClient:
         try:
             return decode(body)
         except UNDECODABLE:
-            raise ClientError(f"what answers at {self.url} is not progressd: it sent no JSON") from None
+            raise ClientError(f"{self.url} is not progressd: it sent no JSON") from None
+
+
+class UnreadableFile(Exception):
+    """Reading the file failed with `reason`, which as an OSError would look like a broken connection."""
+
+    def __init__(self, reason: OSError) -> None:
+        self.reason = reason
+
+
+class Upload:
+    """A multipart/form-data body (RFC 7578): form fields, then a file. Iterate over it once for its bytes.
+
+    The file is read while it is sent. Raises OSError if it has no length, such as a pipe.
+    """
+
+    def __init__(self, fields: Mapping[str, str], file: BinaryIO, name: str) -> None:
+        boundary = os.urandom(16).hex()
+        disposition = f'--{boundary}\r\nContent-Disposition: form-data; name="'
+        head = "".join(f'{disposition}{field}"\r\n\r\n{value}\r\n' for field, value in fields.items())
+        head += f'{disposition}file"; filename="{name.translate(_ESCAPED)}"\r\n'
+        head += "Content-Type: application/octet-stream\r\n\r\n"
+        self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self._head = head.encode("utf-8", "replace")
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self.headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(len(self._head) + self._size + len(self._tail)),
+        }
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        remaining = self._size  # a file that grows meanwhile is sent as it was
+        while remaining:
+            try:
+                chunk = self._file.read(min(remaining, CHUNK_SIZE))
+            except OSError as error:
+                raise UnreadableFile(error) from None
+            if not chunk:
+                raise ClientError(f"{self._file.name} became shorter during the upload")
+            remaining -= len(chunk)
+            yield chunk
+        yield self._tail

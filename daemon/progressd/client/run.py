@@ -16,8 +16,8 @@ import trio
 from progressd.client import values
 from progressd.client.errors import APIError, ClientError, ResponseTimeout
 from progressd.client.rest import RestClient
-from progressd.client.stream import unwrapped
 from progressd.client.watcher import watch
+from progressd.client.websocket import unwrapped
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
 from progressd.core.job import PRODUCER_LOST
@@ -259,7 +259,7 @@ class CommandJob:
         """Say it where the daemon alone has ended the job, as after a long Ctrl-Z: nobody here knows of it."""
         if sentence == PRODUCER_LOST and not self._lost:
             self._lost = True
-            self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command runs all the same")
+            self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command continues")
 
     async def _report_progress(self) -> None:
         self._moved = trio.Event()
@@ -291,7 +291,7 @@ class CommandJob:
             self._note_failure(job.get("error"))
         except ClientError as error:
             self._maybe_known = self._maybe_known or isinstance(error, ResponseTimeout)
-            final = isinstance(error, APIError) and not error.later
+            final = isinstance(error, APIError) and not error.temporary
             self._over = isinstance(error, APIError) and error.status == CONFLICT
             if str(error) != self._complaint and not self._over:
                 self._complaint = str(error)

@@ -1,6 +1,6 @@
-"""Turn what a program reports into what the daemon accepts: plain JSON, numbers in range, text without surrogates.
+"""Convert what a program reports to what the daemon accepts: JSON, numbers in range, text without surrogates.
 
-A function that cannot do so raises an exception, of any type: what it is given may be an object with any behavior.
+A function that cannot raises an exception of any type, since its argument may be any object.
 """
 
 import json
@@ -9,7 +9,7 @@ import operator
 from collections.abc import Mapping
 from typing import Final
 
-MAX_COUNT: Final = 2**53  # what a JavaScript number holds exactly
+MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to here
 MAX_NAME: Final = 200  # characters
 MAX_STEP: Final = 1000  # characters
 MAX_URL: Final = 4096  # characters
@@ -20,18 +20,18 @@ MAX_LABELS: Final = 50
 MAX_LEASE: Final = 30 * 86400.0  # seconds
 
 LeftOut = dict[str, Exception]
-"""The names of what cannot be sent, and why not."""
+"""The names of values that cannot be sent, and why."""
 
 
-def known(text: object) -> str:
-    """Return it as text that can be sent: file names may have bytes in them that are no characters."""
+def encodable(text: object) -> str:
+    """Return it as text that UTF-8 can encode: file names may contain bytes that are not."""
     return str(text).encode("utf-8", "replace").decode()
 
 
-def text(value: object, longest: int) -> str:
-    """Return it as text of at most `longest` characters."""
+def text(value: object, max_length: int) -> str:
+    """Return it as text of at most `max_length` characters."""
     whole = str(value)
-    return known(whole if len(whole) <= longest else f"{whole[: longest - 1]}…")
+    return encodable(whole if len(whole) <= max_length else f"{whole[: max_length - 1]}…")
 
 
 def count(number: object) -> int:
@@ -52,7 +52,7 @@ def seconds(number: object) -> float:
     """Return a number of seconds that is not negative; it may be infinite."""
     given = float(number)  # type: ignore[arg-type]
     if not given >= 0:
-        raise ValueError(f"{given:g} is no number of seconds")
+        raise ValueError(f"{given:g} is not a number of seconds")
     return given
 
 
@@ -60,14 +60,14 @@ def lease(number: object) -> float:
     """Return the seconds of a lease."""
     given = _finite(number)
     if given <= 0:
-        raise ValueError(f"{given:g} is no number of seconds")
+        raise ValueError(f"{given:g} is not a number of seconds")
     return min(given, MAX_LEASE)
 
 
 def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
-    """Return the labels, less those that cannot be sent."""
+    """Return the labels that can be sent."""
     if len(given) > MAX_LABELS:
-        raise ValueError(f"they are more than the {MAX_LABELS} that are allowed")
+        raise ValueError(f"more than {MAX_LABELS} labels")
     sent = {}
     for name, value in given.items():
         try:
@@ -78,12 +78,12 @@ def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
 
 
 def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
-    """Return the options as JSON, less those that cannot be sent. What JSON does not know is sent as text."""
+    """Return the options that can be sent, as JSON. Values of types that JSON lacks become text."""
     plain = _plain_object(given, left_out, "options", 1)
     encoded = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     sent = encoded.encode("utf-8", "replace")
     if len(sent) > MAX_OPTIONS:
-        raise ValueError(f"they have more than the {MAX_OPTIONS} bytes that are allowed")
+        raise ValueError(f"larger than {MAX_OPTIONS} bytes")
     return sent
 
 
@@ -92,13 +92,13 @@ def _plain(value: object, left_out: LeftOut, name: str, level: int) -> object:
         return value
     if isinstance(value, int):
         if not -(2**63) <= value < 2**64:
-            raise ValueError("it is too large a number")
+            raise ValueError("the number is too large")
         return value
     if isinstance(value, float):
         return _finite(value)
     if isinstance(value, Mapping | list | tuple):
         if level >= MAX_NESTING:
-            raise ValueError(f"it is nested deeper than {MAX_NESTING} levels")
+            raise ValueError(f"nested deeper than {MAX_NESTING} levels")
         if isinstance(value, Mapping):
             return _plain_object(value, left_out, name, level + 1)
         return [_plain(inner, left_out, f"{name}[{number}]", level + 1) for number, inner in enumerate(value)]
@@ -113,7 +113,7 @@ def _plain_object(given: Mapping[object, object], left_out: LeftOut, name: str, 
         within = name
         try:
             if not isinstance(key, str | int | float | None):
-                raise TypeError(f"a name is a {type(key).__name__}, not text")
+                raise TypeError(f"a name has the type {type(key).__name__} instead of str")
             within = f"{name}.{text(key, MAX_NAME)}"
             plain[str(key)] = _plain(value, left_out, within, level)
         except Exception as error:
@@ -124,5 +124,5 @@ def _plain_object(given: Mapping[object, object], left_out: LeftOut, name: str, 
 def _finite(number: object) -> float:
     given = float(number)  # type: ignore[arg-type]
     if not math.isfinite(given):
-        raise ValueError(f"{given:g} is no finite number")
+        raise ValueError(f"{given:g} is not a finite number")
     return given

@@ -1,43 +1,44 @@
-"""Watches jobs over a WebSocket and reconnects where it left off; it only reads, and never gives up by itself.
+"""Watch jobs over a WebSocket. A watcher reconnects with its cursor, as often as it takes.
 
 async with watch("http://127.0.0.1:8080", job_id) as messages:
     async for message in messages:
         ...
 """
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import trio
 from msgspec import UNSET
 from trio_websocket import ConnectionRejected
 
-from progressd.client import tls
-from progressd.client.backoff import LONGEST_DELAY, backoff
-from progressd.client.endpoint import checked_url, credentials, no_daemon, stream_url
+from progressd.client.endpoint import MAX_DELAY, backoff, checked_url, no_daemon, request_headers, stream_url
 from progressd.client.errors import APIError, ClientError, ConnectError, StreamClosed
-from progressd.client.stream import Send, Stream, stream
-from progressd.client.websocket import BREAKS, receive_texts
+from progressd.client.http import tls_error
+from progressd.client.websocket import CONNECTION_ERRORS, receive_texts, unwrapped
 from progressd.core.close_codes import CloseCode
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import Hello, Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
-BROKEN: Final = 1006  # RFC 6455 §7.1.5: not closed at all
+BROKEN: Final = 1006  # RFC 6455 §7.1.5: the connection ended without a close
 NO_STATUS: Final = 1005  # the same section: closed without a code, as some proxies do
+
+T = TypeVar("T")
+Send: TypeAlias = Callable[[T], Awaitable[None]]
 
 
 class Received(NamedTuple):
-    """A message as it came, and what it means: None if this version does not know its type."""
+    """A message as text and decoded; None if this version does not know its type."""
 
     text: str
     message: Message | None
 
 
 class Disconnected(NamedTuple):
-    """The connection is gone: why, in how many seconds the next attempt starts, and how many have failed in a row."""
+    """A lost connection: why, the seconds until the next attempt, and the attempts that failed in a row."""
 
     reason: str
     delay: float
@@ -51,13 +52,18 @@ def watch(
     key: str | None = None,
     heartbeat: float = HEARTBEAT,
     on_lost: Callable[[Disconnected], None] = lambda _: None,
-) -> AbstractAsyncContextManager[Stream[Message]]:
-    """The messages of one job until its end, or of all jobs without end. Messages of an unknown type are skipped.
+    backoff: Callable[[int], float] = backoff,
+) -> AbstractAsyncContextManager["Stream[Message]"]:
+    """Return the messages of one job until its end, or of all jobs without end, without those of unknown types.
 
-    The iteration raises ConnectError if nothing answers at first, APIError if the daemon does not know the job or will
-    not have us, or if at first something else answers than a daemon, StreamClosed if it wants us to stay away, BadUrl,
-    BadKey. Everything else is a reason to reconnect, told to `on_lost`. `key`: where the daemon asks for one.
-    `heartbeat`: seconds between pings.
+    The iteration raises InvalidURL, InvalidKey, ConnectError if no daemon answers the first attempt, APIError if the
+    daemon rejects the connection for good, StreamClosed if it closes the connection for good. After any other loss it
+    calls `on_lost` and reconnects.
+
+    Args:
+        key: For a daemon that requires one.
+        heartbeat: Seconds between pings.
+        backoff: Returns the seconds to wait after so many failures in a row.
     """
 
     async def produce(send: Send[Message]) -> None:
@@ -65,9 +71,9 @@ def watch(
             if received.message is not None and not isinstance(received.message, Hello):
                 await send(received.message)
 
-        await _follow(url, job_id, key, heartbeat, on_lost, send_known)
+        await _follow(url, job_id, key, heartbeat, on_lost, backoff, send_known)
 
-    return stream(produce)
+    return _stream(produce)
 
 
 def watch_texts(
@@ -77,13 +83,14 @@ def watch_texts(
     key: str | None = None,
     heartbeat: float = HEARTBEAT,
     on_lost: Callable[[Disconnected], None] = lambda _: None,
-) -> AbstractAsyncContextManager[Stream[Received]]:
-    """Like `watch`, with the text of each message, and with those of an unknown type."""
+    backoff: Callable[[int], float] = backoff,
+) -> AbstractAsyncContextManager["Stream[Received]"]:
+    """Like `watch`, with the text of each message, and with messages of unknown types."""
 
     async def produce(send: Send[Received]) -> None:
-        await _follow(url, job_id, key, heartbeat, on_lost, send)
+        await _follow(url, job_id, key, heartbeat, on_lost, backoff, send)
 
-    return stream(produce)
+    return _stream(produce)
 
 
 async def _follow(
@@ -92,10 +99,11 @@ async def _follow(
     key: str | None,
     heartbeat: float,
     on_lost: Callable[[Disconnected], None],
+    backoff: Callable[[int], float],
     send: Send[Received],
 ) -> None:
     url = checked_url(url)
-    headers = credentials(key)
+    headers = request_headers(url, key)
     cursor: str | None = None
     failures = 0
     reached = False
@@ -112,23 +120,22 @@ async def _follow(
         try:
             await receive_texts(stream_url(url, job_id, cursor), headers, heartbeat, take)
             return
-        except BREAKS as error:
-            if trio.current_time() - started >= LONGEST_DELAY:
+        except CONNECTION_ERRORS as error:
+            if trio.current_time() - started >= MAX_DELAY:
                 failures = 0
-            refused = _refused(error, url)
-            reached = reached or isinstance(error, StreamClosed) or bool(refused and refused.code)
-            lost = _judged(refused or error, url, failures, reached)
+            rejection = _rejection(error, url)
+            reached = reached or isinstance(error, StreamClosed) or bool(rejection and rejection.code)
+            lost = _lost(rejection or error, url, failures, reached, backoff(failures))
             failures += 1
         on_lost(lost)
         await trio.sleep(lost.delay)
 
 
-def _judged(error: Exception, url: str, failures: int, reached: bool) -> Disconnected:
-    """What to do after a connection ended with this error. Raises it, or a better one, if trying again is no use."""
-    delay = backoff(failures)
+def _lost(error: Exception, url: str, failures: int, reached: bool, delay: float) -> Disconnected:
+    """Return why the connection was lost. Raises the error, or a clearer one, if reconnecting is useless."""
     match error:
         case APIError():
-            if not error.later or not reached:  # by now no daemon has answered, and maybe none ever will
+            if not error.temporary or not reached:  # what answers may not be a daemon
                 raise error from None
             return Disconnected(str(error), max(delay, error.retry_after or 0), failures)
         case StreamClosed():
@@ -136,30 +143,68 @@ def _judged(error: Exception, url: str, failures: int, reached: bool) -> Disconn
                 raise error
             reason = error.reason or ("it broke" if error.code == BROKEN else f"close code {error.code}")
             return Disconnected(reason, delay, failures)
-    complaint = tls.complaint(error, url)
+    tls = tls_error(error, url)
     if not reached:
-        raise ConnectError(complaint or no_daemon(url)) from None
-    return Disconnected(complaint or "no answer", delay, failures)
+        raise ConnectError(tls or no_daemon(url)) from None
+    return Disconnected(tls or "no answer", delay, failures)
 
 
-def _refused(error: Exception, url: str) -> APIError | None:
-    """The answer to a handshake, where it was another one than to come in."""
+def _rejection(error: Exception, url: str) -> APIError | None:
+    """Return the daemon's error if it rejected the handshake."""
     if not isinstance(error, ConnectionRejected):
         return None
     headers = {name.lower(): value.decode() for name, value in error.headers}
-    return APIError.answered(error.status_code, error.body or b"", headers.get(b"retry-after"), url)
+    return APIError.from_response(error.status_code, error.body or b"", headers.get(b"retry-after"), url)
 
 
 def _decoded(text: str) -> Message | None:
     try:
         message: Message = decode(text)
     except msgspec.ValidationError:
-        return None  # a type or a status of a newer daemon
+        return None  # from a newer daemon
     except UNDECODABLE:
-        raise ClientError(f"what the daemon sent is not JSON: {text[:60]!r}") from None
+        raise ClientError(f"the daemon sent a message that is not JSON: {text[:60]!r}") from None
     return message
 
 
 def _cursor(message: Message | None) -> str | None:
     cursor = getattr(message, "cursor", UNSET)
     return cursor if isinstance(cursor, str) else None
+
+
+class Stream(Generic[T]):
+    """The items that a background task produces, one at a time. Its error is raised by the iteration."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[T](0)
+        self._error: Exception | None = None
+
+    def __aiter__(self) -> "Stream[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise (self._error or StopAsyncIteration) from None
+
+    async def _fill(self, produce: Callable[[Send[T]], Awaitable[None]]) -> None:
+        with self._send:
+            try:
+                await produce(self._send.send)
+            except Exception as error:
+                self._error = error
+
+
+@asynccontextmanager
+async def _stream(produce: Callable[[Send[T]], Awaitable[None]]) -> AsyncIterator[Stream[T]]:
+    """Return what `produce(send)` sends. It is cancelled when the block is left.
+
+    An asynchronous generator will not do: it cannot hold a nursery over a `yield`.
+    """
+    with unwrapped():
+        async with trio.open_nursery() as nursery:
+            source = Stream[T]()
+            nursery.start_soon(source._fill, produce)
+            yield source
+            nursery.cancel_scope.cancel()

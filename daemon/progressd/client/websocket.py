@@ -1,9 +1,10 @@
-"""One WebSocket connection of a client, from the first packet to its end; it never reconnects.
+"""One WebSocket connection of a client. It never reconnects.
 
-The stream is opened and closed here: trio-websocket's own client leaves its socket open when the server closes first.
+It opens and closes the stream: trio-websocket's own client leaves its socket open if the server closes first.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -12,15 +13,14 @@ from trio_websocket import CloseReason, ConnectionClosed, HandshakeError, WebSoc
 from wsproto.utilities import ProtocolError
 
 from progressd.client.errors import StreamClosed
-from progressd.client.stream import unwrapped
-from progressd.client.tls import context
+from progressd.client.http import tls_context
 
-ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, for the handshake, and for a pong
-GOODBYE_TIMEOUT: Final = 0.1  # seconds to send the close frame; when we were cancelled, nobody reads the answer
-LONGEST_MESSAGE: Final = 16 << 20  # characters; a page preview is by far the longest
-QUEUED: Final = 16  # messages
+ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, to answer the handshake, and to answer a ping
+CLOSE_TIMEOUT: Final = 0.1  # seconds to send the close frame; after a cancellation nothing reads its answer
+MAX_MESSAGE: Final = 16 << 20  # characters; page previews are the longest messages
+MAX_QUEUED: Final = 16  # messages
 
-BREAKS: Final = (
+CONNECTION_ERRORS: Final = (
     StreamClosed,
     HandshakeError,
     ConnectionClosed,
@@ -30,16 +30,16 @@ BREAKS: Final = (
     trio.ClosedResourceError,
     trio.TooSlowError,
 )
-"""All the ways in which a connection does not come about or ends, but for a close with code 1000."""
+"""All that a connection can fail or end with, except a close with code 1000."""
 
 
 async def receive_texts(
     url: str, headers: Mapping[str, str], heartbeat: float, take: Callable[[str], Awaitable[None]]
 ) -> None:
-    """Hand the text messages from a ws:// or wss:// URL to `take`, until it is closed with code 1000.
+    """Pass the text messages from a ws:// or wss:// URL to `take`, until the server closes it with code 1000.
 
-    `headers` go with the handshake. `heartbeat`: seconds between pings; without an answer to one the connection is
-    taken for lost. Raises one of BREAKS.
+    `headers` are those of the handshake. `heartbeat`: seconds between pings; a ping without an answer ends the
+    connection. Raises one of CONNECTION_ERRORS.
     """
     parts = urlsplit(url)
     resource = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -51,12 +51,12 @@ async def receive_texts(
                 with trio.fail_after(ANSWER_TIMEOUT), trio.CancelScope() as opening:
                     websocket = await wrap_client_stream(
                         nursery,
-                        trio.StapledStream(stream, _Noticed(stream, opening)),  # type: ignore[arg-type]
+                        trio.StapledStream(stream, _CancelAtEnd(stream, opening)),  # type: ignore[arg-type]
                         parts.netloc.rpartition("@")[2],
                         resource,
                         extra_headers=[(name.encode(), value.encode()) for name, value in headers.items()],
-                        message_queue_size=QUEUED,
-                        max_message_size=LONGEST_MESSAGE,
+                        message_queue_size=MAX_QUEUED,
+                        max_message_size=MAX_MESSAGE,
                         receive_buffer_size=None,
                     )
                 if opening.cancelled_caught:
@@ -64,7 +64,7 @@ async def receive_texts(
                 closed = await _listen(websocket, heartbeat, take)
                 nursery.cancel_scope.cancel()
     if closed is None:
-        raise StreamClosed(1006, "no sign of life from the daemon")
+        raise StreamClosed(1006, "the daemon did not answer a ping")
     if closed.code != 1000:
         raise StreamClosed(closed.code, closed.reason or "")
 
@@ -72,17 +72,17 @@ async def receive_texts(
 async def _listen(
     websocket: WebSocketConnection, heartbeat: float, take: Callable[[str], Awaitable[None]]
 ) -> CloseReason | None:
-    """Why the daemon closed the connection, or None if it is gone without a word."""
-    pulse = KeepAlive(websocket)
+    """Return the reason of the daemon's close, None if it vanished."""
+    keepalive = KeepAlive(websocket)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pulse.check, heartbeat, nursery.cancel_scope)
-            while (text := await pulse.receive()) is not None:
+            nursery.start_soon(keepalive.check, heartbeat, nursery.cancel_scope)
+            while (text := await keepalive.receive()) is not None:
                 await take(text)
             nursery.cancel_scope.cancel()
         return websocket.closed
     finally:
-        with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
             await websocket.aclose()
 
 
@@ -91,7 +91,7 @@ async def _connected(
 ) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
     if not tls:
         return await trio.open_tcp_stream(host, port or 80)
-    stream = await trio.open_ssl_over_tcp_stream(host, port or 443, https_compatible=True, ssl_context=context())
+    stream = await trio.open_ssl_over_tcp_stream(host, port or 443, https_compatible=True, ssl_context=tls_context())
     try:
         await stream.do_handshake()
     except BaseException:
@@ -100,8 +100,8 @@ async def _connected(
     return stream
 
 
-class _Noticed(trio.abc.ReceiveStream):
-    """What comes from a stream; its end cancels the handshake, which would wait for its answer all the same."""
+class _CancelAtEnd(trio.abc.ReceiveStream):
+    """A stream whose end cancels the handshake, which would wait for its answer forever."""
 
     def __init__(self, stream: trio.abc.ReceiveStream, opening: trio.CancelScope) -> None:
         self._stream = stream
@@ -121,7 +121,7 @@ class _Noticed(trio.abc.ReceiveStream):
 
 
 class KeepAlive:
-    """Notices that a daemon is gone without a word: nothing came while we waited for it, not even a pong."""
+    """Detect a daemon that has vanished: it sends nothing while the client waits, not even a pong."""
 
     def __init__(self, websocket: WebSocketConnection) -> None:
         self._websocket = websocket
@@ -129,7 +129,7 @@ class KeepAlive:
         self._messages = 0
 
     async def receive(self) -> str | None:
-        """The next text, or None when the connection is closed."""
+        """Return the next text, None when the connection is closed."""
         while True:
             self._waiting = True
             try:
@@ -142,15 +142,35 @@ class KeepAlive:
                 return message
 
     async def check(self, interval: float, connection: trio.CancelScope) -> None:
-        """Send a ping every `interval` seconds, and cancel the connection if that stays without any answer."""
+        """Send a ping every `interval` seconds, and cancel the connection if there is no answer."""
         while True:
             await trio.sleep(interval)
             messages = self._messages
-            with trio.move_on_after(min(interval, ANSWER_TIMEOUT)) as asking:
+            with trio.move_on_after(min(interval, ANSWER_TIMEOUT)) as answer:
                 try:
                     await self._websocket.ping()
                 except (ConnectionClosed, ProtocolError):
                     return
-            # while nobody takes the messages that came, the pong waits behind them
-            if asking.cancelled_caught and self._waiting and self._messages == messages:
+            # a pong waits behind messages that the client has not read
+            if answer.cancelled_caught and self._waiting and self._messages == messages:
                 connection.cancel()
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the only error of an exception group, as nurseries make them, without the group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        errors = [error for error in _leaves(group) if not isinstance(error, trio.Cancelled)]
+        if len(errors) > 1:
+            raise
+        raise next(iter(errors), next(_leaves(group))) from None
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,4 +1,4 @@
-"""The settings on paper: the documented sample file, the reference page, and those in force; all from one declaration.
+"""Print the settings: a documented sample file, the reference page, and those in force.
 
 `python -m progressd.config.docs` prints the page, docs/settings.md.
 """
@@ -26,9 +26,8 @@ Every setting has a default, so progressd starts without a config file. A settin
 4. the default.
 
 `progressd config` prints the settings in force and where each came from; `progressd config --sample` prints a
-documented config file to start from. An unknown setting or an impossible value stops the start with a sentence.
-A running daemon takes changes over with `systemctl reload progressd`, but for those that
-[take a restart](operations.md#install).
+documented config file to start from. With an unknown setting or an invalid value the daemon does not start, and prints
+an error. `systemctl reload progressd` applies changes, except those that [take a restart](operations.md#install).
 
 Durations are seconds, or text with a unit: `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"30d"`, up to `"36500d"`. Sizes are
 bytes, or text with a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"64kB"`, `"500MB"`, `"2GB"` (powers of
@@ -38,8 +37,8 @@ bytes, or text with a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"
 _PIPELINES: Final = """\
 ## `[pipelines.NAME]`
 
-What to run for a file that is submitted. Pipelines are set in the config file only. `pdf` is built in; a
-`[pipelines.pdf]` table changes it key by key, so that this alone makes 600 the default of its option `dpi`:
+The command to run for a submitted file. Pipelines are set in the config file only. `pdf` is built in. A
+`[pipelines.pdf]` table changes it key by key. This sets the default of its option `dpi` to 600:
 
 ```toml
 [pipelines.pdf.options.dpi]
@@ -50,12 +49,12 @@ default = 600
 _OPTIONS: Final = """\
 ### `[pipelines.NAME.options.OPTION]`
 
-What a client may choose. An option that is not listed here is refused.
+The options that a client may set. Other options are rejected.
 """
 
 
 def sample() -> str:
-    """A config file that documents every setting and changes none."""
+    """Return a config file that documents every setting and changes none."""
     lines = ["# progressd: every setting with its default. Remove a '#' to change one."]
     for section, settings in _sections():
         lines += ["", ""]
@@ -69,7 +68,7 @@ def sample() -> str:
 
 
 def page() -> str:
-    """The reference page, in Markdown."""
+    """Return the reference page, in Markdown."""
     parts = [_INTRODUCTION]
     for section, settings in _sections():
         heading = f"## `[{section}]`\n\n{_about(section)}" if section else "## At the top of the file"
@@ -86,7 +85,7 @@ def page() -> str:
 
 
 def in_force(settings: Settings, origins: Origins) -> str:
-    """The settings as a config file, with a comment behind each that says where it came from."""
+    """Return the settings as a config file, with the origin of each in a comment."""
     lines: list[str] = []
     for section, declarations in _sections():
         lines += ["", f"[{section}]"] if section else []

@@ -1,4 +1,4 @@
-"""One setting: its key, type, default and description, read from the struct that declares it, and its text in TOML."""
+"""A setting: its key, type, default and description from the struct that declares it, and its text in TOML."""
 
 import json
 import math
@@ -17,12 +17,12 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 class Setting(NamedTuple):
-    """A field of a struct. `extra` of its Meta: `unit` (seconds, bytes, mode), `flag`, and `default` in words."""
+    """A field of a struct. The `extra` of its Meta has `unit` (seconds, bytes, mode), `flag` and `default`."""
 
     key: str
     type: Any
     meta: Meta
-    default: object  # NODEFAULT when it has to be computed
+    default: object  # NODEFAULT if it is computed
 
     @property
     def variable(self) -> str:
@@ -31,40 +31,40 @@ class Setting(NamedTuple):
 
     @property
     def extra(self) -> Mapping[str, Any]:
-        """What the declaration says beside its limits."""
+        """The `extra` of the Meta."""
         return self.meta.extra or {}
 
     @property
     def unit(self) -> str | None:
-        """What its number counts, if that may be written as text with a unit."""
+        """The unit of its number, if it may be text with a unit."""
         return self.extra.get("unit")
 
     def read(self, raw: object, *, text: bool) -> object:
-        """The value in its type; `text` when it comes from where everything is text. Raises ValueError."""
+        """Convert a raw value; `text`: it comes from a source in which every value is text. Raises ValueError."""
         if self.unit is not None and isinstance(raw, str):
             raw = _READERS[self.unit](raw)
         elif self.unit == "mode":
-            raise ValueError("660 and 0660 are different numbers, so a mode has to be text")
+            raise ValueError("a mode must be text, since 660 and 0660 are different numbers")
         elif text and isinstance(raw, str) and get_origin(self.base) is tuple:
             raw = [part.strip() for part in raw.split(",") if part.strip()]
         value = msgspec.convert(raw, self.type, strict=not text, dec_hook=_to_path)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{value} is not finite")
-        if self.unit == "seconds" and isinstance(value, float) and value > units.LONGEST:
-            raise ValueError(f"{value} s are too many")
-        if self.unit == "bytes" and isinstance(value, int) and value > units.LARGEST:
-            raise ValueError(f"{value} bytes are too many")
+        if self.unit == "seconds" and isinstance(value, float) and value > units.MAX_SECONDS:
+            raise ValueError(f"{value} s is too long")
+        if self.unit == "bytes" and isinstance(value, int) and value > units.MAX_BYTES:
+            raise ValueError(f"{value} bytes is too long")
         return value
 
     @property
     def expected(self) -> str:
-        """What the value has to be, as the end of a sentence."""
+        """What the value must be, for the end of a sentence."""
         match self.unit:
             case "seconds":
-                longest = units.seconds_text(units.LONGEST)
+                longest = units.seconds_text(units.MAX_SECONDS)
                 return f'a duration of more than 0 s, up to {longest}, such as 30, "30s" or "5min"'
             case "bytes":
-                least, largest = self.extra.get("least", self.meta.ge), units.size_text(units.LARGEST)
+                least, largest = self.extra.get("least", self.meta.ge), units.size_text(units.MAX_BYTES)
                 return f'a size of at least {least} bytes, up to {largest}, such as 65536 or "64KiB"'
             case "mode":
                 return 'an octal file mode in quotes, such as "0660"'
@@ -80,10 +80,10 @@ class Setting(NamedTuple):
                 if most is None
                 else f"an integer from {self.meta.ge} to {most}"
             )
-        return {bool: "true or false", str: "text that is not empty", Path: "a path"}[base]
+        return {bool: "true or false", str: "non-empty text", Path: "a path"}[base]
 
     def shown(self, value: object) -> str:
-        """The value as it stands in a TOML file."""
+        """Return the value in TOML."""
         match self.unit, value:
             case "seconds", int() | float():
                 return toml(units.seconds_text(value))
@@ -95,12 +95,12 @@ class Setting(NamedTuple):
 
     @property
     def base(self) -> Any:
-        """The type without what is annotated."""
+        """The type without its annotations."""
         return get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
 
 
 def declared(struct: type[Struct], prefix: str = "") -> Iterator[Setting]:
-    """The settings of a struct, those of the structs in it after its own."""
+    """Yield the settings of a struct, then those of nested structs."""
     hints = get_type_hints(struct, include_extras=True)
     sections = []
     for field in msgspec.structs.fields(struct):
@@ -117,7 +117,7 @@ def declared(struct: type[Struct], prefix: str = "") -> Iterator[Setting]:
 
 
 def toml(value: object) -> str:
-    """A value in TOML, on one line. Raises TypeError for what TOML does not know."""
+    """Return a value in TOML, on one line. Raises TypeError for types that TOML lacks."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -131,11 +131,11 @@ def toml(value: object) -> str:
         case dict():
             pairs = ", ".join(f"{toml_key(key)} = {toml(item)}" for key, item in value.items())
             return f"{{ {pairs} }}" if pairs else "{}"
-    raise TypeError(f"{type(value).__name__} cannot stand in a TOML file")
+    raise TypeError(f"{type(value).__name__} is not a type of TOML")
 
 
 def toml_key(key: str) -> str:
-    """A key in TOML, quoted where it must be."""
+    """Return a key in TOML, quoted if necessary."""
     return key if _BARE_KEY.fullmatch(key) else toml(key)
 
 
@@ -143,6 +143,6 @@ def _to_path(kind: type, raw: object) -> object:
     if kind is Path and isinstance(raw, str | Path) and str(raw) and "\0" not in str(raw):
         try:
             return Path(raw).expanduser()
-        except RuntimeError:  # the home of a user who does not exist
+        except RuntimeError:  # ~user of an unknown user
             raise ValueError("not a path") from None
     raise ValueError("not a path")

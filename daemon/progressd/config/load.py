@@ -1,4 +1,4 @@
-"""The settings in force: read from flags, environment and file into one frozen object, or refused with a sentence."""
+"""Load the settings from flags, environment and file into one frozen object."""
 
 import difflib
 import ipaddress
@@ -24,7 +24,7 @@ DEFAULT_FILE: Final = Path("/etc/progressd/progressd.toml")
 OTHER_VARIABLES: Final = frozenset(
     f"PROGRESSD_{name}" for name in ("URL", "KEY", "KEY_FILE", "JOB_ID", "RUNNER", "SOCKET")
 )
-LONGEST_SOCKET_PATH: Final = 107  # bytes, unix(7)
+MAX_SOCKET_PATH: Final = 107  # bytes, unix(7)
 
 Origins = Mapping[str, str]
 
@@ -41,12 +41,15 @@ class _Given(NamedTuple):
 def load(
     config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], *, again: bool = False
 ) -> tuple[Settings, Origins]:
-    """The settings in force, and by key where each came from.
+    """Return the settings in force, and the origin of each by key.
 
-    A flag goes before the environment, that before the file, that before the default. `config_path` must exist; without
-    it DEFAULT_FILE is read if it is there. `flags` are by key ("server.port"); one that is None was not given.
-    `again`: at once, while a daemon works, so that a pipe is refused, from which it may have come at the start.
-    Raises SettingsError for what is unknown or impossible.
+    Flags precede the environment, then the file, then the defaults. Raises SettingsError for unknown settings and
+    invalid values.
+
+    Args:
+        config_path: A file that must exist. None: DEFAULT_FILE, if it exists.
+        flags: Values by key ("server.port"); None for flags that were not given.
+        again: The daemon is running, so a file that blocks, such as a pipe, is rejected.
     """
     path, table = _read(config_path, again=again)
     settings = list(declared(Settings))
@@ -70,15 +73,15 @@ def _read(config_path: Path | None, *, again: bool) -> tuple[Path, dict[str, Any
     try:
         text = read_regular(path) if again else path.read_bytes()
         table = tomllib.loads(text.decode())
-        repr(table)  # so that each value can be told; integers may be too long for it
+        repr(table)  # raises ValueError for integers that are too long to print
         return path, table
     except FileNotFoundError:
         if config_path is None:
             return path, {}
         raise SettingsError(f"there is no config file {path}") from None
     except OSError as error:
-        raise SettingsError(f"the config file {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # as those for what is not TOML or not UTF-8 are
+        raise SettingsError(f"cannot read the config file {path}: {error.strerror}") from None
+    except ValueError as error:  # not TOML, or not UTF-8
         raise SettingsError(f"the config file {path} is not TOML: {error}") from None
     except RecursionError:
         raise SettingsError(f"the config file {path} is nested too deeply") from None
@@ -134,19 +137,19 @@ def _value(setting: Setting, given: _Given) -> object:
 
 
 def _computed(environ: Mapping[str, str], values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The defaults that depend on where the daemon runs; of directories that systemd names, the first counts."""
+    """Yield the defaults that depend on the host. Of several directories of systemd, the first is used."""
     state = Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "progressd-data").absolute()
     runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     yield "state_dir", state
     yield "ingest.socket", Path(runtime or str(values.get("state_dir", state))).absolute() / "ingest.sock"
     yield "auth.keys_file", Path(str(values.get("state_dir", state))) / "keys.json"
     yield "auth.token_secret_file", Path(str(values.get("state_dir", state))) / "token-secret"
-    # what this process may use, not what the machine has: a unit's CPUAffinity= counts
+    # the CPUs of this process, as limited by CPUAffinity= in a unit
     yield "runner.concurrency", len(os.sched_getaffinity(0))
 
 
 def _build(struct: type[Any], values: Mapping[str, object], prefix: str = "", **more: object) -> Any:
-    """A struct of settings, with the structs in it, from values by key."""
+    """Build a struct of settings and its nested structs from values by key."""
     arguments = dict(more)
     for name, hint in get_type_hints(struct).items():
         key = prefix + name
@@ -158,7 +161,7 @@ def _build(struct: type[Any], values: Mapping[str, object], prefix: str = "", **
 
 
 def _pipelines(table: object, origin: str) -> tuple[dict[str, Pipeline], dict[str, str]]:
-    """The pipelines of the file, over the built-in ones key by key."""
+    """Return the pipelines of the file, merged into the built-in ones key by key."""
     if not isinstance(table, dict) or not all(isinstance(item, dict) for item in table.values()):
         raise SettingsError(f"pipelines, from {origin}: expected a table for each pipeline, [pipelines.NAME]")
     built_in: dict[str, Any] = {name: msgspec.to_builtins(pipeline) for name, pipeline in BUILT_IN.items()}
@@ -191,7 +194,7 @@ def _pipeline(name: str, table: dict[str, Any], origin: str) -> Pipeline:
 
 
 def _converted(struct: type[_T], key: str, table: object, origin: str) -> _T:
-    """A struct from a table of the file. msgspec's own message does not name the option or the value."""
+    """Convert a table of the file. msgspec's own error names neither the option nor the value."""
     try:
         return msgspec.convert(table, struct)
     except msgspec.ValidationError as error:
@@ -206,14 +209,14 @@ def _converted(struct: type[_T], key: str, table: object, origin: str) -> _T:
 
 
 def _check(settings: Settings, origins: Origins) -> None:
-    """Raise SettingsError for values that are impossible together."""
+    """Raise SettingsError for values that contradict each other."""
     limits, socket = settings.limits, settings.ingest.socket
     timeout_origin = origins["limits.connection_timeout"]
     if limits.connection_timeout <= limits.heartbeat_interval:
         raise SettingsError(
             f"limits.connection_timeout = {limits.connection_timeout:g} s, from {timeout_origin}: "
             f"expected more than limits.heartbeat_interval, {limits.heartbeat_interval:g} s, "
-            "or watchers are cut off before they were asked for a sign of life"
+            "or watchers are disconnected before their first ping"
         )
     for key, value in (
         ("server.trusted_proxies", settings.server.trusted_proxies),
@@ -223,8 +226,8 @@ def _check(settings: Settings, origins: Origins) -> None:
             list(map(ipaddress.ip_network, value))
         except ValueError as error:
             raise SettingsError(f"{key}, from {origins[key]}: {error}; expected {NETWORKS}") from None
-    if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
+    if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
         raise SettingsError(
             f"ingest.socket = {socket}, from {origins['ingest.socket']}: expected a path of at most "
-            f"{LONGEST_SOCKET_PATH} bytes, which is all that the system allows for a Unix socket"
+            f"{MAX_SOCKET_PATH} bytes, the system's limit for a Unix socket"
         )

@@ -1,8 +1,7 @@
-"""Settings that are read again while the daemon runs: which of them can change, and who has to know.
+"""Reload the settings while the daemon runs.
 
-Whoever keeps something from the settings that may change registers a hook. It looks at the new ones, raises an error
-(SettingsError) where they are impossible, and gives back what puts them into force, which cannot fail: so all of them
-change, or none does.
+A part of the daemon that depends on settings registers a hook. The hook checks the new settings, raises SettingsError
+if they are invalid, and returns a function that applies them and cannot fail. So all settings change, or none does.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from progressd.config.settings import Settings
 from progressd.core.errors import SettingsError
 
-# what the daemon has opened, or built, when it started
+# Settings that take a restart.
 FIXED: Final = frozenset(
     {
         "auth.keys_file",
@@ -40,9 +39,10 @@ log = structlog.get_logger(__name__)
 
 
 class Reload:
-    """`settings` are those in force. `refused` is why the last attempt changed nothing, "" if it did.
+    """Read and apply settings.
 
-    `waiting`: the keys of those that change only with a restart.
+    `settings` are those in force. `refused` is the error of the last reload, "" if it succeeded. `waiting` names the
+    changed settings that take a restart.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
@@ -52,38 +52,38 @@ class Reload:
         self._hooks: list[Hook] = []
 
     def register(self, hook: Hook) -> None:
-        """Have a part of the daemon follow the settings."""
+        """Call a hook at each reload."""
         self._hooks.append(hook)
 
     @property
     def pending(self) -> str:
-        """Why the settings in force are not those that are wanted, "" where they are."""
+        """Why the settings in force are not those of the file, "" if they are."""
         if self.refused:
             return f"settings not reloaded: {self.refused}"
         return f"settings wait for a restart: {self.waiting}" if self.waiting else ""
 
     def __call__(self) -> None:
-        """Read the settings again, and put them into force or leave everything as it is."""
+        """Read the settings again, and apply all of them or none."""
         try:
             wanted = self._read()
             new = with_fixed(self.settings, wanted)
-            ready = [hook(new) for hook in self._hooks]
+            changes = [hook(new) for hook in self._hooks]
         except SettingsError as error:
             self.refused = str(error)
-            log.error("settings not reloaded, the old ones stay", error=str(error))
+            log.error("settings not reloaded", error=str(error))
             return
-        for put_into_force in ready:
-            put_into_force()
+        for apply in changes:
+            apply()
         log.info("settings reloaded", changed=", ".join(changed(self.settings, new)) or "nothing")
         if waiting := ", ".join(changed(new, wanted)):
-            log.warning("some settings change only with a restart", settings=waiting)
+            log.warning("settings take a restart", settings=waiting)
         self.waiting = waiting
         self.settings = new
         self.refused = ""
 
 
 def changed(old: Struct, new: Struct, prefix: str = "") -> Iterator[str]:
-    """The keys of settings that differ."""
+    """Yield the keys of settings that differ."""
     for name in old.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
         if isinstance(before, Struct):
@@ -93,7 +93,7 @@ def changed(old: Struct, new: Struct, prefix: str = "") -> Iterator[str]:
 
 
 def with_fixed(old: S, new: S, prefix: str = "") -> S:
-    """The new settings, with the old values of what cannot change."""
+    """Return the new settings with the old values of those that take a restart."""
     values = {}
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)

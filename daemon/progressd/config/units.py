@@ -1,4 +1,4 @@
-"""Durations, sizes and file modes as people write them in a config file, and back."""
+"""Convert durations, sizes and file modes from their text in a config file, and back."""
 
 import math
 import re
@@ -8,20 +8,20 @@ from typing import Final
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 
-LARGEST: Final = 8 << 50  # bytes that any size may have: more than there are, and still exact as a float
-LONGEST: Final = 100 * 365 * 86400.0  # seconds that any duration may have: no date is too far away to be told
+MAX_BYTES: Final = 8 << 50  # of any size: exact as a float
+MAX_SECONDS: Final = 100 * 365 * 86400.0  # of any duration: dates stay within those of Python
 
 _SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def seconds(text: str) -> float:
-    """The seconds in "30", "30s", "1.5min", "2h" or "30d". Raises ValueError."""
+    """Return the seconds in "30", "30s", "1.5min", "2h" or "30d". Raises ValueError."""
     return _scaled(text, _SECONDS)
 
 
 def size(text: str) -> int:
-    """The bytes in "65536", "64KiB", "500MiB" (powers of 1024) or "64kB" (of 1000). Raises ValueError."""
+    """Return the bytes in "65536", "64KiB", "500MiB" (powers of 1024) or "64kB" (of 1000). Raises ValueError."""
     value = _scaled(text, _BYTES)
     if not value.is_integer():
         raise ValueError(f"{text!r} is not a whole number of bytes")
@@ -29,14 +29,14 @@ def size(text: str) -> int:
 
 
 def mode(text: str) -> int:
-    """The file mode in "0660". Raises ValueError."""
+    """Return the file mode in "0660". Raises ValueError."""
     if _MODE.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a file mode")
     return int(text, 8)
 
 
 def seconds_text(value: float) -> str:
-    """The shortest text that `seconds` reads as this value."""
+    """Return the shortest text for which `seconds` returns this value."""
     for unit in ("d", "h", "min"):
         if value and value % _SECONDS[unit] == 0:
             return f"{int(value / _SECONDS[unit])}{unit}"
@@ -44,7 +44,7 @@ def seconds_text(value: float) -> str:
 
 
 def size_text(value: int) -> str:
-    """The shortest text that `size` reads as this value."""
+    """Return the shortest text for which `size` returns this value."""
     for unit in ("GiB", "MiB", "KiB"):
         if value and value % _BYTES[unit.lower()] == 0:
             return f"{value // _BYTES[unit.lower()]}{unit}"
@@ -52,7 +52,7 @@ def size_text(value: int) -> str:
 
 
 def mode_text(value: int) -> str:
-    """The text that `mode` reads as this value."""
+    """Return the text for which `mode` returns this value."""
     return f"{value:04o}"
 
 

@@ -1,22 +1,53 @@
-"""`progressd backup`: a copy of the database, made while the daemon runs."""
+"""`progressd backup`: copy the database while the daemon runs."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, NoReturn
 
 import click
 
 from progressd.cli.options import state_dir, state_dir_options
-from progressd.cli.signals import ending_in_order
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Raise SystemExit with a shell's status on signals that are not ignored, so that no partial file is left."""
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    handled = {number: before for number in SIGNALS if (before := signal.getsignal(number)) in defaults}
+    status = list[int]()
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)  # timeout(1) sends the signal twice
+        status.append(128 + number)
+        raise SystemExit(*status)
+
+    for number in handled:
+        signal.signal(number, leave)
+    try:
+        yield
+    except Exception:
+        if status:  # SQLite replaces an exception of its progress handler with "interrupted"
+            raise SystemExit(*status) from None
+        raise
+    finally:
+        for number, before in handled.items():
+            signal.signal(number, before)
 
 
 @click.command()
 @click.argument("target", metavar="FILE", type=click.Path(path_type=Path))
 @state_dir_options
-@ending_in_order()
+@exit_on_signals()
 def backup(target: Path, config_path: Path | None, **given: str | None) -> None:
     """Copy the database of a daemon, running or not, to FILE.
 
     The copy is consistent and checked, and never overwrites a file. It contains all jobs and their changes. The files
-    of jobs are in the directory jobs beside the database: copy them after it.
+    of jobs are in the directory jobs next to the database: copy them after it.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ def cancel(job_id: str, remote: Remote) -> None:
     Example:
       progressd cancel 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
     """
-    from progressd.cli.job_ids import whole_id
+    from progressd.cli.remote import whole_id
 
     with remote.client() as client:
         job = client.cancel(whole_id(client, job_id))

@@ -1,17 +1,17 @@
-"""`progressd check`: check that database and files are whole and consistent."""
+"""`progressd check`: check the database and files, and repair them."""
 
 from pathlib import Path
 
 import click
 
+from progressd.cli.commands.backup import exit_on_signals
 from progressd.cli.options import state_dir, state_dir_options
-from progressd.cli.signals import ending_in_order
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Repair what can be repaired; stop the daemon first.")
 @state_dir_options
-@ending_in_order()
+@exit_on_signals()
 def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     """Check the database and the files of a daemon, running or not.
 
@@ -19,7 +19,7 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     problems, or if all were repaired. A large database takes a while.
 
     --repair recovers a damaged database into a new one, which takes the program sqlite3 (sudo apt install sqlite3).
-    It keeps the damaged one beside it, says where, and lists what is lost.
+    It keeps the damaged one next to it, says where, and lists what is lost.
 
     \b
     Examples:
@@ -31,9 +31,9 @@ def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     directory = state_dir(config_path, given["state_dir"])
     left = 0
     if repair:
-        for sentence, mended in maintenance.repair(directory):
+        for sentence, repaired in maintenance.repair(directory):
             click.echo(sentence)
-            left += not mended
+            left += not repaired
     else:
         for problem in maintenance.check(directory):
             click.echo(f"{problem.sentence}: {problem.remedy}")

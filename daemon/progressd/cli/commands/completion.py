@@ -1,4 +1,4 @@
-"""`progressd completion`: what a shell needs to complete our commands."""
+"""`progressd completion`: shell completion."""
 
 import click
 

@@ -19,18 +19,17 @@ def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None
     Example:
       progressd delete 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c
     """
-    from progressd.cli.errors import sentence
-    from progressd.cli.job_ids import whole_id
+    from progressd.cli.remote import error_sentence, whole_id
     from progressd.client.errors import APIError
 
-    refused = False
+    rejected = False
     with remote.client() as client:
         for job_id in job_ids:
             try:
                 click.echo(f"{client.purge(whole_id(client, job_id))['id']} deleted")
-            except APIError as refusal:
-                if refusal.status == 401:
-                    raise  # and would be with every other job
-                refused = True
-                click.echo(f"Error: {sentence(refusal, remote)}", err=True)
-    ctx.exit(int(refused))
+            except APIError as error:
+                if error.status == 401:
+                    raise  # the other jobs would fail the same way
+                rejected = True
+                click.echo(f"Error: {error_sentence(error, remote)}", err=True)
+    ctx.exit(int(rejected))

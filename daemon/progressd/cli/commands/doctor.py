@@ -1,4 +1,4 @@
-"""`progressd doctor`: what keeps the daemon from working."""
+"""`progressd doctor`: find what keeps the daemon from working."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def doctor(config_path: Path | None, **flags: object) -> None:
     import os
 
     from progressd.admin.doctor import Finding, diagnose
-    from progressd.admin.install import CONFIG, STATE, UNIT_DIRECTORY, held_addresses, unsettled
+    from progressd.admin.install import CONFIG, STATE, UNIT_DIRECTORY, pending_settings, socket_addresses
     from progressd.config.load import load
 
     environ = dict(os.environ)
@@ -36,9 +36,9 @@ def doctor(config_path: Path | None, **flags: object) -> None:
     given = given_settings(flags)
     settings, _ = load(config_path, environ, given)
     of_service = installed and all(value is None for value in given.values())
-    findings = list(diagnose(settings, held_addresses() if of_service else ()))
-    if of_service and (told := unsettled()):
-        findings.insert(0, Finding("note", f"the running service says: {told}"))
+    findings = list(diagnose(settings, socket_addresses() if of_service else ()))
+    if of_service and (status := pending_settings()):
+        findings.insert(0, Finding("note", f"the running service says: {status}"))
     for finding in findings:
         click.echo(f"{MARKS[finding.grade]}  {finding.sentence}")
     if any(finding.grade == "bad" for finding in findings):

@@ -1,4 +1,4 @@
-"""`progressd emit`: a script says how far it is."""
+"""`progressd emit`: report from a script."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
 
-# A script waits for each report: a daemon that is away must not hold it up for long.
+# A script waits for each report, so a daemon that is away must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 
@@ -25,20 +25,20 @@ ANSWER_TIMEOUT: Final = 10.0  # seconds
     envvar="PROGRESSD_JOB_ID",
     show_envvar=True,
     shell_complete=complete_unfinished,
-    help="The job that it is about.",
+    help="The job to report on.",
 )
-@click.option("--step", "-n", type=click.IntRange(0, 2**53), help="How many steps are done.")
-@click.option("--total", "-t", type=click.IntRange(0, 2**53), help="How many there are.")
-@click.option("--percent", type=click.FloatRange(0, 100), help="How far it is, where steps do not tell.")
-@click.option("--completed", is_flag=True, help="The job has ended well.")
-@click.option("--failed", metavar="WHY", help="The job has failed.")
+@click.option("--step", "-n", type=click.IntRange(0, 2**53), help="The number of steps that are done.")
+@click.option("--total", "-t", type=click.IntRange(0, 2**53), help="The total number of steps.")
+@click.option("--percent", type=click.FloatRange(0, 100), help="The progress, if steps do not express it.")
+@click.option("--completed", is_flag=True, help="The job has completed.")
+@click.option("--failed", metavar="REASON", help="The job has failed.")
 @remote_options
 @click.option(
     "--socket",
     type=click.Path(path_type=Path),
     envvar="PROGRESSD_SOCKET",
     show_envvar=True,
-    help="Or its Unix socket, which takes no key.",
+    help="The Unix socket of the daemon, instead of --url. It needs no key.",
 )
 @click.pass_context
 def emit(
@@ -53,9 +53,9 @@ def emit(
     remote: Remote,
     socket: Path | None,
 ) -> None:
-    """Report on a job: how far it is, or that it has ended.
+    """Report the progress or the end of a job.
 
-    In a pipeline, and in a command of progressd run, it knows the job and the daemon from its environment.
+    In a pipeline, and in a command of progressd run, the environment names the job and the daemon.
 
     \b
     Examples:
@@ -63,15 +63,15 @@ def emit(
       progressd emit --job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --failed "no space left"
     """
     if job_id is None:
-        raise click.UsageError("there is no PROGRESSD_JOB_ID here, so --job has to name the job")
-    job_id = values.known(job_id)
+        raise click.UsageError("no job given: use --job, or set PROGRESSD_JOB_ID")
+    job_id = values.encodable(job_id)
     event = _event(step_name, step, total, percent, completed, failed)
     if socket is not None and ctx.get_parameter_source("url") is ParameterSource.DEFAULT:
-        from progressd.client.unix_socket import report
+        from progressd.client.transport import report
 
         report(socket, job_id, event, ANSWER_TIMEOUT)
         return
-    from progressd.cli.job_ids import whole_id
+    from progressd.cli.remote import whole_id
 
     with remote.client(timeout=ANSWER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT) as client:
         client.report(whole_id(client, job_id), event)
@@ -82,7 +82,7 @@ def _event(
 ) -> dict[str, Any]:
     moved = bool(step_name) or any(number is not None for number in (step, total, percent))
     if moved + completed + (failed is not None) != 1:
-        raise click.UsageError("say one thing: how far the job is, --completed or --failed")
+        raise click.UsageError("report one of these: progress, --completed or --failed")
     if percent is not None and math.isnan(percent):
         raise click.BadParameter("nan is not in the range 0<=x<=100.", param_hint="--percent")
     if completed:

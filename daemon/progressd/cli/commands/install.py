@@ -1,4 +1,4 @@
-"""`progressd install` and `progressd uninstall`: the service of this machine."""
+"""`progressd install` and `progressd uninstall`: the systemd service."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _asking(command: Command) -> Command:
-    """`--dry-run` and `--yes`."""
-    command = click.option("-n", "--dry-run", is_flag=True, help="Print what would be done, and do nothing.")(command)
+def _confirmed(command: Command) -> Command:
+    """Add `--dry-run` and `--yes`."""
+    command = click.option("-n", "--dry-run", is_flag=True, help="Print the steps, and do nothing.")(command)
     return click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")(command)
 
 
 @click.command()
-@_asking
+@_confirmed
 def install(dry_run: bool, yes: bool) -> None:
     """Install the daemon as a service that starts with the machine.
 
@@ -47,13 +47,13 @@ def install(dry_run: bool, yes: bool) -> None:
     except InstallationFailed as error:
         if not dry_run:
             raise
-        click.echo(f"This cannot be done here: {error}.\n", err=True)
+        click.echo(f"Not possible here: {error}.\n", err=True)
     _carry_out(installing(program, sample()), "progressd is installed and running", dry_run, yes)
 
 
 @click.command()
 @click.option("--delete-data", is_flag=True, help="Also delete all jobs, their files and the settings.")
-@_asking
+@_confirmed
 def uninstall(delete_data: bool, dry_run: bool, yes: bool) -> None:
     """Stop the service and remove it.
 
@@ -72,9 +72,9 @@ def uninstall(delete_data: bool, dry_run: bool, yes: bool) -> None:
 def _carry_out(steps: "Iterable[Step]", done: str, dry_run: bool, yes: bool) -> None:
     planned = list(steps)
     if not planned:
-        click.echo(f"There is nothing to do: {done}.")
+        click.echo(f"Nothing to do: {done}.")
         return
-    click.echo("This will\n" + "\n".join(f"  - {step.words}" for step in planned))
+    click.echo("This will:\n" + "\n".join(f"  - {step.description}" for step in planned))
     if dry_run:
         return
     if os.geteuid() != 0:
@@ -82,5 +82,5 @@ def _carry_out(steps: "Iterable[Step]", done: str, dry_run: bool, yes: bool) -> 
     if not yes:
         click.confirm("Continue?", abort=True)
     for step in planned:
-        step.do()
+        step.run()
     click.echo(f"Done: {done}.")

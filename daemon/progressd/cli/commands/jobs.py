@@ -11,10 +11,10 @@ from progressd.cli.remote import Remote, remote_options
 from progressd.core.status import JobStatus
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
-STATUS, DONE, CREATED, NAME = range(1, 5)  # places in COLUMNS
+STATUS, DONE, CREATED, NAME = range(1, 5)  # indexes in COLUMNS
 
 GAP: Final = "  "
-LEAST_NAME: Final = 8  # characters
+MIN_NAME: Final = 8  # characters
 
 
 @click.group(invoke_without_command=True)
@@ -70,7 +70,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
-    """In a pipe every job is one line, which ends with what came of it."""
+    """Append the outcome: in a pipe every job is one line."""
     from progressd.cli.text import outcome
 
     *most, name = cells
@@ -78,7 +78,7 @@ def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
-    """No wider than the terminal: the name is shortened, then columns are left out. What came of a job is below it."""
+    """Print a table that fits the terminal: names are shortened, then columns hidden. Outcomes are below their jobs."""
     from rich.console import Console
     from rich.text import Text
 
@@ -91,11 +91,11 @@ def _print_table(found: list[dict[str, Any]]) -> None:
     console = Console()
     *widths, _ = _widths(rows)
     shown = list(range(len(COLUMNS)))
-    for least in (CREATED, DONE, NAME, STATUS):
+    for hidden in (CREATED, DONE, NAME, STATUS):
         room = console.width - sum(widths[column] + len(GAP) for column in shown if column != NAME)
-        if room >= (LEAST_NAME if NAME in shown else 0):
+        if room >= (MIN_NAME if NAME in shown else 0):
             break
-        shown.remove(least)
+        shown.remove(hidden)
     for number, row in enumerate(rows):
         line = Text(style="bold" if number == 0 else "")
         for column in shown:
@@ -108,9 +108,9 @@ def _print_table(found: list[dict[str, Any]]) -> None:
                 cell.pad_right(widths[column] - len(cell))
             line.append_text(cell).append(GAP)
         line.rstrip()
-        console.print(line, soft_wrap=True)  # an id is there to be copied: rich may not shorten it
-        if number and (came_of_it := outcome(found[number - 1])):
-            console.print(Text(f"  {came_of_it}", style="dim"), soft_wrap=True)
+        console.print(line, soft_wrap=True)  # rich would shorten ids, which are there to be copied
+        if number and (result := outcome(found[number - 1])):
+            console.print(Text(f"  {result}", style="dim"), soft_wrap=True)
 
 
 def _print_columns(rows: list[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""`progressd keys`: the API keys of a daemon, and what each may do."""
+"""`progressd keys`: the API keys of a daemon and their scopes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,15 +37,15 @@ def _scopes(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...
 
 
 def duration(_ctx: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """Seconds, from 12h or 30d; at most a century."""
+    """Parse a duration such as 12h or 30d, at most a century."""
     from progressd.config import units
 
     try:
         seconds = None if text is None else units.seconds(text)
     except ValueError:
         seconds = 0
-    if seconds is not None and seconds > units.LONGEST:
-        raise click.BadParameter(f"{text!r} is too long: use at most {units.seconds_text(units.LONGEST)}")
+    if seconds is not None and seconds > units.MAX_SECONDS:
+        raise click.BadParameter(f"{text!r} is too long: use at most {units.seconds_text(units.MAX_SECONDS)}")
     if seconds is not None and seconds <= 0:
         raise click.BadParameter(f"{text!r} is not a duration, such as 12h or 30d")
     return seconds
@@ -93,7 +93,7 @@ def add(
     state_dir: Path | None,
     config_path: Path | None,
 ) -> None:
-    """Make a key and print it, once."""
+    """Create a key and print it, once."""
     from datetime import UTC, datetime, timedelta
 
     import msgspec
@@ -149,7 +149,7 @@ def revoke(name: str, state_dir: Path | None, config_path: Path | None) -> None:
     from progressd.auth.api_keys import revoke_key
 
     revoke_key(_file(state_dir, config_path), name)
-    click.echo(f"{name} is revoked")
+    click.echo(f"{name} revoked")
 
 
 def _file(state_dir: Path | None, config_path: Path | None) -> Path:

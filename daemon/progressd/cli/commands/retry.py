@@ -2,12 +2,12 @@
 
 import click
 
-from progressd.cli.options import complete_ended
+from progressd.cli.options import complete_retryable
 from progressd.cli.remote import Remote, remote_options
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB", shell_complete=complete_ended)
+@click.argument("job_id", metavar="JOB", shell_complete=complete_retryable)
 @click.option("--watch", "-w", is_flag=True, help="Watch the new job until it has finished.")
 @remote_options
 @click.pass_context
@@ -21,9 +21,8 @@ def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
       progressd retry 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c --watch
     """
     from progressd.cli import text
-    from progressd.cli.display import display_for
     from progressd.cli.follow import follow
-    from progressd.cli.job_ids import whole_id
+    from progressd.cli.remote import whole_id
 
     with remote.client() as client:
         job_id = whole_id(client, job_id)
@@ -31,4 +30,4 @@ def retry(ctx: click.Context, job_id: str, watch: bool, remote: Remote) -> None:
     for again in names:
         click.echo(again)
     if watch:
-        ctx.exit(follow(remote, list(names), display_for(remote.url, names, as_json=False)))
+        ctx.exit(follow(remote, list(names), names))

@@ -1,4 +1,4 @@
-"""`progressd run`: any command as a job."""
+"""`progressd run`: run a command as a job."""
 
 import contextlib
 from pathlib import PurePath
@@ -11,7 +11,7 @@ from progressd.cli.remote import Remote, remote_options
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--name", metavar="NAME", help="What the job is called, instead of after the command.")
+@click.option("--name", metavar="NAME", help="The name of the job.  [default: the command]")
 @click.option(
     "--label", "labels", metavar="NAME=VALUE", multiple=True, callback=labels_given, help="A label of the job."
 )
@@ -20,14 +20,14 @@ from progressd.cli.remote import Remote, remote_options
     "-p",
     "pattern",
     metavar="REGEX",
-    help="Finds the progress in what the command writes: by the groups current and total, or percent, and step.",
+    help="Finds the progress in the output, with the groups current and total, or percent, and step.",
 )
 @click.option(
     "--lease",
     type=click.FloatRange(10, 86400),
     default=60.0,
     show_default=True,
-    help="Seconds without a sign of life until the job is shown as stalled; three times as long, and it has failed.",
+    help="Seconds without contact until the job is shown as stalled. After three times as long, it fails.",
 )
 @remote_options
 @click.pass_context
@@ -40,10 +40,10 @@ def run(
     lease: float,
     remote: Remote,
 ) -> None:
-    """Run a command, and have the daemon show how it goes.
+    """Run a command, and report it as a job.
 
-    Its input, output and exit status are its own, and it runs even where no daemon answers. Cancelling the job ends it.
-    It finds PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY in its environment, should it want to report by itself.
+    The command keeps its input, output and exit status. It runs even if no daemon answers. Cancelling the job ends it.
+    Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, with which it can report its progress.
 
     \b
     Examples:
@@ -52,7 +52,7 @@ def run(
     """
     import trio
 
-    from progressd.cli.errors import sentence
+    from progressd.cli.remote import error_sentence
     from progressd.client import values
     from progressd.client.run import CommandJob
     from progressd.core.progress_pattern import ProgressPattern
@@ -65,8 +65,8 @@ def run(
     registration = {"kind": kind, "labels": labels, "lease_seconds": lease}
 
     def say(what: str | Exception) -> None:
-        said = what if isinstance(what, str) else f"{sentence(what, remote)}; the command runs all the same"
-        with contextlib.suppress(OSError):  # nobody reads stderr: that must not disturb the command
+        said = what if isinstance(what, str) else f"{error_sentence(what, remote)}; the command continues"
+        with contextlib.suppress(OSError):  # stderr is broken: the command goes on all the same
             click.echo(f"progressd: {said}", err=True)
 
     with remote.client(timeout=10) as client:

@@ -1,4 +1,4 @@
-"""`progressd serve`: the daemon in the foreground."""
+"""`progressd serve`: run the daemon in the foreground."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import click
 
 from progressd.cli.options import config_option, given_settings, settings_options
 
-STDOUT_TIMEOUT: Final = 1.0  # seconds to wait for a reader of the address; it may read it later
+STDOUT_TIMEOUT: Final = 1.0  # seconds to wait until stdout accepts the address
 
 
 @click.command()
@@ -41,8 +41,8 @@ def serve(config_path: Path | None, **flags: object) -> None:
     from progressd.system import log
     from progressd.system.reaper import adopt
 
-    os.umask(0o077)  # what it makes, and what its pipelines make, is for its own user
-    environ = dict(os.environ)  # the daemon takes out of it what its children must not have
+    os.umask(0o077)  # files of the daemon and its pipelines are private
+    environ = dict(os.environ)  # the daemon removes what its children must not inherit
 
     def read_settings(*, again: bool = True) -> Settings:
         return load(config_path, environ, given_settings(flags), again=again)[0]
@@ -50,27 +50,27 @@ def serve(config_path: Path | None, **flags: object) -> None:
     async def run() -> None:
         below = adopt()
         await app.serve(settings, read_settings, on_listening=_announce)
-        if left := await below.end(settings.runner.kill_grace):  # what jobs left behind, and nothing else told of
-            structlog.get_logger().error("cannot end what jobs left running", processes=[str(one) for one in left])
+        if left := await below.end(settings.runner.kill_grace):  # processes that jobs left running
+            structlog.get_logger().error("processes of jobs cannot be killed", processes=[str(one) for one in left])
 
     settings = read_settings(again=False)
     log.configure(settings.log.level, settings.log.format)
     if sys.stderr is not None:
-        faulthandler.enable()  # where it hung, when the watchdog kills it
+        faulthandler.enable()  # prints the stack when the watchdog kills a daemon that hangs
     try:
         trio.run(run)
     except Exception as error:
         for leaf in log.leaves(error):
             if isinstance(leaf, ProgressdError):
                 raise leaf from None
-        structlog.get_logger().critical("the daemon has failed", exc_info=error)
+        structlog.get_logger().critical("daemon failed", exc_info=error)
         raise SystemExit(1) from None
     finally:
-        log.close()  # before the sentence on stderr
+        log.close()  # before the error is printed to stderr
 
 
 async def _announce(url: str) -> None:
-    """Print the address from a thread, which a reader of stdout that has stopped reading may block."""
+    """Print the address from a thread, since a full pipe may block the write."""
     import trio
 
     from progressd.core.errors import ProgressdError

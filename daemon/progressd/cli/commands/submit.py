@@ -6,17 +6,17 @@ import click
 
 from progressd.cli.options import labels as labels_given
 from progressd.cli.remote import Remote, remote_options
-from progressd.client.values import known
+from progressd.client.values import encodable
 from progressd.core.batch import Priority
 
 
 def _assignments(_ctx: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
-    """From NAME=VALUE, where the value is JSON if it can be read as such, else text."""
+    """Parse NAME=VALUE, where the value is JSON if it can be decoded, otherwise text."""
     import msgspec
 
     options: dict[str, object] = {}
     for assignment in given:
-        name, equals, text = known(assignment).partition("=")
+        name, equals, text = encodable(assignment).partition("=")
         if not name or not equals:
             raise click.BadParameter(f"{assignment!r} is not of the form NAME=VALUE, such as dpi=300")
         try:
@@ -76,31 +76,28 @@ def submit(
       progressd submit scans/*.pdf --option dpi=600 --option ocr=true --watch
       progressd submit urgent.pdf --priority high --label team=scan
     """
-    from progressd.cli.errors import sentence
+    from progressd.cli.remote import error_sentence
     from progressd.client.errors import APIError
 
     if priority is not None:
         options["priority"] = priority
     names: dict[str, str] = {}
-    refused = False
+    rejected = False
     with remote.client() as client:
         for path in files:
             try:
                 job_id = client.submit(path, options, pipeline, labels)
             except (APIError, OSError) as error:
                 if isinstance(error, APIError) and error.status == 401:
-                    raise  # and would be with every other file
-                refused = True
-                click.echo(f"Error: {path}: {sentence(error, remote)}", err=True)
+                    raise  # the other files would fail the same way
+                rejected = True
+                click.echo(f"Error: {path}: {error_sentence(error, remote)}", err=True)
             else:
                 names[job_id] = path.name
                 click.echo(job_id)
-    status = _watch(remote, names) if watch and names else 0
-    ctx.exit(status or int(refused))
+    status = 0
+    if watch and names:
+        from progressd.cli.follow import follow
 
-
-def _watch(remote: Remote, names: dict[str, str]) -> int:
-    from progressd.cli.display import display_for
-    from progressd.cli.follow import follow
-
-    return follow(remote, list(names), display_for(remote.url, names, as_json=False))
+        status = follow(remote, list(names), names)
+    ctx.exit(status or int(rejected))

@@ -1,4 +1,4 @@
-"""`progressd token`: let somebody watch for a while."""
+"""`progressd token`: create a watch token."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from progressd.cli.options import config_option, daemon_here
 @state_dir_option
 @config_option
 def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
-    """Print a token to watch one job, or all jobs, of a daemon on this machine.
+    """Create and print a token to watch one job, or all jobs, of a daemon on this machine.
 
     It goes into a URL, for clients that cannot send a header: /ws/jobs/JOB?token=TOKEN or
     /api/jobs/JOB/events?token=TOKEN. Its holder can watch that job and do nothing else. The first eight characters of
@@ -34,15 +34,15 @@ def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, co
     from progressd.admin import maintenance
     from progressd.auth.identity import Identity
     from progressd.auth.watch_tokens import lifetime_of, new_token, secret_from
-    from progressd.cli.job_ids import is_beginning, the_one
+    from progressd.cli.remote import is_abbreviated, the_only_id
     from progressd.core.errors import NotFound
     from progressd.core.events import checked_job_id
     from progressd.core.messages import ALL_JOBS, job_topic
 
     settings = daemon_here(config_path, state_dir, "auth.token_secret_file")
     if job_id is not None:
-        if is_beginning(job_id):
-            job_id = the_one(job_id, maintenance.ids_beginning(settings.state_dir, job_id.lower()))
+        if is_abbreviated(job_id):
+            job_id = the_only_id(job_id, maintenance.ids_beginning(settings.state_dir, job_id.lower()))
         job_id = checked_job_id(job_id)
         if not maintenance.may_have(settings.state_dir, job_id):
             raise NotFound(f"there is no job {job_id} in the state directory {settings.state_dir}")

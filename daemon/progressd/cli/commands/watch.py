@@ -1,4 +1,4 @@
-"""`progressd watch`: one job until its end, or all of them."""
+"""`progressd watch`: watch a job until its end, or all jobs."""
 
 import sys
 
@@ -28,17 +28,16 @@ def watch(ctx: click.Context, job_id: str | None, as_json: bool, remote: Remote)
       progressd watch --json | jq -r 'select(.type == "completed").data.download_url'
     """
     from progressd.cli import text
-    from progressd.cli.display import display_for
     from progressd.cli.follow import follow
-    from progressd.cli.job_ids import WHOLE, whole_id
+    from progressd.cli.remote import ID_LENGTH, whole_id
 
     names = {}
     on_terminal = sys.stdout.isatty() and not as_json
-    if job_id is not None and (on_terminal or len(job_id) < WHOLE):
+    if job_id is not None and (on_terminal or len(job_id) < ID_LENGTH):
         with remote.client() as client:
             job_id = whole_id(client, job_id)
             if on_terminal:
                 job = client.job(job_id)
                 job_id = job["id"]
                 names = {job_id: text.name(job)}
-    ctx.exit(follow(remote, None if job_id is None else [job_id], display_for(remote.url, names, as_json=as_json)))
+    ctx.exit(follow(remote, None if job_id is None else [job_id], names, as_json=as_json))
