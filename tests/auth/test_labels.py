@@ -258,7 +258,7 @@ async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
     async with daemon.watch("/ws/jobs", other) as stays, Peer(await daemon.connect()) as upload:
         form = {"Content-Type": "multipart/form-data; boundary=part", "Content-Length": "1000"}
         await upload.send(request("/api/convert", {**side.headers, **form}, method="POST"))
-        await eventually(lambda: len(daemon.daemon.authenticator._held) == 2)
+        await eventually(lambda: len(daemon.daemon.authenticator._open) == 2)
         assert await closed_code(daemon, side.headers, lambda: keys.revoke(file, "scan")) == 4500
         await upload.rest()
         await daemon.report(progress(OURS, 50))
@@ -269,12 +269,12 @@ async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
 
 async def test_a_key_that_is_revoked_while_it_is_looked_at_opens_nothing_for_long(side: Side, tmp_path: Path) -> None:
     authenticator, ended = side.daemon.daemon.authenticator, []
-    who = authenticator.who([(b"authorization", side.headers["Authorization"].encode())], None)
-    with authenticator.held(who, lambda: ended.append("before")):
+    who = authenticator.authenticate([(b"authorization", side.headers["Authorization"].encode())], None)
+    with authenticator.revocable(who, lambda: ended.append("before")):
         pass
     keys.revoke(tmp_path / "state/keys.json", "scan")
     authenticator.load()
-    with authenticator.held(who, lambda: ended.append("after")):
+    with authenticator.revocable(who, lambda: ended.append("after")):
         pass
     assert ended == ["after"]
 

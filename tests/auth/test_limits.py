@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.client_address import client_address, counted_as, networks
+from progressd.auth.identity import ANONYMOUS, Client
 from progressd.auth.rate_limit import MAX_BUCKETS, RateLimiter
 from progressd.config.load import load
 from progressd.core.errors import RateLimited, SettingsError
 from support import keys
-from support.daemon import RunningDaemon, running_daemon
+from support.daemon import RunningDaemon, running_daemon, settings_in
 from support.http_client import FORM_TYPE, client_of, file_part, post_form
 from support.keys import bearer
 from support.peer import Peer, request
@@ -27,36 +28,53 @@ FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "exempt_addresses": (
 PROXY = networks(("10.0.0.0/8", "::1"))
 
 
+class Bucket:
+    """A rate limiter with a clock of its own."""
+
+    def __init__(self, per_minute: int = 60, burst: int = 3) -> None:
+        limits = {"rate_limit_per_minute": per_minute, "rate_limit_burst": burst}
+        self.limiter = RateLimiter(settings_in(Path("unused"), limits=limits), clock=lambda: self.now)
+        self.now = 0.0
+
+    def take(self, address: str = "192.0.2.1") -> int:
+        state = self.limiter.take(Client(address, ANONYMOUS))
+        assert state is not None
+        return state.remaining
+
+
 def test_a_burst_and_then_one_a_second() -> None:
-    limits = RateLimiter(60, 3)
-    assert [limits.take("a", 0).remaining for _ in range(3)] == [2, 1, 0]
+    bucket = Bucket()
+    assert [bucket.take() for _ in range(3)] == [2, 1, 0]
+    bucket.now = 0.5
     with pytest.raises(RateLimited) as refused:
-        limits.take("a", 0.5)
+        bucket.take()
     assert refused.value.retry_after == 1
-    assert limits.take("a", 1).remaining == 0
-    assert limits.take("b", 1).remaining == 2
-    assert limits.standing("a", 100).remaining == 3
+    bucket.now = 1
+    assert bucket.take() == 0
+    assert bucket.take("192.0.2.2") == 2
+    bucket.now = 100
+    assert bucket.limiter.state(Client("192.0.2.1", ANONYMOUS)).remaining == 3
 
 
 @given(st.lists(st.floats(0, 5), max_size=50), st.integers(1, 600), st.integers(1, 20))
-def test_never_more_than_the_burst_and_what_has_come_since(pauses: list[float], per_minute: int, burst: int) -> None:
-    limits, now, taken = RateLimiter(per_minute, burst), 0.0, 0
+def test_retry_after_is_enough_and_the_rate_holds(pauses: list[float], per_minute: int, burst: int) -> None:
+    bucket = Bucket(per_minute, burst)
     for pause in pauses:
-        now += pause
+        bucket.now += pause
         try:
-            limits.take("a", now)
-            taken += 1
+            bucket.take()
         except RateLimited as error:
-            limits.take("a", now := now + error.retry_after)  # when it says so, there is room
-            taken += 1
-    assert taken <= burst + now * per_minute / 60 + 1e-6
+            bucket.now += error.retry_after
+            bucket.take()
+    assert len(pauses) <= burst + bucket.now * per_minute / 60 + 1e-6
 
 
-def test_clients_without_number_do_not_fill_the_memory() -> None:
-    limits = RateLimiter(60, 3)
-    for number in range(MAX_BUCKETS + 100):
-        limits.take(str(number), 0)
-    assert len(limits._used) == MAX_BUCKETS
+def test_buckets_are_limited_in_number() -> None:
+    bucket = Bucket()
+    for number in range(MAX_BUCKETS + 1):
+        bucket.take(f"client {number}")
+    remaining = [bucket.limiter.state(Client(f"client {number}", ANONYMOUS)).remaining for number in (0, 1)]
+    assert remaining == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +153,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClo
         assert (await client.get("/")).status_code == 200
         slow_clock.jump(1)
         assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
-        assert daemon.daemon.access.refused == {"429": 2}
+        assert daemon.daemon.collector.refusals == {"429": 2}
 
 
 async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockClock, tmp_path: Path) -> None:

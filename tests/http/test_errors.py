@@ -155,7 +155,7 @@ async def test_a_fault_of_the_daemon_is_500_and_nothing_of_it_is_told(
         for _ in range(2):
             response = await client.get("/api/jobs")
             assert response.status_code == 500
-            assert error_of(response) == "the daemon failed to answer this; its log says why"
+            assert error_of(response) == "internal error: see the daemon's log"
         assert (await client.get("/api/health")).status_code == 200
 
 
@@ -185,7 +185,7 @@ async def test_without_descriptors_what_needs_one_is_503_and_asks_to_come_back(
         for _ in range(2):
             response = await client.get(path)
             assert response.status_code == 503
-            assert error_of(response) == "the daemon cannot answer this for now (Too many open files)"
+            assert error_of(response) == "the daemon cannot respond at the moment: Too many open files"
             assert "Retry-After" in response.headers
     assert (await client.get(path)).status_code == 200
 

@@ -56,7 +56,7 @@ async def test_it_is_ready_until_it_stops_and_lives_to_the_end(tmp_path: Path) -
             await eventually(lambda: not daemon.daemon.services.ready)
             ready = await client.get("/api/health/ready")
             assert (ready.status_code, ready.headers["Retry-After"]) == (503, "5")
-            error = "the daemon takes no work: it starts or stops"
+            error = "the daemon accepts no work: it is starting or stopping"
             assert ready.json() == {"status": "stopping", "error": error, "retry_after": 5}
             live = await client.get("/api/health/live")
             assert (live.status_code, live.json()) == (200, {"status": "live"})

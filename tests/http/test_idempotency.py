@@ -62,7 +62,7 @@ async def test_a_key_that_is_at_work_is_refused(daemon: RunningDaemon, client: h
         refused = await client.post("/api/convert", content=whole, headers={**FORM_TYPE, **KEY})
         assert (refused.status_code, error_of(refused)) == (
             409,
-            "another request with this Idempotency-Key is under way: wait for its answer",
+            "another request with this Idempotency-Key is being served: wait for its response",
         )
         await slow.send_all(whole)
         assert b" 202 " in await slow.receive_some()

@@ -11,8 +11,8 @@ import h11
 import httpx
 import pytest
 import trio
-from progressd.auth.connection_limit import Client, ConnectionLimiter
-from progressd.auth.identity import NOBODY
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.identity import ANONYMOUS, Client
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
 from progressd.http.open_streams import StreamRegistry
@@ -294,7 +294,7 @@ async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_pat
     """Between the look and the stream the beginning of the answer is sent, while others ask as well."""
     streams = StreamRegistry(ConnectionLimiter(settings_in(tmp_path, limits={limit: 1})))
     first, second = ReaderOutbox(1000), ReaderOutbox(1000)
-    client = Client("198.51.100.7", NOBODY)
+    client = Client("198.51.100.7", ANONYMOUS)
     for _ in (first, second):
         streams.require_room(client)
     with trio.fail_after(PATIENCE), streams.opened(first, client):

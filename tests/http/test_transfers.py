@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from progressd.http.transfers import STALLED
+from progressd.http.transfers import STALL_TIMEOUT
 from support.daemon import RunningDaemon, running_daemon
 from support.http_client import FORM_TYPE, file_part, form
 from support.keys import add, bearer
@@ -80,7 +80,7 @@ async def test_one_key_leaves_places_to_others(tmp_path: Path, clients: Clients)
 async def test_stalled_uploads_give_way(slow_clock: MockClock, clients: Clients) -> None:
     stalled = [await clients.begin() for _ in range(PLACES - 1)]
     assert await clients.status() == 503
-    await pass_by(slow_clock, STALLED)
+    await pass_by(slow_clock, STALL_TIMEOUT)
     for peer in stalled:
         await clients.send(BEGUN, {})
         response = await peer.response()
@@ -93,7 +93,7 @@ async def test_one_that_sends_too_little_gives_way(slow_clock: MockClock, client
     for position in range(4):
         for peer in slow:
             await peer.send(FORM[BEGUN + position : BEGUN + position + 1])
-        await pass_by(slow_clock, STALLED / 2)
+        await pass_by(slow_clock, STALL_TIMEOUT / 2)
     assert await clients.status() == 202
     assert (await slow[0].response()).status == 408
 
@@ -103,7 +103,7 @@ async def test_one_that_sends_enough_keeps_its_place(slow_clock: MockClock, clie
     for position in range(BEGUN, len(FORM), 10_000):
         for peer in sending:
             await peer.send(FORM[position : position + 10_000])
-        await pass_by(slow_clock, 0.8 * STALLED)
+        await pass_by(slow_clock, 0.8 * STALL_TIMEOUT)
         if position + 10_000 < len(FORM):
             assert await clients.status() == 503
     for peer in sending:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from quart import Quart
 
 from progressd import __version__
-from progressd.http.context import RestApp
 from progressd.http.openapi.examples import EXAMPLES, ID
 from progressd.http.openapi.operations import JSON, OperationSpec
 from progressd.http.schemas.responses import ErrorBody
@@ -67,7 +67,7 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def openapi_document(app: RestApp) -> dict[str, Any]:
+def openapi_document(app: Quart, base_path: str) -> dict[str, Any]:
     """The document of all routes below /api."""
     routes = list(_routes(app))
     types = {*_types(operation for _, _, operation, _, _ in routes), ErrorBody}
@@ -88,7 +88,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
             "description": "How far long-running jobs are, the moment something happens.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": app.services.settings.server.base_path}],
+        "servers": [{"url": base_path}],
         "security": SECURITY,
         "tags": [{"name": name} for name in dict.fromkeys(_tag(path) for path in paths)],
         "paths": paths,
@@ -107,7 +107,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
     }
 
 
-def _routes(app: RestApp) -> Iterator[tuple[str, str, OperationSpec, Any, str]]:
+def _routes(app: Quart) -> Iterator[tuple[str, str, OperationSpec, Any, str]]:
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
         operation = getattr(view, "operation", None)

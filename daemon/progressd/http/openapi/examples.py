@@ -10,7 +10,7 @@ from progressd.core.batch import BatchStatus, Priority
 from progressd.core.events import ProducerEvent, ProgressEvent, ReportedProgress
 from progressd.core.messages import BatchProgressData, ProgressData
 from progressd.core.status import JobStatus
-from progressd.http.requests import NewJob
+from progressd.http.routes.jobs import NewJob
 from progressd.http.schemas.responses import (
     AuthStatus,
     BatchAccepted,

@@ -1,27 +1,29 @@
-"""`POST /api/convert`: a file comes in and becomes a job of the runner."""
+"""`POST /api/convert`: an uploaded file becomes a job of the runner."""
 
 from typing import Final
 
 import trio
 from quart import Blueprint, Response, request
 
+from progressd.auth.identity import UNRESTRICTED
 from progressd.core.events import Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
 from progressd.files.upload import Upload
-from progressd.http.context import json_response, services
-from progressd.http.middleware.idempotency import HEADER, REPLAYED
+from progressd.http.context import json_response, request_context
+from progressd.http.middleware.idempotency import REPLAYED
 from progressd.http.multipart import receive_form
 from progressd.http.openapi.operations import FORM, described
-from progressd.http.requests import PipelineChoice
 from progressd.http.routes.submission import (
     LABELS,
-    SUBMISSION,
+    SUBMISSION_ERRORS,
+    PipelineQuery,
     check_type,
+    claimed_id,
     owner_of_request,
-    pipeline_asked_for,
     read_submission_fields,
+    requested_pipeline,
     require_same,
     require_unused,
 )
@@ -43,22 +45,24 @@ blueprint = Blueprint("convert", __name__)
 
 
 @blueprint.post("/api/convert")
-@described(JobAccepted, status=202, errors=SUBMISSION, query=(PipelineChoice,), headers=("Idempotency-Key",), body=FILE)
+@described(
+    JobAccepted, status=202, errors=SUBMISSION_ERRORS, query=(PipelineQuery,), headers=("Idempotency-Key",), body=FILE
+)
 async def convert() -> Response:
-    """Multipart: `file`, and `options` and `labels` as JSON text; `?pipeline=NAME` for another than `pdf`."""
-    daemon = services()
-    name, pipeline = pipeline_asked_for()
-    with daemon.keys.claimed(request.headers.get(HEADER), "job") as job_id:
-        known = (await daemon.registry.find([job_id])).get(job_id)
+    """Submit a file. Multipart: `file`, and `options` and `labels` as JSON text."""
+    context = request_context()
+    name, pipeline = requested_pipeline()
+    with claimed_id("job") as job_id:
+        known = (await context.scope.registry.find([job_id])).get(job_id)
         if known is None:
-            require_unused(job_id in await daemon.everything.registry.find([job_id]))
-            return _accepted(await _take(job_id, name, pipeline))
+            require_unused(job_id in await context.app.scopes.of(UNRESTRICTED).registry.find([job_id]))
+            return _accepted(await _create(job_id, name, pipeline))
         await require_same(known, name, FIELDS)
         return _accepted(known, REPLAYED)
 
 
-class _OneFile:
-    """The file of the form."""
+class _JobFile:
+    """Writes the file of a form to disk, as the input of a future job."""
 
     def __init__(self, upload: Upload) -> None:
         self.upload = upload
@@ -66,30 +70,30 @@ class _OneFile:
 
     async def begin(self, filename: str) -> Upload:
         self.filename = filename
-        services().files.require(request.content_length or 0)
+        request_context().app.files.require(request.content_length or 0)
         return self.upload
 
     async def whole(self) -> None:
-        """Checked later: what is wrong with the form itself is said first."""
+        """Do nothing: the type is checked later, after errors of the form itself."""
 
 
-async def _take(job_id: str, name: str, pipeline: Pipeline) -> Job:
-    """Receive the file, and make the job of it."""
-    daemon = services()
-    async with daemon.files.upload(job_id) as upload:
-        inbox = _OneFile(upload)
-        fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits)
-        check_type(upload.head, inbox.filename, pipeline)
-        wishes = read_submission_fields(fields)
-        options, priority = wishes.checked(pipeline)
+async def _create(job_id: str, name: str, pipeline: Pipeline) -> Job:
+    """Receive the file and create its job."""
+    context = request_context()
+    async with context.app.files.upload(job_id) as upload:
+        sink = _JobFile(upload)
+        form, digest = await receive_form(request, sink, FIELDS, context.app.settings.limits)
+        check_type(upload.head, sink.filename, pipeline)
+        fields = read_submission_fields(form)
+        options, priority = fields.checked(pipeline)
         await upload.finish()
-        registration = Registration(name, inbox.filename[:255], options=options, labels=wishes.labels)
-        with trio.CancelScope(shield=True):  # a client that leaves must not take the input of a job that is kept
+        registration = Registration(name, sink.filename[:255], options=options, labels=fields.labels)
+        with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
             event = SubmitEvent(job_id, registration, name, None, priority, digest, owner_of_request())
-            job = await daemon.ingest.submit_one(event)
+            job = await context.scope.ingest.submit_one(event)
     return job
 
 
 def _accepted(job: Job, headers: dict[str, str] | None = None) -> Response:
-    """The same answer however often it is asked for."""
+    """Return the same response for every replay."""
     return json_response(JobAccepted(job.id, JobStatus.QUEUED, job.created_at), 202, headers)

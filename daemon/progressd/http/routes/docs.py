@@ -1,15 +1,15 @@
-"""`/api/openapi.json`, and `/api/docs`, the same as a page, which loads nothing from elsewhere."""
+"""The OpenAPI document at `/api/openapi.json`, and as a page at `/api/docs`."""
 
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from html import escape
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-from quart import Blueprint, Response, current_app
+from quart import Blueprint, Quart, Response, current_app
 
-from progressd.http.context import RestApp
+from progressd.http.context import request_context
 from progressd.http.openapi.document import openapi_document
 from progressd.http.openapi.operations import described
 
@@ -37,28 +37,32 @@ blueprint = Blueprint("reference", __name__, url_prefix="/api")
 @blueprint.get("/openapi.json")
 @described(_OBJECT)
 async def openapi() -> Response:
-    """This document."""
-    document, _ = _made(cast(RestApp, current_app))
+    """Return this document."""
+    document, _ = _rendered()
     return Response(document, 200, CACHING, content_type="application/json")
 
 
 @blueprint.get("/docs")
 @described(also={200: {"text/html": {"type": "string"}}})
 async def docs() -> Response:
-    """This document as a page."""
-    _, page = _made(cast(RestApp, current_app))
+    """Return this document as a page."""
+    _, page = _rendered()
     return Response(page, 200, CACHING, content_type="text/html; charset=utf-8")
 
 
+def _rendered() -> tuple[bytes, str]:
+    return _render(current_app, request_context().app.settings.server.base_path)
+
+
 @lru_cache(maxsize=1)
-def _made(app: RestApp) -> tuple[bytes, str]:
-    """The document and the page, which take 50 ms and never change."""
-    document = openapi_document(app)
+def _render(app: Quart, base_path: str) -> tuple[bytes, str]:
+    """Return the document and the page. They take 50 ms, and never change."""
+    document = openapi_document(app, base_path)
     return msgspec.json.encode(document), reference_page(document)
 
 
 def reference_page(document: Mapping[str, Any]) -> str:
-    """An OpenAPI document as HTML."""
+    """Return an OpenAPI document as HTML."""
     operations = [
         (path, method, operation)
         for path, methods in document["paths"].items()
@@ -99,7 +103,7 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:
         parts.append(_table(("parameter", "in", "", ""), rows))
     if "requestBody" in operation:
         parts += [f"<h4>Body</h4>{_content(operation['requestBody']['content'])}"]
-    parts.append("<h4>Answers</h4>")
+    parts.append("<h4>Responses</h4>")
     answers = operation["responses"].items()
     parts.append(_table(("status", ""), ((status, answer["description"]) for status, answer in answers)))
     parts += [_content(answer["content"]) for status, answer in answers if status < "400" and "content" in answer]
@@ -115,7 +119,7 @@ def _content(content: Mapping[str, Any]) -> str:
 
 
 def _short(schema: Mapping[str, Any]) -> str:
-    """A schema in a few words, as HTML."""
+    """Return a schema in a few words, as HTML."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
@@ -127,7 +131,7 @@ def _short(schema: Mapping[str, Any]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Cells of the third column are HTML already; all others are text."""
+    """Return a table as HTML. Cells of the third column are HTML already; all others are text."""
     titles = "".join(f"<th>{escape(title)}" for title in head)
     lines = (
         "<tr>" + "".join(f"<td>{cell if column == 2 else escape(cell)}" for column, cell in enumerate(row))
