@@ -151,7 +151,7 @@ class Daemon:
             broadcaster=self.broadcaster,
             ingest=self.ingest,
             store=store,
-            stored=self.files.stored,
+            job_files=self.files.usage,
             watchers=self.watchers,
             streams=self.streams,
             connection_log=self.connection_log,
@@ -322,8 +322,7 @@ class Daemon:
         """Put settings into force that have been read again."""
         self.settings = settings
         self.broadcaster.limit = settings.limits.send_buffer_bytes
-        self.files.headroom.least = settings.limits.min_free_bytes
-        self.files.stored.most = settings.limits.max_stored_bytes
+        self.files.use(settings.limits)
         for part in (
             self.producers,
             self.runner,

@@ -141,7 +141,7 @@ async def test_a_second_try_that_is_undecided_keeps_its_input(
 
 async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
-    with pytest.raises(Conflict, match="there are files of a job"):
+    with pytest.raises(Conflict, match="already has files"):
         await receive(files, content=b"%PDF of somebody else")
     assert files.input(ID).read_bytes() == PDF
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
@@ -329,7 +329,7 @@ async def test_a_file_larger_than_the_daemon_may_write_is_told_and_leaves_nothin
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
     try:
-        with pytest.raises(InsufficientStorage, match="the daemon may not write files as large as this"):
+        with pytest.raises(InsufficientStorage, match="larger than the daemon may write"):
             await receive(files, content=bytes(2 * least))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -369,7 +369,7 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["uploads", "jobs"])
 async def test_a_file_where_a_directory_is_needed_is_a_sentence(tmp_path: Path, store: SQLiteStore, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is no directory$"):
+    with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is not a directory$"):
         await JobFiles(tmp_path).prepare(store)
 
 

@@ -193,7 +193,7 @@ async def test_a_file_may_be_as_large_as_the_limit_and_no_larger(tmp_path: Path)
         refused = await post_form(client, file_part(PDF.ljust(1001)))
         assert (refused.status_code, error_of(refused)) == (
             413,
-            "book.pdf is larger than 1000 B, the most this server accepts",
+            "book.pdf is larger than 1000 B, the limit",
         )
         assert await nothing_is_left(daemon)
         id_of(await post_form(client, file_part(PDF.ljust(1000))))
@@ -207,7 +207,7 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(tmp_p
     async with running_daemon(tmp_path, limits=SMALL) as daemon:
         answer = await exchange(daemon, head.encode())
         assert answer.startswith(b"HTTP/1.1 413 ")
-        assert b"the file is larger than 1000 B, the most this server accepts" in answer
+        assert b"the file is larger than 1000 B, the limit" in answer
         assert await nothing_is_left(daemon)
 
 
@@ -335,7 +335,7 @@ async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: P
         (
             form(file_part(), file_part()),
             FORM_TYPE["Content-Type"],
-            "the form has several files: send one here, or all of them to /api/batch",
+            "the form has several files: send only one here, or all of them to /api/batch",
         ),
         (form(file_part())[:-20], FORM_TYPE["Content-Type"], "the form is malformed or was cut off: send it again"),
         (b"", FORM_TYPE["Content-Type"], "the form is malformed or was cut off: send it again"),
@@ -428,8 +428,8 @@ async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon
 @pytest.mark.parametrize(
     ("rate", "sentence"),
     [
-        (0, "the request stopped: nothing arrived for 60 s"),
-        (10**9, "the request came too slowly: send at least 953.7 MiB per second on average"),
+        (0, "the body stopped: nothing arrived for 60 s"),
+        (10**9, "the body arrived too slowly: send at least 953.7 MiB per second on average"),
     ],
 )
 async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
@@ -492,7 +492,7 @@ async def test_an_upload_for_which_there_is_no_room_is_507_and_leaves_nothing_be
 
     monkeypatch.setattr("progressd.files.job_files.trio.open_file", open_full)
     refused = await post_form(client, file_part(PDF.ljust(size)))
-    assert (refused.status_code, error_of(refused)) == (507, "there is no space left for this on the daemon's disk")
+    assert (refused.status_code, error_of(refused)) == (507, "no space left on the daemon's disk")
     assert await nothing_is_left(daemon)
 
 

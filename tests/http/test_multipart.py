@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from progressd.config.settings import Limits
-from progressd.http.multipart import HEADER_MOST, Reader
+from progressd.http.multipart import MAX_HEADER, FormReader
 from support.daemon import running_daemon
 from support.http_client import (
     BOUNDARY,
@@ -50,7 +50,7 @@ async def test_the_content_is_whole_wherever_the_pieces_end(content: bytes, cuts
         f"\r\n--{BOUNDARY}\r\n".encode(), f"\r\n--{BOUNDARY}{padding}\r\n".encode()
     )
     memory = Memory()
-    reader = Reader(BOUNDARY, memory, ["file"], Limits(), 1)
+    reader = FormReader(BOUNDARY, memory, ["file"], Limits(), 1)
     ends = sorted({min(cut, len(body)) for cut in cuts} | {len(body)})
     for start, end in zip([0, *ends], ends, strict=False):
         await reader.feed(body[start:end])
@@ -80,9 +80,9 @@ async def test_a_header_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path)
         field = b"x" * (64 << 10)  # a field may be larger
         for one in ("file", "note"):
             parts = {"file": file_part(), "note": part("note", field)}
-            parts[one] = padded(one, PDF if one == "file" else field, HEADER_MOST)
+            parts[one] = padded(one, PDF if one == "file" else field, MAX_HEADER)
             assert (await post_form(client, *parts.values())).status_code == 202
-            for size in (HEADER_MOST + 1, 750_000):
+            for size in (MAX_HEADER + 1, 750_000):
                 parts[one] = padded(one, b"x", size)
                 refused = await post_form(client, *parts.values())
                 assert refused.status_code == 413

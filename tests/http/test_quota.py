@@ -86,7 +86,7 @@ async def test_files_that_come_at_the_same_time_take_no_more_than_one_after_the_
 
         def pieces() -> Iterator[bytes]:
             for piece in pieces_of(body):
-                most.append(daemon.daemon.files.stored.total)
+                most.append(daemon.daemon.files.usage.total)
                 yield piece
 
         async def submit(headers: dict[str, str]) -> None:
@@ -118,11 +118,11 @@ async def test_a_body_that_ends_in_the_middle_leaves_nothing(tmp_path: Path) -> 
         async with await daemon.connect() as stream:
             with trio.fail_after(PATIENCE):
                 await stream.send_all(head.encode() + f"{len(body):x}\r\n".encode() + body + b"\r\n")
-            await eventually(lambda: daemon.daemon.files.stored.receiving > 600 * KIB)
+            await eventually(lambda: daemon.daemon.files.usage.receiving > 600 * KIB)
             async with client_of(daemon) as client:
                 assert await stored(client) > 600 * KIB
                 assert (await post_form(client, file_part(PDF.ljust(500 * KIB)), pipeline="true")).status_code == 507
-        await eventually(lambda: daemon.daemon.files.stored.total == 0)
+        await eventually(lambda: daemon.daemon.files.usage.total == 0)
         await eventually(lambda: left(tmp_path) == set())
 
 
@@ -158,7 +158,7 @@ async def test_the_next_daemon_counts_what_is_there(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "copy")
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
-        await eventually(lambda: daemon.daemon.files.stored.bytes == 600 * KIB)
+        await eventually(lambda: daemon.daemon.files.usage.bytes == 600 * KIB)
         assert (await post_form(client, file_part(PDF.ljust(200 * KIB)), pipeline="true")).status_code == 507
         await client.delete(f"/api/jobs/{first}?purge=true")
         await submitted(daemon, client, 200 * KIB)
@@ -179,5 +179,5 @@ async def test_a_reload_changes_it(tmp_path: Path) -> None:
         await submitted(daemon, client, 300 * KIB)
         for most, status in ((300 * KIB, 507), (0, 202)):
             daemon.kill(signal.SIGHUP)
-            await eventually(lambda most=most: daemon.daemon.files.stored.most == most)
+            await eventually(lambda most=most: daemon.daemon.settings.limits.max_stored_bytes == most)
             assert (await post_form(client, file_part(), pipeline="true")).status_code == status

@@ -21,7 +21,7 @@ async def health() -> Response:
     context = request_context()
     pipelines = context.app.settings.pipelines
     failing = _failing()
-    trouble = failing or context.scope.store.unreadable or context.app.files.stored.full
+    trouble = failing or context.scope.store.unreadable or context.app.files.usage.full
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         Health(

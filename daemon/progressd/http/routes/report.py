@@ -41,7 +41,7 @@ async def _submit(job_id: str | None) -> Response:
         event = read_event(await whole_body(request, limits, most), job_id)
         job = await context.scope.ingest.submit_one(event)
         return json_response(Ack(ok=True, cursor=context.scope.history.cursor(job.offset), job_id=job.id))
-    pieces = BodyChunks(request, limits, math.inf, in_its_time=True)
+    pieces = BodyChunks(request, limits, math.inf, any_rate=True)
     lines = NDJSONReader(LineSplitter(most), context.scope.ingest, job_id)
     answers = NDJSONResponse(pieces, lines, context.app.streams, context.app.budget)
     await answers.begin()
