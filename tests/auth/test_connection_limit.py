@@ -1,4 +1,4 @@
-"""The places of watchers and producers: no address, key or token takes all of them."""
+"""Connection limits: no address, key or token takes all places."""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -53,7 +53,7 @@ def fill(connection_limiter: ConnectionLimiter, client: Client, error: type[Unav
     ],
     ids=["address", "key", "token"],
 )
-def test_one_client_leaves_places_for_others(
+def test_one_client_cannot_take_all_places(
     connection_limiter: ConnectionLimiter, identity: Identity, most: int, error: type[Unavailable]
 ) -> None:
     address = ELSEWHERE if error is TooManyOfAddress else "127.0.0.1"
@@ -63,7 +63,7 @@ def test_one_client_leaves_places_for_others(
     )
 
 
-def test_the_tokens_of_a_key_share_its_places(connection_limiter: ConnectionLimiter) -> None:
+def test_tokens_share_the_places_of_their_key(connection_limiter: ConnectionLimiter) -> None:
     taken = 0
     for number in range(DEFAULTS.max_connections):
         taken += fill(connection_limiter, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
@@ -72,17 +72,17 @@ def test_the_tokens_of_a_key_share_its_places(connection_limiter: ConnectionLimi
         connection_limiter.require(Client(ELSEWHERE, KEY))
 
 
-def test_this_machine_may_take_all_places(connection_limiter: ConnectionLimiter) -> None:
+def test_exempt_addresses_may_take_all_places(connection_limiter: ConnectionLimiter) -> None:
     assert fill(connection_limiter, Client("127.0.0.1", ANONYMOUS), TooManyConnections) == DEFAULTS.max_connections
 
 
-def test_watchers_leave_producers_their_places(connection_limiter: ConnectionLimiter) -> None:
+def test_watchers_and_producers_have_separate_places(connection_limiter: ConnectionLimiter) -> None:
     for publishes in (False, True):
         taken = fill(connection_limiter, Client("127.0.0.1", ANONYMOUS, publishes), TooManyConnections)
         assert taken == DEFAULTS.max_connections
 
 
-def test_a_place_given_back_is_free_for_each_of_its_groups(connection_limiter: ConnectionLimiter) -> None:
+def test_a_returned_place_is_free_in_every_group(connection_limiter: ConnectionLimiter) -> None:
     client = Client(ELSEWHERE, TOKEN)
     assert fill(connection_limiter, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
     connection_limiter.give_back(client)
@@ -99,7 +99,7 @@ async def rejected(daemon: RunningDaemon, path: str, headers: dict[str, str]) ->
     return refused.value.status_code
 
 
-async def test_a_key_and_a_token_have_their_limits_on_every_kind_of_stream(tmp_path: Path) -> None:
+async def test_key_and_token_limits_cover_all_streams(tmp_path: Path) -> None:
     headers = bearer(add(tmp_path / "state/keys.json", "ci", "write", "read"))
     limits = {"max_connections_per_key": 3, "max_connections_per_token": 2}
     async with (

@@ -301,11 +301,11 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-async def test_nothing_that_is_sent_makes_the_daemon_fail(tmp_path: Path) -> None:
+async def test_no_input_makes_the_daemon_fail(tmp_path: Path) -> None:
     await fuzz(tmp_path, 4_000, "1")
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(10), ids="part{}".format)
-async def test_nothing_of_a_million_makes_the_daemon_fail(tmp_path: Path, seed: int, part: int) -> None:
+async def test_no_input_of_a_million_makes_the_daemon_fail(tmp_path: Path, seed: int, part: int) -> None:
     await fuzz(tmp_path, 100_000, f"{seed}.{part}")

@@ -1,4 +1,4 @@
-"""Limits for each client: how often it may ask, how many files may come in, and whose address counts."""
+"""Limits per client: requests, uploads and connections, and the address that counts."""
 
 import json
 from contextlib import AsyncExitStack
@@ -95,15 +95,13 @@ def test_buckets_are_limited_in_number() -> None:
         ("unix", {"x-forwarded-for": "1.1.1.1"}, "unix"),
     ],
 )
-def test_the_client_is_the_first_from_the_right_that_is_no_proxy(
-    peer: str, headers: dict[str, str], client: str
-) -> None:
+def test_the_client_is_the_last_untrusted_address(peer: str, headers: dict[str, str], client: str) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert client_address(peer, raw, PROXY) == client
 
 
 @given(st.binary())
-def test_whatever_a_proxy_says_there_is_an_address(value: bytes) -> None:
+def test_any_forwarded_for_yields_an_address(value: bytes) -> None:
     assert client_address("10.0.0.1", [(b"x-forwarded-for", value)], PROXY)
 
 
@@ -120,16 +118,16 @@ def test_whatever_a_proxy_says_there_is_an_address(value: bytes) -> None:
         ("a:b", "a:b"),
     ],
 )
-def test_an_address_of_ipv6_counts_as_its_64(address: str, counted: str) -> None:
+def test_ipv6_addresses_count_as_their_64(address: str, counted: str) -> None:
     assert counted_as(address) == counted
 
 
 @given(st.text() | st.ip_addresses().map(str))
-def test_whatever_is_counted_has_one_spelling(text: str) -> None:
+def test_counted_addresses_are_canonical(text: str) -> None:
     assert counted_as(counted_as(text)) == counted_as(text)
 
 
-def test_an_impossible_network_is_a_sentence() -> None:
+def test_an_invalid_network_is_rejected() -> None:
     with pytest.raises(SettingsError, match=r"^server.trusted_proxies, from .*: 10.0.0.1/8 has host bits set"):
         load(None, {"PROGRESSD_SERVER_TRUSTED_PROXIES": "10.0.0.1/8"}, {})
 
@@ -138,7 +136,7 @@ async def statuses(client: httpx.AsyncClient, count: int, **headers: str) -> lis
     return [(await client.get("/api/jobs", headers=headers)).status_code for _ in range(count)]
 
 
-async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         first = await client.get("/api/jobs")
         assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("60", "2")
@@ -156,7 +154,7 @@ async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClo
         assert daemon.daemon.collector.refusals == {"429": 2}
 
 
-async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_fast_reads_are_counted(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         job = (await client.post("/api/jobs", json={})).json()["id"]
         answers = [await client.get(f"/api/jobs/{job}") for _ in range(3)]
@@ -164,9 +162,7 @@ async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockCl
         assert answers[0].headers["X-RateLimit-Remaining"] == "1"
 
 
-async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(
-    slow_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_keys_and_proxied_clients_have_their_own_buckets(slow_clock: MockClock, tmp_path: Path) -> None:
     secret = keys.add(tmp_path / "state/keys.json", "ci")
     server = {"port": 0, "trusted_proxies": ("127.0.0.1",)}
     async with running_daemon(tmp_path, limits=FEW, server=server) as daemon, client_of(daemon) as client:
@@ -177,7 +173,7 @@ async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(
         assert await statuses(client, 2, **{"X-API-Key": "wrong"}) == [401, 401]
 
 
-async def test_a_handshake_counts_like_a_request(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_handshake_counts_as_a_request(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         for _ in range(2):
             async with daemon.watch():
@@ -196,7 +192,7 @@ async def test_a_handshake_counts_like_a_request(slow_clock: MockClock, tmp_path
             pass
 
 
-async def test_a_handshake_with_a_key_is_the_keys(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_handshake_with_a_key_counts_for_the_key(slow_clock: MockClock, tmp_path: Path) -> None:
     headers = bearer(keys.add(tmp_path / "state/keys.json", "ci"))
     async with running_daemon(tmp_path, limits=FEW) as daemon:
         for local in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
@@ -209,7 +205,7 @@ async def test_a_handshake_with_a_key_is_the_keys(slow_clock: MockClock, tmp_pat
             pass
 
 
-async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_addresses_of_one_ipv6_64_share_all_limits(slow_clock: MockClock, tmp_path: Path) -> None:
     limits = {**FEW, "max_connections_per_address": 1, "max_uploads_per_address": 1}
     server = {"trusted_proxies": ("127.0.0.1",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, client_of(daemon) as client:
@@ -229,14 +225,14 @@ async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockCloc
             assert daemon.daemon.access.transfers.uploads == {"2001:db8:0:4::/64": 1}
 
 
-async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:
+async def test_exempt_addresses_have_no_rate_limit(daemon: RunningDaemon) -> None:
     async with client_of(daemon) as client:
         assert await statuses(client, 30) == [200] * 30
         status = (await client.get("/api/rate-limit/status")).json()
         assert (status["enabled"], status["requests_per_minute"], status["burst_size"]) == (False, 60, 10)
 
 
-async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
+async def test_concurrent_uploads_are_limited(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
@@ -248,13 +244,13 @@ async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digits", [19, 25, 5000])
-async def test_a_length_of_many_digits_is_refused_as_such(daemon: RunningDaemon, digits: int) -> None:
+async def test_a_content_length_of_many_digits_is_rejected(daemon: RunningDaemon, digits: int) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "9" * digits}, method="POST"))
         assert (await peer.response()).status in (400, 413)
 
 
-async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) -> None:
+async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
     limits = {"max_sockets_per_address": 2, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         first, second = [Peer(await daemon.connect()) for _ in range(2)]
@@ -271,7 +267,7 @@ async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) ->
         assert daemon.daemon.connection_log.counts["refused", "too many open of address"] == 1
 
 
-async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(tmp_path: Path) -> None:
+async def test_a_trusted_proxy_may_open_any_number_of_connections(tmp_path: Path) -> None:
     limits = {"max_sockets_per_address": 2, "exempt_addresses": (), "max_connections_per_address": 1}
     server = {"port": 0, "trusted_proxies": ("127.0.0.3",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, AsyncExitStack() as stack:
@@ -285,7 +281,7 @@ async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(
             await stack.enter_async_context(daemon.watch(headers=headers, local="127.0.0.3"))
 
 
-async def test_what_is_refused_behind_the_gate_is_in_the_metrics_too(tmp_path: Path) -> None:
+async def test_rejections_by_routes_are_in_the_metrics(tmp_path: Path) -> None:
     given: Any = {"limits": {"max_stored_bytes": 500, "max_connections": 1}, "ingest": {"max_line_bytes": 1000}}
     async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client, daemon.watch():
         answers = [
@@ -301,7 +297,7 @@ async def test_what_is_refused_behind_the_gate_is_in_the_metrics_too(tmp_path: P
     assert counted == [f'progressd_requests_refused_total{{status="{status}"}} 1.0' for status in (413, 415, 503, 507)]
 
 
-async def test_what_the_gate_refuses_is_in_the_metrics(tmp_path: Path) -> None:
+async def test_rejected_keys_are_in_the_metrics(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         assert await statuses(client, 2) == [401, 401]
         secret = keys.add(daemon.settings.auth.keys_file, "ci")

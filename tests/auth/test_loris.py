@@ -1,4 +1,4 @@
-"""Clients that are slow on purpose: in the head, the body, an upload, and in reading. Others are served meanwhile."""
+"""Deliberately slow clients in the head, the body, an upload or a download do not delay others."""
 
 import contextlib
 import resource
@@ -89,7 +89,7 @@ async def siege(tmp_path: Path, counts: dict[str, int], rounds: int, pause: floa
     return slowest
 
 
-async def test_the_slow_keep_nobody_out_and_are_given_up(tmp_path: Path) -> None:
+async def test_slow_clients_are_disconnected_and_delay_nobody(tmp_path: Path) -> None:
     short = {"handshake_timeout": 0.5, "idle_timeout": 0.5, "min_body_rate": 10_000, "max_handshakes": 50}
     await siege(tmp_path, dict.fromkeys(BEGINNINGS, 60), rounds=5, pause=0.05, **short)
 
@@ -107,7 +107,7 @@ def many_descriptors() -> Iterator[None]:
 @pytest.mark.torture
 @pytest.mark.parametrize("kind", BEGINNINGS)
 @pytest.mark.usefixtures("many_descriptors")
-async def test_a_thousand_of_them_keep_nobody_waiting(tmp_path: Path, kind: str) -> None:
+async def test_a_thousand_slow_clients_delay_nobody(tmp_path: Path, kind: str) -> None:
     slowest = await siege(tmp_path, {kind: 1_000}, rounds=20, idle_timeout=5, handshake_timeout=5)
     print(f"others waited for {slowest:.3f} s at most")
     assert slowest < 1
@@ -115,7 +115,7 @@ async def test_a_thousand_of_them_keep_nobody_waiting(tmp_path: Path, kind: str)
 
 @pytest.mark.torture
 @pytest.mark.usefixtures("many_descriptors")
-async def test_ten_thousand_that_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+async def test_ten_thousand_silent_clients_delay_nobody(tmp_path: Path) -> None:
     slowest = await siege(tmp_path, {"says nothing": 10_000}, rounds=50)
     print(f"others waited for {slowest:.3f} s at most")
     assert slowest < 1

@@ -1,4 +1,4 @@
-"""The authorisation matrix: every endpoint and topic × everybody who may come. A new route without an entry fails."""
+"""The authorization matrix: every endpoint and topic for every kind of client."""
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -151,13 +151,13 @@ async def status_of(daemon: RunningDaemon, data: bytes) -> int:
         return int(answer.split()[1])
 
 
-def test_every_route_has_its_entry_and_no_other_has() -> None:
+def test_the_matrix_lists_every_route() -> None:
     rules = build_app().url_map.iter_rules()
     routes = {(method, rule.rule) for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     assert routes == ROUTES.keys()
 
 
-async def test_what_each_may_do_over_http(daemon: RunningDaemon) -> None:
+async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) -> None:
     wrong = []
     event = b'{"type": "progress", "data": {"current_step": 1, "total_steps": 2}}'
     for name, visitor in VISITORS.items():
@@ -176,7 +176,7 @@ async def test_what_each_may_do_over_http(daemon: RunningDaemon) -> None:
     assert not wrong
 
 
-async def test_what_each_may_delete_for_good(daemon: RunningDaemon) -> None:
+async def test_only_writers_may_purge_a_job(daemon: RunningDaemon) -> None:
     for number, (name, visitor) in enumerate(VISITORS.items()):
         headers, query = credentials(daemon, name)
         ended = job_id(100 + number)
@@ -189,13 +189,13 @@ async def test_what_each_may_delete_for_good(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "QUERY"])
-async def test_a_method_that_nobody_thought_of_takes_the_right_to_write(daemon: RunningDaemon, method: str) -> None:
+async def test_unknown_methods_require_write(daemon: RunningDaemon, method: str) -> None:
     for name, status in [("nobody", 401), ("read", 403), ("write", 405), ("a token of the job", 401)]:
         headers, query = credentials(daemon, name)
         assert await status_of(daemon, request(f"/api/jobs/{JOB}{query}", headers, method=method)) == status, name
 
 
-async def test_what_each_may_watch_and_where_report(daemon: RunningDaemon) -> None:
+async def test_each_visitor_gets_the_allowed_websockets(daemon: RunningDaemon) -> None:
     for name, visitor in VISITORS.items():
         headers, query = credentials(daemon, name)
         for path, (scope, about) in STREAMS.items():

@@ -1,4 +1,4 @@
-"""What clients of the converter that came before rely on: every old name is there, and nothing is null."""
+"""The REST contract: every field that existing clients rely on, and no null."""
 
 import json
 import re
@@ -87,7 +87,7 @@ def nulls(body: Any) -> bool:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.request} {row.status}")
-async def test_the_row_holds(world: World, row: Row) -> None:
+async def test_the_row_of_the_contract_holds(world: World, row: Row) -> None:
     response = await world.ask(row.request)
     body = response.json()
     assert response.status_code == row.status, body
@@ -101,7 +101,7 @@ async def test_the_row_holds(world: World, row: Row) -> None:
         assert all(re.fullmatch(TIME, time) for time in at(body, name))
 
 
-async def test_a_job_with_a_file_has_its_download(tmp_path: Path) -> None:
+async def test_a_completed_job_can_be_downloaded(tmp_path: Path) -> None:
     copy = Pipeline(("cp", "{input}", "{output}"), output="result.pdf")
     async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
         job = (await client.post("/api/convert", files={"file": ("Mein Buch.pdf", PDF)})).json()["job_id"]

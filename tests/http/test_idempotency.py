@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request twice makes one job, also after a restart and beside itself."""
+"""`Idempotency-Key`: a repeated request creates one job."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ async def jobs(daemon: RunningDaemon) -> int:
     return (await daemon.daemon.store.list_jobs(Filter(), 10, 0))[1]
 
 
-async def test_the_same_key_twice_is_answered_with_the_same_job_also_after_a_restart(tmp_path: Path) -> None:
+async def test_a_reused_key_returns_the_same_job(tmp_path: Path) -> None:
     pipelines = {"idle": IDLE}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
         first = await convert(client, KEY)
@@ -42,7 +42,7 @@ async def test_the_same_key_twice_is_answered_with_the_same_job_also_after_a_res
     assert first.json()["status"] == "queued"
 
 
-async def test_another_key_or_none_makes_another_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_other_keys_create_other_jobs(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     answers = [
         await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=headers)
         for headers in ({}, {}, {"Idempotency-Key": "a"}, {"Idempotency-Key": "b"})
@@ -50,7 +50,7 @@ async def test_another_key_or_none_makes_another_job(daemon: RunningDaemon, clie
     assert len({answer.json()["job_id"] for answer in answers}) == await jobs(daemon) == 4
 
 
-async def test_a_key_that_is_at_work_is_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_key_in_use_returns_409(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     whole = form(file_part())
     head = "".join(f"{name}: {value}\r\n" for name, value in {**FORM_TYPE, **KEY}.items())
     async with await daemon.connect() as slow:
@@ -69,9 +69,7 @@ async def test_a_key_that_is_at_work_is_refused(daemon: RunningDaemon, client: h
     assert await jobs(daemon) == 1
 
 
-async def test_a_request_that_was_refused_leaves_its_key_unused(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_rejected_request_does_not_use_its_key(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     refused = await client.post("/api/convert", content=b"no form", headers={**FORM_TYPE, **KEY})
     assert refused.status_code == 400
     taken = await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=KEY)
@@ -95,7 +93,7 @@ def described(*parts: bytes, name: str = "file", boundary: str = "other") -> tup
 
 
 @pytest.mark.parametrize(("path", "name"), [("/api/convert", "file"), ("/api/batch", "files")])
-async def test_a_key_that_comes_with_something_else_is_refused(
+async def test_a_key_with_another_form_returns_422(
     daemon: RunningDaemon, client: httpx.AsyncClient, path: str, name: str
 ) -> None:
     body, headers = described(*FIRST, name=name)
@@ -114,7 +112,7 @@ async def test_a_key_that_comes_with_something_else_is_refused(
     assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
-async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:
+async def test_a_key_with_another_pipeline_returns_422(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"idle": IDLE, "other": IDLE}) as daemon, client_of(daemon) as client:
         await client.delete(f"/api/jobs/{(await convert(client, KEY)).json()['job_id']}")
         refused = await convert(client, KEY, "other")
@@ -123,7 +121,7 @@ async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "Bücher"])
-async def test_a_malformed_key_is_refused(client: httpx.AsyncClient, key: str) -> None:
+async def test_a_malformed_key_is_rejected(client: httpx.AsyncClient, key: str) -> None:
     refused = await post_form(client, file_part())
     assert refused.status_code == 202
     headers = {b"Idempotency-Key": key.encode(), **{name.encode(): value.encode() for name, value in FORM_TYPE.items()}}

@@ -1,4 +1,4 @@
-"""Jobs over REST: every field that clients rely on, lists, registration, cancelling and trying again."""
+"""Jobs over REST: their fields, lists, registration, cancellation and retries."""
 
 import re
 import sqlite3
@@ -49,7 +49,7 @@ def is_now(text: str) -> bool:
     )
 
 
-async def test_a_queued_job_has_what_it_was_registered_with(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_queued_job_has_its_registration(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     given = {
         "kind": "scan",
         "input_filename": "book.pdf",
@@ -66,18 +66,14 @@ async def test_a_queued_job_has_what_it_was_registered_with(daemon: RunningDaemo
     assert body["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
 
 
-async def test_a_job_of_which_nothing_is_known_has_no_more_than_it_must(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_unknown_fields_are_absent(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     body = await job_of(client)
     assert body.keys() == ALWAYS
     assert (body["kind"], body["options"], body["labels"]) == ("job", {}, {})
 
 
-async def test_a_silent_job_is_shown_as_stalled_until_its_producer_is_back(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_silent_job_is_stalled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     registered = await client.post("/api/jobs", json={"id": ID, "lease_seconds": 1, "total_steps": 12})
     assert registered.json()["lease_seconds"] == 1
     await daemon.report(progress(ID, 5, 12))
@@ -112,7 +108,7 @@ async def test_a_finished_job_is_deleted_with_its_files(
     assert (await daemon.report(progress(ID, 6, 12)))[0]["error"] == f"no job {ID}"
 
 
-async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_processing_job_has_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5, 12, "AI Upscaling"))
     body = await job_of(client)
     assert body.keys() == ALWAYS | {"started_at"}
@@ -123,7 +119,7 @@ async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, clien
     assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
 
 
-async def test_a_job_that_has_ended_tells_no_time_left(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_finished_job_has_no_remaining_time(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     for number, end in enumerate((completed(ID), failed(ID, "no paper"), status_change(ID, "cancelled"))):
         job = job_id(number)
         await daemon.report(registered(job), progress(job, 5, 12))
@@ -134,7 +130,7 @@ async def test_a_job_that_has_ended_tells_no_time_left(daemon: RunningDaemon, cl
     assert "eta_seconds" not in (await client.get("/api/jobs")).text
 
 
-async def test_a_completed_job_tells_what_came_of_it(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_completed_job_has_its_result(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
     await daemon.report(registered(ID), progress(ID, 12, 12), completed(ID, **result))
     body = await job_of(client)
@@ -144,23 +140,21 @@ async def test_a_completed_job_tells_what_came_of_it(daemon: RunningDaemon, clie
     assert is_now(body["completed_at"])
 
 
-async def test_a_completed_job_without_a_result_tells_what_was_measured(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_elapsed_time_is_measured(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), status_change(ID, "processing"), completed(ID))
     body = await job_of(client)
     assert body.keys() == ALWAYS | {"started_at", "completed_at", "elapsed_seconds"}
     assert 0 <= body["elapsed_seconds"] < 60
 
 
-async def test_a_failed_job_tells_why(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_failed_job_has_an_error(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), failed(ID, "Pipeline error: no paper"))
     body = await job_of(client)
     assert body.keys() == ALWAYS | {"completed_at", "error"}
     assert (body["status"], body["error"]) == ("failed", "Pipeline error: no paper")
 
 
-async def test_the_result_of_a_job_of_the_daemon_is_a_url_and_not_a_path(tmp_path: Path) -> None:
+async def test_output_path_is_a_url(tmp_path: Path) -> None:
     copy = Pipeline(("cp", "{input}", "{output}"))
     async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
         done = await run(daemon, "pdf")
@@ -169,9 +163,7 @@ async def test_the_result_of_a_job_of_the_daemon_is_a_url_and_not_a_path(tmp_pat
         assert str(tmp_path) not in (await client.get(f"/api/jobs/{done.id}")).text
 
 
-async def test_the_cursor_of_a_job_is_where_a_watcher_can_go_on(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_watcher_can_resume_from_the_cursor_of_a_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5))
     cursor = (await job_of(client))["cursor"]
     await daemon.report(progress(ID, 6))
@@ -180,9 +172,7 @@ async def test_the_cursor_of_a_job_is_where_a_watcher_can_go_on(
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_an_id_may_be_written_in_either_case(
-    daemon: RunningDaemon, client: httpx.AsyncClient, method: str
-) -> None:
+async def test_ids_ignore_case(daemon: RunningDaemon, client: httpx.AsyncClient, method: str) -> None:
     await daemon.report(registered(ID))
     response = await client.request(method, f"/api/jobs/{ID.upper()}")
     assert (response.status_code, response.json()["id"]) == (200, ID)
@@ -204,7 +194,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("method", "rest"), [*ENDPOINTS, ("POST", "/events")])
-async def test_a_malformed_id_is_refused(client: httpx.AsyncClient, method: str, rest: str) -> None:
+async def test_a_malformed_id_returns_400(client: httpx.AsyncClient, method: str, rest: str) -> None:
     for text in MALFORMED:
         response = await client.request(method, f"/api/jobs/{text}{rest}")
         assert response.status_code == 400, text
@@ -213,7 +203,7 @@ async def test_a_malformed_id_is_refused(client: httpx.AsyncClient, method: str,
 
 
 @pytest.mark.parametrize(("method", "rest"), ENDPOINTS)
-async def test_an_unknown_id_is_not_found(client: httpx.AsyncClient, method: str, rest: str) -> None:
+async def test_an_unknown_id_returns_404(client: httpx.AsyncClient, method: str, rest: str) -> None:
     response = await client.request(method, f"/api/jobs/{job_id(9)}{rest}")
     assert response.status_code == 404
     if method != "HEAD":
@@ -300,14 +290,14 @@ async def test_jobs_are_listed_newest_first(
         ("?kind=ocr", [5]),
     ],
 )
-async def test_the_history_is_what_has_finished(
+async def test_the_history_lists_finished_jobs(
     daemon: RunningDaemon, client: httpx.AsyncClient, query: str, numbers: list[int]
 ) -> None:
     await some_jobs(daemon)
     assert await numbers_at(client, f"/api/jobs/history{query}") == numbers
 
 
-async def test_a_list_tells_its_page_and_how_many_there_are(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_list_has_its_limit_offset_and_total(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await some_jobs(daemon)
     body = (await client.get("/api/jobs?limit=2&offset=1")).json()
     assert {**body, "jobs": len(body["jobs"])} == {"jobs": 2, "total": 6, "limit": 2, "offset": 1}
@@ -317,9 +307,7 @@ async def test_a_list_tells_its_page_and_how_many_there_are(daemon: RunningDaemo
     assert most["limit"] == 1000
 
 
-async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_page_of_large_jobs_ends_early(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     many, large = 150, {"a": "x" * 60_000}
     await daemon.report(*[registered(job_id(number), options=large) for number in range(1, many + 1)])
     listed, pages = list[str](), list[int]()
@@ -334,7 +322,7 @@ async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
     assert (pages[0], pages[1], pages[2]) == (69, 69, 1000)
 
 
-async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_too_large_options_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     large = {"a": ["x"] * 20_000}
     refused = await client.post("/api/jobs", json={"options": large})
     assert (refused.status_code, error_of(refused)) == (400, "the options are larger than 64 KiB")
@@ -342,14 +330,12 @@ async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, cli
     assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
 
 
-async def test_a_job_in_a_list_is_what_it_is_alone(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_job_in_a_list_equals_the_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, kind="scan"), progress(ID, 5, 12, "AI Upscaling"))
     assert (await client.get("/api/jobs")).json()["jobs"] == [await job_of(client)]
 
 
-async def test_a_list_has_the_newest_progress_though_it_is_not_stored_yet(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_list_has_unsaved_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     for step in range(2, 20):
         await daemon.report(progress(ID, step))
@@ -373,9 +359,7 @@ async def test_a_list_has_the_newest_progress_though_it_is_not_stored_yet(
     ],
 )
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history"])
-async def test_a_query_that_makes_no_sense_is_refused(
-    client: httpx.AsyncClient, path: str, query: str, named: str
-) -> None:
+async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient, path: str, query: str, named: str) -> None:
     response = await client.get(f"{path}?{query}")
     assert response.status_code == 400
     assert named in error_of(response)
@@ -401,19 +385,12 @@ async def test_a_finished_job_is_not_registered_again(daemon: RunningDaemon, cli
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"kind":"scan","unknown":1}'])
-async def test_a_job_that_is_registered_without_an_id_gets_one(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_job_without_an_id_gets_one(client: httpx.AsyncClient, body: bytes) -> None:
     made = [await client.post("/api/jobs", content=body) for _ in range(2)]
     assert [one.status_code for one in made] == [201, 201]
     first, second = (one.json()["id"] for one in made)
     assert first != second
     assert (await job_of(client, first))["status"] == "queued"
-
-
-async def test_a_registered_job_is_seen_by_watchers(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    async with daemon.watch("/ws/jobs") as watcher:
-        await client.post("/api/jobs", json={"id": ID, "kind": "scan"})
-        message = await watcher.receive()
-    assert (message["type"], message["job_id"], message["data"]["kind"]) == ("job_created", ID, "scan")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +415,7 @@ async def test_a_registered_job_is_seen_by_watchers(daemon: RunningDaemon, clien
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_what_is_no_job_is_refused(client: httpx.AsyncClient, body: bytes, named: str) -> None:
+async def test_an_invalid_job_is_rejected(client: httpx.AsyncClient, body: bytes, named: str) -> None:
     response = await client.post("/api/jobs", content=body)
     assert response.status_code == 400
     sentence = error_of(response)
@@ -458,7 +435,7 @@ async def test_a_queued_job_is_cancelled(daemon: RunningDaemon, client: httpx.As
     assert response.json().keys() == ALWAYS | {"completed_at"}
 
 
-async def test_a_running_job_is_cancelled_and_its_program_ended(tmp_path: Path) -> None:
+async def test_cancelling_ends_the_program(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     pipelines = {"pdf": shell(f"echo $$ > {pids}.part; mv {pids}.part {pids}; sleep 1000")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
@@ -483,7 +460,7 @@ async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client:
 # Trying again
 
 
-async def test_a_failed_job_is_tried_again_over_the_same_input_and_options(tmp_path: Path) -> None:
+async def test_a_failed_job_can_be_retried(tmp_path: Path) -> None:
     good = tmp_path / "good"
     pipelines = {"pdf": shell(f"test -e {good}")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
@@ -503,7 +480,7 @@ async def test_a_failed_job_is_tried_again_over_the_same_input_and_options(tmp_p
         assert await job_of(client, first) == before
 
 
-async def test_a_cancelled_job_is_tried_again(tmp_path: Path) -> None:
+async def test_a_cancelled_job_can_be_retried(tmp_path: Path) -> None:
     pipelines = {"pdf": shell("sleep 1000")}
     async with running_daemon(tmp_path, pipelines=pipelines, shutdown={"wait_for_jobs": False}) as daemon:
         first = await submit(daemon, "pdf")
@@ -513,7 +490,7 @@ async def test_a_cancelled_job_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "processing", "completed"])
-async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, state: str) -> None:
+async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path, state: str) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with (
@@ -534,14 +511,14 @@ async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, stat
         await ended(daemon, second)
 
 
-async def test_a_job_of_a_producer_is_not_tried_again(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_producers_job_cannot_be_retried(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), failed(ID, "no"))
     response = await client.post(f"/api/jobs/{ID}/retry")
     assert response.status_code == 409
     assert error_of(response) == f"job {ID} is not run by the daemon: only its producer can retry it"
 
 
-async def test_a_job_whose_input_is_gone_is_not_tried_again(tmp_path: Path) -> None:
+async def test_a_job_without_its_input_cannot_be_retried(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"pdf": shell("false")}) as daemon, client_of(daemon) as client:
         done = await run(daemon, "pdf")
         await daemon.daemon.files.remove([done.id])
@@ -551,7 +528,7 @@ async def test_a_job_whose_input_is_gone_is_not_tried_again(tmp_path: Path) -> N
         assert list((daemon.settings.state_dir / "jobs").iterdir()) == []
 
 
-async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_accepts_no_retry(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"bad": shell("false"), "slow": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
@@ -568,7 +545,7 @@ async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
             await daemon.stopped.wait()
 
 
-async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(client: httpx.AsyncClient) -> None:
+async def test_concurrent_registrations_return_201_once(client: httpx.AsyncClient) -> None:
     statuses: list[int] = []
 
     async def register() -> None:
@@ -580,9 +557,7 @@ async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(cl
     assert sorted(statuses) == [200] * 7 + [201]
 
 
-async def test_who_registers_jobs_without_an_id_does_not_wait_for_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_registrations_without_an_id_run_concurrently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.store.connection.BUSY_TIMEOUT", PATIENCE)
     statuses: list[int] = []
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client, trio.open_nursery() as nursery:

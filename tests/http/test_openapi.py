@@ -1,4 +1,4 @@
-"""The OpenAPI document is whole, its examples fit, the daemon keeps it, and its page loads nothing from elsewhere."""
+"""The OpenAPI document is complete and valid, and the daemon conforms to it."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-async def test_every_route_is_in_it(document: dict[str, Any]) -> None:
+async def test_the_document_has_every_route(document: dict[str, Any]) -> None:
     routes = {
         f"{method} {re.sub('<.*?>', '{}', rule.rule)}"
         for rule in build_app().url_map.iter_rules()
@@ -49,7 +49,7 @@ async def test_every_route_is_in_it(document: dict[str, Any]) -> None:
     assert routes == operations(document).keys()
 
 
-async def test_every_row_of_the_contract_is_in_it_with_its_fields(document: dict[str, Any]) -> None:
+async def test_the_document_has_every_field_of_the_contract(document: dict[str, Any]) -> None:
     described = operations(document)
     for row in ROWS:
         method, _, target = row.request.partition(" ")
@@ -86,7 +86,7 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
     return found
 
 
-async def test_every_error_is_in_it_and_every_example_fits(document: dict[str, Any]) -> None:
+async def test_the_document_has_all_errors_and_valid_examples(document: dict[str, Any]) -> None:
     examples = 0
     for name, operation in operations(document).items():
         assert {str(status) for status in COMMON_ERRORS} <= operation["responses"].keys(), name
@@ -103,7 +103,7 @@ async def test_every_error_is_in_it_and_every_example_fits(document: dict[str, A
     assert len({operation["operationId"] for operation in operations(document).values()}) == len(operations(document))
 
 
-async def test_what_is_answered_only_now_and_then_is_in_it(document: dict[str, Any]) -> None:
+async def test_the_document_has_rare_responses(document: dict[str, Any]) -> None:
     described = operations(document)
     for name, operation in described.items():
         if not name.startswith("GET ") and not name.endswith("/token"):
@@ -113,7 +113,7 @@ async def test_what_is_answered_only_now_and_then_is_in_it(document: dict[str, A
     assert document["components"]["securitySchemes"]["token"] == {"type": "apiKey", "in": "query", "name": "token"}
 
 
-async def test_the_headers_of_answers_are_in_it(document: dict[str, Any]) -> None:
+async def test_the_document_has_response_headers(document: dict[str, Any]) -> None:
     left = {"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"}
     for name, status, headers in [
         ("GET /api/jobs/{}", "200", {"ETag", *left}),
@@ -136,7 +136,7 @@ async def test_the_headers_of_answers_are_in_it(document: dict[str, Any]) -> Non
     ("examples", "phases"),
     [(3, "examples,fuzzing"), pytest.param(400, "examples,coverage,fuzzing,stateful", marks=pytest.mark.torture)],
 )
-def test_the_daemon_keeps_it(tmp_path: Path, examples: int, phases: str) -> None:
+def test_the_daemon_conforms_to_the_document(tmp_path: Path, examples: int, phases: str) -> None:
     with served_daemon(tmp_path / "state") as daemon:
         assert (
             httpx.post(f"{daemon.url}/api/jobs", json={"id": ID, "kind": "backup"}, timeout=PATIENCE).status_code == 201
@@ -166,7 +166,7 @@ def test_the_daemon_keeps_it(tmp_path: Path, examples: int, phases: str) -> None
         assert httpx.get(f"{daemon.url}/api/health", timeout=PATIENCE).json()["status"] == "healthy"
 
 
-async def test_the_page_shows_it_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+async def test_the_docs_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         page = await client.get("/api/docs")
         document = (await client.get("/api/openapi.json")).json()

@@ -1,4 +1,4 @@
-"""How much the files of jobs may take (`limits.max_stored_bytes`), however they come in."""
+"""`limits.max_stored_bytes`: the total size of the files of jobs."""
 
 import signal
 from collections import Counter
@@ -48,7 +48,7 @@ async def stored(client: httpx.AsyncClient) -> int:
     return int(float(next(line.split()[1] for line in lines if line.startswith("progressd_job_files_bytes"))))
 
 
-async def test_no_client_can_fill_the_log_with_errors_by_what_is_too_much(tmp_path: Path) -> None:
+async def test_rejected_uploads_are_not_logged_as_errors(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 100 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         with capture_logs() as logs:
@@ -59,7 +59,7 @@ async def test_no_client_can_fill_the_log_with_errors_by_what_is_too_much(tmp_pa
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize(("path", "names", "sizes"), [("convert", "file", [600]), ("batch", "files", [200] * 3)])
-async def test_what_exceeds_it_is_refused_and_leaves_nothing_and_deletion_makes_room(
+async def test_uploads_above_the_quota_return_507(
     tmp_path: Path, path: str, names: str, sizes: list[int], told: bool
 ) -> None:
     given: Any = {"max_stored_bytes": 1000 * KIB}
@@ -79,7 +79,7 @@ async def test_what_exceeds_it_is_refused_and_leaves_nothing_and_deletion_makes_
         assert await stored(client) == 600 * KIB
 
 
-async def test_files_that_come_at_the_same_time_take_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+async def test_concurrent_uploads_stay_within_the_quota(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 1000 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         body, answers, most = form(file_part(PDF.ljust(400 * KIB))), Counter[int](), list[int]()
@@ -102,7 +102,7 @@ async def test_files_that_come_at_the_same_time_take_no_more_than_one_after_the_
         assert await stored(client) == answers[202] * 400 * KIB
 
 
-async def test_a_body_that_ends_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_interrupted_upload_frees_its_bytes(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 1000 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon:
         head = "\r\n".join(
@@ -126,7 +126,7 @@ async def test_a_body_that_ends_in_the_middle_leaves_nothing(tmp_path: Path) -> 
         await eventually(lambda: left(tmp_path) == set())
 
 
-async def test_a_result_is_never_refused_and_counts(tmp_path: Path) -> None:
+async def test_a_result_counts_but_is_never_rejected(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 500 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "copy")
@@ -141,7 +141,7 @@ async def test_a_result_is_never_refused_and_counts(tmp_path: Path) -> None:
         assert (await client.get("/api/health")).json()["status"] == "healthy"
 
 
-async def test_what_is_tried_again_is_not_refused_and_its_input_counts_twice(tmp_path: Path) -> None:
+async def test_a_retry_counts_but_is_never_rejected(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 500 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "fail")
@@ -153,7 +153,7 @@ async def test_what_is_tried_again_is_not_refused_and_its_input_counts_twice(tmp
         assert await stored(client) == 2 * (300 * KIB + complaint)
 
 
-async def test_the_next_daemon_counts_what_is_there(tmp_path: Path) -> None:
+async def test_the_next_daemon_counts_existing_files(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 700 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "copy")
@@ -165,7 +165,7 @@ async def test_the_next_daemon_counts_what_is_there(tmp_path: Path) -> None:
         assert await stored(client) == 200 * KIB
 
 
-async def test_a_reload_changes_it(tmp_path: Path) -> None:
+async def test_a_reload_changes_the_quota(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "state", PIPELINES)
     most = 0
 

@@ -1,4 +1,4 @@
-"""Places of uploads: no client takes all of them, and a client that sends nothing gives its place to another."""
+"""Upload limits: no client takes all places, and stalled uploads give way."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -61,14 +61,14 @@ async def pass_by(clock: MockClock, seconds: float) -> None:
     clock.jump(seconds)
 
 
-async def test_one_address_leaves_places_to_others(clients: Clients) -> None:
+async def test_one_address_cannot_take_all_uploads(clients: Clients) -> None:
     for _ in range(PLACES - 1):
         await clients.begin(local="127.0.0.2")
     assert await clients.status(local="127.0.0.2") == 503
     assert await clients.status() == 202
 
 
-async def test_one_key_leaves_places_to_others(tmp_path: Path, clients: Clients) -> None:
+async def test_one_key_cannot_take_all_uploads(tmp_path: Path, clients: Clients) -> None:
     keys = [bearer(add(tmp_path / "state/keys.json", name, "write")) for name in "ab"]
     clients.daemon.daemon.authenticator.load()
     for _ in range(PLACES - 1):
@@ -88,7 +88,7 @@ async def test_stalled_uploads_give_way(slow_clock: MockClock, clients: Clients)
     assert await clients.status() == 503
 
 
-async def test_one_that_sends_too_little_gives_way(slow_clock: MockClock, clients: Clients) -> None:
+async def test_slow_uploads_give_way(slow_clock: MockClock, clients: Clients) -> None:
     slow = [await clients.begin() for _ in range(PLACES - 1)]
     for position in range(4):
         for peer in slow:
@@ -98,7 +98,7 @@ async def test_one_that_sends_too_little_gives_way(slow_clock: MockClock, client
     assert (await slow[0].response()).status == 408
 
 
-async def test_one_that_sends_enough_keeps_its_place(slow_clock: MockClock, clients: Clients) -> None:
+async def test_fast_enough_uploads_keep_their_place(slow_clock: MockClock, clients: Clients) -> None:
     sending = [await clients.begin() for _ in range(PLACES - 1)]
     for position in range(BEGUN, len(FORM), 10_000):
         for peer in sending:
