@@ -15,7 +15,7 @@ from progressd.http.context import json_response
 from progressd.http.file_body import FileBody, FileResponse
 from progressd.http.middleware.compression import compressed
 from progressd.http.openapi.operations import OperationSpec
-from progressd.http.routes import batch, convert, docs, health, jobs, report, sse, stats, tokens
+from progressd.http.routes import batch, docs, health, jobs, report, sse, stats, submission, tokens
 from progressd.net.query import require_known
 from progressd.system.transient import passes
 
@@ -50,7 +50,7 @@ def build_app() -> RestApp:
     app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts are for each piece, not for a whole transfer
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old and new modules
     app.url_map.merge_slashes = False  # its redirect would name a scheme and host that a proxy hides
-    for module in (tokens, convert, batch, report, sse, jobs, health, stats, docs):
+    for module in (tokens, submission, batch, report, sse, jobs, health, stats, docs):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", view_func=_page)
     app.add_url_rule("/ws", view_func=_not_a_websocket, defaults={"path": ""})

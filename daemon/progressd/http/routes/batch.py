@@ -1,35 +1,24 @@
 """Batches: files that are submitted, queried and cancelled together."""
 
 import uuid
-from contextlib import AsyncExitStack
-from typing import Final, NamedTuple
+from typing import Final
 
-import trio
-from msgspec.structs import replace
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from progressd.auth.identity import UNRESTRICTED
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import Conflict, ProgressdError
-from progressd.core.events import BatchCancelEvent, Registration, SubmitEvent, checked_batch_id
+from progressd.core.events import BatchCancelEvent, checked_batch_id
 from progressd.core.job import Job
-from progressd.core.pipeline import Pipeline
-from progressd.files.job_files import JobFiles
-from progressd.files.upload import Upload
 from progressd.http.context import json_response, request_context
 from progressd.http.middleware.idempotency import REPLAYED
-from progressd.http.multipart import receive_form
 from progressd.http.openapi.operations import FORM, described
 from progressd.http.routes.submission import (
     LABELS,
     SUBMISSION_ERRORS,
     PipelineQuery,
-    check_type,
     claimed_id,
-    owner_of_request,
-    read_submission_fields,
-    requested_pipeline,
-    require_same,
+    requested_submission,
     require_unused,
 )
 from progressd.http.schemas.responses import BatchAccepted, BatchCancelled, BatchJobs
@@ -66,15 +55,16 @@ async def submit() -> Response:
     The options may include a `priority`.
     """
     context = request_context()
-    name, pipeline = requested_pipeline()
+    submission = requested_submission(FIELDS, MAX_FILES)
     with claimed_id("batch") as batch_id:
         known = await context.scope.batches.find(batch_id)
         if known is not None:
             for job in (await _jobs(known))[:1]:  # all came with the same request
-                await require_same(job, name, FIELDS, MAX_FILES)
+                await submission.require_same(job)
             return _accepted(known, REPLAYED)
         require_unused(await context.app.scopes.of(UNRESTRICTED).batches.find(batch_id) is not None)
-        return _accepted(await _create(batch_id, name, pipeline))
+        await submission.create_jobs(lambda: str(uuid.uuid4()), batch_id)
+        return _accepted(await context.scope.batches.get(batch_id))
 
 
 @blueprint.get("/<batch_id>")
@@ -109,63 +99,6 @@ async def cancel(batch_id: str) -> Response:
     if not cancelled:
         raise Conflict(f"batch {batch.id} is already {after.status}")
     return json_response(BatchCancelled(batch.id, BatchStatus.CANCELLED, cancelled, after.completed))
-
-
-class _File(NamedTuple):
-    job_id: str
-    filename: str
-    upload: Upload
-
-
-class _BatchFiles:
-    """Writes the files of a form to disk, each as the input of a future job."""
-
-    def __init__(self, files: JobFiles, pipeline: Pipeline, uploads: AsyncExitStack) -> None:
-        self.received: list[_File] = []
-        self._files = files
-        self._pipeline = pipeline
-        self._uploads = uploads
-
-    async def begin(self, filename: str) -> Upload:
-        if not self.received:
-            self._files.require(request.content_length or 0)
-        job_id = str(uuid.uuid4())
-        upload = await self._uploads.enter_async_context(self._files.upload(job_id))
-        self.received.append(_File(job_id, filename, upload))
-        return upload
-
-    async def whole(self) -> None:
-        file = self.received[-1]
-        check_type(file.upload.head, file.filename, self._pipeline)
-        await file.upload.finish()
-
-
-async def _create(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
-    """Receive the files and create their jobs: all or none."""
-    context = request_context()
-    async with AsyncExitStack() as uploads:
-        sink = _BatchFiles(context.app.files, pipeline, uploads)
-        form, digest = await receive_form(request, sink, FIELDS, context.app.settings.limits, MAX_FILES)
-        fields = read_submission_fields(form)
-        options, priority = fields.checked(pipeline)
-        owner = owner_of_request()
-        registration = Registration(name, options=options, labels=fields.labels)
-        events = [
-            SubmitEvent(
-                job_id,
-                replace(registration, input_filename=filename[:255]),
-                name,
-                batch_id,
-                priority,
-                digest,
-                owner,
-            )
-            for job_id, filename, _ in sink.received
-        ]
-        with trio.CancelScope(shield=True):  # as for a single file
-            _raise_unless(await context.scope.ingest.submit(*events))
-            await uploads.aclose()  # shielded, because to the other uploads a Cancelled would be a failure
-    return await context.scope.batches.get(batch_id)
 
 
 def _raise_unless(outcomes: list[Job | ProgressdError], *accepted: type[ProgressdError]) -> None:
