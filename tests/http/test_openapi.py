@@ -180,4 +180,4 @@ async def test_the_docs_page_loads_nothing_from_elsewhere(tmp_path: Path) -> Non
     assert targets <= set(re.findall(r'id="([^"]+)"', page.text))
     for operation in operations(document).values():
         assert operation["operationId"] in targets
-    assert json.dumps({"kind": "backup"})[1:-1] in page.text.replace("&quot;", '"')
+    assert json.dumps({"kind": "backup"})[1:-1] in page.text.replace("&#34;", '"')
