@@ -27,14 +27,14 @@ def connection_limiter(tmp_path: Path) -> ConnectionLimiter:
 
 @contextmanager
 def fails(error: type[Unavailable]) -> Iterator[None]:
-    """The error and none that is more special."""
+    """Expect exactly this error, not a subclass."""
     with pytest.raises(error) as raised:
         yield
     assert raised.type is error
 
 
 def fill(connection_limiter: ConnectionLimiter, client: Client, error: type[Unavailable]) -> int:
-    """Take places until there is no room; how many."""
+    """Take places until the error. Returns their number."""
     taken = 0
     with fails(error):
         while True:
@@ -92,7 +92,7 @@ def test_a_returned_place_is_free_in_every_group(connection_limiter: ConnectionL
 
 
 async def rejected(daemon: RunningDaemon, path: str, headers: dict[str, str]) -> int:
-    """The status of a refused handshake."""
+    """Return the status of a rejected handshake."""
     with pytest.raises(ConnectionRejected) as refused:
         async with daemon.watch(path, headers):
             pass

@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def locked(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
-    """A daemon that asks for keys."""
+    """A daemon that requires keys."""
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         yield daemon
 

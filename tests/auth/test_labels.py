@@ -31,7 +31,7 @@ TEAM = {"labels": {"team": "scan"}}
 
 
 class Side:
-    """The daemon, and what a key bound to team=scan sees of it."""
+    """A daemon, and a client with a key that is bound to team=scan."""
 
     def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
         self.daemon = daemon
@@ -98,7 +98,6 @@ async def test_events_of_hidden_jobs_are_rejected_line_by_line(side: Side) -> No
 
 
 async def test_events_of_a_hidden_job_being_registered_are_rejected(store: SQLiteStore) -> None:
-    """All that writes over the network goes this way, over HTTP as over a WebSocket."""
     who = Identity(name="scan", scopes=frozenset([Scope.WRITE]), labels={"team": "scan"})
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:
@@ -145,7 +144,7 @@ async def test_access_keys_do_not_share_idempotency_keys(side: Side, tmp_path: P
 async def test_a_recreated_key_does_not_replay_old_jobs(
     side: Side, path: str, field: str, made: str, remade: bool
 ) -> None:
-    """As `keys revoke` and `keys add` do, or an editor."""
+    """Recreate the key as `keys revoke` and `keys add` do, or edit its labels."""
     daemon, file = side.daemon, side.daemon.settings.auth.keys_file
     body, headers = form(file_part(name=field)), {**FORM_TYPE, "Idempotency-Key": "again"}
     first = await side.client.post(f"/api/{path}", content=body, headers=headers)

@@ -29,7 +29,7 @@ PROXY = networks(("10.0.0.0/8", "::1"))
 
 
 class Bucket:
-    """A rate limiter with a clock of its own."""
+    """A rate limiter with its own clock."""
 
     def __init__(self, per_minute: int = 60, burst: int = 3) -> None:
         limits = {"rate_limit_per_minute": per_minute, "rate_limit_burst": burst}
@@ -289,7 +289,7 @@ async def test_rejections_by_routes_are_in_the_metrics(tmp_path: Path) -> None:
             await post_form(client, file_part(b"no PDF")),
             await post_form(client, file_part(PDF.ljust(900))),
             await client.get("/api/events"),
-            await client.get("/api/jobs/nonsense"),  # a mistake
+            await client.get("/api/jobs/nonsense"),  # not counted
         ]
         assert [answer.status_code for answer in answers] == [413, 415, 507, 503, 400]
         text = (await client.get("/api/metrics")).text

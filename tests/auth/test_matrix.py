@@ -20,8 +20,8 @@ from support.samples import job_id
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
 
-# What a route takes (a scope, or "" for everybody), and what it is about: a job, a batch, what one sees, how much there
-# is of that, everything, or the key itself.
+# The scope of each route ("" if public), and its subject: a job, a batch, visible jobs, their numbers, everything, or
+# the key itself.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
@@ -69,7 +69,7 @@ STREAMS: Final = {
 
 
 class Visitor(NamedTuple):
-    """Who comes. `sees`: what of it all is there for them; `refused`: not a good key."""
+    """A client. `sees`: the subjects it may see; `refused`: its key is invalid."""
 
     scopes: str = ""
     labels: Mapping[str, str] = {}
@@ -110,7 +110,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
 
 
 def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
-    """The headers and the query of a visitor."""
+    """Return the headers and the query of a visitor."""
     visitor, authenticator = VISITORS[name], daemon.daemon.authenticator
     if visitor.topic:
         end = datetime.now(UTC) + timedelta(seconds=visitor.expires or 60)
@@ -130,7 +130,7 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
 
 
 def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
-    """The statuses of which one must come; {0}: any but these."""
+    """Return the allowed statuses; {0} if the request must not be rejected."""
     if not scope:
         return {401} if about == "key" and visitor.refused and visitor is not VISITORS["nobody"] else {0}
     if visitor.refused or (visitor.topic and method != "GET"):
@@ -170,7 +170,7 @@ async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) ->
             status = await status_of(daemon, request(path + query, headers | length, method=method) + body)
             allowed = expected(visitor, method, scope, about)
             if rule.startswith("/ws") and not visitor.refused and visitor.scopes != "write":
-                allowed = {426}  # no handshake: there is nothing to see
+                allowed = {426}  # not a handshake
             if status in (401, 403, 404, 500) if allowed == {0} else status not in allowed:
                 wrong.append((name, method, rule, status, allowed))
     assert not wrong
@@ -202,7 +202,7 @@ async def test_each_visitor_gets_the_allowed_websockets(daemon: RunningDaemon) -
             status = await status_of(daemon, upgrade(path + query, headers))
             allowed = {101} if (allowed := expected(visitor, "GET", scope, about)) == {0} else allowed
             if name == "an expired token":
-                allowed = {101}  # and closed with 4500 at once, which a page can see
+                allowed = {101}  # then closed with 4500, which a page can see
             elif about == "dialogue" and not visitor.refused and visitor.scopes != "write":
-                allowed = {101}  # each topic is decided when it is named
+                allowed = {101}  # each topic is checked when it is named
             assert status in allowed, (name, path)

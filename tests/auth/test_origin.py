@@ -103,7 +103,7 @@ def test_a_null_origin_gets_its_own_advice() -> None:
 def test_under_tls_http_origins_are_rejected() -> None:
     plain, encrypted = Server(), Server(tls_cert="cert.pem")
     check_origin("https://box:8080", "box:8080", encrypted)
-    for origin in ("https://box:8080", "http://box:8080"):  # a proxy before it may speak TLS, and may not
+    for origin in ("https://box:8080", "http://box:8080"):  # a proxy in front of it may use TLS or not
         check_origin(origin, "box:8080", plain)
     for origin, server in (("http://box:8080", encrypted), ("ftp://box:8080", plain), ("//box:8080", plain)):
         with pytest.raises(Forbidden, match="allowed_origins"):
@@ -117,7 +117,7 @@ async def test_a_foreign_host_returns_403(daemon: RunningDaemon, target: str) ->
         response = await peer.ask(target, {"Host": "evil.example"})
         assert (response.status, list(response.json)) == (403, ["error"])
         assert response.headers["x-content-type-options"] == "nosniff"
-        assert (await peer.ask(target, {"Host": daemon.address})).status != 403  # and the connection goes on
+        assert (await peer.ask(target, {"Host": daemon.address})).status != 403  # the connection stays open
 
 
 async def test_an_invalid_host_returns_403(tmp_path: Path) -> None:

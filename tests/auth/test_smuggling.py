@@ -61,7 +61,7 @@ async def test_an_ambiguous_request_hides_no_other_one(daemon: RunningDaemon, na
     async with Peer(await daemon.connect()) as peer:
         await peer.send(AMBIGUOUS[name])
         answer = await peer.receive() if stays else b""
-        with contextlib.suppress(trio.BrokenResourceError):  # the daemon has closed it
+        with contextlib.suppress(trio.BrokenResourceError):  # closed by the daemon
             await peer.stream.send_eof()
         answer += await peer.rest()
     [status] = re.findall(rb"HTTP/1.1 (\d{3})", answer)

@@ -36,7 +36,7 @@ SECRET = "s" * 64
 
 
 class Side:
-    """A daemon that asks for keys, and a client with one that may read."""
+    """A daemon that requires keys, and a client with a key that may read."""
 
     def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
         self.daemon = daemon
@@ -176,7 +176,7 @@ async def test_a_new_secret_ends_all_tokens(side: Side) -> None:
         await watcher.receive_until("progress")
         side.daemon.kill(signal.SIGHUP)
         await side.daemon.report(progress(MINE, 2))
-        assert (await watcher.receive_until("progress"))[-1]["data"]["percent"] == 2  # it is the same as before
+        assert (await watcher.receive_until("progress"))[-1]["data"]["percent"] == 2  # the connection is the same
         path.write_text(SECRET)
         side.daemon.kill(signal.SIGHUP)
         assert (await watcher.closed())[0] == 4500
@@ -197,7 +197,7 @@ async def test_an_unreadable_secret_changes_nothing(side: Side) -> None:
 
 
 async def say(side: Side, data: bytes) -> None:
-    """Send it, and read what comes first, which does not say it again."""
+    """Send data, and check that the response does not repeat the secret."""
     async with Peer(await side.daemon.connect()) as peer:
         await peer.send(data)
         with trio.move_on_after(0.2):

@@ -33,12 +33,12 @@ async def files(tmp_path: Path, store: SQLiteStore) -> JobFiles:
 
 
 def tree(top: Path) -> set[str]:
-    """Every file and directory below, but for the store's."""
+    """Return every file and directory below, except the store's."""
     return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith("store.sqlite")}
 
 
 async def receive(files: JobFiles, number: int = 1, content: bytes = PDF) -> None:
-    """Upload an input as a whole."""
+    """Upload a whole input."""
     async with files.upload(job_id(number)) as upload:
         await upload.write(content)
         await upload.finish()
@@ -63,7 +63,7 @@ async def test_the_head_of_an_upload_has_1024_bytes(files: JobFiles) -> None:
 
 
 class Refused(Exception):
-    """Somebody does not want the upload after all."""
+    """The upload is rejected."""
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -82,7 +82,7 @@ async def test_a_rejected_upload_leaves_no_files(files: JobFiles, tmp_path: Path
 
 
 async def fail(files: JobFiles, content: bytes, error: Exception, *, whole: bool = True) -> None:
-    """An upload that ends so."""
+    """Upload content, and fail with the error."""
     with suppress(type(error)):
         async with files.upload(ID) as upload:
             await upload.write(content)
@@ -92,7 +92,7 @@ async def fail(files: JobFiles, content: bytes, error: Exception, *, whole: bool
 
 
 def undecided() -> StoreFailed:
-    """What a commit raises of which nobody knows whether the store has it."""
+    """Return the error of a commit that may or may not be stored."""
     error = StoreFailed("the disk fails")
     error.undecided = True
     return error
@@ -156,7 +156,7 @@ async def test_after_a_crash_the_input_of_a_stored_job_stays(
 ) -> None:
     await receive(files)
     await store.commit([job()], [])
-    (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # died before the last step
+    (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # as after a crash before the last step
     await files.prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
     assert files.input(ID).read_bytes() == PDF
@@ -212,7 +212,7 @@ async def test_a_failed_retry_leaves_no_files(files: JobFiles, tmp_path: Path) -
 
 async def test_an_attempt_has_an_empty_directory(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
-    for number in (1, 2):  # what a daemon that was killed has left
+    for number in (1, 2):  # left by a killed daemon
         (tmp_path / "jobs" / ID / f"work-{number}" / "pages").mkdir(parents=True)
     async with files.attempt(ID, 2) as work:
         assert tree(tmp_path / "jobs" / ID) == {"input", "work-2"}
@@ -235,7 +235,7 @@ async def test_a_job_deleted_during_an_attempt_leaves_no_files(files: JobFiles, 
     await receive(files)
     async with files.attempt(ID, 1) as work:
         await files.remove([ID])
-        work.mkdir(parents=True)  # as where a file came between the last look into the directory and its end
+        work.mkdir(parents=True)  # as if the program had written during the removal
         (work / "half").touch()
     assert tree(tmp_path) == {"uploads", "jobs"}
 
@@ -313,7 +313,7 @@ async def test_a_full_disk_leaves_no_files(
 
 
 async def test_a_file_above_the_size_limit_of_the_process_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
-    least = 2**20  # nothing else that this process writes is as long
+    least = 2**20  # more than anything else that this process writes
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
     try:
@@ -344,7 +344,7 @@ def test_one_daemon_locks_the_state_directory(tmp_path: Path) -> None:
         )
         assert "another progressd uses the state directory" in refused.stderr
     with own_state_dir(tmp_path):
-        pass  # it is free again
+        pass  # unlocked again
 
 
 def test_an_impossible_state_directory_is_rejected(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ async def test_settle_spares_uploads_in_progress(files: JobFiles, tmp_path: Path
 
 
 class Killed(BaseException):
-    """As if the process were no more."""
+    """The process is killed."""
 
 
 @pytest.mark.parametrize("deleted", [True, False])
@@ -479,7 +479,7 @@ async def test_a_failed_deletion_blocks_a_new_upload_until_it_succeeds(
     assert files.input(ID).read_bytes() == PDF
 
 
-MANY = 64  # that retention deletes in one go
+MANY = 64  # deleted together by retention
 
 
 async def test_an_upload_during_many_deletions_stays(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:

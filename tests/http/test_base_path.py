@@ -41,7 +41,7 @@ async def client(below: RunningDaemon) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def converted(daemon: RunningDaemon, client: httpx.AsyncClient) -> str:
-    """A job with a result."""
+    """Return a job with a result."""
     answer = await post_form(client, file_part())
     assert answer.status_code == 202, answer.text
     job = await ended(daemon, answer.json()["job_id"])
@@ -101,7 +101,7 @@ async def test_result_urls_of_batches_have_the_prefix(below: RunningDaemon, clie
 
 @pytest.mark.parametrize("kept", ["", "/of/old"])
 async def test_result_urls_have_the_current_prefix(tmp_path: Path, kept: str) -> None:
-    """`kept`: what an older version has put before it."""
+    """Show a job whose stored URL has the prefix `kept`."""
     pipelines = {"pdf": python(COPY, result=True)}
     given: dict[str, Any] = {"pipelines": pipelines, "server": {"port": 0, "base_path": "/before"}}
     async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client:
@@ -134,7 +134,7 @@ async def test_websockets_open_below_the_prefix(below: RunningDaemon, base: str)
         for path in ("/api/health", f"{BELOW}/api/health", f"{BELOW}/ws/jobs"):
             assert (await peer.ask(path)).status in (200, 426)
         head = upgrade(f"{base}/ws/jobs/{ID}")
-        for piece in (head[:9], head[9:20]):  # which may be anything yet
+        for piece in (head[:9], head[9:20]):  # not recognizable yet
             await peer.send(piece)
         await peer.open_with(head[20:])
         assert await peer.close_code() == 1000

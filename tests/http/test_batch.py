@@ -19,7 +19,7 @@ PAIR = [("files[]", ("a.pdf", PDF)), ("files", ("Bücher.pdf", PDF))]
 
 
 async def submitted(client: httpx.AsyncClient, count: int, pipeline: str = "idle", **options: Any) -> str:
-    """A batch of so many files; its id."""
+    """Submit a batch of so many files. Returns its id."""
     response = await client.post(
         f"/api/batch?pipeline={pipeline}",
         files=[("files[]", (f"{number}.pdf", PDF)) for number in range(count)],
@@ -30,7 +30,7 @@ async def submitted(client: httpx.AsyncClient, count: int, pipeline: str = "idle
 
 
 async def ended(daemon: RunningDaemon, batch_id: str) -> list[Any]:
-    """What a watcher of the batch is sent until its end."""
+    """Return the messages of a batch until its end."""
     async with daemon.watch(f"/ws/batch/{batch_id}") as watcher:
         messages = await watcher.rest()
         assert await watcher.closed() == (1000, "batch finished")
@@ -205,7 +205,7 @@ async def test_a_multiplexed_socket_can_watch_a_batch(tmp_path: Path) -> None:
             after = await watcher.receive_until("batch_completed")
     assert [message["type"] for message in after[-2:]] == ["batch_progress", "batch_completed"]
     cancelled = [message for message in after if message["data"].get("new_status") == "cancelled"]
-    assert len(cancelled) == 2  # each once, although it is on both topics
+    assert len(cancelled) == 2  # each once, although both topics have it
 
 
 async def test_a_resumed_watcher_gets_only_new_messages(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ async def test_short_texts_are_not_compressed(daemon: RunningDaemon, client: htt
 
 async def test_a_compressed_job_has_a_weak_etag(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, options={"text": "x" * 5000}))
-    path = f"/api/jobs/{ID.upper()}"  # what the application answers
+    path = f"/api/jobs/{ID.upper()}"  # not a fast read
     first = await client.get(path, headers={"Accept-Encoding": "gzip"})
     assert first.headers["Content-Encoding"] == "gzip"
     assert first.headers["ETag"].startswith("W/")

@@ -20,7 +20,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 
 
 class World:
-    """A daemon with a job in each state, and what makes the other things that a row is about."""
+    """A daemon with a job in each state and a batch."""
 
     def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
         self.daemon = daemon
@@ -69,7 +69,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def at(body: Any, field: str) -> list[Any]:
-    """What is there under a name, of each item where there are several; nothing where it is absent."""
+    """Return the values of a dotted name, one for each item of a list; none if it is absent."""
     found = [body]
     for name in field.split("."):
         items = [item for value in found for item in (value if isinstance(value, list) else [value])]

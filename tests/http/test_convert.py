@@ -43,23 +43,23 @@ MIB = 1 << 20
 
 
 def no_files(running: RunningDaemon) -> bool:
-    """Whether there is no file of a job, nor of an upload."""
+    """Return whether there are no files of jobs and uploads."""
     state_dir = running.settings.state_dir
     return not any(list((state_dir / name).iterdir()) for name in ("uploads", "jobs"))
 
 
 async def nothing_is_left(running: RunningDaemon) -> bool:
-    """Whether there is neither a job nor a file."""
+    """Return whether there are no jobs and no files."""
     return no_files(running) and await running.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
 
 
 def names_in(directory: Path) -> set[str]:
-    """Everything below, but for the store's files."""
+    """Return the names of all files below, except the store's."""
     return {path.name for path in directory.rglob("*") if not path.name.startswith("progressd.db")}
 
 
 def id_of(response: httpx.Response) -> str:
-    """The id of the job that was made."""
+    """Return the id of the new job."""
     assert response.status_code == 202, response.text
     return str(response.json()["job_id"])
 
@@ -178,7 +178,7 @@ async def test_a_large_upload_is_not_held_in_memory(tmp_path: Path, blocks: int,
         finally:
             tracemalloc.stop()
         assert daemon.daemon.files.input(id_of(response)).stat().st_size == size + len(b"%PDF-")
-    assert peak < 4 * MIB  # most of it the client's
+    assert peak < 4 * MIB  # most of it is the client's
 
 
 SMALL = {"max_upload_bytes": 1000}
@@ -493,7 +493,7 @@ async def test_a_full_disk_returns_507(
 
 
 class FullStore(SQLiteStore):
-    """Keeps no job."""
+    """Rejects every commit."""
 
     async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
         raise StoreFailed("the store does not take it: disk full")

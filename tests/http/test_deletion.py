@@ -100,7 +100,6 @@ async def test_the_stream_of_a_deleted_job_returns_404(daemon: RunningDaemon, cl
 
 
 async def test_retention_sends_no_job_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was long over, and may be thousands at once."""
     monkeypatch.setattr("progressd.engine.retention.INTERVAL", 0.1)
     async with (
         running_daemon(tmp_path, store={"retention": 0.2}) as daemon,

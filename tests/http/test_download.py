@@ -33,7 +33,7 @@ MIB = 1 << 20
 async def downloadable(
     directory: Path, pipeline: Pipeline = COPY, content: bytes = CONTENT
 ) -> AsyncGenerator[tuple[httpx.AsyncClient, str]]:
-    """A client of a daemon, and the path of a result there."""
+    """Yield a client and the path of a result."""
     async with running_daemon(directory, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         done = await ended(daemon, await submit(daemon, "pdf", content))
         assert done.status is JobStatus.COMPLETED
@@ -42,7 +42,7 @@ async def downloadable(
 
 
 def name_in(response: httpx.Response) -> str:
-    """The file name that a client is told (RFC 6266), decoded as browsers do."""
+    """Return the file name (RFC 6266), decoded as browsers do."""
     disposition, options = parse_options_header(response.headers["Content-Disposition"])
     assert disposition == "attachment"
     return options["filename"]
@@ -64,7 +64,7 @@ async def test_a_result_has_its_length_and_name(tmp_path: Path) -> None:
 async def test_head_returns_the_headers_of_get(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
         whole, head = await client.get(url), await client.head(url)
-        of_a_part = await client.head(url, headers={"Range": "bytes=0-0"})  # there is none but of GET
+        of_a_part = await client.head(url, headers={"Range": "bytes=0-0"})  # ranges are only for GET
     for one in (head, of_a_part):
         assert (one.status_code, one.content) == (200, b"")
         for name in ("Content-Type", "Content-Length", "Content-Disposition", "ETag", "Last-Modified", "Accept-Ranges"):
@@ -242,7 +242,7 @@ async def test_a_large_result_is_not_held_in_memory(tmp_path: Path) -> None:
 async def test_head_does_not_read_the_file(tmp_path: Path) -> None:
     pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 30)", result=True, max_file_bytes=100 << 30)
     async with downloadable(tmp_path, pipeline) as (client, url):
-        for _ in range(2):  # over one connection, so the second waits for the end of the first
+        for _ in range(2):  # on one connection, so the second waits for the end of the first
             assert (await client.head(url)).headers["Content-Length"] == str(100 << 30)
 
 

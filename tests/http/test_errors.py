@@ -112,7 +112,7 @@ async def test_own_and_allowed_pages_may_write(tmp_path: Path) -> None:
 
 
 class BrokenStore(SQLiteStore):
-    """Fails in one way or another."""
+    """Fails with a given error."""
 
     failure: Exception
 
@@ -143,7 +143,7 @@ async def test_a_failing_store_returns_503(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history", "/api/stats/jobs", "/api/metrics", "/api/health"])
 async def test_reads_work_without_descriptors(client: httpx.AsyncClient, path: str) -> None:
-    await client.get("/nope")  # on a connection that stays
+    await client.get("/nope")  # opens the connection
     with no_descriptors_left():
         assert (await client.get(path)).status_code == 200
 

@@ -87,7 +87,7 @@ OTHERS = {
 
 
 def described(*parts: bytes, name: str = "file", boundary: str = "other") -> tuple[bytes, dict[str, str]]:
-    """A form as another client would write it."""
+    """Return a form as another client would write it."""
     body = form(*parts).replace(b'name="file"', f'name="{name}"'.encode()).replace(BOUNDARY.encode(), boundary.encode())
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}", **KEY}
 

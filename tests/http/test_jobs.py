@@ -43,7 +43,7 @@ async def job_of(client: httpx.AsyncClient, job_id: str = ID) -> dict[str, Any]:
 
 
 def is_now(text: str) -> bool:
-    """Whether this is a time in UTC, just now."""
+    """Return whether this is the current time in UTC."""
     return TIME.fullmatch(text) is not None and abs(datetime.now(UTC) - datetime.fromisoformat(text)) < timedelta(
         minutes=1
     )
@@ -123,7 +123,7 @@ async def test_a_finished_job_has_no_remaining_time(daemon: RunningDaemon, clien
     for number, end in enumerate((completed(ID), failed(ID, "no paper"), status_change(ID, "cancelled"))):
         job = job_id(number)
         await daemon.report(registered(job), progress(job, 5, 12))
-        await daemon.report(progress(job, 6, 12))  # by itself, lest no time has passed
+        await daemon.report(progress(job, 6, 12))  # separately, so that time passes
         assert (await client.get(f"/api/jobs/{job}")).json()["progress"]["eta_seconds"] >= 0
         await daemon.report({**end, "job_id": job})
         assert "eta_seconds" not in (await client.get(f"/api/jobs/{job}")).json()["progress"]
@@ -210,11 +210,8 @@ async def test_an_unknown_id_returns_404(client: httpx.AsyncClient, method: str,
         assert error_of(response) == f"no job {job_id(9)}"
 
 
-# Lists
-
-
 async def some_jobs(daemon: RunningDaemon) -> None:
-    """Jobs 1 to 6, in all states and of two kinds."""
+    """Report jobs 1 to 6, in all states and of two kinds."""
     answers = await daemon.report(
         registered(job_id(1), kind="scan", labels={"by": "eve"}),
         registered(job_id(2), kind="ocr", labels={"by": "bob", "a=b": "c=d"}),
@@ -234,7 +231,7 @@ async def some_jobs(daemon: RunningDaemon) -> None:
 
 
 async def numbers_at(client: httpx.AsyncClient, path: str) -> list[int]:
-    """Which of the jobs are listed, in order."""
+    """Return the numbers of the listed jobs, in order."""
     response = await client.get(path)
     assert response.status_code == 200, response.text
     body = response.json()
@@ -365,9 +362,6 @@ async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient, path: str
     assert named in error_of(response)
 
 
-# Registration
-
-
 async def test_a_job_is_registered_once(client: httpx.AsyncClient) -> None:
     given = {"id": ID, "kind": "scan", "input_filename": "book.pdf", "total_steps": 12, "labels": {"by": "eve"}}
     first = await client.post("/api/jobs", json=given)
@@ -424,9 +418,6 @@ async def test_an_invalid_job_is_rejected(client: httpx.AsyncClient, body: bytes
     assert (await client.get("/api/jobs")).json()["total"] == 0
 
 
-# Cancelling
-
-
 async def test_a_queued_job_is_cancelled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     response = await client.delete(f"/api/jobs/{ID}")
@@ -455,9 +446,6 @@ async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client:
     response = await client.delete(f"/api/jobs/{ID}")
     assert (response.status_code, error_of(response)) == (409, f"job {ID} is already {end}")
     assert await job_of(client) == before
-
-
-# Trying again
 
 
 async def test_a_failed_job_can_be_retried(tmp_path: Path) -> None:
@@ -566,9 +554,9 @@ async def test_registrations_without_an_id_run_concurrently(tmp_path: Path, monk
             statuses.append((await client.post("/api/jobs", json={})).status_code)
 
         with closing(sqlite3.connect(daemon.settings.state_dir / "progressd.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")  # so that the first one is not written
+            other.execute("BEGIN IMMEDIATE")  # blocks the first write
             with trio.fail_after(PATIENCE):
-                while not daemon.daemon.ingest.queued:  # one may still come together with those before it
+                while not daemon.daemon.ingest.queued:  # the first ones share a write
                     nursery.start_soon(register)
                     await wait_all_tasks_blocked(0.01)
     assert set(statuses) == {201}

@@ -13,7 +13,7 @@ from support.waiting import eventually
 
 
 async def scraped(client: httpx.AsyncClient) -> dict[str, float]:
-    """Each sample by its name and the values of its labels: `superbook_jobs_total{completed}`."""
+    """Return the samples by name and label values: `superbook_jobs_total{completed}`."""
     response = await client.get("/api/metrics")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/plain; version=")

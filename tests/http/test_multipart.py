@@ -24,7 +24,7 @@ CONTENT = st.text("\r\n-boundary x", max_size=60).map(str.encode)
 
 
 class Memory:
-    """Files of a form, one after the other, in memory."""
+    """Receives the files of a form in memory."""
 
     def __init__(self) -> None:
         self.files = list[bytes]()
@@ -42,7 +42,7 @@ class Memory:
 
 
 @given(CONTENT, st.lists(st.integers(0, 400), max_size=5), st.sampled_from(["", " ", "\t  "]))
-@example(b"x", [len(form(file_part(b"x"))) - 3], "")  # between the two dashes at the end
+@example(b"x", [len(form(file_part(b"x"))) - 3], "")  # cut between the last two dashes
 async def test_the_content_does_not_depend_on_the_pieces(content: bytes, cuts: list[int], padding: str) -> None:
     body = form(file_part(content), options_part(content)).replace(
         f"\r\n--{BOUNDARY}\r\n".encode(), f"\r\n--{BOUNDARY}{padding}\r\n".encode()
@@ -60,12 +60,12 @@ async def test_part_headers_have_a_limit(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
 
         def padded(name: str, content: bytes, size: int) -> bytes:
-            """A part whose header has `size` bytes."""
+            """Return a part whose header has `size` bytes."""
             file = '; filename="book.pdf"' if name == "file" else ""
             spare = size - (len(part(name, b"", file)) - len(f"--{BOUNDARY}\r\n\r\n\r\n\r\n"))
             return part(name, content, file + "; a=b".ljust(spare, "x"))
 
-        field = b"x" * (64 << 10)  # a field may be larger
+        field = b"x" * (64 << 10)  # larger than a header may be
         for one in ("file", "note"):
             parts = {"file": file_part(), "note": part("note", field)}
             parts[one] = padded(one, PDF if one == "file" else field, MAX_HEADER)

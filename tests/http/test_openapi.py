@@ -18,7 +18,7 @@ from support.daemon import PATIENCE, running_daemon
 from support.http_client import client_of
 from support.serving import served_daemon
 
-STREAMS = ("streams.all_events", "streams.job_events", "streams.batch_events")  # which do not end
+STREAMS = ("streams.all_events", "streams.job_events", "streams.batch_events")  # endless
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
@@ -31,7 +31,7 @@ async def document(client: httpx.AsyncClient) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By method and path: `GET /api/jobs/{}`."""
+    """Return the operations by method and path: `GET /api/jobs/{}`."""
     return {
         f"{method.upper()} {re.sub('{.*?}', '{}', path)}": operation
         for path, methods in document["paths"].items()
@@ -67,7 +67,7 @@ async def test_the_document_has_every_field_of_the_contract(document: dict[str, 
 
 
 def within(document: dict[str, Any], schema: dict[str, Any], field: str) -> dict[str, Any]:
-    """The schema that has the last name of a field among its properties."""
+    """Return the schema that has the last name of a dotted field as a property."""
     found: dict[str, Any] = {}
     for name in field.split("."):
         schema = resolved(document, schema)

@@ -18,7 +18,7 @@ from support.samples import ID, job, job_id
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 PATH = f"/api/jobs/{ID}"
-ELSEWHERE = f"/api/jobs/{ID.upper()}"  # what the application answers
+ELSEWHERE = f"/api/jobs/{ID.upper()}"  # not a fast read
 
 
 async def test_a_fast_read_equals_the_applications_response(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -87,7 +87,7 @@ async def test_fast_reads_have_rate_limit_headers(tmp_path: Path) -> None:
         direct = daemon.daemon.http.direct.answer(*asked)
         assert direct is not None
         assert dict(direct.headers)[b"x-ratelimit-remaining"] == b"0"
-        assert daemon.daemon.http.direct.answer(*asked) is None  # the application refuses it
+        assert daemon.daemon.http.direct.answer(*asked) is None  # the application rejects it
         assert (await client.get(PATH)).status_code == 429
 
 
@@ -177,7 +177,7 @@ def test_the_cache_has_a_size_limit() -> None:
     for size, fewest, most in ((60_000, 250, 280), (100, 4096, 4096)):
         jobs = [job(number, offset=number, options={"a": "x" * size}) for number in range(1, 5001)]
         first = [answers.answer(one, None) for one in jobs]
-        again = [answers.answer(replace(one), None) for one in reversed(jobs)]  # as the store reads them
+        again = [answers.answer(replace(one), None) for one in reversed(jobs)]  # equal jobs, as read from the store
         same = sum(one is other for one, other in zip(first, reversed(again), strict=True))
         assert fewest <= same <= most
         assert all(len(answers.answer(one, None, b"gzip").body) < max(size, 1400) for one in jobs[:500])

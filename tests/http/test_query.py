@@ -12,7 +12,7 @@ from support.peer import Peer, upgrade
 from support.samples import ID
 
 REFUSED = re.compile(r"the query is wrong: unknown parameter 'limt' \((known here: [a-z, ]+|none is known here)\)")
-# what the clients of the service before this one, the page, scripts and dashboards ask for
+# requests of existing clients: the page, scripts and dashboards
 KNOWN = [
     "/api/jobs/history?limit=50&offset=0&status=",
     "/api/jobs/history?limit=50&offset=0&status=failed&_=1700000000000",

@@ -30,20 +30,20 @@ def pieces_of(body: bytes) -> Iterator[bytes]:
 
 
 async def submitted(daemon: RunningDaemon, client: httpx.AsyncClient, size: int, pipeline: str = "true") -> str:
-    """Submit a file of this size and wait for the end of its job; its id."""
+    """Submit a file of this size and wait for the end of its job. Returns the id."""
     answer = await post_form(client, file_part(PDF.ljust(size)), pipeline=pipeline)
     assert answer.status_code == 202
     return (await ended(daemon, answer.json()["job_id"])).id
 
 
 def left(directory: Path) -> set[str]:
-    """What there is of jobs and uploads."""
+    """Return the names of the files of jobs and uploads."""
     state_dir = directory / "state"
     return {path.name for name in ("jobs", "uploads") for path in (state_dir / name).iterdir()}
 
 
 async def stored(client: httpx.AsyncClient) -> int:
-    """What the metrics say."""
+    """Return the size in the metrics."""
     lines = (await client.get("/api/metrics")).text.splitlines()
     return int(float(next(line.split()[1] for line in lines if line.startswith("progressd_job_files_bytes"))))
 

@@ -24,7 +24,7 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 def curl(*arguments: str, given: str | None = None, where: Path | None = None) -> str:
-    """What curl prints; fails where curl does."""
+    """Run curl, and return its output."""
     command = ["curl", "-sS", "--noproxy", "*", "--max-time", str(PATIENCE), *arguments]
     done = subprocess.run(
         command, input=given, cwd=where, capture_output=True, text=True, timeout=2 * PATIENCE, check=False

@@ -35,7 +35,7 @@ OTHER = job_id(2)
 
 
 def lines(*events: Any) -> bytes:
-    """Events as lines; bytes are left as they are."""
+    """Return events as lines. Bytes are used unchanged."""
     return b"".join(one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n" for one in events)
 
 
@@ -204,7 +204,7 @@ def chunk(data: bytes) -> bytes:
 
 
 class Conversation:
-    """A request whose lines are sent one by one, and the lines of the response to it."""
+    """A request whose lines are sent one by one, and its response."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -216,13 +216,13 @@ class Conversation:
         await self.peer.send(chunk(lines(*events)))
 
     async def event(self) -> Any:
-        """The next one of h11 that says something."""
+        """Return the next h11 event other than NEED_DATA."""
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._http.receive_data(await self.peer.receive())
         return event
 
     async def answers(self, count: int) -> list[dict[str, Any]]:
-        """The next ones."""
+        """Return the next answers."""
         while self._rest.count(b"\n") < count:
             event = await self.event()
             assert isinstance(event, h11.Data), event
@@ -233,7 +233,7 @@ class Conversation:
 
 @contextlib.asynccontextmanager
 async def conversation(daemon: RunningDaemon, *first: Any) -> AsyncGenerator[Conversation]:
-    """One that has begun, with the answers to the first lines still to be read."""
+    """Start a conversation. The answers to the first lines are still unread."""
     async with Peer(await daemon.connect()) as peer:
         await peer.send(HEAD)
         talk = Conversation(peer)
@@ -255,7 +255,7 @@ async def test_lines_are_answered_during_the_request(daemon: RunningDaemon) -> N
         assert [answer["ok"] for answer in await talk.answers(2)] == [True, False]
         await talk.peer.send(b"0\r\n\r\n")
         assert isinstance(await talk.event(), h11.EndOfMessage)
-        assert await talk.peer.rest() == b""  # for its head had to say so, while nobody knew how much would come
+        assert await talk.peer.rest() == b""  # the head announced it, before the size of the body was known
     assert (await daemon.daemon.registry.get(ID)).status is JobStatus.COMPLETED
 
 
@@ -282,7 +282,7 @@ async def test_acknowledged_events_survive_a_disconnect(daemon: RunningDaemon) -
     assert (job.status, job.progress.current_step) == (JobStatus.PROCESSING, 2)
 
 
-UNKNOWN = lines(progress(ID, 1))  # about a job that nobody has registered
+UNKNOWN = lines(progress(ID, 1))  # about an unknown job
 
 
 async def test_too_many_invalid_lines_end_the_stream(daemon: RunningDaemon) -> None:
@@ -337,7 +337,7 @@ async def test_a_client_that_reads_no_answers_is_disconnected(tmp_path: Path, mo
 
 
 async def test_answers_may_be_read_after_the_last_line(slow_clock: MockClock, daemon: RunningDaemon) -> None:
-    """As most do; here with far more answers than the kernel keeps, and for longer than it may stall."""
+    """Send far more lines than the kernel buffers answers for, for longer than the idle timeout."""
     count, stall = 30_000, daemon.settings.limits.idle_timeout
     async with await daemon.connect(receive_buffer=4096) as stream:
         await stream.send_all(HEAD)
@@ -355,7 +355,7 @@ async def test_answers_may_be_read_after_the_last_line(slow_clock: MockClock, da
             while piece := await stream.receive_some(1 << 20):
                 received += piece
     assert received.endswith(b"\r\n0\r\n\r\n")
-    assert received.count(b'"ok":false') > count - 100  # of which a few are cut by the framing
+    assert received.count(b'"ok":false') > count - 100  # chunk framing splits a few
 
 
 async def test_a_silent_producer_gets_408(slow_clock: MockClock, daemon: RunningDaemon) -> None:

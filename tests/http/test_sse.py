@@ -41,7 +41,7 @@ class Event(NamedTuple):
 
 
 class Stream:
-    """A client of server-sent events, as far as the daemon uses them, over a connection of its own."""
+    """A client of server-sent events on its own connection."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.headers: dict[str, str] = {}
@@ -61,7 +61,7 @@ class Stream:
         self.headers = {name.decode(): value.decode() for name, value in response.headers}
 
     async def event(self) -> Event | None:
-        """The next event but `hello`, None at the end of the stream."""
+        """Return the next event other than `hello`, None at the end of the stream."""
         while True:
             block, blank, rest = self._text.partition("\n\n")
             if blank:
@@ -225,7 +225,7 @@ async def test_a_reloaded_heartbeat_applies_to_open_streams(tmp_path: Path) -> N
                 pass
             daemon.kill(signal.SIGHUP)
             await eventually(lambda: daemon.daemon.settings.limits.heartbeat_interval < 1)
-            await daemon.report(progress(ID, 2))  # what follows is waited for by the new one
+            await daemon.report(progress(ID, 2))  # the next wait uses the new interval
             assert (await stream.receive())["data"]["current_step"] == 2
             nursery.start_soon(stream.event)
             await eventually(lambda: stream.comments >= 3)
@@ -275,14 +275,14 @@ async def test_streams_are_limited(tmp_path: Path) -> None:
             assert (refused.status_code, error_of(refused)) == (503, "all 1 connections are in use")
             assert refused.headers["Retry-After"]
             more = settings_in(tmp_path / "state", limits={"max_connections": 2})
-            daemon.daemon.connection_limiter.use(more)  # as after SIGHUP
+            daemon.daemon.connection_limiter.use(more)  # as after a reload
             async with streaming(daemon, "/api/events"):
                 await eventually(lambda: len(daemon.daemon.streams) == 2)
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
 async def test_two_clients_cannot_take_the_last_place(limit: str, tmp_path: Path) -> None:
-    """Between the look and the stream the beginning of the answer is sent, while others ask as well."""
+    """Between the check and the stream, the head of the response is sent, and other requests run."""
     streams = StreamRegistry(ConnectionLimiter(settings_in(tmp_path, limits={limit: 1})))
     first, second = ReaderOutbox(1000), ReaderOutbox(1000)
     client = Client("198.51.100.7", ANONYMOUS)

@@ -21,7 +21,7 @@ BEGUN = 1000  # bytes
 
 
 class Clients:
-    """Clients that upload, and how many of them are at it."""
+    """Clients that upload files."""
 
     def __init__(self, daemon: RunningDaemon, stack: AsyncExitStack) -> None:
         self.daemon = daemon
@@ -32,20 +32,20 @@ class Clients:
         return self.daemon.daemon.access.transfers.uploads.total()
 
     async def send(self, size: int, headers: dict[str, str], local: str = "127.0.0.1") -> Peer:
-        """Begin an upload with so many bytes of it."""
+        """Send the first bytes of an upload."""
         peer = await self._stack.enter_async_context(Peer(await self.daemon.connect(local=local)))
         await peer.send(request("/api/convert", {**HEAD, **headers}, method="POST") + FORM[:size])
         return peer
 
     async def begin(self, headers: dict[str, str] | None = None, local: str = "127.0.0.1") -> Peer:
-        """Have a place."""
+        """Begin an upload, and wait until it counts."""
         before = self.count
         peer = await self.send(BEGUN, headers or {}, local)
         await eventually(lambda: self.count == before + 1)
         return peer
 
     async def status(self, headers: dict[str, str] | None = None, local: str = "127.0.0.1") -> int:
-        """The answer to one that sends everything at once."""
+        """Return the status of an upload that is sent at once."""
         return (await (await self.send(len(FORM), headers or {}, local)).response()).status
 
 

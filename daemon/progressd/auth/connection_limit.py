@@ -31,15 +31,17 @@ class ConnectionLimiter:
     def require(self, client: Client) -> None:
         """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey."""
         limits, taken = self._limits, self._taken(client)
-        most: dict[str, float] = {
+        limits_by_kind: dict[str, float] = {
             "all": limits.max_connections,
             "address": limits.max_connections_per_address,
             "key": limits.max_connections_per_key,
             "token": limits.max_connections_per_token,
         }
         if within(client.address, networks(limits.exempt_addresses)):
-            most["address"] = math.inf
-        full = {kind: most[kind] for kind, name in _groups(client) if taken[kind, name] >= most[kind]}
+            limits_by_kind["address"] = math.inf
+        full = {
+            kind: limits_by_kind[kind] for kind, name in _groups(client) if taken[kind, name] >= limits_by_kind[kind]
+        }
         if "all" in full:
             raise TooManyConnections(f"all {full['all']} connections are in use")
         if "address" in full:

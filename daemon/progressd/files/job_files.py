@@ -207,8 +207,8 @@ class JobFiles:
         path = self._jobs / job_id / "stderr"
         await self.usage.changing([path.parent], partial(path.write_bytes, text))
 
-    async def older_than(self, before: datetime, most: int) -> AsyncGenerator[list[str]]:
-        """Yield the jobs whose directories are older, up to `most` at a time. The caller closes the generator."""
+    async def older_than(self, before: datetime, batch: int) -> AsyncGenerator[list[str]]:
+        """Yield the jobs whose directories are older, `batch` at a time. The caller closes the generator."""
 
         def look() -> Generator[str]:
             with closing(directories_of_jobs(self._jobs)) as entries:
@@ -218,8 +218,8 @@ class JobFiles:
                             yield entry.name
 
         with closing(look()) as names:
-            while step := await trio.to_thread.run_sync(lambda: list(islice(names, most))):
-                yield step
+            while found := await trio.to_thread.run_sync(lambda: list(islice(names, batch))):
+                yield found
 
     async def remove(self, job_ids: Collection[str]) -> set[str]:
         """Delete all files of the jobs, also across a power cut. Returns the jobs where that failed.

@@ -53,20 +53,20 @@ class DiskUsage:
     """The total size of the files of jobs. Call `count` first, and again now and then."""
 
     def __init__(
-        self, directory: Path, most: int, *, batch: int = COUNT_BATCH, interval: float = COUNT_INTERVAL
+        self, directory: Path, max_bytes: int, *, batch: int = COUNT_BATCH, interval: float = COUNT_INTERVAL
     ) -> None:
-        """Measure `directory`, which has a directory for each job. `most`: the allowed bytes, 0 for no limit."""
+        """Measure `directory`, which has a directory for each job. `max_bytes`: the allowed size, 0 for no limit."""
         self.bytes = 0  # of the files found so far, during the first count
         self.receiving = 0  # bytes of uploads that are not files of a job yet
         self._directory = directory
-        self._most = most
+        self._max_bytes = max_bytes
         self._batch = batch
         self._interval = interval
         self._changes: Counter[str] | None = None  # while counting: bytes by job, since the job was counted
 
-    def use(self, most: int) -> None:
+    def use(self, max_bytes: int) -> None:
         """Apply a reloaded limit."""
-        self._most = most
+        self._max_bytes = max_bytes
 
     @property
     def total(self) -> int:
@@ -76,11 +76,11 @@ class DiskUsage:
     @property
     def full(self) -> InsufficientStorage | None:
         """Return the error that rejects every upload, if the limit is reached."""
-        return self._error() if self._most and self.total >= self._most else None
+        return self._error() if self._max_bytes and self.total >= self._max_bytes else None
 
     def require(self, size: int) -> None:
         """Check that so many bytes fit. Raises InsufficientStorage."""
-        if self._most and self.total + size > self._most:
+        if self._max_bytes and self.total + size > self._max_bytes:
             raise self._error()
 
     async def changing(self, directories: Sequence[Path], change: Callable[[], object]) -> None:
@@ -127,7 +127,7 @@ class DiskUsage:
     def _error(self) -> InsufficientStorage:
         return InsufficientStorage(
             f"no room for more files: those of jobs take {readable_size(self.total)} of the"
-            f" {readable_size(self._most)} allowed (delete finished jobs to make room)"
+            f" {readable_size(self._max_bytes)} allowed (delete finished jobs to make room)"
         )
 
 

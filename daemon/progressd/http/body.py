@@ -100,16 +100,16 @@ def _break_cycles(error: BaseException | None) -> None:
 class BodyChunks:
     """The body of a request, piece by piece.
 
-    Raises TooLarge above `most` bytes. Raises RequestTimeout when nothing arrives for `limits.idle_timeout`, or, unless
+    Raises TooLarge above `max_bytes`. Raises RequestTimeout when nothing arrives for `limits.idle_timeout`, or, unless
     `any_rate`, when fewer bytes arrive than `limits.min_body_rate`. Only the time of waiting for the client counts.
     """
 
-    def __init__(self, request: Request, limits: Limits, most: float, *, any_rate: bool = False) -> None:
-        if (request.content_length or 0) > most:
-            raise TooLarge(_too_large(most))
+    def __init__(self, request: Request, limits: Limits, max_bytes: float, *, any_rate: bool = False) -> None:
+        if (request.content_length or 0) > max_bytes:
+            raise TooLarge(_too_large(max_bytes))
         assert isinstance(request.body, BackpressuredBody)
         self._body = request.body
-        self._most = most
+        self._max_bytes = max_bytes
         self._stall = limits.idle_timeout
         self._rate = 0 if any_rate else limits.min_body_rate
         self._size = 0
@@ -130,8 +130,8 @@ class BodyChunks:
             raise RequestTimeout(f"the body stopped: nothing arrived for {self._stall:g} s")
         self._waited += trio.current_time() - began
         self._size += len(piece)
-        if self._size > self._most:
-            raise TooLarge(_too_large(self._most))
+        if self._size > self._max_bytes:
+            raise TooLarge(_too_large(self._max_bytes))
         return piece
 
     def read_on(self) -> None:
@@ -143,10 +143,10 @@ class BodyChunks:
         self._body.discard()
 
 
-def _too_large(most: float) -> str:
-    return f"the body is larger than {readable_size(int(most))}, the limit"
+def _too_large(max_bytes: float) -> str:
+    return f"the body is larger than {readable_size(int(max_bytes))}, the limit"
 
 
-async def whole_body(request: Request, limits: Limits, most: int = 1024 * 1024) -> bytes:
+async def whole_body(request: Request, limits: Limits, max_bytes: int = 1024 * 1024) -> bytes:
     """Return a small body. Raises like BodyChunks."""
-    return b"".join([piece async for piece in BodyChunks(request, limits, most)])
+    return b"".join([piece async for piece in BodyChunks(request, limits, max_bytes)])

@@ -54,13 +54,13 @@ async def receive_form(
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
         raise InvalidInput("the body is not a form: send it as multipart/form-data, with a boundary")
-    most = max_files * limits.max_upload_bytes + limits.max_form_fields * limits.max_form_field_bytes + OVERHEAD
-    if (request.content_length or 0) > most:
+    max_bytes = max_files * limits.max_upload_bytes + limits.max_form_fields * limits.max_form_field_bytes + OVERHEAD
+    if (request.content_length or 0) > max_bytes:
         files = "the file is" if max_files == 1 else "the files together are"
         raise TooLarge(f"{files} larger than {readable_size(max_files * limits.max_upload_bytes)}, the limit")
     try:
         reader = FormReader(boundary, sink, file_fields, limits, max_files)
-        async for piece in BodyChunks(request, limits, most):
+        async for piece in BodyChunks(request, limits, max_bytes):
             await reader.feed(piece)
         if not reader.ended:
             raise ValueError("cut off")
@@ -157,12 +157,12 @@ class FormReader:
     async def _add(self, data: bytes) -> None:
         if self._filename is not None:
             self._size += len(data)
-            if self._size > (most := self._limits.max_upload_bytes):
-                raise TooLarge(f"{printable_name(self._filename)} is larger than {readable_size(most)}, the limit")
+            if self._size > (limit := self._limits.max_upload_bytes):
+                raise TooLarge(f"{printable_name(self._filename)} is larger than {readable_size(limit)}, the limit")
             if self._file is not None:
                 await self._file.write(data)
         elif self._field is not None:
             value = self.fields.get(self._field, b"") + data
-            if len(value) > (most := self._limits.max_form_field_bytes):
-                raise TooLarge(f"the field {self._field[:60]!r} is larger than {readable_size(most)}")
+            if len(value) > (limit := self._limits.max_form_field_bytes):
+                raise TooLarge(f"the field {self._field[:60]!r} is larger than {readable_size(limit)}")
             self.fields[self._field] = value

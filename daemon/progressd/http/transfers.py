@@ -83,13 +83,13 @@ class Transfers:
 
         A client that is `exempt` from the limit per address leaves a quarter of the uploads to others.
         """
-        most = limits.max_uploads
-        share = most - most // 4 if exempt else limits.max_uploads_per_address
+        max_uploads = limits.max_uploads
+        share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
         own = [upload for upload in self._uploads if upload.client == client]
         if len(own) >= share:
             self._make_room(own, limits, TooManyUploads(f"this client already has {share} uploads in progress"))
-        if len(self._uploads) >= most:
-            self._make_room(self._uploads, limits, TooManyUploads(f"{most} uploads are already in progress"))
+        if len(self._uploads) >= max_uploads:
+            self._make_room(self._uploads, limits, TooManyUploads(f"{max_uploads} uploads are already in progress"))
         upload = Uploading(client, receive)
         self._uploads.append(upload)
         try:

@@ -36,13 +36,13 @@ async def one_job(job_id: str) -> Response:
 
 async def _submit(job_id: str | None) -> Response:
     context = request_context()
-    limits, most = context.app.settings.limits, context.app.settings.ingest.max_line_bytes
+    limits, max_bytes = context.app.settings.limits, context.app.settings.ingest.max_line_bytes
     if request.mimetype != LINES:
-        event = read_event(await whole_body(request, limits, most), job_id)
+        event = read_event(await whole_body(request, limits, max_bytes), job_id)
         job = await context.scope.ingest.submit_one(event)
         return json_response(Ack(ok=True, cursor=context.scope.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, any_rate=True)
-    lines = NDJSONReader(LineSplitter(most), context.scope.ingest, job_id)
+    lines = NDJSONReader(LineSplitter(max_bytes), context.scope.ingest, job_id)
     answers = NDJSONResponse(pieces, lines, context.app.streams, context.app.budget)
     await answers.begin()
     response = Response(answers, content_type=LINES)
