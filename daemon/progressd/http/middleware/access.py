@@ -70,6 +70,9 @@ class AccessMiddleware:
     def __init__(self, app: ASGIFramework, context: AppContext) -> None:
         self._app = app
         self._context = context
+        self._state = context.state
+        self._authenticator = context.authenticator
+        self._rate_limits = context.rate_limits
         self.transfers = Transfers()
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -80,8 +83,7 @@ class AccessMiddleware:
         response = ResponseSender(send, refusals)
         try:
             client = self._admit(scope, response)
-            revocable = self._context.authenticator.revocable
-            with trio.CancelScope() as serving, revocable(client.identity, serving.cancel):
+            with trio.CancelScope() as serving, self._authenticator.revocable(client.identity, serving.cancel):
                 await self._pass_on(scope, client, receive, response)
             if serving.cancelled_caught:
                 self.authorize(scope, self.identify(scope))
@@ -93,20 +95,19 @@ class AccessMiddleware:
     def identify(self, scope: HTTPScope) -> Client:
         """Return the client. Raises Unauthorized for an invalid key or token, except on public paths."""
         query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
-        authenticator = self._context.authenticator
         try:
-            identity = authenticator.authenticate(list(scope["headers"]), query)
+            identity = self._authenticator.authenticate(list(scope["headers"]), query)
         except Unauthorized:
             if action_of(scope["method"], scope["path"]) is not None or scope["path"] == AUTH_STATUS:
                 raise
-            identity = authenticator.anonymous
+            identity = self._authenticator.anonymous
         return Client(self._address(scope), identity)
 
     def count(self, path: str, client: Client) -> Headers:
         """Count a request. Returns the headers with the client's quota. Raises RateLimited."""
         if not path.startswith("/api/") or path.startswith(HEALTH):
             return ()
-        state = self._context.rate_limits.take(client)
+        state = self._rate_limits.take(client)
         return () if state is None else _rate_limit_headers(state)
 
     def authorize(self, scope: HTTPScope, client: Client) -> None:
@@ -132,16 +133,16 @@ class AccessMiddleware:
         try:
             response.headers = self.count(scope["path"], client)
         except RateLimited:
-            response.headers = _rate_limit_headers(self._context.rate_limits.state(client))
+            response.headers = _rate_limit_headers(self._rate_limits.state(client))
             raise
 
     def _address(self, scope: HTTPScope) -> str:
         peer = scope["client"][0] if scope["client"] else "unix"
-        return client_address(peer, scope["headers"], networks(self._context.settings.server.trusted_proxies))
+        return client_address(peer, scope["headers"], networks(self._state.settings.server.trusted_proxies))
 
     def _check_browser(self, scope: HTTPScope) -> None:
         """Check Host and Origin: a browser lets any page send a form, or JSON as text, to any host."""
-        server = self._context.settings.server
+        server = self._state.settings.server
         host = header(scope["headers"], b"host")
         check_host(host, server)
         if scope["method"] not in SAFE or scope["path"].endswith("/events"):
@@ -155,8 +156,8 @@ class AccessMiddleware:
         cast("dict[str, Any]", scope)[CONTEXT] = context
         if scope["method"] == "POST" and scope["path"] in UPLOADS:
             owner = client.identity.key or counted_as(client.address)
-            exempt = self._context.rate_limits.exempts(client.address)
-            with self.transfers.uploading(owner, receive, self._context.settings.limits, exempt=exempt) as upload:
+            exempt = self._rate_limits.exempts(client.address)
+            with self.transfers.uploading(owner, receive, self._state.settings.limits, exempt=exempt) as upload:
                 await self._app(scope, upload.receive, send)
         elif DOWNLOAD.fullmatch(scope["path"]):
             with self.transfers.active():

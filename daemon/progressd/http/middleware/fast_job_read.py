@@ -6,9 +6,7 @@ cached response that the route sends, too. Anything less simple is left to the a
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, cast
-
-from hypercorn.typing import HTTPScope
+from typing import Any, Final
 
 from progressd.core.errors import ProgressdError
 from progressd.engine.registry import Registry
@@ -48,8 +46,7 @@ class FastJobReads:
         if not _FOR_APPLICATION.isdisjoint(fields):
             return None
         path = target.decode()
-        request = {"type": "http", "method": "GET", "path": path, "query_string": b""}
-        scope = cast("HTTPScope", cast(Any, {**request, "headers": headers, "client": client}))
+        scope: Any = {"method": "GET", "path": path, "query_string": b"", "headers": headers, "client": client}
         try:
             sender = self._access.identify(scope)
             self._access.authorize(scope, sender)
