@@ -6,8 +6,7 @@ from typing import Any
 
 import trio
 from progressd.announcer import Announcer
-from progressd.auth.connection_limit import Client
-from progressd.auth.identity import NOBODY
+from progressd.auth.identity import ANONYMOUS, Client
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.errors import StoreFailed
 from progressd.http.open_streams import StreamRegistry
@@ -35,7 +34,7 @@ async def test_a_failure_while_things_are_settled_after_the_one_before_is_told(t
             [item] = outbox.take(1)
             return json.loads(item.event.partition(b"data: ")[2])["data"]
 
-        with streams.opened(outbox, Client("198.51.100.7", NOBODY)):
+        with streams.opened(outbox, Client("198.51.100.7", ANONYMOUS)):
             nursery.start_soon(Announcer(watchers, streams).run, daemon.ingest, settle)
             daemon.ingest._turn(StoreFailed("the disk is full"))
             assert await told() == {"status": "failing", "error": "the disk is full"}

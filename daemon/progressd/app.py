@@ -16,8 +16,9 @@ import trio
 from progressd.announcer import Announcer
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.rate_limit import RequestRates
+from progressd.auth.rate_limit import RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.reload import Reload
 from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
@@ -33,11 +34,14 @@ from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.http.app import build_app
 from progressd.http.collector import MetricsCollector
-from progressd.http.context import AppContext
+from progressd.http.context import AppContext, ServerState
 from progressd.http.middleware.access import AccessMiddleware
 from progressd.http.middleware.cors import CORSMiddleware
 from progressd.http.middleware.fast_job_read import FastJobReads
+from progressd.http.middleware.idempotency import IdempotencyKeys
+from progressd.http.middleware.job_cache import JobResponseCache
 from progressd.http.open_streams import StreamRegistry
+from progressd.http.routes.ndjson_response import MAX_PENDING
 from progressd.http.server.hypercorn import HttpServer
 from progressd.lifecycle import ShutdownDeadline, hearing
 from progressd.net.base_path import BasePath
@@ -134,7 +138,7 @@ class Daemon:
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.connection_log = ConnectionLog()
         self.authenticator = Authenticator(settings.auth)
-        self.rate_limits = RequestRates(settings, self.authenticator)
+        self.rate_limits = RateLimiter(settings)
         self.scopes = Scopes(store, self.registry, self.batches, self.history, self.broadcaster, self.ingest)
         self.connection_limiter = ConnectionLimiter(settings)
         self.watchers = WebSocketServer(
@@ -147,28 +151,32 @@ class Daemon:
             broadcaster=self.broadcaster,
             ingest=self.ingest,
             store=store,
-            stored=self.files.stored,
+            job_files=self.files.usage,
             watchers=self.watchers,
             streams=self.streams,
             connection_log=self.connection_log,
             workers=settings.runner.concurrency,
             refusals=Counter(),
         )
+        self.state = ServerState(settings)
         self.services = AppContext(
-            settings=settings,
+            state=self.state,
             authenticator=self.authenticator,
+            rate_limits=self.rate_limits,
             scopes=self.scopes,
+            broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,
             collector=self.collector,
+            answers=JobResponseCache(store.id, self.base),
+            keys=IdempotencyKeys(store.id),
+            base=self.base,
+            budget=MemoryBudget(MAX_PENDING),
         )
-        self.access = AccessMiddleware(
-            build_app(self.services), settings, self.authenticator, self.rate_limits, self.collector.refusals
-        )
-        self.services.access = self.access
-        self.cors = CORSMiddleware(self.access, settings)
-        reads = FastJobReads(self.access, self.cors, self.registry, self.services.answers)
-        self.http = HttpServer(self.cors, reads, self.base, settings)
+        self.access = AccessMiddleware(build_app(), self.services)
+        cors = CORSMiddleware(self.access, self.state)
+        reads = FastJobReads(self.access, cors, self.registry, self.services.answers)
+        self.http = HttpServer(cors, reads, self.base, settings)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in. Raises SettingsError."""
@@ -223,7 +231,7 @@ class Daemon:
                 ending.start_soon(self._cut_off, connections.cancel_scope, patience)
                 await self._send_away(listener)
             ending.cancel_scope.cancel()
-        if self.services.ready:
+        if self.state.ready:
             raise RuntimeError(UNEXPECTED_EXIT)
 
     def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> trio.Event:
@@ -234,7 +242,7 @@ class Daemon:
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self._run_jobs, jobs_done)
         accepting.start_soon(self.announcer.run, self.ingest, self._settle)
-        self.services.ready = True
+        self.state.accept_work(True)
         return jobs_done
 
     def _tell_systemd(
@@ -258,7 +266,7 @@ class Daemon:
         shutdown, transfers = self.settings.shutdown, self.access.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
         until = trio.current_time() + seconds
-        self.services.ready = False
+        self.state.accept_work(False)
         self.announcer.stopping(seconds)
         self.runner.stop_taking()
         with patience.of(seconds):
@@ -312,18 +320,16 @@ class Daemon:
 
     def _use(self, settings: Settings) -> None:
         """Put settings into force that have been read again."""
-        self.settings = self.services.settings = settings
+        self.settings = settings
         self.broadcaster.limit = settings.limits.send_buffer_bytes
-        self.files.headroom.least = settings.limits.min_free_bytes
-        self.files.stored.most = settings.limits.max_stored_bytes
+        self.files.use(settings.limits)
         for part in (
             self.producers,
             self.runner,
             self.watchers,
             self.rate_limits,
             self.connection_limiter,
-            self.access,
-            self.cors,
+            self.state,
             self.http,
         ):
             part.use(settings)

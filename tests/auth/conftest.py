@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Called, it puts the clock forward by which keys and tokens end."""
+    """Return a function that moves the clock of keys and tokens one hour forward."""
 
     class Clock(datetime):
         @classmethod

@@ -1,12 +1,12 @@
-"""The places of watchers and producers: no address, key or token takes all of them."""
+"""Connection limits: no address, key or token takes all places."""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from progressd.auth.connection_limit import Client, ConnectionLimiter
-from progressd.auth.identity import NOBODY, Identity
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.identity import ANONYMOUS, Client, Identity
 from progressd.config.settings import Limits
 from progressd.core.errors import TooManyConnections, TooManyOfAddress, TooManyOfKey, Unavailable
 from support.daemon import RunningDaemon, running_daemon, settings_in
@@ -27,14 +27,14 @@ def connection_limiter(tmp_path: Path) -> ConnectionLimiter:
 
 @contextmanager
 def fails(error: type[Unavailable]) -> Iterator[None]:
-    """The error and none that is more special."""
+    """Expect exactly this error, not a subclass."""
     with pytest.raises(error) as raised:
         yield
     assert raised.type is error
 
 
 def fill(connection_limiter: ConnectionLimiter, client: Client, error: type[Unavailable]) -> int:
-    """Take places until there is no room; how many."""
+    """Take places until the error. Returns their number."""
     taken = 0
     with fails(error):
         while True:
@@ -47,21 +47,23 @@ def fill(connection_limiter: ConnectionLimiter, client: Client, error: type[Unav
 @pytest.mark.parametrize(
     ("identity", "most", "error"),
     [
-        (NOBODY, DEFAULTS.max_connections_per_address, TooManyOfAddress),
+        (ANONYMOUS, DEFAULTS.max_connections_per_address, TooManyOfAddress),
         (KEY, DEFAULTS.max_connections_per_key, TooManyOfKey),
         (TOKEN, DEFAULTS.max_connections_per_token, TooManyOfKey),
     ],
     ids=["address", "key", "token"],
 )
-def test_one_client_leaves_places_for_others(
+def test_one_client_cannot_take_all_places(
     connection_limiter: ConnectionLimiter, identity: Identity, most: int, error: type[Unavailable]
 ) -> None:
     address = ELSEWHERE if error is TooManyOfAddress else "127.0.0.1"
     assert fill(connection_limiter, Client(address, identity), error) == most < DEFAULTS.max_connections
-    assert fill(connection_limiter, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections - most
+    assert (
+        fill(connection_limiter, Client("127.0.0.1", ANONYMOUS), TooManyConnections) == DEFAULTS.max_connections - most
+    )
 
 
-def test_the_tokens_of_a_key_share_its_places(connection_limiter: ConnectionLimiter) -> None:
+def test_tokens_share_the_places_of_their_key(connection_limiter: ConnectionLimiter) -> None:
     taken = 0
     for number in range(DEFAULTS.max_connections):
         taken += fill(connection_limiter, Client("127.0.0.1", Identity(key="a key", token=str(number))), TooManyOfKey)
@@ -70,35 +72,34 @@ def test_the_tokens_of_a_key_share_its_places(connection_limiter: ConnectionLimi
         connection_limiter.require(Client(ELSEWHERE, KEY))
 
 
-def test_this_machine_may_take_all_places(connection_limiter: ConnectionLimiter) -> None:
-    assert fill(connection_limiter, Client("127.0.0.1", NOBODY), TooManyConnections) == DEFAULTS.max_connections
+def test_exempt_addresses_may_take_all_places(connection_limiter: ConnectionLimiter) -> None:
+    assert fill(connection_limiter, Client("127.0.0.1", ANONYMOUS), TooManyConnections) == DEFAULTS.max_connections
 
 
-def test_watchers_leave_producers_their_places(connection_limiter: ConnectionLimiter) -> None:
+def test_watchers_and_producers_have_separate_places(connection_limiter: ConnectionLimiter) -> None:
     for publishes in (False, True):
-        taken = fill(connection_limiter, Client("127.0.0.1", NOBODY, publishes), TooManyConnections)
+        taken = fill(connection_limiter, Client("127.0.0.1", ANONYMOUS, publishes), TooManyConnections)
         assert taken == DEFAULTS.max_connections
 
 
-def test_a_place_given_back_is_free_for_each_of_its_groups(connection_limiter: ConnectionLimiter) -> None:
+def test_a_returned_place_is_free_in_every_group(connection_limiter: ConnectionLimiter) -> None:
     client = Client(ELSEWHERE, TOKEN)
     assert fill(connection_limiter, client, TooManyOfKey) == DEFAULTS.max_connections_per_token
     connection_limiter.give_back(client)
     assert fill(connection_limiter, client, TooManyOfKey) == 1
     for _ in range(DEFAULTS.max_connections_per_token):
         connection_limiter.give_back(client)
-    assert not connection_limiter._watching
 
 
 async def rejected(daemon: RunningDaemon, path: str, headers: dict[str, str]) -> int:
-    """The status of a refused handshake."""
+    """Return the status of a rejected handshake."""
     with pytest.raises(ConnectionRejected) as refused:
         async with daemon.watch(path, headers):
             pass
     return refused.value.status_code
 
 
-async def test_a_key_and_a_token_have_their_limits_on_every_kind_of_stream(tmp_path: Path) -> None:
+async def test_key_and_token_limits_cover_all_streams(tmp_path: Path) -> None:
     headers = bearer(add(tmp_path / "state/keys.json", "ci", "write", "read"))
     limits = {"max_connections_per_key": 3, "max_connections_per_token": 2}
     async with (
@@ -111,7 +112,7 @@ async def test_a_key_and_a_token_have_their_limits_on_every_kind_of_stream(tmp_p
             await open_.enter_async_context(daemon.watch(f"/ws/jobs?token={token}"))
         assert await rejected(daemon, f"/ws/jobs?token={token}", {}) == 503
         refused = await client.get("/api/events", params={"token": token})
-        assert (refused.status_code, refused.json()["error"]) == (503, "this token has 2 connections already")
+        assert (refused.status_code, refused.json()["error"]) == (503, "this token already has 2 connections")
         await open_.enter_async_context(daemon.watch("/ws/jobs", headers))
         assert await rejected(daemon, "/ws/jobs", headers) == 503
         assert (await client.get("/api/events", headers=headers)).status_code == 503

@@ -1,9 +1,9 @@
-"""Whatever comes in is an answer or an end: never a crash, an error of the daemon's, or a leak.
+"""Fuzzing: every input ends in a response or a closed connection, never in a crash, an internal error or a leak.
 
     make torture ARGS="tests/auth/test_fuzz.py --seed 1"       # a million cases, in ten parts
     make torture ARGS="tests/auth/test_fuzz.py --seed 1 -k part3"
 
-A case that fails is printed with its seed and its bytes.
+A failing case is printed with its seed and its bytes.
 """
 
 import contextlib
@@ -45,9 +45,9 @@ from support.waiting import eventually
 from support.wire import frames_in
 from wsproto.frame_protocol import Opcode
 
-FAILED: Final = re.compile(rb"HTTP/1\.[01] 5(?!01|05)")  # but for what is not implemented: codings, HTTP/2
-PATIENCE: Final = 0.05  # seconds that clients wait for an answer which may not come, since they have not asked all
-LEFT: Final = 25.0  # seconds in which every connection has to end once the client has said all
+FAILED: Final = re.compile(rb"HTTP/1\.[01] 5(?!01|05)")  # except 501 and 505: transfer codings and HTTP/2
+PATIENCE: Final = 0.05  # seconds that clients with an incomplete request wait for a response
+LEFT: Final = 25.0  # seconds in which every connection has to end after the last input
 GROWTH_MOST: Final = 24 << 20  # bytes of memory from the first tenth to the end of a part
 LIMITS: Final = {
     "max_upload_bytes": 100_000,
@@ -66,13 +66,13 @@ WS_PATHS: Final = ("/ws", "/ws/jobs", f"/ws/jobs/{JOBS[0]}", "/ws?interval=1", "
 
 
 class Trial(logging.Handler):
-    """What has gone wrong; also the end of the daemon's log, in which an error is one of these things."""
+    """The failures, among them errors in the daemon's log."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.wrong: list[str] = []
         self.under_way: set[Sequence[Case]] = set()
-        self.answers: Counter[str] = Counter()  # by what they were to, and what they began with
+        self.answers: Counter[str] = Counter()  # by input, and beginning of the response
 
     def emit(self, record: logging.LogRecord) -> None:
         self.blame(f"logged {record.getMessage()!r}", *self.under_way)
@@ -87,7 +87,7 @@ class Trial(logging.Handler):
 
     @contextmanager
     def of(self, *cases: Case) -> Iterator[list[bytes]]:
-        """Within this the cases are tried; their bytes."""
+        """Within this, the cases run. Yields their bytes."""
         self.under_way.add(cases)
         try:
             yield [case.data for case in cases]
@@ -98,9 +98,9 @@ class Trial(logging.Handler):
 
 
 async def exchanged(stream: trio.SocketStream, data: bytes, wait: float = 0, most: int = sys.maxsize) -> bytes:
-    """What is said to that, until the connection is over, or of `most` bytes.
+    """Send data, and return the response until the connection ends, or `most` bytes of it.
 
-    A client that has nothing more to say is taken for gone; this one waits so many seconds before, for the first bytes.
+    The daemon takes a client that has closed its side for gone, so wait so many seconds for the first bytes before.
     """
     answer = b""
     async with stream:
@@ -115,7 +115,7 @@ async def exchanged(stream: trio.SocketStream, data: bytes, wait: float = 0, mos
 
 
 async def ask(daemon: RunningDaemon, trial: Trial, *cases: Case) -> None:
-    """Requests, each on a connection of its own. Some clients wait for an answer, some leave once it has begun."""
+    """Send requests, each on its own connection. Some clients wait for the response, some disconnect during it."""
     for case in cases:
         patience = LEFT if case.kind in ("forms", "bodies") else PATIENCE
         wait, most = ((0, sys.maxsize), (patience, sys.maxsize), (patience, 1))[case.number % 3]
@@ -127,7 +127,7 @@ async def ask(daemon: RunningDaemon, trial: Trial, *cases: Case) -> None:
 
 
 async def say(daemon: RunningDaemon, trial: Trial, *cases: Case) -> None:
-    """Messages in good frames, one after the other, on one WebSocket; what is said last is not so good."""
+    """Send messages in valid frames on one WebSocket, and invalid data at the end."""
     cases = (*cases[:-1], cases[-1]._replace(kind="frames"))
     with trial.of(*cases) as data:
         path = WS_PATHS[cases[0].number % len(WS_PATHS)]
@@ -140,7 +140,7 @@ async def say(daemon: RunningDaemon, trial: Trial, *cases: Case) -> None:
 
 
 async def report(daemon: RunningDaemon, trial: Trial, *cases: Case) -> None:
-    """Lines, one after the other, on one connection: to the Unix socket, or as a message of a WebSocket's."""
+    """Send lines on one connection: to the Unix socket, or as messages of a WebSocket."""
     with trial.of(*cases) as data:
         lines = b"\n".join([*data, b'{"ref":"last"}'])
         if cases[0].number // len(cases) % 2:
@@ -199,7 +199,7 @@ DECIDE: Final[dict[str, Callable[[bytes, str, Path], object]]] = {
 
 
 def decide(trial: Trial, path: Path, cases: Iterable[Case]) -> None:
-    """What decides on strangers' text without a connection: with an answer, or an error that it may raise."""
+    """Call the parsers of external input without a connection. They return, or raise an expected error."""
     for case in cases:
         data = case.data
         try:
@@ -212,13 +212,13 @@ def decide(trial: Trial, path: Path, cases: Iterable[Case]) -> None:
 
 @contextmanager
 def logging_to(trial: Trial) -> Iterator[None]:
-    """Within this the daemon's log is looked through."""
+    """Within this, errors in the daemon's log are failures."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     with open(os.devnull, "w") as null:
         log.configure(format="logfmt", stream=null)
         processors = [trial.log, *structlog.get_config()["processors"]]
-        structlog.configure(processors, cache_logger_on_first_use=False)  # or the tests that follow would log here
+        structlog.configure(processors, cache_logger_on_first_use=False)  # else later tests would log here
         root.addHandler(trial)
         try:
             yield
@@ -231,7 +231,7 @@ def logging_to(trial: Trial) -> Iterator[None]:
 
 @asynccontextmanager
 async def tried(tmp_path: Path, trial: Trial) -> AsyncGenerator[RunningDaemon]:
-    """A daemon that has all that the corpus asks for, and is as well at the end as it was."""
+    """A daemon with everything that the corpus refers to. At the end, it must be healthy and have leaked nothing."""
     with logging_to(trial):
         async with running_daemon(
             tmp_path, limits=LIMITS, pipelines={"pdf": replace(BUILT_IN["pdf"], command=("cp", "{input}", "{output}"))}
@@ -243,7 +243,7 @@ async def tried(tmp_path: Path, trial: Trial) -> AsyncGenerator[RunningDaemon]:
 
 
 async def cleared(daemon: RunningDaemon, step: int) -> None:
-    """No job is left but those of a step."""
+    """Delete all jobs except those of a step."""
     await eventually(lambda: all(job.pipeline is None for job in daemon.daemon.registry.unfinished.values()), 60)
     await daemon.report(*(status_change(id_, "cancelled") for id_ in daemon.daemon.registry.unfinished))
     await daemon.report(*(registered(job_in(step, job)) for job in JOBS))
@@ -257,7 +257,7 @@ SHARES: Final = {
 
 
 async def fuzz(tmp_path: Path, cases: int, seed: str) -> None:
-    """So many cases, of which 3 in 10 need no connection."""
+    """Run this many cases, of which 3 in 10 need no connection."""
     trial = Trial()
     texts = [kind for kind in DECIDE if kind in CORPUS]
     async with tried(tmp_path, trial) as daemon:
@@ -285,7 +285,7 @@ async def fuzz(tmp_path: Path, cases: int, seed: str) -> None:
                 before, used = await daemon.settled(), memory()
         await cleared(daemon, steps)
 
-        def no_more() -> bool:  # but for the log of SQLite, which the store's readers open when they first need it
+        def no_more() -> bool:  # except for SQLite's log, which the store's readers open on demand
             now = daemon.census()
             fewer = now.tasks <= before.tasks and now.descriptors <= before.descriptors + 3
             return fewer and not now.topics
@@ -297,15 +297,15 @@ async def fuzz(tmp_path: Path, cases: int, seed: str) -> None:
 
 
 def memory() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-async def test_nothing_that_is_sent_makes_the_daemon_fail(tmp_path: Path) -> None:
+async def test_no_input_makes_the_daemon_fail(tmp_path: Path) -> None:
     await fuzz(tmp_path, 4_000, "1")
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("part", range(10), ids="part{}".format)
-async def test_nothing_of_a_million_makes_the_daemon_fail(tmp_path: Path, seed: int, part: int) -> None:
+async def test_no_input_of_a_million_makes_the_daemon_fail(tmp_path: Path, seed: int, part: int) -> None:
     await fuzz(tmp_path, 100_000, f"{seed}.{part}")

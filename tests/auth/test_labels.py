@@ -1,4 +1,4 @@
-"""A key that is bound to labels: for it, only the jobs with these labels exist, wherever it looks."""
+"""A key that is bound to labels sees only jobs with these labels."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +31,7 @@ TEAM = {"labels": {"team": "scan"}}
 
 
 class Side:
-    """The daemon, and what a key bound to team=scan sees of it."""
+    """A daemon, and a client with a key that is bound to team=scan."""
 
     def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
         self.daemon = daemon
@@ -49,7 +49,7 @@ async def side(tmp_path: Path) -> AsyncIterator[Side]:
         yield Side(daemon, client, headers)
 
 
-async def test_only_their_jobs_are_listed_and_counted(side: Side) -> None:
+async def test_lists_and_counts_show_only_visible_jobs(side: Side) -> None:
     await side.daemon.report(registered(job_id(4), labels={"team": "scan", "of": "eve"}))
     listed = (await side.client.get("/api/jobs")).json()
     assert ([job["id"] for job in listed["jobs"]], listed["total"]) == ([job_id(4), OURS], 2)
@@ -70,7 +70,7 @@ async def test_only_their_jobs_are_listed_and_counted(side: Side) -> None:
         ("POST", "/events"),
     ],
 )
-async def test_the_job_of_others_looks_like_one_that_does_not_exist(side: Side, method: str, rest: str) -> None:
+async def test_a_hidden_job_looks_like_an_unknown_one(side: Side, method: str, rest: str) -> None:
     answers = []
     for job in (THEIRS, UNKNOWN):
         body = json.dumps(progress(job, 2)) if rest == "/events" else None
@@ -83,7 +83,7 @@ async def test_the_job_of_others_looks_like_one_that_does_not_exist(side: Side, 
     assert (await side.daemon.daemon.registry.get(THEIRS)).progress.current_step == 1
 
 
-async def test_events_of_others_jobs_are_refused_line_by_line(side: Side) -> None:
+async def test_events_of_hidden_jobs_are_rejected_line_by_line(side: Side) -> None:
     lines = [progress(OURS, 5), progress(THEIRS, 5), progress(THEIRS.upper(), 5), progress(OURS, 6)]
     response = await side.client.post(
         "/api/events",
@@ -97,8 +97,7 @@ async def test_events_of_others_jobs_are_refused_line_by_line(side: Side) -> Non
     assert (await side.daemon.daemon.registry.get(OURS)).progress.current_step == 6
 
 
-async def test_events_of_anothers_job_that_is_just_being_registered_are_refused(store: SQLiteStore) -> None:
-    """All that writes over the network goes this way, over HTTP as over a WebSocket."""
+async def test_events_of_a_hidden_job_being_registered_are_rejected(store: SQLiteStore) -> None:
     who = Identity(name="scan", scopes=frozenset([Scope.WRITE]), labels={"team": "scan"})
     answers: list[Outcome] = []
     async with trio.open_nursery() as nursery:
@@ -120,7 +119,7 @@ async def test_events_of_anothers_job_that_is_just_being_registered_are_refused(
     assert (await spine.registry.get(THEIRS)).status is JobStatus.QUEUED
 
 
-async def test_what_they_make_has_their_labels(side: Side) -> None:
+async def test_new_jobs_get_the_labels_of_the_key(side: Side) -> None:
     made = await side.client.post("/api/jobs", json={"labels": {"team": "print", "of": "eve"}})
     assert made.json()["labels"] == {"team": "scan", "of": "eve"}
     submitted = (await post_form(side.client, file_part())).json()["job_id"]
@@ -129,7 +128,7 @@ async def test_what_they_make_has_their_labels(side: Side) -> None:
     assert (taken.status_code, taken.json()) == (404, {"error": f"no job {THEIRS}"})
 
 
-async def test_an_idempotency_key_is_ones_own(side: Side, tmp_path: Path) -> None:
+async def test_access_keys_do_not_share_idempotency_keys(side: Side, tmp_path: Path) -> None:
     headers = {"Idempotency-Key": "again"}
     other = bearer(keys.add(side.daemon.settings.auth.keys_file, "print", "write", team="print"))
     side.daemon.daemon.authenticator.load()
@@ -142,10 +141,10 @@ async def test_an_idempotency_key_is_ones_own(side: Side, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("path", "field", "made"), [("convert", "file", "job_id"), ("batch", "files", "batch_id")])
 @pytest.mark.parametrize("remade", [True, False])
-async def test_a_key_made_anew_with_other_labels_leaves_the_jobs_of_the_old_one_alone(
+async def test_a_recreated_key_does_not_replay_old_jobs(
     side: Side, path: str, field: str, made: str, remade: bool
 ) -> None:
-    """As `keys revoke` and `keys add` do, or an editor."""
+    """Recreate the key as `keys revoke` and `keys add` do, or edit its labels."""
     daemon, file = side.daemon, side.daemon.settings.auth.keys_file
     body, headers = form(file_part(name=field)), {**FORM_TYPE, "Idempotency-Key": "again"}
     first = await side.client.post(f"/api/{path}", content=body, headers=headers)
@@ -166,7 +165,7 @@ async def test_a_key_made_anew_with_other_labels_leaves_the_jobs_of_the_old_one_
     assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
-async def test_their_streams_show_only_their_jobs_from_the_first_on(side: Side) -> None:
+async def test_streams_show_only_visible_jobs(side: Side) -> None:
     async with side.daemon.watch("/ws/jobs", side.headers) as watcher:
         seen = await watcher.receive_until("progress")
         await side.daemon.report(progress(THEIRS, 7), completed(THEIRS), progress(OURS, 7))
@@ -176,9 +175,7 @@ async def test_their_streams_show_only_their_jobs_from_the_first_on(side: Side) 
     assert seen[-2]["data"]["current_step"] == 7
 
 
-async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_evicted_jobs_stay_hidden(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     extra = job_id(9)
@@ -191,9 +188,7 @@ async def test_jobs_that_are_no_longer_in_memory_are_told_apart_too(
     assert {message["job_id"] for message in seen} == {OURS, extra}
 
 
-async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delivered(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ends_of_evicted_jobs_are_delivered(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     jobs = [job_id(number) for number in range(10, 30)]
     async with side.daemon.watch("/ws/jobs", side.headers) as watcher, side.daemon.watch("/ws", side.headers) as many:
@@ -208,9 +203,7 @@ async def test_every_end_comes_though_the_jobs_are_forgotten_before_it_is_delive
             assert seen == jobs
 
 
-async def test_a_watcher_that_comes_back_gets_the_ends_of_forgotten_jobs_with_its_labels(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_resumed_watcher_gets_ends_of_evicted_jobs(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.engine.registry.MAX_FINISHED", 1)
     before = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
     jobs = [job_id(number) for number in range(10, 30)]
@@ -226,14 +219,14 @@ async def test_a_watcher_that_comes_back_gets_the_ends_of_forgotten_jobs_with_it
 
 
 @pytest.mark.parametrize("job", [THEIRS, UNKNOWN])
-async def test_the_stream_of_anothers_job_does_not_exist(side: Side, job: str) -> None:
+async def test_the_stream_of_a_hidden_job_returns_404(side: Side, job: str) -> None:
     with pytest.raises(ConnectionRejected) as refused:
         async with side.daemon.watch(f"/ws/jobs/{job}", side.headers):
             pass
     assert (refused.value.status_code, json.loads(refused.value.body)) == (404, {"error": f"no job {job}"})
 
 
-async def test_topics_on_one_socket_are_told_apart(side: Side) -> None:
+async def test_hidden_topics_of_one_socket_are_rejected(side: Side) -> None:
     async with side.daemon.watch("/ws", side.headers) as watcher:
         topics = [f"job:{OURS}", f"job:{THEIRS}", "jobs"]
         await watcher.websocket.send_message(json.dumps({"type": "subscribe", "topics": topics}))
@@ -251,14 +244,14 @@ async def closed_code(daemon: RunningDaemon, headers: dict[str, str], change: An
         return (await watcher.closed())[0]
 
 
-async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
+async def test_revoking_a_key_closes_its_connections(side: Side) -> None:
     daemon, file = side.daemon, side.daemon.settings.auth.keys_file
     other = bearer(keys.add(file, "other", "read"))
     daemon.daemon.authenticator.load()
     async with daemon.watch("/ws/jobs", other) as stays, Peer(await daemon.connect()) as upload:
         form = {"Content-Type": "multipart/form-data; boundary=part", "Content-Length": "1000"}
         await upload.send(request("/api/convert", {**side.headers, **form}, method="POST"))
-        await eventually(lambda: len(daemon.daemon.authenticator._held) == 2)
+        await eventually(lambda: len(daemon.daemon.authenticator._open) == 2)
         assert await closed_code(daemon, side.headers, lambda: keys.revoke(file, "scan")) == 4500
         await upload.rest()
         await daemon.report(progress(OURS, 50))
@@ -267,28 +260,26 @@ async def test_a_revoked_key_closes_what_was_opened_with_it(side: Side) -> None:
     assert (await side.client.get("/api/jobs")).status_code == 401
 
 
-async def test_a_key_that_is_revoked_while_it_is_looked_at_opens_nothing_for_long(side: Side, tmp_path: Path) -> None:
+async def test_a_key_revoked_during_authentication_ends_at_once(side: Side, tmp_path: Path) -> None:
     authenticator, ended = side.daemon.daemon.authenticator, []
-    who = authenticator.who([(b"authorization", side.headers["Authorization"].encode())], None)
-    with authenticator.held(who, lambda: ended.append("before")):
+    who = authenticator.authenticate([(b"authorization", side.headers["Authorization"].encode())], None)
+    with authenticator.revocable(who, lambda: ended.append("before")):
         pass
     keys.revoke(tmp_path / "state/keys.json", "scan")
     authenticator.load()
-    with authenticator.held(who, lambda: ended.append("after")):
+    with authenticator.revocable(who, lambda: ended.append("after")):
         pass
     assert ended == ["after"]
 
 
-async def test_a_key_that_expires_closes_what_was_opened_with_it(
-    tmp_path: Path, an_hour_later: Callable[[], None]
-) -> None:
+async def test_an_expiring_key_closes_its_connections(tmp_path: Path, an_hour_later: Callable[[], None]) -> None:
     headers = bearer(keys.add(tmp_path / "state/keys.json", "short", expires=3600))
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         with trio.fail_after(PATIENCE):
             assert await closed_code(daemon, headers, an_hour_later) == 4500
 
 
-async def test_their_events_over_plain_http_are_the_same(side: Side) -> None:
+async def test_event_streams_show_only_visible_jobs(side: Side) -> None:
     async with Peer(await side.daemon.connect()) as peer:
         await peer.send(request("/api/events", side.headers))
         seen = b""
@@ -301,11 +292,3 @@ async def test_their_events_over_plain_http_are_the_same(side: Side) -> None:
     for job in (THEIRS, UNKNOWN):
         refused = await side.client.get(f"/api/jobs/{job}/events")
         assert (refused.status_code, refused.json()) == (404, {"error": f"no job {job}"})
-
-
-async def test_a_long_poll_is_a_reader_like_others(side: Side) -> None:
-    since = (await side.client.get(f"/api/jobs/{OURS}")).json()["cursor"]
-    await side.daemon.report(progress(OURS, 8))
-    changed = await side.client.get(f"/api/jobs/{OURS}?since={since}&wait=5")
-    assert changed.json()["progress"]["current_step"] == 8
-    assert (await side.client.get(f"/api/jobs/{THEIRS}?since={since}&wait=5")).status_code == 404

@@ -1,4 +1,4 @@
-"""Limits for each client: how often it may ask, how many files may come in, and whose address counts."""
+"""Limits per client: requests, uploads and connections, and the address that counts."""
 
 import json
 from contextlib import AsyncExitStack
@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.client_address import client_address, counted_as, networks
+from progressd.auth.identity import ANONYMOUS, Client
 from progressd.auth.rate_limit import MAX_BUCKETS, RateLimiter
 from progressd.config.load import load
 from progressd.core.errors import RateLimited, SettingsError
 from support import keys
-from support.daemon import RunningDaemon, running_daemon
+from support.daemon import RunningDaemon, running_daemon, settings_in
 from support.http_client import FORM_TYPE, client_of, file_part, post_form
 from support.keys import bearer
 from support.peer import Peer, request
@@ -27,36 +28,53 @@ FEW = {"rate_limit_per_minute": 60, "rate_limit_burst": 3, "exempt_addresses": (
 PROXY = networks(("10.0.0.0/8", "::1"))
 
 
+class Bucket:
+    """A rate limiter with its own clock."""
+
+    def __init__(self, per_minute: int = 60, burst: int = 3) -> None:
+        limits = {"rate_limit_per_minute": per_minute, "rate_limit_burst": burst}
+        self.limiter = RateLimiter(settings_in(Path("unused"), limits=limits), clock=lambda: self.now)
+        self.now = 0.0
+
+    def take(self, address: str = "192.0.2.1") -> int:
+        state = self.limiter.take(Client(address, ANONYMOUS))
+        assert state is not None
+        return state.remaining
+
+
 def test_a_burst_and_then_one_a_second() -> None:
-    limits = RateLimiter(60, 3)
-    assert [limits.take("a", 0).remaining for _ in range(3)] == [2, 1, 0]
+    bucket = Bucket()
+    assert [bucket.take() for _ in range(3)] == [2, 1, 0]
+    bucket.now = 0.5
     with pytest.raises(RateLimited) as refused:
-        limits.take("a", 0.5)
+        bucket.take()
     assert refused.value.retry_after == 1
-    assert limits.take("a", 1).remaining == 0
-    assert limits.take("b", 1).remaining == 2
-    assert limits.standing("a", 100).remaining == 3
+    bucket.now = 1
+    assert bucket.take() == 0
+    assert bucket.take("192.0.2.2") == 2
+    bucket.now = 100
+    assert bucket.limiter.state(Client("192.0.2.1", ANONYMOUS)).remaining == 3
 
 
 @given(st.lists(st.floats(0, 5), max_size=50), st.integers(1, 600), st.integers(1, 20))
-def test_never_more_than_the_burst_and_what_has_come_since(pauses: list[float], per_minute: int, burst: int) -> None:
-    limits, now, taken = RateLimiter(per_minute, burst), 0.0, 0
+def test_retry_after_is_enough_and_the_rate_holds(pauses: list[float], per_minute: int, burst: int) -> None:
+    bucket = Bucket(per_minute, burst)
     for pause in pauses:
-        now += pause
+        bucket.now += pause
         try:
-            limits.take("a", now)
-            taken += 1
+            bucket.take()
         except RateLimited as error:
-            limits.take("a", now := now + error.retry_after)  # when it says so, there is room
-            taken += 1
-    assert taken <= burst + now * per_minute / 60 + 1e-6
+            bucket.now += error.retry_after
+            bucket.take()
+    assert len(pauses) <= burst + bucket.now * per_minute / 60 + 1e-6
 
 
-def test_clients_without_number_do_not_fill_the_memory() -> None:
-    limits = RateLimiter(60, 3)
-    for number in range(MAX_BUCKETS + 100):
-        limits.take(str(number), 0)
-    assert len(limits._used) == MAX_BUCKETS
+def test_buckets_are_limited_in_number() -> None:
+    bucket = Bucket()
+    for number in range(MAX_BUCKETS + 1):
+        bucket.take(f"client {number}")
+    remaining = [bucket.limiter.state(Client(f"client {number}", ANONYMOUS)).remaining for number in (0, 1)]
+    assert remaining == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -77,15 +95,13 @@ def test_clients_without_number_do_not_fill_the_memory() -> None:
         ("unix", {"x-forwarded-for": "1.1.1.1"}, "unix"),
     ],
 )
-def test_the_client_is_the_first_from_the_right_that_is_no_proxy(
-    peer: str, headers: dict[str, str], client: str
-) -> None:
+def test_the_client_is_the_last_untrusted_address(peer: str, headers: dict[str, str], client: str) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert client_address(peer, raw, PROXY) == client
 
 
 @given(st.binary())
-def test_whatever_a_proxy_says_there_is_an_address(value: bytes) -> None:
+def test_any_forwarded_for_yields_an_address(value: bytes) -> None:
     assert client_address("10.0.0.1", [(b"x-forwarded-for", value)], PROXY)
 
 
@@ -102,16 +118,16 @@ def test_whatever_a_proxy_says_there_is_an_address(value: bytes) -> None:
         ("a:b", "a:b"),
     ],
 )
-def test_an_address_of_ipv6_counts_as_its_64(address: str, counted: str) -> None:
+def test_ipv6_addresses_count_as_their_64(address: str, counted: str) -> None:
     assert counted_as(address) == counted
 
 
 @given(st.text() | st.ip_addresses().map(str))
-def test_whatever_is_counted_has_one_spelling(text: str) -> None:
+def test_counted_addresses_are_canonical(text: str) -> None:
     assert counted_as(counted_as(text)) == counted_as(text)
 
 
-def test_an_impossible_network_is_a_sentence() -> None:
+def test_an_invalid_network_is_rejected() -> None:
     with pytest.raises(SettingsError, match=r"^server.trusted_proxies, from .*: 10.0.0.1/8 has host bits set"):
         load(None, {"PROGRESSD_SERVER_TRUSTED_PROXIES": "10.0.0.1/8"}, {})
 
@@ -120,7 +136,7 @@ async def statuses(client: httpx.AsyncClient, count: int, **headers: str) -> lis
     return [(await client.get("/api/jobs", headers=headers)).status_code for _ in range(count)]
 
 
-async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         first = await client.get("/api/jobs")
         assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("60", "2")
@@ -135,10 +151,10 @@ async def test_who_asks_too_often_is_told_when_to_come_again(slow_clock: MockClo
         assert (await client.get("/")).status_code == 200
         slow_clock.jump(1)
         assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
-        assert daemon.daemon.access.refused == {"429": 2}
+        assert daemon.daemon.collector.refusals == {"429": 2}
 
 
-async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_fast_reads_are_counted(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         job = (await client.post("/api/jobs", json={})).json()["id"]
         answers = [await client.get(f"/api/jobs/{job}") for _ in range(3)]
@@ -146,9 +162,7 @@ async def test_reads_ahead_of_the_application_are_counted_too(slow_clock: MockCl
         assert answers[0].headers["X-RateLimit-Remaining"] == "1"
 
 
-async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(
-    slow_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_keys_and_proxied_clients_have_their_own_buckets(slow_clock: MockClock, tmp_path: Path) -> None:
     secret = keys.add(tmp_path / "state/keys.json", "ci")
     server = {"port": 0, "trusted_proxies": ("127.0.0.1",)}
     async with running_daemon(tmp_path, limits=FEW, server=server) as daemon, client_of(daemon) as client:
@@ -159,7 +173,7 @@ async def test_a_key_and_a_client_behind_a_proxy_have_buckets_of_their_own(
         assert await statuses(client, 2, **{"X-API-Key": "wrong"}) == [401, 401]
 
 
-async def test_a_handshake_counts_like_a_request(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_handshake_counts_as_a_request(slow_clock: MockClock, tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=FEW) as daemon, client_of(daemon) as client:
         for _ in range(2):
             async with daemon.watch():
@@ -178,7 +192,7 @@ async def test_a_handshake_counts_like_a_request(slow_clock: MockClock, tmp_path
             pass
 
 
-async def test_a_handshake_with_a_key_is_the_keys(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_handshake_with_a_key_counts_for_the_key(slow_clock: MockClock, tmp_path: Path) -> None:
     headers = bearer(keys.add(tmp_path / "state/keys.json", "ci"))
     async with running_daemon(tmp_path, limits=FEW) as daemon:
         for local in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
@@ -191,7 +205,7 @@ async def test_a_handshake_with_a_key_is_the_keys(slow_clock: MockClock, tmp_pat
             pass
 
 
-async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_addresses_of_one_ipv6_64_share_all_limits(slow_clock: MockClock, tmp_path: Path) -> None:
     limits = {**FEW, "max_connections_per_address": 1, "max_uploads_per_address": 1}
     server = {"trusted_proxies": ("127.0.0.1",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, client_of(daemon) as client:
@@ -211,14 +225,14 @@ async def test_who_has_many_addresses_of_ipv6_has_one_share(slow_clock: MockCloc
             assert daemon.daemon.access.transfers.uploads == {"2001:db8:0:4::/64": 1}
 
 
-async def test_on_this_machine_there_is_no_limit(daemon: RunningDaemon) -> None:
+async def test_exempt_addresses_have_no_rate_limit(daemon: RunningDaemon) -> None:
     async with client_of(daemon) as client:
         assert await statuses(client, 30) == [200] * 30
         status = (await client.get("/api/rate-limit/status")).json()
         assert (status["enabled"], status["requests_per_minute"], status["burst_size"]) == (False, 60, 10)
 
 
-async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
+async def test_concurrent_uploads_are_limited(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
@@ -230,13 +244,13 @@ async def test_only_so_many_files_come_in_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digits", [19, 25, 5000])
-async def test_a_length_of_many_digits_is_refused_as_such(daemon: RunningDaemon, digits: int) -> None:
+async def test_a_content_length_of_many_digits_is_rejected(daemon: RunningDaemon, digits: int) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "9" * digits}, method="POST"))
         assert (await peer.response()).status in (400, 413)
 
 
-async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) -> None:
+async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
     limits = {"max_sockets_per_address": 2, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         first, second = [Peer(await daemon.connect()) for _ in range(2)]
@@ -253,7 +267,7 @@ async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) ->
         assert daemon.daemon.connection_log.counts["refused", "too many open of address"] == 1
 
 
-async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(tmp_path: Path) -> None:
+async def test_a_trusted_proxy_may_open_any_number_of_connections(tmp_path: Path) -> None:
     limits = {"max_sockets_per_address": 2, "exempt_addresses": (), "max_connections_per_address": 1}
     server = {"port": 0, "trusted_proxies": ("127.0.0.3",)}
     async with running_daemon(tmp_path, limits=limits, server=server) as daemon, AsyncExitStack() as stack:
@@ -267,7 +281,7 @@ async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(
             await stack.enter_async_context(daemon.watch(headers=headers, local="127.0.0.3"))
 
 
-async def test_what_is_refused_behind_the_gate_is_in_the_metrics_too(tmp_path: Path) -> None:
+async def test_rejections_by_routes_are_in_the_metrics(tmp_path: Path) -> None:
     given: Any = {"limits": {"max_stored_bytes": 500, "max_connections": 1}, "ingest": {"max_line_bytes": 1000}}
     async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client, daemon.watch():
         answers = [
@@ -275,7 +289,7 @@ async def test_what_is_refused_behind_the_gate_is_in_the_metrics_too(tmp_path: P
             await post_form(client, file_part(b"no PDF")),
             await post_form(client, file_part(PDF.ljust(900))),
             await client.get("/api/events"),
-            await client.get("/api/jobs/nonsense"),  # a mistake
+            await client.get("/api/jobs/nonsense"),  # not counted
         ]
         assert [answer.status_code for answer in answers] == [413, 415, 507, 503, 400]
         text = (await client.get("/api/metrics")).text
@@ -283,7 +297,7 @@ async def test_what_is_refused_behind_the_gate_is_in_the_metrics_too(tmp_path: P
     assert counted == [f'progressd_requests_refused_total{{status="{status}"}} 1.0' for status in (413, 415, 503, 507)]
 
 
-async def test_what_the_gate_refuses_is_in_the_metrics(tmp_path: Path) -> None:
+async def test_rejected_keys_are_in_the_metrics(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         assert await statuses(client, 2) == [401, 401]
         secret = keys.add(daemon.settings.auth.keys_file, "ci")

@@ -1,4 +1,4 @@
-"""Clients that are slow on purpose: in the head, the body, an upload, and in reading. Others are served meanwhile."""
+"""Deliberately slow clients in the head, the body, an upload or a download do not delay others."""
 
 import contextlib
 import resource
@@ -35,7 +35,7 @@ BEGINNINGS = {
 
 
 async def slowly(stream: trio.SocketStream, kind: str, pause: float) -> None:
-    """A byte, and then another one, until the daemon has had enough."""
+    """Send or read a byte at a time, until the daemon disconnects."""
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while True:
             if kind == "reading":
@@ -50,7 +50,7 @@ async def slowly(stream: trio.SocketStream, kind: str, pause: float) -> None:
 
 @asynccontextmanager
 async def besieged(daemon: RunningDaemon, counts: dict[str, int], pause: float) -> AsyncGenerator[None]:
-    """Within this so many clients of each kind are at it, from another address; `pause`: seconds to the next byte."""
+    """Within this, so many slow clients of each kind are connected. `pause`: seconds between two bytes."""
     large = await run(daemon, "large")
     async with contextlib.AsyncExitStack() as leaving, trio.open_nursery() as nursery:
         for kind, count in counts.items():
@@ -63,7 +63,7 @@ async def besieged(daemon: RunningDaemon, counts: dict[str, int], pause: float) 
 
 
 async def slowest_of(daemon: RunningDaemon, rounds: int) -> float:
-    """The seconds that somebody else waits at most: to connect and be answered, to send a file, to watch."""
+    """Return the longest time in which another client connects, gets responses, uploads a file and opens a stream."""
     slowest = 0.0
     for _ in range(rounds):
         began = trio.current_time()
@@ -83,20 +83,19 @@ async def siege(tmp_path: Path, counts: dict[str, int], rounds: int, pause: floa
     async with running_daemon(tmp_path, pipelines=pipelines, limits={**LIMITS, **limits}) as daemon:
         async with besieged(daemon, counts, pause):
             slowest = await slowest_of(daemon, rounds)
-            # while they go on
             await eventually(lambda: daemon.daemon.connection_log.open == 0, 2 * PATIENCE)
         assert not daemon.daemon.access.transfers.uploads
     return slowest
 
 
-async def test_the_slow_keep_nobody_out_and_are_given_up(tmp_path: Path) -> None:
+async def test_slow_clients_are_disconnected_and_delay_nobody(tmp_path: Path) -> None:
     short = {"handshake_timeout": 0.5, "idle_timeout": 0.5, "min_body_rate": 10_000, "max_handshakes": 50}
     await siege(tmp_path, dict.fromkeys(BEGINNINGS, 60), rounds=5, pause=0.05, **short)
 
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """As many as this process may have."""
+    """Allow this process as many descriptors as possible."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert before[1] >= 12_000, "this takes ulimit -Hn 12000"
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
@@ -107,7 +106,7 @@ def many_descriptors() -> Iterator[None]:
 @pytest.mark.torture
 @pytest.mark.parametrize("kind", BEGINNINGS)
 @pytest.mark.usefixtures("many_descriptors")
-async def test_a_thousand_of_them_keep_nobody_waiting(tmp_path: Path, kind: str) -> None:
+async def test_a_thousand_slow_clients_delay_nobody(tmp_path: Path, kind: str) -> None:
     slowest = await siege(tmp_path, {kind: 1_000}, rounds=20, idle_timeout=5, handshake_timeout=5)
     print(f"others waited for {slowest:.3f} s at most")
     assert slowest < 1
@@ -115,7 +114,7 @@ async def test_a_thousand_of_them_keep_nobody_waiting(tmp_path: Path, kind: str)
 
 @pytest.mark.torture
 @pytest.mark.usefixtures("many_descriptors")
-async def test_ten_thousand_that_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+async def test_ten_thousand_silent_clients_delay_nobody(tmp_path: Path) -> None:
     slowest = await siege(tmp_path, {"says nothing": 10_000}, rounds=50)
     print(f"others waited for {slowest:.3f} s at most")
     assert slowest < 1

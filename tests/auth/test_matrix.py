@@ -1,4 +1,4 @@
-"""The authorisation matrix: every endpoint and topic × everybody who may come. A new route without an entry fails."""
+"""The authorization matrix: every endpoint and topic for every kind of client."""
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -20,8 +20,8 @@ from support.samples import job_id
 JOB, OTHER, BATCH = job_id(1), job_id(2), str(uuid.UUID(int=3))
 SCAN = {"team": "scan"}
 
-# What a route takes (a scope, or "" for everybody), and what it is about: a job, a batch, what one sees, how much there
-# is of that, everything, or the key itself.
+# The scope of each route ("" if public), and its subject: a job, a batch, visible jobs, their numbers, everything, or
+# the key itself.
 ROUTES: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
     ("GET", "/"): ("", ""),
     ("GET", "/static/<path:filename>"): ("", ""),
@@ -69,7 +69,7 @@ STREAMS: Final = {
 
 
 class Visitor(NamedTuple):
-    """Who comes. `sees`: what of it all is there for them; `refused`: not a good key."""
+    """A client. `sees`: the subjects it may see; `refused`: its key is invalid."""
 
     scopes: str = ""
     labels: Mapping[str, str] = {}
@@ -110,7 +110,7 @@ async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
 
 
 def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
-    """The headers and the query of a visitor."""
+    """Return the headers and the query of a visitor."""
     visitor, authenticator = VISITORS[name], daemon.daemon.authenticator
     if visitor.topic:
         end = datetime.now(UTC) + timedelta(seconds=visitor.expires or 60)
@@ -130,7 +130,7 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
 
 
 def expected(visitor: Visitor, method: str, scope: str, about: str) -> set[int]:
-    """The statuses of which one must come; {0}: any but these."""
+    """Return the allowed statuses; {0} if the request must not be rejected."""
     if not scope:
         return {401} if about == "key" and visitor.refused and visitor is not VISITORS["nobody"] else {0}
     if visitor.refused or (visitor.topic and method != "GET"):
@@ -151,13 +151,13 @@ async def status_of(daemon: RunningDaemon, data: bytes) -> int:
         return int(answer.split()[1])
 
 
-def test_every_route_has_its_entry_and_no_other_has() -> None:
-    rules = build_app(None).url_map.iter_rules()  # type: ignore[arg-type]
-    routes = {(method, rule.rule) for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}}
+def test_the_matrix_lists_every_route() -> None:
+    rules = build_app().url_map.iter_rules()
+    routes = {(method, rule.rule) for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
     assert routes == ROUTES.keys()
 
 
-async def test_what_each_may_do_over_http(daemon: RunningDaemon) -> None:
+async def test_each_visitor_gets_the_allowed_responses(daemon: RunningDaemon) -> None:
     wrong = []
     event = b'{"type": "progress", "data": {"current_step": 1, "total_steps": 2}}'
     for name, visitor in VISITORS.items():
@@ -170,13 +170,13 @@ async def test_what_each_may_do_over_http(daemon: RunningDaemon) -> None:
             status = await status_of(daemon, request(path + query, headers | length, method=method) + body)
             allowed = expected(visitor, method, scope, about)
             if rule.startswith("/ws") and not visitor.refused and visitor.scopes != "write":
-                allowed = {426}  # no handshake: there is nothing to see
+                allowed = {426}  # not a handshake
             if status in (401, 403, 404, 500) if allowed == {0} else status not in allowed:
                 wrong.append((name, method, rule, status, allowed))
     assert not wrong
 
 
-async def test_what_each_may_delete_for_good(daemon: RunningDaemon) -> None:
+async def test_only_writers_may_purge_a_job(daemon: RunningDaemon) -> None:
     for number, (name, visitor) in enumerate(VISITORS.items()):
         headers, query = credentials(daemon, name)
         ended = job_id(100 + number)
@@ -189,20 +189,20 @@ async def test_what_each_may_delete_for_good(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "QUERY"])
-async def test_a_method_that_nobody_thought_of_takes_the_right_to_write(daemon: RunningDaemon, method: str) -> None:
+async def test_unknown_methods_require_write(daemon: RunningDaemon, method: str) -> None:
     for name, status in [("nobody", 401), ("read", 403), ("write", 405), ("a token of the job", 401)]:
         headers, query = credentials(daemon, name)
         assert await status_of(daemon, request(f"/api/jobs/{JOB}{query}", headers, method=method)) == status, name
 
 
-async def test_what_each_may_watch_and_where_report(daemon: RunningDaemon) -> None:
+async def test_each_visitor_gets_the_allowed_websockets(daemon: RunningDaemon) -> None:
     for name, visitor in VISITORS.items():
         headers, query = credentials(daemon, name)
         for path, (scope, about) in STREAMS.items():
             status = await status_of(daemon, upgrade(path + query, headers))
             allowed = {101} if (allowed := expected(visitor, "GET", scope, about)) == {0} else allowed
             if name == "an expired token":
-                allowed = {101}  # and closed with 4500 at once, which a page can see
+                allowed = {101}  # then closed with 4500, which a page can see
             elif about == "dialogue" and not visitor.refused and visitor.scopes != "write":
-                allowed = {101}  # each topic is decided when it is named
+                allowed = {101}  # each topic is checked when it is named
             assert status in allowed, (name, path)

@@ -1,4 +1,4 @@
-"""Requests that two parsers may understand differently: neither the listener nor the HTTP side lets one through."""
+"""Requests that two parsers may read differently are rejected by the listener and by the HTTP side."""
 
 import contextlib
 import re
@@ -57,11 +57,11 @@ AMBIGUOUS = {
 
 @pytest.mark.parametrize("stays", [True, False], ids=["stays", "ends"])
 @pytest.mark.parametrize("name", AMBIGUOUS)
-async def test_what_is_ambiguous_hides_no_other_request(daemon: RunningDaemon, name: str, stays: bool) -> None:
+async def test_an_ambiguous_request_hides_no_other_one(daemon: RunningDaemon, name: str, stays: bool) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(AMBIGUOUS[name])
         answer = await peer.receive() if stays else b""
-        with contextlib.suppress(trio.BrokenResourceError):  # the daemon has closed it
+        with contextlib.suppress(trio.BrokenResourceError):  # closed by the daemon
             await peer.stream.send_eof()
         answer += await peer.rest()
     [status] = re.findall(rb"HTTP/1.1 (\d{3})", answer)
@@ -69,7 +69,7 @@ async def test_what_is_ambiguous_hides_no_other_request(daemon: RunningDaemon, n
     assert not daemon.daemon.registry.unfinished
 
 
-async def test_an_upgrade_in_one_piece_with_a_request_is_refused(daemon: RunningDaemon) -> None:
+async def test_an_upgrade_behind_a_request_is_rejected(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/health/live") + upgrade())
         assert [(await peer.response()).status for _ in range(2)] == [200, 400]
@@ -77,9 +77,7 @@ async def test_an_upgrade_in_one_piece_with_a_request_is_refused(daemon: Running
 
 @pytest.mark.parametrize("cut", ["GET /api/health/live HTTP/1.1\r\nHost: daemon\r\nX-Note: ", "G", "GET /api/", "\r"])
 @pytest.mark.parametrize("pieces", [1, 2])
-async def test_a_piece_of_a_request_that_looks_like_an_upgrade_is_none(
-    daemon: RunningDaemon, cut: str, pieces: int
-) -> None:
+async def test_a_body_that_looks_like_an_upgrade_is_a_body(daemon: RunningDaemon, cut: str, pieces: int) -> None:
     async with Peer(await daemon.connect()) as peer:
         assert (await peer.ask("/api/health/live")).status == 200
         assert (await peer.ask("/api/health")).status == 200
@@ -92,7 +90,7 @@ async def test_a_piece_of_a_request_that_looks_like_an_upgrade_is_none(
     assert not daemon.daemon.watchers
 
 
-async def test_two_bare_line_feeds_end_a_head_for_all_who_read_it(daemon: RunningDaemon) -> None:
+async def test_all_parsers_end_a_head_at_two_line_feeds(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(upgrade(headers={"X": "y\n\nGET /api/health/live HTTP/1.1", "Y": "z"}) + request("/api/health"))
         await peer.stream.send_eof()
@@ -101,7 +99,7 @@ async def test_two_bare_line_feeds_end_a_head_for_all_who_read_it(daemon: Runnin
     assert not daemon.daemon.connection_log.counts["left", "1006"]
 
 
-async def test_requests_behind_each_other_are_answered_in_order(daemon: RunningDaemon) -> None:
+async def test_pipelined_requests_are_answered_in_order(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/health/live") + request("/api/no") + request("/api/jobs"))
         assert [(await peer.response()).status for _ in range(3)] == [200, 404, 200]
@@ -124,7 +122,7 @@ ANSWERED |= {"a body where it shall end": 400}
 
 
 @pytest.mark.parametrize("name", LAST)
-async def test_what_stands_behind_the_last_request_takes_no_answer_away(daemon: RunningDaemon, name: str) -> None:
+async def test_data_behind_the_last_request_loses_no_response(daemon: RunningDaemon, name: str) -> None:
     for _ in range(30):
         async with Peer(await daemon.connect()) as peer:
             await peer.send(LAST[name])
@@ -164,7 +162,7 @@ OTHER_PATHS = [
 ]
 
 
-async def test_a_key_that_may_only_look_writes_under_no_spelling_of_a_path(tmp_path: Path) -> None:
+async def test_no_spelling_of_a_path_lets_a_reader_write(tmp_path: Path) -> None:
     key = keys.bearer(keys.add(tmp_path / "state/keys.json", "viewer", "read"))
     async with running_daemon(tmp_path, auth={"required": True}) as daemon:
         fields = {**key, "Content-Length": "12", "Content-Type": "application/json"}
@@ -178,7 +176,7 @@ async def test_a_key_that_may_only_look_writes_under_no_spelling_of_a_path(tmp_p
         assert [*daemon.daemon.registry.unfinished] == [ID]
 
 
-async def test_a_target_in_absolute_form_is_its_path_at_its_authority(tmp_path: Path) -> None:
+async def test_an_absolute_target_is_its_path_and_host(tmp_path: Path) -> None:
     limits = {"rate_limit_burst": 100, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon, Peer(await daemon.connect()) as peer:
         await daemon.report(registered(ID))
@@ -209,7 +207,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)), min_size=1).map("".join))
-def test_whoever_looks_at_a_path_sees_the_same(target: str) -> None:
+def test_all_layers_see_the_same_path(target: str) -> None:
     asked = h11.Request(method="GET", target=target or "/", headers=[("Host", "daemon")])
     told = with_path(asked, BasePath())
     if told is not None:

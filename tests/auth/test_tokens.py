@@ -1,4 +1,4 @@
-"""Watch tokens: one topic, to look at only, for a while; in an address or a subprotocol, and never in the log."""
+"""Watch tokens: read access to one topic for a short time, in the query or a subprotocol."""
 
 import json
 import os
@@ -36,7 +36,7 @@ SECRET = "s" * 64
 
 
 class Side:
-    """A daemon that asks for keys, and a client with one that may read."""
+    """A daemon that requires keys, and a client with a key that may read."""
 
     def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
         self.daemon = daemon
@@ -57,7 +57,7 @@ async def side(tmp_path: Path) -> AsyncIterator[Side]:
         yield Side(daemon, client)
 
 
-async def test_a_token_is_for_one_job_and_a_quarter_of_an_hour(side: Side) -> None:
+async def test_a_token_is_for_one_job_for_15_minutes(side: Side) -> None:
     body = (await side.client.post(f"/api/jobs/{MINE}/token")).json()
     assert body["topic"] == f"job:{MINE}"
     left = datetime.fromisoformat(body["expires_at"]) - datetime.now(UTC)
@@ -66,7 +66,7 @@ async def test_a_token_is_for_one_job_and_a_quarter_of_an_hour(side: Side) -> No
         assert (await watcher.receive_until("progress"))[-1]["data"]["current_step"] == 1
 
 
-async def test_it_opens_that_job_and_nothing_else(side: Side) -> None:
+async def test_a_token_opens_only_its_job(side: Side) -> None:
     token = await side.token()
     side.client.headers.pop("Authorization")
     for path, status in [
@@ -96,7 +96,7 @@ async def test_it_opens_that_job_and_nothing_else(side: Side) -> None:
         assert messages[-1]["topics"] == topics[2:]
 
 
-async def test_one_for_all_jobs_shows_those_of_the_key_it_was_made_with(side: Side) -> None:
+async def test_an_all_jobs_token_shows_the_jobs_of_its_key(side: Side) -> None:
     token = await side.token("/api/token")
     async with side.daemon.watch(f"/ws/jobs?token={token}") as watcher:
         await side.daemon.report(progress(OTHER, 3), progress(MINE, 3), completed(MINE))
@@ -106,31 +106,31 @@ async def test_one_for_all_jobs_shows_those_of_the_key_it_was_made_with(side: Si
 
 
 @pytest.mark.parametrize("target", [f"/api/jobs/{OTHER}/token", f"/api/jobs/{job_id(3)}/token"])
-async def test_there_is_none_for_a_job_that_one_does_not_see(side: Side, target: str) -> None:
+async def test_no_token_for_a_hidden_job(side: Side, target: str) -> None:
     response = await side.client.post(target)
     assert (response.status_code, response.json()) == (404, {"error": f"no job {target.split('/')[3]}"})
 
 
 @pytest.mark.parametrize("others", [["progressd"], []])
-async def test_a_page_can_send_it_as_a_subprotocol(side: Side, others: list[str]) -> None:
+async def test_a_token_works_as_a_subprotocol(side: Side, others: list[str]) -> None:
     name = f"progressd.token.{await side.token()}"
     async with Peer(await side.daemon.connect()) as peer:
         head = await peer.open(f"/ws/jobs/{MINE}", {"Sec-WebSocket-Protocol": ", ".join([*others, name])})
     assert f"sec-websocket-protocol: {[*others, name][0]}\r\n".lower().encode() in head.lower()
 
 
-async def test_one_that_expires_while_a_client_waits_is_refused(side: Side, an_hour_later: Callable[[], None]) -> None:
+async def test_a_token_that_expires_ends_its_long_poll(side: Side, an_hour_later: Callable[[], None]) -> None:
     authenticator, token = side.daemon.daemon.authenticator, await side.token()
     async with Peer(await side.daemon.connect()) as peer:
         job = (await peer.ask(f"/api/jobs/{MINE}?token={token}")).json
         await peer.send(request(f"/api/jobs/{MINE}?since={job['cursor']}&wait=60&token={token}"))
-        await eventually(lambda: authenticator._held)
+        await eventually(lambda: authenticator._open)
         an_hour_later()
         answer = await peer.response()
     assert (answer.status, answer.json["message"]) == (401, "the token has expired")
 
 
-async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> None:
+async def test_an_expired_token_closes_with_4500(side: Side) -> None:
     authenticator = side.daemon.daemon.authenticator
     [key] = authenticator._keys.values()
     soon = new_token(authenticator._secret, f"job:{MINE}", datetime.now(UTC) + timedelta(seconds=1), key)
@@ -144,7 +144,7 @@ async def test_an_expired_one_closes_with_4500_before_and_after(side: Side) -> N
     assert (response.status_code, response.json()["message"]) == (401, "the token has expired")
 
 
-async def test_events_over_plain_http_end_with_the_token(side: Side, an_hour_later: Callable[[], None]) -> None:
+async def test_event_streams_end_with_their_token(side: Side, an_hour_later: Callable[[], None]) -> None:
     token = await side.token()
     async with Peer(await side.daemon.connect()) as peer:
         await peer.send(request(f"/api/jobs/{MINE}/events?token={token}"))
@@ -155,7 +155,7 @@ async def test_events_over_plain_http_end_with_the_token(side: Side, an_hour_lat
         await peer.rest()
 
 
-async def test_it_does_not_outlive_its_key(side: Side) -> None:
+async def test_a_token_ends_with_its_key(side: Side) -> None:
     token = await side.token()
     async with side.daemon.watch(f"/ws/jobs/{MINE}?token={token}") as watcher:
         keys.revoke(side.daemon.settings.auth.keys_file, "look")
@@ -166,7 +166,7 @@ async def test_it_does_not_outlive_its_key(side: Side) -> None:
     assert refused.value.status_code == 401
 
 
-async def test_another_secret_ends_all_tokens_with_a_reload(side: Side) -> None:
+async def test_a_new_secret_ends_all_tokens(side: Side) -> None:
     token = await side.token()
     path = side.daemon.settings.auth.token_secret_file
     async with (
@@ -176,18 +176,18 @@ async def test_another_secret_ends_all_tokens_with_a_reload(side: Side) -> None:
         await watcher.receive_until("progress")
         side.daemon.kill(signal.SIGHUP)
         await side.daemon.report(progress(MINE, 2))
-        assert (await watcher.receive_until("progress"))[-1]["data"]["percent"] == 2  # it is the same as before
+        assert (await watcher.receive_until("progress"))[-1]["data"]["percent"] == 2  # the connection is the same
         path.write_text(SECRET)
         side.daemon.kill(signal.SIGHUP)
         assert (await watcher.closed())[0] == 4500
         await side.daemon.report(completed(MINE))
         await with_key.receive_until("completed")
     refused = await side.client.get(f"/api/jobs/{MINE}", params={"token": token}, headers={"Authorization": ""})
-    assert (refused.status_code, refused.json()["message"]) == (401, "this token is not good here")
+    assert (refused.status_code, refused.json()["message"]) == (401, "invalid token")
     assert read_token(SECRET, await side.token()).topic == f"job:{MINE}"
 
 
-async def test_a_secret_that_cannot_be_read_changes_nothing(side: Side) -> None:
+async def test_an_unreadable_secret_changes_nothing(side: Side) -> None:
     token = await side.token()
     side.daemon.settings.auth.token_secret_file.write_text("damaged")
     side.daemon.kill(signal.SIGHUP)
@@ -197,14 +197,14 @@ async def test_a_secret_that_cannot_be_read_changes_nothing(side: Side) -> None:
 
 
 async def say(side: Side, data: bytes) -> None:
-    """Send it, and read what comes first, which does not say it again."""
+    """Send data, and check that the response does not repeat the secret."""
     async with Peer(await side.daemon.connect()) as peer:
         await peer.send(data)
         with trio.move_on_after(0.2):
             assert b"eyJ" not in await peer.receive()
 
 
-async def test_no_token_or_key_is_ever_in_the_log(side: Side, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_the_log_has_no_token_or_key(side: Side, capfd: pytest.CaptureFixture[str]) -> None:
     good, key = await side.token(), side.client.headers["Authorization"].removeprefix("Bearer ")
     expired = new_token(side.daemon.daemon.authenticator._secret, "jobs", datetime.now(UTC), Identity())
     targets = (f"/ws/jobs/{MINE}", f"/ws/jobs/{OTHER}", "/ws", "/ws/no", "/ws/jobs?since=x&interval=x")
@@ -229,7 +229,7 @@ async def test_no_token_or_key_is_ever_in_the_log(side: Side, capfd: pytest.Capt
     assert [secret for secret in (good, expired, key) if secret[-20:] in written] == []
 
 
-def test_the_command_makes_one_for_a_daemon_that_need_not_run(tmp_path: Path) -> None:
+def test_the_command_needs_no_running_daemon(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         result = CliRunner().invoke(main, ["token", *arguments, "--state-dir", str(tmp_path / "state")])
         assert result.exit_code == 0, result.output
@@ -245,7 +245,7 @@ def test_the_command_makes_one_for_a_daemon_that_need_not_run(tmp_path: Path) ->
     assert read_token(secret, all_).topic == "jobs"
 
 
-async def test_the_command_makes_none_for_a_job_that_the_daemon_does_not_know(side: Side) -> None:
+async def test_the_command_rejects_an_unknown_job(side: Side) -> None:
     state_dir = str(side.daemon.settings.state_dir)
     absent = "00000000-0000-4000-8000-000000000000"
     command = partial(CliRunner().invoke, main)
@@ -257,7 +257,7 @@ async def test_the_command_makes_none_for_a_job_that_the_daemon_does_not_know(si
     assert (await trio.to_thread.run_sync(command, ["token", MINE, "--state-dir", state_dir])).exit_code == 0
 
 
-async def test_the_command_takes_the_beginning_of_an_id(side: Side) -> None:
+async def test_the_command_accepts_an_id_prefix(side: Side) -> None:
     settings = side.daemon.settings
     one, twin = "abcdef01-0000-4000-8000-000000000000", "abcdef01-1000-4000-8000-000000000000"
 
@@ -274,16 +274,16 @@ async def test_the_command_takes_the_beginning_of_an_id(side: Side) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 64])
-def test_a_damaged_secret_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_secret_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token-secret"
     path.write_bytes(content)
     with pytest.raises(SettingsError, match="is damaged: delete the file"):
         secret_from(path)
 
 
-def test_the_secret_is_not_waited_for_at_a_pipe(tmp_path: Path) -> None:
+def test_a_pipe_as_secret_file_is_rejected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "secret")
-    with pytest.raises(SettingsError, match="secret cannot be used: it is not a regular file"):
+    with pytest.raises(SettingsError, match=r"cannot use the token secret in .*: it is not a regular file"):
         secret_from(tmp_path / "secret")
 
 
@@ -301,14 +301,14 @@ GOOD: dict[str, Any] = {"aud": AUDIENCE, "sub": "jobs", "exp": 2**33, "name": ""
         *[({name: value for name, value in GOOD.items() if name != left}, SECRET, "HS256") for left in GOOD],
     ],
 )
-def test_what_is_not_from_here_is_refused(claims: dict[str, Any], secret: str, algorithm: str) -> None:
+def test_forged_tokens_are_rejected(claims: dict[str, Any], secret: str, algorithm: str) -> None:
     token = jwt.encode(claims, secret, algorithm)
     with pytest.raises(TokenExpired if claims.get("exp") == 1 else Unauthorized):
         read_token(SECRET, token)
 
 
 @given(st.data())
-def test_a_token_with_a_letter_changed_is_refused_or_the_same(data: st.DataObject) -> None:
+def test_a_changed_token_is_rejected_or_equal(data: st.DataObject) -> None:
     good = new_token(SECRET, "jobs", datetime.now(UTC) + timedelta(hours=1), Identity())
     place = data.draw(st.integers(0, len(good) - 1))
     text = good[:place] + data.draw(st.characters()) + good[place + 1 :]
@@ -319,13 +319,13 @@ def test_a_token_with_a_letter_changed_is_refused_or_the_same(data: st.DataObjec
     assert grant == read_token(SECRET, good)
 
 
-def test_a_header_that_is_nested_deeply_is_refused() -> None:
+def test_a_deeply_nested_header_is_rejected() -> None:
     header = urlsafe_b64encode(b'{"alg":"HS256","a":' + b"[" * 9000).rstrip(b"=").decode()
     with pytest.raises(Unauthorized):
         read_token(SECRET, f"{header}.e30.AAAA")
 
 
 @given(st.text())
-def test_any_text_is_refused(text: str) -> None:
+def test_any_text_is_rejected(text: str) -> None:
     with pytest.raises(Unauthorized):
         read_token(SECRET, text)

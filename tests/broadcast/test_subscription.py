@@ -54,9 +54,9 @@ class Log:
     async def _wait(self) -> None:
         await trio.lowlevel.checkpoint()
         if not self.open:
-            gate = trio.Event()
-            self.waiting.append(gate)
-            await gate.wait()
+            access = trio.Event()
+            self.waiting.append(access)
+            await access.wait()
 
     def _read(self, topic: str, after: int | None, upto: int) -> Page:
         kept = [item for item in self.kept if topic in (ALL_JOBS, topic_of(item))]

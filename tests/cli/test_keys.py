@@ -96,13 +96,13 @@ def test_a_missing_or_wrong_key_is_an_error(arguments: list[str], locked: Locked
     secret = new_secret()
     wrong = run(locked, *arguments, PROGRESSD_KEY=secret)
     assert wrong.exit_code == 1
-    assert wrong.stderr == f"Error: there is no such key, or it has been revoked: {OTHER}\n"
+    assert wrong.stderr == f"Error: the key is unknown or has been revoked: {OTHER}\n"
 
 
 def test_a_missing_scope_is_an_error(locked: Locked) -> None:
     refused = run(locked, "submit", __file__, "--pipeline", "copy", PROGRESSD_KEY=locked.reader)
     assert refused.exit_code == 1
-    assert f"this takes the scope write, and this key has read: {OTHER}" in refused.stderr
+    assert f"the scope write is required: this key has read: {OTHER}" in refused.stderr
 
 
 def test_the_command_line_precedes_the_environment(locked: Locked, tmp_path: Path) -> None:

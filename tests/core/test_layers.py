@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "store": "core system",
     "broadcast": "core",
     "auth": "core system config",
-    "files": "core system store",
+    "files": "core system config store",
     "net": "core system config auth",
     "engine": "core system store broadcast auth files net",
     "producers": "core config broadcast net engine",

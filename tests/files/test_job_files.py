@@ -1,4 +1,4 @@
-"""The files of jobs: what is where, and what is left when the daemon dies between two steps."""
+"""The files of jobs, and what a crash between two steps leaves."""
 
 import errno
 import os
@@ -33,18 +33,18 @@ async def files(tmp_path: Path, store: SQLiteStore) -> JobFiles:
 
 
 def tree(top: Path) -> set[str]:
-    """Every file and directory below, but for the store's."""
+    """Return every file and directory below, except the store's."""
     return {str(path.relative_to(top)) for path in top.rglob("*") if not path.name.startswith("store.sqlite")}
 
 
 async def receive(files: JobFiles, number: int = 1, content: bytes = PDF) -> None:
-    """Upload an input as a whole."""
+    """Upload a whole input."""
     async with files.upload(job_id(number)) as upload:
         await upload.write(content)
         await upload.finish()
 
 
-async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: JobFiles, tmp_path: Path) -> None:
+async def test_an_input_exists_once_it_is_complete(files: JobFiles, tmp_path: Path) -> None:
     async with files.upload(ID) as upload:
         await upload.write(PDF[:5])
         await upload.write(PDF[5:])
@@ -55,7 +55,7 @@ async def test_an_input_is_there_as_soon_as_it_is_whole_and_not_before(files: Jo
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: JobFiles) -> None:
+async def test_the_head_of_an_upload_has_1024_bytes(files: JobFiles) -> None:
     async with files.upload(ID) as upload:
         for size in (1, 1000, 500, 500):
             await upload.write(bytes(size))
@@ -63,13 +63,11 @@ async def test_the_head_of_an_upload_is_its_first_1024_bytes(files: JobFiles) ->
 
 
 class Refused(Exception):
-    """Somebody does not want the upload after all."""
+    """The upload is rejected."""
 
 
 @pytest.mark.parametrize("whole", [False, True])
-async def test_an_upload_that_does_not_become_a_job_leaves_nothing(
-    files: JobFiles, tmp_path: Path, whole: bool
-) -> None:
+async def test_a_rejected_upload_leaves_no_files(files: JobFiles, tmp_path: Path, whole: bool) -> None:
 
     async def refuse() -> None:
         async with files.upload(ID) as upload:
@@ -84,7 +82,7 @@ async def test_an_upload_that_does_not_become_a_job_leaves_nothing(
 
 
 async def fail(files: JobFiles, content: bytes, error: Exception, *, whole: bool = True) -> None:
-    """An upload that ends so."""
+    """Upload content, and fail with the error."""
     with suppress(type(error)):
         async with files.upload(ID) as upload:
             await upload.write(content)
@@ -94,14 +92,14 @@ async def fail(files: JobFiles, content: bytes, error: Exception, *, whole: bool
 
 
 def undecided() -> StoreFailed:
-    """What a commit raises of which nobody knows whether the store has it."""
+    """Return the error of a commit that may or may not be stored."""
     error = StoreFailed("the disk fails")
     error.undecided = True
     return error
 
 
 @pytest.mark.parametrize("there", [False, True])
-async def test_what_is_undecided_is_decided_by_the_store_when_it_is_opened_again(
+async def test_undecided_uploads_are_settled_by_the_store(
     files: JobFiles, tmp_path: Path, store: SQLiteStore, there: bool
 ) -> None:
     for times in (1, 2, 3):
@@ -114,9 +112,7 @@ async def test_what_is_undecided_is_decided_by_the_store_when_it_is_opened_again
 
 
 @pytest.mark.parametrize("whole", [False, True])
-async def test_what_is_undecided_keeps_its_input_while_it_is_sent_again_in_vain(
-    files: JobFiles, tmp_path: Path, whole: bool
-) -> None:
+async def test_an_undecided_input_survives_a_failed_second_upload(files: JobFiles, tmp_path: Path, whole: bool) -> None:
     await fail(files, PDF, undecided())
     await fail(files, PDF[:5], Refused(), whole=whole)
     assert files.input(ID).read_bytes() == (PDF[:5] if whole else PDF)
@@ -126,9 +122,7 @@ async def test_what_is_undecided_keeps_its_input_while_it_is_sent_again_in_vain(
     assert files.input(ID).read_bytes() == PDF
 
 
-async def test_a_second_try_that_is_undecided_keeps_its_input(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
+async def test_an_undecided_retry_keeps_its_input(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     await receive(files)
     with pytest.raises(StoreFailed):
         async with files.copied_input(ID, job_id(2)):
@@ -139,15 +133,15 @@ async def test_a_second_try_that_is_undecided_keeps_its_input(
     assert tree(tmp_path / "uploads") == set()
 
 
-async def test_the_files_of_a_job_are_left_alone_by_an_upload_with_its_id(files: JobFiles, tmp_path: Path) -> None:
+async def test_an_upload_cannot_replace_files_of_a_job(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
-    with pytest.raises(Conflict, match="there are files of a job"):
+    with pytest.raises(Conflict, match="already has files"):
         await receive(files, content=b"%PDF of somebody else")
     assert files.input(ID).read_bytes() == PDF
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_a_cancelled_upload_leaves_nothing(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_cancelled_upload_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.upload(ID) as upload:
             await upload.write(PDF)
@@ -157,20 +151,18 @@ async def test_a_cancelled_upload_leaves_nothing(files: JobFiles, tmp_path: Path
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_an_uploaded_input_is_kept_after_a_crash_if_its_job_exists(
+async def test_after_a_crash_the_input_of_a_stored_job_stays(
     files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     await receive(files)
     await store.commit([job()], [])
-    (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # died before the last step
+    (tmp_path / "uploads" / ID).hardlink_to(files.input(ID))  # as after a crash before the last step
     await files.prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
     assert files.input(ID).read_bytes() == PDF
 
 
-async def test_a_crash_while_a_file_was_sent_again_leaves_nothing_of_it_beside_the_input(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
+async def test_after_a_crash_a_second_upload_is_deleted(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     await fail(files, PDF, undecided())
     await store.commit([job()], [])
     again = tmp_path / "uploads" / f"{ID}.again"
@@ -181,7 +173,7 @@ async def test_a_crash_while_a_file_was_sent_again_leaves_nothing_of_it_beside_t
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["half received", "whole, but not in the store"])
-async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
+async def test_after_a_crash_uploads_without_a_job_are_deleted(
     files: JobFiles, tmp_path: Path, store: SQLiteStore, linked: bool
 ) -> None:
     await receive(files, 2)
@@ -194,7 +186,7 @@ async def test_an_upload_without_a_job_is_cleared_away_after_a_crash(
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{job_id(2)}", f"jobs/{job_id(2)}/input"}
 
 
-async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_retry_links_the_input(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     async with files.copied_input(ID, job_id(2)):
         assert files.input(job_id(2)).samefile(files.input(ID))
@@ -203,14 +195,14 @@ async def test_a_job_is_tried_again_over_the_same_bytes_which_are_not_copied(fil
     assert tree(tmp_path / "uploads") == set()
 
 
-async def test_an_input_that_is_gone_cannot_be_tried_again(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_retry_without_an_input_is_rejected(files: JobFiles, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match=ID):
         async with files.copied_input(ID, job_id(2)):
             raise AssertionError("there is nothing to copy")
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_failed_retry_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     with pytest.raises(Refused):
         async with files.copied_input(ID, job_id(2)):
@@ -218,9 +210,9 @@ async def test_a_second_try_that_does_not_become_a_job_leaves_nothing(files: Job
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(files: JobFiles, tmp_path: Path) -> None:
+async def test_an_attempt_has_an_empty_directory(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
-    for number in (1, 2):  # what a daemon that was killed has left
+    for number in (1, 2):  # left by a killed daemon
         (tmp_path / "jobs" / ID / f"work-{number}" / "pages").mkdir(parents=True)
     async with files.attempt(ID, 2) as work:
         assert tree(tmp_path / "jobs" / ID) == {"input", "work-2"}
@@ -229,7 +221,7 @@ async def test_an_attempt_starts_in_an_empty_directory_that_is_gone_afterwards(f
     assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
-async def test_a_cancelled_attempt_is_cleared_away(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_cancelled_attempt_leaves_no_directory(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     with trio.fail_after(PATIENCE), trio.CancelScope() as scope:
         async with files.attempt(ID, 1) as work:
@@ -239,25 +231,23 @@ async def test_a_cancelled_attempt_is_cleared_away(files: JobFiles, tmp_path: Pa
     assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
-async def test_nothing_is_left_of_a_job_that_was_deleted_while_its_program_still_wrote(
-    files: JobFiles, tmp_path: Path
-) -> None:
+async def test_a_job_deleted_during_an_attempt_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     async with files.attempt(ID, 1) as work:
         await files.remove([ID])
-        work.mkdir(parents=True)  # as where a file came between the last look into the directory and its end
+        work.mkdir(parents=True)  # as if the program had written during the removal
         (work / "half").touch()
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_the_result_outlives_its_attempt(files: JobFiles) -> None:
+async def test_a_result_survives_its_attempt(files: JobFiles) -> None:
     async with files.attempt(ID, 1) as work:
         (work / "output.pdf").write_bytes(PDF)
         await files.keep_output(ID, work / "output.pdf")
     assert files.output(ID).read_bytes() == PDF
 
 
-async def test_a_result_that_is_not_there_is_not_kept(files: JobFiles) -> None:
+async def test_a_missing_result_is_rejected(files: JobFiles) -> None:
     async with files.attempt(ID, 1) as work:
         with pytest.raises(FileNotFoundError):
             await files.keep_output(ID, work / "output.pdf")
@@ -265,7 +255,7 @@ async def test_a_result_that_is_not_there_is_not_kept(files: JobFiles) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
-async def test_only_a_file_is_a_result(files: JobFiles, tmp_path: Path, kind: str) -> None:
+async def test_only_a_regular_file_is_a_result(files: JobFiles, tmp_path: Path, kind: str) -> None:
     await receive(files)
     async with files.attempt(ID, 1) as work:
         match kind:
@@ -280,14 +270,14 @@ async def test_only_a_file_is_a_result(files: JobFiles, tmp_path: Path, kind: st
     assert tree(tmp_path / "jobs") == {ID, f"{ID}/input"}
 
 
-async def test_of_what_attempts_complained_only_the_last_is_kept(files: JobFiles, tmp_path: Path) -> None:
+async def test_the_last_stderr_is_kept(files: JobFiles, tmp_path: Path) -> None:
     await receive(files)
     await files.keep_stderr(ID, b"a long complaint\n")
     await files.keep_stderr(ID, b"short\n")
     assert (tmp_path / "jobs" / ID / "stderr").read_bytes() == b"short\n"
 
 
-async def test_removing_a_job_removes_all_its_files_and_no_others(files: JobFiles, tmp_path: Path) -> None:
+async def test_remove_deletes_only_files_of_the_job(files: JobFiles, tmp_path: Path) -> None:
     for number in (1, 2):
         await receive(files, number)
         files.output(job_id(number)).write_bytes(PDF)
@@ -295,7 +285,7 @@ async def test_removing_a_job_removes_all_its_files_and_no_others(files: JobFile
     assert tree(tmp_path / "jobs") == {job_id(2), f"{job_id(2)}/input", f"{job_id(2)}/output"}
 
 
-async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(files: JobFiles, tmp_path: Path) -> None:
+async def test_old_directories_are_listed_in_steps(files: JobFiles, tmp_path: Path) -> None:
     for number in range(1, 6):
         await receive(files, number)
         if number != 3:
@@ -310,7 +300,7 @@ async def test_directories_that_are_old_are_listed_in_steps_and_nothing_else(fil
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-async def test_a_full_disk_is_told_and_leaves_nothing(
+async def test_a_full_disk_leaves_no_files(
     files: JobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(descriptor: int) -> None:
@@ -322,28 +312,26 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_a_file_larger_than_the_daemon_may_write_is_told_and_leaves_nothing(
-    files: JobFiles, tmp_path: Path
-) -> None:
-    least = 2**20  # nothing else that this process writes is as long
+async def test_a_file_above_the_size_limit_of_the_process_leaves_no_files(files: JobFiles, tmp_path: Path) -> None:
+    least = 2**20  # more than anything else that this process writes
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, limits[1]))
     try:
-        with pytest.raises(InsufficientStorage, match="the daemon may not write files as large as this"):
+        with pytest.raises(InsufficientStorage, match="larger than the daemon may write"):
             await receive(files, content=bytes(2 * least))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-def test_a_state_directory_is_made_for_its_user_alone(tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_state_directory(tmp_path: Path) -> None:
     state_dir = tmp_path / "some" / "where"
     with own_state_dir(state_dir):
         assert state_dir.stat().st_mode & 0o777 == 0o700
         assert (state_dir / "lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> None:
+def test_one_daemon_locks_the_state_directory(tmp_path: Path) -> None:
     other = (
         "import pathlib, sys; from progressd.files.state_dir import own_state_dir\n"
         "with own_state_dir(pathlib.Path(sys.argv[1])): pass"
@@ -356,10 +344,10 @@ def test_a_state_directory_is_used_by_one_daemon_at_a_time(tmp_path: Path) -> No
         )
         assert "another progressd uses the state directory" in refused.stderr
     with own_state_dir(tmp_path):
-        pass  # it is free again
+        pass  # unlocked again
 
 
-def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+def test_an_impossible_state_directory_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = pytest.raises(SettingsError, match=r"cannot use the state directory .*: Not a directory")
     with refused, own_state_dir(tmp_path / "file" / "state"):
@@ -367,13 +355,13 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["uploads", "jobs"])
-async def test_a_file_where_a_directory_is_needed_is_a_sentence(tmp_path: Path, store: SQLiteStore, name: str) -> None:
+async def test_a_file_instead_of_a_directory_is_rejected(tmp_path: Path, store: SQLiteStore, name: str) -> None:
     (tmp_path / name).touch()
-    with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is no directory$"):
+    with pytest.raises(SettingsError, match=f"^cannot use {tmp_path}/{name}: it is not a directory$"):
         await JobFiles(tmp_path).prepare(store)
 
 
-async def test_what_is_named_as_no_job_is_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
+async def test_files_of_others_are_left_alone(tmp_path: Path, store: SQLiteStore) -> None:
     others = {f"{top}/{name}" for top in ("uploads", "jobs") for name in ("lost+found", ID)}
     for other in others:
         (tmp_path / other).mkdir(parents=True)
@@ -383,9 +371,7 @@ async def test_what_is_named_as_no_job_is_left_alone(tmp_path: Path, store: SQLi
     assert tree(tmp_path) == {"uploads", "jobs", "uploads/notes.txt", "jobs/notes", *others}
 
 
-async def test_what_was_undecided_is_cleared_away_once_the_store_can_tell_but_not_what_is_being_received(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
+async def test_settle_spares_uploads_in_progress(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     undecided = StoreFailed("the disk fails")
     undecided.undecided = True
     for number in (1, 2, 3):
@@ -407,11 +393,11 @@ async def test_what_was_undecided_is_cleared_away_once_the_store_can_tell_but_no
 
 
 class Killed(BaseException):
-    """As if the process were no more."""
+    """The process is killed."""
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_daemon(
+async def test_the_next_daemon_settles_an_interrupted_deletion(
     files: JobFiles, tmp_path: Path, store: SQLiteStore, deleted: bool
 ) -> None:
     await store.commit([job(1, JobStatus.COMPLETED, completed_at=NOW, offset=2)], [])
@@ -426,7 +412,7 @@ async def test_a_deletion_that_is_cut_off_is_finished_or_forgotten_by_the_next_d
     assert tree(tmp_path) == {"uploads", "jobs"} | (set() if deleted else {f"jobs/{ID}", f"jobs/{ID}/input"})
 
 
-async def test_what_cannot_be_deleted_is_later(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
+async def test_failed_deletions_are_retried(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     await receive(files)
     await receive(files, 2)
     with no_descriptors_left(), capture_logs() as logs:
@@ -441,7 +427,7 @@ async def test_what_cannot_be_deleted_is_later(files: JobFiles, tmp_path: Path, 
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_why_files_cannot_be_deleted_is_told_at_once(files: JobFiles, store: SQLiteStore) -> None:
+async def test_a_failed_deletion_logs_its_reason(files: JobFiles, store: SQLiteStore) -> None:
     for number in range(1, 4):
         await receive(files, number)
     with small_disk(files.input(job_id(2)).parent / "busy"), capture_logs() as logs:
@@ -452,9 +438,7 @@ async def test_why_files_cannot_be_deleted_is_told_at_once(files: JobFiles, stor
     assert await files.remove_left(store) == 0
 
 
-async def test_what_cannot_be_deleted_is_by_the_next_daemon(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
+async def test_the_next_daemon_retries_a_failed_deletion(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     await receive(files)
     with no_descriptors_left():
         assert await files.remove([ID]) == {ID}
@@ -462,7 +446,7 @@ async def test_what_cannot_be_deleted_is_by_the_next_daemon(
     assert tree(tmp_path) == {"uploads", "jobs"}
 
 
-async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_again_and_becomes_a_job(
+async def test_leftovers_of_an_upload_do_not_harm_its_second_upload(
     files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     with ExitStack() as scarcity, suppress(KeyError):
@@ -482,7 +466,7 @@ async def test_an_upload_that_cannot_be_cleared_away_is_kept_where_it_is_sent_ag
     assert tree(tmp_path / "uploads") == set()
 
 
-async def test_what_cannot_be_deleted_is_later_also_where_it_is_sent_again_meanwhile(
+async def test_a_failed_deletion_blocks_a_new_upload_until_it_succeeds(
     files: JobFiles, tmp_path: Path, store: SQLiteStore
 ) -> None:
     await receive(files)
@@ -495,12 +479,10 @@ async def test_what_cannot_be_deleted_is_later_also_where_it_is_sent_again_meanw
     assert files.input(ID).read_bytes() == PDF
 
 
-MANY = 64  # that retention deletes in one go
+MANY = 64  # deleted together by retention
 
 
-async def test_what_is_sent_again_while_the_files_of_many_jobs_are_deleted_stays(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
+async def test_an_upload_during_many_deletions_stays(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
     for number in range(MANY):
         await receive(files, number)
 
@@ -519,9 +501,7 @@ async def test_what_is_sent_again_while_the_files_of_many_jobs_are_deleted_stays
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
-async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_its_name(
-    files: JobFiles, store: SQLiteStore
-) -> None:
+async def test_deletion_spares_an_upload_with_the_same_id(files: JobFiles, store: SQLiteStore) -> None:
     async with files.upload(ID) as upload:
         await upload.write(PDF)
         await upload.finish()
@@ -531,7 +511,7 @@ async def test_what_is_being_received_is_left_alone_by_the_deletion_of_a_job_of_
     assert files.input(ID).read_bytes() == PDF
 
 
-async def test_an_upload_that_becomes_a_job_while_the_store_is_asked_keeps_its_input(
+async def test_an_upload_finished_during_a_deletion_query_stays(
     files: JobFiles, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, told, known = trio.Event(), trio.Event(), store.known

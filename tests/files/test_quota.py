@@ -1,4 +1,4 @@
-"""How many bytes the files of jobs take: what is counted is what is on the disk, whatever happens to them."""
+"""The total size of the files of jobs."""
 
 import os
 import tempfile
@@ -10,8 +10,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import InsufficientStorage
-from progressd.files import quota as module
 from progressd.files.job_files import JobFiles
+from progressd.files.quota import DiskUsage
 from progressd.store.sqlite import SQLiteStore
 from support.samples import job_id
 
@@ -19,7 +19,7 @@ KIB = 1024
 
 
 def on_disk(state_dir: Path) -> int:
-    """Bytes of all files of jobs, as `find` would count them."""
+    """Return the bytes of all files of jobs, as `find` counts them."""
     return sum(path.lstat().st_size for path in (state_dir / "jobs").rglob("*") if path.is_file())
 
 
@@ -43,7 +43,7 @@ async def finish(files: JobFiles, number: int, size: int) -> None:
 
 
 class Refused(Exception):
-    """Somebody does not want the upload after all."""
+    """The upload is rejected."""
 
 
 CHANGES = st.tuples(
@@ -54,7 +54,7 @@ CHANGES = st.tuples(
 
 
 async def change(files: JobFiles, how: str, number: int, size: int) -> None:
-    """One step in the life of a job, as far as its files go, unless it does not come into question."""
+    """Change the files of a job, if that is possible now."""
     there = files.input(job_id(number)).exists()
     match how:
         case "upload" if not there:
@@ -79,79 +79,82 @@ async def change(files: JobFiles, how: str, number: int, size: int) -> None:
 
 @given(st.lists(CHANGES, max_size=12))
 @settings(max_examples=60)
-async def test_what_is_counted_is_what_is_on_the_disk(changes: list[tuple[str, int, int]]) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # where fsync costs nothing
+async def test_the_count_equals_the_bytes_on_disk(changes: list[tuple[str, int, int]]) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # fsync costs nothing there
         state_dir = Path(directory)
         with closing(SQLiteStore.open(state_dir / "store.sqlite")) as store:
             files = JobFiles(state_dir)
             await files.prepare(store)
             for how, number, size in changes:
                 await change(files, how, number, size)
-                assert (files.stored.bytes, files.stored.receiving) == (on_disk(state_dir), 0)
-            await files.stored.count()
-            assert files.stored.bytes == on_disk(state_dir)
+                assert (files.usage.bytes, files.usage.receiving) == (on_disk(state_dir), 0)
+            await files.usage.count()
+            assert files.usage.bytes == on_disk(state_dir)
 
 
-async def test_what_is_received_counts_as_it_comes_and_once(files: JobFiles) -> None:
+async def test_received_bytes_count_once(files: JobFiles) -> None:
     async with files.upload(job_id(1)) as upload:
         await upload.write(bytes(KIB))
         await upload.write(bytes(KIB))
-        assert (files.stored.bytes, files.stored.total) == (0, 2 * KIB)
+        assert (files.usage.bytes, files.usage.total) == (0, 2 * KIB)
         await upload.finish()
-        assert (files.stored.bytes, files.stored.total) == (2 * KIB, 2 * KIB)
+        assert (files.usage.bytes, files.usage.total) == (2 * KIB, 2 * KIB)
 
 
-async def test_what_comes_while_all_is_counted_anew_counts_once_but_for_what_is_just_being_written(
-    files: JobFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "STEP", 1)
-    monkeypatch.setattr(module, "PAUSE", 0.001)
+async def test_changes_during_a_count_count_once(tmp_path: Path) -> None:
+    usage = DiskUsage(tmp_path / "jobs", 0, batch=1, interval=0.001)
+
+    async def write(number: int, name: str, size: int) -> None:
+        path = tmp_path / "jobs" / job_id(number) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        await usage.changing([path.parent], lambda: path.write_bytes(bytes(size)))
+
     for number in range(20):
-        await receive(files, number, KIB)
+        await write(number, "input", KIB)
     for round_ in range(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(files.stored.count)
+            nursery.start_soon(usage.count)
             for number in range(20, 30):
-                await receive(files, number + 10 * round_, 7)
-                await files.keep_stderr(job_id(number - 20), bytes(number))
-        assert abs(files.stored.bytes - on_disk(tmp_path)) < 30 * 2
-        await files.stored.count()
-        assert files.stored.bytes == on_disk(tmp_path)
+                await write(number + 10 * round_, "input", 7)
+                await write(number - 20, "stderr", number)
+        assert abs(usage.bytes - on_disk(tmp_path)) < 30 * 2  # a file that was being written when its job was counted
+        await usage.count()
+        assert usage.bytes == on_disk(tmp_path)
 
 
-async def test_counting_anew_mends_what_went_past(files: JobFiles, tmp_path: Path) -> None:
+async def test_a_new_count_finds_outside_changes(files: JobFiles, tmp_path: Path) -> None:
     await receive(files, 1, KIB)
     await receive(files, 2, KIB)
     files.input(job_id(1)).unlink()
     (tmp_path / "jobs" / "lost+found").mkdir(mode=0)
     (tmp_path / "jobs" / job_id(3)).write_text("a file where a directory should be")
     os.truncate(files.input(job_id(2)), 5)
-    await files.stored.count()
-    assert files.stored.bytes == 5
+    await files.usage.count()
+    assert files.usage.bytes == 5
 
 
-async def test_an_attempt_under_way_does_not_count(files: JobFiles) -> None:
+async def test_a_running_attempt_does_not_count(files: JobFiles) -> None:
     await receive(files, 1, KIB)
     async with files.attempt(job_id(1), 1) as work:
         (work / "output").write_bytes(bytes(KIB))
-        await files.stored.count()
-        assert files.stored.bytes == KIB
+        await files.usage.count()
+        assert files.usage.bytes == KIB
 
 
-async def test_without_a_limit_anything_may_come_in(files: JobFiles) -> None:
-    files.stored.require(2**60)
-    assert files.stored.full is None
+async def test_without_a_limit_nothing_is_rejected(files: JobFiles) -> None:
+    files.usage.require(2**60)
+    assert files.usage.full is None
 
 
-async def test_what_would_exceed_the_limit_is_refused_in_a_sentence_and_what_just_fits_is_not(files: JobFiles) -> None:
-    files.stored.most = 2 * KIB
+async def test_bytes_above_the_limit_are_rejected(files: JobFiles) -> None:
+    files.usage.use(2 * KIB)
     await receive(files, 1, KIB)
-    files.stored.require(KIB)
+    files.usage.require(KIB)
     with pytest.raises(InsufficientStorage, match="those of jobs take 1 KiB of the 2 KiB allowed"):
-        files.stored.require(KIB + 1)
-    assert files.stored.full is None
+        files.usage.require(KIB + 1)
+    assert files.usage.full is None
     async with files.upload(job_id(2)) as upload:
         await upload.write(bytes(KIB))
-        assert "take 2 KiB of the 2 KiB allowed" in str(files.stored.full)
+        assert "take 2 KiB of the 2 KiB allowed" in str(files.usage.full)
         with pytest.raises(InsufficientStorage):
             await upload.write(b"1")

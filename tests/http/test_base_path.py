@@ -1,4 +1,4 @@
-"""Below a prefix, as proxies show it: everything that comes in and goes out, whether or not the proxy takes it away."""
+"""A base path, whether or not the proxy removes it."""
 
 import sqlite3
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def client(below: RunningDaemon) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def converted(daemon: RunningDaemon, client: httpx.AsyncClient) -> str:
-    """A job with a result."""
+    """Return a job with a result."""
     answer = await post_form(client, file_part())
     assert answer.status_code == 202, answer.text
     job = await ended(daemon, answer.json()["job_id"])
@@ -53,7 +53,7 @@ async def converted(daemon: RunningDaemon, client: httpx.AsyncClient) -> str:
 @pytest.mark.parametrize(
     "path", ["/", "/static/main.js", "/api/docs", "/api/health", "/api/jobs", f"/api/jobs/{ID}", "/api/jobs?limit=1"]
 )
-async def test_all_is_there_with_the_prefix_and_without(
+async def test_everything_works_with_and_without_the_prefix(
     below: RunningDaemon, client: httpx.AsyncClient, base: str, path: str
 ) -> None:
     await below.report(registered(ID))
@@ -62,19 +62,19 @@ async def test_all_is_there_with_the_prefix_and_without(
 
 
 @pytest.mark.parametrize("path", ["/progressive/api/health", "/progress2", "/other/api/health", f"{BELOW}{BELOW}/"])
-async def test_another_prefix_leads_nowhere(client: httpx.AsyncClient, path: str) -> None:
+async def test_another_prefix_returns_404(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 404
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-async def test_without_its_slash_it_is_sent_to_the_page(client: httpx.AsyncClient, method: str) -> None:
+async def test_the_prefix_without_slash_redirects(client: httpx.AsyncClient, method: str) -> None:
     answer = await client.request(method, BELOW, content=b"x" * 100_000 if method == "POST" else None)
     assert (answer.status_code, answer.headers["Location"]) == (308, f"{BELOW}/")
     assert (await client.request(method, f"{BELOW}?x=1&y=?")).headers["Location"] == f"{BELOW}/?x=1&y=?"
     assert (await client.get(f"{BELOW}/")).headers["Content-Type"].startswith("text/html")
 
 
-async def test_the_address_of_a_result_has_it_everywhere(below: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_result_urls_have_the_prefix(below: RunningDaemon, client: httpx.AsyncClient) -> None:
     job_id = await converted(below, client)
     url = f"{BELOW}/api/jobs/{job_id}/download"
     for read in (f"/api/jobs/{job_id}", f"/api/jobs/{job_id}?since=x", f"{BELOW}/api/jobs/{job_id}"):
@@ -90,7 +90,7 @@ async def test_the_address_of_a_result_has_it_everywhere(below: RunningDaemon, c
     assert (await client.get("/api/openapi.json")).json()["servers"] == [{"url": f"{BELOW}/"}]
 
 
-async def test_the_address_of_a_result_in_a_batch_has_it(below: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_result_urls_of_batches_have_the_prefix(below: RunningDaemon, client: httpx.AsyncClient) -> None:
     answer = await client.post(f"{BELOW}/api/batch", content=form(file_part(name="files")), headers=FORM_TYPE)
     batch = f"{BELOW}/api/batch/{answer.json()['batch_id']}"
     [job] = (await client.get(f"{batch}/jobs")).json()["jobs"]
@@ -100,10 +100,8 @@ async def test_the_address_of_a_result_in_a_batch_has_it(below: RunningDaemon, c
 
 
 @pytest.mark.parametrize("kept", ["", "/of/old"])
-async def test_the_address_of_a_result_has_the_prefix_of_now_whichever_was_when_the_job_ended(
-    tmp_path: Path, kept: str
-) -> None:
-    """`kept`: what an older version has put before it."""
+async def test_result_urls_have_the_current_prefix(tmp_path: Path, kept: str) -> None:
+    """Show a job whose stored URL has the prefix `kept`."""
     pipelines = {"pdf": python(COPY, result=True)}
     given: dict[str, Any] = {"pipelines": pipelines, "server": {"port": 0, "base_path": "/before"}}
     async with running_daemon(tmp_path, **given) as daemon, client_of(daemon) as client:
@@ -127,7 +125,7 @@ async def test_the_address_of_a_result_has_the_prefix_of_now_whichever_was_when_
 
 
 @pytest.mark.parametrize("base", [BELOW, ""])
-async def test_websockets_open_below_it_at_once_and_after_requests(below: RunningDaemon, base: str) -> None:
+async def test_websockets_open_below_the_prefix(below: RunningDaemon, base: str) -> None:
     await below.report(registered(ID), progress(ID, 1), completed(ID))
     async with Peer(await below.connect()) as peer:
         await peer.open(f"{base}/ws/jobs/{ID}?types=completed")
@@ -136,7 +134,7 @@ async def test_websockets_open_below_it_at_once_and_after_requests(below: Runnin
         for path in ("/api/health", f"{BELOW}/api/health", f"{BELOW}/ws/jobs"):
             assert (await peer.ask(path)).status in (200, 426)
         head = upgrade(f"{base}/ws/jobs/{ID}")
-        for piece in (head[:9], head[9:20]):  # which may be anything yet
+        for piece in (head[:9], head[9:20]):  # not recognizable yet
             await peer.send(piece)
         await peer.open_with(head[20:])
         assert await peer.close_code() == 1000
@@ -147,7 +145,7 @@ async def test_websockets_open_below_it_at_once_and_after_requests(below: Runnin
 
 
 @given(st.binary(max_size=30))
-def test_what_is_not_below_it_stays_as_it_is(target: bytes) -> None:
+def test_other_targets_are_unchanged(target: bytes) -> None:
     assert BasePath().inside(target) is target
     base = BasePath("/a/b/")
     assert base.inside(b"/a/b/" + target) == b"/" + target
@@ -157,11 +155,11 @@ def test_what_is_not_below_it_stays_as_it_is(target: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["progress", "/api", "/ws/", "/static/x", "/a//b", "/../x", "/a b", "//x", "/a?b"])
-def test_an_impossible_one_is_a_sentence(path: str) -> None:
+def test_an_invalid_prefix_is_rejected(path: str) -> None:
     with pytest.raises(SettingsError, match=r"^server\.base_path = .* expected a path such as"):
         load(None, {"PROGRESSD_SERVER_BASE_PATH": path}, {})
 
 
 @pytest.mark.parametrize("path", ["/", "/progress", "/progress/", "/a/b-c/d.e/", "/apiary"])
-def test_a_possible_one_is_taken(path: str) -> None:
+def test_valid_prefixes_are_accepted(path: str) -> None:
     assert load(None, {"PROGRESSD_SERVER_BASE_PATH": path}, {})[0].server.base_path == path

@@ -1,4 +1,4 @@
-"""Which answers are compressed, for whom, and that they say the same."""
+"""Which responses are compressed, and for which clients."""
 
 import gzip
 
@@ -9,7 +9,7 @@ from support.http_client import exchange, get
 from support.samples import ID, job_id
 
 
-async def test_a_long_list_is_compressed_for_who_takes_it(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_long_list_is_compressed(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(*(registered(job_id(number), input_filename=f"{number}.pdf") for number in range(1, 301)))
     plain = await client.get("/api/jobs?limit=300", headers={"Accept-Encoding": "identity"})
     small = await client.get("/api/jobs?limit=300", headers={"Accept-Encoding": "br, gzip;q=0.5"})
@@ -21,14 +21,14 @@ async def test_a_long_list_is_compressed_for_who_takes_it(daemon: RunningDaemon,
 
 
 @pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0"])
-async def test_who_takes_no_gzip_gets_none(client: httpx.AsyncClient, accepted: str) -> None:
+async def test_clients_without_gzip_get_plain_text(client: httpx.AsyncClient, accepted: str) -> None:
     response = await client.get("/api/openapi.json", headers={"Accept-Encoding": accepted})
     assert "Content-Encoding" not in response.headers
     assert response.json()["openapi"] == "3.1.0"
 
 
 @pytest.mark.parametrize("path", ["/api/openapi.json", "/api/docs", "/api/metrics"])
-async def test_what_is_long_and_text_is_compressed(daemon: RunningDaemon, path: str) -> None:
+async def test_long_texts_are_compressed(daemon: RunningDaemon, path: str) -> None:
     answer = await exchange(daemon, get(path, "Accept-Encoding: gzip", "Connection: close"))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-encoding: gzip" in head.lower()
@@ -36,17 +36,15 @@ async def test_what_is_long_and_text_is_compressed(daemon: RunningDaemon, path: 
 
 
 @pytest.mark.parametrize("path", ["/api/health", f"/api/jobs/{ID}", "/api/nothing"])
-async def test_what_is_short_is_not(daemon: RunningDaemon, client: httpx.AsyncClient, path: str) -> None:
+async def test_short_texts_are_not_compressed(daemon: RunningDaemon, client: httpx.AsyncClient, path: str) -> None:
     await daemon.report(registered(ID))
     response = await client.get(path, headers={"Accept-Encoding": "gzip"})
     assert "Content-Encoding" not in response.headers
 
 
-async def test_a_compressed_job_has_a_weak_tag_that_still_is_known(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_compressed_job_has_a_weak_etag(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, options={"text": "x" * 5000}))
-    path = f"/api/jobs/{ID.upper()}"  # what the application answers
+    path = f"/api/jobs/{ID.upper()}"  # not a fast read
     first = await client.get(path, headers={"Accept-Encoding": "gzip"})
     assert first.headers["Content-Encoding"] == "gzip"
     assert first.headers["ETag"].startswith("W/")
@@ -54,9 +52,7 @@ async def test_a_compressed_job_has_a_weak_tag_that_still_is_known(
         assert (await client.get(again, headers={"If-None-Match": first.headers["ETag"]})).status_code == 304
 
 
-async def test_a_job_is_compressed_ahead_of_the_application_as_well(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_fast_reads_are_compressed(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, options={"text": "x" * 30_000}))
     paths = (f"/api/jobs/{ID}", f"/api/jobs/{ID.upper()}")
     for accepted, encoding in (("gzip, deflate", "gzip"), ("*", "gzip"), ("gzip;q=0", None), ("", None)):
@@ -72,7 +68,7 @@ async def test_a_job_is_compressed_ahead_of_the_application_as_well(
 
 
 @pytest.mark.parametrize("id_", [ID, ID.upper()], ids=["directly", "by the application"])
-async def test_an_accept_encoding_longer_than_any_client_sends_is_not_read(
+async def test_an_overlong_accept_encoding_is_ignored(
     daemon: RunningDaemon, client: httpx.AsyncClient, id_: str
 ) -> None:
     await daemon.report(registered(ID, options={"text": "x" * 5000}))

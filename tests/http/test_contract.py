@@ -1,4 +1,4 @@
-"""What clients of the converter that came before rely on: every old name is there, and nothing is null."""
+"""The REST contract: every field that existing clients rely on, and no null."""
 
 import json
 import re
@@ -20,7 +20,7 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 
 
 class World:
-    """A daemon with a job in each state, and what makes the other things that a row is about."""
+    """A daemon with a job in each state and a batch."""
 
     def __init__(self, daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
         self.daemon = daemon
@@ -69,7 +69,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def at(body: Any, field: str) -> list[Any]:
-    """What is there under a name, of each item where there are several; nothing where it is absent."""
+    """Return the values of a dotted name, one for each item of a list; none if it is absent."""
     found = [body]
     for name in field.split("."):
         items = [item for value in found for item in (value if isinstance(value, list) else [value])]
@@ -87,7 +87,7 @@ def nulls(body: Any) -> bool:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.request} {row.status}")
-async def test_the_row_holds(world: World, row: Row) -> None:
+async def test_the_row_of_the_contract_holds(world: World, row: Row) -> None:
     response = await world.ask(row.request)
     body = response.json()
     assert response.status_code == row.status, body
@@ -101,7 +101,7 @@ async def test_the_row_holds(world: World, row: Row) -> None:
         assert all(re.fullmatch(TIME, time) for time in at(body, name))
 
 
-async def test_a_job_with_a_file_has_its_download(tmp_path: Path) -> None:
+async def test_a_completed_job_can_be_downloaded(tmp_path: Path) -> None:
     copy = Pipeline(("cp", "{input}", "{output}"), output="result.pdf")
     async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
         job = (await client.post("/api/convert", files={"file": ("Mein Buch.pdf", PDF)})).json()["job_id"]

@@ -1,4 +1,4 @@
-"""`POST /api/convert`: what becomes a job, what is refused and how, and that a refusal leaves nothing behind."""
+"""`POST /api/convert`: what it accepts and rejects, and that rejected uploads leave no files."""
 
 import json
 import socket
@@ -43,23 +43,23 @@ MIB = 1 << 20
 
 
 def no_files(running: RunningDaemon) -> bool:
-    """Whether there is no file of a job, nor of an upload."""
+    """Return whether there are no files of jobs and uploads."""
     state_dir = running.settings.state_dir
     return not any(list((state_dir / name).iterdir()) for name in ("uploads", "jobs"))
 
 
 async def nothing_is_left(running: RunningDaemon) -> bool:
-    """Whether there is neither a job nor a file."""
+    """Return whether there are no jobs and no files."""
     return no_files(running) and await running.daemon.store.list_jobs(Filter(), 10, 0) == ([], 0)
 
 
 def names_in(directory: Path) -> set[str]:
-    """Everything below, but for the store's files."""
+    """Return the names of all files below, except the store's."""
     return {path.name for path in directory.rglob("*") if not path.name.startswith("progressd.db")}
 
 
 def id_of(response: httpx.Response) -> str:
-    """The id of the job that was made."""
+    """Return the id of the new job."""
     assert response.status_code == 202, response.text
     return str(response.json()["job_id"])
 
@@ -92,7 +92,7 @@ async def test_a_file_becomes_a_job(daemon: RunningDaemon, client: httpx.AsyncCl
     ],
     ids=["no options", "options first", "options last", "empty options", "other fields"],
 )
-async def test_what_is_not_given_has_its_default(
+async def test_omitted_options_have_defaults(
     daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes]
 ) -> None:
     job = await daemon.daemon.registry.get(id_of(await post_form(client, *parts)))
@@ -100,7 +100,7 @@ async def test_what_is_not_given_has_its_default(
     assert daemon.daemon.files.input(job.id).read_bytes() == PDF
 
 
-async def test_an_input_of_any_bytes_arrives_as_it_was(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_any_bytes_are_stored_unchanged(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     content = PDF + bytes(range(256)) * 1000 + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() + b"\r\n\n\r\r\n"
     whole = form(file_part(content))
     for size in (len(whole), 1000, 7919):
@@ -109,7 +109,7 @@ async def test_an_input_of_any_bytes_arrives_as_it_was(daemon: RunningDaemon, cl
         assert daemon.daemon.files.input(id_of(response)).read_bytes() == content
 
 
-async def test_another_pipeline_can_be_chosen(tmp_path: Path) -> None:
+async def test_the_query_selects_a_pipeline(tmp_path: Path) -> None:
     other = Pipeline(("true",), accept=("image/png", "image/jpeg"), options={"size": Option("integer", 4)})
     async with running_daemon(tmp_path, pipelines={"thumb": other}) as daemon, client_of(daemon) as client:
         job_id = id_of(await post_form(client, file_part(b"no signature is looked for", "a.PNG"), pipeline="thumb"))
@@ -122,9 +122,7 @@ async def test_another_pipeline_can_be_chosen(tmp_path: Path) -> None:
         )
 
 
-async def test_labels_and_a_priority_go_with_the_job_also_when_it_is_tried_again(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_labels_and_priority_survive_a_retry(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     labels, options = {"team": "scan", "größe": ""}, options_part({"dpi": 150, "priority": "high"})
     made = await post_form(client, part("labels", json.dumps(labels).encode()), options, file_part())
     assert (await client.delete(f"/api/jobs/{id_of(made)}")).status_code == 200
@@ -133,7 +131,7 @@ async def test_labels_and_a_priority_go_with_the_job_also_when_it_is_tried_again
         assert (job.labels, job.priority, job.options) == (labels, "high", {**DEFAULTS, "dpi": 150})
 
 
-async def test_an_option_of_the_pipeline_is_no_priority(tmp_path: Path) -> None:
+async def test_a_pipeline_may_have_an_option_named_priority(tmp_path: Path) -> None:
     other = Pipeline(("true",), options={"priority": Option("integer", 4)})
     async with running_daemon(tmp_path, pipelines={"nice": other}) as daemon, client_of(daemon) as client:
         job_id = id_of(await post_form(client, file_part(), options_part({"priority": 7}), pipeline="nice"))
@@ -150,7 +148,7 @@ async def test_an_option_of_the_pipeline_is_no_priority(tmp_path: Path) -> None:
         (options_part({"priority": "urgent"}), 422, 'option priority: "urgent" is not one of low, normal, high'),
     ],
 )
-async def test_labels_and_priorities_that_are_none_are_refused(
+async def test_invalid_labels_and_priorities_are_rejected(
     daemon: RunningDaemon, client: httpx.AsyncClient, field: bytes, status: int, sentence: str
 ) -> None:
     refused = await post_form(client, file_part(), field)
@@ -159,16 +157,14 @@ async def test_labels_and_priorities_that_are_none_are_refused(
     assert await nothing_is_left(daemon)
 
 
-async def test_an_unknown_pipeline_is_refused_with_the_known_ones(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_an_unknown_pipeline_is_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     refused = await post_form(client, file_part(), pipeline="../pdf")
     assert (refused.status_code, error_of(refused)) == (400, "there is no pipeline '../pdf': choose from pdf")
     assert await nothing_is_left(daemon)
 
 
 @pytest.mark.parametrize(("blocks", "announced"), [(40, True), (200, False)], ids=["Content-Length", "chunked"])
-async def test_a_large_file_never_is_in_memory(tmp_path: Path, blocks: int, announced: bool) -> None:
+async def test_a_large_upload_is_not_held_in_memory(tmp_path: Path, blocks: int, announced: bool) -> None:
     block = bytes(MIB)
     size = blocks * len(block)
     head, tail = file_part(b"%PDF-").removesuffix(b"\r\n"), b"\r\n" + form()
@@ -182,24 +178,24 @@ async def test_a_large_file_never_is_in_memory(tmp_path: Path, blocks: int, anno
         finally:
             tracemalloc.stop()
         assert daemon.daemon.files.input(id_of(response)).stat().st_size == size + len(b"%PDF-")
-    assert peak < 4 * MIB  # most of it the client's
+    assert peak < 4 * MIB  # most of it is the client's
 
 
 SMALL = {"max_upload_bytes": 1000}
 
 
-async def test_a_file_may_be_as_large_as_the_limit_and_no_larger(tmp_path: Path) -> None:
+async def test_a_file_above_the_limit_is_rejected(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
         refused = await post_form(client, file_part(PDF.ljust(1001)))
         assert (refused.status_code, error_of(refused)) == (
             413,
-            "book.pdf is larger than 1000 B, the most this server accepts",
+            "book.pdf is larger than 1000 B, the limit",
         )
         assert await nothing_is_left(daemon)
         id_of(await post_form(client, file_part(PDF.ljust(1000))))
 
 
-async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(tmp_path: Path) -> None:
+async def test_a_too_large_content_length_is_rejected_at_once(tmp_path: Path) -> None:
     head = (
         "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 99999999999\r\n"
         f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
@@ -207,11 +203,11 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(tmp_p
     async with running_daemon(tmp_path, limits=SMALL) as daemon:
         answer = await exchange(daemon, head.encode())
         assert answer.startswith(b"HTTP/1.1 413 ")
-        assert b"the file is larger than 1000 B, the most this server accepts" in answer
+        assert b"the file is larger than 1000 B, the limit" in answer
         assert await nothing_is_left(daemon)
 
 
-async def test_a_body_that_turns_out_too_large_is_refused_on_the_way(tmp_path: Path) -> None:
+async def test_a_too_large_chunked_body_is_rejected(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits=SMALL) as daemon, client_of(daemon) as client:
         pieces = repeat(part("cover", bytes(60_000), '; filename="cover.png"'), 15)
         refused = await post_pieces(client, "/api/convert", cycle(pieces), FORM_TYPE)
@@ -233,7 +229,7 @@ async def test_a_body_that_turns_out_too_large_is_refused_on_the_way(tmp_path: P
     ],
     ids=["large field", "large options", "many fields", "large header"],
 )
-async def test_a_form_with_too_much_beside_the_file_is_refused(
+async def test_too_many_or_too_large_fields_are_rejected(
     daemon: RunningDaemon, client: httpx.AsyncClient, parts: list[bytes], sentence: str
 ) -> None:
     refused = await post_form(client, *parts)
@@ -242,7 +238,7 @@ async def test_a_form_with_too_much_beside_the_file_is_refused(
     assert await nothing_is_left(daemon)
 
 
-async def test_how_much_that_may_be_is_a_setting(tmp_path: Path) -> None:
+async def test_the_limits_of_fields_are_settings(tmp_path: Path) -> None:
     limits = {"max_form_fields": 2, "max_form_field_bytes": 5}
     async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
         refused = await post_form(client, part("note", b"x" * 6), file_part())
@@ -263,7 +259,7 @@ async def test_how_much_that_may_be_is_a_setting(tmp_path: Path) -> None:
         (b"", False),
     ],
 )
-async def test_a_pdf_is_told_by_its_content(
+async def test_a_pdf_is_recognized_by_its_content(
     daemon: RunningDaemon, client: httpx.AsyncClient, content: bytes, accepted: bool
 ) -> None:
     response = await post_form(client, file_part(content, "book.pdf" if not accepted else "book.txt"))
@@ -298,7 +294,7 @@ async def test_a_pdf_is_told_by_its_content(
         (b'{"dpi":' + b"[" * 50_000 + b"}", "options"),
     ],
 )
-async def test_an_option_that_is_not_possible_is_named(
+async def test_an_invalid_option_is_named(
     daemon: RunningDaemon, client: httpx.AsyncClient, options: Any, named: str
 ) -> None:
     refused = await post_form(client, file_part(), options_part(options))
@@ -309,7 +305,7 @@ async def test_an_option_that_is_not_possible_is_named(
     assert await nothing_is_left(daemon)
 
 
-async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: Path) -> None:
+async def test_an_option_without_its_program_is_rejected(tmp_path: Path) -> None:
     pipeline = shell("true", options={"ocr": Option("boolean", False, needs="no-such-program")})
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         refused = await post_form(client, file_part(), options_part({"ocr": True}))
@@ -335,7 +331,7 @@ async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: P
         (
             form(file_part(), file_part()),
             FORM_TYPE["Content-Type"],
-            "the form has several files: send one here, or all of them to /api/batch",
+            "the form has several files: send only one here, or all of them to /api/batch",
         ),
         (form(file_part())[:-20], FORM_TYPE["Content-Type"], "the form is malformed or was cut off: send it again"),
         (b"", FORM_TYPE["Content-Type"], "the form is malformed or was cut off: send it again"),
@@ -363,7 +359,7 @@ async def test_an_option_whose_program_is_missing_is_refused_at_once(tmp_path: P
         (b"{}", "application/json", "the body is not a form: send it as multipart/form-data, with a boundary"),
     ],
 )
-async def test_what_is_no_form_with_one_file_is_refused(
+async def test_invalid_forms_are_rejected(
     daemon: RunningDaemon, client: httpx.AsyncClient, body: bytes, content_type: str, sentence: str
 ) -> None:
     refused = await client.post("/api/convert", content=body, headers={"Content-Type": content_type.encode()})
@@ -387,7 +383,7 @@ async def test_what_is_no_form_with_one_file_is_refused(
         ('; filename=".."', ".."),
     ],
 )
-async def test_a_file_name_is_a_label_and_never_a_path(tmp_path: Path, disposition: str, label: str) -> None:
+async def test_a_file_name_is_never_a_path(tmp_path: Path, disposition: str, label: str) -> None:
     pipeline = Pipeline(("cp", "{input}", "{output}"))
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         job_id = id_of(await post_form(client, part("file", PDF, disposition)))
@@ -401,7 +397,7 @@ async def test_a_file_name_is_a_label_and_never_a_path(tmp_path: Path, dispositi
 
 
 @pytest.mark.parametrize("ending", ["close", "reset", "half-close"])
-async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon, ending: str) -> None:
+async def test_an_interrupted_upload_leaves_no_files(daemon: RunningDaemon, ending: str) -> None:
     head = (
         "POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: 1000000\r\n"
         f"Content-Type: {FORM_TYPE['Content-Type']}\r\n\r\n"
@@ -428,11 +424,11 @@ async def test_an_upload_that_is_cut_leaves_nothing_behind(daemon: RunningDaemon
 @pytest.mark.parametrize(
     ("rate", "sentence"),
     [
-        (0, "the request stopped: nothing arrived for 60 s"),
-        (10**9, "the request came too slowly: send at least 953.7 MiB per second on average"),
+        (0, "the body stopped: nothing arrived for 60 s"),
+        (10**9, "the body arrived too slowly: send at least 953.7 MiB per second on average"),
     ],
 )
-async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
+async def test_a_stalled_upload_returns_408(
     slow_clock: trio.testing.MockClock, tmp_path: Path, rate: int, sentence: str
 ) -> None:
     head = (
@@ -449,7 +445,7 @@ async def test_a_client_that_stops_sending_is_told_so_and_leaves_nothing_behind(
         assert await nothing_is_left(daemon)
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on(daemon: RunningDaemon) -> None:
+async def test_expect_100_continue_is_answered(daemon: RunningDaemon) -> None:
     body = form(file_part())
     head = (
         f"POST /api/convert HTTP/1.1\r\nHost: progressd\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
@@ -463,7 +459,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on(daemon: RunningDaemon) 
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 202 ")
 
 
-async def test_many_uploads_at_once_all_become_jobs(tmp_path: Path) -> None:
+async def test_concurrent_uploads_all_become_jobs(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon, client_of(daemon) as client:
         made: dict[int, str] = {}
 
@@ -479,7 +475,7 @@ async def test_many_uploads_at_once_all_become_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 100_000], ids=["found at the end", "found on the way"])
-async def test_an_upload_for_which_there_is_no_room_is_507_and_leaves_nothing_behind(
+async def test_a_full_disk_returns_507(
     daemon: RunningDaemon, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     open_file = trio.open_file
@@ -492,20 +488,18 @@ async def test_an_upload_for_which_there_is_no_room_is_507_and_leaves_nothing_be
 
     monkeypatch.setattr("progressd.files.job_files.trio.open_file", open_full)
     refused = await post_form(client, file_part(PDF.ljust(size)))
-    assert (refused.status_code, error_of(refused)) == (507, "there is no space left for this on the daemon's disk")
+    assert (refused.status_code, error_of(refused)) == (507, "no space left on the daemon's disk")
     assert await nothing_is_left(daemon)
 
 
 class FullStore(SQLiteStore):
-    """Keeps no job."""
+    """Rejects every commit."""
 
     async def commit(self, jobs: Iterable[Job], changes: Any, batches: Any = ()) -> None:
         raise StoreFailed("the store does not take it: disk full")
 
 
-async def test_an_upload_that_the_store_cannot_keep_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failing_store_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.app.SQLiteStore", FullStore)
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         refused = await post_form(client, file_part())
@@ -514,7 +508,7 @@ async def test_an_upload_that_the_store_cannot_keep_leaves_nothing_behind(
         assert await nothing_is_left(daemon)
 
 
-async def test_a_daemon_that_stops_takes_no_work(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_accepts_no_work(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:

@@ -1,4 +1,4 @@
-"""Which pages of other sites may read what the daemon answers."""
+"""Which pages of other sites may read responses."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +21,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_an_allowed_site_asks_before_it_sends_and_needs_no_key_for_that(client: httpx.AsyncClient) -> None:
+async def test_a_preflight_of_an_allowed_site_needs_no_key(client: httpx.AsyncClient) -> None:
     headers = {"Origin": SITE, "Access-Control-Request-Method": "DELETE"}
     response = await client.options(f"/api/jobs/{ID}", headers=headers)
     assert (response.status_code, response.content) == (204, b"")
@@ -34,7 +34,7 @@ async def test_an_allowed_site_asks_before_it_sends_and_needs_no_key_for_that(cl
 
 
 @pytest.mark.parametrize(("path", "status"), [("/api/health", 200), ("/api/jobs", 401), ("/api/nothing", 401)])
-async def test_an_allowed_site_may_read_answers_and_errors(client: httpx.AsyncClient, path: str, status: int) -> None:
+async def test_an_allowed_site_may_read_responses(client: httpx.AsyncClient, path: str, status: int) -> None:
     response = await client.get(path, headers={"Origin": SITE})
     assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (status, SITE)
     shown = response.headers["Access-Control-Expose-Headers"].split(", ")
@@ -43,7 +43,7 @@ async def test_an_allowed_site_may_read_answers_and_errors(client: httpx.AsyncCl
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
-async def test_any_other_site_may_not(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_other_sites_may_not_read_responses(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     for response in (
         await client.get("/api/health", headers=headers),
         await client.options("/api/health", headers={**headers, "Access-Control-Request-Method": "GET"}),
@@ -55,9 +55,7 @@ async def test_any_other_site_may_not(client: httpx.AsyncClient, headers: dict[s
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": SITE}])
-async def test_caches_are_told_that_a_read_of_a_job_depends_on_the_site(
-    tmp_path: Path, headers: dict[str, str]
-) -> None:
+async def test_fast_reads_vary_by_origin(tmp_path: Path, headers: dict[str, str]) -> None:
     async with (
         running_daemon(tmp_path, server={"allowed_origins": (SITE,)}) as daemon,
         client_of(daemon) as client,

@@ -1,4 +1,4 @@
-"""A job that somebody deletes: who is told of it, and how."""
+"""Which watchers get `job_deleted`, and when."""
 
 import json
 from collections.abc import Collection
@@ -30,7 +30,7 @@ async def delete(client: httpx.AsyncClient, job: str) -> None:
     assert (await client.delete(f"/api/jobs/{job}?purge=true")).status_code == 200
 
 
-async def test_those_who_watch_every_job_are_told_in_its_turn(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_watchers_of_all_jobs_get_job_deleted_in_order(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await finished(daemon, ID, labels={"team": "scan"})
     await daemon.report(registered(OTHER))
     async with daemon.watch("/ws/jobs") as watcher, daemon.watch("/ws") as many:
@@ -49,9 +49,7 @@ async def test_those_who_watch_every_job_are_told_in_its_turn(daemon: RunningDae
         assert [await back.receive() for _ in range(2)] == told[1:]
 
 
-async def test_it_is_told_only_where_it_is_asked_for_and_never_again(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_job_deleted_obeys_types_and_comes_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await finished(daemon, ID)
     await daemon.report(registered(OTHER))
     async with daemon.watch("/ws/jobs?types=progress") as watcher:
@@ -66,7 +64,7 @@ async def test_it_is_told_only_where_it_is_asked_for_and_never_again(
         ]
 
 
-async def test_who_watches_its_batch_is_told(tmp_path: Path) -> None:
+async def test_watchers_of_the_batch_get_job_deleted(tmp_path: Path) -> None:
     waits = python("import sys, time; b'quick' in open(sys.argv[1], 'rb').read() or time.sleep(60)")
     async with running_daemon(tmp_path, pipelines={"pdf": waits}) as daemon, client_of(daemon) as client:
         files = form(file_part(PDF + b"quick", name="files"), file_part(PDF, name="files"))
@@ -80,7 +78,7 @@ async def test_who_watches_its_batch_is_told(tmp_path: Path) -> None:
         assert (await client.delete(f"/api/batch/{batch}")).status_code == 200
 
 
-async def test_a_key_bound_to_labels_is_told_of_its_own_alone(tmp_path: Path) -> None:
+async def test_bound_keys_get_job_deleted_of_visible_jobs(tmp_path: Path) -> None:
     bound = bearer(keys.add(tmp_path / "state/keys.json", "scan", "read", "write", team="scan"))
     everybody = bearer(keys.add(tmp_path / "state/keys.json", "all", "read", "write"))
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
@@ -94,9 +92,7 @@ async def test_a_key_bound_to_labels_is_told_of_its_own_alone(tmp_path: Path) ->
             assert (await watcher.receive())["job_id"] == ID
 
 
-async def test_its_own_stream_ends_with_the_job_and_is_refused_after_the_deletion(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_the_stream_of_a_deleted_job_returns_404(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await finished(daemon, ID)
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
         assert (await watcher.closed())[0] == 1000
@@ -108,8 +104,7 @@ async def test_its_own_stream_ends_with_the_job_and_is_refused_after_the_deletio
     assert (await client.get(f"/api/jobs/{ID}/events")).status_code == 404
 
 
-async def test_what_the_retention_deletes_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was long over, and may be thousands at once."""
+async def test_retention_sends_no_job_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.engine.retention.INTERVAL", 0.1)
     async with (
         running_daemon(tmp_path, store={"retention": 0.2}) as daemon,
@@ -125,7 +120,7 @@ async def test_what_the_retention_deletes_is_not_told(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_cursor_stays_good_over_a_deletion(tmp_path: Path, restarted: bool) -> None:
+async def test_a_cursor_survives_a_deletion(tmp_path: Path, restarted: bool) -> None:
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         await daemon.report(registered(OTHER))
         async with daemon.watch("/ws/jobs") as watcher:

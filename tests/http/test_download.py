@@ -1,4 +1,4 @@
-"""`GET /api/jobs/:id/download`: the name, the bytes, parts of them, and when there is nothing to fetch."""
+"""`GET /api/jobs/:id/download`: names, ranges and missing results."""
 
 import socket
 import struct
@@ -33,7 +33,7 @@ MIB = 1 << 20
 async def downloadable(
     directory: Path, pipeline: Pipeline = COPY, content: bytes = CONTENT
 ) -> AsyncGenerator[tuple[httpx.AsyncClient, str]]:
-    """A client of a daemon, and the path of a result there."""
+    """Yield a client and the path of a result."""
     async with running_daemon(directory, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         done = await ended(daemon, await submit(daemon, "pdf", content))
         assert done.status is JobStatus.COMPLETED
@@ -42,13 +42,13 @@ async def downloadable(
 
 
 def name_in(response: httpx.Response) -> str:
-    """The file name that a client is told (RFC 6266), decoded as browsers do."""
+    """Return the file name (RFC 6266), decoded as browsers do."""
     disposition, options = parse_options_header(response.headers["Content-Disposition"])
     assert disposition == "attachment"
     return options["filename"]
 
 
-async def test_a_result_comes_as_a_file_with_its_length(tmp_path: Path) -> None:
+async def test_a_result_has_its_length_and_name(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
         response = await client.get(url)
     assert (response.status_code, response.content) == (200, CONTENT)
@@ -61,10 +61,10 @@ async def test_a_result_comes_as_a_file_with_its_length(tmp_path: Path) -> None:
     assert headers["Cache-Control"] == "private, no-cache"
 
 
-async def test_the_head_is_that_of_the_file(tmp_path: Path) -> None:
+async def test_head_returns_the_headers_of_get(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
         whole, head = await client.get(url), await client.head(url)
-        of_a_part = await client.head(url, headers={"Range": "bytes=0-0"})  # there is none but of GET
+        of_a_part = await client.head(url, headers={"Range": "bytes=0-0"})  # ranges are only for GET
     for one in (head, of_a_part):
         assert (one.status_code, one.content) == (200, b"")
         for name in ("Content-Type", "Content-Length", "Content-Disposition", "ETag", "Last-Modified", "Accept-Ranges"):
@@ -126,7 +126,7 @@ async def test_the_result_is_named_after_the_input(tmp_path: Path, uploaded: str
         ("ß's*.pdf", "attachment; filename=\"_'s*.pdf\"; filename*=UTF-8''%C3%9F%27s%2A.pdf"),
     ],
 )
-def test_a_name_is_told_in_ascii_and_beside_that_as_it_is(name: str, header: str) -> None:
+def test_a_name_has_an_ascii_fallback(name: str, header: str) -> None:
     assert attachment(name) == header
 
 
@@ -140,7 +140,7 @@ def test_a_name_is_told_in_ascii_and_beside_that_as_it_is(name: str, header: str
         ("result", "book", "application/octet-stream"),
     ],
 )
-async def test_the_type_is_that_of_the_pipelines_result(tmp_path: Path, output: str, name: str, type_: str) -> None:
+async def test_the_type_follows_the_pipelines_output(tmp_path: Path, output: str, name: str, type_: str) -> None:
     pipeline = Pipeline(COPY.command, output=output)
     async with downloadable(tmp_path, pipeline) as (client, url):
         response = await client.get(url)
@@ -160,7 +160,7 @@ async def test_the_type_is_that_of_the_pipelines_result(tmp_path: Path, output: 
         (f"bytes={len(CONTENT) - 1}-", len(CONTENT) - 1, len(CONTENT)),
     ],
 )
-async def test_a_part_can_be_asked_for(tmp_path: Path, asked: str, start: int, end: int) -> None:
+async def test_ranges_are_returned(tmp_path: Path, asked: str, start: int, end: int) -> None:
     async with downloadable(tmp_path) as (client, url):
         response = await client.get(url, headers={"Range": asked})
     assert (response.status_code, response.content) == (206, CONTENT[start:end])
@@ -169,7 +169,7 @@ async def test_a_part_can_be_asked_for(tmp_path: Path, asked: str, start: int, e
 
 
 @pytest.mark.parametrize("asked", [f"bytes={len(CONTENT)}-", f"bytes={10**9}-{10**9 + 5}"])
-async def test_a_part_behind_the_end_cannot_be_had(tmp_path: Path, asked: str) -> None:
+async def test_a_range_past_the_end_returns_416(tmp_path: Path, asked: str) -> None:
     async with downloadable(tmp_path) as (client, url):
         response = await client.get(url, headers={"Range": asked})
     assert response.status_code == 416
@@ -182,9 +182,7 @@ async def test_a_part_behind_the_end_cannot_be_had(tmp_path: Path, asked: str) -
     "asked",
     ["pages=1-2", "bytes", "bytes=", "bytes=x-y", "bytes=5-2", "bytes=-", "", "bytes=0-1,5-6", "bytes=0-0,-1"],
 )
-async def test_a_range_that_makes_no_sense_and_several_at_once_are_ignored(
-    tmp_path: Path, asked: str, method: str
-) -> None:
+async def test_invalid_and_multiple_ranges_are_ignored(tmp_path: Path, asked: str, method: str) -> None:
     async with downloadable(tmp_path) as (client, url):
         response = await client.request(method, url, headers={"Range": asked})
     assert (response.status_code, response.content) == (200, CONTENT if method == "GET" else b"")
@@ -192,7 +190,7 @@ async def test_a_range_that_makes_no_sense_and_several_at_once_are_ignored(
     assert "Content-Range" not in response.headers
 
 
-async def test_a_download_goes_on_where_it_broke_off_only_if_the_file_is_the_same(tmp_path: Path) -> None:
+async def test_if_range_requires_the_same_file(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
         whole = await client.get(url)
         part = {"Range": "bytes=5-"}
@@ -206,7 +204,7 @@ async def test_a_download_goes_on_where_it_broke_off_only_if_the_file_is_the_sam
             assert (response.status_code, response.content) == (200, CONTENT)
 
 
-async def test_a_client_that_has_the_file_is_told_so(tmp_path: Path) -> None:
+async def test_an_unchanged_file_returns_304(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, url):
         whole = await client.get(url)
         for headers in (
@@ -217,13 +215,13 @@ async def test_a_client_that_has_the_file_is_told_so(tmp_path: Path) -> None:
             assert (response.status_code, response.content) == (304, b"")
 
 
-async def test_an_empty_result_is_a_file_as_well(tmp_path: Path) -> None:
+async def test_an_empty_result_can_be_downloaded(tmp_path: Path) -> None:
     async with downloadable(tmp_path, Pipeline(("cp", "/dev/null", "{output}"))) as (client, url):
         response = await client.get(url)
     assert (response.status_code, response.content, response.headers["Content-Length"]) == (200, b"", "0")
 
 
-async def test_a_large_result_never_is_in_memory(tmp_path: Path) -> None:
+async def test_a_large_result_is_not_held_in_memory(tmp_path: Path) -> None:
     pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
     size = 0
     async with downloadable(tmp_path, pipeline) as (client, url):
@@ -241,15 +239,15 @@ async def test_a_large_result_never_is_in_memory(tmp_path: Path) -> None:
     assert peak < 4 * MIB
 
 
-async def test_a_head_is_answered_without_reading_the_file(tmp_path: Path) -> None:
+async def test_head_does_not_read_the_file(tmp_path: Path) -> None:
     pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 30)", result=True, max_file_bytes=100 << 30)
     async with downloadable(tmp_path, pipeline) as (client, url):
-        for _ in range(2):  # over one connection, so the second waits for the end of the first
+        for _ in range(2):  # on one connection, so the second waits for the end of the first
             assert (await client.head(url)).headers["Content-Length"] == str(100 << 30)
 
 
 @pytest.mark.parametrize("ending", ["close", "reset"])
-async def test_a_client_that_leaves_in_the_middle_leaves_nothing_open(tmp_path: Path, ending: str) -> None:
+async def test_an_aborted_download_closes_its_file(tmp_path: Path, ending: str) -> None:
     pipeline = python("import sys; open(sys.argv[2], 'wb').truncate(100 << 20)", result=True)
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon:
         done = await run(daemon, "pdf")
@@ -262,7 +260,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing_open(tmp_path: 
         await eventually(lambda: result not in open_files())
 
 
-async def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
+async def test_an_unfinished_job_has_no_result(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with (
@@ -284,7 +282,7 @@ async def test_there_is_no_result_before_the_end(tmp_path: Path) -> None:
         go.touch()
 
 
-async def test_there_is_no_result_of_a_failed_job(tmp_path: Path) -> None:
+async def test_a_failed_job_has_no_result(tmp_path: Path) -> None:
     pipeline = python("import sys; open(sys.argv[2], 'w').write('half'); sys.exit(1)", result=True)
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon, client_of(daemon) as client:
         done = await run(daemon, "pdf")
@@ -300,7 +298,7 @@ async def test_there_is_no_result_of_a_failed_job(tmp_path: Path) -> None:
         ({"output_path": "/api/elsewhere"}, f"the result of job {ID} is not on this server"),
     ],
 )
-async def test_a_job_without_a_file_has_no_download(
+async def test_a_job_without_output_has_no_result(
     daemon: RunningDaemon, client: httpx.AsyncClient, result: dict[str, Any], said: str
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID, **result))
@@ -318,7 +316,7 @@ async def test_a_job_without_a_file_has_no_download(
         ("https://a.example/\r\nX-Evil: yes", "https://a.example/%0D%0AX-Evil:%20yes"),
     ],
 )
-async def test_a_download_redirects_to_a_result_elsewhere(
+async def test_an_external_result_redirects(
     daemon: RunningDaemon, client: httpx.AsyncClient, url: str, location: str, method: str
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID, output_path=url))
@@ -328,7 +326,7 @@ async def test_a_download_redirects_to_a_result_elsewhere(
     assert "X-Evil" not in response.headers
 
 
-async def test_a_result_that_is_gone_is_not_found(tmp_path: Path) -> None:
+async def test_a_missing_result_returns_404(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"pdf": COPY}) as daemon, client_of(daemon) as client:
         done = await run(daemon, "pdf")
         await daemon.daemon.files.remove([done.id])
@@ -336,7 +334,7 @@ async def test_a_result_that_is_gone_is_not_found(tmp_path: Path) -> None:
             assert (await client.request(method, f"/api/jobs/{done.id}/download")).status_code == 404
 
 
-async def test_without_descriptors_there_is_an_answer_all_the_same(tmp_path: Path) -> None:
+async def test_without_descriptors_a_download_returns_503(tmp_path: Path) -> None:
     async with downloadable(tmp_path) as (client, path):
         assert (await client.head(path)).status_code == 200
         with no_descriptors_left():

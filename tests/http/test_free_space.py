@@ -1,4 +1,4 @@
-"""What stays free on the disk (`limits.min_free_bytes`), however files come in."""
+"""`limits.min_free_bytes`: the free space on the disk that uploads leave."""
 
 import shutil
 from collections import Counter
@@ -28,7 +28,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize(("path", "sizes"), [("convert", [20]), ("batch", [6, 6, 6])])
-async def test_a_file_that_would_fill_the_disk_is_refused(
+async def test_a_file_that_would_fill_the_disk_returns_507(
     disk: SmallDisk, path: str, sizes: list[int], told: bool
 ) -> None:
     given: Any = {"min_free_bytes": 8 * MIB, "max_upload_bytes": 30 * MIB if path == "convert" else 8 * MIB}
@@ -52,7 +52,7 @@ async def test_a_file_that_would_fill_the_disk_is_refused(
         await eventually(lambda: shutil.disk_usage(disk.path).free > before - MIB)
 
 
-async def test_files_that_come_at_the_same_time_leave_the_disk_as_much_as_one(disk: SmallDisk) -> None:
+async def test_concurrent_uploads_leave_the_free_space(disk: SmallDisk) -> None:
     given: Any = {"min_free_bytes": 8 * MIB}
     async with (
         running_daemon(disk.path, limits=given, pipelines=IDLE, shutdown=AT_ONCE) as daemon,

@@ -1,4 +1,4 @@
-"""Whether the daemon lives and takes work, as a supervisor and the page ask."""
+"""Health, liveness and readiness."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import httpx
 import progressd
 import trio
 from progressd.core.pipeline import Option
-from support.daemon import PATIENCE, RunningDaemon, running_daemon
+from support.daemon import PATIENCE, running_daemon
 from support.http_client import client_of
 from support.submitting import running_job, shell
 from support.waiting import eventually
 
 
-async def test_it_tells_its_version(client: httpx.AsyncClient) -> None:
+async def test_health_has_the_version(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/health")
     assert response.status_code == 200
     body = response.json()
@@ -20,7 +20,7 @@ async def test_it_tells_its_version(client: httpx.AsyncClient) -> None:
     assert (body["status"], body["version"]) == ("healthy", progressd.__version__)
 
 
-async def test_it_tells_the_defaults_that_the_page_begins_with(client: httpx.AsyncClient) -> None:
+async def test_health_has_the_default_options(client: httpx.AsyncClient) -> None:
     pipelines = (await client.get("/api/health")).json()["pipelines"]
     assert pipelines["pdf"]["options"] == {
         "dpi": 300,
@@ -31,7 +31,7 @@ async def test_it_tells_the_defaults_that_the_page_begins_with(client: httpx.Asy
     }
 
 
-async def test_it_tells_which_programs_that_options_need_are_there(tmp_path: Path) -> None:
+async def test_health_lists_installed_programs(tmp_path: Path) -> None:
     def needs(*programs: str) -> dict[str, Option]:
         return {f"option-{number}": Option("boolean", False, needs=one) for number, one in enumerate(programs)}
 
@@ -44,7 +44,7 @@ async def test_it_tells_which_programs_that_options_need_are_there(tmp_path: Pat
         assert (await client.get("/api/health")).json()["tools"] == {"sh": True, "no-such-program": False}
 
 
-async def test_it_is_ready_until_it_stops_and_lives_to_the_end(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_is_live_but_not_ready(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
@@ -56,17 +56,12 @@ async def test_it_is_ready_until_it_stops_and_lives_to_the_end(tmp_path: Path) -
             await eventually(lambda: not daemon.daemon.services.ready)
             ready = await client.get("/api/health/ready")
             assert (ready.status_code, ready.headers["Retry-After"]) == (503, "5")
-            error = "the daemon takes no work: it starts or stops"
+            error = "the daemon accepts no work: it is starting or stopping"
             assert ready.json() == {"status": "stopping", "error": error, "retry_after": 5}
             live = await client.get("/api/health/live")
             assert (live.status_code, live.json()) == (200, {"status": "live"})
             assert (await client.get("/api/health")).status_code == 200
-            assert "progressd_requests_refused_total{" not in (await client.get("/api/metrics")).text  # nobody has been
+            assert "progressd_requests_refused_total{" not in (await client.get("/api/metrics")).text
         go.touch()
         with trio.fail_after(PATIENCE):
             await daemon.stopped.wait()
-
-
-async def test_a_head_tells_the_same_without_a_body(client: httpx.AsyncClient, daemon: RunningDaemon) -> None:
-    response = await client.head("/api/health/ready")
-    assert (response.status_code, response.content) == (200, b"")

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request twice makes one job, also after a restart and beside itself."""
+"""`Idempotency-Key`: a repeated request creates one job."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ async def jobs(daemon: RunningDaemon) -> int:
     return (await daemon.daemon.store.list_jobs(Filter(), 10, 0))[1]
 
 
-async def test_the_same_key_twice_is_answered_with_the_same_job_also_after_a_restart(tmp_path: Path) -> None:
+async def test_a_reused_key_returns_the_same_job(tmp_path: Path) -> None:
     pipelines = {"idle": IDLE}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
         first = await convert(client, KEY)
@@ -42,7 +42,7 @@ async def test_the_same_key_twice_is_answered_with_the_same_job_also_after_a_res
     assert first.json()["status"] == "queued"
 
 
-async def test_another_key_or_none_makes_another_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_other_keys_create_other_jobs(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     answers = [
         await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=headers)
         for headers in ({}, {}, {"Idempotency-Key": "a"}, {"Idempotency-Key": "b"})
@@ -50,28 +50,26 @@ async def test_another_key_or_none_makes_another_job(daemon: RunningDaemon, clie
     assert len({answer.json()["job_id"] for answer in answers}) == await jobs(daemon) == 4
 
 
-async def test_a_key_that_is_at_work_is_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_key_in_use_returns_409(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     whole = form(file_part())
     head = "".join(f"{name}: {value}\r\n" for name, value in {**FORM_TYPE, **KEY}.items())
     async with await daemon.connect() as slow:
         await slow.send_all(
-            f"POST /api/convert HTTP/1.1\r\nHost: a\r\n{head}Content-Length: {len(whole)}\r\n\r\n".encode()
+            f"POST /api/convert HTTP/1.1\r\nHost: a\r\n{head}Content-Length: {len(whole)}\r\n\r\n".encode() + whole[:-9]
         )
         uploads = daemon.settings.state_dir / "uploads"
         await eventually(lambda: list(uploads.iterdir()))
         refused = await client.post("/api/convert", content=whole, headers={**FORM_TYPE, **KEY})
         assert (refused.status_code, error_of(refused)) == (
             409,
-            "another request with this Idempotency-Key is under way: wait for its answer",
+            "another request with this Idempotency-Key is being served: wait for its response",
         )
-        await slow.send_all(whole)
+        await slow.send_all(whole[-9:])
         assert b" 202 " in await slow.receive_some()
     assert await jobs(daemon) == 1
 
 
-async def test_a_request_that_was_refused_leaves_its_key_unused(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_rejected_request_does_not_use_its_key(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     refused = await client.post("/api/convert", content=b"no form", headers={**FORM_TYPE, **KEY})
     assert refused.status_code == 400
     taken = await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=KEY)
@@ -89,13 +87,13 @@ OTHERS = {
 
 
 def described(*parts: bytes, name: str = "file", boundary: str = "other") -> tuple[bytes, dict[str, str]]:
-    """A form as another client would write it."""
+    """Return a form as another client would write it."""
     body = form(*parts).replace(b'name="file"', f'name="{name}"'.encode()).replace(BOUNDARY.encode(), boundary.encode())
     return body, {"Content-Type": f"multipart/form-data; boundary={boundary}", **KEY}
 
 
 @pytest.mark.parametrize(("path", "name"), [("/api/convert", "file"), ("/api/batch", "files")])
-async def test_a_key_that_comes_with_something_else_is_refused(
+async def test_a_key_with_another_form_returns_422(
     daemon: RunningDaemon, client: httpx.AsyncClient, path: str, name: str
 ) -> None:
     body, headers = described(*FIRST, name=name)
@@ -114,7 +112,7 @@ async def test_a_key_that_comes_with_something_else_is_refused(
     assert list((daemon.settings.state_dir / "uploads").iterdir()) == []
 
 
-async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:
+async def test_a_key_with_another_pipeline_returns_422(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"idle": IDLE, "other": IDLE}) as daemon, client_of(daemon) as client:
         await client.delete(f"/api/jobs/{(await convert(client, KEY)).json()['job_id']}")
         refused = await convert(client, KEY, "other")
@@ -123,7 +121,7 @@ async def test_a_key_for_another_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "Bücher"])
-async def test_a_malformed_key_is_refused(client: httpx.AsyncClient, key: str) -> None:
+async def test_a_malformed_key_is_rejected(client: httpx.AsyncClient, key: str) -> None:
     refused = await post_form(client, file_part())
     assert refused.status_code == 202
     headers = {b"Idempotency-Key": key.encode(), **{name.encode(): value.encode() for name, value in FORM_TYPE.items()}}

@@ -1,4 +1,4 @@
-"""Jobs over REST: every field that clients rely on, lists, registration, cancelling and trying again."""
+"""Jobs over REST: their fields, lists, registration, cancellation and retries."""
 
 import re
 import sqlite3
@@ -44,13 +44,13 @@ async def job_of(client: httpx.AsyncClient, job_id: str = ID) -> dict[str, Any]:
 
 
 def is_now(text: str) -> bool:
-    """Whether this is a time in UTC, just now."""
+    """Return whether this is the current time in UTC."""
     return TIME.fullmatch(text) is not None and abs(datetime.now(UTC) - datetime.fromisoformat(text)) < timedelta(
         minutes=1
     )
 
 
-async def test_a_queued_job_has_what_it_was_registered_with(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_queued_job_has_its_registration(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     given = {
         "kind": "scan",
         "input_filename": "book.pdf",
@@ -67,18 +67,14 @@ async def test_a_queued_job_has_what_it_was_registered_with(daemon: RunningDaemo
     assert body["progress"] == {"current_step": 0, "total_steps": 12, "step_name": "", "percent": 0}
 
 
-async def test_a_job_of_which_nothing_is_known_has_no_more_than_it_must(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_unknown_fields_are_absent(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     body = await job_of(client)
     assert body.keys() == ALWAYS
     assert (body["kind"], body["options"], body["labels"]) == ("job", {}, {})
 
 
-async def test_a_silent_job_is_shown_as_stalled_until_its_producer_is_back(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_silent_job_is_stalled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     registered = await client.post("/api/jobs", json={"id": ID, "lease_seconds": 1, "total_steps": 12})
     assert registered.json()["lease_seconds"] == 1
     await daemon.report(progress(ID, 5, 12))
@@ -113,7 +109,7 @@ async def test_a_finished_job_is_deleted_with_its_files(
     assert (await daemon.report(progress(ID, 6, 12)))[0]["error"] == f"no job {ID}"
 
 
-async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_processing_job_has_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5, 12, "AI Upscaling"))
     body = await job_of(client)
     assert body.keys() == ALWAYS | {"started_at"}
@@ -124,18 +120,18 @@ async def test_a_processing_job_tells_how_far_it_is(daemon: RunningDaemon, clien
     assert body["progress"] == {"current_step": 5, "total_steps": 12, "step_name": "AI Upscaling", "percent": 41}
 
 
-async def test_a_job_that_has_ended_tells_no_time_left(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_finished_job_has_no_remaining_time(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     for number, end in enumerate((completed(ID), failed(ID, "no paper"), status_change(ID, "cancelled"))):
         job = job_id(number)
         await daemon.report(registered(job), progress(job, 5, 12))
-        await daemon.report(progress(job, 6, 12))  # by itself, lest no time has passed
+        await daemon.report(progress(job, 6, 12))  # separately, so that time passes
         assert (await client.get(f"/api/jobs/{job}")).json()["progress"]["eta_seconds"] >= 0
         await daemon.report({**end, "job_id": job})
         assert "eta_seconds" not in (await client.get(f"/api/jobs/{job}")).json()["progress"]
     assert "eta_seconds" not in (await client.get("/api/jobs")).text
 
 
-async def test_a_completed_job_tells_what_came_of_it(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_completed_job_has_its_result(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     result = {"output_path": f"/api/jobs/{ID}/download", "page_count": 12, "elapsed_seconds": 45.2}
     await daemon.report(registered(ID), progress(ID, 12, 12), completed(ID, **result))
     body = await job_of(client)
@@ -145,23 +141,21 @@ async def test_a_completed_job_tells_what_came_of_it(daemon: RunningDaemon, clie
     assert is_now(body["completed_at"])
 
 
-async def test_a_completed_job_without_a_result_tells_what_was_measured(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_elapsed_time_is_measured(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), status_change(ID, "processing"), completed(ID))
     body = await job_of(client)
     assert body.keys() == ALWAYS | {"started_at", "completed_at", "elapsed_seconds"}
     assert 0 <= body["elapsed_seconds"] < 60
 
 
-async def test_a_failed_job_tells_why(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_failed_job_has_an_error(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), failed(ID, "Pipeline error: no paper"))
     body = await job_of(client)
     assert body.keys() == ALWAYS | {"completed_at", "error"}
     assert (body["status"], body["error"]) == ("failed", "Pipeline error: no paper")
 
 
-async def test_the_result_of_a_job_of_the_daemon_is_a_url_and_not_a_path(tmp_path: Path) -> None:
+async def test_output_path_is_a_url(tmp_path: Path) -> None:
     copy = Pipeline(("cp", "{input}", "{output}"))
     async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
         done = await run(daemon, "pdf")
@@ -170,9 +164,7 @@ async def test_the_result_of_a_job_of_the_daemon_is_a_url_and_not_a_path(tmp_pat
         assert str(tmp_path) not in (await client.get(f"/api/jobs/{done.id}")).text
 
 
-async def test_the_cursor_of_a_job_is_where_a_watcher_can_go_on(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_watcher_can_resume_from_the_cursor_of_a_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 5))
     cursor = (await job_of(client))["cursor"]
     await daemon.report(progress(ID, 6))
@@ -181,9 +173,7 @@ async def test_the_cursor_of_a_job_is_where_a_watcher_can_go_on(
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_an_id_may_be_written_in_either_case(
-    daemon: RunningDaemon, client: httpx.AsyncClient, method: str
-) -> None:
+async def test_ids_ignore_case(daemon: RunningDaemon, client: httpx.AsyncClient, method: str) -> None:
     await daemon.report(registered(ID))
     response = await client.request(method, f"/api/jobs/{ID.upper()}")
     assert (response.status_code, response.json()["id"]) == (200, ID)
@@ -205,7 +195,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("method", "rest"), [*ENDPOINTS, ("POST", "/events")])
-async def test_a_malformed_id_is_refused(client: httpx.AsyncClient, method: str, rest: str) -> None:
+async def test_a_malformed_id_returns_400(client: httpx.AsyncClient, method: str, rest: str) -> None:
     for text in MALFORMED:
         response = await client.request(method, f"/api/jobs/{text}{rest}")
         assert response.status_code == 400, text
@@ -214,18 +204,15 @@ async def test_a_malformed_id_is_refused(client: httpx.AsyncClient, method: str,
 
 
 @pytest.mark.parametrize(("method", "rest"), ENDPOINTS)
-async def test_an_unknown_id_is_not_found(client: httpx.AsyncClient, method: str, rest: str) -> None:
+async def test_an_unknown_id_returns_404(client: httpx.AsyncClient, method: str, rest: str) -> None:
     response = await client.request(method, f"/api/jobs/{job_id(9)}{rest}")
     assert response.status_code == 404
     if method != "HEAD":
         assert error_of(response) == f"no job {job_id(9)}"
 
 
-# Lists
-
-
 async def some_jobs(daemon: RunningDaemon) -> None:
-    """Jobs 1 to 6, in all states and of two kinds."""
+    """Report jobs 1 to 6, in all states and of two kinds."""
     answers = await daemon.report(
         registered(job_id(1), kind="scan", labels={"by": "eve"}),
         registered(job_id(2), kind="ocr", labels={"by": "bob", "a=b": "c=d"}),
@@ -245,7 +232,7 @@ async def some_jobs(daemon: RunningDaemon) -> None:
 
 
 async def numbers_at(client: httpx.AsyncClient, path: str) -> list[int]:
-    """Which of the jobs are listed, in order."""
+    """Return the numbers of the listed jobs, in order."""
     response = await client.get(path)
     assert response.status_code == 200, response.text
     body = response.json()
@@ -301,14 +288,14 @@ async def test_jobs_are_listed_newest_first(
         ("?kind=ocr", [5]),
     ],
 )
-async def test_the_history_is_what_has_finished(
+async def test_the_history_lists_finished_jobs(
     daemon: RunningDaemon, client: httpx.AsyncClient, query: str, numbers: list[int]
 ) -> None:
     await some_jobs(daemon)
     assert await numbers_at(client, f"/api/jobs/history{query}") == numbers
 
 
-async def test_a_list_tells_its_page_and_how_many_there_are(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_list_has_its_limit_offset_and_total(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await some_jobs(daemon)
     body = (await client.get("/api/jobs?limit=2&offset=1")).json()
     assert {**body, "jobs": len(body["jobs"])} == {"jobs": 2, "total": 6, "limit": 2, "offset": 1}
@@ -318,9 +305,7 @@ async def test_a_list_tells_its_page_and_how_many_there_are(daemon: RunningDaemo
     assert most["limit"] == 1000
 
 
-async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_page_of_large_jobs_ends_early(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     many, large = 150, {"a": "x" * 60_000}
     await daemon.report(*[registered(job_id(number), options=large) for number in range(1, many + 1)])
     listed, pages = list[str](), list[int]()
@@ -335,7 +320,7 @@ async def test_a_page_of_large_jobs_ends_early_and_the_next_one_goes_on(
     assert (pages[0], pages[1], pages[2]) == (69, 69, 1000)
 
 
-async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_too_large_options_are_rejected(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     large = {"a": ["x"] * 20_000}
     refused = await client.post("/api/jobs", json={"options": large})
     assert (refused.status_code, error_of(refused)) == (400, "the options are larger than 64 KiB")
@@ -343,14 +328,12 @@ async def test_options_that_are_too_large_are_refused(daemon: RunningDaemon, cli
     assert (line["ok"], line["status"], line["error"]) == (False, 400, error_of(refused))
 
 
-async def test_a_job_in_a_list_is_what_it_is_alone(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_job_in_a_list_equals_the_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, kind="scan"), progress(ID, 5, 12, "AI Upscaling"))
     assert (await client.get("/api/jobs")).json()["jobs"] == [await job_of(client)]
 
 
-async def test_a_list_has_the_newest_progress_though_it_is_not_stored_yet(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_list_has_unsaved_progress(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     for step in range(2, 20):
         await daemon.report(progress(ID, step))
@@ -374,15 +357,10 @@ async def test_a_list_has_the_newest_progress_though_it_is_not_stored_yet(
     ],
 )
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/jobs/history"])
-async def test_a_query_that_makes_no_sense_is_refused(
-    client: httpx.AsyncClient, path: str, query: str, named: str
-) -> None:
+async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient, path: str, query: str, named: str) -> None:
     response = await client.get(f"{path}?{query}")
     assert response.status_code == 400
     assert named in error_of(response)
-
-
-# Registration
 
 
 async def test_a_job_is_registered_once(client: httpx.AsyncClient) -> None:
@@ -402,19 +380,12 @@ async def test_a_finished_job_is_not_registered_again(daemon: RunningDaemon, cli
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"kind":"scan","unknown":1}'])
-async def test_a_job_that_is_registered_without_an_id_gets_one(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_job_without_an_id_gets_one(client: httpx.AsyncClient, body: bytes) -> None:
     made = [await client.post("/api/jobs", content=body) for _ in range(2)]
     assert [one.status_code for one in made] == [201, 201]
     first, second = (one.json()["id"] for one in made)
     assert first != second
     assert (await job_of(client, first))["status"] == "queued"
-
-
-async def test_a_registered_job_is_seen_by_watchers(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    async with daemon.watch("/ws/jobs") as watcher:
-        await client.post("/api/jobs", json={"id": ID, "kind": "scan"})
-        message = await watcher.receive()
-    assert (message["type"], message["job_id"], message["data"]["kind"]) == ("job_created", ID, "scan")
 
 
 @pytest.mark.parametrize(
@@ -439,16 +410,13 @@ async def test_a_registered_job_is_seen_by_watchers(daemon: RunningDaemon, clien
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_what_is_no_job_is_refused(client: httpx.AsyncClient, body: bytes, named: str) -> None:
+async def test_an_invalid_job_is_rejected(client: httpx.AsyncClient, body: bytes, named: str) -> None:
     response = await client.post("/api/jobs", content=body)
     assert response.status_code == 400
     sentence = error_of(response)
     assert named in sentence
     assert len(sentence) < 300
     assert (await client.get("/api/jobs")).json()["total"] == 0
-
-
-# Cancelling
 
 
 async def test_a_queued_job_is_cancelled(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
@@ -459,7 +427,7 @@ async def test_a_queued_job_is_cancelled(daemon: RunningDaemon, client: httpx.As
     assert response.json().keys() == ALWAYS | {"completed_at"}
 
 
-async def test_a_running_job_is_cancelled_and_its_program_ended(tmp_path: Path) -> None:
+async def test_cancelling_ends_the_program(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     pipelines = {"pdf": shell(f"echo $$ > {pids}.part; mv {pids}.part {pids}; sleep 1000")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
@@ -481,10 +449,7 @@ async def test_a_finished_job_cannot_be_cancelled(daemon: RunningDaemon, client:
     assert await job_of(client) == before
 
 
-# Trying again
-
-
-async def test_a_failed_job_is_tried_again_over_the_same_input_and_options(tmp_path: Path) -> None:
+async def test_a_failed_job_can_be_retried(tmp_path: Path) -> None:
     good = tmp_path / "good"
     pipelines = {"pdf": shell(f"test -e {good}")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon, client_of(daemon) as client:
@@ -504,7 +469,7 @@ async def test_a_failed_job_is_tried_again_over_the_same_input_and_options(tmp_p
         assert await job_of(client, first) == before
 
 
-async def test_a_cancelled_job_is_tried_again(tmp_path: Path) -> None:
+async def test_a_cancelled_job_can_be_retried(tmp_path: Path) -> None:
     pipelines = {"pdf": shell("sleep 1000")}
     async with running_daemon(tmp_path, pipelines=pipelines, shutdown={"wait_for_jobs": False}) as daemon:
         first = await submit(daemon, "pdf")
@@ -514,7 +479,7 @@ async def test_a_cancelled_job_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "processing", "completed"])
-async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, state: str) -> None:
+async def test_a_job_that_has_not_failed_cannot_be_retried(tmp_path: Path, state: str) -> None:
     go = tmp_path / "go"
     pipelines = {"pdf": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with (
@@ -535,14 +500,14 @@ async def test_a_job_that_has_not_failed_is_not_tried_again(tmp_path: Path, stat
         await ended(daemon, second)
 
 
-async def test_a_job_of_a_producer_is_not_tried_again(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_producers_job_cannot_be_retried(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), failed(ID, "no"))
     response = await client.post(f"/api/jobs/{ID}/retry")
     assert response.status_code == 409
     assert error_of(response) == f"job {ID} is not run by the daemon: only its producer can retry it"
 
 
-async def test_a_job_whose_input_is_gone_is_not_tried_again(tmp_path: Path) -> None:
+async def test_a_job_without_its_input_cannot_be_retried(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, pipelines={"pdf": shell("false")}) as daemon, client_of(daemon) as client:
         done = await run(daemon, "pdf")
         await daemon.daemon.files.remove([done.id])
@@ -552,7 +517,7 @@ async def test_a_job_whose_input_is_gone_is_not_tried_again(tmp_path: Path) -> N
         assert list((daemon.settings.state_dir / "jobs").iterdir()) == []
 
 
-async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_accepts_no_retry(tmp_path: Path) -> None:
     go = tmp_path / "go"
     pipelines = {"bad": shell("false"), "slow": shell(f"until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
@@ -569,7 +534,7 @@ async def test_a_daemon_that_stops_tries_nothing_again(tmp_path: Path) -> None:
             await daemon.stopped.wait()
 
 
-async def test_of_many_who_register_one_id_at_once_one_is_told_that_it_is_new(client: httpx.AsyncClient) -> None:
+async def test_concurrent_registrations_return_201_once(client: httpx.AsyncClient) -> None:
     statuses: list[int] = []
 
     async def register() -> None:
@@ -594,9 +559,9 @@ async def test_jobs_that_are_registered_together_share_a_commit(
             statuses.append((await client.post("/api/jobs", json=body)).status_code)
 
         with closing(sqlite3.connect(daemon.settings.state_dir / "progressd.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")  # so that the first one is not written
+            other.execute("BEGIN IMMEDIATE")  # blocks the first write
             with trio.fail_after(PATIENCE):
-                while not daemon.daemon.ingest.queued:  # one may still come together with those before it
+                while not daemon.daemon.ingest.queued:  # the first ones share a write
                     nursery.start_soon(register)
                     await wait_all_tasks_blocked(0.01)
     assert set(statuses) == {201}

@@ -1,4 +1,4 @@
-"""`GET /api/metrics`: Prometheus' own parser reads it, and what it says is so."""
+"""`GET /api/metrics`, read with Prometheus' own parser."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from support.waiting import eventually
 
 
 async def scraped(client: httpx.AsyncClient) -> dict[str, float]:
-    """Each sample by its name and the values of its labels: `superbook_jobs_total{completed}`."""
+    """Return the samples by name and label values: `superbook_jobs_total{completed}`."""
     response = await client.get("/api/metrics")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/plain; version=")
@@ -24,7 +24,7 @@ async def scraped(client: httpx.AsyncClient) -> dict[str, float]:
     }
 
 
-async def test_what_was_done_is_counted(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_metrics_count_the_work(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     other = job_id(2)
     async with daemon.watch("/ws/jobs") as watcher:
         await daemon.report(registered(ID), progress(ID, 1), completed(ID, page_count=12, elapsed_seconds=45))
@@ -60,7 +60,7 @@ async def test_what_was_done_is_counted(daemon: RunningDaemon, client: httpx.Asy
         assert name in found, name
 
 
-async def test_deliveries_count_what_a_filter_keeps_back_and_no_replay(
+async def test_deliveries_count_filtered_messages_but_no_replays(
     daemon: RunningDaemon, client: httpx.AsyncClient
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
@@ -71,7 +71,7 @@ async def test_deliveries_count_what_a_filter_keeps_back_and_no_replay(
         assert (await scraped(client))["progressd_deliveries_total"] == 3  # with the progress, without the replay
 
 
-async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_rejected_handshakes_are_counted_by_reason(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     async with await daemon.connect() as stream:
         head = f"GET /ws/jobs/{ID} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -82,14 +82,14 @@ async def test_refused_handshakes_are_counted_by_reason(daemon: RunningDaemon, c
     assert (await scraped(client))["progressd_handshakes_refused_total{not found}"] == 1
 
 
-async def test_openmetrics_is_spoken_to_who_asks_for_it(client: httpx.AsyncClient) -> None:
+async def test_openmetrics_is_returned_on_request(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")
     assert "Accept" in response.headers.get("Vary", "").split(", ")
     assert {family.name for family in open_metrics(response.text)} >= {"superbook_jobs", "progressd_deliveries"}
 
 
-async def test_who_may_see_some_jobs_gets_no_metrics_of_all(tmp_path: Path) -> None:
+async def test_bound_keys_get_no_metrics(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         headers = bearer(add(daemon.settings.auth.keys_file, "scan", team="scan"))
         daemon.daemon.authenticator.load()
@@ -103,6 +103,6 @@ async def test_who_may_see_some_jobs_gets_no_metrics_of_all(tmp_path: Path) -> N
     assert batches == {"total": 0, "completed": 0, "processing": 0}
 
 
-async def test_a_format_of_a_version_that_makes_no_sense_is_the_usual_one(client: httpx.AsyncClient) -> None:
+async def test_an_invalid_accept_returns_the_default_format(client: httpx.AsyncClient) -> None:
     response = await client.get("/api/metrics", headers={"Accept": "application/openmetrics-text;version=1.x.0"})
     assert response.status_code == 200

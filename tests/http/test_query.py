@@ -1,4 +1,4 @@
-"""Query parameters: one that an endpoint does not know is refused, wherever it is."""
+"""Every endpoint rejects unknown query parameters."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from support.peer import Peer, upgrade
 from support.samples import ID
 
 REFUSED = re.compile(r"the query is wrong: unknown parameter 'limt' \((known here: [a-z, ]+|none is known here)\)")
-# what the clients of the service before this one, the page, scripts and dashboards ask for
+# requests of existing clients: the page, scripts and dashboards
 KNOWN = [
     "/api/jobs/history?limit=50&offset=0&status=",
     "/api/jobs/history?limit=50&offset=0&status=failed&_=1700000000000",
@@ -36,7 +36,7 @@ async def asked(tmp_path: Path) -> AsyncIterator[tuple[RunningDaemon, httpx.Asyn
         yield daemon, client
 
 
-async def test_an_unknown_parameter_is_refused_by_every_request(
+async def test_every_endpoint_rejects_unknown_parameters(
     asked: tuple[RunningDaemon, httpx.AsyncClient],
 ) -> None:
     _, client = asked
@@ -52,14 +52,14 @@ async def test_an_unknown_parameter_is_refused_by_every_request(
 
 
 @pytest.mark.parametrize("target", KNOWN)
-async def test_what_clients_ask_for_is_known(asked: tuple[RunningDaemon, httpx.AsyncClient], target: str) -> None:
+async def test_known_parameters_are_accepted(asked: tuple[RunningDaemon, httpx.AsyncClient], target: str) -> None:
     daemon, _ = asked
     async with Peer(await daemon.connect()) as peer:
         assert (await peer.ask(target, {"Connection": "close"})).status == 200
 
 
 @pytest.mark.parametrize("path", ["/ws", "/ws/jobs", f"/ws/jobs/{ID}", "/ws/publish"])
-async def test_an_unknown_parameter_is_refused_by_every_websocket(
+async def test_every_websocket_rejects_unknown_parameters(
     asked: tuple[RunningDaemon, httpx.AsyncClient], path: str
 ) -> None:
     daemon, _ = asked

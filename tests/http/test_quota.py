@@ -1,4 +1,4 @@
-"""How much the files of jobs may take (`limits.max_stored_bytes`), however they come in."""
+"""`limits.max_stored_bytes`: the total size of the files of jobs."""
 
 import signal
 from collections import Counter
@@ -30,25 +30,25 @@ def pieces_of(body: bytes) -> Iterator[bytes]:
 
 
 async def submitted(daemon: RunningDaemon, client: httpx.AsyncClient, size: int, pipeline: str = "true") -> str:
-    """Submit a file of this size and wait for the end of its job; its id."""
+    """Submit a file of this size and wait for the end of its job. Returns the id."""
     answer = await post_form(client, file_part(PDF.ljust(size)), pipeline=pipeline)
     assert answer.status_code == 202
     return (await ended(daemon, answer.json()["job_id"])).id
 
 
 def left(directory: Path) -> set[str]:
-    """What there is of jobs and uploads."""
+    """Return the names of the files of jobs and uploads."""
     state_dir = directory / "state"
     return {path.name for name in ("jobs", "uploads") for path in (state_dir / name).iterdir()}
 
 
 async def stored(client: httpx.AsyncClient) -> int:
-    """What the metrics say."""
+    """Return the size in the metrics."""
     lines = (await client.get("/api/metrics")).text.splitlines()
     return int(float(next(line.split()[1] for line in lines if line.startswith("progressd_job_files_bytes"))))
 
 
-async def test_no_client_can_fill_the_log_with_errors_by_what_is_too_much(tmp_path: Path) -> None:
+async def test_rejected_uploads_are_not_logged_as_errors(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 100 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         with capture_logs() as logs:
@@ -59,7 +59,7 @@ async def test_no_client_can_fill_the_log_with_errors_by_what_is_too_much(tmp_pa
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize(("path", "names", "sizes"), [("convert", "file", [600]), ("batch", "files", [200] * 3)])
-async def test_what_exceeds_it_is_refused_and_leaves_nothing_and_deletion_makes_room(
+async def test_uploads_above_the_quota_return_507(
     tmp_path: Path, path: str, names: str, sizes: list[int], told: bool
 ) -> None:
     given: Any = {"max_stored_bytes": 1000 * KIB}
@@ -79,14 +79,14 @@ async def test_what_exceeds_it_is_refused_and_leaves_nothing_and_deletion_makes_
         assert await stored(client) == 600 * KIB
 
 
-async def test_files_that_come_at_the_same_time_take_no_more_than_one_after_the_other(tmp_path: Path) -> None:
+async def test_concurrent_uploads_stay_within_the_quota(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 1000 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         body, answers, most = form(file_part(PDF.ljust(400 * KIB))), Counter[int](), list[int]()
 
         def pieces() -> Iterator[bytes]:
             for piece in pieces_of(body):
-                most.append(daemon.daemon.files.stored.total)
+                most.append(daemon.daemon.files.usage.total)
                 yield piece
 
         async def submit(headers: dict[str, str]) -> None:
@@ -102,7 +102,7 @@ async def test_files_that_come_at_the_same_time_take_no_more_than_one_after_the_
         assert await stored(client) == answers[202] * 400 * KIB
 
 
-async def test_a_body_that_ends_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_interrupted_upload_frees_its_bytes(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 1000 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon:
         head = "\r\n".join(
@@ -118,15 +118,15 @@ async def test_a_body_that_ends_in_the_middle_leaves_nothing(tmp_path: Path) -> 
         async with await daemon.connect() as stream:
             with trio.fail_after(PATIENCE):
                 await stream.send_all(head.encode() + f"{len(body):x}\r\n".encode() + body + b"\r\n")
-            await eventually(lambda: daemon.daemon.files.stored.receiving > 600 * KIB)
+            await eventually(lambda: daemon.daemon.files.usage.receiving > 600 * KIB)
             async with client_of(daemon) as client:
                 assert await stored(client) > 600 * KIB
                 assert (await post_form(client, file_part(PDF.ljust(500 * KIB)), pipeline="true")).status_code == 507
-        await eventually(lambda: daemon.daemon.files.stored.total == 0)
+        await eventually(lambda: daemon.daemon.files.usage.total == 0)
         await eventually(lambda: left(tmp_path) == set())
 
 
-async def test_a_result_is_never_refused_and_counts(tmp_path: Path) -> None:
+async def test_a_result_counts_but_is_never_rejected(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 500 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "copy")
@@ -141,7 +141,7 @@ async def test_a_result_is_never_refused_and_counts(tmp_path: Path) -> None:
         assert (await client.get("/api/health")).json()["status"] == "healthy"
 
 
-async def test_what_is_tried_again_is_not_refused_and_its_input_counts_twice(tmp_path: Path) -> None:
+async def test_a_retry_counts_but_is_never_rejected(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 500 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "fail")
@@ -153,19 +153,19 @@ async def test_what_is_tried_again_is_not_refused_and_its_input_counts_twice(tmp
         assert await stored(client) == 2 * (300 * KIB + complaint)
 
 
-async def test_the_next_daemon_counts_what_is_there(tmp_path: Path) -> None:
+async def test_the_next_daemon_counts_existing_files(tmp_path: Path) -> None:
     given: Any = {"max_stored_bytes": 700 * KIB}
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         first = await submitted(daemon, client, 300 * KIB, "copy")
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
-        await eventually(lambda: daemon.daemon.files.stored.bytes == 600 * KIB)
+        await eventually(lambda: daemon.daemon.files.usage.bytes == 600 * KIB)
         assert (await post_form(client, file_part(PDF.ljust(200 * KIB)), pipeline="true")).status_code == 507
         await client.delete(f"/api/jobs/{first}?purge=true")
         await submitted(daemon, client, 200 * KIB)
         assert await stored(client) == 200 * KIB
 
 
-async def test_a_reload_changes_it(tmp_path: Path) -> None:
+async def test_a_reload_changes_the_quota(tmp_path: Path) -> None:
     settings = settings_in(tmp_path / "state", PIPELINES)
     most = 0
 
@@ -179,5 +179,5 @@ async def test_a_reload_changes_it(tmp_path: Path) -> None:
         await submitted(daemon, client, 300 * KIB)
         for most, status in ((300 * KIB, 507), (0, 202)):
             daemon.kill(signal.SIGHUP)
-            await eventually(lambda most=most: daemon.daemon.files.stored.most == most)
+            await eventually(lambda most=most: daemon.daemon.settings.limits.max_stored_bytes == most)
             assert (await post_form(client, file_part(), pipeline="true")).status_code == status

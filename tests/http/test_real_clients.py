@@ -1,4 +1,4 @@
-"""What people have at hand: curl, with the commands of the documentation, and scripts that poll with requests."""
+"""The documented curl commands, and a script that polls with requests."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 def curl(*arguments: str, given: str | None = None, where: Path | None = None) -> str:
-    """What curl prints; fails where curl does."""
+    """Run curl, and return its output."""
     command = ["curl", "-sS", "--noproxy", "*", "--max-time", str(PATIENCE), *arguments]
     done = subprocess.run(
         command, input=given, cwd=where, capture_output=True, text=True, timeout=2 * PATIENCE, check=False
@@ -34,7 +34,7 @@ def curl(*arguments: str, given: str | None = None, where: Path | None = None) -
 
 
 @needs_curl
-def test_curl_registers_a_job_reports_on_it_and_looks(served: ServedDaemon) -> None:
+def test_curl_registers_and_reports_a_job(served: ServedDaemon) -> None:
     job = curl(f"{served.url}/api/jobs", "-d", '{"kind": "backup"}').split('"')[3]  # as `cut -d '"' -f 4`
     events = f"{served.url}/api/jobs/{job}/events"
     step = {"current_step": 1, "total_steps": 3, "step_name": "Tape 1"}
@@ -47,7 +47,7 @@ def test_curl_registers_a_job_reports_on_it_and_looks(served: ServedDaemon) -> N
 
 
 @needs_curl
-def test_curl_sends_lines_as_they_come(served: ServedDaemon) -> None:
+def test_curl_streams_lines(served: ServedDaemon) -> None:
     job = json.loads(curl(f"{served.url}/api/jobs", "-d", '{"kind": "backup"}'))["id"]
     lines = [{"type": "progress", "data": {"current_step": step, "total_steps": 9}} for step in range(1, 10)]
     said = "".join(json.dumps(line) + "\n" for line in [*lines, {"type": "completed"}])
@@ -58,7 +58,7 @@ def test_curl_sends_lines_as_they_come(served: ServedDaemon) -> None:
 
 
 @needs_curl
-def test_curl_hands_in_a_file_and_fetches_the_result(tmp_path: Path) -> None:
+def test_curl_submits_a_file_and_downloads_the_result(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear all")
     with served_daemon(tmp_path / "state", config=COPY) as daemon:
         job = json.loads(curl("-F", "file=@letter.txt", f"{daemon.url}/api/convert?pipeline=copy", where=tmp_path))
@@ -70,7 +70,7 @@ def test_curl_hands_in_a_file_and_fetches_the_result(tmp_path: Path) -> None:
         assert (fetched / "letter.txt").read_text() == "Dear all"
 
 
-def test_a_script_polls_until_the_job_is_over(served: ServedDaemon) -> None:
+def test_a_script_polls_until_the_job_ends(served: ServedDaemon) -> None:
     with requests.Session() as session:
         session.trust_env = False
 

@@ -1,4 +1,4 @@
-"""Server-sent events and long polls: what a client of plain HTTP is told, when, and what it leaves behind."""
+"""Server-sent events and long polls."""
 
 import json
 import signal
@@ -11,8 +11,8 @@ import h11
 import httpx
 import pytest
 import trio
-from progressd.auth.connection_limit import Client, ConnectionLimiter
-from progressd.auth.identity import NOBODY
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.identity import ANONYMOUS, Client
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
 from progressd.http.open_streams import StreamRegistry
@@ -41,7 +41,7 @@ class Event(NamedTuple):
 
 
 class Stream:
-    """A client of server-sent events, as far as the daemon uses them, over a connection of its own."""
+    """A client of server-sent events on its own connection."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.headers: dict[str, str] = {}
@@ -61,7 +61,7 @@ class Stream:
         self.headers = {name.decode(): value.decode() for name, value in response.headers}
 
     async def event(self) -> Event | None:
-        """The next event but `hello`, None at the end of the stream."""
+        """Return the next event other than `hello`, None at the end of the stream."""
         while True:
             block, blank, rest = self._text.partition("\n\n")
             if blank:
@@ -115,7 +115,7 @@ def types(messages: list[Any]) -> list[str]:
     return [message["type"] for message in messages]
 
 
-async def test_a_job_is_told_from_its_beginning_to_its_end(daemon: RunningDaemon) -> None:
+async def test_a_stream_has_a_job_from_start_to_end(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with streaming(daemon, f"/api/jobs/{ID}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
@@ -134,7 +134,7 @@ async def test_a_job_is_told_from_its_beginning_to_its_end(daemon: RunningDaemon
     assert types(rest) == ["status_change", "completed"]
 
 
-async def test_every_job_is_told(daemon: RunningDaemon) -> None:
+async def test_a_stream_has_every_job(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with streaming(daemon, "/api/events") as stream:
         assert (await stream.receive())["job_id"] == ID
@@ -146,14 +146,7 @@ async def test_every_job_is_told(daemon: RunningDaemon) -> None:
     ]
 
 
-async def test_a_deletion_is_told(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
-    await daemon.report(registered(ID), progress(ID, 1), completed(ID))
-    async with streaming(daemon, "/api/events?types=job_deleted") as stream:
-        assert (await client.delete(f"/api/jobs/{ID}?purge=true")).status_code == 200
-        assert types([await stream.receive()]) == ["job_deleted"]
-
-
-async def test_a_client_that_comes_back_misses_nothing(daemon: RunningDaemon) -> None:
+async def test_a_reconnecting_client_misses_nothing(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with streaming(daemon, f"/api/jobs/{ID}/events") as stream:
         await stream.event()
@@ -172,7 +165,7 @@ async def test_a_client_that_comes_back_misses_nothing(daemon: RunningDaemon) ->
         assert messages[0]["data"]["current_step"] == 3
 
 
-async def test_a_client_that_has_had_no_message_resumes_from_the_id_of_hello(daemon: RunningDaemon) -> None:
+async def test_a_client_can_resume_from_hello(daemon: RunningDaemon) -> None:
     async with streaming(daemon, "/api/events?types=completed") as stream, trio.open_nursery() as nursery:
         nursery.start_soon(stream.event)
         await eventually(lambda: stream.hello is not None)
@@ -184,9 +177,7 @@ async def test_a_client_that_has_had_no_message_resumes_from_the_id_of_hello(dae
         assert types([await stream.receive() for _ in range(3)]) == ["job_created", "status_change", "error"]
 
 
-async def test_a_client_that_has_had_the_end_is_told_not_to_ask_again(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_resuming_after_the_end_returns_204(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID))
     async with streaming(daemon, f"/api/jobs/{ID}/events") as stream:
         while (event := await stream.event()) is not None:
@@ -195,7 +186,7 @@ async def test_a_client_that_has_had_the_end_is_told_not_to_ask_again(
     assert (again.status_code, again.content) == (204, b"")
 
 
-async def test_a_cursor_that_nobody_knows_brings_everything(daemon: RunningDaemon) -> None:
+async def test_an_unknown_cursor_returns_everything(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with streaming(daemon, f"/api/jobs/{ID}/events?since=elsewhere-7") as stream:
         resync = await stream.event()
@@ -203,7 +194,7 @@ async def test_a_cursor_that_nobody_knows_brings_everything(daemon: RunningDaemo
         assert types([await stream.receive(), await stream.receive()]) == ["status_change", "progress"]
 
 
-async def test_less_can_be_asked_for(daemon: RunningDaemon) -> None:
+async def test_types_and_interval_filter_a_stream(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     path = f"/api/jobs/{ID}/events?interval=60&types=progress"
     async with streaming(daemon, path) as stream:
@@ -216,7 +207,7 @@ async def test_less_can_be_asked_for(daemon: RunningDaemon) -> None:
     assert [message["data"]["current_step"] for message in messages[1:3]] == [1, 19]
 
 
-async def test_silence_is_filled_with_comments(tmp_path: Path) -> None:
+async def test_comments_are_the_heartbeat(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"heartbeat_interval": 0.05}) as daemon:
         await daemon.report(registered(ID))
         async with streaming(daemon, f"/api/jobs/{ID}/events") as stream, trio.open_nursery() as nursery:
@@ -225,7 +216,7 @@ async def test_silence_is_filled_with_comments(tmp_path: Path) -> None:
             await daemon.report(progress(ID, 1))
 
 
-async def test_another_interval_of_comments_holds_for_the_streams_that_are_open(tmp_path: Path) -> None:
+async def test_a_reloaded_heartbeat_applies_to_open_streams(tmp_path: Path) -> None:
     new = settings_in(tmp_path / "state", limits={"heartbeat_interval": 0.05})
     async with running_daemon(tmp_path, lambda: new, limits={"heartbeat_interval": 59}) as daemon:
         await daemon.report(registered(ID), progress(ID, 1))
@@ -234,14 +225,14 @@ async def test_another_interval_of_comments_holds_for_the_streams_that_are_open(
                 pass
             daemon.kill(signal.SIGHUP)
             await eventually(lambda: daemon.daemon.settings.limits.heartbeat_interval < 1)
-            await daemon.report(progress(ID, 2))  # what follows is waited for by the new one
+            await daemon.report(progress(ID, 2))  # the next wait uses the new interval
             assert (await stream.receive())["data"]["current_step"] == 2
             nursery.start_soon(stream.event)
             await eventually(lambda: stream.comments >= 3)
             await daemon.report(progress(ID, 3))
 
 
-async def test_a_stopping_daemon_says_so_and_ends_its_streams(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_ends_its_streams(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         await daemon.report(registered(ID))
         async with streaming(daemon, f"/api/jobs/{ID}/events") as stream:
@@ -251,7 +242,7 @@ async def test_a_stopping_daemon_says_so_and_ends_its_streams(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", ["/api/events", f"/api/jobs/{ID}/events", f"/api/jobs/{ID}?since=CURSOR&wait=50"])
-async def test_a_client_that_leaves_leaves_nothing_behind(
+async def test_a_disconnected_client_leaves_nothing(
     daemon: RunningDaemon, client: httpx.AsyncClient, path: str
 ) -> None:
     await daemon.report(registered(ID))
@@ -264,7 +255,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(
     await daemon.leaves_only(before)
 
 
-async def test_a_client_costs_only_the_tasks_of_its_request(daemon: RunningDaemon) -> None:
+async def test_a_stream_needs_no_more_tasks(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with streaming(daemon, f"/api/jobs/{ID}/events"), await daemon.connect() as second:
         await second.send_all(b"GET /api/health HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -275,7 +266,7 @@ async def test_a_client_costs_only_the_tasks_of_its_request(daemon: RunningDaemo
         assert (await daemon.settled()).tasks - idle.tasks <= 2
 
 
-async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
+async def test_streams_are_limited(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
         async with streaming(daemon, "/api/events"):
@@ -284,17 +275,17 @@ async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:
             assert (refused.status_code, error_of(refused)) == (503, "all 1 connections are in use")
             assert refused.headers["Retry-After"]
             more = settings_in(tmp_path / "state", limits={"max_connections": 2})
-            daemon.daemon.connection_limiter.use(more)  # as after SIGHUP
+            daemon.daemon.connection_limiter.use(more)  # as after a reload
             async with streaming(daemon, "/api/events"):
                 await eventually(lambda: len(daemon.daemon.streams) == 2)
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
-async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_path: Path) -> None:
-    """Between the look and the stream the beginning of the answer is sent, while others ask as well."""
+async def test_two_clients_cannot_take_the_last_place(limit: str, tmp_path: Path) -> None:
+    """Between the check and the stream, the head of the response is sent, and other requests run."""
     streams = StreamRegistry(ConnectionLimiter(settings_in(tmp_path, limits={limit: 1})))
     first, second = ReaderOutbox(1000), ReaderOutbox(1000)
-    client = Client("198.51.100.7", NOBODY)
+    client = Client("198.51.100.7", ANONYMOUS)
     for _ in (first, second):
         streams.require_room(client)
     with trio.fail_after(PATIENCE), streams.opened(first, client):
@@ -305,7 +296,7 @@ async def test_of_two_who_have_found_the_last_room_one_stays(limit: str, tmp_pat
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
-async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: str) -> None:
+async def test_websockets_and_streams_share_the_limit(tmp_path: Path, limit: str) -> None:
     limits = {limit: 2, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
@@ -320,7 +311,7 @@ async def test_websockets_and_streams_share_the_places(tmp_path: Path, limit: st
         await eventually(lambda: not daemon.daemon.connection_limiter._watching)
 
 
-async def test_a_client_that_does_not_read_is_ended_and_holds_up_nobody(tmp_path: Path) -> None:
+async def test_a_slow_client_is_disconnected(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"send_buffer_bytes": 4096}) as daemon:
         await daemon.report(registered(ID), status_change(ID, "processing"))
         async with await daemon.connect(receive_buffer=4096) as stream:
@@ -347,13 +338,13 @@ async def test_a_client_that_does_not_read_is_ended_and_holds_up_nobody(tmp_path
         ("/api/events?types=dance", 400),
     ],
 )
-async def test_what_cannot_be_streamed_is_refused(client: httpx.AsyncClient, path: str, status: int) -> None:
+async def test_invalid_streams_are_rejected(client: httpx.AsyncClient, path: str, status: int) -> None:
     refused = await client.get(path)
     assert refused.status_code == status
     assert error_of(refused)
 
 
-async def test_the_head_of_a_stream_has_no_body(client: httpx.AsyncClient) -> None:
+async def test_head_of_a_stream_has_no_body(client: httpx.AsyncClient) -> None:
     head = await client.head("/api/events")
     assert (head.status_code, head.headers["Content-Type"], head.content) == (
         200,
@@ -362,9 +353,7 @@ async def test_the_head_of_a_stream_has_no_body(client: httpx.AsyncClient) -> No
     )
 
 
-async def test_a_long_poll_is_answered_as_soon_as_the_job_changed(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_long_poll_returns_the_changed_job(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     seen = []
     job = (await client.get(f"/api/jobs/{ID}")).json()
@@ -385,9 +374,7 @@ async def test_a_long_poll_is_answered_as_soon_as_the_job_changed(
     ]
 
 
-async def test_a_long_poll_of_what_has_changed_is_answered_at_once(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_long_poll_of_a_newer_job_returns_at_once(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     cursor = (await client.get(f"/api/jobs/{ID}")).json()["cursor"]
     await daemon.report(progress(ID, 7))
@@ -401,9 +388,7 @@ async def test_a_long_poll_of_what_has_changed_is_answered_at_once(
         assert (await client.get(f"/api/jobs/{ID}?since={cursor}&wait=50")).json()["status"] == "completed"
 
 
-async def test_a_long_poll_of_what_does_not_change_is_answered_in_time(
-    daemon: RunningDaemon, client: httpx.AsyncClient
-) -> None:
+async def test_a_long_poll_times_out(daemon: RunningDaemon, client: httpx.AsyncClient) -> None:
     await daemon.report(registered(ID))
     before = (await client.get(f"/api/jobs/{ID}")).json()
     after = await client.get(f"/api/jobs/{ID}?since={before['cursor']}&wait=0.05")
@@ -411,7 +396,7 @@ async def test_a_long_poll_of_what_does_not_change_is_answered_in_time(
     assert (await client.get(f"/api/jobs/{ID}?since={before['cursor']}&wait=-1")).status_code == 400
 
 
-async def test_a_long_poll_of_a_stopping_daemon_is_answered(tmp_path: Path) -> None:
+async def test_a_stopping_daemon_answers_long_polls(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         await daemon.report(registered(ID))
         before = (await client.get(f"/api/jobs/{ID}")).json()

@@ -329,6 +329,6 @@ def test_what_cannot_be_begun_on_a_full_disk_leaves_nothing(disk: SmallDisk) -> 
         SQLiteStore.open(disk.path / "progressd.db")
     with pytest.raises(SettingsError, match="cannot write the keys"):
         add_key(disk.path / "keys.json", Key(name="ci", hash="0" * 64, scopes=[Scope.READ], created_at=NOW))
-    with pytest.raises(SettingsError, match="the secret of tokens"):
+    with pytest.raises(SettingsError, match="cannot use the token secret"):
         secret_from(disk.path / "token-secret")
     assert [one.name for one in disk.path.iterdir()] == ["ballast"]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import trio
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.rate_limit import RequestRates
+from progressd.auth.rate_limit import RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
 from progressd.broadcast.subscription import EmptyHistory, Page
@@ -167,7 +167,7 @@ class Server:
         self.watchers = WebSocketServer(
             settings,
             authenticator,
-            RequestRates(settings, authenticator),
+            RateLimiter(settings),
             ConnectionLimiter(settings),
             cast(Any, scopes),
         )

@@ -115,7 +115,7 @@ def test_whoever_signs_out_leaves_nothing_behind(shut: Page, locked: Locked) -> 
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("pgd_nonsense", "There is no such key, or it has been revoked."),
+        ("pgd_nonsense", "The key is unknown or has been revoked."),
         ("pgd_a b", "This is not a key: it contains characters that keys never have."),
         ("WRITER", "The key send cannot view jobs: it needs the scope read."),
     ],

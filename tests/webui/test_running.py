@@ -28,28 +28,28 @@ environment = {{ GATE = "{gate}" }}
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
+def access(tmp_path: Path) -> Path:
     """Whoever writes into it lets the held pipeline go a step further."""
     os.mkfifo(tmp_path / "gate")
     return tmp_path / "gate"
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path, gate: Path) -> Iterator[Page]:
+def page(browser: Browser, tmp_path: Path, access: Path) -> Iterator[Page]:
     """The page of a daemon whose pipeline is held."""
     with (
-        served_daemon(tmp_path / "state", config=HELD.format(gate=gate)) as daemon,
+        served_daemon(tmp_path / "state", config=HELD.format(access=access)) as daemon,
         opened_page(browser, daemon.url) as page,
     ):
         yield page
 
 
-def test_while_a_job_runs_its_bar_moves_and_it_can_be_cancelled(page: Page, gate: Path, scan: Path) -> None:
+def test_while_a_job_runs_its_bar_moves_and_it_can_be_cancelled(page: Page, access: Path, scan: Path) -> None:
     page.locator("input[type=file]").set_input_files(scan)
     running = page.locator(".job[data-status=processing]")
     for percent in ("25", "50", "75"):
         expect(running.get_by_role("progressbar")).to_have_attribute("aria-valuenow", percent)
-        gate.write_text("go\n")
+        access.write_text("go\n")
     running.locator("[data-action=cancel]").click()
     expect(page.locator(".job[data-status=cancelled]")).to_be_visible()
 

@@ -153,7 +153,7 @@ async def test_an_upgrade_pipelined_behind_a_request_is_refused_in_json(daemon: 
     async with Peer(await daemon.connect()) as peer:
         await peer.send(request("/api/health") + upgrade(JOB))
         assert (await peer.response()).status == 200
-        assert (await peer.response()).json["error"].startswith("this is not a WebSocket handshake")
+        assert (await peer.response()).json["error"].startswith("invalid WebSocket handshake")
 
 
 # refused

@@ -1,1 +1,1 @@
-"""Identify requests and decide what they may do: keys, tokens, origins, addresses and limits."""
+"""Identify clients and decide what they may do: keys, tokens, origins, addresses and limits."""

@@ -1,6 +1,6 @@
-"""Keys: who holds one may do what its scopes say. Of a key only the hash is kept, in a file of JSON.
+"""API keys. A JSON file keeps their hashes and scopes, never the keys themselves.
 
-A key has 256 random bits, so a plain SHA-256 hides it as well as a slow hash would hide a password.
+A key has 256 random bits, so a plain SHA-256 protects it as well as a slow hash protects a password.
 """
 
 import fcntl
@@ -21,13 +21,13 @@ from progressd.core.errors import InvalidInput, SettingsError
 from progressd.core.json import UNDECODABLE, reason_of
 from progressd.system.fs import new_file, read_regular
 
-PREFIX: Final = "pgd_"  # so that scanners for leaked secrets, and people, know a key when they see one
+PREFIX: Final = "pgd_"  # by which scanners for leaked secrets, and people, recognize a key
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
 
 class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is kept of a key. Times are UTC."""
+    """The stored part of a key. Times are UTC."""
 
     name: Name
     hash: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -38,7 +38,7 @@ class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def identity(self) -> Identity:
-        """Who holds it."""
+        """Return the identity of its holder."""
         return Identity(
             name=self.name,
             scopes=frozenset(self.scopes),
@@ -56,37 +56,37 @@ _decode = msgspec.json.Decoder(_File).decode
 
 
 def new_secret() -> str:
-    """A key, as its holder gets it."""
+    """Return a new key, as its holder gets it."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def hashed(secret: str) -> str:
-    """What is kept of it."""
+    """Return the hash of a key or token."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def read_keys(path: Path) -> list[Key]:
-    """The keys in a file; none where there is no file. Raises SettingsError."""
+    """Return the keys in a file, none if it does not exist. Raises SettingsError."""
     try:
         return _decode(read_regular(path)).keys
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise SettingsError(f"the keys in {path} cannot be read: {error.strerror}") from None
+        raise SettingsError(f"cannot read the keys in {path}: {error.strerror}") from None
     except UNDECODABLE as error:
-        raise SettingsError(f"the file of keys {path} is damaged: {reason_of(error)}") from None
+        raise SettingsError(f"the key file {path} is damaged: {reason_of(error)}") from None
 
 
 def add_key(path: Path, key: Key) -> None:
-    """Add a key. Raises InvalidInput when there is one of this name, SettingsError."""
+    """Add a key. Raises InvalidInput if the name is taken, SettingsError."""
     with _changing(path) as keys:
         if key.name in keys:
-            raise InvalidInput(f"there is a key {key.name} already: revoke it first, or choose another name")
+            raise InvalidInput(f"the key {key.name} already exists: revoke it first, or choose another name")
         keys[key.name] = key
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Delete a key. Raises InvalidInput when there is none of this name, SettingsError."""
+    """Delete a key. Raises InvalidInput if there is no key of this name, SettingsError."""
     with _changing(path) as keys:
         if keys.pop(name, None) is None:
             raise InvalidInput(f"there is no key {name}")
@@ -94,7 +94,7 @@ def revoke_key(path: Path, name: str) -> None:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[dict[str, Key]]:
-    """The keys by name, written back at the end as a whole or not at all, by one at a time."""
+    """Lock the file and yield its keys by name. Write them back at the end, all or nothing."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -105,7 +105,7 @@ def _changing(path: Path) -> Iterator[dict[str, Key]]:
         keys = {key.name: key for key in read_keys(path)}
         yield keys
         _write(path, keys)
-        os.fsync(directory)  # or a power cut might bring a key back that was revoked
+        os.fsync(directory)  # a power cut must not bring a revoked key back
     except OSError as error:
         raise SettingsError(f"cannot write the keys to {path}: {error.strerror}") from None
     finally:

@@ -1,4 +1,4 @@
-"""Admission: finds out who asks from what came with a request, by the keys in force."""
+"""Authentication: find the identity of a client from the key or token in its request."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ import structlog
 import trio
 
 from progressd.auth.api_keys import hashed, read_keys
-from progressd.auth.identity import EVERYBODY, NOBODY, Identity, Scope
+from progressd.auth.identity import ANONYMOUS, UNRESTRICTED, Identity, Scope
 from progressd.auth.watch_tokens import lifetime_of, new_token, read_token, secret_from
 from progressd.config.settings import AuthSettings
 from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
 
-SUBPROTOCOL: Final = "progressd.token."  # and the token: the one header that a page can send with a WebSocket
-POLL_INTERVAL: Final = 1.0  # seconds after which the file of keys is looked at again
+SUBPROTOCOL: Final = "progressd.token."  # followed by the token: the one header that a page can send with a WebSocket
+POLL_INTERVAL: Final = 1.0  # seconds between two looks at the key file
 
 log = structlog.get_logger(__name__)
 
 
 class Authenticator:
-    """The keys in force. `load` comes first; `run` follows the file from then on."""
+    """The keys in force. Call `load` first; `run` then follows the key file."""
 
     def __init__(self, settings: AuthSettings) -> None:
         self.required = settings.required
@@ -33,115 +33,122 @@ class Authenticator:
         self._secret = ""
         self._version: tuple[int, int, int] | None = None
         self._keys: Mapping[str, Identity] = {}  # by hash
-        self._held: dict[object, tuple[Identity, Callable[[], object]]] = {}
+        self._open: dict[object, tuple[Identity, Callable[[], object]]] = {}
 
     def load(self) -> None:
-        """Read the keys and the secret of tokens. Raises SettingsError, and then they are as they were."""
+        """Read the keys and the token secret. Raises SettingsError, and changes nothing then."""
         self.use(self._settings)()
 
     def use(self, settings: AuthSettings) -> Callable[[], None]:
-        """Read keys and secret again; what puts them into force, and the settings. Raises SettingsError."""
-        version = self._look()
+        """Read keys and secret again. Returns the function that applies them. Raises SettingsError."""
+        version = self._file_version()
         keys = {key.hash: key.identity for key in read_keys(self._path)}
         secret = secret_from(self._secret_path)
-        return partial(self._use, settings, version, keys, secret)
+        return partial(self._apply, settings, version, keys, secret)
 
-    def _use(
+    def _apply(
         self, settings: AuthSettings, version: tuple[int, int, int] | None, keys: Mapping[str, Identity], secret: str
     ) -> None:
         before, self._keys = self._keys, keys
-        signed_otherwise, self._secret = secret != self._secret, secret
+        new_secret, self._secret = secret != self._secret, secret
         self._settings = settings
         self._version = version
-        for who, end in tuple(self._held.values()):
-            revoked = who.key and before.get(who.key) != self._keys.get(who.key)
-            if revoked or (signed_otherwise and who.topic is not None):
+        for identity, end in tuple(self._open.values()):
+            revoked = identity.key and before.get(identity.key) != self._keys.get(identity.key)
+            if revoked or (new_secret and identity.topic is not None):
                 end()
 
     async def run(self) -> None:
-        """Follow the file until cancelled. One that cannot be read changes nothing."""
+        """Follow the key file until cancelled. An unreadable file changes nothing."""
         while True:
             await trio.sleep(POLL_INTERVAL)
             self._end_expired()
-            if self._look() != self._version:
+            if self._file_version() != self._version:
                 try:
                     self.load()
                     log.info("keys read", keys=len(self._keys))
                 except SettingsError as error:
-                    self._version = self._look()  # say it once
-                    log.error("the keys stay as they were", error=str(error))
+                    self._version = self._file_version()  # log it once
+                    log.error("keys not read, the previous keys stay in force", error=str(error))
 
     @property
-    def anybody(self) -> Identity:
-        """Who comes without a key or token."""
-        return NOBODY if self.required else EVERYBODY
+    def anonymous(self) -> Identity:
+        """Return the identity of a client without a key or token."""
+        return ANONYMOUS if self.required else UNRESTRICTED
 
-    def who(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
-        """Who sends these headers, whose names are in lower case, with this query; None: a token does not do.
+    def authenticate(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
+        """Return the sender's identity.
 
-        Where there are no keys and none is needed, that of something else is none: without it one may do as much.
-        Raises Unauthorized for a key or token that is not good, TokenExpired.
+        Where there are no keys and none is required, a key is ignored: without it the client may do as much.
+
+        Args:
+            headers: with names in lower case.
+            query: None where a token in it does not count.
+
+        Raises:
+            Unauthorized: for an unknown, revoked or expired key, and for an invalid token.
+            TokenExpired: for a token that was valid once.
         """
-        secret = _secret(headers)
-        if secret is None and query is not None and (token := _token(headers, query)) is not None:
-            return self._holder(token)
+        secret = _key_in(headers)
+        if secret is None and query is not None and (token := _token_in(headers, query)) is not None:
+            return self._identity_of(token)
         if secret is None or not (self._keys or self.required):
-            return self.anybody
+            return self.anonymous
         found = self._keys.get(hashed(secret))
         if found is None:
-            raise Unauthorized("there is no such key, or it has been revoked")
+            raise Unauthorized("the key is unknown or has been revoked")
         if found.expires_at is not None and found.expires_at <= datetime.now(UTC):
             raise Unauthorized(f"the key {found.name} has expired")
         return found
 
-    def new_token(self, who: Identity, topic: str) -> tuple[str, datetime]:
-        """A token for a topic, which `who` has been found to see, and its end. Raises OutOfScope."""
-        if who.topic is not None:
-            raise OutOfScope("a token makes no other")
-        end = lifetime_of(who, self._settings.token_lifetime)
-        return new_token(self._secret, topic, end, who), end
+    def new_token(self, identity: Identity, topic: str) -> tuple[str, datetime]:
+        """Create a token for a topic that the identity may see. Returns it with its expiry. Raises OutOfScope."""
+        if identity.topic is not None:
+            raise OutOfScope("a watch token cannot create another token")
+        end = lifetime_of(identity, self._settings.token_lifetime)
+        return new_token(self._secret, topic, end, identity), end
 
-    def _holder(self, token: str) -> Identity:
-        """Who has a token: no more than who made it, and no longer."""
-        grant = read_token(self._secret, token)
-        maker = self._keys.get(grant.key)
-        if grant.key and maker is None:
-            raise Unauthorized("the key that this token was made with has been revoked")
+    def _identity_of(self, token: str) -> Identity:
+        """Return a token's identity, which may do no more than its maker, and for no longer."""
+        claims = read_token(self._secret, token)
+        maker = self._keys.get(claims.key)
+        if claims.key and maker is None:
+            raise Unauthorized("the key that created this token has been revoked")
         return Identity(
-            name=grant.name or "token",
+            name=claims.name or "token",
             scopes=frozenset([Scope.READ]),
             labels=maker.labels if maker else {},
-            topic=grant.topic,
-            expires_at=grant.expires_at,
-            key=grant.key,
+            topic=claims.topic,
+            expires_at=claims.expires_at,
+            key=claims.key,
             token=hashed(token),
         )
 
     @contextmanager
-    def held(self, who: Identity, end: Callable[[], object]) -> Iterator[None]:
-        """Within this, `end` is called when the key or token of `who` ends, or its key changes; maybe twice.
+    def revocable(self, identity: Identity, end: Callable[[], object]) -> Iterator[None]:
+        """Within this, call `end` when the identity's key or token expires, is revoked or changes; maybe twice.
 
-        At once, where that has happened since `who` was found out.
+        Call it at once where that has happened since the identity was authenticated.
         """
-        if not who.key and who.expires_at is None:
+        if not identity.key and identity.expires_at is None:
             yield
             return
-        if who.key and ((now := self._keys.get(who.key)) is None or now.labels != who.labels):
+        if identity.key and ((now := self._keys.get(identity.key)) is None or now.labels != identity.labels):
             end()
-        token = object()
-        self._held[token] = who, end
+        entry = object()
+        self._open[entry] = identity, end
         try:
             yield
         finally:
-            del self._held[token]
+            del self._open[entry]
 
     def _end_expired(self) -> None:
         now = datetime.now(UTC)
-        for who, end in tuple(self._held.values()):
-            if who.expires_at is not None and who.expires_at <= now:
+        for identity, end in tuple(self._open.values()):
+            if identity.expires_at is not None and identity.expires_at <= now:
                 end()
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _file_version(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat()
         except OSError:
@@ -149,8 +156,8 @@ class Authenticator:
         return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _secret(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-    """The key that came with a request; other schemes of Authorization are for a proxy before the daemon."""
+def _key_in(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """Return the key in a request. Other schemes of Authorization are for a proxy in front of the daemon."""
     for name, value in headers:
         if name == b"x-api-key":
             return value.decode("latin-1").strip()
@@ -159,8 +166,7 @@ def _secret(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     return None
 
 
-def _token(headers: Sequence[tuple[bytes, bytes]], query: str) -> str | None:
-    """The token that came with a request."""
+def _token_in(headers: Sequence[tuple[bytes, bytes]], query: str) -> str | None:
     for name, value in headers:
         if name == b"sec-websocket-protocol":
             for offered in value.decode("latin-1").split(","):

@@ -1,7 +1,7 @@
-"""Whose address a request comes from, also behind proxies. Those say it in X-Forwarded-For, and so may anybody else.
+"""The address of a client, also behind proxies, which report it in X-Forwarded-For. Anybody else can send that too.
 
-Each proxy appends the address that it was asked from. So the list is read from the right, as long as the one who wrote
-the entry is a proxy that is trusted; the first other address is the client's.
+Each proxy appends the address of its peer. So the list is read from the right, for as long as a trusted proxy wrote the
+entry. The first other address is the client's.
 """
 
 import ipaddress
@@ -17,12 +17,12 @@ _PORT = re.compile(r"(?:\[(.*)\]|([^:]*))(?::[0-9]+)?")
 
 @lru_cache(maxsize=64)
 def networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
-    """From `127.0.0.0/8` or `::1`. Raises ValueError."""
+    """Parse networks such as `127.0.0.0/8` or `::1`. Raises ValueError."""
     return tuple(map(ipaddress.ip_network, texts))
 
 
 def within(address: str, among: Iterable[Network]) -> bool:
-    """Whether an address is in one of the networks; what is no address, such as `unix`, is in none."""
+    """Return whether an address is in one of the networks. Text such as `unix` is in none."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -33,7 +33,7 @@ def within(address: str, among: Iterable[Network]) -> bool:
 
 
 def counted_as(address: str) -> str:
-    """What an address counts as in limits: IPv6 by /64, which is what one client gets and may use all of."""
+    """Return what an address counts as in limits: IPv6 by its /64, because a client has at least that many."""
     if ":" not in address:
         return address
     try:
@@ -46,17 +46,17 @@ def counted_as(address: str) -> str:
 
 
 def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: Sequence[Network]) -> str:
-    """Return the client's address, from that of the peer and the X-Forwarded-For that trusted proxies write."""
+    """Return the client's address, from the peer's and from the X-Forwarded-For of trusted proxies."""
     if not trusted or not within(peer, trusted):
         return peer
     client = peer
     text = ",".join([value.decode("latin-1") for name, value in headers if name.lower() == b"x-forwarded-for"])
-    for said in map(_without_port, reversed(text.split(","))):
+    for entry in map(_without_port, reversed(text.split(","))):
         if not within(client, trusted):
             break
-        if not _is_address(said):
-            return client  # a proxy that hides it, or nonsense
-        client = said
+        if not _is_address(entry):
+            return client  # a proxy that hides the address, or nonsense
+        client = entry
     return client
 
 

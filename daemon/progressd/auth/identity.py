@@ -1,19 +1,19 @@
-"""Who asks, and the one function that decides what they may do."""
+"""The identity of a client, and the one function that decides what it may do."""
 
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from progressd.core.errors import NotFound, OutOfScope, Unauthorized
+from progressd.core.errors import OutOfScope, Unauthorized
 from progressd.core.job import Job, has_labels
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 
 class Scope(StrEnum):
-    """What one may do: look on; submit, report and cancel; all of it."""
+    """A right: read jobs; also submit, report and cancel them; all of it."""
 
     READ = "read"
     WRITE = "write"
@@ -21,19 +21,19 @@ class Scope(StrEnum):
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Who asks. Bound to `labels`, one has only to do with the jobs that have all of them; `topic`: only with that."""
+    """An identity. With `labels`, it sees only jobs that have all of them; with `topic`, only that topic."""
 
     name: str | None = None  # of the key
     scopes: frozenset[Scope] = frozenset()
     labels: Mapping[str, str] = {}
     topic: str | None = None
     expires_at: datetime | None = None
-    key: str = ""  # the hash of the key, as which it may be revoked
-    token: str = ""  # the hash of the watch token
+    key: str = ""  # the key's hash
+    token: str = ""  # the watch token's hash
 
     @property
     def bound(self) -> bool:
-        """Whether there may be jobs that it has nothing to do with."""
+        """Return whether some jobs may be hidden from this identity."""
         return bool(self.labels) or not self.may_watch_all
 
     @property
@@ -47,21 +47,25 @@ class Identity(Struct, frozen=True, kw_only=True):
         return self.topic in topics and has_labels(job.labels, self.labels)
 
 
-EVERYBODY: Final = Identity(scopes=frozenset(Scope))
-"""Whoever comes without a key where none is required."""
+UNRESTRICTED: Final = Identity(scopes=frozenset(Scope))
+"""A client without a key, where the daemon requires none."""
 
-NOBODY: Final = Identity()
-"""Whoever comes without a key where one is required."""
+ANONYMOUS: Final = Identity()
+"""A client without a key, where the daemon requires one."""
 
 
-def require(who: Identity, action: Scope, job: Job | None = None) -> None:
-    """Whether `who` may do something of the kind `action`, to that job if it is about one.
+class Client(NamedTuple):
+    """The sender of a request or the other end of a stream: its own address, also behind proxies, and its identity."""
 
-    Raises Unauthorized, OutOfScope, or NotFound for a job that is none of theirs: as for one that does not exist.
-    """
-    if not who.scopes:
-        raise Unauthorized("this takes a key: send it as Authorization: Bearer KEY, or as X-API-Key")
-    if action not in who.scopes and Scope.ADMIN not in who.scopes:
-        raise OutOfScope(f"this takes the scope {action}, and this key has {', '.join(sorted(who.scopes))}")
-    if job is not None and not who.may_see(job):
-        raise NotFound(f"no job {job.id}")
+    address: str
+    identity: Identity
+    publishes: bool = False
+
+
+def require(identity: Identity, action: Scope) -> None:
+    """Check that an identity may do something of the kind `action`. Raises Unauthorized, OutOfScope."""
+    if not identity.scopes:
+        raise Unauthorized("a key is required: send it as Authorization: Bearer KEY, or as X-API-Key")
+    if action not in identity.scopes and Scope.ADMIN not in identity.scopes:
+        scopes = ", ".join(sorted(identity.scopes))
+        raise OutOfScope(f"the scope {action} is required: this key has {scopes}")

@@ -2,21 +2,21 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import trio
 
-from progressd.auth.authenticator import Authenticator
-from progressd.auth.client_address import client_address, counted_as, networks, within
+from progressd.auth.client_address import counted_as, networks, within
+from progressd.auth.identity import Client
 from progressd.config.settings import Settings
-from progressd.core.errors import RateLimited, Unauthorized
+from progressd.core.errors import RateLimited
 
-MAX_BUCKETS: Final = 10_000  # clients that are remembered, about 200 bytes each
+MAX_BUCKETS: Final = 10_000  # about 200 bytes each
 
 
 class RateLimitState(NamedTuple):
-    """What a client has left: whole requests, and in how many seconds it has all of them again."""
+    """A client's quota: whole requests left, and the seconds until the full burst is available again."""
 
     per_minute: int
     burst: int
@@ -25,80 +25,54 @@ class RateLimitState(NamedTuple):
 
 
 class RateLimiter:
-    """Buckets by client; `now` is in seconds of any clock. Does no I/O."""
+    """Counts requests by client. Watch tokens count for the address, not for the key that they were made with."""
 
-    def __init__(self, per_minute: int, burst: int) -> None:
-        self.per_minute = per_minute
-        self.burst = burst
-        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what was taken out, and when, oldest first
-
-    def use(self, per_minute: int, burst: int) -> None:
-        """Other limits from here on."""
-        self.per_minute, self.burst = per_minute, burst
-
-    def take(self, client: str, now: float) -> RateLimitState:
-        """Count a request. Raises RateLimited."""
-        used = self._left_over(client, now) + 1
-        if used > self.burst + 1e-6:  # who comes again exactly when told must not fail by a rounding
-            wait = math.ceil((used - self.burst) * 60 / self.per_minute)
-            raise RateLimited(f"at most {self.per_minute} requests a minute, {self.burst} of them at once", wait)
-        self._used[client] = used, now
-        self._used.move_to_end(client)
-        if len(self._used) > MAX_BUCKETS:
-            self._used.popitem(last=False)
-        return self._standing(used)
-
-    def standing(self, client: str, now: float) -> RateLimitState:
-        """What a client has left, without counting anything."""
-        return self._standing(self._left_over(client, now))
-
-    def _left_over(self, client: str, now: float) -> float:
-        used, since = self._used.get(client, (0.0, now))
-        return max(0.0, used - (now - since) * self.per_minute / 60)
-
-    def _standing(self, used: float) -> RateLimitState:
-        return RateLimitState(self.per_minute, self.burst, int(self.burst - used), used * 60 / self.per_minute)
-
-
-Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
-
-
-class RequestRates:
-    """`peer` is the address of the other end of the connection, `headers` are the request's, names in lower case."""
-
-    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
-        self._settings = settings
-        self._authenticator = authenticator
-        self._rates = RateLimiter(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
+    def __init__(self, settings: Settings, clock: Callable[[], float] = trio.current_time) -> None:
+        self._limits = settings.limits
+        self._clock = clock
+        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests, and when; oldest first
 
     def use(self, settings: Settings) -> None:
-        """Settings that have been read again."""
-        self._settings = settings
-        self._rates.use(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_burst)
+        """Apply reloaded settings."""
+        self._limits = settings.limits
 
-    def limits(self, peer: str, headers: Headers) -> bool:
-        """Whether the sender may ask only so often."""
-        return not within(self.address(peer, headers), networks(self._settings.limits.exempt_addresses))
+    def exempts(self, address: str) -> bool:
+        """Return whether an address has no limit."""
+        return within(address, networks(self._limits.exempt_addresses))
 
-    def standing(self, peer: str, headers: Headers) -> RateLimitState:
-        """How often it may still ask."""
-        return self._rates.standing(self._client(peer, headers), trio.current_time())
-
-    def take(self, peer: str, headers: Headers) -> RateLimitState | None:
-        """Count a request; None: of a sender that may ask as often as it likes. Raises RateLimited."""
-        if not self.limits(peer, headers):
+    def take(self, client: Client) -> RateLimitState | None:
+        """Count a request. Returns None for a client without a limit. Raises RateLimited."""
+        if self.exempts(client.address):
             return None
-        return self._rates.take(self._client(peer, headers), trio.current_time())
+        bucket, limits = _bucket(client), self._limits
+        used = self._used_by(bucket) + 1
+        if used > limits.rate_limit_burst + 1e-6:  # a rounding error must not reject a client that waited long enough
+            wait = math.ceil((used - limits.rate_limit_burst) * 60 / limits.rate_limit_per_minute)
+            raise RateLimited(
+                f"too many requests: at most {limits.rate_limit_per_minute} a minute,"
+                f" {limits.rate_limit_burst} of them at once",
+                wait,
+            )
+        self._used[bucket] = used, self._clock()
+        self._used.move_to_end(bucket)
+        if len(self._used) > MAX_BUCKETS:
+            self._used.popitem(last=False)
+        return self._state(used)
 
-    def _client(self, peer: str, headers: Headers) -> str:
-        """The key, or the address of who comes without a good one."""
-        try:
-            key = self._authenticator.who(list(headers), "").key
-        except Unauthorized:
-            key = ""
-        return key or counted_as(self.address(peer, headers))
+    def state(self, client: Client) -> RateLimitState:
+        """Return a client's quota, and count nothing."""
+        return self._state(self._used_by(_bucket(client)))
 
-    def address(self, peer: str, headers: Headers) -> str:
-        """The sender's address, also behind proxies."""
-        server = self._settings.server
-        return client_address(peer, headers, networks(server.trusted_proxies))
+    def _used_by(self, bucket: str) -> float:
+        now = self._clock()
+        used, since = self._used.get(bucket, (0.0, now))
+        return max(0.0, used - (now - since) * self._limits.rate_limit_per_minute / 60)
+
+    def _state(self, used: float) -> RateLimitState:
+        per_minute, burst = self._limits.rate_limit_per_minute, self._limits.rate_limit_burst
+        return RateLimitState(per_minute, burst, int(burst - used), used * 60 / per_minute)
+
+
+def _bucket(client: Client) -> str:
+    identity = client.identity
+    return identity.key if identity.key and not identity.token else counted_as(client.address)

@@ -1,6 +1,6 @@
-"""Watch tokens: for a short while, whoever holds one may look at one topic. They are JWTs (RFC 7519), signed here.
+"""Watch tokens: JWTs (RFC 7519) that let their holder watch one topic for a short time.
 
-They are for what cannot send a header: a browser's WebSocket, its EventSource and its links.
+They are for clients that cannot send a header: a browser's WebSocket, EventSource or link.
 """
 
 import os
@@ -17,11 +17,11 @@ from progressd.system.fs import new_file, read_regular
 
 ALGORITHM: Final = "HS256"
 AUDIENCE: Final = "progressd:watch"
-BYTES: Final = 32  # of the secret
+SECRET_BYTES: Final = 32
 
 
 class TokenClaims(NamedTuple):
-    """What a good token says: the topic, until when, and the name and hash of the key it was made with, if any."""
+    """The content of a valid token: the topic, the expiry, and the name and hash of the key that made it, if any."""
 
     topic: str
     expires_at: datetime
@@ -30,27 +30,27 @@ class TokenClaims(NamedTuple):
 
 
 def secret_from(path: Path) -> str:
-    """The secret in a file, which is made where there is none. Raises SettingsError."""
+    """Return the secret in a file, which is created if it does not exist. Raises SettingsError."""
     try:
         if not path.exists():
-            _make(path)
+            _create(path)
         text = read_regular(path).decode("ascii").strip()
     except OSError as error:
-        raise SettingsError(f"the secret of tokens in {path} cannot be used: {error.strerror}") from None
+        raise SettingsError(f"cannot use the token secret in {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         text = ""
-    if len(text) < BYTES:
-        raise SettingsError(f"the secret of tokens in {path} is damaged: delete the file, and another one is made")
+    if len(text) < SECRET_BYTES:
+        raise SettingsError(f"the token secret in {path} is damaged: delete the file to create a new one")
     return text
 
 
-def _make(path: Path) -> None:
-    """Whole or not at all, also when another process is at it, and after a power cut."""
+def _create(path: Path) -> None:
+    """Create the file whole or not at all, also beside another process, and across a power cut."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         with open(new_file(new), "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(BYTES) + "\n")
+            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.link(new, path)
@@ -65,32 +65,32 @@ def _make(path: Path) -> None:
         os.close(directory)
 
 
-def new_token(secret: str, topic: str, expires_at: datetime, who: Identity) -> str:
-    """A token for a topic, made by `who`."""
+def new_token(secret: str, topic: str, expires_at: datetime, maker: Identity) -> str:
+    """Return a signed token for a topic."""
     claims = {
         "aud": AUDIENCE,
         "sub": topic,
         "iat": datetime.now(UTC),
         "exp": expires_at,
-        "name": who.name or "",
-        "key": who.key,
+        "name": maker.name or "",
+        "key": maker.key,
     }
     return jwt.encode(claims, secret, ALGORITHM)
 
 
 def read_token(secret: str, token: str) -> TokenClaims:
-    """What a token says. Raises TokenExpired, or Unauthorized for one that is not from here."""
+    """Return a token's claims. Raises TokenExpired, or Unauthorized for an invalid token."""
     try:
         required = ["aud", "sub", "exp", "name", "key"]
         claims = jwt.decode(token, secret, [ALGORITHM], audience=AUDIENCE, options={"require": required})
     except jwt.ExpiredSignatureError:
         raise TokenExpired("the token has expired") from None
-    except (jwt.InvalidTokenError, RecursionError, UnicodeEncodeError):  # of a header nested too deeply; of no text
-        raise Unauthorized("this token is not good here") from None
+    except (jwt.InvalidTokenError, RecursionError, UnicodeEncodeError):  # a header nested too deeply, or not UTF-8
+        raise Unauthorized("invalid token") from None
     return TokenClaims(claims["sub"], datetime.fromtimestamp(claims["exp"], UTC), claims["name"], claims["key"])
 
 
-def lifetime_of(who: Identity, seconds: float) -> datetime:
-    """The end of a token: after so many seconds, and not after its maker's."""
+def lifetime_of(maker: Identity, seconds: float) -> datetime:
+    """Return the expiry of a token: after so many seconds, and not after its maker's key."""
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
-    return end if who.expires_at is None else min(end, who.expires_at)
+    return end if maker.expires_at is None else min(end, maker.expires_at)

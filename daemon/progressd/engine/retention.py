@@ -80,7 +80,7 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: JobF
 async def _count(files: JobFiles) -> None:
     """Find out anew how much is stored."""
     try:
-        await files.stored.count()
+        await files.usage.count()
     except OSError as error:
         log.error("cannot count what is stored, the next look will", error=str(error))
 

@@ -1,1 +1,1 @@
-"""The state directory, and the files of jobs in it."""
+"""The state directory and the files of jobs."""

@@ -1,14 +1,14 @@
-"""The files of jobs in the state directory: uploads, results, and what a pipeline wrote to its standard error.
+"""The files of jobs in the state directory: uploads, results, and the stderr of pipelines.
 
-    uploads/JOB_ID         being received; after that a link to the input, until the job is in the store
-    uploads/JOB_ID.again   being received once more, while nobody knows whether the job will be in the store
-    uploads/JOB_ID.deleted of a job that is deleted, until its files are
-    jobs/JOB_ID/input      what was uploaded
-    jobs/JOB_ID/work-N/    where attempt N runs and writes
-    jobs/JOB_ID/output     the result, whole: only the end of a successful attempt puts it there
-    jobs/JOB_ID/stderr     what the last attempt complained of
+    uploads/JOB_ID         an upload in progress; then a link to the input, until the job is stored
+    uploads/JOB_ID.again   a second upload, while it is not known whether the job is stored
+    uploads/JOB_ID.deleted marks a deleted job whose files are not deleted yet
+    jobs/JOB_ID/input      the uploaded file
+    jobs/JOB_ID/work-N/    the working directory of attempt N
+    jobs/JOB_ID/output     the whole result of a successful attempt
+    jobs/JOB_ID/stderr     the stderr of the last attempt
 
-A file name that a client gave is never a path here.
+A file name from a client is never used as a path.
 """
 
 import errno
@@ -27,6 +27,7 @@ from typing import Final
 import structlog
 import trio
 
+from progressd.config.settings import Limits
 from progressd.core.errors import Conflict, InsufficientStorage, StoreFailed, Unavailable
 from progressd.files.quota import DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
 from progressd.files.state_dir import make_directory
@@ -35,40 +36,45 @@ from progressd.store.base import Store
 from progressd.system.fs import sync
 from progressd.system.transient import FULL, passes
 
-ORPHAN_MIN_AGE: Final = 3600.0  # seconds at least that files without a job are left: an upload comes before its job
-DELETE_BATCH: Final = 10  # jobs whose files are deleted while no upload can begin
+ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload comes before its job
+DELETE_BATCH: Final = 10  # jobs whose files are deleted at a time, during which no upload can begin
 
 log = structlog.get_logger(__name__)
 
 
 class JobFiles:
-    """Paths, and the steps that must survive a crash at any point between them. `prepare` comes first."""
+    """The files of jobs. Each method survives a crash at any point. Call `prepare` first."""
 
     def __init__(self, state_dir: Path, min_free_bytes: int = 0, max_stored_bytes: int = 0) -> None:
-        """What an upload has to leave free on the disk, and how much all files of jobs may take, 0 for any number."""
+        """Limit the free space to leave on the disk, and the total size of the files of jobs; 0 for no limit."""
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
-        self.headroom = FreeSpaceGuard(state_dir, min_free_bytes)
-        self.stored = DiskUsage(self._jobs, max_stored_bytes)
+        self._free_space = FreeSpaceGuard(state_dir, min_free_bytes)
+        self.usage = DiskUsage(self._jobs, max_stored_bytes)
         self._receiving = Counter[str]()
-        self._left = set[str]()  # jobs whose files were to be deleted and are not
+        self._left = set[str]()  # jobs whose files could not be deleted
         self._settling = trio.Lock()
 
+    def use(self, limits: Limits) -> None:
+        """Apply reloaded limits."""
+        self._free_space.use(limits.min_free_bytes)
+        self.usage.use(limits.max_stored_bytes)
+
     def input(self, job_id: str) -> Path:
-        """Where the input is."""
+        """Return the path of the input."""
         return self._jobs / job_id / "input"
 
     def output(self, job_id: str) -> Path:
-        """Where the result is, once there is one."""
+        """Return the path of the result."""
         return self._jobs / job_id / "output"
 
     def require(self, size: int) -> None:
-        """Whether so many bytes may come in. Raises InsufficientStorage."""
-        self.headroom.require(size)
-        self.stored.require(size)
+        """Check that there is room for so many bytes. Raises InsufficientStorage."""
+        self._free_space.require(size)
+        self.usage.require(size)
 
     async def prepare(self, store: Store) -> None:
-        """Make the directories, and `settle` what an earlier daemon has left. Raises SettingsError."""
+        """Create the directories, and `settle` the files of an earlier daemon. Raises SettingsError."""
 
         def make() -> None:
             for directory in (self._uploads, self._jobs):
@@ -79,10 +85,9 @@ class JobFiles:
         await self.settle(store)
 
     async def settle(self, store: Store) -> None:
-        """Clear away uploads that never became jobs, and what is left of jobs that were deleted.
+        """Delete uploads that never became jobs, and the files of deleted jobs, but no upload in progress.
 
-        Not what is being received, and only when the store tells for sure which jobs it has: at the start, or once it
-        takes changes again.
+        Call this only when the store is certain of its jobs: at the start, or once it accepts changes again.
         """
         async with self._settling:
             names = await trio.to_thread.run_sync(lambda: dict(files_of_jobs(self._uploads)))
@@ -91,12 +96,12 @@ class JobFiles:
             for name, job_id in names.items():
                 if job_id in self._left:
                     continue
-                new_input(self.input(job_id)).unlink(missing_ok=True)  # of a job that was sent again, and is there
+                new_input(self.input(job_id)).unlink(missing_ok=True)  # of a stored job whose file was sent again
                 (self._uploads / name).unlink(missing_ok=True)
 
     @asynccontextmanager
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
-        """Within this a job is deleted, and at the end its files are; after a kill, `settle` sees to that."""
+        """Within this, a job is deleted; at the end its files are, or by `settle` after a crash."""
         with suppress(OSError):
             await trio.to_thread.run_sync(partial(self._mark, job_id))
         yield
@@ -104,11 +109,13 @@ class JobFiles:
 
     @asynccontextmanager
     async def upload(self, job_id: str) -> AsyncGenerator[Upload]:
-        """Receive the input of a job that does not exist yet. Unless it exists at the end, nothing is left behind.
+        """Receive the input of a new job. The file is deleted if the block fails.
 
-        But where it is undecided whether the store has the job, `settle` finds that out, and all is left to it until
-        then: also what is sent again, and does not become a job either. Raises
-        InsufficientStorage, Unavailable, and Conflict where there are files of such a job, which are left as they are.
+        If the failure leaves open whether the job is stored, the file stays until `settle`, also when it is sent again.
+
+        Raises:
+            InsufficientStorage, Unavailable: for a full or failing disk.
+            Conflict: if the job already has files, which are left unchanged.
         """
         async with self._settling:
             self._receiving[job_id] += 1
@@ -121,33 +128,33 @@ class JobFiles:
     @asynccontextmanager
     async def _received(self, job_id: str) -> AsyncGenerator[Upload]:
         marker = self._uploads / job_id
-        with _disk_told():  # outside of the file, since closing it tries once more to write what did not fit
+        with _disk_errors():  # around the file, because closing it writes again what did not fit
             again = marker.exists()
             path = self._uploads / f"{job_id}.again" if again else marker
             if again:
                 path.unlink(missing_ok=True)
             elif self.input(job_id).parent.exists():
-                raise Conflict(f"there are files of a job {job_id} already")
+                raise Conflict(f"job {job_id} already has files")
             async with await trio.open_file(path, "xb") as file:
-                upload = Upload(file, path, self.input(job_id), self.headroom, self.stored)
+                upload = Upload(file, path, self.input(job_id), self._free_space, self.usage)
                 try:
                     yield upload
                 except BaseException as error:
                     if not again and not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
                             left = await self._delete([job_id])
-                        if not left:  # else the next daemon knows by this what is to be removed
+                        if not left:  # else the next daemon removes these files
                             path.unlink()
                     raise
                 finally:
                     upload.release()
-                with suppress(OSError):  # of a job that there is: `settle` does it later
+                with suppress(OSError):  # the job is stored: `settle` removes these later
                     path.unlink()
                     marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
-        """Give a job that does not exist yet the input of another. Raises Conflict when that is gone."""
+        """Give a new job the input of another job. Raises Conflict if that input is gone."""
         async with self.upload(to_job) as upload:
             try:
                 await upload.replace_with(self.input(from_job))
@@ -157,13 +164,13 @@ class JobFiles:
 
     @asynccontextmanager
     async def attempt(self, job_id: str, number: int) -> AsyncGenerator[Path]:
-        """An empty directory to run in, gone afterwards."""
+        """Yield an empty working directory, which is removed at the end."""
         work = self._jobs / job_id / f"work-{number}"
 
         def discard() -> None:
             shutil.rmtree(work, ignore_errors=True)
             with suppress(OSError):
-                work.parent.rmdir()  # of a job that was deleted while this wrote; any other has its input there
+                work.parent.rmdir()  # succeeds only for a job deleted meanwhile: others have their input there
 
         await self.discard_attempts([job_id])
         await trio.to_thread.run_sync(partial(work.mkdir, parents=True))
@@ -174,51 +181,51 @@ class JobFiles:
                 await trio.to_thread.run_sync(discard)
 
     async def discard_attempts(self, job_ids: Collection[str]) -> None:
-        """Delete what the attempts of a daemon that was killed have left half done."""
+        """Delete the working directories of a killed daemon."""
 
         def discard() -> None:
             for job_id in job_ids:
-                for left_over in (self._jobs / job_id).glob("work-*"):
-                    shutil.rmtree(left_over, ignore_errors=True)
+                for work in (self._jobs / job_id).glob("work-*"):
+                    shutil.rmtree(work, ignore_errors=True)
 
         await trio.to_thread.run_sync(discard)
 
     async def keep_output(self, job_id: str, result: Path) -> None:
-        """Make a file the result of the job, synced. Raises FileNotFoundError when there is no such file."""
+        """Make a file the result of the job, synced to disk. Raises FileNotFoundError if it is not a regular file."""
 
         def keep() -> None:
-            if not stat.S_ISREG(result.lstat().st_mode):  # a directory, or a link to who knows what
+            if not stat.S_ISREG(result.lstat().st_mode):  # not a directory, nor a link to any file
                 raise FileNotFoundError(f"{result} is not a file")
             sync(result)
             os.replace(result, self.output(job_id))
             sync(self.output(job_id).parent)
 
-        await self.stored.changing([self.output(job_id).parent], keep)
+        await self.usage.changing([self.output(job_id).parent], keep)
 
     async def keep_stderr(self, job_id: str, text: bytes) -> None:
-        """Keep what an attempt complained of, instead of what the one before did."""
+        """Store the stderr of an attempt. It replaces that of the attempt before."""
         path = self._jobs / job_id / "stderr"
-        await self.stored.changing([path.parent], partial(path.write_bytes, text))
+        await self.usage.changing([path.parent], partial(path.write_bytes, text))
 
-    async def older_than(self, before: datetime, most: int) -> AsyncGenerator[list[str]]:
-        """The jobs that have files, and no newer ones than of then, `most` at a time; to be closed by its user."""
+    async def older_than(self, before: datetime, batch: int) -> AsyncGenerator[list[str]]:
+        """Yield the jobs whose directories are older, `batch` at a time. The caller closes the generator."""
 
         def look() -> Generator[str]:
             with closing(directories_of_jobs(self._jobs)) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # deleted just now
+                    with suppress(FileNotFoundError):  # deleted meanwhile
                         if entry.stat().st_mtime < before.timestamp():
                             yield entry.name
 
         with closing(look()) as names:
-            while step := await trio.to_thread.run_sync(lambda: list(islice(names, most))):
-                yield step
+            while found := await trio.to_thread.run_sync(lambda: list(islice(names, batch))):
+                yield found
 
     async def remove(self, job_ids: Collection[str]) -> set[str]:
-        """Delete all files of the jobs, for good: a power cut does not bring them back. The jobs where that failed.
+        """Delete all files of the jobs, also across a power cut. Returns the jobs where that failed.
 
-        As without descriptors; these are marked for the next daemon, and `remove_left` tries again. No file comes in
-        meanwhile, and what is being received already is left alone: it may be for a new job of the same name.
+        Those are marked for `remove_left` and for the next daemon. Uploads in progress are spared: such a file may be
+        for a new job with the same id.
         """
         names, left = list(job_ids), set[str]()
         for start in range(0, len(names), DELETE_BATCH):
@@ -230,18 +237,18 @@ class JobFiles:
         return left
 
     async def remove_left(self, store: Store) -> int:
-        """Delete what `remove` has left, unless it is a job's again; of how many jobs there are files still."""
+        """Delete the files that `remove` could not. Returns the number of jobs that still have such files."""
         async with self._settling:
             await self._delete_unknown(self._left, store)
         return len(self._left)
 
     async def remove_unknown(self, job_ids: Collection[str], store: Store) -> int:
-        """Delete the files of those that are no jobs of the store's, nor being received; how many went."""
+        """Delete the files of jobs that are neither stored nor being received. Returns their number."""
         async with self._settling:
             return await self._delete_unknown(job_ids, store)
 
     async def _delete_unknown(self, job_ids: Collection[str], store: Store) -> int:
-        ids = {job_id for job_id in job_ids if not self._receiving[job_id]}  # none comes in while the store is asked
+        ids = {job_id for job_id in job_ids if not self._receiving[job_id]}  # no upload begins during the query
         known = await store.known(ids) if ids else ()
         for job_id in self._left.intersection(known):
             self._marker(job_id).unlink(missing_ok=True)
@@ -261,13 +268,13 @@ class JobFiles:
                 sync(self._jobs)
             left.intersection_update([path.name for path in there if path.exists()])
             if left:
-                shutil.rmtree(self._jobs / min(left))  # for its error, which tells why
+                shutil.rmtree(self._jobs / min(left))  # again, to raise its error
 
         try:
-            await self.stored.changing(directories, delete)
+            await self.usage.changing(directories, delete)
         except OSError as error:
             first = min(left, default=None)
-            log.warning("files cannot be deleted for now", job_id=first, jobs=len(left), error=str(error))
+            log.warning("files not deleted, will retry", job_id=first, jobs=len(left), error=str(error))
         self._left = self._left.difference(job_ids) | left
         for job_id in job_ids:
             if job_id in left:
@@ -280,20 +287,20 @@ class JobFiles:
         return self._uploads / f"{job_id}.deleted"
 
     def _mark(self, job_id: str) -> None:
-        with suppress(OSError):  # on a full disk it can be deleted all the same
-            os.mknod(self._marker(job_id), 0o600)  # which takes no descriptor
+        with suppress(OSError):  # on a full disk, the files can still be deleted
+            os.mknod(self._marker(job_id), 0o600)  # takes no descriptor
 
 
 @contextmanager
-def _disk_told() -> Iterator[None]:
-    """Tell the client what is wrong with the disk, where it is not the client's fault nor a mistake of ours."""
+def _disk_errors() -> Iterator[None]:
+    """Raise errors of the disk as errors for the client."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise InsufficientStorage("there is no space left for this on the daemon's disk") from error
+            raise InsufficientStorage("no space left on the daemon's disk") from error
         if error.errno == errno.EFBIG:
-            raise InsufficientStorage("the daemon may not write files as large as this") from error
+            raise InsufficientStorage("the file is larger than the daemon may write") from error
         if passes(error):
-            raise Unavailable(f"the daemon cannot keep files for now ({error.strerror})") from error
+            raise Unavailable(f"the daemon cannot store files at the moment: {error.strerror}") from error
         raise

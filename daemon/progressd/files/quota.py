@@ -1,4 +1,4 @@
-"""Disk space: the free space the daemon leaves, and the most that job files may take."""
+"""Disk space: the free space to leave, and the total size of the files of jobs."""
 
 import os
 import shutil
@@ -15,64 +15,76 @@ from progressd.core.errors import InsufficientStorage, InvalidInput
 from progressd.core.events import checked_job_id
 from progressd.core.sizes import readable_size
 
-POLL_INTERVAL: Final = 1024 * 1024  # bytes written, by all together, after which the disk is asked again
+CHECK_INTERVAL: Final = 1024 * 1024  # bytes written by all uploads between two checks of the disk
 
 
 class FreeSpaceGuard:
-    """Asked before anything is written."""
+    """Checks before a write that enough free space is left on the disk."""
 
-    def __init__(self, directory: Path, least: int) -> None:
-        self.least = least  # bytes
+    def __init__(self, directory: Path, min_free: int) -> None:
+        self._min_free = min_free  # bytes
         self._directory = directory
-        self._until_look = 0  # bytes that may be written
+        self._until_check = 0  # bytes that may be written
+
+    def use(self, min_free: int) -> None:
+        """Apply a reloaded limit."""
+        self._min_free = min_free
 
     def require(self, size: int) -> int:
-        """How many bytes there are beyond these. Raises InsufficientStorage."""
-        left = shutil.disk_usage(self._directory).free - self.least - size
+        """Check that so many bytes fit. Returns the bytes left then. Raises InsufficientStorage."""
+        left = shutil.disk_usage(self._directory).free - self._min_free - size
         if left < 0:
-            raise InsufficientStorage("there is not enough space left on the daemon's disk for this")
+            raise InsufficientStorage("not enough space left on the daemon's disk")
         return left
 
     def take(self, size: int) -> None:
-        """So many bytes are going to be written. Raises InsufficientStorage."""
-        if size > self._until_look:
-            self._until_look = size + min(self.require(size), POLL_INTERVAL)
-        self._until_look -= size
+        """Announce a write of so many bytes. Raises InsufficientStorage."""
+        if size > self._until_check:
+            self._until_check = size + min(self.require(size), CHECK_INTERVAL)
+        self._until_check -= size
 
 
-KEPT: Final = ("input", "output", "stderr")  # of a job; what an attempt still writes is none of it
-STEP: Final = 100  # directories looked at in one go: 1 ms
-PAUSE: Final = 0.01  # seconds between two steps
+COUNTED: Final = ("input", "output", "stderr")  # files of a job, without those of a running attempt
+COUNT_BATCH: Final = 100  # directories per thread: 1 ms
+COUNT_INTERVAL: Final = 0.01  # seconds between two batches
 
 
 class DiskUsage:
-    """Asked before an upload is written, and told of all that changes. `count` comes first, and then now and then."""
+    """The total size of the files of jobs. Call `count` first, and again now and then."""
 
-    def __init__(self, directory: Path, most: int) -> None:
-        """`directory`: has one for each job; `most`: bytes that all may take, 0 for any number."""
-        self.most = most
-        self.bytes = 0  # while these are counted for the first time, as many as have been found
+    def __init__(
+        self, directory: Path, max_bytes: int, *, batch: int = COUNT_BATCH, interval: float = COUNT_INTERVAL
+    ) -> None:
+        """Measure `directory`, which has a directory for each job. `max_bytes`: the allowed size, 0 for no limit."""
+        self.bytes = 0  # of the files found so far, during the first count
         self.receiving = 0  # bytes of uploads that are not files of a job yet
         self._directory = directory
-        self._changes: Counter[str] | None = None  # bytes, by job, since they were last looked at; while counting
+        self._max_bytes = max_bytes
+        self._batch = batch
+        self._interval = interval
+        self._changes: Counter[str] | None = None  # while counting: bytes by job, since the job was counted
+
+    def use(self, max_bytes: int) -> None:
+        """Apply a reloaded limit."""
+        self._max_bytes = max_bytes
 
     @property
     def total(self) -> int:
-        """Bytes, with what is being received."""
+        """Return the bytes, with uploads in progress."""
         return self.bytes + self.receiving
 
     @property
     def full(self) -> InsufficientStorage | None:
-        """Why nothing more may come in."""
-        return self._refusal() if self.most and self.total >= self.most else None
+        """Return the error that rejects every upload, if the limit is reached."""
+        return self._error() if self._max_bytes and self.total >= self._max_bytes else None
 
     def require(self, size: int) -> None:
-        """Whether so many bytes may come in. Raises InsufficientStorage."""
-        if self.most and self.total + size > self.most:
-            raise self._refusal()
+        """Check that so many bytes fit. Raises InsufficientStorage."""
+        if self._max_bytes and self.total + size > self._max_bytes:
+            raise self._error()
 
     async def changing(self, directories: Sequence[Path], change: Callable[[], object]) -> None:
-        """Have a thread change the files in these directories of jobs, and count what comes of it."""
+        """Change files in these directories in a thread, and count the difference."""
         grown = list[int]()
 
         def run() -> None:
@@ -87,41 +99,40 @@ class DiskUsage:
         finally:
             self.bytes += sum(grown)
             if self._changes is not None:
-                for directory, size in zip(directories, grown, strict=False):  # none where it has not run
+                for directory, size in zip(directories, grown, strict=False):  # empty if the thread has not run
                     self._changes[directory.name] += size
 
     async def count(self) -> None:
-        """Count everything anew, in steps. Raises OSError.
+        """Count all files again, in batches. Raises OSError.
 
-        What changes meanwhile counts as well. Until the next time it is only wrong by what is just being written when
-        its job is looked at, and by a job that is deleted before its turn has come: that is taken off what it never was
-        added to.
+        Changes meanwhile count, too. Until the next count, two errors are possible: a file that was being written when
+        its job was counted, and a job that was deleted before it was counted, which is subtracted but was never added.
         """
         self._changes = changes = Counter[str]()
         found = 0
         try:
             with closing(directories_of_jobs(self._directory)) as entries:
-                while step := await trio.to_thread.run_sync(
-                    lambda: [(entry.name, _size(entry)) for entry in islice(entries, STEP)]
+                while batch := await trio.to_thread.run_sync(
+                    lambda: [(entry.name, _size(entry)) for entry in islice(entries, self._batch)]
                 ):
-                    for name, size in step:
+                    for name, size in batch:
                         found += size
                         changes.pop(name, None)
                     self.bytes = max(self.bytes, found)
-                    await trio.sleep(PAUSE)
+                    await trio.sleep(self._interval)
             self.bytes = max(0, found + changes.total())
         finally:
             self._changes = None
 
-    def _refusal(self) -> InsufficientStorage:
+    def _error(self) -> InsufficientStorage:
         return InsufficientStorage(
-            f"there is no room for more files: those of jobs take {readable_size(self.total)} of the"
-            f" {readable_size(self.most)} allowed (delete finished jobs to make room)"
+            f"no room for more files: those of jobs take {readable_size(self.total)} of the"
+            f" {readable_size(self._max_bytes)} allowed (delete finished jobs to make room)"
         )
 
 
 def directories_of_jobs(directory: Path) -> Generator[os.DirEntry[str]]:
-    """All that is named as a job in it; the rest, such as a lost+found, is none of ours."""
+    """Yield the entries that are named by a job id; others, such as lost+found, are not the daemon's."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if _is_job_id(entry.name):
@@ -129,7 +140,7 @@ def directories_of_jobs(directory: Path) -> Generator[os.DirEntry[str]]:
 
 
 def files_of_jobs(directory: Path) -> Generator[tuple[str, str]]:
-    """The names of files that begin with a job's id, up to a dot, and these; the rest, again, is none of ours."""
+    """Yield the files whose name up to a dot is a job id, with that id."""
     with os.scandir(directory) as entries:
         for entry in entries:
             job_id = entry.name.partition(".")[0]
@@ -144,9 +155,9 @@ def _is_job_id(name: str) -> bool:
 
 
 def _size(directory: os.PathLike[str]) -> int:
-    """Bytes of the files of one job, 0 once they are gone."""
+    """Return the bytes of a job's files, 0 once they are deleted."""
     size = 0
-    for name in KEPT:
+    for name in COUNTED:
         with suppress(FileNotFoundError, NotADirectoryError):
             size += os.lstat(os.path.join(directory, name)).st_size
     return size

@@ -1,4 +1,4 @@
-"""The state directory: made where there is none, and one daemon's at a time."""
+"""The state directory, which one daemon uses at a time."""
 
 import fcntl
 import os
@@ -17,11 +17,11 @@ log = structlog.get_logger(__name__)
 
 @contextmanager
 def own_state_dir(state_dir: Path) -> Iterator[None]:
-    """Make the state directory, and keep every other daemon out of it. Raises SettingsError."""
+    """Create the state directory if necessary, and lock it for this daemon. Raises SettingsError."""
     try:
         new = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync(*(path.parent for path in new))  # or a power cut might take it, with all that is synced in it
+        sync(*(path.parent for path in new))  # else a power cut might remove it, with all that is synced in it
         with suppress(FileExistsError):
             os.close(new_file(state_dir / "lock"))
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -39,15 +39,15 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory in it, where there is none, and keep other users out of it. Raises SettingsError."""
+    """Create a directory in it if necessary, which other users cannot read. Raises SettingsError."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        why = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
-        raise SettingsError(f"cannot use {path}: {why}") from error
+        reason = "it is not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise SettingsError(f"cannot use {path}: {reason}") from error
     if mode & 0o077:
         try:
             path.chmod(0o700)
         except OSError as error:
-            log.warning("other users may read a directory", path=str(path), mode=f"{mode:04o}", error=str(error))
+            log.warning("directory is readable by other users", path=str(path), mode=f"{mode:04o}", error=str(error))

@@ -1,4 +1,4 @@
-"""An answer that no handler gives: it goes out at once, and what the client still sends is let go of."""
+"""ASGI responses without a route."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from progressd.net.base_path import BasePath
 
 
-async def answer_at_once(
+async def respond(
     receive: ASGIReceiveCallable, send: ASGISendCallable, status: int, fields: Mapping[str, str], body: bytes = b""
 ) -> None:
-    """Send a whole answer. A body of the request that nobody read would keep Hypercorn from ending it."""
+    """Send a whole response, and discard the request's body: Hypercorn does not end a request with an unread one."""
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, receive)
@@ -26,15 +26,15 @@ async def _discard(receive: ASGIReceiveCallable) -> None:
 
 
 def with_slash(app: ASGIFramework, base: BasePath) -> ASGIFramework:
-    """An application around another: sends `/progress` to `/progress/`, without which the page's links lead nowhere."""
+    """Return an application that redirects `/progress` to `/progress/`: the page's links are relative to that."""
     if not base.text:
         return app
 
     async def redirecting(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "http" and scope["path"] == base.text:
             query = scope["query_string"].decode("latin-1")
-            there = base.url("/") + (f"?{query}" if query else "")
-            await answer_at_once(receive, send, 308, {"Location": there, "Content-Length": "0"})
+            location = base.url("/") + (f"?{query}" if query else "")
+            await respond(receive, send, 308, {"Location": location, "Content-Length": "0"})
         else:
             await app(scope, receive, send)
 

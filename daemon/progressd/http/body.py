@@ -1,7 +1,7 @@
-"""Request bodies that are read as they arrive, and never pile up in memory.
+"""Request bodies with back-pressure.
 
-Quart's own body takes in whatever the client sends, as fast as it comes: a fast upload to a slow disk would fill the
-memory. Here no more is taken from the connection than the handler has read, so that TCP slows the client down.
+Quart's own body buffers all that the client sends: a fast upload to a slow disk would fill the memory. This one takes
+a piece from the connection once the handler has read the piece before, so that TCP slows the client down.
 """
 
 from contextlib import suppress
@@ -48,12 +48,12 @@ class BackpressuredBody:
         self._send.close()
 
     def discard(self) -> None:
-        """Drop the pieces that are still to come."""
+        """Discard the rest of the body."""
         self._receive.close()
 
 
 class BackpressuredRequest(TrioRequest):
-    """A request whose body is read as it arrives."""
+    """A request with a BackpressuredBody."""
 
     body_class = BackpressuredBody  # type: ignore[assignment]
 
@@ -112,17 +112,17 @@ def _break_cycles(error: BaseException | None) -> None:
 class BodyChunks:
     """The body of a request, piece by piece.
 
-    Raises TooLarge past `most` bytes, and Stalled when none come for `limits.idle_timeout`, or, unless the client may
-    take its time, when fewer have come than `limits.min_body_rate` asks for. Only waiting for the client counts.
+    Raises TooLarge above `max_bytes`. Raises RequestTimeout when nothing arrives for `limits.idle_timeout`, or, unless
+    `any_rate`, when fewer bytes arrive than `limits.min_body_rate`. Only the time of waiting for the client counts.
     """
 
-    def __init__(self, request: Request, limits: Limits, most: float, *, in_its_time: bool = False) -> None:
-        if (request.content_length or 0) > most:
-            raise TooLarge(_too_large(most))
+    def __init__(self, request: Request, limits: Limits, max_bytes: float, *, any_rate: bool = False) -> None:
+        if (request.content_length or 0) > max_bytes:
+            raise TooLarge(_too_large(max_bytes))
         self._body = _body(request)
-        self._most = most
+        self._max_bytes = max_bytes
         self._stall = limits.idle_timeout
-        self._rate = 0 if in_its_time else limits.min_body_rate
+        self._rate = 0 if any_rate else limits.min_body_rate
         self._size = 0
         self._waited = 0.0  # seconds
 
@@ -137,27 +137,27 @@ class BodyChunks:
         if late.cancelled_caught:
             if left < self._stall:
                 rate = readable_size(self._rate)
-                raise RequestTimeout(f"the request came too slowly: send at least {rate} per second on average")
-            raise RequestTimeout(f"the request stopped: nothing arrived for {self._stall:g} s")
+                raise RequestTimeout(f"the body arrived too slowly: send at least {rate} per second on average")
+            raise RequestTimeout(f"the body stopped: nothing arrived for {self._stall:g} s")
         self._waited += trio.current_time() - began
         self._size += len(piece)
-        if self._size > self._most:
-            raise TooLarge(_too_large(self._most))
+        if self._size > self._max_bytes:
+            raise TooLarge(_too_large(self._max_bytes))
         return piece
 
     def read_on(self) -> None:
-        """The body goes on while the response is sent, until `discard`, before the end of that."""
+        """Go on reading while the response is sent, until `discard`, which must come before its end."""
         self._body.answered_meanwhile = True
 
     def discard(self) -> None:
-        """Let go of what still comes."""
+        """Discard the rest of the body."""
         self._body.discard()
 
 
-def _too_large(most: float) -> str:
-    return f"the request is too large: its body may have at most {readable_size(int(most))}"
+def _too_large(max_bytes: float) -> str:
+    return f"the body is larger than {readable_size(int(max_bytes))}, the limit"
 
 
-async def whole_body(request: Request, limits: Limits, most: int = 1024 * 1024) -> bytes:
-    """A small body at once. Raises like BodyChunks."""
-    return b"".join([piece async for piece in BodyChunks(request, limits, most)])
+async def whole_body(request: Request, limits: Limits, max_bytes: int = 1024 * 1024) -> bytes:
+    """Return a small body. Raises like BodyChunks."""
+    return b"".join([piece async for piece in BodyChunks(request, limits, max_bytes)])

@@ -1,4 +1,4 @@
-"""The parts of the daemon in numbers, read when somebody asks; nothing is counted here but the event loop's lag."""
+"""Metrics of the daemon, read on request. Only the lag of the event loop is measured here."""
 
 import time
 from collections import Counter
@@ -22,26 +22,26 @@ from progressd.net.connection_log import ConnectionLog
 from progressd.store.base import Store
 from progressd.ws.server import WebSocketServer
 
-LAG_INTERVAL: Final = 0.5  # seconds between two looks at the event loop
+LAG_INTERVAL: Final = 0.5  # seconds between two measurements
 
 
 @dataclass(eq=False)
 class MetricsCollector(Collector):
-    """The parts of the daemon that have something to tell in numbers. `run` watches the event loop."""
+    """Collects the metrics of the parts of the daemon. `run` measures the event loop."""
 
     jobs: Registry
     broadcaster: Broadcaster
     ingest: Ingest
     store: Store
-    stored: DiskUsage
+    job_files: DiskUsage
     watchers: WebSocketServer
     streams: StreamRegistry
     connection_log: ConnectionLog
     workers: int
-    refusals: Counter[str]  # requests, by the status
+    refusals: Counter[str]  # rejected requests, by status
     started_at: float = field(default_factory=time.time)  # seconds since 1970
-    lag: float = 0.0  # seconds by which the event loop was late when last looked at
-    most_lag: float = 0.0
+    lag: float = field(default=0.0, init=False)  # seconds by which the event loop was late in the last measurement
+    max_lag: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -50,86 +50,95 @@ class MetricsCollector(Collector):
 
     @property
     def uptime(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return time.time() - self.started_at
 
     async def run(self) -> None:
-        """Look at the event loop until cancelled."""
+        """Measure the event loop until cancelled."""
         while True:
             due = trio.current_time() + LAG_INTERVAL
             await trio.sleep_until(due)
             self.lag = max(0.0, trio.current_time() - due)
-            self.most_lag = max(self.most_lag, self.lag)
+            self.max_lag = max(self.max_lag, self.lag)
 
     def collect(self) -> Iterator[Metric]:
-        """For Prometheus' library."""
-        yield from self._of_jobs()
-        yield from self._of_events()
-        yield from self._of_connections()
-        yield _gauge("superbook_uptime_seconds", "Since the start of the daemon.", self.uptime)
-        yield _gauge("superbook_workers", "Jobs that the daemon runs at a time.", self.workers)
-        yield _gauge("progressd_event_loop_lag_seconds", "By how much the event loop is late.", self.lag)
-        yield _gauge("progressd_event_loop_lag_max_seconds", "By how much it has been late at most.", self.most_lag)
+        """Yield all metrics, for prometheus_client."""
+        yield from self._job_metrics()
+        yield from self._event_metrics()
+        yield from self._connection_metrics()
+        yield _gauge("superbook_uptime_seconds", "Seconds since the start of the daemon.", self.uptime)
+        yield _gauge("superbook_workers", "Jobs that the daemon runs at the same time.", self.workers)
+        yield _gauge("progressd_event_loop_lag_seconds", "Current delay of the event loop.", self.lag)
+        yield _gauge(
+            "progressd_event_loop_lag_max_seconds", "Longest delay of the event loop since the start.", self.max_lag
+        )
 
-    def _of_jobs(self) -> Iterator[Metric]:
+    def _job_metrics(self) -> Iterator[Metric]:
         counters = self.ingest.counters
         yield _counters(
-            "superbook_jobs", "Jobs that got into this status.", "status", [(s, counters.jobs[s]) for s in JobStatus]
+            "superbook_jobs", "Jobs that reached this status.", "status", [(s, counters.jobs[s]) for s in JobStatus]
         )
         yield _counters(
-            "superbook_batches", "Batches, likewise.", "status", [(s, counters.batches[s]) for s in BatchStatus]
+            "superbook_batches",
+            "Batches that reached this status.",
+            "status",
+            [(s, counters.batches[s]) for s in BatchStatus],
         )
         yield from counters.processing.collect()
         yield _counter("superbook_pages_processed", "Pages of completed jobs.", counters.pages)
-        yield _gauge("progressd_unfinished_jobs", "Jobs that have not finished.", len(self.jobs.unfinished))
+        yield _gauge("progressd_unfinished_jobs", "Unfinished jobs.", len(self.jobs.unfinished))
         yield _gauge(
-            "progressd_job_files_bytes", "Bytes of the files of jobs, uploads under way too.", self.stored.total
+            "progressd_job_files_bytes", "Bytes of the files of jobs, with uploads in progress.", self.job_files.total
         )
 
-    def _of_events(self) -> Iterator[Metric]:
+    def _event_metrics(self) -> Iterator[Metric]:
         counters, broadcaster = self.ingest.counters, self.broadcaster
         yield _counters(
             "progressd_events",
-            "Events of producers, and of the daemon itself.",
+            "Events from producers and from the daemon itself.",
             "outcome",
             [("accepted", counters.events), ("refused", counters.refused)],
         )
-        yield _gauge("progressd_ingest_queue_length", "Entries that wait to be decided.", self.ingest.queued)
+        yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", self.ingest.queued)
         yield from counters.commits.collect()
-        most = "For how long a deletion of finished jobs has kept others from writing at most."
-        yield _gauge("progressd_deletion_most_seconds", most, self.store.longest_deletion)
+        text = "Longest time that a deletion of finished jobs has blocked other writes."
+        yield _gauge("progressd_deletion_most_seconds", text, self.store.longest_deletion)
         yield _counter(
             "progressd_deliveries",
-            "Messages, each once for each watcher, also where a filter keeps it back; without replays.",
+            "Live messages for each watcher, before filters, and without replays.",
             broadcaster.traffic.messages,
         )
-        yield _counter("progressd_delivered_bytes", "Bytes of these deliveries, in frames.", broadcaster.traffic.bytes)
-        yield _gauge("progressd_active_topics", "Topics that somebody watches.", broadcaster.watched)
+        yield _counter("progressd_delivered_bytes", "Bytes of these messages, in frames.", broadcaster.traffic.bytes)
+        yield _gauge("progressd_active_topics", "Topics that have watchers.", broadcaster.watched)
         yield _counter(
-            "progressd_messages_coalesced", "Progress that a newer one replaced.", self.watchers.budget.coalesced
+            "progressd_messages_coalesced",
+            "Progress messages that newer progress replaced.",
+            self.watchers.budget.coalesced,
         )
-        yield _gauge("progressd_send_buffer_bytes", "Bytes that wait for watchers.", self.watchers.budget.used)
+        yield _gauge(
+            "progressd_send_buffer_bytes", "Bytes that wait to be sent to watchers.", self.watchers.budget.used
+        )
 
-    def _of_connections(self) -> Iterator[Metric]:
+    def _connection_metrics(self) -> Iterator[Metric]:
         connection_log = self.connection_log
         yield _gauge("superbook_websocket_connections", "Open WebSockets.", len(self.watchers))
-        yield _gauge("progressd_http_streams", "Server-sent events and long polls that are open.", len(self.streams))
-        yield _gauge("progressd_connections", "Open connections of any kind.", connection_log.open)
-        yield _counter("progressd_connections_accepted", "Connections so far.", connection_log.accepted)
-        ended = CounterMetricFamily(
-            "progressd_connections_ended", "Connections that are over.", labels=("kind", "reason")
-        )
+        yield _gauge("progressd_http_streams", "Open event streams and long polls.", len(self.streams))
+        yield _gauge("progressd_connections", "Open connections of every kind.", connection_log.open)
+        yield _counter("progressd_connections_accepted", "Connections since the start.", connection_log.accepted)
+        ended = CounterMetricFamily("progressd_connections_ended", "Closed connections.", labels=("kind", "reason"))
         for (kind, reason), count in sorted(connection_log.counts.items()):
             ended.add_metric((kind, reason), count)
         yield ended
         refused = [
             (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "refused"
         ]
-        yield _counters("progressd_handshakes_refused", "Connections that were not let in.", "reason", refused)
-        said = "Requests refused for want of a right, room or time, but for probes of health."
-        yield _counters("progressd_requests_refused", said, "status", sorted(self.refusals.items()))
+        yield _counters("progressd_handshakes_refused", "Rejected handshakes.", "reason", refused)
+        text = "Rejected requests, without health probes."
+        yield _counters("progressd_requests_refused", text, "status", sorted(self.refusals.items()))
         slow = sum(count for (_, reason), count in connection_log.counts.items() if reason.startswith("4000"))
-        yield _counter("progressd_slow_consumers_closed", "Watchers that were too slow.", slow)
+        yield _counter(
+            "progressd_slow_consumers_closed", "Watchers that were disconnected because they were too slow.", slow
+        )
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -1,9 +1,10 @@
-"""The streams that are open over plain HTTP: how many there may be, and how they are told that the daemon stops."""
+"""The streams over plain HTTP: their limit, their announcements, and their end on shutdown."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from progressd.auth.connection_limit import Client, ConnectionLimiter
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.identity import Client
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.close_codes import DRAINING, TRY_AGAIN, CloseCode
 from progressd.core.errors import Stopping, Unavailable
@@ -11,7 +12,7 @@ from progressd.core.messages import Notice
 
 
 class StreamRegistry:
-    """Server-sent events, whoever waits for a job to change, and producers that report line by line."""
+    """The open event streams and long polls, and the producers that report NDJSON."""
 
     def __init__(self, connection_limiter: ConnectionLimiter) -> None:
         self._connection_limiter = connection_limiter
@@ -31,7 +32,7 @@ class StreamRegistry:
 
     @contextmanager
     def opened(self, outbox: ReaderOutbox, client: Client) -> Iterator[None]:
-        """Within this, the stream is one of them; it ends at once where others were quicker to take the last room."""
+        """Within this, the stream is open. It ends at once if other clients took the last place meanwhile."""
         try:
             self._connection_limiter.require(client)
         except Unavailable:
@@ -50,7 +51,7 @@ class StreamRegistry:
 
     @contextmanager
     def reporting(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Within this, a producer is read, which does not count; `stop` is called once the daemon takes no more."""
+        """Within this, a producer reports, which is not limited. `stop` is called on shutdown."""
         self._reporting[stop] = None
         if self._draining:
             stop()
@@ -60,13 +61,13 @@ class StreamRegistry:
             del self._reporting[stop]
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
-        """Tell everyone; `later`: also those who come from now on, until the next announcement."""
+        """Send a notice to all streams; with `later`, also to new ones, until the next announcement."""
         self._announced = message if later else None
         for outbox in self._open:
             outbox.say(message)
 
     def close(self, closing: CloseCode) -> None:
-        """Let nobody in any more, and end every stream behind what waits in it."""
+        """Accept no more streams, and end every stream after its pending messages."""
         self._draining = True
         for outbox in self._open:
             outbox.end(closing)

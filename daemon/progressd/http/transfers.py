@@ -1,4 +1,4 @@
-"""Uploads and downloads under way: how many uploads there may be, which one gives way, and what a stop waits for."""
+"""Uploads and downloads in progress: how many there may be, which upload gives way, and what a shutdown waits for."""
 
 import math
 from collections import Counter
@@ -9,27 +9,27 @@ from typing import Final
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent
 
-from progressd.config.settings import Settings
+from progressd.config.settings import Limits
 from progressd.core.errors import RequestTimeout, TooManyUploads
 
-STALLED: Final = 5.0  # seconds behind, after which an upload gives way to one without a place
+STALL_TIMEOUT: Final = 5.0  # seconds behind, after which an upload gives way to a new one
 
 
 class Uploading:
-    """A request that brings files of `client`. Its `receive` measures how long the client is waited for."""
+    """A request that uploads files. Its `receive` measures how long the client is waited for."""
 
     def __init__(self, client: str, receive: ASGIReceiveCallable) -> None:
         self.client = client
-        self.scope = trio.CancelScope()  # around it
+        self.scope = trio.CancelScope()
         self._receive = receive
-        self._size = 0  # bytes that have come
+        self._size = 0  # bytes received
         self._waited = 0.0  # seconds, for these
         self._waiting_since = math.inf
-        self._whole = False
+        self._complete = False
 
     async def receive(self) -> ASGIReceiveEvent:
         """Receive the next piece of the body."""
-        if self._whole:
+        if self._complete:
             return await self._receive()
         self._waiting_since = trio.current_time()
         message = await self._receive()
@@ -37,40 +37,35 @@ class Uploading:
         self._waiting_since = math.inf
         if message["type"] == "http.request":
             self._size += len(message["body"])
-            self._whole = not message["more_body"]
+            self._complete = not message["more_body"]
         return message
 
     def behind(self, rate: int) -> float:
-        """Return for how many seconds the client is silent, or how late it is at `rate` bytes a second."""
+        """Return for how many seconds the client has sent nothing, or how late it is at `rate` bytes a second."""
         silent = max(0.0, trio.current_time() - self._waiting_since)
-        late = self._waited + silent - self._size / rate if rate and not self._whole else 0.0
+        late = self._waited + silent - self._size / rate if rate and not self._complete else 0.0
         return max(silent, late)
 
 
 class Transfers:
-    """Counts what is under way."""
+    """The uploads and downloads in progress."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._limits = settings.limits
+    def __init__(self) -> None:
         self._ends: set[trio.Event] = set()
         self._uploads: list[Uploading] = []
 
-    def use(self, settings: Settings) -> None:
-        """Settings that have been read again."""
-        self._limits = settings.limits
-
     @property
     def ends(self) -> tuple[trio.Event, ...]:
-        """The events that are set at the ends of what is under way now."""
+        """Return an event for each transfer in progress, set at its end."""
         return tuple(self._ends)
 
     @property
     def uploads(self) -> Counter[str]:
-        """The number of uploads of each client."""
+        """Return the number of uploads of each client."""
         return Counter(upload.client for upload in self._uploads)
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         """Within this, a file is sent or received."""
         ended = trio.Event()
         self._ends.add(ended)
@@ -81,33 +76,34 @@ class Transfers:
             ended.set()
 
     @contextmanager
-    def uploading(self, client: str, receive: ASGIReceiveCallable, *, unlimited: bool) -> Iterator[Uploading]:
-        """Within this, a file comes in. Raises TooManyUploads, and RequestTimeout once it has given way to another.
+    def uploading(
+        self, client: str, receive: ASGIReceiveCallable, limits: Limits, *, exempt: bool
+    ) -> Iterator[Uploading]:
+        """Within this, a client uploads files. Raises TooManyUploads, and RequestTimeout once it has given way.
 
-        An `exempt_addresses` client leaves a quarter of the places to others all the same.
+        A client that is `exempt` from the limit per address leaves a quarter of the uploads to others.
         """
-        most = self._limits.max_uploads
-        share = most - most // 4 if unlimited else self._limits.max_uploads_per_address
+        max_uploads = limits.max_uploads
+        share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
         own = [upload for upload in self._uploads if upload.client == client]
         if len(own) >= share:
-            self._make_room(own, TooManyUploads(f"{share} uploads of yours are under way already"))
-        if len(self._uploads) >= most:
-            self._make_room(self._uploads, TooManyUploads(f"{most} uploads are under way already"))
+            self._make_room(own, limits, TooManyUploads(f"this client already has {share} uploads in progress"))
+        if len(self._uploads) >= max_uploads:
+            self._make_room(self._uploads, limits, TooManyUploads(f"{max_uploads} uploads are already in progress"))
         upload = Uploading(client, receive)
         self._uploads.append(upload)
         try:
-            with self.under_way(), upload.scope:
+            with self.active(), upload.scope:
                 yield upload
         finally:
             self._remove(upload)
         if upload.scope.cancelled_caught:
-            raise RequestTimeout("the body comes too slowly, and another upload needed the place")
+            raise RequestTimeout("the body arrived too slowly and made room for another upload")
 
-    def _make_room(self, uploads: list[Uploading], error: TooManyUploads) -> None:
-        """End the one that is furthest behind. Raises the error where none is."""
-        rate = self._limits.min_body_rate
-        slowest = max(uploads, key=lambda upload: upload.behind(rate))
-        if slowest.behind(rate) < STALLED:
+    def _make_room(self, uploads: list[Uploading], limits: Limits, error: TooManyUploads) -> None:
+        """Cancel the upload that is furthest behind. Raises the error if none is."""
+        slowest = max(uploads, key=lambda upload: upload.behind(limits.min_body_rate))
+        if slowest.behind(limits.min_body_rate) < STALL_TIMEOUT:
             raise error
         self._remove(slowest)
         slowest.scope.cancel()

@@ -10,16 +10,17 @@ from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
 from progressd.auth.authenticator import Authenticator
-from progressd.auth.connection_limit import Client, ConnectionLimiter
-from progressd.auth.identity import NOBODY, Identity, Scope, require
+from progressd.auth.client_address import client_address, networks
+from progressd.auth.connection_limit import ConnectionLimiter
+from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
-from progressd.auth.rate_limit import RequestRates
+from progressd.auth.rate_limit import RateLimiter
 from progressd.broadcast.multiplex import Session
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
-from progressd.core.errors import ProgressdError, Stopping, TokenExpired
+from progressd.core.errors import ProgressdError, Stopping, TokenExpired, Unauthorized
 from progressd.core.messages import Hello, Notice, Resync
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection_log import VANISHED, refused
@@ -44,7 +45,7 @@ class WebSocketServer:
         self,
         settings: Settings,
         authenticator: Authenticator,
-        rate_limits: RequestRates,
+        rate_limits: RateLimiter,
         connection_limiter: ConnectionLimiter,
         scopes: Scopes,
     ) -> None:
@@ -86,15 +87,16 @@ class WebSocketServer:
     async def ws_handler(self, websocket: WebSocket) -> None:
         """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
         connection, headers = websocket.connection, websocket.headers
-        peer, connection.peer = connection.peer, self._rate_limits.address(connection.peer, headers)
+        connection.peer = client_address(connection.peer, headers, networks(self._settings.server.trusted_proxies))
         try:
-            self._rate_limits.take(peer, headers)
-            self._check_browser(websocket)
             try:
-                who = self._authenticator.who(headers, websocket.target.partition("?")[2])
-            except TokenExpired:
-                self._admit(websocket, NOBODY)
+                who = self._authenticator.authenticate(headers, websocket.target.partition("?")[2])
+            except Unauthorized as error:
+                self._check(websocket, ANONYMOUS)
+                if isinstance(error, TokenExpired):
+                    self._admit(websocket, ANONYMOUS)
                 raise
+            self._check(websocket, who)
             self._admit(websocket, who)
             serve = await self._asked(websocket, who)
             await websocket.accept()
@@ -112,7 +114,7 @@ class WebSocketServer:
                 websocket.send(self._announced)
             if self._draining is not None:  # since it was let in
                 websocket.outbox.end(self._draining)
-            with self._authenticator.held(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
+            with self._authenticator.revocable(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
                 await serve()
         finally:
             self._dismiss(websocket)
@@ -148,7 +150,9 @@ class WebSocketServer:
         if (client := self._open.pop(websocket, None)) is not None:
             self._connection_limiter.give_back(client)
 
-    def _check_browser(self, websocket: WebSocket) -> None:
+    def _check(self, websocket: WebSocket, who: Identity) -> None:
+        """Count the handshake, and check its Host and Origin. Raises RateLimited, Forbidden."""
+        self._rate_limits.take(Client(websocket.connection.peer, who))
         server = self._settings.server
         check_host(websocket.host, server)
         check_origin(websocket.origin, websocket.host, server)

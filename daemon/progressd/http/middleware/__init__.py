@@ -1,1 +1,1 @@
-"""Layers that each HTTP request passes before its route."""
+"""Layers that each HTTP request passes before its route, and what they share with routes."""

@@ -1,212 +1,194 @@
-"""The gate before the application: every request over HTTP passes it, or is refused with a JSON body."""
+"""Access control: identify the client of each HTTP request, count it, and pass on only permitted requests."""
 
 import math
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from hypercorn.typing import Scope as AnyScope
 
-from progressd.auth.authenticator import Authenticator
-from progressd.auth.client_address import counted_as
-from progressd.auth.identity import Identity, Scope, require
+from progressd.auth.client_address import client_address, counted_as, networks
+from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
-from progressd.auth.rate_limit import Headers, RateLimitState, RequestRates
-from progressd.config.settings import Settings
+from progressd.auth.rate_limit import RateLimitState
 from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
-from progressd.http.asgi import answer_at_once
+from progressd.http.asgi import respond
 from progressd.http.body import SAFE
+from progressd.http.context import CONTEXT, AppContext, RequestContext
+from progressd.http.middleware.job_cache import Headers
 from progressd.http.transfers import Transfers
 from progressd.net.headers import header
 
-WHO_AM_I: Final = "/api/auth/status"  # what is public too, and about the key
+AUTH_STATUS: Final = "/api/auth/status"  # public, but about the key
 PUBLIC: Final = frozenset(
     {
         "/",
         "/favicon.ico",
-        WHO_AM_I,
+        AUTH_STATUS,
         "/api/docs",
         "/api/health",
         "/api/openapi.json",
         "/api/rate-limit/status",
     }
 )
-HEALTH: Final = "/api/health"  # which probes ask all the time, and whose 503 is what they want to know: not counted
+HEALTH: Final = "/api/health"  # not counted: probes request it all the time, and expect its 503
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
-OF_JOBS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
-OF_TOPICS: Final = ("/api/jobs/", "/api/batch/", "/ws")
-OF_ALL_TOPICS: Final = (*OF_TOPICS, "/api/jobs", "/api/events")
+FOR_BOUND_KEYS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
+FOR_TOPIC_TOKENS: Final = ("/api/jobs/", "/api/batch/", "/ws")
+FOR_ALL_JOBS_TOKENS: Final = (*FOR_TOPIC_TOKENS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 DOWNLOAD: Final = re.compile(r"/api/jobs/[^/]+/download")
-OF_TOKENS: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # who may look may have somebody else look
-REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})  # for want of a right, of room or of time
-IDENTITY: Final = "progressd.who"  # the key in an ASGI scope
+NEW_TOKEN: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # a POST that takes only the right to read
+COUNTED_REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})
 
 
-class RefusalCounter:
-    """Sends a response; `marks` are headers that it gets beside its own, `begun` is whether there is one already.
+class ResponseSender:
+    """Sends a response with additional `headers`, and counts it in `refusals` if its status is one of those."""
 
-    `refused` counts those that say so, whoever answers, by their status.
-    """
-
-    def __init__(self, send: ASGISendCallable, refused: Counter[str]) -> None:
+    def __init__(self, send: ASGISendCallable, refusals: Counter[str]) -> None:
         self._send = send
-        self._refused = refused
-        self.marks: list[tuple[bytes, bytes]] = []
-        self.begun = False
+        self._refusals = refusals
+        self.headers: Headers = ()
+        self.started = False
 
     async def __call__(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
-            self.begun = True
-            if message["status"] in REFUSALS:
-                self._refused[str(message["status"])] += 1
-            message = {**message, "headers": [*message["headers"], *self.marks]}
+            self.started = True
+            if message["status"] in COUNTED_REFUSALS:
+                self._refusals[str(message["status"])] += 1
+            message = {**message, "headers": [*message["headers"], *self.headers]}
         await self._send(message)
 
 
 class AccessMiddleware:
-    """An ASGI application around another, which gets only what may pass."""
+    """An ASGI application around another, which gets only permitted requests, each with its RequestContext."""
 
-    def __init__(
-        self,
-        app: ASGIFramework,
-        settings: Settings,
-        authenticator: Authenticator,
-        rate_limits: RequestRates,
-        refused: Counter[str],
-    ) -> None:
-        """`refused` counts the requests that are refused, here or behind the gate, by the status."""
+    def __init__(self, app: ASGIFramework, context: AppContext) -> None:
         self._app = app
-        self._settings = settings
-        self._authenticator = authenticator
-        self.transfers = Transfers(settings)
-        self._rate_limits = rate_limits
-        self.refused = refused
-
-    def use(self, settings: Settings) -> None:
-        """Settings that have been read again."""
-        self._settings = settings
-        self.transfers.use(settings)
+        self._context = context
+        self._state = context.state
+        self._authenticator = context.authenticator
+        self._rate_limits = context.rate_limits
+        self.transfers = Transfers()
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http":
-            answering = RefusalCounter(send, Counter() if scope["path"].startswith(HEALTH) else self.refused)
-            try:
-                answering.marks = self.count(cast("Mapping[str, Any]", scope))
-                who = self.admit(scope)
-                with trio.CancelScope() as serving, self._authenticator.held(who, serving.cancel):
-                    await self._hand_on(scope, who, receive, answering)
-                if serving.cancelled_caught:
-                    self.admit(scope)
-                    raise Unauthorized("the key has changed meanwhile: ask again")
-            except ProgressdError as error:
-                if answering.begun:
-                    return
-                if isinstance(error, RateLimited):
-                    answering.marks = _standing_marks(self.standing(cast("Mapping[str, Any]", scope)))
-                await _refuse(error, receive, answering)
-            return
-        await self._app(scope, receive, send)
-
-    def limits(self, scope: Mapping[str, Any]) -> bool:
-        """Whether the sender of a request may ask only so often."""
-        return self._rate_limits.limits(*_sender(scope))
-
-    def count(self, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
-        """Count a request; the headers that say how often the client may still ask. Raises RateLimited."""
-        path = scope["path"]
-        if not path.startswith("/api/") or path.startswith(HEALTH):
-            return []
-        left = self._rate_limits.take(*_sender(scope))
-        return _standing_marks(left) if left is not None else []
-
-    def standing(self, scope: Mapping[str, Any]) -> RateLimitState:
-        """How often it may still ask."""
-        return self._rate_limits.standing(*_sender(scope))
-
-    def address(self, scope: Mapping[str, Any]) -> str:
-        """Where it comes from, also behind proxies."""
-        return self._rate_limits.address(*_sender(scope))
-
-    async def _hand_on(
-        self, scope: HTTPScope, who: Identity, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
-        """Have the application answer. Raises TooManyUploads, Stalled."""
-        if scope["method"] == "POST" and scope["path"] in UPLOADS:
-            sender = _sender(cast("Mapping[str, Any]", scope))
-            client = who.key or counted_as(self._rate_limits.address(*sender))
-            with self.transfers.uploading(client, receive, unlimited=not self._rate_limits.limits(*sender)) as upload:
-                await self._app(scope, upload.receive, send)
-        elif DOWNLOAD.fullmatch(scope["path"]):
-            with self.transfers.under_way():
-                await self._app(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        refusals = Counter[str]() if scope["path"].startswith(HEALTH) else self._context.collector.refusals
+        response = ResponseSender(send, refusals)
+        try:
+            client = self._admit(scope, response)
+            with trio.CancelScope() as serving, self._authenticator.revocable(client.identity, serving.cancel):
+                await self._pass_on(scope, client, receive, response)
+            if serving.cancelled_caught:
+                self.authorize(scope, self.identify(scope))
+                raise Unauthorized("the key has changed: send the request again")
+        except ProgressdError as error:
+            if not response.started:
+                await _refuse(error, receive, response)
 
-    def admit(self, scope: HTTPScope) -> Identity:
-        """Who sends the request, which may pass. Raises what refuses it."""
+    def identify(self, scope: HTTPScope) -> Client:
+        """Return the client. Raises Unauthorized for an invalid key or token, except on public paths."""
+        query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
+        try:
+            identity = self._authenticator.authenticate(list(scope["headers"]), query)
+        except Unauthorized:
+            if action_of(scope["method"], scope["path"]) is not None or scope["path"] == AUTH_STATUS:
+                raise
+            identity = self._authenticator.anonymous
+        return Client(self._address(scope), identity)
+
+    def count(self, path: str, client: Client) -> Headers:
+        """Count a request. Returns the headers with the client's quota. Raises RateLimited."""
+        if not path.startswith("/api/") or path.startswith(HEALTH):
+            return ()
+        state = self._rate_limits.take(client)
+        return () if state is None else _rate_limit_headers(state)
+
+    def authorize(self, scope: HTTPScope, client: Client) -> None:
+        """Check that the client may send this request. Raises Forbidden, Unauthorized, OutOfScope."""
         self._check_browser(scope)
-        return self._check_key(scope)
+        action = action_of(scope["method"], scope["path"])
+        if action is not None:
+            require(client.identity, action)
+            _require_in_scope(client.identity, scope["path"])
+
+    def _admit(self, scope: HTTPScope, response: ResponseSender) -> Client:
+        try:
+            client = self.identify(scope)
+        except Unauthorized:  # attempts to guess a key count, too
+            self._count(scope, Client(self._address(scope), ANONYMOUS), response)
+            self._check_browser(scope)
+            raise
+        self._count(scope, client, response)
+        self.authorize(scope, client)
+        return client
+
+    def _count(self, scope: HTTPScope, client: Client, response: ResponseSender) -> None:
+        try:
+            response.headers = self.count(scope["path"], client)
+        except RateLimited:
+            response.headers = _rate_limit_headers(self._rate_limits.state(client))
+            raise
+
+    def _address(self, scope: HTTPScope) -> str:
+        peer = scope["client"][0] if scope["client"] else "unix"
+        return client_address(peer, scope["headers"], networks(self._state.settings.server.trusted_proxies))
 
     def _check_browser(self, scope: HTTPScope) -> None:
-        """Browsers let any page send a form, or JSON as text, to any host; only the answer is kept from it."""
-        server = self._settings.server
+        """Check Host and Origin: a browser lets any page send a form, or JSON as text, to any host."""
+        server = self._state.settings.server
         host = header(scope["headers"], b"host")
         check_host(host, server)
         if scope["method"] not in SAFE or scope["path"].endswith("/events"):
             check_origin(header(scope["headers"], b"origin"), host, server)
 
-    def _check_key(self, scope: HTTPScope) -> Identity:
-        action = action_of(scope["method"], scope["path"])
-        if action is None and scope["path"] != WHO_AM_I:
-            who = self._authenticator.anybody
+    async def _pass_on(
+        self, scope: HTTPScope, client: Client, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Have the application respond. Raises TooManyUploads, RequestTimeout."""
+        context = RequestContext(self._context, client, self._context.scopes.of(client.identity))
+        cast("dict[str, Any]", scope)[CONTEXT] = context
+        if scope["method"] == "POST" and scope["path"] in UPLOADS:
+            owner = client.identity.key or counted_as(client.address)
+            exempt = self._rate_limits.exempts(client.address)
+            with self.transfers.uploading(owner, receive, self._state.settings.limits, exempt=exempt) as upload:
+                await self._app(scope, upload.receive, send)
+        elif DOWNLOAD.fullmatch(scope["path"]):
+            with self.transfers.active():
+                await self._app(scope, receive, send)
         else:
-            query = scope["query_string"].decode("latin-1") if scope["method"] in SAFE else None
-            who = self._authenticator.who(list(scope["headers"]), query)
-        if action is not None:
-            require(who, action)
-            _require_theirs(who, scope["path"])
-        cast("dict[str, Any]", scope)[IDENTITY] = who
-        return who
+            await self._app(scope, receive, send)
 
 
-def _sender(scope: Mapping[str, Any]) -> tuple[str, Headers]:
-    """The peer of a request, and its headers."""
-    return scope["client"][0] if scope["client"] else "unix", scope["headers"]
+def _rate_limit_headers(state: RateLimitState) -> Headers:
+    reset = math.ceil(time.time() + state.reset_in)
+    values = {"limit": state.per_minute, "remaining": state.remaining, "reset": reset}
+    return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in values.items()]
 
 
-def _standing_marks(left: RateLimitState) -> list[tuple[bytes, bytes]]:
-    reset = math.ceil(time.time() + left.reset_in)
-    said = {"limit": left.per_minute, "remaining": left.remaining, "reset": reset}
-    return [(f"x-ratelimit-{name}".encode(), str(value).encode()) for name, value in said.items()]
-
-
-def _require_theirs(who: Identity, path: str) -> None:
-    if who.topic is not None and not path.startswith(OF_ALL_TOPICS if who.topic == ALL_JOBS else OF_TOPICS):
-        raise OutOfScope(f"this token is for {who.topic}")
-    if who.bound and not path.startswith(OF_JOBS):
-        raise OutOfScope("this is about all jobs, and not only about those of this key")
+def _require_in_scope(identity: Identity, path: str) -> None:
+    paths = FOR_ALL_JOBS_TOKENS if identity.topic == ALL_JOBS else FOR_TOPIC_TOKENS
+    if identity.topic is not None and not path.startswith(paths):
+        raise OutOfScope(f"this token is for {identity.topic} only")
+    if identity.bound and not path.startswith(FOR_BOUND_KEYS):
+        raise OutOfScope("this endpoint covers all jobs, but this key may see only some")
 
 
 def action_of(method: str, path: str) -> Scope | None:
-    """What a request needs the right to do; None: it is for everybody."""
+    """Return the right that a request takes; None for a public one."""
     if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
         return None
-    looks = method in SAFE or (method == "POST" and OF_TOKENS.fullmatch(path))
-    return Scope.READ if looks else Scope.WRITE
-
-
-def who_asks(scope: Mapping[str, Any]) -> Identity:
-    """Who sent a request that has passed the gate."""
-    return cast("Identity", scope[IDENTITY])
+    reads = method in SAFE or (method == "POST" and NEW_TOKEN.fullmatch(path))
+    return Scope.READ if reads else Scope.WRITE
 
 
 async def _refuse(error: ProgressdError, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     body = encode(error.body())
     fields = {**error.headers(), "Content-Type": "application/json", "Content-Length": str(len(body))}
-    await answer_at_once(receive, send, error.status, fields, body)
+    await respond(receive, send, error.status, fields, body)

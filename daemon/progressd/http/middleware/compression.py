@@ -1,4 +1,4 @@
-"""gzip where it pays: whole answers of text that are longer than what one packet takes anyway (RFC 9110 §8.4.1.3)."""
+"""Compression of text responses that are longer than one packet, with gzip (RFC 9110 §8.4.1.3)."""
 
 import gzip
 from functools import lru_cache
@@ -10,32 +10,30 @@ from quart.wrappers import Request
 from quart.wrappers.response import DataBody
 from werkzeug.http import parse_accept_header
 
-MIN_BYTES: Final = 1400  # bytes; a shorter answer is one packet, compressed or not
-MAX_INLINE_BYTES: Final = 65536  # bytes that are compressed in the event loop, in a millisecond; more are in a thread
+MIN_BYTES: Final = 1400  # a shorter response is one packet, compressed or not
+MAX_INLINE_BYTES: Final = 65536  # compressed in the event loop, in a millisecond; more is compressed in a thread
 LEVEL: Final = 3
-MAX_ACCEPT_ENCODING: Final = (
-    200  # characters of an Accept-Encoding; to read one of 15,000 takes 30 ms, and browsers send 23
-)
+MAX_ACCEPT_ENCODING: Final = 200  # characters: browsers send 23, and parsing 15,000 takes 30 ms
 TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "text/html", "text/plain"})
 
 
-def takes_gzip(accepted: str) -> bool:
-    """Whether an Accept-Encoding allows it (RFC 9110 §12.5.3); one that is too long allows nothing."""
-    return len(accepted) <= MAX_ACCEPT_ENCODING and _takes_gzip(accepted)
+def accepts_gzip(accepted: str) -> bool:
+    """Return whether an Accept-Encoding allows gzip (RFC 9110 §12.5.3). One that is too long does not."""
+    return len(accepted) <= MAX_ACCEPT_ENCODING and _accepts_gzip(accepted)
 
 
 @lru_cache(64)
-def _takes_gzip(accepted: str) -> bool:
+def _accepts_gzip(accepted: str) -> bool:
     return bool(parse_accept_header(accepted)["gzip"])
 
 
 def gzipped(body: bytes) -> bytes:
-    """The same for the same body."""
+    """Compress a body; the result depends only on that."""
     return gzip.compress(body, LEVEL, mtime=0)
 
 
 async def compressed(request: Request, response: Response) -> Response:
-    """The response, compressed if the client takes it and it pays."""
+    """Return the response, compressed if the client accepts that and it is long enough."""
     body = response.response
     if response.mimetype not in TEXT or not isinstance(body, DataBody) or response.content_encoding:
         return response
@@ -43,13 +41,13 @@ async def compressed(request: Request, response: Response) -> Response:
     if (
         len(body.data) < MIN_BYTES
         or response.status_code != 200
-        or not takes_gzip(request.headers.get("Accept-Encoding", ""))
+        or not accepts_gzip(request.headers.get("Accept-Encoding", ""))
     ):
         return response
-    at_once = len(body.data) <= MAX_INLINE_BYTES
-    response.set_data(gzipped(body.data) if at_once else await trio.to_thread.run_sync(gzipped, body.data))
+    inline = len(body.data) <= MAX_INLINE_BYTES
+    response.set_data(gzipped(body.data) if inline else await trio.to_thread.run_sync(gzipped, body.data))
     response.content_encoding = "gzip"
     etag, weak = response.get_etag()
     if etag is not None and not weak:
-        response.set_etag(etag, weak=True)  # the same job, in other bytes
+        response.set_etag(etag, weak=True)  # the same content in other bytes
     return response

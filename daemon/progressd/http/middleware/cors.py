@@ -1,17 +1,17 @@
-"""CORS: lets the pages of the sites in `server.allowed_origins` read answers, and ask before they send (Fetch §3.2)."""
+"""CORS (Fetch §3.2): pages of the sites in `server.allowed_origins` may read responses, and send preflights."""
 
 from typing import Final
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from hypercorn.typing import Scope as AnyScope
 
-from progressd.config.settings import Settings
-from progressd.http.asgi import answer_at_once
+from progressd.http.asgi import respond
+from progressd.http.context import ServerState
 from progressd.net.headers import header
 
 METHODS: Final = "GET POST PUT DELETE OPTIONS"
-ASKED_WITH: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"
-SHOWN: Final = (
+ALLOWED_HEADERS: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"
+EXPOSED_HEADERS: Final = (
     "ETag Retry-After Content-Disposition Idempotency-Replayed "
     "X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset"
 )
@@ -19,45 +19,42 @@ MAX_AGE: Final = 86400  # seconds
 
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": METHODS.replace(" ", ", "),
-    "Access-Control-Allow-Headers": ASKED_WITH.replace(" ", ", "),
+    "Access-Control-Allow-Headers": ALLOWED_HEADERS.replace(" ", ", "),
     "Access-Control-Max-Age": str(MAX_AGE),
 }
 
 
 class CORSMiddleware:
-    """An ASGI application around another, whose answers it marks for the pages that may read them."""
+    """An ASGI application around another that adds the CORS headers to its responses."""
 
-    def __init__(self, app: ASGIFramework, settings: Settings) -> None:
+    def __init__(self, app: ASGIFramework, state: ServerState) -> None:
         self._app = app
-        self._settings = settings
+        self._state = state
 
-    def use(self, settings: Settings) -> None:
-        """Settings that have been read again."""
-        self._settings = settings
-
-    def depends(self) -> list[tuple[bytes, bytes]]:
-        """The header that tells caches that other sites get other answers, also in one for a request of none."""
-        return [(b"vary", b"Origin")] if self._settings.server.allowed_origins else []
+    def vary(self) -> list[tuple[bytes, bytes]]:
+        """Return the header that tells caches that the response depends on the origin, also without an Origin."""
+        return [(b"vary", b"Origin")] if self._state.settings.server.allowed_origins else []
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """A preflight of an allowed site is answered here: it comes without credentials."""
-        if scope["type"] != "http" or not self._settings.server.allowed_origins:
+        """Respond to preflights of allowed sites, which have no credentials; pass all other requests on."""
+        origins = self._state.settings.server.allowed_origins
+        if scope["type"] != "http" or not origins:
             await self._app(scope, receive, send)
             return
         origin = header(scope["headers"], b"origin")
-        allowed = origin in self._settings.server.allowed_origins
-        marks = self.depends()
+        allowed = origin in origins
+        headers = self.vary()
         if allowed:
-            marks.append((b"access-control-allow-origin", origin.encode("latin-1")))
-            marks.append((b"access-control-expose-headers", SHOWN.replace(" ", ", ").encode()))
+            headers.append((b"access-control-allow-origin", origin.encode("latin-1")))
+            headers.append((b"access-control-expose-headers", EXPOSED_HEADERS.replace(" ", ", ").encode()))
 
-        async def marked(message: ASGISendEvent) -> None:
+        async def send_with_headers(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *marks]}
+                message = {**message, "headers": [*message["headers"], *headers]}
             await send(message)
 
-        asks = scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method")
-        if allowed and asks:
-            await answer_at_once(receive, marked, 204, _PREFLIGHT)
+        preflight = scope["method"] == "OPTIONS" and header(scope["headers"], b"access-control-request-method")
+        if allowed and preflight:
+            await respond(receive, send_with_headers, 204, _PREFLIGHT)
         else:
-            await self._app(scope, receive, marked)
+            await self._app(scope, receive, send_with_headers)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the routes and of what is said at their handlers."""
+"""The OpenAPI 3.1 document, built from the routes and their descriptions."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,36 +7,36 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from quart import Quart
 
 from progressd import __version__
-from progressd.http.context import RestApp
 from progressd.http.openapi.examples import EXAMPLES, ID
 from progressd.http.openapi.operations import JSON, OperationSpec
 from progressd.http.schemas.responses import ErrorBody
 
-ALWAYS: Final = (400, 401, 403, 429, 500, 503)
+COMMON_ERRORS: Final = (400, 401, 403, 429, 500, 503)
 ERRORS: Final = {
     400: "The request is malformed: its head, an id, the query or the body.",
     401: "A key is required, or this one is unknown, revoked or expired.",
     403: "The key does not allow this, or a page of another site sent the request.",
     404: "Not found, or not visible to this key.",
-    408: "The body came too slowly, or stopped in the middle.",
+    408: "The body arrived too slowly, or stopped in the middle.",
     409: "The status does not allow this, or another request with the same key is under way.",
     413: "Too large.",
-    415: "Not a file of the type that the pipeline takes.",
-    416: "There is no such part of the file.",
+    415: "The pipeline does not accept this type of file.",
+    416: "The file has no such range.",
     422: "An option does not exist or cannot have this value, or the `Idempotency-Key` belongs to another request.",
     429: "Too many requests; `Retry-After` says when to try again.",
-    500: "The daemon's fault; its log says more.",
+    500: "The daemon failed; its log has details.",
     503: "The daemon is starting or stopping, or its store fails; `Retry-After` says when to try again.",
-    507: "There is no room on the disk.",
+    507: "The disk is full, or the files of jobs use all their space.",
 }
-GOOD: Final = {
+SUCCESSES: Final = {
     200: "OK.",
     201: "Created.",
     202: "Accepted for processing.",
     204: "The stream has ended.",
-    206: "The requested part.",
+    206: "The requested range.",
     303: "The result is elsewhere, at the URL in `Location`.",
     304: "Not modified.",
 }
@@ -44,7 +44,7 @@ REQUEST_HEADERS: Final = {
     "Idempotency-Key": "The same key again creates nothing new, and returns the first answer.",
     "If-None-Match": "The `ETag` of the last answer; 304 if nothing has changed.",
     "Last-Event-ID": "The id of the last event that the client received.",
-    "Range": "A part of the file, in bytes.",
+    "Range": "A range of the file, in bytes.",
 }
 RESPONSE_HEADERS: Final = {
     "Content-Disposition": ("string", "The file's name."),
@@ -56,8 +56,8 @@ RESPONSE_HEADERS: Final = {
     "X-RateLimit-Remaining": ("integer", "Requests that the client may still send at once."),
     "X-RateLimit-Reset": ("integer", "When the full burst is available again, in seconds since 1970."),
 }
-LEFT: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
-ANSWERED_WITH: Final = {  # a header of the request, and what a good answer has then
+RATE_LIMIT_HEADERS: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
+RESPONSE_HEADER_OF: Final = {  # by header of the request
     "If-None-Match": "ETag",
     "Idempotency-Key": "Idempotency-Replayed",
     "Range": "Content-Disposition",
@@ -67,8 +67,8 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def openapi_document(app: RestApp) -> dict[str, Any]:
-    """The document of all routes below /api."""
+def openapi_document(app: Quart, base_path: str) -> dict[str, Any]:
+    """Return the document of all described routes."""
     routes = list(_routes(app))
     types = {*_types(operation for _, _, operation, _, _ in routes), ErrorBody}
     ordered = sorted(types, key=lambda type_: str(getattr(type_, "__name__", type_)))
@@ -85,10 +85,10 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
         "info": {
             "title": "progressd",
             "version": __version__,
-            "description": "How far long-running jobs are, the moment something happens.",
+            "description": "Live progress of long-running jobs.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": app.services.settings.server.base_path}],
+        "servers": [{"url": base_path}],
         "security": SECURITY,
         "tags": [{"name": name} for name in dict.fromkeys(_tag(path) for path in paths)],
         "paths": paths,
@@ -107,7 +107,7 @@ def openapi_document(app: RestApp) -> dict[str, Any]:
     }
 
 
-def _routes(app: RestApp) -> Iterator[tuple[str, str, OperationSpec, Any, str]]:
+def _routes(app: Quart) -> Iterator[tuple[str, str, OperationSpec, Any, str]]:
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
         operation = getattr(view, "operation", None)
@@ -129,19 +129,22 @@ def _operation(
 ) -> dict[str, Any]:
     summary, _, rest = cleandoc(view.__doc__ or "").partition("\n\n")
     in_path = re.findall(r"{(\w+)}", path)
-    errors = {*ALWAYS, *operation.errors, *((404,) if in_path else ())}
+    errors = {*COMMON_ERRORS, *operation.errors, *((404,) if in_path else ())}
     described: dict[str, Any] = {
         "summary": " ".join(summary.split()).rstrip("."),
         "tags": [_tag(path)],
         "parameters": [*_path_parameters(in_path), *_query(operation.query, schemas), *_headers(operation.headers)],
         "responses": {
-            **{str(status): _good(status, content, schema_of) for status, content in operation.answers.items()},
+            **{str(status): _success(status, content, schema_of) for status, content in operation.answers.items()},
             **{str(status): _error(status, schema_of) for status in sorted(errors - operation.answers.keys())},
         },
     }
     for status, answer in described["responses"].items():
-        if told := [*_told(operation, int(status)), *(LEFT if _tag(path) != "health" else ())]:
-            answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in told}
+        if names := [
+            *_response_headers(operation, int(status)),
+            *(RATE_LIMIT_HEADERS if _tag(path) != "health" else ()),
+        ]:
+            answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     if rest:
         described["description"] = " ".join(rest.split())
     if operation.body:
@@ -162,7 +165,7 @@ def _query(structs: Iterable[type[Struct]], schemas: Mapping[str, Any]) -> Itera
     for struct in structs:
         for name, schema in schemas[struct.__name__]["properties"].items():
             given = {key: value for key, value in schema.items() if key != "default" or value is not None}
-            if "anyOf" in given:  # what may be left out is null inside, and cannot be null in a query
+            if "anyOf" in given:  # an optional parameter is null by default, but cannot be null in a query
                 [given] = [one for one in given["anyOf"] if one != {"type": "null"}]
             yield {"name": name, "in": "query", "required": False, "schema": given}
 
@@ -173,18 +176,18 @@ def _headers(names: Iterable[str]) -> Iterator[dict[str, Any]]:
         yield {"name": name, "in": "header", "required": False, "schema": text, "description": REQUEST_HEADERS[name]}
 
 
-def _told(operation: OperationSpec, status: int) -> Iterator[str]:
-    """The headers of an answer, beside those of the rate limit."""
+def _response_headers(operation: OperationSpec, status: int) -> Iterator[str]:
+    """Yield the headers of a response, without those of the rate limit."""
     if status in operation.answers:
-        yield from (ANSWERED_WITH[name] for name in operation.headers if name in ANSWERED_WITH)
+        yield from (RESPONSE_HEADER_OF[name] for name in operation.headers if name in RESPONSE_HEADER_OF)
     if status in (429, 503):
         yield "Retry-After"
     if status == 303:
         yield "Location"
 
 
-def _good(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": GOOD.get(status) or ERRORS[status]}
+def _success(status: int, content: Mapping[str, Any], schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": SUCCESSES.get(status) or ERRORS[status]}
     if content:
         answer["content"] = _content(content, schema_of)
     return answer

@@ -1,4 +1,4 @@
-"""An example of each thing that is sent or answered, for the OpenAPI document; made of the very types."""
+"""Examples for the OpenAPI document, one for each type of request and response."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from progressd.core.batch import BatchStatus, Priority
 from progressd.core.events import ProducerEvent, ProgressEvent, ReportedProgress
 from progressd.core.messages import BatchProgressData, ProgressData
 from progressd.core.status import JobStatus
-from progressd.http.requests import NewJob
+from progressd.http.routes.jobs import NewJob
 from progressd.http.schemas.responses import (
     AuthStatus,
     BatchAccepted,
@@ -53,7 +53,7 @@ _job = JobView(
     labels={},
     cursor="cd06f405-30",
 )
-_of_batch = BatchJobView(
+_batch_job = BatchJobView(
     job_id=ID,
     filename="scan.pdf",
     status=JobStatus.COMPLETED,
@@ -67,7 +67,7 @@ EXAMPLES: Final[Mapping[Any, object]] = {
     JobView: _job,
     JobPage: JobPage([_job], 1, 50, 0),
     JobAccepted: JobAccepted(ID, JobStatus.QUEUED, CREATED),
-    RetryAccepted: RetryAccepted(ID, JobStatus.QUEUED, "trying job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c again"),
+    RetryAccepted: RetryAccepted(ID, JobStatus.QUEUED, "retrying job 6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"),
     NewJob: NewJob(kind="backup", input_filename="db1", total_steps=3, labels={"host": "db1"}),
     ProducerEvent: ProgressEvent(ID, ReportedProgress(1, 3, "Tape 1")),
     Ack: Ack(UNSET, ok=True, cursor="cd06f405-37", job_id=ID),
@@ -82,7 +82,7 @@ EXAMPLES: Final[Mapping[Any, object]] = {
         estimated_completion=CREATED + timedelta(seconds=7),
         cursor="cd06f405-57",
     ),
-    BatchJobs: BatchJobs(BATCH, [_of_batch]),
+    BatchJobs: BatchJobs(BATCH, [_batch_job]),
     BatchCancelled: BatchCancelled(BATCH, BatchStatus.CANCELLED, 1, 1),
     Health: Health(
         status="healthy", version="0.1.0", tools={"tesseract": True}, pipelines={"pdf": PipelineDefaults(OPTIONS)}

@@ -1,4 +1,4 @@
-"""What each request takes and answers, said at its handler, for the OpenAPI document and the reference page."""
+"""Descriptions of operations, which stand at their handlers, for the OpenAPI document."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -14,21 +14,21 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class OperationSpec(Struct, frozen=True, kw_only=True):
-    """One request. A type stands for the schema that msgspec makes of it, a mapping is a schema."""
+    """An operation. A type stands for its msgspec schema; a mapping is a schema."""
 
-    answers: Mapping[int, Mapping[str, Any]]  # the good ones: by status, by media type
-    errors: tuple[int, ...] = ()  # beside those that every request can have
+    answers: Mapping[int, Mapping[str, Any]]  # successful ones, by status and media type
+    errors: tuple[int, ...] = ()  # statuses besides those of every operation
     query: tuple[type[Struct], ...] = ()
-    headers: tuple[str, ...] = ()  # that a client may send
+    headers: tuple[str, ...] = ()  # of the request
     body: Mapping[str, Any] = {}  # by media type
     body_required: bool = True
 
 
 def described(
-    reply: Any = None, *, status: int = 200, also: Mapping[int, Mapping[str, Any]] | None = None, **fields: Any
+    response: Any = None, *, status: int = 200, also: Mapping[int, Mapping[str, Any]] | None = None, **fields: Any
 ) -> Callable[[View], View]:
-    """Say what a view answers: JSON of the type `reply`, with `status`; `also`: other good answers."""
-    answers = {**({status: {JSON: reply}} if reply is not None else {}), **(also or {})}
+    """Describe a view that returns JSON of the type `response` with `status`; `also`: other successful responses."""
+    answers = {**({status: {JSON: response}} if response is not None else {}), **(also or {})}
     operation = OperationSpec(answers=answers, **fields)
 
     def describe(view: View) -> View:

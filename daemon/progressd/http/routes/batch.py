@@ -1,33 +1,24 @@
-"""Batches over REST: files that are handed in together, looked at together, and called off together."""
+"""Batches: files that are submitted, queried and cancelled together."""
 
 import uuid
-from contextlib import AsyncExitStack
-from typing import Final, NamedTuple
+from typing import Final
 
-import trio
-from msgspec.structs import replace
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
+from progressd.auth.identity import UNRESTRICTED
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import Conflict, ProgressdError
-from progressd.core.events import BatchCancelEvent, Registration, SubmitEvent, checked_batch_id
+from progressd.core.events import BatchCancelEvent, checked_batch_id
 from progressd.core.job import Job
-from progressd.core.pipeline import Pipeline
-from progressd.files.job_files import JobFiles
-from progressd.files.upload import Upload
-from progressd.http.context import json_response, services
-from progressd.http.middleware.idempotency import HEADER, REPLAYED
-from progressd.http.multipart import receive_form
+from progressd.http.context import json_response, request_context
+from progressd.http.middleware.idempotency import REPLAYED
 from progressd.http.openapi.operations import FORM, described
-from progressd.http.requests import PipelineChoice
 from progressd.http.routes.submission import (
     LABELS,
-    SUBMISSION,
-    check_type,
-    owner_of_request,
-    pipeline_asked_for,
-    read_submission_fields,
-    require_same,
+    SUBMISSION_ERRORS,
+    PipelineQuery,
+    claimed_id,
+    requested_submission,
     require_unused,
 )
 from progressd.http.schemas.responses import BatchAccepted, BatchCancelled, BatchJobs
@@ -51,111 +42,63 @@ blueprint = Blueprint("batch", __name__, url_prefix="/api/batch")
 
 @blueprint.post("")
 @described(
-    BatchAccepted, status=202, errors=SUBMISSION, query=(PipelineChoice,), headers=("Idempotency-Key",), body=FILES
+    BatchAccepted,
+    status=202,
+    errors=SUBMISSION_ERRORS,
+    query=(PipelineQuery,),
+    headers=("Idempotency-Key",),
+    body=FILES,
 )
 async def submit() -> Response:
-    """Multipart: `files[]` or `files`, repeated; `options`, which may have a `priority`, and `labels` as JSON text."""
-    daemon = services()
-    name, pipeline = pipeline_asked_for()
-    with daemon.keys.claimed(request.headers.get(HEADER), "batch") as batch_id:
-        known = await daemon.batches.find(batch_id)
+    """Submit many files. Multipart: `files[]` or `files`, repeated, and `options` and `labels` as JSON text.
+
+    The options may include a `priority`.
+    """
+    context = request_context()
+    submission = requested_submission(FIELDS, MAX_FILES)
+    with claimed_id("batch") as batch_id:
+        known = await context.scope.batches.find(batch_id)
         if known is not None:
             for job in (await _jobs(known))[:1]:  # all came with the same request
-                await require_same(job, name, FIELDS, MAX_FILES)
+                await submission.require_same(job)
             return _accepted(known, REPLAYED)
-        require_unused(await daemon.everything.batches.find(batch_id) is not None)
-        return _accepted(await _take(batch_id, name, pipeline))
+        require_unused(await context.app.scopes.of(UNRESTRICTED).batches.find(batch_id) is not None)
+        await submission.create_jobs(lambda: str(uuid.uuid4()), batch_id)
+        return _accepted(await context.scope.batches.get(batch_id))
 
 
 @blueprint.get("/<batch_id>")
 @described(BatchView)
 async def get_batch(batch_id: str) -> Response:
-    """How far a batch is."""
-    return json_response(batch_view(await _find(batch_id), services().store.id))
+    """Return the state of a batch."""
+    return json_response(batch_view(await _find(batch_id), request_context().scope.store.id))
 
 
 @blueprint.get("/<batch_id>/jobs")
 @described(BatchJobs)
 async def jobs_of_batch(batch_id: str) -> Response:
-    """The jobs of a batch, as they were handed in."""
+    """Return the jobs of a batch, in the order they were submitted."""
     batch = await _find(batch_id)
-    base = services().base
+    base = request_context().app.base
     return json_response(BatchJobs(batch.id, [batch_job_view(job, base) for job in await _jobs(batch)]))
 
 
 @blueprint.delete("/<batch_id>")
 @described(BatchCancelled, errors=(409, 507))
 async def cancel(batch_id: str) -> Response:
-    """Cancel the jobs of a batch that have not finished."""
-    daemon = services()
+    """Cancel the unfinished jobs of a batch."""
+    scope = request_context().scope
     batch = await _find(batch_id)
     if batch.status.finished:
         raise Conflict(f"batch {batch.id} is already {batch.status}")
     events = [BatchCancelEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
-    outcomes = await daemon.ingest.submit(*events)
+    outcomes = await scope.ingest.submit(*events)
     _raise_unless(outcomes, Conflict)  # some may have finished just before
-    after = await daemon.batches.get(batch.id)
+    after = await scope.batches.get(batch.id)
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:
         raise Conflict(f"batch {batch.id} is already {after.status}")
     return json_response(BatchCancelled(batch.id, BatchStatus.CANCELLED, cancelled, after.completed))
-
-
-class _File(NamedTuple):
-    job_id: str
-    filename: str
-    upload: Upload
-
-
-class _ManyFiles:
-    """The files of the form, each on the disk as the input of a job to be."""
-
-    def __init__(self, files: JobFiles, pipeline: Pipeline, uploads: AsyncExitStack) -> None:
-        self.taken: list[_File] = []
-        self._files = files
-        self._pipeline = pipeline
-        self._uploads = uploads
-
-    async def begin(self, filename: str) -> Upload:
-        if not self.taken:
-            self._files.require(request.content_length or 0)
-        job_id = str(uuid.uuid4())
-        upload = await self._uploads.enter_async_context(self._files.upload(job_id))
-        self.taken.append(_File(job_id, filename, upload))
-        return upload
-
-    async def whole(self) -> None:
-        file = self.taken[-1]
-        check_type(file.upload.head, file.filename, self._pipeline)
-        await file.upload.finish()
-
-
-async def _take(batch_id: str, name: str, pipeline: Pipeline) -> JobBatch:
-    """Receive the files, and make the jobs of them: all or none."""
-    daemon = services()
-    async with AsyncExitStack() as uploads:
-        inbox = _ManyFiles(daemon.files, pipeline, uploads)
-        fields, digest = await receive_form(request, inbox, FIELDS, daemon.settings.limits, MAX_FILES)
-        wishes = read_submission_fields(fields)
-        options, priority = wishes.checked(pipeline)
-        owner = owner_of_request()
-        registration = Registration(name, options=options, labels=wishes.labels)
-        events = [
-            SubmitEvent(
-                job_id,
-                replace(registration, input_filename=filename[:255]),
-                name,
-                batch_id,
-                priority,
-                digest,
-                owner,
-            )
-            for job_id, filename, _ in inbox.taken
-        ]
-        with trio.CancelScope(shield=True):  # as for a single file
-            _raise_unless(await daemon.ingest.submit(*events))
-            await uploads.aclose()  # within this: leaving one may raise Cancelled, which to the others is a failure
-    return await daemon.batches.get(batch_id)
 
 
 def _raise_unless(outcomes: list[Job | ProgressdError], *accepted: type[ProgressdError]) -> None:
@@ -165,14 +108,14 @@ def _raise_unless(outcomes: list[Job | ProgressdError], *accepted: type[Progress
 
 
 def _accepted(batch: JobBatch, headers: dict[str, str] | None = None) -> Response:
-    """The same answer however often it is asked for."""
+    """Return the same response for every replay."""
     return json_response(BatchAccepted(batch.id, BatchStatus.QUEUED, batch.total, batch.created_at), 202, headers)
 
 
 async def _find(text: str) -> JobBatch:
-    return await services().batches.get(checked_batch_id(text))
+    return await request_context().scope.batches.get(checked_batch_id(text))
 
 
 async def _jobs(batch: JobBatch) -> list[Job]:
-    daemon = services()
-    return [daemon.registry.known(job.id) or job for job in await daemon.store.jobs_of_batch(batch.id)]
+    scope = request_context().scope
+    return [scope.registry.known(job.id) or job for job in await scope.store.jobs_of_batch(batch.id)]

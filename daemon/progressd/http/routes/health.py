@@ -1,4 +1,4 @@
-"""Whether the daemon lives, and whether it takes work."""
+"""Health: whether the daemon responds, and whether it accepts work."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 
 from progressd import __version__
 from progressd.core.errors import StoreFailed, Unavailable
-from progressd.http.context import json_response, services
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi.operations import JSON, described
 from progressd.http.schemas.responses import Health, HealthState, PipelineDefaults
 
@@ -17,10 +17,11 @@ blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 @blueprint.get("")
 @described(Health)
 async def health() -> Response:
-    """How the store is, the version, the pipelines' options, and which programs they can use are installed."""
-    pipelines = services().settings.pipelines
+    """Return the health of the daemon, its version, and its pipelines with the programs that they need."""
+    context = request_context()
+    pipelines = context.app.settings.pipelines
     failing = _failing()
-    trouble = failing or services().store.unreadable or services().files.stored.full
+    trouble = failing or context.scope.store.unreadable or context.app.files.usage.full
     needs = {program for pipeline in pipelines.values() for program in pipeline.needs}
     return json_response(
         Health(
@@ -39,20 +40,20 @@ async def health() -> Response:
 @blueprint.get("/live")
 @described(HealthState)
 async def live() -> Response:
-    """200 as long as anything is answered."""
+    """Return 200 whenever the daemon responds at all."""
     return json_response(HealthState("live"))
 
 
 @blueprint.get("/ready")
 @described(HealthState, also={503: {JSON: HealthState}})
 async def ready() -> Response:
-    """200 while work is taken, 503 while starting or stopping, or while the store keeps nothing."""
+    """Return 200 while the daemon accepts work; 503 while it starts or stops, or while the store fails."""
     failing = _failing()
     if failing is not None:
         return _not_ready("failing", failing)
-    if services().ready:
+    if request_context().app.ready:
         return json_response(HealthState("ready"))
-    return _not_ready("stopping", Unavailable("the daemon takes no work: it starts or stops"))
+    return _not_ready("stopping", Unavailable("the daemon accepts no work: it is starting or stopping"))
 
 
 def _not_ready(status: str, error: Unavailable) -> Response:
@@ -60,4 +61,5 @@ def _not_ready(status: str, error: Unavailable) -> Response:
 
 
 def _failing() -> StoreFailed | None:
-    return services().store.damage or services().ingest.failing
+    scope = request_context().scope
+    return scope.store.damage or scope.ingest.failing

@@ -1,14 +1,15 @@
-"""Jobs over REST: list, register, cancel, retry and delete them, and download their results."""
+"""Jobs: list, register, cancel, retry and delete them, and download their results."""
 
 import mimetypes
 import uuid
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Final
+from typing import Annotated, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import trio
+from msgspec import Meta, Struct
 from quart import Blueprint, Response, request, send_file
 
 from progressd.core.errors import Conflict, InvalidInput, NotFound, Unavailable
@@ -22,14 +23,13 @@ from progressd.core.events import (
     checked_options_size,
 )
 from progressd.core.job import Job
-from progressd.core.json import decode
+from progressd.core.json import decode, reason_of
 from progressd.core.status import FINISHED, JobStatus
 from progressd.http.body import whole_body
-from progressd.http.context import converted, json_response, services
+from progressd.http.context import json_response, request_context
 from progressd.http.file_body import FileBody, attachment
 from progressd.http.middleware.job_cache import CACHING
 from progressd.http.openapi.operations import JSON, described
-from progressd.http.requests import DeleteQuery, LongPollQuery, NewJob, PageQuery
 from progressd.http.routes.sse import changed_job
 from progressd.http.routes.submission import owner_of_request
 from progressd.http.schemas.responses import JobPage, RetryAccepted
@@ -37,12 +37,44 @@ from progressd.http.schemas.views import JobView, job_view
 from progressd.store.base import Filter
 from progressd.system.transient import passes
 
-MAX_WAIT: Final = 60.0  # seconds; proxies end a request to which nothing is answered for longer
+MAX_PAGE: Final = 1000  # jobs
+MAX_WAIT: Final = 60.0  # seconds; proxies end a request that gets no response for longer
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
-ELSEWHERE: Final = ("http://", "https://")  # how the URL of a result begins that a producer keeps itself
-IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # characters that stay as they are; all others are percent-encoded
+ELSEWHERE: Final = ("http://", "https://")  # beginnings of a result that the producer keeps at its own URL
+IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # all other characters are percent-encoded
+
+T = TypeVar("T")
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
+
+
+class NewJob(Registration, frozen=True):
+    """The body of `POST /api/jobs`."""
+
+    id: str | None = None
+
+
+class PageQuery(Struct, frozen=True):
+    """The query of a list. A limit above 1000 counts as 1000."""
+
+    limit: Annotated[int, Meta(ge=1)] = 50
+    offset: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    status: JobStatus | None = None
+    kind: str | None = None
+    label: Annotated[str, Meta(pattern="^[^=]+=")] | None = None
+
+
+class LongPollQuery(Struct, frozen=True):
+    """The query of a job: wait for at most `wait` seconds until it is newer than the cursor `since`."""
+
+    since: str | None = None
+    wait: Annotated[float, Meta(ge=0)] = 0
+
+
+class DeleteQuery(Struct, frozen=True):
+    """The query of a deletion: cancel the job, or with `purge` delete it."""
+
+    purge: bool = False
 
 
 _decode_body = msgspec.json.Decoder(NewJob).decode
@@ -55,14 +87,14 @@ def _decode_new(text: bytes) -> NewJob:
 @blueprint.get("")
 @described(JobPage, query=(PageQuery,))
 async def list_jobs() -> Response:
-    """All jobs, newest first."""
+    """Return all jobs, newest first."""
     return await _page(None)
 
 
 @blueprint.get("/history")
 @described(JobPage, query=(PageQuery,))
 async def history() -> Response:
-    """The finished jobs, newest first."""
+    """Return the finished jobs, newest first."""
     return await _page(FINISHED)
 
 
@@ -76,70 +108,70 @@ async def history() -> Response:
     body_required=False,
 )
 async def register() -> Response:
-    """A job that a producer will report on; the same id twice leaves it as it is."""
-    daemon = services()
-    text = await whole_body(request, daemon.settings.limits) or b"{}"
-    await daemon.ingest.turns.pass_through(len(text))
+    """Register a job that a producer will report on. A job with this id is returned unchanged."""
+    context = request_context()
+    ingest = context.scope.ingest
+    text = await whole_body(request, context.app.settings.limits) or b"{}"
+    await ingest.turns.pass_through(len(text))
     new = decode(_decode_new, text, "a job")
-    if new.id is None:  # then nobody else can come with the same one
-        return _job_response(await daemon.ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
+    if new.id is None:
+        return _job_response(await ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
-    # Two requests that register the same id at once must not both be told that it is new.
-    async with daemon.registering.setdefault(job_id, trio.Lock()):
-        known = await daemon.registry.find([job_id])
-        job = await daemon.ingest.submit_one(RegisterEvent(job_id, new))
+    async with context.app.registering.setdefault(job_id, trio.Lock()):  # else two requests might both return 201
+        known = await context.scope.registry.find([job_id])
+        job = await ingest.submit_one(RegisterEvent(job_id, new))
     return _job_response(job, 200 if known else 201)
 
 
 @blueprint.get("/<job_id>")
 @described(JobView, also={304: {}}, query=(LongPollQuery,), headers=("If-None-Match",))
 async def get_job(job_id: str) -> Response:
-    """One job; with `since` and `wait` once it has changed, or as it is after so many seconds."""
+    """Return a job. With `since` and `wait`, return it once it has changed, or unchanged after so many seconds."""
     job = await _find(job_id)
-    waiting = converted(request.args, LongPollQuery)
-    if waiting.since is not None and waiting.wait:
-        job = await changed_job(services(), job, waiting.since, min(waiting.wait, MAX_WAIT))
+    query = _converted(request.args, LongPollQuery)
+    if query.since is not None and query.wait:
+        job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
     known, accepted = request.headers.get("If-None-Match"), request.headers.get("Accept-Encoding", "")
-    answer = services().answers.answer(
+    answer = request_context().app.answers.answer(
         job, None if known is None else known.encode("latin-1"), accepted.encode("latin-1")
     )
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
-        del response.headers["Content-Type"], response.headers["Content-Length"]  # they would be about the job
+        del response.headers["Content-Type"], response.headers["Content-Length"]  # they would describe the job
     return response
 
 
 @blueprint.delete("/<job_id>")
 @described(JobView, errors=(409, 507), query=(DeleteQuery,))
 async def cancel(job_id: str) -> Response:
-    """Cancel a job that has not finished; with `purge`, delete one that has, and its files."""
+    """Cancel an unfinished job. With `purge`, delete a finished job and its files."""
     job = await _find(job_id)
-    if converted(request.args, DeleteQuery).purge:
+    if _converted(request.args, DeleteQuery).purge:
         return await _purge(job)
     if job.status.finished:
         raise Conflict(f"job {job.id} is already {job.status}")
     cancelled = ReportedStatus(JobStatus.CANCELLED)
-    return _job_response(await services().ingest.submit_one(StatusEvent(job.id, cancelled)))
+    return _job_response(await request_context().scope.ingest.submit_one(StatusEvent(job.id, cancelled)))
 
 
 async def _purge(job: Job) -> Response:
-    daemon = services()
+    context = request_context()
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only finished jobs can be deleted, so cancel it first")
-    async with daemon.deleting:
-        with trio.CancelScope(shield=True):  # or its files were left behind
-            async with daemon.files.deletion(job.id):
-                await daemon.ingest.delete(job)
+    async with context.app.deleting:
+        with trio.CancelScope(shield=True):  # else its files might be left behind
+            async with context.app.files.deletion(job.id):
+                await context.scope.ingest.delete(job)
     return _job_response(job)
 
 
 @blueprint.post("/<job_id>/retry")
 @described(RetryAccepted, errors=(409, 507))
 async def retry(job_id: str) -> Response:
-    """A new job over the same input and options."""
-    daemon = services()
+    """Create a new job with the same input and options."""
+    context = request_context()
     job = await _find(job_id)
-    if not daemon.ready:
+    if not context.app.ready:
         raise Unavailable("the daemon is stopping and accepts no new jobs")
     if job.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
         raise Conflict(f"job {job.id} is {job.status}: only failed or cancelled jobs can be retried")
@@ -149,20 +181,18 @@ async def retry(job_id: str) -> Response:
     registration = Registration(
         kind=job.kind, input_filename=job.input_filename, options=job.options, labels=job.labels
     )
-    async with daemon.files.copied_input(job.id, again):
-        with trio.CancelScope(shield=True):  # as for a first try
-            owner = owner_of_request()
-            new = await daemon.ingest.submit_one(
-                SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=owner)
-            )
+    event = SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=owner_of_request())
+    async with context.app.files.copied_input(job.id, again):
+        with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
+            new = await context.scope.ingest.submit_one(event)
     return json_response(RetryAccepted(new.id, new.status, f"retrying job {job.id}"))
 
 
 @blueprint.get("/<job_id>/download")
 @described(also={200: FILE, 206: FILE, 303: {}, 304: {}}, errors=(409, 416), headers=("Range", "If-None-Match"))
 async def download(job_id: str) -> Response:
-    """The result; a redirect where its producer keeps it at a URL of its own."""
-    daemon = services()
+    """Return the result, or a redirect to the producer's URL of it."""
+    app = request_context().app
     job = await _find(job_id)
     if job.status is not JobStatus.COMPLETED:
         raise Conflict(f"job {job.id} has no result to download: its status is {job.status}")
@@ -171,15 +201,13 @@ async def download(job_id: str) -> Response:
     if job.output_path.startswith(ELSEWHERE):
         location = quote(job.output_path, safe=IN_URLS)
         return Response(b"", 303, {"Location": location, "Cache-Control": CACHING})
-    pipeline = daemon.settings.pipelines.get(job.pipeline or "")
+    pipeline = app.settings.pipelines.get(job.pipeline or "")
     suffix = PurePath(pipeline.output).suffix if pipeline else ""
     stem = PurePath(job.input_filename or "").stem or job.kind
     name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
-    path = daemon.files.output(job.id)
+    path = app.files.output(job.id)
     try:
-        await trio.to_thread.run_sync(
-            lambda: path.open("rb").close()
-        )  # what sends it finds out only when it is too late to say no
+        await trio.to_thread.run_sync(lambda: path.open("rb").close())  # sending it fails too late for a status
         response = await send_file(
             path,
             mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",
@@ -196,36 +224,41 @@ async def download(job_id: str) -> Response:
     response.headers["Content-Disposition"] = attachment(name)
     response.headers["Cache-Control"] = CACHING
     response.accept_ranges = "bytes"
-    response.timeout = None  # as long as the client keeps reading
+    response.timeout = None  # a client that keeps reading has any time
     return response
 
 
 async def _find(text: str) -> Job:
-    return await services().registry.get(checked_job_id(text))
+    return await request_context().scope.registry.get(checked_job_id(text))
 
 
 def _job_response(job: Job, status: int = 200) -> Response:
-    return json_response(job_view(job, services().store.id, services().base), status)
+    context = request_context()
+    return json_response(job_view(job, context.scope.store.id, context.app.base), status)
 
 
-def _given(query: Mapping[str, str]) -> dict[str, str]:
-    """Without what was left empty, as forms do: `?status=` asks for every status."""
-    return {name: value for name, value in query.items() if value}
+def _converted(query: Mapping[str, str], type_: type[T]) -> T:
+    """Return a query as a struct. Raises InvalidInput."""
+    try:
+        return msgspec.convert(dict(query.items()), type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {reason_of(error)}") from None
 
 
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
-    daemon = services()
-    given = _given(request.args)
-    if "label" in given and not all(given["label"].partition("=")[:2]):  # else a pattern would be the answer
+    context = request_context()
+    given = {name: value for name, value in request.args.items() if value}  # forms send `?status=` for every status
+    if "label" in given and not all(given["label"].partition("=")[:2]):  # else the error would show a pattern
         raise InvalidInput(f"the query is wrong: label {given['label'][:60]!r} is not of the form NAME=VALUE")
-    paging = converted(given, PageQuery)
-    if paging.status is not None:
-        statuses = frozenset([paging.status]) & (statuses or frozenset(JobStatus))
-    limit = min(paging.limit, 1000)
-    key, _, value = (paging.label or "").partition("=")
-    which = Filter(statuses, paging.kind, ((key, value),) if key else ())
-    stored, total = await daemon.store.list_jobs(which, limit, paging.offset)
-    jobs = [job_view(daemon.registry.known(job.id) or job, daemon.store.id, daemon.base) for job in stored]
-    if len(jobs) < min(limit, total - paging.offset):  # large ones: who goes on behind `limit` of them misses none
+    query = _converted(given, PageQuery)
+    if query.status is not None:
+        statuses = frozenset([query.status]) & (statuses or frozenset(JobStatus))
+    limit = min(query.limit, MAX_PAGE)
+    key, _, value = (query.label or "").partition("=")
+    filter_ = Filter(statuses, query.kind, ((key, value),) if key else ())
+    registry, store = context.scope.registry, context.scope.store
+    stored, total = await store.list_jobs(filter_, limit, query.offset)
+    jobs = [job_view(registry.known(job.id) or job, store.id, context.app.base) for job in stored]
+    if len(jobs) < min(limit, total - query.offset):  # the store ends a page of large jobs early
         limit = max(1, len(jobs))
-    return json_response(JobPage(jobs, total, limit, paging.offset))
+    return json_response(JobPage(jobs, total, limit, query.offset))

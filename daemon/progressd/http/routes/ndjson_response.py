@@ -1,7 +1,7 @@
-"""The answers to a stream of lines, each as soon as its event is durable, while the others are still coming.
+"""The response to NDJSON: an answer to each line as soon as its event is durable, while more lines arrive.
 
-Both directions go on at once (RFC 9112 §9.3 has nothing against it), and neither grows: what is read becomes events at
-once, and who does not read the answers is read no further when too many of them wait.
+Both directions run at the same time, which RFC 9112 §9.3 allows. Neither piles up: lines become events at once, and
+while too many answers are unread, no more lines are read.
 """
 
 from contextlib import AsyncExitStack
@@ -20,42 +20,42 @@ from progressd.http.open_streams import StreamRegistry
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, refusal
 from progressd.producers.ndjson_stream import NDJSONReader
 
-# Bytes of answers that may wait for all clients together; MAX_ANSWERS for each is much, because many read none before
-# they have sent all. Whoever keeps most of it is given up.
+# Bytes of unread answers of all clients together. Each client may have MAX_ANSWERS, because many read none before they
+# have sent all lines. Above the limit, the client with the most is disconnected.
 MAX_PENDING: Final = 4 * MAX_ANSWERS
-MAX_SEND: Final = 65536  # bytes sent at once
+MAX_SEND: Final = 65536  # bytes per send
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class NDJSONResponse(ResponseBody):
-    """`begin` first, as long as the request may still be refused as a whole; then it is the body of the response."""
+    """The body of the response. Await `begin` first, while the whole request can still be rejected."""
 
     def __init__(self, pieces: BodyChunks, lines: NDJSONReader, streams: StreamRegistry, budget: MemoryBudget) -> None:
         self._pieces = pieces
         self._lines = lines
         self._streams = streams
         self._budget = budget
-        self._piece = b""  # of the body, of which so much is not yet split
+        self._piece = b""  # of the body, not split into lines yet
         self._ended = False  # the body
-        self._waiting = bytearray()  # to be sent
-        self._over = False  # all that will be taken is taken
+        self._unsent = bytearray()
+        self._over = False  # no more lines will be answered
         self._stopping = False
         self._reading = trio.CancelScope()
-        self._news = trio.Event()
+        self._unsent_added = trio.Event()
         self._room = trio.Event()
         self._stack = AsyncExitStack()
 
     async def begin(self) -> None:
         """Wait for the first answers, or the end. Raises RequestTimeout, Stopping, Unavailable."""
         with self._streams.reporting(self._stop):
-            while not self._waiting and not self._over:
-                await self._take_next()
+            while not self._unsent and not self._over:
+                await self._answer_next()
         self._pieces.read_on()
 
     async def __aenter__(self) -> "NDJSONResponse":
         tasks = await self._stack.enter_async_context(trio.open_nursery())
-        tasks.start_soon(self._take_all)
+        tasks.start_soon(self._answer_all)
         return self
 
     async def __aexit__(
@@ -69,35 +69,35 @@ class NDJSONResponse(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._waiting:
+        while not self._unsent:
             if self._over:
                 raise StopAsyncIteration
-            self._news = trio.Event()
-            await self._news.wait()
-        piece = bytes(self._waiting[:MAX_SEND])
-        del self._waiting[:MAX_SEND]
-        self._budget.hold(self, len(self._waiting))
+            self._unsent_added = trio.Event()
+            await self._unsent_added.wait()
+        piece = bytes(self._unsent[:MAX_SEND])
+        del self._unsent[:MAX_SEND]
+        self._budget.hold(self, len(self._unsent))
         self._room.set()
         return piece
 
-    async def _take_all(self) -> None:
-        """Until the end. What ends it sooner is the last answer, to the first line that was not taken."""
+    async def _answer_all(self) -> None:
+        """Answer all lines. An error that ends this early is the answer to the first line that was not accepted."""
         with self._streams.reporting(self._stop):
             while not self._over:
-                if len(self._waiting) > MAX_ANSWERS:
+                if len(self._unsent) > MAX_ANSWERS:
                     self._room = trio.Event()
                     await self._room.wait()
                     continue
                 number = self._lines.next_number
                 try:
-                    await self._take_next()
+                    await self._answer_next()
                 except ProgressdError as error:
                     self._end(error, number)
-                self._budget.hold(self, len(self._waiting))
-                self._news.set()
+                self._budget.hold(self, len(self._unsent))
+                self._unsent_added.set()
 
-    async def _take_next(self) -> None:
-        """Take some lines. Raises RequestTimeout, Stopping, Unavailable; InvalidInput where too many are no events."""
+    async def _answer_next(self) -> None:
+        """Answer some lines. Raises RequestTimeout, Stopping, Unavailable; InvalidInput for too many invalid lines."""
         if not self._lines:
             try:
                 self._lines.feed(await self._next_piece())
@@ -106,12 +106,12 @@ class NDJSONResponse(ResponseBody):
                 self._ended = True
         answers = await self._lines.take()
         if not self._over:
-            self._waiting += _encode_lines(answers)
+            self._unsent += _encode_lines(answers)
             self._over = self._ended and not self._lines
 
     def _end(self, error: ProgressdError, number: int) -> None:
         if not self._over:
-            self._waiting += _encode_lines([refusal(UNSET, error, number)])
+            self._unsent += _encode_lines([refusal(UNSET, error, number)])
             self._over = True
 
     async def _next_piece(self) -> bytes:
@@ -125,16 +125,16 @@ class NDJSONResponse(ResponseBody):
         raise Stopping("the daemon is stopping")
 
     def give_up(self) -> None:
-        """For the budget: let go of what waits for a client that does not read it, and read no further."""
-        del self._waiting[self._waiting.find(b"\n") + 1 :]  # but for the rest of what has been sent in part
+        """Discard the unsent answers and stop reading. The budget calls this for a client that reads none."""
+        del self._unsent[self._unsent.find(b"\n") + 1 :]  # except for the rest of a line that was sent in part
         self._end(
-            RequestTimeout("the answers are not read, and no more of them can be kept: some are missing"),
+            RequestTimeout("answers were discarded because the client did not read them"),
             self._lines.next_number,
         )
         self._room.set()
         self._reading.cancel()
 
     def _stop(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self._stopping = True
         self._reading.cancel()

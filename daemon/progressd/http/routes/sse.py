@@ -1,6 +1,6 @@
-"""Streams over plain HTTP: server-sent events (HTML §9.2), and whoever waits for a job to change.
+"""Streams over plain HTTP: server-sent events (HTML §9.2), and long polls.
 
-Both read an outbox of the broadcaster, as the watchers on WebSockets have one, in the task that serves their request.
+Both read an outbox of the broadcaster, as WebSockets do, in the task of their request.
 """
 
 import random
@@ -14,7 +14,6 @@ import trio
 from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 
-from progressd.auth.connection_limit import Client
 from progressd.broadcast.envelope import NoticeEnvelope
 from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.throttle import asked_for
@@ -22,16 +21,15 @@ from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, Hello, Resync, batch_topic, job_topic
-from progressd.http.context import AppContext, services
-from progressd.http.middleware.access import who_asks
+from progressd.http.context import RequestContext, request_context
 from progressd.http.openapi.operations import EVENTS, described
 from progressd.ws.handshake import StreamQuery, StreamRequest, stream_request
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would collect what comes
+    "X-Accel-Buffering": "no",  # else nginx buffers the events
 }
-RETRY: Final = (1000, 3000)  # milliseconds until a client connects again, not all at once
+RETRY: Final = (1000, 3000)  # milliseconds until a client reconnects, spread out
 COMMENT: Final = b":\n\n"
 
 log = structlog.get_logger(__name__)
@@ -42,68 +40,67 @@ blueprint = Blueprint("streams", __name__)
 @blueprint.get("/api/events")
 @described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def all_events() -> Response:
-    """The events of every job."""
+    """Stream the events of every job."""
     return await _stream(ALL_JOBS)
 
 
 @blueprint.get("/api/jobs/<job_id>/events")
 @described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def job_events(job_id: str) -> Response:
-    """The events of one job, until its end."""
+    """Stream the events of one job, until its end."""
     return await _stream(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.get("/api/batch/<batch_id>/events")
 @described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def batch_events(batch_id: str) -> Response:
-    """The events of one batch and its jobs, until its end."""
+    """Stream the events of one batch and its jobs, until its end."""
     return await _stream(batch_topic(checked_batch_id(batch_id)))
 
 
 async def _stream(topic: str) -> Response:
-    daemon = services()
+    context = request_context()
+    history = context.scope.history
     query = request.args.to_dict()
-    if last := request.headers.get("Last-Event-ID"):  # what the client has had since it asked for this first
+    if last := request.headers.get("Last-Event-ID"):  # newer than the cursor in an EventSource's URL
         query["since"] = last
-    wish = stream_request(topic, query)
-    await daemon.history.require(topic)
-    after = None if wish.since is None else daemon.history.offset(wish.since, daemon.broadcaster.offset)
-    if after is not None and await daemon.history.over(topic, after):
-        return Response(b"", 204, HEADERS)  # which keeps an EventSource from asking again
-    client = Client(daemon.access.address(request.scope), who_asks(request.scope))
-    daemon.streams.require_room(client)
-    body = b"" if request.method == "HEAD" else SSEResponse(daemon, wish, after, client)
+    wanted = stream_request(topic, query)
+    await history.require(topic)
+    after = None if wanted.since is None else history.offset(wanted.since, context.app.broadcaster.offset)
+    if after is not None and await history.over(topic, after):
+        return Response(b"", 204, HEADERS)  # stops an EventSource
+    context.app.streams.require_room(context.client)
+    body = b"" if request.method == "HEAD" else SSEResponse(context, wanted, after)
     response = Response(body, 200, HEADERS, content_type="text/event-stream")
     response.timeout = None
     return response
 
 
 class SSEResponse(ResponseBody):
-    """The events of a stream as they come, and a comment where nothing has come for a while."""
+    """The body of an event stream: events as they happen, and a comment as heartbeat."""
 
-    def __init__(self, daemon: AppContext, wish: StreamRequest, after: int | None, client: Client) -> None:
-        self._daemon = daemon
-        self._wish = wish
+    def __init__(self, context: RequestContext, wanted: StreamRequest, after: int | None) -> None:
+        self._context = context
+        self._wanted = wanted
         self._after = after
-        self._client = client
         self._stack = AsyncExitStack()
         self._tasks: trio.Nursery | None = None
         self._begun = False
         self._reader: Reader
 
     async def __aenter__(self) -> "SSEResponse":
-        wish = self._wish
-        if wish.interval:
+        wanted, app, client = self._wanted, self._context.app, self._context.client
+        if wanted.interval:
             self._tasks = await self._stack.enter_async_context(trio.open_nursery())
-        outbox = ReaderOutbox(self._daemon.settings.limits.send_buffer_bytes)
-        self._stack.enter_context(self._daemon.streams.opened(outbox, self._client))
+        outbox = ReaderOutbox(app.settings.limits.send_buffer_bytes)
+        self._stack.enter_context(app.streams.opened(outbox, client))
         start = self._tasks.start_soon if self._tasks else _never
-        history = self._daemon.history  # `self` in the lambda below would be a reference cycle
-        behind = asked_for(outbox, wish.types, wish.interval, self._client.identity.labels, start)
-        reader = self._daemon.broadcaster.read(
-            str(wish.topic),
+        history = self._context.scope.history  # `self` in the lambda below would be a reference cycle
+        filtered = asked_for(outbox, wanted.types, wanted.interval, client.identity.labels, start)
+        reader = app.broadcaster.read(
+            str(wanted.topic),
             outbox,
-            behind,
+            filtered,
             self._after,
             lambda upto: outbox.say(Hello(history.cursor(upto))),
         )
@@ -123,14 +120,14 @@ class SSEResponse(ResponseBody):
     async def __anext__(self) -> bytes:
         if not self._begun:
             self._begun = True
-            retry = b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, spread, and no secret
-            unknown = self._wish.since is not None and self._after is None
+            retry = b"retry: %d\n\n" % random.randint(*RETRY)  # noqa: S311, not a secret
+            unknown = self._wanted.since is not None and self._after is None
             return retry + NoticeEnvelope(Resync()).event if unknown else retry
-        with trio.move_on_after(self._daemon.settings.limits.heartbeat_interval):
+        with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
             try:
                 items = await self._reader.read()
-            except (SlowConsumer, StoreFailed, NotFound) as error:  # the client may come back, and is told then
-                log.info("stream ended early", topic=self._wish.topic, error=str(error))
+            except (SlowConsumer, StoreFailed, NotFound) as error:  # the client reconnects, and gets the error then
+                log.info("stream ended early", topic=self._wanted.topic, error=str(error))
                 raise StopAsyncIteration from None
             if not items:
                 raise StopAsyncIteration
@@ -142,23 +139,23 @@ def _never(task: Callable[[], Awaitable[None]]) -> None:
     raise AssertionError("no task is needed without an interval")
 
 
-async def changed_job(daemon: AppContext, job: Job, since: str, seconds: float) -> Job:
-    """The job, once it is newer than the cursor `since`, or as it is after so many seconds, or when the daemon stops.
+async def changed_job(context: RequestContext, job: Job, since: str, seconds: float) -> Job:
+    """Return the job once it is newer than the cursor `since`, or unchanged after so many seconds or on shutdown.
 
     Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping, NotFound, StoreFailed.
     """
-    after = daemon.history.offset(since, daemon.broadcaster.offset)
+    app = context.app
+    after = context.scope.history.offset(since, app.broadcaster.offset)
     if after is None or job.offset > after or job.status.finished:
         return job
-    client = Client(daemon.access.address(request.scope), who_asks(request.scope))
-    daemon.streams.require_room(client)
-    outbox = ReaderOutbox(daemon.settings.limits.send_buffer_bytes)
+    app.streams.require_room(context.client)
+    outbox = ReaderOutbox(app.settings.limits.send_buffer_bytes)
     topic = job_topic(job.id)
     with (
-        daemon.streams.opened(outbox, client),
-        daemon.broadcaster.read(topic, outbox, outbox, after) as reader,
+        app.streams.opened(outbox, context.client),
+        app.broadcaster.read(topic, outbox, outbox, after) as reader,
         trio.move_on_after(seconds),
     ):
         while job.offset <= after and await reader.read():
-            job = await daemon.registry.get(job.id)
+            job = await context.scope.registry.get(job.id)
     return job

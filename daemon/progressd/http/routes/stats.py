@@ -1,4 +1,4 @@
-"""`GET /api/stats`: the daemon in numbers, as dashboards ask for them; /jobs and /system are its parts."""
+"""Statistics: `/api/stats` and its parts for dashboards, and `/api/metrics` for Prometheus."""
 
 import os
 from collections import Counter
@@ -6,55 +6,70 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from prometheus_client.exposition import choose_encoder
 from quart import Blueprint, Response, request
 
 from progressd import __version__
+from progressd.core.errors import OutOfScope
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.http.context import json_response, services
-from progressd.http.middleware.access import who_asks
+from progressd.http.context import json_response, request_context
 from progressd.http.openapi.operations import described
 from progressd.http.schemas.responses import BatchStats, JobStats, ServerStats, Stats, SystemStats
 from progressd.store.base import Filter
 
-NEWEST: Final = 1000  # jobs
+MAX_JOBS: Final = 1000  # newest jobs, from which the statistics of a bound key are computed
+TEXT: Final = {"type": "string"}
 
-blueprint = Blueprint("stats", __name__, url_prefix="/api/stats")
+blueprint = Blueprint("stats", __name__, url_prefix="/api")
 
 
-@blueprint.get("")
+@blueprint.get("/stats")
 @described(Stats)
 async def stats() -> Response:
-    """All of it."""
-    collector = services().collector
+    """Return all statistics."""
+    collector = request_context().app.collector
     server = ServerStats(__version__, round(collector.uptime, 3), datetime.fromtimestamp(collector.started_at, UTC))
     return json_response(Stats(server, await _jobs(), await _batches(), _system()))
 
 
-@blueprint.get("/jobs")
+@blueprint.get("/stats/jobs")
 @described(JobStats)
 async def job_stats() -> Response:
-    """The jobs."""
+    """Return the statistics of jobs."""
     return json_response(await _jobs())
 
 
-@blueprint.get("/system")
+@blueprint.get("/stats/system")
 @described(SystemStats)
 async def system_stats() -> Response:
-    """The process."""
+    """Return the statistics of the process."""
     return json_response(_system())
 
 
+@blueprint.get("/metrics")
+@described(also={200: {"text/plain": TEXT, "application/openmetrics-text": TEXT}})
+async def metrics() -> Response:
+    """Return the metrics as OpenMetrics if the client accepts that, else in Prometheus' text format."""
+    context = request_context()
+    if context.client.identity.bound:
+        raise OutOfScope("the metrics cover all jobs, but this key may see only some")
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):  # prometheus_client fails on a version such as 1.x
+        encode, content_type = choose_encoder("")
+    return Response(encode(context.app.collector.registry), headers={"Vary": "Accept"}, content_type=content_type)
+
+
 async def _jobs() -> JobStats:
-    """The jobs there are; and how long those took that completed since the start, and how many pages they had."""
-    daemon = services()
-    counts = await daemon.store.counts()
-    if who_asks(request.scope).bound:
+    context = request_context()
+    counts = await context.scope.store.counts()
+    if context.client.identity.bound:
         newest = await _newest()
-        took = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
-        mean, pages = sum(took) / len(took) if took else 0.0, sum(job.page_count or 0 for job in newest)
+        seconds = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
+        mean, pages = sum(seconds) / len(seconds) if seconds else 0.0, sum(job.page_count or 0 for job in newest)
     else:
-        counters = daemon.collector.ingest.counters
+        counters = context.app.collector.ingest.counters
         mean, pages = counters.mean_processing_seconds, counters.pages
     return JobStats(
         total_jobs=sum(counts.values()),
@@ -69,13 +84,13 @@ async def _jobs() -> JobStats:
 
 
 async def _batches() -> BatchStats:
-    daemon = services()
-    if who_asks(request.scope).bound:
+    context = request_context()
+    if context.client.identity.bound:
         ids = {job.batch_id for job in await _newest() if job.batch_id is not None}
-        found = [await daemon.batches.find(batch_id) for batch_id in ids]
+        found = [await context.scope.batches.find(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
-        counts = Counter(await daemon.collector.store.batch_counts())
+        counts = Counter(await context.app.collector.store.batch_counts())
     return BatchStats(
         total=counts.total(),
         completed=sum(count for status, count in counts.items() if status.finished),
@@ -84,13 +99,12 @@ async def _batches() -> BatchStats:
 
 
 async def _newest() -> list[Job]:
-    """Of a key that is for some jobs only, what is not counted for it: the newest of its jobs have to do."""
-    jobs, _ = await services().store.list_jobs(Filter(), NEWEST, 0)
+    jobs, _ = await request_context().scope.store.list_jobs(Filter(), MAX_JOBS, 0)
     return jobs
 
 
 def _system() -> SystemStats:
-    collector = services().collector
+    collector = request_context().app.collector
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return SystemStats(
         memory_used_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),

@@ -1,71 +1,192 @@
-"""What files that are handed in must be like, alone or in a batch: the pipeline, the options and the type."""
+"""Submitted files, which become jobs; and `POST /api/convert`, which submits a single one."""
 
 import mimetypes
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from quart import request
+import trio
+from msgspec import Struct
+from quart import Blueprint, Response, request
 
 from progressd.auth.client_address import counted_as
+from progressd.auth.identity import UNRESTRICTED
 from progressd.core.batch import Priority
-from progressd.core.errors import IdempotencyKeyReused, InvalidInput, InvalidOption, Unavailable, UnsupportedMedia
-from progressd.core.events import Labels
+from progressd.core.errors import (
+    IdempotencyKeyReused,
+    InvalidInput,
+    InvalidOption,
+    ProgressdError,
+    Unavailable,
+    UnsupportedMedia,
+)
+from progressd.core.events import Labels, Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.options import checked_options
 from progressd.core.pipeline import Pipeline, shown
-from progressd.http.context import services
-from progressd.http.middleware.access import who_asks
-from progressd.http.middleware.idempotency import HEADER
+from progressd.core.status import JobStatus
+from progressd.files.job_files import JobFiles
+from progressd.files.upload import Upload
+from progressd.http.context import json_response, request_context
+from progressd.http.middleware.idempotency import HEADER, REPLAYED
 from progressd.http.multipart import printable_name, receive_form
+from progressd.http.openapi.operations import FORM, described
+from progressd.http.schemas.responses import JobAccepted
 
 PDF: Final = "application/pdf"
 SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # somewhere in the first 1024 bytes
-SUBMISSION: Final = (408, 409, 413, 415, 422, 507)  # how a submission may be refused
+SUBMISSION_ERRORS: Final = (408, 409, 413, 415, 422, 507)
 
-LABELS: Final[dict[str, Any]] = {  # how OpenAPI has that field
+LABELS: Final[dict[str, Any]] = {  # the OpenAPI schema of the field
     "type": "string",
     "contentMediaType": "application/json",
     "examples": ['{"team": "scan"}'],
 }
 
+FILE_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "options": {"type": "string", "contentMediaType": "application/json", "examples": ['{"dpi": 300}']},
+        "labels": LABELS,
+    },
+    "required": ["file"],
+}
+FILE: Final = {FORM: FILE_SCHEMA}
+FIELDS: Final = ("file",)
+
+blueprint = Blueprint("convert", __name__)
+
 _decode_options = msgspec.json.Decoder(dict[str, object]).decode
 _decode_labels = msgspec.json.Decoder(Labels).decode
 
 
-class SubmissionFields(NamedTuple):
-    """What the fields beside the files ask for; `options` as they were given, which may have a `priority`."""
+class PipelineQuery(Struct, frozen=True):
+    """The query of a submission."""
 
-    options: dict[str, object]
-    labels: dict[str, str]
-
-    def checked(self, pipeline: Pipeline) -> tuple[dict[str, object], Priority]:
-        """All options of the pipeline, those that were not given with their defaults. Raises InvalidOption.
-
-        A pipeline's own option of that name is no priority.
-        """
-        given = dict(self.options)
-        own = "priority" in pipeline.options
-        priority = Priority.NORMAL if own else _priority(given.pop("priority", Priority.NORMAL))
-        return checked_options(pipeline, given, lambda program: shutil.which(program) is not None), priority
+    pipeline: str = "pdf"
 
 
-def pipeline_asked_for() -> tuple[str, Pipeline]:
-    """What `?pipeline=NAME` names, `pdf` without it. Raises InvalidInput, and Unavailable when no work is taken."""
-    daemon = services()
-    if not daemon.ready:
+@blueprint.post("/api/convert")
+@described(
+    JobAccepted, status=202, errors=SUBMISSION_ERRORS, query=(PipelineQuery,), headers=("Idempotency-Key",), body=FILE
+)
+async def convert() -> Response:
+    """Submit a file. Multipart: `file`, and `options` and `labels` as JSON text."""
+    context = request_context()
+    submission = requested_submission(FIELDS)
+    with claimed_id("job") as job_id:
+        known = (await context.scope.registry.find([job_id])).get(job_id)
+        if known is not None:
+            await submission.require_same(known)
+            return _accepted(known, REPLAYED)
+        require_unused(job_id in await context.app.scopes.of(UNRESTRICTED).registry.find([job_id]))
+        [job] = await submission.create_jobs(lambda: job_id)
+        return _accepted(job)
+
+
+def _accepted(job: Job, headers: dict[str, str] | None = None) -> Response:
+    """Return the same response for every replay."""
+    return json_response(JobAccepted(job.id, JobStatus.QUEUED, job.created_at), 202, headers)
+
+
+class Submission(NamedTuple):
+    """A request that submits files in some fields of a form to a pipeline."""
+
+    name: str
+    pipeline: Pipeline
+    file_fields: Collection[str]
+    max_files: int
+
+    async def create_jobs(self, new_id: Callable[[], str], batch_id: str | None = None) -> list[Job]:
+        """Receive the files, and create a job for each: all or none. `new_id` returns the id of the next job."""
+        context = request_context()
+        async with AsyncExitStack() as uploads:
+            sink = _Files(context.app.files, self.pipeline, uploads, new_id)
+            limits = context.app.settings.limits
+            form, digest = await receive_form(request, sink, self.file_fields, limits, self.max_files)
+            given, labels = _read_fields(form)
+            options, priority = _checked(self.pipeline, given)
+            owner = owner_of_request()
+            events = []
+            for job_id, filename, _ in sink.received:
+                registration = Registration(self.name, filename[:255], options=options, labels=labels)
+                events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, digest, owner))
+            with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
+                jobs = _jobs_or_raise(await context.scope.ingest.submit(*events))
+                await uploads.aclose()  # shielded, because to the other uploads a Cancelled would be a failure
+        return jobs
+
+    async def require_same(self, known: Job) -> None:
+        """Receive a form again without storing it. Raises IdempotencyKeyReused, or like `receive_form`."""
+        if known.pipeline != self.name:
+            raise IdempotencyKeyReused(
+                f"this {HEADER} was used before, for the pipeline {known.pipeline}: use a new one"
+            )
+        limits = request_context().app.settings.limits
+        _, digest = await receive_form(request, None, self.file_fields, limits, self.max_files)
+        if digest != known.fingerprint:
+            raise IdempotencyKeyReused(
+                f"this {HEADER} was used before, with other files, options or labels: use a new one"
+            )
+
+
+class _ReceivedFile(NamedTuple):
+    job_id: str
+    filename: str
+    upload: Upload
+
+
+class _Files:
+    """Writes the files of a form to disk, each as the input of a future job."""
+
+    def __init__(self, files: JobFiles, pipeline: Pipeline, uploads: AsyncExitStack, new_id: Callable[[], str]) -> None:
+        self.received: list[_ReceivedFile] = []
+        self._files = files
+        self._pipeline = pipeline
+        self._uploads = uploads
+        self._new_id = new_id
+
+    async def begin(self, filename: str) -> Upload:
+        if not self.received:
+            self._files.require(request.content_length or 0)
+        job_id = self._new_id()
+        upload = await self._uploads.enter_async_context(self._files.upload(job_id))
+        self.received.append(_ReceivedFile(job_id, filename, upload))
+        return upload
+
+    async def whole(self) -> None:
+        file = self.received[-1]
+        _check_type(file.upload.head, file.filename, self._pipeline)
+        await file.upload.finish()
+
+
+def requested_submission(file_fields: Collection[str], max_files: int = 1) -> Submission:
+    """Return the submission with the pipeline in the query, `pdf` by default. Raises InvalidInput, Unavailable."""
+    app = request_context().app
+    if not app.ready:
         raise Unavailable("the daemon is stopping and accepts no new jobs")
     name = request.args.get("pipeline", "pdf")
-    pipeline = daemon.settings.pipelines.get(name)
+    pipeline = app.settings.pipelines.get(name)
     if pipeline is None:
-        raise InvalidInput(f"there is no pipeline {name[:60]!r}: choose from {', '.join(daemon.settings.pipelines)}")
-    return name, pipeline
+        raise InvalidInput(f"there is no pipeline {name[:60]!r}: choose from {', '.join(app.settings.pipelines)}")
+    return Submission(name, pipeline, file_fields, max_files)
 
 
-def read_submission_fields(fields: Mapping[str, str]) -> SubmissionFields:
-    """The fields `options` and `labels`, both JSON. Raises InvalidOption, and InvalidInput for labels that are none."""
+def _jobs_or_raise(outcomes: list[Job | ProgressdError]) -> list[Job]:
+    jobs = []
+    for outcome in outcomes:
+        if isinstance(outcome, ProgressdError):
+            raise outcome
+        jobs.append(outcome)
+    return jobs
+
+
+def _read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
+    """Read the fields `options` and `labels`, both JSON. Raises InvalidOption, and InvalidInput for invalid labels."""
     try:
         options = decode(_decode_options, fields.get("options", "").encode() or b"{}", "a JSON object")
     except InvalidInput as error:
@@ -74,7 +195,17 @@ def read_submission_fields(fields: Mapping[str, str]) -> SubmissionFields:
         labels = decode(_decode_labels, fields.get("labels", "").encode() or b"{}", "a JSON object of texts")
     except InvalidInput as error:
         raise InvalidInput(f"the field labels is {error}") from None
-    return SubmissionFields(options, labels)
+    return options, labels
+
+
+def _checked(pipeline: Pipeline, given: dict[str, object]) -> tuple[dict[str, object], Priority]:
+    """Return all options of the pipeline, some by default, and the priority. Raises InvalidOption.
+
+    If the pipeline has an option named priority, the priority itself is the default.
+    """
+    own = "priority" in pipeline.options
+    priority = Priority.NORMAL if own else _priority(given.pop("priority", Priority.NORMAL))
+    return checked_options(pipeline, given, lambda program: shutil.which(program) is not None), priority
 
 
 def _priority(given: object) -> Priority:
@@ -83,33 +214,30 @@ def _priority(given: object) -> Priority:
     raise InvalidOption(f"option priority: {shown(given)} is not one of {', '.join(Priority)}")
 
 
-async def require_same(known: Job, pipeline: str, file_fields: Collection[str], files_most: int = 1) -> None:
-    """Receive the same form again, and keep nothing. Raises IdempotencyKeyReused, or like `receive_form`."""
-    if known.pipeline != pipeline:
-        raise IdempotencyKeyReused(f"this {HEADER} was used before, for the pipeline {known.pipeline}: use a new one")
-    _, digest = await receive_form(request, None, file_fields, services().settings.limits, files_most)
-    if digest != known.fingerprint:
-        raise IdempotencyKeyReused(f"this {HEADER} was used before, with other files, options or labels: use a new one")
-
-
 def owner_of_request() -> str:
-    """Return the name of the key that the request came with, or the client's address."""
-    name = who_asks(request.scope).name
-    if name is not None:
-        return f"key:{name}"
-    return f"address:{counted_as(services().access.address(request.scope))}"
+    """Return the name of the request's key, or the client's address."""
+    client = request_context().client
+    if client.identity.name is not None:
+        return f"key:{client.identity.name}"
+    return f"address:{counted_as(client.address)}"
 
 
-def require_unused(there: bool) -> None:
-    """Raises IdempotencyKeyReused where what a new one would be called by is `there`, unseen by who asks."""
-    if there:
+def claimed_id(kind: str) -> AbstractContextManager[str]:
+    """Return the id of the job or batch to create, which follows from the idempotency key. See IdempotencyKeys."""
+    context = request_context()
+    return context.app.keys.claimed(request.headers.get(HEADER), kind, context.client.identity.key)
+
+
+def require_unused(exists: bool) -> None:
+    """Raise IdempotencyKeyReused where a job with the claimed id `exists`, hidden from this client."""
+    if exists:
         raise IdempotencyKeyReused(
             f"this {HEADER} was used before, for a job that this client cannot see: use a new one"
         )
 
 
-def check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
-    """A type with a known signature is told by the content, any other by the file's name. Raises UnsupportedMedia."""
+def _check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
+    """Check the type by its signature if it has a known one, else by the file's name. Raises UnsupportedMedia."""
     guessed = mimetypes.guess_type(filename)[0]
     for accepted in pipeline.accept:
         signature = SIGNATURES.get(accepted)

@@ -1,4 +1,4 @@
-"""What requests are answered, where that is neither a job nor a batch itself. Times are UTC, durations seconds."""
+"""Responses other than jobs and batches. Times are UTC, durations are seconds."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from progressd.http.schemas.views import BatchJobView, JobView
 
 
 class JobAccepted(Struct, frozen=True):
-    """The file has become a job."""
+    """The job created from a file."""
 
     job_id: str
     status: JobStatus
@@ -18,7 +18,7 @@ class JobAccepted(Struct, frozen=True):
 
 
 class JobPage(Struct, frozen=True):
-    """Some jobs of a list; `total`: how many there are altogether."""
+    """A page of jobs; `total` counts all pages."""
 
     jobs: list[JobView]
     total: int
@@ -27,7 +27,7 @@ class JobPage(Struct, frozen=True):
 
 
 class RetryAccepted(Struct, frozen=True):
-    """There is a new job over the same input and options."""
+    """The new job with the same input and options."""
 
     job_id: str
     status: JobStatus
@@ -35,7 +35,7 @@ class RetryAccepted(Struct, frozen=True):
 
 
 class BatchAccepted(Struct, frozen=True):
-    """The files have become jobs."""
+    """The batch created from files."""
 
     batch_id: str
     status: BatchStatus
@@ -44,14 +44,14 @@ class BatchAccepted(Struct, frozen=True):
 
 
 class BatchJobs(Struct, frozen=True):
-    """The jobs of a batch, as they were handed in."""
+    """The jobs of a batch, in the order they were submitted."""
 
     batch_id: str
     jobs: list[BatchJobView]
 
 
 class BatchCancelled(Struct, frozen=True):
-    """The jobs that had not finished are cancelled."""
+    """The cancelled batch; finished jobs stay as they are."""
 
     batch_id: str
     status: BatchStatus
@@ -66,10 +66,11 @@ class PipelineDefaults(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """`status`: healthy, failing while the store keeps nothing, or degraded where it has a job that cannot be read,
-    or where the files of jobs take as much as they may.
+    """The health of the daemon.
 
-    `error`: why; `tools`: the programs that options of pipelines need, and whether they are installed.
+    `status` is `healthy`; `failing` while the store cannot save; or `degraded` when a job cannot be read, or when the
+    files of jobs use all their space. `error` gives the reason. `tools` lists the programs that pipeline options need,
+    and whether they are installed.
     """
 
     status: str
@@ -80,7 +81,7 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 class HealthState(Struct, frozen=True):
-    """In a word, and why."""
+    """The status, and the reason if it is an error."""
 
     status: str
     error: str | UnsetType = UNSET
@@ -96,7 +97,7 @@ class ServerStats(Struct, frozen=True):
 
 
 class JobStats(Struct, frozen=True):
-    """The jobs there are; and how long those took that completed since the start, and how many pages they had."""
+    """Counts of stored jobs, and the mean duration and the pages of jobs completed since the start."""
 
     total_jobs: int
     completed_jobs: int
@@ -109,7 +110,7 @@ class JobStats(Struct, frozen=True):
 
 
 class BatchStats(Struct, frozen=True):
-    """The batches there are; `completed`: all that have finished."""
+    """Counts of stored batches; `completed` counts all finished ones."""
 
     total: int
     completed: int
@@ -125,7 +126,7 @@ class SystemStats(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True):
-    """The daemon in numbers."""
+    """Statistics of the daemon."""
 
     server: ServerStats
     jobs: JobStats
@@ -134,7 +135,7 @@ class Stats(Struct, frozen=True):
 
 
 class RateLimitStatus(Struct, frozen=True):
-    """How often one may ask, and still may; `reset_at` is when all of it is there again."""
+    """The request quota. The full burst is available again at `reset_at`."""
 
     enabled: bool
     requests_per_minute: int
@@ -144,7 +145,7 @@ class RateLimitStatus(Struct, frozen=True):
 
 
 class AuthStatus(Struct, frozen=True):
-    """The key that came with the request, or whether there has to be one."""
+    """The rights of the request's key, or whether a key is required."""
 
     authenticated: bool
     auth_required: bool | UnsetType = UNSET
@@ -156,7 +157,7 @@ class AuthStatus(Struct, frozen=True):
 
 
 class WatchToken(Struct, frozen=True):
-    """A token for one topic, for browsers, which cannot send a key with a WebSocket or an EventSource."""
+    """A token to watch one topic, for browsers, which cannot send a key with a WebSocket or an EventSource."""
 
     token: str
     topic: str
@@ -164,7 +165,10 @@ class WatchToken(Struct, frozen=True):
 
 
 class ErrorBody(Struct, frozen=True):
-    """Why not, in a sentence; for 401, 403 and 429 a word, and the sentence in `message`. `retry_after`: seconds."""
+    """The reason as a sentence. 401, 403 and 429 have a word in `error` and the sentence in `message`.
+
+    `retry_after` is in seconds.
+    """
 
     error: str
     message: str | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""What a job looks like over REST: what is not known yet is absent, never null."""
+"""Jobs and batches as JSON. Unknown values are absent, never null."""
 
 from datetime import datetime
 from typing import TypeVar
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class JobView(Struct, frozen=True, kw_only=True):
-    """The JSON of a job; `id` and `job_id` are the same. Times are UTC, `elapsed_seconds` seconds."""
+    """A job. `id` and `job_id` are the same. Times are UTC."""
 
     id: str
     job_id: str
     status: JobStatus
     kind: str
-    pipeline: str | UnsetType = UNSET  # of a job that the daemon runs
+    pipeline: str | UnsetType = UNSET  # if the daemon runs the job
     options: dict[str, object]
     progress: ProgressData
     input_filename: str | UnsetType = UNSET
@@ -38,12 +38,12 @@ class JobView(Struct, frozen=True, kw_only=True):
     lease_seconds: float | UnsetType = UNSET
     labels: dict[str, str]
     batch_id: str | UnsetType = UNSET
-    priority: Priority | UnsetType = UNSET  # of a job of a batch
+    priority: Priority | UnsetType = UNSET  # if the job belongs to a batch
     cursor: str
 
 
 def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
-    """A job for a client."""
+    """Return a job for a client."""
     return JobView(
         id=job.id,
         job_id=job.id,
@@ -70,7 +70,7 @@ def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
 
 
 class BatchView(Struct, frozen=True, kw_only=True):
-    """The JSON of a batch. `estimated_completion` is there once a job has finished and others have not."""
+    """A batch. `estimated_completion` is present while some jobs have finished and others have not."""
 
     batch_id: str
     status: BatchStatus
@@ -84,7 +84,7 @@ class BatchView(Struct, frozen=True, kw_only=True):
 
 
 def batch_view(batch: JobBatch, store_id: str) -> BatchView:
-    """A batch for a client."""
+    """Return a batch for a client."""
     return BatchView(
         batch_id=batch.id,
         status=batch.status,
@@ -99,14 +99,14 @@ def batch_view(batch: JobBatch, store_id: str) -> BatchView:
 
 
 class BatchJobProgress(Struct, frozen=True):
-    """How far a job of a batch is."""
+    """The progress of a job of a batch."""
 
     percent: int
     step_name: str
 
 
 class BatchJobView(Struct, frozen=True, kw_only=True):
-    """A job of a batch, in short. `download_url` is there once there is a result."""
+    """A job of a batch, in short. `download_url` is present once there is a result."""
 
     job_id: str
     filename: str
@@ -116,7 +116,7 @@ class BatchJobView(Struct, frozen=True, kw_only=True):
 
 
 def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
-    """A job of a batch for a client."""
+    """Return a job of a batch for a client."""
     return BatchJobView(
         job_id=job.id,
         filename=job.input_filename or "",
@@ -127,10 +127,7 @@ def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
 
 
 def _progress(job: Job) -> ProgressData:
-    """The newest, of which a completed job is all the way, however far its producer has counted.
-
-    Nothing is left of one that has ended.
-    """
+    """Return the progress, which is 100 percent for a completed job and has no remaining time for a finished one."""
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent
