@@ -228,30 +228,11 @@ def test_without_upscale_a_scan_keeps_its_dots(tmp_path: Path, output: Path) -> 
     assert difference(*dots_of(source), *dots_of(output)) < 2  # what a second JPEG costs; resampled it would be 3 to 5
 
 
-def test_drawn_pages_have_the_requested_resolution(tmp_path: Path, output: Path) -> None:
-    converted(blank_pdf(tmp_path / "blank.pdf", (144, 72)), output, dpi=200, upscale=False)
-    assert [size[:2] for size in pictures(output)] == [(400, 200)]
-
-
 def test_black_and_white_is_kept_exactly(tmp_path: Path, output: Path) -> None:
     source = page_of_scan(tmp_path, 4)
     converted(source, output, advanced=True)
     assert pictures(output) == [(1065, 1879, 1, "/DeviceGray")]
     assert rendered(output, 1, 300 / 72).tobytes() == rendered(source, 1, 300 / 72).tobytes()
-
-
-def test_grey_stays_grey(tmp_path: Path, output: Path) -> None:
-    grey = Image.linear_gradient("L").convert("RGB")  # said to be in colour
-    converted(picture_pdf(tmp_path / "grey.pdf", grey, (144, 144)), output, dpi=72, deskew=False)
-    assert [space for *_, space in pictures(output)] == ["/DeviceGray"]
-
-
-def test_small_coloured_marks_are_kept(tmp_path: Path, output: Path) -> None:
-    page = Image.new("RGB", (288, 288), "white")
-    ImageDraw.Draw(page).ellipse((20, 20, 40, 40), fill="red")
-    converted(picture_pdf(tmp_path / "stamp.pdf", page, (144, 144)), output, dpi=144, deskew=False)
-    red, green, _ = rendered(output, 1).getpixel((15, 15))
-    assert red > green + 150
 
 
 def test_cleaning_makes_yellow_paper_white(tmp_path: Path, output: Path) -> None:
@@ -265,42 +246,58 @@ def test_cleaning_makes_yellow_paper_white(tmp_path: Path, output: Path) -> None
     assert darkest[1] < darkest[0]
 
 
-@pytest.mark.parametrize("rotation", [90, 180])
-def test_rotation_and_crop_box_are_applied(rotation: int, tmp_path: Path, output: Path) -> None:
-    picture = Image.new("RGB", (200, 300), "white")
-    ImageDraw.Draw(picture).rectangle((30, 40, 90, 70), fill="blue")
-    source = picture_pdf(tmp_path / "turned.pdf", picture, (200, 300), Rotate=rotation, CropBox=[20, 30, 180, 290])
-    converted(source, output, dpi=72, deskew=False)
-    assert page_sizes(output) == page_sizes(source) == [(160, 260) if rotation % 180 == 0 else (260, 160)]
-    assert difference(rendered(output, 1), rendered(source, 1)) < 3
-
-
-def test_user_units_are_applied(tmp_path: Path, output: Path) -> None:
-    converted(blank_pdf(tmp_path / "plan.pdf", (72, 36), UserUnit=10), output, dpi=72)
-    assert page_sizes(output) == [(720, 360)]
-
-
-def test_forms_and_annotations_are_drawn(tmp_path: Path, output: Path) -> None:
-    source = blank_pdf(tmp_path / "form.pdf", (100, 100))
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Convert a form, a drawn page, a grey and a coloured picture, a page in larger units, and two turned pages."""
+    directory = tmp_path_factory.mktemp("pages")
+    (directory / "out").mkdir()
+    stamp, turned = Image.new("RGB", (288, 288), "white"), Image.new("RGB", (200, 300), "white")
+    ImageDraw.Draw(stamp).ellipse((20, 20, 40, 40), fill="red")
+    ImageDraw.Draw(turned).rectangle((30, 40, 90, 70), fill="blue")
+    gradient, box = Image.linear_gradient("L").convert("RGB"), [20, 30, 180, 290]
+    others = [
+        blank_pdf(directory / "drawn.pdf", (144, 72)),
+        picture_pdf(directory / "grey.pdf", gradient, (144, 144)),
+        picture_pdf(directory / "stamp.pdf", stamp, (144, 144)),
+        blank_pdf(directory / "plan.pdf", (72, 36), UserUnit=10),
+        *(
+            picture_pdf(directory / f"{angle}.pdf", turned, (200, 300), Rotate=angle, CropBox=box)
+            for angle in (90, 180)
+        ),
+    ]
+    source = blank_pdf(directory / "source.pdf", (100, 100))
     with pikepdf.open(source, allow_overwriting_input=True) as pdf:
         look = pikepdf.Stream(pdf, b"0 0 1 rg 0 0 50 50 re f", {"/Subtype": pikepdf.Name.Form, "/BBox": [0, 0, 50, 50]})
-        field = pdf.make_indirect(
-            pikepdf.Dictionary(
-                Type=pikepdf.Name.Annot,
-                Subtype=pikepdf.Name.Widget,
-                FT=pikepdf.Name.Tx,
-                T="name",
-                F=4,
-                Rect=[0, 0, 50, 50],
-                AP=pikepdf.Dictionary(N=look),
-            )
-        )
-        pdf.pages[0].Annots = [field]
-        pdf.Root.AcroForm = pikepdf.Dictionary(Fields=[field])
+        field = {"/Type": pikepdf.Name.Annot, "/Subtype": pikepdf.Name.Widget, "/FT": pikepdf.Name.Tx, "/T": "name"}
+        field |= {"/F": 4, "/Rect": [0, 0, 50, 50], "/AP": pikepdf.Dictionary(N=look)}
+        pdf.pages[0].Annots = [pdf.make_indirect(pikepdf.Dictionary(field))]
+        pdf.Root.AcroForm = pikepdf.Dictionary(Fields=list(pdf.pages[0].Annots))
+        for path in others:
+            with pikepdf.open(path) as other:
+                pdf.pages.extend(other.pages)
         pdf.save(source)
-    converted(source, output, dpi=72)
-    red, _, blue = rendered(output, 1).getpixel((20, 80))
+    return source, converted(source, directory / "out" / "result.pdf", dpi=144, deskew=False, upscale=False).output
+
+
+def test_forms_and_annotations_are_drawn(pages: tuple[Path, Path]) -> None:
+    red, _, blue = rendered(pages[1], 1).getpixel((20, 80))
     assert blue > red + 150
+
+
+def test_sizes_rotation_and_user_units_are_applied(pages: tuple[Path, Path]) -> None:
+    source, output = pages
+    assert page_sizes(output) == [
+        *((100, 100), (144, 72), (144, 144), (144, 144), (720, 360), (260, 160), (160, 260)),
+    ]
+    assert pictures(output)[1][:2] == (288, 144)  # a drawn page has the requested resolution
+    for number in (6, 7):
+        assert difference(rendered(output, number), rendered(source, number)) < 3
+
+
+def test_grey_and_small_coloured_marks_are_kept(pages: tuple[Path, Path]) -> None:
+    assert [space for *_, space in pictures(pages[1])[2:4]] == ["/DeviceGray", "/DeviceRGB"]
+    red, green, _ = rendered(pages[1], 4).getpixel((15, 15))
+    assert red > green + 150
 
 
 def test_recognised_text_is_searchable_and_invisible(tmp_path: Path, output: Path) -> None:
