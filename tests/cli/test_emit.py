@@ -4,31 +4,24 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-import httpx
 import pytest
-from click.testing import CliRunner, Result
-from progressd.cli.main import main
 from support.answering import unreachable
-from support.reporting import WAYS, place, seen
+from support.cli import run
+from support.reporting import WAYS, place, registered, seen
 from support.serving import PATIENCE, ServedDaemon
 
 NO_TEXT = os.fsdecode(b"a\xff")
 
 
-def emit(*arguments: str, **environ: str) -> Result:
-    return CliRunner().invoke(main, ["emit", *arguments], prog_name="progressd", env=environ)
+emit = partial(run, "emit")
 
 
 def environment(daemon: ServedDaemon, way: str) -> dict[str, str]:
     return {f"PROGRESSD_{way.upper()}": place(daemon, way)}
-
-
-def registered(daemon: ServedDaemon) -> str:
-    job = httpx.post(f"{daemon.url}/api/jobs", json={"kind": "script"}, trust_env=False, timeout=PATIENCE)
-    return str(job.json()["id"])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -65,7 +58,7 @@ def test_long_names_and_invalid_utf_8_are_replaced(way: str, daemon: ServedDaemo
 @pytest.mark.parametrize("command", ["emit", "cancel", "retry", "watch"])
 def test_an_id_that_is_not_utf_8_is_rejected(command: str, daemon: ServedDaemon) -> None:
     arguments = ["emit", "One", "--job", NO_TEXT] if command == "emit" else [command, NO_TEXT]
-    result = CliRunner().invoke(main, arguments, env={"PROGRESSD_URL": daemon.url})
+    result = run(*arguments, PROGRESSD_URL=daemon.url)
     assert (result.exit_code, "is not a job id" in result.output) == (1, True), result.output
 
 
