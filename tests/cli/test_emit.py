@@ -1,11 +1,10 @@
 """`progressd emit` in scripts."""
 
 import os
-import socket
 import subprocess
 import sys
+import time
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -67,16 +66,11 @@ def test_nan_is_rejected() -> None:
     assert (result.exit_code, "nan is not in the range" in result.output) == (2, True)
 
 
-def test_a_missing_daemon_does_not_delay_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    command = import_module("progressd.cli.commands.emit")
-    monkeypatch.setattr(command, "CONNECT_TIMEOUT", 0.1)
-    monkeypatch.setattr(command, "ANSWER_TIMEOUT", 0.2)
+def test_a_missing_daemon_does_not_delay_a_script(tmp_path: Path) -> None:
     gone = emit("--job", "x", "One", PROGRESSD_SOCKET=f"{tmp_path}/none.sock")
     assert gone.output == f"Error: no daemon answers at {tmp_path}/none.sock: No such file or directory\n"
+    begun = time.monotonic()
     with unreachable() as url:
         result = emit("--job", "x", "One", PROGRESSD_URL=url)
     assert result.output == f"Error: no daemon answers at {url}; start one with: progressd serve\n"
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        result = emit("--job", "x", "One", PROGRESSD_URL=url)
-    assert result.output == f"Error: {url} did not answer within 0.2 seconds\n"
+    assert time.monotonic() - begun < PATIENCE  # it waits for 3 s, not for TCP's timeout of minutes
