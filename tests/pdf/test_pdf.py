@@ -19,7 +19,6 @@ import pypdfium2 as pdfium
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 from progressd_pdf.deskew import skew_angle
-from progressd_pdf.page import OVERLAP
 from progressd_pdf.pdf import main
 from support.waiting import PATIENCE
 
@@ -212,20 +211,16 @@ def test_a_crooked_page_is_straightened(sample: Ended) -> None:
     assert skew_angle(after) == 0.0
 
 
-def test_without_deskew_pages_stay_crooked(tmp_path: Path, output: Path) -> None:
-    converted(page_of_scan(tmp_path, 3), output, dpi=150, deskew=False)
-    assert skew_angle(rendered(output, 1, scale=1.6, mode="L")) < -1
-
-
 def test_a_coarse_scan_is_resampled(sample: Ended) -> None:
     assert [size[:2] for size in pictures(sample.output)] == [(1748, 2500)] * 3 + [(1065, 1879)]
 
 
-def test_without_upscale_a_scan_keeps_its_dots(tmp_path: Path, output: Path) -> None:
-    source = page_of_scan(tmp_path, 1)
+def test_without_options_a_scan_keeps_its_dots(tmp_path: Path, output: Path) -> None:
+    source = page_of_scan(tmp_path, 3)
     converted(source, output, upscale=False, deskew=False)
+    assert skew_angle(rendered(output, 1, scale=1.6, mode="L")) < -1
     assert pictures(output) == [(874, 1250, 8, "/DeviceRGB")]
-    assert difference(*dots_of(source), *dots_of(output)) < 2  # what a second JPEG costs; resampled it would be 3 to 5
+    assert difference(*dots_of(source), *dots_of(output)) < 2  # a second JPEG; resampling would give 3 to 5
 
 
 def test_black_and_white_is_kept_exactly(tmp_path: Path, output: Path) -> None:
@@ -316,30 +311,12 @@ def test_recognised_text_is_searchable_and_invisible(tmp_path: Path, output: Pat
     assert pictures(again) == [(1065, 1879, 1, "/DeviceGray")]  # still a scan, not a drawn page
 
 
-def test_a_large_page_is_converted_in_parts(tmp_path: Path, output: Path) -> None:
-    source = page_of_scan(tmp_path, 3)
-    whole = tmp_path / "whole" / "result.pdf"
-    whole.parent.mkdir()
-    converted(source, whole, dpi=300, advanced=True)
-    parts = converted(source, output, dpi=800, advanced=True)
-    names = [step["step_name"] for step in parts.of_type("progress")]
-    assert names[:6] == [
-        *(
-            f"{stage} page 1 of 1, part 1 of 2"
-            for stage in ["Rendering", "Deskewing", "Upscaling", "Cleaning", "Writing"]
-        ),
-        "Rendering page 1 of 1, part 2 of 2",
-    ]
-    (single,), (upper, lower) = dots_of(whole), dots_of(output)
-    joined = Image.new("RGB", (lower.width, upper.height + lower.height - OVERLAP))
-    joined.paste(upper, (0, 0))
-    joined.paste(lower, (0, upper.height - OVERLAP))
-    assert difference(joined.resize(single.size, Image.Resampling.BOX), single) < 3
-
-
 def test_parts_join_without_a_line(tmp_path: Path, output: Path) -> None:
     black = picture_pdf(tmp_path / "black.pdf", Image.new("L", (50, 50), 0), (360, 360))
-    converted(black, output, dpi=1200, deskew=False)
+    ended = converted(black, output, dpi=1200, deskew=False)
+    names = [step["step_name"] for step in ended.of_type("progress")]
+    stages = [stage for stage in DEFAULT_STAGES if stage != "Deskewing"]
+    assert names[:6] == [f"{stage} page 1 of 1, part {part} of 2" for part in (1, 2) for stage in stages]
     assert len(pictures(output)) == 2
     for scale in (0.31, 0.5, 0.77, 1.3):
         assert rendered(output, 1, scale, "L").crop((5, 5, 100, 360 * scale - 5)).getextrema()[1] < 10
