@@ -1,10 +1,10 @@
-# The whole developer interface; `make help` lists it. Every target sets up what it needs, once.
+# The developer interface; `make help` lists it. Every target installs what it needs, once.
 
 PYTHON ?=
 ARGS ?=
 WORKERS ?= 2
 
-# Without PYTHON one is looked for, and lives in .venv; with it the tests run in a virtual environment of their own.
+# PYTHON selects a Python for the tests, which get their own virtual environment. Otherwise .venv is used.
 VENV := $(if $(PYTHON),.venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),.venv)
 PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
@@ -12,12 +12,12 @@ PIP := bin/python -m pip --disable-pip-version-check --quiet install
 
 help:
 	@echo 'make run      start the daemon on http://127.0.0.1:8080/ and convert a scan (ARGS="--port 8081")'
-	@echo 'make test     run the tests (ARGS="-k name"; WORKERS=0 for one after the other; PYTHON=/usr/bin/python3 for another)'
-	@echo 'make torture  run those that are large or take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
-	@echo 'make check    look at format, lint, types and layers'
+	@echo 'make test     run the tests (ARGS="-k name"; WORKERS=0: one by one; PYTHON=/usr/bin/python3: another Python)'
+	@echo 'make torture  run the tests that take minutes (ARGS="tests/torture --rounds 1000 --seed 1")'
+	@echo 'make check    check format, lint, types and layers'
 	@echo 'make bench    measure against other servers (ARGS="--help")'
 	@echo 'make format   format the code'
-	@echo 'make clean    remove what the above has made, but for the jobs in progressd-data'
+	@echo 'make clean    remove what these made, except the jobs in progressd-data'
 
 run: .venv/.daemon
 	@.venv/bin/python scripts/run.py $(ARGS)

@@ -26,7 +26,7 @@ QUICK_SECONDS = 3.0
 
 def main() -> None:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that servers are stopped then, too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which stops the servers, too
     _check_machine()
     install(arguments.servers)
     scenarios = [SCENARIOS[name] for name in arguments.scenarios or SCENARIOS]
@@ -42,7 +42,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1) + "\n")
     if arguments.write_docs:
         runs = f"{arguments.runs} runs" if arguments.runs > 1 else "One run"
-        about = f"{runs} of {arguments.seconds:g} s each; the machine's load average was {busy:.1f} when it began."
+        about = f"{runs} of {arguments.seconds:g} s each; the load average was {busy:.1f} at the start."
         write_docs(scenarios, samples, about)
         write_chart(samples)
 
@@ -57,28 +57,26 @@ def _arguments() -> argparse.Namespace:
         type=lambda text: text.split(","),
         default=list(SERVERS),
         metavar="NAME,…",
-        help=f"of {', '.join(SERVERS)}; default: all that a scenario is for",
+        help=f"of {', '.join(SERVERS)}; default: all of the scenario",
     )
     parser.add_argument("--runs", type=int, default=None, help=f"of each, interleaved; default: {RUNS}")
     parser.add_argument("--seconds", type=float, default=None, help=f"of the steady phase; default: {SECONDS:g}")
-    parser.add_argument(
-        "--quick", action="store_true", help=f"one run of {QUICK_SECONDS:g} s, to see what a change does"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every run there")
+    parser.add_argument("--quick", action="store_true", help=f"one run of {QUICK_SECONDS:g} s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures of all runs to FILE")
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md and its chart")
     arguments = parser.parse_args()
     for names, known in ((arguments.scenarios, SCENARIOS), (arguments.servers, SERVERS)):
         if unknown := [name for name in names if name not in known]:
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
     if arguments.write_docs and (arguments.scenarios or set(arguments.servers) != set(SERVERS)):
-        parser.error("--write-docs is for all scenarios and servers, or the page would lose the others")
+        parser.error("--write-docs needs all scenarios and servers, since it replaces all tables")
     arguments.runs = arguments.runs or (1 if arguments.quick else RUNS)
     arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
     return arguments
 
 
 def _check_machine() -> None:
-    """Two cores, and descriptors for 10,000 connections."""
+    """Require two cores, and descriptors for 10,000 connections."""
     if not {CLIENT_CORE - 1, CLIENT_CORE} <= os.sched_getaffinity(0):
         sys.exit("the benchmark needs two cores: one for the server, one for the load client")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -88,7 +86,7 @@ def _check_machine() -> None:
 
 
 def _samples(scenario: Scenario, servers: Sequence[str], runs: int, seconds: float) -> Iterator[Sample]:
-    """Interleaved, so that whatever else the machine does meanwhile hits all of them."""
+    """Run the servers alternately, so that other load on the machine affects all."""
     for number, server, variant in product(range(runs), scenario.servers, scenario.variants):
         if server in servers:
             yield run(scenario, variant, SERVERS[server], number, seconds)

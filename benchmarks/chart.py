@@ -1,4 +1,4 @@
-"""The README's chart: what a delivery costs each server's CPU, as bars in an SVG that follows the reader's colours."""
+"""The chart of the README: the CPU per delivery of each server, as an SVG for light and dark colours."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -12,7 +12,7 @@ from benchmarks.servers import SERVERS
 
 PICTURE: Final = HERE.parent / "docs" / "images" / "benchmarks.svg"
 SHOWN: Final = ("fan-out-100", "fan-out-300", "all-jobs")
-LEFT_OUT: Final = ("trio-websocket", "floor")  # ten times as long as the others; and no server
+OMITTED: Final = ("trio-websocket", "floor")  # ten times as long; not a server
 
 WIDTH, NAMES, FIGURES, BAR, GROUP = 720, 170, 64, 18, 34  # px
 STYLE: Final = """
@@ -25,7 +25,7 @@ rect { fill: #afb8c1 }
 
 
 def write_chart(samples: Sequence[Sample]) -> None:
-    """Draw what was measured."""
+    """Draw the chart."""
     groups = [(SCENARIOS[name].title, list(_bars(name, samples))) for name in SHOWN]
     longest = max(value for _, bars in groups for _, value in bars)
     parts, y = [], 0
@@ -43,7 +43,7 @@ def write_chart(samples: Sequence[Sample]) -> None:
 def _bars(scenario: str, samples: Iterable[Sample]) -> Iterable[tuple[str, float]]:
     for server in SCENARIOS[scenario].servers:
         runs = [s.figures["cpu_us"] for s in samples if (s.scenario, s.server) == (scenario, server) and s.figures]
-        if runs and server not in LEFT_OUT:
+        if runs and server not in OMITTED:
             yield server, median(runs)
 
 

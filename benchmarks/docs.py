@@ -1,4 +1,4 @@
-"""The measured part of docs/benchmarks.md; what stands around it is written by hand and left alone."""
+"""Write the measured part of docs/benchmarks.md; the rest is written by hand."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- measured: from here to the end mark, --write-docs writes -->"
 
 
 def write_docs(scenarios: Iterable[Scenario], samples: Sequence[Sample], run: str) -> None:
-    """Put the tables into the page. `run`: how they were made, in a sentence."""
+    """Put the tables into the page. `run`: a sentence about the runs."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, mark, after = rest.partition(END)
@@ -27,7 +27,7 @@ def write_docs(scenarios: Iterable[Scenario], samples: Sequence[Sample], run: st
 
 
 def measured(scenarios: Iterable[Scenario], samples: Sequence[Sample], run: str) -> str:
-    """Machine, targets and tables, in Markdown."""
+    """Return machine, targets and tables in Markdown."""
     results = reached(samples)
     parts = [
         f"Measured on {datetime.now(UTC):%Y-%m-%d}. {run}",
@@ -35,7 +35,7 @@ def measured(scenarios: Iterable[Scenario], samples: Sequence[Sample], run: str)
     ]
     if results:
         met = sum(result.met for result in results)
-        parts += [f"## What it must reach\n\n{met} of {len(results)} reached.", targets_table(results)]
+        parts += [f"## Targets\n\n{met} of {len(results)} reached.", targets_table(results)]
     parts += ["## All figures", *(scenario_table(scenario, samples) for scenario in scenarios)]
     return "\n\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""Sets up the peers and compiles the load client: whatever is missing, once."""
+"""Install the peers and compile the load client, once."""
 
 import os
 import shutil
@@ -13,11 +13,11 @@ NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
 class NotInstalled(Exception):
-    """Something is missing that the benchmark cannot or may not install."""
+    """A dependency is missing, and the benchmark cannot install it."""
 
 
 def install(servers: Collection[str]) -> None:
-    """Make everything ready for these servers. Raises NotInstalled."""
+    """Install what these servers need. Raises NotInstalled."""
     BUILT.mkdir(exist_ok=True)
     _debian("gcc", found=shutil.which("gcc") is not None)
     _compile(HERE / "load" / "load.c", BUILT / "load")
@@ -41,7 +41,7 @@ def _debian(*packages: str, found: bool) -> None:
             f"the benchmark needs Debian's {' and '.join(packages)}: apt-get install {' '.join(packages)}"
         )
     _run("apt-get", "update", "--quiet=2")
-    # RUNLEVEL=1 keeps Debian's scripts from starting a server of their own on port 80.
+    # RUNLEVEL=1 prevents Debian's scripts from starting a server on port 80.
     _run("apt-get", "install", "--quiet=2", "--yes", *packages, RUNLEVEL="1", DEBIAN_FRONTEND="noninteractive")
 
 
@@ -65,4 +65,4 @@ def _run(*command: str, **environ: str) -> None:
     print("+", " ".join(command), file=sys.stderr)
     result: Sequence[str] | int = subprocess.run(command, env={**os.environ, **environ}, stdout=sys.stderr).returncode
     if result:
-        raise NotInstalled(f"{command[0]} failed, see above")
+        raise NotInstalled(f"{command[0]} failed (see its output above)")

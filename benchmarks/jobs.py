@@ -1,4 +1,4 @@
-"""The jobs of a run: registered with the daemon before anyone watches them, or put into its store as finished."""
+"""The jobs of a run: registered with the daemon, or stored as finished."""
 
 import shutil
 import socket
@@ -21,22 +21,22 @@ from progressd.store.sqlite import SQLiteStore
 
 from benchmarks.paths import BUILT
 
-AT_ONCE: Final = 5000  # jobs in one transaction
+MAX_BATCH: Final = 5000  # jobs in one transaction
 
 
 def job_id(number: int) -> str:
-    """As the load client names them."""
+    """Return the id that the load client uses."""
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
 def message_size() -> int:
-    """Bytes of the progress message that the load client's events become; those of the peers are padded to it."""
+    """Return the bytes of the progress messages. The messages of the peers are padded to this size."""
     data = ProgressData(500, 1000, f"@{0:016d}", 50, 12.3)
     return len(encode(Progress(job_id(0), data, "0123abcd-100123", datetime.now(UTC).replace(microsecond=123456))))
 
 
 def register(path: Path, count: int) -> None:
-    """Register jobs through the daemon's Unix socket, with a first progress, and wait until that is durable."""
+    """Register jobs with progress over the Unix socket, and wait until they are durable."""
     lines = b"".join(
         encode({"type": "job_created", "job_id": job_id(number), "data": {"total_steps": 1000}})
         + b"\n"
@@ -53,7 +53,7 @@ def register(path: Path, count: int) -> None:
 
 
 def state_with_finished_jobs(count: int) -> Path:
-    """A state directory with so many finished jobs, made once for each version of the schema: a minute and 2 GB."""
+    """Return a state directory with finished jobs, made once per schema version (a minute, 2 GB)."""
     state = BUILT / f"finished-{count}-schema-{len(MIGRATIONS)}"
     if not state.exists():
         print(f"+ filling a store with {count:,} finished jobs", file=sys.stderr)
@@ -68,10 +68,10 @@ def state_with_finished_jobs(count: int) -> Path:
 async def _fill(path: Path, count: int) -> None:
     with closing(SQLiteStore.open(path, "OFF")) as store:
         offset = store.first_offset
-        for start in range(0, count, AT_ONCE):
+        for start in range(0, count, MAX_BATCH):
             jobs: list[Job] = []
             changes: list[Change] = []
-            for _ in range(min(AT_ONCE, count - start)):
+            for _ in range(min(MAX_BATCH, count - start)):
                 job, messages = _finished_job(datetime.now(UTC) - timedelta(days=1), store.id, offset)
                 changes += [Change(at, message) for at, message in messages if isinstance(message, StateChange)]
                 jobs.append(job)
@@ -81,7 +81,7 @@ async def _fill(path: Path, count: int) -> None:
 
 
 def _finished_job(now: datetime, store_id: str, offset: int) -> tuple[Job, list[tuple[int, JobMessage]]]:
-    """A job after its whole life, and its messages with their offsets, as ingest would have left them."""
+    """Return a finished job, and its messages with their offsets, as ingest stores them."""
     name = str(uuid.uuid4())
     events = (
         RegisterEvent(name, Registration("pdf", f"{name}.pdf", 12)),

@@ -1,4 +1,4 @@
-"""One run: a server, the load client against it, and the figures that come of it."""
+"""Run the load client against a server, and compute the figures."""
 
 import subprocess
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from benchmarks.scenarios import Scenario, Variant
 from benchmarks.servers import CORE, Running, Server, ServerFailed, running
 
 CLIENT_CORE: Final = CORE + 1
-RUN_SECONDS: Final = 400.0  # after which a run is given up, whatever it does
+RUN_SECONDS: Final = 400.0  # limit of a run
 
 Figures = Mapping[str, float]
 
 
 class Sample(NamedTuple):
-    """What one run measured; `failure` says why it did not."""
+    """The figures of a run, or why it failed."""
 
     scenario: str
     variant: str
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
 
 
 def run(scenario: Scenario, variant: Variant, server: Server, number: int, steady: float) -> Sample:
-    """Start the server, load it for `steady` seconds, stop it."""
+    """Start the server, load it for `steady` seconds, and stop it."""
     load = {"jobs": 1, "idle_jobs": 0, **scenario.load, **variant.load, "steady_ms": int(1000 * steady)}
     state = state_with_finished_jobs(variant.finished_jobs) if variant.finished_jobs else None
     key = (scenario.name, variant.name, server.name, number)
@@ -38,14 +38,16 @@ def run(scenario: Scenario, variant: Variant, server: Server, number: int, stead
             try:
                 raw = _measured(_options(scenario, server, load, up))
             except _LoadFailed as error:
-                raise _LoadFailed(f"{error}; {server.name} said: {up.place.last_words() or 'nothing'}") from None
+                raise _LoadFailed(
+                    f"{error}; the log of {server.name} ends with: {up.place.log_tail() or 'nothing'}"
+                ) from None
     except (ServerFailed, _LoadFailed) as error:
         return Sample(*key, {}, str(error))
     return Sample(*key, {**raw, **dict(_derived(raw, load))})
 
 
 class _LoadFailed(Exception):
-    """The load client gave up."""
+    """The load client failed."""
 
 
 def _options(scenario: Scenario, server: Server, load: Mapping[str, int], up: Running) -> Mapping[str, object]:
@@ -101,7 +103,7 @@ def _derived(raw: Figures, load: Mapping[str, int]) -> Mapping[str, float]:
         if old in raw:
             figures[new] = raw[old]
     if "stalled_ends" in raw and load["jobs"]:
-        figures["slow_told"] = float(all(_told_all(raw, name, load["jobs"]) for name in ("stalled", "slow")))
+        figures["slow_complete"] = float(all(_is_complete(raw, name, load["jobs"]) for name in ("stalled", "slow")))
     return figures
 
 
@@ -115,7 +117,7 @@ RENAMED: Final = {
 }
 
 
-def _told_all(raw: Figures, name: str, jobs: int) -> bool:
-    """Whether a slow watcher got both messages of every job's end and its newest progress, or was told to come back."""
+def _is_complete(raw: Figures, name: str, jobs: int) -> bool:
+    """Return whether a slow watcher received every end and newest progress, or close code 4000 (reconnect)."""
     complete = raw[f"{name}_ends"] == 2 * jobs and raw[f"{name}_newest"] == jobs
     return complete or raw[f"{name}_close_code"] == 4000

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and with which versions."""
+"""The machine and the versions of a benchmark."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from benchmarks.paths import NODE_MODULES, PYTHON
 
 
 def machine() -> str:
-    """Processor, memory and system, in a sentence."""
+    """Return processor, memory and system as text."""
     [processor] = set(re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())) or {"unknown processor"}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
@@ -25,12 +25,12 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """Of all that takes part and is installed, in a sentence."""
+    """Return the versions of everything that is installed, as text."""
     return ", ".join(f"{name} {number}" for name, number in _versions() if number)
 
 
 def load_average() -> float:
-    """How many others wanted a core in the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0]
 
 
@@ -51,5 +51,5 @@ def _printed(*command: str) -> str:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return ""  # not installed, since its server was not asked for
+        return ""  # not installed, as its server is not measured
     return done.stdout.strip()

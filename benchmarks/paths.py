@@ -1,4 +1,4 @@
-"""Where the benchmark keeps what it builds and installs; all of it is ignored by git."""
+"""The directories of the benchmark. Git ignores what it builds and installs."""
 
 from pathlib import Path
 from typing import Final

@@ -1,18 +1,18 @@
-"""The scenarios: what load is put on the servers, which of them, and which figures matter."""
+"""The scenarios: the load, the servers and the figures of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 ALL: Final = ("progressd", "nchan", "websockets", "starlette", "ws", "trio-websocket")
-READS, UNCHANGED = "reads, as fast as they are answered", "304s, as fast as they are answered"
-WATCHED: Final = "watchers, nobody reads"
+READS, UNCHANGED = "reads at the maximum rate", "304s at the maximum rate"
+WATCHED: Final = "watchers only"
 PUSH: Final = ("cpu_us", "deliveries_s", "p50_ms", "p99_ms", "max_ms", "server_busy", "client_busy")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A load that differs in something from the scenario's own."""
+    """A variation of the scenario's load."""
 
     name: str = ""
     load: Mapping[str, int] = field(default_factory=dict)
@@ -51,12 +51,12 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "many-jobs",
-            "100 jobs with 10 watchers each, 5,000 events/s altogether",
+            "100 jobs with 10 watchers each, 5,000 events/s in total",
             {"jobs": 100, "watchers": 1000, "rate": 5000},
         ),
         Scenario(
             "all-jobs",
-            "`/ws/jobs`, 20 watchers, 100 jobs, 5,000 events/s altogether",
+            "`/ws/jobs`, 20 watchers, 100 jobs, 5,000 events/s in total",
             {"jobs": 100, "watchers": 20, "rate": 5000},
             all_jobs=True,
         ),
@@ -68,7 +68,7 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "as-fast-as-it-goes",
-            "One job, 500 watchers, events as fast as the server takes them",
+            "One job, 500 watchers, maximum event rate",
             {"watchers": 500, "rate": 0},
             figures=("deliveries_s", "cpu_us", "server_busy", "client_busy"),
             ratio="deliveries_s",
@@ -83,7 +83,7 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "handshakes",
-            "1,000 connections, one after the other",
+            "1,000 connections, one by one",
             {"watchers": 10, "rate": 10, "idle": 1000, "idle_jobs": 100},
             figures=("handshake_ms", "connection_kib"),
             ratio="handshake_ms",
@@ -97,7 +97,7 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "event-cost",
-            "10 jobs with 10 watchers each, 500 events/s altogether: what else there is should not matter",
+            "10 jobs with 10 watchers each, 500 events/s in total, beside idle watchers or finished jobs",
             {"jobs": 10, "watchers": 100, "rate": 500},
             figures=("event_us", "p50_ms", "p99_ms"),
             ratio="event_us",
@@ -107,19 +107,19 @@ SCENARIOS: Final = {
                 Variant("10,000 idle watchers of other jobs", {"idle": 10_000, "idle_jobs": 100}),
                 Variant("1,000,000 finished jobs in the store", finished_jobs=1_000_000),
             ),
-            # A heartbeat costs what it costs, event or none, so none should fall into the steady phase.
+            # No heartbeats in the steady phase: their cost is not one of events.
             settings={"PROGRESSD_LIMITS_HEARTBEAT_INTERVAL": "120"},
         ),
         Scenario(
             "one-producer",
-            "One producer, as fast as it goes, 10 watchers",
+            "One producer at its maximum rate, 10 watchers",
             {"watchers": 10, "rate": 0},
             figures=("events_s", "event_us", "deliveries_s", "growth_mib", "server_busy", "client_busy"),
             ratio="events_s",
         ),
         Scenario(
             "polling",
-            "20 connections that read a job over and over, alone or beside 500 watchers of 100 events/s",
+            "20 connections that poll a job, alone or beside 500 watchers of 100 events/s",
             {"watchers": 1, "rate": 1, "polls": 20, "idle_jobs": 1},
             figures=("reads_s", "read_us", "read_p99_ms", "p50_ms", "p99_ms", "server_busy"),
             ratio="reads_s",
@@ -134,7 +134,7 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "slow-watchers",
-            "`/ws/jobs`, 20 watchers, 50 jobs, 2,000 events/s altogether; one more stops reading, one reads 100 kbit/s",
+            "`/ws/jobs`, 20 watchers, 50 jobs, 2,000 events/s in total; one more stops reading, one reads 100 kbit/s",
             {"jobs": 50, "watchers": 20, "rate": 2000},
             figures=("p50_ms", "p99_ms", "max_ms", "deliveries_s", "growth_mib"),
             ratio="p99_ms",

@@ -1,4 +1,4 @@
-"""The servers: how each is started, as its own users would run it, pinned to one core; and how it is stopped."""
+"""The servers, started as their users would start them, but on one core."""
 
 import contextlib
 import os
@@ -18,16 +18,16 @@ from benchmarks.paths import BUILT, NODE_MODULES, PEERS, PYTHON
 
 CORE: Final = 0  # of the server; the load client has the next one
 FILES: Final = 20_000  # descriptors, for 10,000 connections on either side
-START_SECONDS: Final = 60.0  # a server with a million jobs may take its time
+START_SECONDS: Final = 60.0  # a daemon with a million jobs starts slowly
 STOP_SECONDS: Final = 5.0
 
 
 class ServerFailed(Exception):
-    """A server did not come up."""
+    """A server did not start."""
 
 
 class Place(NamedTuple):
-    """What a server is given to run in."""
+    """The port and directories of a server."""
 
     port: int
     directory: Path
@@ -35,21 +35,21 @@ class Place(NamedTuple):
 
     @property
     def socket(self) -> Path:
-        """Where producers write lines."""
+        """The Unix socket for producers."""
         return self.directory / "ingest.sock"
 
     @property
     def log(self) -> Path:
-        """What the server says."""
+        """The log of the server."""
         return self.directory / "log"
 
-    def last_words(self) -> str:
-        """The end of what the server said."""
+    def log_tail(self) -> str:
+        """Return the end of the log."""
         return self.log.read_text(errors="replace")[-300:].strip()
 
 
 class Running(NamedTuple):
-    """A server that answers. `pids`: all its processes."""
+    """A running server and all its processes."""
 
     place: Place
     pids: Sequence[int]
@@ -57,15 +57,15 @@ class Running(NamedTuple):
 
 @dataclass(frozen=True)
 class Server:
-    """A server under test. `command` is how it is started; {id} in a path stands for a job's id."""
+    """A server to measure. `{id}` in a path stands for a job's id."""
 
     name: str
     title: str
     command: Callable[[Place], Sequence[str | Path]]
     environ: Callable[[Place], Mapping[str, str]] = field(default=lambda place: {})
-    publish: str = ""  # path that events are POSTed to; "": they are written to the Unix socket
-    publish_all: str = ""  # the same where every watcher watches all jobs
-    snapshot: bool = False  # a watcher is greeted with what it missed; and messages are longer than events
+    publish: str = ""  # path to which events are POSTed; "": the Unix socket
+    publish_all: str = ""  # the same if watchers watch all jobs
+    snapshot: bool = False  # watchers first receive the current state, and messages are longer than events
 
 
 def _progressd(place: Place) -> Sequence[str | Path]:
@@ -79,7 +79,7 @@ def _progressd_environ(place: Place) -> Mapping[str, str]:
         "PROGRESSD_LIMITS_MAX_CONNECTIONS_PER_ADDRESS": str(FILES),
         "PROGRESSD_LIMITS_MAX_HANDSHAKES": str(FILES),
         "PROGRESSD_INGEST_SOCKET": str(place.socket),
-        "PROGRESSD_STORE_RETENTION": "36500d",  # the finished jobs are filled in once and may grow old
+        "PROGRESSD_STORE_RETENTION": "36500d",  # the store of finished jobs is reused for a long time
     }
 
 
@@ -119,7 +119,7 @@ SERVERS: Final = {
         ),
         Server(
             "trio-websocket",
-            "trio-websocket, a task each",
+            "trio-websocket, one task per connection",
             lambda place: (sys.executable, PEERS / "trio_server.py", str(place.port), place.socket),
         ),
         Server("floor", "bare `send()`", lambda place: (BUILT / "floor", str(place.port), place.socket)),
@@ -129,11 +129,11 @@ SERVERS: Final = {
 
 @contextlib.contextmanager
 def running(server: Server, environ: Mapping[str, str], state: Path | None = None) -> Iterator[Running]:
-    """Start a server and stop it in the end; it must answer within a minute. Raises ServerFailed.
+    """Start a server, and stop it at the end. Raises ServerFailed if it does not answer within a minute.
 
     `state`: a state directory to use, instead of an empty one.
     """
-    # In /var/tmp, which is on a disk where /tmp may not be: the daemon's commits are to cost what they cost.
+    # /tmp may be in memory, where commits cost less.
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     directory.chmod(0o755)  # for nginx's worker, which is not root
     place = Place(_free_port(), directory, state or directory / "state")
@@ -172,11 +172,11 @@ def _wait_until_up(server: Server, place: Place, process: subprocess.Popen[bytes
             if server.publish or place.socket.exists():
                 return
         time.sleep(0.05)
-    raise ServerFailed(f"{server.name} did not come up: {place.last_words()}")
+    raise ServerFailed(f"{server.name} did not start: {place.log_tail()}")
 
 
 def _processes_of_group(group: int) -> list[int]:
-    """nginx has a worker beside its master."""
+    """Return all processes of the group, such as nginx's worker."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # ended meanwhile
@@ -186,7 +186,7 @@ def _processes_of_group(group: int) -> list[int]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """First politely; the group is the one that was started here, and nothing else is in it."""
+    """Stop the server with SIGTERM, then kill its process group."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""The tables, in Markdown that is as well read in a terminal: medians of the runs, and in brackets least and most."""
+"""The tables in Markdown, also for a terminal: medians, with minimum and maximum in brackets."""
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
@@ -29,22 +29,22 @@ COLUMNS: Final = {
     "client_busy": Column("client's core, %", ".0f"),
     "connection_kib": Column("memory per connection, KiB", ".1f"),
     "handshake_ms": Column("CPU per handshake, ms", ".3f"),
-    "let_in_ms": Column("all let in, ms", ".0f"),
-    "served_ms": Column("and greeted, ms", ".0f"),
-    "crowd_p99_ms": Column("p99 of the others meanwhile, ms", ".1f"),
+    "let_in_ms": Column("all connected, ms", ".0f"),
+    "served_ms": Column("all with first message, ms", ".0f"),
+    "crowd_p99_ms": Column("p99 of other watchers, ms", ".1f"),
     "reads_s": Column("reads/s", ",.0f"),
-    "read_us": Column("CPU per read, all else included, µs", ".0f"),
+    "read_us": Column("CPU per read, in total, µs", ".0f"),
     "read_p99_ms": Column("p99 of reads, ms", ".1f"),
     "growth_mib": Column("memory growth, MiB", ".1f"),
 }
 
 
 def scenario_table(scenario: Scenario, samples: Sequence[Sample]) -> str:
-    """One row for each server and variant. The last column is the ratio of progressd to the row, run by run."""
+    """Return one row per server and variant. The last column is a ratio, run by run."""
     samples = [sample for sample in samples if sample.scenario == scenario.name]
     base = scenario.variants[0].name
     several = len(scenario.variants) > 1
-    compared = f"progressd ÷ it ({COLUMNS[scenario.ratio].title.partition(',')[0]})"
+    compared = f"progressd ÷ server ({COLUMNS[scenario.ratio].title.partition(',')[0]})"
     head = ["server", *(["load"] if several else []), *(COLUMNS[name].title for name in scenario.figures)]
     head.append(f"÷ {base}" if several else compared)
     rows = []
@@ -64,8 +64,8 @@ def scenario_table(scenario: Scenario, samples: Sequence[Sample]) -> str:
 
 
 def targets_table(results: Iterable[Reached]) -> str:
-    """What must be reached, and what is."""
-    rows = [["load", "what", "to reach", "measured", ""]]
+    """Return the targets and the figures."""
+    rows = [["scenario", "figure", "target", "measured", ""]]
     for result in results:
         target = result.target
         wanted = f"≤ {target.most:,g}" if target.most is not None else f"≥ {target.least:,g}"
@@ -76,7 +76,7 @@ def targets_table(results: Iterable[Reached]) -> str:
 
 
 def _ratio(scenario: Scenario, variant: Variant, server: str, samples: Sequence[Sample]) -> str:
-    """Of this row to its server's first variant where there are variants, else of progressd to this row."""
+    """Return the ratio to the first variant if there are several, otherwise that of progressd to this server."""
     base = scenario.variants[0].name
     above, below = (variant.name, "progressd"), (variant.name, server)
     if len(scenario.variants) > 1:

@@ -1,4 +1,4 @@
-"""What the daemon must reach, each as a figure or a ratio in the same run."""
+"""The targets, each a figure or a ratio within a run."""
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
@@ -11,7 +11,7 @@ ALONE, IDLE, FINISHED = "alone", "10,000 idle watchers of other jobs", "1,000,00
 
 
 class Target(NamedTuple):
-    """A figure of progressd's, or, with `over`, its ratio to that server's (or that variant's) in the same run."""
+    """A figure of progressd or, with `over`, its ratio to that server (or variant) in the same run."""
 
     scenario: str
     what: str
@@ -25,7 +25,7 @@ class Target(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """A target, and the figures of the runs."""
+    """A target and the figures of the runs."""
 
     target: Target
     values: Sequence[float]
@@ -37,7 +37,7 @@ class Reached(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether the median is good enough."""
+        """Whether the median meets the target."""
         least, most = self.target.least, self.target.most
         return (least is None or self.value >= least) and (most is None or self.value <= most)
 
@@ -50,16 +50,16 @@ TARGETS: Final = (
     Target("fan-out-100", "CPU per delivery ÷ bare `send()`", "cpu_us", most=1.6, over="floor"),
     Target("fan-out-300", "CPU per delivery ÷ Nchan's", "cpu_us", most=0.5, over="nchan"),
     Target("fan-out-300", "CPU per delivery ÷ bare `send()`", "cpu_us", most=1.6, over="floor"),
-    Target("fan-out-300", "deliveries a second", "deliveries_s", least=100_000),
+    Target("fan-out-300", "deliveries per second", "deliveries_s", least=100_000),
     Target("many-jobs", "CPU per delivery ÷ Nchan's", "cpu_us", most=1.2, over="nchan"),
     Target("all-jobs", "CPU per delivery ÷ Nchan's", "cpu_us", most=0.25, over="nchan"),
-    Target("idle", "memory of a connection", "connection_kib", most=20, unit="KiB"),
-    Target("handshakes", "CPU of a handshake", "handshake_ms", most=0.4, unit="ms"),
-    Target("crowd", "until 1,000 are served", "served_ms", most=1000, unit="ms"),
-    Target("crowd", "p99 of the others meanwhile", "crowd_p99_ms", most=50, unit="ms"),
+    Target("idle", "memory per connection", "connection_kib", most=20, unit="KiB"),
+    Target("handshakes", "CPU per handshake", "handshake_ms", most=0.4, unit="ms"),
+    Target("crowd", "first message to 1,000 watchers", "served_ms", most=1000, unit="ms"),
+    Target("crowd", "p99 of other watchers", "crowd_p99_ms", most=50, unit="ms"),
     Target(
         "event-cost",
-        "an event with 10,000 idle watchers ÷ alone",
+        "CPU per event with 10,000 idle watchers ÷ alone",
         "event_us",
         most=1.1,
         variant=IDLE,
@@ -67,17 +67,17 @@ TARGETS: Final = (
     ),
     Target(
         "event-cost",
-        "an event with 1,000,000 finished jobs ÷ alone",
+        "CPU per event with 1,000,000 finished jobs ÷ alone",
         "event_us",
         most=1.1,
         variant=FINISHED,
         over_variant=ALONE,
     ),
-    Target("one-producer", "events a second", "events_s", least=50_000),
-    Target("one-producer", "growth of memory in the steady phase", "growth_mib", most=1, unit="MiB"),
-    Target("polling", "CPU of a read: for 3,000 a second on one core", "read_us", most=333, variant=READS, unit="µs"),
+    Target("one-producer", "events per second", "events_s", least=50_000),
+    Target("one-producer", "memory growth in the steady phase", "growth_mib", most=1, unit="MiB"),
+    Target("polling", "CPU of a read, for 3,000 per second on one core", "read_us", most=333, variant=READS, unit="µs"),
     Target(
-        "polling", "CPU of a 304: for 5,000 a second on one core", "read_us", most=200, variant=UNCHANGED, unit="µs"
+        "polling", "CPU of a 304, for 5,000 per second on one core", "read_us", most=200, variant=UNCHANGED, unit="µs"
     ),
     Target(
         "polling",
@@ -88,16 +88,25 @@ TARGETS: Final = (
         over_variant=WATCHED,
     ),
     Target(
-        "slow-watchers", "p99 of the others with ÷ without", "p99_ms", most=1.5, variant="with", over_variant="without"
+        "slow-watchers",
+        "p99 of other watchers with ÷ without",
+        "p99_ms",
+        most=1.5,
+        variant="with",
+        over_variant="without",
     ),
     Target(
-        "slow-watchers", "the slow ones are told all, or to come back (1: yes)", "slow_told", least=1, variant="with"
+        "slow-watchers",
+        "slow watchers receive everything, or close code 4000 (1: yes)",
+        "slow_complete",
+        least=1,
+        variant="with",
     ),
 )
 
 
 def reached(samples: Iterable[Sample]) -> list[Reached]:
-    """The targets whose scenarios were run, with what was measured."""
+    """Return the targets of the scenarios that were run, with their figures."""
     figures = {(s.scenario, s.variant, s.server, s.run): s.figures for s in samples}
     runs = sorted({key[3] for key in figures})
     found = []

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the programs that the tests use and pip cannot bring, or says what to type.
+# Install the programs that the tests use and pip does not have, or print how.
 set -eu
 
 missing=
@@ -24,7 +24,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing$missing …"
     export DEBIAN_FRONTEND=noninteractive
     policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then  # the tests start proxies themselves; nothing else is to run here because of them
+    if [ ! -e "$policy" ]; then  # the packages must not start their services
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         trap 'rm -f "$policy"' EXIT
@@ -36,5 +36,5 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     exit 1
 fi
 
-echo "The tests need programs that are not here. On Debian type: sudo apt install$missing" >&2
+echo "The tests need programs that are not installed. On Debian run: sudo apt install$missing" >&2
 exit 1

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes a virtual environment, or says in a sentence what is missing and what to type.
+# Make a virtual environment, or print what is missing and how to install it.
 #
 #     scripts/venv.sh DIRECTORY [PYTHON]
 #
-# Without PYTHON it looks for one that is new enough. Where Python comes from is the user's business, so it installs none.
+# Without PYTHON it looks for one that is new enough. It does not install Python.
 set -eu
 
 directory=$1
@@ -21,22 +21,22 @@ refuse() {
 [ ! -e "$directory/bin/python" ] || exit 0
 
 if [ -n "$wanted" ]; then
-    fits "$wanted" || refuse "$wanted is not a Python 3.11 or newer: name one that is, as in: make run PYTHON=python3.12"
+    fits "$wanted" || refuse "$wanted is not Python 3.11 or newer: name another one, such as: make run PYTHON=python3.12"
     python=$wanted
 else
     for python in python3 python3.14 python3.13 python3.12 python3.11 ''; do
         [ -n "$python" ] || refuse \
-            "progressd needs Python 3.11 or newer, and there is none on the PATH." \
-            "On Debian and Ubuntu type: sudo apt install python3 python3-venv" \
-            "If it is somewhere else, name it: make run PYTHON=/path/to/python3"
+            "progressd needs Python 3.11 or newer, which is not on the PATH." \
+            "On Debian and Ubuntu run: sudo apt install python3 python3-venv" \
+            "If it is elsewhere, name it: make run PYTHON=/path/to/python3"
         ! fits "$python" || break
     done
 fi
 
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    refuse "Python $version is here, but not what makes a virtual environment." \
-        "On Debian and Ubuntu type: sudo apt install python$version-venv"
+    refuse "Python $version has no module to make virtual environments." \
+        "On Debian and Ubuntu run: sudo apt install python$version-venv"
 fi
 
 "$python" -m venv "$directory" || { rm -rf "$directory"; exit 1; }

@@ -72,7 +72,7 @@ def test_it_converts_the_scan_and_ctrl_c_stops_it_without_an_error(tmp_path: Pat
         os.close(terminal)
 
 
-@pytest.mark.parametrize("sentence", ["The daemon is up", "Ctrl-C stops the daemon."])
+@pytest.mark.parametrize("sentence", ["The daemon is running", "Ctrl-C stops the daemon."])
 def test_a_terminal_that_is_closed_leaves_no_daemon_behind(tmp_path: Path, sentence: str) -> None:
     with started(tmp_path) as (_, terminal):
         url = url_in(read_until(terminal, sentence))

@@ -1,4 +1,4 @@
-"""Finds by how much a scanned page is crooked and straightens it; it never reads a file or knows about PDF."""
+"""Find the skew angle of a scanned page, and straighten the page."""
 
 import itertools
 import math
@@ -6,22 +6,22 @@ import math
 from PIL import Image, ImageChops, ImageFilter
 
 MAX_ANGLE = 8.0
-"""Degrees. Beyond it a page was laid on the scanner sideways on purpose, and the search costs more than it finds."""
+"""Degrees. A larger angle is intended, and searching for it takes long."""
 
 MIN_ANGLE = 0.15
-"""Degrees. The estimate is good to 0.1; less would blur the page more than it mends."""
+"""Degrees. The estimate is accurate to 0.1. Correcting less would blur the page more than it helps."""
 
 PROMINENCE = 2.5
-"""How far the best angle must stand out from the median one: text measured 3.3 to 80, drawings and blots 1.1 to 2.4."""
+"""The minimum ratio of the best score to the median. Text has 3.3 to 80, drawings and blots 1.1 to 2.4."""
 
 
 def skew_angle(page: Image.Image) -> float:
-    """Return how many degrees the lines of `page` climb to the right, 0.0 if nothing tells.
+    """Return the degrees by which the lines of `page` climb to the right, 0.0 if they are unknown.
 
-    `page` is a small copy, about 1000 pixels long: lines of text stay apart, and a page costs 0.1 s.
+    `page` is a small copy, about 1000 pixels long: lines of text stay separate, and a page takes 0.1 s.
 
-    Rows, or columns for vertical writing, of straight text alternate between ink and none, so the angle at
-    which the row sums differ most from one row to the next is the skew (Postl's projection profile).
+    The skew is the angle at which the sums of neighbouring rows differ most, or of columns for vertical writing
+    (Postl's projection profile).
     """
     ink = _ink(page)
     candidates = [_search(ink), _search(ink.transpose(Image.Transpose.ROTATE_90))]
@@ -34,8 +34,8 @@ def straighten(
 ) -> Image.Image:
     """Return the `rows` (first, past the last) of a page of `size` pixels, turned by `angle` degrees clockwise.
 
-    `upright` holds the page's pixels from row `top` on, at least those that `rows_needed` names. What turning
-    brings in from beyond the page's edges goes on as they are, so no white wedge shows on yellow paper.
+    `upright` has the page's pixels from row `top` on, at least those of `rows_needed`. The edges are extended, so that
+    no white wedge shows on yellow paper.
     """
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     first, last = _reach(rows, size, angle)
@@ -50,20 +50,20 @@ def straighten(
 
 
 def rows_needed(rows: tuple[int, int], size: tuple[int, int], angle: float) -> tuple[int, int]:
-    """Return which rows of the crooked page of `size` pixels the straightened `rows` are made of."""
+    """Return the rows of the crooked page of `size` pixels from which `straighten` makes `rows`."""
     first, last = _reach(rows, size, angle)
     return max(0, min(first, size[1] - 1)), max(1, min(last, size[1]))
 
 
 def _reach(rows: tuple[int, int], size: tuple[int, int], angle: float) -> tuple[int, int]:
-    """As `rows_needed`, beyond the edges of the page too."""
+    """Like `rows_needed`, but not limited to the page."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     middle, half = size[1] / 2, abs(sin) * size[0] / 2 + 2  # 2: the bicubic kernel
     return math.floor(middle + cos * (rows[0] - middle) - half), math.ceil(middle + cos * (rows[1] - middle) + half)
 
 
 def _frame(picture: Image.Image, beside: int, above: int, below: int) -> Image.Image:
-    """Return the picture in a frame of what lies along its edges."""
+    """Return the picture with its edges extended."""
     width, height = picture.size
     right, bottom = beside + width, above + height
     framed = Image.new(picture.mode, (right + beside, bottom + below))
@@ -78,14 +78,14 @@ def _frame(picture: Image.Image, beside: int, above: int, below: int) -> Image.I
 
 
 def _beyond(edge: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return a picture of `size` that goes on from an edge one pixel wide; a closing keeps cut letters out of it."""
+    """Extend an edge one pixel wide to `size`. A closing removes letters at the edge."""
     rough = edge.resize((min(64, 4 + edge.width), min(64, 4 + edge.height)), Image.Resampling.BOX)
     paper = rough.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.MinFilter(5))
     return paper.resize(size, Image.Resampling.BILINEAR)
 
 
 def _ink(page: Image.Image) -> Image.Image:
-    """What is darker than its surroundings and small, as text is: a closing less the page, black borders left out."""
+    """Return what is small and darker than its surroundings, as text is: a closing minus the page, without borders."""
     grey = page.convert("L")
     paper = grey.reduce(2)
     # Two 3x3 maxima are one 5x5 at half the size, a window of 10 pixels: wider than a stroke, narrower than a border.
@@ -101,7 +101,7 @@ def _ink(page: Image.Image) -> Image.Image:
 
 
 def _search(ink: Image.Image) -> tuple[float, float]:
-    """Return how clearly the best angle stands out, and that angle, looking coarsely and then ever finer."""
+    """Return the prominence of the best angle, and the angle, from a coarse search and finer ones."""
     small = ink.reduce(2)
     coarse = {angle: _sharpness(small, angle) for angle in _around(0.0, MAX_ANGLE, 0.5)}
     best = _sharpest(coarse)
@@ -113,7 +113,7 @@ def _search(ink: Image.Image) -> tuple[float, float]:
 
 
 def _sharpest(tried: dict[float, float]) -> float:
-    """The angle with the highest score; of several alike (no column moves below 0.05 degrees) the smallest."""
+    """Return the angle with the highest score; of equal ones (below 0.05 degrees no column moves) the smallest."""
     return max(tried, key=lambda angle: (tried[angle], -abs(angle)))
 
 
@@ -123,9 +123,9 @@ def _around(middle: float, reach: float, step: float) -> list[float]:
 
 
 def _sharpness(ink: Image.Image, angle: float) -> float:
-    """How much neighbouring rows differ once the page is sheared level: the larger, the straighter.
+    """Return how much neighbouring rows differ after a shear by `angle`: the more, the straighter.
 
-    Columns move by whole pixels: interpolating would blur every angle but 0, and 0 would win too often.
+    Columns move by whole pixels: interpolation would blur every angle but 0, which would win too often.
     """
     width, height = ink.size
     slope = math.tan(math.radians(angle))

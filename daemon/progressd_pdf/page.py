@@ -1,4 +1,4 @@
-"""Takes one page from the scan to the finished picture, band by band; it never says where the page goes."""
+"""Convert one page of a scan to its finished picture, band by band."""
 
 import math
 from collections.abc import Callable
@@ -13,23 +13,23 @@ from progressd_pdf.source import SourcePage
 from progressd_pdf.whiten import Whitening
 
 MIN_DPI = 36
-"""Dots per inch: below it no letter can be told from another."""
+"""Dots per inch. Below it letters are illegible."""
 
 MAX_DPI = 2400
-"""Dots per inch: the finest that scanners really resolve."""
+"""Dots per inch. Scanners do not resolve more."""
 
 OVERLAP = 2
-"""Rows by which a band reaches under the next one, or viewers show a hairline of the white page between them."""
+"""Rows by which bands overlap. Otherwise viewers show a white line between them."""
 
 KERNEL = 4
-"""Rows above and below a band that Lanczos looks at (3), and one for rounding."""
+"""Rows above and below a band that Lanczos reads (3), and one for rounding."""
 
 BLACK_OR_WHITE = [0] * 128 + [255] * 128
-"""For each level of grey, what it becomes where a scan is to stay black and white."""
+"""The threshold of black and white scans: a value for each level of grey."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to be done with the pages."""
+    """The options of the pipeline."""
 
     dpi: Annotated[int, msgspec.Meta(ge=MIN_DPI, le=MAX_DPI)] = 300
     deskew: bool = True
@@ -38,25 +38,25 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     advanced: bool = False
 
     def band_stages(self) -> list[str]:
-        """Return what happens to every band of a page, in order, in words for the reader of a progress bar."""
+        """Return the names of the stages of each band, in order."""
         switched = {"Deskewing": self.deskew, "Upscaling": self.upscale, "Cleaning": self.advanced}
         return ["Rendering", *(stage for stage, on in switched.items() if on), "Writing"]
 
 
 @dataclass(frozen=True)
 class Band:
-    """A finished part of a page: its first row and the one past its last, its picture, and that as it is stored."""
+    """A finished part of a page: its first row and the one past its last, its picture, and the picture to store."""
 
     rows: tuple[int, int]
     picture: Image.Image
     stored: Image.Image
 
 
-class PageWork:
-    """One page and what was decided about it; `band` does the work.
+class PageConversion:
+    """The conversion of one page, band by band.
 
-    A scan coarser than `dpi` is drawn at its own resolution, dot for dot, and resampled (Lanczos) afterwards;
-    without `upscale` it stays as it is. Nothing is invented: no more detail comes out than went in.
+    A scan coarser than `dpi` is drawn at its own resolution, dot for dot, and then resampled (Lanczos). Without
+    `upscale` it keeps its resolution.
     """
 
     def __init__(self, page: SourcePage, options: Options) -> None:
@@ -67,7 +67,7 @@ class PageWork:
         self._page, self._options = page, options
         self._drawn = page.sheet.size_at(drawn_dpi)
         self.mode = "L" if page.grey else "RGB"
-        # Black and white stays so unless dots are merged, where grey keeps what they showed together.
+        # Black and white stays so, unless a lower resolution merges dots to grey.
         self._bilevel = page.grey and page.scan is not None and page.scan.bilevel and self.dpi >= 0.99 * own_dpi
         probe = page.probe.convert(self.mode)
         self._angle = skew_angle(probe) if options.deskew else 0.0
@@ -76,7 +76,7 @@ class PageWork:
             self._whitening = Whitening(upright)
 
     def band(self, index: int, begin: Callable[[str], None]) -> Band:
-        """Return the band `index` of the page, saying the name of each stage after Rendering to `begin`."""
+        """Return the band `index` of the page. Call `begin` with the name of each stage after Rendering."""
         first, last = self._page.sheet.rows_of(index, self.size[1])
         rows = first, min(last + OVERLAP, self.size[1])
         wanted = self._drawn_rows(rows)
@@ -98,7 +98,7 @@ class PageWork:
         return Band(rows, picture, picture.point(BLACK_OR_WHITE, "1") if self._bilevel else picture)
 
     def _drawn_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
-        """Return which rows of the page as drawn the finished `rows` are resampled from."""
+        """Return the rows of the drawn page from which the finished `rows` are resampled."""
         if self._drawn == self.size:
             return rows
         scale = self._drawn[1] / self.size[1]
@@ -111,8 +111,8 @@ class PageWork:
         return picture.resize((self.size[0], rows[1] - rows[0]), Image.Resampling.LANCZOS, box=box)
 
 
-class Miniature:
-    """A page made small from its bands, for the preview and for text recognition."""
+class Thumbnail:
+    """A small copy of a page, made from its bands, for the preview and for text recognition."""
 
     def __init__(self, page: tuple[int, int], scale: float, mode: str) -> None:
         self._scale = min(1.0, scale)
@@ -120,7 +120,7 @@ class Miniature:
         self.picture = Image.new(mode, (width, height), 255 if mode == "L" else (255, 255, 255))
 
     def add(self, band: Band) -> None:
-        """Put the band in its place."""
+        """Add a band."""
         first, last = (round(row * self._scale) for row in band.rows)
         if last > first:
             size = (self.picture.width, last - first)

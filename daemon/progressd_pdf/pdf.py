@@ -1,4 +1,4 @@
-"""Turns a scanned PDF into a cleaner one and says on stdout how far it is; it never knows who reads that.
+"""Convert a scanned PDF to a cleaner one, and report the progress on stdout.
 
     python -m progressd_pdf.pdf INPUT OUTPUT --options '{"dpi": 300, "ocr": true}'
 
@@ -11,7 +11,9 @@ import functools
 import io
 import math
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -23,33 +25,38 @@ import msgspec
 try:
     from PIL import Image
 
-    from progressd_pdf.page import Miniature, Options, PageWork
-    from progressd_pdf.pictures import Refused
+    from progressd_pdf.page import Options, PageConversion, Thumbnail
+    from progressd_pdf.pictures import ConversionError
     from progressd_pdf.source import POINTS_PER_INCH, Sheet, Source
-    from progressd_pdf.spool import PdfSpool
-    from progressd_pdf.tesseract import OCR_DPI, OCR_PIXELS, Tesseract
+    from progressd_pdf.spool import PdfWriter
 except ModuleNotFoundError as missing:
     if __name__ == "__main__":
-        message = f"The daemon was installed without its PDF tools ({missing.name}): it needs the extra named pdf"
+        message = f"{missing.name} is not installed: install progressd[pdf]"
         print(msgspec.json.encode({"type": "error", "data": {"message": message}}).decode())
         sys.exit(1)
     raise
 
 PREVIEW_WIDTH, PREVIEW_HEIGHT = 320, 480
-"""Pixels that a preview fits into."""
+"""The maximum size of a preview in pixels."""
 
 PREVIEW_BYTES = 20_000
-"""Bytes of a preview's JPEG. It goes to every watcher, so that 300 pages are 6 MB each and not 60."""
+"""Bytes of a preview's JPEG. Every watcher receives it: 6 MB for 300 pages."""
+
+OCR_DPI = 300
+"""Dots per inch that tesseract was trained with. More takes longer and reads no better."""
+
+OCR_PIXELS = 40_000_000
+"""Pixels of a page for tesseract, a newspaper page at 300 dpi. Each takes about 10 bytes."""
 
 
 def emit(kind: str, **data: object) -> None:
-    """Write one line to stdout at once."""
+    """Write one line to stdout, without buffering."""
     sys.stdout.buffer.write(msgspec.json.encode({"type": kind, "data": data}) + b"\n")
     sys.stdout.buffer.flush()
 
 
 class Steps:
-    """Counts the steps that are done, and names the one under way, in a total known from the start."""
+    """Report the steps, whose total is known from the start."""
 
     def __init__(self, sheets: Sequence[Sheet], options: Options) -> None:
         bands = sum(sheet.bands for sheet in sheets)
@@ -58,67 +65,112 @@ class Steps:
         self._begun = 0
 
     def begin(self, name: str) -> None:
-        """Say that a step begins, and with it that the one before is done."""
+        """Report that a step begins, and the previous one is done."""
         emit("progress", current_step=self._begun, total_steps=self._total, step_name=name)
         self._begun += 1
 
     def begin_on(self, sheet: Sheet, band: int | None, stage: str) -> None:
-        """Begin a stage of a page, naming the part of the page if that is worked on in several."""
+        """Begin a stage of a page, or of a band if the page has several."""
         part = "" if band is None or sheet.bands == 1 else f", part {band + 1} of {sheet.bands}"
         self.begin(f"{stage} page {sheet.number} of {self._pages}{part}")
 
     def finish(self) -> None:
-        """Say that the last step is done."""
+        """Report that the last step is done."""
         emit("progress", current_step=self._total, total_steps=self._total, step_name="Finished")
 
 
-class Conversion:
-    """One document on its way from `source` to `spool`."""
+class Tesseract:
+    """Run tesseract in a language (`deu+eng` for several), on one page at a time."""
 
-    def __init__(self, source: Source, spool: PdfSpool, options: Options, tesseract: Tesseract | None) -> None:
-        self._source, self._spool, self._options, self._tesseract = source, spool, options, tesseract
+    def __init__(self, language: str) -> None:
+        program = shutil.which("tesseract")
+        if program is None:
+            raise ConversionError("Text recognition (OCR) needs tesseract, which is not installed.")
+        listed = subprocess.run([program, "--list-langs"], capture_output=True, text=True, check=True).stdout.split()
+        missing = ", ".join(name for name in language.split("+") if name not in listed)
+        if missing:
+            raise ConversionError(
+                f"Text recognition (OCR) needs the language {missing} of tesseract, which is not installed."
+            )
+        self._command = [program, "stdin", "stdout", "-l", language]
+        self._child: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+
+    def text_layer(self, page: Image.Image, dpi: float) -> bytes:
+        """Return a PDF of one page with the invisible words of the grey `page`."""
+        buffer = io.BytesIO()
+        page.save(buffer, "PPM")
+        command = [*self._command, "--dpi", str(round(dpi)), "-c", "textonly_pdf=1", "pdf"]
+        # One thread: the daemon runs a job per core.
+        environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
+        with self._starting:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            )
+        with self._child as child:
+            layer, errors = child.communicate(buffer.getvalue())
+        if child.returncode != 0:
+            with self._starting:  # blocks after `stop`
+                pass
+            raise RuntimeError(
+                f"tesseract failed with exit status {child.returncode}: {errors.decode(errors='replace')}"
+            )
+        return layer
+
+    def stop(self) -> None:
+        """Kill the program, and block its next start, before the process exits."""
+        self._starting.acquire()
+        if self._child is not None:
+            self._child.kill()
+
+
+class Conversion:
+    """The conversion of one document from `source` to `writer`."""
+
+    def __init__(self, source: Source, writer: PdfWriter, options: Options, tesseract: Tesseract | None) -> None:
+        self._source, self._writer, self._options, self._tesseract = source, writer, options, tesseract
         self._steps = Steps(source.sheets, options)
 
     def run(self) -> None:
-        """Work through the pages one by one, then write the document."""
+        """Convert the pages one by one, then write the document."""
         for sheet in self._source.sheets:
-            self._steps.begin_on(sheet, 0, "Rendering")  # reading the page and judging it is the first part of that
+            self._steps.begin_on(sheet, 0, "Rendering")  # which includes reading the page
             with self._source.page(sheet) as page:
-                self._convert(sheet, PageWork(page, self._options))
-        self._steps.begin("Putting the document together")
-        self._spool.save(self._source.title, self._source.author)
+                self._convert(sheet, PageConversion(page, self._options))
+        self._steps.begin("Writing the document")
+        self._writer.save(self._source.title, self._source.author)
         self._steps.finish()
 
-    def _convert(self, sheet: Sheet, work: PageWork) -> None:
-        """Add a page to the spool and show what it looks like."""
+    def _convert(self, sheet: Sheet, work: PageConversion) -> None:
+        """Convert a page, add it to the document, and emit its preview."""
         width, height = work.size
-        preview = Miniature(work.size, min(PREVIEW_WIDTH / width, PREVIEW_HEIGHT / height), work.mode)
-        reading = Miniature(work.size, ocr_scale(work), "L") if self._tesseract else None
+        preview = Thumbnail(work.size, min(PREVIEW_WIDTH / width, PREVIEW_HEIGHT / height), work.mode)
+        reading = Thumbnail(work.size, ocr_scale(work), "L") if self._tesseract else None
         for index in range(sheet.bands):
             if index > 0:
                 self._steps.begin_on(sheet, index, "Rendering")
             band = work.band(index, functools.partial(self._steps.begin_on, sheet, index))
             self._steps.begin_on(sheet, index, "Writing")
             lower, upper = (sheet.height * (1 - row / height) for row in reversed(band.rows))
-            self._spool.add_band(band.stored, lower, sheet.width, upper - lower)
+            self._writer.add_band(band.stored, lower, sheet.width, upper - lower)
             for miniature in filter(None, (preview, reading)):
                 miniature.add(band)
         text = None
         if self._tesseract and reading:
             self._steps.begin_on(sheet, None, "Recognising text on")
             text = self._tesseract.text_layer(reading.picture, reading.picture.width * POINTS_PER_INCH / sheet.width)
-        self._spool.end_page(sheet.width, sheet.height, text)
+        self._writer.end_page(sheet.width, sheet.height, text)
         emit_preview(sheet.number, preview.picture)
 
 
-def ocr_scale(work: PageWork) -> float:
-    """Return by how much to shrink a page so that tesseract gets the resolution it reads best, and not too much."""
+def ocr_scale(work: PageConversion) -> float:
+    """Return the scale at which tesseract reads the page."""
     width, height = work.size
     return min(1.0, OCR_DPI / work.dpi, math.sqrt(OCR_PIXELS / (width * height)))
 
 
 def emit_preview(number: int, picture: Image.Image) -> None:
-    """Write the `page_preview` line of a finished page, with as good a JPEG as fits its limit."""
+    """Emit the preview of a finished page, with the best JPEG quality that fits its limit."""
     for quality in (75, 60, 45, 30, 15):
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality)
@@ -134,22 +186,22 @@ def emit_preview(number: int, picture: Image.Image) -> None:
     )
 
 
-def end_on_signal(clean_up: Callable[[], None]) -> None:
-    """On SIGTERM or SIGINT clean up and end at once.
+def exit_on_signal(clean_up: Callable[[], None]) -> None:
+    """Clean up and exit on SIGTERM or SIGINT.
 
-    A thread waits for it, since Python's own handlers wait for pdfium and Pillow to return, seconds later.
+    A thread does so: Python's own handlers would wait for seconds until pdfium or Pillow return.
     """
-    heard, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
 
     def wait() -> None:
-        number = os.read(heard, 1)[0]
+        number = os.read(reading, 1)[0]
         try:
             clean_up()
-        except Exception:  # which leaves something behind, but does not let the process go on
+        except Exception:  # leaves files behind, but the process exits
             traceback.print_exc()
         os._exit(128 + number)
 
@@ -157,22 +209,22 @@ def end_on_signal(clean_up: Callable[[], None]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what the command line asks for; raises Refused where that cannot be done."""
+    """Convert the document. Raises ConversionError."""
     try:
         options = msgspec.json.decode(arguments.options, type=Options)
     except msgspec.DecodeError as error:
-        raise Refused(f"The options are not valid: {error}.") from None
+        raise ConversionError(f"The options are not valid: {error}.") from None
     tesseract = Tesseract(arguments.ocr_language) if options.ocr else None
     source = Source(arguments.input, options.dpi)
-    with PdfSpool(arguments.output) as spool:
+    with PdfWriter(arguments.output) as writer:
 
         def clean_up() -> None:
             if tesseract:
                 tesseract.stop()
-            spool.abandon()
+            writer.abandon()
 
-        end_on_signal(clean_up)
-        Conversion(source, spool, options, tesseract).run()
+        exit_on_signal(clean_up)
+        Conversion(source, writer, options, tesseract).run()
     emit("completed", page_count=len(source.sheets))
 
 
@@ -185,19 +237,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ocr-language", default="eng", metavar="LANG", help="as tesseract names it, eng+deu for two")
     try:
         return report(parser.parse_args(argv))
-    except BrokenPipeError:  # nobody listens any more; Python must not complain about it at exit either
+    except BrokenPipeError:  # Python would complain about it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Run, and turn whatever goes wrong into a sentence on stdout, with the traceback of a fault on stderr."""
+    """Convert the document. Report errors as sentences on stdout, with the traceback of a defect on stderr."""
     try:
         run(arguments)
     except BrokenPipeError:
         raise
-    except Refused as refusal:
-        emit("error", message=str(refusal))
+    except ConversionError as error:
+        emit("error", message=str(error))
         return 1
     except MemoryError:
         traceback.print_exc()
@@ -205,11 +257,11 @@ def report(arguments: argparse.Namespace) -> int:
         return 1
     except OSError as error:
         traceback.print_exc()
-        emit("error", message=f"The result could not be written: {error.strerror}.")
+        emit("error", message=f"Cannot write the result: {error.strerror}.")
         return 1
     except Exception:
         traceback.print_exc()
-        emit("error", message="The PDF could not be processed because of an unexpected fault.")
+        emit("error", message="The PDF cannot be converted because of an unexpected error.")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Judges by the pictures on a page how it was scanned, and refuses pictures that would not fit into memory."""
+"""Find from the pictures on a page how it was scanned, and reject pictures that are too large for the memory."""
 
 import ctypes
 import math
@@ -9,28 +9,28 @@ import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_raw  # type: ignore[import-untyped]
 
 MAX_OBJECTS = 20_000
-"""Objects on a page that are looked at, 0.1 s; scans have a few dozen, and words that recognition laid over them."""
+"""Objects on a page that are examined, which takes 0.1 s. Scans have a few dozen, and invisible words."""
 
 MAX_DEPTH = 5
-"""Forms within forms that are looked into; a scan is wrapped in one or two."""
+"""Levels of nested forms that are examined. Scans have one or two."""
 
 MAX_PIXELS = {"DCTDecode": 1_300_000_000, "CCITTFaxDecode": 1_300_000_000, "JBIG2Decode": 1_300_000_000}
-"""Pixels of one picture, by compression, that pdfium unpacks row by row or holds as bits, within 200 MB."""
+"""Pixels of a picture, by compressions that pdfium decodes row by row or as bits, within 200 MB."""
 
 MAX_PIXELS_JPX = 50_000_000
-"""Pixels of a JPEG 2000: unpacked whole at 16 bytes a pixel (2.2 GB measured for A4 at 1200 dpi)."""
+"""Pixels of a JPEG 2000, decoded whole at 16 bytes per pixel (2.2 GB measured for A4 at 1200 dpi)."""
 
 MAX_PIXELS_OTHERWISE = 200_000_000
-"""Pixels of any other picture: unpacked whole at up to 5 bytes a pixel (2.7 GB measured for A4 at 2400 dpi)."""
+"""Pixels of other pictures, decoded whole at up to 5 bytes per pixel (2.7 GB measured for A4 at 2400 dpi)."""
 
 
-class Refused(Exception):
-    """The input cannot be processed. The message is a sentence for the user, without a path."""
+class ConversionError(Exception):
+    """The input cannot be converted. The message is for the user and contains no path."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scanned page was scanned with: dots per inch, and whether in pure black and white."""
+    """How a page was scanned: dots per inch, and whether in black and white."""
 
     dpi: float
     bilevel: bool
@@ -38,7 +38,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """An object on a page: pdfium's handle, its kind, and how wide and high its unit square is, in points."""
+    """An object on a page: pdfium's handle, its type, and the size of its unit square in points."""
 
     handle: object
     kind: int
@@ -47,9 +47,9 @@ class _Drawn:
 
 
 def scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
-    """Return how page `number` was scanned; None if text or lines are drawn on it, or pictures cover less than half.
+    """Return how page `number` was scanned. None: it has visible text or lines, or pictures cover less than half.
 
-    Raises Refused if a picture on it is too large.
+    Raises ConversionError if a picture is too large.
     """
     scans: list[Scan] = []
     covered, drawn_on = 0.0, False
@@ -69,7 +69,7 @@ def scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
 
 
 def _objects(page: pdfium.PdfPage, parent: object, across: float, down: float, depth: int) -> Iterator[_Drawn]:
-    """Everything drawn on the page, in forms too, where `across` and `down` are the sizes of the parent's units."""
+    """Yield the objects of the page and its forms. `across` and `down` are the sizes of the parent's units."""
     nested = parent is not page
     count = pdfium_raw.FPDFFormObj_CountObjects if nested else pdfium_raw.FPDFPage_CountObjects
     get = pdfium_raw.FPDFFormObj_GetObject if nested else pdfium_raw.FPDFPage_GetObject
@@ -92,7 +92,7 @@ def _check(picture: object, number: int) -> None:
     filters = {_filter(picture, index) for index in range(pdfium_raw.FPDFImageObj_GetImageFilterCount(picture))}
     limit = max((MAX_PIXELS.get(name, 0) for name in filters), default=0) or MAX_PIXELS_OTHERWISE
     if pixels > (MAX_PIXELS_JPX if "JPXDecode" in filters else limit):
-        raise Refused(f"A picture on page {number} has {pixels / 1e6:.0f} million pixels, too many to unpack here.")
+        raise ConversionError(f"A picture on page {number} has {pixels / 1e6:.0f} million pixels, which is too many.")
 
 
 def _filter(picture: object, index: int) -> str:
@@ -109,7 +109,7 @@ def _scan_of_picture(item: _Drawn, page: pdfium.PdfPage) -> Scan:
 
 
 def _is_invisible(item: _Drawn) -> bool:
-    """Whether it is the text that recognition laid over a scan, which nobody sees."""
+    """Return whether it is the invisible text of OCR."""
     if item.kind != pdfium_raw.FPDF_PAGEOBJ_TEXT:
         return False
     return bool(pdfium_raw.FPDFTextObj_GetTextRenderMode(item.handle) == pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE)

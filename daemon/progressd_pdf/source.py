@@ -1,4 +1,4 @@
-"""Opens a PDF and gives its pages as pixels, a band of rows at a time; it never changes a pixel and writes no file."""
+"""Open a PDF and draw its pages, a band of rows at a time."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,41 +9,41 @@ import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_raw  # type: ignore[import-untyped]
 from PIL import Image, ImageChops
 
-from progressd_pdf.pictures import Refused, scan_of
+from progressd_pdf.pictures import ConversionError, scan_of
 
 POINTS_PER_INCH = 72
 
 MAX_PAGES = 10_000
-"""Pages of a document, five times the thickest book. A PDF of 1 MB can have 200,000, which take days."""
+"""Pages of a document. A PDF of 1 MB can have 200,000, which take days."""
 
 MAX_SIDE_INCHES = 120
-"""Inches. Wider than any sheet that is scanned or printed (A0 is 33 by 47); a PDF can claim 200 and more."""
+"""Inches. A0 is 33 by 47; a PDF can claim 200 and more."""
 
 MAX_PAGE_PIXELS = 600_000_000
-"""Pixels of one finished page: A4 at 2400 dpi, or A0 at 600 dpi. It bounds the minutes a page takes, not memory."""
+"""Pixels of a finished page: A4 at 2400 dpi, or A0 at 600 dpi. It limits the time of a page, not its memory."""
 
 MAX_WIDTH_PIXELS = 65_500
-"""Pixels. The widest picture that a JPEG can hold (libjpeg's JPEG_MAX_DIMENSION)."""
+"""Pixels. The limit of a JPEG (libjpeg's JPEG_MAX_DIMENSION)."""
 
 BAND_PIXELS = 20_000_000
-"""Pixels worked on at once, 80 MB as Pillow keeps colour. A3 at 300 dpi is still one band."""
+"""Pixels of a band: 80 MB in Pillow's colour. A3 at 300 dpi is one band."""
 
 PROBE_SIDE = 1000
-"""Pixels of the longer side of the small copy from which colour, skew and paper are judged."""
+"""Pixels of the longer side of the small copy that shows colour, skew and paper."""
 
 SHRINK = 1e-6
-"""By how much a page is drawn too small. A scan that rounding made a dot larger would be resampled, and blurred."""
+"""The fraction by which a page is drawn too small. If rounding made it a dot larger, pdfium would blur it."""
 
 CHROMA_TOLERANCE = 20
-"""Levels of 255 between the channels: the blocks of a grey JPEG stay below it, a pencil mark does not."""
+"""Levels of 255 between the channels. The blocks of a grey JPEG stay below, a pencil mark does not."""
 
 REOPEN_PAGES = 32
-"""Pages after which the document is opened afresh: pdfium keeps the data of every picture it has read."""
+"""Pages after which the document is reopened, since pdfium keeps the data of every picture it has read."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One page of the document: its number from 1, its size on paper in points, the bands it is worked in."""
+    """A page: its number from 1, its size on paper in points, and its number of bands."""
 
     number: int
     width: float
@@ -61,14 +61,14 @@ class Sheet:
 
 
 class Source:
-    """An opened PDF. `sheets` says what is in it; raises Refused with the reason if there is nothing to work on."""
+    """An open PDF with its `sheets`. Raises ConversionError if it cannot be converted."""
 
     def __init__(self, path: Path, dpi: int) -> None:
         _check_head(path)
         self._path = path
         self._document = _open(path)
         if len(self._document) > MAX_PAGES:
-            raise Refused(f"The PDF has {len(self._document)} pages; at most {MAX_PAGES} can be worked on.")
+            raise ConversionError(f"The PDF has {len(self._document)} pages; the limit is {MAX_PAGES}.")
         facts = self._document.get_metadata_dict()
         self.title, self.author = facts["Title"], facts["Author"]
         units = _user_units(path)
@@ -78,24 +78,24 @@ class Source:
         try:
             width, height = (side * unit for side in self._document.get_page_size(index))
         except pdfium.PdfiumError:
-            raise Refused(f"Page {index + 1} is damaged and cannot be read.") from None
+            raise ConversionError(f"Page {index + 1} is damaged and cannot be read.") from None
         _check_size(index + 1, width / POINTS_PER_INCH, height / POINTS_PER_INCH, dpi)
         pixels = width * height * (dpi / POINTS_PER_INCH) ** 2
         return Sheet(index + 1, width, height, bands=max(1, math.ceil(pixels / BAND_PIXELS)))
 
     def page(self, sheet: Sheet) -> "SourcePage":
-        """Return the page of `sheet`, to be used in a with statement."""
+        """Return the page of `sheet`, for a `with` block."""
         if sheet.number % REOPEN_PAGES == 0:
             self._document.close()
             self._document = _open(self._path)
         try:
             return SourcePage(self._document[sheet.number - 1], sheet)
         except pdfium.PdfiumError:
-            raise Refused(f"Page {sheet.number} is damaged and cannot be read.") from None
+            raise ConversionError(f"Page {sheet.number} is damaged and cannot be read.") from None
 
 
 class SourcePage:
-    """One opened page: `scan` says how it was scanned (None if it is drawn), `probe` is a small copy in colour."""
+    """An open page. `scan`: how it was scanned, None if it was not. `probe`: a small copy in colour."""
 
     def __init__(self, page: pdfium.PdfPage, sheet: Sheet) -> None:
         self._page = page
@@ -108,7 +108,7 @@ class SourcePage:
         self.grey = _is_grey(self.probe)
 
     def render(self, size: tuple[int, int], rows: tuple[int, int] | None, mode: str) -> Image.Image:
-        """Return the `rows` (all if None) of the page drawn `size` pixels large on white, in mode L or RGB."""
+        """Draw the `rows` (None: all) of the page at `size` pixels on white, in mode L or RGB."""
         first, last = rows or (0, size[1])
         kind = pdfium_raw.FPDFBitmap_Gray if mode == "L" else pdfium_raw.FPDFBitmap_BGR
         flags = pdfium_raw.FPDF_ANNOT | (
@@ -129,7 +129,7 @@ class SourcePage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Free what pdfium keeps of the page, decoded pictures above all."""
+        """Free pdfium's memory of the page, mostly decoded pictures."""
         self._page.close()
 
 
@@ -138,26 +138,26 @@ def _check_head(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(1024)
     except OSError as error:
-        raise Refused(f"The file could not be read: {error.strerror}.") from None
+        raise ConversionError(f"The file could not be read: {error.strerror}.") from None
     if not head:
-        raise Refused("The file is empty.")
+        raise ConversionError("The file is empty.")
     if b"%PDF-" not in head:  # readers look for it in the first 1024 bytes (PDF 1.7, implementation note 13)
-        raise Refused("The file is not a PDF.")
+        raise ConversionError("The file is not a PDF.")
 
 
 def _open(path: Path) -> pdfium.PdfDocument:
     try:
         document = pdfium.PdfDocument(path)
     except pdfium.PdfiumError:
-        raise Refused(_reason(pdfium_raw.FPDF_GetLastError())) from None
+        raise ConversionError(_reason(pdfium_raw.FPDF_GetLastError())) from None
     if len(document) == 0:
-        raise Refused(_reason(pdfium_raw.FPDF_ERR_SUCCESS))
+        raise ConversionError(_reason(pdfium_raw.FPDF_ERR_SUCCESS))
     document.init_forms()
     return document
 
 
 def _reason(code: int) -> str:
-    """Say in a sentence why pdfium would not open the document; it calls one without pages a success."""
+    """Return why pdfium did not open the document. Without pages, its code is success."""
     if code == pdfium_raw.FPDF_ERR_SUCCESS:
         return "The PDF has no pages."
     if code in (pdfium_raw.FPDF_ERR_PASSWORD, pdfium_raw.FPDF_ERR_SECURITY):
@@ -166,20 +166,20 @@ def _reason(code: int) -> str:
 
 
 def _check_size(number: int, width: float, height: float, dpi: int) -> None:
-    """Refuse a page (inches) that is nothing, larger than paper, or too many pixels at `dpi`."""
-    said = f"Page {number} is {width:.4g} by {height:.4g} inches"
+    """Reject a page (in inches) that is too small or too large."""
+    page = f"Page {number} is {width:.4g} by {height:.4g} inches"
     if max(width, height) > MAX_SIDE_INCHES:
-        raise Refused(f"{said}; pages can be at most {MAX_SIDE_INCHES} inches long or wide.")
+        raise ConversionError(f"{page}; the limit is {MAX_SIDE_INCHES} inches.")
     if min(width, height) * POINTS_PER_INCH < 1:
-        raise Refused(f"{said}, too small to hold anything.")
+        raise ConversionError(f"{page}, which is too small.")
     if width * dpi > MAX_WIDTH_PIXELS or width * height * dpi**2 > MAX_PAGE_PIXELS:
-        raise Refused(f"{said}, too large for {dpi} dpi; choose a lower resolution.")
+        raise ConversionError(f"{page}, which is too large at {dpi} dpi; choose a lower resolution.")
 
 
 def _user_units(path: Path) -> dict[int, float]:
-    """Return the size of the unit (1/72 inch, PDF 1.7 section 7.7.3.3) of the pages that have their own.
+    """Return the UserUnit (in 1/72 inch, PDF 1.7 section 7.7.3.3) of the pages that have one, which pdfium ignores.
 
-    pdfium ignores it. What pdfium reads and pikepdf does not is taken to have none.
+    A document that only pdfium can read has none.
     """
     try:
         with pikepdf.open(path, access_mode=pikepdf.AccessMode.stream, suppress_warnings=True) as pdf:
@@ -190,7 +190,7 @@ def _user_units(path: Path) -> dict[int, float]:
 
 
 def _is_grey(probe: Image.Image) -> bool:
-    """Whether no more than a speck of the page is coloured: 1 pixel in 10,000, a tenth of a stamp on A4."""
+    """Return whether the page is grey: at most 1 pixel in 10,000 has colour, a tenth of a stamp on A4."""
     red, green, blue = probe.split()
     chroma = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
     coloured = sum(chroma.histogram()[CHROMA_TOLERANCE:])

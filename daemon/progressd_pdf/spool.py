@@ -1,4 +1,4 @@
-"""Puts finished pages together as a PDF in bounded memory; it never leaves a half-written file under the final name."""
+"""Write finished pages to a PDF, in bounded memory and atomically."""
 
 import io
 import os
@@ -10,19 +10,18 @@ import pikepdf
 from PIL import Image, TiffImagePlugin
 
 JPEG_QUALITY = 80
-"""Pillow's scale. A page of the sample scan takes 550 kB at 300 dpi; at 92 half as much again, which no eye sees."""
+"""On Pillow's scale. A page of the sample scan has 550 kB at 300 dpi; 92 adds half, without a visible difference."""
 
 PAGES = 1
-"""Number of the object that lists the pages: each names it before it is written."""
+"""The number of the page tree object, to which pages refer before it is written."""
 
 
-class PdfSpool:
-    """A PDF that grows page by page: add the bands of a page, end the page, and at last save.
+class PdfWriter:
+    """A PDF that grows page by page: add the bands of a page, end the page, and finally save.
 
-    The pictures go straight to a file without a name beside the output, of which nothing is left however the
-    process ends, in just enough PDF for pikepdf to read them back one at a time. (Pages that pikepdf moves from
-    one document to another it copies into memory: 335 MB for a book of 300 pages in colour.) While `save` runs,
-    and only then, there is a file with a name of its own, which `abandon` removes.
+    Pictures go to an unnamed file next to the output, which disappears with the process. It has just enough PDF for
+    pikepdf to read them back one by one: moving pages between documents takes 335 MB for 300 pages in colour. Only
+    while `save` runs is there a temporary file with a name, which `abandon` removes.
     """
 
     def __init__(self, output: Path) -> None:
@@ -37,21 +36,21 @@ class PdfSpool:
         self._pictures: list[int] = []
         self._drawing: list[str] = []
 
-    def __enter__(self) -> "PdfSpool":
+    def __enter__(self) -> "PdfWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def add_band(self, band: Image.Image, bottom: float, width: float, height: float) -> None:
-        """Add a picture, `width` by `height` points, to the page being built, `bottom` points above its edge."""
+        """Add a picture of `width` by `height` points to the page, `bottom` points above its lower edge."""
         data, entries = _fax(band) if band.mode == "1" else _jpeg(band)
         size = f"/Width {band.width} /Height {band.height}"
         self._drawing.append(f"q {width:.4f} 0 0 {height:.4f} 0 {bottom:.4f} cm /Im{len(self._pictures)} Do Q")
         self._pictures.append(self._write(f"/Type /XObject /Subtype /Image {size} {entries}", data))
 
     def end_page(self, width: float, height: float, text: bytes | None) -> None:
-        """Finish the page, `width` by `height` points, with the one-page PDF `text` to be laid over it."""
+        """Finish the page of `width` by `height` points. `text`: a PDF of one page to lay over it."""
         contents = self._write("", "\n".join(self._drawing).encode())
         pictures = " ".join(f"/Im{index} {number} 0 R" for index, number in enumerate(self._pictures))
         page = (
@@ -63,7 +62,7 @@ class PdfSpool:
         self._pictures, self._drawing = [], []
 
     def save(self, title: str, author: str) -> None:
-        """Write the pages to the output, all of them or nothing, and only return once they are on the disk."""
+        """Write the pages to the output, atomically and durably."""
         self._end()
         with pikepdf.open(self._file, access_mode=pikepdf.AccessMode.stream) as pdf:
             for page, text in zip(pdf.pages, self._texts, strict=True):
@@ -87,7 +86,7 @@ class PdfSpool:
                 self._pending.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Let nothing get a name any more, for a process that ends at once: a `save` under way waits for ever."""
+        """Remove the temporary file, and block `save`, before the process exits."""
         self._naming.acquire()
         self._pending.unlink(missing_ok=True)
 
@@ -116,7 +115,7 @@ class PdfSpool:
 
 
 def _sync(directory: Path) -> None:
-    """Have the names in the directory on the disk too."""
+    """Sync a directory."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -132,7 +131,7 @@ def _jpeg(band: Image.Image) -> tuple[bytes, str]:
 
 
 def _fax(band: Image.Image) -> tuple[bytes, str]:
-    """Black and white as CCITT group 4, taken out of the TIFF that Pillow wraps it in."""
+    """Compress black and white as CCITT group 4, extracted from a TIFF by Pillow."""
     buffer = io.BytesIO()
     band.save(buffer, "TIFF", compression="group4", strip_size=2**30)
     buffer.seek(0)

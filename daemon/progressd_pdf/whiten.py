@@ -1,25 +1,25 @@
-"""Makes the paper of a scanned page white and its ink black; it never touches a file and knows nothing of PDF."""
+"""Make the paper of a scanned page white and its ink black."""
 
 from PIL import Image, ImageChops, ImageFilter
 
 MAX_GAIN = 2.0
-"""Paper darker than half of white is not lifted all the way: its grain would be lifted with it."""
+"""The limit of brightening. More would brighten the grain of dark paper."""
 
 PAPER_FLOOR = 0.6
-"""Of the brightest paper: what is darker over an area is a picture or the scanner's lid, and is lifted ever less."""
+"""The fraction of the brightest paper below which an area is a picture or the scanner's lid."""
 
 DARK_PAGE = 90
-"""Of 255. A page whose brightest areas are darker is a picture or a slide, not paper, and stays as it is."""
+"""Of 255. A page without brighter areas is a picture or a slide, and is not changed."""
 
 WHITE_POINT = 235
-"""Of 255, after lifting: the paper's grain and the print shining through from behind lie above it."""
+"""Of 255, after brightening. Grain and print from the back of the paper are brighter."""
 
 MAX_BLACK_POINT = 90
-"""Of 255. Ink paler than this is a pencil's or there is none; stretching further would turn grain into specks."""
+"""Of 255. More contrast would turn the grain of a page with pale ink, or none, into specks."""
 
 
 class Whitening:
-    """What to do with one page, judged from a small copy of it, so that all its bands are treated alike."""
+    """The parameters of one page, taken from a small copy, so that all its bands are treated alike."""
 
     def __init__(self, probe: Image.Image) -> None:
         paper = _paper(probe)
@@ -33,7 +33,7 @@ class Whitening:
         self._curve = [min(255, max(0, round((value - black) * stretch))) for value in range(256)]
 
     def apply(self, band: Image.Image, rows: tuple[int, int], height: int) -> Image.Image:
-        """Return the whitened `band`, the `rows` of a page `height` pixels high, in the mode of the probe."""
+        """Return the whitened `band`: the `rows` of a page of `height` pixels, in the mode of the probe."""
         if self._dark:
             return band
         width, length = self._gain.size
@@ -43,9 +43,9 @@ class Whitening:
 
 
 def _paper(probe: Image.Image) -> Image.Image:
-    """The page without its print: the brightest of the neighbourhood, smoothed, a quarter as large."""
+    """Return the paper without print at a quarter of the size: the brightest neighbours, smoothed."""
     paper = probe.filter(ImageFilter.MaxFilter(5)).reduce(4)
-    # Four pixels more on either side, 16 of the probe: lines of text go, and the closing gives borders back.
+    # Four more pixels (16 of the probe) remove lines of text; the closing restores borders.
     for rank in [ImageFilter.MaxFilter(3)] * 4 + [ImageFilter.MinFilter(3)] * 4:
         paper = paper.filter(rank)
     return paper.filter(ImageFilter.GaussianBlur(4))
@@ -57,13 +57,13 @@ def _lift(page: Image.Image, gain: Image.Image) -> Image.Image:
 
 
 def _gain(paper: int, floor: float) -> int:
-    """Return by how much to lift what lies on paper of this level, fading out below `floor`."""
+    """Return the gain for paper of this level, which fades out below `floor`."""
     lift = min(MAX_GAIN, 255 / max(paper, floor, 1)) - 1
     return round(255 * lift * min(1.0, paper / max(floor, 1)))
 
 
 def _percentile(histogram: list[int], share: float) -> int:
-    """Return the level that `share` of the pixels lie at or below."""
+    """Return the level at or below which a `share` of the pixels is."""
     wanted = share * sum(histogram)
     seen = 0
     for level, count in enumerate(histogram):

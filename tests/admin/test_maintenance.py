@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from click.testing import CliRunner, Result
 from progressd.admin import maintenance
 from progressd.admin.maintenance import RepairAction
-from progressd.cli.main import main
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, SettingsError, StoreDamaged
 from progressd.core.status import JobStatus
@@ -22,6 +20,7 @@ from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
+from support.cli import run
 from support.daemon import RunningDaemon, completed, progress, registered
 from support.flipping import flip
 from support.growth import fill
@@ -59,10 +58,6 @@ def change(state: Path, statement: str) -> None:
 
 def problems(state: Path) -> list[tuple[str, bool]]:
     return [(found.sentence, found.remedy is not RepairAction.NONE) for found in maintenance.check(state)]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="progressd")
 
 
 def test_a_good_state_directory_has_no_problems(state: Path) -> None:

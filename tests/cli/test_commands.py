@@ -5,10 +5,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from progressd import __version__
-from progressd.cli.main import main
 from support.answering import answer, answering
+from support.cli import run
 from support.waiting import PATIENCE
 
 COMMANDS = [
@@ -32,10 +31,6 @@ COMMANDS = [
     "completion",
 ]
 NOBODY = "http://127.0.0.1:1"
-
-
-def run(*arguments: str, **environ: str) -> Result:
-    return CliRunner().invoke(main, arguments, prog_name="progressd", env=environ)
 
 
 def test_the_help_lists_all_commands() -> None:

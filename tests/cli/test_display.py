@@ -1,6 +1,6 @@
 import io
 import json
-from datetime import datetime, tzinfo
+from datetime import date, datetime
 
 import pytest
 from progressd.cli import text
@@ -248,15 +248,10 @@ def test_a_resync_clears_the_bars() -> None:
         assert len(display._progress.tasks) == 1
 
 
-def test_times_of_today_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Noon(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return datetime(2026, 7, 15, 12, tzinfo=tz)
-
-    monkeypatch.setattr(text, "datetime", Noon)
-    assert text.short_time(datetime(2026, 7, 15, 0, 0, 1).astimezone().isoformat()) == "00:00:01"
-    assert text.short_time(datetime(2026, 7, 14, 23, 59, 59).astimezone().isoformat()) == "2026-07-14"
+def test_times_of_today_are_short() -> None:
+    today = date(2026, 7, 15)
+    assert text.short_time(datetime(2026, 7, 15, 0, 0, 1).astimezone().isoformat(), today) == "00:00:01"
+    assert text.short_time(datetime(2026, 7, 14, 23, 59, 59).astimezone().isoformat(), today) == "2026-07-14"
 
 
 @pytest.mark.parametrize(

@@ -1,34 +1,26 @@
 """`progressd emit` in scripts."""
 
 import os
-import socket
 import subprocess
 import sys
-from importlib import import_module
+import time
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
-from click.testing import CliRunner, Result
-from progressd.cli.main import main
 from support.answering import unreachable
-from support.reporting import WAYS, place, seen
+from support.cli import run
+from support.reporting import WAYS, place, registered, seen
 from support.serving import PATIENCE, ServedDaemon
 
 NO_TEXT = os.fsdecode(b"a\xff")
 
 
-def emit(*arguments: str, **environ: str) -> Result:
-    return CliRunner().invoke(main, ["emit", *arguments], prog_name="progressd", env=environ)
+emit = partial(run, "emit")
 
 
 def environment(daemon: ServedDaemon, way: str) -> dict[str, str]:
     return {f"PROGRESSD_{way.upper()}": place(daemon, way)}
-
-
-def registered(daemon: ServedDaemon) -> str:
-    job = httpx.post(f"{daemon.url}/api/jobs", json={"kind": "script"}, trust_env=False, timeout=PATIENCE)
-    return str(job.json()["id"])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -65,7 +57,7 @@ def test_long_names_and_invalid_utf_8_are_replaced(way: str, daemon: ServedDaemo
 @pytest.mark.parametrize("command", ["emit", "cancel", "retry", "watch"])
 def test_an_id_that_is_not_utf_8_is_rejected(command: str, daemon: ServedDaemon) -> None:
     arguments = ["emit", "One", "--job", NO_TEXT] if command == "emit" else [command, NO_TEXT]
-    result = CliRunner().invoke(main, arguments, env={"PROGRESSD_URL": daemon.url})
+    result = run(*arguments, PROGRESSD_URL=daemon.url)
     assert (result.exit_code, "is not a job id" in result.output) == (1, True), result.output
 
 
@@ -74,16 +66,11 @@ def test_nan_is_rejected() -> None:
     assert (result.exit_code, "nan is not in the range" in result.output) == (2, True)
 
 
-def test_a_missing_daemon_does_not_delay_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    command = import_module("progressd.cli.commands.emit")
-    monkeypatch.setattr(command, "CONNECT_TIMEOUT", 0.1)
-    monkeypatch.setattr(command, "ANSWER_TIMEOUT", 0.2)
+def test_a_missing_daemon_does_not_delay_a_script(tmp_path: Path) -> None:
     gone = emit("--job", "x", "One", PROGRESSD_SOCKET=f"{tmp_path}/none.sock")
     assert gone.output == f"Error: no daemon answers at {tmp_path}/none.sock: No such file or directory\n"
+    begun = time.monotonic()
     with unreachable() as url:
         result = emit("--job", "x", "One", PROGRESSD_URL=url)
     assert result.output == f"Error: no daemon answers at {url}; start one with: progressd serve\n"
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        result = emit("--job", "x", "One", PROGRESSD_URL=url)
-    assert result.output == f"Error: {url} did not answer within 0.2 seconds\n"
+    assert time.monotonic() - begun < PATIENCE  # it waits for 3 s, not for TCP's timeout of minutes

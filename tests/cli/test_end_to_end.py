@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from progressd.cli.main import main
 from progressd.client.rest import RestClient
+from support.cli import run
 from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 PIPELINES = """
@@ -58,7 +57,7 @@ class Daemon:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command in this process, for tests without signals, pipes and terminals."""
-        result = CliRunner().invoke(main, arguments, prog_name="progressd", env={"PROGRESSD_URL": self.url})
+        result = run(*arguments, PROGRESSD_URL=self.url)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)

@@ -5,7 +5,7 @@ import sys
 
 import httpx
 import pytest
-from support.reporting import WAYS, place
+from support.reporting import WAYS, place, registered
 from support.serving import PATIENCE, ServedDaemon
 
 SERVER = {"hypercorn", "jwt", "prometheus_client", "python_multipart", "quart", "quart_trio", "structlog"}
@@ -32,7 +32,7 @@ def command(*arguments: str) -> str:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_emit_and_job_import_little(way: str, daemon: ServedDaemon) -> None:
-    job = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE).json()["id"]
+    job = registered(daemon)
     modules = loaded(command("emit", "--job", job, f"--{way}", place(daemon, way), "One"))
     assert not modules & {*HEAVY, "progressd.client.job"}
     where = f"{way}={place(daemon, way)!r}"
@@ -42,7 +42,7 @@ def test_emit_and_job_import_little(way: str, daemon: ServedDaemon) -> None:
 
 @pytest.mark.parametrize("arguments", [["run", "true"], ["watch", "JOB"], ["jobs"], ["cancel", "JOB"]])
 def test_commands_of_a_client_need_no_server_packages(arguments: list[str], daemon: ServedDaemon) -> None:
-    job = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE).json()["id"]
+    job = registered(daemon)
     if arguments[0] == "watch":
         url = f"{daemon.url}/api/jobs/{job}/events"
         for event in ({"type": "status_change", "data": {"new_status": "processing"}}, {"type": "completed"}):

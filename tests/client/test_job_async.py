@@ -10,8 +10,9 @@ from functools import partial
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 from progressd.client import Job, JobCancelled
-from support.reporting import request, seen, status, to
+from support.reporting import SOON, request, seen, status, to
 from support.serving import PATIENCE, ServedDaemon
 from support.waiting import until
 
@@ -147,7 +148,7 @@ def test_the_loop_runs_while_the_end_waits(backend: str, daemon: ServedDaemon) -
 @BACKENDS
 def test_a_plain_with_block_reports_its_end_later(backend: str, daemon: ServedDaemon) -> None:
     async def work() -> None:
-        with Job("scan", patience=1000, loop_timeout=0.05, **to(daemon)) as job:
+        with Job("scan", patience=1000, **{**to(daemon), "timing": replace(SOON, loop_timeout=0.05)}) as job:
             await anyio.to_thread.run_sync(until, lambda: status(daemon, job) == "processing")
             daemon.process.send_signal(signal.SIGSTOP)
         daemon.process.send_signal(signal.SIGCONT)

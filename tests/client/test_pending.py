@@ -166,28 +166,24 @@ def test_a_deleted_job_is_not_registered_again() -> None:
     assert (backlog.over, daemon.jobs) == (True, {})
 
 
+@pytest.mark.parametrize("end", [None, *ENDS])
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_restored_daemon_receives_the_whole_job(silent: bool) -> None:
+def test_a_restored_daemon_receives_the_whole_job(
+    silent: bool, end: tuple[str, dict[str, object], JobStatus] | None
+) -> None:
     backlog, daemon = begun(), Daemon()
     backlog.set_progress(step(4))
     exchange(backlog, daemon)
     daemon.restore()
     if not silent:
         backlog.set_progress(step(5))
+    if end is not None:
+        backlog.end(*end[:2])
     assert [exchange(backlog, daemon), exchange(backlog, daemon)] == ["", ""]
     job = daemon.jobs[ID]
-    assert (job.kind, job.status, job.progress.current_step) == ("scan", JobStatus.PROCESSING, 4 if silent else 5)
-    assert not backlog.waiting
-
-
-@pytest.mark.parametrize(("type_", "data", "status"), ENDS)
-def test_the_end_reaches_a_restored_daemon(type_: str, data: dict[str, object], status: JobStatus) -> None:
-    backlog, daemon = begun(), Daemon()
-    exchange(backlog, daemon)
-    daemon.restore()
-    backlog.end(type_, data)
-    assert [exchange(backlog, daemon), exchange(backlog, daemon)] == ["", ""]
-    assert (backlog.over, daemon.jobs[ID].status, daemon.jobs[ID].kind) == (True, status, "scan")
+    status = JobStatus.PROCESSING if end is None else end[2]
+    assert (job.kind, job.status, job.progress.current_step) == ("scan", status, 4 if silent else 5)
+    assert (backlog.waiting, backlog.over) == (False, end is not None)
 
 
 def test_the_job_of_another_program_is_registered_by_it() -> None:

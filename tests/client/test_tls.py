@@ -8,10 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
-from progressd.cli.main import main
 from progressd.client import Job
 from support.certificates import certificate
+from support.cli import run
 from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 
@@ -26,17 +25,13 @@ def encrypted(cert: Path) -> Iterator[ServedDaemon]:
         yield daemon
 
 
-def run(url: str, *arguments: str, **environ: str) -> Result:
-    return CliRunner().invoke(main, arguments, prog_name="progressd", env={"PROGRESSD_URL": url, **environ})
-
-
 WAYS = pytest.mark.parametrize("arguments", [["jobs"], ["watch"], ["submit", __file__], ["run", "true"]])
 
 
 @WAYS
 def test_an_untrusted_certificate_is_an_error(arguments: list[str], encrypted: ServedDaemon) -> None:
     url = f"https://localhost:{encrypted.port}"
-    result = run(url, *arguments)
+    result = run(*arguments, PROGRESSD_URL=url)
     assert (
         f": the certificate of {url} is not trusted: self-signed certificate (set SSL_CERT_FILE=FILE " in result.output
     )
@@ -45,7 +40,7 @@ def test_an_untrusted_certificate_is_an_error(arguments: list[str], encrypted: S
 
 @WAYS
 def test_http_to_a_tls_port_is_an_error(arguments: list[str], encrypted: ServedDaemon) -> None:
-    result = run(f"http://localhost:{encrypted.port}", *arguments)
+    result = run(*arguments, PROGRESSD_URL=f"http://localhost:{encrypted.port}")
     assert ": TLS is spoken at this port: use https:// or wss://" in result.output
     assert result.output.count("\n") == 1
 
@@ -54,7 +49,7 @@ def test_http_to_a_tls_port_is_an_error(arguments: list[str], encrypted: ServedD
 def test_tls_to_an_http_port_is_an_error(command: str) -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        result = run(f"https://127.0.0.1:{server.server_port}", command)
+        result = run(command, PROGRESSD_URL=f"https://127.0.0.1:{server.server_port}")
         server.shutdown()
     said = f"https://127.0.0.1:{server.server_port} does not speak TLS: use http://127.0.0.1:{server.server_port}"
     assert said in result.output
@@ -65,10 +60,10 @@ def test_all_clients_trust_ssl_cert_file(encrypted: ServedDaemon, cert: Path, mo
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
     with Job("trusted", url=url) as job:
         job.step("One")
-    assert job.id in run(url, "jobs").output
-    assert " completed in " in run(url, "watch", job.id).output
+    assert job.id in run("jobs", PROGRESSD_URL=url).output
+    assert " completed in " in run("watch", job.id, PROGRESSD_URL=url).output
     wrapped = [sys.executable, "-m", "progressd", "run", "--url", url, "true"]
     done = subprocess.run(wrapped, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    wrong = run(f"https://127.0.0.1:{encrypted.port}", "jobs").output
+    wrong = run("jobs", PROGRESSD_URL=f"https://127.0.0.1:{encrypted.port}").output
     assert wrong.endswith("is not trusted: IP address mismatch, certificate is not valid for '127.0.0.1'\n")

@@ -4,6 +4,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.config import load as config
 from progressd.config.fields import declared, toml
-from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, Settings
 from progressd.core.errors import SettingsError
 
 Write = Callable[[str], Path]
 
 
-@pytest.fixture(autouse=True)
-def no_file_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "etc.toml")
+load = partial(config.load, default_file=Path("/no/such/file"))
 
 
 @pytest.fixture
@@ -109,7 +107,7 @@ def test_the_socket_follows_the_state_directory() -> None:
 
 def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "etc.toml").write_text("[server]\nport = 7\n")
-    settings, origins = load(None, {}, {})
+    settings, origins = load(None, {}, {}, default_file=tmp_path / "etc.toml")
     assert settings.server.port == 7
     assert origins["server.port"] == f"file {tmp_path}/etc.toml"
 

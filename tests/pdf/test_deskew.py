@@ -1,4 +1,4 @@
-"""Skew: what the estimate finds on really scanned text, and that straightening by bands is straightening the page."""
+"""The estimate of the skew on scanned text, and straightening in bands."""
 
 from contextlib import closing
 from pathlib import Path
@@ -29,7 +29,7 @@ def turned(angle: float) -> Image.Image:
 
 
 def straightened(page: Image.Image, angle: float, height: int) -> Image.Image:
-    """The page put together from straightened bands of `height` rows, each made from no more rows than it needs."""
+    """Join straightened bands of `height` rows, each made only from the rows that it needs."""
     whole = Image.new(page.mode, page.size)
     for first in range(0, page.height, height):
         rows = first, min(first + height, page.height)
@@ -38,26 +38,26 @@ def straightened(page: Image.Image, angle: float, height: int) -> Image.Image:
     return whole
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.floats(-7.5, 7.5).filter(lambda angle: abs(angle) > 0.3))
-def test_a_page_turned_by_an_angle_is_found_to_be_turned_by_it(angle: float) -> None:
+def test_the_angle_of_a_turned_page(angle: float) -> None:
     assert skew_angle(turned(angle)) == pytest.approx(angle, abs=0.15)
 
 
-@pytest.mark.parametrize("angle", [-6.0, -1.3, 0.4, 5.2])
+@pytest.mark.parametrize("angle", [-6.0, 0.4])
 def test_a_straightened_page_is_straight(angle: float) -> None:
     page = turned(angle)
     assert skew_angle(straightened(page, skew_angle(page), page.height)) == 0.0
 
 
 @pytest.mark.parametrize("angle", [-4.0, 2.5])
-def test_columns_of_vertical_writing_tell_the_angle_too(angle: float) -> None:
+def test_the_angle_of_vertical_writing(angle: float) -> None:
     page = STRAIGHT.transpose(Image.Transpose.ROTATE_90).rotate(angle, Image.Resampling.BICUBIC, fillcolor=255)
     assert skew_angle(page) == pytest.approx(angle, abs=0.15)
 
 
 @pytest.mark.parametrize(("number", "angle"), [(1, 0.0), (2, 0.9), (3, -1.4), (4, 0.0)])
-def test_the_sample_scan_is_as_crooked_as_its_source_says(number: int, angle: float) -> None:
+def test_the_angles_of_the_sample_scan(number: int, angle: float) -> None:
     assert skew_angle(scanned(number)) == pytest.approx(angle, abs=0.1)
 
 
@@ -77,21 +77,21 @@ def blot() -> Image.Image:
         pytest.param(blot(), id="blot"),
     ],
 )
-def test_a_page_that_does_not_tell_stays_as_it_is(page: Image.Image) -> None:
+def test_a_page_without_lines_has_no_angle(page: Image.Image) -> None:
     assert skew_angle(page) == 0.0
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.floats(-8, 8), st.integers(1, 700))
-def test_bands_straightened_one_by_one_join_to_the_page_straightened_whole(angle: float, height: int) -> None:
+def test_straightened_bands_join_to_the_whole_page(angle: float, height: int) -> None:
     page = turned(3.0).reduce(2)
     width, length = page.size
     joined, whole = straightened(page, angle, height), straightened(page, angle, length)
-    # Beyond the edges of the scan there is nothing to go by, and a band may guess differently.
+    # Bands extend the edges of the scan differently.
     inner = (width // 6, length // 10, width - width // 6, length - length // 10)
     assert ImageChops.difference(joined.crop(inner), whole.crop(inner)).getextrema()[1] <= 1
 
 
-def test_what_turning_brings_in_from_beyond_the_edge_looks_like_the_edge() -> None:
+def test_edges_are_extended() -> None:
     yellow = Image.new("RGB", (600, 800), (230, 215, 170))
     assert straighten(yellow, 0, (0, 800), yellow.size, 7.0).getcolors() == [(600 * 800, (230, 215, 170))]

@@ -1,4 +1,4 @@
-"""The PDF pipeline as the daemon runs it: a real child process, its lines, its exit status and the file it leaves."""
+"""The PDF pipeline: its lines, its exit status and its result, mostly in a process of its own as in the daemon."""
 
 import base64
 import io
@@ -19,16 +19,17 @@ import pypdfium2 as pdfium
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 from progressd_pdf.deskew import skew_angle
-from progressd_pdf.page import OVERLAP
+from progressd_pdf.pdf import main
 from support.waiting import PATIENCE
 
 SCAN = Path(progressd_pdf.__file__).with_name("scan") / "sample-scan.pdf"
 COMMAND = [sys.executable, "-W", "error", "-m", "progressd_pdf.pdf"]
+DEFAULT_STAGES = ["Rendering", "Deskewing", "Upscaling", "Writing"]
 
 
 @dataclass
 class Ended:
-    """What one run of the pipeline said and left."""
+    """The outcome of a run."""
 
     status: int
     lines: list[dict[str, Any]]
@@ -51,7 +52,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def convert(source: Path, output: Path, *more: str, prefix: tuple[str, ...] = (), **options: object) -> Ended:
-    """Run the pipeline to its end; whatever happens, nothing but the output may be left beside it."""
+    """Run the pipeline. It must leave no other file next to the output."""
     command = [*prefix, *COMMAND, str(source), str(output), "--options", json.dumps(options), *more]
     done = subprocess.run(command, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -61,7 +62,7 @@ def convert(source: Path, output: Path, *more: str, prefix: tuple[str, ...] = ()
 
 
 def converted(source: Path, output: Path, *more: str, **options: object) -> Ended:
-    """Run the pipeline, which must succeed without a word on stderr."""
+    """Run the pipeline, which must succeed and print nothing on stderr."""
     ended = convert(source, output, *more, **options)
     assert (ended.status, ended.stderr) == (0, "")
     return ended
@@ -76,7 +77,7 @@ def page_of_scan(tmp_path: Path, number: int) -> Path:
 
 
 def picture_pdf(path: Path, picture: Image.Image, points: tuple[float, float], **entries: object) -> Path:
-    """A PDF of one page of `points` that a picture fills; `entries` go into the page."""
+    """Write a PDF of one page of `points`, filled by a picture; `entries` go into the page."""
     with pikepdf.new() as pdf:
         space = pikepdf.Name.DeviceGray if picture.mode == "L" else pikepdf.Name.DeviceRGB
         size = {"/Width": picture.width, "/Height": picture.height, "/ColorSpace": space, "/BitsPerComponent": 8}
@@ -107,13 +108,13 @@ def blank_pdf(path: Path, *sizes: tuple[float, float], **entries: object) -> Pat
 
 
 def rendered(path: Path, number: int, scale: float = 1.0, mode: str = "RGB") -> Image.Image:
-    """The page drawn by pdfium, not by our code."""
+    """Draw the page with pdfium."""
     with closing(pdfium.PdfDocument(path)) as document:
         return document[number - 1].render(scale=scale).to_pil().convert(mode)
 
 
 def pictures(path: Path) -> list[tuple[int, int, int, str]]:
-    """Width, height, bits and colour space of each picture in the file, page by page."""
+    """Return width, height, bits and colour space of each picture, page by page."""
     with pikepdf.open(path) as pdf:
         images = [image for page in pdf.pages for image in images_of(page)]
         return [(int(i.Width), int(i.Height), int(i.BitsPerComponent), str(i.ColorSpace)) for i in images]
@@ -125,7 +126,7 @@ def images_of(page: pikepdf.Page) -> list[pikepdf.Object]:
 
 
 def dots_of(path: Path) -> list[Image.Image]:
-    """The pictures on the first page, as they are in the file."""
+    """Return the pictures of the first page as they are stored."""
     with pikepdf.open(path) as pdf:
         return [pikepdf.PdfImage(image).as_pil_image() for image in images_of(pdf.pages[0])]
 
@@ -136,17 +137,14 @@ def page_sizes(path: Path) -> list[tuple[float, float]]:
 
 
 def problems(pdf: pikepdf.Pdf) -> list[str]:
-    """What qpdf finds wrong with the file; pikepdf 10 renamed the question."""
+    """Return the errors that qpdf finds; pikepdf 10 renamed the method."""
     check = getattr(pdf, "check_pdf_syntax", None) or pdf.check
     return list(check())
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean difference in levels of 255."""
+    """Return the mean difference in levels of 255."""
     return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
-
-
-# Lines
 
 
 @pytest.fixture(scope="module")
@@ -154,39 +152,34 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return converted(SCAN, tmp_path_factory.mktemp("sample") / "result.pdf")
 
 
-def test_steps_are_counted_up_to_a_total_known_from_the_start(sample: Ended) -> None:
+def test_the_total_is_known_from_the_start(sample: Ended) -> None:
     steps = sample.of_type("progress")
     assert {step["total_steps"] for step in steps} == {len(steps) - 1}
     assert [step["current_step"] for step in steps] == list(range(len(steps)))
 
 
-def test_steps_are_named_for_the_reader_of_a_progress_bar(sample: Ended) -> None:
+def test_steps_have_names(sample: Ended) -> None:
     names = [step["step_name"] for step in sample.of_type("progress")]
     assert names[:5] == [*(f"{stage} page 1 of 4" for stage in DEFAULT_STAGES), "Rendering page 2 of 4"]
-    assert names[-3:] == ["Writing page 4 of 4", "Putting the document together", "Finished"]
-
-
-DEFAULT_STAGES = ["Rendering", "Deskewing", "Upscaling", "Writing"]
+    assert names[-3:] == ["Writing page 4 of 4", "Writing the document", "Finished"]
 
 
 @pytest.mark.parametrize(
     ("options", "stages"),
     [
-        ({}, DEFAULT_STAGES),
         ({"deskew": False, "upscale": False}, ["Rendering", "Writing"]),
-        ({"advanced": True, "upscale": False}, ["Rendering", "Deskewing", "Cleaning", "Writing"]),
-        ({"ocr": True, "deskew": False}, ["Rendering", "Upscaling", "Writing", "Recognising text on"]),
+        ({"advanced": True, "ocr": True}, [*DEFAULT_STAGES[:3], "Cleaning", "Writing", "Recognising text on"]),
     ],
 )
-def test_only_stages_that_are_switched_on_are_steps(
+def test_only_selected_stages_are_steps(
     options: dict[str, object], stages: list[str], tmp_path: Path, output: Path
 ) -> None:
     ended = converted(blank_pdf(tmp_path / "blank.pdf", (100, 100)), output, dpi=72, **options)
     names = [step["step_name"] for step in ended.of_type("progress")]
-    assert names == [*(f"{stage} page 1 of 1" for stage in stages), "Putting the document together", "Finished"]
+    assert names == [*(f"{stage} page 1 of 1" for stage in stages), "Writing the document", "Finished"]
 
 
-def test_each_finished_page_is_shown_small(sample: Ended) -> None:
+def test_each_page_has_a_preview(sample: Ended) -> None:
     previews = sample.of_type("page_preview")
     assert [preview["page_number"] for preview in previews] == [1, 2, 3, 4]
     for number, preview in enumerate(previews, 1):
@@ -199,15 +192,12 @@ def test_each_finished_page_is_shown_small(sample: Ended) -> None:
             assert difference(picture.convert("RGB"), page) < 12
 
 
-def test_the_last_line_says_how_many_pages_were_made(sample: Ended) -> None:
+def test_the_last_line_has_the_page_count(sample: Ended) -> None:
     assert sample.lines[-1] == {"type": "completed", "data": {"page_count": 4}}
     assert [line["type"] for line in sample.lines].count("completed") == 1
 
 
-# What comes out
-
-
-def test_pages_keep_their_size_and_the_document_its_title(sample: Ended) -> None:
+def test_page_sizes_and_title_are_kept(sample: Ended) -> None:
     for after, before in zip(page_sizes(sample.output), page_sizes(SCAN), strict=True):
         assert after == pytest.approx(before, abs=0.01)
     with pikepdf.open(sample.output) as made, pikepdf.open(SCAN) as scan:
@@ -215,55 +205,32 @@ def test_pages_keep_their_size_and_the_document_its_title(sample: Ended) -> None
         assert problems(made) == []
 
 
-def test_a_crooked_page_comes_out_straight(sample: Ended) -> None:
+def test_a_crooked_page_is_straightened(sample: Ended) -> None:
     before, after = (rendered(path, 3, scale=1.6, mode="L") for path in (SCAN, sample.output))
     assert skew_angle(before) < -1
     assert skew_angle(after) == 0.0
 
 
-def test_without_deskew_a_page_stays_crooked(tmp_path: Path, output: Path) -> None:
-    converted(page_of_scan(tmp_path, 3), output, dpi=150, deskew=False)
-    assert skew_angle(rendered(output, 1, scale=1.6, mode="L")) < -1
-
-
-def test_a_scan_coarser_than_asked_for_is_resampled_to_it(sample: Ended) -> None:
+def test_a_coarse_scan_is_resampled(sample: Ended) -> None:
     assert [size[:2] for size in pictures(sample.output)] == [(1748, 2500)] * 3 + [(1065, 1879)]
 
 
-def test_without_upscale_a_coarser_scan_keeps_its_dots(tmp_path: Path, output: Path) -> None:
-    source = page_of_scan(tmp_path, 1)
+def test_without_options_a_scan_keeps_its_dots(tmp_path: Path, output: Path) -> None:
+    source = page_of_scan(tmp_path, 3)
     converted(source, output, upscale=False, deskew=False)
+    assert skew_angle(rendered(output, 1, scale=1.6, mode="L")) < -1
     assert pictures(output) == [(874, 1250, 8, "/DeviceRGB")]
-    assert difference(*dots_of(source), *dots_of(output)) < 2  # what a second JPEG costs; resampled it would be 3 to 5
+    assert difference(*dots_of(source), *dots_of(output)) < 2  # a second JPEG; resampling would give 3 to 5
 
 
-def test_drawn_pages_have_no_dots_and_get_those_asked_for(tmp_path: Path, output: Path) -> None:
-    converted(blank_pdf(tmp_path / "blank.pdf", (144, 72)), output, dpi=200, upscale=False)
-    assert [size[:2] for size in pictures(output)] == [(400, 200)]
-
-
-def test_black_and_white_stays_black_and_white_to_the_dot(tmp_path: Path, output: Path) -> None:
+def test_black_and_white_is_kept_exactly(tmp_path: Path, output: Path) -> None:
     source = page_of_scan(tmp_path, 4)
     converted(source, output, advanced=True)
     assert pictures(output) == [(1065, 1879, 1, "/DeviceGray")]
     assert rendered(output, 1, 300 / 72).tobytes() == rendered(source, 1, 300 / 72).tobytes()
 
 
-def test_grey_stays_grey(tmp_path: Path, output: Path) -> None:
-    grey = Image.linear_gradient("L").convert("RGB")  # said to be in colour
-    converted(picture_pdf(tmp_path / "grey.pdf", grey, (144, 144)), output, dpi=72, deskew=False)
-    assert [space for *_, space in pictures(output)] == ["/DeviceGray"]
-
-
-def test_a_mark_in_colour_keeps_its_colour(tmp_path: Path, output: Path) -> None:
-    page = Image.new("RGB", (288, 288), "white")
-    ImageDraw.Draw(page).ellipse((20, 20, 40, 40), fill="red")
-    converted(picture_pdf(tmp_path / "stamp.pdf", page, (144, 144)), output, dpi=144, deskew=False)
-    red, green, _ = rendered(output, 1).getpixel((15, 15))
-    assert red > green + 150
-
-
-def test_cleaning_makes_yellow_paper_white_and_leaves_ink_black(tmp_path: Path, output: Path) -> None:
+def test_cleaning_makes_yellow_paper_white(tmp_path: Path, output: Path) -> None:
     source = page_of_scan(tmp_path, 1)
     converted(source, output, dpi=150, advanced=True)
     margin, text = (270, 300, 295, 460), (40, 300, 250, 460)
@@ -274,45 +241,61 @@ def test_cleaning_makes_yellow_paper_white_and_leaves_ink_black(tmp_path: Path, 
     assert darkest[1] < darkest[0]
 
 
-@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_a_rotated_and_cropped_page_looks_as_in_a_viewer(rotation: int, tmp_path: Path, output: Path) -> None:
-    picture = Image.new("RGB", (200, 300), "white")
-    ImageDraw.Draw(picture).rectangle((30, 40, 90, 70), fill="blue")
-    source = picture_pdf(tmp_path / "turned.pdf", picture, (200, 300), Rotate=rotation, CropBox=[20, 30, 180, 290])
-    converted(source, output, dpi=72, deskew=False)
-    assert page_sizes(output) == page_sizes(source) == [(160, 260) if rotation % 180 == 0 else (260, 160)]
-    assert difference(rendered(output, 1), rendered(source, 1)) < 3
-
-
-def test_a_page_in_larger_units_keeps_its_size_on_paper(tmp_path: Path, output: Path) -> None:
-    converted(blank_pdf(tmp_path / "plan.pdf", (72, 36), UserUnit=10), output, dpi=72)
-    assert page_sizes(output) == [(720, 360)]
-
-
-def test_filled_forms_and_annotations_are_part_of_the_page(tmp_path: Path, output: Path) -> None:
-    source = blank_pdf(tmp_path / "form.pdf", (100, 100))
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Convert a form, a drawn page, a grey and a coloured picture, a page in larger units, and two turned pages."""
+    directory = tmp_path_factory.mktemp("pages")
+    (directory / "out").mkdir()
+    stamp, turned = Image.new("RGB", (288, 288), "white"), Image.new("RGB", (200, 300), "white")
+    ImageDraw.Draw(stamp).ellipse((20, 20, 40, 40), fill="red")
+    ImageDraw.Draw(turned).rectangle((30, 40, 90, 70), fill="blue")
+    gradient, box = Image.linear_gradient("L").convert("RGB"), [20, 30, 180, 290]
+    others = [
+        blank_pdf(directory / "drawn.pdf", (144, 72)),
+        picture_pdf(directory / "grey.pdf", gradient, (144, 144)),
+        picture_pdf(directory / "stamp.pdf", stamp, (144, 144)),
+        blank_pdf(directory / "plan.pdf", (72, 36), UserUnit=10),
+        *(
+            picture_pdf(directory / f"{angle}.pdf", turned, (200, 300), Rotate=angle, CropBox=box)
+            for angle in (90, 180)
+        ),
+    ]
+    source = blank_pdf(directory / "source.pdf", (100, 100))
     with pikepdf.open(source, allow_overwriting_input=True) as pdf:
         look = pikepdf.Stream(pdf, b"0 0 1 rg 0 0 50 50 re f", {"/Subtype": pikepdf.Name.Form, "/BBox": [0, 0, 50, 50]})
-        field = pdf.make_indirect(
-            pikepdf.Dictionary(
-                Type=pikepdf.Name.Annot,
-                Subtype=pikepdf.Name.Widget,
-                FT=pikepdf.Name.Tx,
-                T="name",
-                F=4,
-                Rect=[0, 0, 50, 50],
-                AP=pikepdf.Dictionary(N=look),
-            )
-        )
-        pdf.pages[0].Annots = [field]
-        pdf.Root.AcroForm = pikepdf.Dictionary(Fields=[field])
+        field = {"/Type": pikepdf.Name.Annot, "/Subtype": pikepdf.Name.Widget, "/FT": pikepdf.Name.Tx, "/T": "name"}
+        field |= {"/F": 4, "/Rect": [0, 0, 50, 50], "/AP": pikepdf.Dictionary(N=look)}
+        pdf.pages[0].Annots = [pdf.make_indirect(pikepdf.Dictionary(field))]
+        pdf.Root.AcroForm = pikepdf.Dictionary(Fields=list(pdf.pages[0].Annots))
+        for path in others:
+            with pikepdf.open(path) as other:
+                pdf.pages.extend(other.pages)
         pdf.save(source)
-    converted(source, output, dpi=72)
-    red, _, blue = rendered(output, 1).getpixel((20, 80))
+    return source, converted(source, directory / "out" / "result.pdf", dpi=144, deskew=False, upscale=False).output
+
+
+def test_forms_and_annotations_are_drawn(pages: tuple[Path, Path]) -> None:
+    red, _, blue = rendered(pages[1], 1).getpixel((20, 80))
     assert blue > red + 150
 
 
-def test_recognised_text_can_be_searched_where_it_stands(tmp_path: Path, output: Path) -> None:
+def test_sizes_rotation_and_user_units_are_applied(pages: tuple[Path, Path]) -> None:
+    source, output = pages
+    assert page_sizes(output) == [
+        *((100, 100), (144, 72), (144, 144), (144, 144), (720, 360), (260, 160), (160, 260)),
+    ]
+    assert pictures(output)[1][:2] == (288, 144)  # a drawn page has the requested resolution
+    for number in (6, 7):
+        assert difference(rendered(output, number), rendered(source, number)) < 3
+
+
+def test_grey_and_small_coloured_marks_are_kept(pages: tuple[Path, Path]) -> None:
+    assert [space for *_, space in pictures(pages[1])[2:4]] == ["/DeviceGray", "/DeviceRGB"]
+    red, green, _ = rendered(pages[1], 4).getpixel((15, 15))
+    assert red > green + 150
+
+
+def test_recognised_text_is_searchable_and_invisible(tmp_path: Path, output: Path) -> None:
     source = page_of_scan(tmp_path, 4)
     converted(source, output, ocr=True)
     with closing(pdfium.PdfDocument(output)) as document:
@@ -320,63 +303,23 @@ def test_recognised_text_can_be_searched_where_it_stands(tmp_path: Path, output:
         found = text.search("His love of brevity is").get_next()
         assert found is not None
         left, _, _, top = text.get_charbox(found[0])
-    assert (left, document_height(source) - top) == pytest.approx((9, 183), abs=5)
-    assert rendered(output, 1, 2).tobytes() == rendered(source, 1, 2).tobytes()  # and is not to be seen
+    assert (left, page_sizes(source)[0][1] - top) == pytest.approx((9, 183), abs=5)
+    assert rendered(output, 1, 2).tobytes() == rendered(source, 1, 2).tobytes()
+    again = output.with_name("again.pdf")
+    output = output.rename(tmp_path / "recognised.pdf")
+    converted(output, again)
+    assert pictures(again) == [(1065, 1879, 1, "/DeviceGray")]  # still a scan, not a drawn page
 
 
-def document_height(path: Path) -> float:
-    return page_sizes(path)[0][1]
-
-
-def test_a_scan_recognised_before_is_still_a_scan(tmp_path: Path, output: Path) -> None:
-    """Invisible text over it must not make it a drawn page, which would be resampled by pdfium."""
-    first = tmp_path / "first.pdf"
-    convert_to = tmp_path / "first"
-    convert_to.mkdir()
-    converted(page_of_scan(tmp_path, 4), convert_to / first.name, ocr=True)
-    converted(convert_to / first.name, output)
-    assert pictures(output) == [(1065, 1879, 1, "/DeviceGray")]
-
-
-# Pages in parts
-
-
-def test_a_page_too_large_for_one_piece_is_worked_on_in_parts(tmp_path: Path, output: Path) -> None:
-    source = page_of_scan(tmp_path, 3)
-    whole = tmp_path / "whole" / "result.pdf"
-    whole.parent.mkdir()
-    converted(source, whole, dpi=300, advanced=True)
-    parts = converted(source, output, dpi=800, advanced=True)
-    names = [step["step_name"] for step in parts.of_type("progress")]
-    assert names[:6] == [
-        *(
-            f"{stage} page 1 of 1, part 1 of 2"
-            for stage in ["Rendering", "Deskewing", "Upscaling", "Cleaning", "Writing"]
-        ),
-        "Rendering page 1 of 1, part 2 of 2",
-    ]
-    (single,), (upper, lower) = dots_of(whole), dots_of(output)
-    joined = Image.new("RGB", (lower.width, upper.height + lower.height - OVERLAP))
-    joined.paste(upper, (0, 0))
-    joined.paste(lower, (0, upper.height - OVERLAP))
-    assert difference(joined.resize(single.size, Image.Resampling.BOX), single) < 3
-
-
-def test_no_hairline_shows_where_parts_meet(tmp_path: Path, output: Path) -> None:
+def test_parts_join_without_a_line(tmp_path: Path, output: Path) -> None:
     black = picture_pdf(tmp_path / "black.pdf", Image.new("L", (50, 50), 0), (360, 360))
-    converted(black, output, dpi=1200, deskew=False)
+    ended = converted(black, output, dpi=1200, deskew=False)
+    names = [step["step_name"] for step in ended.of_type("progress")]
+    stages = [stage for stage in DEFAULT_STAGES if stage != "Deskewing"]
+    assert names[:6] == [f"{stage} page 1 of 1, part {part} of 2" for part in (1, 2) for stage in stages]
     assert len(pictures(output)) == 2
     for scale in (0.31, 0.5, 0.77, 1.3):
         assert rendered(output, 1, scale, "L").crop((5, 5, 100, 360 * scale - 5)).getextrema()[1] < 10
-
-
-# What is refused, and why
-
-
-def damaged(tmp_path: Path) -> Path:
-    path = tmp_path / "damaged.pdf"
-    path.write_bytes(SCAN.read_bytes()[:2000])
-    return path
 
 
 def encrypted(tmp_path: Path) -> Path:
@@ -392,21 +335,24 @@ def file_of(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-def without_pages(tmp_path: Path) -> Path:
-    path = tmp_path / "none.pdf"
-    with pikepdf.new() as pdf:
-        pdf.save(path)
-    return path
-
-
 def jpeg_2000_of(tmp_path: Path, width: int, height: int) -> Path:
-    """Says to hold a huge JPEG 2000; what it really holds does not matter, as it must not be unpacked."""
+    """Write a page that claims to have a huge JPEG 2000, which must not be decoded."""
     path = picture_pdf(tmp_path / "huge.pdf", Image.new("L", (1, 1)), (595, 842))
     with pikepdf.open(path, allow_overwriting_input=True) as pdf:
         (image,) = images_of(pdf.pages[0])
         image.Width, image.Height, image.Filter = width, height, pikepdf.Name.JPXDecode
         pdf.save(path)
     return path
+
+
+def failed(capfd: pytest.CaptureFixture[str], source: Path, output: Path, *more: str, **options: object) -> str:
+    """Run the pipeline in this process, which must fail before it starts to convert. Return its error."""
+    assert main([str(source), str(output), "--options", json.dumps(options), *more]) == 1
+    printed, errors = capfd.readouterr()
+    assert (errors, os.listdir(output.parent)) == ("", [])
+    [line] = [json.loads(line) for line in printed.splitlines()]
+    assert line["type"] == "error"
+    return str(line["data"]["message"])
 
 
 @pytest.mark.parametrize(
@@ -416,33 +362,41 @@ def jpeg_2000_of(tmp_path: Path, width: int, height: int) -> Path:
         (lambda tmp: file_of(tmp, b""), "The file is empty."),
         (lambda tmp: file_of(tmp, b"PK\x03\x04 a spreadsheet"), "The file is not a PDF."),
         (lambda tmp: file_of(tmp, b"%PDF-1.7\n" + b"rubbish " * 500), "The PDF is damaged and cannot be read."),
-        (damaged, "The PDF is damaged and cannot be read."),
+        (lambda tmp: file_of(tmp, SCAN.read_bytes()[:2000]), "The PDF is damaged and cannot be read."),
         (encrypted, "The PDF is encrypted and needs a password to open."),
-        (without_pages, "The PDF has no pages."),
         (
             lambda tmp: blank_pdf(tmp / "huge.pdf", (200, 200), (14400, 14400)),
-            "Page 2 is 200 by 200 inches; pages can be at most 120 inches long or wide.",
+            "Page 2 is 200 by 200 inches; the limit is 120 inches.",
         ),
         (
             lambda tmp: blank_pdf(tmp / "poster.pdf", (7200, 7200)),
-            "Page 1 is 100 by 100 inches, too large for 300 dpi; choose a lower resolution.",
+            "Page 1 is 100 by 100 inches, which is too large at 300 dpi; choose a lower resolution.",
         ),
         (
             lambda tmp: blank_pdf(tmp / "speck.pdf", (100, 0.5)),
-            "Page 1 is 1.389 by 0.006944 inches, too small to hold anything.",
-        ),
-        (
-            lambda tmp: jpeg_2000_of(tmp, 40_000, 50_000),
-            "A picture on page 1 has 2000 million pixels, too many to unpack here.",
+            "Page 1 is 1.389 by 0.006944 inches, which is too small.",
         ),
     ],
 )
-def test_an_input_that_cannot_be_processed_is_refused_with_its_own_reason(
-    source: Any, reason: str, tmp_path: Path, output: Path
+def test_an_invalid_input_is_an_error(
+    source: Any, reason: str, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    assert failed(capfd, source(tmp_path), output) == reason
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (lambda tmp: blank_pdf(tmp / "none.pdf"), "The PDF has no pages."),
+        (
+            lambda tmp: jpeg_2000_of(tmp, 40_000, 50_000),
+            "A picture on page 1 has 2000 million pixels, which is too many.",
+        ),
+    ],
+)
+def test_an_invalid_document_is_an_error(source: Any, reason: str, tmp_path: Path, output: Path) -> None:
     ended = convert(source(tmp_path), output)
-    assert ended.error == reason
-    assert ended.stderr == ""
+    assert (ended.error, ended.stderr) == (reason, "")
 
 
 @pytest.mark.parametrize(
@@ -456,49 +410,41 @@ def test_an_input_that_cannot_be_processed_is_refused_with_its_own_reason(
         ({"sharpen": True}, "sharpen"),
     ],
 )
-def test_an_option_that_does_not_exist_or_fit_is_named(options: dict[str, object], named: str, output: Path) -> None:
-    ended = convert(SCAN, output, **options)
-    assert ended.error.startswith("The options are not valid: ")
-    assert named in ended.error
-
-
-def test_text_recognition_without_tesseract_is_refused(
-    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_option_is_an_error(
+    options: dict[str, object], named: str, output: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    error = failed(capfd, SCAN, output, **options)
+    assert error.startswith("The options are not valid: ")
+    assert named in error
+
+
+def test_missing_ocr_is_an_error(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    missing = failed(capfd, SCAN, output, "--ocr-language", "eng+tlh", ocr=True)
+    assert missing == "Text recognition (OCR) needs the language tlh of tesseract, which is not installed."
     monkeypatch.setenv("PATH", str(tmp_path))
-    reason = "Text recognition (OCR) is not available here: tesseract is not installed."
-    assert convert(SCAN, output, ocr=True).error == reason
+    missing = failed(capfd, SCAN, output, ocr=True)
+    assert missing == "Text recognition (OCR) needs tesseract, which is not installed."
 
 
-def test_text_recognition_in_a_language_that_is_not_installed_is_refused(output: Path) -> None:
-    ended = convert(SCAN, output, "--ocr-language", "eng+tlh", ocr=True)
-    assert ended.error == "Text recognition (OCR) is not available here for the language tlh."
-
-
-def test_an_output_that_cannot_be_created_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     ended = convert(SCAN, tmp_path / "nowhere" / "result.pdf", dpi=72)
-    assert ended.error == "The result could not be written: No such file or directory."
+    assert ended.error == "Cannot write the result: No such file or directory."
     assert "Traceback" in ended.stderr
 
 
-def test_a_full_disk_is_an_error_in_words_and_leaves_nothing(output: Path) -> None:
-    ended = convert(SCAN, output, prefix=("prlimit", "--fsize=100000"), dpi=150)
-    assert ended.error == "The result could not be written: File too large."
-
-
-def test_an_existing_output_is_replaced_only_by_a_finished_one(output: Path) -> None:
+def test_only_a_finished_result_replaces_the_output(output: Path) -> None:
     output.write_text("the one before")
-    command = [*COMMAND, str(SCAN), str(output), "--options", '{"dpi": 150}']
-    failed = subprocess.run(["prlimit", "--fsize=100000", *command], capture_output=True)
-    assert (failed.returncode, output.read_text()) == (1, "the one before")
+    command = [*COMMAND, str(SCAN), str(output), "--options", '{"dpi": 72}']
+    full = subprocess.run(["prlimit", "--fsize=50000", *command], capture_output=True, text=True)
+    assert (full.returncode, output.read_text(), os.listdir(output.parent)) == (1, "the one before", [output.name])
+    assert json.loads(full.stdout.splitlines()[-1])["data"]["message"] == "Cannot write the result: File too large."
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert len(page_sizes(output)) == 4
 
 
-# Being stopped
-
-
-# The pipeline where nobody takes a line after the one of a step: it gets no further, however late the test looks.
+# The pipeline with a stdout that blocks after a step.
 HELD = """
 import io, sys, threading
 from progressd_pdf.pdf import main
@@ -518,7 +464,7 @@ sys.exit(main())
 
 
 class running:  # noqa: N801  # reads as the statement it is
-    """The pipeline under way, ended when the block is left; it gets no further than a step."""
+    """Run the pipeline up to a step, and kill it when the block is left."""
 
     def __init__(self, source: Path, output: Path, step: str, **options: object) -> None:
         held = [sys.executable, "-W", "error", "-c", HELD, f'"step_name":"{step}']
@@ -534,7 +480,7 @@ class running:  # noqa: N801  # reads as the statement it is
 
 
 def until(child: "subprocess.Popen[bytes]", name: str) -> dict[str, Any]:
-    """Read lines up to the step whose name begins so."""
+    """Read lines up to the step whose name starts like this."""
     for line in child.stdout:
         step = json.loads(line)
         if step["type"] == "progress" and step["data"]["step_name"].startswith(name):
@@ -545,25 +491,23 @@ def until(child: "subprocess.Popen[bytes]", name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("number", "step"),
     [
-        (signal.SIGTERM, "Rendering"),
-        (signal.SIGTERM, "Writing"),
+        (signal.SIGINT, "Rendering"),
         (signal.SIGTERM, "Recognising"),
-        (signal.SIGTERM, "Putting"),
-        (signal.SIGINT, "Writing"),
+        (signal.SIGTERM, "Writing the document"),
     ],
 )
-def test_a_signal_ends_it_at_once_and_nothing_is_left(number: int, step: str, tmp_path: Path, output: Path) -> None:
-    """It also shows that lines are not kept back: otherwise each would be read only after the end."""
+def test_a_signal_ends_it_and_leaves_nothing(number: int, step: str, tmp_path: Path, output: Path) -> None:
+    """It also shows that lines are not buffered."""
     with running(page_of_scan(tmp_path, 1), output, step, ocr=True, dpi=600) as child:
         until(child, step)
         child.send_signal(number)
         assert child.wait(PATIENCE) == 128 + number
         assert child.stderr.read() == b""
-        # The signal may come when the whole result has just got its name.
-        assert os.listdir(output.parent) in ([], [output.name] if step == "Putting" else [])
+        # The signal may arrive right after the rename.
+        assert os.listdir(output.parent) in ([], [output.name] if "document" in step else [])
 
 
-def test_killed_outright_it_leaves_nothing_either(output: Path) -> None:
+def test_sigkill_leaves_nothing(output: Path) -> None:
     with running(SCAN, output, "Rendering page 3") as child:
         until(child, "Rendering page 3")
         child.kill()
@@ -571,17 +515,14 @@ def test_killed_outright_it_leaves_nothing_either(output: Path) -> None:
         assert os.listdir(output.parent) == []
 
 
-def test_it_ends_quietly_when_nobody_reads_its_lines(output: Path) -> None:
+def test_a_closed_pipe_ends_it_silently(output: Path) -> None:
     command = [*COMMAND, str(SCAN), str(output)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        until(child, "Rendering page 1")  # and the pictures of four pages are more than the pipe holds
+        until(child, "Rendering page 1")  # the previews of four pages do not fit into the pipe
         child.stdout.close()
         assert child.wait(PATIENCE) == 128 + signal.SIGPIPE
         assert child.stderr.read() == b""
     assert os.listdir(output.parent) == []
-
-
-# What it costs
 
 
 def peak_memory(source: Path, output: Path, **options: object) -> int:
@@ -594,15 +535,15 @@ def peak_memory(source: Path, output: Path, **options: object) -> int:
     return usage.ru_maxrss * 1024
 
 
-def test_a_page_at_the_finest_resolution_stays_within_its_memory(tmp_path: Path, output: Path) -> None:
-    """60 million pixels in colour, all options on, would take 240 MB for each copy if the page were held whole."""
+def test_the_finest_resolution_fits_into_memory(tmp_path: Path, output: Path) -> None:
+    """The page has 60 million pixels: 240 MB for each copy, if it were held whole."""
     picture = rendered(SCAN, 1, 150 / 72).crop((100, 600, 300, 840))
     source = picture_pdf(tmp_path / "cut.pdf", picture, (216, 250))
     assert peak_memory(source, output, dpi=2400, advanced=True, ocr=True) < 600e6
 
 
 @pytest.mark.torture
-def test_a_book_of_300_pages_stays_within_its_memory(tmp_path: Path, output: Path) -> None:
+def test_300_pages_fit_into_memory(tmp_path: Path, output: Path) -> None:
     book = tmp_path / "book.pdf"
     with pikepdf.new() as pdf:
         for _ in range(100):
@@ -614,13 +555,12 @@ def test_a_book_of_300_pages_stays_within_its_memory(tmp_path: Path, output: Pat
 
 
 @pytest.mark.torture
-def test_an_a4_page_at_2400_dpi_stays_within_its_memory(tmp_path: Path, output: Path) -> None:
+def test_a4_at_2400_dpi_fits_into_memory(tmp_path: Path, output: Path) -> None:
     source = picture_pdf(tmp_path / "a4.pdf", rendered(SCAN, 3, 150 / 72), (595.276, 841.89))
     assert peak_memory(source, output, dpi=2400, advanced=True, ocr=True) < 700e6
 
 
-def test_it_stands_on_its_own() -> None:
-    """No event loop and nothing of the daemon is loaded for a job."""
+def test_it_imports_nothing_of_the_daemon() -> None:
     say = "import sys, progressd_pdf.pdf; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", say], capture_output=True, text=True, check=True).stdout.split()
     assert not {"trio", "asyncio", "quart", "hypercorn"} & set(loaded)

@@ -1,4 +1,4 @@
-"""How a process of the pipeline ends at once: nothing gets a name any more, nothing is started, nothing prevents it."""
+"""The pipeline exits at once on a signal: it names no file and starts no program."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ SAVING = """
 import os, sys, threading
 from pathlib import Path
 from PIL import Image
-from progressd_pdf.spool import PdfSpool
+from progressd_pdf.spool import PdfWriter
 
-with PdfSpool(Path(sys.argv[1])) as spool:
+with PdfWriter(Path(sys.argv[1])) as spool:
     spool.add_band(Image.new("L", (10, 10)), 0, 10, 10)
     spool.end_page(10, 10, None)
     if sys.argv[2] == "abandoned":
@@ -24,8 +24,8 @@ with PdfSpool(Path(sys.argv[1])) as spool:
 """
 
 
-def test_nothing_is_named_that_was_abandoned_before_it_was_saved(tmp_path: Path) -> None:
-    """As when a signal comes in the instant before the result is written."""
+def test_an_abandoned_document_is_not_saved(tmp_path: Path) -> None:
+    """A signal may arrive right before the result is written."""
     for fate, status, left in (("abandoned", 3, []), ("kept", 0, ["result.pdf"])):
         command = [sys.executable, "-c", SAVING, str(tmp_path / "result.pdf"), fate]
         assert subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == status
@@ -35,7 +35,7 @@ def test_nothing_is_named_that_was_abandoned_before_it_was_saved(tmp_path: Path)
 READING = """
 import os, sys, threading
 from PIL import Image
-from progressd_pdf.tesseract import Tesseract
+from progressd_pdf.pdf import Tesseract
 
 tesseract = Tesseract("eng")
 if sys.argv[1] == "stopped":
@@ -45,8 +45,8 @@ tesseract.text_layer(Image.new("L", (10, 10)), 300)
 """
 
 
-def test_no_program_is_started_after_the_last_one_was_stopped(tmp_path: Path) -> None:
-    """As when a signal comes in the instant before a page is read: it would go on after its parent."""
+def test_tesseract_does_not_start_after_a_stop(tmp_path: Path) -> None:
+    """A signal may arrive right before tesseract starts, which would outlive its parent."""
     program, pages = tmp_path / "tesseract", tmp_path / "pages"
     program.write_text(f"#!/bin/sh\n[ $1 = --list-langs ] && exec echo eng\ncat >> {pages}\n")
     program.chmod(0o755)
@@ -60,7 +60,7 @@ def test_no_program_is_started_after_the_last_one_was_stopped(tmp_path: Path) ->
 STOPPED = """
 import os, threading, time
 from PIL import Image
-from progressd_pdf.tesseract import Tesseract
+from progressd_pdf.pdf import Tesseract
 
 def stop():
     while tesseract._child is None:
@@ -75,7 +75,7 @@ tesseract.text_layer(Image.new("L", (10, 10)), 300)
 """
 
 
-def test_a_program_that_is_stopped_has_not_failed(tmp_path: Path) -> None:
+def test_a_stopped_tesseract_is_no_error(tmp_path: Path) -> None:
     program = tmp_path / "tesseract"
     program.write_text("#!/bin/sh\n[ $1 = --list-langs ] && exec echo eng\nexec sleep 60\n")
     program.chmod(0o755)
@@ -85,10 +85,10 @@ def test_a_program_that_is_stopped_has_not_failed(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (3, b"")
 
 
-def test_a_signal_ends_it_also_where_it_cannot_clean_up() -> None:
+def test_a_signal_ends_it_if_the_cleanup_fails() -> None:
     program = (
-        "import os, signal\nfrom progressd_pdf.pdf import end_on_signal\n"
-        "end_on_signal(lambda: os.unlink('/no/such/file'))\nos.kill(os.getpid(), signal.SIGTERM)\nsignal.pause()\n"
+        "import os, signal\nfrom progressd_pdf.pdf import exit_on_signal\n"
+        "exit_on_signal(lambda: os.unlink('/no/such/file'))\nos.kill(os.getpid(), signal.SIGTERM)\nsignal.pause()\n"
         "while True: signal.pause()"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE)

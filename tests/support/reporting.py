@@ -33,6 +33,12 @@ def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> h
     return httpx.request(method, f"{daemon.url}/api/jobs/{job_id}", trust_env=False, timeout=PATIENCE, **what)
 
 
+def registered(daemon: ServedDaemon) -> str:
+    """Register a job and return its id."""
+    response = httpx.post(f"{daemon.url}/api/jobs", json={}, trust_env=False, timeout=PATIENCE)
+    return str(response.json()["id"])
+
+
 def seen(daemon: ServedDaemon, job: Job | str) -> dict[str, Any]:
     """The job in the REST API, {} while there is none."""
     response = request(daemon, "GET", job)

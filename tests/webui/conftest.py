@@ -24,7 +24,7 @@ default = false
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    """A daemon whose form begins with other values than the page's own, and soon has a file converted."""
+    """A daemon whose defaults differ from those of the page, and whose jobs are fast."""
     with served_daemon(tmp_path_factory.mktemp("served") / "state", config=CONFIG) as daemon:
         yield daemon
 
@@ -40,21 +40,21 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened_page(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
-    """The page, open; whatever it complains of in its console fails the test, but for what is expected."""
+    """Open the page. Errors in its console fail the test, except those expected."""
     with browser.new_context() as context:
         page = context.new_page()
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(url)
         yield page
-        assert [text for text in complaints if not any(part in text for part in expected)] == []
+        assert [text for text in errors if not any(part in text for part in expected)] == []
 
 
 @pytest.fixture
 def page(browser: Browser, served: ServedDaemon) -> Iterator[Page]:
-    """The page of a daemon that asks for no key."""
-    with opened_page(browser, served.url, "WebSocket", "status of 415") as page:  # a blocked one, and a refused upload
+    """The page of a daemon that requires no key."""
+    with opened_page(browser, served.url, "WebSocket", "status of 415") as page:  # a blocked one, and a rejected upload
         yield page
 
 

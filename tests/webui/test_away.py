@@ -1,4 +1,4 @@
-"""What the page says while its daemon is away, and once it is back."""
+"""The page while its daemon is away, and afterwards."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .test_page import REPORT, progress
 AWAY = "The server cannot be reached. Try again when it is back."
 
 
-def test_an_action_without_a_daemon_says_so_until_it_is_back(browser: Browser, tmp_path: Path, free_port: int) -> None:
+def test_an_action_without_a_daemon_shows_an_error(browser: Browser, tmp_path: Path, free_port: int) -> None:
     state_dir = tmp_path / "state"
     expected = "ERR_CONNECTION_REFUSED", "WebSocket"
     with served_daemon(state_dir, port=free_port) as first, opened_page(browser, first.url, *expected) as page:

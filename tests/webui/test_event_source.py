@@ -1,4 +1,4 @@
-"""A browser's own EventSource and fetch, on the page that the daemon serves."""
+"""EventSource and fetch in a browser."""
 
 import httpx
 from playwright.sync_api import Page, expect
@@ -26,21 +26,21 @@ def registered(served: ServedDaemon, number: int) -> str:
     return id_
 
 
-def test_an_event_source_is_told_everything_once_and_ends_with_the_job(page: Page, served: ServedDaemon) -> None:
+def test_an_event_source_receives_each_message_once(page: Page, served: ServedDaemon) -> None:
     id_ = registered(served, 71)
-    page.evaluate(f"void (window.told = ({COLLECT})('{id_}'))")
+    page.evaluate(f"void (window.received = ({COLLECT})('{id_}'))")
     for step in (1, 2, 3):
         report(served, id_, type="progress", data={"current_step": step, "total_steps": 3})
     report(served, id_, type="completed")
-    told = page.evaluate("window.told")  # once the browser has asked again, and was answered 204
-    assert [message["type"] for _, message in told if message["type"] != "progress"] == [
+    received = page.evaluate("window.received")  # after the browser has reconnected and got 204
+    assert [message["type"] for _, message in received if message["type"] != "progress"] == [
         *("hello", "status_change", "status_change", "completed")
     ]
-    assert [message["data"]["current_step"] for _, message in told if message["type"] == "progress"][-1] == 3
-    assert [id_ for id_, _ in told] == [message["cursor"] for _, message in told]
+    assert [message["data"]["current_step"] for _, message in received if message["type"] == "progress"][-1] == 3
+    assert [id_ for id_, _ in received] == [message["cursor"] for _, message in received]
 
 
-def test_a_long_poll_from_a_page_is_answered_when_the_job_moves(page: Page, served: ServedDaemon) -> None:
+def test_a_long_poll_returns_the_next_change(page: Page, served: ServedDaemon) -> None:
     id_ = registered(served, 72)
     with page.expect_request("**/api/jobs/*wait=20"):
         page.evaluate(f"void (window.waited = ({WAIT})('{id_}'))")
@@ -49,7 +49,7 @@ def test_a_long_poll_from_a_page_is_answered_when_the_job_moves(page: Page, serv
     report(served, id_, type="completed")
 
 
-def test_the_reference_page_opens_without_a_complaint(page: Page, served: ServedDaemon) -> None:
+def test_the_reference_page_opens_without_errors(page: Page, served: ServedDaemon) -> None:
     page.goto(f"{served.url}/api/docs")
     page.get_by_role("link", name="POST /api/convert").click()
     expect(page).to_have_url(f"{served.url}/api/docs#convert.convert")

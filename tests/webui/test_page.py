@@ -10,7 +10,7 @@ from support.serving import PATIENCE, ServedDaemon, served_daemon
 
 from .conftest import opened_page
 
-# The jobs of a producer: each a kind and the bodies of its events.
+# Report a job of this kind with these events.
 REPORT = """async ([kind, ...events]) => {
   const post = (path, body) => fetch(path, {method: 'POST', body: JSON.stringify(body),
                                            headers: {'Content-Type': 'application/json'}});
@@ -20,7 +20,7 @@ REPORT = """async ([kind, ...events]) => {
 }"""
 
 
-def give(page: Page, path: Path) -> None:
+def choose(page: Page, path: Path) -> None:
     page.locator("input[type=file]").set_input_files(path)
 
 
@@ -30,7 +30,7 @@ def progress(step: int, total: int, name: str) -> dict[str, object]:
 
 def test_a_scan_is_converted_and_its_result_downloads(page: Page, scan: Path) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
-    give(page, scan)
+    choose(page, scan)
     done = page.locator(".job[data-status=completed]").first
     expect(done).to_be_visible()
     expect(done.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
@@ -40,10 +40,10 @@ def test_a_scan_is_converted_and_its_result_downloads(page: Page, scan: Path) ->
     assert Path(download.value.path()).read_bytes().startswith(b"%PDF-")
 
 
-def test_a_broken_file_shows_its_error_and_can_be_tried_again(page: Page, tmp_path: Path) -> None:
+def test_a_broken_file_shows_its_error_and_is_retried(page: Page, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pdf"
     broken.write_bytes(b"%PDF-1.7\nnothing that follows")
-    give(page, broken)
+    choose(page, broken)
     failed = page.locator(".job[data-status=failed]", has_text="broken.pdf").first
     expect(failed).to_be_visible()
     expect(failed).to_contain_text(re.compile("PDF", re.IGNORECASE))
@@ -51,22 +51,22 @@ def test_a_broken_file_shows_its_error_and_can_be_tried_again(page: Page, tmp_pa
     expect(page.locator(".job[data-status=failed]", has_text="broken.pdf")).to_have_count(2)
 
 
-def test_a_file_given_before_it_is_known_who_gives_it_waits_until_then(page: Page, tmp_path: Path) -> None:
+def test_an_early_file_waits_for_the_auth_status(page: Page, tmp_path: Path) -> None:
     asked: list[Route] = []
     page.route("**/api/auth/status", lambda route: asked.append(route))
     with page.expect_request("**/api/auth/status"):
         page.reload()
     early = tmp_path / "early.pdf"
     early.write_text("Dear Sir or Madam")
-    give(page, early)
+    choose(page, early)
     asked[0].continue_()
     expect(page.locator(".job", has_text="early.pdf")).to_contain_text("early.pdf is not a PDF")
 
 
-def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_path: Path) -> None:
+def test_a_rejected_file_shows_the_servers_error(page: Page, tmp_path: Path) -> None:
     text = tmp_path / "letter.pdf"
     text.write_text("Dear Sir or Madam")
-    give(page, text)
+    choose(page, text)
     refused = page.locator(".job", has_text="letter.pdf")
     expect(refused).to_contain_text("letter.pdf is not a PDF")
     expect(refused).to_contain_text("17 B")
@@ -75,13 +75,13 @@ def test_what_is_not_a_pdf_is_refused_with_the_servers_sentence(page: Page, tmp_
     expect(refused).to_have_count(0)
 
 
-def test_an_empty_file_is_said_to_be_empty(page: Page, tmp_path: Path) -> None:
+def test_an_empty_file_shows_an_error(page: Page, tmp_path: Path) -> None:
     (tmp_path / "empty.pdf").touch()
-    give(page, tmp_path / "empty.pdf")
+    choose(page, tmp_path / "empty.pdf")
     expect(page.locator(".job", has_text="empty.pdf").locator("[data-part=step]")).to_have_text("empty.pdf is empty")
 
 
-def test_files_given_together_are_one_batch(page: Page, tmp_path: Path) -> None:
+def test_several_files_are_one_batch(page: Page, tmp_path: Path) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     files = [tmp_path / f"part-{number}.pdf" for number in (10, 1, 2)]
     for file in files:
@@ -124,18 +124,18 @@ def test_a_batch_is_asked_for_again_after_a_refusal(browser: Browser, served: Se
         expect(batch.locator("[data-action=cancelAll]")).to_be_hidden()
 
 
-def test_a_bad_file_among_several_is_refused_alone(page: Page, tmp_path: Path, scan: Path) -> None:
+def test_one_rejected_file_does_not_affect_others(page: Page, tmp_path: Path, scan: Path) -> None:
     files = [tmp_path / name for name in ("odd.pdf", "even.pdf", "large.pdf")]
     files[0].write_text("Dear Sir or Madam")
     files[1].write_bytes(scan.read_bytes())
-    files[2].write_bytes(scan.read_bytes().ljust(20_000_000))  # still being sent when the first one is refused
+    files[2].write_bytes(scan.read_bytes().ljust(20_000_000))  # still being sent when the first one is rejected
     page.locator("input[type=file]").set_input_files(files)
     expect(page.locator(".job[data-status=failed]", has_text="odd.pdf")).to_contain_text("odd.pdf is not a PDF")
     for name in ("even.pdf", "large.pdf"):
         expect(page.locator(".job[data-job-id]", has_text=name)).to_be_visible()
 
 
-def test_with_websockets_blocked_it_polls_says_so_and_still_shows_the_result(page: Page) -> None:
+def test_without_websockets_the_page_polls(page: Page) -> None:
     page.route_web_socket(re.compile(".*"), lambda route: route.close(code=1011))
     page.reload()
     expect(page.locator("[data-connection=polling]")).to_be_visible()
@@ -143,7 +143,7 @@ def test_with_websockets_blocked_it_polls_says_so_and_still_shows_the_result(pag
     expect(page.locator(".job[data-status=completed]", has_text="polled")).to_be_visible()
 
 
-def test_a_stream_without_a_message_is_resumed_from_hello(page: Page) -> None:
+def test_a_stream_resumes_from_hello(page: Page) -> None:
     cursors: list[str] = []
 
     def cut_behind_hello(route: WebSocketRoute) -> None:
@@ -169,7 +169,7 @@ def test_a_stream_without_a_message_is_resumed_from_hello(page: Page) -> None:
     expect(page.locator("#notice")).to_contain_text(f"since={cursors[0]}.")
 
 
-def test_jobs_of_other_producers_appear_by_themselves(page: Page, served: ServedDaemon) -> None:
+def test_new_jobs_appear(page: Page, served: ServedDaemon) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     page.evaluate(REPORT, ["backup", progress(3, 4, "Copying")])
     backup = page.locator(".job[data-status=processing]", has_text="backup")
@@ -177,7 +177,7 @@ def test_jobs_of_other_producers_appear_by_themselves(page: Page, served: Served
     expect(backup.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "75")
 
 
-def test_a_job_of_another_producer_is_not_said_to_wait_and_is_not_tried_again(page: Page) -> None:
+def test_the_job_of_a_producer_has_no_retry(page: Page) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     page.evaluate(REPORT, ["export"])
     export = page.locator(".job[data-status=queued]", has_text="export")
@@ -187,12 +187,12 @@ def test_a_job_of_another_producer_is_not_said_to_wait_and_is_not_tried_again(pa
     failed = page.locator(".job[data-status=failed]", has_text="import")
     expect(failed).to_contain_text("The disk is full.")
     expect(failed.locator("[data-action=retry]")).to_be_hidden()
-    page.reload()  # and the same from REST
+    page.reload()  # the same from REST
     expect(export).to_contain_text("Not started yet")
     expect(failed.locator("[data-action=retry]")).to_be_hidden()
 
 
-def test_a_job_whose_producer_is_silent_says_so_until_it_is_back(page: Page) -> None:
+def test_a_stalled_job_is_marked(page: Page) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     job_id = "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
     created = {"type": "job_created", "job_id": job_id, "data": {"kind": "mirror", "lease_seconds": 3}}
@@ -207,7 +207,7 @@ def test_a_job_whose_producer_is_silent_says_so_until_it_is_back(page: Page) -> 
     expect(mirror).to_have_attribute("data-status", "processing")
 
 
-def test_a_result_elsewhere_is_opened_there(page: Page) -> None:
+def test_an_external_result_is_linked(page: Page) -> None:
     url = "https://files.example/report.pdf?v=1"
     page.evaluate(REPORT, ["remote", progress(1, 1, "One"), {"type": "completed", "data": {"output_path": url}}])
     remote = page.locator(".job[data-status=completed]", has_text="remote")
@@ -220,7 +220,7 @@ def test_a_result_elsewhere_is_opened_there(page: Page) -> None:
         page.reload()
 
 
-def test_a_link_with_an_unsafe_scheme_is_not_shown(page: Page) -> None:
+def test_an_unsafe_link_is_hidden(page: Page) -> None:
     shown = """output => import(new URL('static/job-card.js', document.baseURI)).then(({ JobCard }) => {
       const card = new JobCard();
       card.show({id: 'x', kind: 'job', status: 'completed', output_path: output});
@@ -233,7 +233,7 @@ def test_a_link_with_an_unsafe_scheme_is_not_shown(page: Page) -> None:
         assert page.evaluate(shown, unsafe) is None
 
 
-def test_a_daemon_that_can_keep_nothing_is_said_to_be_so(page: Page) -> None:
+def test_a_failing_store_shows_an_error(page: Page) -> None:
     streams: list[WebSocketRoute] = []
 
     def listen_in(route: WebSocketRoute) -> None:
@@ -276,7 +276,7 @@ def test_what_the_daemon_says_of_itself_stays_when_the_list_comes(browser: Brows
         expect(page.locator("#notice")).to_have_text("The server cannot save changes at the moment: the disk is full.")
 
 
-def test_an_old_key_keeps_nobody_out_of_a_daemon_that_asks_for_none(browser: Browser, served: ServedDaemon) -> None:
+def test_an_old_key_is_ignored_without_auth(browser: Browser, served: ServedDaemon) -> None:
     with opened_page(browser, served.url, "status of 401") as page:
         page.evaluate("sessionStorage.setItem('progressd-key', 'pgd_old')")
         page.reload()
@@ -284,13 +284,13 @@ def test_an_old_key_keeps_nobody_out_of_a_daemon_that_asks_for_none(browser: Bro
         expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
 
 
-def test_a_finished_job_is_deleted_once_that_is_confirmed(page: Page) -> None:
+def test_deleting_a_job_asks_first(page: Page) -> None:
     page.evaluate(REPORT, ["purge", {"type": "error", "data": {"message": "No."}}])
     failed = page.locator(".job[data-status=failed]", has_text="purge")
     delete = failed.locator("[data-action=delete]")
     delete.click()
     expect(delete).to_have_text("Really delete?")
-    page.locator("h1").click()  # never mind
+    page.locator("h1").click()  # cancel the question
     expect(delete).to_have_text("Delete")
     delete.focus()
     page.keyboard.press("Enter")
@@ -301,7 +301,7 @@ def test_a_finished_job_is_deleted_once_that_is_confirmed(page: Page) -> None:
     expect(failed).to_have_count(0)
 
 
-def test_a_job_that_is_deleted_elsewhere_goes_at_once(page: Page) -> None:
+def test_a_deleted_job_disappears(page: Page) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     job_id = page.evaluate(REPORT, ["elsewhere", {"type": "error", "data": {"message": "No."}}])
     failed = page.locator(".job[data-status=failed]", has_text="elsewhere")
@@ -311,7 +311,7 @@ def test_a_job_that_is_deleted_elsewhere_goes_at_once(page: Page) -> None:
     expect(failed).to_have_count(0)
 
 
-def test_a_job_that_does_not_know_its_length_has_a_bar_without_a_value(page: Page) -> None:
+def test_a_job_without_a_total_has_an_indeterminate_bar(page: Page) -> None:
     page.evaluate(REPORT, ["crawl", progress(7, 0, "Following links")])
     crawl = page.locator(".job[data-status=processing]", has_text="crawl")
     expect(crawl).to_contain_text("Following links · 7")
@@ -320,7 +320,7 @@ def test_a_job_that_does_not_know_its_length_has_a_bar_without_a_value(page: Pag
     assert crawl.get_by_role("progressbar").get_attribute("aria-valuenow") is None
 
 
-def test_a_job_that_tells_only_its_percentage_shows_it(page: Page) -> None:
+def test_a_percentage_alone_is_shown(page: Page) -> None:
     event = {"type": "progress", "data": {"current_step": 0, "total_steps": 0, "step_name": "Copying", "percent": 50}}
     page.evaluate(REPORT, ["mirroring", event])
     copy = page.locator(".job[data-status=processing]", has_text="mirroring")
@@ -329,7 +329,7 @@ def test_a_job_that_tells_only_its_percentage_shows_it(page: Page) -> None:
     expect(copy.locator("[data-open-ended]")).to_have_count(0)
 
 
-def test_a_job_that_has_told_nothing_yet_has_no_percentage(page: Page) -> None:
+def test_a_job_without_progress_has_no_percentage(page: Page) -> None:
     page.evaluate(REPORT, ["unmeasured", {"type": "status_change", "data": {"new_status": "processing"}}])
     sleep = page.locator(".job[data-status=processing]", has_text="unmeasured")
     expect(sleep).to_contain_text("Starting")
@@ -337,7 +337,7 @@ def test_a_job_that_has_told_nothing_yet_has_no_percentage(page: Page) -> None:
     expect(sleep.locator("[data-open-ended]")).to_be_visible()
 
 
-# What a card shows of the time of a job that began ten seconds ago and has some seconds left.
+# The time that a card shows for a job with some seconds left.
 TIME = """async ([percent, left]) => {
   const { JobCard } = await import(new URL('static/job-card.js', document.baseURI));
   const card = new JobCard(), progress = {percent, current_step: percent, total_steps: 100, step_name: ''};
@@ -347,12 +347,12 @@ TIME = """async ([percent, left]) => {
 }"""
 
 
-def test_nobody_is_told_that_a_job_is_nearly_there_that_is_only_slower_than_expected(page: Page) -> None:
+def test_an_exceeded_estimate_is_hidden(page: Page) -> None:
     assert [page.evaluate(TIME, [percent, 2]) for percent in (44, 90)] == ["…", "… · nearly there"]
     assert page.evaluate(TIME, [44, 12.5]) == "… · 13 s left"
 
 
-def test_what_runs_comes_before_what_waits_and_what_is_over_and_focus_stays(page: Page) -> None:
+def test_running_jobs_come_first_and_focus_stays(page: Page) -> None:
     def assert_in_order() -> None:
         statuses = page.locator(".job").evaluate_all("cards => cards.map(card => card.dataset.status)")
         groups = [{"processing": 0, "queued": 1}.get(status, 2) for status in statuses]
@@ -373,16 +373,16 @@ def test_what_runs_comes_before_what_waits_and_what_is_over_and_focus_stays(page
         page.request.post(f"{page.url}api/jobs/{job_id}/events", data=event)
         expect(slow).to_have_attribute("data-status", status)
     assert_in_order()
-    expect(slow).to_be_focused()  # its button is gone
+    expect(slow).to_be_focused()  # its button has disappeared
 
 
-def test_the_form_begins_with_the_defaults_of_the_configuration(page: Page) -> None:
+def test_the_form_has_the_configured_defaults(page: Page) -> None:
     expect(page.locator("input[name=dpi]")).to_have_value("150")
     expect(page.locator("input[name=deskew]")).not_to_be_checked()
     expect(page.locator("input[name=upscale]")).to_be_checked()
 
 
-def test_below_a_prefix_all_of_it_works(browser: Browser, tmp_path: Path, scan: Path) -> None:
+def test_the_page_works_below_a_base_path(browser: Browser, tmp_path: Path, scan: Path) -> None:
     config = '[server]\nbase_path = "/progress"\n[pipelines.pdf]\ncommand = ["cp", "{input}", "{output}"]\n'
     with (
         served_daemon(tmp_path / "state", config=config) as daemon,
@@ -390,7 +390,7 @@ def test_below_a_prefix_all_of_it_works(browser: Browser, tmp_path: Path, scan: 
     ):
         expect(page.locator("[data-connection=live]")).to_be_visible()
         assert page.url == f"{daemon.url}/progress/"
-        give(page, scan)
+        choose(page, scan)
         done = page.locator(".job[data-status=completed]").first
         expect(done).to_be_visible()
         with page.expect_download() as download:

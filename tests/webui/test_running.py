@@ -12,7 +12,7 @@ from support.serving import PATIENCE, served_daemon
 
 from .conftest import opened_page
 
-# A pipeline that goes on to its next step when it is told to, and ends only when it has to.
+# A pipeline that waits before each step, and ends only on a signal.
 HELD = """
 [pipelines.pdf]
 command = ["sh", "-c", '''
@@ -28,33 +28,33 @@ environment = {{ GATE = "{gate}" }}
 
 
 @pytest.fixture
-def access(tmp_path: Path) -> Path:
-    """Whoever writes into it lets the held pipeline go a step further."""
+def gate(tmp_path: Path) -> Path:
+    """Writing to this file lets the pipeline continue by a step."""
     os.mkfifo(tmp_path / "gate")
     return tmp_path / "gate"
 
 
 @pytest.fixture
-def page(browser: Browser, tmp_path: Path, access: Path) -> Iterator[Page]:
-    """The page of a daemon whose pipeline is held."""
+def page(browser: Browser, tmp_path: Path, gate: Path) -> Iterator[Page]:
+    """The page of a daemon whose pipeline waits."""
     with (
-        served_daemon(tmp_path / "state", config=HELD.format(access=access)) as daemon,
+        served_daemon(tmp_path / "state", config=HELD.format(gate=gate)) as daemon,
         opened_page(browser, daemon.url) as page,
     ):
         yield page
 
 
-def test_while_a_job_runs_its_bar_moves_and_it_can_be_cancelled(page: Page, access: Path, scan: Path) -> None:
+def test_a_running_job_moves_and_is_cancelled(page: Page, gate: Path, scan: Path) -> None:
     page.locator("input[type=file]").set_input_files(scan)
     running = page.locator(".job[data-status=processing]")
     for percent in ("25", "50", "75"):
         expect(running.get_by_role("progressbar")).to_have_attribute("aria-valuenow", percent)
-        access.write_text("go\n")
+        gate.write_text("go\n")
     running.locator("[data-action=cancel]").click()
     expect(page.locator(".job[data-status=cancelled]")).to_be_visible()
 
 
-def test_files_handed_in_together_have_one_bar_and_are_cancelled_together(page: Page, scan: Path) -> None:
+def test_a_batch_is_cancelled_as_a_whole(page: Page, scan: Path) -> None:
     expect(page.locator("[data-connection=live]")).to_be_visible()
     files = [("files[]", (f"part-{n}.pdf", scan.read_bytes())) for n in range(6)]
     options = {"options": json.dumps({"dpi": 600, "priority": "high"})}

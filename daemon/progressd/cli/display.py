@@ -2,8 +2,8 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Final, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Self
 
 import click
 from rich.console import Console, RenderableType
@@ -185,14 +185,15 @@ class _Screen(Progress):
 
     def __init__(self, console: Console, idle: str) -> None:
         bar = Column(no_wrap=True)  # rich shortens only columns that may wrap
-        self._left = _Left(table_column=Column(no_wrap=True))
+        shortened: Any = {"no_wrap": True, "overflow": "ellipsis"}
+        self._left = _TextColumn(lambda task: task.fields["left"], Column(no_wrap=True))
         self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with the width from which it is shown
-            (0, _Id(table_column=Column(no_wrap=True, min_width=8))),
-            (46, _Name(table_column=Column(max_width=40))),
+            (0, _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")),
+            (46, _TextColumn(lambda task: task.fields["name"], Column(max_width=40), **shortened)),
             (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
-            (0, _Percentage(table_column=Column(no_wrap=True, min_width=4))),
+            (0, _TextColumn(_percentage, Column(no_wrap=True, min_width=4))),
             (0, self._left),
-            (60, _Step()),
+            (60, _TextColumn(lambda task: task.description, style="dim", **shortened)),
         )
         self._idle = idle
         self._terminal = console
@@ -221,29 +222,16 @@ class _Screen(Progress):
         return super().make_tasks_table(tasks)
 
 
-class _Id(ProgressColumn):
+class _TextColumn(ProgressColumn):
+    """A column with the text of each task; `options` are those of rich's Text."""
+
+    def __init__(self, text: Callable[[Task], str], column: Column | None = None, **options: Any) -> None:
+        super().__init__(column)
+        self._text = text
+        self._options = options
+
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields["id"]), style="dim")
-
-
-class _Name(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(str(task.fields["name"]), no_wrap=True, overflow="ellipsis")
-
-
-class _Percentage(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.percentage:>3.0f}%" if task.fields["known"] else "")
-
-
-class _Left(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(str(task.fields["left"]))
-
-
-class _Step(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(task.description, style="dim", no_wrap=True, overflow="ellipsis")
+        return Text(self._text(task), **self._options)
 
 
 def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display:
@@ -251,6 +239,10 @@ def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display
     if as_json or not sys.stdout.isatty():
         return LineDisplay(url, as_json=as_json)
     return BarDisplay(url, names)
+
+
+def _percentage(task: Task) -> str:
+    return f"{task.percentage:>3.0f}%" if task.fields["known"] else ""
 
 
 def _step(data: ProgressData) -> str:

@@ -1,7 +1,7 @@
 """Options and arguments of several commands: jobs, labels, and the settings that are flags."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
@@ -113,39 +113,30 @@ def given_settings(parameters: dict[str, Any]) -> dict[str, object]:
     return {setting.key: parameters[_parameter(setting)] for setting in _flags()}
 
 
-def complete_job(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the id of any job."""
-    return _completed(ctx, incomplete, [None])
+def completing(*statuses: JobStatus | None) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return a function that completes the ids of the newest jobs with one of these statuses; None: with any."""
+
+    def complete(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from progressd.client.errors import ClientError
+
+        try:
+            with remote_of(ctx, ctx.params).client(timeout=COMPLETION_TIMEOUT) as client:
+                jobs = [job for status in statuses for job in client.jobs(status=status)]
+        except ClientError:
+            return []
+        return [
+            CompletionItem(job["id"], help=f"{job['status']} {job.get('input_filename', job['kind'])}")
+            for job in jobs
+            if job["id"].startswith(incomplete)
+        ]
+
+    return complete
 
 
-def complete_unfinished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the id of an unfinished job."""
-    return _completed(ctx, incomplete, [JobStatus.PROCESSING, JobStatus.QUEUED])
-
-
-def complete_retryable(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the id of a failed or cancelled job."""
-    return _completed(ctx, incomplete, [JobStatus.FAILED, JobStatus.CANCELLED])
-
-
-def complete_finished(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the id of a finished job."""
-    return _completed(ctx, incomplete, [status for status in JobStatus if status.finished])
-
-
-def _completed(ctx: click.Context, incomplete: str, statuses: Sequence[JobStatus | None]) -> list[CompletionItem]:
-    from progressd.client.errors import ClientError
-
-    try:
-        with remote_of(ctx, ctx.params).client(timeout=COMPLETION_TIMEOUT) as client:
-            jobs = [job for status in statuses for job in client.jobs(status=status)]
-    except ClientError:
-        return []
-    return [
-        CompletionItem(job["id"], help=f"{job['status']} {job.get('input_filename', job['kind'])}")
-        for job in jobs
-        if job["id"].startswith(incomplete)
-    ]
+complete_job = completing(None)
+complete_unfinished = completing(JobStatus.PROCESSING, JobStatus.QUEUED)
+complete_retryable = completing(JobStatus.FAILED, JobStatus.CANCELLED)
+complete_finished = completing(*(status for status in JobStatus if status.finished))
 
 
 def _flags() -> "list[Setting]":

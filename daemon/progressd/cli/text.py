@@ -1,7 +1,7 @@
 """Messages and jobs as text. Text of clients cannot break a line or control the terminal."""
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -130,7 +130,7 @@ def local_time(text: str) -> str:
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def short_time(text: str) -> str:
+def short_time(text: str, today: date | None = None) -> str:
     """Return only the time of day if it was today, otherwise the date."""
     day, _, time = local_time(text).partition(" ")
-    return time if day == f"{datetime.now():%Y-%m-%d}" else day
+    return time if day == str(today or date.today()) else day

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 LEASE: Final = 60.0  # seconds
 FLUSH_TIMEOUT: Final = 60.0  # seconds
 INTERRUPTED_FLUSH_TIMEOUT: Final = 5.0  # seconds, after an interrupt
-LOOP_TIMEOUT: Final = 1.0  # seconds that the end of a `with` block may block an event loop
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -76,11 +75,9 @@ class Job:
         patience: float = FLUSH_TIMEOUT,
         stop_when_cancelled: bool = True,
         timing: Timing = DEFAULT_TIMING,
-        loop_timeout: float = LOOP_TIMEOUT,
     ) -> None:
         self._logged: set[str] = set()
         self._timing = timing
-        self._loop_timeout = loop_timeout
         self.name = "job"
         self.name = self._valid("name", _name, name, "") or "job"
         outer = os.environ.get("PROGRESSD_JOB_ID")
@@ -210,7 +207,7 @@ class Job:
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         if (reporter := self._finish(error)) is not None:
-            reporter.wait(self._loop_timeout if _loop_runs() else math.inf)
+            reporter.wait(self._timing.loop_timeout if _loop_runs() else math.inf)
 
     async def __aenter__(self) -> Self:
         import anyio

@@ -21,7 +21,7 @@ MAX_RETRY_AFTER: Final = 60.0  # seconds; the lease of the job expires meanwhile
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """The waits of a reporter, in seconds."""
+    """The waits of a `Job` and its reporter, in seconds."""
 
     report_interval: float = 0.2
     slow_interval: float = 2.0
@@ -38,6 +38,8 @@ class Timing(Struct, frozen=True, kw_only=True):
     """How long the end waits for a daemon that has accepted a connection and never answered: it may be busy."""
     unconnected_timeout: float = 1.5
     """The same without a connection: TCP repeats a lost packet after a second (RFC 6298)."""
+    loop_timeout: float = 1.0
+    """How long the end of a plain `with` block may block an event loop."""
 
 
 DEFAULT_TIMING: Final = Timing()

@@ -1,6 +1,6 @@
-"""A command as a job: the daemon is told how far it is and how it ended; what it does and says stays its own.
+"""Run a command as a job, and report its progress and its end.
 
-It runs whether or not a daemon answers: nobody's backup may depend on who watches it.
+The command runs whether or not a daemon answers, and keeps its input, output and exit status.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process
 from progressd.system.reaper import adopt, reaper
 
-BEAT: Final = 5.0  # seconds between two signs of life at most, and between attempts to look on
+BEAT: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 PACE: Final = 0.2  # seconds between two reports of progress
-END_TIMEOUT: Final = 60.0  # seconds to tell the end to a daemon that is away, such as for a restart
-KILL_GRACE: Final = 5.0  # seconds from SIGTERM to SIGKILL for what is to end
+END_TIMEOUT: Final = 60.0  # seconds to report the end to a daemon that is away, such as during a restart
+KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
 TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # that a terminal sends to its foreground process group
 SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, *TYPED)  # that are passed on to the command
@@ -40,7 +40,7 @@ CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
 
 class CommandJob:
-    """`run` it once. `environment`: what the command gets beside ours; `say` tells whoever started it."""
+    """Run a command once. `environment`: additional variables of the command. `say` prints a message for the user."""
 
     def __init__(
         self,
@@ -58,24 +58,24 @@ class CommandJob:
         self._say = say
         self._calling = trio.CapacityLimiter(1)
         self._known = False  # to the daemon
-        self._maybe_known = False  # it was told, but gave no answer
-        self._complaint = ""  # the last one; it is not repeated while nothing has changed
+        self._maybe_known = False  # the registration was sent, but not answered
+        self._complaint = ""  # the last error, which is not repeated
         self._process: trio.Process | None = None
         self._early: signal.Signals | None = None  # a signal that came before the command was started
         self._heard = set[int]()  # signals
         self._gone = trio.Event()  # the command has ended
-        self._telling: trio.CancelScope | None = None  # the daemon of the end
+        self._telling: trio.CancelScope | None = None  # while the end is reported
         self._ending = trio.Lock()
-        self._ended = False  # as far as that is possible
+        self._ended = False  # every process, as far as possible
         self._over = False  # for the daemon, whatever the command does
         self._lost = False  # for the daemon, and it was said
         self._cancelled = trio.Event()  # by somebody else
-        self._progress: ReportedProgress | None = None  # that has not been reported
-        self._newest: Mapping[str, Any] | None = None  # that has been reported, or was lost on the way
+        self._progress: ReportedProgress | None = None  # not reported yet
+        self._newest: Mapping[str, Any] | None = None  # the last report, which may have been lost
         self._moved = trio.Event()
 
     async def run(self, command: Sequence[str]) -> int:
-        """Run the command to its end; its exit status as a shell has it. Raises OSError when it cannot be started."""
+        """Run the command and return a shell's exit status. Raises OSError if it cannot be started."""
         self._tree = adopt()
         with _receiving() as signals, unwrapped():
             async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
@@ -101,7 +101,7 @@ class CommandJob:
         except OSError as error:
             await self._end(_failure(f"{command[0]} cannot be started: {error.strerror}"))
             raise
-        if self._early is not None:  # it came in the last moment
+        if self._early is not None:  # it arrived during the start
             _send(process, self._early)
         status = await self._follow(process)
         await _signals_are_heard()
@@ -110,7 +110,7 @@ class CommandJob:
         return status
 
     async def _give_up(self, number: signal.Signals) -> int:
-        """Start nothing, for a signal came first, such as while the daemon gave no answer."""
+        """Report the cancellation by a signal that arrived before the command started."""
         await self._end(_event("status_change", new_status=JobStatus.CANCELLED))
         return -number
 
@@ -118,7 +118,7 @@ class CommandJob:
         """Report on the command until it has ended, and return its exit status."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_reporting)
-            nursery.start_soon(self._look_on)
+            nursery.start_soon(self._watch_for_cancellation)
             nursery.start_soon(self._stop_when_cancelled, process)
             streams = ((1, process.stdout), (2, process.stderr))
             outputs = {to: ProgramOutput(stream) for to, stream in streams if stream is not None}
@@ -134,9 +134,9 @@ class CommandJob:
         return status
 
     async def _pass_on(self, signals: AsyncIterator[int]) -> None:
-        """Send each signal to all that the command has started, as far as a terminal has not sent it already.
+        """Send each signal to every process of the command that has not received it from the terminal.
 
-        Once the command has ended, a signal cuts short the wait for a daemon that is away.
+        After the end of the command, a signal ends the wait for a daemon that is away.
         """
         async for number in signals:
             if self._telling is not None:
@@ -171,9 +171,9 @@ class CommandJob:
         return _failure(_told(program, status))
 
     async def _read(self, output: ProgramOutput, to: int) -> None:
-        """Pass on what the command writes, however slowly that is taken, and look for its progress.
+        """Pass on the output of the command, and search it for progress.
 
-        Where nobody takes it any more, the command finds that out with its next write, as it would without us.
+        When the reader of our output has gone, the next write of the command fails, as it would without us.
         """
         assert self._pattern is not None
         rest = b""
@@ -186,7 +186,7 @@ class CommandJob:
                 await output.aclose()
                 return
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-            rest = rest[: SEARCHED_MOST + 1]  # one more, to show that there was more
+            rest = rest[: SEARCHED_MOST + 1]  # one byte more shows that the line is longer
             for line in lines:
                 self._look(line)
         self._look(rest)
@@ -208,8 +208,8 @@ class CommandJob:
             await self._report_progress()
             await trio.sleep(PACE)
 
-    async def _look_on(self) -> None:
-        """Hear of a cancellation at once; where we cannot look on, the next sign of life is answered with it."""
+    async def _watch_for_cancellation(self) -> None:
+        """Watch for a cancellation. Where that is impossible, the answer to the next report shows it."""
         while not self._over:
             if self._known:
                 with contextlib.suppress(ClientError):
@@ -235,7 +235,7 @@ class CommandJob:
             await self._end_tree(process)
 
     async def _end_tree(self, process: trio.Process) -> None:
-        """End the command, if it still runs, and all that it has started."""
+        """Terminate the command and every process that it has started."""
         async with self._ending:
             while not self._ended:
                 try:
@@ -250,7 +250,7 @@ class CommandJob:
                         self._say(f"cannot end {_named(left)}")
 
     def _note(self, status: JobStatus) -> None:
-        """What the job is, for the daemon. Having ended otherwise it lets the command go on, which may have said so."""
+        """Note the status of the job. A finished job does not stop the command, which may have reported it."""
         self._over = self._over or status.finished
         if status is JobStatus.CANCELLED:
             self._cancelled.set()
@@ -271,7 +271,7 @@ class CommandJob:
             await self._report(self._newest)
 
     async def _end(self, event: Mapping[str, Any]) -> None:
-        """Tell the end, as often as it takes for a while; where no daemon ever was, once."""
+        """Report the end, with retries if a daemon has ever answered."""
         if self._progress is not None:
             await self._report_progress()
         with trio.move_on_after(END_TIMEOUT) as self._telling:
@@ -282,7 +282,7 @@ class CommandJob:
         self._say("the daemon was not told how the command ended")
 
     async def _report(self, event: Mapping[str, Any] | None) -> bool:
-        """Tell the daemon, or only show that we are there; whether there is nothing to try again."""
+        """Report an event, or only renew the lease. Return whether no retry is needed."""
         if self._over:
             return True
         try:
@@ -333,7 +333,7 @@ def _receiving() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]
 
 
 def _in_foreground() -> bool:
-    """Whether there is a terminal, and what is typed there is for our process group."""
+    """Return whether this process group is in the foreground of a terminal."""
     try:
         with open("/dev/tty", "rb", buffering=0) as terminal:
             return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
@@ -351,11 +351,11 @@ def _named(processes: Sequence[Process]) -> str:
 
 
 async def _signals_are_heard() -> None:
-    """Wait until a signal that has come to this process has been taken: one that ended the command came to both."""
+    """Wait until a signal that this process has received with the command is processed."""
     heard = trio.Event()
-    trio.lowlevel.current_trio_token().run_sync_soon(heard.set)  # which is how signals come, too
+    trio.lowlevel.current_trio_token().run_sync_soon(heard.set)  # signals arrive the same way
     await heard.wait()
-    for _ in range(2):  # for who takes them
+    for _ in range(2):  # for the task that receives them
         await trio.lowlevel.checkpoint()
 
 

@@ -39,7 +39,12 @@ class _Given(NamedTuple):
 
 
 def load(
-    config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], *, again: bool = False
+    config_path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    *,
+    again: bool = False,
+    default_file: Path = DEFAULT_FILE,
 ) -> tuple[Settings, Origins]:
     """Return the settings in force, and the origin of each by key.
 
@@ -47,11 +52,11 @@ def load(
     invalid values.
 
     Args:
-        config_path: A file that must exist. None: DEFAULT_FILE, if it exists.
+        config_path: A file that must exist. None: `default_file`, if it exists.
         flags: Values by key ("server.port"); None for flags that were not given.
         again: The daemon is running, so a file that blocks, such as a pipe, is rejected.
     """
-    path, table = _read(config_path, again=again)
+    path, table = _read(config_path or default_file, required=config_path is not None, again=again)
     settings = list(declared(Settings))
     given = {
         **dict(_from_file(settings, table, f"file {path}")),
@@ -68,15 +73,14 @@ def load(
     return found, {**origins, **pipeline_origins}
 
 
-def _read(config_path: Path | None, *, again: bool) -> tuple[Path, dict[str, Any]]:
-    path = config_path or DEFAULT_FILE
+def _read(path: Path, *, required: bool, again: bool) -> tuple[Path, dict[str, Any]]:
     try:
         text = read_regular(path) if again else path.read_bytes()
         table = tomllib.loads(text.decode())
         repr(table)  # raises ValueError for integers that are too long to print
         return path, table
     except FileNotFoundError:
-        if config_path is None:
+        if not required:
             return path, {}
         raise SettingsError(f"there is no config file {path}") from None
     except OSError as error:
