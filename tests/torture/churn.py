@@ -38,8 +38,8 @@ WEIGHTS = {
     "break_off_head": 4,
     "cut_upload": 3,
     "cut_batch": 1,
-    "upload": 1,
-    "batch": 0.5,
+    "upload": 0.6,
+    "batch": 0.2,
     "job_over_http": 3,
     "job_over_unix": 3,
     "job_over_websocket": 2,
@@ -127,8 +127,8 @@ class Churn:
     # Watchers
 
     async def read(self, peer: Peer) -> None:
-        for path in (f"/api/jobs/{self.job}", "/api/stats", "/api/jobs?limit=20", "/api/health"):
-            expect(await peer.ask(path), 200)
+        path = self._chance.choice([f"/api/jobs/{self.job}", "/api/stats", "/api/jobs?limit=20", "/api/health"])
+        expect(await peer.ask(path), 200)
 
     async def watch_by_websocket(self, peer: Peer) -> None:
         path = self._chance.choice([f"/ws/jobs/{self.job}", "/ws/jobs", f"/ws/jobs/{self.job}?interval=1"])
@@ -179,12 +179,14 @@ class Churn:
 
     async def upload(self, peer: Peer) -> None:
         await self._post(peer, "/api/convert?pipeline=nothing", form(self._file()))
-        expect(await peer.response(), 202)
+        expect(accepted := await peer.response(), 202)
+        await self._until_finished(f"/ws/jobs/{accepted.json['job_id']}")
 
     async def batch(self, peer: Peer) -> None:
         files = [self._file("files", SIZES[:2])] * self._chance.randint(2, 5)
         await self._post(peer, "/api/batch?pipeline=nothing", form(*files))
-        expect(await peer.response(), 202)
+        expect(accepted := await peer.response(), 202)
+        await self._until_finished(f"/ws/batch/{accepted.json['batch_id']}")
 
     async def job_over_http(self, peer: Peer) -> None:
         await self._post_json(peer, "/api/jobs", {"id": (job_id := str(uuid.uuid4())), "total_steps": 3})
@@ -213,6 +215,11 @@ class Churn:
 
     def _events_of(self, job_id: str) -> list[dict[str, object]]:
         return [registered(job_id), *(progress(job_id, step, 5) for step in range(1, 6)), completed(job_id)]
+
+    async def _until_finished(self, path: str) -> None:
+        async with self._connect() as peer:
+            await peer.open(path)
+            assert await peer.close_code() == 1000
 
     async def _delete(self, peer: Peer, job_id: str) -> None:
         expect(await peer.ask(f"/api/jobs/{job_id}?purge=true", method="DELETE"), 200)
