@@ -26,7 +26,8 @@ retention = 60
 command = ["true", "{input}"]
 """
 HOLD = 1.0  # seconds for which a client stays connected at most
-MOST = 100  # operations at a time
+MOST = 50  # operations at a time
+PATIENCE = 60.0  # seconds that one wait may take, where the machine does not keep up
 SIZES = (1_000, 100_000, 2_000_000)  # bytes of a file
 WEIGHTS = {
     "read": 4,
@@ -96,7 +97,7 @@ class Churn:
 
     @asynccontextmanager
     async def _connect(self) -> AsyncGenerator[Peer]:
-        async with Peer(await trio.open_tcp_stream("127.0.0.1", self._daemon.port)) as peer:
+        async with Peer(await trio.open_tcp_stream("127.0.0.1", self._daemon.port), PATIENCE) as peer:
             yield peer
 
     async def _until(self, peer: Peer, awaited: bytes) -> None:
@@ -194,15 +195,15 @@ class Churn:
         for event in (progress(job_id, 1, 3), progress(job_id, 2, 3), completed(job_id)):
             await self._post_json(peer, f"/api/jobs/{job_id}/events", event)
             expect(await peer.response(), 200)
-        await self._delete(peer, job_id)
+        await self._delete(job_id)
 
-    async def job_over_unix(self, peer: Peer) -> None:
+    async def job_over_unix(self, _peer: Peer) -> None:
         events = self._events_of(job_id := str(uuid.uuid4()))
-        async with Peer(await trio.open_unix_socket(str(self._daemon.state_dir / "ingest.sock"))) as producer:
+        async with Peer(await trio.open_unix_socket(str(self._daemon.state_dir / "ingest.sock")), PATIENCE) as producer:
             await producer.send(b"".join(json.dumps({"ref": 1, **event}).encode() + b"\n" for event in events))
             await producer.stream.send_eof()
             assert (await producer.rest()).count(b'"ok":true') == len(events)
-        await self._delete(peer, job_id)
+        await self._delete(job_id)
 
     async def job_over_websocket(self, peer: Peer) -> None:
         await peer.open("/ws/publish")
@@ -210,8 +211,7 @@ class Churn:
         lines = b"".join(json.dumps({"ref": event["type"], **event}).encode() + b"\n" for event in events)
         await peer.send(frame(Opcode.TEXT, lines))
         await self._until(peer, b'"completed"')
-        async with self._connect() as other:
-            await self._delete(other, job_id)
+        await self._delete(job_id)
 
     def _events_of(self, job_id: str) -> list[dict[str, object]]:
         return [registered(job_id), *(progress(job_id, step, 5) for step in range(1, 6)), completed(job_id)]
@@ -221,8 +221,9 @@ class Churn:
             await peer.open(path)
             assert await peer.close_code() == 1000
 
-    async def _delete(self, peer: Peer, job_id: str) -> None:
-        expect(await peer.ask(f"/api/jobs/{job_id}?purge=true", method="DELETE"), 200)
+    async def _delete(self, job_id: str) -> None:
+        async with self._connect() as peer:
+            expect(await peer.ask(f"/api/jobs/{job_id}?purge=true", method="DELETE"), 200)
 
     def _file(self, name: str = "file", sizes: Sequence[int] = SIZES) -> bytes:
         return file_part(PDF.ljust(self._chance.choice(sizes)), name=name)
