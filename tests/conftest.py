@@ -37,7 +37,7 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=100, help="how often the torture tests kill the daemon")
+    parser.addoption("--rounds", type=int, default=100, help="kills in each torture test; 12 s of churn each")
     parser.addoption("--seed", type=int, default=None, help="what they leave to chance; printed when one fails")
 
 
