@@ -145,7 +145,7 @@ def test_a_revoked_key_locks_the_page(locked_page: Page, locked: Locked) -> None
     sign_in(locked_page, locked.brief)
     expect(locked_page.locator("[data-connection=live]")).to_be_visible()
     keys.revoke(locked.keys_file, "brief")
-    expect(locked_page.get_by_role("alert").filter(visible=True)).to_contain_text("it has been revoked")
+    expect(locked_page.get_by_role("alert").filter(visible=True)).to_contain_text("has been revoked")
     expect(locked_page.locator(".job")).to_have_count(0)
     sign_in(locked_page, locked.key)
     expect(locked_page.locator("[data-connection=live]")).to_be_visible()
