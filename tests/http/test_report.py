@@ -298,7 +298,7 @@ async def test_nonsense_is_not_read_for_ever(daemon: RunningDaemon) -> None:
     statuses = [answer["status"] for answer in answers]
     assert statuses[:1400] == [400] * 700 + [404] * 700
     assert 1000 < statuses.count(400) <= 1500
-    assert last["error"] == "more than 1000 lines were no events: no more of them are taken"
+    assert last["error"] == "more than 1000 invalid lines: the rest is ignored"
 
 
 async def test_whose_answers_take_most_of_the_room_for_all_is_told_that_some_are_missing(daemon: RunningDaemon) -> None:

@@ -62,7 +62,7 @@ class OutputParser:
         for _, line in lines:
             if (event := read(line)) is not None:
                 events.append(event)
-            turn.took(1)
+            turn.count(1)
             if turn.over:
                 await self._ingest.submit(*events)
                 turn, events = Turn(), []

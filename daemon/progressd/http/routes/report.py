@@ -10,7 +10,7 @@ from progressd.http.body import BodyChunks, whole_body
 from progressd.http.context import json_response, services
 from progressd.http.openapi.operations import JSON, LINES, described
 from progressd.http.routes.ndjson_response import NDJSONResponse
-from progressd.producers.ndjson import Ack, LineSplitter, read_event
+from progressd.producers.ndjson import Ack, read_event
 from progressd.producers.ndjson_stream import NDJSONReader
 
 TEXT: Final = {"type": "string", "description": "One JSON object a line."}
@@ -42,7 +42,7 @@ async def _take(job_id: str | None) -> Response:
         job = await daemon.ingest.submit_one(event)
         return json_response(Ack(ok=True, cursor=daemon.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, in_its_time=True)
-    lines = NDJSONReader(LineSplitter(most), daemon.ingest, job_id)
+    lines = NDJSONReader(most, daemon.ingest, job_id)
     answers = NDJSONResponse(pieces, lines, daemon.streams, daemon.budget)
     await answers.begin()
     response = Response(answers, content_type=LINES)
