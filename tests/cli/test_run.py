@@ -170,7 +170,7 @@ def test_what_a_command_has_written_is_passed_on_though_it_has_ended_and_nobody_
     lines = [
         "from progressd.cli.main import main",
         "from progressd.system import process_output",
-        "process_output.PIPE_PATIENCE = 0",
+        "process_output.PIPE_TIMEOUT = 0",
         "main()",
     ]
     impatient = "\n".join(lines)

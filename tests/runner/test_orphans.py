@@ -193,8 +193,8 @@ async def test_an_incomplete_record_is_deleted(children: ProcessRecords, content
 async def test_a_process_that_cannot_be_ended_stays_recorded(
     children: ProcessRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_tree, "KILL_SECONDS", 0.1)
-    monkeypatch.setattr(process_tree, "KILL_SEARCHES", 2)
+    monkeypatch.setattr(process_tree, "KILL_TIMEOUT", 0.1)
+    monkeypatch.setattr(process_tree, "MIN_KILL_SEARCHES", 2)
     with started(STUBBORN, children.mark) as process, started(SLEEPS, children.mark, job_id(2)) as other:
         line_of(process), line_of(other)
         record(children, process.pid)

@@ -239,7 +239,7 @@ async def test_output_is_complete_after_the_exit() -> None:
 
 @pytest.mark.parametrize("patience", [0.1, 0])  # no time is left where we stood still meanwhile
 async def test_output_is_complete_with_a_slow_reader(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
-    monkeypatch.setattr(process_output, "PIPE_PATIENCE", patience)
+    monkeypatch.setattr(process_output, "PIPE_TIMEOUT", patience)
     texts: list[bytes] = []
 
     async def slow(lines: Sequence[NumberedLine]) -> None:
@@ -399,7 +399,7 @@ async def test_a_grandchild_that_floods_the_output_is_killed() -> None:
     program = "(while kill -0 $$; do :; done; exec yes) 2>/dev/null & exit 4"  # so that it all comes after the exit
     status, out, _, _ = await run(shell(program))
     assert status == 4
-    assert len(out.lines) < process_output.PIPE_MOST
+    assert len(out.lines) < process_output.MAX_PIPE_BYTES
 
 
 async def test_a_grandchild_that_writes_slowly_is_killed() -> None:
