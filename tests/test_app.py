@@ -79,25 +79,8 @@ def daemon(tmp_path: Path, config: str) -> Iterator[ServedDaemon]:
         yield daemon
 
 
-def request(daemon: ServedDaemon, method: str, path: str, **what: Any) -> httpx.Response:
-    return httpx.request(method, daemon.url + path, timeout=PATIENCE, trust_env=False, **what)
-
-
-def submit(daemon: ServedDaemon, pipeline: str) -> str:
-    response = request(daemon, "POST", "/api/convert", params={"pipeline": pipeline}, files={"file": ("book.pdf", PDF)})
-    assert response.status_code == 202, response.text
-    return str(response.json()["job_id"])
-
-
 def status(daemon: ServedDaemon, job_id: str) -> str:
-    return str(request(daemon, "GET", f"/api/jobs/{job_id}").json()["status"])
-
-
-def finished(daemon: ServedDaemon, job_id: str) -> dict[str, Any]:
-    """Wait until a job has completed, and return it."""
-    until(lambda: status(daemon, job_id) == "completed")
-    job: dict[str, Any] = request(daemon, "GET", f"/api/jobs/{job_id}").json()
-    return job
+    return str(daemon.job(job_id)["status"])
 
 
 def child_of(directory: Path, job_id: str) -> int:
@@ -114,10 +97,10 @@ def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_stop_waits_for_jobs_until_a_second_signal(daemon: ServedDaemon, tmp_path: Path) -> None:
-    job_id = submit(daemon, "stubborn")
+    job_id = daemon.submit("stubborn")
     child = child_of(tmp_path, job_id)
     daemon.process.send_signal(signal.SIGTERM)
-    until(lambda: request(daemon, "GET", "/api/health/ready").status_code == 503)
+    until(lambda: daemon.request("GET", "/api/health/ready").status_code == 503)
     assert alive(child)
     assert daemon.process.poll() is None
     daemon.process.send_signal(signal.SIGTERM)
@@ -161,7 +144,7 @@ def test_a_config_file_that_is_a_pipe_is_read_once(tmp_path: Path, config: str) 
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "settings not reloaded" in log.read_text())
         assert f"the config file {pipe} cannot be read: it is not a regular file" in log.read_text()
-        finished(daemon, submit(daemon, "copy"))
+        daemon.completed(daemon.submit("copy"))
 
 
 def open_to_others(state_dir: Path) -> list[str]:
@@ -176,7 +159,7 @@ def test_the_state_directory_is_private_to_one_daemon(tmp_path: Path, config: st
     for directory in (state_dir, state_dir / "jobs", state_dir / "uploads"):
         directory.mkdir(mode=0o755)
     with served_daemon(state_dir, config=config) as daemon:
-        running = submit(daemon, "gated")
+        running = daemon.submit("gated")
         child_of(tmp_path, running)
         assert open_to_others(state_dir) == []
         rejected = serve("--state-dir", state_dir)
@@ -186,7 +169,7 @@ def test_the_state_directory_is_private_to_one_daemon(tmp_path: Path, config: st
             " --state-dir\n"
         )
         (tmp_path / "go").touch()
-        finished(daemon, running)
+        daemon.completed(running)
         assert open_to_others(state_dir) == []
     assert stat.S_IMODE(state_dir.stat().st_mode) == 0o755
 
@@ -218,32 +201,32 @@ async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:
 async def test_a_killed_daemon_recovers_its_jobs(tmp_path: Path, config: str) -> None:
     state_dir = tmp_path / "state"
     with served_daemon(state_dir, config=config.replace("kill_grace = 0.3", "kill_grace = 1000")) as daemon:
-        done = submit(daemon, "copy")
-        before = finished(daemon, done)
-        request(daemon, "POST", "/api/jobs", json={"id": ID, "kind": "scan"})
-        request(daemon, "POST", "/api/events", json=progress(ID, 5, 12))
-        cancelled = submit(daemon, "alone")
+        done = daemon.submit("copy")
+        before = daemon.completed(done)
+        daemon.request("POST", "/api/jobs", json={"id": ID, "kind": "scan"})
+        daemon.request("POST", "/api/events", json=progress(ID, 5, 12))
+        cancelled = daemon.submit("alone")
         orphans = [child_of(tmp_path, cancelled)]
-        assert request(daemon, "DELETE", f"/api/jobs/{cancelled}").status_code == 200
-        running = submit(daemon, "gated")
+        assert daemon.request("DELETE", f"/api/jobs/{cancelled}").status_code == 200
+        running = daemon.submit("gated")
         orphans.append(child_of(tmp_path, running))
-        until(lambda: request(daemon, "GET", f"/api/jobs/{running}").json()["progress"]["percent"] == 50)
-        cursor = request(daemon, "GET", f"/api/jobs/{running}").json()["cursor"]
+        until(lambda: daemon.job(running)["progress"]["percent"] == 50)
+        cursor = daemon.job(running)["cursor"]
         daemon.kill()
         assert all(map(alive, orphans))
     (tmp_path / f"pid-{running}").unlink()
     with served_daemon(state_dir, config=config) as daemon:
-        assert request(daemon, "GET", f"/api/jobs/{done}").json() == before
-        result = request(daemon, "GET", f"/api/jobs/{done}/download")
+        assert daemon.job(done) == before
+        result = daemon.request("GET", f"/api/jobs/{done}/download")
         assert (result.status_code, result.content) == (200, PDF)
         child_of(tmp_path, running)
         assert not any(map(alive, orphans))
         assert status(daemon, running) == "processing"
         assert (status(daemon, ID), status(daemon, cancelled)) == ("processing", "cancelled")
         (tmp_path / "go").touch()
-        ended = finished(daemon, running)
+        ended = daemon.completed(running)
         assert ended["attempt"] == 2
-        assert request(daemon, "GET", ended["output_path"]).content == PDF
+        assert daemon.request("GET", ended["output_path"]).content == PDF
         resumed = await messages(daemon, f"/ws/jobs/{running}?since={cursor}")
     changes = [one["data"]["new_status"] for one in resumed if one["type"] == "status_change"]
     assert changes == ["queued", "processing", "completed"]
@@ -258,23 +241,23 @@ def test_children_of_killed_daemons_never_run_together(tmp_path: Path, config: s
     config += "max_attempts = 2\n"
     for attempt in (1, 2):
         with served_daemon(state_dir, config=config) as daemon:
-            job_id = job_id or submit(daemon, "alone")
+            job_id = job_id or daemon.submit("alone")
             child = child_of(tmp_path, job_id)
             helper = tmp_path / f"helper-{job_id}"
             until(lambda path=helper: path.exists() and path.read_text().endswith("\n"))  # type: ignore[misc]
             assert not any(map(alive, before))
             before |= {child, int(helper.read_text())}
-            job = request(daemon, "GET", f"/api/jobs/{job_id}").json()
+            job = daemon.job(job_id)
             assert (job["status"], job["attempt"]) == ("processing", attempt)
-            assert request(daemon, "GET", f"/api/jobs/{job_id}/download").status_code == 409
+            assert daemon.request("GET", f"/api/jobs/{job_id}/download").status_code == 409
             daemon.process.kill()
             daemon.process.wait(PATIENCE)
         (tmp_path / f"pid-{job_id}").unlink()
         helper.unlink()
     with served_daemon(state_dir, config=config) as daemon:
         until(lambda: status(daemon, job_id) == "failed")
-        assert request(daemon, "GET", f"/api/jobs/{job_id}").json()["error"] == "interrupted"
-        assert request(daemon, "GET", f"/api/jobs/{job_id}/download").status_code == 409
+        assert daemon.job(job_id)["error"] == "interrupted"
+        assert daemon.request("GET", f"/api/jobs/{job_id}/download").status_code == 409
         assert not any(map(alive, before))
         assert {path.name for path in (state_dir / "jobs" / job_id).iterdir()} == {"input"}
         assert list((state_dir / "children").iterdir()) == []
@@ -340,7 +323,7 @@ def test_systemd_passes_sockets_and_is_notified(
                 assert notified.recv(1000) == b"STATUS=jobs: 0 running, 0 queued; watchers: 0"
                 assert [report(tmp_path / name, registered(ID))["ok"] for name in SOCKETS] == [True, True]
                 assert not (daemon.state_dir / "ingest.sock").exists()
-                inside = request(daemon, "GET", finished(daemon, submit(daemon, "inside"))["output_path"]).text
+                inside = daemon.request("GET", daemon.completed(daemon.submit("inside"))["output_path"]).text
             finally:
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(PATIENCE) == 0

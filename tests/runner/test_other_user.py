@@ -8,9 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE, alive, until
@@ -48,10 +46,6 @@ class Jobs:
         self._log = log
         self.left = list[int]()
 
-    def submit(self, pipeline: str) -> str:
-        answer = self._ask("POST", f"/api/convert?pipeline={pipeline}", files={"file": ("x", b"x")})
-        return str(answer["job_id"])
-
     def process_of(self, job_id: str) -> int:
         """Wait for the process of the other user, and return its id."""
         path = self.daemon.state_dir / "jobs" / job_id / "input.pid"
@@ -59,20 +53,9 @@ class Jobs:
         self.left.append(int(path.read_text()))
         return self.left[-1]
 
-    def cancel(self, job_id: str) -> None:
-        self._ask("DELETE", f"/api/jobs/{job_id}")
-
-    def ended(self, job_id: str) -> Any:
-        """Wait for the end of a job, and return the job."""
-        until(lambda: "completed_at" in self._ask("GET", f"/api/jobs/{job_id}"))
-        return self._ask("GET", f"/api/jobs/{job_id}")
-
     def errors(self, job_id: str) -> list[str]:
         """Return the errors that the daemon logged for a job."""
         return [line for line in self._log.read_text().splitlines() if job_id in line and "level=error" in line]
-
-    def _ask(self, method: str, path: str, **request: Any) -> Any:
-        return httpx.request(method, f"{self.daemon.url}{path}", trust_env=False, timeout=PATIENCE, **request).json()
 
 
 @pytest.fixture
@@ -99,12 +82,12 @@ def described(pid: int) -> str:
 
 def test_remaining_processes_are_reported_and_free_the_slot(jobs: Jobs) -> None:
     for pipeline, status in (("limited", "failed"), ("stays", "cancelled"), ("leaves", "completed")):
-        job_id = jobs.submit(pipeline)
+        job_id = jobs.daemon.submit(pipeline)
         pid = jobs.process_of(job_id)
         if pipeline == "stays":
-            jobs.cancel(job_id)
-        assert jobs.ended(jobs.submit("next"))["status"] == "completed"
-        job = jobs.ended(job_id)
+            jobs.daemon.request("DELETE", f"/api/jobs/{job_id}")
+        assert jobs.daemon.ended(jobs.daemon.submit("next"))["status"] == "completed"
+        job = jobs.daemon.ended(job_id)
         assert job["status"] == status
         if pipeline == "limited":
             assert job["error"] == (
@@ -117,10 +100,10 @@ def test_remaining_processes_are_reported_and_free_the_slot(jobs: Jobs) -> None:
 
 
 def test_a_stop_does_not_requeue_a_job_that_still_runs(jobs: Jobs, tmp_path: Path) -> None:
-    job_id = jobs.submit("stays")
+    job_id = jobs.daemon.submit("stays")
     pid = jobs.process_of(job_id)
     jobs.daemon.process.send_signal(signal.SIGTERM)
     assert jobs.daemon.process.wait(PATIENCE) == 0
     with restricted(tmp_path) as again:
-        error = again.ended(job_id)["error"]
+        error = again.daemon.ended(job_id)["error"]
     assert error == f"Pipeline error: the daemon stopped; cannot end its processes {described(pid)}"

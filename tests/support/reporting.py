@@ -1,4 +1,4 @@
-"""`Job` in a program of the tests, and what a daemon shows of it."""
+"""A client's `Job` in a test, and the state that the daemon shows."""
 
 import contextlib
 import logging
@@ -21,14 +21,12 @@ def to(daemon: ServedDaemon, way: str = "socket") -> dict[str, Any]:
 
 def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> httpx.Response:
     job_id = job if isinstance(job, str) else job.id
-    return httpx.request(method, f"{daemon.url}/api/jobs/{job_id}", trust_env=False, timeout=PATIENCE, **what)
+    return daemon.request(method, f"/api/jobs/{job_id}", **what)
 
 
 def seen(daemon: ServedDaemon, job: Job | str) -> dict[str, Any]:
-    """The job as the daemon shows it; empty while it does not know it."""
-    response = request(daemon, "GET", job)
-    view: dict[str, Any] = response.json() if response.is_success else {}
-    return view
+    """Return the job as the daemon shows it; empty if unknown."""
+    return daemon.job(job if isinstance(job, str) else job.id)
 
 
 def status(daemon: ServedDaemon, job: Job | str) -> str:
@@ -41,7 +39,7 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextlib.contextmanager
 def working(**how: Any) -> Iterator[tuple[Job, threading.Event]]:
-    """A job in another thread, and the event that ends it; the thread has ended when the block is left."""
+    """Run a job in another thread; give the job, and the event that ends it."""
     job, go = Job("scan", 10, **how), threading.Event()
 
     def work() -> None:

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from support.pid_namespace import as_init, init_of
-from support.serving import served_daemon
+from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE, alive, until
 
 PIPELINES = """
@@ -27,20 +26,6 @@ accept = ["*/*"]
 """
 
 
-def submitted(url: str, pipeline: str, content: bytes = b"x") -> str:
-    answer = httpx.post(
-        f"{url}/api/convert", params={"pipeline": pipeline}, files={"file": ("x", content)}, trust_env=False
-    )
-    return str(answer.json()["job_id"])
-
-
-def ended(url: str, job_id: str) -> Any:
-    """Wait for the end of a job, and return the job."""
-    view = f"{url}/api/jobs/{job_id}"
-    until(lambda: httpx.get(view, trust_env=False).json()["status"] in ("completed", "failed"))
-    return httpx.get(view, trust_env=False).json()
-
-
 def zombies(pid: int) -> list[str]:
     """Return the zombie children of a process."""
     found = []
@@ -50,22 +35,23 @@ def zombies(pid: int) -> list[str]:
 
 
 @contextmanager
-def daemon_as_init(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """Run a daemon as PID 1; give its URL, and its id outside."""
+def daemon_as_init(tmp_path: Path) -> Iterator[tuple[ServedDaemon, int]]:
+    """Run a daemon as PID 1; give it, and its process id outside."""
     (tmp_path / "config.toml").write_text(PIPELINES)
     serve = ["serve", "--port", "0", "--state-dir", str(tmp_path / "state"), "--config", str(tmp_path / "config.toml")]
     command = as_init(sys.executable, "-m", "progressd", *serve)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().removeprefix("listening on ").strip(), init_of(process)
+            url = process.stdout.readline().removeprefix("listening on ").strip()
+            yield ServedDaemon(url, process, tmp_path / "state"), init_of(process)
         finally:
             process.kill()
 
 
 def test_a_daemon_as_pid_1_reaps_orphans(tmp_path: Path) -> None:
-    with daemon_as_init(tmp_path) as (url, pid):
-        jobs = [ended(url, submitted(url, "orphans", b"x" * status)) for status in (1, 2, 3, 4, 5)]
+    with daemon_as_init(tmp_path) as (daemon, pid):
+        jobs = [daemon.ended(daemon.submit("orphans", b"x" * status)) for status in (1, 2, 3, 4, 5)]
         assert [job["error"] for job in jobs] == [
             f"Pipeline error: orphans failed with exit status {status}" for status in (1, 2, 3, 4, 5)
         ]
@@ -74,7 +60,7 @@ def test_a_daemon_as_pid_1_reaps_orphans(tmp_path: Path) -> None:
 
 def test_a_stop_ends_an_orphan_without_the_mark(tmp_path: Path) -> None:
     with served_daemon(tmp_path / "state", config=PIPELINES) as daemon:
-        job_id = submitted(daemon.url, "clean")
+        job_id = daemon.submit("clean")
         path = tmp_path / "state" / "jobs" / job_id / "input.pid"
         until(path.exists)
         left = int(path.read_text())
