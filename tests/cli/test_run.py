@@ -207,7 +207,7 @@ def test_a_slow_reader_receives_all_output(tmp_path: Path) -> None:
     lines = [
         "from progressd.cli.main import main",
         "from progressd.system import process_output",
-        "process_output.PIPE_PATIENCE = 0",
+        "process_output.PIPE_TIMEOUT = 0",
         "main()",
     ]
     impatient = "\n".join(lines)

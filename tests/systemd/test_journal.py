@@ -29,8 +29,13 @@ def test_the_journal_tells_the_story_of_one_job(machine: Machine) -> None:
         answer = machine.report(event)
         assert answer["ok"], answer
     story = entries(machine, f"JOB_ID={ID}")
-    told = [entry["MESSAGE"].partition(" job_id=")[0] for entry in story]
-    assert told == ["job created", "job is now processing", "job is now failed", "job failed"]
+    events = [(entry["MESSAGE"].partition(" job_id=")[0], entry.get("STATUS")) for entry in story]
+    assert events == [
+        ("job created", None),
+        ("job status changed", "processing"),
+        ("job status changed", "failed"),
+        ("job failed", None),
+    ]
     assert {entry["_SYSTEMD_UNIT"] for entry in story} == {"progressd.service"}
     assert (story[-1]["ERROR"], story[-1]["PRIORITY"]) == ("torn tape", "6")
     assert machine.run("journalctl", "--output", "cat", f"JOB_ID={other}").count("\n") == 3

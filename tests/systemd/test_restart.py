@@ -207,4 +207,4 @@ async def test_a_job_longer_than_the_drain_is_queued_again_and_nothing_of_it_run
     assert (job["status"], job["attempt"]) == ("completed", 1), job  # a stop in order is no attempt
     assert len(began.read_text().split()) == 2
     assert machine.state("progressd.service")["Result"] == "success"
-    assert "job queued again" in machine.log("progressd.service")
+    assert "job requeued" in machine.log("progressd.service")
