@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes a virtual environment, or says in a sentence what is missing and what to type.
+# Create a virtual environment, or print what is missing and how to install it.
 #
 #     scripts/venv.sh DIRECTORY [PYTHON]
 #
-# Without PYTHON it looks for one that is new enough. Where Python comes from is the user's business, so it installs none.
+# Without PYTHON it searches for a version that is new enough. It never installs Python.
 set -eu
 
 directory=$1
