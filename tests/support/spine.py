@@ -1,4 +1,4 @@
-"""The way of the data without its two ends: a store, and ingest, registry, broadcaster and history on it."""
+"""The core of the daemon without producers and watchers: store, ingest, registry, broadcaster and history."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -9,6 +9,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
+    Event,
     ProgressEvent,
     RegisterEvent,
     Registration,
@@ -17,19 +18,21 @@ from progressd.core.events import (
     StatusEvent,
     SubmitEvent,
 )
+from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData
 from progressd.core.status import JobStatus
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
+from progressd.engine.submitting import Outcome
 from progressd.store.sqlite import SQLiteStore
 
 from support.samples import job_id
 
 
 class Spine:
-    """As `app.py` puts it together."""
+    """The parts as `app.py` connects them."""
 
     def __init__(self, store: SQLiteStore, nursery: trio.Nursery) -> None:
         self.store = store
@@ -38,12 +41,15 @@ class Spine:
         self.history = History(store, self.registry, self.batches)
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster)
-        self.submit = self.ingest.submit
+
+    async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
+        """Submit events to ingest."""
+        return await self.ingest.submit(*events, may_see=may_see)
 
 
 @asynccontextmanager
 async def running(store: SQLiteStore) -> AsyncIterator[Spine]:
-    """Runs until the end of the block, and stops then as the daemon does."""
+    """Run until the end of the block, and stop as the daemon does."""
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery)
         await spine.registry.load()
@@ -55,7 +61,7 @@ async def running(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 @asynccontextmanager
 async def started_again(path: Path) -> AsyncIterator[Spine]:
-    """The next daemon on the same file."""
+    """Run the next daemon on the same file."""
     with closing(SQLiteStore.open(path)) as store:
         async with running(store) as spine:
             yield spine
