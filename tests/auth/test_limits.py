@@ -250,7 +250,7 @@ async def test_only_so_many_connections_come_from_one_address(tmp_path: Path) ->
         async with Peer(await daemon.connect()) as again:
             assert (await again.ask("/api/health")).status == 200
         await second.stream.aclose()
-        assert daemon.daemon.connection_log.counts["refused", "too many open of address"] == 1
+        assert daemon.daemon.connection_log.counts["refused", "too many sockets of address"] == 1
 
 
 async def test_a_trusted_proxy_has_as_many_connections_open_as_its_clients_need(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_certificate_that_nobody_vouches_for_is_named_with_what_to_do(
 @WAYS
 def test_plain_http_to_a_port_with_tls_is_told_as_such(arguments: list[str], encrypted: ServedDaemon) -> None:
     result = run(f"http://localhost:{encrypted.port}", *arguments)
-    assert ": TLS is spoken at this port: use https:// or wss://" in result.output
+    assert ": this port uses TLS: use https:// or wss://" in result.output
     assert result.output.count("\n") == 1
 
 

@@ -272,7 +272,7 @@ async def test_a_client_costs_only_the_tasks_of_its_request(daemon: RunningDaemo
         idle = await daemon.settled()
         await second.send_all(f"GET /api/jobs/{ID}/events HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         await eventually(lambda: len(daemon.daemon.streams) == 2)
-        assert (await daemon.settled()).tasks - idle.tasks <= 2
+        assert (await daemon.settled()).tasks - idle.tasks <= 3  # the application's, its reader and its handler
 
 
 async def test_there_is_a_most_of_streams(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import trio
 from progressd.broadcast.envelope import text_frame
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
+from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionLog
-from progressd.net.listener import Connection, Listener
+from progressd.net.listener import Listener
 from progressd.ws.keepalive import KeepAlive
 from progressd.ws.websocket import WebSocket
 from support.waiting import PATIENCE
@@ -52,7 +53,6 @@ async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
             websocket = WebSocket(connection, nursery, LIMITS, MemoryBudget(), KeepAlive(LIMITS))
-
             await websocket.accept()
             await websocket.serve(SendBack(websocket))
             nursery.cancel_scope.cancel()
@@ -60,15 +60,14 @@ async def echo(connection: Connection) -> None:
         pass
 
 
-class NoHttp:
-    async def serve(self, connection: Connection) -> bool:
-        raise NotImplementedError
+async def no_http(connection: Connection) -> bool:
+    raise NotImplementedError
 
 
 async def test_the_autobahn_cases_pass(nursery: trio.Nursery, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS, ConnectionLog()).run, listening)
+        nursery.start_soon(Listener(echo, no_http, nursery, LIMITS, ConnectionLog()).run, listening)
         url = f"ws://127.0.0.1:{listening.getsockname()[1]}/ws/echo"
         verdicts = await verdicts_of(url, CASES)
         assert len(verdicts) > 200
