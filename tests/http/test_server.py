@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import math
-import re
 import tracemalloc
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from progressd.http.server.connection import KEEP_ALIVE
 from progressd.http.server.protocol import HALF_CLOSE_TIMEOUT, POLL_INTERVAL
 from progressd.net.connection import LINGER
 from support.daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
-from support.http_client import FORM_TYPE, exchange, file_part, form, get
+from support.http_client import FORM_TYPE, file_part, form, get
 from support.peer import Peer, request
 from support.samples import ID, job_id
 from support.submitting import PDF, ended, python, run, shell
@@ -71,19 +70,6 @@ async def test_an_incomplete_head_on_a_used_connection_times_out(
             await wait_all_tasks_blocked(0.01)
             slow_clock.jump(0.2 * daemon.settings.limits.handshake_timeout)
         await is_closed(stream)
-
-
-async def test_a_connection_is_kept_alive(daemon: RunningDaemon) -> None:
-    async with await daemon.connect() as stream:
-        for _ in range(100):
-            await stream.send_all(get("/api/health/live"))
-            assert (await answer(stream)).startswith(b"HTTP/1.1 200 ")
-
-
-async def test_pipelined_requests_are_answered_in_order(daemon: RunningDaemon) -> None:
-    paths = ["/api/health/live", "/nope", "/api/jobs", "/api/jobs/x"]
-    answered = await exchange(daemon, b"".join(map(get, paths)) + get("/api/health/live", "Connection: close"))
-    assert re.findall(rb"HTTP/1.1 (\d+)", answered) == [b"200", b"404", b"200", b"400", b"200"]
 
 
 @pytest.mark.parametrize(
@@ -318,17 +304,6 @@ async def read_some(stream: trio.SocketStream, size: int) -> None:
             chunk = await stream.receive_some(65536)
             assert chunk, "closed too soon"
             size -= len(chunk)
-
-
-async def test_the_stop_closes_idle_connections_at_once(daemon: RunningDaemon) -> None:
-    async with await daemon.connect() as used, await daemon.connect() as fresh:
-        await used.send_all(get("/api/health/live"))
-        await answer(used)
-        daemon.kill()
-        await is_closed(used)
-    with trio.fail_after(PATIENCE):
-        await daemon.stopped.wait()
-    assert fresh
 
 
 async def test_the_stop_does_not_wait_for_idle_clients_to_close(slow_clock: MockClock, daemon: RunningDaemon) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,12 +71,6 @@ async def test_bytes_behind_the_handshake_are_not_lost(daemon: RunningDaemon) ->
         assert await peer.next_frame() == (Opcode.PONG, b"early")
         await peer.send(frame(Opcode.PING, b"bird")[3:])
         assert await peer.next_frame() == (Opcode.PONG, b"bird")
-
-
-async def test_a_handshake_may_come_in_segments(daemon: RunningDaemon) -> None:
-    async with Peer(await daemon.connect()) as peer:
-        await in_segments(peer, upgrade(JOB), 7)
-        assert (await peer.response()).status == 404
 
 
 async def in_segments(peer: Peer, data: bytes, size: int) -> None:
@@ -237,8 +232,9 @@ async def test_a_request_without_upgrade_is_426_at_once(tmp_path: Path, target: 
     assert response.headers["upgrade"] == "websocket"
 
 
-async def test_another_method_than_get_is_405(daemon: RunningDaemon) -> None:
-    response = await ask(daemon, request("/ws/jobs", {"Content-Length": "0"}, method="POST"))
+@pytest.mark.parametrize("head", [request, upgrade])
+async def test_post_is_405(daemon: RunningDaemon, head: Callable[..., bytes]) -> None:
+    response = await ask(daemon, head("/ws/jobs", {"Content-Length": "0"}, method="POST"))
     assert (response.status, list(response.json)) == (405, ["error"])
 
 
@@ -282,11 +278,6 @@ async def test_a_malformed_upgrade_gets_json(daemon: RunningDaemon, wrong: dict[
     assert (response.status, list(response.json)) == (status, ["error"])
     if status == 426:
         assert response.headers["sec-websocket-version"] == "13"
-
-
-async def test_an_upgrade_with_post_gets_json(daemon: RunningDaemon) -> None:
-    response = await ask(daemon, upgrade(headers={"Content-Length": "0"}, method="POST"))
-    assert (response.status, list(response.json)) == (405, ["error"])
 
 
 async def test_an_upgrade_over_http_1_0_gets_json(daemon: RunningDaemon) -> None:

@@ -11,7 +11,7 @@ import trio.testing
 from progressd.core.status import JobStatus
 from support.daemon import PATIENCE, RunningDaemon, Watcher, completed, progress, registered, running_daemon
 from support.keys import add, bearer, revoke
-from support.peer import Peer, close_frame, frame, upgrade
+from support.peer import Peer, close_frame, frame
 from support.samples import ID, job_id
 from support.waiting import eventually
 from trio_websocket import ConnectionClosed, ConnectionRejected
@@ -74,12 +74,6 @@ async def test_a_job_without_an_id_gets_one(daemon: RunningDaemon) -> None:
         await say(producer, {"type": "job_created", "data": {"kind": "backup"}})
         [answer] = await answers(producer, 1)
     assert (await daemon.daemon.registry.get(answer["job_id"])).kind == "backup"
-
-
-async def test_watchers_get_the_events(daemon: RunningDaemon) -> None:
-    async with daemon.watch("/ws/jobs") as watcher, daemon.watch(PATH) as producer:
-        await say(producer, registered(ID), progress(ID, 1), completed(ID))
-        assert (await watcher.receive_until("completed"))[-1]["job_id"] == ID
 
 
 async def test_a_message_may_be_binary_and_in_fragments(daemon: RunningDaemon) -> None:
@@ -236,13 +230,6 @@ async def test_each_line_during_a_drain_is_answered_or_not_taken(daemon: Running
     assert (await daemon.daemon.registry.get(ID)).progress.current_step == taken <= said
 
 
-async def test_a_silent_producer_times_out(tmp_path: Path) -> None:
-    limits = {"heartbeat_interval": 0.05, "connection_timeout": 0.3}
-    async with running_daemon(tmp_path, limits=limits) as daemon, Peer(await daemon.connect()) as peer:
-        await peer.open(PATH)
-        assert await peer.close_code() == 4001
-
-
 async def test_producers_have_a_limit_of_connections(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon, daemon.watch(PATH):
         with pytest.raises(ConnectionRejected) as refused:
@@ -261,22 +248,6 @@ async def test_only_the_handshake_counts_as_a_request(tmp_path: Path) -> None:
             async with daemon.watch(PATH):
                 pass
         assert refused.value.status_code == 429
-
-
-@pytest.mark.parametrize(("origin", "host"), [("http://evil.example", "daemon"), ("", "evil.example")])
-async def test_pages_of_other_sites_are_refused(daemon: RunningDaemon, origin: str, host: str) -> None:
-    async with Peer(await daemon.connect()) as peer:
-        await peer.send(upgrade(PATH, {"Origin": origin, "Host": host}))
-        assert (await peer.response()).status == 403
-
-
-async def test_under_a_base_path(tmp_path: Path) -> None:
-    async with (
-        running_daemon(tmp_path, server={"base_path": "/progress"}) as daemon,
-        daemon.watch(f"/progress{PATH}") as producer,
-    ):
-        await say(producer, registered(ID))
-        assert (await producer.receive())["ok"]
 
 
 async def test_a_key_with_labels_reports_only_its_jobs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.core.messages import encode
 from progressd.net.headers import ALWAYS
-from progressd.net.transport import MAX_RECEIVE, close_socket, require_open
+from progressd.net.transport import MAX_RECEIVE, SocketTransport, require_open
 from progressd.system.condition import Condition
 from progressd.system.fs import read_regular
 
@@ -38,7 +38,18 @@ class PlaintextReceived(Exception):
 class TLSTransport:
     """TLS on a socket. `start` runs a task that must end with the connection."""
 
-    __slots__ = ("_ended", "_flushed", "_flushing", "_incoming", "_outgoing", "_pending", "_start", "_tls", "socket")
+    __slots__ = (
+        "_ended",
+        "_flushed",
+        "_flushing",
+        "_incoming",
+        "_outgoing",
+        "_pending",
+        "_socket",
+        "_start",
+        "_tls",
+        "socket",
+    )
 
     def __init__(
         self,
@@ -47,6 +58,7 @@ class TLSTransport:
         start: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self.socket = sock
+        self._socket = SocketTransport(sock)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._pending = b""  # ciphertext that is not sent yet
@@ -57,20 +69,15 @@ class TLSTransport:
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        """Encrypt and send. Raises BlockingIOError if an earlier record is not sent yet, BrokenPipeError."""
         return self._send
 
     async def wait_writable(self) -> None:
-        """Wait until all ciphertext is sent and the socket has room. Raises ClosedResourceError."""
         require_open(self.socket)
         self._start_flush()
         await self._flushed.wait_for(lambda: not self._flushing)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return the next plaintext; the first call makes the TLS handshake.
-
-        Raises PlaintextReceived, BrokenResourceError, ClosedResourceError.
-        """
+        """Return the next plaintext. The first call makes the TLS handshake. Also raises PlaintextReceived."""
         await trio.lowlevel.checkpoint()
         while True:
             if not self._ended:
@@ -87,28 +94,23 @@ class TLSTransport:
                     raise PlaintextReceived from None
                 finally:
                     self._push()
-            data = await self._receive_ciphertext()
+            data = await self._socket.receive_some(MAX_RECEIVE)
             if self._ended and not data:
                 return b""
             if not self._ended:
                 self._incoming.write(data) if data else self._incoming.write_eof()
 
     async def send_eof(self) -> None:
-        """End TLS and tell the peer that no more bytes follow. Raises BrokenResourceError, ClosedResourceError."""
         if not self._ended:
             self._ended = True
             with contextlib.suppress(ssl.SSLError):  # the peer has not ended TLS, or never made a handshake
                 self._tls.unwrap()
             self._push()
         await self.wait_writable()
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        await self._socket.send_eof()
 
     def close(self) -> None:
-        """Close the socket at once."""
-        close_socket(self.socket)
+        self._socket.close()
 
     def _send(self, data: bytes) -> int:
         if self._pending:
@@ -121,17 +123,6 @@ class TLSTransport:
         except ssl.SSLError as error:
             raise BrokenPipeError(str(error)) from None
         return taken
-
-    async def _receive_ciphertext(self) -> bytes:
-        while True:
-            require_open(self.socket)
-            await trio.lowlevel.wait_readable(self.socket)
-            try:
-                return self.socket.recv(MAX_RECEIVE)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError from error
 
     def _push(self) -> None:
         """Send the ciphertext now, or start a task that sends it once the socket has room."""
@@ -184,11 +175,13 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(PROTOCOLS)
-    _check_pem("server.tls_cert", server.tls_cert)
-    if server.tls_key:
-        _check_pem("server.tls_key", server.tls_key)
+    for setting, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
+        try:
+            read_regular(Path(path or server.tls_cert))
+        except OSError as error:
+            raise SettingsError(f"server.{setting} = {path!r}: {error.strerror}") from None
     try:
-        context.load_cert_chain(server.tls_cert, server.tls_key or None, password=_no_password)
+        context.load_cert_chain(server.tls_cert, server.tls_key or None, password=_encrypted)
     except ssl.SSLError as error:
         mismatch = error.reason == "KEY_VALUES_MISMATCH"
         reason = "the private key does not match the certificate" if mismatch else "no certificate with a private key"
@@ -199,18 +192,6 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
     return context
 
 
-def _check_pem(setting: str, path: str) -> None:
-    """Raise SettingsError for a file that cannot be read and for an encrypted key."""
-    try:
-        text = read_regular(Path(path))
-    except OSError as error:
-        raise SettingsError(f"{setting} = {path!r}: {error.strerror}") from None
-    if b"ENCRYPTED" in text:
-        raise SettingsError(
-            f"{setting} = {path!r}: the private key is encrypted (decrypt it: openssl pkey -in KEY -out NEW)"
-        )
-
-
-def _no_password() -> str:
-    """Keep OpenSSL from asking on the terminal."""
-    return ""
+def _encrypted() -> str:
+    """Raise for an encrypted key. OpenSSL would ask on the terminal."""
+    raise SettingsError("server.tls_key: the private key is encrypted (decrypt it: openssl pkey -in KEY -out NEW)")

@@ -41,16 +41,14 @@ class SocketTransport:
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        """The socket's own method, without a Python frame around it: the fan-out calls it for each watcher."""
+        # No method of our own: the fan-out calls this for each watcher, and from C.
         return self.socket.send
 
     async def wait_writable(self) -> None:
-        """Wait until `send` takes bytes. Raises ClosedResourceError."""
         require_open(self.socket)
         await trio.lowlevel.wait_writable(self.socket)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return the next bytes, or b"" at the end. Raises BrokenResourceError, ClosedResourceError."""
         # SocketStream.receive_some would keep 1.1 KiB of frames for each connection that waits.
         while True:
             require_open(self.socket)
@@ -63,7 +61,6 @@ class SocketTransport:
                 raise trio.BrokenResourceError from error
 
     async def send_eof(self) -> None:
-        """Tell the peer that no more bytes follow. Raises BrokenResourceError, ClosedResourceError."""
         require_open(self.socket)
         await trio.lowlevel.checkpoint()
         try:
@@ -72,7 +69,6 @@ class SocketTransport:
             raise trio.BrokenResourceError from error
 
     def close(self) -> None:
-        """Close the socket at once."""
         close_socket(self.socket)
 
 

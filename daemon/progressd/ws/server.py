@@ -14,9 +14,7 @@ from progressd.auth.connection_limit import Client, ConnectionLimiter
 from progressd.auth.identity import NOBODY, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
 from progressd.auth.rate_limit import RequestRates
-from progressd.broadcast.multiplex import Session
-from progressd.broadcast.outbox import MemoryBudget
-from progressd.broadcast.subscription import Subscription
+from progressd.broadcast.outbox import MemoryBudget, Outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import ProgressdError, Stopping, TokenExpired
@@ -26,7 +24,7 @@ from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, refused
 from progressd.producers.ndjson import LineSplitter
 from progressd.producers.ndjson_stream import NDJSONReader
-from progressd.ws.handshake import StreamRequest, check_query, publishes, read_stream_request
+from progressd.ws.handshake import check_query, publishes, read_stream_request
 from progressd.ws.keepalive import KeepAlive
 from progressd.ws.publish import PublishHandler
 from progressd.ws.subscriptions import SubscriptionCommands
@@ -89,7 +87,7 @@ class WebSocketServer:
         entry = websocket.connection.log_entry
         try:
             identity = self._admit(websocket)
-            serve = await self._handler(websocket, identity)
+            serve = await self._server_for(websocket, identity)
             await websocket.accept()
             self._keepalive.add(websocket.outbox)
         except TokenExpired:  # a page cannot see why a handshake failed, and would reconnect forever
@@ -158,63 +156,50 @@ class WebSocketServer:
         if (client := self._open.pop(websocket, None)) is not None:
             self._connection_limiter.give_back(client)
 
-    async def _handler(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
+    async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
         """Return what serves the client once it is accepted. Raises a ProgressdError that refuses it."""
-        scope = self._scopes.of(identity)
-        if publishes(websocket.target):
+        scope, target = self._scopes.of(identity), websocket.target
+        if publishes(target):
             require(identity, Scope.WRITE)
-            check_query(websocket.target)
+            check_query(target)
             splitter = LineSplitter(self._settings.ingest.max_line_bytes)
             return PublishHandler(websocket, NDJSONReader(splitter, scope.ingest)).serve
         require(identity, Scope.READ)
-        check_query(websocket.target)
-        request, after = await self._stream_request(websocket, scope)
-        return partial(self._serve, websocket, scope, request, after)
+        check_query(target)
+        request = read_stream_request(target)
+        outbox = partial(websocket.filtered_outbox, request.types, request.interval, scope.labels)
+        if request.topic is None:
+            return partial(self._serve_session, websocket, outbox, scope)
+        await scope.history.require(request.topic)
+        return partial(self._serve_topic, websocket, outbox, scope, request.topic, request.since)
 
-    async def _stream_request(self, websocket: WebSocket, scope: ScopedServices) -> tuple[StreamRequest, int | None]:
-        """Return what the client wants to watch, and after which offset. Raises a ProgressdError that refuses it."""
-        request = read_stream_request(websocket.target)
-        if request.topic is not None:
-            await scope.history.require(request.topic)
-        if request.since is None or request.topic is None:
-            return request, None
-        return request, scope.history.offset(request.since, self._scopes.broadcaster.offset)
-
-    async def _serve(
-        self, websocket: WebSocket, scope: ScopedServices, request: StreamRequest, after: int | None
+    async def _serve_topic(
+        self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices, topic: str, since: str | None
     ) -> None:
-        """Serve one stream, or the topics to which the client will subscribe."""
-        outbox = websocket.filtered_outbox(request.types, request.interval, scope.labels)
+        history, broadcaster = scope.history, self._scopes.broadcaster
+        after = None if since is None else history.offset(since, broadcaster.offset)
+        if since is not None and after is None:
+            websocket.send(Resync())
         entry = websocket.connection.log_entry
-        try:
-            if request.topic is None:
-                session = self._scopes.broadcaster.open_session(outbox)
-                await self._serve_session(websocket, session, scope)
-            else:
-                if request.since is not None and after is None:
-                    websocket.send(Resync())
-                entry.update(topics=request.topic)
-                subscription = self._scopes.broadcaster.join(
-                    request.topic, outbox, after, lambda upto: websocket.send(Hello(scope.history.cursor(upto)))
-                )
-                await self._serve_topic(websocket, subscription)
-        finally:
-            entry.update(websocket.outcome)
-
-    async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
+        entry.update(topics=topic)
+        subscription = broadcaster.join(
+            topic, outbox(), after, lambda upto: websocket.send(Hello(history.cursor(upto)))
+        )
         try:
             websocket.start(websocket.replay, subscription)
             await websocket.serve()
         finally:
             subscription.leave()
+            entry.update(websocket.outcome)
 
-    async def _serve_session(self, websocket: WebSocket, session: Session, scope: ScopedServices) -> None:
+    async def _serve_session(self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices) -> None:
+        session = self._scopes.broadcaster.open_session(outbox())
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
             websocket.start(SubscriptionCommands(websocket, session, scope.history).run, received)
             await websocket.serve(messages)
         finally:
-            websocket.connection.log_entry.update(topics=_log_text(tuple(session.topics)))
+            websocket.connection.log_entry.update(websocket.outcome, topics=_log_text(tuple(session.topics)))
             session.leave()
 
 

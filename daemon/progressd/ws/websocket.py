@@ -28,7 +28,7 @@ from progressd.net.headers import ALWAYS, header
 from progressd.producers.ndjson import MAX_ANSWERS
 from progressd.ws.handshake import publishes
 from progressd.ws.keepalive import KeepAlive
-from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol, WebSocketStream
+from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
 SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read something, 8 KiB to be noticed
@@ -43,7 +43,7 @@ class WebSocket:
     """
 
     # An idle connection is one task and these objects: with slots, and nothing made before it is needed.
-    __slots__ = ("_limits", "_nursery", "_stream", "_ws", "closing", "connection", "host", "outbox")
+    __slots__ = ("_keepalive", "_limits", "_nursery", "_ws", "closing", "connection", "host", "outbox")
 
     def __init__(
         self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, keepalive: KeepAlive
@@ -54,10 +54,11 @@ class WebSocket:
         limit = MAX_ANSWERS if publishes(handshake.request.target) else limits.send_buffer_bytes
         self.outbox = SocketOutbox(connection.transport, limit, nursery.start_soon, self._on_end, budget)
         self.closing: CloseCode | None = None
-        self._stream = WebSocketStream(connection, self.outbox, keepalive, nursery.cancel_scope.cancel)
+        self._keepalive = keepalive
         self._nursery = nursery
         self._limits = limits
-        self._ws = ServerProtocol(connection, self._stream, handshake, limits.max_message_bytes)
+        on_close = nursery.cancel_scope.cancel
+        self._ws = ServerProtocol(connection, self.outbox, keepalive, handshake, limits.max_message_bytes, on_close)
 
     def start(self, task: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         """Start a task that ends with the connection."""
@@ -120,7 +121,7 @@ class WebSocket:
     async def taken(self) -> None:
         """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""
         await self.outbox.drained()
-        self._stream.heard()
+        self._keepalive.heard(self.outbox)
 
     async def replay(self, subscription: Subscription) -> None:
         """Send the replay, until the subscription delivers live messages."""

@@ -1,25 +1,16 @@
 """One HTTP connection: reads requests for Hypercorn's protocol, writes responses, and enforces the time limits.
 
-Checked with Hypercorn 0.17.3 and 0.18.0, whose `TaskGroup` and `WorkerContext` this uses.
+Checked with Hypercorn 0.17.3 and 0.18.0, whose `TaskGroup` this uses.
 """
 
 import math
-from collections.abc import Collection
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, cast
 
 import trio
-from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
-from hypercorn.utils import parse_socket_addr
 
-from progressd.broadcast.outbox import MemoryBudget
-from progressd.config.settings import Limits
-from progressd.http.middleware.fast_job_read import FastJobReads
-from progressd.http.server.protocol import MAX_SEND, Protocol
-from progressd.net.base_path import BasePath
+from progressd.http.server.protocol import MAX_SEND, Protocol, ServerContext
 from progressd.net.connection import LINGER, Connection
 from progressd.net.connection_log import UNREAD
 from progressd.net.listener import REQUEST_GRACE
@@ -28,20 +19,6 @@ from progressd.system.condition import Condition
 KEEP_ALIVE: Final = 75.0  # seconds until an idle connection is closed, as in nginx
 MAX_RECEIVE: Final = 65536  # bytes in one read
 UPGRADE_GRACE: Final = 1.0  # seconds to wait for the end of a response if an upgrade follows it at once
-
-
-class ServerContext(NamedTuple):
-    """What the HTTP connections share. `upgrade_prefixes`: how requests for an upgrade to WebSocket start."""
-
-    app: AppWrapper
-    config: Config
-    worker: WorkerContext
-    state: dict[str, Any]
-    fast_reads: FastJobReads
-    base: BasePath
-    upgrade_prefixes: Collection[bytes]
-    limits: Limits
-    budget: MemoryBudget
 
 
 class HTTPConnection:
@@ -75,7 +52,14 @@ class HTTPConnection:
             # Hypercorn's TaskGroup lets its own cancellation escape, which would end all connections.
             with self._serving:
                 async with TaskGroup() as tasks:
-                    self._protocol = self._new_protocol(tasks)
+                    self._protocol = Protocol(
+                        self._context,
+                        self._connection,
+                        tasks,
+                        send=self._handle,
+                        on_fast_response=self._restart_keep_alive,
+                        cancel=self._serving.cancel,
+                    )
                     await self._read()
         finally:
             self._closed = True
@@ -97,24 +81,6 @@ class HTTPConnection:
         self._gave_up = True
         self._connection.log_entry.update(UNREAD)
         self._connection.close()
-
-    def _new_protocol(self, tasks: TaskGroup) -> Protocol:
-        context, sock = self._context, self._connection.transport.socket
-        return Protocol(
-            context.app,
-            context.config,
-            context.worker,
-            tasks,
-            ConnectionState(context.state.copy()),
-            parse_socket_addr(sock.family, sock.getpeername()),
-            parse_socket_addr(sock.family, sock.getsockname()),
-            self._handle,
-            base=context.base,
-            fast_reads=context.fast_reads,
-            connection=self._connection,
-            on_fast_response=self._restart_keep_alive,
-            cancel=self._serving.cancel,
-        )
 
     async def _handle(self, event: Event) -> None:
         """Take an event from Hypercorn's protocol."""

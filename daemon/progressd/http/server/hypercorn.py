@@ -19,7 +19,8 @@ from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.http.asgi import with_slash
 from progressd.http.middleware.fast_job_read import FastJobReads
-from progressd.http.server.connection import HTTPConnection, ServerContext
+from progressd.http.server.connection import HTTPConnection
+from progressd.http.server.protocol import ServerContext
 from progressd.net.base_path import BasePath
 from progressd.net.connection import PREFIX, Connection
 from progressd.net.headers import ALWAYS

@@ -6,11 +6,11 @@ there; the rest is tasks, channels and locks for applications that may take long
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from http import HTTPStatus
 from traceback import clear_frames
-from typing import Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import h11
 import trio
@@ -21,7 +21,10 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
+from hypercorn.utils import parse_socket_addr
 
+from progressd.broadcast.outbox import MemoryBudget
+from progressd.config.settings import Limits
 from progressd.core.messages import encode
 from progressd.http.middleware.fast_job_read import FastJobReads
 from progressd.http.middleware.job_cache import CachedResponse
@@ -38,6 +41,20 @@ POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is
 CLOSE: Final = (b"connection", b"close")
 
 
+class ServerContext(NamedTuple):
+    """What the HTTP connections share. `upgrade_prefixes`: how requests for an upgrade to WebSocket start."""
+
+    app: AppWrapper
+    config: Config
+    worker: WorkerContext
+    state: dict[str, Any]
+    fast_reads: FastJobReads
+    base: BasePath
+    upgrade_prefixes: Collection[bytes]
+    limits: Limits
+    budget: MemoryBudget
+
+
 class Protocol(H11Protocol):
     """HTTP/1.1 without upgrades. Errors are JSON, as everywhere.
 
@@ -48,26 +65,21 @@ class Protocol(H11Protocol):
 
     def __init__(
         self,
-        app: AppWrapper,
-        config: Config,
-        worker: WorkerContext,
-        tasks: TaskGroup,
-        state: ConnectionState,
-        client: tuple[str, int] | None,
-        server: tuple[str, int] | None,
-        send: Callable[[Event], Awaitable[None]],
-        *,
-        base: BasePath,
-        fast_reads: FastJobReads,
+        context: ServerContext,
         connection: Connection,
+        tasks: TaskGroup,
+        *,
+        send: Callable[[Event], Awaitable[None]],
         on_fast_response: Callable[[], None],
         cancel: Callable[[], None],
     ) -> None:
-        super().__init__(app, config, worker, tasks, state, False, client, server, send)
+        state, sock = ConnectionState(context.state.copy()), connection.transport.socket
+        client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
+        super().__init__(context.app, context.config, context.worker, tasks, state, False, client, server, send)
         self.requests = 0  # whose heads have arrived
         self.takes_lines = False  # the response answers lines while more of them arrive
-        self._base = base
-        self._fast_reads = fast_reads
+        self._base = context.base
+        self._fast_reads = context.fast_reads
         self._peer = connection
         self._on_fast_response = on_fast_response
         self._cancel = cancel
