@@ -38,7 +38,7 @@ from progressd.http.middleware.access import AccessMiddleware
 from progressd.http.middleware.cors import CORSMiddleware
 from progressd.http.middleware.fast_job_read import FastJobReads
 from progressd.http.open_streams import StreamRegistry
-from progressd.http.server.hypercorn import HttpServer
+from progressd.http.server.hypercorn import HTTPServer
 from progressd.lifecycle import ShutdownDeadline, hearing
 from progressd.net.base_path import BasePath
 from progressd.net.bind import Sockets, open_sockets
@@ -168,7 +168,7 @@ class Daemon:
         self.services.access = self.access
         self.cors = CORSMiddleware(self.access, settings)
         reads = FastJobReads(self.access, self.cors, self.registry, self.services.answers)
-        self.http = HttpServer(self.cors, reads, self.base, settings)
+        self.http = HTTPServer(self.cors, reads, self.base, settings)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in. Raises SettingsError."""

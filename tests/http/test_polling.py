@@ -9,7 +9,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 from progressd.http.middleware.job_cache import JobResponseCache
-from progressd.http.server.connection import KEEP_ALIVE
+from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
 from progressd.net.base_path import AT_ROOT
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, exchange, get
@@ -156,8 +156,8 @@ async def test_who_polls_is_not_idle(slow_clock: MockClock, daemon: RunningDaemo
             await stream.send_all(get(PATH))
             assert ID.encode() in await stream.receive_some()
             await wait_all_tasks_blocked()
-            slow_clock.jump(KEEP_ALIVE / 2)
-        slow_clock.jump(KEEP_ALIVE)
+            slow_clock.jump(KEEP_ALIVE_TIMEOUT / 2)
+        slow_clock.jump(KEEP_ALIVE_TIMEOUT)
         with trio.fail_after(PATIENCE):
             assert await stream.receive_some() == b""
 

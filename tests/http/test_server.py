@@ -13,9 +13,9 @@ import pytest
 import trio
 from progressd.app import LAST_SECONDS
 from progressd.core.status import JobStatus
-from progressd.http.server.connection import KEEP_ALIVE
+from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
 from progressd.http.server.protocol import HALF_CLOSE_TIMEOUT, POLL_INTERVAL
-from progressd.net.connection import LINGER
+from progressd.net.connection import LINGER_TIMEOUT
 from support.daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
 from support.http_client import FORM_TYPE, file_part, form, get
 from support.peer import Peer, request
@@ -53,8 +53,8 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_time(
             await stream.send_all(get("/api/health/live"))
             await answer(stream)
             await wait_all_tasks_blocked()
-            slow_clock.jump(0.8 * KEEP_ALIVE)
-        slow_clock.jump(0.2 * KEEP_ALIVE)
+            slow_clock.jump(0.8 * KEEP_ALIVE_TIMEOUT)
+        slow_clock.jump(0.2 * KEEP_ALIVE_TIMEOUT)
         await is_closed(stream)
 
 
@@ -66,7 +66,7 @@ async def test_an_incomplete_head_on_a_used_connection_times_out(
         await stream.send_all(get("/api/health/live"))
         await answer(stream)
         await stream.send_all(begun)
-        for _ in range(10):  # less than KEEP_ALIVE in all
+        for _ in range(10):  # less than KEEP_ALIVE_TIMEOUT in all
             await wait_all_tasks_blocked(0.01)
             slow_clock.jump(0.2 * daemon.settings.limits.handshake_timeout)
         await is_closed(stream)
@@ -311,7 +311,7 @@ async def test_the_stop_does_not_wait_for_idle_clients_to_close(slow_clock: Mock
         assert (await peer.ask("/api/health")).status == 200
         began = trio.current_time()
         await daemon.stop()
-        assert trio.current_time() - began < LINGER
+        assert trio.current_time() - began < LINGER_TIMEOUT
         assert await peer.rest() == b""
 
 

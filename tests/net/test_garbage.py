@@ -97,8 +97,8 @@ def come_and_go(
     client = socket.create_connection((host, int(port)), PATIENCE)
     if tls is not None:
         client = tls.wrap_socket(client, server_hostname="localhost")
-    for said, awaited in steps:
-        client.sendall(said.replace(b"CURSOR", cursor))
+    for sent, awaited in steps:
+        client.sendall(sent.replace(b"CURSOR", cursor))
         answer = b""
         while isinstance(awaited, bytes) and awaited not in answer:
             data = client.recv(65536)

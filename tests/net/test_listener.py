@@ -66,17 +66,17 @@ async def test_without_descriptors_the_watchdog_sees_that_accept_is_called(nurse
         socket.create_connection(listening.getsockname()),
         no_descriptors_left(),
     ):
-        with trio.move_on_after(0.3) as nobody:
+        with trio.move_on_after(0.3) as not_accepting:
             await listening.accepts()
         nursery.start_soon(accept_forever, listening, lambda sock, _: sock.close())
         with trio.fail_after(PATIENCE):
             await listening.accepts()
         nursery.cancel_scope.cancel()
-    assert nobody.cancelled_caught
+    assert not_accepting.cancelled_caught
 
 
 class FlakySocket(socket.socket):
-    """A listening socket on which accept(2) fails as often as there are errors."""
+    """A listening socket whose accept(2) fails with these errors first."""
 
     errors: list[int]
 
@@ -123,7 +123,7 @@ async def test_a_broken_listening_socket_raises(nursery: trio.Nursery) -> None:
 
 
 async def let_out() -> None:
-    """A cancellation that leaves the scope it was meant for, as from a nursery that is not left as it should be."""
+    """Raise a cancellation outside of its scope, as after a nursery that was not exited properly."""
     stray: list[trio.Cancelled] = []
     with trio.CancelScope() as scope:
         scope.cancel()

@@ -154,9 +154,9 @@ async def test_garbage_in_place_of_tls_ends_only_its_connection(
 ) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon:
         wrong = (b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b"")
-        for number, said in enumerate(wrong, start=1):
+        for number, sent in enumerate(wrong, start=1):
             async with Peer(await daemon.connect()) as peer:
-                await peer.send(said)
+                await peer.send(sent)
                 await eventually(lambda number=number: daemon.daemon.connection_log.accepted == number)  # type: ignore[misc]
                 await trio.testing.wait_all_tasks_blocked()
                 slow_clock.jump(daemon.settings.limits.handshake_timeout)

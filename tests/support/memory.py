@@ -1,4 +1,4 @@
-"""The WebSocket side over memory instead of sockets, for a clock that jumps: an hour takes no time."""
+"""The WebSocket server over memory instead of sockets, for a clock that jumps: an hour takes no time."""
 
 import math
 import socket
@@ -91,7 +91,7 @@ class MemoryTransport:
 
 
 class OneJob(EmptyHistory):
-    """A history that knows one job. `asked` and `may_answer` tell and hold the moment in which it is looked up."""
+    """A history with one job. `asked` is set by a look-up, which waits for `may_answer`."""
 
     def __init__(self) -> None:
         self.asked, self.may_answer = trio.Event(), trio.Event()
@@ -108,7 +108,7 @@ class OneJob(EmptyHistory):
 
 
 class LongPast(OneJob):
-    """A history in ten parts; `broken`: one that cannot be read."""
+    """A history in ten pages; `broken`: it cannot be read."""
 
     broken = False
 
@@ -125,7 +125,7 @@ class LongPast(OneJob):
 
 
 class Deciding(EventSink):
-    """An ingest that takes everything, once it may, unless it is `broken`."""
+    """An ingest that waits for `may_decide` and accepts everything, unless it is `broken`."""
 
     store_id = "store"
 
@@ -144,7 +144,7 @@ class Deciding(EventSink):
 
 
 class Server:
-    """A broadcaster and the watchers it reaches, on a nursery."""
+    """A broadcaster and a WebSocket server in a nursery."""
 
     def __init__(self, nursery: trio.Nursery, tmp_path: Any, history: OneJob | None = None, **limits: Any) -> None:
         self.nursery = nursery
@@ -185,7 +185,7 @@ class Server:
 
 @asynccontextmanager
 async def answering(peer: Peer) -> AsyncIterator[list[float]]:
-    """Within this every ping is answered; gives the times of the pings."""
+    """Answer every ping during the block; yields the times of the pings."""
     pings: list[float] = []
 
     async def answer() -> None:
@@ -202,13 +202,13 @@ async def answering(peer: Peer) -> AsyncIterator[list[float]]:
 
 
 async def when(peer: Peer, opcode: Opcode) -> float:
-    """The time at which the next frame comes, which is of this kind."""
+    """Return when the next frame arrives, which must have this opcode."""
     assert (await peer.next_frame())[0] is opcode
     return trio.current_time()
 
 
 async def close_and_when(peer: Peer) -> tuple[int, str, float]:
-    """The close frame that comes, whatever comes before it, and the time."""
+    """Return the code and reason of the next close frame, and when it arrives."""
     while True:
         opcode, payload = await peer.next_frame()
         if opcode is Opcode.CLOSE:

@@ -1,4 +1,4 @@
-"""A client that says exactly the bytes a test gives it, however wrong, and sees exactly those that come back."""
+"""A client that sends exactly the bytes of a test, valid or not, and sees exactly what comes back."""
 
 import json
 import socket
@@ -32,14 +32,14 @@ class Response(NamedTuple):
 def request(
     target: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", version: str = "1.1"
 ) -> bytes:
-    """A request head. A header that is "" is left out."""
+    """Return a request head. A header that is "" is omitted."""
     lines = [f"{method} {target} HTTP/{version}"]
     lines += [f"{name}: {value}" for name, value in {"Host": "daemon", **(headers or {})}.items() if value]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def upgrade(target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: str) -> bytes:
-    """The head of a WebSocket handshake. A header that is "" is left out."""
+    """Return the head of a WebSocket handshake. A header that is "" is omitted."""
     usual = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -52,7 +52,7 @@ def upgrade(target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, 
 def frame(
     opcode: Opcode | int, payload: bytes = b"", *, final: bool = True, reserved: int = 0, masked: bool = True
 ) -> bytes:
-    """A client's frame (RFC 6455 §5.2); `reserved`: the three reserved bits."""
+    """Return a client's frame (RFC 6455 §5.2); `reserved`: the three reserved bits."""
     size = len(payload)
     head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])
     masking = 0x80 if masked else 0
@@ -95,7 +95,7 @@ class Peer:
             await self.stream.send_all(data)
 
     async def receive(self, most: int = 65536) -> bytes:
-        """The next bytes, b"" at the end."""
+        """Return the next bytes, or b"" at the end."""
         with trio.fail_after(self._patience):
             return bytes(await self.stream.receive_some(most))
 
@@ -107,12 +107,12 @@ class Peer:
         return data
 
     async def ask(self, target: str, headers: Mapping[str, str] | None = None, **how: str) -> Response:
-        """Send a request without a body, and read its response."""
+        """Send a request without a body, and return its response."""
         await self.send(request(target, headers, **how))
         return await self.response()
 
     async def response(self) -> Response:
-        """The next response. Fails when the connection ends in the middle of it."""
+        """Return the next response. Fail if the connection ends in the middle of it."""
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
         if self._http.our_state is h11.IDLE:  # whatever was sent was not sent through h11
@@ -135,16 +135,16 @@ class Peer:
     async def open(
         self, target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, behind: bytes = b""
     ) -> bytes:
-        """Shake hands; returns the response's head. `behind`: bytes sent in the same segment."""
+        """Make the handshake; return the response head. `behind`: bytes sent in the same segment."""
         return await self.open_with(upgrade(target, headers) + behind)
 
     async def open_with(self, data: bytes) -> bytes:
-        """Send these bytes, the end of a handshake, and read the response's head."""
+        """Send these bytes, the end of a handshake, and return the response head."""
         await self.send(data)
         return await self.opened()
 
     async def opened(self) -> bytes:
-        """The head of the response to a handshake; fails when it is refused."""
+        """Return the head of the response to a handshake. Fail if it is refused."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = await self.receive(1)
@@ -154,7 +154,7 @@ class Peer:
         return head
 
     async def next_frame(self) -> tuple[Opcode, Any]:
-        """The next whole message but `hello`, or control frame: text is str, a close is (code, reason)."""
+        """Return the next message except `hello`, or control frame. Text is str, a close is (code, reason)."""
         while (got := await self._next_frame())[0] is Opcode.TEXT and got[1].startswith('{"type":"hello"'):
             pass
         return got
@@ -172,13 +172,13 @@ class Peer:
             self._frames.receive_bytes(data)
 
     async def close_code(self) -> int:
-        """The code of the close frame that comes, whatever comes before it."""
+        """Return the code of the next close frame."""
         while True:
             opcode, payload = await self.next_frame()
             if opcode is Opcode.CLOSE:
                 return int(payload[0])
 
     async def reset(self) -> None:
-        """Vanish: whatever is under way is answered with RST."""
+        """Reset the connection."""
         self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await self.stream.aclose()

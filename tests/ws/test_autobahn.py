@@ -1,4 +1,4 @@
-"""The Autobahn cases, run by kosoku against our listener, connection and outbox, behind which messages are echoed."""
+"""The Autobahn cases, run by kosoku against the listener, the WebSocket and its outbox, with an echo handler."""
 
 import socket
 import sys
@@ -35,7 +35,7 @@ LIMITS = Limits(max_message_bytes=1 << 20, send_buffer_bytes=64 << 20)
 
 
 class SendBack:
-    """An inbox that answers each message with itself."""
+    """A message sink that echoes each message."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -85,9 +85,9 @@ def is_bad(verdict: Sequence[str]) -> bool:
 
 
 async def verdicts_of(url: str, cases: Sequence[str], at_once: int = 4) -> list[list[str]]:
-    """Of each case its number, and what it says of the answers and of the end.
+    """Return for each case its number and two verdicts: on the answers and on the close.
 
-    Each waits a second and no longer, so who is late has failed, on a busy machine too; what is wrong is so every time.
+    A case waits only a second, so on a busy machine it may fail once. A defect fails every time.
     """
     with trio.fail_after(4 * PATIENCE):
         command = [sys.executable, "-c", RUN, str(at_once), url, *cases]

@@ -78,7 +78,7 @@ async def test_a_ping_after_the_daemons_close_is_ignored(daemon: RunningDaemon) 
         pytest.param(frame(Opcode.PING, b"x" * 126), 1002, id="a long ping"),
         pytest.param(frame(Opcode.PING, b"x", final=False), 1002, id="a fragmented ping"),
         pytest.param(frame(Opcode.CLOSE, b"x"), 1002, id="a close of one byte"),
-        pytest.param(close_frame(1005), 1002, id="a close with a code nobody may send"),
+        pytest.param(close_frame(1005), 1002, id="a close with a forbidden code"),
         pytest.param(close_frame(999), 1002, id="a close with no code"),
         pytest.param(frame(Opcode.CLOSE, b"\x03\xe8\xff"), 1007, id="a close whose reason is no utf-8"),
         pytest.param(b"\x82\xff" + b"\xff" * 8 + b"\0" * 4, 1002, id="a length beyond all bounds"),
@@ -212,7 +212,7 @@ async def test_a_client_that_never_reads_is_closed_and_delays_no_other(tmp_path:
     ):
         await bad.open("/ws/jobs")
         most = sent = 0
-        while not any(websocket.closing for websocket in daemon.daemon.watchers._open):
+        while waiting(daemon) >= most // 2:  # until the daemon drops what waits
             most = max(most, waiting(daemon))
             await daemon.report(*(registered(job_id(sent + number), input_filename=name) for number in range(10)))
             for number in range(10):
@@ -220,7 +220,6 @@ async def test_a_client_that_never_reads_is_closed_and_delays_no_other(tmp_path:
             sent += 10
             assert sent < 50_000, "the client is never closed"
         assert limit // 2 < most <= limit
-        assert waiting(daemon) < limit // 2, "dropped bytes still count"
         received = 0
         while (got := await bad.next_frame())[0] is Opcode.TEXT:
             received += 1

@@ -88,8 +88,7 @@ async def test_expired_credentials_drop_the_lines_that_wait(server: Server, auto
     for _ in range(3):
         await peer.send(REPORT)
         await wait_all_tasks_blocked()
-    [websocket] = server.watchers._open
-    websocket.outbox.end(CREDENTIALS_EXPIRED)
+    await server.watchers.close(CREDENTIALS_EXPIRED, 0)
     await wait_all_tasks_blocked()
     server.ingest.may_decide.set()
     assert [answer["ok"] for answer in await answers(peer, 1)] == [True]

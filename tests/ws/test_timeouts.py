@@ -53,7 +53,7 @@ async def test_the_timeout_counts_from_the_last_pong(server: Server, autojump_cl
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         pytest.param([frame(Opcode.TEXT, b"hello")] * 5, id="messages"),
         pytest.param([frame(Opcode.PING)] * 5, id="pings"),
@@ -61,9 +61,9 @@ async def test_the_timeout_counts_from_the_last_pong(server: Server, autojump_cl
         pytest.param([bytes([byte]) for byte in frame(Opcode.TEXT, b"hello")], id="a frame byte by byte"),
     ],
 )
-async def test_any_frame_keeps_a_client_alive(server: Server, autojump_clock: MockClock, said: list[bytes]) -> None:
+async def test_any_frame_keeps_a_client_alive(server: Server, autojump_clock: MockClock, sent: list[bytes]) -> None:
     _, peer = await server.connect()
-    for data in said:
+    for data in sent:
         await trio.sleep(299)
         await peer.send(data)
     last = trio.current_time()

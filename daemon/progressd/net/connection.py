@@ -16,7 +16,7 @@ from progressd.net.transport import MAX_RECEIVE, Transport
 HEAD_READ: Final = 4096  # bytes of a request head in one read
 PREFIX: Final = b"GET /ws"
 TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1); no request starts with it
-LINGER: Final = 2.0  # seconds in which a peer can read the last bytes before its socket is closed
+LINGER_TIMEOUT: Final = 2.0  # seconds in which a peer can read the last bytes before its socket is closed
 
 
 class HandshakeRequest(NamedTuple):
@@ -99,7 +99,7 @@ class Connection:
         poll.register(self.transport.socket, select.POLLRDHUP)  # poll always reports POLLHUP and POLLERR too
         return bool(poll.poll(0))
 
-    async def shut_down(self, linger: float = LINGER) -> None:
+    async def shut_down(self, linger: float = LINGER_TIMEOUT) -> None:
         """Let the peer read the last bytes, and close: a close with unread bytes would reset the connection."""
         if self.closed:
             return

@@ -19,7 +19,7 @@ from progressd.auth.client_address import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
 from progressd.net.accept import BACKLOG, ListeningSocket, accept_forever, accept_waiting
 from progressd.net.base_path import AT_ROOT, BasePath
-from progressd.net.connection import LINGER, PREFIX, TLS_HELLO, Connection
+from progressd.net.connection import LINGER_TIMEOUT, PREFIX, TLS_HELLO, Connection
 from progressd.net.connection_log import (
     HANDSHAKE_TIMEOUT,
     PLAIN_TO_TLS,
@@ -61,7 +61,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
         base: BasePath = AT_ROOT,
         trusted_proxies: tuple[str, ...] = (),
-        linger: float = LINGER,
+        linger: float = LINGER_TIMEOUT,
     ) -> None:
         self._websocket = websocket
         self._http = http

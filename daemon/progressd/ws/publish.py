@@ -87,4 +87,4 @@ class PublishHandler:
             outbox.end(closing)
         elif outbox.congested and not self._ended:
             with trio.CancelScope() as self._waiting_for_client:
-                await self._websocket.taken()
+                await self._websocket.drained()

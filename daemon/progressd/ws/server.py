@@ -80,7 +80,7 @@ class WebSocketServer:
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             # trio-websocket raises these if a ping crosses a close, or if the client leaves in the handshake.
-            log.debug("watcher left in the middle", peer=connection.address)
+            log.debug("watcher left early", peer=connection.address)
 
     async def ws_handler(self, websocket: WebSocket) -> None:
         """Accept a client and serve it until it is closed, or refuse it with a JSON body."""

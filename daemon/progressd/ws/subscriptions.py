@@ -67,7 +67,7 @@ class SubscriptionCommands:
             self._websocket.send(Subscribed(topics, self._history.cursor(upto)))
 
         try:
-            await self._session.subscribe(new, after, self._websocket.taken, answer)
+            await self._session.subscribe(new, after, self._websocket.drained, answer)
         except NotFound as error:  # retention has deleted the job since `_accepted`
             self._websocket.send(SubscribeError(str(error)))
 

@@ -118,7 +118,7 @@ class WebSocket:
         if self.closing is None:
             self.outbox.write(text_frame(encode(message)))
 
-    async def taken(self) -> None:
+    async def drained(self) -> None:
         """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""
         await self.outbox.drained()
         self._keepalive.heard(self.outbox)

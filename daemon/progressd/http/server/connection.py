@@ -11,12 +11,12 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.task_group import TaskGroup
 
 from progressd.http.server.protocol import MAX_SEND, Protocol, ServerContext
-from progressd.net.connection import LINGER, Connection
+from progressd.net.connection import LINGER_TIMEOUT, Connection
 from progressd.net.connection_log import UNREAD
 from progressd.net.listener import REQUEST_GRACE
 from progressd.system.condition import Condition
 
-KEEP_ALIVE: Final = 75.0  # seconds until an idle connection is closed, as in nginx
+KEEP_ALIVE_TIMEOUT: Final = 75.0  # seconds until an idle connection is closed, as in nginx
 MAX_RECEIVE: Final = 65536  # bytes in one read
 UPGRADE_GRACE: Final = 1.0  # seconds to wait for the end of a response if an upgrade follows it at once
 
@@ -37,7 +37,7 @@ class HTTPConnection:
         self._idle = True  # between requests
         self._idle_since = trio.current_time()
         self._idle_changed = Condition()
-        self._keep_alive = REQUEST_GRACE if context.worker.terminated.is_set() else KEEP_ALIVE
+        self._keep_alive = REQUEST_GRACE if context.worker.terminated.is_set() else KEEP_ALIVE_TIMEOUT
         self._head_deadline = math.inf  # of a request head that has begun
         self._requests = 0  # before that head
         self._unread = 0  # bytes sent since the socket had room
@@ -63,7 +63,7 @@ class HTTPConnection:
                     await self._read()
         finally:
             self._closed = True
-            self.__dict__.pop("_protocol", None)  # they refer to each other
+            vars(self).pop("_protocol", None)  # they refer to each other
         return self._upgraded
 
     def drain(self) -> None:
@@ -130,7 +130,7 @@ class HTTPConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None
         if self._reading.cancelled_caught and self._idle and not self._closed and not self._protocol.has_begun():
-            with trio.move_on_after(LINGER):  # the client has nothing left to read: no need to wait for its end
+            with trio.move_on_after(LINGER_TIMEOUT):  # the client has nothing left to read: no need to wait for its end
                 await self._connection.transport.send_eof()
             self._connection.close()
         return None if self._closed or self._reading.cancelled_caught else data

@@ -28,7 +28,7 @@ from progressd.net.headers import ALWAYS
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 
 
-class HttpServer:
+class HTTPServer:
     """Serves HTTP connections with an ASGI application. `fast_reads` answers some requests before it.
 
     budget: counts the bytes of responses that wait for clients to read them.
