@@ -42,13 +42,13 @@ from progressd.http.middleware.idempotency import IdempotencyKeys
 from progressd.http.middleware.job_cache import JobResponseCache
 from progressd.http.open_streams import StreamRegistry
 from progressd.http.routes.ndjson_response import MAX_PENDING
-from progressd.http.server.hypercorn import HttpServer
+from progressd.http.server.hypercorn import HTTPServer
 from progressd.lifecycle import ShutdownDeadline, hearing
 from progressd.net.base_path import BasePath
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
-from progressd.net.listener import Encrypted, Listener
-from progressd.net.tls import tls_factory
+from progressd.net.listener import Listener
+from progressd.net.tls import tls_context
 from progressd.producers.unix_socket import UnixSocket
 from progressd.runner.runner import Runner
 from progressd.store.errors import cannot_begin
@@ -176,7 +176,7 @@ class Daemon:
         self.access = AccessMiddleware(build_app(), self.services)
         cors = CORSMiddleware(self.access, self.state)
         reads = FastJobReads(self.access, cors, self.registry, self.services.answers)
-        self.http = HttpServer(cors, reads, self.base, settings)
+        self.http = HTTPServer(cors, reads, self.base, settings)
 
     async def start(self) -> None:
         """Everything up to where producers and watchers can come in. Raises SettingsError."""
@@ -291,21 +291,18 @@ class Daemon:
         connections.cancel()
 
     def _listener(self, connections: trio.Nursery) -> Listener:
-        encrypted = tls_factory(self.settings)
+        settings = self.settings
         listener = Listener(
             self.watchers.handle,
-            self.http,
+            self.http.serve,
             connections,
-            self.settings.limits,
+            settings.limits,
             self.connection_log,
-            encrypted,
-            self.base,
-            self.settings.server.trusted_proxies,
+            tls=tls_context(settings.server),
+            base=self.base,
+            trusted_proxies=settings.server.trusted_proxies,
         )
-        self.reload.register(
-            lambda settings: partial(_encrypt, listener, settings, tls_factory(settings, self.settings))
-        )
-        self.reload.register(lambda settings: partial(listener.use, settings))
+        self.reload.register(lambda new: partial(listener.use, new, tls_context(new.server, self.settings.server)))
         return listener
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
@@ -344,10 +341,3 @@ class Daemon:
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()
         done.set()
-
-
-def _encrypt(listener: Listener, settings: Settings, encrypted: Encrypted | None) -> None:
-    """Use the certificate as it is now for new connections."""
-    listener.encrypt(encrypted)
-    if encrypted is not None:
-        log.info("certificate reloaded", tls_cert=settings.server.tls_cert)

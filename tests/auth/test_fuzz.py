@@ -32,7 +32,7 @@ from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
 from progressd.http.file_body import attachment
-from progressd.net.listener import read_handshake_request
+from progressd.net.connection import read_handshake_request
 from progressd.producers.ndjson import LineSplitter, read_line
 from progressd.system import log
 from progressd.ws.handshake import read_stream_request

@@ -271,7 +271,7 @@ async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
         async with Peer(await daemon.connect()) as again:
             assert (await again.ask("/api/health")).status == 200
         await second.stream.aclose()
-        assert daemon.daemon.connection_log.counts["refused", "too many open of address"] == 1
+        assert daemon.daemon.connection_log.counts["refused", "too many sockets of address"] == 1
 
 
 async def test_a_trusted_proxy_may_open_any_number_of_connections(tmp_path: Path) -> None:

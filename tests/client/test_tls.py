@@ -41,7 +41,7 @@ def test_an_untrusted_certificate_is_an_error(arguments: list[str], encrypted: S
 @WAYS
 def test_http_to_a_tls_port_is_an_error(arguments: list[str], encrypted: ServedDaemon) -> None:
     result = run(*arguments, PROGRESSD_URL=f"http://localhost:{encrypted.port}")
-    assert ": TLS is spoken at this port: use https:// or wss://" in result.output
+    assert ": this port uses TLS: use https:// or wss://" in result.output
     assert result.output.count("\n") == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 from progressd.http.middleware.job_cache import JobResponseCache
-from progressd.http.server.hypercorn import KEEP_ALIVE
+from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
 from progressd.net.base_path import AT_ROOT
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, exchange, get
@@ -84,10 +84,10 @@ async def test_fast_reads_have_rate_limit_headers(tmp_path: Path) -> None:
         assert told == [{"Limit": "1", "Remaining": str(left)} for left in (3, 2, 1)]
         assert [name for name, _ in answers[0].headers.items()] == [name for name, _ in answers[1].headers.items()]
         asked = (b"GET", PATH.encode(), ((b"host", b"localhost"),), ("127.0.0.1", 1))
-        direct = daemon.daemon.http.direct.answer(*asked)
+        direct = daemon.daemon.http.fast_reads.answer(*asked)
         assert direct is not None
         assert dict(direct.headers)[b"x-ratelimit-remaining"] == b"0"
-        assert daemon.daemon.http.direct.answer(*asked) is None  # the application rejects it
+        assert daemon.daemon.http.fast_reads.answer(*asked) is None  # the application rejects it
         assert (await client.get(PATH)).status_code == 429
 
 
@@ -154,8 +154,8 @@ async def test_a_polling_client_is_not_idle(slow_clock: MockClock, daemon: Runni
             await stream.send_all(get(PATH))
             assert ID.encode() in await stream.receive_some()
             await wait_all_tasks_blocked()
-            slow_clock.jump(KEEP_ALIVE / 2)
-        slow_clock.jump(KEEP_ALIVE)
+            slow_clock.jump(KEEP_ALIVE_TIMEOUT / 2)
+        slow_clock.jump(KEEP_ALIVE_TIMEOUT)
         with trio.fail_after(PATIENCE):
             assert await stream.receive_some() == b""
 

@@ -263,7 +263,7 @@ async def test_a_stream_needs_no_more_tasks(daemon: RunningDaemon) -> None:
         idle = await daemon.settled()
         await second.send_all(f"GET /api/jobs/{ID}/events HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         await eventually(lambda: len(daemon.daemon.streams) == 2)
-        assert (await daemon.settled()).tasks - idle.tasks <= 2
+        assert (await daemon.settled()).tasks - idle.tasks <= 3  # the application's, its reader and its handler
 
 
 async def test_streams_are_limited(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The listening sockets: what is bound, and the sentence when it cannot be."""
+"""The listening sockets: what is bound, and the errors."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ def busy() -> Iterator[tuple[str, int]]:
         yield server.getsockname()
 
 
-def test_both_listen_and_do_not_block(tmp_path: Path) -> None:
+def test_the_sockets_listen_and_do_not_block(tmp_path: Path) -> None:
     with open_sockets(settings_in(tmp_path), {}) as sockets:
         host, port = sockets.tcp[0].getsockname()
         assert sockets.url == f"http://{host}:{port}"
@@ -28,7 +28,7 @@ def test_both_listen_and_do_not_block(tmp_path: Path) -> None:
         assert not any(one.getblocking() for one in [*sockets.tcp, *sockets.unix])
 
 
-def test_afterwards_they_are_closed_and_the_unix_socket_is_gone(tmp_path: Path) -> None:
+def test_the_sockets_are_closed_and_the_unix_socket_removed(tmp_path: Path) -> None:
     with open_sockets(settings_in(tmp_path), {}) as sockets:
         pass
     assert [one.fileno() for one in [*sockets.tcp, *sockets.unix]] == [-1, -1]
@@ -36,7 +36,7 @@ def test_afterwards_they_are_closed_and_the_unix_socket_is_gone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mode", [0o660, 0o600, 0o666])
-def test_the_unix_socket_has_the_mode_of_the_settings_whatever_the_umask_is(tmp_path: Path, mode: int) -> None:
+def test_the_unix_socket_has_the_configured_mode(tmp_path: Path, mode: int) -> None:
     before = os.umask(0o077)
     try:
         with open_sockets(settings_in(tmp_path, ingest={"socket_mode": mode}), {}):
@@ -46,14 +46,14 @@ def test_the_unix_socket_has_the_mode_of_the_settings_whatever_the_umask_is(tmp_
         os.umask(before)
 
 
-def test_a_unix_socket_that_nobody_listens_at_is_replaced(tmp_path: Path) -> None:
+def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "ingest.sock"))
     with open_sockets(settings_in(tmp_path), {}), socket.socket(socket.AF_UNIX) as producer:
         producer.connect(str(tmp_path / "ingest.sock"))
 
 
-def test_a_unix_socket_that_somebody_listens_at_is_left_to_him(tmp_path: Path) -> None:
+def test_the_unix_socket_of_a_running_daemon_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "ingest.sock"
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(str(path))
@@ -62,13 +62,13 @@ def test_a_unix_socket_that_somebody_listens_at_is_left_to_him(tmp_path: Path) -
             pytest.raises(SettingsError, match=f"^another progressd listens at {path}: stop it, or set ingest.socket"),
             open_sockets(settings_in(tmp_path), {}),
         ):
-            raise AssertionError("two daemons at one socket")
+            raise AssertionError("two daemons share a socket")
         with socket.socket(socket.AF_UNIX) as producer:
             producer.connect(str(path))
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
-def test_what_is_no_socket_is_never_replaced(tmp_path: Path, kind: str) -> None:
+def test_other_files_are_never_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "ingest.sock"
     match kind:
         case "file":
@@ -83,11 +83,11 @@ def test_what_is_no_socket_is_never_replaced(tmp_path: Path, kind: str) -> None:
         pytest.raises(SettingsError, match=f"^cannot listen at {path} .*ingest.socket"),
         open_sockets(settings_in(tmp_path), {}),
     ):
-        raise AssertionError("what was there is gone")
+        raise AssertionError("the file was replaced")
     assert path.lstat().st_ino == before
 
 
-def test_a_directory_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, ingest={"socket": tmp_path / "none" / "ingest.sock"})
     with (
         pytest.raises(SettingsError, match=r"^cannot listen at .*/none/ingest.sock \(ingest.socket\): No such file"),
@@ -96,7 +96,7 @@ def test_a_directory_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
         raise AssertionError("nothing is bound")
 
 
-def test_a_port_in_use_is_a_sentence_that_says_what_to_do(tmp_path: Path, busy: tuple[str, int]) -> None:
+def test_a_port_in_use_is_an_error_with_a_remedy(tmp_path: Path, busy: tuple[str, int]) -> None:
     host, port = busy
     with (
         pytest.raises(
@@ -109,7 +109,7 @@ def test_a_port_in_use_is_a_sentence_that_says_what_to_do(tmp_path: Path, busy: 
     assert not (tmp_path / "ingest.sock").exists()
 
 
-def test_a_host_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
+def test_an_unknown_host_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(SettingsError, match=r"^server.host = 'no such host': no such address"),
         open_sockets(settings_in(tmp_path, server={"host": "no such host"}), {}),
@@ -117,7 +117,7 @@ def test_a_host_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
         raise AssertionError("nothing is bound")
 
 
-def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(SettingsError, match=r"^cannot listen on 192\.0\.2\.1 port 0: Cannot assign requested address$"),
         open_sockets(settings_in(tmp_path, server={"host": "192.0.2.1"}), {}),
@@ -125,7 +125,7 @@ def test_an_address_of_another_machine_is_a_sentence(tmp_path: Path) -> None:
         raise AssertionError("nothing is bound")
 
 
-def test_an_ipv6_address_is_a_url_with_brackets(tmp_path: Path) -> None:
+def test_the_url_of_an_ipv6_address_has_brackets(tmp_path: Path) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""How connections ended: each counted by kind and reason, and told in one line of the log, but never too many lines."""
+"""The connection log: each end is counted and logged once, and a flood is cut short."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -20,7 +20,7 @@ from progressd.core.errors import (
     Unauthorized,
 )
 from progressd.net import connection_log
-from progressd.net.connection_log import MAX_LINES, WINDOW, ConnectionLog, ConnectionOutcome
+from progressd.net.connection_log import MAX_LINES, NO_REQUEST, WINDOW, ConnectionLog, ConnectionOutcome
 from progressd.ws.protocol import FAULTS
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
@@ -35,15 +35,15 @@ JOB = f"/ws/jobs/{ID}"
 
 
 @asynccontextmanager
-async def told(daemon: RunningDaemon, connections: int = 1) -> AsyncIterator[list[Line]]:
-    """Waits at the end until so many connections are over; the lines of the log that tell it."""
+async def logged(daemon: RunningDaemon, connections: int = 1) -> AsyncIterator[list[Line]]:
+    """Collect the log lines of this many connections that end in the block."""
     connection_log, lines = daemon.daemon.connection_log, list[Line]()
-    over = connection_log.counts.total() + connections
+    ended = connection_log.counts.total() + connections
     with capture_logs() as logs:
         yield lines
-        await eventually(lambda: connection_log.counts.total() == over)
+        await eventually(lambda: connection_log.counts.total() == ended)
     lines += [line for line in logs if line["event"].startswith(("watcher", "connection"))]
-    assert connection_log.accepted == connection_log.open + over
+    assert connection_log.accepted == connection_log.open + ended
 
 
 async def vanish(peer: Peer) -> None:
@@ -62,17 +62,17 @@ async def close(peer: Peer, code: int = 1001) -> None:
     await peer.rest()
 
 
-async def close_oddly(peer: Peer) -> None:
+async def close_with_an_unknown_code(peer: Peer) -> None:
     await close(peer, 3987)
 
 
-async def say_garbage(peer: Peer) -> None:
+async def send_garbage(peer: Peer) -> None:
     await peer.open(JOB)
     await peer.send(b"\xff" * 10)
     await peer.rest()
 
 
-async def say_too_much(peer: Peer) -> None:
+async def send_too_much(peer: Peer) -> None:
     await peer.open(JOB)
     await peer.send(frame(Opcode.TEXT, b"x" * 65537))
     assert await peer.close_code() == 1009
@@ -80,12 +80,12 @@ async def say_too_much(peer: Peer) -> None:
     await peer.rest()
 
 
-async def ask_for_nothing_there(peer: Peer) -> None:
+async def ask_for_an_unknown_job(peer: Peer) -> None:
     await peer.send(upgrade(f"/ws/jobs/{job_id(77)}"))
     assert (await peer.response()).status == 404
 
 
-async def come_from_elsewhere(peer: Peer) -> None:
+async def come_from_another_site(peer: Peer) -> None:
     await peer.send(upgrade(JOB, {"Origin": "https://elsewhere.example"}))
     assert (await peer.response()).status == 403
 
@@ -96,19 +96,19 @@ async def come_from_elsewhere(peer: Peer) -> None:
         (vanish, "left", "no close"),
         (hang_up, "left", "no close"),
         (close, "left", "1001"),
-        (close_oddly, "left", "another code"),
-        (say_garbage, "closed", "1002 protocol error"),
-        (say_too_much, "closed", "1009 message too big"),
-        (ask_for_nothing_there, "refused", "not found"),
-        (come_from_elsewhere, "refused", "forbidden"),
+        (close_with_an_unknown_code, "left", "another code"),
+        (send_garbage, "closed", "1002 protocol error"),
+        (send_too_much, "closed", "1009 message too big"),
+        (ask_for_an_unknown_job, "refused", "not found"),
+        (come_from_another_site, "refused", "forbidden"),
     ],
 )
-async def test_each_end_is_counted_and_told_once(
+async def test_each_end_is_counted_and_logged_once(
     daemon: RunningDaemon, end: Callable[[Peer], Awaitable[None]], kind: str, reason: str
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     began = trio.current_time()
-    async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
+    async with logged(daemon) as lines, Peer(await daemon.connect()) as peer:
         await end(peer)
     took = trio.current_time() - began
     assert daemon.daemon.connection_log.counts == {(kind, reason): 1}
@@ -118,9 +118,9 @@ async def test_each_end_is_counted_and_told_once(
     assert 0 <= line["seconds"] <= round(took, 3)
 
 
-async def test_the_end_of_a_job_is_told_with_its_topic(daemon: RunningDaemon) -> None:
+async def test_the_end_of_a_job_is_logged_with_its_topic(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
-    async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
+    async with logged(daemon) as lines, Peer(await daemon.connect()) as peer:
         await peer.open_with(upgrade(JOB))
         await daemon.report(completed(ID))
         answered = False
@@ -132,11 +132,11 @@ async def test_the_end_of_a_job_is_told_with_its_topic(daemon: RunningDaemon) ->
     assert (line["event"], line["reason"], line["topics"]) == ("watcher closed", "1000 job finished", f"job:{ID}")
 
 
-async def test_a_socket_of_many_topics_names_a_few_of_them(daemon: RunningDaemon) -> None:
+async def test_the_log_names_a_few_of_many_topics(daemon: RunningDaemon) -> None:
     ids = [job_id(number) for number in range(9)]
     await daemon.report(*(registered(id_) for id_ in ids))
     topics = ",".join(f'"job:{id_}"' for id_ in ids)
-    async with told(daemon) as lines, Peer(await daemon.connect()) as peer:
+    async with logged(daemon) as lines, Peer(await daemon.connect()) as peer:
         await peer.open("/ws")
         await peer.send(frame(Opcode.TEXT, f'{{"type":"subscribe","topics":[{topics}]}}'.encode()))
         while "subscribed" not in (await peer.next_frame())[1]:
@@ -145,17 +145,17 @@ async def test_a_socket_of_many_topics_names_a_few_of_them(daemon: RunningDaemon
     assert line["topics"] == " ".join([*(f"job:{id_}" for id_ in ids[:5]), "and 4 more"])
 
 
-async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_path: Path) -> None:
+async def test_each_limit_has_its_own_reason(slow_clock: MockClock, tmp_path: Path) -> None:
     limits = {"max_connections": 2, "max_connections_per_address": 1, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:
-        async with told(daemon, 4), daemon.watch(), Peer(await daemon.connect()) as peer:
+        async with logged(daemon, 4), daemon.watch(), Peer(await daemon.connect()) as peer:
             await peer.send(upgrade())
             assert (await peer.response()).status == 503
             async with daemon.watch(local="127.0.0.2"), Peer(await daemon.connect(local="127.0.0.3")) as third:
                 await third.send(upgrade())
                 assert (await third.response()).status == 503
         await eventually(lambda: daemon.daemon.connection_log.open == 0)
-        async with told(daemon), Peer(await daemon.connect()) as silent:
+        async with logged(daemon), Peer(await daemon.connect()) as silent:
             await eventually(lambda: daemon.daemon.connection_log.open == 1)
             await wait_all_tasks_blocked()
             slow_clock.jump(daemon.settings.limits.handshake_timeout)
@@ -167,8 +167,8 @@ async def test_each_limit_has_a_reason_of_its_own(slow_clock: MockClock, tmp_pat
         assert refused == {"too many of address": 1, "too many connections": 1, "handshake timeout": 1}
 
 
-async def test_rest_is_counted_but_not_told(daemon: RunningDaemon) -> None:
-    async with told(daemon, 2) as lines:
+async def test_http_is_counted_but_not_logged(daemon: RunningDaemon) -> None:
+    async with logged(daemon, 2) as lines:
         async with Peer(await daemon.connect()) as peer:
             assert (await peer.ask("/api/health")).status == 200
         async with await daemon.connect():
@@ -177,80 +177,73 @@ async def test_rest_is_counted_but_not_told(daemon: RunningDaemon) -> None:
     assert lines == []
 
 
-class Over:
-    """A connection that is over."""
-
-    peer, topics, began = "127.0.0.1", "jobs", 0.0
-    fate = ConnectionOutcome("left", "no close")
+LEFT = ConnectionOutcome("left", "no close")
+OUTCOMES = [value for value in vars(connection_log).values() if isinstance(value, ConnectionOutcome)]
 
 
-@pytest.mark.parametrize(
-    "fate", [value for value in vars(connection_log).values() if isinstance(value, ConnectionOutcome)], ids=str
-)
-async def test_each_fate_can_be_told(fate: ConnectionOutcome) -> None:
-    book, over = ConnectionLog(), Over()
-    over.fate = fate
+def end(log: ConnectionLog, connections: int, outcome: ConnectionOutcome = LEFT) -> None:
+    for _ in range(connections):
+        entry = log.add("127.0.0.1")
+        entry.update(outcome, topics="jobs")
+        log.finish(entry)
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=str)
+async def test_each_outcome_is_counted_and_most_are_logged(outcome: ConnectionOutcome) -> None:
+    log = ConnectionLog()
     with capture_logs() as logs:
-        book.ended(over)
-    assert book.counts == {(fate.kind, fate.reason): 1}
-    assert len(logs) == (fate.kind != "http" and fate != connection_log.ABANDONED)
+        end(log, 1, outcome)
+    assert log.counts == {(outcome.kind, outcome.reason): 1}
+    assert len(logs) == (outcome.kind != "http" and outcome != NO_REQUEST)
 
 
 async def test_a_flood_does_not_fill_the_log(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    book, over = ConnectionLog(), Over()
-    nursery.start_soon(book.run)
+    log = ConnectionLog()
+    nursery.start_soon(log.run)
     with capture_logs() as logs:
         for window in (1, 2):
             logs.clear()
-            for _ in range(MAX_LINES + 1000):
-                book.opened()
-                book.ended(over)
+            end(log, MAX_LINES + 1000)
             await trio.sleep(WINDOW + 1)
-            assert Counter(line["event"] for line in logs) == {
-                "watcher left": MAX_LINES,
-                "connections ended that are not in the log": 1,
-            }
+            assert Counter(line["event"] for line in logs) == {"watcher left": MAX_LINES, "connections not logged": 1}
             assert logs[-1]["connections"] == 1000
-            assert book.counts == {("left", "no close"): window * (MAX_LINES + 1000)}
+            assert log.counts == {LEFT[:2]: window * (MAX_LINES + 1000)}
         logs.clear()
-        book.opened()
-        book.ended(over)
+        end(log, 1)
         await trio.sleep(WINDOW + 1)
         assert [line["event"] for line in logs] == ["watcher left"]
 
 
-async def test_what_was_left_out_is_told_at_the_end_too(autojump_clock: MockClock) -> None:
-    book, over = ConnectionLog(), Over()
+async def test_omitted_lines_are_counted_at_the_end_too(autojump_clock: MockClock) -> None:
+    log = ConnectionLog()
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(book.run)
-            for _ in range(MAX_LINES + 7):
-                book.opened()
-                book.ended(over)
+            nursery.start_soon(log.run)
+            end(log, MAX_LINES + 7)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
     assert logs[-1]["connections"] == 7
 
 
 def table(section: str) -> list[list[str]]:
-    """The rows of the first table in a section of the protocol's page."""
+    """Return the rows of the first table in a section of docs/protocol.md."""
     page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     lines = page.partition(f"\n## {section}\n")[2].partition("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return rows[2:]
 
 
-def test_the_protocol_page_has_every_close() -> None:
+def test_the_docs_list_every_close_code() -> None:
     ours = {one for one in vars(close_codes).values() if isinstance(one, CloseCode)} - {close_codes.GONE}
-    told = {int(code): " ".join(row) for row in table("The end") for code in row[0].split(", ")}
-    assert told.keys() == {one.code for one in ours} | FAULTS.keys()
+    documented = {int(code): " ".join(row) for row in table("The end") for code in row[0].split(", ")}
+    assert documented.keys() == {one.code for one in ours} | FAULTS.keys()
     rows = "\n".join(" ".join(row) for row in table("The end"))
     for one in ours:
         assert f"`{one.reason}`" in rows
-        assert one.reconnect == (" yes, " in told[one.code]), told[one.code]
+        assert one.reconnect == (" yes, " in documented[one.code]), documented[one.code]
 
 
-def test_the_protocol_page_has_every_refusal() -> None:
-    told = {int(status) for row in table("Refusals") for status in row[0].split(", ")}
+def test_the_docs_list_every_refusal() -> None:
+    documented = {int(status) for row in table("Refusals") for status in row[0].split(", ")}
     errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfKey)
-    assert told == {error.status for error in errors} | {426}
+    assert documented == {error.status for error in errors} | {426}

@@ -1,4 +1,4 @@
-"""The turnstile: a few a turn of the event loop, and more where turns are long."""
+"""The handshake limiter: each turn of the event loop starts a few handshakes, and more where turns are long."""
 
 import pytest
 import trio
@@ -8,45 +8,34 @@ from trio.testing import MockClock
 WAITING = 200
 
 
-class Queue:
-    """Tasks that wait at a turnstile, and turns of the loop that take so many seconds."""
+async def pass_limiter(clock: MockClock, turn_seconds: float, cancelled: int = 0) -> tuple[int, list[int]]:
+    """Return how many turns 200 handshakes take, and which of them were started."""
+    limiter, started, turns = HandshakeLimiter(), list[int](), 0
 
-    def __init__(self, clock: MockClock, seconds: float) -> None:
-        self.through: list[int] = []
-        self.turns = 0
-        self._clock = clock
-        self._seconds = seconds
+    async def wait(number: int) -> None:
+        with trio.CancelScope() as scope:
+            if number < cancelled:
+                scope.cancel()
+            await limiter.wait()
+            started.append(number)
 
-    async def run(self, cancelled: int = 0) -> None:
-        handshake_limiter = HandshakeLimiter()
-
-        async def wait(number: int) -> None:
-            with trio.CancelScope() as scope:
-                if number < cancelled:
-                    scope.cancel()
-                await handshake_limiter.pass_through()
-                self.through.append(number)
-
-        async with trio.open_nursery() as nursery:
-            for number in range(WAITING):
-                nursery.start_soon(wait, number)
-            while len(self.through) < WAITING - cancelled:
-                await trio.lowlevel.checkpoint()
-                self.turns += 1
-                self._clock.jump(self._seconds)
+    async with trio.open_nursery() as nursery:
+        for number in range(WAITING):
+            nursery.start_soon(wait, number)
+        while len(started) < WAITING - cancelled:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+            clock.jump(turn_seconds)
+    return turns, sorted(started)
 
 
-@pytest.mark.parametrize(("seconds", "each"), [(0, MIN_HANDSHAKES), (0.02, 10), (1, MAX_HANDSHAKES)])
-async def test_how_many_go_through_follows_from_how_long_turns_are(
-    mock_clock: MockClock, seconds: float, each: int
-) -> None:
-    queue = Queue(mock_clock, seconds)
-    await queue.run()
-    assert WAITING / each <= queue.turns <= 2 * WAITING / each + 6  # the turnstile may be called every other turn only
-    assert sorted(queue.through) == list(range(WAITING))
+@pytest.mark.parametrize(("turn_seconds", "per_turn"), [(0, MIN_HANDSHAKES), (0.02, 10), (1, MAX_HANDSHAKES)])
+async def test_longer_turns_start_more_handshakes(mock_clock: MockClock, turn_seconds: float, per_turn: int) -> None:
+    turns, started = await pass_limiter(mock_clock, turn_seconds)
+    assert WAITING / per_turn <= turns <= 2 * WAITING / per_turn + 6  # it may run only in every other turn
+    assert started == list(range(WAITING))
 
 
-async def test_those_who_give_up_hold_up_nobody(mock_clock: MockClock) -> None:
-    queue = Queue(mock_clock, 0)
-    await queue.run(cancelled=WAITING // 2)
-    assert sorted(queue.through) == list(range(WAITING // 2, WAITING))
+async def test_cancelled_handshakes_do_not_delay_others(mock_clock: MockClock) -> None:
+    _, started = await pass_limiter(mock_clock, 0, cancelled=WAITING // 2)
+    assert started == list(range(WAITING // 2, WAITING))

@@ -1,13 +1,14 @@
-"""The one port: whatever becomes of one connection, the others and the daemon go on, and in the end it stops."""
+"""The one port: a failure ends one connection, and the daemon stops whatever its clients do."""
 
 import errno
+import math
 import os
 import signal
 import socket
+import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Iterable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from progressd.core.events import ProgressEvent, ReportedProgress
 from progressd.core.pipeline import Pipeline
 from progressd.net import listener as module
 from progressd.net.accept import ListeningSocket, accept_forever
-from progressd.net.connection_log import ClosedConnection, ConnectionLog
-from progressd.net.listener import Connection, Listener, Start
+from progressd.net.connection import Connection
+from progressd.net.connection_log import ConnectionLog, LogEntry
+from progressd.net.listener import Listener
+from progressd.net.transport import SocketTransport
 from structlog.testing import capture_logs
 from support.daemon import RunningDaemon, progress, registered, running_daemon, settings_in
 from support.peer import Peer, close_frame, request, upgrade
@@ -28,6 +31,7 @@ from support.samples import ID
 from support.scarcity import no_descriptors_left
 from support.submitting import submit
 from support.waiting import PATIENCE, eventually
+from trio.testing import wait_all_tasks_blocked
 
 
 def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
@@ -37,7 +41,7 @@ def warnings(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
 # accepting
 
 
-async def test_without_descriptors_watchers_are_served_and_newcomers_wait(daemon: RunningDaemon) -> None:
+async def test_without_descriptors_watchers_are_served_and_new_clients_wait(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     host, port = daemon.address.split(":")
     with trio.socket.socket() as sock, capture_logs() as logs:
@@ -55,24 +59,24 @@ async def test_without_descriptors_watchers_are_served_and_newcomers_wait(daemon
     assert warnings(logs) == ["cannot accept connections for now"]
 
 
-async def test_without_descriptors_whoever_tries_to_accept_is_seen_to_work(nursery: trio.Nursery) -> None:
+async def test_without_descriptors_the_watchdog_sees_that_accept_is_called(nursery: trio.Nursery) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        ListeningSocket.over(server) as listening,
+        ListeningSocket(server.detach()) as listening,
         socket.create_connection(listening.getsockname()),
         no_descriptors_left(),
     ):
-        with trio.move_on_after(0.3) as nobody:
+        with trio.move_on_after(0.3) as not_accepting:
             await listening.accepts()
         nursery.start_soon(accept_forever, listening, lambda sock, _: sock.close())
         with trio.fail_after(PATIENCE):
             await listening.accepts()
         nursery.cancel_scope.cancel()
-    assert nobody.cancelled_caught
+    assert not_accepting.cancelled_caught
 
 
 class FlakySocket(socket.socket):
-    """A listening socket on which accept(2) fails as often as there are errors."""
+    """A listening socket whose accept(2) fails with these errors first."""
 
     errors: list[int]
 
@@ -92,7 +96,7 @@ async def flaky(*errors: int) -> AsyncIterator[FlakySocket]:
         yield listening
 
 
-async def test_connections_that_came_to_nothing_do_not_end_the_accepting(nursery: trio.Nursery) -> None:
+async def test_connections_that_fail_before_accept_are_ignored(nursery: trio.Nursery) -> None:
     accepted: list[tuple[socket.socket, str]] = []
 
     def accept(sock: socket.socket, peer: str) -> None:
@@ -108,7 +112,7 @@ async def test_connections_that_came_to_nothing_do_not_end_the_accepting(nursery
         sock.close()
 
 
-async def test_a_listening_socket_that_is_broken_is_no_reason_to_spin(nursery: trio.Nursery) -> None:
+async def test_a_broken_listening_socket_raises(nursery: trio.Nursery) -> None:
     async with flaky(errno.EINVAL) as listening:
         with socket.create_connection(listening.getsockname()), pytest.raises(OSError, match="as the test wants it"):
             with trio.fail_after(PATIENCE):
@@ -119,7 +123,7 @@ async def test_a_listening_socket_that_is_broken_is_no_reason_to_spin(nursery: t
 
 
 async def let_out() -> None:
-    """A cancellation that leaves the scope it was meant for, as from a nursery that is not left as it should be."""
+    """Raise a cancellation outside of its scope, as after a nursery that was not exited properly."""
     stray: list[trio.Cancelled] = []
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -131,85 +135,82 @@ async def let_out() -> None:
 
 
 class Broken:
-    """Both sides of a listener, neither of which works, but for the WebSocket side with /ws/good."""
+    """Servers that fail, except for /ws/good."""
 
     async def websocket(self, connection: Connection) -> None:
-        if b"/ws/cancelled" in connection.unread:
+        target = connection.take_handshake().request.target
+        if target == "/ws/cancelled":
             await let_out()
-        if b"/ws/good" in connection.unread:
-            await connection.stream.send_all(b"good")
+        if target == "/ws/good":
+            connection.transport.send(b"good")
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.fail, "one thing")
             nursery.start_soon(self.fail, "another thing")
 
-    async def serve(self, connection: Connection) -> bool:
+    async def http(self, connection: Connection) -> bool:
         raise ZeroDivisionError("http")
 
     async def fail(self, what: str) -> None:
         raise RuntimeError(what)
 
-    def make(self, sock: socket.socket, peer: str, start: Start) -> Connection:
-        """An encrypted connection that cannot be made."""
-        raise RuntimeError("no context")
 
-    def make_half(self, sock: socket.socket, peer: str, start: Start) -> Connection:
-        """One whose task fails."""
-        start(partial(self.fail, "flushing"))
-        return Connection(sock, peer)
+class BrokenContext(ssl.SSLContext):
+    """A TLS context that fails for each connection."""
+
+    def wrap_bio(self, *_: Any, **__: Any) -> ssl.SSLObject:
+        raise RuntimeError("no TLS")
 
 
 BROKEN = Broken()
-Asked = Callable[[bytes], Awaitable[bytes]]
 
 
 @asynccontextmanager
 async def listening_with(
-    nursery: trio.Nursery, connection_log: ConnectionLog | None = None
-) -> AsyncIterator[tuple[Listener, Asked]]:
-    """A listener between broken sides, and what sends it bytes and gives back its answer."""
-    listener = Listener(BROKEN.websocket, BROKEN, nursery, Limits(), connection_log or ConnectionLog())
+    nursery: trio.Nursery, connection_log: ConnectionLog | None = None, **options: Any
+) -> AsyncIterator[Any]:
+    """Run a listener with broken servers; yields its address."""
+    log = connection_log or ConnectionLog()
+    listener = Listener(BROKEN.websocket, BROKEN.http, nursery, Limits(), log, **options)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         nursery.start_soon(listener.run, listening)
-
-        async def asked(data: bytes) -> bytes:
-            async with Peer(await trio.open_tcp_stream(*listening.getsockname())) as peer:
-                await peer.send(data)
-                return await peer.rest()
-
-        yield listener, asked
+        yield listening.getsockname()
         nursery.cancel_scope.cancel()
 
 
-class Forgetful(ConnectionLog):
-    """A ledger that can count, and cannot tell."""
+async def ask(address: Any, data: bytes) -> bytes:
+    async with Peer(await trio.open_tcp_stream(*address)) as peer:
+        await peer.send(data)
+        return await peer.rest()
 
-    def ended(self, connection: ClosedConnection, error: BaseException | None = None) -> None:
-        super().ended(connection, error)
+
+class BrokenLog(ConnectionLog):
+    """A connection log that counts and then fails."""
+
+    def finish(self, entry: LogEntry, error: BaseException | None = None) -> None:
+        super().finish(entry, error)
         raise struct.error("unpack requires a buffer of 216 bytes")
 
 
-async def test_a_handler_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
-    async with listening_with(nursery) as (_, asked):
+async def test_a_failed_handler_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
+    async with listening_with(nursery) as address:
         for data in (upgrade("/ws/bad"), upgrade("/ws/cancelled"), request("/")):
             with capture_logs() as logs:
-                assert await asked(data) == b""
+                assert await ask(address, data) == b""
             [entry] = [entry for entry in logs if entry["log_level"] == "error"]
             assert entry["event"] == "connection failed"
-            assert await asked(upgrade("/ws/good")) == b"good"
+            assert await ask(address, upgrade("/ws/good")) == b"good"
 
 
-async def test_a_daemon_that_ends_though_nobody_told_it_to_stop_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_daemon_that_ends_without_a_signal_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "accept_forever", lambda *_: let_out())
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="nobody told it to stop"), flatten_subgroups=True):
         async with running_daemon(tmp_path) as daemon:
             await daemon.stopped.wait()
 
 
-async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_of_any_task_ends_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_in(tmp_path / "state")
     listening = trio.Event()
 
@@ -227,33 +228,28 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
         await serve(settings, lambda: settings, on_listening=on_listening)
 
 
-async def test_encryption_that_fails_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
-    async with listening_with(nursery) as (listener, asked):
-        for make in (BROKEN.make, BROKEN.make_half):
-            listener.encrypt(make)
+async def test_a_failed_tls_context_ends_its_connection_and_is_logged_once(nursery: trio.Nursery) -> None:
+    context = BrokenContext(ssl.PROTOCOL_TLS_SERVER)
+    async with listening_with(nursery, tls=context) as address:
+        for _ in range(2):
             with capture_logs() as logs:
-                assert await asked(b"") == b""
-            [entry] = [entry for entry in logs if entry["log_level"] == "error"]
-            assert entry["event"] == "connection failed"
-        listener.encrypt(None)
-        assert await asked(upgrade("/ws/good")) == b"good"
+                assert await ask(address, b"") == b""
+            assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["connection failed"]
 
 
-async def test_an_end_that_cannot_be_told_ends_nothing_else(nursery: trio.Nursery) -> None:
-    connection_log = Forgetful()
-    async with listening_with(nursery, connection_log) as (_, asked):
+async def test_a_connection_that_cannot_be_logged_ends_nothing_else(nursery: trio.Nursery) -> None:
+    connection_log = BrokenLog()
+    async with listening_with(nursery, connection_log) as address:
         with capture_logs() as logs:
             for _ in range(2):
-                assert await asked(upgrade("/ws/good")) == b"good"
+                assert await ask(address, upgrade("/ws/good")) == b"good"
             await eventually(lambda: connection_log.counts.total() == 2)
-        assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
-            "the end of a connection cannot be told"
-        ] * 2
+        assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["cannot log a connection"] * 2
         assert connection_log.open == 0
 
 
-async def test_an_answer_reaches_a_client_that_is_still_sending(daemon: RunningDaemon) -> None:
-    """To close a socket with bytes unread would reset it, and the answer would be lost."""
+async def test_a_response_reaches_a_client_that_is_still_sending(daemon: RunningDaemon) -> None:
+    """A close with unread bytes would reset the connection, and the client would lose the response."""
     for head in (upgrade("/ws/jobs/nonsense"), request("/ws/jobs", {"Connection": "close"})):
         async with Peer(await daemon.connect()) as peer:
             await peer.send(head + b"x" * 300_000)
@@ -261,31 +257,14 @@ async def test_an_answer_reaches_a_client_that_is_still_sending(daemon: RunningD
             assert (response.status, list(response.json)) in ((400, ["error"]), (426, ["error"]))
 
 
-async def test_a_client_that_never_closes_is_waited_for_only_a_little(
-    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "LINGER", 0.1)
-    before = await daemon.settled()
-    async with Peer(await daemon.connect()) as peer:
-        await peer.send(upgrade("/ws/jobs/nonsense"))
-        assert (await peer.response()).status == 400
-        await daemon.leaves_only(before._replace(descriptors=before.descriptors + 1))  # ours
-
-
-@pytest.mark.parametrize("path", ["/api/health", "/", "/ws/jobs", "/api/jobs/x"])
-async def test_http_clients_that_leave_are_forgotten_at_once(daemon: RunningDaemon, path: str) -> None:
-    before = await daemon.settled()
-    for leave in (Peer.reset, lambda peer: peer.stream.aclose(), lambda peer: peer.stream.send_eof()):
-        used, asking, silent = [Peer(await daemon.connect()) for _ in range(3)]
-        await used.ask(path)
-        await asking.send(request(path))
-        for peer in (used, asking, silent):
-            await leave(peer)
-        if used.stream.socket.fileno() != -1:
-            for peer in (used, asking, silent):
-                await peer.rest()
-                await peer.stream.aclose()
-    await daemon.leaves_only(before)
+async def test_the_wait_for_a_client_to_close_is_bounded(nursery: trio.Nursery) -> None:
+    connection_log = ConnectionLog()
+    async with (
+        listening_with(nursery, connection_log, linger=0.1) as address,
+        Peer(await trio.open_tcp_stream(*address)) as peer,
+    ):
+        await peer.send(upgrade("/ws/good"))
+        await eventually(lambda: connection_log.counts.total() == 1)
 
 
 async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None:
@@ -293,7 +272,9 @@ async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None
         for _ in range(3):
             await leaving.enter_async_context(await daemon.connect())
         await eventually(lambda: daemon.daemon.connection_log.counts == {("refused", "too many handshakes"): 1})
-        async with Peer(await daemon.connect()) as peer:  # who asks at once is let in, and the oldest has to go
+        async with Peer(
+            await daemon.connect()
+        ) as peer:  # a request at once is served, and the oldest connection is closed
             assert (await peer.ask("/api/health")).status == 200
         await eventually(lambda: daemon.daemon.connection_log.counts["refused", "too many handshakes"] == 2)
 
@@ -301,15 +282,15 @@ async def test_connections_without_a_request_are_bounded(tmp_path: Path) -> None
 # stopping
 
 
-@pytest.mark.parametrize("lasting", [True, False])
-async def test_a_port_that_ends_serves_what_waits_in_it(nursery: trio.Nursery, lasting: bool) -> None:
-    with ListeningSocket.over(socket.create_server(("127.0.0.1", 0))) as listening:
-        listening.lasting = lasting
+@pytest.mark.parametrize("held_by_systemd", [True, False])
+async def test_a_closed_port_serves_the_connections_that_wait(nursery: trio.Nursery, held_by_systemd: bool) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    with ListeningSocket(server.detach(), held_by_systemd=held_by_systemd) as listening:
         address = listening.getsockname()
         async with Peer(await trio.open_tcp_stream(*address)) as peer:
             await peer.send(upgrade("/ws/good"))
-            Listener(BROKEN.websocket, BROKEN, nursery, Limits(), ConnectionLog()).stop(listening)
-            if lasting:
+            Listener(BROKEN.websocket, BROKEN.http, nursery, Limits(), ConnectionLog()).stop(listening)
+            if held_by_systemd:
                 listening.accept()[0].close()
             else:
                 assert await peer.rest() == b"good"
@@ -317,7 +298,7 @@ async def test_a_port_that_ends_serves_what_waits_in_it(nursery: trio.Nursery, l
                     await trio.open_tcp_stream(*address)
 
 
-async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_path: Path) -> None:
+async def test_a_stop_notifies_and_disconnects_watchers(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, shutdown={"drain_timeout": 7}) as daemon:
         await daemon.report(registered(ID), progress(ID, 1))
         async with AsyncExitStack() as leaving:
@@ -328,8 +309,8 @@ async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_pat
                 await watcher.receive_until("progress")
             daemon.kill(signal.SIGTERM)
             for watcher in watchers:
-                [told] = await watcher.rest()
-                assert told == {
+                [notice] = await watcher.rest()
+                assert notice == {
                     "type": "server_shutdown",
                     "data": {"reason": "the daemon is stopping", "countdown_secs": 7},
                 }
@@ -339,19 +320,19 @@ async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_pat
 
 
 @pytest.fixture
-def nothing_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever holds up the end does so for longer than a test waits."""
+def no_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make anything that delays the stop delay it for longer than a test waits."""
     for name in ("progressd.app.LAST_SECONDS", "progressd.ws.websocket.CLOSE_TIMEOUT"):
         monkeypatch.setattr(name, 3600)
 
 
-@pytest.mark.usefixtures("nothing_given_up")
-async def test_it_stops_at_once_when_nobody_is_there(daemon: RunningDaemon) -> None:
+@pytest.mark.usefixtures("no_timeouts")
+async def test_a_daemon_without_clients_stops_at_once(daemon: RunningDaemon) -> None:
     await daemon.stop()
 
 
-@pytest.mark.usefixtures("nothing_given_up")
-async def test_a_single_watcher_that_answers_does_not_hold_it_up(daemon: RunningDaemon) -> None:
+@pytest.mark.usefixtures("no_timeouts")
+async def test_a_watcher_that_answers_the_close_does_not_delay_the_stop(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.open()
         daemon.kill()
@@ -361,8 +342,8 @@ async def test_a_single_watcher_that_answers_does_not_hold_it_up(daemon: Running
     await daemon.stop()
 
 
-@pytest.mark.usefixtures("nothing_given_up")
-async def test_clients_that_have_asked_for_nothing_do_not_hold_it_up(daemon: RunningDaemon) -> None:
+@pytest.mark.usefixtures("no_timeouts")
+async def test_clients_without_a_request_do_not_delay_the_stop(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as silent, Peer(await daemon.connect()) as slow:
         await slow.send(upgrade()[:30])
         await eventually(lambda: len(daemon.daemon.watchers) == 0)
@@ -372,8 +353,8 @@ async def test_clients_that_have_asked_for_nothing_do_not_hold_it_up(daemon: Run
     await daemon.stop()
 
 
-@pytest.mark.usefixtures("nothing_given_up")
-async def test_a_watcher_that_does_not_answer_the_close_is_cut_off(
+@pytest.mark.usefixtures("no_timeouts")
+async def test_a_watcher_that_ignores_the_close_is_disconnected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
@@ -385,7 +366,37 @@ async def test_a_watcher_that_does_not_answer_the_close_is_cut_off(
         assert await peer.close_code() == 1001
 
 
-async def test_while_a_job_runs_on_its_watchers_are_told_until_its_end(tmp_path: Path) -> None:
+async def test_a_watcher_that_leaves_during_a_stop_does_not_disturb_it(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path) as daemon, trio.open_nursery() as nursery:
+
+        async def watch(hang_up: bool, live: trio.Event) -> None:
+            async with daemon.watch() as watcher:
+                live.set()
+                await watcher.receive_until("server_shutdown")
+                if hang_up:
+                    await trio.aclose_forcefully(watcher.stream)
+                else:
+                    assert (await watcher.closed())[0] == 1001
+
+        for number in range(6):
+            live = trio.Event()
+            nursery.start_soon(watch, number % 2 == 1, live)
+            await live.wait()
+        await daemon.stop()
+
+
+async def test_a_second_signal_ends_the_wait_for_watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
+        await peer.open()
+        daemon.kill()
+        assert await peer.close_code() == 1001  # the client does not answer
+        daemon.kill()
+        with trio.fail_after(PATIENCE):
+            await daemon.stopped.wait()
+
+
+async def test_watchers_of_a_running_job_get_its_end_before_the_stop(tmp_path: Path) -> None:
     steps = """
 import json, sys
 for step in (1, 2):
@@ -409,10 +420,14 @@ for step in (1, 2):
         await daemon.stop()
 
 
-async def test_reading_from_a_connection_that_was_closed_is_told_as_such() -> None:
-    one, other = socket.socketpair()
-    with other:
-        connection = Connection(one, "peer")
-        one.close()
-        with pytest.raises(trio.ClosedResourceError):
-            await connection.receive_some()
+async def test_close_wakes_a_reader() -> None:
+    sock, other = socket.socketpair()
+    sock.setblocking(False)
+    transport = SocketTransport(sock)
+    with other, pytest.RaisesGroup(trio.ClosedResourceError), trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.receive_some, 1)
+            await wait_all_tasks_blocked()
+            transport.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await transport.receive_some(1)

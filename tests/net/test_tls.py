@@ -1,4 +1,4 @@
-"""TLS on the one port: REST, events and WebSockets under it, and not a byte of plaintext around it."""
+"""TLS on the one port: all clients can use it, and no plaintext reaches the wire."""
 
 import json
 import os
@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 import trio.testing
@@ -21,8 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
-from progressd.net.tls import HANDSHAKES, TLSConnection
-from progressd.net.tls_context import tls_context
+from progressd.net.tls import HANDSHAKES, TLSTransport, tls_context
 from progressd.system.pass_limiter import PassLimiter
 from structlog.testing import capture_logs
 from support.certificates import certificate
@@ -59,7 +57,7 @@ async def encrypted(daemon: RunningDaemon, cert: Path, stream: Any = None) -> Pe
     return Peer(tls)
 
 
-async def test_rest_events_and_websockets_are_under_it(tmp_path: Path, cert: Path) -> None:
+async def test_http_events_and_websockets_work_over_tls(tmp_path: Path, cert: Path) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon:
         await daemon.report(registered(ID, input_filename=SECRET))
         async with await encrypted(daemon, cert) as peer:
@@ -80,7 +78,7 @@ async def test_rest_events_and_websockets_are_under_it(tmp_path: Path, cert: Pat
 
 
 class Tapped(trio.abc.Stream):
-    """A stream that keeps what went over it."""
+    """A stream that records what was received."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
@@ -101,7 +99,7 @@ class Tapped(trio.abc.Stream):
         await self.stream.aclose()
 
 
-async def test_no_byte_of_plaintext_goes_around_it(tmp_path: Path, cert: Path) -> None:
+async def test_no_plaintext_reaches_the_wire(tmp_path: Path, cert: Path) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon:
         tapped = Tapped(await daemon.connect())
         async with await encrypted(daemon, cert, tapped) as peer:
@@ -115,27 +113,27 @@ async def test_no_byte_of_plaintext_goes_around_it(tmp_path: Path, cert: Path) -
         assert len(tapped.seen) > 1000
         for plain in (b"must not be seen", b"current_step", b"progress", ID.encode(), b"HTTP/1.1"):
             assert plain not in tapped.seen
-        # nothing but whole records of TLS: handshake, change of cipher, alert, data
+        # only whole TLS records: handshake, change of cipher, alert, data
         at = 0
         while at < len(tapped.seen):
             assert tapped.seen[at] in (20, 21, 22, 23)
             at += 5 + int.from_bytes(tapped.seen[at + 3 : at + 5], "big")
 
 
-async def test_a_producer_says_all_closes_and_gets_every_answer(tmp_path: Path, cert: Path) -> None:
+async def test_a_producer_that_closes_gets_every_answer(tmp_path: Path, cert: Path) -> None:
     events = [registered(ID), *(progress(ID, step, 1000) for step in range(1000)), completed(ID)]
     async with encrypted_daemon(tmp_path, cert) as daemon, await encrypted(daemon, cert) as peer:
         await peer.open("/ws/publish")
         await peer.send(
             b"".join(frame(Opcode.TEXT, json.dumps(event).encode()) for event in events) + close_frame(1000)
         )
-        told = []
+        answers = []
         while (got := await peer.next_frame())[0] is not Opcode.CLOSE:
-            told.append(json.loads(got[1])["ok"])
-    assert told == [True] * len(events)
+            answers.append(json.loads(got[1])["ok"])
+    assert answers == [True] * len(events)
 
 
-async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cert: Path) -> None:
+async def test_a_slow_watcher_gets_all_state_changes_in_order(tmp_path: Path, cert: Path) -> None:
     async with encrypted_daemon(tmp_path, cert, limits={"send_buffer_bytes": 8 << 20}) as daemon:
         await daemon.report(registered(ID))
         slow = await daemon.connect(receive_buffer=4096)
@@ -153,14 +151,14 @@ async def test_a_slow_watcher_gets_all_that_matters_in_order(tmp_path: Path, cer
             assert await peer.close_code() == 1000
 
 
-async def test_what_is_no_tls_is_dropped_and_ends_nothing(
+async def test_garbage_in_place_of_tls_ends_only_its_connection(
     slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
 ) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon:
         wrong = (b"\x16\x03\x01\x40\x00" + b"\xff" * 100, b"\x16", b"")
-        for number, said in enumerate(wrong, start=1):
+        for number, sent in enumerate(wrong, start=1):
             async with Peer(await daemon.connect()) as peer:
-                await peer.send(said)
+                await peer.send(sent)
                 await eventually(lambda number=number: daemon.daemon.connection_log.accepted == number)  # type: ignore[misc]
                 await trio.testing.wait_all_tasks_blocked()
                 slow_clock.jump(daemon.settings.limits.handshake_timeout)
@@ -170,22 +168,20 @@ async def test_what_is_no_tls_is_dropped_and_ends_nothing(
 
 
 @pytest.mark.parametrize("head", [request("/api/jobs"), upgrade(), request("/api/jobs", method="POST")[:20]])
-async def test_a_request_without_tls_is_told_at_once_what_is_spoken_here(
-    tmp_path: Path, cert: Path, head: bytes
-) -> None:
+async def test_a_request_without_tls_is_answered_with_an_error(tmp_path: Path, cert: Path, head: bytes) -> None:
     async with encrypted_daemon(tmp_path, cert) as daemon:
         async with Peer(await daemon.connect()) as peer:
             await peer.send(head)
             response = await peer.response()
             assert (response.status, response.headers["connection"]) == (400, "close")
             assert response.headers["x-content-type-options"] == "nosniff"
-            assert response.json == {"error": "TLS is spoken at this port: use https:// or wss://"}
+            assert response.json == {"error": "this port uses TLS: use https:// or wss://"}
             assert await peer.rest() == b""
         connection_log = daemon.daemon.connection_log
-        await eventually(lambda: connection_log.counts == {("refused", "no TLS to a port with"): 1})
+        await eventually(lambda: connection_log.counts == {("refused", "no TLS"): 1})
 
 
-async def test_who_reads_a_long_list_slowly_gets_all_of_it(
+async def test_a_slow_reader_of_a_long_list_gets_all_of_it(
     slow_clock: trio.testing.MockClock, tmp_path: Path, cert: Path
 ) -> None:
     jobs = [registered(job_id(number), options={"text": "x" * 60_000}) for number in range(1, 71)]
@@ -222,7 +218,7 @@ async def test_only_tls_1_2_and_newer(tmp_path: Path, cert: Path, version: ssl.T
             await trio.aclose_forcefully(tls)
 
 
-async def test_another_certificate_is_taken_without_dropping_anyone(tmp_path: Path, cert: Path) -> None:
+async def test_a_reloaded_certificate_disconnects_no_client(tmp_path: Path, cert: Path) -> None:
     mine, other = certificate(tmp_path, "mine"), certificate(tmp_path, "renewed")
     async with encrypted_daemon(tmp_path, mine) as daemon, await encrypted(daemon, mine) as stays:
         await stays.open("/ws/jobs")
@@ -248,16 +244,14 @@ async def test_another_certificate_is_taken_without_dropping_anyone(tmp_path: Pa
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_the_port_neither_begins_nor_ceases_to_speak_tls_under_its_clients(
-    tmp_path: Path, cert: Path, before: bool
-) -> None:
+async def test_a_reload_cannot_switch_tls_on_or_off(tmp_path: Path, cert: Path, before: bool) -> None:
     with_cert, without = {"port": 0, "tls_cert": str(cert)}, {"port": 0}
     first, second = (with_cert, without) if before else (without, with_cert)
     new = settings_in(tmp_path / "state", server=second, limits={"max_connections": 1})
     async with running_daemon(tmp_path, lambda: new, server=first) as daemon:
         daemon.kill(signal.SIGHUP)
         await eventually(lambda: daemon.daemon.reload.refused)
-        assert re.fullmatch(r"server\.tls_cert was (removed|added): .* restart", daemon.daemon.reload.refused)
+        assert re.fullmatch(r"server\.tls_cert was (removed|added): restart .*", daemon.daemon.reload.refused)
         assert daemon.daemon.settings.limits.max_connections == 100
         daemon.address = daemon.url.rpartition("/")[2]
         async with Peer(await daemon.connect()) as peer:
@@ -265,57 +259,49 @@ async def test_the_port_neither_begins_nor_ceases_to_speak_tls_under_its_clients
             assert (await peer.response()).status == (400 if before else 200)
 
 
-def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Path, cert: Path) -> None:
+def test_an_error_names_the_file_that_is_wrong(tmp_path: Path, cert: Path) -> None:
     other, locked = certificate(tmp_path, "other"), tmp_path / "locked.pem"
     call = ["openssl", "pkey", "-in", str(cert), "-aes256", "-passout", "pass:secret", "-out", str(locked)]
     subprocess.run(call, check=True, capture_output=True)
     os.mkfifo(tmp_path / "pipe")
-    for key, said in (
+    for key, message in (
         ("\0", "server.tls_key = '\\x00': invalid path"),
         (tmp_path, f"server.tls_key = '{tmp_path}': Is a directory"),
         (tmp_path / "pipe", f"server.tls_key = '{tmp_path}/pipe': it is not a regular file"),
         (tmp_path / "none", f"server.tls_key = '{tmp_path}/none': No such file or directory"),
-        (locked, f"server.tls_key = '{locked}': the key has a password: `openssl pkey` makes one that has none"),
-        (other, f"server.tls_cert = '{cert}': its key is another one's: expected both in PEM, "),
-        (Path(__file__), f"server.tls_cert = '{cert}': no certificate with a key: expected both in PEM, "),
+        (
+            locked,
+            "server.tls_key: the private key is encrypted (decrypt it: openssl pkey -in KEY -out NEW)",
+        ),
+        (other, f"server.tls_cert = '{cert}': the private key does not match the certificate (expected both in PEM, "),
+        (Path(__file__), f"server.tls_cert = '{cert}': no certificate with a private key (expected both in PEM, "),
     ):
-        with pytest.raises(SettingsError, match=f"^{re.escape(said)}"):
+        with pytest.raises(SettingsError, match=f"^{re.escape(message)}"):
             tls_context(Server(tls_cert=str(cert), tls_key=str(key)))
 
 
 @pytest.mark.parametrize(
     "server", [{"tls_cert": "/nowhere"}, {"tls_cert": "\0"}, {"tls_key": "/x"}, {"tls_cert": __file__}]
 )
-def test_an_impossible_certificate_is_a_sentence(server: dict[str, str]) -> None:
+def test_an_invalid_certificate_is_a_settings_error(server: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"^server\.tls_"):
         tls_context(Server(**server))
 
 
-async def test_httpx_and_the_urls_agree(tmp_path: Path, cert: Path) -> None:
-    async with encrypted_daemon(tmp_path, cert) as daemon:
-        assert re.fullmatch(r"https://127\.0\.0\.1:\d+", daemon.url)
-        context = ssl.create_default_context(cafile=str(cert))
-        url = daemon.url.replace("127.0.0.1", "localhost")
-        async with httpx.AsyncClient(verify=context, timeout=PATIENCE, trust_env=False) as client:
-            assert (await client.get(f"{url}/api/health")).status_code == 200
-            body = b"x" * 300_000
-            assert (await client.post(f"{url}/api/events", content=body)).status_code == 400
-
-
 @asynccontextmanager
-async def connected() -> AsyncGenerator[tuple[TLSConnection, trio.SSLStream[trio.SocketStream]]]:
-    """A connection, and its client, on a pair of sockets; the handshake is still to come."""
+async def connected(cert: Path) -> AsyncGenerator[tuple[TLSTransport, trio.SSLStream[trio.SocketStream]]]:
+    """Yield a transport and its client, before the handshake, on a pair of sockets."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERT[0])
-    client_context = ssl.create_default_context(cafile=str(CERT[0]))
+    context.load_cert_chain(cert)
+    client_context = ssl.create_default_context(cafile=str(cert))
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(PATIENCE):
                 yield (
-                    TLSConnection(ours, "unix", context, nursery.start_soon, PassLimiter(1)),
+                    TLSTransport(ours, context, nursery.start_soon, PassLimiter(1)),
                     trio.SSLStream(stream, client_context, server_hostname="localhost"),
                 )
             nursery.cancel_scope.cancel()
@@ -328,18 +314,18 @@ async def read(client: trio.SSLStream[trio.SocketStream], size: int) -> bytes:
     return received
 
 
-@given(st.lists(st.binary(max_size=100_000), max_size=8))
-async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: list[bytes]) -> None:
-    async with connected() as (connection, client), trio.open_nursery() as nursery:
+@given(pieces=st.lists(st.binary(max_size=100_000), max_size=8))
+async def test_all_bytes_arrive_whatever_room_the_socket_has(cert: Path, pieces: list[bytes]) -> None:
+    async with connected(cert) as (transport, client), trio.open_nursery() as nursery:
 
         async def send() -> None:
-            await connection.receive_some()  # the handshake, and a byte
+            await transport.receive_some(1)  # the handshake, and a byte
             for piece in pieces:
                 rest = piece
                 while rest:
-                    await connection.wait_writable()
+                    await transport.wait_writable()
                     try:
-                        rest = rest[connection.send(rest) :]
+                        rest = rest[transport.send(rest) :]
                     except BlockingIOError:
                         continue
 
@@ -349,59 +335,38 @@ async def test_what_is_sent_arrives_whole_however_full_the_socket_is(pieces: lis
         assert await read(client, len(whole)) == whole
 
 
-async def test_what_the_tls_layer_says_does_not_meet_a_sender_that_waits_for_room() -> None:
-    """Trio has one task at most wait for a socket."""
-    async with connected() as (connection, client), trio.open_nursery() as nursery:
+async def test_tls_records_and_a_waiting_sender_share_one_wait(cert: Path) -> None:
+    """Trio lets only one task wait for a socket."""
+    async with connected(cert) as (transport, client), trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, b".")
-        await connection.receive_some()
+        await transport.receive_some(1)
         sent = 0
-        while select.select([], [connection.socket], [], 0)[1]:  # there is no room before a send is refused
-            sent += connection.send(b"x")
-        nursery.start_soon(connection.wait_writable)
+        while select.select([], [transport.socket], [], 0)[1]:  # there is no room before a send is refused
+            sent += transport.send(b"x")
+        nursery.start_soon(transport.wait_writable)
         await trio.testing.wait_all_tasks_blocked()
-        sent += connection.send(b"x" * 1_000_000)
+        sent += transport.send(b"x" * 1_000_000)
         await trio.testing.wait_all_tasks_blocked()
         assert await read(client, sent) == b"x" * sent
 
 
-async def test_no_more_is_taken_than_the_socket_takes_and_one_record() -> None:
-    """What waits for its turn in the outbox can still be replaced, and a close is not behind it unseen."""
-    async with connected() as (connection, client), trio.open_nursery() as nursery:
+async def test_a_full_socket_takes_at_most_one_more_record(cert: Path) -> None:
+    """The outbox can still replace what waits there."""
+    async with connected(cert) as (transport, client), trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, b".")
-        await connection.receive_some()
-        sent = connection.send(b"x" * 3_000_000)
+        await transport.receive_some(1)
+        sent = transport.send(b"x" * 3_000_000)
         assert 0 < sent < 1_500_000
         with pytest.raises(BlockingIOError):
-            connection.send(b"x")
+            transport.send(b"x")
         assert await read(client, sent) == b"x" * sent
 
 
-async def test_nobody_waits_for_room_in_a_socket_that_was_closed() -> None:
-    async with connected() as (connection, _):
-        connection.socket.close()
+async def test_no_task_waits_for_room_in_a_closed_socket(cert: Path) -> None:
+    async with connected(cert) as (transport, _):
+        transport.socket.close()
         with pytest.raises(trio.ClosedResourceError):
-            await connection.wait_writable()
-
-
-CERT: list[Path] = []
-
-
-@pytest.fixture(autouse=True)
-def _known(cert: Path) -> None:
-    CERT[:] = [cert]
-
-
-async def test_connections_leave_nothing_behind(tmp_path: Path, cert: Path) -> None:
-    async with encrypted_daemon(tmp_path, cert) as daemon:
-        async with await encrypted(daemon, cert) as peer:
-            assert (await peer.ask("/api/health")).status == 200
-        before = await daemon.settled()
-        for _ in range(10):
-            peer = await encrypted(daemon, cert)
-            await peer.open("/ws/jobs")
-            await trio.aclose_forcefully(peer.stream)
-        await eventually(lambda: len(daemon.daemon.watchers) == 0)
-        await daemon.leaves_only(before)
+            await transport.wait_writable()
 
 
 async def test_few_handshakes_are_made_in_one_pass_of_the_event_loop(tmp_path: Path, cert: Path) -> None:

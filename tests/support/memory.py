@@ -1,6 +1,7 @@
-"""The WebSocket server over memory streams, for a mock clock."""
+"""The WebSocket server over memory instead of sockets, for a clock that jumps: an hour takes no time."""
 
 import math
+import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -18,8 +19,10 @@ from progressd.core.events import Event
 from progressd.core.messages import job_topic
 from progressd.engine.ingest import TURN_BYTES
 from progressd.engine.submitting import EventSink, Outcome
-from progressd.net.connection_log import ABANDONED
-from progressd.net.listener import HandshakeRequest, read_handshake_request
+from progressd.net.base_path import AT_ROOT
+from progressd.net.connection import Connection
+from progressd.net.connection_log import ConnectionOutcome, LogEntry
+from progressd.system.condition import Condition
 from progressd.system.pass_limiter import PassLimiter
 from progressd.ws.server import WebSocketServer
 from trio.testing import MemoryReceiveStream, MemorySendStream
@@ -31,23 +34,25 @@ from support.samples import ID, job, moved
 
 HOUR = 3600.0
 JOB = f"/ws/jobs/{ID}"
+CLOSED = socket.socket()
+CLOSED.close()
 
 
-class MemoryConnection:
-    """A replacement of the listener's Connection. It is `full` after `room` sends."""
+class MemoryTransport:
+    """A client's transport. `full`: a socket without room; `room`: how many sends until it is full.
+
+    `chunk`: how many bytes a send takes before it is full again.
+    """
+
+    socket = CLOSED
 
     def __init__(self) -> None:
         self.room = math.inf
-        self.peer = "127.0.0.1"
-        self.topics = ""
-        self.fate = ABANDONED
-        self.unread = b""
-        self.upgrade: HandshakeRequest | None = None
+        self.chunk: int | None = None
+        self._full = False
+        self._changed = Condition()
         self._to_client = MemoryReceiveStream()
         self._from_client = MemoryReceiveStream()
-        self._room = trio.Event()
-        self._room.set()
-        self.at_once: int | None = None  # bytes, after which it is full again
         sending = MemorySendStream()
 
         async def pass_on() -> None:
@@ -58,45 +63,37 @@ class MemoryConnection:
 
     @property
     def full(self) -> bool:
-        return not self._room.is_set()
+        return self._full
 
     @full.setter
     def full(self, full: bool) -> None:
-        if full:
-            self._room = trio.Event()
-        else:
-            self._room.set()
+        self._full = full
+        self._changed.notify()
 
     def send(self, data: bytes) -> int:
         if self.full:
             raise BlockingIOError
+        data = data[: self.chunk]
         self._to_client.put_data(data)
         self.room -= 1
-        self.full = not self.room
+        self.full = not self.room or self.chunk is not None
         return len(data)
 
     async def wait_writable(self) -> None:
-        await self._room.wait()
+        await self._changed.wait_for(lambda: not self.full)
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if not self.unread:
-            return bytes(await self._from_client.receive_some(max_bytes))
-        await trio.lowlevel.checkpoint()
-        size = max_bytes or len(self.unread)
-        data, self.unread = self.unread[:size], self.unread[size:]
-        return data
+    async def receive_some(self, max_bytes: int) -> bytes:
+        return bytes(await self._from_client.receive_some(max_bytes))
 
-    async def read_head(self) -> None:
-        while b"\r\n\r\n" not in self.unread:
-            self.unread += await self._from_client.receive_some()
+    async def send_eof(self) -> None:
+        self.close()
 
-    def end(self) -> None:
-        """Close the connection to the client."""
+    def close(self) -> None:
         self._to_client.put_eof()
 
 
 class OneJob(EmptyHistory):
-    """A history with one job. `asked` reports the lookup, and `may_answer` delays it."""
+    """A history with one job. `asked` is set by a look-up, which waits for `may_answer`."""
 
     def __init__(self) -> None:
         self.asked, self.may_answer = trio.Event(), trio.Event()
@@ -113,7 +110,7 @@ class OneJob(EmptyHistory):
 
 
 class LongPast(OneJob):
-    """A history of ten pages; reads fail while it is `broken`."""
+    """A history in ten pages; `broken`: it cannot be read."""
 
     broken = False
 
@@ -130,7 +127,7 @@ class LongPast(OneJob):
 
 
 class Deciding(EventSink):
-    """An ingest that accepts all events after `may_decide`, unless it is `broken`."""
+    """An ingest that waits for `may_decide` and accepts everything, unless it is `broken`."""
 
     store_id = "store"
 
@@ -150,7 +147,7 @@ class Deciding(EventSink):
 
 
 class Server:
-    """A broadcaster and a WebSocket server."""
+    """A broadcaster and a WebSocket server in a nursery."""
 
     def __init__(self, nursery: trio.Nursery, tmp_path: Any, history: OneJob | None = None, **limits: Any) -> None:
         self.nursery = nursery
@@ -170,25 +167,28 @@ class Server:
         )
         nursery.start_soon(self.watchers.run)
         self.ended_at: float | None = None
+        self.outcomes: list[ConnectionOutcome] = []
 
-    async def serve(self, connection: MemoryConnection) -> None:
-        await connection.read_head()
-        connection.upgrade = read_handshake_request(connection.unread)
-        await self.watchers.handle(cast(Any, connection))
+    async def serve(self, transport: MemoryTransport) -> None:
+        connection = Connection(transport, "127.0.0.1", LogEntry("127.0.0.1"))
+        await connection.read_head(65536)
+        assert connection.wants_websocket(AT_ROOT)
+        await self.watchers.handle(connection)
         self.ended_at = trio.current_time()
-        connection.end()
+        self.outcomes.append(connection.log_entry.outcome)
+        transport.close()
 
-    async def connect(self, path: str = JOB) -> tuple[MemoryConnection, Peer]:
-        connection = MemoryConnection()
-        self.nursery.start_soon(self.serve, connection)
-        peer = Peer(connection.client, patience=2 * HOUR)
+    async def connect(self, path: str = JOB) -> tuple[MemoryTransport, Peer]:
+        transport = MemoryTransport()
+        self.nursery.start_soon(self.serve, transport)
+        peer = Peer(transport.client, patience=2 * HOUR)
         await peer.open(path)
-        return connection, peer
+        return transport, peer
 
 
 @asynccontextmanager
 async def answering(peer: Peer) -> AsyncIterator[list[float]]:
-    """Answer all pings within this block; give their times."""
+    """Answer every ping during the block; yields the times of the pings."""
     pings: list[float] = []
 
     async def answer() -> None:
@@ -205,13 +205,13 @@ async def answering(peer: Peer) -> AsyncIterator[list[float]]:
 
 
 async def when(peer: Peer, opcode: Opcode) -> float:
-    """Wait for a frame of this kind, and return the time."""
+    """Return when the next frame arrives, which must have this opcode."""
     assert (await peer.next_frame())[0] is opcode
     return trio.current_time()
 
 
 async def close_and_when(peer: Peer) -> tuple[int, str, float]:
-    """Wait for the close frame; return its code, reason and time."""
+    """Return the code and reason of the next close frame, and when it arrives."""
     while True:
         opcode, payload = await peer.next_frame()
         if opcode is Opcode.CLOSE:

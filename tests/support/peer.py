@@ -107,7 +107,7 @@ class Peer:
         return data
 
     async def ask(self, target: str, headers: Mapping[str, str] | None = None, **how: str) -> Response:
-        """Send a request without a body, and read its response."""
+        """Send a request without a body, and return its response."""
         await self.send(request(target, headers, **how))
         return await self.response()
 

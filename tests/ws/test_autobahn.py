@@ -1,4 +1,4 @@
-"""The Autobahn cases, run by kosoku against our listener, connection and outbox, behind which messages are echoed."""
+"""The Autobahn cases, run by kosoku against the listener, the WebSocket and its outbox, with an echo handler."""
 
 import socket
 import sys
@@ -9,8 +9,9 @@ import trio
 from progressd.broadcast.envelope import text_frame
 from progressd.broadcast.outbox import MemoryBudget
 from progressd.config.settings import Limits
+from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionLog
-from progressd.net.listener import Connection, Listener
+from progressd.net.listener import Listener
 from progressd.ws.keepalive import KeepAlive
 from progressd.ws.websocket import WebSocket
 from support.waiting import PATIENCE
@@ -34,7 +35,7 @@ LIMITS = Limits(max_message_bytes=1 << 20, send_buffer_bytes=64 << 20)
 
 
 class SendBack:
-    """An inbox that answers each message with itself."""
+    """A message sink that echoes each message."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
@@ -52,7 +53,6 @@ async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
             websocket = WebSocket(connection, nursery, LIMITS, MemoryBudget(), KeepAlive(LIMITS))
-
             await websocket.accept()
             await websocket.serve(SendBack(websocket))
             nursery.cancel_scope.cancel()
@@ -60,15 +60,14 @@ async def echo(connection: Connection) -> None:
         pass
 
 
-class NoHttp:
-    async def serve(self, connection: Connection) -> bool:
-        raise NotImplementedError
+async def no_http(connection: Connection) -> bool:
+    raise NotImplementedError
 
 
 async def test_the_autobahn_cases_pass(nursery: trio.Nursery, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        nursery.start_soon(Listener(echo, NoHttp(), nursery, LIMITS, ConnectionLog()).run, listening)
+        nursery.start_soon(Listener(echo, no_http, nursery, LIMITS, ConnectionLog()).run, listening)
         url = f"ws://127.0.0.1:{listening.getsockname()[1]}/ws/echo"
         verdicts = await verdicts_of(url, CASES)
         assert len(verdicts) > 200
@@ -86,9 +85,9 @@ def is_bad(verdict: Sequence[str]) -> bool:
 
 
 async def verdicts_of(url: str, cases: Sequence[str], at_once: int = 4) -> list[list[str]]:
-    """Of each case its number, and what it says of the answers and of the end.
+    """Return for each case its number and two verdicts: on the answers and on the close.
 
-    Each waits a second and no longer, so who is late has failed, on a busy machine too; what is wrong is so every time.
+    A case waits only a second, so on a busy machine it may fail once. A defect fails every time.
     """
     with trio.fail_after(4 * PATIENCE):
         command = [sys.executable, "-c", RUN, str(at_once), url, *cases]

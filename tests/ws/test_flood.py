@@ -6,7 +6,7 @@ import json
 import pytest
 import trio
 from progressd.core.json import decode
-from progressd.ws.protocol import EMPTY_MOST, EMPTY_WINDOW, FRAMES_AT_ONCE
+from progressd.ws.protocol import EMPTY_FRAMES_WINDOW, FRAME_BATCH, MAX_EMPTY_FRAMES
 from support.daemon import RunningDaemon, progress, registered
 from support.passes import counted
 from support.peer import Peer, frame
@@ -38,9 +38,9 @@ def asks(message: object) -> bytes:
 )
 async def test_a_flood_of_empty_frames_is_closed(daemon: RunningDaemon, path: str, empty: bytes) -> None:
     if empty == frame(Opcode.BINARY, final=False):
-        flood = empty + frame(Opcode.CONTINUATION, final=False) * 10 * EMPTY_MOST
+        flood = empty + frame(Opcode.CONTINUATION, final=False) * 10 * MAX_EMPTY_FRAMES
     else:
-        flood = empty * 10 * EMPTY_MOST
+        flood = empty * 10 * MAX_EMPTY_FRAMES
     async with Peer(await daemon.connect()) as peer:
         await peer.open(path)
         await peer.send(flood)
@@ -52,14 +52,14 @@ async def test_a_flood_of_empty_frames_is_closed(daemon: RunningDaemon, path: st
 async def test_frames_with_content_are_no_flood(daemon: RunningDaemon) -> None:
     async with Peer(await daemon.connect()) as peer:
         await peer.open(PUBLISH)
-        steps = 3 * EMPTY_MOST
+        steps = 3 * MAX_EMPTY_FRAMES
         await peer.send(asks(registered(ID)) + b"".join([asks(progress(ID, step, steps)) for step in range(steps)]))
         for _ in range(steps + 1):
             assert json.loads((await peer.next_frame())[1])["ok"]
     async with Peer(await daemon.connect()) as peer:
         await peer.open("/ws")
-        await peer.send(asks({"type": "ping"}) * 3 * EMPTY_MOST)
-        for _ in range(3 * EMPTY_MOST):
+        await peer.send(asks({"type": "ping"}) * 3 * MAX_EMPTY_FRAMES)
+        for _ in range(3 * MAX_EMPTY_FRAMES):
             assert json.loads((await peer.next_frame())[1]) == {"type": "pong"}
 
 
@@ -67,16 +67,16 @@ async def test_as_many_pings_as_are_allowed_are_answered(slow_clock: MockClock, 
     async with Peer(await daemon.connect()) as peer:
         await peer.open()
         for _ in range(3):
-            await peer.send(PONG * (EMPTY_MOST - 1) + frame(Opcode.PING, b"ok"))
+            await peer.send(PONG * (MAX_EMPTY_FRAMES - 1) + frame(Opcode.PING, b"ok"))
             while await peer.next_frame() != (Opcode.PONG, b"ok"):
                 pass
             await wait_all_tasks_blocked()
-            slow_clock.jump(EMPTY_WINDOW)
+            slow_clock.jump(EMPTY_FRAMES_WINDOW)
 
 
 @pytest.mark.parametrize("path", ["/ws/jobs", PUBLISH])
 async def test_a_turn_of_reading_is_few_frames(daemon: RunningDaemon, path: str) -> None:
-    sent = EMPTY_MOST - 1
+    sent = MAX_EMPTY_FRAMES - 1
     async with Peer(await daemon.connect()) as peer:
         await peer.open(path)
         [websocket] = daemon.daemon.watchers._open
@@ -86,7 +86,7 @@ async def test_a_turn_of_reading_is_few_frames(daemon: RunningDaemon, path: str)
             while seen[-1] < sent:
                 await trio.lowlevel.checkpoint()  # between two of these the reader has two turns at most
                 seen.append(websocket._ws._empty_frames)
-    assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * FRAMES_AT_ONCE
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= 2 * FRAME_BATCH
 
 
 async def test_one_client_subscribes_in_each_pass_of_the_event_loop(daemon: RunningDaemon) -> None:

@@ -1,4 +1,4 @@
-"""What an idle watcher costs: one task, and few objects; the benchmark `idle` tells it in KiB."""
+"""An idle watcher costs one task and few objects. The benchmark `idle` measures it in KiB."""
 
 import gc
 import socket
@@ -19,7 +19,7 @@ LIMITS = {"max_connections": 1000, "max_connections_per_address": 1000}
 
 
 def watch(daemon: RunningDaemon, held: ExitStack, query: str = "") -> socket.socket:
-    """A client of which there is nothing but a socket."""
+    """Connect a client that is only a socket."""
     host, port = daemon.address.split(":")
     sock = held.enter_context(socket.create_connection((host, int(port))))
     sock.sendall(upgrade(f"/ws/jobs/{ID}{query}"))
@@ -47,12 +47,10 @@ async def test_an_idle_watcher_is_one_task_and_few_objects(tmp_path: Path, query
                 )
             )
             gc.collect()
-            assert (
-                sys.getallocatedblocks() - blocks
-            ) / WATCHERS < 150  # 85 to 105 when this was written, in a process that does nothing else
+            assert (sys.getallocatedblocks() - blocks) / WATCHERS < 150  # 85 to 105 were measured
 
 
-async def test_all_are_pinged_however_many_are_due_at_once(tmp_path: Path) -> None:
+async def test_more_clients_than_a_batch_are_pinged(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={**LIMITS, "heartbeat_interval": 1}) as daemon:
         await daemon.report(registered(ID))
         with ExitStack() as held:

@@ -1,4 +1,4 @@
-"""The heartbeat of all watchers, as far as no connection is needed to see it."""
+"""Keep-alive without connections."""
 
 from typing import Any, cast
 
@@ -8,12 +8,12 @@ from progressd.config.settings import Limits
 from progressd.ws.keepalive import KeepAlive
 
 
-async def test_a_watcher_that_leaves_as_soon_as_it_came_ends_nothing(
+async def test_a_client_that_leaves_at_once_stops_nothing(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    heartbeat, watcher = KeepAlive(Limits()), cast(Any, object())
-    nursery.start_soon(heartbeat.run)
+    keepalive, outbox = KeepAlive(Limits()), cast(Any, object())
+    nursery.start_soon(keepalive.run)
     await trio.testing.wait_all_tasks_blocked()
-    heartbeat.add(watcher)
-    heartbeat.remove(watcher)
+    keepalive.add(outbox)
+    keepalive.remove(outbox)
     await trio.sleep(3600)

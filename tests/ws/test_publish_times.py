@@ -1,4 +1,4 @@
-"""How long a producer on a WebSocket is waited for, and what is answered at its end; over memory."""
+"""Timeouts and ends of `WS /ws/publish`, over memory."""
 
 import json
 from typing import Any
@@ -32,9 +32,9 @@ async def test_a_producer_is_pinged_and_timed_out_like_a_watcher(server: Server,
     assert (code, round(at - start)) == (4001, 299)
 
 
-async def test_a_producer_that_takes_none_of_its_answers_is_given_up(server: Server, autojump_clock: MockClock) -> None:
-    connection, peer = await server.connect(PUBLISH)
-    connection.full = True
+async def test_a_producer_that_reads_no_answers_times_out(server: Server, autojump_clock: MockClock) -> None:
+    transport, peer = await server.connect(PUBLISH)
+    transport.full = True
     start = trio.current_time()
     for _ in range(100):
         await peer.send(frame(Opcode.TEXT, b"\n".join([b'{"type":"job_created"}'] * 100)))
@@ -46,16 +46,16 @@ async def test_a_producer_that_takes_none_of_its_answers_is_given_up(server: Ser
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_a_producer_that_has_closed_has_a_minute_for_its_answers(
+async def test_a_producer_that_closes_has_a_minute_to_read(
     server: Server, autojump_clock: MockClock, reads: bool
 ) -> None:
-    connection, peer = await server.connect(PUBLISH)
-    connection.full = True
+    transport, peer = await server.connect(PUBLISH)
+    transport.full = True
     start = trio.current_time()
     await peer.send(REPORT * 3 + close_frame(1000))
     await trio.sleep(SEND_TIMEOUT - 1)
     assert server.ended_at is None
-    connection.full = not reads
+    transport.full = not reads
     if reads:
         assert [answer["ok"] for answer in await answers(peer, 3)] == [True] * 3
         assert (await close_and_when(peer))[0] == 1000
@@ -64,9 +64,7 @@ async def test_a_producer_that_has_closed_has_a_minute_for_its_answers(
     assert round(server.ended_at - start) == SEND_TIMEOUT - reads
 
 
-async def test_a_drain_waits_for_what_is_being_decided_and_takes_what_waits(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_a_drain_takes_the_lines_that_wait(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect(PUBLISH)
     server.ingest.may_decide = trio.Event()
     for _ in range(3):  # the first is being decided, the others wait
@@ -84,16 +82,13 @@ async def test_a_drain_waits_for_what_is_being_decided_and_takes_what_waits(
     assert len(server.ingest.taken) == 3
 
 
-async def test_nothing_is_taken_of_who_has_lost_the_right_to_it_but_what_was_is_answered(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_expired_credentials_drop_the_lines_that_wait(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect(PUBLISH)
     server.ingest.may_decide = trio.Event()
     for _ in range(3):
         await peer.send(REPORT)
         await wait_all_tasks_blocked()
-    [websocket] = server.watchers._open
-    websocket.outbox.end(CREDENTIALS_EXPIRED)
+    await server.watchers.close(CREDENTIALS_EXPIRED, 0)
     await wait_all_tasks_blocked()
     server.ingest.may_decide.set()
     assert [answer["ok"] for answer in await answers(peer, 1)] == [True]
@@ -101,9 +96,7 @@ async def test_nothing_is_taken_of_who_has_lost_the_right_to_it_but_what_was_is_
     assert len(server.ingest.taken) == 1
 
 
-async def test_a_producer_is_told_which_line_was_not_taken_and_to_try_again(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_a_store_failure_names_the_first_line_not_taken(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect(PUBLISH)
     await peer.send(REPORT)
     assert [answer["ok"] for answer in await answers(peer, 1)] == [True]

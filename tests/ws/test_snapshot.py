@@ -1,4 +1,4 @@
-"""What a watcher is sent first: all that it missed, and after `since` only that, nothing twice and nothing missing."""
+"""Snapshots and resuming: a watcher gets what it missed, nothing twice and nothing missing."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ JOB = f"/ws/jobs/{ID}"
 
 
 def brief(message: dict[str, Any]) -> str:
-    """A message in two or three words."""
+    """Return the message in one or two words."""
     match message["type"]:
         case "status_change":
             return str(message["data"]["new_status"])
@@ -28,18 +28,18 @@ def about(message: dict[str, Any]) -> tuple[str, str]:
 
 
 def offset(message: dict[str, Any]) -> int:
-    """Where it stands; a test may look into a cursor, a client may not."""
+    """Return the offset in the cursor, which is opaque to clients."""
     return int(message["cursor"].rpartition("-")[2])
 
 
 async def first(daemon: RunningDaemon, path: str, count: int) -> list[dict[str, Any]]:
-    """The first messages a new watcher gets; fails when there are not so many."""
+    """Return the first messages that a new watcher gets."""
     async with daemon.watch(path) as watcher:
         return [await watcher.receive() for _ in range(count)]
 
 
 async def everything(daemon: RunningDaemon, path: str) -> list[dict[str, Any]]:
-    """What the watcher of a stream that has ended gets."""
+    """Return all messages of a stream that ends."""
     async with daemon.watch(path) as watcher:
         messages = await watcher.rest()
         assert await watcher.closed() == (1000, "job finished")
@@ -47,7 +47,7 @@ async def everything(daemon: RunningDaemon, path: str) -> list[dict[str, Any]]:
 
 
 async def mark(daemon: RunningDaemon, job: str = OTHER) -> None:
-    """Something to be seen behind a snapshot, to tell that nothing else was in it."""
+    """Cause a message that marks the end of a snapshot."""
     await daemon.report(registered(job))
 
 
@@ -62,7 +62,7 @@ async def mark(daemon: RunningDaemon, job: str = OTHER) -> None:
         (status_change(ID, "cancelled"), ["cancelled"]),
     ],
 )
-async def test_connecting_after_the_end_yields_all_of_it_at_once(
+async def test_a_finished_job_sends_its_whole_stream(
     daemon: RunningDaemon, end: dict[str, Any], last: list[str]
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1), progress(ID, 2), end)
@@ -70,7 +70,7 @@ async def test_connecting_after_the_end_yields_all_of_it_at_once(
     assert list(map(brief, messages)) == ["processing", "step 2", *last]
 
 
-async def test_connecting_to_a_running_job_yields_its_changes_and_its_newest_progress(daemon: RunningDaemon) -> None:
+async def test_a_running_job_sends_its_changes_and_newest_progress(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), *(progress(ID, step) for step in range(1, 6)))
     async with daemon.watch(JOB) as watcher:
         messages = await watcher.receive_until("progress")
@@ -79,19 +79,19 @@ async def test_connecting_to_a_running_job_yields_its_changes_and_its_newest_pro
     assert list(map(brief, messages)) == ["processing", "step 5", "step 6"]
 
 
-async def test_connecting_to_a_queued_job_yields_nothing_until_it_starts(daemon: RunningDaemon) -> None:
+async def test_a_queued_job_sends_nothing_until_it_starts(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with daemon.watch(JOB) as watcher:
         await daemon.report(status_change(ID, "processing"))
         assert brief(await watcher.receive()) == "processing"
 
 
-async def test_an_id_in_capital_letters_is_the_same_job(daemon: RunningDaemon) -> None:
+async def test_an_upper_case_id_is_the_same_job(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID))
     assert await everything(daemon, f"/ws/jobs/{ID.upper()}") == await everything(daemon, JOB)
 
 
-async def test_the_stream_of_all_jobs_begins_with_the_unfinished_ones_whole(daemon: RunningDaemon) -> None:
+async def test_the_stream_of_all_jobs_starts_with_unfinished_jobs(daemon: RunningDaemon) -> None:
     done, running, queued = ID, OTHER, job_id(3)
     await daemon.report(registered(done), progress(done, 7), registered(running), progress(running, 3))
     await daemon.report(completed(done), registered(queued, kind="scan"), progress(running, 4))
@@ -108,7 +108,7 @@ async def test_the_stream_of_all_jobs_begins_with_the_unfinished_ones_whole(daem
     assert messages[2]["data"]["kind"] == "scan"
 
 
-async def test_the_stream_of_all_jobs_goes_on_after_the_end_of_one(daemon: RunningDaemon) -> None:
+async def test_the_end_of_a_job_does_not_end_the_stream_of_all_jobs(daemon: RunningDaemon) -> None:
     async with daemon.watch("/ws/jobs") as watcher:
         await daemon.report(registered(ID), progress(ID, 1), completed(ID))
         assert list(map(brief, await watcher.receive_until("completed"))) == [
@@ -122,17 +122,24 @@ async def test_the_stream_of_all_jobs_goes_on_after_the_end_of_one(daemon: Runni
         assert about(await watcher.receive()) == (OTHER, "job_created")
 
 
-async def test_every_message_has_a_cursor_and_they_grow(daemon: RunningDaemon) -> None:
+async def test_a_snapshot_of_large_messages_arrives(daemon: RunningDaemon) -> None:
+    labels = {f"label-{number}": "x" * 200 for number in range(50)}
+    ids = [job_id(number) for number in range(200)]
+    await daemon.report(*(registered(id_, labels=labels) for id_ in ids))
+    async with daemon.watch() as watcher:
+        got = [(await watcher.receive())["job_id"] for _ in ids]
+    assert got == ids
+
+
+async def test_cursors_grow(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1), registered(OTHER), progress(OTHER, 1))
     offsets = list(map(offset, await first(daemon, "/ws/jobs", 6)))
     assert offsets == sorted(set(offsets))
 
 
 @pytest.mark.parametrize("path", [JOB, "/ws/jobs"])
-async def test_between_snapshot_and_live_nothing_is_missing_and_nothing_comes_twice(
-    daemon: RunningDaemon, path: str
-) -> None:
-    """Watchers come while a producer reports as fast as it can; all of it has room in their sockets."""
+async def test_no_message_is_missing_between_snapshot_and_live(daemon: RunningDaemon, path: str) -> None:
+    """Watchers connect while a producer reports as fast as it can. Everything fits into their sockets."""
     steps = 400
     await daemon.report(registered(ID), registered(OTHER), progress(ID, 1, steps))
     seen: list[list[Any]] = []
@@ -164,7 +171,7 @@ async def test_between_snapshot_and_live_nothing_is_missing_and_nothing_comes_tw
 # resuming
 
 
-async def test_whoever_resumes_gets_what_is_newer_and_nothing_else(daemon: RunningDaemon) -> None:
+async def test_resuming_sends_only_newer_messages(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with daemon.watch(JOB) as watcher:
         await daemon.report(progress(ID, 1))
@@ -179,7 +186,7 @@ async def test_whoever_resumes_gets_what_is_newer_and_nothing_else(daemon: Runni
         assert resumed == [one for one in newer if one["type"] != "progress" or one in newest]
 
 
-async def test_whoever_resumes_all_jobs_hears_of_those_that_ended_meanwhile(daemon: RunningDaemon) -> None:
+async def test_resuming_all_jobs_sends_jobs_that_have_ended(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1), registered(OTHER), progress(OTHER, 1))
     *_, last = await first(daemon, "/ws/jobs", 6)
     await daemon.report(progress(ID, 2), progress(OTHER, 2), completed(OTHER), progress(ID, 3))
@@ -191,21 +198,7 @@ async def test_whoever_resumes_all_jobs_hears_of_those_that_ended_meanwhile(daem
     assert offsets == sorted(offsets)
 
 
-async def test_resuming_from_the_newest_message_yields_only_what_comes(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID), progress(ID, 1))
-    [_, last] = await first(daemon, JOB, 2)
-    async with daemon.watch(f"{JOB}?since={last['cursor']}") as watcher:
-        await daemon.report(progress(ID, 2))
-        assert brief(await watcher.receive()) == "step 2"
-
-
-async def test_resuming_a_finished_job_from_its_end_closes_at_once(daemon: RunningDaemon) -> None:
-    await daemon.report(registered(ID), progress(ID, 1), completed(ID))
-    *_, last = await everything(daemon, JOB)
-    assert await everything(daemon, f"{JOB}?since={last['cursor']}") == []
-
-
-async def test_the_cursor_of_one_stream_is_good_for_another(daemon: RunningDaemon) -> None:
+async def test_a_cursor_is_valid_on_other_streams(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1), registered(OTHER), progress(OTHER, 1))
     [_, of_job] = await first(daemon, JOB, 2)
     resumed = await first(daemon, f"/ws/jobs?since={of_job['cursor']}", 3)
@@ -216,14 +209,14 @@ async def test_the_cursor_of_one_stream_is_good_for_another(daemon: RunningDaemo
     assert about(moved) == (ID, "step 2")
 
 
-async def test_a_producers_cursor_is_good_for_a_watcher(daemon: RunningDaemon) -> None:
+async def test_a_producers_cursor_is_valid_for_watchers(daemon: RunningDaemon) -> None:
     *_, answer = await daemon.report(registered(ID), progress(ID, 1))
     await daemon.report(progress(ID, 2))
     [message] = await first(daemon, f"{JOB}?since={answer['cursor']}", 1)
     assert brief(message) == "step 2"
 
 
-async def test_a_cursor_outlives_a_restart(tmp_path: Path) -> None:
+async def test_a_cursor_survives_a_restart(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon:
         await daemon.report(registered(ID), progress(ID, 1), registered(OTHER), progress(OTHER, 1))
         *_, last = await first(daemon, "/ws/jobs", 6)
@@ -249,7 +242,7 @@ async def test_the_snapshot_is_the_same_after_a_restart(tmp_path: Path) -> None:
 # hello
 
 
-async def test_a_watcher_that_has_had_no_message_resumes_from_hello(daemon: RunningDaemon) -> None:
+async def test_a_watcher_without_messages_resumes_from_hello(daemon: RunningDaemon) -> None:
     async with daemon.watch("/ws/jobs") as watcher:
         cursor = await watcher.greeted()
     await daemon.report(registered(ID), failed(ID, "no paper"))
@@ -258,7 +251,7 @@ async def test_a_watcher_that_has_had_no_message_resumes_from_hello(daemon: Runn
 
 
 @pytest.mark.parametrize("path", [JOB, "/ws/jobs"])
-async def test_hello_follows_what_was_and_comes_before_what_is_new(daemon: RunningDaemon, path: str) -> None:
+async def test_hello_comes_between_snapshot_and_live(daemon: RunningDaemon, path: str) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with daemon.watch(path) as watcher:
         await watcher.receive_until("progress")
@@ -270,14 +263,14 @@ async def test_hello_follows_what_was_and_comes_before_what_is_new(daemon: Runni
         assert offset({"cursor": await watcher.greeted()}) > offset({"cursor": cursor})
 
 
-async def test_no_type_and_no_interval_keeps_hello_back(daemon: RunningDaemon) -> None:
+async def test_types_and_interval_do_not_filter_hello(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     async with daemon.watch("/ws/jobs?types=completed&interval=60") as watcher:
         assert brief(await watcher.receive()) == "processing"
         await watcher.greeted()
 
 
-async def test_the_stream_of_a_finished_job_ends_with_its_last_message_and_not_with_hello(
+async def test_the_stream_of_a_finished_job_has_no_hello(
     daemon: RunningDaemon,
 ) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID))
@@ -286,30 +279,28 @@ async def test_the_stream_of_a_finished_job_ends_with_its_last_message_and_not_w
         assert watcher.hello is None
 
 
-# cursors that mean nothing here
+# unknown cursors
 
 
 @pytest.mark.parametrize(
     "cursor",
     ["garbage", "00000000-1", "%00", "-1", "%F0%9F%92%A5", "x" * 5000, "1-99999999999999999999", "None"],
 )
-async def test_a_cursor_that_is_not_known_is_answered_with_resync_and_everything(
-    daemon: RunningDaemon, cursor: str
-) -> None:
+async def test_an_unknown_cursor_gets_a_resync(daemon: RunningDaemon, cursor: str) -> None:
     await daemon.report(registered(ID), progress(ID, 1), completed(ID))
     resync, *messages = await everything(daemon, f"{JOB}?since={cursor}")
     assert resync == {"type": "resync"}
     assert messages == await everything(daemon, JOB)
 
 
-async def test_a_cursor_from_the_future_is_answered_with_resync(daemon: RunningDaemon) -> None:
+async def test_a_cursor_from_the_future_gets_a_resync(daemon: RunningDaemon) -> None:
     *_, answer = await daemon.report(registered(ID), progress(ID, 1))
     store, _, newest = answer["cursor"].rpartition("-")
     messages = await first(daemon, f"/ws/jobs?since={store}-{int(newest) + 1}", 4)
     assert list(map(brief, messages)) == ["resync", "job_created", "processing", "step 1"]
 
 
-async def test_the_cursor_of_another_daemon_is_answered_with_resync(tmp_path: Path) -> None:
+async def test_the_cursor_of_another_daemon_gets_a_resync(tmp_path: Path) -> None:
     async with running_daemon(tmp_path / "one") as daemon:
         *_, foreign = await daemon.report(registered(ID), progress(ID, 1), progress(ID, 2))
     async with running_daemon(tmp_path / "two") as daemon:

@@ -1,4 +1,4 @@
-"""The specification's cases WS-001 to WS-008, each over a real socket, reported on by a producer at the Unix socket."""
+"""The specification's cases WS-001 to WS-008 over real sockets, with a producer at the Unix socket."""
 
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -10,7 +10,6 @@ from support.daemon import RunningDaemon, Watcher, completed, failed, progress, 
 from support.peer import Peer, close_frame, upgrade
 from support.samples import ID
 from support.waiting import PATIENCE
-from trio_websocket import ConnectionRejected
 
 ADDED = {"cursor", "time"}  # by the daemon, at the top level of every message
 
@@ -44,7 +43,7 @@ async def test_ws_002_progress_is_received(daemon: RunningDaemon) -> None:
     }
 
 
-async def test_ws_003_a_change_of_status_is_received(daemon: RunningDaemon) -> None:
+async def test_ws_003_a_status_change_is_received(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
         await daemon.report(status_change(ID, "processing"))
@@ -93,7 +92,7 @@ async def close_cleanly(peer: Peer) -> None:
     await peer.stream.aclose()
 
 
-async def close_without_a_word(peer: Peer) -> None:
+async def hang_up(peer: Peer) -> None:
     await peer.stream.aclose()
 
 
@@ -102,7 +101,7 @@ async def stop_sending(peer: Peer) -> None:
     await peer.rest()
 
 
-@pytest.mark.parametrize("leave", [close_cleanly, close_without_a_word, stop_sending, Peer.reset])
+@pytest.mark.parametrize("leave", [close_cleanly, hang_up, stop_sending, Peer.reset])
 @pytest.mark.parametrize("path", ["/ws/jobs", f"/ws/jobs/{ID}"])
 async def test_ws_006_a_disconnect_leaves_nothing_behind(
     daemon: RunningDaemon, path: str, leave: Callable[[Peer], Coroutine[Any, Any, None]]
@@ -131,7 +130,7 @@ async def test_ws_006_a_finished_job_leaves_nothing_behind(daemon: RunningDaemon
     await daemon.leaves_only(before)
 
 
-async def test_ws_007_all_clients_get_the_same_at_once(daemon: RunningDaemon) -> None:
+async def test_ws_007_all_clients_get_the_same_messages(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID))
     got: list[list[Any]] = []
 
@@ -153,14 +152,9 @@ async def test_ws_007_all_clients_get_the_same_at_once(daemon: RunningDaemon) ->
     assert got[0][-1]["type"] == "completed"
 
 
-@pytest.mark.parametrize("wrong", ["42", "not-a-uuid", ID[:-1], ID + "0", "%00", "{" + ID + "}", ""])
+@pytest.mark.parametrize("wrong", ["42", "not-a-uuid", ID[:-1], ID + "0", "%00", "%F0%9F", "{" + ID + "}", ""])
 async def test_ws_008_an_invalid_job_id_is_refused_at_the_handshake(daemon: RunningDaemon, wrong: str) -> None:
-    with pytest.raises(ConnectionRejected) as refused:
-        async with daemon.watch(f"/ws/jobs/{wrong}"):
-            pytest.fail("it was let in")
-    assert refused.value.status_code == 400
-    assert (b"content-type", b"application/json") in refused.value.headers
     async with Peer(await daemon.connect()) as peer:
         await peer.send(upgrade(f"/ws/jobs/{wrong}"))
         response = await peer.response()
-    assert response.json.keys() == {"error"}
+    assert (response.status, response.json.keys(), response.headers["connection"]) == (400, {"error"}, "close")

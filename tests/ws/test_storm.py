@@ -1,4 +1,4 @@
-"""Watchers that keep losing their connections, and resume: no gap, no change twice, no end missed."""
+"""Watchers that lose their connections and resume miss nothing and get nothing twice."""
 
 import json
 import random
@@ -18,11 +18,11 @@ from trio_websocket import ConnectionClosed
 CHANGES = ("job_created", "status_change", "completed", "error")
 
 
-class Wanderer:
-    """A watcher that drops its connection after some messages and comes back with the last cursor that it was given.
+class ResumingWatcher:
+    """A watcher that drops its connection after some messages and resumes with its last cursor.
 
-    `jobs`: the ids it hears of. `requests`: on a socket of many topics, the topics of each. With an interval it may be
-    told again, when it comes back, what it has had since that cursor.
+    `jobs`: the ids that it watches. `requests`: on a socket of many topics, the topics of each subscription. With an
+    interval, messages since that cursor may come again.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Wanderer:
         self.changes: dict[str, list[str]] = defaultdict(list)
         self.steps: dict[str, list[int]] = defaultdict(list)
         self.returns = -1
-        self.there = trio.Event()  # once it hears of whatever happens
-        self.hears_of_all = path == "/ws/jobs" or any("jobs" in topics for topics in requests)
+        self.live = trio.Event()
+        self.watches_all = path == "/ws/jobs" or any("jobs" in topics for topics in requests)
         self._daemon = daemon
         self._path = path
         self._chance = chance
@@ -47,11 +47,11 @@ class Wanderer:
         self._interval = interval
         self._cursor: str | None = None
         self._unanswered = 0
-        self._uncertain: list[dict[str, Any]] = []  # what has come since the cursor: it comes again
-        self._had: set[tuple[str, ...]] = set()
+        self._uncertain: list[dict[str, Any]] = []  # messages since the cursor, which come again
+        self._seen: set[tuple[str, ...]] = set()
 
     async def run(self) -> None:
-        """Until all of its jobs have ended."""
+        """Watch until all jobs have ended."""
         while not self._over:
             self.returns += 1
             async with self._daemon.watch(self._target) as watcher:
@@ -61,7 +61,7 @@ class Wanderer:
                     request = {"type": "subscribe", "topics": topics, "since": self._cursor}
                     await watcher.websocket.send_message(json.dumps(request))
                 if not self._requests:
-                    self.there.set()
+                    self.live.set()
                 left = self._chance.randint(1, 30 + 5 * len(self.jobs) * len(self._requests))
                 try:
                     while left or self._cursor is None:
@@ -92,7 +92,7 @@ class Wanderer:
         if message["type"] == "subscribed":
             self._unanswered -= 1
             if not self._unanswered:
-                self.there.set()
+                self.live.set()
         else:
             self._uncertain.append(message)
         if "cursor" in message and not self._unanswered:
@@ -105,17 +105,17 @@ class Wanderer:
         job, data = message["job_id"], message["data"]
         if self._interval:
             known = (job, message["type"], str(data))
-            if known in self._had:
+            if known in self._seen:
                 return
-            self._had.add(known)
+            self._seen.add(known)
         if message["type"] == "progress":
             self.steps[job].append(data["current_step"])
         elif message["type"] in CHANGES:
             self.changes[job].append(data.get("new_status", message["type"]))
 
 
-def wanderer(daemon: RunningDaemon, number: int, jobs: int) -> Wanderer:
-    """One of each kind in turn."""
+def watcher_of_kind(daemon: RunningDaemon, number: int, jobs: int) -> ResumingWatcher:
+    """Return a watcher; the kind depends on the number."""
     ids = [job_id(id_) for id_ in range(jobs)]
     some = [ids[(number + add) % jobs] for add in range(3)]
     topics = [f"job:{id_}" for id_ in some]
@@ -123,17 +123,17 @@ def wanderer(daemon: RunningDaemon, number: int, jobs: int) -> Wanderer:
     interval = 0.05 if number % 8 >= 4 else 0.0
     match number % 4:
         case 0:
-            return Wanderer(daemon, f"/ws/jobs/{some[0]}", some[:1], chance, interval=interval)
+            return ResumingWatcher(daemon, f"/ws/jobs/{some[0]}", some[:1], chance, interval=interval)
         case 1:
-            return Wanderer(daemon, "/ws/jobs", ids, chance, interval=interval)
+            return ResumingWatcher(daemon, "/ws/jobs", ids, chance, interval=interval)
         case 2:
-            return Wanderer(daemon, "/ws", some, chance, [topics[:2], topics[2:]], interval)
+            return ResumingWatcher(daemon, "/ws", some, chance, [topics[:2], topics[2:]], interval)
         case _:
-            return Wanderer(daemon, "/ws", ids, chance, [["jobs"], topics[:1]], interval)
+            return ResumingWatcher(daemon, "/ws", ids, chance, [["jobs"], topics[:1]], interval)
 
 
 async def report_job(daemon: RunningDaemon, number: int, steps: int) -> None:
-    """One job from its start to its end, good, bad or cancelled."""
+    """Report a job until it completes, fails or is cancelled."""
     id_ = job_id(number)
     for step in range(1, steps + 1):
         await daemon.report(progress(id_, step, steps))
@@ -141,7 +141,7 @@ async def report_job(daemon: RunningDaemon, number: int, steps: int) -> None:
 
 
 async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
-    """Run one; how often a watcher came back."""
+    """Run jobs and watchers. Return how often watchers resumed."""
     expected = [
         ["processing", "completed", "completed"],
         ["processing", "failed", "error"],
@@ -151,29 +151,29 @@ async def storm(directory: Path, watchers: int, jobs: int, steps: int) -> int:
     async with running_daemon(directory, limits=limits) as daemon:
         async with trio.open_nursery() as nursery:
             await daemon.report(*(registered(job_id(number)) for number in range(jobs)))
-            wanderers = [wanderer(daemon, number, jobs) for number in range(watchers)]
-            for each in wanderers:
+            watching = [watcher_of_kind(daemon, number, jobs) for number in range(watchers)]
+            for each in watching:
                 nursery.start_soon(each.run)
-            for each in wanderers:
-                await each.there.wait()
+            for each in watching:
+                await each.live.wait()
             for number in range(jobs):
                 nursery.start_soon(report_job, daemon, number, steps)
-        for each in wanderers:
+        for each in watching:
             assert each.changes.keys() == set(each.jobs)
             for number in range(jobs):
                 id_ = job_id(number)
                 if id_ in each.jobs:
-                    assert each.changes[id_] == ["job_created"] * each.hears_of_all + expected[number % 3]
+                    assert each.changes[id_] == ["job_created"] * each.watches_all + expected[number % 3]
                     assert each.steps[id_] == sorted(set(each.steps[id_]))
                     assert each.steps[id_][-1] == steps
         await eventually(lambda: not daemon.daemon.watchers)
-    return sum(each.returns for each in wanderers)
+    return sum(each.returns for each in watching)
 
 
-async def test_watchers_who_come_and_go_miss_nothing_and_get_nothing_twice(tmp_path: Path) -> None:
+async def test_watchers_that_resume_miss_nothing(tmp_path: Path) -> None:
     assert await storm(tmp_path, watchers=30, jobs=9, steps=40) > 30
 
 
 @pytest.mark.torture
-async def test_a_thousand_watchers_who_come_and_go(tmp_path: Path) -> None:
+async def test_a_thousand_watchers_that_resume_miss_nothing(tmp_path: Path) -> None:
     assert await storm(tmp_path, watchers=1000, jobs=100, steps=50) > 1000

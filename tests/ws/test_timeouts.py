@@ -1,4 +1,4 @@
-"""The heartbeat of a connection, and what counts as a sign of life; over memory."""
+"""Keep-alive over memory: pings, timeouts, and what counts as a sign of life."""
 
 import math
 from typing import Any
@@ -15,15 +15,13 @@ from trio.testing import MockClock
 from wsproto.frame_protocol import Opcode
 
 
-def test_the_defaults_are_those_of_the_protocol() -> None:
+def test_the_defaults_match_the_protocol() -> None:
     limits = Limits()
     assert (limits.heartbeat_interval, limits.connection_timeout, limits.handshake_timeout) == (30, 300, 10)
     assert (limits.max_connections, limits.max_message_bytes) == (100, 65536)
 
 
-async def test_a_client_that_answers_is_pinged_every_30_seconds_and_stays(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_a_client_that_answers_is_pinged_every_30_seconds(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect()
     start = trio.current_time()
     async with answering(peer) as pings:
@@ -34,9 +32,7 @@ async def test_a_client_that_answers_is_pinged_every_30_seconds_and_stays(
     assert "processing" in (await peer.next_frame())[1]
 
 
-async def test_a_client_without_a_sign_of_life_is_closed_after_5_minutes(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_a_silent_client_times_out_after_5_minutes(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect()
     start = trio.current_time()
     pings = 0
@@ -47,9 +43,7 @@ async def test_a_client_without_a_sign_of_life_is_closed_after_5_minutes(
     assert pings in (9, 10)  # the tenth is due in the same moment
 
 
-async def test_one_that_stops_answering_is_closed_5_minutes_after_its_last_answer(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_the_timeout_counts_from_the_last_pong(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect()
     async with answering(peer) as pings:
         await trio.sleep(605)
@@ -59,7 +53,7 @@ async def test_one_that_stops_answering_is_closed_5_minutes_after_its_last_answe
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         pytest.param([frame(Opcode.TEXT, b"hello")] * 5, id="messages"),
         pytest.param([frame(Opcode.PING)] * 5, id="pings"),
@@ -67,11 +61,9 @@ async def test_one_that_stops_answering_is_closed_5_minutes_after_its_last_answe
         pytest.param([bytes([byte]) for byte in frame(Opcode.TEXT, b"hello")], id="a frame byte by byte"),
     ],
 )
-async def test_whatever_a_client_says_keeps_it_alive(
-    server: Server, autojump_clock: MockClock, said: list[bytes]
-) -> None:
+async def test_any_frame_keeps_a_client_alive(server: Server, autojump_clock: MockClock, sent: list[bytes]) -> None:
     _, peer = await server.connect()
-    for data in said:
+    for data in sent:
         await trio.sleep(299)
         await peer.send(data)
     last = trio.current_time()
@@ -79,7 +71,7 @@ async def test_whatever_a_client_says_keeps_it_alive(
     assert (code, round(at - last)) == (4001, 300)
 
 
-async def test_what_the_daemon_sends_is_no_sign_of_life(server: Server, autojump_clock: MockClock) -> None:
+async def test_sent_messages_are_no_sign_of_life(server: Server, autojump_clock: MockClock) -> None:
     _, peer = await server.connect()
     start = trio.current_time()
     await server.broadcaster.broadcast(started())
@@ -91,32 +83,32 @@ async def test_what_the_daemon_sends_is_no_sign_of_life(server: Server, autojump
 
 
 SUBSCRIBE = frame(Opcode.TEXT, b'{"type":"subscribe","topics":["jobs"]}')
-REQUESTS = SUBSCRIBE + 4 * frame(Opcode.TEXT, b'{"type":"ping"}')  # more than are read before the first is done with
+REQUESTS = SUBSCRIBE + 4 * frame(Opcode.TEXT, b'{"type":"ping"}')  # more than are read before the first is finished
 
 
-async def test_a_client_that_takes_a_long_replay_slowly_is_alive_whatever_it_has_asked_meanwhile(
+async def test_a_slow_reader_of_a_long_replay_is_alive(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     server = Server(nursery, tmp_path, LongPast())
-    connection, peer = await server.connect("/ws")
-    connection.full = True
+    transport, peer = await server.connect("/ws")
+    transport.full = True
     await peer.send(REQUESTS)
     for _ in range(10):
         await trio.sleep(100)
-        connection.room, connection.full = 2, False  # for a part, and the ping behind it
-    connection.room, connection.full = math.inf, False
+        transport.room, transport.full = 2, False  # for a part, and the ping behind it
+    transport.room, transport.full = math.inf, False
     async with answering(peer) as pings:
         await trio.sleep(HOUR)
     assert server.ended_at is None
     assert len(pings) >= 119
 
 
-async def test_a_client_that_takes_nothing_of_a_long_replay_is_given_up(
+async def test_a_client_that_reads_nothing_of_a_replay_times_out(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     server = Server(nursery, tmp_path, LongPast())
-    connection, peer = await server.connect("/ws")
-    connection.full = True
+    transport, peer = await server.connect("/ws")
+    transport.full = True
     start = trio.current_time()
     await peer.send(REQUESTS)
     await trio.sleep(HOUR)
@@ -124,7 +116,7 @@ async def test_a_client_that_takes_nothing_of_a_long_replay_is_given_up(
     assert round(server.ended_at - start) == 300 + CLOSE_TIMEOUT
 
 
-async def test_a_client_that_is_told_to_try_again_is_gone_once_it_answers_the_close(
+async def test_a_client_that_answers_try_again_is_disconnected(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     history = LongPast()
@@ -151,7 +143,7 @@ async def test_interval_and_timeout_are_settings(
     assert (code, round(at - start)) == (4001, 7)
 
 
-async def test_interval_and_timeout_can_change_for_those_who_are_there(
+async def test_a_reload_shortens_interval_and_timeout_of_open_connections(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     server = Server(nursery, tmp_path)
@@ -166,7 +158,7 @@ async def test_interval_and_timeout_can_change_for_those_who_are_there(
     assert [round((await close_and_when(peer))[2] - start) for peer in (another, one)] == [7, 13]
 
 
-async def test_a_longer_interval_and_timeout_count_for_those_who_are_there(
+async def test_a_reload_extends_interval_and_timeout_of_open_connections(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     server = Server(nursery, tmp_path, heartbeat_interval=2, connection_timeout=7)

@@ -1,4 +1,4 @@
-"""How a connection ends, and what becomes of a client that is slow or gone by then; over memory."""
+"""How a WebSocket ends over memory, also for a client that is slow or has left."""
 
 from typing import Any
 
@@ -7,13 +7,15 @@ from progressd.core.close_codes import DRAINING
 from progressd.core.messages import ServerShutdown, ServerShutdownData
 from progressd.net.connection_log import ConnectionOutcome
 from progressd.ws.websocket import CLOSE_TIMEOUT, SLOW_CONSUMER_STALL
-from support.memory import HOUR, JOB, MemoryConnection, Server, close_and_when
+from support.memory import HOUR, JOB, MemoryTransport, Server, close_and_when
 from support.peer import Peer, close_frame, upgrade
 from support.samples import moved, started, succeeded
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 
-async def test_a_client_that_answers_the_close_is_gone_at_once(server: Server, autojump_clock: MockClock) -> None:
+async def test_a_client_that_answers_the_close_is_disconnected_at_once(
+    server: Server, autojump_clock: MockClock
+) -> None:
     _, peer = await server.connect()
     start = trio.current_time()
     for message in (started(), *succeeded()):
@@ -25,7 +27,7 @@ async def test_a_client_that_answers_the_close_is_gone_at_once(server: Server, a
     assert trio.current_time() - start < 0.1
 
 
-async def test_a_client_that_does_not_answer_the_close_is_gone_after_5_seconds(
+async def test_a_client_that_ignores_the_close_is_disconnected_after_5_seconds(
     server: Server, autojump_clock: MockClock
 ) -> None:
     _, peer = await server.connect()
@@ -37,23 +39,23 @@ async def test_a_client_that_does_not_answer_the_close_is_gone_after_5_seconds(
 
 
 async def test_the_end_of_a_job_waits_for_a_slow_client(server: Server, autojump_clock: MockClock) -> None:
-    connection, peer = await server.connect()
-    connection.full = True
+    transport, peer = await server.connect()
+    transport.full = True
     for message in (started(), moved(50), *succeeded()):
         await server.broadcaster.broadcast(message)
     await trio.sleep(100)
     assert server.ended_at is None
-    connection.full = False
+    transport.full = False
     received = [await peer.next_frame() for _ in range(4)]
     assert '"completed"' in received[-1][1]
     code, reason, _ = await close_and_when(peer)
     assert (code, reason) == (1000, "job finished")
 
 
-async def test_the_end_of_a_job_does_not_wait_for_ever(server: Server, autojump_clock: MockClock) -> None:
-    connection, _ = await server.connect()
+async def test_the_end_of_a_job_waits_at_most_for_the_timeout(server: Server, autojump_clock: MockClock) -> None:
+    transport, _ = await server.connect()
     start = trio.current_time()
-    connection.full = True
+    transport.full = True
     for message in (started(), *succeeded()):
         await server.broadcaster.broadcast(message)
     await trio.sleep(HOUR)
@@ -62,53 +64,53 @@ async def test_the_end_of_a_job_does_not_wait_for_ever(server: Server, autojump_
     assert len(server.watchers) == 0
 
 
-async def fall_behind(server: Server) -> tuple[MemoryConnection, Peer]:
-    """A watcher whose socket is full, with a message begun, until its outbox is past its limit."""
-    connection, peer = await server.connect()
+async def fall_behind(server: Server) -> tuple[MemoryTransport, Peer]:
+    """Fill a watcher's socket in the middle of a message, and its outbox past the limit."""
+    transport, peer = await server.connect()
     await wait_all_tasks_blocked()
-    connection.full = True
+    transport.full = True
     await server.broadcaster.broadcast(started())
     await wait_all_tasks_blocked()
     for _ in range(20):
         await server.broadcaster.broadcast(started())
     await wait_all_tasks_blocked()
-    return connection, peer
+    return transport, peer
 
 
-async def test_a_slow_consumer_is_told_so_however_slow_it_is(
+async def test_a_slow_consumer_that_reads_gets_the_close(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
-    connection, peer = await fall_behind(Server(nursery, tmp_path, send_buffer_bytes=1000))
-    connection.at_once = 10
+    server = Server(nursery, tmp_path, send_buffer_bytes=1000)
+    transport, peer = await fall_behind(server)
+    transport.chunk = 10
     for _ in range(10):
         await trio.sleep(SLOW_CONSUMER_STALL - 1)
-        connection.full = False
-    connection.at_once = None
+        transport.full = False
+    transport.chunk = None
     await trio.sleep(SLOW_CONSUMER_STALL - 1)
-    connection.full = False
+    transport.full = False
     assert "processing" in (await peer.next_frame())[1]
     code, reason, _ = await close_and_when(peer)
     assert (code, reason) == (4000, "slow consumer")
     await peer.send(close_frame(4000))
     assert await peer.receive() == b""
-    assert connection.fate == ConnectionOutcome("closed", "4000 slow consumer")
+    assert server.outcomes == [ConnectionOutcome("closed", "4000 slow consumer")]
 
 
-async def test_a_slow_consumer_that_reads_nothing_is_cut_off_and_the_log_says_so(
+async def test_a_slow_consumer_that_reads_nothing_is_cut_off(
     nursery: trio.Nursery, tmp_path: Any, autojump_clock: MockClock
 ) -> None:
     server = Server(nursery, tmp_path, send_buffer_bytes=1000)
-    connection, _ = await fall_behind(server)
+    await fall_behind(server)
     start = trio.current_time()
     await trio.sleep(HOUR)
     assert server.ended_at is not None
     assert SLOW_CONSUMER_STALL <= server.ended_at - start <= SLOW_CONSUMER_STALL + CLOSE_TIMEOUT
-    assert connection.fate == ConnectionOutcome("closed", "4000 slow consumer", "cut off before the close was sent")
+    cut_off = ConnectionOutcome("closed", "4000 slow consumer", "cut off before the close was sent")
+    assert server.outcomes == [cut_off]
 
 
-async def test_one_that_is_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_a_slow_consumer_is_not_closed_as_finished(server: Server, autojump_clock: MockClock) -> None:
     (slow, peer), (other, _) = await server.connect(), await server.connect()
     await wait_all_tasks_blocked()
     slow.full = other.full = True
@@ -125,9 +127,9 @@ async def test_one_that_is_given_up_before_it_has_had_its_jobs_end_is_not_told_t
     assert (await close_and_when(peer))[:2] == (4000, "slow consumer")
 
 
-async def test_a_full_socket_does_not_hide_that_the_client_is_gone(server: Server, autojump_clock: MockClock) -> None:
-    connection, peer = await server.connect()
-    connection.full = True
+async def test_a_full_socket_does_not_hide_that_the_client_has_left(server: Server, autojump_clock: MockClock) -> None:
+    transport, peer = await server.connect()
+    transport.full = True
     await server.broadcaster.broadcast(started())
     await peer.stream.aclose()
     await trio.sleep(1)
@@ -135,13 +137,11 @@ async def test_a_full_socket_does_not_hide_that_the_client_is_gone(server: Serve
     assert len(server.watchers) == 0
 
 
-async def test_a_handshake_that_is_not_decided_yet_hears_nothing_of_the_drain(
-    server: Server, autojump_clock: MockClock
-) -> None:
+async def test_a_pending_handshake_gets_the_close_of_a_drain(server: Server, autojump_clock: MockClock) -> None:
     server.history.may_answer = trio.Event()
-    connection = MemoryConnection()
-    server.nursery.start_soon(server.serve, connection)
-    peer = Peer(connection.client)
+    transport = MemoryTransport()
+    server.nursery.start_soon(server.serve, transport)
+    peer = Peer(transport.client)
     await peer.send(upgrade(JOB))
     await server.history.asked.wait()
     server.watchers.announce(ServerShutdown(ServerShutdownData("stopping", 5)))

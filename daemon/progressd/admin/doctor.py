@@ -20,7 +20,7 @@ from progressd.auth.watch_tokens import secret_from
 from progressd.config.settings import AuthSettings, Server, Settings
 from progressd.core.errors import SettingsError
 from progressd.net.bind import LISTENERS, require_keys
-from progressd.net.tls_context import tls_context
+from progressd.net.tls import tls_context
 from progressd.system.fs import user
 
 MIN_FREE: Final = 1 << 30  # bytes on the disk

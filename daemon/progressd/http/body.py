@@ -9,7 +9,7 @@ from traceback import clear_frames
 from typing import Final
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 from quart.wrappers.request import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioRequest
@@ -82,24 +82,26 @@ class BackpressuredConnection(TrioASGIHTTPConnection):
                 body.set_complete()
 
     async def handle_request(self, nursery: trio.Nursery, request: Request, send: ASGISendCallable) -> None:  # type: ignore[override]
-        """Answer. What the handler has left of the body is taken all the same, or the disconnect behind it never comes.
+        """Send the response, and discard what the handler has left of the body.
 
-        Hypercorn would wait for room to tell us of it, in the last send of the response and hence for ever.
+        Otherwise Hypercorn would wait forever for room to report the disconnect behind the body.
         """
         body = _body(request)
-        if request.method in SAFE:  # whose body means nothing (RFC 9110 §9.3.1), and would hide the client's end
+        if request.method in SAFE:  # their bodies mean nothing (RFC 9110 §9.3.1), and would hide the client's end
             body.discard()
-        try:
-            response = await self.app.handle_request(request)
+
+        async def send_response(message: ASGISendEvent) -> None:
             if not body.answered_meanwhile:
                 body.discard()
-            await self._send_response(send, response)
+            await send(message)
+
+        try:
+            await super().handle_request(nursery, request, send_response)
         except BaseException as error:
             _break_cycles(error)
             raise
         finally:
             request.routing_exception = None  # its traceback leads to the request
-        nursery.cancel_scope.cancel()
 
 
 def _break_cycles(error: BaseException | None) -> None:

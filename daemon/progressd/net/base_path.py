@@ -1,4 +1,4 @@
-"""The prefix below which a proxy shows the daemon, such as `/progress/`: in what comes in, and in what goes out."""
+"""The path prefix under which a proxy serves the daemon, such as `/progress/`."""
 
 from typing import Final, TypeVar
 
@@ -10,12 +10,12 @@ M = TypeVar("M", bound=TopicMessage)
 
 
 def download_path(job_id: str) -> str:
-    """Where the daemon itself has the result of a job, as which it is kept."""
+    """Return the path of a job's result without the prefix, which is what the store keeps."""
     return f"/api/jobs/{job_id}/download"
 
 
 class BasePath:
-    """`path` is the setting; the daemon answers below it, and at the root for proxies that take the prefix away."""
+    """The setting `server.base_path`. The daemon also answers at the root, for proxies that strip the prefix."""
 
     def __init__(self, path: str = "/") -> None:
         self.text = path.rstrip("/")  # "" at the root
@@ -23,29 +23,29 @@ class BasePath:
         self._get = b"GET " + self._target
 
     def url(self, path: str) -> str:
-        """The path of something of the daemon's, as clients see it."""
+        """Add the prefix to a path of the daemon."""
         return self.text + path
 
     def result(self, job_id: str, kept: str | None) -> str | None:
-        """Where clients find the result of a job; `kept` may have a prefix that was in force when the job ended."""
+        """Return where clients download a job's result. `kept` may hold a prefix from before the setting changed."""
         own = download_path(job_id)
         return self.url(own) if kept is not None and kept.startswith("/") and kept.endswith(own) else kept
 
     def shown(self, message: M) -> M:
-        """A message as clients see it."""
+        """Return the message with URLs that clients can use."""
         if isinstance(message, Completed):
             url = self.result(message.job_id, message.data.output_path)
             return replace(message, data=replace(message.data, output_path=url, download_url=url))
         return message
 
-    def inside(self, target: bytes) -> bytes:
-        """A request target without the prefix."""
+    def strip(self, target: bytes) -> bytes:
+        """Remove the prefix from a request target."""
         if self._target and target.startswith(self._target):
             return target[len(self._target) - 1 :]
         return target
 
-    def inside_head(self, head: bytes) -> bytes:
-        """The head of a request, as much as there is of it, without the prefix if it is a GET."""
+    def strip_head(self, head: bytes) -> bytes:
+        """Remove the prefix from the start of a request head if it is a GET."""
         if self._target and head.startswith(self._get):
             return b"GET " + head[len(self._get) - 1 :]
         return head

@@ -1,4 +1,4 @@
-"""The daemon's listening sockets, given by systemd or bound here; all of them plain and non-blocking."""
+"""The listening sockets: inherited from systemd or bound here, all plain and non-blocking."""
 
 import contextlib
 import errno
@@ -17,13 +17,13 @@ from progressd.core.errors import SettingsError
 from progressd.net.accept import BACKLOG, ListeningSocket
 from progressd.system.systemd import inherited_sockets
 
-LISTENERS = "`sudo ss -ltnp sport = :{}`"  # the command that shows who listens on a port
+LISTENERS = "`sudo ss -ltnp sport = :{}`"  # shows the processes that listen on a port
 
 log = structlog.get_logger(__name__)
 
 
 class Sockets(NamedTuple):
-    """For the one port, and for producers of this host."""
+    """Listening sockets: TCP for the one port, Unix for producers on this host."""
 
     tcp: list[ListeningSocket]
     unix: list[ListeningSocket]
@@ -31,61 +31,60 @@ class Sockets(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where the daemon answers."""
-        return f"{self.scheme}://{_pair(*self.tcp[0].getsockname()[:2])}"
+        """The daemon's URL."""
+        return f"{self.scheme}://{_host_port(*self.tcp[0].getsockname()[:2])}"
 
 
 @contextmanager
 def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Sockets]:
-    """Take what systemd passed on, and bind the rest. Raises SettingsError. Blocks while a name is looked up."""
+    """Take the sockets that systemd passes, and bind the others. Blocks for name resolution. Raises SettingsError."""
     with contextlib.ExitStack() as closing:
-        inherited = [closing.enter_context(ListeningSocket.over(one)) for one in inherited_sockets(environ)]
-        for one in inherited:
-            one.lasting = True
-        unix = [one for one in inherited if one.family is socket.AF_UNIX]
-        tcp = [one for one in inherited if one.family is not socket.AF_UNIX]
-        if not tcp:
-            bound = _bind_tcp(settings.server.host, settings.server.port)
-            tcp = [closing.enter_context(ListeningSocket.over(one)) for one in bound]
+
+        def listening(sock: socket.socket, *, held_by_systemd: bool = False) -> ListeningSocket:
+            return closing.enter_context(ListeningSocket(sock.detach(), held_by_systemd=held_by_systemd))
+
+        inherited = [listening(sock, held_by_systemd=True) for sock in inherited_sockets(environ)]
+        unix = [sock for sock in inherited if sock.family is socket.AF_UNIX]
+        tcp = [sock for sock in inherited if sock.family is not socket.AF_UNIX]
+        if tcp:
+            _warn_of_other_address(settings.server, tcp)
         else:
-            _tell_of_another_address(settings.server, tcp)
+            tcp = [listening(sock) for sock in _bind_tcp(settings.server.host, settings.server.port)]
         if not unix:
             path = settings.ingest.socket
-            unix = [closing.enter_context(ListeningSocket.over(_bind_unix(path, settings.ingest.socket_mode)))]
+            unix = [listening(_bind_unix(path, settings.ingest.socket_mode))]
             closing.callback(path.unlink, missing_ok=True)
-        for listening in tcp:
-            require_keys(settings, listening.getsockname()[0])
+        for sock in tcp:
+            require_keys(settings, sock.getsockname()[0])
         yield Sockets(tcp, unix, "https" if settings.server.tls_cert else "http")
 
 
-def _tell_of_another_address(server: Server, tcp: list[ListeningSocket]) -> None:
-    """Say so where the settings name an address, and systemd holds another."""
-    wanted, default = (server.host, server.port), (Server().host, Server().port)
-    held = [one.getsockname()[:2] for one in tcp]
-    if wanted != default and wanted not in held:
-        log.warning(
-            "server.host and server.port have no say, for systemd holds the port: sudo systemctl edit progressd.socket",
-            settings=_pair(*wanted),
-            systemd=", ".join(_pair(*one) for one in held),
-        )
-
-
-def _pair(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def require_keys(settings: Settings, address: str) -> None:
-    """Raises SettingsError where other machines reach the daemon at this address, and need no key."""
+    """Raise SettingsError if other machines can reach the daemon at this address without a key."""
     host = address.partition("%")[0]
     if (
         not (settings.auth.required or settings.server.allow_unauthenticated)
         and not ipaddress.ip_address(host).is_loopback
     ):
         raise SettingsError(
-            f"at the address {host} other machines reach the daemon, and everyone there could do everything: ask for "
-            "keys (auth.required = true; see progressd keys --help), listen on 127.0.0.1 (server.host), or accept that "
-            "with --allow-unauthenticated"
+            f"other machines can reach {host}, and no key is required: require keys (auth.required = true; see "
+            "progressd keys --help), listen on 127.0.0.1 (server.host), or allow it with --allow-unauthenticated"
         )
+
+
+def _warn_of_other_address(server: Server, tcp: list[ListeningSocket]) -> None:
+    wanted, default = (server.host, server.port), (Server().host, Server().port)
+    held = [sock.getsockname()[:2] for sock in tcp]
+    if wanted != default and wanted not in held:
+        log.warning(
+            "server.host and server.port are ignored: systemd holds the port (sudo systemctl edit progressd.socket)",
+            settings=_host_port(*wanted),
+            systemd=", ".join(_host_port(*address) for address in held),
+        )
+
+
+def _host_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind_tcp(host: str, port: int) -> Iterator[socket.socket]:
@@ -95,23 +94,21 @@ def _bind_tcp(host: str, port: int) -> Iterator[socket.socket]:
         raise SettingsError(f"server.host = {host!r}: no such address ({error.strerror})") from error
     for family, _, _, _, address in found:
         try:
-            listening = socket.create_server(address, family=family, backlog=BACKLOG)
+            yield socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
-            raise SettingsError(_why_not(host, port, error)) from error
-        listening.setblocking(False)
-        yield listening
+            raise SettingsError(_bind_error(host, port, error)) from error
         if port == 0:
             return  # a second address would get another free port
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
+def _bind_error(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {port} of {host} is in use: stop what {LISTENERS.format(port)} shows,"
             f" or choose another with --port {port + 1}"
         )
     if error.errno == errno.EACCES:
-        return f"port {port} may not be used without privileges: choose one above 1023 with --port 8080"
+        return f"port {port} needs root: choose a port above 1023 (--port 8080)"
     return f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}"
 
 
@@ -122,9 +119,9 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
             probe.connect(str(path))
         except ConnectionRefusedError:
             if path.is_socket() and not path.is_symlink():
-                path.unlink(missing_ok=True)  # left over by a daemon that was killed
+                path.unlink(missing_ok=True)  # of a daemon that was killed
         except OSError:
-            pass  # there is nothing, or nothing of ours: to bind will tell
+            pass  # no socket there: bind reports what is
         else:
             raise SettingsError(f"another progressd listens at {path}: stop it, or set ingest.socket to another path")
     listening = socket.socket(socket.AF_UNIX)
@@ -137,5 +134,4 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
     finally:
         os.umask(umask)
     listening.listen(BACKLOG)
-    listening.setblocking(False)
     return listening

@@ -1,18 +1,19 @@
-"""What became of every connection of the one port: counted by kind and reason, and told in one line of the log each."""
+"""The connection log: counts how connections end, and writes one line for each."""
 
 import re
 from collections import Counter
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import structlog
 import trio
 
 from progressd.core.errors import ProgressdError
+from progressd.system.condition import Condition
 
-MAX_LINES: Final = 200  # lines of the log in a window, lest whoever connects again and again fills the journal
+MAX_LINES: Final = 200  # lines in a window: a client that reconnects all the time must not fill the journal
 WINDOW: Final = 10.0  # seconds
 
-_LINES: Final = {
+_EVENTS: Final = {
     "refused": "connection refused",
     "closed": "watcher closed",
     "left": "watcher left",
@@ -23,15 +24,15 @@ log = structlog.get_logger(__name__)
 
 
 class ConnectionOutcome(NamedTuple):
-    """How a connection ended. `reason` is one of few; whatever a client can choose goes into `detail`.
+    """How a connection ended. `reason` has few values; `detail` holds anything that a client can choose.
 
     | kind | reason |
     |---|---|
-    | `http` | `served`: one of REST or the page; `not read`: nor was its answer; neither is told in the log |
-    | `refused` | `not found`, `too many connections`, …, before the handshake was through |
+    | `http` | `served`: the API or the page; `not read`: the client did not read the response; neither is logged |
+    | `refused` | `not found`, `too many connections`, …: the handshake failed |
     | `closed` | code and reason of the daemon's close: `1000 job finished` |
-    | `left` | the code of the client's close, or where it was when it vanished |
-    | `failed` | `error`: the daemon's own |
+    | `left` | the code of the client's close, or the stage in which it disconnected |
+    | `failed` | `error`: a defect of the daemon |
     """
 
     kind: str
@@ -39,84 +40,101 @@ class ConnectionOutcome(NamedTuple):
     detail: str = ""
 
 
-ABANDONED: Final = ConnectionOutcome("left", "before a request")
-VANISHED: Final = ConnectionOutcome("left", "in the handshake")
+NO_REQUEST: Final = ConnectionOutcome("left", "before a request")
+LEFT_HANDSHAKE: Final = ConnectionOutcome("left", "in the handshake")
 SERVED: Final = ConnectionOutcome("http", "served")
 UNREAD: Final = ConnectionOutcome("http", "not read")
-SILENT: Final = ConnectionOutcome("refused", "handshake timeout")
-CROWDED_OUT: Final = ConnectionOutcome("refused", "too many handshakes")
-TLS_TO_PLAIN: Final = ConnectionOutcome("refused", "TLS to a port without")
-PLAIN_TO_TLS: Final = ConnectionOutcome("refused", "no TLS to a port with")
-TOO_MANY_OF_ADDRESS: Final = ConnectionOutcome("refused", "too many open of address")
+HANDSHAKE_TIMEOUT: Final = ConnectionOutcome("refused", "handshake timeout")
+TOO_MANY_HANDSHAKES: Final = ConnectionOutcome("refused", "too many handshakes")
+TLS_TO_PLAIN: Final = ConnectionOutcome("refused", "TLS without tls_cert")
+PLAIN_TO_TLS: Final = ConnectionOutcome("refused", "no TLS")
+TOO_MANY_SOCKETS: Final = ConnectionOutcome("refused", "too many sockets of address")
 CUT_OFF: Final = ConnectionOutcome("closed", "cut off")
 FAILED: Final = ConnectionOutcome("failed", "error")
 
 
 def refused(error: ProgressdError) -> ConnectionOutcome:
-    """The reason is the name of the error, in words: `TooManyConnections` is "too many connections"."""
+    """Return the outcome of a refused handshake, such as "too many connections" for TooManyConnections."""
     return ConnectionOutcome("refused", re.sub(r"\B[A-Z]", " \\g<0>", type(error).__name__).lower(), str(error))
 
 
-class ClosedConnection(Protocol):
-    """A connection that is over."""
+class LogEntry:
+    """What the log will say about an open connection."""
 
-    peer: str
-    topics: str
-    fate: ConnectionOutcome
-    began: float
+    __slots__ = ("address", "opened_at", "outcome", "topics")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.opened_at = trio.current_time()
+        self.outcome = NO_REQUEST
+        self.topics = ""
+
+    def update(
+        self, outcome: ConnectionOutcome | None = None, *, address: str | None = None, topics: str | None = None
+    ) -> None:
+        """Record what is known by now."""
+        if outcome is not None:
+            self.outcome = outcome
+        if address is not None:
+            self.address = address
+        if topics is not None:
+            self.topics = topics
 
 
 class ConnectionLog:
-    """`opened` and `ended` are called once for each connection; the counts are there to be read.
+    """Counts connections and logs their ends.
 
-    `accepted`: connections so far; `open`: at this moment; `counts`: those that are over, by kind and reason.
+    Attributes:
+        accepted: all connections so far.
+        open: those that are open now.
+        counts: those that have ended, by kind and reason.
     """
 
     def __init__(self) -> None:
         self.accepted = 0
         self.open = 0
         self.counts: Counter[tuple[str, str]] = Counter()
-        self._lines = 0  # written or left out in this window
-        self._window = trio.Event()  # has begun
+        self._lines = 0  # written or omitted in this window
+        self._changed = Condition()
 
     async def run(self) -> None:
-        """Let lines into the log again after each window, and say how many were left out."""
+        """Start a new window after each one that has lines, and log how many lines were omitted."""
         while True:
-            await self._window.wait()
+            await self._changed.wait_for(lambda: self._lines)
             try:
                 await trio.sleep(WINDOW)
             finally:
-                left_out, self._lines = self._lines - MAX_LINES, 0
-                self._window = trio.Event()
-                if left_out > 0:
-                    log.warning("connections ended that are not in the log", connections=left_out, seconds=WINDOW)
+                omitted, self._lines = self._lines - MAX_LINES, 0
+                if omitted > 0:
+                    log.warning("connections not logged", connections=omitted, seconds=WINDOW)
 
-    def opened(self) -> None:
-        """A connection was accepted."""
+    def add(self, address: str) -> LogEntry:
+        """Count a connection that was accepted."""
         self.accepted += 1
         self.open += 1
+        return LogEntry(address)
 
-    def ended(self, connection: ClosedConnection, error: BaseException | None = None) -> None:
-        """It is over; `error`: what failed, when the daemon did."""
-        fate = FAILED if error is not None else connection.fate
+    def finish(self, entry: LogEntry, error: BaseException | None = None) -> None:
+        """Count and log the end of a connection; `error`: the daemon's, if it failed."""
+        outcome = FAILED if error is not None else entry.outcome
         self.open -= 1
-        self.counts[fate.kind, fate.reason] += 1
-        if fate.kind == "http" or fate == ABANDONED or not self._may_write():
+        self.counts[outcome.kind, outcome.reason] += 1
+        if outcome.kind == "http" or outcome == NO_REQUEST or not self._may_write():
             return
-        facts = {
-            "peer": connection.peer,
-            "reason": fate.reason,
-            "topics": connection.topics,
-            "detail": fate.detail,
-            "seconds": round(trio.current_time() - connection.began, 3),
+        fields = {
+            "peer": entry.address,
+            "reason": outcome.reason,
+            "topics": entry.topics,
+            "detail": outcome.detail,
+            "seconds": round(trio.current_time() - entry.opened_at, 3),
         }
-        facts = {name: fact for name, fact in facts.items() if fact != ""}
+        fields = {name: value for name, value in fields.items() if value != ""}
         if error is None:
-            log.info(_LINES[fate.kind], **facts)
+            log.info(_EVENTS[outcome.kind], **fields)
         else:
-            log.error(_LINES[fate.kind], error=repr(error), exc_info=error, **facts)
+            log.error(_EVENTS[outcome.kind], error=repr(error), exc_info=error, **fields)
 
     def _may_write(self) -> bool:
-        self._window.set()
         self._lines += 1
+        self._changed.notify()
         return self._lines <= MAX_LINES

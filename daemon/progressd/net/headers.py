@@ -1,9 +1,9 @@
-"""Headers of requests and answers, as h11 has them: pairs of a name in lower case and a value."""
+"""HTTP headers as h11 represents them: pairs of a lower-case name and a value."""
 
 from collections.abc import Iterable
 from typing import Final
 
-# What every answer over HTTP has, whoever gives it: it is to be nothing in a browser but what it says.
+# Sent with every response: browsers must not run or embed anything else.
 ALWAYS: Final = (
     (
         b"content-security-policy",
@@ -18,5 +18,5 @@ ALWAYS: Final = (
 
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """The value of the first with this name, which is in lower case; "" where absent."""
+    """Return the first value of a lower-case name, or ""."""
     return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")

@@ -1,4 +1,4 @@
-"""The query of a request: a parameter that the endpoint does not know is an error, and never ignored."""
+"""Query parameters: an unknown one is an error and never ignored."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -7,12 +7,12 @@ from msgspec import Struct
 
 from progressd.core.errors import InvalidInput
 
-EVERYWHERE: Final = frozenset({"token", "_"})  # a watch token; what dashboards add so that no cache answers
+ALWAYS_ALLOWED: Final = frozenset({"token", "_"})  # a watch token; what dashboards add to bypass caches
 
 
 def require_known(given: Iterable[str], *structs: type[Struct]) -> None:
-    """Check the names of the parameters given against the fields of these. Raises InvalidInput."""
+    """Check the names of query parameters against the fields of the structs. Raises InvalidInput."""
     known = [name for struct in structs for name in struct.__struct_fields__]
-    if unknown := set(given) - EVERYWHERE.union(known):
-        there_are = f"known here: {', '.join(known)}" if known else "none is known here"
-        raise InvalidInput(f"the query is wrong: unknown parameter {min(unknown)[:60]!r} ({there_are})")
+    if unknown := set(given) - ALWAYS_ALLOWED.union(known):
+        known_here = f"known here: {', '.join(known)}" if known else "none is known here"
+        raise InvalidInput(f"the query is wrong: unknown parameter {min(unknown)[:60]!r} ({known_here})")

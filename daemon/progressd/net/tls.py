@@ -1,27 +1,28 @@
-"""A connection under TLS, with the same face as a plain one: what is sent is encrypted on the way to the socket.
+"""TLS on a connection: the certificate, and a transport that encrypts what is sent.
 
-The outbox and Hypercorn write to `send` and `stream`, and know of nothing but plaintext; there is no way around these
-to the socket. Encrypting takes whole records, so what the socket does not take of the last one is kept here, and until
-that is gone `send` takes nothing: it blocks, as a full socket does.
+The outbox and the HTTP server send and receive plaintext. Encryption takes whole records, so the rest of a record that
+does not fit into the socket is kept here. Until it is sent, `send` takes nothing, as a full socket does.
 """
 
 import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import trio
 
-from progressd.config.settings import Settings
+from progressd.config.settings import Server
+from progressd.core.errors import SettingsError
 from progressd.core.messages import encode
-from progressd.net.connection_log import PLAIN_TO_TLS
 from progressd.net.headers import ALWAYS
-from progressd.net.listener import MAX_RECEIVE, Connection, Encrypted
-from progressd.net.tls_context import tls_context
+from progressd.net.transport import MAX_RECEIVE, SocketTransport, require_open
+from progressd.system.condition import Condition
+from progressd.system.fs import read_regular
 from progressd.system.pass_limiter import PassLimiter
 
-PLAIN_TEXT_ERROR: Final = encode({"error": "TLS is spoken at this port: use https:// or wss://"})
+PLAIN_TEXT_ERROR: Final = encode({"error": "this port uses TLS: use https:// or wss://"})
 PLAIN_TEXT_RESPONSE: Final = (  # to a request without TLS
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n%b\r\n\r\n%b"
@@ -29,51 +30,67 @@ PLAIN_TEXT_RESPONSE: Final = (  # to a request without TLS
 )
 HANDSHAKES: Final = 1  # in one pass of the event loop; one takes 6 ms with RSA and 4096 bits, 1 ms with 2048
 MAX_RECORD: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
+PROTOCOLS: Final = ["http/1.1"]  # for ALPN (RFC 7301); a WebSocket starts as HTTP/1.1 too
 
 
-class TLSConnection(Connection):
-    """`start` runs a task that ends with the connection. `handshakes` limits those of all connections."""
+class PlaintextReceived(Exception):
+    """The client sent an HTTP request without TLS. It has been answered."""
 
-    __slots__ = ("_ended", "_flushed", "_handshakes", "_incoming", "_outgoing", "_pending", "_plain", "_start", "_tls")
+
+class TLSTransport:
+    """TLS on a socket. `start` runs a task that must end with the connection.
+
+    `handshakes` limits the handshakes of all connections.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_flushed",
+        "_flushing",
+        "_handshakes",
+        "_incoming",
+        "_outgoing",
+        "_pending",
+        "_socket",
+        "_start",
+        "_tls",
+        "socket",
+    )
 
     def __init__(
         self,
         sock: socket.socket,
-        peer: str,
         context: ssl.SSLContext,
         start: Callable[[Callable[[], Awaitable[None]]], None],
         handshakes: PassLimiter,
     ) -> None:
-        super().__init__(sock, peer)
+        self.socket = sock
+        self._socket = SocketTransport(sock)
         self._handshakes = handshakes
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._pending = b""  # encrypted, and still to be sent
-        self._flushed: trio.Event | None = None  # while a task waits for room
-        self._ended = False  # nothing more is said, and what comes is let go of
-        self._plain: TLSStream | None = None
+        self._pending = b""  # ciphertext that is not sent yet
+        self._flushing = False  # a task waits for room in the socket: Trio allows only one
+        self._flushed = Condition()
+        self._ended = False  # nothing more is sent, and what arrives is dropped
         self._start = start
-        self.send = self._encrypt
 
     @property
-    def stream(self) -> "TLSStream":  # type: ignore[override]
-        if self._plain is None:
-            self._plain = TLSStream(self)
-        return self._plain
+    def send(self) -> Callable[[bytes], int]:
+        return self._send
 
     async def wait_writable(self) -> None:
-        if self.socket.fileno() == -1:
-            raise trio.ClosedResourceError
-        await self._have_flushed().wait()
+        require_open(self.socket)
+        self._start_flush()
+        await self._flushed.wait_for(lambda: not self._flushing)
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self.unread:
-            return await super().receive_some(max_bytes)
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return the next plaintext. The first call makes the TLS handshake. Also raises PlaintextReceived."""
         await trio.lowlevel.checkpoint()
         while True:
             if not self._ended:
                 try:
-                    return self._tls.read(max_bytes or MAX_RECEIVE)  # which shakes hands first
+                    return self._tls.read(max_bytes)
                 except ssl.SSLWantReadError:
                     pass
                 except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -81,17 +98,11 @@ class TLSConnection(Connection):
                 except ssl.SSLError as error:
                     if error.reason != "HTTP_REQUEST":
                         raise trio.BrokenResourceError from error
-                    self.fate, self._ended, self._pending = PLAIN_TO_TLS, True, PLAIN_TEXT_RESPONSE
-                    return b""
+                    self._ended, self._pending = True, PLAIN_TEXT_RESPONSE
+                    raise PlaintextReceived from None
                 finally:
                     self._push()
-            await trio.lowlevel.wait_readable(self.socket)
-            try:
-                data = self.socket.recv(MAX_RECEIVE)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError from error
+            data = await self._socket.receive_some(MAX_RECEIVE)
             if self._ended and not data:
                 return b""
             if not self._ended:
@@ -99,24 +110,19 @@ class TLSConnection(Connection):
                 if self._tls.version() is None:  # the handshake is not complete
                     await self._handshakes.pass_through(1)
 
-    async def end(self) -> None:
-        """Say that nothing more comes. Raises BrokenResourceError, ClosedResourceError."""
+    async def send_eof(self) -> None:
         if not self._ended:
             self._ended = True
-            with contextlib.suppress(ssl.SSLError):  # it waits for the peer's own end, or there was no handshake
+            with contextlib.suppress(ssl.SSLError):  # the peer has not ended TLS, or never made a handshake
                 self._tls.unwrap()
             self._push()
         await self.wait_writable()
-        await super().end()
+        await self._socket.send_eof()
 
     def close(self) -> None:
-        """Close the socket at once, and drop what refers back to this."""
-        super().close()
-        self._plain = None
-        del self.send
+        self._socket.close()
 
-    def _encrypt(self, data: bytes) -> int:
-        """As `send` of a non-blocking socket."""
+    def _send(self, data: bytes) -> int:
         if self._pending:
             raise BlockingIOError
         try:
@@ -129,32 +135,27 @@ class TLSConnection(Connection):
         return taken
 
     def _push(self) -> None:
-        """Send what is encrypted, or have it sent once there is room."""
+        """Send the ciphertext now, or start a task that sends it once the socket has room."""
         self._pending += self._outgoing.read()
-        if self._pending and self._flushed is None:
+        if self._pending and not self._flushing:
             self._send_pending()
             if self._pending:
-                self._have_flushed()
+                self._start_flush()
 
-    def _have_flushed(self) -> trio.Event:
-        """Set when the socket has taken all that is pending, and has room. One task alone waits for that: Trio allows
-        no second one at a socket.
-        """
-        if self._flushed is None:
-            self._flushed = trio.Event()
+    def _start_flush(self) -> None:
+        if not self._flushing:
+            self._flushing = True
             self._start(self._flush)
-        return self._flushed
 
     def _send_pending(self) -> None:
         try:
             self._pending = self._pending[self.socket.send(self._pending) :]
         except BlockingIOError:
             pass
-        except OSError:  # the peer is gone, and whoever reads finds out as well
+        except OSError:  # the peer has left; the reader gets the error too
             self._pending = b""
 
     async def _flush(self) -> None:
-        assert self._flushed is not None
         try:
             while True:
                 await trio.lowlevel.wait_writable(self.socket)
@@ -164,46 +165,43 @@ class TLSConnection(Connection):
         except (OSError, trio.ClosedResourceError):
             self._pending = b""
         finally:
-            flushed, self._flushed = self._flushed, None
-            flushed.set()
+            self._flushing = False
+            self._flushed.notify()
 
 
-class TLSStream(trio.abc.HalfCloseableStream):
-    """What the HTTP side reads from and writes to."""
+def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext | None:
+    """Load `tls_cert` and `tls_key`. Return None without a certificate. Raises SettingsError.
 
-    def __init__(self, connection: TLSConnection) -> None:
-        self._connection = connection
-        self.socket = trio.socket.from_stdlib_socket(connection.socket)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._connection.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(data)
-        while rest:
-            try:
-                rest = rest[self._connection.send(bytes(rest[:MAX_RECEIVE])) :]
-            except BlockingIOError:
-                await self._connection.wait_writable()
-            except OSError as error:
-                raise trio.BrokenResourceError from error
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._connection.wait_writable()
-
-    async def send_eof(self) -> None:
-        await self._connection.end()
-
-    async def aclose(self) -> None:
-        self.socket.close()
-        await trio.lowlevel.checkpoint()
-
-
-def tls_factory(settings: Settings, before: Settings | None = None) -> Encrypted | None:
-    """What makes the connections of the port, where they are under TLS; `before`: in force. Raises SettingsError."""
-    context = tls_context(settings.server, None if before is None else before.server)
-    if context is None:
+    before: the settings in force. TLS cannot be switched on or off under the clients, who know the port by its scheme.
+    """
+    if before is not None and bool(before.tls_cert) is not bool(server.tls_cert):
+        change = "was removed" if before.tls_cert else "was added"
+        raise SettingsError(f"server.tls_cert {change}: restart the daemon to switch TLS on or off")
+    if not server.tls_cert:
+        if server.tls_key:
+            raise SettingsError("server.tls_key is set without server.tls_cert: set both, or neither")
         return None
-    handshakes = PassLimiter(HANDSHAKES)
-    return lambda sock, peer, start: TLSConnection(sock, peer, context, start, handshakes)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.set_alpn_protocols(PROTOCOLS)
+    for setting, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
+        try:
+            read_regular(Path(path or server.tls_cert))
+        except OSError as error:
+            raise SettingsError(f"server.{setting} = {path!r}: {error.strerror}") from None
+    try:
+        context.load_cert_chain(server.tls_cert, server.tls_key or None, password=_encrypted)
+    except ssl.SSLError as error:
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        reason = "the private key does not match the certificate" if mismatch else "no certificate with a private key"
+        raise SettingsError(
+            f"server.tls_cert = {server.tls_cert!r}: {reason}"
+            " (expected both in PEM, in one file or with server.tls_key)"
+        ) from None
+    return context
+
+
+def _encrypted() -> str:
+    """Raise for an encrypted key. OpenSSL would ask on the terminal."""
+    raise SettingsError("server.tls_key: the private key is encrypted (decrypt it: openssl pkey -in KEY -out NEW)")

@@ -1,4 +1,4 @@
-"""The handshake: decides from a WebSocket request what the client will watch, or why it is refused."""
+"""The handshake: reads from the request target of a WebSocket what the client will watch."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final, NamedTuple, get_args
@@ -12,12 +12,12 @@ from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, TopicMessage, batch_topic, job_topic, type_of
 from progressd.net.query import require_known
 
-PUBLISH: Final = "/ws/publish"  # where producers report
+PUBLISH: Final = "/ws/publish"  # for producers
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 
 
 class StreamQuery(Struct, frozen=True):
-    """The query of a stream: resume after a cursor; one progress per job in so many seconds; these types only."""
+    """The query of a stream: resume after a cursor, one progress per job in an interval, only some types."""
 
     since: str | None = None
     interval: Annotated[float, Meta(ge=0, le=60)] = 0
@@ -25,7 +25,7 @@ class StreamQuery(Struct, frozen=True):
 
 
 class StreamRequest(NamedTuple):
-    """What a client asks for. `topic`: None where it says later which. `types`: None for all."""
+    """What a client wants to watch. `topic`: None if it subscribes later. `types`: None for all."""
 
     topic: str | None
     since: str | None
@@ -34,7 +34,7 @@ class StreamRequest(NamedTuple):
 
 
 def publishes(target: str) -> bool:
-    """Whether who asks for this is a producer, and not a watcher."""
+    """Return whether the client is a producer and not a watcher."""
     return target.partition("?")[0] == PUBLISH
 
 
@@ -44,7 +44,7 @@ def check_query(target: str) -> None:
 
 
 def read_stream_request(target: str) -> StreamRequest:
-    """Read the request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
+    """Parse a request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
 
     Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
     """
@@ -52,15 +52,15 @@ def read_stream_request(target: str) -> StreamRequest:
 
 
 def stream_request(topic: str | None, query: Mapping[str, str]) -> StreamRequest:
-    """What the query asks for of a topic. Raises InvalidInput."""
+    """Parse the query for a topic. Raises InvalidInput."""
     try:
-        asked = msgspec.convert(query, StreamQuery, strict=False)
+        parsed = msgspec.convert(query, StreamQuery, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"the query is wrong: {error}") from None
-    types = None if asked.types is None else frozenset(asked.types.split(","))
+    types = None if parsed.types is None else frozenset(parsed.types.split(","))
     if unknown := (types or frozenset[str]()) - TYPES:
         raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")
-    return StreamRequest(topic, asked.since, asked.interval, types)
+    return StreamRequest(topic, parsed.since, parsed.interval, types)
 
 
 def _query(target: str) -> dict[str, str]:

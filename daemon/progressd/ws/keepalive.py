@@ -1,6 +1,6 @@
-"""The heartbeat of all watchers: pings them at every interval, and gives up those without a sign of life.
+"""Keep-alive of all WebSockets: pings clients at every interval, and times out those without a sign of life.
 
-One task does it for everyone: one for each, which mostly sleeps, is 3 KiB of memory a connection.
+One task does it for all: one per connection would take 3 KiB each.
 """
 
 from typing import Final
@@ -11,58 +11,59 @@ from progressd.broadcast.envelope import PING
 from progressd.broadcast.outbox import SocketOutbox
 from progressd.config.settings import Limits
 from progressd.core.close_codes import TIMED_OUT
+from progressd.system.condition import Condition
 
 PING_BATCH: Final = 100  # pings in one turn of the event loop, 0.5 ms
 
 
 class KeepAlive:
-    """`add` and `remove` a connection, by its outbox, and say when something was `heard` of it."""
+    """Knows each connection by its outbox."""
 
     def __init__(self, limits: Limits) -> None:
         self._interval = limits.heartbeat_interval
-        self._patience = limits.connection_timeout
-        # When each is due, soonest first: all have the same interval, so whoever is due anew goes to the end.
+        self._timeout = limits.connection_timeout
+        # When each is due, soonest first: the interval is the same for all, so a new entry goes to the end.
         self._pings: dict[SocketOutbox, float] = {}
-        self._given_up: dict[SocketOutbox, float] = {}
-        self._any = trio.Event()
-        self._used = trio.Event()  # other limits
+        self._timeouts: dict[SocketOutbox, float] = {}
+        self._added = Condition()
+        self._reloaded = False
+        self._limits_changed = Condition()
 
     def use(self, limits: Limits) -> None:
-        """Limits that have been read again. Nobody is given up for them: a shorter silence counts from now on."""
+        """Apply reloaded limits. A shorter timeout counts from now on."""
         sooner = self._interval - limits.heartbeat_interval
-        self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # in the order in which they were
-        if limits.connection_timeout != self._patience:
-            self._given_up = dict.fromkeys(self._given_up, trio.current_time() + limits.connection_timeout)
-        self._interval, self._patience = limits.heartbeat_interval, limits.connection_timeout
-        self._used.set()
+        self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # in the same order
+        if limits.connection_timeout != self._timeout:
+            self._timeouts = dict.fromkeys(self._timeouts, trio.current_time() + limits.connection_timeout)
+        self._interval, self._timeout = limits.heartbeat_interval, limits.connection_timeout
+        self._reloaded = True
+        self._limits_changed.notify()
 
     def add(self, outbox: SocketOutbox) -> None:
-        """From here on it is pinged, and may fall silent."""
+        """Start pinging a connection."""
         self._pings[outbox] = trio.current_time() + self._interval
-        self._given_up[outbox] = trio.current_time() + self._patience
-        self._any.set()
+        self._timeouts[outbox] = trio.current_time() + self._timeout
+        self._added.notify()
 
     def heard(self, outbox: SocketOutbox) -> None:
-        """It has shown a sign of life."""
-        if self._given_up.pop(outbox, None) is not None:
-            self._given_up[outbox] = trio.current_time() + self._patience
+        """Record a sign of life."""
+        if self._timeouts.pop(outbox, None) is not None:
+            self._timeouts[outbox] = trio.current_time() + self._timeout
 
     def remove(self, outbox: SocketOutbox) -> None:
-        """It is over."""
+        """Stop pinging a connection."""
         self._pings.pop(outbox, None)
-        self._given_up.pop(outbox, None)
+        self._timeouts.pop(outbox, None)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Ping and time out until cancelled."""
         while True:
-            while not self._pings:  # whoever came may have left before it was this task's turn
-                self._any = trio.Event()
-                await self._any.wait()
-            self._used = trio.Event()
-            with trio.move_on_at(min(next(iter(due.values())) for due in (self._pings, self._given_up) if due)):
-                await self._used.wait()
+            await self._added.wait_for(lambda: self._pings)
+            self._reloaded = False
+            with trio.move_on_at(min(next(iter(due.values())) for due in (self._pings, self._timeouts) if due)):
+                await self._limits_changed.wait_for(lambda: self._reloaded)
             now = trio.current_time()
-            for outbox in _due(self._given_up, now):
+            for outbox in _due(self._timeouts, now):
                 self.remove(outbox)
                 outbox.end(TIMED_OUT)
             for outbox in _due(self._pings, now):
@@ -72,7 +73,7 @@ class KeepAlive:
 
 
 def _due(when: dict[SocketOutbox, float], now: float) -> list[SocketOutbox]:
-    """Those that are due, as many as are seen to at once."""
+    """Return the next batch of those that are due."""
     due: list[SocketOutbox] = []
     for outbox, at in when.items():
         if at > now or len(due) == PING_BATCH:

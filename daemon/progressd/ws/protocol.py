@@ -1,12 +1,12 @@
-"""trio-websocket's end of a connection, with what a client could use against the daemon put right, and small.
+"""The server side of trio-websocket, made robust and small. Only this file touches the insides of its library.
 
-Most watchers are idle most of the time. What trio-websocket, as it is, keeps for each of them comes to 8 KiB: a task
-that reads and hands over through a memory channel, events that nobody waits for, a lock, and the handshake. Here the
-connection's own task reads, and what is not needed before the connection closes is made then.
+Checked with trio-websocket 0.12.2 and wsproto 1.3.2. Most watchers are idle most of the time, and trio-websocket keeps
+8 KiB for each: a reader task with a memory channel, events, a lock, and the handshake. Here the connection's own task
+reads, and what only a close needs is made then.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 import trio
@@ -16,9 +16,10 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, 
 from wsproto.frame_protocol import CloseReason
 
 from progressd.auth.authenticator import SUBPROTOCOL
+from progressd.broadcast.outbox import SocketOutbox
+from progressd.net.connection import Connection, HandshakeRequest
 from progressd.net.connection_log import CUT_OFF, ConnectionOutcome
-from progressd.net.listener import HandshakeRequest
-from progressd.ws.stream import WebSocketStream
+from progressd.ws.keepalive import KeepAlive
 
 CODES: Final = frozenset(CloseReason)
 FAULTS: Final = {
@@ -27,69 +28,80 @@ FAULTS: Final = {
     1008: "1008 too many empty frames",
     1009: "1009 message too big",
 }
-MAX_RECEIVE: Final = 4096  # bytes read at once
-FRAMES_AT_ONCE: Final = 8  # frames handled in one turn of the event loop: 0.1 ms, however small they are
-EMPTY_MOST: Final = 500  # frames without content in EMPTY_WINDOW; honest clients ping once a second at most
-EMPTY_WINDOW: Final = 10.0  # seconds
+MAX_RECEIVE: Final = 4096  # bytes in one read
+FRAME_BATCH: Final = 8  # frames in one turn of the event loop: 0.1 ms
+MAX_EMPTY_FRAMES: Final = 500  # in EMPTY_FRAMES_WINDOW; clients have no reason to ping more than once a second
+EMPTY_FRAMES_WINDOW: Final = 10.0  # seconds
 FLOOD: Final = CloseConnection(code=CloseReason.POLICY_VIOLATION, reason="too many empty frames")
 
 
 class MessageSink(Protocol):
-    """Where a client's messages go; a Trio memory channel, for one."""
+    """Takes a client's messages. A Trio memory channel is one."""
 
-    async def send(self, message: str | bytes, /) -> None:
-        """Take a message."""
+    async def send(self, message: str | bytes, /) -> None: ...
 
-    async def aclose(self) -> None:
-        """There will be no more."""
+    async def aclose(self) -> None: ...
 
 
 class FragmentSink(Protocol):
-    """Where a client's messages go piece by piece, so that none is too long."""
+    """Takes a client's messages in fragments, so that none is too long."""
 
-    async def take(self, piece: bytes, finished: bool) -> None:
-        """Take a piece of a message; `finished`: its last."""
+    async def take(self, fragment: bytes, finished: bool) -> None:
+        """Take a fragment of a message; `finished`: its last."""
 
     async def settle(self, *, dropping: bool) -> None:
-        """Take no more, and do what is to be done before a close; `dropping`: but for what has not been begun."""
+        """Take no more, and finish what was taken before a close; `dropping`: except for what has not begun."""
 
 
 class NullSink:
-    """The inbox of a watcher of one stream, who has nothing to say."""
+    """Drops the messages of a client that watches one stream."""
 
-    async def send(self, message: str | bytes, /) -> None:
-        """Forget it."""
+    async def send(self, message: str | bytes, /) -> None: ...
 
-    async def aclose(self) -> None:
-        """Nothing to do."""
+    async def aclose(self) -> None: ...
 
 
 NULL_SINK: Final = NullSink()
-_UNHEARD: Final = trio.Event()  # stands for events that nobody waits for
-_NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # our pings need no answer but a sign of life
+_NEVER_SET: Final = trio.Event()  # in place of events that no task waits for
+_NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # the keep-alive does not match pongs to pings
 
 
 class ServerProtocol(WebSocketConnection):
-    """A server's connection. Checked with trio-websocket 0.12.2, whose event handlers these are."""
+    """A connection of the server's, with its own event handlers."""
 
-    _client_closed = False  # it was the client who began to close
-    _is_read = False  # somebody takes its messages
+    # In slots: with more than 30 attributes in its dictionary a connection takes 1.2 KiB more.
+    __slots__ = ("_connection", "_fragments", "_keepalive", "_on_close", "_outbox", "request")
+
+    _client_closed = False  # the client began to close
+    _is_read = False  # a sink uses the client's messages
     _empty_frames = 0  # since the window began
     _window_end = 0.0
 
-    def __init__(self, stream: WebSocketStream, upgrade: HandshakeRequest, max_message_size: int) -> None:
-        super().__init__(stream, upgrade.protocol, max_message_size=max_message_size)
-        self.request: WebSocketRequest | None = WebSocketRequest(self, upgrade.request)  # until it is accepted
-        self._outlet = stream
+    def __init__(
+        self,
+        connection: Connection,
+        outbox: SocketOutbox,
+        keepalive: KeepAlive,
+        handshake: HandshakeRequest,
+        max_message_size: int,
+        on_close: Callable[[], None],
+    ) -> None:
+        no_stream: Any = None  # `_send` and `_close_stream` replace all that would use it
+        super().__init__(no_stream, handshake.protocol, max_message_size=max_message_size)
+        self.request: WebSocketRequest | None = WebSocketRequest(self, handshake.request)  # until it is accepted
+        self._connection = connection
+        self._outbox = outbox
+        self._keepalive = keepalive
+        self._on_close = on_close
         self._pings = _NO_PINGS
-        self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _UNHEARD
-        self._hand_on_to(NULL_SINK)
-        self._pieces: FragmentSink | None = None  # instead of the inbox
+        self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _NEVER_SET
+        self._pass_messages_to(NULL_SINK)
+        self._fragments: FragmentSink | None = None  # takes messages instead of the other sink
         del self._stream_lock, self._connection_proposal
 
     @property
-    def fate(self) -> ConnectionOutcome:
-        """How it ended, where the daemon has not ended it."""
+    def outcome(self) -> ConnectionOutcome:
+        """How the connection ended, if the daemon did not close it."""
         if self.closed is None:
             return CUT_OFF
         code = self.closed.code
@@ -100,22 +112,22 @@ class ServerProtocol(WebSocketConnection):
         return ConnectionOutcome("left", str(code) if code in CODES else "another code", self.closed.reason or "")
 
     async def accept(self) -> None:
-        """Let the client in."""
+        """Accept the handshake."""
         assert self.request is not None
-        await self.request.accept(subprotocol=_chosen(self.request.proposed_subprotocols))
+        await self.request.accept(subprotocol=_subprotocol(self.request.proposed_subprotocols))
         self.request = None
         framing: Any = self._wsproto.connection
-        framing._events = ()  # that it never has: 0.6 KiB of an empty deque
-        self._wsproto = framing  # without the handshake, 2 KiB
+        framing._events = ()  # never used: an empty deque takes 0.6 KiB
+        self._wsproto = framing  # drops the handshake, 2 KiB
 
-    async def read(self, inbox: MessageSink, pieces: FragmentSink | None = None) -> None:
-        """Hand on what the client says, whole or in pieces, until the connection is closed or broken."""
-        self._hand_on_to(inbox)
-        self._pieces = pieces
-        self._is_read = pieces is not None or inbox is not NULL_SINK
+    async def read(self, sink: MessageSink, fragments: FragmentSink | None = None) -> None:
+        """Pass on the client's messages, whole or in fragments, until the connection is closed or broken."""
+        self._pass_messages_to(sink)
+        self._fragments = fragments
+        self._is_read = fragments is not None or sink is not NULL_SINK
         while self._reader_running:
             try:
-                data = await self._outlet.connection.receive_some(MAX_RECEIVE)
+                data = await self._connection.receive_some(MAX_RECEIVE)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:
@@ -123,16 +135,16 @@ class ServerProtocol(WebSocketConnection):
                 if self._wsproto.state is not ConnectionState.CLOSED:
                     await self._abort_web_socket()
                 return
-            self._outlet.heard()
+            self._keepalive.heard(self._outbox)
             if self._wsproto.state is not ConnectionState.CLOSED:
                 self._wsproto.receive_data(data)
             del data
             await self._take_events()
 
     async def settle(self, *, dropping: bool = False) -> None:
-        """Let be done what is to be done before a close."""
-        if self._pieces is not None:
-            await self._pieces.settle(dropping=dropping)
+        """Finish what must be done before a close."""
+        if self._fragments is not None:
+            await self._fragments.settle(dropping=dropping)
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Send a close, and wait for the client's."""
@@ -140,14 +152,14 @@ class ServerProtocol(WebSocketConnection):
         await super().aclose(code, reason)
 
     def release(self) -> None:
-        """Break reference cycles: with the request of a refused client, with a producer, of wsproto's parser."""
+        """Break reference cycles: with a refused request, with a producer, and inside wsproto's parser."""
         if self.request is None:
             framing: Any = self._wsproto
             del framing._proto._parse_more
-        self.request = self._pieces = None
+        self.request = self._fragments = None
 
-    def _hand_on_to(self, inbox: MessageSink) -> None:
-        channel: Any = inbox  # of a channel the handlers use no more than this
+    def _pass_messages_to(self, sink: MessageSink) -> None:
+        channel: Any = sink  # the handlers use no other methods of a channel
         self._send_channel = self._recv_channel = channel
 
     async def _take_events(self) -> None:
@@ -155,7 +167,7 @@ class ServerProtocol(WebSocketConnection):
             if self._floods(event):
                 await self._handle_close_connection_event(FLOOD)
                 return
-            if number % FRAMES_AT_ONCE == 0:
+            if number % FRAME_BATCH == 0:
                 await trio.lowlevel.checkpoint()
             try:
                 match event:
@@ -170,36 +182,42 @@ class ServerProtocol(WebSocketConnection):
                 return
 
     def _floods(self, event: Event) -> bool:
-        """Whether the client sends more frames without content than an honest one does.
+        """Return whether the client sends too many frames without content.
 
-        Control frames and empty data frames count, and every data frame that nobody reads.
+        Control frames and empty data frames count, and every data frame that no sink uses.
         """
         if isinstance(event, Message) and (not event.frame_finished or (event.data and self._is_read)):
             return False
         now = trio.current_time()
         if now >= self._window_end:
-            self._window_end, self._empty_frames = now + EMPTY_WINDOW, 0
+            self._window_end, self._empty_frames = now + EMPTY_FRAMES_WINDOW, 0
         self._empty_frames += 1
-        return self._empty_frames > EMPTY_MOST
+        return self._empty_frames > MAX_EMPTY_FRAMES
 
     async def _send(self, event: Event) -> None:
-        """Without a lock: whole frames, in order, go to an outbox, which never blocks."""
+        """Send without a lock: the outbox takes whole frames, in order, and never blocks."""
         data = self._wsproto.send(event)
         if isinstance(event, CloseConnection):
-            await self._outlet.send_close(data)
+            self._outbox.write_close(data)
         else:
-            await self._outlet.send_all(data)
+            self._outbox.write(data)
+        await trio.lowlevel.checkpoint()
+
+    async def _close_stream(self) -> None:
+        self._reader_running = False
+        self._on_close()  # the listener closes the socket
+        await trio.lowlevel.checkpoint()
 
     async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
-        """Fragments without a byte do not count against the longest message, but a list of them would grow for ever."""
-        if self._pieces is not None:
-            piece = event.data.encode() if isinstance(event.data, str) else bytes(event.data)
-            await self._pieces.take(piece, event.message_finished)
+        """Drop empty fragments: they do not count against the size limit, and trio-websocket would keep them all."""
+        if self._fragments is not None:
+            fragment = event.data.encode() if isinstance(event.data, str) else bytes(event.data)
+            await self._fragments.take(fragment, event.message_finished)
         elif event.data or event.message_finished:
             await super()._handle_message_event(event)
 
     async def _handle_close_connection_event(self, event: CloseConnection) -> None:
-        """A client that broke the protocol, which wsproto reports like a close of the client's, is told which way."""
+        """Send the reason to a client that broke the protocol, which wsproto reports like a close by the client."""
         await self.settle()
         if self._wsproto.state is ConnectionState.OPEN:
             await self._send(event)
@@ -207,13 +225,13 @@ class ServerProtocol(WebSocketConnection):
         await super()._handle_close_connection_event(event)
 
     async def _handle_ping_event(self, event: Ping) -> None:
-        """A ping that crosses our close cannot be answered any more, and failing at that would end everything."""
+        """Ignore a ping that crosses the daemon's close: wsproto would raise an error."""
         if self._wsproto.state is ConnectionState.OPEN:
             await super()._handle_ping_event(event)
 
 
-def _chosen(offered: Collection[str]) -> str | None:
-    """None, or where a token is among them the first that is none: the browser wants one of those that it offered."""
+def _subprotocol(offered: Collection[str]) -> str | None:
+    """Return the first that is no token, or a token: a browser that offers any expects one of them."""
     if not any(name.startswith(SUBPROTOCOL) for name in offered):
         return None
     return next((name for name in offered if not name.startswith(SUBPROTOCOL)), next(iter(offered)))

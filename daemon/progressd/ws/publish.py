@@ -1,4 +1,4 @@
-"""A producer's WebSocket: the lines in its messages are taken while more come, and each is answered with a message."""
+"""A producer's WebSocket: takes the lines in its messages while more arrive, and answers each with a message."""
 
 import trio
 from msgspec import UNSET
@@ -9,48 +9,47 @@ from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.messages import encode
 from progressd.producers.ndjson import SEND_TIMEOUT, refusal
 from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.system.condition import Condition
 from progressd.ws.websocket import WebSocket
 
 
 class PublishHandler:
-    """Of one connection. Neither direction grows: who does not read its answers is read no further meanwhile."""
+    """Serves one producer. It stops reading while lines wait for their commit or answers for the client."""
 
     def __init__(self, websocket: WebSocket, lines: NDJSONReader) -> None:
         self._websocket = websocket
         self._lines = lines
-        self._news = trio.Event()
-        self._room = trio.Event()
-        self._over = False  # no more lines come
-        self._finished = trio.Event()  # and each that was taken is answered
-        self._reading = trio.CancelScope()  # while the producer reads its answers
+        self._changed = Condition()  # of what waits in `lines`, and of `_ended`
+        self._ended = False  # no more lines are taken
+        self._finished = trio.Event()  # and all those that were taken are answered
+        self._waiting_for_client = trio.CancelScope()
 
     async def serve(self) -> None:
-        """Until the connection is closed."""
+        """Serve until the connection is closed."""
         websocket = self._websocket
-        websocket.connection.topics = "publish"
+        entry = websocket.connection.log_entry
+        entry.update(topics="publish")
         try:
             if websocket.closing is None:
                 websocket.start(self._take_all)
-                await websocket.serve(pieces=self)
+                await websocket.serve(fragments=self)
             else:
                 await websocket.serve()
         finally:
-            websocket.connection.fate = websocket.fate
+            entry.update(websocket.outcome)
 
-    async def take(self, piece: bytes, finished: bool) -> None:
-        """A piece of a message; `finished`: its last, with which its last line ends."""
-        while self._lines.full and not self._over:
-            self._room = trio.Event()
-            await self._room.wait()
-        if self._over:
+    async def take(self, fragment: bytes, finished: bool) -> None:
+        """Take a fragment of a message; `finished`: its last, which also ends its last line."""
+        await self._changed.wait_for(lambda: self._ended or not self._lines.full)
+        if self._ended:
             return
-        self._lines.feed(piece)
+        self._lines.feed(fragment)
         if finished:
             self._lines.end()
-        self._news.set()
+        self._changed.notify()
 
     async def settle(self, *, dropping: bool) -> None:
-        """Let no more lines come, and wait until those that have are answered; `dropping`: but for those that wait."""
+        """Take no more lines, and wait until the others are answered; `dropping`: without those that wait."""
         if dropping:
             self._lines.drop()
         self._end()
@@ -60,18 +59,16 @@ class PublishHandler:
                 await self._websocket.outbox.drained()
 
     def _end(self) -> None:
-        self._over = True
-        self._news.set()
-        self._room.set()
-        self._reading.cancel()
+        self._ended = True
+        self._changed.notify()
+        self._waiting_for_client.cancel()
 
     async def _take_all(self) -> None:
-        while self._lines or not self._over:
-            if self._lines or self._lines.full:
-                await self._take_some()
-            else:
-                self._news = trio.Event()
-                await self._news.wait()
+        while True:
+            await self._changed.wait_for(lambda: self._lines or self._lines.full or self._ended)
+            if not (self._lines or self._lines.full):
+                break
+            await self._take_some()
         self._finished.set()
 
     async def _take_some(self) -> None:
@@ -84,11 +81,11 @@ class PublishHandler:
             closing = BAD_LINES if isinstance(error, InvalidInput) else TRY_AGAIN
         if answers:
             outbox.write(b"".join([text_frame(encode(answer)) for answer in answers]))
-        self._room.set()
+        self._changed.notify()
         if closing is not None:
             self._lines.drop()
             self._end()
             outbox.end(closing)
-        elif outbox.congested and not self._over:
-            with trio.CancelScope() as self._reading:
-                await self._websocket.taken()
+        elif outbox.congested and not self._ended:
+            with trio.CancelScope() as self._waiting_for_client:
+                await self._websocket.drained()

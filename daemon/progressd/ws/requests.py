@@ -1,4 +1,4 @@
-"""What a client asks for on a socket of many topics."""
+"""What a client can request on a socket of many topics."""
 
 from typing import Annotated, TypeAlias
 
@@ -13,20 +13,20 @@ Topics = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(min_length=1
 
 
 class Subscribe(Struct, frozen=True, tag_field="type", tag="subscribe"):
-    """Send what comes on the topics; `since`, a cursor, only asks for what was after it."""
+    """Send the messages of the topics; `since`: only those after this cursor."""
 
     topics: Topics
     since: Annotated[str, Meta(max_length=100)] | None = None
 
 
 class Unsubscribe(Struct, frozen=True, tag_field="type", tag="unsubscribe"):
-    """Send it no more."""
+    """Send no more messages of the topics."""
 
     topics: Topics
 
 
 class Ping(Struct, frozen=True, tag_field="type", tag="ping"):
-    """Are you there? For browsers, which cannot send a WebSocket ping."""
+    """Send a pong. Browsers need this: they cannot send a WebSocket ping."""
 
 
 Request: TypeAlias = Subscribe | Unsubscribe | Ping
@@ -35,7 +35,7 @@ decode_request = msgspec.json.Decoder(Request).decode
 
 
 def checked_topic(text: str) -> str:
-    """The topic in its one spelling. Raises NotFound, InvalidInput."""
+    """Return the topic in its canonical spelling. Raises NotFound, InvalidInput."""
     if text == ALL_JOBS:
         return text
     if text.startswith(job_topic("")):

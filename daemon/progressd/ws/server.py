@@ -1,4 +1,4 @@
-"""Every open WebSocket: who is let in, who is counted, and how they are told that the daemon stops."""
+"""The WebSocket server: decides handshakes, counts clients, and closes all connections when the daemon stops."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -15,30 +15,28 @@ from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
 from progressd.auth.rate_limit import RateLimiter
-from progressd.broadcast.multiplex import Session
-from progressd.broadcast.outbox import MemoryBudget
-from progressd.broadcast.subscription import Subscription
+from progressd.broadcast.outbox import MemoryBudget, Outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import ProgressdError, Stopping, TokenExpired, Unauthorized
 from progressd.core.messages import Hello, Notice, Resync
 from progressd.engine.access import ScopedServices, Scopes
-from progressd.net.connection_log import VANISHED, refused
-from progressd.net.listener import Connection
+from progressd.net.connection import Connection
+from progressd.net.connection_log import LEFT_HANDSHAKE, refused
 from progressd.producers.ndjson_stream import NDJSONReader
-from progressd.ws.handshake import StreamRequest, check_query, publishes, read_stream_request
+from progressd.ws.handshake import check_query, publishes, read_stream_request
 from progressd.ws.keepalive import KeepAlive
 from progressd.ws.publish import PublishHandler
 from progressd.ws.subscriptions import SubscriptionCommands
 from progressd.ws.websocket import WebSocket
 
-MAX_LOGGED_TOPICS: Final = 5  # of one connection, in the log
+MAX_LOGGED_TOPICS: Final = 5  # of one connection
 
 log = structlog.get_logger(__name__)
 
 
 class WebSocketServer:
-    """`handle` serves a connection that asks for a WebSocket, from its handshake to its close; `run` is their pulse."""
+    """Serves connections whose first request, or a later one, is a WebSocket handshake."""
 
     def __init__(
         self,
@@ -53,167 +51,165 @@ class WebSocketServer:
         self._rate_limits = rate_limits
         self._connection_limiter = connection_limiter
         self._scopes = scopes
-        self._open: dict[WebSocket, Client] = {}  # in the order they came
+        self._open: dict[WebSocket, Client] = {}  # oldest first
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
-        self._heartbeat = KeepAlive(settings.limits)
-        self.run = self._heartbeat.run
-        self._turns = trio.Lock()  # of the clients with many topics
-        self._announced: Notice | None = None
+        self._keepalive = KeepAlive(settings.limits)
+        self._subscribe_lock = trio.Lock()  # of the clients with many topics
+        self._notice: Notice | None = None  # for clients that connect now
         self._draining: CloseCode | None = None
 
     def use(self, settings: Settings) -> None:
-        """Settings that have been read again, most of them for who comes from now on; nobody is sent away."""
+        """Apply reloaded settings, most of them to new connections. No client is disconnected."""
         self._settings = settings
-        self._heartbeat.use(settings.limits)
+        self._keepalive.use(settings.limits)
         self.budget.limit = settings.limits.send_buffer_bytes_total
+
+    async def run(self) -> None:
+        """Ping the clients, and time out silent ones, until cancelled."""
+        await self._keepalive.run()
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def handle(self, connection: Connection) -> None:
-        """Serve the connection until it is closed, and note how it ended; the caller closes the socket."""
-        connection.fate = VANISHED
+        """Serve a connection until it is closed. The caller closes the socket."""
+        connection.log_entry.update(LEFT_HANDSHAKE)
         try:
             async with trio.open_nursery() as nursery:
-                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self._heartbeat)
+                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self._keepalive)
                 await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
-            # A client that goes at the wrong moment makes trio-websocket's own reader raise these: a ping after our
-            # close, or an end in the middle of the handshake. It has left, and nothing is wrong.
-            log.debug("watcher left in the middle", peer=connection.peer)
+            # trio-websocket raises these if a ping crosses a close, or if the client leaves in the handshake.
+            log.debug("watcher left early", peer=connection.address)
 
     async def ws_handler(self, websocket: WebSocket) -> None:
-        """Let a client in and serve it until it is closed, or refuse it with a JSON body."""
-        connection, headers = websocket.connection, websocket.headers
-        connection.peer = client_address(connection.peer, headers, networks(self._settings.server.trusted_proxies))
+        """Accept a client and serve it until it is closed, or refuse it with a JSON body."""
+        entry = websocket.connection.log_entry
         try:
-            try:
-                who = self._authenticator.authenticate(headers, websocket.target.partition("?")[2])
-            except Unauthorized as error:
-                self._check(websocket, ANONYMOUS)
-                if isinstance(error, TokenExpired):
-                    self._admit(websocket, ANONYMOUS)
-                raise
-            self._check(websocket, who)
-            self._admit(websocket, who)
-            serve = await self._asked(websocket, who)
+            identity = self._admit(websocket)
+            serve = await self._server_for(websocket, identity)
             await websocket.accept()
-            self._heartbeat.add(websocket.outbox)
-        except TokenExpired:  # a page is told nothing of a refusal, and would come back for ever
+            self._keepalive.add(websocket.outbox)
+        except TokenExpired:  # a page cannot see why a handshake failed, and would reconnect forever
             await websocket.accept()
             websocket.outbox.end(CREDENTIALS_EXPIRED)
-            websocket.connection.fate = websocket.fate
+            entry.update(websocket.outcome)
             await websocket.serve()
         except ProgressdError as error:
-            websocket.connection.fate = refused(error)
+            entry.update(refused(error))
             await websocket.reject(error)
         else:
-            if self._announced is not None:
-                websocket.send(self._announced)
-            if self._draining is not None:  # since it was let in
+            if self._notice is not None:
+                websocket.send(self._notice)
+            if self._draining is not None:  # since `_count`
                 websocket.outbox.end(self._draining)
-            with self._authenticator.revocable(who, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
+            with self._authenticator.revocable(identity, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
                 await serve()
         finally:
-            self._dismiss(websocket)
-            self._heartbeat.remove(websocket.outbox)
+            self._release(websocket)
+            self._keepalive.remove(websocket.outbox)
             websocket.discard()
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
-        """Tell every watcher; `later`: also those who come from now on, until the next announcement."""
-        self._announced = message if later else None
+        """Send a notice to every client; `later`: also to those that connect before the next announcement."""
+        self._notice = message if later else None
         for websocket in self._open:
             if websocket.accepted:
                 websocket.send(message)
 
     async def close(self, closing: CloseCode, seconds: float) -> None:
-        """Let nobody in any more, and close everyone, spread over some seconds lest all come back at once."""
+        """Refuse new clients, and close all others over some seconds, so that they do not all reconnect at once."""
         self._draining = closing
-        watching = [websocket for websocket in self._open if websocket.accepted]
-        for number, websocket in enumerate(watching):
+        accepted = [websocket for websocket in self._open if websocket.accepted]
+        for number, websocket in enumerate(accepted):
             if number:
-                await trio.sleep(seconds / (len(watching) - 1))
+                await trio.sleep(seconds / (len(accepted) - 1))
             websocket.outbox.end(closing)
 
-    def _admit(self, websocket: WebSocket, who: Identity) -> None:
-        """Count a connection in. Raises Unavailable where there is no room."""
+    def _admit(self, websocket: WebSocket) -> Identity:
+        """Check the client against all limits, and count it. Raises a ProgressdError that refuses it."""
+        headers, server = websocket.headers, self._settings.server
+        address = client_address(websocket.connection.address, headers, networks(server.trusted_proxies))
+        websocket.connection.log_entry.update(address=address)
+        try:
+            identity = self._authenticator.authenticate(headers, websocket.target.partition("?")[2])
+        except Unauthorized as error:
+            self._check(websocket, Client(address, ANONYMOUS))
+            if isinstance(error, TokenExpired):
+                self._count(websocket, address, ANONYMOUS)
+            raise
+        self._check(websocket, Client(address, identity))
+        self._count(websocket, address, identity)
+        return identity
+
+    def _check(self, websocket: WebSocket, client: Client) -> None:
+        """Count the handshake, and check its Host and Origin. Raises RateLimited, Forbidden."""
+        self._rate_limits.take(client)
+        check_host(websocket.host, self._settings.server)
+        check_origin(websocket.origin, websocket.host, self._settings.server)
+
+    def _count(self, websocket: WebSocket, address: str, identity: Identity) -> None:
+        """Count a client. Raises Unavailable if a limit is reached."""
         if self._draining is not None:
             raise Stopping("the daemon is stopping")
-        client = Client(websocket.connection.peer, who, publishes(websocket.target))
+        client = Client(address, identity, publishes(websocket.target))
         self._connection_limiter.require(client)
         self._connection_limiter.take(client)
         self._open[websocket] = client
 
-    def _dismiss(self, websocket: WebSocket) -> None:
+    def _release(self, websocket: WebSocket) -> None:
         if (client := self._open.pop(websocket, None)) is not None:
             self._connection_limiter.give_back(client)
 
-    def _check(self, websocket: WebSocket, who: Identity) -> None:
-        """Count the handshake, and check its Host and Origin. Raises RateLimited, Forbidden."""
-        self._rate_limits.take(Client(websocket.connection.peer, who))
-        server = self._settings.server
-        check_host(websocket.host, server)
-        check_origin(websocket.origin, websocket.host, server)
+    async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
+        """Return what serves the client once it is accepted. Raises a ProgressdError that refuses it."""
+        scope, target = self._scopes.of(identity), websocket.target
+        if publishes(target):
+            require(identity, Scope.WRITE)
+            check_query(target)
+            return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)).serve
+        require(identity, Scope.READ)
+        check_query(target)
+        request = read_stream_request(target)
+        outbox = partial(websocket.filtered_outbox, request.types, request.interval, scope.labels)
+        if request.topic is None:
+            return partial(self._serve_session, websocket, outbox, scope)
+        await scope.history.require(request.topic)
+        return partial(self._serve_topic, websocket, outbox, scope, request.topic, request.since)
 
-    async def _asked(self, websocket: WebSocket, who: Identity) -> Callable[[], Awaitable[None]]:
-        """What the client is served with once it is let in. Raises what refuses it."""
-        scope = self._scopes.of(who)
-        if publishes(websocket.target):
-            require(who, Scope.WRITE)
-            check_query(websocket.target)
-            lines = NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)
-            return PublishHandler(websocket, lines).serve
-        require(who, Scope.READ)
-        check_query(websocket.target)
-        wish, after = await self._wish(websocket, scope)
-        return partial(self._serve, websocket, scope, wish, after)
-
-    async def _wish(self, websocket: WebSocket, scope: ScopedServices) -> tuple[StreamRequest, int | None]:
-        """What the client will watch, and after which offset. Raises what refuses it."""
-        wish = read_stream_request(websocket.target)
-        if wish.topic is not None:
-            await scope.history.require(wish.topic)
-        if wish.since is None or wish.topic is None:
-            return wish, None
-        return wish, scope.history.offset(wish.since, self._scopes.broadcaster.offset)
-
-    async def _serve(self, websocket: WebSocket, scope: ScopedServices, wish: StreamRequest, after: int | None) -> None:
-        """Serve one stream, or the many topics that the client will name."""
-        outbox = websocket.asked_for(wish.types, wish.interval, scope.labels)
+    async def _serve_topic(
+        self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices, topic: str, since: str | None
+    ) -> None:
+        history, broadcaster = scope.history, self._scopes.broadcaster
+        after = None if since is None else history.offset(since, broadcaster.offset)
+        if since is not None and after is None:
+            websocket.send(Resync())
+        entry = websocket.connection.log_entry
+        entry.update(topics=topic)
+        subscription = broadcaster.join(
+            topic, outbox(), after, lambda upto: websocket.send(Hello(history.cursor(upto)))
+        )
         try:
-            if wish.topic is None:
-                session = self._scopes.broadcaster.open_session(outbox)
-                await self._serve_session(websocket, session, scope)
-            else:
-                if wish.since is not None and after is None:
-                    websocket.send(Resync())
-                websocket.connection.topics = wish.topic
-                subscription = self._scopes.broadcaster.join(
-                    wish.topic, outbox, after, lambda upto: websocket.send(Hello(scope.history.cursor(upto)))
-                )
-                await self._serve_topic(websocket, subscription)
-        finally:
-            websocket.connection.fate = websocket.fate
-
-    async def _serve_topic(self, websocket: WebSocket, subscription: Subscription) -> None:
-        try:
-            websocket.start(websocket.send_past, subscription)
+            websocket.start(websocket.replay, subscription)
             await websocket.serve()
         finally:
             subscription.leave()
+            entry.update(websocket.outcome)
 
-    async def _serve_session(self, websocket: WebSocket, session: Session, scope: ScopedServices) -> None:
+    async def _serve_session(self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices) -> None:
+        session = self._scopes.broadcaster.open_session(outbox())
         try:
-            messages, inbox = trio.open_memory_channel[str | bytes](1)
-            websocket.start(SubscriptionCommands(websocket, session, scope.history, self._turns).run, inbox)
+            messages, received = trio.open_memory_channel[str | bytes](1)
+            commands = SubscriptionCommands(websocket, session, scope.history, self._subscribe_lock)
+            websocket.start(commands.run, received)
             await websocket.serve(messages)
         finally:
-            websocket.connection.topics = _some(tuple(session.topics))
+            websocket.connection.log_entry.update(websocket.outcome, topics=_log_text(tuple(session.topics)))
             session.leave()
 
 
-def _some(topics: Sequence[str]) -> str:
-    """As many as a line of the log can bear."""
+def _log_text(topics: Sequence[str]) -> str:
+    """Return the first topics and the number of others, for one line of the log."""
     more = [f"and {len(topics) - MAX_LOGGED_TOPICS} more"] if len(topics) > MAX_LOGGED_TOPICS else []
     return " ".join([*topics[:MAX_LOGGED_TOPICS], *more])

@@ -1,4 +1,4 @@
-"""The dialogue on a socket of many topics: the client subscribes and unsubscribes, and is answered."""
+"""Commands on a socket of many topics: the client subscribes and unsubscribes, and gets an answer to each."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -19,7 +19,8 @@ MAX_TOPICS: Final = 1000  # on one connection
 
 
 class SubscriptionCommands:
-    """Takes a client's messages, one after the other.
+    """Runs a client's commands, one after the other.
+
 
     `turns` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each pass of the
     event loop one client goes on.
@@ -34,7 +35,7 @@ class SubscriptionCommands:
         self._turns = turns
 
     async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
-        """Take messages, each once the one before it is done with, until there are no more."""
+        """Run the commands in messages until there are no more."""
         try:
             async for message in messages:
                 async with self._turns:
@@ -44,7 +45,7 @@ class SubscriptionCommands:
             self._websocket.outbox.end(TRY_AGAIN)
 
     async def _take(self, message: str | bytes) -> None:
-        """Do what a message asks and answer it. Raises StoreFailed."""
+        """Run one command and answer it. Raises StoreFailed."""
         try:
             text = message.encode() if isinstance(message, str) else message
             request = decode(decode_request, text, "a request")
@@ -76,26 +77,26 @@ class SubscriptionCommands:
             self._websocket.send(Subscribed(topics, self._history.cursor(upto)))
 
         try:
-            await self._session.subscribe(new, after, self._websocket.taken, answer)
-        except NotFound as error:  # a job was too old, and went since it was accepted
+            await self._session.subscribe(new, after, self._websocket.drained, answer)
+        except NotFound as error:  # retention has deleted the job since `_accepted`
             self._websocket.send(SubscribeError(str(error)))
 
-    async def _accepted(self, asked: Iterable[str]) -> list[str]:
-        """The topics less those that are refused, of which the client has been told so. Raises StoreFailed."""
+    async def _accepted(self, names: Iterable[str]) -> list[str]:
+        """Return the valid topics, and send an error for each of the others. Raises StoreFailed."""
         checked, errors = dict[str, str](), list[SubscribeError]()
-        for text in asked:
+        for name in names:
             try:
-                checked[text] = checked_topic(text)
+                checked[name] = checked_topic(name)
             except (InvalidInput, NotFound) as error:
-                errors.append(SubscribeError(str(error), text))
-        there = await self._history.existing(checked.values())
+                errors.append(SubscribeError(str(error), name))
+        existing = await self._history.existing(checked.values())
         topics, room = list[str](), MAX_TOPICS - len(self._session.topics)
-        for text, topic in checked.items():
+        for name, topic in checked.items():
             new = topic not in self._session.topics
-            if topic not in there:
-                errors.append(SubscribeError(f"no {topic.replace(':', ' ')}", text))
+            if topic not in existing:
+                errors.append(SubscribeError(f"no {topic.replace(':', ' ')}", name))
             elif new and room <= 0:
-                errors.append(SubscribeError(f"a connection may have {MAX_TOPICS} topics", text))
+                errors.append(SubscribeError(f"a connection may have {MAX_TOPICS} topics", name))
             else:
                 topics.append(topic)
                 room -= new

@@ -1,7 +1,7 @@
 """One client's WebSocket: a nursery with its tasks for reading, sending and closing."""
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Final
 
 import trio
 from trio_websocket import WebSocketRequest
@@ -22,51 +22,47 @@ from progressd.core.close_codes import (
 )
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
+from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome
 from progressd.net.headers import ALWAYS, header
-from progressd.net.listener import Connection
 from progressd.producers.ndjson import MAX_ANSWERS
 from progressd.ws.handshake import publishes
 from progressd.ws.keepalive import KeepAlive
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
-from progressd.ws.stream import WebSocketStream
 
-CLOSE_TIMEOUT: Final = 5.0  # seconds a peer has to answer our close
-SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer has to read something; 8 KiB of it are seen here
+CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
+SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read something, 8 KiB to be noticed
 
 
 class WebSocket:
-    """A connection from its handshake to its close; its tasks are scoped to `nursery`, which ends with it."""
+    """A WebSocket from its handshake to its close. Its tasks run in `nursery`, which ends with it.
+
+    Attributes:
+        host: the request's header Host.
+        closing: why the daemon closes the connection, or None.
+    """
 
     # An idle connection is one task and these objects: with slots, and nothing made before it is needed.
-    __slots__ = (
-        "_limits",
-        "_nursery",
-        "_stream",
-        "_ws",
-        "closing",
-        "connection",
-        "host",
-        "outbox",
-        "start",
-    )
+    __slots__ = ("_keepalive", "_limits", "_nursery", "_ws", "closing", "connection", "host", "outbox")
 
     def __init__(
-        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, heartbeat: KeepAlive
+        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, keepalive: KeepAlive
     ) -> None:
         self.connection = connection
-        upgrade, connection.upgrade = connection.upgrade, None
-        assert upgrade is not None
-        self.host = upgrade.host
-        connection.unread = connection.unread[upgrade.size :]
-        most = MAX_ANSWERS if publishes(upgrade.request.target) else limits.send_buffer_bytes
-        self.outbox = SocketOutbox(connection, most, nursery.start_soon, self._on_end, budget)
-        self.closing: CloseCode | None = None  # why we close it, if it is us who do
-        self.start = nursery.start_soon
-        self._stream = WebSocketStream(connection, self.outbox, heartbeat, nursery.cancel_scope.cancel)
+        handshake = connection.take_handshake()
+        self.host = handshake.host
+        limit = MAX_ANSWERS if publishes(handshake.request.target) else limits.send_buffer_bytes
+        self.outbox = SocketOutbox(connection.transport, limit, nursery.start_soon, self._on_end, budget)
+        self.closing: CloseCode | None = None
+        self._keepalive = keepalive
         self._nursery = nursery
         self._limits = limits
-        self._ws = ServerProtocol(self._stream, upgrade, limits.max_message_bytes)
+        on_close = nursery.cancel_scope.cancel
+        self._ws = ServerProtocol(connection, self.outbox, keepalive, handshake, limits.max_message_bytes, on_close)
+
+    def start(self, task: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
+        """Start a task that ends with the connection."""
+        self._nursery.start_soon(task, *arguments)
 
     @property
     def _request(self) -> WebSocketRequest:
@@ -80,40 +76,40 @@ class WebSocket:
 
     @property
     def origin(self) -> str:
-        """The site whose page asks, "" when it is no browser."""
+        """The origin of the page that connects, or "" if it is no browser."""
         return header(self._request.headers, b"origin")
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Those of the request, by their names in lower case; without Host."""
+        """The request's headers, names in lower case, without Host."""
         offered = ",".join(self._request.proposed_subprotocols).encode()
-        return [*self._request.headers, (b"sec-websocket-protocol", offered)]  # which wsproto has taken out
+        return [*self._request.headers, (b"sec-websocket-protocol", offered)]  # wsproto has removed this one
 
     @property
     def accepted(self) -> bool:
-        """Whether the client has been let in, and messages can be sent."""
+        """Whether the handshake was accepted, and messages can be sent."""
         return self._ws.request is None
 
     @property
-    def fate(self) -> ConnectionOutcome:
-        """How it ended, once it was accepted and is over."""
+    def outcome(self) -> ConnectionOutcome:
+        """How it ended, if it was accepted and has ended."""
         if self.closing is None:
-            return self._ws.fate
+            return self._ws.outcome
         cut_off = "cut off before the close was sent" if self.outbox.congested else ""
         return ConnectionOutcome("closed", f"{self.closing.code} {self.closing.reason}", cut_off)
 
     async def accept(self) -> None:
-        """Let the client in."""
+        """Accept the handshake."""
         await self._ws.accept()
 
     async def reject(self, error: ProgressdError) -> None:
-        """Refuse the client, with the error's status and a JSON body."""
+        """Refuse the handshake with the error's status and a JSON body."""
         fields = {"Content-Type": "application/json", "Connection": "close", **error.headers()}
         headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
         await self._request.reject(error.status, extra_headers=[*headers, *ALWAYS], body=encode(error.body()))
 
     def discard(self) -> None:
-        """Break the reference cycles of a connection that is over."""
+        """Break the reference cycles of a connection that has ended."""
         self.outbox.discard()
         self._ws.release()
 
@@ -122,30 +118,30 @@ class WebSocket:
         if messages and self.closing is None:
             self.outbox.write(b"".join([text_frame(encode(message)) for message in messages]))
 
-    async def taken(self) -> None:
+    async def drained(self) -> None:
         """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""
         await self.outbox.drained()
-        self._stream.heard()
+        self._keepalive.heard(self.outbox)
 
-    async def send_past(self, subscription: Subscription) -> None:
-        """Send what was before the connection, until the present goes out by itself."""
+    async def replay(self, subscription: Subscription) -> None:
+        """Send the replay, until the subscription delivers live messages."""
         try:
             while (batch := await subscription.past()) is not None:
                 await self.outbox.drained()
                 subscription.outbox.put(batch)
         except StoreFailed:
             self.outbox.end(TRY_AGAIN)
-        except NotFound:  # it was too old, and went between the handshake and now
+        except NotFound:  # retention has deleted the job since the handshake
             self.outbox.end(JOB_DELETED)
 
-    async def serve(self, inbox: MessageSink = NULL_SINK, pieces: FragmentSink | None = None) -> None:
-        """Hand on what the client says, until it leaves; always read, or that would go unnoticed."""
-        await self._ws.read(inbox, pieces)
+    async def serve(self, sink: MessageSink = NULL_SINK, fragments: FragmentSink | None = None) -> None:
+        """Pass on the client's messages until it leaves. It must be read all the time, or that goes unnoticed."""
+        await self._ws.read(sink, fragments)
         if self.closing is not None:
             await trio.sleep_forever()  # `_close` ends the nursery
 
-    def asked_for(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
-        """Return the outbox, behind what the client wants less of, or may not see."""
+    def filtered_outbox(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
+        """Return the outbox behind filters for what the client does not want or may not see."""
         return asked_for(self.outbox, types, interval, labels, self.start)
 
     def _on_end(self, closing: CloseCode) -> None:
@@ -164,7 +160,7 @@ class WebSocket:
         self._nursery.cancel_scope.cancel()
 
     async def _drained_or_stalled(self) -> None:
-        """What was begun for a slow consumer is in no budget any more: it is kept only for who goes on reading."""
+        """Wait while a slow consumer reads what was begun: that is in no budget any more."""
         unsent = -1
         while self.outbox.congested and self.outbox.unsent != unsent:
             unsent = self.outbox.unsent

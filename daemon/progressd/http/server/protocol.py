@@ -1,66 +1,104 @@
-"""One HTTP connection's side of the seam to Hypercorn: h11 reads the requests, and an answer leaves in one write.
+"""HTTP/1.1 of one connection: h11 reads requests, Hypercorn runs the application, a response leaves in one write.
 
-Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this is. Of what a request costs there, a quarter is h11;
-the rest are tasks, channels and locks around an application that may take long, and a direct answer takes none of them.
+Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this extends. h11 takes a quarter of a request's time
+there; the rest is tasks, channels and locks for applications that may take long. A fast response needs none of them.
 """
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from http import HTTPStatus
 from traceback import clear_frames
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import h11
 import trio
-from hypercorn.events import Closed, RawData, Updated
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, EndBody
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.typing import H11SendableEvent
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
+from hypercorn.utils import parse_socket_addr
 
+from progressd.broadcast.outbox import MemoryBudget
+from progressd.config.settings import Limits
 from progressd.core.messages import encode
 from progressd.http.middleware.fast_job_read import FastJobReads
 from progressd.http.middleware.job_cache import CachedResponse
 from progressd.http.openapi.operations import EVENTS, LINES
 from progressd.http.server.request_target import with_path
 from progressd.net.base_path import BasePath
+from progressd.net.connection import Connection
 from progressd.net.headers import header
+from progressd.system.condition import Condition
 
-AFTER_END: Final = 2.0  # seconds in which a client that sends no more must have the beginning of its answer
-MAX_SEND: Final = 65536  # bytes of an answer that are one write at most
-POLL_INTERVAL: Final = 1.0  # seconds after which it is looked whether a client is still there that has to wait
+HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds until the response to a client that has closed its side must begin
+MAX_SEND: Final = 65536  # bytes of a response in one write
+POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is still connected
+CLOSE: Final = (b"connection", b"close")
+
+
+class ServerContext(NamedTuple):
+    """What the HTTP connections share. `upgrade_prefixes`: how requests for an upgrade to WebSocket start."""
+
+    app: AppWrapper
+    config: Config
+    worker: WorkerContext
+    state: dict[str, Any]
+    fast_reads: FastJobReads
+    base: BasePath
+    upgrade_prefixes: Collection[bytes]
+    limits: Limits
+    budget: MemoryBudget
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 and nothing else, neither HTTP/2 nor Hypercorn's own WebSockets; its errors are JSON like all others."""
+    """HTTP/1.1 without upgrades. Errors are JSON, as everywhere.
 
-    base: BasePath
-    direct: FastJobReads
-    on_answer: Callable[[], None]
-    gone: Callable[[], bool]  # whether the client has left, be it behind bytes that nobody has read
-    give_up: Callable[[], None]  # cancels everything that is done for the client
-    send_now: Callable[[bytes], int]  # of the non-blocking socket: writes what there is room for, at once
+    Args:
+        on_fast_response: called for each response that bypasses the application.
+        cancel: ends everything that is done for the client.
+    """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.requests = 0  # whose heads have come
-        self._head = b""  # of a response, which waits for what follows
-        self._over = trio.Event()  # the newest request is done with
-        self._has_body = False  # as its head says, be it an empty one
-        self._answering = False  # a response to it has begun
-        self._lasting = False  # which goes on for as long as the client is there
-        self.takes_lines = False  # and answers lines while more of them come
-        self._ending = trio.CancelScope()
+    def __init__(
+        self,
+        context: ServerContext,
+        connection: Connection,
+        tasks: TaskGroup,
+        *,
+        send: Callable[[Event], Awaitable[None]],
+        on_fast_response: Callable[[], None],
+        cancel: Callable[[], None],
+    ) -> None:
+        state, sock = ConnectionState(context.state.copy()), connection.transport.socket
+        client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
+        super().__init__(context.app, context.config, context.worker, tasks, state, False, client, server, send)
+        self.requests = 0  # whose heads have arrived
+        self.takes_lines = False  # the response answers lines while more of them arrive
+        self._base = context.base
+        self._fast_reads = context.fast_reads
+        self._peer = connection
+        self._on_fast_response = on_fast_response
+        self._cancel = cancel
+        self._head = b""  # of a response; sent with what follows
+        self._finished = True  # the newest request
+        self._finished_changed = Condition()
+        self._has_body = False  # the request may have one, even if it is empty
+        self._responding = False  # a response has begun
+        self._streams_events = False  # a response that ends only with the client
+        self._half_closed = trio.CancelScope()
 
     async def _handle_events(self) -> None:
-        """As Hypercorn's, but for direct answers; there is nothing but HTTP/1.1 here."""
-        answered = False
+        """Replace Hypercorn's method: this one sends fast responses and knows only HTTP/1.1."""
+        before = self.requests
         while True:
             if self.connection.they_are_waiting_for_100_continue:
                 await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
             if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
-                await self._unless_gone(self._over.wait)  # what follows the last request is for nobody
+                await self._while_connected(self._wait_finished)  # bytes behind the last request are dropped
                 return
             if self._is_in_empty_line():
                 return
@@ -73,33 +111,35 @@ class Protocol(H11Protocol):
                 await self.send(Closed())
                 return
             if isinstance(event, h11.Request):
-                self.requests += 1
-                request = with_path(event, self.base)
-                if request is None:
-                    await self._refuse(event)
-                    return
-                if answered:  # many requests in one piece must not hold up the others
+                if self.requests > before:  # many pipelined requests must not block other connections
                     await trio.lowlevel.checkpoint()
-                answer = None
-                if request.http_version == b"1.1":
-                    answer = self.direct.answer(request.method, request.target, request.headers, self.client)
-                if answer is not None:
-                    answered = True
-                    if await self._answer(answer):
-                        continue
+                if not await self._handle_request(event):
                     return
-                await self.send(Updated(idle=False))
-                await self._create_stream(request)
             elif event is h11.PAUSED:
                 await self.can_read.clear()
-                await self._unless_gone(self.can_read.wait)
+                await self._while_connected(self.can_read.wait)
             elif isinstance(event, h11.ConnectionClosed) or event is h11.NEED_DATA or self.stream is None:
                 return
             elif isinstance(event, h11.Data):
                 body = Body(stream_id=STREAM_ID, data=event.data)
-                await self._unless_gone(partial(self.stream.handle, body))
+                await self._while_connected(partial(self.stream.handle, body))
             elif isinstance(event, h11.EndOfMessage):
-                await self._unless_gone(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
+                await self._while_connected(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
+
+    async def _handle_request(self, event: h11.Request) -> bool:
+        """Answer a request or start the application. Return whether to go on reading."""
+        self.requests += 1
+        request = with_path(event, self._base)
+        if request is None:
+            await self._refuse(event)
+            return False
+        if request.http_version == b"1.1":
+            response = self._fast_reads.answer(request.method, request.target, request.headers, self.client)
+            if response is not None:
+                return await self._send_fast(response)
+        await self.send(Updated(idle=False))
+        await self._create_stream(request)
+        return True
 
     def _is_in_empty_line(self) -> bool:
         """Skip an empty line before a later request (RFC 9112 §2.2), or return whether half of one has come.
@@ -115,55 +155,58 @@ class Protocol(H11Protocol):
         return bool(buffer._data == b"\r") and not connection.trailing_data[1]
 
     def has_begun(self) -> bool:
-        """Whether a part of a request has come, and its rest has not."""
+        """Return whether a request has arrived in part."""
         return self.connection.trailing_data[0] != b""
 
     def in_head(self) -> bool:
-        """Whether it is its head that has come in part."""
+        """Return whether a request head has arrived in part."""
         return self.connection.their_state is h11.IDLE and self.has_begun()
 
     async def finish(self) -> None:
-        """The client sends no more, as `nc -N` does, or has left, which looks the same: answer what it has asked.
+        """Finish the response to a client that sends no more, as `nc -N` does.
 
-        Not if that lasts: then it is taken for gone.
+        A client that has left looks the same, so an event stream is ended.
         """
         if self.stream is not None:
-            with trio.move_on_after(AFTER_END) as self._ending:
-                self._bound_the_end()
-                await self._over.wait()
+            with trio.move_on_after(HALF_CLOSE_TIMEOUT) as self._half_closed:
+                self._limit_half_closed()
+                await self._wait_finished()
 
-    def _bound_the_end(self) -> None:
-        if self._lasting:
-            self._ending.cancel()
-        elif self._answering:  # a client that does not take it is found out by sending
-            self._ending.deadline = math.inf
+    async def _wait_finished(self) -> None:
+        await self._finished_changed.wait_for(lambda: self._finished)
 
-    async def _unless_gone(self, wait: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the application, which may take long, as while it streams events, or wants no body.
+    def _limit_half_closed(self) -> None:
+        if self._streams_events:
+            self._half_closed.cancel()
+        elif self._responding:  # sending detects a client that does not read
+            self._half_closed.deadline = math.inf
 
-        Nothing is read meanwhile, not even the client's end.
+    async def _while_connected(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait for the application, and cancel everything if the client leaves meanwhile.
+
+        Nothing is read during that time, not even the client's end.
         """
         while True:
             with trio.move_on_after(POLL_INTERVAL):
                 await wait()
                 return
-            if self.gone():
-                self.give_up()
+            if self._peer.peer_has_left():
+                self._cancel()
 
-    async def _answer(self, answer: CachedResponse) -> bool:
-        """Answer a request that has no body; whether another may follow."""
+    async def _send_fast(self, answer: CachedResponse) -> bool:
+        """Send a response to a request without a body. Return whether another request may follow."""
         connection = self.connection
         assert isinstance(connection.next_event(), h11.EndOfMessage)
-        data = connection.send(self._response(answer))
+        data = connection.send(self._head_of(answer))
         if answer.body:
             data += connection.send(h11.Data(data=answer.body))
         data += connection.send(h11.EndOfMessage())
-        self.on_answer()
+        self._on_fast_response()
         try:
-            sent = self.send_now(data)
+            sent = self._peer.transport.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the peer is gone, which the reader finds out
+        except OSError:  # the peer has left; the reader gets the error too
             return False
         if sent < len(data):
             await self.send(RawData(cast(bytes, memoryview(data)[sent:])))
@@ -173,29 +216,30 @@ class Protocol(H11Protocol):
         connection.start_next_cycle()
         return True
 
-    def _response(self, answer: CachedResponse) -> h11.Response:
-        """The head, checked by h11 once a second however often it is sent: that takes a quarter of an answer's time."""
+    def _head_of(self, answer: CachedResponse) -> h11.Response:
+        """Return the head. h11 checks it once a second, which would otherwise take a quarter of a response's time."""
         second = int(time.time())
         if answer.made is not None and answer.made[0] == second and not self.context.terminated.is_set():
             return cast(h11.Response, answer.made[1])
         headers = [*answer.headers, *self.config.response_headers("h11")]
         if self.context.terminated.is_set():
-            headers.append((b"connection", b"close"))
+            headers.append(CLOSE)
         response = h11.Response(status_code=answer.status, headers=headers)
         answer.made = second, response
         return response
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        """The head of a response leaves with what follows it."""
+        """Send the head of a response together with what follows it."""
         if isinstance(event, h11.Response):
-            kind = header(event.headers, b"content-type")
-            self._answering, self._lasting, self.takes_lines = True, kind == EVENTS, kind == LINES
-            self._bound_the_end()
+            content_type = header(event.headers, b"content-type")
+            self._responding, self._streams_events = True, content_type == EVENTS
+            self.takes_lines = content_type == LINES
+            self._limit_half_closed()
             if self.connection.their_state is h11.SEND_BODY:
-                await trio.lowlevel.checkpoint()  # what there is of the request's body is read
+                await trio.lowlevel.checkpoint()  # let the reader take what has arrived of the body
             last = self._is_last() or self.context.terminated.is_set()
-            if last and (b"connection", b"close") not in event.headers:
-                event = h11.Response(status_code=event.status_code, headers=[*event.headers, (b"connection", b"close")])
+            if last and CLOSE not in event.headers:
+                event = h11.Response(status_code=event.status_code, headers=[*event.headers, CLOSE])
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:
@@ -206,30 +250,26 @@ class Protocol(H11Protocol):
             self._head = data
             return
         head, self._head = self._head, b""
-        if head and len(head) + len(data) > MAX_SEND:  # a second copy would wait as long as the client does not read
+        if head and len(head) + len(data) > MAX_SEND:  # a second copy would wait until the client reads
             await self.send(RawData(head))
             head = b""
         if head or data:
             await self.send(RawData(head + data))
 
     def _is_last(self) -> bool:
-        """Whether no other request may follow this one (RFC 9112 §9.6, §11.2).
+        """Return whether no other request may follow this one (RFC 9112 §9.6, §11.2).
 
-        It has not come whole, or more than an empty line stands already behind its body, which another parser may
-        count to that.
+        Its body is incomplete, or more than an empty line follows it, which another parser may count as body.
         """
         connection = self.connection
         return connection.their_state is h11.SEND_BODY or (
             self._has_body and connection.trailing_data[0] not in (b"", b"\r\n")
         )
 
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """There is nothing to switch to."""
-
     async def _maybe_recycle(self) -> None:
-        """As Hypercorn's, but without its loss of the next request, already read, when the daemon stops.
+        """Replace Hypercorn's method, which drops a request that was read before the daemon stops.
 
-        That request is answered with `Connection: close`. Without one, the idle timeout closes the connection.
+        That request gets a response with `Connection: close`.
         """
         await self._close_stream()
         if self.connection.our_state is self.connection.their_state is h11.DONE:
@@ -242,14 +282,15 @@ class Protocol(H11Protocol):
 
     async def _close_stream(self) -> None:
         await super()._close_stream()
-        self._over.set()
         self.takes_lines = False
+        self._finished = True
+        self._finished_changed.notify()
 
     async def _create_stream(self, request: h11.Request) -> None:
-        self._over, self._answering, self._lasting = trio.Event(), False, False
+        self._responding = self._streams_events = False
         framing = {name for name, _ in request.headers} & {b"content-length", b"transfer-encoding"}
         self._has_body = bool(framing)
-        if len(framing) > 1:  # two ends of the body: RFC 9112 §6.1
+        if len(framing) > 1:  # the body has two lengths: RFC 9112 §6.1
             await self._refuse(request)
             return
         if any(name == b"upgrade" for name, _ in request.headers):
@@ -257,6 +298,7 @@ class Protocol(H11Protocol):
             request = h11.Request(
                 method=request.method, target=request.target, headers=headers, http_version=request.http_version
             )
+        self._finished = False
         await super()._create_stream(request)
 
     async def _refuse(self, request: h11.Request) -> None:
@@ -265,13 +307,13 @@ class Protocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
         reason = HTTPStatus(status_code).phrase.lower()
-        body = encode({"error": f"this is not a request in HTTP/1.1 that can be served: {reason}"})
+        body = encode({"error": f"this is not a valid HTTP/1.1 request: {reason}"})
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += [(b"connection", b"close"), *self.config.response_headers("h11")]
+        headers += [CLOSE, *self.config.response_headers("h11")]
         content = h11.Data(data=b"" if head else body)
-        answer = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
+        response = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
         try:
-            data = b"".join([self.connection.send(event) for event in answer])
-        except h11.LocalProtocolError:  # the application has begun to answer what came before
+            data = b"".join([self.connection.send(event) for event in response])
+        except h11.LocalProtocolError:  # the application has begun its response to the request before
             return
         await self.send(RawData(data))

@@ -1,4 +1,4 @@
-"""The target of a request as one path, so that whoever decides and whoever answers see the same (RFC 9112 §3.2)."""
+"""Request targets (RFC 9112 §3.2) as one path, so that access checks and routes see the same path."""
 
 import re
 from typing import Final
@@ -15,9 +15,9 @@ _ABSOLUTE: Final = re.compile(
 
 
 def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:
-    """The request with a path that begins with one slash, without the prefix `base`; None: it has none such.
+    """Return the request with a path that starts with one slash, without the prefix `base`, or None if it has none.
 
-    Of a target in absolute form the authority becomes the header Host, instead of the one that came.
+    The authority of a target in absolute form replaces the header Host.
     """
     target, fields = request.target, None
     if absolute := _ABSOLUTE.fullmatch(target):
@@ -26,7 +26,7 @@ def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:
         fields = [(b"host", authority), *(field for field in request.headers if field[0] != b"host")]
     elif target == b"*" and request.method == b"OPTIONS":
         target = b"/"
-    target = base.inside(target)
+    target = base.strip(target)
     path = unquote(target.partition(b"?")[0].decode("ascii"))
     if b"#" in target or not path.startswith("/") or path.startswith("//"):
         return None

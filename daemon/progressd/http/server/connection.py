@@ -1,0 +1,209 @@
+"""One HTTP connection: reads requests for Hypercorn's protocol, writes responses, and enforces the time limits.
+
+Checked with Hypercorn 0.17.3 and 0.18.0, whose `TaskGroup` this uses.
+"""
+
+import math
+from typing import Final, cast
+
+import trio
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.trio.task_group import TaskGroup
+
+from progressd.http.server.protocol import MAX_SEND, Protocol, ServerContext
+from progressd.net.connection import LINGER_TIMEOUT, Connection
+from progressd.net.connection_log import UNREAD
+from progressd.net.listener import REQUEST_GRACE
+from progressd.system.condition import Condition
+
+KEEP_ALIVE_TIMEOUT: Final = 75.0  # seconds until an idle connection is closed, as in nginx
+MAX_RECEIVE: Final = 65536  # bytes in one read
+UPGRADE_GRACE: Final = 1.0  # seconds to wait for the end of a response if an upgrade follows it at once
+
+
+class HTTPConnection:
+    """Serves requests until the connection ends, or until an upgrade to WebSocket comes between two requests.
+
+    Proxies do the latter: they send an upgrade over an idle connection that has served requests before.
+    """
+
+    def __init__(self, connection: Connection, context: ServerContext) -> None:
+        self._connection = connection
+        self._context = context
+        self._protocol: Protocol
+        self._closed = False  # nothing more is read or written here
+        self._upgraded = False
+        self._gave_up = False
+        self._idle = True  # between requests
+        self._idle_since = trio.current_time()
+        self._idle_changed = Condition()
+        self._keep_alive = REQUEST_GRACE if context.worker.terminated.is_set() else KEEP_ALIVE_TIMEOUT
+        self._head_deadline = math.inf  # of a request head that has begun
+        self._requests = 0  # before that head
+        self._unread = 0  # bytes sent since the socket had room
+        self._send_lock = trio.Lock()
+        self._serving = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._sending = trio.CancelScope()
+
+    async def serve(self) -> bool:
+        """Serve requests. Return whether the connection is now for the WebSocket server."""
+        try:
+            # Hypercorn's TaskGroup lets its own cancellation escape, which would end all connections.
+            with self._serving:
+                async with TaskGroup() as tasks:
+                    self._protocol = Protocol(
+                        self._context,
+                        self._connection,
+                        tasks,
+                        send=self._handle,
+                        on_fast_response=self._restart_keep_alive,
+                        cancel=self._serving.cancel,
+                    )
+                    await self._read()
+        finally:
+            self._closed = True
+            vars(self).pop("_protocol", None)  # they refer to each other
+        return self._upgraded
+
+    def drain(self) -> None:
+        """Close the connection once it is idle. A request that is on its way is answered."""
+        self._keep_alive = REQUEST_GRACE
+        self._idle_since = trio.current_time()
+        self._reading.deadline = min(self._reading.deadline, self._idle_deadline())
+
+    def abort(self) -> None:
+        """Close the socket at once. Hypercorn shields its sends, so a cancellation alone would wait for the client."""
+        self._connection.close()
+
+    def give_up(self) -> None:
+        """Close a connection whose client does not read the response."""
+        self._gave_up = True
+        self._connection.log_entry.update(UNREAD)
+        self._connection.close()
+
+    async def _handle(self, event: Event) -> None:
+        """Take an event from Hypercorn's protocol."""
+        if isinstance(event, RawData):
+            async with self._send_lock:
+                try:
+                    with trio.CancelScope(shield=True):
+                        await self._send(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._protocol.handle(Closed())
+        elif isinstance(event, Closed):
+            self._close()
+            await self._protocol.handle(Closed())
+        elif isinstance(event, Updated):
+            self._idle = event.idle
+            self._idle_changed.notify()
+            if event.idle:
+                self._restart_keep_alive()
+                self._reading.deadline = self._read_deadline()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._reading.cancel()
+
+    # reading
+
+    async def _read(self) -> None:
+        while (data := await self._receive()) is not None:
+            await self._protocol.handle(RawData(data))
+            if not data:
+                await self._protocol.finish()
+                break
+        await self._protocol.handle(Closed())
+
+    async def _receive(self) -> bytes | None:
+        """Return the next bytes for the protocol, b"" at the end, or None if the connection is to be closed."""
+        if self._closed:
+            return None
+        data = b""
+        try:
+            with trio.CancelScope(deadline=self._read_deadline()) as self._reading:
+                data = await self._connection.receive_some(MAX_RECEIVE)
+                if self._protocol.takes_lines:  # such clients often read no answer before they have sent all lines
+                    self._sending.deadline = trio.current_time() + self._context.limits.idle_timeout
+                head = data.removeprefix(b"\r\n")  # an empty line before a request is ignored
+                if head and any(head[: len(one)] == one[: len(head)] for one in self._context.upgrade_prefixes):
+                    data = await self._check_upgrade(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        if self._reading.cancelled_caught and self._idle and not self._closed and not self._protocol.has_begun():
+            with trio.move_on_after(LINGER_TIMEOUT):  # the client has nothing left to read: no need to wait for its end
+                await self._connection.transport.send_eof()
+            self._connection.close()
+        return None if self._closed or self._reading.cancelled_caught else data
+
+    def _read_deadline(self) -> float:
+        """Return when to stop reading: a head has its time from when it is next, however many reads it takes."""
+        protocol = self._protocol
+        if protocol.requests != self._requests or not protocol.in_head():
+            self._requests, self._head_deadline = protocol.requests, math.inf
+        if protocol.in_head():
+            self._head_deadline = min(self._head_deadline, self._new_head_deadline())
+        return min(self._head_deadline, self._idle_deadline())
+
+    def _new_head_deadline(self) -> float:
+        return trio.current_time() + self._context.limits.handshake_timeout
+
+    def _idle_deadline(self) -> float:
+        return self._idle_since + self._keep_alive if self._idle else math.inf
+
+    def _restart_keep_alive(self) -> None:
+        self._idle_since = trio.current_time()
+
+    async def _check_upgrade(self, data: bytes) -> bytes:
+        """Return data that starts like an upgrade, with the rest of its head, unless it is one."""
+        connection = self._connection
+        with trio.move_on_after(UPGRADE_GRACE):  # the last bytes of the response before it may still be under way
+            await self._idle_changed.wait_for(lambda: self._idle)
+        if not self._idle or self._protocol.has_begun():
+            return data
+        connection.push_back(data)
+        self._reading.deadline = self._new_head_deadline()
+        await connection.read_head(self._context.limits.max_request_header_bytes)
+        if connection.wants_websocket(self._context.base):
+            self._upgraded = self._closed = True
+            return b""
+        return await connection.receive_some()
+
+    # writing
+
+    async def _send(self, data: bytes) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+        budget, rest = self._context.budget, memoryview(data)
+        try:
+            while rest and not self._gave_up:
+                if self._unread >= MAX_SEND:
+                    budget.hold(self, len(data))
+                    await self._wait_for_room()
+                    continue
+                try:
+                    sent = self._connection.transport.send(cast(bytes, rest[:MAX_SEND]))
+                except BlockingIOError:
+                    self._unread = MAX_SEND
+                else:
+                    self._unread += sent
+                    rest = rest[sent:]
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        finally:
+            budget.hold(self, 0)
+        if self._gave_up:
+            raise trio.BrokenResourceError("the client does not read")
+        await trio.lowlevel.checkpoint()
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the client has read most of what was sent, or give it up.
+
+        The kernel would take megabytes at once, and a slow client would have to read all of them in time.
+        """
+        if not self._gave_up:
+            with trio.move_on_after(self._context.limits.idle_timeout) as self._sending:
+                await self._connection.transport.wait_writable()
+                self._unread = 0
+            if self._sending.cancelled_caught:
+                self.give_up()

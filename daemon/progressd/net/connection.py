@@ -1,0 +1,148 @@
+"""One accepted connection, from its first byte to its close."""
+
+import select
+from collections.abc import Awaitable
+from typing import Final, NamedTuple
+
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import Request
+from wsproto.utilities import ProtocolError
+
+from progressd.net.base_path import BasePath
+from progressd.net.connection_log import LogEntry
+from progressd.net.transport import MAX_RECEIVE, Transport
+
+HEAD_READ: Final = 4096  # bytes of a request head in one read
+PREFIX: Final = b"GET /ws"
+TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1); no request starts with it
+LINGER_TIMEOUT: Final = 2.0  # seconds in which a peer can read the last bytes before its socket is closed
+
+
+class HandshakeRequest(NamedTuple):
+    """A WebSocket handshake that wsproto accepts, how many bytes it takes, and its header Host."""
+
+    protocol: WSConnection
+    request: Request
+    size: int
+    host: str
+
+
+class Connection:
+    """A transport, the peer's address, its entry in the connection log, and bytes that are read but not used.
+
+    Behind a proxy `address` is the proxy's.
+    """
+
+    __slots__ = ("_handshake", "address", "log_entry", "transport", "unread")
+
+    def __init__(self, transport: Transport, address: str, log_entry: LogEntry) -> None:
+        self.transport = transport
+        self.address = address
+        self.log_entry = log_entry
+        self.unread = b""
+        self._handshake: HandshakeRequest | None = None
+
+    def receive_some(self, max_bytes: int = MAX_RECEIVE) -> Awaitable[bytes]:
+        """Return the next bytes, first those that were pushed back, or b"" at the end.
+
+        Raises BrokenResourceError, ClosedResourceError. No coroutine: its frame would wait with each connection.
+        """
+        return self._receive_unread(max_bytes) if self.unread else self.transport.receive_some(max_bytes)
+
+    def push_back(self, data: bytes) -> None:
+        """Let these bytes be received next."""
+        self.unread = data + self.unread
+
+    async def read_head(self, max_bytes: int) -> None:
+        """Read until `unread` holds a request head, `max_bytes`, the start of a TLS handshake, or the end.
+
+        Skips an empty line before the head (RFC 9112 §2.2).
+        """
+        while b"\r\n\r\n" not in self.unread and len(self.unread) < max_bytes and not self.unread.startswith(TLS_HELLO):
+            data = await self.transport.receive_some(min(HEAD_READ, max_bytes - len(self.unread)))
+            if not data:
+                break
+            self.unread += data
+        self.unread = self.unread.removeprefix(b"\r\n")
+
+    def wants_websocket(self, base: BasePath) -> bool:
+        """Return whether `unread` starts with a valid WebSocket handshake; HTTP answers an invalid one.
+
+        The handshake is then removed from `unread`, and `take_handshake` returns it.
+        """
+        head = base.strip_head(self.unread)
+        if head.startswith(PREFIX):
+            self.unread = head
+        self._handshake = read_handshake_request(self.unread)
+        if self._handshake is None:
+            return False
+        self.unread = self.unread[self._handshake.size :]
+        return True
+
+    def take_handshake(self) -> HandshakeRequest:
+        """Return the handshake and keep no reference to it: it takes 2 KiB."""
+        handshake, self._handshake = self._handshake, None
+        assert handshake is not None
+        return handshake
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed on this side."""
+        return self.transport.socket.fileno() < 0
+
+    def peer_has_left(self) -> bool:
+        """Return whether the peer has closed its side or reset, even if unread bytes come before that."""
+        if self.closed:
+            return True
+        poll = select.poll()
+        poll.register(self.transport.socket, select.POLLRDHUP)  # poll always reports POLLHUP and POLLERR too
+        return bool(poll.poll(0))
+
+    async def shut_down(self, linger: float = LINGER_TIMEOUT) -> None:
+        """Let the peer read the last bytes, and close: a close with unread bytes would reset the connection."""
+        if self.closed:
+            return
+        with trio.move_on_after(linger):
+            await self.transport.send_eof()
+            while await self.receive_some():
+                pass
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket at once."""
+        self.transport.close()
+
+    async def _receive_unread(self, max_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        data, self.unread = self.unread[:max_bytes], self.unread[max_bytes:]
+        return data
+
+
+def read_handshake_request(head: bytes) -> HandshakeRequest | None:
+    """Return the WebSocket handshake that the bytes start with, or None."""
+    size = head.find(b"\r\n\r\n") + 4
+    head = head[:size]
+    first = head.partition(b"\r\n")[0]
+    target = first.removeprefix(b"GET ").partition(b" ")[0].partition(b"?")[0]
+    if (
+        not first.startswith(PREFIX)
+        or not first.endswith(b" HTTP/1.1")
+        or not (target == b"/ws" or target.startswith(b"/ws/"))
+        or b"#" in first
+        or head.count(b"\n") != head.count(b"\r\n")  # wsproto might see an earlier end of the head
+    ):
+        return None
+    protocol = WSConnection(ConnectionType.SERVER)
+    try:
+        protocol.receive_data(head)
+        [request] = protocol.events()
+        if not isinstance(request, Request):
+            return None
+        host = request.host.encode("idna").decode()  # wsproto has decoded it
+    except (ProtocolError, UnicodeError, ValueError):  # an incomplete handshake has no event
+        return None
+    names = {name for name, _ in request.extra_headers}
+    if not names.isdisjoint((b"content-length", b"transfer-encoding")):
+        return None
+    return HandshakeRequest(protocol, request, size, host)
