@@ -220,9 +220,9 @@ def test_a_ref_of_any_type_is_returned_unchanged(ref: object) -> None:
 def test_a_bad_line_is_answered_with_ref_and_number(ref: object) -> None:
     answer = read_line(9, json.dumps({"type": "dance", "ref": ref}).encode())
     assert isinstance(answer, Ack)
-    told = json.loads(encode(answer))
-    assert told["error"].startswith("not an event: ")
-    assert {**told, "error": ""} == {"ref": ref, "ok": False, "error": "", "status": 400, "line": 9}
+    sent = json.loads(encode(answer))
+    assert sent["error"].startswith("not an event: ")
+    assert {**sent, "error": ""} == {"ref": ref, "ok": False, "error": "", "status": 400, "line": 9}
 
 
 @pytest.mark.parametrize("text", [b'{"ref":7,', b'{"ref":\xff}', b'{"ref":"\xff"}', b'"ref"', b'["ref"]'])
