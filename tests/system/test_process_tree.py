@@ -142,10 +142,6 @@ async def test_descriptors_that_run_out_raise_and_leak_nothing() -> None:
         assert await end(below(process)) == []
 
 
-async def test_an_empty_tree_has_ended() -> None:
-    assert await end(Tree(lambda _: {}), 0) == []
-
-
 async def test_a_signal_can_exclude_a_group() -> None:
     program = "setsid sh -c 'echo $$; sleep 1000; :' & trap 'echo 0' TERM; echo $$; while :; do wait; done"
     with started("bash", "-c", program) as process:

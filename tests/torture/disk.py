@@ -1,9 +1,8 @@
-"""The disk under a daemon, as it may be after a power cut: what was not synced is there, or not, or in pieces.
+"""A model of the daemon's disk after a power cut: unsynced data may be kept, lost or torn.
 
-`disk.c`, preloaded into the daemon, records its changes and its syncs. From them this tells what a disk owes: a file,
-what had been written to it when it was last synced; a directory, its names as they were when that was last synced.
-Beyond that each write may have been kept, lost, or torn into sectors, whatever came before and after it; the changes of
-one directory are kept in their order, up to some point.
+`disk.c`, preloaded into the daemon, records changes and syncs. A file keeps what was written before its last sync, and
+a directory keeps its names at its last sync. Each later write may be kept, lost, or torn into sectors, independently of
+others. Later changes of a directory are kept in order, up to some point.
 """
 
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 MARK = b"\x93torture"
-HEAD = struct.Struct("<8scQQI")  # the mark, what, inode, offset, length of what follows
+HEAD = struct.Struct("<8scQQI")  # mark, kind, inode, offset, length of the data
 SOURCE = Path(__file__).with_name("disk.c")
 
 
@@ -28,7 +27,7 @@ def build_shim(directory: Path) -> Path:
 
 
 class Record(NamedTuple):
-    """One change, or one sync (S of a file, Y of a directory, F of a file that failed)."""
+    """A change, or a sync (S: file, Y: directory, F: failed sync of a file)."""
 
     what: str
     inode: int
@@ -37,7 +36,7 @@ class Record(NamedTuple):
 
 
 def read_log(log: bytes) -> Iterator[Record]:
-    """The records. A kill may have cut one off, and children of the daemon have gone on behind it."""
+    """Parse the records. A kill may truncate one, and children of the daemon may write after it."""
     at = log.find(MARK)
     while 0 <= at <= len(log) - HEAD.size:
         _, what, inode, offset, length = HEAD.unpack_from(log, at)
@@ -52,7 +51,7 @@ def read_log(log: bytes) -> Iterator[Record]:
 
 
 class Fate:
-    """What becomes of that which was not synced."""
+    """Decide at random what happens to unsynced data."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -60,7 +59,7 @@ class Fate:
         self._sector = chance.choice([512, 4096])
 
     def of_write(self, offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """The parts of a write that have reached the disk."""
+        """Return the parts of a write that reached the disk."""
         luck = 0.0 if self._all_lost else self._chance.random()
         if luck < 0.3:
             return
@@ -75,7 +74,7 @@ class Fate:
             offset, data = offset + size, data[size:]
 
     def of_names(self, count: int) -> int:
-        """How many of the changes of a directory have reached the disk."""
+        """Return how many changes of a directory reached the disk."""
         return 0 if self._all_lost else self._chance.randint(0, count)
 
 
@@ -83,9 +82,9 @@ FileChange: TypeAlias = tuple[int, bytes | None]
 
 
 class File:
-    """Its synced content, and what has been written since: (offset, data), or (length, None) where it was cut.
+    """Synced content, and later writes: (offset, data), or (length, None) for a truncation.
 
-    What a sync has failed for no later one answers for: as Linux has it, the kernel may have forgotten it by then.
+    A later sync does not cover data whose sync failed: Linux may have dropped it.
     """
 
     def __init__(self, content: bytes = b"") -> None:
@@ -101,7 +100,7 @@ class File:
         self.pending = []
 
     def fail(self) -> None:
-        """A sync has failed."""
+        """Record a failed sync."""
         self._doubtful.append((self.pending, []))
         self.pending = []
 
@@ -128,7 +127,7 @@ def _write(content: bytearray, changes: Iterable[FileChange]) -> None:
 
 
 class Directory:
-    """Its names now, as they were synced, and the changes since; a rename within it is one change."""
+    """Current names, synced names, and the changes between. A rename within the directory is one change."""
 
     def __init__(self) -> None:
         self.names: dict[str, Node] = {}
@@ -162,7 +161,7 @@ def _renamed(names: dict[str, Node], change: dict[str, Node | None]) -> None:
 
 
 class Disk:
-    """Everything below one directory. `ignoring`: syncs that do nothing, "S" of files, "Y" of directories."""
+    """All files below a directory. `ignoring` disables syncs: "S" of files, "Y" of directories."""
 
     def __init__(self, root: Path, ignoring: str = "") -> None:
         self.root = root
@@ -183,7 +182,7 @@ class Disk:
         return directory
 
     def replay(self, records: Iterator[Record]) -> None:
-        """Take over what has happened."""
+        """Apply the recorded changes."""
         for record in records:
             if record.what not in self._ignoring:
                 self._replay(record)
@@ -214,7 +213,7 @@ class Disk:
             case "R":
                 self._rename(*data.decode().split("\0"))
             case _:
-                raise AssertionError(f"what is a record {what!r}?")
+                raise AssertionError(f"unknown record {what!r}")
 
     def _rename(self, old: str, new: str) -> None:
         (source, old_name), (target, new_name) = self._place(old), self._place(new)
@@ -242,7 +241,7 @@ class Disk:
         return node
 
     def after_cut(self, target: Path, fate: Fate) -> None:
-        """Make `target` what a power cut now might leave of this."""
+        """Write a possible state after a power cut to `target`."""
         contents = cache(lambda file: file.after_cut(fate))
         _build(self._tree, target, fate, contents, {})
 

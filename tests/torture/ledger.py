@@ -1,8 +1,8 @@
-"""The ledger: what a daemon has promised, kept outside of it, and whether the next daemon keeps it.
+"""The ledger: what a daemon has acknowledged and delivered, to compare it with the next daemon.
 
-Whoever talks to the daemon writes down here what was answered and what was seen, before anything else happens; what was
-sent and not answered may have become true or not. After each start the books are compared. It does no I/O; a promise
-that was broken is an AssertionError that names the job and the offset.
+Clients record each answer and each message at once. What was sent without an answer may have been stored or not. After
+each start the ledger is compared with the daemon. It does no I/O. A difference is an AssertionError with the job and
+the offset.
 """
 
 from collections import Counter
@@ -14,78 +14,78 @@ from torture.outage import Outage
 from torture.uploads import Uploads
 
 CHANGES = ("job_created", "status_change", "completed", "error")
-TERMINAL = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}  # an end, and the status it makes
+TERMINAL = {"completed": "completed", "error": "failed", "cancelled": "cancelled"}  # the end of a job, and its status
 MAY_FOLLOW = {
     None: {"queued"},
     "queued": {"processing", "failed", "cancelled"},
     "processing": {"completed", "failed", "cancelled"},
 }
-MAY_FOLLOW_IN_RUNNER = {  # where nobody cancels anything
+MAY_FOLLOW_IN_RUNNER = {  # no client cancels these
     None: {"queued"},
     "queued": {"processing"},
-    "processing": {"completed", "failed", "queued"},  # queued: again, after a crash
+    "processing": {"completed", "failed", "queued"},  # queued: requeued after a crash
 }
-RUN = "copy"  # the kind of the jobs that the runner works on
+RUN = "copy"  # the kind of the runner's jobs
 ATTEMPTS = 3  # the default of runner.max_attempts
-FRESH = 1.0  # seconds of progress that a crash may cost
+FRESH = 1.0  # seconds of progress that a crash may lose
 
 
 class Kill(NamedTuple):
-    """The last thing that happened to a daemon; seconds."""
+    """A kill of a daemon, in seconds."""
 
-    at: float  # a moment before it; never, where the daemon has come to its end by itself
-    starved: float = 0.0  # how long the machine had let it wait for a processor until then, which is not its fault
+    at: float  # just before it; infinite after a clean end
+    starved: float = 0.0  # how long the daemon had waited for a processor
 
 
 @dataclass
 class Story:
-    """A job that producers report on: created, so many steps, an end. Positions count its events from 1."""
+    """A job of producers: its creation, steps and end. Positions count its events from 1."""
 
     id: str
     steps: int
     end: str
     sent: int = 0
     answered: int = 0
-    refused: bool = False  # an end, since another had come before it
-    ended_as: str | None = None  # the end that was answered
-    ends: set[str] = field(default_factory=set)  # those that were sent
-    answered_at: dict[int, float] = field(default_factory=dict)  # of progress: step -> seconds
-    kept: int = 0  # the step that a daemon had when it started
+    refused: bool = False  # its end, because another came first
+    ended_as: str | None = None  # the acknowledged end
+    ends: set[str] = field(default_factory=set)  # all ends that were sent
+    answered_at: dict[int, float] = field(default_factory=dict)  # step -> seconds
+    kept: int = 0  # the step at the last start
 
     @property
     def last(self) -> int:
-        """The position of the end."""
+        """Return the position of the end."""
         return self.steps + 2
 
     @property
     def over(self) -> bool:
-        """Nothing more has to be said about it."""
+        """Return whether its end was acknowledged."""
         return self.answered == self.last
 
 
 class Ledger:
-    """The books of one state directory."""
+    """The ledger of one state directory."""
 
     def __init__(self) -> None:
         self.stories: dict[str, Story] = {}
-        self.finished: dict[str, Mapping[str, Any]] = {}  # jobs as they were when they had ended
-        self.abandoned: set[str] = set()  # jobs with a lease of which nobody says any more
-        self.audited = 0  # the offset up to which the books have been compared
+        self.finished: dict[str, Mapping[str, Any]] = {}  # jobs as they ended
+        self.abandoned: set[str] = set()  # jobs with a lease and without a producer
+        self.audited = 0  # the offset up to which changes were compared
         self.store: str | None = None
-        self.newest = 0  # offset that anybody was told
-        self.outages: list[Outage] = []  # since the books were compared
+        self.newest = 0  # offset that was delivered
+        self.outages: list[Outage] = []  # since the last comparison
         self.counted: Counter[str] = Counter()
         self.uploads = Uploads(self.counted)
-        self._messages: dict[int, Mapping[str, Any]] = {}  # everything anybody was sent, by offset
-        self._answers: dict[int, tuple[str, str]] = {}  # offset -> job and end, as producers were answered
-        self._statuses: dict[str, str] = {}  # as the audited changes leave the jobs
-        self._told: dict[str, str] = {}  # the message that came after the end
+        self._messages: dict[int, Mapping[str, Any]] = {}  # all delivered messages, by offset
+        self._answers: dict[int, tuple[str, str]] = {}  # offset -> job and acknowledged end
+        self._statuses: dict[str, str] = {}  # after the audited changes
+        self._final: dict[str, str] = {}  # the final message
         self._kinds: dict[str, str] = {}
-        self._starts: dict[str, list[int]] = {}  # offsets at which a job became processing
-        self._excused: set[str] = set()  # jobs of the runner that may have failed, since the disk did
+        self._starts: dict[str, list[int]] = {}  # offsets of the starts of a job
+        self._excused: set[str] = set()  # jobs of the runner that failed with the disk
 
     def offset(self, cursor: str) -> int:
-        """The offset of a cursor; all are of one store."""
+        """Return the offset of a cursor. All cursors have the same store."""
         store, _, offset = cursor.partition("-")
         assert self.store in (None, store), f"a cursor of the store {store}, which was {self.store}"
         self.store = store
@@ -93,23 +93,23 @@ class Ledger:
         return int(offset)
 
     def disk_fails(self, now: float) -> None:
-        """From now on (seconds)."""
+        """Record that the disk fails from now on (seconds)."""
         self.outages.append(Outage(now, self.newest))
 
     def disk_works(self, sent: float, cursor: str) -> None:
-        """Something has been taken that was sent then (seconds), after the disk was mended."""
+        """Record an event that was sent and accepted after the outage (seconds)."""
         self.outages[-1].over, self.outages[-1].upto = sent, self.offset(cursor)
 
     def excuses_refusal(self, sent: float) -> bool:
-        """Whether the disk failed at that time (seconds), or later."""
+        """Return whether the disk failed at that time (seconds), or later."""
         return any(outage.excuses_refusal(sent) for outage in self.outages)
 
     def settled(self) -> None:
-        """All has been compared: what was excused is known, and nothing more will be."""
+        """Forget the outages after the comparison."""
         self.outages.clear()
 
     def saw(self, message: Mapping[str, Any]) -> int:
-        """Somebody has been sent this; its offset. An offset is never given twice."""
+        """Record a delivered message, and return its offset, which must be unique."""
         offset = self.offset(message["cursor"])
         known = self._messages.setdefault(offset, message)
         same = all(known[key] == message[key] for key in ("type", "job_id")) and _said(known) == _said(message)
@@ -118,19 +118,19 @@ class Ledger:
         return offset
 
     def saw_without_cursor(self, message: Mapping[str, Any]) -> None:
-        """Where it is open whether a change is kept, nobody is told how to go on from behind it."""
+        """Record a message without a cursor: it follows a change whose commit is undecided."""
         assert message["type"] == "progress", f"{message} has no cursor"
         assert self.outages, f"{message} has no cursor, and no disk failed"
         self.counted["messages without a cursor"] += 1
 
     def sent(self, story: Story, position: int, end: str | None = None) -> None:
-        """An event is on its way."""
+        """Record an event that is being sent."""
         story.sent = max(story.sent, position)
         if end is not None:
             story.ends.add(end)
 
     def answered(self, story: Story, position: int, cursor: str, now: float, end: str | None = None) -> None:
-        """An event was acknowledged at `now` (seconds)."""
+        """Record an event that was acknowledged at `now` (seconds)."""
         self.counted["events answered"] += 1
         offset = self.offset(cursor)
         story.answered = max(story.answered, position)
@@ -142,7 +142,7 @@ class Ledger:
             story.answered_at[position - 1] = now
 
     def compare_changes(self, replayed: Iterable[Mapping[str, Any]]) -> None:
-        """All state changes after `audited`, as the daemon tells them now."""
+        """Compare the state changes after `audited` with the daemon's."""
         before, there = self.audited, set[int]()
         for message in replayed:
             assert message["type"] != "resync", "a cursor of this store was not known"
@@ -162,7 +162,7 @@ class Ledger:
         self.counted["changes compared"] += len(there)
 
     def _follow(self, message: Mapping[str, Any], offset: int) -> None:
-        """The state machine, from the outside: one end, and nothing after it but the word that goes with it."""
+        """Check the state machine: a job ends once, and only its final message follows."""
         job_id, type_ = message["job_id"], message["type"]
         old = self._statuses.get(job_id)
         if type_ in ("job_created", "status_change"):
@@ -179,11 +179,11 @@ class Ledger:
             if type_ == "error" and self._kinds[job_id] == RUN:
                 self._judge(job_id, message["data"]["message"], offset)
             assert TERMINAL[type_] == old, f"job {job_id} is {old} and is told {type_} at {offset}"
-            assert job_id not in self._told, f"job {job_id} has two ends: {self._told[job_id]} and {type_}"
-            self._told[job_id] = type_
+            assert job_id not in self._final, f"job {job_id} has two ends: {self._final[job_id]} and {type_}"
+            self._final[job_id] = type_
 
     def _judge(self, job_id: str, sentence: str, offset: int) -> None:
-        """A job of the runner has failed: after too many attempts, or since the disk did, but for no other reason."""
+        """Check that a failed job of the runner had too many attempts or a failing disk."""
         starts = self._starts.get(job_id, [])
         if sentence == "interrupted":
             assert len(starts) >= ATTEMPTS, f"job {job_id} was interrupted at attempt {len(starts)}"
@@ -194,14 +194,14 @@ class Ledger:
             self._excused.add(job_id)
 
     def start_over(self) -> None:
-        """Compare all changes again, from the first one on."""
+        """Restart the comparison from the first change."""
         self.audited = 0
         self._statuses.clear()
-        self._told.clear()
+        self._final.clear()
         self._starts.clear()
 
     def missed(self, after: int, upto: int, seen: set[int]) -> list[Mapping[str, Any]]:
-        """The state changes with after < offset ≤ upto that are not among the seen, of those that were compared."""
+        """Return the compared state changes with after < offset ≤ upto that are not in `seen`."""
         return [
             message
             for offset, message in self._messages.items()
@@ -209,7 +209,7 @@ class Ledger:
         ]
 
     def compare_story(self, story: Story, job: Mapping[str, Any] | None, kill: Kill) -> None:
-        """A producer's job as it is now, None where there is none. What is true from now on is the daemon's word."""
+        """Compare a producer's job, None if it is unknown. Continue from the daemon's state."""
         if job is None:
             assert story.answered == 0, f"job {story.id} was answered, and it is gone"
             story.sent = 0
@@ -231,7 +231,7 @@ class Ledger:
         self.counted["jobs compared"] += 1
 
     def _compare_step(self, story: Story, status: str, step: int, kill: Kill) -> None:
-        """The newest progress of a job: the first and the last are as durable as what they belong to."""
+        """Check the newest progress. The first and the last are as durable as the start and the end."""
         # While the disk fails, an end that was refused may still show after a kill, without what was told behind it.
         ended = status in TERMINAL.values() and (story.ended_as is not None or not self.outages)
         safe = [step for step, at in story.answered_at.items() if ended or self._written(at, kill)]
@@ -241,14 +241,14 @@ class Ledger:
         assert step <= min(story.sent - 1, story.steps), f"job {story.id}: step {step} was never sent"
 
     def _written(self, at: float, kill: Kill) -> bool:
-        """Whether progress that was answered then (seconds) had to be on the disk before a kill."""
+        """Return whether progress that was acknowledged then (seconds) must survive a kill."""
         within = FRESH + kill.starved
         for outage in self.outages:
             at = outage.could_be_written(at, within)
         return at + within < kill.at
 
     def compare_job(self, job: Mapping[str, Any]) -> None:
-        """Any job: it is what its changes made it, and once finished it stays as it was."""
+        """Compare a job with its changes. A finished job never changes."""
         job_id, status = job["id"], job["status"]
         told = self._statuses.get(job_id)
         assert told not in TERMINAL.values() or told == status, f"job {job_id} was told {told}, and it is {status}"
@@ -259,21 +259,21 @@ class Ledger:
         self.counted["finished jobs compared"] += known is not job
 
     def compare_all(self, job_ids: set[str]) -> None:
-        """Every job that there was is among these; call it when all changes have been compared."""
+        """Check that no job is missing, after all changes were compared."""
         gone = self._statuses.keys() - job_ids
         assert not gone, f"the jobs {sorted(gone)[:3]} are gone ({len(gone)} in all)"
 
     def compare_abandoned(self, job: Mapping[str, Any]) -> None:
-        """A job whose producer has gone for good, once all have ended."""
+        """Check that a job without a producer has failed, at the end."""
         said = job["status"], job["error"]
         assert said == ("failed", "producer lost"), f"job {job['id']} lost its producer, and is {said}"
         self.counted["lost producers compared"] += 1
 
     def status(self, job_id: str) -> str | None:
-        """As the compared changes leave it."""
+        """Return the status after the compared changes."""
         return self._statuses.get(job_id)
 
 
 def _said(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The data, but for what the end of the job takes back of its last progress: that the producer was silent."""
+    """Return the data without `stalled`, which the end of a job resets."""
     return {key: value for key, value in message["data"].items() if key != "stalled"}

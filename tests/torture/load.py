@@ -1,6 +1,6 @@
-"""What goes on while a daemon is killed: producers, uploads and watchers, who write all they are told into a ledger.
+"""The load on a daemon until it is killed: producers, uploads and watchers, which record everything in a ledger.
 
-Each is a task that goes on until the daemon is gone, and takes what had reached its socket by then.
+Each task runs until the daemon is gone, and handles all data that reached its socket.
 """
 
 import json
@@ -20,13 +20,13 @@ from torture.ledger import Ledger, Story
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 GONE = (EOFError, OSError, trio.BrokenResourceError, trio.ClosedResourceError, httpx.TransportError)
-NOTICES = ("server_shutdown", "server_status")  # of the daemon, and no part of the stream
+NOTICES = ("server_shutdown", "server_status")  # notices of the daemon
 ABANDONED = b'{"kind": "abandoned", "lease_seconds": 1}'
-STORIES = 5  # that one producer tells at a time
+STORIES = 5  # of one producer at a time
 
 
 def event_at(story: Story, position: int, end: str | None = None) -> dict[str, Any]:
-    """What is sent at this position."""
+    """Return the event at this position."""
     if position == 1:
         return registered(story.id, kind="story", total_steps=story.steps)
     if position < story.last:
@@ -39,13 +39,13 @@ def event_at(story: Story, position: int, end: str | None = None) -> dict[str, A
 
 
 async def post(client: httpx.AsyncClient, path: str, body: bytes, content_type: str) -> httpx.Response:
-    """Post a body of which nothing is left to be closed when the daemon goes away in the middle."""
+    """Post a body that needs no cleanup if the daemon disappears."""
     headers = {"Host": client.base_url.netloc.decode(), "Content-Type": content_type, "Content-Length": str(len(body))}
     return await post_pieces(client, path, [body], headers)
 
 
 class Clients:
-    """Everybody who deals with one daemon, as far as it is in the books."""
+    """All clients of one daemon."""
 
     def __init__(self, ledger: Ledger, url: str, chance: random.Random) -> None:
         self.ledger = ledger
@@ -55,25 +55,25 @@ class Clients:
         self._again = list(ledger.uploads.unanswered)  # uploads to be sent again
         self._batches_again = [names for names, batch_id in ledger.uploads.batches.items() if batch_id is None]
         self.draining = False
-        self.ending = False  # it has been told to end, or is about to be killed
+        self.ending = False  # it is stopping, or about to be killed
 
     @asynccontextmanager
     async def http(self) -> AsyncGenerator[httpx.AsyncClient]:
-        """A client with connections of its own."""
+        """Give an HTTP client with its own connections."""
         async with httpx.AsyncClient(base_url=self.url, timeout=20, trust_env=False, verify=False) as client:
             yield client
 
     @contextmanager
     def until_gone(self) -> Generator[None]:
-        """What is in here goes on until the daemon is gone, which is nobody's fault once it has to end."""
+        """Ignore a lost connection while the daemon is ending."""
         try:
             yield
         except* GONE as gone:
             if not self.ending:
-                raise AssertionError("the daemon has left somebody alone") from gone
+                raise AssertionError("the daemon closed a connection") from gone
 
     def next_events(self, stories: list[Story], most: int) -> list[tuple[Story, int]]:
-        """Some events that come next in a producer's stories; finished ones make room for new ones."""
+        """Return the next events of a producer's stories. Replace finished stories."""
         stories[:] = [story for story in stories if not story.over]
         while len(stories) < STORIES:
             ends = ("completed", "error", "cancelled")
@@ -89,7 +89,7 @@ class Clients:
         return batch
 
     def take(self, batch: list[tuple[Story, int]], answers: list[dict[str, Any]], sent: float) -> None:
-        """Answers to events that were sent then (seconds)."""
+        """Record the answers to events that were sent then (seconds)."""
         for (story, position), answer in zip(batch, answers, strict=True):
             if answer["ok"]:
                 end = story.end if position == story.last else None
@@ -98,23 +98,23 @@ class Clients:
                 self.refused(story, position, answer["error"], sent)
 
     def refused(self, story: Story, position: int, error: str, sent: float) -> None:
-        """An event was refused: the daemon stops, its disk fails, or a rival's end came first."""
+        """Check a rejection: the daemon stops, its disk fails, or another end came first."""
         if len(story.ends) > 1 and "comes too late" in error:
             story.answered = story.last
             return
         assert "damaged" not in error, f"job {story.id}, event {position}: {error}"
         failing = self.ledger.excuses_refusal(sent)
-        unknown = story.answered == 0 and "no job" in error  # since its registration was refused
+        unknown = story.answered == 0 and "no job" in error  # its registration was rejected
         excused = (self.draining and "stopping" in error) or (failing and ("store" in error or unknown))
         assert excused, f"job {story.id}, event {position} of {story.answered}: {error}"
 
     def excuses(self, answer: httpx.Response, sent: float) -> bool:
-        """Whether what was sent then (seconds) is refused because of what goes on."""
+        """Return whether a rejection is expected for a request sent then (seconds)."""
         failing = self.ledger.excuses_refusal(sent)
         return (self.draining and answer.status_code == 503) or (failing and answer.status_code in (503, 507))
 
-    async def mended(self) -> None:
-        """Wait until the daemon takes everything again, by itself."""
+    async def recovered(self) -> None:
+        """Wait until the daemon has recovered."""
         async with self.http() as client:
             with trio.fail_after(10):
                 while (answer := await client.get("/api/health/ready")).status_code != 200:
@@ -127,7 +127,7 @@ class Clients:
             self.ledger.disk_works(sent, answer.json()["cursor"])
 
     async def over_unix(self, socket_path: str, stories: list[Story]) -> None:
-        """A producer that writes some lines and reads the answers."""
+        """Report on the Unix socket."""
         with self.until_gone():
             async with await trio.open_unix_socket(socket_path) as stream:
                 buffered = b""
@@ -148,7 +148,7 @@ class Clients:
                         await trio.sleep(0.01)
 
     async def over_http(self, stories: list[Story]) -> None:
-        """A producer that posts lines, and at a job's end has a rival who says otherwise."""
+        """Report over HTTP; a rival reports another end of each job."""
         with self.until_gone():
             async with self.http() as client:
                 while True:
@@ -165,7 +165,7 @@ class Clients:
                     self.take(batch, [json.loads(line) for line in answer.text.splitlines()], sent)
 
     async def _rival(self, client: httpx.AsyncClient, story: Story) -> None:
-        """Another that ends the same job at the same time, and differently."""
+        """Report another end of the same job at the same time."""
         end = "error" if story.end == "cancelled" else "cancelled"
         self.ledger.sent(story, story.last, end)
         event = json.dumps(event_at(story, story.last, end)).encode()
@@ -174,12 +174,12 @@ class Clients:
         if answer.status_code == 200:
             self.ledger.answered(story, story.last, answer.json()["cursor"], time.monotonic(), end)
         elif answer.status_code == 409:
-            story.answered = story.last  # for it has ended otherwise
+            story.answered = story.last  # the other end came first
         else:
             assert self.excuses(answer, sent), answer.text
 
     async def uploads(self) -> None:
-        """One file after the other, in pieces, and some of them again under their key, whatever came of it."""
+        """Upload files in pieces, and repeat some with their key."""
         with self.until_gone():
             async with self.http() as client:
                 while True:
@@ -202,7 +202,7 @@ class Clients:
                     await trio.sleep(self.chance.uniform(0, 0.1))
 
     def _next_upload(self) -> str:
-        """The name of a file, unanswered from now on."""
+        """Return the name of the next file."""
         ledger, choice = self.ledger, self.chance.random()
         if choice < 0.5 and self._again:
             return self._again.pop(0)
@@ -212,13 +212,13 @@ class Clients:
         return name
 
     def _new_file(self) -> str:
-        """Its name; the content is in the books."""
+        """Create a file in the ledger, and return its name."""
         name = f"{uuid.uuid4()}.pdf"
         self.ledger.uploads.inputs[name] = b"%PDF-" + self.chance.randbytes(int(2 ** self.chance.uniform(8, 18)))
         return name
 
     async def batches(self) -> None:
-        """One batch after the other, some in vain, and some of these again under their key."""
+        """Submit batches, and repeat some with their key."""
         with self.until_gone():
             async with self.http() as client:
                 while True:
@@ -238,7 +238,7 @@ class Clients:
                     await trio.sleep(self.chance.uniform(0, 0.4))
 
     def _next_batch(self) -> tuple[str, ...]:
-        """The names of its files; the batch is in the books."""
+        """Create a batch in the ledger, or repeat one; return the names of its files."""
         if self._batches_again and self.chance.random() < 0.3:
             return self._batches_again.pop()
         names = tuple(self._new_file() for _ in range(self.chance.randint(1, 3)))
@@ -246,7 +246,7 @@ class Clients:
         return names
 
     async def abandon(self) -> None:
-        """Register jobs with a lease, and never speak of them again."""
+        """Register jobs with a lease, and report nothing more."""
         with self.until_gone():
             async with self.http() as client:
                 while True:
@@ -259,7 +259,7 @@ class Clients:
                     await trio.sleep(self.chance.uniform(0, 0.4))
 
     async def messages(self, target: str, said: bytes = b"") -> AsyncGenerator[Mapping[str, Any]]:
-        """What a watcher who says this is sent of jobs, until the end of the connection; to be closed by its user."""
+        """Send `said`, and iterate over the messages about jobs until the end. The caller closes it."""
         frames, text = FrameProtocol(client=True, extensions=[]), ""
         with self.until_gone():
             host, port = self.address.split(":")
@@ -284,7 +284,7 @@ class Clients:
                     frames.receive_bytes(chunk)
 
     async def _behind_head(self, stream: trio.SocketStream) -> bytes:
-        """What came together with the end of the answer to a handshake; nothing where that was cut off."""
+        """Read the response to a handshake, and return the bytes after it."""
         head = b""
         async for chunk in stream:
             head += chunk

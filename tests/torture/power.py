@@ -1,4 +1,4 @@
-"""What a daemon runs on: a disk that can be made to fail, a clock that can be moved, and power that may be cut."""
+"""The environment of a daemon: a disk that can fail, a clock that can jump, and power that can be cut."""
 
 import os
 import random
@@ -12,7 +12,7 @@ CONTROL = ("write_errno", "sync_errno", "open_errno", "clock_shift", "failed", "
 
 
 class Control:
-    """What the preloaded library looks at while the daemon runs: numbers by name."""
+    """Shared memory with numbers for the preloaded library."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(8 * len(CONTROL)))
@@ -28,15 +28,15 @@ class Control:
         self._values[at : at + 8] = value.to_bytes(8, "little", signed=True)
 
     def clear(self) -> None:
-        """All is well."""
+        """Reset all faults."""
         for name in CONTROL:
             self[name] = 0
 
 
 class Mains:
-    """One daemon after the other: `plug_in` before it starts, `cut` when it is gone, which is all that there is of it.
+    """The environment of one daemon after another: call `plug_in` before the start, and `cut` after the end.
 
-    What was written stays, as after a kill: the disk below the directory fails when it is told to, and forgets nothing.
+    Written data stays, as after a kill.
     """
 
     def __init__(self, place: Path) -> None:
@@ -45,7 +45,7 @@ class Mains:
 
     @property
     def state_dir(self) -> Path:
-        """Where the daemon keeps its state; the first one makes it."""
+        """Return the state directory, which the first daemon creates."""
         return self._root / "state"
 
     @property
@@ -57,7 +57,7 @@ class Mains:
         return Path(os.devnull)
 
     def plug_in(self) -> dict[str, str]:
-        """The variables that the daemon needs."""
+        """Return the environment variables of the daemon."""
         return {
             "TORTURE_DISK": str(self._root),
             "TORTURE_LOG": str(self._log),
@@ -65,12 +65,12 @@ class Mains:
         }
 
     def cut(self) -> None:
-        """Nothing fails any more."""
+        """Reset all faults."""
         self.control.clear()
 
 
 class Power(Mains):
-    """With a disk that loses what was not synced: `state_dir` is on another one after each cut."""
+    """An environment that loses unsynced data. `state_dir` moves to a new disk at each cut."""
 
     def __init__(self, place: Path, chance: random.Random, ignoring: str = "") -> None:
         super().__init__(place)
@@ -92,7 +92,7 @@ class Power(Mains):
         return super().plug_in()
 
     def cut(self) -> None:
-        """What has not been synced may be lost."""
+        """Cut the power: unsynced data may be lost."""
         super().cut()
         self._disk.replay(read_log(self._log.read_bytes() if self._log.exists() else b""))
         shutil.rmtree(self._root, ignore_errors=True)  # children of the daemon may still write here

@@ -1,4 +1,4 @@
-"""Rounds: a daemon starts, the books are compared, work goes on, and it is killed."""
+"""Rounds: start a daemon, compare it with the ledger, put it under load, and kill it."""
 
 import errno
 import math
@@ -32,9 +32,9 @@ KINDS = {
     "jumping clock": 1,
     "upkeep": 2,
 }
-PATIENCE = 30.0  # seconds for one round, beside what it is meant to take
-PER_STORE = 50  # rounds until a new state directory is begun
-PER_DISK = 10  # and where its disk is rebuilt in each
+PATIENCE = 30.0  # seconds for one round
+PER_STORE = 50  # rounds per state directory
+PER_DISK = 10  # with power cuts
 
 DISK_FAULTS = (
     (("write_errno",), errno.EIO),
@@ -43,7 +43,7 @@ DISK_FAULTS = (
     (("log_errno",), errno.EIO),
     (("write_errno", "open_errno"), errno.EROFS),
 )
-CLOCK_SHIFTS = (3600, -3600 * 24 * 7)  # seconds; by more than the retention, and jobs would be deleted at once
+CLOCK_SHIFTS = (3600, -3600 * 24 * 7)  # seconds, less than the retention
 
 CONFIG = """
 [pipelines.copy]
@@ -56,7 +56,7 @@ concurrency = 2
 
 
 class Campaign:
-    """The rounds over one state directory."""
+    """The rounds with one state directory."""
 
     def __init__(self, directory: Path, forge: Forge, chance: random.Random, mains: Mains, config: str = "") -> None:
         self._mains = mains
@@ -68,16 +68,16 @@ class Campaign:
         self._by_unix: list[Story] = []
         self._by_http: list[Story] = []
         self._returners = [Returner(), Returner(), Collector()]
-        self._whole = set[str]()  # jobs whose result has been looked at
+        self._whole = set[str]()  # jobs with a verified result
         self._last_kill = Kill(time.monotonic())
 
     @property
     def state_dir(self) -> Path:
-        """Where the daemon has its files."""
+        """Return the state directory."""
         return self._mains.state_dir
 
     async def round(self, kind: str = "") -> None:
-        """Start a daemon, compare, and kill it at some moment: one of KINDS, left to chance where it is not given."""
+        """Start a daemon, compare, and kill it at a random moment. The default kind is random."""
         kind = kind or self.chance.choices([*KINDS], [*KINDS.values()])[0]
         self.ledger.counted["kills"] += 1
         self.ledger.counted[f"kills during {kind}"] += 1
@@ -109,7 +109,7 @@ class Campaign:
                     await self._end(daemon, clients, by_itself="uploads" in kind and self.chance.random() < 0.5)
 
     async def _look_after(self, clients: Clients) -> None:
-        """Do beside the daemon, up to its end and beyond, what an operator does."""
+        """Run an operator's commands beside the daemon."""
         while not clients.ending:
             await trio.to_thread.run_sync(self._look_after_once)
             self.ledger.counted["backups"] += 1
@@ -123,21 +123,21 @@ class Campaign:
         assert sum(1 for _ in maintenance.export(self.state_dir, set(JobStatus))) > 0
 
     async def _end(self, daemon: ForgedDaemon, clients: Clients, by_itself: bool) -> None:
-        """Kill it now, or let it kill itself, right behind something that it does to its disk."""
+        """Kill the daemon now, or let it die after a disk operation."""
         clients.ending = True
         self._last_kill = Kill(time.monotonic(), daemon.starved())
         if by_itself:
             self._mains.control["die_after"] = self.chance.randint(1, 60)
-            with trio.move_on_after(0.5):  # it may have nothing to do
+            with trio.move_on_after(0.5):  # it may be idle
                 await daemon.ended()
         daemon.kill()
         status = await daemon.ended()
         assert status == -signal.SIGKILL or (clients.draining and status == 0), f"it ended with {status}"
         if status == 0:
-            self._last_kill = Kill(math.inf)  # in order, and nothing at all may be lost
+            self._last_kill = Kill(math.inf)  # a clean end loses nothing
 
     async def _fail(self, clients: Clients) -> None:
-        """Let the disk fail, for a while or up to the end; once mended, the daemon takes everything again by itself."""
+        """Let the disk fail temporarily or until the end. The daemon recovers by itself."""
         names, value = self.chance.choice(DISK_FAULTS)
         self.ledger.disk_fails(time.monotonic())
         for name in names:
@@ -148,23 +148,23 @@ class Campaign:
         for name in names:
             self._mains.control[name] = 0
         if self.chance.random() < 0.5:
-            await clients.mended()
+            await clients.recovered()
             await trio.sleep(self.chance.uniform(0, 0.1))
 
     async def _jump(self) -> None:
-        """Set the clock of the day for a while, which is no excuse for anything."""
+        """Change the system time temporarily."""
         self._mains.control["clock_shift"] = self.chance.choice(CLOCK_SHIFTS)
         await trio.sleep(self.chance.uniform(0, 0.5))
         self._mains.control["clock_shift"] = 0
 
     async def finish(self) -> None:
-        """The last daemon brings everything to its end, and is stopped as it should be; then all is compared."""
+        """Let the last daemon finish all jobs, compare everything, and stop it."""
         with trio.fail_after(PATIENCE):
             async with self.daemon() as daemon:
                 clients = Clients(self.ledger, await daemon.listening(), self.chance)
                 await self.compare(clients)
                 async with clients.http() as client:
-                    while not await self._all_finished(client):  # noqa: ASYNC110, nothing tells when
+                    while not await self._all_finished(client):  # noqa: ASYNC110, there is no event
                         await trio.sleep(0.05)
                     for job_id in self.ledger.abandoned:
                         self.ledger.compare_abandoned((await client.get(f"/api/jobs/{job_id}")).json())
@@ -176,14 +176,14 @@ class Campaign:
 
     @asynccontextmanager
     async def daemon(self) -> AsyncGenerator[ForgedDaemon]:
-        """The next daemon over the state directory."""
+        """Run the next daemon."""
         async with self._forge.daemon(self.state_dir, self._mains.plug_in(), self._config) as daemon:
             yield daemon
         self._mains.cut()
 
     @asynccontextmanager
     async def load(self, clients: Clients, uploads: int = 1) -> AsyncGenerator[None]:
-        """All that goes on; at the end, when the daemon is gone, everybody has taken what was there for them."""
+        """Run the load. It ends after the daemon, when all received data is handled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clients.over_unix, str(self.state_dir / "ingest.sock"), self._by_unix)
             nursery.start_soon(clients.over_http, self._by_http)
@@ -196,7 +196,7 @@ class Campaign:
             yield
 
     async def compare(self, clients: Clients, most: int = 500) -> None:
-        """What this daemon says of changes, and of so many jobs, and what is on the disk, against the books."""
+        """Compare changes, jobs and files of the daemon with the ledger."""
         async with clients.http() as client:
             await self._compare_changes(clients, client)
             for story in [*self._by_unix, *self._by_http]:
@@ -217,11 +217,11 @@ class Campaign:
         self.ledger.settled()
 
     async def _compare_changes(self, clients: Clients, client: httpx.AsyncClient) -> None:
-        """Have all changes since the last time replayed, up to a job made for this."""
+        """Replay all changes since the last comparison, up to a new marker job."""
         marker = str(uuid.uuid4())
         answer = await client.post("/api/jobs", json={"id": marker, "kind": "marker"})
         assert answer.status_code == 201, answer.text
-        self.ledger.offset(answer.json()["cursor"])  # which tells whether it is still the same store
+        self.ledger.offset(answer.json()["cursor"])  # checks the store
         replayed = []
         since = f"{self.ledger.store}-{self.ledger.audited}"
         async with aclosing(clients.messages(f"/ws/jobs?since={since}")) as messages:
@@ -247,7 +247,7 @@ class Campaign:
                 assert result == self.ledger.uploads.inputs[name], f"the result of job {job_id} is not whole"
                 self._whole.add(job_id)
         elif job["status"] == "failed":
-            assert job["error"] != "interrupted" or job["attempt"] == ATTEMPTS, job  # why else, the ledger judges
+            assert job["error"] != "interrupted" or job["attempt"] == ATTEMPTS, job  # the ledger checks other errors
         else:
             assert job["status"] in ("queued", "processing"), job
             offered = await client.get(f"/api/jobs/{job_id}/download")
@@ -255,7 +255,7 @@ class Campaign:
             assert offered.status_code == 409 or fresh["status"] == "completed", offered.status_code
 
     def _compare_directories(self) -> None:
-        """An upload that was not answered leaves nothing behind, or has become a job as a whole."""
+        """Check that no upload left partial files."""
         uploads = list((self.state_dir / "uploads").iterdir())
         assert not uploads, f"half of an upload is left: {uploads}"
         halves = list((self.state_dir / "jobs").glob("*/input.*"))
@@ -270,7 +270,7 @@ class Campaign:
 
 
 async def jobs_of(client: httpx.AsyncClient, query: str, most: int = 100_000) -> list[dict[str, Any]]:
-    """The newest jobs that a query finds."""
+    """Return the newest jobs of a query."""
     found = list[dict[str, Any]]()
     while len(found) < most:
         answer = await client.get(f"/api/jobs?limit=500&offset={len(found)}{query}")
@@ -293,9 +293,9 @@ async def torture(
     ignoring: str = "",
     say: Callable[[str], None] = print,
 ) -> Counter[str]:
-    """So many rounds; what was counted. The seed decides all that chance decides here, as far as time lets it.
+    """Run rounds, and return the counters. The seed determines all random choices.
 
-    `cuts`: each kill is a power cut; `kind`: of each round, one of KINDS; `ignoring`: see `disk.Disk`.
+    With `cuts`, each kill is a power cut. `kind` is one of KINDS. `ignoring`: see `disk.Disk`.
     """
     total: Counter[str] = Counter()
     per_store = PER_DISK if cuts else PER_STORE

@@ -37,7 +37,7 @@ Talk = Callable[[httpx.AsyncClient, Path], Awaitable[None]]
 
 @dataclass
 class Act:
-    """`prepare` a state directory, have a daemon do something up to `done`, and `check` what the next one has."""
+    """An operation: `prepare` a state directory, run a daemon until `done`, and `check` the next daemon."""
 
     prepare: Callable[[Path], Awaitable[None]]
     done: Talk
@@ -189,7 +189,7 @@ async def has_a_backup_or_none(client: httpx.AsyncClient, state_dir: Path) -> No
 
 
 async def old_jobs_and_a_log(state_dir: Path) -> None:
-    """A database that only a new one mends, though a daemon begins with it, and a log with five jobs more."""
+    """A damaged database that a daemon still opens, and a log with five more jobs."""
     make(state_dir)
     origin = state_dir.parent / "origin"
     await old_jobs(origin)
@@ -219,7 +219,7 @@ def large(number: int) -> Job:
 
 
 async def long_log(state_dir: Path) -> None:
-    """A store with a log that is about to be moved: six megabytes, as a daemon that was killed has left it."""
+    """A store with a log of six megabytes, as after a kill."""
     make(state_dir)
     store = SQLiteStore.open(state_dir.parent / "origin.db")
     with closing(store):
@@ -270,14 +270,14 @@ class Theatre:
         self._config.write_text(CONFIG)
 
     async def count(self) -> int:
-        """What the act does to the disk, undisturbed."""
+        """Return what the operation does to the disk without a fault."""
         power = await self._power(0)
         async with self._begin(power) as daemon:
             before = await self._do(daemon, power, 0)
             return power.control["recorded"] - before
 
     async def cut_off(self, after: int, chance: random.Random) -> None:
-        """Do it, but for the power that fails; then look what the next daemon has."""
+        """Run the operation, cut the power, and check the next daemon."""
         power = await self._power(chance.random())
         async with self._begin(power) as daemon:
             try:
@@ -310,7 +310,7 @@ class Theatre:
         return self._forge.run([*arguments, "--state-dir", str(power.state_dir)], power.plug_in())
 
     async def _do(self, daemon: ForgedDaemon, power: Power, die_after: int) -> int:
-        """What has been recorded before it begins."""
+        """Return the number of records before the operation."""
         if not self._act.stop:
             power.control["die_after"] = die_after
         if self._act.command:
@@ -332,7 +332,7 @@ class Theatre:
 
 
 def points(count: int, most: int | None, chance: random.Random) -> Iterator[int]:
-    """All of them, or `most` that chance takes."""
+    """Return all of them, or `most` random ones."""
     everything = range(1, count + 1)
     return iter(everything if most is None else sorted(chance.sample(everything, min(most, count))))
 

@@ -40,7 +40,7 @@ class Patient:
         self._socket_path = str(power.state_dir / "ingest.sock")
 
     async def report(self, event: dict[str, Any]) -> Any:
-        """Report as a producer of this host; the answer."""
+        """Report an event on the Unix socket, and return the answer."""
         with trio.fail_after(30):
             async with await trio.open_unix_socket(self._socket_path) as stream:
                 await stream.send_all(json.dumps({"ref": 1, **event}).encode() + b"\n")
@@ -58,7 +58,7 @@ class Patient:
         return await self.client.post("/api/convert", content=form(file_part()), headers=headers)
 
     async def well(self) -> None:
-        """Wait until it says that it is."""
+        """Wait until the health check says so."""
         with trio.fail_after(30):
             while (await self.client.get("/api/health/ready")).status_code != 200:  # noqa: ASYNC110, nothing tells
                 await trio.sleep(0.05)

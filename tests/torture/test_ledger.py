@@ -84,7 +84,7 @@ def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> N
     *_, collector = campaign._returners
     assert isinstance(collector, Collector)
     collector.seen = {offset for offset in collector.seen if offset % 2}
-    collector.told.clear()
+    collector.received.clear()
 
 
 def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""Watchers who come back to each daemon with the cursor they have, and miss nothing."""
+"""Watchers that reconnect to each daemon with their cursor, and miss nothing."""
 
 import json
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from wsproto.frame_protocol import Opcode
 
 
 class Returner:
-    """A watcher of all jobs that comes back to each daemon with the last cursor it has seen, be it that of `hello`."""
+    """A watcher of all jobs that reconnects with its last cursor."""
 
     def __init__(self) -> None:
         self.cursor: str | None = None
-        self.base: int | None = None  # from here on it has been there without a gap
+        self.base: int | None = None  # the offset from which it has no gap
         self.seen: set[int] = set()
 
     async def watch(self, clients: Clients) -> None:
-        """Until the daemon is gone."""
+        """Watch until the daemon is gone."""
         target = "/ws/jobs" + (f"?since={self.cursor}" if self.cursor else "")
         last = 0
         async with aclosing(clients.messages(target)) as messages:
@@ -42,25 +42,25 @@ class Returner:
                 self.cursor = message["cursor"]
 
     def check(self, ledger: Ledger) -> None:
-        """It has missed nothing; call it when the changes have been compared."""
+        """Check that nothing was missed, after the changes were compared."""
         if self.base is not None and self.cursor is not None:
             missed = ledger.missed(self.base, ledger.offset(self.cursor), self.seen)
-            assert not missed, f"a watcher who came back has never seen {missed[:3]} ({len(missed)} in all)"
+            assert not missed, f"a watcher that reconnected has never seen {missed[:3]} ({len(missed)} in all)"
 
 
 class Collector(Returner):
-    """One with many topics on one socket, which overlap. What was comes without a cursor, up to `subscribed`."""
+    """A watcher of many overlapping topics. Messages before `subscribed` have no cursor."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: set[str] = set()
+        self.received: set[str] = set()
 
     async def watch(self, clients: Clients) -> None:
-        """Until the daemon is gone."""
+        """Watch until the daemon is gone."""
         stories = [story.id for story in clients.ledger.stories.values() if story.answered and not story.over]
         request = {"type": "subscribe", "topics": ["jobs", *[f"job:{job_id}" for job_id in stories]]}
         said = frame(Opcode.TEXT, json.dumps(request | ({"since": self.cursor} if self.cursor else {})).encode())
-        told, last = self.told.copy(), 0
+        received, last = self.received.copy(), 0
         async with aclosing(clients.messages("/ws", said)) as messages:
             async for message in messages:
                 type_ = message["type"]
@@ -68,7 +68,7 @@ class Collector(Returner):
                 assert type_ != "refused", message
                 if type_ == "subscribed":
                     self.cursor = message["cursor"]
-                    self.told = told
+                    self.received = received
                     self.base = self.base or clients.ledger.offset(message["cursor"])
                 elif "cursor" in message:
                     offset = clients.ledger.saw(message)
@@ -77,16 +77,16 @@ class Collector(Returner):
                     self.seen.add(offset)
                     self.cursor = message["cursor"]
                 if type_ in CHANGES:
-                    assert _words(message) not in told, f"{message} came twice"
-                    told.add(_words(message))
+                    assert _key(message) not in received, f"{message} came twice"
+                    received.add(_key(message))
 
     def check(self, ledger: Ledger) -> None:
-        """It has missed nothing; when the changes have been compared."""
+        """Check that nothing was missed, after the changes were compared."""
         if self.base is not None and self.cursor is not None:
             for message in ledger.missed(self.base, ledger.offset(self.cursor), self.seen):
-                assert _words(message) in self.told, f"a watcher of many topics has never seen {message}"
+                assert _key(message) in self.received, f"a watcher of many topics has never seen {message}"
 
 
-def _words(message: Mapping[str, Any]) -> str:
-    """What is told of a change, by which it is known again where it comes without a cursor."""
+def _key(message: Mapping[str, Any]) -> str:
+    """Return the identity of a change without its cursor."""
     return json.dumps([message["type"], message["job_id"], message["data"], message["time"]])
