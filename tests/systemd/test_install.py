@@ -88,7 +88,7 @@ def test_a_program_hidden_from_the_service_is_rejected(bare_machine: Machine) ->
     bare_machine.run("cp", "/opt/progressd/bin/progressd", "/root/bin/progressd")
     refused = bare_machine.completed("/root/bin/progressd", "install", "--yes")
     assert refused.stderr.startswith(
-        "Error: the service cannot see /root/bin/progressd, because /root is hidden from it: "
+        "Error: the service cannot run /root/bin/progressd, because its sandbox hides /root: "
     )
 
 

@@ -28,8 +28,8 @@ from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process
 from progressd.system.reaper import adopt, reaper
 
-BEAT: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
-PACE: Final = 0.2  # seconds between two reports of progress
+POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
+REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
 END_TIMEOUT: Final = 60.0  # seconds to report the end to a daemon that is away, such as during a restart
 KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
@@ -188,10 +188,10 @@ class CommandJob:
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             rest = rest[: SEARCHED_MOST + 1]  # one byte more shows that the line is longer
             for line in lines:
-                self._look(line)
-        self._look(rest)
+                self._search(line)
+        self._search(rest)
 
-    def _look(self, line: bytes) -> None:
+    def _search(self, line: bytes) -> None:
         assert self._pattern is not None
         try:
             found = self._pattern.find(line)
@@ -203,10 +203,10 @@ class CommandJob:
 
     async def _keep_reporting(self) -> None:
         while not self._over:
-            with trio.move_on_after(BEAT):
+            with trio.move_on_after(POLL_INTERVAL):
                 await self._moved.wait()
             await self._report_progress()
-            await trio.sleep(PACE)
+            await trio.sleep(REPORT_INTERVAL)
 
     async def _watch_for_cancellation(self) -> None:
         """Watch for a cancellation. Where that is impossible, the answer to the next report shows it."""
@@ -214,7 +214,7 @@ class CommandJob:
             if self._known:
                 with contextlib.suppress(ClientError):
                     await self._watch()
-            await trio.sleep(BEAT)
+            await trio.sleep(POLL_INTERVAL)
 
     async def _watch(self) -> None:
         async with watch(self._client.url, self.job_id, key=self._client.key) as messages:
