@@ -29,9 +29,8 @@ MAY_IMPORT = {
     "ws": "core config broadcast auth net engine producers",
     "http": "core system config store broadcast auth files net engine producers ws",
     "admin": "core system config store auth files net http",
-    "announcer": "core engine ws http",
-    "lifecycle": "",
-    "app": "core system config store broadcast auth files net engine producers runner ws http announcer lifecycle",
+    "lifecycle": "core engine ws http",
+    "app": "core system config store broadcast auth files net engine producers runner ws http lifecycle",
     "cli": "core system config auth client app admin",
     "__main__": "cli",
 }
@@ -50,7 +49,7 @@ ONLY_IN = {
     "asyncio": {"client"},
     "anyio": {"client"},
     "logging": {"system", "http", "client"},
-    "prometheus_client": {"engine", "http"},
+    "prometheus_client": {"engine", "http", "store"},
     "re2": {"core"},
 }
 

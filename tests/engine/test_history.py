@@ -373,7 +373,7 @@ def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory
         with closing(SQLiteStore.open(path)) as store:
             later = Registry(store)  # knows nothing of what has finished
             await later.load()
-            from_store = History(store, later, Batches(store))
+            from_store = History(store, later, Batches(store), spine.health)
             for topic in (ALL_JOBS, TOPIC):
                 for after in (None, *range(upto + 1)):
                     remembered = await page(spine.history, topic, after, upto)

@@ -20,7 +20,7 @@ from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, Registe
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, PagePreviewData, encode, type_of
 from progressd.core.status import JobStatus
-from progressd.engine import ingest as module
+from progressd.engine.ingest import QUEUE_CAPACITY
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from support.samples import ID, job_id
@@ -339,7 +339,7 @@ async def test_events_that_were_queued_meanwhile_are_committed_together_and_answ
 
 
 async def test_a_queue_that_is_full_makes_producers_wait_and_loses_nothing(watched: WatchedStore) -> None:
-    count = module.QUEUE_CAPACITY + 100
+    count = QUEUE_CAPACITY + 100
     async with running(watched) as spine:
         async with trio.open_nursery() as nursery:
             with watched.held_before():
@@ -348,7 +348,7 @@ async def test_a_queue_that_is_full_makes_producers_wait_and_loses_nothing(watch
                 for number in range(1, count):
                     nursery.start_soon(spine.submit, register(number))
                 await settled()
-                assert spine.ingest._send.statistics().tasks_waiting_send == count - 1 - module.QUEUE_CAPACITY
+                assert spine.ingest._send.statistics().tasks_waiting_send == count - 1 - QUEUE_CAPACITY
         assert len(spine.registry.unfinished) == count
 
 
@@ -395,7 +395,7 @@ async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks
     assert isinstance(refused, StoreFailed)
     assert errors(await spine.submit(complete(1))) == [None]
     with trio.fail_after(PATIENCE):
-        assert await spine.ingest.turned(refused) is None
+        assert await spine.health.wait_changed(refused) is None
 
 
 async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_stays(spine: Spine) -> None:
@@ -448,11 +448,8 @@ async def test_an_offset_is_given_out_only_once_it_is_reserved(store: SQLiteStor
 
 
 @pytest.mark.parametrize("crash", [True, False], ids=["crashed", "stopped"])
-async def test_the_next_daemon_gives_out_larger_offsets(
-    store: SQLiteStore, tmp_path: Path, crash: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RESERVE_AHEAD", 3)
-    async with running(store) as spine:
+async def test_the_next_daemon_gives_out_larger_offsets(store: SQLiteStore, tmp_path: Path, crash: bool) -> None:
+    async with running(store, reserve_ahead=3) as spine:
         for number in range(1, 20):
             await spine.submit(register(number), start(number))
         last = spine.broadcaster.offset
@@ -534,8 +531,8 @@ async def test_of_progress_that_could_not_be_written_the_newest_is_written_later
                 mock_clock.jump(1)
                 await watched.reached()
                 [newest] = await spine.submit(progress(2, 2))
-            await spine.ingest.turned(None)
-        assert spine.ingest.failing is not None
+            await spine.health.wait_changed(None)
+        assert spine.health.failure is not None
         with watched.held_after():
             await settled()
             mock_clock.jump(1)
@@ -569,7 +566,7 @@ async def test_old_progress_that_could_not_be_written_does_not_undo_the_end_that
                 nursery.start_soon(spine.submit, complete())
                 await watched.written()
                 fails.set()
-                await spine.ingest.turned(None)
+                await spine.health.wait_changed(None)
     assert (await watched.jobs([ID]))[ID].status is COMPLETED
 
 
@@ -608,7 +605,7 @@ async def test_who_hands_in_after_the_stop_is_told_so(store: SQLiteStore) -> Non
 
 async def test_everybody_who_hands_in_while_it_stops_is_answered(watched: WatchedStore) -> None:
     """Those in the batch, those in the queue, those who wait for a place in it, and those who come too late."""
-    count = module.QUEUE_CAPACITY + 50
+    count = QUEUE_CAPACITY + 50
     answered: list[int] = []
 
     async def hand_in(spine: Spine, number: int) -> None:

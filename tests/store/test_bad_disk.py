@@ -91,12 +91,12 @@ async def test_a_disk_that_is_full_at_the_start_is_told_before_anybody_changes_a
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
     disk.fill(but_for=INDEX_BYTES)
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client:
-        await eventually(lambda: daemon.daemon.ingest.failing)
+        await eventually(lambda: daemon.daemon.log.health.failure)
         health = (await client.get("/api/health")).json()
         assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
         assert (await client.post("/api/jobs")).status_code == 507
         disk.make_room()
-        await eventually(lambda: daemon.daemon.ingest.failing is None)
+        await eventually(lambda: daemon.daemon.log.health.failure is None)
         assert (await client.get("/api/health")).json()["status"] == "healthy"
         assert (await client.post("/api/jobs")).status_code == 201
 

@@ -19,9 +19,8 @@ from progressd.core.messages import ALL_JOBS
 from progressd.core.status import JobStatus
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
-from progressd.engine.ingest import Ingest
+from progressd.engine.ingest import EventSink, Ingest, Outcome
 from progressd.engine.registry import Registry
-from progressd.engine.submitting import EventSink, Outcome
 from progressd.store.base import Filter, Store
 
 
@@ -109,7 +108,7 @@ class ScopedIngest(EventSink):
 
     def __init__(self, ingest: Ingest, who: Identity) -> None:
         self.store_id = ingest.store_id
-        self.failing = ingest.failing
+        self.health = ingest.health
         self._ingest = ingest
         self._who = who
 

@@ -27,12 +27,6 @@ class Counters:
             registry=None,
             buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
         )
-        self.commits = Histogram(
-            "progressd_store_commit_duration_seconds",
-            "How long the store took to make a batch of events durable.",
-            registry=None,
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
-        )
 
     @property
     def mean_processing_seconds(self) -> float:

@@ -17,6 +17,7 @@ from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDeleted, batch_topic, job_topic
 from progressd.engine.batches import Batches, placed_messages
 from progressd.engine.registry import JobLog, Registry, in_order, newest_progress
+from progressd.engine.store_health import StoreHealth
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Change, Store
 
@@ -27,7 +28,10 @@ SHARED_FOR: Final = 1000  # offsets for which new watchers get the same snapshot
 class History:
     """See `broadcast.subscription.History`."""
 
-    def __init__(self, store: Store, registry: Registry, batches: Batches, base: BasePath = AT_ROOT) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, batches: Batches, health: StoreHealth, base: BasePath = AT_ROOT
+    ) -> None:
+        self._health = health
         self._store = store
         self._registry = registry
         self._batches = batches
@@ -65,7 +69,7 @@ class History:
 
     def cursor(self, offset: int) -> str:
         """The cursor a client gets for an offset; from before what is undecided, which may show later."""
-        undecided_from = self._registry.undecided_from
+        undecided_from = self._health.undecided_from
         if undecided_from is not None:
             offset = min(offset, undecided_from - 1)
         return str(Cursor(self._store.id, offset))

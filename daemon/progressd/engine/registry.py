@@ -53,7 +53,6 @@ class Registry:
         self.unfinished: dict[str, Job] = {}  # oldest first
         self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
         self.recent = Recent()  # the messages of all jobs in memory
-        self.undecided_from: int | None = None  # the first offset of which nobody knows whether the store has a change
         self._store = store
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order of their ends
         self._weights: dict[str, int] = {}  # of finished jobs

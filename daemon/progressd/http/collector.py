@@ -95,7 +95,7 @@ class MetricsCollector(Collector):
             [("accepted", counters.events), ("refused", counters.refused)],
         )
         yield _gauge("progressd_ingest_queue_length", "Entries that wait to be decided.", self.ingest.queued)
-        yield from counters.commits.collect()
+        yield from self.ingest.health.commit_durations.collect()
         most = "For how long a deletion of finished jobs has kept others from writing at most."
         yield _gauge("progressd_deletion_most_seconds", most, self.store.longest_deletion)
         yield _counter(

@@ -60,4 +60,4 @@ def _not_ready(status: str, error: Unavailable) -> Response:
 
 
 def _failing() -> StoreFailed | None:
-    return services().store.damage or services().ingest.failing
+    return services().store.damage or services().ingest.health.failure
