@@ -55,6 +55,7 @@ class _Queued:
     """A command in the queue. Its outcomes are there once it has been answered."""
 
     __slots__ = ("_answered", "_outcomes")
+    events: Sequence[Event] = ()
 
     def __init__(self) -> None:
         self._outcomes: list[Outcome] = []
@@ -184,11 +185,11 @@ class Ingest(EventSink):
         return await command.outcomes()
 
     def _with_queued(self, first: Command, most: float = MAX_EVENTS) -> list[Command]:
-        commands, count = [first], _event_count(first)
+        commands, count = [first], len(first.events)
         try:
             while count < most:
                 commands.append(self._receive.receive_nowait())
-                count += _event_count(commands[-1])
+                count += len(commands[-1].events)
         except trio.WouldBlock:
             pass
         return commands
@@ -196,25 +197,22 @@ class Ingest(EventSink):
     async def _process(self, commands: Sequence[Command]) -> None:
         submits = [command for command in commands if isinstance(command, Submit)]
         try:
-            outcomes = await self._decide(submits)
+            outcomes = await self._decide([(event, submit.may_see) for submit in submits for event in submit.events])
         except StoreFailed as error:
-            outcomes = [error] * sum(map(_event_count, submits))
+            outcomes = [error] * sum([len(submit.events) for submit in submits])
             logger.error("events rejected", events=len(outcomes), error=str(error))
             self._log.failed(error)
         decided = iter(outcomes)
         for command in commands:
-            match command:
-                case Submit():
-                    command.answer([next(decided) for _ in command.events])
-                case Delete():
-                    command.answer([await self._delete(command.job)])
-                case Barrier():
-                    command.answer([])
+            if isinstance(command, Delete):
+                command.answer([await self._delete(command.job)])
+            else:
+                command.answer([next(decided) for _ in command.events])
 
-    async def _decide(self, submits: Sequence[Submit]) -> list[Outcome]:
+    async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
         """Decide all events in one transaction, append it to the log, and follow. Raises StoreFailed."""
         try:
-            transaction, outcomes = await self._transaction(submits)
+            transaction, outcomes = await self._transaction(events)
         except MemoryError as error:
             raise StoreFailed("the daemon has no memory left for this") from error
         await self._log.append(transaction)
@@ -224,9 +222,8 @@ class Ingest(EventSink):
         await self._follower.apply(transaction)
         return outcomes
 
-    async def _transaction(self, submits: Sequence[Submit]) -> tuple[Transaction, list[Outcome]]:
+    async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
         """Decide events; nothing shows yet. Raises StoreFailed, MemoryError."""
-        events = [(event, submit.may_see) for submit in submits for event in submit.events]
         stored = await self._jobs_not_in_memory(event for event, _ in events)
         offset = await self._log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
@@ -269,10 +266,6 @@ class Ingest(EventSink):
                 and (job := self._registry.known(event.job_id) or self._registry.known(event.job_id.lower()))
                 and may_see(job)
             )
-
-
-def _event_count(command: Command) -> int:
-    return len(command.events) if isinstance(command, Submit) else 0
 
 
 def _job_of(outcome: Outcome) -> Job:
