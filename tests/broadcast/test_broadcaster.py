@@ -343,7 +343,7 @@ async def test_a_message_is_encoded_once_for_all_topics_and_watchers() -> None:
         broadcaster.join(topic, outbox) for topic, outbox in zip((job_topic(ID), ALL_JOBS) * 2, watchers, strict=True)
     ]
     for subscription in subscriptions:
-        while await subscription.past() is not None:
+        while await subscription.next_replay() is not None:
             pass
     await publish_all(broadcaster, [moved(1), started()], [])
     await settled()
@@ -366,7 +366,7 @@ async def test_what_comes_soon_after_something_shares_a_send_to_a_crowd(
         crowd = [Collected() for _ in range(watchers)]
         for outbox in crowd:
             subscription = broadcaster.join(ALL_JOBS, outbox)
-            while await subscription.past() is not None:
+            while await subscription.next_replay() is not None:
                 pass
         for later in (0, FANOUT_INTERVAL / 4, FANOUT_INTERVAL, FANOUT_INTERVAL):
             mock_clock.jump(later)

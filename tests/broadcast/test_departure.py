@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import SocketOutbox
 from progressd.core.close_codes import DRAINING, CloseCode
 from support.samples import started
 
@@ -40,9 +41,9 @@ class Connection:
         assert self._nursery is not None, "the nursery is closed"
         self._nursery.start_soon(sender)
 
-    def end(self, closing: CloseCode) -> None:
+    def end(self, code: CloseCode) -> None:
         assert self._nursery is not None, "the nursery is closed"
-        self.endings.append(closing)
+        self.endings.append(code)
 
     def leave(self) -> None:
         self.outbox.discard()

@@ -95,7 +95,7 @@ class World:
     async def watch(self, topic: str, after: int | None = None) -> None:
         connection = self._connect()
         subscription = self.spine.broadcaster.join(topic, connection.outbox, after)
-        while (batch := await subscription.past()) is not None:
+        while (batch := await subscription.next_replay()) is not None:
             connection.outbox.put(batch)
 
     async def watch_in_a_session(self, *topics: str) -> None:

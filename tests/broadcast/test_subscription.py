@@ -95,7 +95,7 @@ async def settled() -> None:
 
 async def read_past(subscription: Subscription, outbox: Collected) -> None:
     """What every user of a subscription does."""
-    while (batch := await subscription.past()) is not None:
+    while (batch := await subscription.next_replay()) is not None:
         outbox.put(batch)
 
 

@@ -14,7 +14,7 @@ from werkzeug.exceptions import NotFound
 
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.identity import EVERYBODY, Identity
-from progressd.broadcast.outbox import MemoryBudget
+from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.core.errors import InvalidInput
 from progressd.core.json import reason_of

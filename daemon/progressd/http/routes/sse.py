@@ -17,7 +17,7 @@ from quart.wrappers.response import ResponseBody
 from progressd.auth.connection_limit import Client
 from progressd.broadcast.envelope import NoticeEnvelope
 from progressd.broadcast.reader import Reader, ReaderOutbox
-from progressd.broadcast.throttle import asked_for
+from progressd.broadcast.throttle import filtered_outbox
 from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
@@ -98,7 +98,7 @@ class SSEResponse(ResponseBody):
         outbox = ReaderOutbox(self._daemon.settings.limits.send_buffer_bytes)
         self._stack.enter_context(self._daemon.streams.opened(outbox, self._client))
         start = self._tasks.start_soon if self._tasks else _never
-        behind = asked_for(outbox, wish.types, wish.interval, self._client.identity.labels, start)
+        behind = filtered_outbox(outbox, wish.types, wish.interval, self._client.identity.labels, start)
         reader = self._daemon.broadcaster.read(
             str(wish.topic),
             outbox,
