@@ -216,7 +216,7 @@ def test_what_is_no_store_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "progressd.db").write_bytes(b"not a database, and precious" * 100)
     refused = serve("--state-dir", tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"Error: the store {tmp_path}/progressd.db is damaged, or is no store at all")
+    assert refused.stderr.startswith(f"Error: the store {tmp_path}/progressd.db is damaged or is not a database")
     assert refused.stderr.count("\n") == 1
     assert (tmp_path / "progressd.db").read_bytes().startswith(b"not a database, and precious")
 

@@ -47,7 +47,7 @@ from progressd.net.listener import Encrypted, Listener
 from progressd.net.tls import tls_factory
 from progressd.producers.unix_socket import UnixSocket
 from progressd.runner.runner import Runner
-from progressd.store.errors import cannot_begin
+from progressd.store.errors import cannot_open
 from progressd.store.sqlite import SQLiteStore
 from progressd.system.log import set_level
 from progressd.system.systemd import Notifier
@@ -179,7 +179,7 @@ class Daemon:
             await self.batches.load()
             await self.files.prepare(self.store)
         except StoreFailed as error:
-            raise cannot_begin(self.settings.state_dir / "progressd.db", error) from error
+            raise cannot_open(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.connection_log.run)

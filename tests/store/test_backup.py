@@ -16,7 +16,7 @@ import pytest
 import trio
 from progressd.core.errors import Conflict, SettingsError
 from progressd.core.status import JobStatus
-from progressd.store.backup import LEFT_OVER, backup
+from progressd.store.backup import PARTIAL_MIN_AGE, backup
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from support.growth import fill
@@ -121,7 +121,7 @@ def test_a_store_that_is_damaged_is_not_backed_up_as_if_it_were_not(path: Path, 
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 4096] = os.urandom(4096)
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"the store is damaged .* see progressd check"):
+    with pytest.raises(SettingsError, match=r"cannot back up the store: it is damaged .* run progressd check"):
         backup(path, tmp_path / "copy")
     assert files(tmp_path) == {path.name}
 
@@ -133,13 +133,13 @@ def test_what_cannot_be_backed_up_is_a_sentence(path: Path, tmp_path: Path) -> N
     with pytest.raises(SettingsError, match="No such file or directory"):
         backup(path, tmp_path / "missing" / "copy")
     path.write_bytes(b"something else" * 100)
-    with pytest.raises(SettingsError, match="is damaged, or is no store at all"):
+    with pytest.raises(SettingsError, match="is damaged or is not a database"):
         backup(path, tmp_path / "copy")
 
 
 def test_what_a_killed_backup_has_left_is_removed_by_the_next_to_its_place(path: Path, tmp_path: Path) -> None:
     SQLiteStore.open(path).close()
-    long_ago = time.time() - LEFT_OVER - 60
+    long_ago = time.time() - PARTIAL_MIN_AGE - 60
     left = {"a+.db.0123abcd.part", "a+.db.0123abcd.part-journal"}
     others = {"aa.db.0123abcd.part", "a+.db.0123abcd.party", "a+.db.0123abc.part", "a+.db.part", "b.db.0123abcd.part"}
     for name in left | others:

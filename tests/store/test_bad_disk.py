@@ -171,7 +171,7 @@ async def test_where_a_page_is_damaged_nothing_is_written_any_more(tmp_path: Pat
     before = path.read_bytes()
     with closing(SQLiteStore.open(path)) as store:
         await store.commit([job(10_000)], [])  # it does not know yet
-        with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop it, and see progressd check"):
+        with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop the daemon and run progressd check"):
             await store.list_jobs(Filter(), 10, 400)
         with pytest.raises(StoreFailed, match="is damaged"):
             await store.commit([job(10_001)], [])
@@ -193,10 +193,10 @@ async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has
         assert str(tmp_path) not in refused.text
         health = (await client.get("/api/health")).json()
         assert health["status"] == "failing"
-        assert "see progressd check" in health["error"]
+        assert "run progressd check" in health["error"]
         assert (await client.get("/api/health/ready")).status_code == 503
         [answer] = await daemon.report(progress(job_id(1000), 1))
-        assert "see progressd check" in answer["error"]
+        assert "run progressd check" in answer["error"]
         assert (await client.get(f"/api/jobs/{job_id(1000)}")).json()["status"] == "queued"
 
 
@@ -233,7 +233,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
     flip(path, where, bit)
     with closing(SQLiteStore.open(path)) as store:
         with pytest.raises(
-            CorruptRecord, match=f"job {broken.id} cannot be read: .* see progressd check --repair"
+            CorruptRecord, match=f"job {broken.id} cannot be read: .* run progressd check --repair"
         ) as raised:
             await store.jobs([one.id for one in FINISHED])
         assert (raised.value.status, raised.value.row_id, store.unreadable) == (500, broken.id, raised.value)
@@ -318,7 +318,7 @@ async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_rea
     refused = await trio.to_thread.run_sync(serve, tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     last = refused.stderr.splitlines()[-1]
-    assert last.startswith(f"Error: the daemon cannot begin with the store {path}: job {job_id(1)} cannot be read")
+    assert last.startswith(f"Error: cannot open the store {path}: job {job_id(1)} cannot be read")
     assert last.endswith(f"; `progressd check --repair --state-dir {tmp_path}` saves what can be read")
     assert "Traceback" not in refused.stderr
 

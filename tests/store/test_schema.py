@@ -237,7 +237,7 @@ def test_a_database_of_another_program_is_refused(path: Path, made: tuple[str, .
 @pytest.mark.parametrize("content", [b"not a database", b"x" * 100_000, b"SQLite format 3\0" + b"x" * 5000])
 def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    assert "put a backup in its place" in refused(path)
+    assert "restore a backup" in refused(path)
 
 
 def test_a_file_whose_first_page_is_damaged_is_refused(path: Path) -> None:

@@ -15,7 +15,6 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Error, ErrorData, ProgressData, StateChange
 from progressd.core.status import JobStatus
-from progressd.store import writes
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, created, job, job_id, started, succeeded
@@ -24,21 +23,13 @@ OpenStore = Callable[[], SQLiteStore]
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _unhurried() -> Iterator[None]:
-    """A deletion takes as many jobs as it may, however slow this machine is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writes, "TARGET_SECONDS", 1000.0)
-        yield
-
-
 @pytest.fixture(params=["sqlite"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
     """Opens one and the same store, each time as the next daemon would; the one before may have crashed."""
     opened: list[SQLiteStore] = []
 
     def open_it() -> SQLiteStore:
-        opened.append(SQLiteStore.open(tmp_path / "store.sqlite"))
+        opened.append(SQLiteStore.open(tmp_path / "store.sqlite", delete_seconds=1000.0))
         return opened[-1]
 
     yield open_it
@@ -382,5 +373,5 @@ def test_any_story_reads_back_as_it_was_told(
         moved = {found.id for found in model.jobs.values() if after < found.progress_offset <= upto}
         assert {found.id for found in await store.moved(after, upto)} == moved
 
-    with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")) as store:
+    with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite", delete_seconds=1000.0)) as store:
         trio.run(tell)

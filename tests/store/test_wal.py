@@ -88,7 +88,7 @@ async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store
             nursery.cancel_scope.cancel()
     assert log_size(tmp_path) > wal.TOO_LONG
     [told] = logs
-    assert told["event"] == "another program has been reading the store for a long time, and its log grows"
+    assert told["event"] == "the log of the store grows: another program has been reading the store for a long time"
     assert len(await store.unfinished()) == 210
 
 

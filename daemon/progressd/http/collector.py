@@ -96,8 +96,7 @@ class MetricsCollector(Collector):
         )
         yield _gauge("progressd_ingest_queue_length", "Entries that wait to be decided.", self.ingest.queued)
         yield from self.ingest.health.commit_durations.collect()
-        most = "For how long a deletion of finished jobs has kept others from writing at most."
-        yield _gauge("progressd_deletion_most_seconds", most, self.store.longest_deletion)
+        yield from self.store.delete_durations.collect()
         yield _counter(
             "progressd_deliveries",
             "Messages, each once for each watcher, also where a filter keeps it back; without replays.",
@@ -116,20 +115,18 @@ class MetricsCollector(Collector):
         yield _gauge("progressd_http_streams", "Server-sent events and long polls that are open.", len(self.streams))
         yield _gauge("progressd_connections", "Open connections of any kind.", connection_log.open)
         yield _counter("progressd_connections_accepted", "Connections so far.", connection_log.accepted)
-        ended = CounterMetricFamily(
-            "progressd_connections_ended", "Connections that are over.", labels=("kind", "reason")
+        closed = CounterMetricFamily(
+            "progressd_connections_closed", "Connections that have ended.", labels=("outcome", "reason")
         )
-        for (kind, reason), count in sorted(connection_log.counts.items()):
-            ended.add_metric((kind, reason), count)
-        yield ended
+        for (outcome, reason), count in sorted(connection_log.counts.items()):
+            closed.add_metric((outcome, reason), count)
+        yield closed
         refused = [
             (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "refused"
         ]
         yield _counters("progressd_handshakes_refused", "Connections that were not let in.", "reason", refused)
         said = "Requests refused for want of a right, room or time, but for probes of health."
         yield _counters("progressd_requests_refused", said, "status", sorted(self.refusals.items()))
-        slow = sum(count for (_, reason), count in connection_log.counts.items() if reason.startswith("4000"))
-        yield _counter("progressd_slow_consumers_closed", "Watchers that were too slow.", slow)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
