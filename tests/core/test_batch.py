@@ -13,7 +13,7 @@ from support.samples import NOW, job_id
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
-def batch_of(*ways: tuple[JobStatus, ...], called_off: bool = False) -> JobBatch:
+def batch_of(*ways: tuple[JobStatus, ...], as_batch: bool = False) -> JobBatch:
     """A batch whose jobs have gone these ways, a second a step, each from queued."""
     batch = JobBatch(id=job_id(99), status=BatchStatus.QUEUED, created_at=NOW)
     for _ in ways:
@@ -23,7 +23,7 @@ def batch_of(*ways: tuple[JobStatus, ...], called_off: bool = False) -> JobBatch
         for before, after in zip((QUEUED, *way), way, strict=False):
             seconds += 1
             batch = moved(
-                batch, before, after, NOW + timedelta(seconds=seconds), called_off=called_off and after is CANCELLED
+                batch, before, after, NOW + timedelta(seconds=seconds), as_batch=as_batch and after is CANCELLED
             )
     return batch
 
@@ -53,8 +53,8 @@ def test_the_status_follows_from_the_jobs(ways: list[tuple[JobStatus, ...]], sta
     assert (batch.completed_at is not None) == batch.status.finished
 
 
-def test_a_batch_that_was_called_off_is_cancelled_whatever_was_done_before() -> None:
-    assert batch_of(DONE, GONE, called_off=True).status == "cancelled"
+def test_a_batch_that_was_as_batch_is_cancelled_whatever_was_done_before() -> None:
+    assert batch_of(DONE, GONE, as_batch=True).status == "cancelled"
 
 
 def test_it_starts_with_its_first_job_and_ends_with_its_last() -> None:

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import InvalidOption
-from progressd.core.options import checked_options
-from progressd.core.pipeline import Option, Pipeline
+from progressd.core.pipeline import Option, Pipeline, checked_options
 
 PIPELINE = Pipeline(
     ("x",),

@@ -24,12 +24,12 @@ def test_an_option_that_contradicts_itself_is_refused(given: dict[str, object], 
     ("given", "said"),
     [
         ({"command": ("",)}, "the first part, the program, is empty"),
-        ({"command": ("x", "{imput}")}, "command: {imput} is none of the placeholders"),
+        ({"command": ("x", "{imput}")}, "command: {imput} is not one of the placeholders"),
         ({"output": "../x.pdf"}, "'../x.pdf' is not a file name"),
         ({"output": ".."}, "'..' is not a file name"),
         ({"progress_pattern": "(?P<current>x"}, "is not a regular expression"),
         ({"progress_pattern": "(?P<current>x)"}, "needs the named groups (?P<current>…) and (?P<total>…), or (?P<"),
-        ({"progress_pattern": "(?P<percent>x)(?P<y>)"}, "(?P<y>…) is none of current, total, percent and step"),
+        ({"progress_pattern": "(?P<percent>x)(?P<y>)"}, "(?P<y>…) is not one of current, total, percent and step"),
     ],
 )  # fmt: skip
 def test_a_pipeline_that_cannot_run_is_refused(given: dict[str, object], said: str) -> None:

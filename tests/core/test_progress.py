@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.progress import percentage, seconds_left
+from progressd.core.job import percentage, seconds_left
 from support.samples import NOW
 
 counts = st.integers(0, 2**53)

@@ -187,7 +187,7 @@ async def test_watchers_that_come_together_share_a_snapshot_and_get_what_came_in
 
 
 async def test_a_snapshot_is_taken_anew_once_much_has_come(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARED_FOR", 3)
+    monkeypatch.setattr(module, "SNAPSHOT_MAX_AGE", 3)
     await spine.submit(register(1))
     first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(register(2), register(3), register(4), register(5))

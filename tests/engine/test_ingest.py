@@ -408,7 +408,7 @@ async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_st
     writer.create_function("out_of_memory", 0, out_of_memory)
     writer.execute("CREATE TEMP TRIGGER greedy AFTER INSERT ON changes BEGIN SELECT out_of_memory(); END")
     [refused] = await spine.submit(complete(1))
-    assert str(refused) == "the store does not take it for now: no memory left"
+    assert str(refused) == "the store cannot accept the change for now: no memory left"
     assert not writer.in_transaction
     writer.execute("DROP TRIGGER greedy")
     assert errors(await spine.submit(complete(1))) == [None]

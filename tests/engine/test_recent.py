@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.envelope import Envelope
-from progressd.engine.recent import Recent
+from progressd.engine.registry import Recent
 from support.samples import moved
 
 OFFSETS = st.integers(1, 3000)

@@ -102,7 +102,7 @@ def test_a_deleted_job_is_forgotten(registry: Registry) -> None:
 
 def seen(registry: Registry, number: int = 1, after: int = 0, upto: int = 1000) -> list[int] | None:
     """The places of the messages that a watcher of the job is sent."""
-    trail = registry.trail(job_id(number))
+    trail = registry.log_of(job_id(number))
     return None if trail is None else [published.offset for published in trail.between(after, upto)]
 
 
@@ -138,7 +138,7 @@ async def test_after_a_start_the_messages_of_unfinished_jobs_are_there_as_before
     store.first_offset = 100  # as it is when the file is opened again
     await reopened.load()
     assert seen(reopened) == [1, 3, 5]
-    trail = reopened.trail(job_id(1))
+    trail = reopened.log_of(job_id(1))
     assert trail is not None
     assert trail.progress is not None
     assert trail.progress.message == msgspec.structs.replace(moved(7), cursor=f"{store.id}-5", time=NOW)

@@ -17,7 +17,7 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.engine import retention as module
 from progressd.engine.registry import Registry
-from progressd.engine.retention import DELETE_STEP, FIRST_DELAY, INTERVAL, PAUSE, run_retention
+from progressd.engine.retention import DELETE_BATCH, FIRST_DELAY, INTERVAL, PAUSE, run_retention
 from progressd.files.job_files import JobFiles
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
@@ -53,7 +53,7 @@ async def jobs_in(store: SQLiteStore) -> set[str]:
 async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DELETE_STEP", 2)
+    monkeypatch.setattr(module, "DELETE_BATCH", 2)
     old = [ended(1, 31), ended(2, 32, JobStatus.FAILED), ended(3, 33, JobStatus.CANCELLED), ended(4, 30.1)]
     kept = [
         ended(5, 29.9),
@@ -90,7 +90,7 @@ async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore,
 async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SWEEP_STEP", 2)
+    monkeypatch.setattr(module, "SWEEP_BATCH", 2)
     files = JobFiles(tmp_path)
     await files.prepare(store)
     kept = [
@@ -185,7 +185,7 @@ class ScriptedStore:
 @pytest.mark.parametrize(
     ("script", "pauses"),
     [
-        ([DELETE_STEP, 3, 0], [PAUSE, PAUSE, FIRST_DELAY]),
+        ([DELETE_BATCH, 3, 0], [PAUSE, PAUSE, FIRST_DELAY]),
         ([0, 1, 0], [FIRST_DELAY, PAUSE, INTERVAL]),
         ([StoreFailed("disk full"), 0], [FIRST_DELAY, INTERVAL]),
     ],

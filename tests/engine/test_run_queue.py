@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.batch import Priority
 from progressd.core.job import Job
-from progressd.core.run_queue import RunQueue
+from progressd.engine.registry import RunQueue
 from support.samples import job
 
 LOW, NORMAL, HIGH = Priority

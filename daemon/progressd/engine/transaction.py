@@ -131,12 +131,12 @@ class Transaction:
         self.jobs[job.id] = job
         return job
 
-    def _count(self, batch_id: str, before: JobStatus | None, job: Job, called_off: bool) -> None:
+    def _count(self, batch_id: str, before: JobStatus | None, job: Job, as_batch: bool) -> None:
         """Count the new status of a job in its batch. The first job creates the batch."""
         known = self.batches.get(batch_id) or self._known_batches.unfinished(batch_id)
         if known is None:
             known = JobBatch(id=batch_id, status=BatchStatus.QUEUED, priority=job.priority, created_at=self._now)
-        self.batches[batch_id] = moved(known, before, job.status, self._now, called_off=called_off)
+        self.batches[batch_id] = moved(known, before, job.status, self._now, as_batch=as_batch)
 
 
 def deletion_message(job: Job, cursor: Cursor, now: datetime) -> JobDeleted:

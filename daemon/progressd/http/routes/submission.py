@@ -14,8 +14,7 @@ from progressd.core.errors import IdempotencyKeyReused, InvalidInput, InvalidOpt
 from progressd.core.events import Labels
 from progressd.core.job import Job
 from progressd.core.json import decode
-from progressd.core.options import checked_options
-from progressd.core.pipeline import Pipeline, shown
+from progressd.core.pipeline import Pipeline, checked_options, shown
 from progressd.http.context import services
 from progressd.http.middleware.access import who_asks
 from progressd.http.middleware.idempotency import HEADER
