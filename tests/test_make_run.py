@@ -62,7 +62,7 @@ def url_in(shown: str) -> str:
     return found[0]
 
 
-def test_it_converts_the_scan_and_ctrl_c_stops_it_without_an_error(tmp_path: Path) -> None:
+def test_make_run_converts_the_scan_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     with started(tmp_path) as (shell, terminal):
         shown = read_until(terminal, "Ctrl-C stops the daemon.")
         assert "The result:  http://" in shown
@@ -73,7 +73,7 @@ def test_it_converts_the_scan_and_ctrl_c_stops_it_without_an_error(tmp_path: Pat
 
 
 @pytest.mark.parametrize("sentence", ["The daemon is up", "Ctrl-C stops the daemon."])
-def test_a_terminal_that_is_closed_leaves_no_daemon_behind(tmp_path: Path, sentence: str) -> None:
+def test_a_closed_terminal_stops_the_daemon(tmp_path: Path, sentence: str) -> None:
     with started(tmp_path) as (_, terminal):
         url = url_in(read_until(terminal, sentence))
         os.close(terminal)

@@ -54,7 +54,7 @@ def message() -> FrameBatch[Envelope]:
     return FrameBatch([Envelope(1, started())])
 
 
-async def test_what_waited_for_a_watcher_that_left_is_counted_no_more(nursery: trio.Nursery) -> None:
+async def test_a_discarded_outbox_leaves_the_budget(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(100_000)
     connection = Connection(budget, nursery)
     connection.outbox.put(message())
@@ -67,7 +67,7 @@ async def test_what_waited_for_a_watcher_that_left_is_counted_no_more(nursery: t
     assert connection.sink.sent == b""
 
 
-async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nursery: trio.Nursery) -> None:
+async def test_a_discarded_outbox_is_not_given_up(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(1000)
     gone, slow = Connection(budget, nursery), Connection(budget, nursery)
     gone.outbox.put(message())
@@ -78,7 +78,7 @@ async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nurs
     assert [closing.code for closing in slow.endings] == [4000]
 
 
-async def test_nothing_is_started_for_a_watcher_that_left(nursery: trio.Nursery) -> None:
+async def test_a_discarded_outbox_starts_no_task(nursery: trio.Nursery) -> None:
     connection = Connection(MemoryBudget(), nursery)
     connection.leave()
     connection.outbox.put(message())

@@ -114,9 +114,7 @@ STEPS = st.one_of(
     False,
 )
 @settings(max_examples=150)
-async def test_every_change_comes_once_in_order_and_nothing_is_missing(
-    steps: list[tuple[str, object, object]], slow: bool
-) -> None:
+async def test_any_session_gets_every_change_once_in_order(steps: list[tuple[str, object, object]], slow: bool) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
         world.log.slow = slow
@@ -214,7 +212,7 @@ async def test_a_message_on_two_topics_comes_once(nursery: trio.Nursery) -> None
     assert world.offsets == [1, 2, 3, 4]
 
 
-async def test_a_topic_that_is_covered_already_is_not_replayed(nursery: trio.Nursery) -> None:
+async def test_a_covered_topic_is_not_replayed(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started(), moved(1))
     await world.subscribe(ALL_JOBS)
@@ -222,7 +220,7 @@ async def test_a_topic_that_is_covered_already_is_not_replayed(nursery: trio.Nur
     assert world.offsets == [1, 2]
 
 
-async def test_a_job_that_had_ended_before_all_jobs_were_watched_is_replayed(nursery: trio.Nursery) -> None:
+async def test_an_earlier_ended_job_is_replayed(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started(), *succeeded())
     await world.subscribe(ALL_JOBS)
@@ -231,7 +229,7 @@ async def test_a_job_that_had_ended_before_all_jobs_were_watched_is_replayed(nur
     assert world.offsets == [1, 2, 3]
 
 
-async def test_what_is_resumed_has_only_what_is_newer(nursery: trio.Nursery) -> None:
+async def test_resuming_returns_only_newer_messages(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started(), moved(1), started(job_id(2)))
     top = await world.subscribe(job_topic(ID), job_topic(job_id(2)), after=1)
@@ -239,7 +237,7 @@ async def test_what_is_resumed_has_only_what_is_newer(nursery: trio.Nursery) -> 
     assert top == 3
 
 
-async def test_a_replay_carries_no_cursor_and_what_is_live_does(nursery: trio.Nursery) -> None:
+async def test_replayed_messages_have_no_cursor(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started())
     await world.subscribe(job_topic(ID))
@@ -248,7 +246,7 @@ async def test_a_replay_carries_no_cursor_and_what_is_live_does(nursery: trio.Nu
     assert [bool(item.message.cursor) for item in world.outbox.items] == [False, True]
 
 
-async def test_the_answer_waits_for_what_was_on_its_way_on_other_topics(nursery: trio.Nursery) -> None:
+async def test_the_answer_waits_for_messages_on_other_topics(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.subscribe(job_topic(ID))
     world.log.slow = False
@@ -260,7 +258,7 @@ async def test_the_answer_waits_for_what_was_on_its_way_on_other_topics(nursery:
     assert world.had == list(range(1, 1201))
 
 
-async def test_what_comes_during_a_replay_follows_the_answer(nursery: trio.Nursery) -> None:
+async def test_live_messages_during_a_replay_follow_the_answer(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.subscribe(job_topic(ID))
     await world.tell(started(), started(job_id(2)))
@@ -276,7 +274,7 @@ async def test_what_comes_during_a_replay_follows_the_answer(nursery: trio.Nurse
     assert world.offsets == [2, 1, 3, 4]
 
 
-async def test_a_topic_that_ends_while_it_is_replayed_is_left(nursery: trio.Nursery) -> None:
+async def test_a_topic_that_ends_during_its_replay_is_left(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started())
 
@@ -293,7 +291,7 @@ async def test_a_topic_that_ends_while_it_is_replayed_is_left(nursery: trio.Nurs
     assert world.offsets == [1, 2, 3] * 2
 
 
-async def test_a_topic_that_ends_while_another_is_replayed_is_replayed_nonetheless(nursery: trio.Nursery) -> None:
+async def test_a_topic_that_ends_during_another_replay_is_replayed(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started())
 
@@ -307,7 +305,7 @@ async def test_a_topic_that_ends_while_another_is_replayed_is_replayed_nonethele
     assert world.offsets == [1, 2, 3]
 
 
-async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: trio.Nursery) -> None:
+async def test_ended_topics_leave_nothing(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.subscribe(job_topic(ID), job_topic(job_id(2)), job_topic(job_id(3)))
     await world.tell(started(), *succeeded())
@@ -323,9 +321,7 @@ async def test_what_ended_or_was_unsubscribed_leaves_nothing_behind(nursery: tri
 
 
 @pytest.mark.parametrize("live", [True, False])
-async def test_what_came_on_a_topic_that_is_over_does_not_come_again_on_another(
-    nursery: trio.Nursery, live: bool
-) -> None:
+async def test_messages_of_an_ended_topic_do_not_come_twice(nursery: trio.Nursery, live: bool) -> None:
     world = World(nursery)
     if not live:
         await world.tell(started(), *succeeded())
@@ -338,7 +334,7 @@ async def test_what_came_on_a_topic_that_is_over_does_not_come_again_on_another(
     assert world.offsets == [1, 2, 3]
 
 
-async def test_a_store_that_fails_leaves_the_session_as_it_was(nursery: trio.Nursery) -> None:
+async def test_a_failed_subscription_changes_nothing(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.subscribe(job_topic(ID))
     world.log.broken = True
@@ -350,7 +346,7 @@ async def test_a_store_that_fails_leaves_the_session_as_it_was(nursery: trio.Nur
     assert world.offsets == [1]
 
 
-async def test_too_much_held_back_ends_the_watcher_as_slow(nursery: trio.Nursery) -> None:
+async def test_too_many_held_messages_end_the_session(nursery: trio.Nursery) -> None:
     world = World(nursery, limit=1000)
     await world.subscribe(job_topic(ID))
     world.session._holding = True

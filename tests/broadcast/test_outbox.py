@@ -83,7 +83,7 @@ def framed(*messages: Message) -> list[bytes]:
     return [Envelope(1, message).frame for message in messages]
 
 
-async def test_messages_go_straight_into_a_socket_that_has_room(nursery: trio.Nursery) -> None:
+async def test_messages_go_straight_to_a_socket_with_room(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, room=10**6)
     connection.put(change(1), moved(1), moved(2))
     connection.outbox.write(PING)
@@ -94,7 +94,7 @@ async def test_messages_go_straight_into_a_socket_that_has_room(nursery: trio.Nu
     assert not connection.senders
 
 
-async def test_what_the_socket_does_not_take_waits_in_order(nursery: trio.Nursery) -> None:
+async def test_unsent_messages_wait_in_order(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, room=10)
     connection.put(change(1), change(2))
     connection.put(change(3))
@@ -105,7 +105,7 @@ async def test_what_the_socket_does_not_take_waits_in_order(nursery: trio.Nurser
     assert bytes(connection.socket.written) == b"".join(framed(change(1), change(2), change(3)))
 
 
-async def test_while_it_waits_a_newer_progress_of_a_job_replaces_the_older_one(nursery: trio.Nursery) -> None:
+async def test_newer_progress_replaces_waiting_progress(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     one, other = job_id(1), job_id(2)
     connection.put(moved(1, one), moved(1, other), change(1), moved(2, one), moved(3, one))
@@ -114,7 +114,7 @@ async def test_while_it_waits_a_newer_progress_of_a_job_replaces_the_older_one(n
     assert bytes(connection.socket.written) == b"".join(framed(moved(1, other), change(1), moved(3, one)))
 
 
-async def test_a_frame_that_was_begun_is_finished_although_a_newer_progress_has_come(nursery: trio.Nursery) -> None:
+async def test_a_partly_sent_frame_is_finished(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, room=5)
     connection.put(moved(1))
     connection.put(moved(2))
@@ -125,7 +125,7 @@ async def test_a_frame_that_was_begun_is_finished_although_a_newer_progress_has_
     assert bytes(connection.socket.written) == b"".join([*framed(moved(1)), PING, *framed(moved(3))])
 
 
-async def test_only_the_newest_of_waiting_pings_and_of_waiting_pongs_is_sent(nursery: trio.Nursery) -> None:
+async def test_only_the_newest_waiting_ping_and_pong_are_sent(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     for number in b"12345":
         connection.outbox.write(control(9, bytes((number,))))
@@ -135,7 +135,7 @@ async def test_only_the_newest_of_waiting_pings_and_of_waiting_pongs_is_sent(nur
     assert connection.read() == [(Opcode.PING, b"5"), (Opcode.PONG, b"5")]
 
 
-async def test_a_peer_that_pings_and_never_reads_does_not_make_the_backlog_grow(nursery: trio.Nursery) -> None:
+async def test_pings_do_not_grow_the_backlog(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, limit=1000)
     for number in range(10_000):
         connection.outbox.write(control(10, b"%125d" % number))
@@ -143,14 +143,14 @@ async def test_a_peer_that_pings_and_never_reads_does_not_make_the_backlog_grow(
 
 
 @pytest.mark.parametrize("room", [0, 7])
-async def test_past_its_limit_an_outbox_ends_once_as_a_slow_consumer(nursery: trio.Nursery, room: int) -> None:
+async def test_past_its_limit_an_outbox_ends_once(nursery: trio.Nursery, room: int) -> None:
     connection = Connection(nursery, limit=1000, room=room)
     for number in range(50):
         connection.put(change(number, 100))
     assert connection.endings == [SLOW_CONSUMER]
 
 
-async def test_after_a_gap_come_only_the_bytes_of_the_close(nursery: trio.Nursery) -> None:
+async def test_after_dropped_messages_only_the_close_is_sent(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, limit=1000, room=10)
     close = control(8, SLOW_CONSUMER.code.to_bytes(2, "big"))
     for number in range(50):
@@ -161,7 +161,7 @@ async def test_after_a_gap_come_only_the_bytes_of_the_close(nursery: trio.Nurser
     assert bytes(connection.socket.written) == b"".join([*framed(change(0, 100)), close])
 
 
-async def test_up_to_its_limit_an_outbox_keeps_everything(nursery: trio.Nursery) -> None:
+async def test_below_its_limit_an_outbox_keeps_everything(nursery: trio.Nursery) -> None:
     frames = framed(change(1), change(2))
     connection = Connection(nursery, limit=sum(map(len, frames)))
     connection.put(change(1), change(2))
@@ -170,7 +170,7 @@ async def test_up_to_its_limit_an_outbox_keeps_everything(nursery: trio.Nursery)
     assert connection.endings == [SLOW_CONSUMER]
 
 
-async def test_what_is_put_after_the_end_is_not_sent_and_what_waits_is(nursery: trio.Nursery) -> None:
+async def test_messages_after_the_end_are_not_sent(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     connection.put(change(1))
     connection.outbox.end(JOB_FINISHED)
@@ -183,7 +183,7 @@ async def test_what_is_put_after_the_end_is_not_sent_and_what_waits_is(nursery: 
     assert connection.endings == [JOB_FINISHED]
 
 
-async def test_a_dead_socket_swallows_everything(nursery: trio.Nursery) -> None:
+async def test_a_dead_socket_discards_everything(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, limit=100)
     connection.socket.dead = True
     for number in range(50):
@@ -193,7 +193,7 @@ async def test_a_dead_socket_swallows_everything(nursery: trio.Nursery) -> None:
     assert not connection.senders
 
 
-async def test_a_socket_that_dies_while_something_waits_leaves_nothing_waiting(nursery: trio.Nursery) -> None:
+async def test_a_dying_socket_leaves_nothing_waiting(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, room=5)
     connection.put(change(1), change(2))
     await settled()
@@ -205,7 +205,7 @@ async def test_a_socket_that_dies_while_something_waits_leaves_nothing_waiting(n
     assert len(connection.socket.written) == 5
 
 
-async def test_a_socket_closed_while_something_waits_ends_the_sender_and_nobody_waits_for_it(
+async def test_a_closed_socket_ends_the_sender(
     nursery: trio.Nursery,
 ) -> None:
     connection = Connection(nursery, room=5)
@@ -219,7 +219,7 @@ async def test_a_socket_closed_while_something_waits_ends_the_sender_and_nobody_
     assert len(connection.socket.written) == 5
 
 
-async def test_drained_is_when_the_last_byte_is_with_the_socket(nursery: trio.Nursery) -> None:
+async def test_drained_returns_after_the_last_byte(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     done = trio.Event()
 
@@ -239,7 +239,7 @@ async def test_drained_is_when_the_last_byte_is_with_the_socket(nursery: trio.Nu
     await connection.drained()
 
 
-async def test_each_wait_for_it_to_drain_is_for_what_waits_then(nursery: trio.Nursery) -> None:
+async def test_drained_waits_for_current_messages(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     for number in range(3):
         connection.put(change(number))
@@ -250,7 +250,7 @@ async def test_each_wait_for_it_to_drain_is_for_what_waits_then(nursery: trio.Nu
         await connection.drained()
 
 
-async def test_a_cancelled_sender_has_cut_a_frame_so_nothing_is_written_any_more() -> None:
+async def test_a_cancelled_sender_shuts_the_outbox() -> None:
     async with trio.open_nursery() as senders:
         connection = Connection(senders, room=5)
         connection.put(change(1), change(2))
@@ -263,7 +263,7 @@ async def test_a_cancelled_sender_has_cut_a_frame_so_nothing_is_written_any_more
     assert bytes(connection.socket.written) == framed(change(1))[0][:5]
 
 
-async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: trio.Nursery) -> None:
+async def test_progress_beyond_the_next_64_kib_can_be_replaced(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     connection.put(change(1, FLUSH_BYTES), moved(1))
     await settled()  # the sender has begun
@@ -276,7 +276,7 @@ async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: 
 # All outboxes together
 
 
-async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_notice_nothing(
+async def test_past_the_budget_the_slowest_is_given_up(
     nursery: trio.Nursery,
 ) -> None:
     budget = MemoryBudget(1000)
@@ -296,7 +296,7 @@ async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_not
     assert budget.used == 0
 
 
-async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: trio.Nursery) -> None:
+async def test_dropped_messages_leave_the_budget(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(1000)
     lost, other = Connection(nursery, limit=500, budget=budget), Connection(nursery, budget=budget)
     lost.put(change(1, 300))
@@ -306,7 +306,7 @@ async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: tri
     assert not other.endings
 
 
-async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nursery) -> None:
+async def test_sent_messages_leave_the_budget(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(1000)
     sent, over, last = (Connection(nursery, budget=budget) for _ in range(3))
     sent.put(change(1, 600))
@@ -318,7 +318,7 @@ async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nur
     assert not any(connection.endings for connection in (sent, over, last))
 
 
-async def test_a_watcher_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
+async def test_giving_up_overrides_a_waiting_end(
     nursery: trio.Nursery,
 ) -> None:
     budget = MemoryBudget(1000)
@@ -446,7 +446,7 @@ def missing(played: Played) -> list[Sent]:
 
 @settings(max_examples=200)
 @given(interleavings)
-def test_any_interleaving_sends_everything_that_nothing_newer_replaced_once_and_in_order(steps: list[Step]) -> None:
+def test_any_interleaving_sends_all_messages_in_order(steps: list[Step]) -> None:
     played = run(steps, 10**9)
     assert played.endings == [JOB_FINISHED]
     assert played.read == sorted(set(played.read))
@@ -455,9 +455,7 @@ def test_any_interleaving_sends_everything_that_nothing_newer_replaced_once_and_
 
 @settings(max_examples=200)
 @given(interleavings, st.sampled_from([60, 200, 500, 2000, 70_000, 150_000]))
-def test_any_interleaving_past_the_limit_ends_once_and_sends_no_message_behind_a_gap(
-    steps: list[Step], limit: int
-) -> None:
+def test_any_interleaving_past_the_limit_ends_once(steps: list[Step], limit: int) -> None:
     played = run(steps, limit)
     assert played.endings in ([JOB_FINISHED], [SLOW_CONSUMER])
     assert played.read == sorted(set(played.read))

@@ -169,7 +169,7 @@ async def finished_jobs(world: World) -> None:
 
 
 @pytest.mark.parametrize("others", [other_jobs, watched_jobs, idle_watchers, idle_sessions, finished_jobs])
-async def test_an_event_costs_the_same_whatever_else_there_is(
+async def test_the_cost_of_an_event_is_constant(
     mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
 ) -> None:
     """The clock stands still, lest something that is done now and then comes in between."""
@@ -198,7 +198,7 @@ async def cost_of_coming_back(one: World) -> Work:
 
 
 @pytest.mark.parametrize("others", [other_jobs, finished_jobs])
-async def test_coming_back_costs_what_was_missed_and_not_what_there_is(
+async def test_the_cost_of_resuming_depends_on_missed_messages(
     mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
 ) -> None:
     async with world(store) as one:
@@ -228,9 +228,7 @@ class Passes(trio.abc.Instrument):
 
 
 @pytest.mark.parametrize("back", [True, False])
-async def test_of_many_watchers_that_come_together_one_is_served_in_each_pass_of_the_event_loop(
-    store: SQLiteStore, back: bool
-) -> None:
+async def test_one_replay_continues_per_pass_of_the_event_loop(store: SQLiteStore, back: bool) -> None:
     async with world(store) as one:
         cursor = one.spine.broadcaster.offset if back else None
         await other_jobs(one)

@@ -128,7 +128,7 @@ class World:
 # One step at a time
 
 
-async def test_a_new_watcher_gets_every_state_change_and_the_newest_progress_then_what_comes(
+async def test_a_new_watcher_gets_past_then_live_messages(
     nursery: trio.Nursery,
 ) -> None:
     world = World(nursery)
@@ -141,7 +141,7 @@ async def test_a_new_watcher_gets_every_state_change_and_the_newest_progress_the
     assert outbox.messages == [started(), moved(2), moved(3), moved(4)]
 
 
-async def test_what_comes_while_the_past_is_read_goes_out_behind_it(nursery: trio.Nursery) -> None:
+async def test_live_messages_follow_the_replay(nursery: trio.Nursery) -> None:
     world = World(nursery)
     await world.tell(started(), moved(1))
     subscription, outbox = world.join()
@@ -155,7 +155,7 @@ async def test_what_comes_while_the_past_is_read_goes_out_behind_it(nursery: tri
     assert outbox.messages == [started(), moved(2), *succeeded()]
 
 
-async def test_a_watcher_is_told_where_to_resume_between_what_was_and_what_came_meanwhile(
+async def test_on_live_is_called_between_replay_and_live(
     nursery: trio.Nursery,
 ) -> None:
     world = World(nursery)
@@ -171,7 +171,7 @@ async def test_a_watcher_is_told_where_to_resume_between_what_was_and_what_came_
     assert outbox.offsets == [1, 3, 4, 5]
 
 
-async def test_a_watcher_of_what_is_over_is_not_told_where_to_resume(nursery: trio.Nursery) -> None:
+async def test_on_live_is_not_called_for_an_ended_topic(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), *succeeded())
@@ -180,7 +180,7 @@ async def test_a_watcher_of_what_is_over_is_not_told_where_to_resume(nursery: tr
     assert had == []
 
 
-async def test_a_watcher_who_comes_after_the_end_gets_the_end_and_is_done(nursery: trio.Nursery) -> None:
+async def test_a_watcher_after_the_end_gets_the_end(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), moved(1), *succeeded())
@@ -191,9 +191,7 @@ async def test_a_watcher_who_comes_after_the_end_gets_the_end_and_is_done(nurser
 
 
 @pytest.mark.parametrize("end", [succeeded(), (cancelled(),)], ids=["completed", "cancelled"])
-async def test_an_end_while_the_past_is_read_ends_the_stream_behind_it(
-    nursery: trio.Nursery, end: tuple[JobMessage, ...]
-) -> None:
+async def test_an_end_during_the_replay_ends_the_stream(nursery: trio.Nursery, end: tuple[JobMessage, ...]) -> None:
     world = World(nursery)
     await world.tell(started())
     subscription, outbox = world.join()
@@ -208,7 +206,7 @@ async def test_an_end_while_the_past_is_read_ends_the_stream_behind_it(
     assert outbox.endings == [JOB_FINISHED]
 
 
-async def test_what_is_still_queued_in_the_topic_and_was_in_the_past_does_not_come_again(
+async def test_replayed_messages_do_not_come_live_again(
     nursery: trio.Nursery,
 ) -> None:
     fan_outs: list[Callable[[], Awaitable[None]]] = []
@@ -227,7 +225,7 @@ async def test_what_is_still_queued_in_the_topic_and_was_in_the_past_does_not_co
     assert outbox.messages == [started(), moved(1), moved(2)]
 
 
-async def test_an_end_that_is_durable_and_not_published_yet_comes_live(nursery: trio.Nursery) -> None:
+async def test_a_stored_end_may_come_live(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started())
@@ -253,7 +251,7 @@ async def test_the_end_of_a_job_does_not_end_the_stream_of_all_jobs(nursery: tri
     assert not outbox.endings
 
 
-async def test_a_watcher_who_comes_back_gets_only_what_is_newer_than_the_cursor(nursery: trio.Nursery) -> None:
+async def test_a_resumed_watcher_gets_only_newer_messages(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), moved(1), moved(2), moved(3))
@@ -264,7 +262,7 @@ async def test_a_watcher_who_comes_back_gets_only_what_is_newer_than_the_cursor(
     assert outbox.messages == [moved(3), *succeeded()]
 
 
-async def test_more_than_the_limit_while_the_past_is_read_ends_as_a_slow_consumer(nursery: trio.Nursery) -> None:
+async def test_too_many_live_messages_end_a_replay(nursery: trio.Nursery) -> None:
     world = World(nursery, limit=1000)
     await world.tell(started())
     subscription, outbox = world.join()
@@ -280,7 +278,7 @@ async def test_more_than_the_limit_while_the_past_is_read_ends_as_a_slow_consume
     assert outbox.messages == []
 
 
-async def test_progress_while_the_past_is_read_does_not_grow_beyond_the_newest(nursery: trio.Nursery) -> None:
+async def test_held_progress_is_only_the_newest(nursery: trio.Nursery) -> None:
     world = World(nursery, limit=1000)
     await world.tell(started())
     subscription, outbox = world.join()
@@ -294,7 +292,7 @@ async def test_progress_while_the_past_is_read_does_not_grow_beyond_the_newest(n
     assert not outbox.endings
 
 
-async def test_a_long_past_comes_in_parts(nursery: trio.Nursery) -> None:
+async def test_a_long_replay_comes_in_parts(nursery: trio.Nursery) -> None:
     world = World(nursery, page_size=300)
     world.log.let_all_through()
     many = [started(job_id(number)) for number in range(1000)]
@@ -305,7 +303,7 @@ async def test_a_long_past_comes_in_parts(nursery: trio.Nursery) -> None:
     assert max(len(batch.items) for batch in outbox.batches) == REPLAY_BATCH
 
 
-async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nursery) -> None:
+async def test_a_failed_replay_can_be_retried(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), moved(1))
@@ -326,7 +324,7 @@ async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nurse
     assert outbox.messages == [started(), moved(2)]
 
 
-async def test_who_has_left_gets_nothing(nursery: trio.Nursery) -> None:
+async def test_a_watcher_that_left_gets_nothing(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     (stayed, kept), (left, empty) = world.join(), world.join()
@@ -468,9 +466,7 @@ def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size:
 
 @settings(max_examples=200)
 @given(steps, st.integers(1, 4), st.sampled_from([1, 200, 400]))
-def test_past_the_limit_a_stream_ends_and_nothing_comes_behind_the_gap(
-    todo: list[Step], page_size: int, limit: int
-) -> None:
+def test_past_the_limit_a_stream_ends(todo: list[Step], page_size: int, limit: int) -> None:
     log, watchers = run(todo, limit, page_size)
     for watcher in watchers:
         got, changes = watcher.outbox.offsets, [item.offset for item in owed(watcher, log) if not is_progress(item)]

@@ -53,23 +53,23 @@ def test_the_status_follows_from_the_jobs(ways: list[tuple[JobStatus, ...]], sta
     assert (batch.completed_at is not None) == batch.status.finished
 
 
-def test_a_batch_that_was_as_batch_is_cancelled_whatever_was_done_before() -> None:
+def test_a_batch_cancelled_as_a_whole_is_cancelled() -> None:
     assert batch_of(DONE, GONE, as_batch=True).status == "cancelled"
 
 
-def test_it_starts_with_its_first_job_and_ends_with_its_last() -> None:
+def test_a_batch_starts_with_its_first_job_and_ends_with_its_last() -> None:
     batch = batch_of(DONE, DONE)
     assert batch.started_at == NOW + timedelta(seconds=1)
     assert batch.completed_at == NOW + timedelta(seconds=4)
 
 
-def test_the_rest_is_estimated_from_what_is_done() -> None:
+def test_completion_is_estimated_from_finished_jobs() -> None:
     assert batch_of(RUNNING, ()).estimated_completion is None
     assert batch_of(DONE, (), (), ()).estimated_completion == NOW + timedelta(seconds=1 + 4)
     assert batch_of(DONE).estimated_completion is None
 
 
-def test_its_watchers_are_told_the_counts_and_at_last_the_end() -> None:
+def test_watchers_get_counts_and_the_end() -> None:
     id_ = job_id(99)
     assert batch_messages(batch_of(DONE, RUNNING, ())) == (BatchProgress(id_, BatchProgressData(1, 1, 1, 0, 3, 0)),)
     assert batch_messages(batch_of(DONE, BROKEN, GONE)) == (

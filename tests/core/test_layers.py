@@ -86,23 +86,23 @@ def part(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_every_part_has_its_place_in_the_order() -> None:
+def test_every_package_is_in_the_table() -> None:
     assert {part(module) for module in MODULES} <= MAY_IMPORT.keys()
 
 
-def test_the_order_is_one() -> None:
+def test_the_table_has_no_cycle() -> None:
     order = list(MAY_IMPORT)
     for name, allowed in MAY_IMPORT.items():
         assert all(order.index(other) < order.index(name) for other in allowed.split())
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
+def test_a_module_imports_only_lower_packages(module: str) -> None:
     allowed = {part(module), *MAY_IMPORT[part(module)].split()}
     assert {part(other) for other in OWN[module]} <= allowed
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_modules_have_no_import_cycle() -> None:
     assert list(graphlib.TopologicalSorter(OWN).static_order())
 
 
@@ -111,7 +111,7 @@ def test_the_core_does_no_io(module: str) -> None:
     assert {part(name) for name in MODULES[module]} <= {*CORE_MAY_IMPORT, "progressd"}
 
 
-def test_only_the_composition_root_and_the_upkeep_know_which_store_it_is() -> None:
+def test_only_app_and_admin_know_the_concrete_store() -> None:
     concrete = {
         module for module, names in OWN.items() if any(name.startswith("store.") for name in names - {"store.base"})
     }
@@ -119,7 +119,7 @@ def test_only_the_composition_root_and_the_upkeep_know_which_store_it_is() -> No
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
-def test_a_library_is_used_only_where_it_belongs(library: str) -> None:
+def test_a_library_is_used_only_in_its_packages(library: str) -> None:
     users = {part(module) for module, names in MODULES.items() if library in {part(name) for name in names}}
     assert users <= ONLY_IN[library]
 

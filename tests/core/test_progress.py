@@ -34,23 +34,23 @@ def test_the_percentage_never_falls_while_steps_are_done(one: int, other: int, t
 
 
 @given(counts, counts, st.floats(0, 1e308))
-def test_a_producers_own_percentage_is_taken_as_a_whole_number_up_to_100(current: int, total: int, own: float) -> None:
+def test_a_producers_own_percentage_is_rounded_down(current: int, total: int, own: float) -> None:
     percent = percentage(current, total, own)
     assert type(percent) is int
     assert percent == (int(own) if own < 100 else 100)
 
 
-def test_the_time_left_goes_on_at_the_speed_so_far() -> None:
+def test_the_time_left_assumes_constant_speed() -> None:
     assert seconds_left(NOW, NOW + timedelta(seconds=10), 5, 12) == 14.0
 
 
 @pytest.mark.parametrize("current", [0, 13])
-def test_nothing_tells_the_time_left_before_the_first_step_or_beyond_the_last(current: int) -> None:
+def test_the_time_left_is_unknown_outside_the_steps(current: int) -> None:
     assert seconds_left(NOW, NOW + timedelta(seconds=10), current, 12) is None
 
 
 @pytest.mark.parametrize("seconds", [0, -5])
-def test_nothing_tells_the_time_left_when_no_time_has_passed(seconds: int) -> None:
+def test_the_time_left_is_unknown_at_the_start(seconds: int) -> None:
     assert seconds_left(NOW, NOW + timedelta(seconds=seconds), 5, 12) is None
 
 

@@ -44,7 +44,7 @@ def test_a_short_line_matches_as_in_python(text: str, pattern: str) -> None:
         assert {name: int(number) for name, number in expected.groupdict().items()}.items() <= numbers.items()
 
 
-def test_progress_at_the_beginning_of_a_long_line_is_found() -> None:
+def test_progress_in_a_long_line_is_found() -> None:
     assert ProgressPattern(STEPS).find(b"[5/120] c++ " + b"-Dx " * 20_000) == ReportedProgress(5, 120)
 
 
@@ -55,7 +55,7 @@ def test_only_the_beginning_of_a_line_is_searched() -> None:
 
 
 @pytest.mark.parametrize("pattern", [STEPS, STEPS + ".*"])
-def test_a_number_that_is_cut_is_not_progress(pattern: str) -> None:
+def test_a_cut_number_is_not_progress(pattern: str) -> None:
     assert ProgressPattern(pattern).find(b" " * (MAX_SEARCHED - 3) + b"5/120") is None
 
 
@@ -64,7 +64,7 @@ def test_a_long_step_is_cut() -> None:
     assert found == ReportedProgress(5, 12, "x" * MAX_NAME)
 
 
-def test_what_is_found_has_to_be_a_number() -> None:
+def test_a_match_must_be_a_number() -> None:
     with pytest.raises(InvalidInput, match=r"^the progress pattern found no numbers: "):
         ProgressPattern(r"(?P<percent>\w+)%").find(b"lots%")
 
@@ -95,7 +95,7 @@ def test_no_line_takes_long(pattern: str, line: str) -> None:
         ("(?P<percent>x)(?P<y>)", "(?P<y>…) is not one of current, total, percent and step"),
     ],
 )
-def test_a_pattern_that_cannot_be_used_is_refused_with_the_reason(
+def test_an_unusable_pattern_is_rejected_with_the_reason(
     pattern: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -77,7 +77,7 @@ async def told(spine: Spine, topic: str, after: int | None = None, upto: int | N
 # One job
 
 
-async def test_a_new_watcher_of_a_job_gets_its_state_changes_and_newest_progress(spine: Spine) -> None:
+async def test_a_new_watcher_gets_state_changes_and_newest_progress(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), progress(2), register(2), progress(1, 2))
     messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset)
     assert [Told.of(message) for message in messages] == [Told(1, "status_change"), Told(1, "progress")]
@@ -86,7 +86,7 @@ async def test_a_new_watcher_of_a_job_gets_its_state_changes_and_newest_progress
     assert not over
 
 
-async def test_a_finished_job_is_over_with_its_last_message(spine: Spine) -> None:
+async def test_a_finished_job_is_over_after_its_last_message(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), complete())
     last = spine.broadcaster.offset
     messages, over = await page(spine.history, TOPIC, None, last)
@@ -95,33 +95,33 @@ async def test_a_finished_job_is_over_with_its_last_message(spine: Spine) -> Non
     assert (await page(spine.history, TOPIC, last, last)) == ([], True)
 
 
-async def test_a_job_is_not_over_for_who_came_before_its_last_message(spine: Spine) -> None:
+async def test_a_job_is_not_over_before_its_last_message(spine: Spine) -> None:
     await spine.submit(register(), start(), complete())
     messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset - 1)
     assert [type_of(message) for message in messages] == ["status_change", "status_change"]
     assert not over
 
 
-async def test_who_comes_back_to_a_job_gets_what_is_newer(spine: Spine) -> None:
+async def test_resuming_a_job_returns_newer_messages(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), progress(2))
     cursor = spine.broadcaster.offset - 1
     await spine.submit(progress(3), fail())
     assert await told(spine, TOPIC, cursor) == [Told(1, "progress"), Told(1, "status_change"), Told(1, "error")]
 
 
-async def test_progress_that_came_after_is_left_to_the_live_messages(spine: Spine) -> None:
+async def test_newer_progress_is_left_to_live_messages(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1))
     upto = spine.broadcaster.offset
     await spine.submit(progress(2))
     assert await told(spine, TOPIC, None, upto) == [Told(1, "status_change")]
 
 
-async def test_a_job_that_nobody_knows_is_not_found(spine: Spine) -> None:
+async def test_an_unknown_job_is_not_found(spine: Spine) -> None:
     with pytest.raises(NotFound, match=job_id(9)):
         await spine.history.page(job_topic(job_id(9)), None, 100)
 
 
-async def test_a_job_queued_again_has_no_progress_until_it_moves(spine: Spine) -> None:
+async def test_a_requeued_job_has_no_progress(spine: Spine) -> None:
     await spine.submit(submit(), StartEvent(ID), progress(1), RequeueEvent(ID))
     assert await told(spine, TOPIC) == [Told(1, "status_change")] * 2
 
@@ -129,7 +129,7 @@ async def test_a_job_queued_again_has_no_progress_until_it_moves(spine: Spine) -
 # All jobs
 
 
-async def test_a_new_watcher_of_all_jobs_gets_those_that_are_unfinished(spine: Spine) -> None:
+async def test_a_new_watcher_of_all_jobs_gets_unfinished_ones(spine: Spine) -> None:
     await spine.submit(register(1), register(2), start(1), progress(1, 1), start(2), progress(1, 2), complete(1))
     assert await told(spine, ALL_JOBS) == [
         Told(2, "job_created"),
@@ -138,7 +138,7 @@ async def test_a_new_watcher_of_all_jobs_gets_those_that_are_unfinished(spine: S
     ]
 
 
-async def test_a_job_that_ends_meanwhile_is_in_the_snapshot_as_it_was(spine: Spine) -> None:
+async def test_a_job_that_ends_meanwhile_stays_in_the_snapshot(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1))
     upto = spine.broadcaster.offset
     await spine.submit(complete())
@@ -149,7 +149,7 @@ async def test_a_job_that_ends_meanwhile_is_in_the_snapshot_as_it_was(spine: Spi
     ]
 
 
-async def test_who_comes_back_to_all_jobs_gets_every_newer_change_and_the_newest_progress(spine: Spine) -> None:
+async def test_resuming_all_jobs_returns_newer_changes_and_newest_progress(spine: Spine) -> None:
     await spine.submit(register(1), start(1), progress(1, 1))
     cursor = spine.broadcaster.offset
     await spine.submit(progress(2, 1), register(2), progress(3, 1), fail(2), register(3), progress(1, 3), complete(1))
@@ -166,7 +166,7 @@ async def test_who_comes_back_to_all_jobs_gets_every_newer_change_and_the_newest
     ]
 
 
-async def test_watchers_that_come_together_share_a_snapshot_and_get_what_came_in_between(spine: Spine) -> None:
+async def test_watchers_share_a_snapshot_and_get_newer_messages(spine: Spine) -> None:
     await spine.submit(register(1), start(1), progress(1, 1), register(2), register(3), fail(3))
     first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(complete(1), progress(1, 2))
@@ -186,7 +186,7 @@ async def test_watchers_that_come_together_share_a_snapshot_and_get_what_came_in
     assert await told(spine, ALL_JOBS) == [Told(2, "job_created"), Told(2, "status_change"), Told(2, "progress")]
 
 
-async def test_a_snapshot_is_taken_anew_once_much_has_come(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_snapshot_is_not_shared(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SNAPSHOT_MAX_AGE", 3)
     await spine.submit(register(1))
     first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
@@ -197,7 +197,7 @@ async def test_a_snapshot_is_taken_anew_once_much_has_come(spine: Spine, monkeyp
     assert [item.offset for item in earlier.items] == [1, 2, 3]
 
 
-async def test_a_job_that_came_with_a_shared_snapshot_does_not_come_again_on_its_own_topic(spine: Spine) -> None:
+async def test_a_job_in_a_shared_snapshot_is_not_replayed_again(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
     shared = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(complete(1))
@@ -211,9 +211,7 @@ async def test_a_job_that_came_with_a_shared_snapshot_does_not_come_again_on_its
     assert len(shared.items) == 2
 
 
-async def test_a_snapshot_is_whole_though_jobs_end_and_are_forgotten_while_it_is_taken(
-    spine: Spine, little_memory: None
-) -> None:
+async def test_a_snapshot_survives_forgotten_jobs(spine: Spine, little_memory: None) -> None:
     numbers = range(1, 8)
     await spine.submit(*map(register, numbers), *map(start, numbers), *(progress(9, number) for number in numbers))
     upto = spine.broadcaster.offset
@@ -230,7 +228,7 @@ async def test_a_snapshot_is_whole_though_jobs_end_and_are_forgotten_while_it_is
     assert snapshots == [[Told(number, kind) for kind in kinds for number in numbers]] * 3
 
 
-async def test_jobs_that_end_in_one_batch_in_another_order_than_they_moved_are_all_there(spine: Spine) -> None:
+async def test_jobs_may_end_in_another_order_than_their_progress(spine: Spine) -> None:
     await spine.submit(register(1), register(2), start(1), start(2))
     await spine.submit(progress(1, 1), fail(2), fail(1))
     last = spine.broadcaster.offset
@@ -240,7 +238,7 @@ async def test_jobs_that_end_in_one_batch_in_another_order_than_they_moved_are_a
 
 
 @pytest.mark.usefixtures("little_memory")
-async def test_a_long_absence_is_read_page_by_page(spine: Spine) -> None:
+async def test_many_missed_messages_are_read_page_by_page(spine: Spine) -> None:
     await spine.submit(*(event for number in range(1, 20) for event in (register(number), fail(number))))
     await spine.submit(register(20), progress(1, 20), register(21), progress(1, 21), complete(21))
     items, after, _ = await spine.history.page(ALL_JOBS, 0, spine.broadcaster.offset)
@@ -249,7 +247,7 @@ async def test_a_long_absence_is_read_page_by_page(spine: Spine) -> None:
     assert len(await told(spine, ALL_JOBS, 0)) == 19 * 3 + 3 + 5
 
 
-async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_path: Path) -> None:
+async def test_more_missed_changes_than_a_page_are_all_read(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     async with started_again(path) as spine:
         await spine.submit(*(event for number in range(1, 301) for event in (register(number), fail(number))))
@@ -261,9 +259,7 @@ async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_pa
         assert after is not None
 
 
-async def test_a_job_with_more_changes_than_a_page_holds_is_read_whole_when_it_is_no_longer_in_memory(
-    spine: Spine, little_memory: None
-) -> None:
+async def test_a_stored_job_with_many_changes_is_read_completely(spine: Spine, little_memory: None) -> None:
     await spine.submit(submit(), StartEvent(ID))
     for step in range(10):
         await spine.submit(progress(step), RequeueEvent(ID), StartEvent(ID))
@@ -287,7 +283,7 @@ class CountedStore(SQLiteStore):
         return await super()._documents(decode, query, *values)
 
 
-async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: Path) -> None:
+async def test_unknown_topics_cost_two_queries(tmp_path: Path) -> None:
     with closing(CountedStore.open(tmp_path / "store.sqlite")) as store:
         async with running(store) as spine:
             await spine.submit(register(1), register(2), fail(2))
@@ -301,7 +297,7 @@ async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: 
 # Cursors
 
 
-async def test_a_cursor_of_a_message_is_where_to_resume_from(spine: Spine) -> None:
+async def test_a_cursor_of_a_message_can_be_resumed(spine: Spine) -> None:
     [job] = await spine.submit(register())
     newest = spine.broadcaster.offset
     assert not isinstance(job, Exception)
@@ -310,14 +306,14 @@ async def test_a_cursor_of_a_message_is_where_to_resume_from(spine: Spine) -> No
     assert spine.history.offset(spine.history.cursor(0), newest) == 0
 
 
-async def test_a_cursor_that_this_store_did_not_give_out_is_unknown(spine: Spine) -> None:
+async def test_a_cursor_of_another_store_is_unknown(spine: Spine) -> None:
     await spine.submit(register(), start())
     newest = spine.broadcaster.offset
     for unknown in (str(Cursor("other", newest)), spine.history.cursor(newest + 1), "", "7", "nonsense", "a-b-c"):
         assert spine.history.offset(unknown, newest) is None
 
 
-async def test_a_cursor_is_too_old_once_something_after_it_was_deleted(spine: Spine) -> None:
+async def test_a_cursor_before_a_deletion_is_too_old(spine: Spine) -> None:
     await spine.submit(register(1))
     before = spine.broadcaster.offset
     *_, job = await spine.submit(start(1), fail(1))
@@ -330,7 +326,7 @@ async def test_a_cursor_is_too_old_once_something_after_it_was_deleted(spine: Sp
     assert spine.history.offset(spine.history.cursor(newest), newest) == newest
 
 
-async def test_cursors_are_good_for_the_next_daemon(tmp_path: Path) -> None:
+async def test_cursors_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     async with started_again(path) as spine:
         await spine.submit(register(), start())
@@ -362,7 +358,9 @@ stories = st.lists(st.lists(events, min_size=1, max_size=6), max_size=10)
 
 @settings(max_examples=60)
 @given(stories)
-def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory, story: list[list[Event]]) -> None:
+def test_memory_and_store_return_the_same_history(
+    tmp_path_factory: pytest.TempPathFactory, story: list[list[Event]]
+) -> None:
     async def compare() -> None:
         path = tmp_path_factory.mktemp("history") / "store.sqlite"
         async with started_again(path) as spine:
@@ -440,7 +438,7 @@ def changes_of(messages: Iterable[JobMessage]) -> list[JobMessage]:
     st.lists(st.tuples(st.integers(0, 10), st.sampled_from([None, 1]), st.none() | st.integers(0, 8)), max_size=4),
     st.lists(st.integers(0, 40), max_size=30),
 )
-def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
+def test_a_watcher_that_connects_at_any_moment_misses_nothing(
     tmp_path_factory: pytest.TempPathFactory,
     story: list[list[Event]],
     joins: list[tuple[int, int | None, int | None]],

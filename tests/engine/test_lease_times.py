@@ -28,7 +28,7 @@ def say(leases: Leases, jobs: dict[str, Job], now: float) -> list[LeaseEvent]:
     return events
 
 
-def test_a_silent_producer_stalls_after_one_lease_and_is_lost_after_three() -> None:
+def test_a_silent_producer_stalls_then_is_lost() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 100)
     assert leases.next_check == 110
@@ -40,7 +40,7 @@ def test_a_silent_producer_stalls_after_one_lease_and_is_lost_after_three() -> N
     assert len(leases) == 0
 
 
-def test_a_producer_that_is_heard_has_a_whole_lease_again() -> None:
+def test_an_event_renews_the_lease() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 100)
     leases.renew(job_id(1), 109)
@@ -48,7 +48,7 @@ def test_a_producer_that_is_heard_has_a_whole_lease_again() -> None:
     assert say(leases, jobs, 119) == [STALLED]
 
 
-def test_a_producer_that_comes_back_at_the_last_moment_has_all_its_leases_again() -> None:
+def test_an_event_at_the_last_moment_renews_all_leases() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 0)
     assert say(leases, jobs, 10) == [STALLED]
@@ -61,13 +61,13 @@ def test_a_producer_that_comes_back_at_the_last_moment_has_all_its_leases_again(
     ]
 
 
-def test_what_could_not_be_kept_is_said_again_a_lease_later() -> None:
+def test_an_unstored_event_is_repeated_a_lease_later() -> None:
     leases = Leases()
     leases.keep(leased(), 0)
     assert [(when, leases.expired(when)) for when in (10, 15, 20)] == [(10, [STALLED]), (15, []), (20, [STALLED])]
 
 
-def test_after_a_long_halt_of_the_daemon_a_producer_has_two_leases_to_come_back() -> None:
+def test_after_a_long_halt_a_producer_has_two_leases() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 0)
     assert say(leases, jobs, 1000) == [STALLED]
@@ -75,7 +75,7 @@ def test_after_a_long_halt_of_the_daemon_a_producer_has_two_leases_to_come_back(
     assert say(leases, jobs, 1020) == [LOST]
 
 
-def test_a_job_that_was_stalled_before_a_restart_is_lost_three_leases_after_it() -> None:
+def test_a_job_stalled_before_a_restart_has_three_leases() -> None:
     stalled = apply(leased(), STALLED, NOW).job
     leases, jobs = Leases(), {job_id(1): stalled}
     leases.keep(stalled, 50)
@@ -83,14 +83,14 @@ def test_a_job_that_was_stalled_before_a_restart_is_lost_three_leases_after_it()
 
 
 @pytest.mark.parametrize("one", [job(), leased(pipeline="pdf"), leased(status=JobStatus.FAILED)])
-def test_jobs_without_a_lease_the_runners_and_finished_ones_have_no_place(one: Job) -> None:
+def test_jobs_without_a_running_lease_are_not_tracked(one: Job) -> None:
     leases = Leases()
     leases.keep(one, 0)
     leases.renew(one.id, 1)
     assert (len(leases), leases.next_check, leases.expired(1e9)) == (0, math.inf, [])
 
 
-def test_millions_of_short_jobs_leave_nothing_behind() -> None:
+def test_finished_jobs_leave_nothing_behind() -> None:
     leases = Leases()
     for number in range(10_000):
         leases.keep(leased(number, 86400), number)
@@ -98,7 +98,7 @@ def test_millions_of_short_jobs_leave_nothing_behind() -> None:
     assert len(leases._checks) <= 101
 
 
-def test_many_who_are_silent_at_once_are_said_in_parts() -> None:
+def test_many_expiries_come_in_batches() -> None:
     leases = Leases()
     for number in range(250):
         leases.keep(leased(number), 0)
@@ -113,7 +113,7 @@ ACTIONS = st.lists(
 
 
 @given(ACTIONS)
-def test_every_life_of_every_job_is_judged_as_if_one_looked_at_all_of_them_all_the_time(
+def test_leases_equal_a_model_that_checks_all_jobs_always(
     actions: list[tuple[str, int, int]],
 ) -> None:
     leases, jobs, now = Leases(), dict[str, Job](), 0

@@ -50,7 +50,7 @@ async def jobs_in(store: SQLiteStore) -> set[str]:
     return {one.id for one in (await store.list_jobs(Filter(), 1000, 0))[0]}
 
 
-async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else(
+async def test_old_jobs_are_deleted_with_their_files(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DELETE_BATCH", 2)
@@ -75,7 +75,7 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
     assert await registry.find([one.id for one in old]) == {}
 
 
-async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_failed_deletion_is_retried(store: SQLiteStore, tmp_path: Path) -> None:
     files = JobFiles(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
@@ -87,7 +87,7 @@ async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore,
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
+async def test_files_of_deleted_jobs_are_removed_after_a_kill(
     store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SWEEP_BATCH", 2)
@@ -114,7 +114,7 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
 
 
 @pytest.mark.parametrize("age", [DAY, KEEP + DAY], ids=["young", "old"])
-async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, tmp_path: Path, age: float) -> None:
+async def test_files_stay_if_the_store_has_no_job(store: SQLiteStore, tmp_path: Path, age: float) -> None:
     files = JobFiles(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
@@ -137,7 +137,7 @@ class UnreadableStore(SQLiteStore):
         raise StoreFailed("the store does not answer")
 
 
-async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(tmp_path: Path) -> None:
+async def test_files_stay_while_the_store_fails(tmp_path: Path) -> None:
     store: SQLiteStore = SQLiteStore.open(tmp_path / "store.sqlite")
     await store.commit([ended(1, 31), ended(3, 0)], [])
     reopened(store, tmp_path).close()
@@ -191,7 +191,7 @@ class ScriptedStore:
     ],
     ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],
 )
-async def test_when_it_looks(
+async def test_retention_intervals(
     script: list[int | StoreFailed], pauses: list[float], tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     with trio.CancelScope() as over:
@@ -202,7 +202,7 @@ async def test_when_it_looks(
     assert [later - earlier for earlier, later in pairwise(store.asked)] == pytest.approx(pauses)
 
 
-async def test_nothing_is_deleted_by_the_first_look_after_the_clock_has_jumped_ahead(
+async def test_a_clock_jump_delays_deletion_by_one_run(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clock(datetime):
@@ -223,9 +223,7 @@ async def test_nothing_is_deleted_by_the_first_look_after_the_clock_has_jumped_a
     )
 
 
-async def test_nothing_is_deleted_at_the_start_where_all_jobs_have_become_old(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_nothing_is_deleted_at_start_if_all_jobs_are_old(tmp_path: Path, autojump_clock: MockClock) -> None:
     began = trio.current_time()
     with trio.CancelScope() as over:
         store = ScriptedStore([0], over, newest=datetime.now(UTC) - timedelta(days=31))

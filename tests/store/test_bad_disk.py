@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(disk: SmallDisk) -> None:
+async def test_a_full_disk_rejects_changes_and_recovers(disk: SmallDisk) -> None:
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client, daemon.watch() as watcher:
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
         disk.fill()
@@ -86,7 +86,7 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
         assert total == 1 + len(kept)
 
 
-async def test_a_disk_that_is_full_at_the_start_is_told_before_anybody_changes_anything(disk: SmallDisk) -> None:
+async def test_a_full_disk_is_reported_at_start(disk: SmallDisk) -> None:
     async with running_daemon(disk.path) as daemon:
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
     disk.fill(but_for=INDEX_BYTES)
@@ -101,7 +101,7 @@ async def test_a_disk_that_is_full_at_the_start_is_told_before_anybody_changes_a
         assert (await client.post("/api/jobs")).status_code == 201
 
 
-async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(disk: SmallDisk) -> None:
+async def test_a_rejected_commit_on_a_full_disk_changes_nothing(disk: SmallDisk) -> None:
     path = disk.path / "store.db"
     text = "x" * 3000
     with closing(SQLiteStore.open(path)) as store:
@@ -124,9 +124,7 @@ async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(d
         assert len(await store.changes(0, MANY, MANY)) == kept + 1
 
 
-def test_a_backup_that_the_disk_has_no_room_for_is_a_sentence_and_leaves_nothing(
-    disk: SmallDisk, tmp_path: Path
-) -> None:
+def test_a_backup_without_disk_space_leaves_nothing(disk: SmallDisk, tmp_path: Path) -> None:
     fill(tmp_path / "store.db", 500)
     disk.fill()
     target = disk.path / "copy.db"
@@ -142,7 +140,7 @@ def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def test_a_daemon_that_finds_the_disk_full_at_its_start_says_so_in_a_sentence(disk: SmallDisk) -> None:
+def test_a_start_on_a_full_disk_has_a_clear_error(disk: SmallDisk) -> None:
     disk.fill()
     ended = serve(disk.path / "state")
     assert ended.returncode == 1
@@ -164,7 +162,7 @@ def damage(path: Path, table: str) -> None:
     path.write_bytes(content)
 
 
-async def test_where_a_page_is_damaged_nothing_is_written_any_more(tmp_path: Path) -> None:
+async def test_a_damaged_page_stops_all_writes(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     fill(path, 500)
     damage(path, "jobs")
@@ -181,7 +179,7 @@ async def test_where_a_page_is_damaged_nothing_is_written_any_more(tmp_path: Pat
     assert path.stat().st_size >= len(before)
 
 
-async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
+async def test_a_daemon_with_a_damaged_store_keeps_serving_reads(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     fill(state / "progressd.db", 500)
@@ -223,9 +221,7 @@ IDS = ["no JSON", "no job", "no UTF-8"]
 
 
 @pytest.mark.parametrize(("where", "bit"), BROKEN, ids=IDS)
-async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
-    tmp_path: Path, where: bytes, bit: int
-) -> None:
+async def test_one_unreadable_job_does_not_affect_others(tmp_path: Path, where: bytes, bit: int) -> None:
     path, broken = tmp_path / "store.db", FINISHED[1]
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
@@ -253,9 +249,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
 
 
 @pytest.mark.parametrize(("where", "bit"), BROKEN, ids=IDS)
-async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others(
-    tmp_path: Path, where: bytes, bit: int
-) -> None:
+async def test_retention_skips_unreadable_jobs(tmp_path: Path, where: bytes, bit: int) -> None:
     path = tmp_path / "store.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit(FINISHED, [])
@@ -266,7 +260,7 @@ async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others
         assert await store.delete_finished(NOW + timedelta(days=30), 1) == []
 
 
-async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for_its_job(tmp_path: Path) -> None:
+async def test_an_unreadable_change_is_skipped_or_raised(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit(FINISHED, [Change(one.created_offset, created(one.id)) for one in FINISHED])
@@ -280,7 +274,7 @@ async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for
 
 
 @pytest.mark.parametrize("bit", [0x40, 0x80])
-async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_others(tmp_path: Path, bit: int) -> None:
+async def test_a_daemon_serves_jobs_beside_an_unreadable_one(tmp_path: Path, bit: int) -> None:
     path = tmp_path / "state" / "progressd.db"
     path.parent.mkdir()
     bad, good = (
@@ -310,7 +304,7 @@ async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_oth
         assert (await client.get("/api/health/ready")).status_code == 200
 
 
-async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_read(tmp_path: Path) -> None:
+async def test_an_unreadable_unfinished_job_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "progressd.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit([job(1)], [])
@@ -323,7 +317,7 @@ async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_rea
     assert "Traceback" not in refused.stderr
 
 
-def test_what_cannot_be_begun_on_a_full_disk_leaves_nothing(disk: SmallDisk) -> None:
+def test_a_failed_start_on_a_full_disk_leaves_nothing(disk: SmallDisk) -> None:
     disk.fill()
     with pytest.raises(SettingsError):
         SQLiteStore.open(disk.path / "progressd.db")

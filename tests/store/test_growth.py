@@ -103,7 +103,7 @@ async def measure(tmp_path: Path, count: int) -> Measured:
 
 
 @pytest.mark.torture
-async def test_a_million_finished_jobs_are_no_burden(tmp_path: Path) -> None:
+async def test_a_million_finished_jobs_cost_nothing(tmp_path: Path) -> None:
     few, many = await measure(tmp_path, 1000), await measure(tmp_path, 1_000_000)
     print(few, many, sep="\n")
     assert many.start < 1
@@ -113,7 +113,7 @@ async def test_a_million_finished_jobs_are_no_burden(tmp_path: Path) -> None:
     assert many.event < 2 * few.event + SLACK
 
 
-async def test_a_store_that_was_filled_quickly_is_as_the_daemon_would_have_left_it(tmp_path: Path) -> None:
+async def test_the_filled_store_equals_one_of_the_daemon(tmp_path: Path) -> None:
     fill(tmp_path / "store.db", 50)
     store = SQLiteStore.open(tmp_path / "store.db")
     last = (await store.jobs([job_id(50)]))[job_id(50)]

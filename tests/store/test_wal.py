@@ -39,7 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_the_log_restarts_during_many_writes(store: SQLiteStore, tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.run)
         longest = 0
@@ -52,7 +52,7 @@ async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteSto
 
 
 @pytest.mark.usefixtures("quick")
-async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_log_file_is_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.store.connection.LONG", wal.LONG)
     with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
         await write(store, 1, 100)
@@ -74,7 +74,7 @@ async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("quick")
-async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_long_reader_is_logged_once(store: SQLiteStore, tmp_path: Path) -> None:
     with capture_logs() as logs, closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM jobs").fetchone()
@@ -92,7 +92,7 @@ async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store
     assert len(await store.unfinished()) == 210
 
 
-async def test_a_log_that_cannot_be_looked_at_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreadable_log_is_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal, "INTERVAL", 0)
     directory, away = tmp_path / "state", tmp_path / "away"
     directory.mkdir()
@@ -110,7 +110,7 @@ async def test_a_log_that_cannot_be_looked_at_ends_nothing(tmp_path: Path, monke
     assert (logs[0]["event"], "Not a directory" in logs[0]["error"]) == ("cannot shorten the log of the store", True)
 
 
-async def test_a_commit_never_waits_for_the_log_to_be_shortened(store: SQLiteStore) -> None:
+async def test_commits_do_not_wait_for_checkpoints(store: SQLiteStore) -> None:
     assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
 
 
@@ -128,7 +128,7 @@ def test_the_daemon_keeps_its_locks(served: ServedDaemon) -> None:
         assert "READ" in locks_of(served.process.pid, database.with_name(name))
 
 
-async def test_so_does_a_check(tmp_path: Path) -> None:
+async def test_a_check_keeps_the_locks(tmp_path: Path) -> None:
     path = tmp_path / "progressd.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
@@ -138,7 +138,7 @@ async def test_so_does_a_check(tmp_path: Path) -> None:
         assert "READ" in locks_of(os.getpid(), path)
 
 
-async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_shortening(tmp_path: Path) -> None:
+async def test_the_log_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     with closing(SQLiteStore.open(path)) as store:
         await write(store, 1, 10)
@@ -148,7 +148,7 @@ async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_short
         assert len(await store.unfinished()) == 10
 
 
-async def test_offsets_behind_a_damaged_place_in_the_log_are_not_given_again(tmp_path: Path) -> None:
+async def test_offsets_in_a_damaged_log_are_not_reused(tmp_path: Path) -> None:
     """SQLite takes the damaged place for the end of the log."""
     path = tmp_path / "alive" / "progressd.db"
     path.parent.mkdir()
