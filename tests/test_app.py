@@ -1,4 +1,4 @@
-"""The daemon as a process: how it starts, stops, is killed and comes back, and what it has to do with systemd."""
+"""The daemon as a process: start, stop, kill, restart, and systemd."""
 
 import json
 import os
@@ -71,7 +71,7 @@ kill_grace = 0.3
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[str]:
     yield PIPELINES.replace("DIRECTORY", str(tmp_path))
-    (tmp_path / "go").touch()  # ends what a killed daemon has left behind
+    (tmp_path / "go").touch()  # ends children of a killed daemon
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_the_config_file_may_be_a_pipe(tmp_path: Path, config: str) -> None:
 
 
 def open_to_others(state_dir: Path) -> list[str]:
-    """What other users may read or change in a state directory."""
+    """Return what other users may read or change in a state directory."""
     found = [path for path in sorted(state_dir.rglob("*")) if not path.is_socket()]
     assert state_dir / "progressd.db-wal" in found
     return [f"{path} {mode:o}" for path in found if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077]
@@ -309,7 +309,7 @@ def test_a_conversion_restarts_after_a_kill(tmp_path: Path) -> None:
 
 
 async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:
-    """What a watcher of one job is sent up to its end."""
+    """Return the messages of a watcher of one job up to its end."""
     host, port = daemon.url.removeprefix("http://").split(":")
     received = []
     with trio.fail_after(PATIENCE):

@@ -1,4 +1,4 @@
-"""What `make run` starts, on a terminal of its own."""
+"""`make run`, on a terminal of its own."""
 
 import fcntl
 import os
@@ -48,7 +48,7 @@ def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def read_until(terminal: int, sentence: str) -> str:
-    """What came, up to a sentence; a bounded time without another one is too long."""
+    """Return the output up to a sentence. Fails after a time without new output."""
     shown = ""
     while sentence not in shown:
         assert select([terminal], [], [], PATIENCE)[0], shown

@@ -38,7 +38,7 @@ def tasks() -> int:
 
 
 class Later:
-    """A nursery that starts its tasks only when it is told to."""
+    """A nursery that starts its tasks on demand."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], Awaitable[None]]] = []
@@ -54,7 +54,7 @@ async def publish_all(broadcaster: Broadcaster, messages: Sequence[JobMessage], 
         sent.append(message)
 
 
-# What a reader gets
+# Messages of a reader
 
 
 async def test_a_reader_ends_with_its_job() -> None:
@@ -153,19 +153,6 @@ async def test_a_slow_reader_blocks_nobody_and_gets_an_error() -> None:
         await all_of(idle)
 
 
-@pytest.mark.parametrize("first", [0, 1], ids=["from the start", "after a while"])
-async def test_a_slow_reader_gets_no_waiting_message(first: int) -> None:
-    broadcaster = Broadcaster(limit=1000)
-    reader = broadcaster.subscribe()
-    await broadcaster.broadcast(started())
-    await some_of(reader, first)
-    for number in range(20):
-        await broadcaster.broadcast(started(job_id(number)))
-    await settled()
-    with pytest.raises(SlowConsumer):
-        await some_of(reader, 1)
-
-
 async def test_a_reader_below_its_limit_loses_nothing() -> None:
     many = [started(job_id(number)) for number in range(50)]
     broadcaster = Broadcaster(limit=sum(len(Envelope(1, message).frame) for message in many))
@@ -223,7 +210,7 @@ async def test_a_topic_that_ends_meanwhile_is_skipped(
     assert await some_of(of_job, 1) == steps[-1:]
 
 
-# What is left behind
+# Cleanup
 
 
 async def by_close(reader: Reader) -> None:
@@ -262,22 +249,6 @@ async def test_a_garbage_collected_reader_leaves_nothing() -> None:
     assert tasks() == before
 
 
-async def test_a_reader_loop_left_early_leaves_nothing() -> None:
-    broadcaster, before = Broadcaster(), tasks()
-
-    async def first() -> Message | None:
-        async for message in broadcaster.subscribe():
-            return message
-        return None
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(first)
-        await settled()
-        await broadcaster.broadcast(started())
-    await settled()
-    assert tasks() == before
-
-
 async def test_readers_of_an_ended_job_leave_nothing() -> None:
     broadcaster, before = Broadcaster(), tasks()
     readers = [broadcaster.subscribe(ID) for _ in range(3)]
@@ -311,7 +282,7 @@ async def test_the_fan_out_runs_in_the_given_nursery() -> None:
         nursery.cancel_scope.cancel()
 
 
-# What a message costs
+# The cost of a message
 
 
 async def test_an_unwatched_message_is_not_encoded() -> None:

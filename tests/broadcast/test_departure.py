@@ -29,7 +29,7 @@ class Sink:
 
 
 class Connection:
-    """An outbox in a nursery that may be closed already, which then refuses whatever is started in it."""
+    """An outbox in a nursery that may be closed and then rejects tasks."""
 
     def __init__(self, budget: MemoryBudget, nursery: trio.Nursery | None) -> None:
         self.sink = Sink()

@@ -1,4 +1,4 @@
-"""Many topics on one socket: every message once, in the order of the offsets, whatever is subscribed when."""
+"""Many topics on one socket: every message once, in the order of offsets."""
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +24,7 @@ TOPICS = [*map(job_topic, IDS), ALL_JOBS]
 
 
 class Log:
-    """What is durable; it takes time to read unless it is not `slow`."""
+    """Durable messages; reads take time if `slow`."""
 
     def __init__(self) -> None:
         self.kept: list[Envelope] = []
@@ -75,7 +75,7 @@ class World:
             await self.broadcaster.publish(item)
 
     async def subscribe(self, *topics: str, after: int | None = None) -> int:
-        """The offset that it was answered with; `had` is what had come until then."""
+        """Return the offset of the answer; `had`: the messages received before."""
         answers: list[int] = []
 
         def answer(upto: int) -> None:
@@ -118,7 +118,7 @@ async def test_any_session_gets_every_change_once_in_order(steps: list[tuple[str
     async with trio.open_nursery() as nursery:
         world = World(nursery)
         world.log.slow = slow
-        bystander = world.broadcaster.open_session(Collected())  # so that what we join is on its way already
+        bystander = world.broadcaster.open_session(Collected())  # so that the fan-out runs already
         await bystander.subscribe(TOPICS, None, trio.lowlevel.checkpoint, lambda upto: None)
         subscribed: dict[str, int] = {}
         asked: set[str] = set()
@@ -183,7 +183,7 @@ async def test_any_session_gets_every_change_once_in_order(steps: list[tuple[str
 
 
 async def check_resuming(world: World, subscribed: dict[str, int], top: int) -> None:
-    """Everything up to the offset of an answer had come, and whoever resumes from it gets the rest, and only that."""
+    """Check that everything up to the offset of an answer came before it, and the rest after resuming."""
     resumed = Collected()
     had = world.had
     session = world.broadcaster.open_session(resumed)

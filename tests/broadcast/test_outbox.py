@@ -371,7 +371,7 @@ Step: TypeAlias = Put | Write | Give | Settle
 
 
 class Sent(NamedTuple):
-    """One thing that was put or written: what a newer one would replace it by, and what a client would read."""
+    """One put or written item: its key and the message that a client reads."""
 
     key: object
     frame: bytes
@@ -380,7 +380,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class Played:
-    """What went into an outbox until it ended, the messages put afterwards, and what a client read, by place."""
+    """Items put before the end, messages put after it, and what the client read, by position."""
 
     endings: list[CloseCode]
     sent: list[Sent] = field(default_factory=list)
@@ -436,7 +436,7 @@ def run(steps: list[Step], limit: int) -> Played:
 
 
 def missing(played: Played) -> list[Sent]:
-    """What never came, although nothing newer replaced it."""
+    """Return items that never arrived although no newer one replaced them."""
     newest = {item.key: place for place, item in enumerate(played.sent) if item.key is not None}
     read = set(played.read)
     return [

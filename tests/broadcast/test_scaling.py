@@ -1,4 +1,4 @@
-"""What an event costs, counted in work and not in time: it does not grow with whatever it has nothing to do with."""
+"""The cost of an event, counted in instructions: unrelated jobs and watchers do not increase it."""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,7 +28,7 @@ OTHERS = range(100, 100 + MANY)  # numbers of jobs
 
 
 class Work(NamedTuple):
-    """What was done: `instructions` and `calls` of the daemon's own code, and those of SQLite's virtual machine."""
+    """`instructions` and `calls` of the daemon's code; `database`: instructions of SQLite's virtual machine."""
 
     instructions: int
     calls: int
@@ -85,7 +85,7 @@ class Counting:
 
 
 class World:
-    """A spine with one job that moves and its watchers, and whatever else a test puts into it."""
+    """A spine with one active job and its watchers, and what a test adds."""
 
     def __init__(self, running: Spine, nursery: trio.Nursery) -> None:
         self.spine = running
@@ -172,7 +172,7 @@ async def finished_jobs(world: World) -> None:
 async def test_the_cost_of_an_event_is_constant(
     mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
 ) -> None:
-    """The clock stands still, lest something that is done now and then comes in between."""
+    """The clock stands still, so that no periodic task runs."""
     async with world(store) as one:
         alone = await one.cost()
     with closing(SQLiteStore.open(tmp_path / "another.sqlite")) as another:
@@ -181,7 +181,7 @@ async def test_the_cost_of_an_event_is_constant(
             beside = await one.cost()
     assert alone.sends > 20 * 2 * WATCHERS
     assert alone.encodings < 30
-    assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # of what ended, the registry forgets the oldest
+    assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # the registry forgets the oldest finished job
     assert beside.database < 1.1 * alone.database  # where in its trees a row comes makes a few steps
 
 
@@ -211,7 +211,7 @@ async def test_the_cost_of_resuming_depends_on_missed_messages(
 
 
 class Passes(trio.abc.Instrument):
-    """What is sent in the passes of the event loop."""
+    """Counts bytes sent per pass of the event loop."""
 
     def __init__(self, world: World) -> None:
         self.most = 0  # bytes in one pass

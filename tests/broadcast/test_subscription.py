@@ -1,6 +1,5 @@
-"""The seam between what was and what comes: joined at any moment, and with a history as slow as it likes."""
+"""The seam between replay and live messages, at any moment and with a slow history."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -17,13 +16,13 @@ from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
 from support.outboxes import Collected
-from support.samples import ID, cancelled, job_id, moved, started, succeeded
+from support.samples import ID, job_id, moved, started, succeeded
 
 TOPIC = job_topic(ID)
 
 
 class Log:
-    """What is durable. A read waits until it is let through, and its answer until it is let through as well."""
+    """Durable messages. A read can be held before it starts and before it returns."""
 
     def __init__(self, page_size: int = 500) -> None:
         self.kept: list[Envelope] = []
@@ -74,12 +73,6 @@ class Log:
         return Page(items, None if whole else end, finished)
 
 
-class Later(NamedTuple):
-    """A nursery whose tasks start when a test starts them."""
-
-    start_soon: Callable[[Callable[[], Awaitable[None]]], None]
-
-
 def topic_of(item: Envelope) -> str:
     assert not isinstance(item.message, str)
     return job_topic(item.message.job_id)  # type: ignore[union-attr]
@@ -94,13 +87,13 @@ async def settled() -> None:
 
 
 async def read_past(subscription: Subscription, outbox: Collected) -> None:
-    """What every user of a subscription does."""
+    """Replay a subscription into its outbox."""
     while (batch := await subscription.next_replay()) is not None:
         outbox.put(batch)
 
 
 class World:
-    """A log, a broadcaster in front of it, and what is committed and not published yet."""
+    """A log, a broadcaster, and committed messages that are not published yet."""
 
     def __init__(self, nursery: trio.Nursery, limit: int = 10**6, page_size: int = 500) -> None:
         self.log = Log(page_size)
@@ -141,20 +134,6 @@ async def test_a_new_watcher_gets_past_then_live_messages(
     assert outbox.messages == [started(), moved(2), moved(3), moved(4)]
 
 
-async def test_live_messages_follow_the_replay(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    await world.tell(started(), moved(1))
-    subscription, outbox = world.join()
-    nursery.start_soon(read_past, subscription, outbox)
-    await settled()
-    await world.tell(moved(2), *succeeded())
-    await settled()
-    assert not outbox.offsets
-    world.log.let_all_through()
-    await settled()
-    assert outbox.messages == [started(), moved(2), *succeeded()]
-
-
 async def test_on_live_is_called_between_replay_and_live(
     nursery: trio.Nursery,
 ) -> None:
@@ -188,78 +167,6 @@ async def test_a_watcher_after_the_end_gets_the_end(nursery: trio.Nursery) -> No
     await read_past(subscription, outbox)
     assert outbox.messages == [started(), moved(1), *succeeded()]
     assert outbox.endings == [JOB_FINISHED]
-
-
-@pytest.mark.parametrize("end", [succeeded(), (cancelled(),)], ids=["completed", "cancelled"])
-async def test_an_end_during_the_replay_ends_the_stream(nursery: trio.Nursery, end: tuple[JobMessage, ...]) -> None:
-    world = World(nursery)
-    await world.tell(started())
-    subscription, outbox = world.join()
-    nursery.start_soon(read_past, subscription, outbox)
-    await settled()
-    await world.tell(*end)
-    await settled()
-    assert not outbox.endings
-    world.log.let_all_through()
-    await settled()
-    assert outbox.messages == [started(), *end]
-    assert outbox.endings == [JOB_FINISHED]
-
-
-async def test_replayed_messages_do_not_come_live_again(
-    nursery: trio.Nursery,
-) -> None:
-    fan_outs: list[Callable[[], Awaitable[None]]] = []
-    log = Log()
-    log.let_all_through()
-    broadcaster = Broadcaster(log, nursery=Later(fan_outs.append))  # type: ignore[arg-type]
-    broadcaster.join(TOPIC, Collected())
-    for item in log.keep(started(), moved(1)):
-        await broadcaster.publish(item)
-    outbox = Collected()
-    await read_past(broadcaster.join(TOPIC, outbox), outbox)
-    [item] = log.keep(moved(2))
-    await broadcaster.publish(item)
-    nursery.start_soon(fan_outs[0])
-    await settled()
-    assert outbox.messages == [started(), moved(1), moved(2)]
-
-
-async def test_a_stored_end_may_come_live(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    await world.tell(started())
-    world.commit(*succeeded())
-    await world.publish(1)
-    subscription, outbox = world.join()
-    await read_past(subscription, outbox)
-    assert not outbox.endings
-    await world.publish()
-    await settled()
-    assert outbox.messages == [started(), *succeeded()]
-    assert outbox.endings == [JOB_FINISHED]
-
-
-async def test_the_end_of_a_job_does_not_end_the_stream_of_all_jobs(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    subscription, outbox = world.join(ALL_JOBS)
-    await read_past(subscription, outbox)
-    await world.tell(started(), *succeeded(), started(job_id(2)))
-    await settled()
-    assert outbox.messages == [started(), *succeeded(), started(job_id(2))]
-    assert not outbox.endings
-
-
-async def test_a_resumed_watcher_gets_only_newer_messages(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    await world.tell(started(), moved(1), moved(2), moved(3))
-    subscription, outbox = world.join(after=2)
-    await read_past(subscription, outbox)
-    await world.tell(*succeeded())
-    await settled()
-    assert outbox.messages == [moved(3), *succeeded()]
 
 
 async def test_too_many_live_messages_end_a_replay(nursery: trio.Nursery) -> None:
@@ -348,7 +255,7 @@ class Happen(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """The next so many of what is durable are published."""
+    """Publish the next durable messages."""
 
     count: int
 
@@ -361,13 +268,13 @@ class Join(NamedTuple):
 
 
 class LetThrough(NamedTuple):
-    """A read of the history goes on."""
+    """Continue a read of the history."""
 
     which: int
 
 
 class Settle(NamedTuple):
-    """Everything goes on as far as it can."""
+    """Let everything continue."""
 
 
 Step: TypeAlias = Happen | Publish | Join | LetThrough | Settle

@@ -1,4 +1,4 @@
-"""Less for who asks for less, and never the state changes or the last progress before an end."""
+"""Filters of one watcher, which never drop state changes or the last progress before an end."""
 
 import sys
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""A batch is what its jobs come to."""
+"""The status and counts of a batch follow from its jobs."""
 
 from datetime import timedelta
 

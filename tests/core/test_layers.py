@@ -1,4 +1,4 @@
-"""Imports point the way the data flows; who wants a new one changes the table below, on purpose."""
+"""Imports point the way the data flows. A new kind of import needs a change of the table below."""
 
 import ast
 import graphlib
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(progressd.__file__).parent
 
-# Each floor of progressd, from the ground up, and the floors below it that it may import.
+# The packages of progressd, bottom up, and the lower packages that each may import.
 MAY_IMPORT = {
     "core": "",
     "system": "core",
@@ -60,7 +60,7 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Everything the file imports, wherever in it; what follows `from x import` is taken for a module if it is one."""
+    """Yield every import of the file, at any depth; names after `from x import` are modules if such a file exists."""
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Import(names):

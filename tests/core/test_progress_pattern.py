@@ -1,4 +1,4 @@
-"""The progress pattern: what it finds, what of a line it searches, and which patterns are refused."""
+"""Progress patterns: matches, the searched part of a line, and invalid patterns."""
 
 import re
 import subprocess

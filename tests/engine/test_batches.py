@@ -1,4 +1,4 @@
-"""Batches on the way of the data: counted with their jobs, told to who watches them, kept across a restart."""
+"""Batches through ingest: counts, messages to watchers, restarts."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,7 +127,7 @@ async def past(spine: Spine, after: int | None = None) -> list[TopicMessage]:
 
 
 def newest_only(messages: list[TopicMessage]) -> list[TopicMessage]:
-    """Without what a newer one replaces."""
+    """Return the messages without progress that newer progress replaces."""
     newest = {
         (type(message), getattr(message, "job_id", "")): message
         for message in messages

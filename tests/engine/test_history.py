@@ -1,4 +1,4 @@
-"""What was, for who comes later: from memory and from the store alike, and without a seam to what comes."""
+"""The history from memory and from the store, and the seam to live messages."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import closing
@@ -274,7 +274,7 @@ async def test_a_stored_job_with_many_changes_is_read_completely(spine: Spine, l
 
 
 class CountedStore(SQLiteStore):
-    """Counts what is asked of it."""
+    """Counts its queries."""
 
     reads = 0
 
@@ -369,7 +369,7 @@ def test_memory_and_store_return_the_same_history(
                 await spine.submit(*batch)
             upto = spine.broadcaster.offset
         with closing(SQLiteStore.open(path)) as store:
-            later = Registry(store)  # knows nothing of what has finished
+            later = Registry(store)  # without finished jobs
             await later.load()
             from_store = History(store, later, Batches(store), spine.health)
             for topic in (ALL_JOBS, TOPIC):
@@ -381,7 +381,7 @@ def test_memory_and_store_return_the_same_history(
 
 
 class SlowStore(SQLiteStore):
-    """Reads take as long as they are told to, before and after."""
+    """A store whose reads can be held, before and after."""
 
     waits: list[int]
 
@@ -397,7 +397,7 @@ class SlowStore(SQLiteStore):
 
 
 class Watcher:
-    """One who comes at some moment and keeps what it gets."""
+    """A watcher that connects at some moment and keeps its messages."""
 
     def __init__(self, spine: Spine, number: int | None, back: int | None) -> None:
         self.number = number  # of the job, None: all jobs

@@ -1,4 +1,4 @@
-"""The one writer: what it commits, publishes and answers, and in which order. On a real SQLite store."""
+"""Ingest on a real SQLite store: the order of commits, messages and answers."""
 
 import math
 import sqlite3
@@ -38,7 +38,7 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 
 class WatchedStore(SQLiteStore):
-    """Notes what each commit holds, and can hold it up: before it is durable, or before anyone knows that it is."""
+    """Records commits, and can hold them: before they are durable, or before they return."""
 
     def watch(self) -> "WatchedStore":
         self.commits: list[tuple[list[Job], list[Change]]] = []
@@ -121,7 +121,7 @@ def errors(outcomes: Iterable[Job | ProgressdError]) -> list[type | None]:
     return [type(outcome) if isinstance(outcome, ProgressdError) else None for outcome in outcomes]
 
 
-# From an event to what comes of it
+# From an event to its result
 
 
 async def test_a_job_from_registration_to_end(spine: Spine) -> None:
@@ -169,7 +169,7 @@ async def test_stored_changes_equal_sent_messages(spine: Spine) -> None:
 async def test_each_event_of_a_batch_has_its_own_outcome(spine: Spine) -> None:
     outcomes = await spine.submit(
         register(1),
-        progress(1, 2),  # nobody registered it
+        progress(1, 2),  # not registered
         complete(1),  # it has not started
         start(1),
         replace(start(1), job_id="not-a-uuid"),
@@ -226,7 +226,7 @@ async def test_a_preview_reaches_watchers_and_is_not_stored(spine: Spine) -> Non
     assert spine.registry.known(ID) == before
 
 
-# Of whose job it is
+# Visibility
 
 
 def of_team(team: str, number: int = 1) -> RegisterEvent:
@@ -256,7 +256,7 @@ async def test_visibility_applies_to_stored_jobs(tmp_path: Path) -> None:
 
 
 async def test_visibility_applies_within_one_batch(watched: WatchedStore) -> None:
-    """What waits behind its registration, or beside it, must not reach it before anybody knows whose it is."""
+    """Events before and after its registration, in the queue or the same batch."""
     outcomes: list[Job | ProgressdError] = []
 
     async def meddle() -> None:
@@ -348,7 +348,7 @@ async def test_a_full_queue_blocks_producers_and_loses_nothing(watched: WatchedS
                 for number in range(1, count):
                     nursery.start_soon(spine.submit, register(number))
                 await settled()
-                assert spine.ingest._send.statistics().tasks_waiting_send == count - 1 - QUEUE_CAPACITY
+                assert spine.ingest.queued == QUEUE_CAPACITY
         assert len(spine.registry.unfinished) == count
 
 
@@ -602,7 +602,7 @@ async def test_submitting_after_a_stop_raises(store: SQLiteStore) -> None:
 
 
 async def test_every_producer_is_answered_during_a_stop(watched: WatchedStore) -> None:
-    """Those in the batch, those in the queue, those who wait for a place in it, and those who come too late."""
+    """Producers in the batch, in the queue, waiting for the queue, and too late."""
     count = QUEUE_CAPACITY + 50
     answered: list[int] = []
 
@@ -666,7 +666,7 @@ async def test_a_cancelled_producer_does_not_revoke_its_event(watched: WatchedSt
         assert job.status is PROCESSING
 
 
-# Who may do what
+# Permissions
 
 
 async def test_a_producer_cannot_start_a_job_of_the_runner(spine: Spine) -> None:

@@ -1,4 +1,4 @@
-"""The messages in memory by offset: the same as a sorted list, whatever is added and removed."""
+"""Recent messages against a sorted list."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The registry: which jobs it has in memory, and who it wakes."""
+"""The registry: jobs in memory, their messages, and waiting tasks."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope
-from progressd.core.batch import Priority
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage
@@ -200,15 +199,6 @@ async def next_numbers(registry: Registry) -> list[int]:
         while True:
             numbers.append((await registry.next_queued()).created_offset)
     return numbers
-
-
-async def test_queued_jobs_come_by_priority_and_age(registry: Registry) -> None:
-    registry.keep(job(1))
-    registry.keep(piped(2, PROCESSING))
-    for number, priority in ((4, Priority.NORMAL), (3, Priority.NORMAL), (5, Priority.HIGH), (6, Priority.LOW)):
-        registry.keep(piped(number, priority=priority))
-    registry.keep(piped(6, CANCELLED))
-    assert await next_numbers(registry) == [5, 3, 4]
 
 
 async def test_a_job_is_queued_once_per_attempt(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""Retention: what is deleted when, and what stays."""
+"""Retention: what is deleted, and when."""
 
 import os
 import sqlite3
@@ -149,7 +149,7 @@ async def test_files_stay_while_the_store_fails(tmp_path: Path) -> None:
         os.utime(files.input(job_id(number)).parent, (1000, 1000))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        await eventually(lambda: not files.input(ID).parent.exists())  # the retention itself goes on
+        await eventually(lambda: not files.input(ID).parent.exists())  # retention continues
         await trio.testing.wait_all_tasks_blocked(0.02)
         nursery.cancel_scope.cancel()
     assert files.input(job_id(2)).parent.exists()

@@ -1,4 +1,4 @@
-"""A disk that is full for a while, for real, and a file that is damaged: who is told what, and that nothing is lost."""
+"""A really full disk, and a damaged file: errors are reported and nothing is lost."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""A repair of a damaged file keeps all that SQLite's recovery reads, and says what is lost."""
+"""A repair keeps all that SQLite's recovery reads, and lists what is lost."""
 
 import os
 import shutil
@@ -76,7 +76,7 @@ def destroy(path: Path, *pages: int, seed: int = 1) -> None:
 
 
 def repaired(state: Path) -> list[str]:
-    """What is said to be lost."""
+    """Return the reported losses."""
     said = [sentence for sentence, _ in maintenance.repair(state)]
     assert list(maintenance.check(state)) == []
     return [sentence for sentence in said if sentence == MORE or sentence.endswith(" lost")]
@@ -196,7 +196,7 @@ async def require_open(path: Path) -> None:
 
 
 def test_a_job_in_a_lost_write_is_named(tmp_path: Path) -> None:
-    """SQLite itself could make the indexes fit the older page, and nothing would tell of what is gone."""
+    """SQLite itself could rebuild the indexes from the older page, and the loss would go unnoticed."""
     path = tmp_path / "progressd.db"
     fill(path, 20)
     older = path.read_bytes()
@@ -312,10 +312,10 @@ def test_a_log_in_use_is_not_deleted(path: Path, tmp_path: Path) -> None:
             recover(path)
 
 
-# A repair that is cut off
+# Interrupted repairs
 
-# For each change of names that a repair makes: two processes that repair a copy, and are cut off before that change,
-# which the interpreter tells of. Prints how each pair has ended; the last one was not cut off.
+# For each change of names that a repair makes: two processes that repair a copy, and are killed before that change,
+# which an audit hook reports. Prints how each pair has ended; the last one was not killed.
 CUT_OFF = """
 import errno, os, shutil, signal, sys
 from itertools import count

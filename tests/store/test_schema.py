@@ -1,4 +1,4 @@
-"""What becomes of a file that is older, newer, damaged or somebody else's."""
+"""Older, newer, damaged and foreign files."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def encoded(thing: object) -> str:
 
 
 def refused(path: Path) -> str:
-    """The sentence; the file and what is beside it stay as they are, and nothing is left open."""
+    """Return the error; the files are not changed and nothing is left open."""
 
     def contents() -> dict[str, bytes]:  # SQLite leaves its index of the log, and an empty log
         files = [file for file in path.parent.iterdir() if file.is_file() and not file.name.endswith("-shm")]
@@ -206,7 +206,7 @@ async def test_a_killed_migration_loses_nothing(path: Path) -> None:
     assert {file.name for file in path.parent.iterdir()} == {path.name, old_copy(path, 1).name}
 
 
-# Newer, damaged, or somebody else's
+# Newer, damaged or foreign files
 
 
 def test_a_newer_schema_is_rejected(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is SQLite's own: the file, its schema, other processes, crashes, and that no query walks through everything."""
+"""The SQLite file: schema, other processes, crashes, and queries that use indexes."""
 
 import os
 import re
@@ -208,7 +208,7 @@ async def test_commits_and_reservations_survive_a_kill(path: Path) -> None:
         assert await store.changes(0, 100, 100) == [Change(1, created())]
 
 
-# What a query costs
+# The cost of a query
 
 FINISHED = [status for status in JobStatus if status.finished]
 Query = Callable[[SQLiteStore], Awaitable[object]]

@@ -1,4 +1,4 @@
-"""What every store does, whichever it is: run for each kind that `open_store` knows."""
+"""The store protocol, for each kind of store that `open_store` knows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -59,7 +59,7 @@ def ids(*numbers: int) -> list[str]:
     return [job_id(number) for number in numbers]
 
 
-# What is kept
+# Jobs and changes
 
 
 async def test_a_new_store_is_empty(store: SQLiteStore) -> None:
@@ -184,7 +184,7 @@ async def test_lists_match_all_filters(store: SQLiteStore, which: Filter, expect
     assert (await store.list_jobs(which, 1, 0))[1] == len(expected)
 
 
-# What was, for who comes later
+# Past messages
 
 
 async def test_changes_of_unfinished_jobs_at_an_offset(store: SQLiteStore) -> None:

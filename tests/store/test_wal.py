@@ -1,4 +1,4 @@
-"""The write-ahead log: it stays short, and nobody waits for that."""
+"""The write-ahead log stays short, and no commit waits for that."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The way of the data without its two ends: a store, and ingest, registry, broadcaster and history on it."""
+"""The core of the daemon without connections: a store, ingest, registry, broadcaster and history."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -31,7 +31,7 @@ from support.samples import job_id
 
 
 class Spine:
-    """As `app.py` puts it together."""
+    """Built as in `app.py`."""
 
     def __init__(self, store: SQLiteStore, nursery: trio.Nursery, **log_options: Any) -> None:
         self.store = store
@@ -47,7 +47,7 @@ class Spine:
 
 @asynccontextmanager
 async def running(store: SQLiteStore, **log_options: Any) -> AsyncIterator[Spine]:
-    """Runs until the end of the block, and stops then as the daemon does."""
+    """Run until the end of the block, and stop as the daemon does."""
     async with trio.open_nursery() as nursery:
         spine = Spine(store, nursery, **log_options)
         await spine.registry.load()
@@ -59,7 +59,7 @@ async def running(store: SQLiteStore, **log_options: Any) -> AsyncIterator[Spine
 
 @asynccontextmanager
 async def started_again(path: Path) -> AsyncIterator[Spine]:
-    """The next daemon on the same file."""
+    """Open the file again, as the next daemon does."""
     with closing(SQLiteStore.open(path)) as store:
         async with running(store) as spine:
             yield spine

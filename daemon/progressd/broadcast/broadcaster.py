@@ -95,7 +95,7 @@ class Broadcaster:
         self.traffic = DeliveryCounters()
         self._sessions = SessionHub(self.traffic)
         self._merging = False
-        self._turns = trio.Lock()
+        self._replay_lock = trio.Lock()
 
     @property
     def watched(self) -> int:
@@ -150,7 +150,7 @@ class Broadcaster:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
         subscription = Subscription(
-            name, outbox, self._history, after, self.offset, self.limit, self._turns, self._leave, on_live
+            name, outbox, self._history, after, self.offset, self.limit, self._replay_lock, self._leave, on_live
         )
         topic.join(subscription)
         return subscription
@@ -160,7 +160,7 @@ class Broadcaster:
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit, self._turns)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit, self._replay_lock)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)

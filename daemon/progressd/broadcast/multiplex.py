@@ -32,7 +32,7 @@ class Session:
         history: History,
         newest_offset: Callable[[], int],
         limit: int,
-        turns: trio.Lock,
+        replay_lock: trio.Lock,
     ) -> None:
         self.topics: dict[str, int] = {}  # by topic: all messages after that offset have been or will be delivered
         self._ended: dict[str, int] = {}  # the same for the last topics that have ended
@@ -41,7 +41,7 @@ class Session:
         self._sessions = sessions
         self._history = history
         self._limit = limit  # bytes that may be held back
-        self._turns = turns
+        self._replay_lock = replay_lock
         self._held: Backlog[Envelope] = Backlog()
         self._holding = False
         self._seen_unfinished = 0  # all messages of the jobs unfinished at this offset were delivered
@@ -110,7 +110,7 @@ class Session:
             self._outbox.end(SLOW_CONSUMER)
 
     async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
-        replay = Replay(self._history, topic, after, top, self._turns)
+        replay = Replay(self._history, topic, after, top, self._replay_lock)
         while (batch := await replay.next()) is not None:
             await drained()
             all_new = replay.over and replay.newest <= self._seen_unfinished

@@ -213,7 +213,7 @@ class SocketOutbox:
             try:
                 await self._transport.wait_writable()
             except trio.ClosedResourceError:
-                empty.set()  # nobody will ever read what waits
+                empty.set()  # the waiting messages are never sent
                 return
             if self._code is GONE:
                 return

@@ -50,11 +50,11 @@ class EmptyHistory:
 class Replay:
     """Past messages of a topic, in parts: after < offset ≤ top, or the snapshot at the top if `after` is None.
 
-    All replays of the topic of all jobs, which may be long, share `turns`. One of them continues in each pass of the
-    event loop, so a hundred watchers that reconnect together do not delay other tasks.
+    All replays of the topic of all jobs, which may be long, share `replay_lock`. One of them continues in each pass of
+    the event loop, so a hundred watchers that reconnect together do not delay other tasks.
     """
 
-    def __init__(self, history: History, topic: str, after: int | None, top: int, turns: trio.Lock) -> None:
+    def __init__(self, history: History, topic: str, after: int | None, top: int, replay_lock: trio.Lock) -> None:
         self.over = False  # the topic has ended, as far as has been read
         self.newest = 0  # the offset of the last message read
         self.snapshot_offset = 0  # at which the snapshot was taken
@@ -62,7 +62,7 @@ class Replay:
         self._topic = topic
         self._after = after
         self._top = top
-        self._turns = turns
+        self._replay_lock = replay_lock
         self._page: Sequence[Envelope] = ()
         self._place = 0  # in the page, of the next message
         self._at_end = False
@@ -70,7 +70,7 @@ class Replay:
     async def next(self) -> FrameBatch[Envelope] | None:
         """Return the next part, oldest first, which may be empty; None after the last one."""
         if self._topic == ALL_JOBS:
-            async with self._turns:
+            async with self._replay_lock:
                 pass
         if self._place == len(self._page):
             if self._at_end:
@@ -107,7 +107,7 @@ class Subscription:
         after: int | None,
         top: int,
         limit: int,
-        turns: trio.Lock,
+        replay_lock: trio.Lock,
         leave: Callable[["Subscription"], None],
         on_live: Callable[[int], None] | None,
     ) -> None:
@@ -115,7 +115,7 @@ class Subscription:
         self.outbox = outbox
         self._top = top
         self._limit = limit  # bytes that may be held back
-        self._replay: Replay | None = Replay(history, topic, after, top, turns)
+        self._replay: Replay | None = Replay(history, topic, after, top, replay_lock)
         self._held: Backlog[Envelope] = Backlog()
         self._over = False
         self._leave = leave

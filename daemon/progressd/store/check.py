@@ -86,9 +86,9 @@ def _damage(db: sqlite3.Connection) -> list[str]:
 def _unreadable(db: sqlite3.Connection) -> list[str]:
     """Return the first job, change, batch and value that cannot be read."""
     lines = list[str]()
-    for look in (every_job, every_change, every_batch, lambda db: iter(read_meta(db))):
+    for read in (every_job, every_change, every_batch, lambda db: iter(read_meta(db))):
         try:
-            for _ in look(db):
+            for _ in read(db):
                 pass
         except sqlite3.DatabaseError as error:
             if not damaged(error):

@@ -60,10 +60,10 @@ def recover(path: Path) -> Recovered:
     """Put a new store in the place of a damaged one that no daemon has open.
 
     The new one has an id of its own, so that no old cursor is valid in it. Until the last step, a rename, the damaged
-    file stays in place: a repair that is cut off starts over.
+    file stays in place: an interrupted repair starts over.
 
     Raises:
-        SettingsError: nothing can be recovered, or there is no shell or no room; the damaged file is as it was.
+        SettingsError: nothing can be recovered, or the shell or disk space is missing; the damaged file is not changed.
     """
     path = path.resolve()
     new = path.with_name(path.name + ".part")
@@ -196,7 +196,7 @@ def _replace(path: Path, new: Path) -> Path:
     """Put the new file in the place of the damaged one, and return the other name of that."""
     names = (path.with_name(f"{path.name}{KEPT}{number}") for number in count(1))
     kept = next(name for name in names if not os.path.lexists(name) or (name.exists() and name.samefile(path)))
-    # The same file: a repair was cut off before it put the new one in place.
+    # The same file: a repair was interrupted before it put the new one in place.
     with suppress(FileExistsError):
         os.link(path, kept)
     sync(path.parent)
