@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,10 +51,7 @@ async def jobs_in(store: SQLiteStore) -> set[str]:
     return {one.id for one in (await store.list_jobs(Filter(), 1000, 0))[0]}
 
 
-async def test_old_jobs_are_deleted_with_their_files(
-    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DELETE_BATCH", 2)
+async def test_old_jobs_are_deleted_with_their_files(store: SQLiteStore, tmp_path: Path) -> None:
     old = [ended(1, 31), ended(2, 32, JobStatus.FAILED), ended(3, 33, JobStatus.CANCELLED), ended(4, 30.1)]
     kept = [
         ended(5, 29.9),
@@ -67,7 +65,7 @@ async def test_old_jobs_are_deleted_with_their_files(
         files.input(one.id).parent.mkdir()
         files.input(one.id).touch()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_retention, KEEP, store, registry, files)
+        nursery.start_soon(partial(run_retention, batch=2), KEEP, store, registry, files)
         await eventually(lambda: len(list((tmp_path / "jobs").iterdir())) == len(kept))
         nursery.cancel_scope.cancel()
     assert await jobs_in(store) == {one.id for one in kept}
@@ -87,10 +85,7 @@ async def test_a_failed_deletion_is_retried(store: SQLiteStore, tmp_path: Path) 
         nursery.cancel_scope.cancel()
 
 
-async def test_files_of_deleted_jobs_are_removed_after_a_kill(
-    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SWEEP_BATCH", 2)
+async def test_files_of_deleted_jobs_are_removed_after_a_kill(store: SQLiteStore, tmp_path: Path) -> None:
     files = JobFiles(tmp_path)
     await files.prepare(store)
     kept = [
@@ -106,7 +101,7 @@ async def test_files_of_deleted_jobs_are_removed_after_a_kill(
         os.utime(files.input(job_id(number)).parent, (time.time() - age,) * 2)
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+            nursery.start_soon(partial(run_retention, batch=2), KEEP, store, Registry(store), files)
             await eventually(lambda: logs)
             nursery.cancel_scope.cancel()
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == {job_id(number) for number in (1, 2, 3)}

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 import trio
 from progressd.admin import maintenance
 from progressd.core.status import JobStatus
-from progressd.store import wal
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
+from progressd.store.wal import WALLimits
 from structlog.testing import capture_logs
 from support.samples import created, job, job_id, started
 from support.serving import ServedDaemon
@@ -30,73 +31,63 @@ async def write(store: SQLiteStore, first: int, count: int) -> None:
         await store.commit([job(number, options={"text": text})], [Change(number, created(job_id(number)))])
 
 
+QUICK = WALLimits(interval=0.01, checkpoint=100_000, restart=400_000, warning=4_000_000)
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal, "INTERVAL", 0.01)
-    monkeypatch.setattr(wal, "SHORT", 100_000)
-    monkeypatch.setattr(wal, "LONG", 400_000)
-    monkeypatch.setattr(wal, "TOO_LONG", 4_000_000)
+def quick(tmp_path: Path) -> Iterator[SQLiteStore]:
+    with closing(SQLiteStore.open(tmp_path / "store.sqlite", wal=QUICK)) as store:
+        yield store
 
 
-@pytest.mark.usefixtures("quick")
-async def test_the_log_restarts_during_many_writes(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_the_log_restarts_during_many_writes(quick: SQLiteStore, tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.run)
+        nursery.start_soon(quick.run)
         longest = 0
         for first in range(1, 1001, 10):
-            await write(store, first, 10)
+            await write(quick, first, 10)
             longest = max(longest, log_size(tmp_path))
         nursery.cancel_scope.cancel()
     assert longest < 13_000_000  # of 27 MB that were written
-    assert len(await store.unfinished()) == 1000
+    assert len(await quick.unfinished()) == 1000
 
 
-@pytest.mark.usefixtures("quick")
-async def test_a_long_log_file_is_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.store.connection.LONG", wal.LONG)
-    with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
-        await write(store, 1, 100)
-        assert log_size(tmp_path) > 1_000_000
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.run)
-            await write(store, 101, 1)
-
-            async def cut() -> None:
-                number = 102
-                while log_size(tmp_path) > wal.LONG:
-                    await write(store, number, 1)
-                    await trio.sleep(0.01)
-                    number += 1
-
-            with trio.fail_after(PATIENCE):
-                await cut()
-            nursery.cancel_scope.cancel()
+async def test_a_long_log_file_is_truncated(quick: SQLiteStore, tmp_path: Path) -> None:
+    await write(quick, 1, 100)
+    assert log_size(tmp_path) > 1_000_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(quick.run)
+        number = 101
+        with trio.fail_after(PATIENCE):
+            while log_size(tmp_path) > QUICK.restart:
+                await write(quick, number, 1)
+                await trio.sleep(0.01)
+                number += 1
+        nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("quick")
-async def test_a_long_reader_is_logged_once(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_long_reader_is_logged_once(quick: SQLiteStore, tmp_path: Path) -> None:
     with capture_logs() as logs, closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM jobs").fetchone()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.run)
-            await write(store, 1, 200)
+            nursery.start_soon(quick.run)
+            await write(quick, 1, 200)
             await eventually(lambda: logs)
             for number in range(201, 211):
-                await write(store, number, 1)
-                await trio.sleep(2 * wal.INTERVAL)
+                await write(quick, number, 1)
+                await trio.sleep(2 * QUICK.interval)
             nursery.cancel_scope.cancel()
-    assert log_size(tmp_path) > wal.TOO_LONG
-    [told] = logs
-    assert told["event"] == "the log of the store grows: another program has been reading the store for a long time"
-    assert len(await store.unfinished()) == 210
+    assert log_size(tmp_path) > QUICK.warning
+    [line] = logs
+    assert line["event"] == "the log of the store grows: another program has been reading the store for a long time"
+    assert len(await quick.unfinished()) == 210
 
 
-async def test_an_unreadable_log_is_not_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal, "INTERVAL", 0)
+async def test_an_unreadable_log_is_not_fatal(tmp_path: Path) -> None:
     directory, away = tmp_path / "state", tmp_path / "away"
     directory.mkdir()
-    with closing(SQLiteStore.open(directory / "store.sqlite")) as store, capture_logs() as logs:
+    with closing(SQLiteStore.open(directory / "store.sqlite", wal=QUICK)) as store, capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             directory.rename(away)
             directory.touch()

@@ -19,21 +19,22 @@ from progressd.store.base import Store
 
 FIRST_DELAY: Final = 60.0  # seconds between the first two runs, for daemons that never run for long
 INTERVAL: Final = 600.0  # seconds between all others
-DELETE_BATCH: Final = 500  # jobs in one transaction at most; the store deletes fewer if that would take long
-SWEEP_BATCH: Final = 100  # directories checked at once
+DELETE_BATCH: Final = 500  # jobs or directories at once; the store deletes fewer jobs if that would take long
 PAUSE: Final = 0.05  # seconds between two batches
 
 log = structlog.get_logger(__name__)
 
 
-async def run_retention(keep: float, store: Store, registry: Registry, files: JobFiles) -> None:
+async def run_retention(
+    keep: float, store: Store, registry: Registry, files: JobFiles, *, batch: int = DELETE_BATCH
+) -> None:
     """Delete jobs that finished more than `keep` seconds ago, until cancelled."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_sweep, keep, store, files)
-        await _delete_old(keep, store, registry, files)
+        nursery.start_soon(_sweep, keep, store, files, batch)
+        await _delete_old(keep, store, registry, files, batch)
 
 
-async def _sweep(keep: float, store: Store, files: JobFiles) -> None:
+async def _sweep(keep: float, store: Store, files: JobFiles, batch: int) -> None:
     """Delete files that are older than `keep` seconds and of no job in the store."""
     count, now = 0, datetime.now(UTC)  # files from before this start are of no new job
     try:
@@ -41,7 +42,7 @@ async def _sweep(keep: float, store: Store, files: JobFiles) -> None:
         if seen is not None and _far_ahead(now, seen, keep):
             return
         before = now if seen is None else now - timedelta(seconds=max(keep, ORPHAN_MIN_AGE))
-        async with aclosing(files.older_than(before, SWEEP_BATCH)) as steps:
+        async with aclosing(files.older_than(before, batch)) as steps:
             async for names in steps:
                 if seen is None:
                     log.error(
@@ -57,7 +58,7 @@ async def _sweep(keep: float, store: Store, files: JobFiles) -> None:
         log.info("files without a job deleted", count=count)
 
 
-async def _delete_old(keep: float, store: Store, registry: Registry, files: JobFiles) -> None:
+async def _delete_old(keep: float, store: Store, registry: Registry, files: JobFiles, batch: int) -> None:
     wait, last = FIRST_DELAY, None
     while True:
         await _count(files)
@@ -69,7 +70,7 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: JobF
             if _far_ahead(now, last, keep):
                 log.warning("nothing is deleted until the next run: the clock is far ahead of the last run or job")
             else:
-                await _delete_finished(now - timedelta(seconds=keep), store, registry, files)
+                await _delete_finished(now - timedelta(seconds=keep), store, registry, files, batch)
             last = now
         except (StoreFailed, OSError) as error:
             log.error("cannot delete old jobs and their files, will retry", error=str(error))
@@ -90,10 +91,10 @@ def _far_ahead(now: datetime, last: datetime, keep: float) -> bool:
     return now - last > timedelta(seconds=keep + INTERVAL)
 
 
-async def _delete_finished(before: datetime, store: Store, registry: Registry, files: JobFiles) -> None:
+async def _delete_finished(before: datetime, store: Store, registry: Registry, files: JobFiles, batch: int) -> None:
     count = 0
     try:
-        while ids := await store.delete_finished(before, DELETE_BATCH):
+        while ids := await store.delete_finished(before, batch):
             count += len(ids)
             registry.forget(ids)
             await files.remove(ids)

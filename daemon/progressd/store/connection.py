@@ -12,17 +12,17 @@ from progressd.store import schema
 from progressd.store.backup import copy
 from progressd.store.errors import BESIDE, file_errors
 from progressd.store.schema import inspect, migrate, old_copy
-from progressd.store.wal import LONG
 from progressd.system.fs import new_file
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
 
 
 @contextlib.contextmanager
-def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]]:
+def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sqlite3.Connection]]:
     """Open a connection that writes, two that only read, and one for checkpoints; close them if the block raises.
 
-    Raises SettingsError for a file that is not a store of this or an older version, and does not change it.
+    `wal_bytes`: to which the file of the write-ahead log is cut. Raises SettingsError for a file that is not a store of
+    this or an older version, and does not change it.
     """
     with file_errors(path):
         version = inspect(path)
@@ -35,7 +35,7 @@ def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]
                 copy(writer, old_copy(path, version))
             migrate(writer, version)
         writer.execute("PRAGMA wal_autocheckpoint = 0")  # see Checkpointer
-        writer.execute(f"PRAGMA journal_size_limit = {LONG}")
+        writer.execute(f"PRAGMA journal_size_limit = {wal_bytes}")
         others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
         for reader in others[:2]:
             reader.execute("PRAGMA query_only = ON")

@@ -29,7 +29,7 @@ from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
 from progressd.store.listing import AMONG, in_json
 from progressd.store.rows import BATCH, CHANGE, DELETION, JOB, batch_of, change_of, deletion_of, job_of, readable
 from progressd.store.schema import read_meta
-from progressd.store.wal import Checkpointer
+from progressd.store.wal import Checkpointer, WALLimits
 from progressd.store.writes import DELETE_SECONDS, DeleteBatchSizer, delete, write
 from progressd.system.transient import passes
 
@@ -41,12 +41,17 @@ class SQLiteStore:
     """See `store.base.Store`. Open it with `SQLiteStore.open`."""
 
     def __init__(
-        self, path: Path, writer: sqlite3.Connection, *others: sqlite3.Connection, delete_seconds: float
+        self,
+        path: Path,
+        writer: sqlite3.Connection,
+        *others: sqlite3.Connection,
+        delete_seconds: float,
+        wal: WALLimits,
     ) -> None:
         self._writer = writer
         self._lister, self._reader, checkpointer = others
         self._connections = (checkpointer, self._lister, self._reader, writer)
-        self._log = Checkpointer(path, checkpointer)
+        self._log = Checkpointer(path, checkpointer, wal)
         self._writing = trio.CapacityLimiter(1)
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
@@ -59,14 +64,21 @@ class SQLiteStore:
         self.id, self.first_offset, self.oldest_cursor = read_meta(writer)
 
     @classmethod
-    def open(cls, path: Path, synchronous: str = "FULL", *, delete_seconds: float = DELETE_SECONDS) -> Self:
+    def open(
+        cls,
+        path: Path,
+        synchronous: str = "FULL",
+        *,
+        delete_seconds: float = DELETE_SECONDS,
+        wal: WALLimits = WALLimits(),  # noqa: B008, a constant
+    ) -> Self:
         """Open the file, or create it, and migrate its schema. Blocks.
 
         `delete_seconds`: how long a delete transaction should take. Raises SettingsError for a file that is not a store
         of this or an older version, and does not change it.
         """
-        with connected(path, synchronous) as connections:
-            return cls(path, *connections, delete_seconds=delete_seconds)
+        with connected(path, synchronous, wal.restart) as connections:
+            return cls(path, *connections, delete_seconds=delete_seconds, wal=wal)
 
     def close(self) -> None:
         """Close the file. Blocks."""

@@ -3,28 +3,33 @@
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import NamedTuple
 
 import structlog
 import trio
 
 from progressd.core.errors import StoreFailed
 
-INTERVAL: Final = 1.0  # seconds between two checks while commits come
-SHORT: Final = 4 * 2**20  # bytes of the log without a checkpoint; SQLite itself would run one in a commit
-LONG: Final = 16 * 2**20  # bytes at which the log must restart, and to which its file is cut then
-TOO_LONG: Final = 256 * 2**20  # bytes that only a long read by another program explains
-
 log = structlog.get_logger(__name__)
 InThread = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+class WALLimits(NamedTuple):
+    """Limits of the log, in bytes but for `interval`."""
+
+    interval: float = 1.0  # seconds between two checks while commits come
+    checkpoint: int = 4 * 2**20  # without a checkpoint; SQLite itself would run one in a commit
+    restart: int = 16 * 2**20  # at which the log must restart, and to which its file is cut then
+    warning: int = 256 * 2**20  # that only a long read by another program explains
 
 
 class Checkpointer:
     """Moves what was committed from the log into the database, in another thread than the writer's."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, limits: WALLimits) -> None:
         self._path = path.with_name(path.name + "-wal")
         self._db = db
+        self._limits = limits
         self._written = trio.Event()
         self._warned = False
 
@@ -43,12 +48,12 @@ class Checkpointer:
         """Keep the log short until cancelled. Both arguments run a function in a thread; the second blocks writes."""
         while True:
             await self._written.wait()
-            await trio.sleep(INTERVAL)
+            await trio.sleep(self._limits.interval)
             self._written = trio.Event()
             try:
-                if self.size() > SHORT:
+                if self.size() > self._limits.checkpoint:
                     await beside_the_writer(self.checkpoint)
-                if self.size() > LONG:
+                if self.size() > self._limits.restart:
                     # This moves the few pages written meanwhile too. The next commit restarts the log only when all
                     # pages have been moved and no reader needs them.
                     await instead_of_the_writer(self.checkpoint)
@@ -62,8 +67,8 @@ class Checkpointer:
 
     def _warn_of_readers(self) -> None:
         size = self.size()
-        if size > TOO_LONG and not self._warned:
+        if size > self._limits.warning and not self._warned:
             log.warning(
                 "the log of the store grows: another program has been reading the store for a long time", bytes=size
             )
-        self._warned = size > TOO_LONG
+        self._warned = size > self._limits.warning
