@@ -94,17 +94,6 @@ async def test_messages_go_straight_to_a_socket_with_room(nursery: trio.Nursery)
     assert not connection.senders
 
 
-async def test_unsent_messages_wait_in_order(nursery: trio.Nursery) -> None:
-    connection = Connection(nursery, room=10)
-    connection.put(change(1), change(2))
-    connection.put(change(3))
-    await settled()
-    assert len(connection.socket.written) == 10
-    connection.socket.give(10**6)
-    await settled()
-    assert bytes(connection.socket.written) == b"".join(framed(change(1), change(2), change(3)))
-
-
 async def test_newer_progress_replaces_waiting_progress(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     one, other = job_id(1), job_id(2)
@@ -112,17 +101,6 @@ async def test_newer_progress_replaces_waiting_progress(nursery: trio.Nursery) -
     connection.socket.give(10**6)
     await settled()
     assert bytes(connection.socket.written) == b"".join(framed(moved(1, other), change(1), moved(3, one)))
-
-
-async def test_a_partly_sent_frame_is_finished(nursery: trio.Nursery) -> None:
-    connection = Connection(nursery, room=5)
-    connection.put(moved(1))
-    connection.put(moved(2))
-    connection.outbox.write(PING)
-    connection.put(moved(3))
-    connection.socket.give(10**6)
-    await settled()
-    assert bytes(connection.socket.written) == b"".join([*framed(moved(1)), PING, *framed(moved(3))])
 
 
 async def test_only_the_newest_waiting_ping_and_pong_are_sent(nursery: trio.Nursery) -> None:
@@ -159,15 +137,6 @@ async def test_after_dropped_messages_only_the_close_is_sent(nursery: trio.Nurse
     connection.socket.give(10**6)
     await settled()
     assert bytes(connection.socket.written) == b"".join([*framed(change(0, 100)), close])
-
-
-async def test_below_its_limit_an_outbox_keeps_everything(nursery: trio.Nursery) -> None:
-    frames = framed(change(1), change(2))
-    connection = Connection(nursery, limit=sum(map(len, frames)))
-    connection.put(change(1), change(2))
-    assert not connection.endings
-    connection.put(change(3))
-    assert connection.endings == [SLOW_CONSUMER]
 
 
 async def test_messages_after_the_end_are_not_sent(nursery: trio.Nursery) -> None:
@@ -426,8 +395,8 @@ async def play(steps: list[Step], limit: int) -> Played:
         *read, close = connection.read()
     assert close == (Opcode.CLOSE, (1000).to_bytes(2, "big"))
     assert not set(played.too_late) & set(read)
-    connection_limiter = {item.read: place for place, item in enumerate(played.sent)}
-    played.read = [connection_limiter[frame] for frame in read]
+    places = {item.read: place for place, item in enumerate(played.sent)}
+    played.read = [places[frame] for frame in read]
     return played
 
 

@@ -29,7 +29,6 @@ from progressd.core.messages import (
     decode,
     encode,
     ends_job,
-    job_topic,
 )
 from progressd.core.status import JobStatus
 
@@ -180,15 +179,6 @@ def test_every_message_reads_back_as_it_was_written(
     assert encode(again) == encode(message)
 
 
-@given(datas, st.just(msgspec.UNSET) | names, st.just(msgspec.UNSET) | times)
-def test_keys_are_in_order(
-    data: msgspec.Struct, cursor: str | msgspec.UnsetType, time: datetime | msgspec.UnsetType
-) -> None:
-    keys = list(msgspec.json.decode(encode(TYPES[type(data)](ID, data, cursor, time))))
-    added = [name for name, value in (("cursor", cursor), ("time", time)) if value is not msgspec.UNSET]
-    assert keys == ["type", "job_id", "data", *added]
-
-
 @pytest.mark.parametrize(
     ("message", "ends"),
     [
@@ -205,7 +195,3 @@ def test_keys_are_in_order(
 )
 def test_ends_job_names_the_last_message(message: Message, ends: bool) -> None:
     assert ends_job(message) is ends
-
-
-def test_the_topic_of_a_job_has_its_id() -> None:
-    assert job_topic(ID) == f"job:{ID}"

@@ -28,11 +28,6 @@ def test_the_percentage_is_exact_however_large_the_numbers(current: int, total: 
     assert percentage(current, total) == min(100, int(Fraction(100 * current, total)))
 
 
-@given(counts, counts, counts)
-def test_the_percentage_never_falls_while_steps_are_done(one: int, other: int, total: int) -> None:
-    assert percentage(min(one, other), total) <= percentage(max(one, other), total)
-
-
 @given(counts, counts, st.floats(0, 1e308))
 def test_a_producers_own_percentage_is_rounded_down(current: int, total: int, own: float) -> None:
     percent = percentage(current, total, own)
