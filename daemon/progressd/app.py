@@ -85,10 +85,11 @@ async def serve(
         stopped = False
         async with trio.open_nursery() as beside:
             async with started(settings, os.environ) as (daemon, sockets):
-                daemon.on_terminal = on_terminal
                 gc.collect()
                 gc.freeze()  # code and settings stay: a full collection spent 35 ms on them
-                await daemon.run(sockets, signals, beside, notify, on_listening, watchdog, read_settings)
+                await daemon.run(
+                    sockets, signals, beside, notify, on_listening, watchdog, read_settings, on_terminal=on_terminal
+                )
                 stopped = True
             beside.cancel_scope.cancel()
         if not stopped:
@@ -118,7 +119,6 @@ class Daemon:
     def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
         limits = settings.limits
         self.settings = settings
-        self.on_terminal = False
         self.base = BasePath(settings.server.base_path)
         self.store = store
         self.tasks = tasks
@@ -197,11 +197,13 @@ class Daemon:
         on_listening: Callable[[str], Awaitable[None]],
         watchdog: float | None = None,
         read_settings: Callable[[], Settings] | None = None,
+        *,
+        on_terminal: bool = False,
     ) -> None:
         """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten that.
 
         `beside`: a nursery that receives signals and outlives this method, so that no late signal kills the process.
-        `watchdog`: seconds after which systemd kills a daemon that does not report.
+        `watchdog`: seconds after which systemd kills a daemon that does not report. `on_terminal`: SIGHUP stops it.
         """
         self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
         self.reload.register(lambda settings: partial(self._use, settings))
@@ -215,7 +217,7 @@ class Daemon:
                     self._notify_systemd(accepting, sockets, notify, watchdog)
                     await on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
-                    await self._until_stopped(signals, notify)
+                    await self._until_stopped(signals, notify, on_terminal)
                     beside.start_soon(deadline.run)
                     await self._finish_work(jobs_done, deadline)
                     accepting.cancel_scope.cancel()
@@ -246,8 +248,8 @@ class Daemon:
         if watchdog is not None:
             accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
 
-    async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier) -> None:
-        while (number := await anext(signals)) == signal.SIGHUP and not self.on_terminal:
+    async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
+        while (number := await anext(signals)) == signal.SIGHUP and not on_terminal:
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             self.reload()
             notify("READY=1", f"STATUS={self._status()}")
@@ -314,7 +316,7 @@ class Daemon:
     def _use(self, settings: Settings) -> None:
         """Use settings that were reloaded."""
         self.settings = self.services.settings = settings
-        self.broadcaster.limit = settings.limits.send_buffer_bytes
+        self.broadcaster.use_limit(settings.limits.send_buffer_bytes)
         self.files.headroom.least = settings.limits.min_free_bytes
         self.files.stored.most = settings.limits.max_stored_bytes
         for part in (

@@ -89,13 +89,17 @@ class Broadcaster:
         """`offset`: of the newest message so far. `limit`: bytes that may wait for one in-process reader."""
         self.offset = offset
         self._history = history or EmptyHistory()
-        self.limit = limit
+        self._limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
         self.traffic = DeliveryCounters()
         self._sessions = SessionHub(self.traffic)
         self._merging = False
         self._replay_lock = trio.Lock()
+
+    def use_limit(self, limit: int) -> None:
+        """Set the limit of new watchers."""
+        self._limit = limit
 
     @property
     def watched(self) -> int:
@@ -123,7 +127,7 @@ class Broadcaster:
 
     def watch(self, topic: str, after: int | None = None) -> Reader:
         """Watch a topic, as `subscribe` does."""
-        outbox = ReaderOutbox(self.limit)
+        outbox = ReaderOutbox(self._limit)
         return self.read(topic, outbox, outbox, after)
 
     def read(
@@ -150,7 +154,7 @@ class Broadcaster:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
         subscription = Subscription(
-            name, outbox, self._history, after, self.offset, self.limit, self._replay_lock, self._leave, on_live
+            name, outbox, self._history, after, self.offset, self._limit, self._replay_lock, self._leave, on_live
         )
         topic.join(subscription)
         return subscription
@@ -160,7 +164,7 @@ class Broadcaster:
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit, self._replay_lock)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit, self._replay_lock)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)
