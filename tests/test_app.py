@@ -95,14 +95,14 @@ def status(daemon: ServedDaemon, job_id: str) -> str:
 
 
 def finished(daemon: ServedDaemon, job_id: str) -> dict[str, Any]:
-    """The job once it has completed."""
+    """Return the job once it has completed."""
     until(lambda: status(daemon, job_id) == "completed")
     job: dict[str, Any] = request(daemon, "GET", f"/api/jobs/{job_id}").json()
     return job
 
 
 def child_of(directory: Path, job_id: str) -> int:
-    """The process id of a job's program, once it runs."""
+    """Return the process id of a job's program, once it runs."""
     path = directory / f"pid-{job_id}"
     until(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(path.read_text())
@@ -141,7 +141,7 @@ def test_signals_while_watchers_close_are_ignored(daemon: ServedDaemon, number: 
         watcher.sendall(upgrade(headers={"Host": f"127.0.0.1:{daemon.port}"}))
         daemon.process.send_signal(signal.SIGTERM)
         data = b""
-        while b"\x03\xe9" not in data:  # 1001, which it does not answer
+        while b"\x03\xe9" not in data:  # close code 1001, to which this client does not reply
             received = watcher.recv(1000)
             assert received, data
             data += received
@@ -192,7 +192,7 @@ def test_other_users_cannot_read_the_state_directory(tmp_path: Path, config: str
     with served_daemon(state_dir, config=config) as daemon:
         running = submit(daemon, "gated")
         child_of(tmp_path, running)
-        assert open_to_others(state_dir) == []  # where it writes, too
+        assert open_to_others(state_dir) == []  # even while it writes
         finished(daemon, submit(daemon, "copy"))
         (tmp_path / "go").touch()
         finished(daemon, running)
@@ -346,7 +346,7 @@ async def test_a_cursor_survives_a_kill(tmp_path: Path, config: str) -> None:
 
 @pytest.fixture
 def notified(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket that systemd listens at."""
+    """Return the socket on which systemd listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.settimeout(PATIENCE)
@@ -370,7 +370,7 @@ GIVEN = ("given.sock", "another.sock")
 
 
 def by_a_shell(command: Sequence[str], directory: Path, port: int) -> subprocess.Popen[str]:
-    """Pass listening sockets on as systemd does: from descriptor 3 on, with the id of the process that they are for."""
+    """Pass listening sockets as systemd does: from descriptor 3 on, with the process id."""
     with socket.create_server(("127.0.0.1", port)) as tcp, ExitStack() as opened:
         given = [tcp.fileno()]
         for name in GIVEN:
@@ -385,7 +385,7 @@ def by_a_shell(command: Sequence[str], directory: Path, port: int) -> subprocess
 
 
 def by_systemd(command: Sequence[str], directory: Path, port: int) -> subprocess.Popen[str]:
-    """Let systemd's own tool do it, which starts the daemon at the first connection."""
+    """Use systemd's own tool, which starts the daemon at the first connection."""
     listen = [f"--listen=127.0.0.1:{port}", *(f"--listen={directory / name}" for name in GIVEN)]
     return subprocess.Popen(["systemd-socket-activate", *listen, *command])
 
@@ -424,7 +424,7 @@ def is_answered(daemon: ServedDaemon) -> bool:
 
 
 def report(path: Path, event: dict[str, Any]) -> Any:
-    """Report as a producer, and be answered."""
+    """Report as a producer, and wait for the answer."""
     with socket.socket(socket.AF_UNIX) as producer:
         producer.settimeout(PATIENCE)
         producer.connect(str(path))
@@ -448,8 +448,8 @@ def test_a_connection_before_the_start_is_answered(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-# A daemon that serves, and cannot start another thread, as in a cgroup that has all its tasks: with SIGUSR1 the stack
-# of a thread is larger than there are addresses, and idle threads end at once.
+# A daemon that serves but cannot start another thread, as in a cgroup at its task limit. After SIGUSR1 the stack of a
+# thread is larger than the address space, and idle threads end at once.
 WITHOUT_THREADS = """
 import signal, sys, threading, trio
 trio._core._thread_cache.IDLE_TIMEOUT = 0

@@ -1,4 +1,4 @@
-"""Signals during a shutdown, and what all watchers are told."""
+"""Signals during a shutdown, and announcements to all watchers."""
 
 import json
 import signal

@@ -27,7 +27,7 @@ command = ["cp", "{input}", "{output}"]
 
 @contextmanager
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A shell that leads a session and runs the script, as make would, and the other end of its terminal."""
+    """A session leader that runs the script, as make would, and the other end of its terminal."""
     (tmp_path / "config.toml").write_text(CONFIG)
     flags = f"--port 0 --state-dir {tmp_path}/state --config {tmp_path}/config.toml"
     far, near = pty.openpty()

@@ -48,7 +48,7 @@ class Later:
 
 
 async def publish_all(broadcaster: Broadcaster, messages: Sequence[JobMessage], sent: list[Message]) -> None:
-    """Without giving way to anybody, unless a channel is full."""
+    """Publish without a checkpoint, unless a channel is full."""
     for message in messages:
         await broadcaster.publish(Envelope(broadcaster.offset + 1, message))
         sent.append(message)

@@ -12,7 +12,7 @@ from support.samples import started
 
 
 class Sink:
-    """Takes nothing until it is opened."""
+    """A transport that is full until it is opened."""
 
     def __init__(self) -> None:
         self.open = trio.Event()
@@ -60,7 +60,7 @@ async def test_a_discarded_outbox_leaves_the_budget(nursery: trio.Nursery) -> No
     connection.outbox.put(message())
     await trio.testing.wait_all_tasks_blocked()
     assert budget.used > 0
-    connection.sink.open.set()  # the sender is about to run when the connection ends
+    connection.sink.open.set()  # the sender is scheduled when the connection ends
     connection.leave()
     await trio.testing.wait_all_tasks_blocked()
     assert budget.used == 0

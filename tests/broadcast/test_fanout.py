@@ -87,32 +87,32 @@ async def test_a_removed_outbox_stays_removed_after_draining(nursery: trio.Nurse
 
 
 class Put(NamedTuple):
-    """A batch of so many messages."""
+    """Put a batch of some messages."""
 
     count: int
 
 
 class Give(NamedTuple):
-    """Room in the socket of one."""
+    """Give one socket room."""
 
     who: int
     room: int
 
 
 class Ping(NamedTuple):
-    """A control frame to one."""
+    """Write a control frame to one outbox."""
 
     who: int
 
 
 class End(NamedTuple):
-    """One takes nothing more."""
+    """End one outbox."""
 
     who: int
 
 
 class Leave(NamedTuple):
-    """One follows no more."""
+    """Remove one outbox."""
 
     who: int
 

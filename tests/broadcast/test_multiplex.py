@@ -30,7 +30,7 @@ class Log:
         self.kept: list[Envelope] = []
         self.broken = False
         self.slow = True
-        self.meanwhile: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # happens once a page has been read
+        self.meanwhile: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # runs after each page is read
 
     def keep(self, message: JobMessage) -> Envelope:
         offset = len(self.kept) + 1
@@ -104,7 +104,7 @@ STEPS = st.one_of(
 
 
 @given(st.lists(STEPS, max_size=25), st.booleans())
-@example(  # the end comes in another part of the replay than the beginning
+@example(  # end and beginning are in different parts of the replay
     [
         *[("tell", 2, "burst")] * 2,
         ("subscribe", [ALL_JOBS], True),
@@ -140,7 +140,7 @@ async def test_any_session_gets_every_change_once_in_order(steps: list[tuple[str
                 await world.tell(*messages)
                 continue
             if tasks:
-                await tasks[-1].wait()  # a client's requests are taken one after the other
+                await tasks[-1].wait()  # requests of a client are handled in order
             new = [topic for topic in which if topic not in asked]  # type: ignore[attr-defined]
             if not new:
                 continue
@@ -237,7 +237,7 @@ async def test_the_answer_waits_for_messages_on_other_topics(nursery: trio.Nurse
     assert await world.subscribe(job_topic(job_id(2))) == 600
     assert world.had == list(range(1, 601))
     await world.tell(*[started()] * 600)
-    assert await world.subscribe() == 1200  # of topics that it had
+    assert await world.subscribe() == 1200  # of its topics
     assert world.had == list(range(1, 1201))
 
 

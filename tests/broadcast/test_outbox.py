@@ -306,19 +306,19 @@ async def test_giving_up_overrides_a_waiting_end(
 
 
 class Put(NamedTuple):
-    """A batch: of which job each item is, whether progress, and how long."""
+    """Put a batch: job, whether progress, and size of each item."""
 
     items: list[tuple[int, bool, int]]
 
 
 class Write(NamedTuple):
-    """A control frame: a ping or a pong."""
+    """Write a ping or a pong."""
 
     opcode: int
 
 
 class Give(NamedTuple):
-    """Room in the socket, without letting the sender run."""
+    """Give the socket room, without letting the sender run."""
 
     room: int
 
@@ -363,7 +363,7 @@ def message(number: int, job: int, progress: bool, size: int) -> Envelope:
 
 
 async def play(steps: list[Step], limit: int) -> Played:
-    """Do the steps, end and close, and let everything out."""
+    """Run the steps, end and close, and drain the outbox."""
     numbers = itertools.count()
     async with trio.open_nursery() as nursery:
         connection = Connection(nursery, limit, room=100)

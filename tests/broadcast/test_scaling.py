@@ -22,7 +22,7 @@ from trio.testing import MockClock
 
 OURS = str(Path(progressd.__file__).parent)
 ROOM = 10**9
-WATCHERS = 3  # of the job that moves, and as many of all jobs
+WATCHERS = 3  # of the active job, and as many of all jobs
 MANY = 300
 OTHERS = range(100, 100 + MANY)  # numbers of jobs
 
@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 
 class Counting:
-    """Counts while it is on, in this thread; the writing of the store in its own."""
+    """Counts in this thread, and in the writing thread of the store."""
 
     def __init__(self) -> None:
         self.instructions = self.calls = self.encodings = self.sends = self.database = 0
@@ -104,7 +104,7 @@ class World:
         await session.subscribe(topics, None, connection.drained, lambda upto: None)
 
     async def cost(self) -> Work:
-        """Of a job from its start to its end, with 20 steps, once everything is under way."""
+        """Return the cost of a job from start to end, with 20 steps, on a warm daemon."""
         await self.spine.submit(spine.register(2))
         await self._run_job(1)
         counting = Counting()
@@ -182,11 +182,11 @@ async def test_the_cost_of_an_event_is_constant(
     assert alone.sends > 20 * 2 * WATCHERS
     assert alone.encodings < 30
     assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # the registry forgets the oldest finished job
-    assert beside.database < 1.1 * alone.database  # where in its trees a row comes makes a few steps
+    assert beside.database < 1.1 * alone.database  # the position in its trees makes a small difference
 
 
 async def cost_of_coming_back(one: World) -> Work:
-    """Of a watcher of all jobs that has missed three messages."""
+    """Return the cost of a watcher of all jobs that missed three messages."""
     cursor = one.spine.broadcaster.offset
     await one.spine.submit(spine.register(3), spine.progress(1, 3))
     counting = Counting()

@@ -146,7 +146,7 @@ async def test_on_live_is_called_between_replay_and_live(
     await world.tell(moved(2), *succeeded())
     world.log.let_all_through()
     await settled()
-    assert had == [(2, [1])]  # the progress of then has been replaced
+    assert had == [(2, [1])]  # newer progress has replaced it
     assert outbox.offsets == [1, 3, 4, 5]
 
 
@@ -248,7 +248,7 @@ async def test_a_watcher_that_left_gets_nothing(nursery: trio.Nursery) -> None:
 
 
 class Happen(NamedTuple):
-    """Something becomes durable: a job starts, or moves, or ends where `end`."""
+    """Commit the start, progress or (`end`) the end of a job."""
 
     job: int
     end: bool
@@ -261,7 +261,7 @@ class Publish(NamedTuple):
 
 
 class Join(NamedTuple):
-    """A watcher comes: of a job, or of all (0); from a cursor so many messages back, or for the first time."""
+    """Connect a watcher of a job, or of all (0); from a cursor some messages back, or as a new watcher."""
 
     job: int
     back: int | None
@@ -298,7 +298,7 @@ class Watcher:
     after: int | None
     top: int
     outbox: Collected
-    live_after: int | None = None  # from this offset on, nothing was held back any more
+    live_after: int | None = None  # nothing was held back after this offset
 
     async def run(self, subscription: Subscription, broadcaster: Broadcaster) -> None:
         await read_past(subscription, self.outbox)
@@ -346,7 +346,7 @@ def run(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envelope], l
 
 
 def owed(watcher: Watcher, log: list[Envelope]) -> list[Envelope]:
-    """Everything a watcher may hear of: its topic, after its cursor; of all jobs at first, those unfinished then."""
+    """Return all messages that a watcher may get: of its topic after its cursor; of jobs unfinished at its start."""
     heard = [item for item in log if watcher.topic in (ALL_JOBS, topic_of(item)) and item.offset > (watcher.after or 0)]
     if watcher.topic == ALL_JOBS and watcher.after is None:
         over = {topic_of(item) for item in log if ends_job(item.message) and item.offset <= watcher.top}

@@ -73,7 +73,7 @@ def test_one_progress_per_job_and_interval(
         got_steps = [(at, item) for at, item in got if isinstance(item.message, Progress)]
         if steps:
             assert got_steps[-1][1] is steps[-1]
-        paced = got_steps[:-1]  # the last one may have been let out early by the end
+        paced = got_steps[:-1]  # the end may have released the last one early
         assert all(later - earlier >= 2.0 - 1e-9 for (earlier, _), (later, _) in pairwise(paced))
 
 
@@ -108,7 +108,7 @@ def test_ended_jobs_leave_nothing() -> None:
 
 def test_the_cost_per_held_progress_is_constant() -> None:
     def steps(jobs: int) -> int:
-        """Of the interpreter, to keep the progress of so many jobs back, and let each out in its time."""
+        """Count instructions to hold the progress of some jobs and release each in time."""
         pace, count = ProgressThrottle(1.0), 0
         for at in (0.0, 0.5):
             for number in range(jobs):

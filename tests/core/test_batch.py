@@ -14,7 +14,7 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
 def batch_of(*ways: tuple[JobStatus, ...], as_batch: bool = False) -> JobBatch:
-    """A batch whose jobs have gone these ways, a second a step, each from queued."""
+    """Return a batch whose jobs took these statuses, one per second, from queued."""
     batch = JobBatch(id=job_id(99), status=BatchStatus.QUEUED, created_at=NOW)
     for _ in ways:
         batch = moved(batch, None, QUEUED, NOW)

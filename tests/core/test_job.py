@@ -61,7 +61,7 @@ PREVIEW = PreviewEvent(ID, PagePreviewData(3, "aGVsbG8=", "deskew", 320, 200))
 
 
 def after(*events: Event) -> Job:
-    """The job that these events, one second apart and all accepted, lead to."""
+    """Return the job after these events, one second apart and all accepted."""
     job = None
     for number, event in enumerate(events):
         job = apply(job, event, NOW + timedelta(seconds=number)).job
@@ -316,7 +316,7 @@ def status_after(job: Job | None, event: Event) -> JobStatus | None:
     if isinstance(event, RunnerEvent):
         event = event.end
     elif isinstance(event, CompletedEvent | ErrorEvent) and job.pipeline is not None:
-        return None  # only its runner ends it
+        return None  # only the runner can end it
     was, running = job.status, job.status is PROCESSING
     open_ = running or was is QUEUED
     startable = was is QUEUED and job.pipeline is None

@@ -55,7 +55,7 @@ ONLY_IN = {
 
 
 def module_of(path: Path) -> str:
-    """The dotted name below progressd: "core.job", and "core" for a package itself."""
+    """Return the dotted name below progressd: "core.job", and "core" for a package itself."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -125,8 +125,7 @@ def test_a_library_is_used_only_in_its_packages(library: str) -> None:
 
 
 def test_importing_the_core_loads_no_io_library() -> None:
-    # In a fresh interpreter: this one has loaded everything.
-
+    # in a fresh interpreter: this one has loaded everything
     modules = ", ".join(f"progressd.{module}" for module in MODULES if part(module) == "core")
     code = f"import sys, {modules}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -37,13 +37,13 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly everything has to come from the store, and in many pages."""
+    """Almost everything comes from the store, in many pages."""
     monkeypatch.setattr(registry, "MAX_FINISHED", 1)
     monkeypatch.setattr(module, "PAGE", 2)
 
 
 class Told(NamedTuple):
-    """A message as a test looks at it."""
+    """The fields of a message that tests compare."""
 
     number: int
     type: str
@@ -54,7 +54,7 @@ class Told(NamedTuple):
 
 
 async def page(history: History, topic: str, after: int | None, upto: int) -> tuple[list[JobMessage], bool]:
-    """All pages of a range, and whether the topic is over."""
+    """Return all pages of a range, and whether the topic is over."""
     messages: list[JobMessage] = []
     while True:
         items, after, over = await history.page(topic, after, upto)
@@ -341,7 +341,7 @@ async def test_cursors_survive_a_restart(tmp_path: Path) -> None:
         ]
 
 
-# Any story
+# Random events
 
 numbers = st.integers(1, 3)
 events = st.one_of(
@@ -413,7 +413,7 @@ class Watcher:
             self.more.set()
 
     def owed(self, everything: list[JobMessage]) -> list[JobMessage]:
-        """The changes it has to get: of its topic, after its cursor; of all jobs at first, those unfinished then."""
+        """Return the changes that it must get: of its topic after its cursor; of jobs unfinished at its start."""
         if self.number is not None:
             id_ = job_id(self.number)
             everything = [m for m in everything if m.job_id == id_ and type_of(m) != "job_created"]
@@ -444,7 +444,7 @@ def test_a_watcher_that_connects_at_any_moment_misses_nothing(
     joins: list[tuple[int, int | None, int | None]],
     waits: list[int],
 ) -> None:
-    """Some changes come from memory, some from the store in pages, and some while either is read."""
+    """Changes come from memory, from the store in pages, and during either read."""
 
     async def play(store: SlowStore) -> None:
         watchers: list[Watcher] = []
@@ -460,13 +460,13 @@ def test_a_watcher_that_connects_at_any_moment_misses_nothing(
                         watching.start_soon(watchers[-1].run)
                 await spine.submit(*batch)
             everything = [change.message for change in await spine.store.changes(0, spine.broadcaster.offset, 1000)]
-            with trio.move_on_after(PATIENCE):  # what is missing then shows below
+            with trio.move_on_after(PATIENCE):  # missing messages fail below
                 for watcher in (live, *watchers):
                     await watcher.wait_for(len(watcher.owed(everything)))
             watching.cancel_scope.cancel()
         for watcher in (live, *watchers):
             got, owed = changes_of(watcher.got), watcher.owed(everything)
-            if watcher.number is None and watcher.after is None:  # what ended just before may come as well, but whole
+            if watcher.number is None and watcher.after is None:  # a job that just ended may come too, but complete
                 jobs = {message.job_id for message in (*got, *owed)}
                 owed = [message for message in everything if message.job_id in jobs]
             assert got == owed

@@ -59,7 +59,7 @@ class WatchedStore(SQLiteStore):
 
     @contextmanager
     def held_before(self) -> Iterator[None]:
-        """Commits wait until the end of the block."""
+        """Hold commits until the end of the block."""
         self._before, self._reached = trio.Event(), threading.Event()
         try:
             yield
@@ -69,7 +69,7 @@ class WatchedStore(SQLiteStore):
 
     @contextmanager
     def held_after(self) -> Iterator[None]:
-        """Commits are done, but return only at the end of the block."""
+        """Let commits be durable, but return only at the end of the block."""
         self._after, self._written = trio.Event(), threading.Event()
         try:
             yield
@@ -78,11 +78,11 @@ class WatchedStore(SQLiteStore):
             self._after = None
 
     async def reached(self) -> None:
-        """Wait for a commit in the block. By a thread, since some tests stop Trio's clock."""
+        """Wait for a commit in the block, in a thread: some tests stop Trio's clock."""
         assert await trio.to_thread.run_sync(self._reached.wait, PATIENCE)
 
     async def written(self) -> None:
-        """Wait until it is durable."""
+        """Wait until the commit is durable."""
         assert await trio.to_thread.run_sync(self._written.wait, PATIENCE)
 
 
@@ -170,7 +170,7 @@ async def test_each_event_of_a_batch_has_its_own_outcome(spine: Spine) -> None:
     outcomes = await spine.submit(
         register(1),
         progress(1, 2),  # not registered
-        complete(1),  # it has not started
+        complete(1),  # not started
         start(1),
         replace(start(1), job_id="not-a-uuid"),
         complete(1),
@@ -265,7 +265,7 @@ async def test_visibility_applies_within_one_batch(watched: WatchedStore) -> Non
     async with running(watched) as spine:
         async with trio.open_nursery() as nursery:
             with watched.held_before():
-                nursery.start_soon(meddle)  # before: about no job
+                nursery.start_soon(meddle)  # before the job exists
                 nursery.start_soon(spine.submit, register(9))
                 await watched.reached()
                 nursery.start_soon(spine.submit, of_team("print"))
@@ -481,7 +481,7 @@ async def test_newest_progress_is_stored_within_a_second(
         await spine.submit(register(1), register(2), start(1), start(2))
         jobs = await spine.submit(progress(1, 1), progress(2, 1), progress(3, 2))
         with watched.held_after():
-            await settled()  # it has begun to wait
+            await settled()  # the write-behind waits
             mock_clock.jump(1)
             await watched.written()
         assert await watched.jobs([job_id(1), job_id(2)]) == {job_id(1): jobs[1], job_id(2): jobs[2]}
@@ -675,7 +675,7 @@ async def test_a_producer_cannot_start_a_job_of_the_runner(spine: Spine) -> None
 
 
 def known_before(cursor: str) -> RegisterEvent:
-    """A registration of a job that a producer was given a cursor for."""
+    """Return a registration by a producer that has a cursor of the job."""
     return RegisterEvent(ID, Registration("scan"), cursor)
 
 

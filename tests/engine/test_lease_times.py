@@ -90,7 +90,7 @@ def test_leases_equal_a_model_that_checks_all_jobs_always(
     actions: list[tuple[str, int, int]],
 ) -> None:
     leases, jobs, now = Leases(), dict[str, Job](), 0
-    heard, stalled = dict[str, int](), dict[str, int]()  # the model: when each was heard, and has stalled
+    heard, stalled = dict[str, int](), dict[str, int]()  # the model: last event and stall of each job
     for action, number, amount in actions:
         id_ = job_id(number)
         alive = id_ in jobs and not jobs[id_].status.finished

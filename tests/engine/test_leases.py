@@ -104,7 +104,7 @@ async def test_a_lost_producer_cannot_end_the_job(spine: Spine, mock_clock: Mock
 async def test_a_rejected_event_renews_the_lease(spine: Spine, mock_clock: MockClock) -> None:
     await spine.submit(leased())
     mock_clock.jump(0.9 * LEASE)
-    [outcome] = await spine.submit(complete())  # it has not started
+    [outcome] = await spine.submit(complete())  # not started
     assert isinstance(outcome, Conflict)
     mock_clock.jump(0.9 * LEASE)
     await wait_all_tasks_blocked()
@@ -217,7 +217,7 @@ async def test_an_invalid_lease_is_rejected(tmp_path: Path, seconds: object) -> 
 
 
 async def test_a_job_ends_once_in_any_order_of_end_and_expiry(spine: Spine, mock_clock: MockClock) -> None:
-    """The producer's end and the daemon's, decided together: one is taken, the other is refused."""
+    """Of the producer's end and the daemon's, decided together, one is accepted."""
     for number in range(1, 40):
         await spine.submit(leased(number, 10.0), start(number))
     mock_clock.jump(10)

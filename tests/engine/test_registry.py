@@ -96,7 +96,7 @@ def test_a_deleted_job_is_forgotten(registry: Registry) -> None:
 
 
 def seen(registry: Registry, number: int = 1, after: int = 0, upto: int = 1000) -> list[int] | None:
-    """The places of the messages that a watcher of the job is sent."""
+    """Return the offsets of the messages of a job."""
     trail = registry.log_of(job_id(number))
     return None if trail is None else [published.offset for published in trail.between(after, upto)]
 
@@ -128,7 +128,7 @@ async def test_load_reads_messages_of_unfinished_jobs(store: SQLiteStore, regist
     changes = [Change(1, created()), Change(2, created(job_id(2))), Change(3, started()), Change(4, started(job_id(2)))]
     await store.commit([moving, ended], [*changes, *(Change(6 + n, end) for n, end in enumerate(succeeded(job_id(2))))])
     reopened = Registry(store)
-    store.first_offset = 100  # as it is when the file is opened again
+    store.first_offset = 100  # as after opening the file again
     await reopened.load()
     assert seen(reopened) == [1, 3, 5]
     trail = reopened.log_of(job_id(1))
@@ -193,7 +193,7 @@ def piped(number: int, status: JobStatus = QUEUED, **fields: object) -> Job:
 
 
 async def next_numbers(registry: Registry) -> list[int]:
-    """The jobs that the runner gets, until it has to wait."""
+    """Return the jobs that the runner gets without waiting."""
     numbers = []
     with trio.move_on_after(0):
         while True:
@@ -241,7 +241,7 @@ async def test_a_queued_job_wakes_the_runner(registry: Registry) -> None:
 
 def test_registration_cost_does_not_depend_on_unfinished_jobs(registry: Registry) -> None:
     def steps(number: int) -> int:
-        """Of the interpreter, to register a job for the runner and hand it over."""
+        """Count instructions to register a job for the runner and hand it over."""
         count = 0
 
         def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:

@@ -33,13 +33,13 @@ KEEP = 30 * DAY
 
 
 def ended(number: int, days_ago: float, status: JobStatus = JobStatus.COMPLETED) -> Job:
-    """Its end is at ten times the number."""
+    """Return a finished job with offset 10 × number."""
     at = datetime.now(UTC) - timedelta(days=days_ago)
     return job(number, status, created_at=at, completed_at=at, offset=10 * number)
 
 
 def reopened(store: SQLiteStore, tmp_path: Path) -> SQLiteStore:
-    """As by the next daemon, which gives out offsets above all that are there."""
+    """Open the store again, with offsets above all in it."""
     store.close()
     with closing(sqlite3.connect(tmp_path / "store.sqlite")) as db:
         db.execute("UPDATE meta SET value = 1000 WHERE key = 'reserved'")
@@ -126,7 +126,7 @@ async def test_files_stay_if_the_store_has_no_job(store: SQLiteStore, tmp_path: 
 
 
 class UnreadableStore(SQLiteStore):
-    """Cannot say which jobs there are."""
+    """A store that cannot list its jobs."""
 
     async def known(self, ids: Collection[str]) -> Collection[str]:
         raise StoreFailed("the store does not answer")
@@ -152,7 +152,7 @@ async def test_files_stay_while_the_store_fails(tmp_path: Path) -> None:
 
 
 class ScriptedStore:
-    """Says how many jobs it has deleted, or that it could not, as the script has it; then the test is over."""
+    """A store that deletes or fails as scripted, and then ends the test."""
 
     def __init__(
         self, script: Collection[int | StoreFailed], over: trio.CancelScope, newest: datetime | None = None
@@ -203,7 +203,7 @@ async def test_a_clock_jump_delays_deletion_by_one_run(
     class Clock(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            """Ten years ahead at the second look, and from the fourth on."""
+            """Jump ten years ahead at the second run, and from the fourth on."""
             ahead = trio.current_time() - began
             return datetime.now(tz) + timedelta(days=3650 if 30 < ahead < 600 or ahead > 1000 else 0)
 

@@ -27,7 +27,7 @@ def owned(number: int, owner: str | None, priority: Priority = NORMAL) -> Job:
 
 
 def order(jobs: Iterable[Job]) -> list[int]:
-    """The numbers of the jobs as they start."""
+    """Return the numbers of the jobs in the order in which they start."""
     waiting = {one.id: one for one in jobs}
     queue = RunQueue()
     for one in waiting.values():

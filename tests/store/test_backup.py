@@ -1,4 +1,4 @@
-"""Backups: whole, of one moment, checked, and never in the place of anything."""
+"""Backups are complete, consistent and checked, and replace no file."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from support.samples import created, job, job_id, started
 
 
 def files(directory: Path) -> set[str]:
-    """Without those that SQLite keeps beside a database that is read."""
+    """Return the files, without those of SQLite beside an open database."""
     return {file.name for file in directory.iterdir() if not file.name.endswith(("-shm", "-wal"))}
 
 
@@ -111,7 +111,7 @@ def test_the_first_of_two_backups_to_one_file_wins(
 
 
 def unlinked(*_: object) -> None:
-    """As on a file system that has no links."""
+    """Fail as on a file system without hard links."""
     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
@@ -145,7 +145,7 @@ def test_remains_of_killed_backups_are_deleted(path: Path, tmp_path: Path) -> No
     for name in left | others:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (long_ago, long_ago))
-    (tmp_path / "a+.db.ffffffff.part").touch()  # of another backup, it may be
+    (tmp_path / "a+.db.ffffffff.part").touch()  # perhaps of another backup in progress
     backup(path, tmp_path / "a+.db")
     assert files(tmp_path) == {path.name, "a+.db", "a+.db.ffffffff.part", *others}
 

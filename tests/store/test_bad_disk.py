@@ -29,7 +29,7 @@ from support.scarcity import SmallDisk, small_disk
 from support.waiting import PATIENCE, eventually
 
 MANY = 2000
-INDEX_BYTES = 32 * 1024  # of the index of SQLite's log, without which no store is opened
+INDEX_BYTES = 32 * 1024  # of SQLite's -shm file, which every store needs
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_a_full_disk_rejects_changes_and_recovers(disk: SmallDisk) -> None
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client, daemon.watch() as watcher:
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
         disk.fill()
-        text = "x" * 3000  # a commit of a page
+        text = "x" * 3000  # one page per commit
         kept, refused = [], []
         for number in range(2, MANY):
             answer = await client.post("/api/jobs", json={"id": job_id(number), "options": {"text": text}})
@@ -54,7 +54,7 @@ async def test_a_full_disk_rejects_changes_and_recovers(disk: SmallDisk) -> None
         assert "Retry-After" in refused[0][1].headers
         health = (await client.get("/api/health")).json()
         assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
-        [answer] = await daemon.report(progress(job_id(1), 1))  # which starts it, and has to be kept
+        [answer] = await daemon.report(progress(job_id(1), 1))  # starts the job, so it must be stored
         assert answer["error"] == "the disk of the daemon's store is full"
         headers = {"Host": daemon.address, **FORM_TYPE}
         upload = await client.post("/api/convert", content=form(file_part()), headers=headers)
@@ -149,7 +149,7 @@ def test_a_start_on_a_full_disk_has_a_clear_error(disk: SmallDisk) -> None:
 
 
 def damage(path: Path, table: str) -> None:
-    """Overwrite the pages of a table but for its root, as a failing disk does."""
+    """Overwrite the pages of a table except its root, like a failing disk."""
     content = bytearray(path.read_bytes())
     with closing(sqlite3.connect(path)) as db:
         [root] = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -168,7 +168,7 @@ async def test_a_damaged_page_stops_all_writes(tmp_path: Path) -> None:
     damage(path, "jobs")
     before = path.read_bytes()
     with closing(SQLiteStore.open(path)) as store:
-        await store.commit([job(10_000)], [])  # it does not know yet
+        await store.commit([job(10_000)], [])  # the damage is not known yet
         with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop the daemon and run progressd check"):
             await store.list_jobs(Filter(), 10, 400)
         with pytest.raises(StoreFailed, match="is damaged"):
@@ -198,7 +198,7 @@ async def test_a_daemon_with_a_damaged_store_keeps_serving_reads(tmp_path: Path)
         assert (await client.get(f"/api/jobs/{job_id(1000)}")).json()["status"] == "queued"
 
 
-# A job whose document makes no sense
+# Unreadable jobs
 
 
 FINISHED = [
@@ -241,7 +241,7 @@ async def test_one_unreadable_job_does_not_affect_others(tmp_path: Path, where: 
         assert await store.last_seen() == NOW
         await store.commit([job(40)], [Change(40, created(job_id(40)))])
         deleted = list[str]()
-        while step := await store.delete([one.id for one in others]):  # as many at a time as a few milliseconds allow
+        while step := await store.delete([one.id for one in others]):  # in batches of a few milliseconds
             deleted += step
         assert deleted == [one.id for one in others[::-1]]
         assert await store.delete_finished(NOW + timedelta(days=30), 10) == []
@@ -282,7 +282,7 @@ async def test_a_daemon_serves_jobs_beside_an_unreadable_one(tmp_path: Path, bit
     )
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
-        await store.commit([good, bad], [])  # the bad one is the newest, which retention looks at
+        await store.commit([good, bad], [])  # the bad one is the newest, which retention reads
     flip(path, b'%s","kind":"j' % bad.id.encode() if bit == 0x80 else b'%s","kind":' % bad.id.encode(), bit)
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         answers = await daemon.report(

@@ -1,4 +1,4 @@
-"""The lists of jobs and their counts, against a model that looks at every job."""
+"""Lists of jobs and their counts, against a model."""
 
 import sqlite3
 from collections import Counter
@@ -28,7 +28,7 @@ LABELS = st.dictionaries(st.just("by") | WORDS, st.just("eve") | WORDS, max_size
 
 
 def placed(number: int, status: JobStatus, kind: str = "scan", labels: dict[str, str] | None = None) -> Job:
-    """A job; the blocks of offsets are some jobs long."""
+    """Return a job; a block of offsets has some jobs."""
     at = NOW if status.finished else None
     return job(number, status, kind=kind, labels=labels or {}, created_offset=number * 20_000, completed_at=at)
 
@@ -78,7 +78,7 @@ async def test_lists_and_counts_equal_a_model(steps: list[tuple[object, ...]]) -
                 _, number, status, kind, labels = step
                 old = batch.get(number) or jobs.get(number)  # type: ignore[call-overload]
                 if old is not None:
-                    kind, labels = old.kind, old.labels  # which a job keeps for life
+                    kind, labels = old.kind, old.labels  # they never change
                 batch[number] = placed(number, status, kind, labels)  # type: ignore[index, arg-type]
             elif step[0] == "commit":
                 await store.commit(batch.values(), [])

@@ -34,7 +34,7 @@ BATCH = JobBatch(id=job_id(10_000), status=BatchStatus.QUEUED, created_at=NOW, c
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with some jobs and a batch, of whose pages some are free; to be copied."""
+    """Return a store with some jobs, a batch and free pages; tests copy it."""
     path = tmp_path_factory.mktemp("whole") / "progressd.db"
     fill(path, JOBS + 100)
     with closing(SQLiteStore.open(path)) as store:
@@ -61,7 +61,7 @@ def rows(path: Path, table: str) -> dict[int, str]:
 
 
 def pages_of(path: Path, name: str) -> list[int]:
-    """The pages of a table or index, its root first."""
+    """Return the pages of a table or index, its root first."""
     with closing(sqlite3.connect(path)) as db:
         found = db.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY path", (name,)).fetchall()
     return [page for (page,) in found]
@@ -185,7 +185,7 @@ def test_a_second_repair_finds_nothing(
 
 
 async def require_open(path: Path) -> None:
-    """A daemon finds all it needs."""
+    """Check that a daemon can use the store."""
     with closing(SQLiteStore.open(path)) as store:
         await store.unfinished()
         await store.unfinished_batches()
@@ -230,7 +230,7 @@ def test_a_database_without_its_first_page_is_not_changed(path: Path) -> None:
 
 
 def killed(path: Path, target: Path) -> Path:
-    """A copy of the store as a kill leaves it, with ten jobs in its log."""
+    """Return a copy of the store after a kill, with ten jobs in its log."""
     with closing(SQLiteStore.open(path)) as store:
         for number in range(9000, 9010):
             trio.run(store.commit, [job(number)], [Change(number, created(job_id(number)))])
@@ -271,7 +271,7 @@ async def test_a_daemon_continues_with_recovered_jobs(whole: Path, tmp_path: Pat
         assert (await daemon.report(registered(job_id(1000))))[0]["ok"]
         found, total = await daemon.daemon.store.list_jobs(Filter(), 1, 0)
         assert (found[0].id, total) == (job_id(1000), len(rows(path, "jobs")))
-        assert daemon.daemon.store.id != before  # no cursor from before means anything here
+        assert daemon.daemon.store.id != before  # old cursors are invalid
 
 
 def test_a_second_repair_keeps_another_file(path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_log_in_use_is_not_deleted(path: Path, tmp_path: Path) -> None:
 
 # For each change of names that a repair makes: two processes that repair a copy, and are killed before that change,
 # which an audit hook reports. Prints how each pair has ended; the last one was not killed.
-CUT_OFF = """
+INTERRUPTED = """
 import errno, os, shutil, signal, sys
 from itertools import count
 from pathlib import Path
@@ -359,7 +359,7 @@ for number in count(1):
 
 @pytest.fixture
 def damaged(path: Path, tmp_path: Path) -> Path:
-    """A state directory as a kill has left it, whose disk then has destroyed a page of jobs."""
+    """Return a state directory after a kill, with a damaged page of jobs."""
     page = pages_of(path, "jobs")[2]
     path = killed(path, tmp_path / "damaged")
     destroy(path, page)
@@ -367,14 +367,14 @@ def damaged(path: Path, tmp_path: Path) -> Path:
 
 
 def logged(state: Path) -> int:
-    """How many of the jobs that were only in the log a daemon has."""
+    """Return how many jobs from the log a daemon has."""
     with closing(SQLiteStore.open(state / "progressd.db")) as store:
         return len(trio.run(store.known, [job_id(number) for number in range(9000, 9010)]))
 
 
 @pytest.mark.parametrize(("how", "status"), [("kill", -signal.SIGKILL), ("end", 143), ("fail", 1)])
 def test_an_interrupted_repair_loses_nothing(damaged: Path, tmp_path: Path, how: str, status: int) -> None:
-    command = [sys.executable, "-c", CUT_OFF, damaged, tmp_path, how]
+    command = [sys.executable, "-c", INTERRUPTED, damaged, tmp_path, how]
     ended = [int(line) for line in subprocess.check_output(command).split()]
     assert ended == [status] * (len(ended) - 1) + [0]
     assert len(ended) > 3

@@ -42,7 +42,7 @@ def make(path: Path, *statements: str) -> bytes:
 
 
 def make_old(path: Path, version: int) -> None:
-    """A file as that version left it, with one job that had been started."""
+    """Make a file of an old version, with one started job."""
     bodies = [encoded(job(1, JobStatus.PROCESSING, labels={"by": "eve"})), encoded(created()), encoded(started())]
     make(path, "PRAGMA journal_mode = WAL", *MIGRATIONS[:version], f"PRAGMA user_version = {version}")
     with closing(sqlite3.connect(path)) as db:
@@ -59,7 +59,7 @@ def encoded(thing: object) -> str:
 def refused(path: Path) -> str:
     """Return the error; the files are not changed and nothing is left open."""
 
-    def contents() -> dict[str, bytes]:  # SQLite leaves its index of the log, and an empty log
+    def contents() -> dict[str, bytes]:  # SQLite leaves a -shm file and an empty log
         files = [file for file in path.parent.iterdir() if file.is_file() and not file.name.endswith("-shm")]
         return {file.name: file.read_bytes() for file in files if file.stat().st_size}
 
@@ -158,7 +158,7 @@ def test_a_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.Monk
 
 def test_no_copy_means_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(path, 1)
-    old_copy(path, 1).mkdir()  # so that the copy cannot take its place
+    old_copy(path, 1).mkdir()  # the copy cannot replace a directory
     assert f"cannot write {old_copy(path, 1)}: Is a directory" in refused(path)
     old_copy(path, 1).rmdir()
     SQLiteStore.open(path).close()
@@ -253,11 +253,11 @@ def test_a_truncated_file_is_rejected(path: Path) -> None:
 
 
 async def test_an_interrupted_transaction_is_undone(path: Path, tmp_path: Path) -> None:
-    """As a power cut leaves a file that was about to become ours, before it had a log of its own."""
+    """A power cut interrupts the creation of the file, before it is in WAL mode."""
     other = tmp_path / "cut-off.db"
     make(other, *MIGRATIONS, f"PRAGMA user_version = {NEWEST}")
     with closing(sqlite3.connect(other, isolation_level=None)) as db:
-        db.execute("PRAGMA cache_size = 1")  # so that half a transaction is in the file already
+        db.execute("PRAGMA cache_size = 1")  # half of the transaction is in the file already
         db.execute("BEGIN")
         for number in range(1000):
             db.execute("INSERT INTO changes VALUES (?, ?, ?)", (number, job_id(number), "{}"))

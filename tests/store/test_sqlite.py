@@ -37,7 +37,7 @@ def descriptors() -> set[str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             links.add(os.readlink(f"/proc/self/fd/{name}"))
-        except FileNotFoundError:  # of listing them
+        except FileNotFoundError:  # of the listing itself
             continue
     return links
 
@@ -215,7 +215,7 @@ Query = Callable[[SQLiteStore], Awaitable[object]]
 
 
 async def plans(store: SQLiteStore, query: Query) -> list[list[str]]:
-    """How SQLite goes about each statement that the query runs."""
+    """Return SQLite's plan for each statement of a query."""
     statements: list[str] = []
     for db in (store._reader, store._lister, store._writer):
         db.set_trace_callback(statements.append)

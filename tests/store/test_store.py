@@ -25,7 +25,7 @@ QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 @pytest.fixture(params=["sqlite"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
-    """Opens one and the same store, each time as the next daemon would; the one before may have crashed."""
+    """Open the same store each time, like the next daemon; the previous one may have crashed."""
     opened: list[SQLiteStore] = []
 
     def open_it() -> SQLiteStore:
@@ -133,7 +133,7 @@ async def test_a_failed_commit_changes_nothing(store: SQLiteStore) -> None:
     assert await store.unfinished() == [job(1, PROCESSING)]
 
 
-# Looking for jobs
+# Lists
 
 
 async def test_unfinished_jobs_come_oldest_first(store: SQLiteStore) -> None:
@@ -261,7 +261,7 @@ async def test_a_deletion_moves_the_oldest_cursor(open_store: OpenStore) -> None
     assert open_store().oldest_cursor == 9
 
 
-# One daemon after the other
+# Restarts
 
 
 async def test_everything_survives_a_restart(open_store: OpenStore) -> None:
@@ -294,11 +294,11 @@ def test_two_stores_have_two_ids(store: SQLiteStore, tmp_path: Path) -> None:
     other.close()
 
 
-# Any story, against a plain model
+# Random commits against a model
 
 
 class Model:
-    """The same, in lists and dictionaries."""
+    """A store in lists and dictionaries."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}

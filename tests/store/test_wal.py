@@ -25,7 +25,7 @@ def log_size(tmp_path: Path) -> int:
 
 
 async def write(store: SQLiteStore, first: int, count: int) -> None:
-    """Some 10 pages of the log for each."""
+    """Commit jobs, each with about 10 pages of the log."""
     for number in range(first, first + count):
         text = "x" * 20_000
         await store.commit([job(number, options={"text": text})], [Change(number, created(job_id(number)))])
@@ -106,14 +106,14 @@ async def test_commits_do_not_wait_for_checkpoints(store: SQLiteStore) -> None:
 
 
 def locks_of(process: int, path: Path) -> set[str]:
-    """The kinds of locks that the process has on a file."""
+    """Return the kinds of locks that a process has on a file."""
     of_file = f":{path.stat().st_ino}"
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return {line[3] for line in lines if len(line) == 8 and int(line[4]) == process and line[5].endswith(of_file)}
 
 
 def test_the_daemon_keeps_its_locks(served: ServedDaemon) -> None:
-    """Without them another process takes itself for the first one to open the files, and cuts the index off."""
+    """Without locks another process believes that it is the first one, and truncates the -shm file."""
     database = served.state_dir / "progressd.db"
     for name in ("progressd.db", "progressd.db-shm"):
         assert "READ" in locks_of(served.process.pid, database.with_name(name))
@@ -140,7 +140,7 @@ async def test_the_log_survives_a_restart(tmp_path: Path) -> None:
 
 
 async def test_offsets_in_a_damaged_log_are_not_reused(tmp_path: Path) -> None:
-    """SQLite takes the damaged place for the end of the log."""
+    """SQLite ends the log at the damaged frame."""
     path = tmp_path / "alive" / "progressd.db"
     path.parent.mkdir()
     with closing(SQLiteStore.open(path)) as store:
