@@ -1,4 +1,4 @@
-"""The daemon as a process: how it starts, stops, is killed and comes back, and what it has to do with systemd."""
+"""The daemon as a process: start, stop, kill, restart, and systemd."""
 
 import json
 import os
@@ -71,7 +71,7 @@ kill_grace = 0.3
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[str]:
     yield PIPELINES.replace("DIRECTORY", str(tmp_path))
-    (tmp_path / "go").touch()  # ends what a killed daemon has left behind
+    (tmp_path / "go").touch()  # ends children of a killed daemon
 
 
 @pytest.fixture
@@ -95,14 +95,14 @@ def status(daemon: ServedDaemon, job_id: str) -> str:
 
 
 def finished(daemon: ServedDaemon, job_id: str) -> dict[str, Any]:
-    """The job once it has completed."""
+    """Return the job once it has completed."""
     until(lambda: status(daemon, job_id) == "completed")
     job: dict[str, Any] = request(daemon, "GET", f"/api/jobs/{job_id}").json()
     return job
 
 
 def child_of(directory: Path, job_id: str) -> int:
-    """The process id of a job's program, once it runs."""
+    """Return the process id of a job's program, once it runs."""
     path = directory / f"pid-{job_id}"
     until(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(path.read_text())
@@ -115,7 +115,7 @@ def serve(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_with_status_0(daemon: ServedDaemon, number: signal.Signals) -> None:
+def test_a_signal_stops_the_daemon_with_status_0(daemon: ServedDaemon, number: signal.Signals) -> None:
     daemon.process.send_signal(number)
     assert daemon.process.wait(PATIENCE) == 0
     assert daemon.process.stdout is not None
@@ -123,7 +123,7 @@ def test_a_signal_stops_it_with_status_0(daemon: ServedDaemon, number: signal.Si
     assert not (daemon.state_dir / "ingest.sock").exists()
 
 
-def test_it_waits_for_running_jobs_and_a_second_signal_cuts_that_short(daemon: ServedDaemon, tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_wait_for_jobs(daemon: ServedDaemon, tmp_path: Path) -> None:
     job_id = submit(daemon, "stubborn")
     child = child_of(tmp_path, job_id)
     daemon.process.send_signal(signal.SIGTERM)
@@ -136,14 +136,12 @@ def test_it_waits_for_running_jobs_and_a_second_signal_cuts_that_short(daemon: S
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_while_it_takes_leave_of_watchers_do_not_change_how_it_ends(
-    daemon: ServedDaemon, number: signal.Signals
-) -> None:
+def test_signals_while_watchers_close_are_ignored(daemon: ServedDaemon, number: signal.Signals) -> None:
     with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as watcher:
         watcher.sendall(upgrade(headers={"Host": f"127.0.0.1:{daemon.port}"}))
         daemon.process.send_signal(signal.SIGTERM)
         data = b""
-        while b"\x03\xe9" not in data:  # 1001, which it does not answer
+        while b"\x03\xe9" not in data:  # close code 1001, to which this client does not reply
             received = watcher.recv(1000)
             assert received, data
             data += received
@@ -152,7 +150,7 @@ def test_signals_while_it_takes_leave_of_watchers_do_not_change_how_it_ends(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signals_until_the_process_is_gone_do_not_change_how_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+def test_signals_until_the_exit_are_ignored(tmp_path: Path, number: signal.Signals) -> None:
     with (tmp_path / "log").open("w") as log, served_daemon(tmp_path / "state", log=log) as daemon:
         daemon.process.send_signal(signal.SIGTERM)
         give_up = time.monotonic() + PATIENCE
@@ -165,7 +163,7 @@ def test_signals_until_the_process_is_gone_do_not_change_how_it_ends(tmp_path: P
     assert "stopped" in (tmp_path / "log").read_text().splitlines()[-1]
 
 
-def test_a_config_file_may_be_a_pipe_at_the_start_and_nobody_waits_for_it_again(tmp_path: Path, config: str) -> None:
+def test_the_config_file_may_be_a_pipe(tmp_path: Path, config: str) -> None:
     pipe, log = tmp_path / "pipe.toml", tmp_path / "log"
     os.mkfifo(pipe)
     with (
@@ -181,20 +179,20 @@ def test_a_config_file_may_be_a_pipe_at_the_start_and_nobody_waits_for_it_again(
 
 
 def open_to_others(state_dir: Path) -> list[str]:
-    """What other users may read or change in a state directory."""
+    """Return what other users may read or change in a state directory."""
     found = [path for path in sorted(state_dir.rglob("*")) if not path.is_socket()]
     assert state_dir / "progressd.db-wal" in found
     return [f"{path} {mode:o}" for path in found if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077]
 
 
-def test_other_users_can_read_nothing_in_a_state_directory_that_anybody_may_enter(tmp_path: Path, config: str) -> None:
+def test_other_users_cannot_read_the_state_directory(tmp_path: Path, config: str) -> None:
     state_dir = tmp_path / "state"
     for directory in (state_dir, state_dir / "jobs", state_dir / "uploads"):
         directory.mkdir(mode=0o755)
     with served_daemon(state_dir, config=config) as daemon:
         running = submit(daemon, "gated")
         child_of(tmp_path, running)
-        assert open_to_others(state_dir) == []  # where it writes, too
+        assert open_to_others(state_dir) == []  # even while it writes
         finished(daemon, submit(daemon, "copy"))
         (tmp_path / "go").touch()
         finished(daemon, running)
@@ -202,7 +200,7 @@ def test_other_users_can_read_nothing_in_a_state_directory_that_anybody_may_ente
     assert stat.S_IMODE(state_dir.stat().st_mode) == 0o755
 
 
-def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:
+def test_a_state_directory_has_one_daemon(daemon: ServedDaemon) -> None:
     refused = serve("--state-dir", daemon.state_dir)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == (
@@ -212,16 +210,16 @@ def test_one_state_directory_is_for_one_daemon(daemon: ServedDaemon) -> None:
     assert request(daemon, "GET", "/api/health").status_code == 200
 
 
-def test_what_is_no_store_is_a_sentence(tmp_path: Path) -> None:
+def test_an_invalid_store_has_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "progressd.db").write_bytes(b"not a database, and precious" * 100)
     refused = serve("--state-dir", tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"Error: the store {tmp_path}/progressd.db is damaged, or is no store at all")
+    assert refused.stderr.startswith(f"Error: the store {tmp_path}/progressd.db is damaged or is not a database")
     assert refused.stderr.count("\n") == 1
     assert (tmp_path / "progressd.db").read_bytes().startswith(b"not a database, and precious")
 
 
-def test_a_daemon_that_was_killed_comes_back_with_all_its_jobs(tmp_path: Path, config: str) -> None:
+def test_a_killed_daemon_restarts_with_all_jobs(tmp_path: Path, config: str) -> None:
     state_dir = tmp_path / "state"
     with served_daemon(state_dir, config=config) as daemon:
         done = submit(daemon, "copy")
@@ -248,7 +246,7 @@ def test_a_daemon_that_was_killed_comes_back_with_all_its_jobs(tmp_path: Path, c
         assert request(daemon, "GET", ended["output_path"]).content == PDF
 
 
-def test_no_second_child_runs_beside_what_a_killed_daemon_left_behind(tmp_path: Path, config: str) -> None:
+def test_children_of_a_killed_daemon_end_before_a_retry(tmp_path: Path, config: str) -> None:
     state_dir = tmp_path / "state"
     before: set[int] = set()
     job_id = ""
@@ -276,7 +274,7 @@ def test_no_second_child_runs_beside_what_a_killed_daemon_left_behind(tmp_path: 
         assert list((state_dir / "children").iterdir()) == []
 
 
-def test_what_runs_for_a_job_that_had_just_been_cancelled_is_ended_too(tmp_path: Path, config: str) -> None:
+def test_children_of_a_cancelled_job_end_after_a_kill(tmp_path: Path, config: str) -> None:
     slow = config.replace("kill_grace = 0.3", "kill_grace = 1000")
     with served_daemon(tmp_path / "state", config=slow) as daemon:
         job_id = submit(daemon, "alone")
@@ -290,7 +288,7 @@ def test_what_runs_for_a_job_that_had_just_been_cancelled_is_ended_too(tmp_path:
         assert status(daemon, job_id) == "cancelled"
 
 
-def test_a_conversion_under_which_the_daemon_was_killed_is_done_again_from_its_start(tmp_path: Path) -> None:
+def test_a_conversion_restarts_after_a_kill(tmp_path: Path) -> None:
     state_dir = tmp_path / "state"
     with served_daemon(state_dir) as daemon:
         with SCAN.open("rb") as scan:
@@ -311,7 +309,7 @@ def test_a_conversion_under_which_the_daemon_was_killed_is_done_again_from_its_s
 
 
 async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:
-    """What a watcher of one job is sent up to its end."""
+    """Return the messages of a watcher of one job up to its end."""
     host, port = daemon.url.removeprefix("http://").split(":")
     received = []
     with trio.fail_after(PATIENCE):
@@ -325,7 +323,7 @@ async def messages(daemon: ServedDaemon, path: str) -> list[dict[str, Any]]:
     return received
 
 
-async def test_a_watcher_goes_on_with_its_cursor_after_the_daemon_was_killed(tmp_path: Path, config: str) -> None:
+async def test_a_cursor_survives_a_kill(tmp_path: Path, config: str) -> None:
     state_dir = tmp_path / "state"
     with served_daemon(state_dir, config=config) as daemon:
         job_id = submit(daemon, "gated")
@@ -348,16 +346,14 @@ async def test_a_watcher_goes_on_with_its_cursor_after_the_daemon_was_killed(tmp
 
 @pytest.fixture
 def notified(tmp_path: Path) -> Iterator[socket.socket]:
-    """The socket that systemd listens at."""
+    """Return the socket on which systemd listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
         receiver.settimeout(PATIENCE)
         yield receiver
 
 
-def test_systemd_is_told_when_it_answers_and_when_it_stops(
-    tmp_path: Path, config: str, notified: socket.socket
-) -> None:
+def test_systemd_is_notified_of_start_and_stop(tmp_path: Path, config: str, notified: socket.socket) -> None:
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
     with served_daemon(tmp_path / "state", environment, config) as daemon:
         assert notified.recv(1000) == b"READY=1"
@@ -374,7 +370,7 @@ GIVEN = ("given.sock", "another.sock")
 
 
 def by_a_shell(command: Sequence[str], directory: Path, port: int) -> subprocess.Popen[str]:
-    """Pass listening sockets on as systemd does: from descriptor 3 on, with the id of the process that they are for."""
+    """Pass listening sockets as systemd does: from descriptor 3 on, with the process id."""
     with socket.create_server(("127.0.0.1", port)) as tcp, ExitStack() as opened:
         given = [tcp.fileno()]
         for name in GIVEN:
@@ -389,7 +385,7 @@ def by_a_shell(command: Sequence[str], directory: Path, port: int) -> subprocess
 
 
 def by_systemd(command: Sequence[str], directory: Path, port: int) -> subprocess.Popen[str]:
-    """Let systemd's own tool do it, which starts the daemon at the first connection."""
+    """Use systemd's own tool, which starts the daemon at the first connection."""
     listen = [f"--listen=127.0.0.1:{port}", *(f"--listen={directory / name}" for name in GIVEN)]
     return subprocess.Popen(["systemd-socket-activate", *listen, *command])
 
@@ -398,7 +394,7 @@ LAUNCHERS = [by_a_shell, *([by_systemd] if shutil.which("systemd-socket-activate
 
 
 @pytest.mark.parametrize("launch", LAUNCHERS)
-def test_it_takes_the_sockets_that_systemd_has_opened(
+def test_sockets_of_systemd_are_used(
     tmp_path: Path, config: str, free_port: int, launch: Callable[[Sequence[str], Path, int], subprocess.Popen[str]]
 ) -> None:
     (tmp_path / "config.toml").write_text(config)
@@ -428,7 +424,7 @@ def is_answered(daemon: ServedDaemon) -> bool:
 
 
 def report(path: Path, event: dict[str, Any]) -> Any:
-    """Report as a producer, and be answered."""
+    """Report as a producer, and wait for the answer."""
     with socket.socket(socket.AF_UNIX) as producer:
         producer.settimeout(PATIENCE)
         producer.connect(str(path))
@@ -436,7 +432,7 @@ def report(path: Path, event: dict[str, Any]) -> Any:
         return json.loads(producer.makefile().readline())
 
 
-def test_a_connection_made_while_there_was_no_daemon_is_answered(tmp_path: Path) -> None:
+def test_a_connection_before_the_start_is_answered(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "progressd", "serve", "--state-dir", str(tmp_path / "state")]
     with ExitStack() as closing:
         listening = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -452,8 +448,8 @@ def test_a_connection_made_while_there_was_no_daemon_is_answered(tmp_path: Path)
         assert process.wait(PATIENCE) == 0
 
 
-# A daemon that serves, and cannot start another thread, as in a cgroup that has all its tasks: with SIGUSR1 the stack
-# of a thread is larger than there are addresses, and idle threads end at once.
+# A daemon that serves but cannot start another thread, as in a cgroup at its task limit. After SIGUSR1 the stack of a
+# thread is larger than the address space, and idle threads end at once.
 WITHOUT_THREADS = """
 import signal, sys, threading, trio
 trio._core._thread_cache.IDLE_TIMEOUT = 0
@@ -463,7 +459,7 @@ main(["serve", "--port", "0", "--state-dir", sys.argv[1]])
 """
 
 
-def test_a_daemon_that_cannot_start_a_thread_ends_and_says_so(tmp_path: Path) -> None:
+def test_a_daemon_without_threads_ends_with_an_error(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_THREADS, tmp_path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

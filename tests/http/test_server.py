@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from progressd.app import LAST_SECONDS
+from progressd.app import CLOSE_TIMEOUT
 from progressd.core.status import JobStatus
 from progressd.http.server.hypercorn import KEEP_ALIVE
 from progressd.http.server.protocol import AFTER_END
@@ -199,7 +199,7 @@ async def stuck_download(directory: Path, **given: Any) -> AsyncGenerator[tuple[
 async def test_a_client_that_does_not_read_does_not_keep_the_daemon_from_stopping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", 0.3)
     async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}) as (daemon, _):
         await daemon.stop()
 
@@ -339,7 +339,7 @@ async def test_idle_connections_are_closed_at_once_when_the_daemon_stops(daemon:
 async def test_an_idle_client_that_keeps_its_side_open_does_not_hold_up_a_stop(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     monkeypatch.setattr("progressd.net.listener.LINGER", math.inf)
     async with Peer(await daemon.connect()) as peer:
         assert (await peer.ask("/api/health")).status == 200
@@ -371,7 +371,7 @@ async def test_a_request_that_meets_the_stop_is_answered_as_the_last(
 async def test_busy_clients_have_every_answer_through_a_stop(
     daemon: RunningDaemon, answered: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     await daemon.report(registered(ID))
     answers = 0
 
@@ -407,7 +407,7 @@ async def test_a_request_behind_an_event_stream_is_answered_once_that_ends_with_
 async def test_a_client_that_comes_after_the_last_is_refused_at_once(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     async with daemon.watch() as watcher:
         daemon.kill()
         await watcher.receive_until("server_shutdown")
@@ -417,7 +417,7 @@ async def test_a_client_that_comes_after_the_last_is_refused_at_once(
             await trio.open_tcp_stream(host, int(port))
 
 
-LONGER = 2 * LAST_SECONDS
+LONGER = 2 * CLOSE_TIMEOUT
 
 
 async def test_a_download_under_way_has_the_drain_time_to_end(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ async def test_a_download_is_cut_off_after_the_drain_time(slow_clock: MockClock,
     async with stuck_download(tmp_path) as (daemon, stream):
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
-        await jumping(slow_clock, LAST_SECONDS, daemon.stopped.is_set)
+        await jumping(slow_clock, CLOSE_TIMEOUT, daemon.stopped.is_set)
         with trio.fail_after(PATIENCE):
             assert await read_to_the_end(stream) < 100 << 20
 

@@ -204,7 +204,7 @@ async def test_a_daemon_that_ends_though_nobody_told_it_to_stop_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "accept_forever", lambda *_: let_out())
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="nobody told it to stop"), flatten_subgroups=True):
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="ended without a signal"), flatten_subgroups=True):
         async with running_daemon(tmp_path) as daemon:
             await daemon.stopped.wait()
 
@@ -223,7 +223,7 @@ async def test_a_daemon_ends_unasked_with_any_of_its_tasks(tmp_path: Path, monke
     monkeypatch.setattr(ConnectionLog, "run", run)
     for change in ("set_threshold", "freeze"):
         monkeypatch.setattr(f"gc.{change}", lambda *_: None)
-    with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
+    with pytest.raises(RuntimeError, match="ended without a signal"), trio.fail_after(PATIENCE):
         await serve(settings, lambda: settings, on_listening=on_listening)
 
 
@@ -341,7 +341,7 @@ async def test_watchers_are_told_that_the_daemon_stops_and_are_sent_away(tmp_pat
 @pytest.fixture
 def nothing_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever holds up the end does so for longer than a test waits."""
-    for name in ("progressd.app.LAST_SECONDS", "progressd.ws.websocket.CLOSE_TIMEOUT"):
+    for name in ("progressd.app.CLOSE_TIMEOUT", "progressd.ws.websocket.CLOSE_TIMEOUT"):
         monkeypatch.setattr(name, 3600)
 
 
@@ -376,7 +376,7 @@ async def test_clients_that_have_asked_for_nothing_do_not_hold_it_up(daemon: Run
 async def test_a_watcher_that_does_not_answer_the_close_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", 0.3)
     async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect(receive_buffer=4096)) as peer:
         await peer.open("/ws/jobs")
         before = trio.current_time()

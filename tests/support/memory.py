@@ -16,8 +16,7 @@ from progressd.broadcast.subscription import EmptyHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
-from progressd.engine.ingest import TURN_BYTES
-from progressd.engine.submitting import EventSink, Outcome
+from progressd.engine.ingest import TURN_BYTES, EventSink, Outcome
 from progressd.net.connection_log import ABANDONED
 from progressd.net.listener import HandshakeRequest, read_handshake_request
 from progressd.system.pass_limiter import PassLimiter

@@ -33,7 +33,7 @@ async def test_a_watcher_that_leaves_while_others_are_sent_away_does_not_disturb
 async def test_another_signal_cuts_short_that_watchers_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
         await peer.open()
         daemon.kill()

@@ -15,7 +15,7 @@ from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.events import ProducerEvent, RegisterEvent, checked_options_size, parts_of
 from progressd.core.job import Job
 from progressd.core.json import decode
-from progressd.engine.submitting import Outcome
+from progressd.engine.ingest import Outcome
 
 _decode = msgspec.json.Decoder(ProducerEvent).decode
 _encode = msgspec.json.Encoder().encode

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Final
 
 from progressd.core.errors import InvalidInput
-from progressd.engine.submitting import EventSink
+from progressd.engine.ingest import EventSink
 from progressd.producers.ndjson import CHUNK, TURN_LINES, Ack, LineBatch, LineSplitter, NumberedLine
 
 MAX_BAD_LINES: Final = 1000  # lines that are no events, after which it is not worth reading on

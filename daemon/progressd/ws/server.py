@@ -15,8 +15,8 @@ from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
 from progressd.auth.rate_limit import RateLimiter
+from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.broadcast.multiplex import Session
-from progressd.broadcast.outbox import MemoryBudget
 from progressd.broadcast.subscription import Subscription
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode

@@ -7,9 +7,10 @@ import trio
 from trio_websocket import WebSocketRequest
 
 from progressd.broadcast.envelope import text_frame
-from progressd.broadcast.outbox import MemoryBudget, Outbox, SocketOutbox
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import Outbox, SocketOutbox
 from progressd.broadcast.subscription import Subscription
-from progressd.broadcast.throttle import asked_for
+from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Limits
 from progressd.core.close_codes import (
     BATCH_FINISHED,
@@ -130,7 +131,7 @@ class WebSocket:
     async def send_past(self, subscription: Subscription) -> None:
         """Send what was before the connection, until the present goes out by itself."""
         try:
-            while (batch := await subscription.past()) is not None:
+            while (batch := await subscription.next_replay()) is not None:
                 await self.outbox.drained()
                 subscription.outbox.put(batch)
         except StoreFailed:
@@ -146,7 +147,7 @@ class WebSocket:
 
     def asked_for(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
         """Return the outbox, behind what the client wants less of, or may not see."""
-        return asked_for(self.outbox, types, interval, labels, self.start)
+        return filtered_outbox(self.outbox, types, interval, labels, self.start)
 
     def _on_end(self, closing: CloseCode) -> None:
         self.closing = closing

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 import trio
 
-from progressd.broadcast.outbox import MemoryBudget
+from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.config.settings import Limits
 from progressd.http.server.protocol import MAX_SEND, Protocol
 from progressd.net.base_path import BasePath
