@@ -190,7 +190,7 @@ async def rounds(directory: Path, number: int, of_each: int = 1, patience: float
         assert {kind: more for kind, more in (objects - memory.objects).items() if more > FEW} == {}
         assert blocks - memory.blocks < 100 * FEW
         watchers, connection_log = running.daemon.watchers, running.daemon.connection_log
-        assert (watchers.budget.used, watchers.budget._waiting, running.daemon.connection_limiter._watching) == (
+        assert (watchers.budget.used, watchers.budget._members, running.daemon.connection_limiter._watching) == (
             0,
             {},
             {},
