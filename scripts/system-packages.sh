@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the programs that the tests use and pip does not have, or print how.
+# Install the programs for the tests that pip does not provide, or print the command for it.
 set -eu
 
 missing=
@@ -24,7 +24,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "Installing$missing …"
     export DEBIAN_FRONTEND=noninteractive
     policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then  # the packages must not start their services
+    if [ ! -e "$policy" ]; then  # the packages must not start services; the tests start the proxies
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
         trap 'rm -f "$policy"' EXIT

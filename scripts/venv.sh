@@ -1,9 +1,9 @@
 #!/bin/sh
-# Make a virtual environment, or print what is missing and how to install it.
+# Create a virtual environment, or print what is missing and how to install it.
 #
 #     scripts/venv.sh DIRECTORY [PYTHON]
 #
-# Without PYTHON it looks for one that is new enough. It does not install Python.
+# Without PYTHON it searches for a version that is new enough. It never installs Python.
 set -eu
 
 directory=$1

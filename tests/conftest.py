@@ -12,7 +12,7 @@ from support.keys import SECRET
 from support.serving import ServedDaemon, served_daemon
 from trio.testing import MockClock
 
-# The same examples each time, so that a test which passes passes; others: `--hypothesis-profile exploring`.
+# The same examples in each run; `--hypothesis-profile exploring` uses new ones.
 STEADY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("steady", **STEADY, derandomize=True)
 settings.register_profile("exploring", **STEADY, derandomize=False)
@@ -20,14 +20,14 @@ settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
-    """Heed what a shell has its background jobs ignore, and so have the programs that are started heed it."""
+    """Restore the signals that a shell ignores in background jobs, also for child processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Restore the umask, which a daemon that a test runs in this process sets."""
+    """Restore the umask, which a daemon in this process changes."""
     umask = os.umask(0o022)
     os.umask(umask)
     try:
@@ -37,18 +37,20 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rounds", type=int, default=100, help="kills in each torture test; 12 s of churn each")
-    parser.addoption("--seed", type=int, default=None, help="what they leave to chance; printed when one fails")
+    parser.addoption(
+        "--rounds", type=int, default=100, help="kills of the daemon in each torture test; 12 s of churn each"
+    )
+    parser.addoption("--seed", type=int, default=None, help="seed of the torture tests; a failure prints it")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test in which a daemon has logged a key or a token fails, whatever the test is about."""
+    """Fail each test in which a daemon logs a key or a token."""
     report = yield
     logged = "\n".join(text for _, text in report.sections)
     if report.passed and (found := SECRET.search(logged)):
         report.outcome = "failed"
-        report.longrepr = f"a secret is in what was logged: {logged[max(0, found.start() - 500) : found.end()]}"
+        report.longrepr = f"the log contains a secret: {logged[max(0, found.start() - 500) : found.end()]}"
     return report
 
 
@@ -67,15 +69,15 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def slow_clock() -> MockClock:
-    """Time that goes slowly but where a test has it jump: nobody is late because the machine is busy."""
+    """A slow clock that a test can advance, so that no timeout expires on a busy machine."""
     return MockClock(rate=0.1)
 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port of this machine that nobody else is given meanwhile, also while no daemon listens there."""
+    """A free port, reserved for this test."""
     with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a daemon does, so that it may bind it as well
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that the daemon can bind it, too
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
 
@@ -89,13 +91,13 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedDaemon]:
-    """A daemon in a process of its own, for all the tests of a module that do not harm it."""
+    """A daemon in its own process, shared by the tests of a module."""
     with served_daemon(tmp_path_factory.mktemp("served") / "state") as daemon:
         yield daemon
 
 
 @pytest.fixture
 async def daemon(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
-    """A daemon with the default settings; `running_daemon` takes others."""
+    """A daemon with the default settings."""
     async with running_daemon(tmp_path) as running:
         yield running

@@ -1,4 +1,4 @@
-"""`make run`, on a terminal of its own."""
+"""`make run` on its own terminal."""
 
 import fcntl
 import os
@@ -27,7 +27,7 @@ command = ["cp", "{input}", "{output}"]
 
 @contextmanager
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A session leader that runs the script, as make would, and the other end of its terminal."""
+    """Run the script in a shell that leads a session, as make does; give the shell and its terminal."""
     (tmp_path / "config.toml").write_text(CONFIG)
     flags = f"--port 0 --state-dir {tmp_path}/state --config {tmp_path}/config.toml"
     far, near = pty.openpty()
@@ -48,7 +48,7 @@ def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
 
 
 def read_until(terminal: int, sentence: str) -> str:
-    """Return the output up to a sentence. Fails after a time without new output."""
+    """Return the output up to a sentence."""
     shown = ""
     while sentence not in shown:
         assert select([terminal], [], [], PATIENCE)[0], shown
@@ -62,7 +62,7 @@ def url_in(shown: str) -> str:
     return found[0]
 
 
-def test_make_run_converts_the_scan_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+def test_it_converts_the_scan_until_ctrl_c(tmp_path: Path) -> None:
     with started(tmp_path) as (shell, terminal):
         shown = read_until(terminal, "Ctrl-C stops the daemon.")
         assert "The result:  http://" in shown
@@ -73,7 +73,7 @@ def test_make_run_converts_the_scan_and_stops_on_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sentence", ["The daemon is running", "Ctrl-C stops the daemon."])
-def test_a_closed_terminal_stops_the_daemon(tmp_path: Path, sentence: str) -> None:
+def test_closing_the_terminal_stops_the_daemon(tmp_path: Path, sentence: str) -> None:
     with started(tmp_path) as (_, terminal):
         url = url_in(read_until(terminal, sentence))
         os.close(terminal)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.auth.client_address import client_address, counted_as, networks
-from progressd.auth.identity import ANONYMOUS, Client
+from progressd.auth.identity import ANONYMOUS, Client, Identity
 from progressd.auth.rate_limit import MAX_BUCKETS, RateLimiter
 from progressd.config.load import load
 from progressd.core.errors import RateLimited, SettingsError
@@ -67,6 +67,13 @@ def test_retry_after_is_enough_and_the_rate_holds(pauses: list[float], per_minut
             bucket.now += error.retry_after
             bucket.take()
     assert len(pauses) <= burst + bucket.now * per_minute / 60 + 1e-6
+
+
+def test_a_watch_token_counts_for_its_address() -> None:
+    limiter = Bucket().limiter
+    limiter.take(Client("192.0.2.1", Identity(key="a key", token="a token")))
+    assert limiter.state(Client("192.0.2.1", ANONYMOUS)).remaining == 2
+    assert limiter.state(Client("192.0.2.2", Identity(key="a key"))).remaining == 3
 
 
 def test_buckets_are_limited_in_number() -> None:

@@ -206,7 +206,7 @@ async def say(side: Side, data: bytes) -> None:
 
 async def test_the_log_has_no_token_or_key(side: Side, capfd: pytest.CaptureFixture[str]) -> None:
     good, key = await side.token(), side.client.headers["Authorization"].removeprefix("Bearer ")
-    expired = new_token(side.daemon.daemon.authenticator._secret, "jobs", datetime.now(UTC), Identity())
+    expired = new_token(secret_from(side.daemon.settings.auth.token_secret_file), "jobs", datetime.now(UTC), Identity())
     targets = (f"/ws/jobs/{MINE}", f"/ws/jobs/{OTHER}", "/ws", "/ws/no", "/ws/jobs?since=x&interval=x")
     for secret in (good, expired, f"{good}x", key, f"{key}x"):
         for target in targets:

@@ -99,17 +99,3 @@ async def test_the_row_of_the_contract_holds(world: World, row: Row) -> None:
         assert isinstance(body["error"], str)
     for name in ("created_at", "started_at", "completed_at"):
         assert all(re.fullmatch(TIME, time) for time in at(body, name))
-
-
-async def test_a_completed_job_can_be_downloaded(tmp_path: Path) -> None:
-    copy = Pipeline(("cp", "{input}", "{output}"), output="result.pdf")
-    async with running_daemon(tmp_path, pipelines={"pdf": copy}) as daemon, client_of(daemon) as client:
-        job = (await client.post("/api/convert", files={"file": ("Mein Buch.pdf", PDF)})).json()["job_id"]
-        await daemon.daemon.registry.wait_finished(job)
-        path = (await client.get(f"/api/jobs/{job}")).json()["output_path"]
-        assert path == f"/api/jobs/{job}/download"
-        response = await client.get(path)
-        part = await client.get(path, headers={"Range": "bytes=0-3"})
-    assert (response.headers["Content-Type"], response.headers["Content-Length"]) == ("application/pdf", str(len(PDF)))
-    assert response.headers["Content-Disposition"] == 'attachment; filename="Mein Buch.pdf"'
-    assert (part.status_code, part.content) == (206, PDF[:4])

@@ -297,7 +297,7 @@ async def test_too_many_invalid_lines_end_the_stream(daemon: RunningDaemon) -> N
     statuses = [answer["status"] for answer in answers]
     assert statuses[:1400] == [400] * 700 + [404] * 700
     assert 1000 < statuses.count(400) <= 1500
-    assert last["error"] == "more than 1000 lines were no events: no more of them are taken"
+    assert last["error"] == "more than 1000 invalid lines: the rest is ignored"
 
 
 async def test_unread_answers_above_the_limit_are_discarded(daemon: RunningDaemon) -> None:

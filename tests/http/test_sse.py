@@ -308,7 +308,9 @@ async def test_websockets_and_streams_share_the_limit(tmp_path: Path, limit: str
             with pytest.raises(ConnectionRejected):
                 async with daemon.watch():
                     pass
-        await eventually(lambda: not daemon.daemon.connection_limiter._watching)
+        await eventually(lambda: len(daemon.daemon.streams) == len(daemon.daemon.watchers) == 0)
+        async with streaming(daemon, "/api/events"), daemon.watch():  # the places are free again
+            pass
 
 
 async def test_a_slow_client_is_disconnected(tmp_path: Path) -> None:

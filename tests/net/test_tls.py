@@ -271,7 +271,7 @@ def test_what_is_wrong_with_the_files_is_said_of_the_one_that_it_is(tmp_path: Pa
     subprocess.run(call, check=True, capture_output=True)
     os.mkfifo(tmp_path / "pipe")
     for key, said in (
-        ("\0", "server.tls_key = '\\x00': this is no path"),
+        ("\0", "server.tls_key = '\\x00': invalid path"),
         (tmp_path, f"server.tls_key = '{tmp_path}': Is a directory"),
         (tmp_path / "pipe", f"server.tls_key = '{tmp_path}/pipe': it is not a regular file"),
         (tmp_path / "none", f"server.tls_key = '{tmp_path}/none': No such file or directory"),

@@ -1,8 +1,9 @@
-"""Producers on the Unix socket of a running daemon: who is answered what and when, and who cannot disturb whom."""
+"""Producers on the Unix socket of a running daemon: answers, limits, isolation and shutdown."""
 
 import contextlib
 import itertools
 import json
+import math
 import socket
 import stat
 from collections.abc import AsyncGenerator
@@ -17,32 +18,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
-from progressd.producers import unix_socket
-from progressd.producers.ndjson import TURN_LINES, LineSplitter
+from progressd.engine.ingest import EventSink
+from progressd.producers.ndjson import TURN_LINES
+from progressd.producers.ndjson_stream import NDJSONReader
 from progressd.producers.poller import MAX_READS, Poller
-from progressd.producers.unix_socket import ProducerConnection as Reading
+from progressd.producers.unix_socket import ProducerConnection
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon, status_change
+from support.memory import Deciding
 from support.samples import ID, job_id
 from support.spine import running
 
 
 class Producer:
-    """A program on this host that reports on jobs."""
+    """A local program that reports on jobs."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self._unread = b""
 
     async def send(self, *lines: Any) -> None:
-        """Send bytes as they are, anything else as a line of JSON, all in one write."""
+        """Send bytes unchanged and anything else as a line of JSON, in one write."""
         data = b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines)
         with trio.fail_after(PATIENCE):
             await self.stream.send_all(data)
 
     async def answer(self) -> Any:
-        """The next answer."""
+        """Return the next answer."""
         with trio.fail_after(PATIENCE):
             while b"\n" not in self._unread:
                 chunk = await self.stream.receive_some()
@@ -52,7 +55,7 @@ class Producer:
         return json.loads(line)
 
     async def answers_until_closed(self) -> list[Any]:
-        """All answers up to the end of the connection."""
+        """Return all answers until the daemon closes the connection."""
         with trio.fail_after(PATIENCE):
             while chunk := await self.stream.receive_some():
                 self._unread += chunk
@@ -67,7 +70,7 @@ async def producer(running: RunningDaemon) -> AsyncGenerator[Producer]:
         yield Producer(stream)
 
 
-async def test_a_ref_is_answered_once_the_event_is_durable(daemon: RunningDaemon) -> None:
+async def test_a_ref_is_answered_with_the_cursor(daemon: RunningDaemon) -> None:
     async with producer(daemon) as program:
         await program.send({"ref": "a", **registered(ID, kind="scan")})
         answer = await program.answer()
@@ -77,7 +80,7 @@ async def test_a_ref_is_answered_once_the_event_is_durable(daemon: RunningDaemon
 
 
 class SlowStore(SQLiteStore):
-    """Says when a commit begins, and waits for leave to do it."""
+    """Hold commits until `leave` is set."""
 
     begun: trio.Event
     leave: trio.Event
@@ -102,7 +105,7 @@ async def test_nothing_is_answered_before_it_is_durable(tmp_path: Path, monkeypa
         assert (await program.answer())["ok"]
 
 
-async def test_without_a_ref_only_what_is_wrong_is_answered(daemon: RunningDaemon) -> None:
+async def test_without_a_ref_only_errors_are_answered(daemon: RunningDaemon) -> None:
     async with producer(daemon) as program:
         await program.send(
             registered(ID), progress(ID, 1), {"type": "dance"}, progress(ID, 2), {"ref": 0, **progress(ID, 3)}
@@ -128,7 +131,9 @@ async def test_without_a_ref_only_what_is_wrong_is_answered(daemon: RunningDaemo
     ],
     ids=lambda value: None if isinstance(value, str) else str(value)[:30],
 )
-async def test_a_bad_line_is_named_and_the_stream_goes_on(tmp_path: Path, bad: Any, error: str, status: int) -> None:
+async def test_a_bad_line_is_rejected_and_the_stream_continues(
+    tmp_path: Path, bad: Any, error: str, status: int
+) -> None:
     async with running_daemon(tmp_path, ingest={"max_line_bytes": 200_000}) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)}, b"\n", bad, {"ref": 2, **progress(ID, 1)})
         first, second, third = [await program.answer() for _ in range(3)]
@@ -138,7 +143,7 @@ async def test_a_bad_line_is_named_and_the_stream_goes_on(tmp_path: Path, bad: A
     assert (third["ref"], third["ok"]) == (2, True)
 
 
-async def test_a_line_that_is_too_long_is_named_once_and_the_stream_goes_on(tmp_path: Path) -> None:
+async def test_a_long_line_is_rejected_once(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, ingest={"max_line_bytes": 1024}) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)}, b"x" * 300_000)
         assert (await program.answer())["ok"]
@@ -152,9 +157,7 @@ async def test_a_line_that_is_too_long_is_named_once_and_the_stream_goes_on(tmp_
         assert (await program.answer())["ref"] == 2
 
 
-async def test_what_the_store_cannot_keep_is_an_answer_and_the_stream_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_failure_rejects_the_event_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class FlakyStore(SQLiteStore):
         refusals = 1
 
@@ -177,7 +180,7 @@ async def test_what_the_store_cannot_keep_is_an_answer_and_the_stream_goes_on(
         assert (await program.answer())["ok"]
 
 
-async def test_a_thousand_lines_in_one_write_are_all_taken_in_order(daemon: RunningDaemon) -> None:
+async def test_a_thousand_lines_in_one_write_stay_in_order(daemon: RunningDaemon) -> None:
     lines = [progress(ID, step, 1000) for step in range(1, 1001)]
     async with daemon.watch() as watcher, producer(daemon) as program:
         await program.send(registered(ID), *({"ref": number, **line} for number, line in enumerate(lines)))
@@ -194,7 +197,7 @@ async def test_a_thousand_lines_in_one_write_are_all_taken_in_order(daemon: Runn
     assert (await daemon.daemon.registry.get(ID)).progress.percent == 100
 
 
-async def test_a_line_may_come_in_pieces(daemon: RunningDaemon) -> None:
+async def test_a_line_may_arrive_in_pieces(daemon: RunningDaemon) -> None:
     line = json.dumps({"ref": "ä", **registered(ID, input_filename="Bücher.pdf")}, ensure_ascii=False).encode()
     async with producer(daemon) as program:
         for byte in range(0, len(line), 7):
@@ -205,7 +208,7 @@ async def test_a_line_may_come_in_pieces(daemon: RunningDaemon) -> None:
     assert (await daemon.daemon.registry.get(ID)).input_filename == "Bücher.pdf"
 
 
-async def test_a_producer_that_sends_no_more_still_gets_its_answers(daemon: RunningDaemon) -> None:
+async def test_answers_follow_a_half_close(daemon: RunningDaemon) -> None:
     async with producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)}, json.dumps({"ref": 2, **progress(ID, 1)}).encode())
         await program.stream.send_eof()
@@ -213,7 +216,7 @@ async def test_a_producer_that_sends_no_more_still_gets_its_answers(daemon: Runn
     assert [(answer["ref"], answer["ok"]) for answer in answers] == [(1, True), (2, True)]
 
 
-async def test_a_producer_that_goes_in_the_middle_of_a_line_has_not_sent_it(daemon: RunningDaemon) -> None:
+async def test_a_partial_line_is_discarded_on_disconnect(daemon: RunningDaemon) -> None:
     async with producer(daemon) as program:
         await program.send(registered(ID), b'{"type":"progress","job_id":')
     async with producer(daemon) as program:
@@ -221,7 +224,7 @@ async def test_a_producer_that_goes_in_the_middle_of_a_line_has_not_sent_it(daem
         assert (await program.answer())["ok"]
 
 
-async def test_a_producer_that_does_not_read_its_answers_holds_up_nobody_else(daemon: RunningDaemon) -> None:
+async def test_a_producer_that_reads_no_answers_delays_nobody(daemon: RunningDaemon) -> None:
     await daemon.report(registered(ID), progress(ID, 1))
     batch = b"".join(json.dumps({"ref": "r" * 500, **progress(ID, 2)}).encode() + b"\n" for _ in range(100))
     async with producer(daemon) as deaf:
@@ -240,8 +243,9 @@ async def test_a_producer_that_does_not_read_its_answers_holds_up_nobody_else(da
                 messages.append(await watcher.receive())
 
 
-@pytest.mark.parametrize("many", [1, 50])
-async def test_many_producers_report_at_once(daemon: RunningDaemon, many: int) -> None:
+async def test_many_producers_report_at_once(daemon: RunningDaemon) -> None:
+    many = 50
+
     async def work(number: int) -> None:
         async with producer(daemon) as program:
             await program.send({"ref": 0, **registered(job_id(number))})
@@ -260,7 +264,7 @@ async def test_many_producers_report_at_once(daemon: RunningDaemon, many: int) -
         assert (done.status, done.page_count, done.progress.percent) == (JobStatus.COMPLETED, number, 100)
 
 
-async def test_a_watcher_sees_a_producers_job_from_its_registration_to_its_end(daemon: RunningDaemon) -> None:
+async def test_a_watcher_sees_the_whole_job(daemon: RunningDaemon) -> None:
     async with daemon.watch() as watcher, producer(daemon) as program:
         await program.send(registered(ID, kind="scan", input_filename="book.pdf", labels={"by": "eve"}))
         created = await watcher.receive()
@@ -280,8 +284,12 @@ async def test_a_watcher_sees_a_producers_job_from_its_registration_to_its_end(d
     assert {message["job_id"] for message in (created, started, moved, changed, done)} == {ID}
 
 
+def unlimited(ingest: EventSink | None = None) -> NDJSONReader:
+    return NDJSONReader(1 << 20, ingest or Deciding(), max_bad_lines=math.inf)
+
+
 @given(st.lists(st.sampled_from([b"", b"x", b" ", b"x" * 20_000]), max_size=20), st.lists(st.integers(1, 9)))
-async def test_a_read_takes_at_most_so_many_lines_and_none_is_lost(lines: list[bytes], mosts: list[int]) -> None:
+async def test_reads_are_bounded_and_lose_no_line(lines: list[bytes], limits: list[int]) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -290,25 +298,25 @@ async def test_a_read_takes_at_most_so_many_lines_and_none_is_lost(lines: list[b
         theirs.shutdown(socket.SHUT_WR)
         numbers = []
         async with trio.open_nursery() as nursery:
-            reading = Reading(ours, nursery, LineSplitter(1 << 20), "store")
-            while not reading.enough:
-                most = mosts.pop() if mosts else TURN_LINES
-                if intake := reading.read(most):
-                    assert len(intake) <= most
-                    numbers += [answer.line for answer in intake.answers([], "store")]
+            connection = ProducerConnection(ours, nursery, unlimited())
+            while not connection.paused:
+                most = limits.pop() if limits else TURN_LINES
+                if batch := connection.read(most):
+                    assert len(batch) <= most
+                    numbers += [answer.line for answer in batch.answers([], "store")]
     assert numbers == [number for number, line in enumerate(lines, 1) if line.strip()]
 
 
 @pytest.mark.parametrize(
     ("line", "most"), [(b"\n", MAX_READS * TURN_LINES), (b"x\n", TURN_LINES), (b"{}\n", TURN_LINES)]
 )
-async def test_others_get_their_turn_between_many_lines(daemon: RunningDaemon, line: bytes, most: int) -> None:
+async def test_many_lines_leave_turns_to_other_tasks(daemon: RunningDaemon, line: bytes, most: int) -> None:
     ours, theirs = socket.socketpair()
-    splitter, sweep, numbers = LineSplitter(1 << 20), Poller(daemon.daemon.ingest), list[int]()
+    lines, poller, numbers = unlimited(daemon.daemon.ingest), Poller(daemon.daemon.ingest), list[int]()
 
     async def other() -> None:
         while True:
-            numbers.append(splitter.number)
+            numbers.append(lines.next_number)
             await trio.lowlevel.checkpoint()
 
     with ours, theirs:
@@ -317,15 +325,15 @@ async def test_others_get_their_turn_between_many_lines(daemon: RunningDaemon, l
         theirs.shutdown(socket.SHUT_WR)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
-            nursery.start_soon(sweep.run)
+            nursery.start_soon(poller.run)
             with trio.fail_after(PATIENCE):
-                await sweep.read(Reading(ours, nursery, splitter, "store"))
+                await poller.read(ProducerConnection(ours, nursery, lines))
             nursery.cancel_scope.cancel()
     taken = [after - before for before, after in itertools.pairwise(numbers)]
-    assert max(taken) <= 2 * most  # the sweep may come twice between two turns of the other
+    assert max(taken) <= 2 * most  # the poller may run twice between two turns of the other
 
 
-async def test_more_producers_than_allowed_are_refused_until_one_leaves(tmp_path: Path) -> None:
+async def test_excess_producers_are_rejected_until_one_disconnects(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, ingest={"max_connections": 2}) as daemon, producer(daemon) as stays:
         async with producer(daemon) as leaves:
             for number, program in enumerate((stays, leaves)):
@@ -354,7 +362,7 @@ async def test_more_producers_than_allowed_are_refused_until_one_leaves(tmp_path
         assert (await stays.answer())["ok"]
 
 
-async def test_producers_that_are_refused_are_logged_once(tmp_path: Path) -> None:
+async def test_rejected_producers_are_logged_once(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, ingest={"max_connections": 1}) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)})
         await program.answer()
@@ -366,9 +374,7 @@ async def test_producers_that_are_refused_are_logged_once(tmp_path: Path) -> Non
     assert [one["log_level"] for one in logs if "too many producers" in one["event"]] == ["warning"]
 
 
-async def test_a_producer_that_sends_nothing_is_disconnected(
-    store: SQLiteStore, mock_clock: trio.testing.MockClock
-) -> None:
+async def test_an_idle_producer_is_disconnected(store: SQLiteStore, mock_clock: trio.testing.MockClock) -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
 
@@ -381,10 +387,10 @@ async def test_a_producer_that_sends_nothing_is_disconnected(
     with ours, theirs:
         ours.setblocking(False)
         async with running(store) as spine, trio.open_nursery() as nursery:
-            sweep = Poller(spine.ingest)
-            nursery.start_soon(sweep.run)
-            reading = Reading(ours, nursery, LineSplitter(1 << 20), "store", idle_timeout=60)
-            nursery.start_soon(reading.run, sweep)
+            poller = Poller(spine.ingest)
+            nursery.start_soon(poller.run)
+            connection = ProducerConnection(ours, nursery, unlimited(spine.ingest), idle_timeout=60)
+            nursery.start_soon(connection.run, poller)
             for line in (b"\n", b"half", b" of a line\n"):
                 await pass_time(50, line)
             assert b"not an event" in theirs.recv(1000)
@@ -394,7 +400,7 @@ async def test_a_producer_that_sends_nothing_is_disconnected(
             await pass_time(1)
             assert json.loads(theirs.recv(1000)) == {
                 "ok": False,
-                "error": "connection closed: nothing came for 1min (send an empty line meanwhile, or raise "
+                "error": "connection closed: no data for 1min (send an empty line in time, or raise "
                 "ingest.idle_timeout)",
                 "status": 408,
             }
@@ -419,13 +425,13 @@ async def test_a_producer_that_waits_for_its_answer_is_not_idle(
         assert closed["status"] == 408
 
 
-async def test_the_socket_is_for_its_user_and_group(daemon: RunningDaemon) -> None:
+async def test_only_user_and_group_can_connect(daemon: RunningDaemon) -> None:
     mode = daemon.settings.ingest.socket.stat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o660
 
 
-async def test_what_was_written_before_a_stop_is_taken_and_answered(tmp_path: Path) -> None:
+async def test_lines_before_a_stop_are_processed_and_answered(tmp_path: Path) -> None:
     many, steps = 10, 100
     answers: dict[int, list[Any]] = {}
 
@@ -452,7 +458,7 @@ async def test_what_was_written_before_a_stop_is_taken_and_answered(tmp_path: Pa
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_a_line_that_a_stop_cuts_was_not_sent(ended: bool) -> None:
+async def test_a_line_cut_by_a_stop_is_discarded(ended: bool) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -460,29 +466,35 @@ async def test_a_line_that_a_stop_cuts_was_not_sent(ended: bool) -> None:
         if ended:
             theirs.shutdown(socket.SHUT_WR)
         async with trio.open_nursery() as nursery:
-            reading = Reading(ours, nursery, LineSplitter(1 << 20), "store")
-            reading.stop()
+            connection = ProducerConnection(ours, nursery, unlimited())
+            connection.stop()
             numbers: list[Any] = []
-            while not reading.enough:
-                if intake := reading.read(TURN_LINES):
-                    numbers += [answer.line for answer in intake.answers([], "store")]
+            while not connection.paused:
+                if batch := connection.read(TURN_LINES):
+                    numbers += [answer.line for answer in batch.answers([], "store")]
     assert numbers == ([1, 2] if ended else [1])
 
 
-async def test_a_producer_that_does_not_read_its_answers_does_not_hold_up_a_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_stop_does_not_wait_for_unread_answers(
+    store: SQLiteStore, autojump_clock: trio.testing.MockClock
 ) -> None:
-    monkeypatch.setattr(unix_socket, "STOP_PATIENCE", 0.1)
-    async with running_daemon(tmp_path) as daemon, producer(daemon) as deaf:
-        stuck = False
-        while not stuck:
-            with trio.move_on_after(0.5) as full:
-                await deaf.stream.send_all(b"nonsense\n" * 1000)
-            stuck = full.cancelled_caught
-        await daemon.stop()  # which else takes shutdown.drain_timeout, and that is longer than the test's patience
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        theirs.sendall(b"nonsense\n" * 1000)
+        async with running(store) as spine, trio.open_nursery() as nursery:
+            poller = Poller(spine.ingest)
+            nursery.start_soon(poller.run)
+            connection = ProducerConnection(ours, nursery, unlimited(spine.ingest), stop_timeout=3)
+            nursery.start_soon(connection.run, poller)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            connection.stop()
+            stopped = trio.current_time()
+    assert trio.current_time() - stopped == pytest.approx(3)
 
 
-async def test_a_daemon_that_stops_closes_its_producers(tmp_path: Path) -> None:
+async def test_a_stop_disconnects_producers(tmp_path: Path) -> None:
     async with running_daemon(tmp_path) as daemon, producer(daemon) as program:
         await program.send({"ref": 1, **registered(ID)})
         await program.answer()

@@ -1,6 +1,6 @@
-"""What a pipeline runs as another user, as with sudo, the daemon cannot end: it says so, and goes on.
+"""Processes of another user, as with sudo: the daemon cannot end them, reports that, and continues.
 
-Here it is root without CAP_KILL and CAP_SYS_PTRACE, which is as little as any user may do to another's processes.
+The daemon runs as root without CAP_KILL and CAP_SYS_PTRACE, so it has no rights over processes of other users.
 """
 
 import os
@@ -8,9 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE, alive, until
@@ -41,38 +39,23 @@ accept = ["*/*"]
 
 
 class Jobs:
-    """A daemon, and the processes that its jobs have left."""
+    """A daemon, and the processes that its jobs left."""
 
     def __init__(self, daemon: ServedDaemon, log: Path) -> None:
         self.daemon = daemon
         self._log = log
         self.left = list[int]()
 
-    def submit(self, pipeline: str) -> str:
-        answer = self._ask("POST", f"/api/convert?pipeline={pipeline}", files={"file": ("x", b"x")})
-        return str(answer["job_id"])
-
     def process_of(self, job_id: str) -> int:
-        """The process of the other user, once it runs."""
+        """Wait for the process of the other user, and return its id."""
         path = self.daemon.state_dir / "jobs" / job_id / "input.pid"
         until(lambda: path.exists() and path.read_text().endswith("\n"))
         self.left.append(int(path.read_text()))
         return self.left[-1]
 
-    def cancel(self, job_id: str) -> None:
-        self._ask("DELETE", f"/api/jobs/{job_id}")
-
-    def ended(self, job_id: str) -> Any:
-        """The job, once it has finished."""
-        until(lambda: "completed_at" in self._ask("GET", f"/api/jobs/{job_id}"))
-        return self._ask("GET", f"/api/jobs/{job_id}")
-
     def errors(self, job_id: str) -> list[str]:
-        """What the daemon has logged of the job as an error."""
+        """Return the errors that the daemon logged for a job."""
         return [line for line in self._log.read_text().splitlines() if job_id in line and "level=error" in line]
-
-    def _ask(self, method: str, path: str, **request: Any) -> Any:
-        return httpx.request(method, f"{self.daemon.url}{path}", trust_env=False, timeout=PATIENCE, **request).json()
 
 
 @pytest.fixture
@@ -93,48 +76,34 @@ def restricted(tmp_path: Path) -> Iterator[Jobs]:
         yield Jobs(daemon, path)
 
 
-def told(pid: int) -> str:
+def described(pid: int) -> str:
     return f"{pid} (sleep, user nobody)"
 
 
-def test_a_job_that_takes_too_long_tells_what_could_not_be_ended(jobs: Jobs) -> None:
-    job_id = jobs.submit("limited")
-    pid = jobs.process_of(job_id)
-    assert jobs.ended(job_id)["error"] == (
-        "Pipeline error: stopped after 1 s, the time limit of the pipeline limited; "
-        f"cannot end its processes {told(pid)}"
-    )
-    [error] = jobs.errors(job_id)
-    assert told(pid) in error
-    assert alive(pid)
-    assert jobs.ended(jobs.submit("next"))["status"] == "completed"
+def test_remaining_processes_are_reported_and_free_the_slot(jobs: Jobs) -> None:
+    for pipeline, status in (("limited", "failed"), ("stays", "cancelled"), ("leaves", "completed")):
+        job_id = jobs.daemon.submit(pipeline)
+        pid = jobs.process_of(job_id)
+        if pipeline == "stays":
+            jobs.daemon.request("DELETE", f"/api/jobs/{job_id}")
+        assert jobs.daemon.ended(jobs.daemon.submit("next"))["status"] == "completed"
+        job = jobs.daemon.ended(job_id)
+        assert job["status"] == status
+        if pipeline == "limited":
+            assert job["error"] == (
+                "Pipeline error: stopped after 1 s, the time limit of the pipeline limited; "
+                f"cannot end its processes {described(pid)}"
+            )
+        [error] = jobs.errors(job_id)
+        assert described(pid) in error
+        assert alive(pid)
 
 
-def test_a_cancelled_job_gives_up_its_slot_and_the_log_tells_what_could_not_be_ended(jobs: Jobs) -> None:
-    job_id = jobs.submit("stays")
-    pid = jobs.process_of(job_id)
-    jobs.cancel(job_id)
-    assert jobs.ended(jobs.submit("next"))["status"] == "completed"
-    [error] = jobs.errors(job_id)
-    assert told(pid) in error
-    assert jobs.ended(job_id)["status"] == "cancelled"
-
-
-def test_a_job_that_ends_well_is_completed_and_the_log_tells_what_it_left(jobs: Jobs) -> None:
-    job_id = jobs.submit("leaves")
-    pid = jobs.process_of(job_id)
-    assert jobs.ended(job_id)["status"] == "completed"
-    [error] = jobs.errors(job_id)
-    assert told(pid) in error
-
-
-def test_a_daemon_that_stops_does_not_queue_a_job_again_of_which_something_still_runs(
-    jobs: Jobs, tmp_path: Path
-) -> None:
-    job_id = jobs.submit("stays")
+def test_a_stop_does_not_requeue_a_job_that_still_runs(jobs: Jobs, tmp_path: Path) -> None:
+    job_id = jobs.daemon.submit("stays")
     pid = jobs.process_of(job_id)
     jobs.daemon.process.send_signal(signal.SIGTERM)
     assert jobs.daemon.process.wait(PATIENCE) == 0
     with restricted(tmp_path) as again:
-        error = again.ended(job_id)["error"]
-    assert error == f"Pipeline error: the daemon stopped; cannot end its processes {told(pid)}"
+        error = again.daemon.ended(job_id)["error"]
+    assert error == f"Pipeline error: the daemon stopped; cannot end its processes {described(pid)}"

@@ -1,13 +1,78 @@
-"""What is told of what a pipeline complained of."""
+"""Output of a pipeline: events, progress by pattern, and the summary of standard error."""
+
+from collections.abc import AsyncIterator
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.runner.output import MAX_LAST_WORDS, last_words
+from progressd.core.messages import encode
+from progressd.producers.ndjson import TURN_LINES, NumberedLine
+from progressd.runner.output import MAX_SUMMARY, OutputParser, summary
+from progressd.store.sqlite import SQLiteStore
+from structlog.testing import capture_logs
+from support.samples import ID
+from support.spine import Spine, progress, register, running, start
+
+STEPS = r"(?P<current>\d+)/(?P<total>\d+)"
+LOG_LINE = b'{"level":"info","message":"page 5/12"}'
+
+
+@pytest.fixture
+async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
+    async with running(store) as spine:
+        await spine.submit(register(), start())
+        yield spine
+
+
+def numbered(*lines: bytes) -> list[NumberedLine]:
+    return list(enumerate(lines, 1))
+
+
+async def step_of(spine: Spine) -> int:
+    return (await spine.registry.get(ID)).progress.current_step
+
+
+@pytest.mark.parametrize("pattern", [None, STEPS])
+async def test_invalid_events_are_logged_once_a_job(spine: Spine, pattern: str | None) -> None:
+    output = OutputParser(ID, spine.ingest, pattern)
+    with capture_logs() as logs:
+        for _ in range(3):
+            await output.on_stdout(numbered(LOG_LINE, b'{"type":"dance"}', b"{", encode(progress(3))))
+            await output.on_stderr(numbered(b"99999999999999999999999/1"))
+    assert [(one["log_level"], one["job_id"]) for one in logs if "not an event" in one["event"]] == [("warning", ID)]
+    assert len(logs) == 1
+    assert await step_of(spine) == 3
+
+
+async def test_the_pattern_searches_invalid_events(spine: Spine) -> None:
+    await OutputParser(ID, spine.ingest, STEPS).on_stdout(numbered(LOG_LINE))
+    assert await step_of(spine) == 5
+
+
+@pytest.mark.parametrize("pattern", [None, STEPS])
+@pytest.mark.parametrize("line", [LOG_LINE, b"text", b"5/12", b'{"type":"error","data":{"message":"no"}}'])
+async def test_many_lines_leave_turns_to_other_tasks(spine: Spine, pattern: str | None, line: bytes) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    output, lines = OutputParser(ID, spine.ingest, pattern), numbered(*[line] * 20 * TURN_LINES)
+    for take in (output.on_stdout, output.on_stderr) if pattern else (output.on_stdout,):
+        turns = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            await take(lines)
+            nursery.cancel_scope.cancel()
+        assert turns >= 19
 
 
 @pytest.mark.parametrize(
-    ("stderr", "words"),
+    ("stderr", "text"),
     [
         (b"", ""),
         (b"\n \n", ""),
@@ -17,15 +82,15 @@ from progressd.runner.output import MAX_LAST_WORDS, last_words
         (b"\x1b[31mbad\x1b[0m \x07page\t3 / 4", "bad page 3 / 4"),
         (b"see https://example.org/a/b", "see https://example.org/a/b"),
         (b"\xff", "\N{REPLACEMENT CHARACTER}"),
-        (b"x" * 1000, "x" * (MAX_LAST_WORDS - 1) + "…"),
+        (b"x" * 1000, "x" * (MAX_SUMMARY - 1) + "…"),
     ],
 )
-def test_it_is_one_short_line_that_gives_no_path_away(stderr: bytes, words: str) -> None:
-    assert last_words(stderr) == words
+def test_the_summary_is_one_short_line_without_directories(stderr: bytes, text: str) -> None:
+    assert summary(stderr) == text
 
 
 @given(st.binary())
-def test_whatever_it_writes_is_printable_and_short(stderr: bytes) -> None:
-    words = last_words(stderr)
-    assert len(words) <= MAX_LAST_WORDS
-    assert words == "" or words.isprintable()
+def test_the_summary_is_printable_and_short(stderr: bytes) -> None:
+    text = summary(stderr)
+    assert len(text) <= MAX_SUMMARY
+    assert text == "" or text.isprintable()

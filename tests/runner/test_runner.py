@@ -1,4 +1,4 @@
-"""The runner over real child processes: what a pipeline says, and what becomes of its job."""
+"""The runner with real child processes: events of a pipeline, and the end of its job."""
 
 import json
 import os
@@ -19,7 +19,6 @@ from progressd.core.messages import Completed
 from progressd.core.pipeline import Pipeline
 from progressd.core.status import JobStatus
 from progressd.files.job_files import JobFiles
-from progressd.runner import runner
 from progressd.runner.orphans import ProcessRecords
 from progressd.runner.runner import Runner
 from progressd.store.sqlite import SQLiteStore
@@ -34,19 +33,19 @@ from support.waiting import alive, eventually, jumping
 from trio.testing import MockClock
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
-SPEAKS = """
+REPORTS = """
 import json, shutil, sys
-def say(type, **data): print(json.dumps({"type": type, "data": data}))
+def report(type, **data): print(json.dumps({"type": type, "data": data}))
 """
-WAITS = "echo $$; while :; do sleep 60; done"  # until it is ended from outside
+WAITS = "echo $$; while :; do sleep 60; done"  # until it is killed
 
 
-def said(messages: Iterable[dict[str, Any]], type_: str) -> list[dict[str, Any]]:
+def data_of(messages: Iterable[dict[str, Any]], type_: str) -> list[dict[str, Any]]:
     return [message["data"] for message in messages if message["type"] == type_]
 
 
 async def messages_of(running: RunningDaemon, pipeline: str) -> list[dict[str, Any]]:
-    """Run a job; all that a watcher of every job is told about it."""
+    """Run a job, and return all messages that a watcher receives."""
     async with running.watch("/ws/jobs") as watcher:
         submitted = await submit(running, pipeline)
         messages = [await watcher.receive()]
@@ -57,17 +56,17 @@ async def messages_of(running: RunningDaemon, pipeline: str) -> list[dict[str, A
 
 
 def files_of(running: RunningDaemon, job_id: str) -> set[str]:
-    """What there is in the directory of a job."""
+    """Return the names in the directory of a job."""
     return {path.name for path in running.daemon.files.input(job_id).parent.iterdir()}
 
 
-async def test_what_a_pipeline_says_becomes_what_its_watchers_see(tmp_path: Path) -> None:
-    program = SPEAKS + (
-        "say('progress', current_step=1, total_steps=2, step_name='Deskew')\n"
-        "say('page_preview', page_number=1, preview_base64='aGk=', stage='deskew', width=3, height=2)\n"
-        "say('progress', current_step=2, total_steps=2, step_name='OCR', percent=99.9)\n"
+async def test_watchers_receive_the_events_of_a_pipeline(tmp_path: Path) -> None:
+    program = REPORTS + (
+        "report('progress', current_step=1, total_steps=2, step_name='Deskew')\n"
+        "report('page_preview', page_number=1, preview_base64='aGk=', stage='deskew', width=3, height=2)\n"
+        "report('progress', current_step=2, total_steps=2, step_name='OCR', percent=99.9)\n"
         "shutil.copy(*sys.argv[1:])\n"
-        "say('completed', page_count=12, output_path='/etc/passwd')\n"
+        "report('completed', page_count=12, output_path='/etc/passwd')\n"
     )
     async with running_daemon(tmp_path, pipelines={"pdf": python(program, result=True)}) as daemon:
         messages = await messages_of(daemon, "pdf")
@@ -79,16 +78,16 @@ async def test_what_a_pipeline_says_becomes_what_its_watchers_see(tmp_path: Path
         "status_change",
         "completed",
     ]
-    newest = said(messages, "progress")[-1]
+    newest = data_of(messages, "progress")[-1]
     assert (newest["current_step"], newest["step_name"], newest["percent"]) == (2, "OCR", 99)
-    [result] = said(messages, "completed")
+    [result] = data_of(messages, "completed")
     assert result["page_count"] == 12
     assert result["output_path"] == result["download_url"] == f"/api/jobs/{done.id}/download"
     assert 0 < result["elapsed_seconds"] < 60
     assert (done.status, done.page_count, done.progress.percent) == (COMPLETED, 12, 99)
 
 
-async def test_a_pipeline_speaks_of_its_own_job_only_and_bad_lines_are_passed_over(tmp_path: Path) -> None:
+async def test_invalid_lines_and_other_jobs_are_ignored(tmp_path: Path) -> None:
     other = job_id(1)
     lines = [
         {"type": "progress", "job_id": other, "data": {"current_step": 7, "total_steps": 9}},
@@ -104,81 +103,76 @@ async def test_a_pipeline_speaks_of_its_own_job_only_and_bad_lines_are_passed_ov
         await daemon.report(registered(other), progress(other, 1, 9))
         done = await run(daemon, "pdf")
         untouched = await daemon.daemon.registry.get(other)
-    assert (done.status, done.kind, done.progress.current_step) == (COMPLETED, "pdf", 3)
+    assert (done.status, done.kind, done.progress.current_step, done.output_path) == (COMPLETED, "pdf", 3, None)
     assert untouched.progress.current_step == 1
-
-
-async def test_without_a_result_a_job_has_nothing_to_download(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, pipelines={"pdf": shell("true")}) as daemon:
-        messages = await messages_of(daemon, "pdf")
-    assert said(messages, "completed")[0]["output_path"] is None
 
 
 BARS = r"(?P<current>\d+)/(?P<total>\d+)(?: (?P<step>\w+))?"
 PERCENT = r"(?P<percent>[\d.]+|inf|nan|lots|-5)%"
 
 
-@pytest.mark.parametrize(
-    ("pattern", "program", "expected"),
-    [
-        (BARS, "echo page 5/12 upscaling", (5, 12, "upscaling", 41)),
-        (BARS, "echo page 5/12 >&2", (5, 12, "", 41)),
-        (BARS, r"printf '1/12\r2/12\r3/12 three'; sleep 0", (3, 12, "three", 25)),
-        (BARS, r"printf '1/12\r2/12\r3/12' >&2", (3, 12, "", 25)),
-        (BARS, "echo 13/12", (13, 12, "", 100)),
-        (BARS, "echo 03/012", (3, 12, "", 25)),
-        (BARS, "echo 3/4; echo no numbers; echo 99999999999999999999999/1", (3, 4, "", 75)),
-        (PERCENT, "echo 41.9%", (0, 0, "", 41)),
-        (PERCENT, "echo 250%", (0, 0, "", 100)),
-        (PERCENT, "echo 007.5%", (0, 0, "", 7)),
-        (PERCENT, "echo 17%; echo inf%", (0, 0, "", 100)),
-        (PERCENT, "echo 17%; echo nan%; echo lots%; echo -5%; echo 1.2.3%", (0, 0, "", 17)),
-        (PERCENT, """printf '\\37717%%\\n'""", (0, 0, "", 17)),
-        (BARS, """echo 1/4; echo '{"type":"progress","data":{"current_step":2,"total_steps":4}}'""", (2, 4, "", 50)),
-        (None, "echo 5/12; echo 5/12 >&2", (0, 0, "", 0)),
-        (None, """echo '{"type":"progress","data":{"current_step":2,"total_steps":4}}' >&2""", (0, 0, "", 0)),
-    ],
-)
-async def test_where_numbers_are_looked_for(
-    tmp_path: Path, pattern: str | None, program: str, expected: tuple[int, int, str, int]
-) -> None:
-    async with running_daemon(tmp_path, pipelines={"pdf": shell(program, progress_pattern=pattern)}) as daemon:
-        done = await run(daemon, "pdf")
-    seen = done.progress
-    assert done.status is COMPLETED
-    assert (seen.current_step, seen.total_steps, seen.step_name, seen.percent) == expected
+PATTERNS = [
+    (BARS, "echo page 5/12 upscaling", (5, 12, "upscaling", 41)),
+    (BARS, "echo page 5/12 >&2", (5, 12, "", 41)),
+    (BARS, r"printf '1/12\r2/12\r3/12 three'; sleep 0", (3, 12, "three", 25)),
+    (BARS, r"printf '1/12\r2/12\r3/12' >&2", (3, 12, "", 25)),
+    (BARS, "echo 13/12", (13, 12, "", 100)),
+    (BARS, "echo 03/012", (3, 12, "", 25)),
+    (BARS, "echo 3/4; echo no numbers; echo 99999999999999999999999/1", (3, 4, "", 75)),
+    (PERCENT, "echo 41.9%", (0, 0, "", 41)),
+    (PERCENT, "echo 250%", (0, 0, "", 100)),
+    (PERCENT, "echo 007.5%", (0, 0, "", 7)),
+    (PERCENT, "echo 17%; echo inf%", (0, 0, "", 100)),
+    (PERCENT, "echo 17%; echo nan%; echo lots%; echo -5%; echo 1.2.3%", (0, 0, "", 17)),
+    (PERCENT, """printf '\\37717%%\\n'""", (0, 0, "", 17)),
+    (BARS, """echo 1/4; echo '{"type":"progress","data":{"current_step":2,"total_steps":4}}'""", (2, 4, "", 50)),
+    (None, "echo 5/12; echo 5/12 >&2", (0, 0, "", 0)),
+    (None, """echo '{"type":"progress","data":{"current_step":2,"total_steps":4}}' >&2""", (0, 0, "", 0)),
+]
+
+
+async def test_progress_is_found_by_event_or_pattern(tmp_path: Path) -> None:
+    pipelines = {
+        str(number): shell(program, progress_pattern=pattern) for number, (pattern, program, _) in enumerate(PATTERNS)
+    }
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
+        jobs = [await submit(daemon, name) for name in pipelines]
+        found = [(await ended(daemon, job_id)).progress for job_id in jobs]
+    for (pattern, program, expected), seen in zip(PATTERNS, found, strict=True):
+        assert (seen.current_step, seen.total_steps, seen.step_name, seen.percent) == expected, (pattern, program)
 
 
 ERROR = """echo '{"type":"error","data":{"message":"the PDF is encrypted"}}'; """
 
 
-@pytest.mark.parametrize(
-    ("program", "sentence"),
-    [
-        ("exit 3", "Pipeline error: pdf failed with exit status 3"),
-        ("no-such-pv; exit", "Pipeline error: pdf failed with exit status 127: input: 1: no-such-pv: not found"),
-        ("kill -TERM $$", "Pipeline error: pdf was ended by SIGTERM"),
-        (
-            "kill -KILL $$",
-            "Pipeline error: pdf was ended by SIGKILL, perhaps because it needs more memory than its limit of 4GiB",
-        ),
-        ("kill -40 $$", "Pipeline error: pdf was ended by signal 40"),
-        (ERROR + "exit 1", "the PDF is encrypted"),
-        (ERROR + "exit 0", "the PDF is encrypted"),
-        (ERROR + "kill -KILL $$", "the PDF is encrypted"),
-        (ERROR + """echo '{"type":"completed"}'""", "the PDF is encrypted"),
-        ("""echo '{"type":"completed"}'; exit 1""", "Pipeline error: pdf failed with exit status 1"),
-    ],
-)
-async def test_a_failure_is_told_by_a_sentence(tmp_path: Path, program: str, sentence: str) -> None:
-    async with running_daemon(tmp_path, pipelines={"pdf": shell(program)}) as daemon:
-        messages = await messages_of(daemon, "pdf")
-        done = await daemon.daemon.registry.get(messages[0]["job_id"])
-    assert said(messages, "error") == [{"message": sentence}]
-    assert (done.status, done.error) == (FAILED, sentence)
+FAILURES = [
+    ("exit 3", "Pipeline error: pdf failed with exit status 3"),
+    ("no-such-pv; exit", "Pipeline error: pdf failed with exit status 127: input: 1: no-such-pv: not found"),
+    ("kill -TERM $$", "Pipeline error: pdf was killed by SIGTERM"),
+    (
+        "kill -KILL $$",
+        "Pipeline error: pdf was killed by SIGKILL, perhaps because it exceeded its memory limit of 4GiB",
+    ),
+    ("kill -40 $$", "Pipeline error: pdf was killed by signal 40"),
+    (ERROR + "exit 1", "the PDF is encrypted"),
+    (ERROR + "exit 0", "the PDF is encrypted"),
+    (ERROR + "kill -KILL $$", "the PDF is encrypted"),
+    (ERROR + """echo '{"type":"completed"}'""", "the PDF is encrypted"),
+    ("""echo '{"type":"completed"}'; exit 1""", "Pipeline error: pdf failed with exit status 1"),
+]
 
 
-async def test_a_program_that_is_not_there_fails_the_job(tmp_path: Path) -> None:
+async def test_a_failed_job_has_a_sentence(tmp_path: Path) -> None:
+    pipelines = {f"pdf{number}": shell(program) for number, (program, _) in enumerate(FAILURES)}
+    async with running_daemon(tmp_path, pipelines=pipelines) as daemon, daemon.watch() as watcher:
+        for name, (program, sentence) in zip(pipelines, FAILURES, strict=True):
+            done = await run(daemon, name)
+            sentence = sentence.replace("pdf ", f"{name} ")
+            assert (done.status, done.error) == (FAILED, sentence), program
+            assert (await watcher.receive_until("error"))[-1]["data"] == {"message": sentence}
+
+
+async def test_a_missing_program_fails_the_job(tmp_path: Path) -> None:
     missing = Pipeline(("/no/such/program", "{input}"))
     async with running_daemon(tmp_path, pipelines={"pdf": missing, "next": shell("true")}) as daemon:
         done = await run(daemon, "pdf")
@@ -190,7 +184,7 @@ async def test_a_program_that_is_not_there_fails_the_job(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("program", ["true", "mkdir $1", "ln -s /etc/hostname $1"])
-async def test_a_program_that_ends_well_without_a_result_has_failed(tmp_path: Path, program: str) -> None:
+async def test_exit_0_without_a_result_is_a_failure(tmp_path: Path, program: str) -> None:
     pipeline = Pipeline(("sh", "-c", program, "{input}", "{output}"))
     async with running_daemon(tmp_path, pipelines={"pdf": pipeline}) as daemon:
         done = await run(daemon, "pdf")
@@ -198,7 +192,7 @@ async def test_a_program_that_ends_well_without_a_result_has_failed(tmp_path: Pa
     assert done.error == "Pipeline error: pdf exited with status 0, but wrote no result"
 
 
-async def test_what_a_failed_attempt_wrote_is_not_offered(tmp_path: Path) -> None:
+async def test_the_output_of_a_failed_attempt_is_deleted(tmp_path: Path) -> None:
     program = "import sys; open(sys.argv[2], 'wb').write(b'%PDF-1.7 half of it'); sys.exit(1)"
     async with running_daemon(tmp_path, pipelines={"pdf": python(program, result=True)}) as daemon:
         done = await run(daemon, "pdf")
@@ -208,7 +202,7 @@ async def test_what_a_failed_attempt_wrote_is_not_offered(tmp_path: Path) -> Non
     assert (done.status, done.output_path) == (FAILED, None)
 
 
-async def test_a_pipeline_gets_what_its_command_asks_for(tmp_path: Path) -> None:
+async def test_placeholders_are_replaced_in_the_command(tmp_path: Path) -> None:
     program = "import json, os, sys; json.dump([sys.argv[1:], os.getcwd()], open(sys.argv[2], 'w'))"
     command = ("{python}", "-c", program, "--in={input}", "{output}", "{options}", "{job_id}", "{python}", "{}", "a b")
     async with running_daemon(tmp_path, pipelines={"pdf": Pipeline(command, output="pages.json")}) as daemon:
@@ -238,9 +232,7 @@ PRIVATE = [
 ]
 
 
-async def test_a_pipeline_has_the_environment_of_the_daemon_less_what_is_for_the_daemon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_variables_of_the_daemon_are_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PRIVATE:
         monkeypatch.setenv(name, "private")
     monkeypatch.setenv("COLOUR", "green")
@@ -261,7 +253,7 @@ async def test_a_pipeline_has_the_environment_of_the_daemon_less_what_is_for_the
     }
 
 
-async def test_a_pipeline_can_report_through_the_socket_as_well(tmp_path: Path) -> None:
+async def test_a_pipeline_can_report_through_the_socket(tmp_path: Path) -> None:
     program = (
         "import json, os, socket\n"
         "event = {'type': 'progress', 'job_id': os.environ['PROGRESSD_JOB_ID'], 'ref': 1,\n"
@@ -276,7 +268,7 @@ async def test_a_pipeline_can_report_through_the_socket_as_well(tmp_path: Path) 
     assert (done.status, done.progress.percent) == (COMPLETED, 75)
 
 
-async def test_a_pipeline_ends_its_job_by_its_own_end_and_not_through_the_socket(tmp_path: Path) -> None:
+async def test_a_pipeline_cannot_end_its_job_through_the_socket(tmp_path: Path) -> None:
     program = (
         "import json, os, shutil, socket, sys\n"
         "with socket.socket(socket.AF_UNIX) as daemon:\n"
@@ -293,7 +285,7 @@ async def test_a_pipeline_ends_its_job_by_its_own_end_and_not_through_the_socket
     assert (done.status, done.output_path) == (COMPLETED, f"/api/jobs/{done.id}/download")
 
 
-async def test_the_last_complaints_are_kept_for_whoever_looks_after_the_daemon(tmp_path: Path) -> None:
+async def test_the_end_of_stderr_is_kept(tmp_path: Path) -> None:
     program = "import sys\nfor n in range(200_000): sys.stderr.write('warning %d\\n' % n)\nsys.exit(1)"
     async with running_daemon(tmp_path, pipelines={"pdf": python(program)}) as daemon:
         done = await run(daemon, "pdf")
@@ -303,11 +295,11 @@ async def test_the_last_complaints_are_kept_for_whoever_looks_after_the_daemon(t
     assert done.error == "Pipeline error: pdf failed with exit status 1: warning 199999"
 
 
-async def test_lines_of_a_megabyte_do_no_harm(tmp_path: Path) -> None:
-    program = SPEAKS + (
-        "say('page_preview', page_number=1, preview_base64='a' * 1_000_000, stage='x', width=3, height=2)\n"
+async def test_lines_of_a_megabyte_are_harmless(tmp_path: Path) -> None:
+    program = REPORTS + (
+        "report('page_preview', page_number=1, preview_base64='a' * 1_000_000, stage='x', width=3, height=2)\n"
         "print('{' + 'x' * 3_000_000)\n"
-        "say('progress', current_step=1, total_steps=2)\n"
+        "report('progress', current_step=1, total_steps=2)\n"
     )
     async with running_daemon(tmp_path, pipelines={"pdf": python(program)}) as daemon:
         done = await run(daemon, "pdf")
@@ -315,14 +307,12 @@ async def test_lines_of_a_megabyte_do_no_harm(tmp_path: Path) -> None:
 
 
 async def first_line(path: Path) -> int:
-    """The process id that a program writes to a file as soon as it runs."""
+    """Wait for the process id that a program writes to a file."""
     await eventually(lambda: path.exists() and path.read_text().endswith("\n"))
     return int(await trio.Path(path).read_text())
 
 
-async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
-    slow_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_a_timeout_ends_the_whole_process_tree(slow_clock: MockClock, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program = f"trap '' TERM; sleep 1000 & echo $! > {pids}; while :; do wait; done"
     pipeline = shell(program, timeout=900)
@@ -337,16 +327,14 @@ async def test_a_job_that_takes_too_long_is_stopped_with_all_it_has_started(
     await eventually(lambda: not alive(grandchild))
 
 
-async def test_the_time_limit_of_all_pipelines_holds_where_one_has_none_of_its_own(tmp_path: Path) -> None:
+async def test_the_default_timeout_applies(tmp_path: Path) -> None:
     settings = {"concurrency": 1, "kill_grace": 0.1, "job_timeout": 0.2}
     async with running_daemon(tmp_path, pipelines={"pdf": shell(WAITS)}, runner=settings) as daemon:
         done = await run(daemon, "pdf")
     assert done.error == "Pipeline error: stopped after 0.2 s, the time limit of the pipeline pdf"
 
 
-async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_started(
-    slow_clock: MockClock, tmp_path: Path
-) -> None:
+async def test_a_cancelled_job_gets_sigterm_then_sigkill(slow_clock: MockClock, tmp_path: Path) -> None:
     pids, asked = tmp_path / "pids", tmp_path / "asked"
     program = (
         f"trap 'touch {asked}' TERM\n"
@@ -359,7 +347,7 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
         grandchild = await first_line(pids)
         assert alive(grandchild)
         assert (await cancel(daemon, submitted)).status is CANCELLED
-        following = await submit(daemon, "next")  # in the one slot, so it starts when that is free
+        following = await submit(daemon, "next")  # starts when the only slot is free
         await eventually(asked.exists)
         unfinished = daemon.daemon.registry.unfinished
         await jumping(slow_clock, 300, lambda: following not in unfinished or unfinished[following].started_at)
@@ -371,9 +359,7 @@ async def test_a_cancelled_job_is_asked_to_end_then_killed_with_all_it_has_start
 
 @pytest.mark.parametrize("end", ["cancelled", "too long"])
 @pytest.mark.parametrize("leave", ["timeout 1000", "setsid"])
-async def test_a_slot_is_free_once_nothing_of_its_job_runs_in_any_group_or_session(
-    leave: str, end: str, tmp_path: Path
-) -> None:
+async def test_a_slot_is_free_once_the_tree_has_ended(leave: str, end: str, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     program = f"{leave} sh -c 'trap \"sleep 0.2; exit\" TERM; echo $$ > {pids}; while :; do sleep 0.01; done' & wait"
     pipelines = {
@@ -389,7 +375,7 @@ async def test_a_slot_is_free_once_nothing_of_its_job_runs_in_any_group_or_sessi
         assert (await daemon.daemon.registry.get(submitted)).status is (CANCELLED if end == "cancelled" else FAILED)
 
 
-async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(tmp_path: Path) -> None:
+async def test_a_job_may_be_deleted_while_its_program_ends(tmp_path: Path) -> None:
     go = tmp_path / "go"
     program = (
         f"trap 'echo asked >&2; until [ -e {go} ]; do sleep 0.01; done; exit 1' TERM; echo $$; while :; do wait; done"
@@ -409,7 +395,7 @@ async def test_a_job_that_is_deleted_while_its_program_still_ends_harms_nobody(t
         assert not daemon.daemon.files.input(submitted).parent.exists()
 
 
-async def test_a_job_cancelled_in_the_queue_is_never_started(tmp_path: Path) -> None:
+async def test_a_job_cancelled_in_the_queue_never_starts(tmp_path: Path) -> None:
     ran, go = tmp_path / "ran", tmp_path / "go"
     pipelines = {"first": shell(f"until [ -e {go} ]; do sleep 0.01; done"), "second": shell(f"touch {ran}")}
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
@@ -417,11 +403,11 @@ async def test_a_job_cancelled_in_the_queue_is_never_started(tmp_path: Path) -> 
         await cancel(daemon, second)
         go.touch()
         await ended(daemon, first)
-        assert (await run(daemon, "first")).status is COMPLETED  # after the second one's turn
+        assert (await run(daemon, "first")).status is COMPLETED  # after the turn of the second one
     assert not ran.exists()
 
 
-async def test_jobs_run_in_the_order_they_came_and_no_more_at_a_time_than_there_are_slots(tmp_path: Path) -> None:
+async def test_jobs_start_in_order_within_the_slots(tmp_path: Path) -> None:
     begin, wait = "touch {0}/begun-$PROGRESSD_JOB_ID", "until [ -e {0}/go-$PROGRESSD_JOB_ID ]; do sleep 0.01; done"
     program = f"{begin}; {wait}".format(tmp_path)
     async with running_daemon(tmp_path, pipelines={"pdf": shell(program)}, runner={"concurrency": 2}) as daemon:
@@ -440,46 +426,40 @@ async def test_jobs_run_in_the_order_they_came_and_no_more_at_a_time_than_there_
             await ended(daemon, one)
 
 
-async def test_a_job_whose_files_cannot_be_used_fails_and_the_others_go_on(tmp_path: Path) -> None:
+async def test_a_job_without_its_files_fails_alone(tmp_path: Path) -> None:
     pipelines = {"pdf": shell('rm -rf "$(dirname "$0")"; echo bad >&2; exit 1'), "next": shell("true")}
     async with running_daemon(tmp_path, pipelines=pipelines) as daemon:
         done = await run(daemon, "pdf")
-        assert done.error == "Pipeline error: the daemon failed to run pdf; its log says why"
+        assert done.error == "Pipeline error: the daemon failed to run pdf (see its log)"
         assert (await run(daemon, "next")).status is COMPLETED
 
 
-@pytest.mark.parametrize("end", ["it starts", "it is cancelled"])
-async def test_without_descriptors_a_pipeline_is_started_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
-    monkeypatch.setattr(runner, "RETRY_AFTER", 0.02)
-    go, began = tmp_path / "go", tmp_path / "began"
-    pipelines = {"first": shell(f"touch {began}; until [ -e {go} ]; do sleep 0.01; done"), "second": shell("true")}
-    async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
-        first = await submit(daemon, "first")
-        await eventually(began.exists)
-        second = await submit(daemon, "second")
-        with capture_logs() as logs:
-
-            def tries() -> int:
-                return sum(entry["event"] == "cannot start pipeline yet" for entry in logs)
-
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_without_descriptors_a_pipeline_starts_later(tmp_path: Path, cancelled: bool) -> None:
+    settings = settings_in(tmp_path, pipelines={"pdf": shell("true")}, runner={"concurrency": 1})
+    async with started_again(tmp_path / "progressd.db") as spine, trio.open_nursery() as nursery:
+        files = JobFiles(tmp_path)
+        await files.prepare(spine.store)
+        runner = Runner(settings, spine.registry, spine.ingest, files, retry_interval=0.02)
+        nursery.start_soon(runner.run)
+        await eventually(lambda: runner._slots.value == 0)  # it waits for a job
+        (tmp_path / "jobs" / job_id(1)).mkdir(parents=True)
+        with capture_logs() as logs, trio.fail_after(PATIENCE):
             with no_descriptors_left():
-                go.mkdir()  # takes none
-                await ended(daemon, first)
-                await eventually(lambda: tries() > 2)
-                assert daemon.daemon.registry.unfinished[second].status is PROCESSING
-                if end == "it is cancelled":
-                    await cancel(daemon, second)
-                    assert (await ended(daemon, second)).status is CANCELLED
-            if end == "it starts":
-                assert (await ended(daemon, second)).status is COMPLETED
-        assert (await run(daemon, "second")).status is COMPLETED
-        assert not [name for name in files_of(daemon, second) if name.startswith("work")]
+                await spine.submit(SubmitEvent(job_id(1), Registration("pdf"), "pdf"))
+                retries = "cannot start pipeline, retrying"
+                await eventually(lambda: sum(entry["event"] == retries for entry in logs) > 2)
+                assert spine.registry.unfinished[job_id(1)].status is PROCESSING
+                if cancelled:
+                    await spine.submit(StatusEvent(job_id(1), ReportedStatus(CANCELLED)))
+            await spine.registry.wait_finished(job_id(1))
+        assert (await spine.registry.get(job_id(1))).status is (CANCELLED if cancelled else COMPLETED)
+        assert not list((tmp_path / "jobs" / job_id(1)).glob("work*"))
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "error"),
     [
         (
             'echo done > "$1"; mount --bind "$d" "$d"; mount -o remount,bind,ro "$d"',
@@ -490,19 +470,19 @@ async def test_without_descriptors_a_pipeline_is_started_later(
             "Pipeline error: pdf failed with exit status 3: No room",
         ),
     ],
-    ids=["a result", "complaints"],
+    ids=["result", "stderr"],
 )
-@pytest.mark.skipif(os.geteuid() != 0, reason="nothing can be mounted here")
-async def test_what_a_disk_does_not_keep_is_said_in_a_sentence(tmp_path: Path, program: str, said: str) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting is not permitted")
+async def test_a_full_or_read_only_disk_is_reported(tmp_path: Path, program: str, error: str) -> None:
     pdf = Pipeline(("sh", "-c", 'd=$(dirname "$0"); ' + program, "{input}", "{output}"))
     async with running_daemon(tmp_path, pipelines={"pdf": pdf}) as daemon:
         failed = await run(daemon, "pdf")
         await trio.run_process(["umount", daemon.daemon.files.input(failed.id).parent])
-        assert failed.error == said
+        assert failed.error == error
 
 
 class FlakyStore(SQLiteStore):
-    """Cannot keep the end of a job until it has been asked a few times, as on a full disk."""
+    """Reject the end of a job a few times, as on a full disk."""
 
     refusals = 3
 
@@ -513,9 +493,7 @@ class FlakyStore(SQLiteStore):
         await super().commit(jobs, changes, batches)
 
 
-async def test_an_end_that_the_store_cannot_keep_is_reported_until_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_end_of_a_job_is_retried_until_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressd.app.SQLiteStore", FlakyStore)
     async with running_daemon(tmp_path, pipelines={"pdf": python(COPY, result=True)}) as daemon:
         done = await run(daemon, "pdf")
@@ -527,7 +505,7 @@ async def test_an_end_that_the_store_cannot_keep_is_reported_until_it_can(
 
 
 async def left_behind(directory: Path, *jobs: Job) -> None:
-    """A state directory as a daemon leaves it that is killed while these jobs run, each with its input."""
+    """Make the state directory of a daemon that was killed while these jobs ran."""
     state_dir = directory / "state"
     for one in jobs:
         (state_dir / "jobs" / one.id).mkdir(parents=True)
@@ -542,7 +520,7 @@ def running_job(number: int, **fields: Any) -> Job:
     return job(number, PROCESSING, **{"pipeline": "pdf", "started_at": NOW, **fields})
 
 
-async def test_after_a_crash_running_jobs_are_run_again_the_oldest_first(tmp_path: Path) -> None:
+async def test_after_a_crash_jobs_run_again_oldest_first(tmp_path: Path) -> None:
     log = tmp_path / "log"
     await left_behind(tmp_path, running_job(2), running_job(1, attempt=2), job(3, pipeline="pdf"))
     half_written = tmp_path / "state" / "jobs" / job_id(1) / "work-2" / "output.pdf"
@@ -556,7 +534,7 @@ async def test_after_a_crash_running_jobs_are_run_again_the_oldest_first(tmp_pat
     assert log.read_text().split() == [job_id(1), job_id(2), job_id(3)]
 
 
-async def test_a_job_under_which_the_daemon_died_too_often_fails(tmp_path: Path) -> None:
+async def test_a_job_fails_after_too_many_crashes(tmp_path: Path) -> None:
     await left_behind(tmp_path, running_job(1, attempt=2), running_job(2, attempt=1))
     pipelines = {"pdf": shell("true")}
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1, "max_attempts": 2}) as daemon:
@@ -567,7 +545,7 @@ async def test_a_job_under_which_the_daemon_died_too_often_fails(tmp_path: Path)
 
 @contextmanager
 def left_running(mark: str, job: str) -> Iterator[IO[bytes]]:
-    """A program that a killed daemon has left, and does not end when asked; what it says to that."""
+    """Run an orphan of a killed daemon that ignores SIGTERM; give its output."""
     program = "import signal\nsignal.signal(15, lambda *_: print('no'))\nprint('here')\nwhile True: signal.pause()"
     marks = {"PROGRESSD_RUNNER": mark, "PROGRESSD_JOB_ID": job}
     with subprocess.Popen([sys.executable, "-uc", program], stdout=subprocess.PIPE, env=marks) as process:
@@ -579,7 +557,7 @@ def left_running(mark: str, job: str) -> Iterator[IO[bytes]]:
             process.kill()
 
 
-async def test_a_job_may_be_cancelled_and_deleted_while_what_a_crash_has_left_of_it_is_being_ended(
+async def test_a_job_may_be_deleted_while_its_orphans_are_ended(
     tmp_path: Path,
 ) -> None:
     settings = settings_in(tmp_path, runner={"kill_grace": PATIENCE})
@@ -588,17 +566,17 @@ async def test_a_job_may_be_cancelled_and_deleted_while_what_a_crash_has_left_of
         await files.prepare(spine.store)
         await spine.submit(SubmitEvent(job_id(1), Registration("pdf"), "pdf"), StartEvent(job_id(1)))
         runner = Runner(settings, spine.registry, spine.ingest, files)
-        with left_running(ProcessRecords(tmp_path, spine.store.id).mark, job_id(1)) as said:
+        with left_running(ProcessRecords(tmp_path, spine.store.id).mark, job_id(1)) as output:
             nursery.start_soon(runner.run)
             with trio.fail_after(PATIENCE):
-                await trio.to_thread.run_sync(said.readline)
+                await trio.to_thread.run_sync(output.readline)
             cancelled = await spine.ingest.submit_one(StatusEvent(job_id(1), ReportedStatus(CANCELLED)))
             await spine.ingest.delete(cancelled)
         await eventually(lambda: runner._slots.value < settings.runner.concurrency)
         nursery.cancel_scope.cancel()
 
 
-async def test_after_a_crash_producers_jobs_go_on(tmp_path: Path) -> None:
+async def test_after_a_crash_jobs_of_producers_continue(tmp_path: Path) -> None:
     await left_behind(tmp_path, running_job(1, pipeline=None), job(2))
     async with running_daemon(tmp_path) as daemon:
         unfinished = daemon.daemon.registry.unfinished
@@ -607,7 +585,7 @@ async def test_after_a_crash_producers_jobs_go_on(tmp_path: Path) -> None:
         assert answer["ok"]
 
 
-async def test_a_job_whose_pipeline_is_no_longer_configured_fails(tmp_path: Path) -> None:
+async def test_a_job_without_a_pipeline_fails(tmp_path: Path) -> None:
     await left_behind(tmp_path, running_job(1, pipeline="gone"), job(2, pipeline="gone"))
     async with running_daemon(tmp_path) as daemon:
         for number in (1, 2):
@@ -615,7 +593,7 @@ async def test_a_job_whose_pipeline_is_no_longer_configured_fails(tmp_path: Path
             assert done.error == "Pipeline error: the pipeline gone is no longer configured"
 
 
-async def test_a_daemon_that_stops_waits_for_running_jobs_and_starts_no_others(tmp_path: Path) -> None:
+async def test_a_stop_waits_for_running_jobs_and_starts_none(tmp_path: Path) -> None:
     ready, go = tmp_path / "ready", tmp_path / "go"
     pipelines = {"pdf": shell(f"touch {ready}; until [ -e {go} ]; do sleep 0.01; done")}
     async with running_daemon(tmp_path, pipelines=pipelines, runner={"concurrency": 1}) as daemon:
@@ -632,9 +610,7 @@ async def test_a_daemon_that_stops_waits_for_running_jobs_and_starts_no_others(t
 
 
 @pytest.mark.parametrize("how", ["in time", "at once", "second signal"])
-async def test_a_daemon_that_stops_without_waiting_ends_its_jobs_and_queues_them_again(
-    tmp_path: Path, how: str
-) -> None:
+async def test_a_stop_without_waiting_requeues_jobs(tmp_path: Path, how: str) -> None:
     pids = tmp_path / "pids"
     pipelines = {"pdf": shell(f"echo $$ > {pids}.part; mv {pids}.part {pids}; sleep 1000")}
     shutdown = {"in time": {"drain_timeout": 0.2}, "at once": {"wait_for_jobs": False}, "second signal": {}}[how]
@@ -654,7 +630,7 @@ async def test_a_daemon_that_stops_without_waiting_ends_its_jobs_and_queues_them
     assert (done.status, done.attempt) == (COMPLETED, 1)
 
 
-async def test_restarts_in_order_do_not_use_up_the_attempts_of_a_long_job(tmp_path: Path) -> None:
+async def test_clean_restarts_use_up_no_attempts(tmp_path: Path) -> None:
     started = tmp_path / "started"
     given = {"runner": {"max_attempts": 2}, "shutdown": {"wait_for_jobs": False}}
     submitted = ""

@@ -1,4 +1,4 @@
-"""Whose job the runner starts next: owners take turns, by the key or the address that their jobs came with."""
+"""The order of the queue: the owners of jobs take turns. A key or an address owns a job."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,28 +11,28 @@ from support.http_client import client_of
 from support.submitting import PDF, ended, shell
 
 
-def noting(directory: Path) -> dict[str, Pipeline]:
-    """A pipeline that notes its job in the file `order`, and ends once there is a file `go`."""
+def logging_pipeline(directory: Path) -> dict[str, Pipeline]:
+    """Return a pipeline that logs its job to the file `order`, and ends when the file `go` exists."""
     program = f"echo $PROGRESSD_JOB_ID >>{directory}/order; until [ -e {directory}/go ]; do sleep 0.01; done; exit 3"
     return {"pdf": shell(program)}
 
 
 def started(directory: Path) -> list[str]:
-    """The jobs that the pipeline has noted."""
+    """Return the jobs that the pipeline has logged."""
     order = directory / "order"
     return order.read_text().split() if order.exists() else []
 
 
 async def convert(client: httpx.AsyncClient, headers: Mapping[str, str]) -> str:
-    """Submit a file; the id of its job."""
+    """Submit a file, and return the id of its job."""
     answer = await client.post("/api/convert", files={"file": ("a.pdf", PDF)}, headers=headers)
     return str(answer.json()["job_id"])
 
 
-async def test_a_key_does_not_wait_for_all_jobs_of_another(tmp_path: Path) -> None:
+async def test_keys_take_turns(tmp_path: Path) -> None:
     given = {"auth": {"required": True}, "runner": {"concurrency": 1}}
     async with (
-        running_daemon(tmp_path, pipelines=noting(tmp_path), **given) as daemon,
+        running_daemon(tmp_path, pipelines=logging_pipeline(tmp_path), **given) as daemon,
         client_of(daemon) as client,
     ):
         file = daemon.settings.auth.keys_file
@@ -58,7 +58,7 @@ async def test_without_keys_the_address_owns_a_job(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     given = {"server": {"trusted_proxies": ("127.0.0.1",), "port": 0}}
     async with (
-        running_daemon(tmp_path, pipelines=noting(tmp_path), **given) as daemon,
+        running_daemon(tmp_path, pipelines=logging_pipeline(tmp_path), **given) as daemon,
         client_of(daemon) as client,
     ):
         first = await convert(client, {"X-Forwarded-For": "192.0.2.1"})

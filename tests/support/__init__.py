@@ -1,1 +1,1 @@
-"""What tests share: daemons, clients, clocks and samples."""
+"""Shared by tests: daemons, clients, clocks and samples."""

@@ -1,4 +1,4 @@
-"""An HTTP server that gives the answers a test wants, byte by byte, also those that no daemon gives."""
+"""An HTTP server with prepared responses, including invalid ones."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ Answer = bytes | Callable[[bytes], bytes]
 
 
 class Answering(socketserver.ThreadingTCPServer):
-    """Gives one answer after the other, and the last one from then on. An empty one closes the connection."""
+    """Send the responses in order, and repeat the last one. An empty response closes the connection."""
 
     daemon_threads = True
 
@@ -20,13 +20,13 @@ class Answering(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.answers = list(answers)
-        self.unread = unread  # the bodies of requests
+        self.unread = unread  # ignore the bodies of requests
         self.requests: list[bytes] = []
         self.connections = 0
         self.opened: list[socket.socket] = []
 
     def hang_up(self) -> None:
-        """Close all connections, as a daemon does with idle ones."""
+        """Close all connections, as a daemon closes idle ones."""
         for connection in self.opened:
             connection.shutdown(socket.SHUT_RDWR)
 
@@ -60,7 +60,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
 
 def answer(body: bytes, status: int = 200, **headers: Any) -> bytes:
-    """An answer with this body."""
+    """Return a response with this body."""
     lines = [f"HTTP/1.1 {status} Reason", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -68,7 +68,7 @@ def answer(body: bytes, status: int = 200, **headers: Any) -> bytes:
 
 @contextlib.contextmanager
 def answering(*answers: Answer, unread: bool = False) -> Iterator[Answering]:
-    """The server, while it runs."""
+    """Run the server."""
     with Answering(answers, unread=unread) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -80,13 +80,13 @@ def answering(*answers: Answer, unread: bool = False) -> Iterator[Answering]:
 
 
 def taken(request: bytes) -> bytes:
-    """The answer of a daemon that takes all events."""
+    """Return the response of a daemon that accepts all events."""
     return answer(b'{"ok": true}\n' * request.count(b'"job_id"'), Content_Type="application/x-ndjson")
 
 
 @contextlib.contextmanager
 def unreachable() -> Iterator[str]:
-    """An address where connecting times out: packets are dropped, because the queue of connections is full."""
+    """Give a URL where connecting times out: the backlog is full, so packets are dropped."""
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):

@@ -1,11 +1,11 @@
-"""Certificates for localhost, which nobody vouches for."""
+"""Self-signed certificates for localhost."""
 
 import subprocess
 from pathlib import Path
 
 
 def certificate(directory: Path, name: str = "cert") -> Path:
-    """A certificate for localhost, with its key in the same file."""
+    """Create a certificate for localhost, with its key in the same file."""
     path, key = directory / f"{name}.pem", directory / f"{name}.key"
     made = (
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -addext subjectAltName=DNS:localhost"

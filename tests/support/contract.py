@@ -1,6 +1,6 @@
-"""What clients of the converter that came before rely on, row by row: a request, and the old names of its answer.
+"""The REST contract of the former converter: requests, and the fields of their responses.
 
-A row may have fields added to it, but none taken away: whoever changes one breaks somebody's script.
+Fields may be added to a row, but not removed or changed: clients rely on them.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ JOB = "id job_id status options progress input_filename created_at"
 
 
 class Row(NamedTuple):
-    """A request and its answer. `fields`: with a dot for those within; `absent`: what is not known yet."""
+    """A request and its response. A dot in `fields` means a nested field; `absent` fields are unknown yet."""
 
     request: str
     status: int

@@ -1,11 +1,11 @@
-"""The whole daemon in the test's own process, on real sockets and a state directory of its own.
+"""The whole daemon in the process of the test, with real sockets and its own state directory.
 
     async with running_daemon(tmp_path, limits={"max_connections": 1}) as daemon:
         await daemon.report(registered(ID), progress(ID, 5, 12))
         async with daemon.watch(f"/ws/jobs/{ID}") as watcher:
             assert (await watcher.receive())["type"] == "status_change"
 
-The fixture `daemon` is one with the default settings.
+The fixture `daemon` has the default settings.
 """
 
 import contextlib
@@ -53,9 +53,9 @@ SECTIONS = {
 def settings_in(
     state_dir: Path, pipelines: Mapping[str, Pipeline] | None = None, **given: Mapping[str, Any]
 ) -> Settings:
-    """The defaults, any free port, and what a test gives by section."""
+    """Return the default settings with any free port, and the given sections."""
     assert given.keys() <= SECTIONS.keys()
-    hosts = ("daemon", "progressd", "a")  # what tests call the daemon
+    hosts = ("daemon", "progressd", "a")  # names of the daemon in tests
     ours = {
         "server": {"port": 0, "allowed_hosts": hosts},
         "runner": {"concurrency": 2},
@@ -69,7 +69,7 @@ def settings_in(
 
 
 class Census(NamedTuple):
-    """What is there, of all that a connection may leave behind."""
+    """Counts of what a connection may leak."""
 
     tasks: int
     descriptors: int
@@ -78,7 +78,7 @@ class Census(NamedTuple):
 
 
 class RunningDaemon:
-    """A daemon that answers at `url` and `ws_url`. `daemon` has its parts: registry, broadcaster, watchers, ingest…"""
+    """A daemon at `url` and `ws_url`. `daemon` has its parts: registry, broadcaster, watchers, ingest…"""
 
     def __init__(self, daemon: Daemon, url: str, signals: trio.MemorySendChannel[int]) -> None:
         self.daemon = daemon
@@ -91,19 +91,19 @@ class RunningDaemon:
         self._signals = signals
 
     def kill(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """As if the process got this signal."""
+        """Simulate a signal to the process."""
         self.asked_to_stop |= number is not signal.SIGHUP
         self._signals.send_nowait(number)
 
     async def stop(self) -> None:
-        """Drain, and wait for the end. Watchers that are still there are sent away, which takes up to a second."""
+        """Drain and stop. Disconnecting watchers takes up to a second."""
         if not self.stopped.is_set():
             self.kill()
             with trio.fail_after(PATIENCE):
                 await self.stopped.wait()
 
     async def report(self, *events: Mapping[str, Any]) -> list[Any]:
-        """Report events as a producer does, over the Unix socket; the answers, once all of it is durable."""
+        """Report events over the Unix socket; return the answers, once all events are durable."""
         lines = [json.dumps({"ref": number, **event}).encode() + b"\n" for number, event in enumerate(events)]
         with trio.fail_after(PATIENCE):
             socket_path = str(self.settings.ingest.socket)
@@ -112,14 +112,14 @@ class RunningDaemon:
                 return [json.loads(line) for line in (await _rest_of(stream)).splitlines()]
 
     async def settled(self) -> Census:
-        """What there is once nothing happens any more, also of what a daemon does at its start."""
+        """Wait until the daemon is idle, and return the census."""
         await eventually(lambda: "progressd.engine.retention._sweep" not in names_of_tasks())
         with trio.fail_after(PATIENCE):
             await trio.testing.wait_all_tasks_blocked(0.02)
         return self.census()
 
     def census(self) -> Census:
-        """What there is now, counted in the whole process."""
+        """Count in the whole process."""
         broadcaster = self.daemon.broadcaster
         return Census(
             trio.lowlevel.current_statistics().tasks_living,
@@ -129,9 +129,9 @@ class RunningDaemon:
         )
 
     async def leaves_only(self, before: Census) -> None:
-        """Wait until there is no more than before."""
+        """Wait until nothing has leaked since `before`."""
 
-        def no_more() -> bool:  # a file that the daemon looked into just then may be closed again, and its task over
+        def no_more() -> bool:  # files and tasks may also be fewer than before
             now = self.census()
             fewer = now.tasks <= before.tasks and now.descriptors <= before.descriptors
             return fewer and now._replace(tasks=0, descriptors=0) == before._replace(tasks=0, descriptors=0)
@@ -141,7 +141,7 @@ class RunningDaemon:
         assert no_more(), f"{self.census()} instead of {before}"
 
     async def connect(self, *, receive_buffer: int | None = None, local: str = "") -> trio.SocketStream:
-        """A plain TCP connection to the daemon, `local`: from this address."""
+        """Open a plain TCP connection to the daemon, from the address `local`."""
         host, port = self.address.rsplit(":", 1)
         sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if local:
@@ -156,7 +156,7 @@ class RunningDaemon:
     async def watch(
         self, path: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: Any
     ) -> AsyncGenerator["Watcher"]:
-        """Connect a WebSocket client. Raises trio_websocket's ConnectionRejected where the daemon refuses it."""
+        """Connect a WebSocket client. Raises trio_websocket's ConnectionRejected."""
         refused: list[BaseException] = []
         try:
             async with await self.connect(**how) as stream, trio.open_nursery() as nursery:
@@ -189,17 +189,17 @@ class Watcher:
     def __init__(self, websocket: WebSocketConnection, stream: trio.SocketStream) -> None:
         self.websocket = websocket
         self.stream = stream
-        self.hello: str | None = None  # the cursor that came with it
+        self.hello: str | None = None  # the cursor of the last `hello`
 
     async def receive(self) -> Any:
-        """The next message but `hello`, as for a client that does not know that one."""
+        """Return the next message except `hello`."""
         with trio.fail_after(PATIENCE):
             while (message := json.loads(await self.websocket.get_message())).get("type") == "hello":
                 self.hello = message["cursor"]
         return message
 
     async def greeted(self) -> str:
-        """The cursor of `hello`, which has to be the next message."""
+        """Return the cursor of the next message, which must be `hello`."""
         with trio.fail_after(PATIENCE):
             message = json.loads(await self.websocket.get_message())
         assert message["type"] == "hello", message
@@ -207,14 +207,14 @@ class Watcher:
         return self.hello
 
     async def receive_until(self, type_: str) -> list[Any]:
-        """The messages up to and with the first of this type."""
+        """Return the messages up to the first of this type, inclusive."""
         messages = [await self.receive()]
         while messages[-1]["type"] != type_:
             messages.append(await self.receive())
         return messages
 
     async def rest(self) -> list[Any]:
-        """All messages until the daemon closes the connection."""
+        """Return all messages until the daemon closes the connection."""
         messages = []
         try:
             while True:
@@ -223,7 +223,7 @@ class Watcher:
             return messages
 
     async def closed(self) -> tuple[int, str | None]:
-        """Code and reason, once the daemon has closed the connection."""
+        """Wait for the close; return its code and reason."""
         await self.rest()
         reason = self.websocket.closed
         assert reason is not None
@@ -247,7 +247,7 @@ async def running_daemon(
             async def run() -> None:
                 notify = Notifier({})
                 await daemon.run(sockets, signals, nursery, notify, on_listening, read_settings=read_settings)
-                assert running.asked_to_stop, "the daemon has ended by itself"
+                assert running.asked_to_stop, "the daemon ended unexpectedly"
                 running.stopped.set()
 
             async with trio.open_nursery() as nursery:
@@ -260,14 +260,14 @@ async def running_daemon(
                 try:
                     yield running
                 except BaseException:
-                    daemon.http.abort()  # a test that failed may leave a client that does not read
+                    daemon.http.abort()  # a failed test may leave a client that does not read
                     raise
                 await running.stop()
                 nursery.cancel_scope.cancel()
 
 
 def names_of_tasks() -> set[str]:
-    """Of all there are."""
+    """Return the names of all tasks."""
     names, left = set(), [trio.lowlevel.current_root_task()]
     while left:
         if (task := left.pop()) is not None:
@@ -289,12 +289,12 @@ async def _rest_of(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 def registered(job_id: str, **data: Any) -> dict[str, Any]:
-    """What a producer sends for a new job."""
+    """Return the event of a new job."""
     return {"type": "job_created", "job_id": job_id, "data": data}
 
 
 def progress(job_id: str, step: int, total: int = 100, name: str = "") -> dict[str, Any]:
-    """What a producer sends for a step; the first one starts the job."""
+    """Return the event of a step. The first one starts the job."""
     return {
         "type": "progress",
         "job_id": job_id,
@@ -303,16 +303,16 @@ def progress(job_id: str, step: int, total: int = 100, name: str = "") -> dict[s
 
 
 def completed(job_id: str, **data: Any) -> dict[str, Any]:
-    """What a producer sends for a good end."""
+    """Return the event of a successful end."""
     return {"type": "completed", "job_id": job_id, "data": data}
 
 
 def failed(job_id: str, message: str) -> dict[str, Any]:
-    """What a producer sends for a bad end."""
+    """Return the event of a failure."""
     return {"type": "error", "job_id": job_id, "data": {"message": message}}
 
 
 def status_change(job_id: str, new: str, old: str | None = None) -> dict[str, Any]:
-    """What a producer sends for a start or a cancellation."""
+    """Return the event of a start or a cancellation."""
     data = {"new_status": new} if old is None else {"old_status": old, "new_status": new}
     return {"type": "status_change", "job_id": job_id, "data": data}

@@ -1,10 +1,10 @@
-"""A byte of a file that has changed by itself, as a failing disk or memory leaves it: SQLite does not notice."""
+"""Flip a bit in a file, as a failing disk or memory does. SQLite does not detect it."""
 
 from pathlib import Path
 
 
 def flip(path: Path, where: bytes, bit: int = 0x40) -> None:
-    """Flip a bit of the last of these bytes (0x80: no UTF-8), wherever the file, which nobody has open, has them."""
+    """Flip a bit of the last byte of `where` in a closed file (0x80 makes it invalid UTF-8)."""
     content = path.read_bytes()
     assert where in content
     path.write_bytes(content.replace(where, where[:-1] + bytes([where[-1] ^ bit])))

@@ -1,9 +1,9 @@
-"""What strangers may send, changed at random: every case follows from a seed, so that it can be made again.
+"""Random changes of valid input. A seed determines each case, so that it can be repeated.
 
     case = Case("1.7", "requests", 42, 3)       # a seed, a kind, a number, a step
     case.data                                   # its bytes
 
-What is whole and good stands in CORPUS, by kind, and what is known to hurt in WORDS.
+CORPUS has valid input by kind, and WORDS has harmful strings.
 """
 
 import json
@@ -18,7 +18,7 @@ from support.http_client import BOUNDARY, FORM_TYPE, file_part, form, options_pa
 from support.peer import frame, request, upgrade
 from support.samples import job_id
 
-ID, ENDING = JOBS = [job_id(number) for number in (1, 2)]  # a job, and one that somebody may end; see `job_in`
+ID, ENDING = JOBS = [job_id(number) for number in (1, 2)]  # a job, and one that may be ended; see `job_in`
 CURSOR: Final = "cd06f405-30"
 TOKEN: Final = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJhdWQiOiJwcm9ncmVzc2Q6d2F0Y2giLCJzdWIiOiJqb2JzIn0.c2lnbmF0dXJl"
 NAMES: Final = [
@@ -139,12 +139,12 @@ def _place(step: int) -> bytes:
 
 
 def job_in(step: int, job: str) -> str:
-    """What stands for one of JOBS in a step, so that there are some which have not ended."""
+    """Return the id of one of JOBS in a step: each step has new jobs."""
     return job.replace(_PLACE.decode(), _place(step).decode())
 
 
 class Case(NamedTuple):
-    """One case: of a kind, by its number; and the step in which it is tried."""
+    """A case: its kind, its number, and the step that runs it."""
 
     seed: str
     kind: str
@@ -153,7 +153,7 @@ class Case(NamedTuple):
 
     @property
     def data(self) -> bytes:
-        """One of the corpus of its kind with up to six changes; of bodies the framing is as it should be."""
+        """Return an item of the corpus with up to six changes; the framing of bodies stays valid."""
         dice = random.Random(f"{self.seed}.{self.kind}.{self.number}")
         data = _mutated(dice, CORPUS[self.kind]).replace(_PLACE, _place(self.step))
         if self.kind == "forms":

@@ -1,4 +1,4 @@
-"""A store with many finished jobs, made quickly: 10,000 in half a second, a million in a minute."""
+"""Fill a store with finished jobs quickly: 10,000 in half a second, a million in a minute."""
 
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +15,7 @@ TIME = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || ? || ' days', '+' || (n / 1
 
 
 def fill(path: Path, count: int, days_ago: float = 1) -> None:
-    """Jobs of two kinds, with labels, that ended one a millisecond after so many days ago; job `n` has offset 5 n."""
+    """Insert jobs of two kinds with labels, finished `days_ago` at intervals of 1 ms; job `n` has the offset 5 n."""
     with closing(SQLiteStore.open(path, "OFF")) as store:
         db = store._writer
         db.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""HTTP clients of a daemon under test: httpx for what is well-behaved, plain bytes on a socket for what is not."""
+"""HTTP clients: httpx for valid requests, plain bytes on a socket for others."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
@@ -16,13 +16,13 @@ BOUNDARY = "----boundary"
 
 @asynccontextmanager
 async def client_of(running: RunningDaemon) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client whose requests go to the daemon and may each take as long as any wait of a test."""
+    """Give an HTTP client of the daemon."""
     async with httpx.AsyncClient(base_url=running.url, timeout=PATIENCE, trust_env=False, verify=False) as client:
         yield client
 
 
 async def exchange(running: RunningDaemon, request: bytes) -> bytes:
-    """Send bytes, and all that comes back until the daemon closes the connection."""
+    """Send bytes, and return everything until the daemon closes the connection."""
     answer = b""
     async with await running.connect() as stream:
         with trio.fail_after(PATIENCE):
@@ -33,28 +33,28 @@ async def exchange(running: RunningDaemon, request: bytes) -> bytes:
 
 
 def get(path: str, *headers: str) -> bytes:
-    """A request head."""
+    """Return a request head."""
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: progressd", *headers, "\r\n"]).encode()
 
 
 def part(name: str, content: bytes, disposition: str = "") -> bytes:
-    """One part of a form; `disposition` is what its header says beside the name."""
+    """Return one part of a form; `disposition` follows the name in its header."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{disposition}\r\n\r\n'
     return head.encode() + content + b"\r\n"
 
 
 def file_part(content: bytes = PDF, filename: str = "book.pdf", name: str = "file") -> bytes:
-    """A file of a form."""
+    """Return a file of a form."""
     return part(name, content, f'; filename="{filename}"')
 
 
 def options_part(options: object) -> bytes:
-    """The options of a form: bytes as they are, anything else as JSON."""
+    """Return the options of a form: bytes unchanged, anything else as JSON."""
     return part("options", options if isinstance(options, bytes) else json.dumps(options).encode())
 
 
 def form(*parts: bytes) -> bytes:
-    """The body of a form."""
+    """Return the body of a form."""
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
@@ -68,7 +68,7 @@ async def post_form(client: httpx.AsyncClient, *parts: bytes, pipeline: str | No
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body that is made while it is sent; nothing has to be closed when the daemon does not want the rest."""
+    """A body that is generated while it is sent."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
@@ -85,7 +85,7 @@ class Pieces(httpx.AsyncByteStream):
 async def post_pieces(
     client: httpx.AsyncClient, path: str, pieces: Iterable[bytes], headers: Mapping[str, str]
 ) -> httpx.Response:
-    """Post a body piece by piece, chunked unless the headers tell its length."""
+    """Post a body in pieces, chunked unless the headers have its length."""
     framing = {} if "Content-Length" in headers else {"Transfer-Encoding": "chunked"}
     request = httpx.Request(
         "POST",
@@ -98,7 +98,7 @@ async def post_pieces(
 
 
 def error_of(response: httpx.Response) -> str:
-    """The sentence of an error, which is JSON and nothing more."""
+    """Return the message of a JSON error."""
     assert response.headers["Content-Type"] == "application/json"
     body: Mapping[str, Any] = response.json()
     assert body.keys() - {"retry_after"} == {"error"}

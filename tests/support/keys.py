@@ -1,4 +1,4 @@
-"""Keys for a daemon under test, and the headers that carry them."""
+"""API keys for tests, and their headers."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -9,11 +9,11 @@ from progressd.auth.api_keys import Key, add_key, hashed, new_secret, revoke_key
 from progressd.auth.identity import Scope
 
 SECRET: Final = re.compile(r"pgd_[\w-]{43}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]{43}")
-"""A key, or a watch token: neither may be in what a daemon logs."""
+"""A key or a watch token. A daemon must not log either."""
 
 
 def add(path: Path, name: str, *scopes: str, expires: float | None = None, **labels: str) -> str:
-    """Write a key to a file of keys; `expires` in so many seconds. The key."""
+    """Add a key to a keys file, and return it. `expires` is in seconds from now."""
     secret, now = new_secret(), datetime.now(UTC)
     end = None if expires is None else now + timedelta(seconds=expires)
     given = [Scope(scope) for scope in scopes or ("read",)]
@@ -22,7 +22,7 @@ def add(path: Path, name: str, *scopes: str, expires: float | None = None, **lab
 
 
 def bearer(secret: str) -> dict[str, str]:
-    """The header of a request with this key."""
+    """Return the header with this key."""
     return {"Authorization": f"Bearer {secret}"}
 
 

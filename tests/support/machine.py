@@ -1,9 +1,9 @@
-"""A machine with a real systemd as PID 1, in namespaces of its own; tests/systemd/boot tells what is in it.
+"""A machine with a real systemd as PID 1 in its own namespaces; tests/systemd/boot describes it.
 
     machine.run("systemctl", "start", "progressd.socket")
     machine.request("GET", "/api/health").json
 
-Files in it are below `root`; its ports are reached through `tcp_socket` and `connect`, for its network is its own.
+Its files are below `root`. It has its own network: connect with `tcp_socket` and `connect`.
 """
 
 import ctypes
@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 
 PROJECT = Path(__file__).parents[2]
 BOOT = PROJECT / "tests" / "systemd" / "boot"
-FORBIDDEN = 77  # its exit status where it may not make namespaces
+FORBIDDEN = 77  # exit status without permission for namespaces
 PATIENCE = 60.0  # seconds for each wait
 PORT = 8080
 CLONE_NEWNET = 0x40000000  # setns(2)
 
 
 class CannotBoot(Exception):
-    """No machine can be made here, and why."""
+    """The machine cannot start here."""
 
 
 class Answer(NamedTuple):
@@ -48,24 +48,24 @@ class Answer(NamedTuple):
 
 
 class Machine:
-    """`init` is its PID 1, as seen from outside; `root` its root directory."""
+    """A machine. `init` is the id of its PID 1 outside, and `root` its root directory."""
 
     def __init__(self, init: int) -> None:
         self.init = init
         self.root = Path(f"/proc/{init}/root")
 
     def run(self, *command: str, check: bool = True, text: str | None = None) -> str:
-        """Run a command as root; what it writes. Fails with that where its exit status is not 0."""
+        """Run a command as root, and return its output. Fails unless its exit status is 0."""
         done = self.completed(*command, text=text)
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def completed(self, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command as root, however it ends."""
+        """Run a command as root, with any exit status."""
         return subprocess.run(self.inside(*command), input=text or "", capture_output=True, text=True, check=False)
 
     def inside(self, *command: str) -> list[str]:
-        """The command line that runs a command inside, for at most as long as any wait of a test."""
+        """Return the command line that runs a command in the machine, with a timeout."""
         clean = ["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8", "HOME=/root"]
         limit = ["timeout", "--kill-after", "5", str(PATIENCE)]
         return ["nsenter", "-t", str(self.init), "-a", "--", *clean, *limit, *command]
@@ -77,26 +77,26 @@ class Machine:
         target.write_text(text)
 
     def state(self, unit: str) -> dict[str, str]:
-        """What systemd knows of a unit."""
+        """Return the properties of a unit."""
         return dict(line.split("=", 1) for line in self.run("systemctl", "show", unit).splitlines() if "=" in line)
 
     def log(self, unit: str, *options: str) -> str:
-        """The messages of a unit in the journal."""
+        """Return the messages of a unit in the journal."""
         self.run("journalctl", "--sync")
         return self.run("journalctl", "--unit", unit, "--output", "cat", *options)
 
     def eventually(self, condition: Callable[[], object]) -> None:
-        """Wait for what happens in there."""
+        """Wait until the condition holds."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, "this took too long"
-            time.sleep(0.02)  # nothing tells when
+            time.sleep(0.02)  # there is no event
 
     def tcp_socket(self) -> socket.socket:
-        """A TCP socket in the machine's network, for any thread of this process."""
+        """Return a TCP socket in the machine's network."""
         made: list[socket.socket] = []
 
-        def make() -> None:  # in a thread of its own, for the network that is entered stays a thread's own
+        def make() -> None:  # in a thread, because setns changes only the network of its thread
             with open(f"/proc/{self.init}/ns/net") as network:
                 if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
@@ -108,15 +108,15 @@ class Machine:
         return made[0]
 
     def connect(self, port: int = PORT) -> socket.socket:
-        """A connection to a port of the machine."""
+        """Connect to a port of the machine."""
         return _connected(self.tcp_socket(), ("127.0.0.1", port))
 
     def connect_unix(self, path: str = "/run/progressd/ingest.sock") -> socket.socket:
-        """A connection to a Unix socket of the machine."""
+        """Connect to a Unix socket of the machine."""
         return _connected(socket.socket(socket.AF_UNIX), str(self.root / path.lstrip("/")))
 
     def request(self, method: str, path: str, body: bytes | None = None, port: int = PORT, **headers: str) -> Answer:
-        """Ask over HTTP; a header's underscores stand for dashes."""
+        """Send an HTTP request; underscores in header names become dashes."""
         client = http.client.HTTPConnection("127.0.0.1", port)
         client.sock = self.connect(port)
         try:
@@ -127,7 +127,7 @@ class Machine:
             client.close()
 
     def report(self, event: dict[str, Any], path: str = "/run/progressd/ingest.sock") -> Any:
-        """Report as a producer, and be answered."""
+        """Report an event as a producer, and return the answer."""
         with self.connect_unix(path) as producer, producer.makefile("rw") as stream:
             stream.write(json.dumps({"ref": 1, **event}) + "\n")
             stream.flush()
@@ -146,7 +146,7 @@ def _connected(sock: socket.socket, address: tuple[str, int] | str) -> socket.so
 
 @contextmanager
 def booted() -> Iterator[Machine]:
-    """A machine of its own. Raises CannotBoot where namespaces are forbidden."""
+    """Boot a machine. Raises CannotBoot without permission for namespaces."""
     packages = sysconfig.get_path("purelib")
     command = [str(BOOT), str(PROJECT), sys.base_prefix, packages]
     if missing := [tool for tool in ("systemctl", "nsenter", "setpriv", "ip") if not shutil.which(tool)]:
@@ -162,7 +162,7 @@ def booted() -> Iterator[Machine]:
 
 
 def _init(process: subprocess.Popen[str]) -> int:
-    """The id of systemd's process, once it can be asked."""
+    """Wait until systemd is ready, and return its process id."""
     deadline = time.monotonic() + PATIENCE
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while time.monotonic() < deadline:
@@ -175,5 +175,5 @@ def _init(process: subprocess.Popen[str]) -> int:
                 return child
         except (IndexError, FileNotFoundError):
             pass
-        time.sleep(0.01)  # nothing tells when
+        time.sleep(0.01)  # there is no event
     raise AssertionError("systemd did not come up")

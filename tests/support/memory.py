@@ -1,4 +1,4 @@
-"""The WebSocket side over memory instead of sockets, for a clock that jumps: an hour takes no time."""
+"""The WebSocket server over memory streams, for a mock clock."""
 
 import math
 from collections.abc import AsyncIterator, Collection
@@ -33,10 +33,7 @@ JOB = f"/ws/jobs/{ID}"
 
 
 class MemoryConnection:
-    """To the WebSocket side the same as the listener's Connection; `full` is a socket without room.
-
-    `room`: after how many sends it is full.
-    """
+    """A replacement of the listener's Connection. It is `full` after `room` sends."""
 
     def __init__(self) -> None:
         self.room = math.inf
@@ -93,12 +90,12 @@ class MemoryConnection:
             self.unread += await self._from_client.receive_some()
 
     def end(self) -> None:
-        """What the client sees of a closed connection."""
+        """Close the connection to the client."""
         self._to_client.put_eof()
 
 
 class OneJob(EmptyHistory):
-    """A history that knows one job. `asked` and `may_answer` tell and hold the moment in which it is looked up."""
+    """A history with one job. `asked` reports the lookup, and `may_answer` delays it."""
 
     def __init__(self) -> None:
         self.asked, self.may_answer = trio.Event(), trio.Event()
@@ -115,7 +112,7 @@ class OneJob(EmptyHistory):
 
 
 class LongPast(OneJob):
-    """A history in ten parts; `broken`: one that cannot be read."""
+    """A history of ten pages; reads fail while it is `broken`."""
 
     broken = False
 
@@ -132,7 +129,7 @@ class LongPast(OneJob):
 
 
 class Deciding(EventSink):
-    """An ingest that takes everything, once it may, unless it is `broken`."""
+    """An ingest that accepts all events after `may_decide`, unless it is `broken`."""
 
     store_id = "store"
 
@@ -152,7 +149,7 @@ class Deciding(EventSink):
 
 
 class Server:
-    """A broadcaster and the watchers it reaches, on a nursery."""
+    """A broadcaster and a WebSocket server."""
 
     def __init__(self, nursery: trio.Nursery, tmp_path: Any, history: OneJob | None = None, **limits: Any) -> None:
         self.nursery = nursery
@@ -190,7 +187,7 @@ class Server:
 
 @asynccontextmanager
 async def answering(peer: Peer) -> AsyncIterator[list[float]]:
-    """Within this every ping is answered; gives the times of the pings."""
+    """Answer all pings within this block; give their times."""
     pings: list[float] = []
 
     async def answer() -> None:
@@ -207,13 +204,13 @@ async def answering(peer: Peer) -> AsyncIterator[list[float]]:
 
 
 async def when(peer: Peer, opcode: Opcode) -> float:
-    """The time at which the next frame comes, which is of this kind."""
+    """Wait for a frame of this kind, and return the time."""
     assert (await peer.next_frame())[0] is opcode
     return trio.current_time()
 
 
 async def close_and_when(peer: Peer) -> tuple[int, str, float]:
-    """The close frame that comes, whatever comes before it, and the time."""
+    """Wait for the close frame; return its code, reason and time."""
     while True:
         opcode, payload = await peer.next_frame()
         if opcode is Opcode.CLOSE:

@@ -1,4 +1,4 @@
-"""An outbox that keeps what it is given, and real ones on sockets that have as much room as they are given."""
+"""An outbox that collects messages, and real ones on sockets with limited room."""
 
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +17,7 @@ from support.wire import frames_in
 
 
 class Collected:
-    """Takes everything, until it ends."""
+    """Collect everything until the end."""
 
     def __init__(self) -> None:
         self.batches: list[FrameBatch[Envelope]] = []
@@ -53,7 +53,7 @@ class Collected:
 
 
 class Socket:
-    """A non-blocking socket with as much room as it is given."""
+    """A non-blocking socket with limited room."""
 
     def __init__(self, room: int = 0) -> None:
         self.room = room
@@ -85,13 +85,13 @@ class Socket:
             raise trio.ClosedResourceError
 
     def give(self, room: int) -> None:
-        """Make room, and wake who waits for it; none at all is a false alarm."""
+        """Make room, and wake the sender; 0 is a spurious wake-up."""
         self.room += room
         self._wake.set()
 
 
 class Connection:
-    """An outbox, its socket, and how it ended."""
+    """An outbox, its socket, and its close codes."""
 
     def __init__(
         self, nursery: trio.Nursery, limit: int = 10**6, room: int = 0, budget: MemoryBudget | None = None

@@ -1,4 +1,4 @@
-"""A client that says exactly the bytes a test gives it, however wrong, and sees exactly those that come back."""
+"""A client that sends exactly the bytes of a test, valid or not, and returns the exact reply."""
 
 import json
 import socket
@@ -32,14 +32,14 @@ class Response(NamedTuple):
 def request(
     target: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", version: str = "1.1"
 ) -> bytes:
-    """A request head. A header that is "" is left out."""
+    """Return a request head. An empty header is omitted."""
     lines = [f"{method} {target} HTTP/{version}"]
     lines += [f"{name}: {value}" for name, value in {"Host": "daemon", **(headers or {})}.items() if value]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def upgrade(target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, **how: str) -> bytes:
-    """The head of a WebSocket handshake. A header that is "" is left out."""
+    """Return the head of a WebSocket handshake. An empty header is omitted."""
     usual = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -52,7 +52,7 @@ def upgrade(target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, 
 def frame(
     opcode: Opcode | int, payload: bytes = b"", *, final: bool = True, reserved: int = 0, masked: bool = True
 ) -> bytes:
-    """A client's frame (RFC 6455 §5.2); `reserved`: the three reserved bits."""
+    """Return a client's frame (RFC 6455 §5.2); `reserved` has the three reserved bits."""
     size = len(payload)
     head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])
     masking = 0x80 if masked else 0
@@ -69,12 +69,12 @@ def frame(
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """A client's close."""
+    """Return a client's close frame."""
     return frame(Opcode.CLOSE, code.to_bytes(2, "big") + reason.encode())
 
 
 class Peer:
-    """Over a plain TCP connection. No wait takes longer than `patience`, in seconds."""
+    """A client on a plain TCP connection. `patience` is the timeout of each wait, in seconds."""
 
     def __init__(self, stream: Any, patience: float = PATIENCE) -> None:
         self.stream = stream
@@ -95,12 +95,12 @@ class Peer:
             await self.stream.send_all(data)
 
     async def receive(self, most: int = 65536) -> bytes:
-        """The next bytes, b"" at the end."""
+        """Return the next bytes, b"" at the end."""
         with trio.fail_after(self._patience):
             return bytes(await self.stream.receive_some(most))
 
     async def rest(self) -> bytes:
-        """All bytes behind the last frame that was read, until the daemon closes the connection."""
+        """Return all bytes after the last frame until the daemon closes the connection."""
         data = bytes(self._frames._frame_decoder.buffer.buffer)
         while chunk := await self.receive():
             data += chunk
@@ -112,10 +112,10 @@ class Peer:
         return await self.response()
 
     async def response(self) -> Response:
-        """The next response. Fails when the connection ends in the middle of it."""
+        """Return the next response. Fails if it is incomplete."""
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
-        if self._http.our_state is h11.IDLE:  # whatever was sent was not sent through h11
+        if self._http.our_state is h11.IDLE:  # the request was not sent through h11
             self._http.send(h11.Request(method="GET", target="/", headers=[("Host", "daemon")]))
             self._http.send(h11.EndOfMessage())
         status, headers, body = 0, {}, b""
@@ -135,16 +135,16 @@ class Peer:
     async def open(
         self, target: str = "/ws/jobs", headers: Mapping[str, str] | None = None, behind: bytes = b""
     ) -> bytes:
-        """Shake hands; returns the response's head. `behind`: bytes sent in the same segment."""
+        """Open a WebSocket; return the head of the response. `behind` is sent in the same segment."""
         return await self.open_with(upgrade(target, headers) + behind)
 
     async def open_with(self, data: bytes) -> bytes:
-        """Send these bytes, the end of a handshake, and read the response's head."""
+        """Send the rest of a handshake; return the head of the response."""
         await self.send(data)
         return await self.opened()
 
     async def opened(self) -> bytes:
-        """The head of the response to a handshake; fails when it is refused."""
+        """Return the head of the response to a handshake. Fails if it is rejected."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             byte = await self.receive(1)
@@ -154,7 +154,7 @@ class Peer:
         return head
 
     async def next_frame(self) -> tuple[Opcode, Any]:
-        """The next whole message but `hello`, or control frame: text is str, a close is (code, reason)."""
+        """Return the next message except `hello`, or control frame: text is str, a close is (code, reason)."""
         while (got := await self._next_frame())[0] is Opcode.TEXT and got[1].startswith('{"type":"hello"'):
             pass
         return got
@@ -172,13 +172,13 @@ class Peer:
             self._frames.receive_bytes(data)
 
     async def close_code(self) -> int:
-        """The code of the close frame that comes, whatever comes before it."""
+        """Wait for the close frame, and return its code."""
         while True:
             opcode, payload = await self.next_frame()
             if opcode is Opcode.CLOSE:
                 return int(payload[0])
 
     async def reset(self) -> None:
-        """Vanish: whatever is under way is answered with RST."""
+        """Close the connection with RST."""
         self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await self.stream.aclose()

@@ -1,4 +1,4 @@
-"""Jobs that tests report, and how a daemon shows them."""
+"""A client's `Job` in a test, and the state that the daemon shows."""
 
 import contextlib
 import logging
@@ -30,7 +30,7 @@ def to(daemon: ServedDaemon, way: str = "socket") -> dict[str, Any]:
 
 def request(daemon: ServedDaemon, method: str, job: Job | str, **what: Any) -> httpx.Response:
     job_id = job if isinstance(job, str) else job.id
-    return httpx.request(method, f"{daemon.url}/api/jobs/{job_id}", trust_env=False, timeout=PATIENCE, **what)
+    return daemon.request(method, f"/api/jobs/{job_id}", **what)
 
 
 def registered(daemon: ServedDaemon) -> str:
@@ -40,10 +40,8 @@ def registered(daemon: ServedDaemon) -> str:
 
 
 def seen(daemon: ServedDaemon, job: Job | str) -> dict[str, Any]:
-    """The job in the REST API, {} while there is none."""
-    response = request(daemon, "GET", job)
-    view: dict[str, Any] = response.json() if response.is_success else {}
-    return view
+    """Return the job as the daemon shows it; empty if unknown."""
+    return daemon.job(job if isinstance(job, str) else job.id)
 
 
 def status(daemon: ServedDaemon, job: Job | str) -> str:
@@ -56,7 +54,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextlib.contextmanager
 def working(**how: Any) -> Iterator[tuple[Job, threading.Event]]:
-    """Report a job from another thread. Return it and the event that ends it; wait for the thread at the end."""
+    """Run a job in another thread; give the job, and the event that ends it."""
     job, go = Job("scan", 10, **{"timing": SOON, **how}), threading.Event()
 
     def work() -> None:

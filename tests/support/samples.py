@@ -1,4 +1,4 @@
-"""Ids, times and messages that many tests need; nothing of them matters but that they are valid."""
+"""Valid ids, times and messages for tests."""
 
 from datetime import UTC, datetime
 
@@ -26,7 +26,7 @@ ID = job_id(1)
 
 
 def job(number: int = 1, status: JobStatus = JobStatus.QUEUED, **fields: object) -> Job:
-    """A job whose place among the others is its number."""
+    """Return a job; its number is its position in lists."""
     given: dict[str, object] = {"id": job_id(number), "kind": "job", "created_at": NOW, "created_offset": number}
     return Job(**{**given, "status": status, **fields})  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def moved(step: int, id_: str = ID, total: int = 100) -> Progress:
 
 
 def succeeded(id_: str = ID) -> tuple[StatusChange, Completed]:
-    """The two messages of a good end."""
+    """Return the two messages of a successful end."""
     change = StatusChange(id_, StatusChangeData(JobStatus.PROCESSING, JobStatus.COMPLETED))
     return change, Completed(id_, CompletedData(None, 4.5, None, None))
 

@@ -1,4 +1,4 @@
-"""A process without descriptors, or a disk without room, for a while."""
+"""Run out of descriptors or disk space temporarily."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """Within this, the process cannot open anything."""
+    """Let the process open nothing within this block."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
@@ -29,14 +29,14 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 class SmallDisk:
-    """A file system of some MiB."""
+    """A file system of 24 MiB."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._ballast = path / "ballast"
 
     def fill(self, *, but_for: int = 0) -> None:
-        """Leave so many bytes, or not one page."""
+        """Fill the disk; leave `but_for` bytes."""
         with self._ballast.open("ab", buffering=0) as file:
             for size in (2**20, 4096):
                 try:
@@ -52,12 +52,12 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(path: Path) -> Iterator[SmallDisk]:
-    """A file system of some MiB at this path, where one can be mounted."""
+    """Mount a small file system at this path, or skip the test."""
     path.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=24m", "progressd-test", str(path)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"cannot mount a file system: {mounted.stderr.strip()}")
     try:
         yield SmallDisk(path)
     finally:

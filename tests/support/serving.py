@@ -1,7 +1,7 @@
-"""The daemon as its users run it: `progressd serve` in a process of its own.
+"""A daemon as users run it: `progressd serve` in its own process.
 
 with served_daemon(state_dir) as daemon:
-    httpx.get(daemon.url + "/api/health")
+    daemon.request("GET", "/api/health")
 """
 
 import shutil
@@ -11,13 +11,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from support.waiting import PATIENCE
+import httpx
+
+from support.submitting import PDF
+from support.waiting import PATIENCE, until
 
 
 class ServedDaemon(NamedTuple):
-    """Where it answers, and its process."""
+    """A running daemon, and an HTTP client for it."""
 
     url: str
     process: subprocess.Popen[str]
@@ -25,13 +28,41 @@ class ServedDaemon(NamedTuple):
 
     @property
     def port(self) -> int:
-        """The one after the address."""
+        """Return its TCP port."""
         return int(self.url.rpartition(":")[2])
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait(PATIENCE)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send an HTTP request."""
+        return httpx.request(method, self.url + path, timeout=PATIENCE, trust_env=False, **options)
+
+    def submit(self, pipeline: str, content: bytes = PDF) -> str:
+        """Submit a file to a pipeline, and return the id of its job."""
+        file = ("book.pdf", content)
+        response = self.request("POST", "/api/convert", params={"pipeline": pipeline}, files={"file": file})
+        assert response.status_code == 202, response.text
+        return str(response.json()["job_id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Return a job; empty if the daemon does not know it."""
+        response = self.request("GET", f"/api/jobs/{job_id}")
+        job: dict[str, Any] = response.json() if response.is_success else {}
+        return job
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """Wait for the end of a job, and return the job."""
+        until(lambda: "completed_at" in self.job(job_id))
+        return self.job(job_id)
+
+    def completed(self, job_id: str) -> dict[str, Any]:
+        """Wait for the end of a job, which must succeed, and return the job."""
+        job = self.ended(job_id)
+        assert job["status"] == "completed", job
+        return job
 
 
 @contextmanager
@@ -43,10 +74,9 @@ def served_daemon(
     log: IO[str] | None = None,
     prefix: Sequence[str] = (),
 ) -> Iterator[ServedDaemon]:
-    """A daemon over a state directory, on a port or any free one; stopped by SIGTERM unless it has ended itself.
+    """Run a daemon on a port, or any free one. Stop it with SIGTERM unless it has ended.
 
-    `config`: what its config file has in it, or which it is.
-    `log`: where its log goes, instead of that of the tests. `prefix`: a command that runs the one that follows.
+    `config` is the content or the path of its config file. `log` gets stderr. `prefix` is a command that runs it.
     """
     command = [*prefix, sys.executable, "-m", "progressd", "serve", "--port", str(port), "--state-dir", str(state_dir)]
     if isinstance(config, str):
@@ -68,13 +98,13 @@ def served_daemon(
 
 
 def backup(state_dir: Path, target: Path) -> None:
-    """Back the database up."""
+    """Make a backup of the database."""
     command = [sys.executable, "-m", "progressd", "backup", "--state-dir", str(state_dir), str(target)]
     subprocess.run(command, check=True, capture_output=True)
 
 
 def restore(state_dir: Path, source: Path) -> None:
-    """Put a backup in the place of the database, as docs/operations.md says, while no daemon runs."""
+    """Restore a backup as docs/operations.md describes, while no daemon runs."""
     for name in ("progressd.db", "progressd.db-wal", "progressd.db-shm"):
         (state_dir / name).unlink(missing_ok=True)
     shutil.copy(source, state_dir / "progressd.db")

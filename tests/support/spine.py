@@ -1,4 +1,4 @@
-"""The core of the daemon without connections: a store, ingest, registry, broadcaster and history."""
+"""The core of the daemon without producers and watchers: store, ingest, registry, broadcaster and history."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -10,6 +10,7 @@ from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.events import (
     CompletedEvent,
     ErrorEvent,
+    Event,
     ProgressEvent,
     RegisterEvent,
     Registration,
@@ -18,11 +19,12 @@ from progressd.core.events import (
     StatusEvent,
     SubmitEvent,
 )
+from progressd.core.job import MaySee, sees_all
 from progressd.core.messages import ErrorData
 from progressd.core.status import JobStatus
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
-from progressd.engine.ingest import Ingest
+from progressd.engine.ingest import Ingest, Outcome
 from progressd.engine.log import LocalLog
 from progressd.engine.registry import Registry
 from progressd.store.sqlite import SQLiteStore
@@ -42,7 +44,10 @@ class Spine:
         self.history = History(store, self.registry, self.batches, self.health)
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
         self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster)
-        self.submit = self.ingest.submit
+
+    async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
+        """Submit events to ingest."""
+        return await self.ingest.submit(*events, may_see=may_see)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Jobs for the runner of a daemon: small programs as pipelines, files to run them on, and how they end."""
+"""Jobs of the runner: small programs as pipelines, uploads, and the end of jobs."""
 
 import uuid
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ COPY = "import shutil, sys; shutil.copy(*sys.argv[1:])"  # a program that succee
 
 
 def python(program: str, *, result: bool = False, **fields: Any) -> Pipeline:
-    """A pipeline that runs a Python program over {input}, and {output} when a `result` is expected of it."""
+    """Return a pipeline of a Python program with {input}, and {output} if it writes a `result`."""
     files = ("{input}", "{output}") if result else ("{input}",)
     return Pipeline(("{python}", "-uc", program, *files), **fields)
 
 
 def shell(program: str, **fields: Any) -> Pipeline:
-    """A pipeline that runs a shell script over {input}, which is $0, without a result."""
+    """Return a pipeline of a shell script without a result; $0 is {input}."""
     return Pipeline(("sh", "-c", program, "{input}"), **fields)
 
 
@@ -35,7 +35,7 @@ async def submit(
     options: Mapping[str, object] | None = None,
     owner: str | None = None,
 ) -> str:
-    """Have a file run through a pipeline; the id of its job."""
+    """Submit a file to a pipeline, and return the id of its job."""
     daemon, job_id = running.daemon, str(uuid.uuid4())
     with trio.fail_after(PATIENCE):
         async with daemon.files.upload(job_id) as upload:
@@ -47,24 +47,24 @@ async def submit(
 
 
 async def running_job(running: RunningDaemon, pipeline: str) -> str:
-    """Submit a file and wait until its job runs; its id."""
+    """Submit a file, wait until its job runs, and return its id."""
     job_id = await submit(running, pipeline)
     await eventually(lambda: running.daemon.registry.unfinished[job_id].status is JobStatus.PROCESSING)
     return job_id
 
 
 async def ended(running: RunningDaemon, job_id: str) -> Job:
-    """The job, once it has finished."""
+    """Wait for the end of a job, and return the job."""
     with trio.fail_after(2 * PATIENCE):
         await running.daemon.registry.wait_finished(job_id)
         return await running.daemon.registry.get(job_id)
 
 
 async def run(running: RunningDaemon, pipeline: str) -> Job:
-    """Submit a file and wait for the end of its job."""
+    """Submit a file, wait for the end of its job, and return the job."""
     return await ended(running, await submit(running, pipeline))
 
 
 async def cancel(running: RunningDaemon, job_id: str) -> Job:
-    """Cancel a job; the job as it is then."""
+    """Cancel a job, and return it."""
     return await running.daemon.ingest.submit_one(StatusEvent(job_id, ReportedStatus(JobStatus.CANCELLED)))

@@ -1,4 +1,4 @@
-"""Waiting for what no event tells: a condition is looked at again and again, for a bounded time."""
+"""Wait for conditions without an event: poll them for a limited time."""
 
 import contextlib
 import time
@@ -8,22 +8,21 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-# Seconds that any single wait of a test may take: more than a busy machine needs, and less than what a daemon waits for
-# by itself, which is 30 s or longer in most cases.
+# Seconds for each wait of a test: more than a busy machine needs, and less than most timeouts of the daemon (30 s).
 PATIENCE = 25.0
 
 
 async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until the condition holds. Raises TooSlowError when it does not in time."""
+    """Wait until the condition holds. Raises TooSlowError."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110, nothing tells when it does
+        while not condition():  # noqa: ASYNC110, there is no event
             await trio.sleep(0.005)
 
 
 async def jumping(clock: MockClock, seconds: float, condition: Callable[[], object]) -> None:
-    """Have time jump, again and again, until the condition holds. Fails when it does not in time that passes by itself.
+    """Let the clock jump repeatedly until the condition holds. Fails after PATIENCE real seconds.
 
-    Once would not do for what begins to wait when a thread has come back.
+    One jump is not enough for a wait that starts after a thread has returned.
     """
     give_up = time.monotonic() + PATIENCE
     while not condition():
@@ -33,22 +32,22 @@ async def jumping(clock: MockClock, seconds: float, condition: Callable[[], obje
 
 
 async def pass_time(clock: MockClock) -> None:
-    """Have time go on as usual, for a clock that stands still by itself, but only while there is nothing to do."""
+    """Advance a stopped clock while all tasks are blocked."""
     while True:
         await wait_all_tasks_blocked(0.02)
         clock.jump(0.02)
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody has waited for does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # it may go while its file is read
+    except (FileNotFoundError, ProcessLookupError):  # it may end while its file is read
         return False
 
 
 def open_files() -> set[str]:
-    """What this process has open."""
+    """Return the open files of this process."""
     found = set()
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -57,8 +56,8 @@ def open_files() -> set[str]:
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """The same outside of Trio, such as for what a process does."""
+    """Wait until the condition holds, outside Trio."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "this took too long"
-        time.sleep(0.01)  # nothing tells when
+        time.sleep(0.01)  # there is no event

@@ -1,10 +1,10 @@
-"""What a client sees of the bytes a server sends, read by wsproto's own frame protocol."""
+"""Parse the bytes of a server with wsproto's frame protocol."""
 
 from wsproto.frame_protocol import Frame, FrameProtocol, Opcode
 
 
 def frames_in(data: bytes) -> list[tuple[Opcode, bytes]]:
-    """The whole messages and control frames in a server's bytes, in order; fails where a frame is cut or malformed."""
+    """Return the messages and control frames in order. Fails if a frame is truncated or invalid."""
     client = FrameProtocol(client=True, extensions=[])
     client.receive_bytes(data)
     frames: list[tuple[Opcode, bytes]] = []
@@ -23,7 +23,7 @@ def frames_in(data: bytes) -> list[tuple[Opcode, bytes]]:
 
 
 def written_length(frame: tuple[Opcode, bytes]) -> int:
-    """How many bytes a server writes for a frame: a header of 2, 4 or 10, and no mask."""
+    """Return the size of an unmasked frame: its header has 2, 4 or 10 bytes."""
     size = len(frame[1])
     return size + (2 if size < 126 else 4 if size < 65536 else 10)
 

@@ -1,4 +1,4 @@
-"""Messages in the journal's own protocol, read as journald reads them."""
+"""The native protocol of the journal, decoded as journald does."""
 
 import array
 import logging
@@ -21,7 +21,7 @@ from support.waiting import PATIENCE
 
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Where messages arrive, and everything that is logged goes there."""
+    """Send the log to a socket, and return the socket."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
@@ -37,7 +37,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
 
 
 def received(journald: socket.socket) -> dict[str, str]:
-    """The fields of the next message, from the datagram or from the memory file that came instead."""
+    """Return the fields of the next message, from its datagram or its memory file."""
     descriptors = array.array("i")
     data, ancillary, _, _ = journald.recvmsg(1 << 20, socket.CMSG_SPACE(descriptors.itemsize))
     for _, _, raw in ancillary:
@@ -56,7 +56,7 @@ def received(journald: socket.socket) -> dict[str, str]:
     return fields
 
 
-def test_keys_are_fields_and_the_message_tells_them_too(journald: socket.socket) -> None:
+def test_keys_are_fields_and_part_of_the_message(journald: socket.socket) -> None:
     structlog.get_logger().info("job failed", job_id="1-2", error="no room")
     assert received(journald) == {
         "MESSAGE": 'job failed job_id=1-2 error="no room"',
@@ -73,14 +73,14 @@ def test_each_level_has_its_priority(journald: socket.socket, level: str, priori
     assert received(journald)["PRIORITY"] == priority
 
 
-def test_what_libraries_say_comes_too(journald: socket.socket) -> None:
+def test_messages_of_libraries_arrive(journald: socket.socket) -> None:
     logging.getLogger("hypercorn.error").warning("about %s", "this")
     fields = received(journald)
     assert (fields["MESSAGE"], fields["LOGGER"]) == ("about this logger=hypercorn.error", "hypercorn.error")
     assert fields["PRIORITY"] == "4"
 
 
-def test_a_message_too_long_for_a_datagram_comes_whole(journald: socket.socket) -> None:
+def test_a_message_may_exceed_a_datagram(journald: socket.socket) -> None:
     structlog.get_logger().info("x", place="y" * (1 << 20))
     assert received(journald)["PLACE"] == "y" * (1 << 20)
 
@@ -94,13 +94,13 @@ def test_a_value_never_becomes_a_field(journald: socket.socket, message: str, va
     assert fields["KEY"] == value
 
 
-def test_a_missing_journal_fails_no_caller(journald: socket.socket) -> None:
+def test_a_missing_journal_raises_nothing(journald: socket.socket) -> None:
     os.unlink(journald.getsockname())
     structlog.get_logger().info("x")
     log.close()
 
 
-def test_a_stalled_journal_loses_nothing_up_to_the_bound(journald: socket.socket) -> None:
+def test_a_stalled_journal_loses_nothing_within_the_limit(journald: socket.socket) -> None:
     for number in range(2000):
         structlog.get_logger().info("x", number=number)
     assert [received(journald)["NUMBER"] for _ in range(2000)] == list(map(str, range(2000)))
@@ -120,7 +120,9 @@ def test_messages_dropped_for_a_stalled_journal_are_counted(journald: socket.soc
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_stderr_is_the_journal_with_its_inode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, same: bool) -> None:
+def test_the_inode_tells_whether_stderr_is_the_journal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, same: bool
+) -> None:
     with open(tmp_path / "stderr", "w") as stderr:
         status = os.stat(stderr.name if same else tmp_path)
         monkeypatch.setattr(sys, "stderr", stderr)

@@ -42,14 +42,14 @@ def configured(stream: IO[str], **settings: Any) -> Any:
 
 
 def written(stream: IO[str]) -> str:
-    """End the log, and take what it has written."""
+    """Close the log, and return what it wrote."""
     log.close()
     text = Path(stream.name).read_bytes().decode()
     os.truncate(stream.name, 0)
     return text
 
 
-def test_elsewhere_than_on_a_terminal_it_is_logfmt(stream: IO[str]) -> None:
+def test_the_format_of_a_file_is_logfmt(stream: IO[str]) -> None:
     logger = configured(stream)
     logger.info("job started", job_id="x y", attempt=1)
     line = written(stream)
@@ -57,7 +57,7 @@ def test_elsewhere_than_on_a_terminal_it_is_logfmt(stream: IO[str]) -> None:
     assert line.endswith('Z level=info message="job started" job_id="x y" attempt=1\n')
 
 
-def test_on_a_terminal_it_is_coloured() -> None:
+def test_the_format_of_a_terminal_is_coloured() -> None:
     master, slave = pty.openpty()
     with open(slave, "w") as terminal, open(master, "rb", buffering=0) as screen:
         configured(terminal).info("job started")
@@ -65,13 +65,13 @@ def test_on_a_terminal_it_is_coloured() -> None:
         log.close()
 
 
-def test_json_has_one_object_a_line_with_the_time_first(stream: IO[str]) -> None:
+def test_json_has_one_object_a_line(stream: IO[str]) -> None:
     logger = configured(stream, format="json")
     logger.warning("job\nfailed", job_id="x")
     assert list(json.loads(written(stream))) == ["timestamp", "level", "message", "job_id"]
 
 
-def test_what_is_less_important_is_left_out(stream: IO[str]) -> None:
+def test_lower_levels_are_omitted(stream: IO[str]) -> None:
     logger = configured(stream, level="warning")
     logger.info("no")
     logger.warning("yes")
@@ -79,7 +79,7 @@ def test_what_is_less_important_is_left_out(stream: IO[str]) -> None:
 
 
 @pytest.mark.parametrize("format_", ["logfmt", "json", "console"])
-def test_an_exception_is_named_without_a_traceback(stream: IO[str], format_: str) -> None:
+def test_an_exception_is_one_line(stream: IO[str], format_: str) -> None:
     logger = configured(stream, format=format_)
     try:
         raise ExceptionGroup("group", [ValueError("bad"), ExceptionGroup("inner", [OSError("disk")])])
@@ -91,7 +91,7 @@ def test_an_exception_is_named_without_a_traceback(stream: IO[str], format_: str
     assert text.count("\n") == 1
 
 
-def test_at_debug_there_is_the_traceback(stream: IO[str]) -> None:
+def test_debug_shows_the_traceback(stream: IO[str]) -> None:
     logger = configured(stream, level="debug")
     logger.error("failed", exc_info=ValueError("bad"))
     text = written(stream)
@@ -100,7 +100,7 @@ def test_at_debug_there_is_the_traceback(stream: IO[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["hypercorn.error", "hypercorn.access", "quart.app", "trio-websocket", "any.other"])
-def test_the_libraries_are_heard_from_warning_on(stream: IO[str], name: str) -> None:
+def test_libraries_log_from_warning_on(stream: IO[str], name: str) -> None:
     configured(stream, level="debug")
     logging.getLogger(name).info("no")
     logging.getLogger(name).warning("about %s", "this")
@@ -109,7 +109,7 @@ def test_the_libraries_are_heard_from_warning_on(stream: IO[str], name: str) -> 
     assert text.count("\n") == 1
 
 
-def test_what_a_client_sent_cannot_steer_the_terminal(stream: IO[str]) -> None:
+def test_control_characters_are_escaped(stream: IO[str]) -> None:
     for format_ in ("logfmt", "json", "console"):
         logger = configured(stream, format=format_)
         logger.info("upload", name="\x1b[2J\r\nlevel=error\x9b2J")
@@ -128,7 +128,7 @@ def test_a_logfmt_value_is_a_word_or_quoted(stream: IO[str], value: str) -> None
     assert re.fullmatch(r'"(?:[^"\\]|\\.)*"|[^ ="]*', line.partition(" key=")[2])
 
 
-def test_a_failing_output_does_not_fail_the_caller() -> None:
+def test_a_failing_output_raises_nothing() -> None:
     with open("/dev/full", "w") as full:
         configured(full).error("lost")
         logging.getLogger("hypercorn.error").error("lost as well")
@@ -137,7 +137,7 @@ def test_a_failing_output_does_not_fail_the_caller() -> None:
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[IO[bytes], IO[str]]]:
-    """A pipe that takes 4 KiB, and that nobody reads."""
+    """A pipe of 4 KiB without a reader."""
     ends = os.pipe()
     fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
     with open(ends[0], "rb") as reader, open(ends[1], "w") as writer:
@@ -188,7 +188,7 @@ def test_lines_that_cannot_be_written_are_counted() -> None:
     assert output.lines == [b"y", b"3 dropped"]
 
 
-def test_the_end_does_not_wait_for_a_stuck_reader(pipe: tuple[IO[bytes], IO[str]]) -> None:
+def test_close_does_not_wait_for_a_stuck_reader(pipe: tuple[IO[bytes], IO[str]]) -> None:
     logger = configured(pipe[1])
     for _ in range(100):
         logger.info("x" * 1000)

@@ -1,4 +1,4 @@
-"""What root's commands make in the state directory of a daemon that runs as another user."""
+"""Files that commands of root create in the state directory of another user."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    """A state directory of somebody else, with a store; everybody can get to where it is."""
+    """A state directory of another user, with a store, in a directory that all users can access."""
     path = Path(tempfile.mkdtemp())
     fill(path / "progressd.db", 20)
     for one in (path, *path.iterdir()):
@@ -35,7 +35,7 @@ def state() -> Iterator[Path]:
 
 
 @contextmanager
-def somebody_else() -> Iterator[None]:
+def another_user() -> Iterator[None]:
     os.seteuid(NOBODY)
     try:
         yield
@@ -48,7 +48,7 @@ def run(*arguments: object, exit_code: int = 0) -> None:
     assert result.exit_code == exit_code, result.output
 
 
-def test_what_root_makes_is_the_daemons(state: Path) -> None:
+def test_files_of_root_belong_to_the_owner(state: Path) -> None:
     database = state / "progressd.db"
     database.chmod(0o640)
     with closing(sqlite3.connect(database)) as db:
@@ -63,27 +63,27 @@ def test_what_root_makes_is_the_daemons(state: Path) -> None:
     made = {one.name: one.stat() for one in state.iterdir()}
     assert made.keys() >= {"progressd.db", "progressd.db.damaged1", "copy.db", "keys.json", "token-secret", "lock"}
     assert {name for name, one in made.items() if (one.st_uid, one.st_gid) != (NOBODY, NOBODY)} == set()
-    assert stat.S_IMODE(made["progressd.db"].st_mode) == 0o640, "the mode of the old one"
+    assert stat.S_IMODE(made["progressd.db"].st_mode) == 0o640, "it has the mode of the old one"
     assert stat.S_IMODE(made["copy.db"].st_mode) == 0o600
-    with somebody_else(), own_state_dir(state), closing(SQLiteStore.open(database)):
+    with another_user(), own_state_dir(state), closing(SQLiteStore.open(database)):
         pass
 
 
-def test_a_store_that_root_begins_is_the_daemons(state: Path) -> None:
+def test_a_new_store_of_root_belongs_to_the_owner(state: Path) -> None:
     (state / "progressd.db").unlink()
     with closing(SQLiteStore.open(state / "progressd.db")):
         assert {one.stat().st_uid for one in state.iterdir()} == {NOBODY}
 
 
-def test_who_may_not_open_a_store_is_told_whose_it_is(state: Path) -> None:
+def test_an_error_names_the_owner_of_the_store(state: Path) -> None:
     database = state / "progressd.db"
     database.chmod(0o600)
     os.chown(database, 0, 0)
-    whose = f"is root's, with mode 0600; this runs as {user(NOBODY)}"
-    with somebody_else(), pytest.raises(SettingsError) as refused:
+    whose = f"belongs to root, mode 0600; this process runs as {user(NOBODY)}"
+    with another_user(), pytest.raises(SettingsError) as refused:
         SQLiteStore.open(database)
     assert str(refused.value) == f"cannot open the store {database}: unable to open database file ({database} {whose})"
     os.close(new_file(state / "lock", like=database))
-    with somebody_else(), pytest.raises(SettingsError) as refused, own_state_dir(state):
+    with another_user(), pytest.raises(SettingsError) as refused, own_state_dir(state):
         pass
     assert str(refused.value) == f"cannot use the state directory {state}: {state / 'lock'} {whose}"

@@ -1,4 +1,4 @@
-"""All processes of a program are found and ended, wherever they have moved to, and no others."""
+"""Finding and ending all processes of a program, and no others."""
 
 import getpass
 import os
@@ -21,7 +21,7 @@ from support.waiting import PATIENCE, alive, eventually, open_files, until
 
 @contextmanager
 def started(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """A program that has written its first line."""
+    """Run a program in its own session."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             yield process
@@ -30,7 +30,7 @@ def started(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def lines_of(process: subprocess.Popen[str], count: int) -> list[int]:
-    """Process ids that the program writes."""
+    """Return the process ids that the program writes."""
     assert process.stdout is not None
     return [int(process.stdout.readline()) for _ in range(count)]
 
@@ -44,7 +44,7 @@ async def end(tree: Tree, grace: float = 2 * PATIENCE) -> list[Process]:
         return await tree.end(grace)
 
 
-def test_a_process_is_seen_as_it_is(tmp_path: Path) -> None:
+def test_any_program_name_is_parsed(tmp_path: Path) -> None:
     (tmp_path / "odd) 1 2").symlink_to(shutil.which("sleep") or "")
     with started("sh", "-c", 'echo $$; exec "$0" 1000', str(tmp_path / "odd) 1 2")) as process:
         [pid] = lines_of(process, 1)
@@ -55,24 +55,24 @@ def test_a_process_is_seen_as_it_is(tmp_path: Path) -> None:
         assert str(seen) == f"{pid} (odd) 1 2, user {getpass.getuser()})"
 
 
-def test_a_process_that_nobody_has_waited_for_has_ended() -> None:
+def test_a_zombie_has_ended() -> None:
     with started("true") as process:
         until(lambda: not alive(process.pid))
         assert Path(f"/proc/{process.pid}").exists()
         assert look(process.pid) is None
 
 
-def test_a_process_whose_first_thread_has_ended_runs() -> None:
+def test_a_process_without_its_main_thread_runs() -> None:
     program = (
         "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=[1000]).start()\n"
         "print(flush=True)\nctypes.CDLL(None).pthread_exit(None)"
     )
     with started(sys.executable, "-c", program) as process:
-        until(lambda: not alive(process.pid))  # as it looks
+        until(lambda: not alive(process.pid))  # as /proc shows it
         assert look(process.pid) is not None
 
 
-async def test_descendants_are_ended_in_whatever_group_or_session_they_are() -> None:
+async def test_descendants_in_other_sessions_are_ended() -> None:
     program = (
         "timeout 300 sleep 1000 & echo $!; env -i setsid sh -c 'echo $$; sleep 1000; :' & sleep 1000 & echo $!; wait"
     )
@@ -83,8 +83,8 @@ async def test_descendants_are_ended_in_whatever_group_or_session_they_are() -> 
         assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
-async def test_what_was_found_once_belongs_though_its_parent_has_ended() -> None:
-    """As where the parent ends when asked, and the child, in a session of its own, does not."""
+async def test_a_process_is_ended_after_its_parent() -> None:
+    """The parent ends at SIGTERM, and the child in its own session does not."""
     program = "trap '' TERM; echo $$; while :; do sleep 1000; done"
     with started("bash", "-c", 'setsid sh -c "$0" & trap "exit 7" TERM; wait', program) as process:
         [pid] = lines_of(process, 1)
@@ -94,12 +94,12 @@ async def test_what_was_found_once_belongs_though_its_parent_has_ended() -> None
 
 
 def everyone() -> list[Process]:
-    """All processes, those that have ended and were not waited for as well."""
+    """Return all processes, including zombies."""
     found = [process_tree._look(int(name))[0] for name in os.listdir("/proc") if name.isdigit()]
     return [process for process in found if process is not None]
 
 
-async def test_a_program_that_forks_faster_than_it_is_killed_is_ended() -> None:
+async def test_a_program_that_forks_quickly_is_ended() -> None:
     program = (
         "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(os.getpid(), flush=True)\n"
         "while True:\n    if os.fork(): os._exit(0)"
@@ -111,19 +111,19 @@ async def test_a_program_that_forks_faster_than_it_is_killed_is_ended() -> None:
         await eventually(lambda: not [one for one in everyone() if one.group == pid])
 
 
-async def test_more_processes_than_are_awaited_at_once_are_all_asked() -> None:
-    count = 2 * process_tree.AWAITED_MOST + 10
+async def test_more_processes_than_descriptors_get_sigterm() -> None:
+    count = 2 * process_tree.MAX_AWAITED + 10
     with started("bash", "-c", f"for n in {{1..{count}}}; do sleep 1000 & done; echo $$; wait") as process:
         lines_of(process, 1)
         sent = list[tuple[signal.Signals, int]]()
         with trio.fail_after(PATIENCE):
-            assert await below(process).end(2 * PATIENCE, lambda *told: sent.append(told)) == []
+            assert await below(process).end(2 * PATIENCE, lambda *signals: sent.append(signals)) == []
     assert {number for number, _ in sent} == {signal.SIGTERM}
     assert sum(number for _, number in sent) == count + 1
 
 
-async def test_the_grace_is_for_all_and_not_for_the_first_to_end(tmp_path: Path) -> None:
-    """As for a recorder that has a file to finish, under a shell that ends at once."""
+async def test_the_grace_applies_to_all_processes(tmp_path: Path) -> None:
+    """The shell ends at once, and its child needs time."""
     cleaned = tmp_path / "cleaned"
     slow = f"trap 'sleep 0.3; touch {cleaned}; exit' TERM; echo $$; while :; do sleep 0.01; done"
     with started("bash", "-c", '(eval "$0") & wait', slow) as process:
@@ -132,7 +132,7 @@ async def test_the_grace_is_for_all_and_not_for_the_first_to_end(tmp_path: Path)
     assert cleaned.exists()
 
 
-async def test_where_descriptors_run_out_nothing_is_left_open_and_that_is_said() -> None:
+async def test_descriptors_that_run_out_raise_and_leak_nothing() -> None:
     with started("sh", "-c", "echo $$; sleep 1000; :") as process:
         lines_of(process, 1)
         before = open_files()
@@ -142,11 +142,11 @@ async def test_where_descriptors_run_out_nothing_is_left_open_and_that_is_said()
         assert await end(below(process)) == []
 
 
-async def test_nothing_is_sent_where_nothing_is_found() -> None:
+async def test_an_empty_tree_has_ended() -> None:
     assert await end(Tree(lambda _: {}), 0) == []
 
 
-async def test_a_signal_reaches_all_but_one_group() -> None:
+async def test_a_signal_can_exclude_a_group() -> None:
     program = "setsid sh -c 'echo $$; sleep 1000; :' & trap 'echo 0' TERM; echo $$; while :; do wait; done"
     with started("bash", "-c", program) as process:
         pids = set(lines_of(process, 2))
@@ -158,7 +158,7 @@ async def test_a_signal_reaches_all_but_one_group() -> None:
         await trio.to_thread.run_sync(partial(lines_of, process, 1))
 
 
-MAY_NOT_SIGNAL = """
+WITHOUT_PERMISSION = """
 import signal, sys, trio
 from progressd.system.process_tree import Tree
 
@@ -171,8 +171,8 @@ trio.run(main)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes another user")
-def test_what_may_not_be_signalled_is_named_and_all_else_is_ended() -> None:
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs another user")
+def test_processes_without_permission_are_returned() -> None:
     program = "sleep 1000 & setpriv --reuid=65534 --clear-groups sh -c 'echo $$; sleep 1000; :' & echo $$; wait"
     with started("bash", "-c", program) as process:
         pids = lines_of(process, 2)
@@ -182,15 +182,15 @@ def test_what_may_not_be_signalled_is_named_and_all_else_is_ended() -> None:
         [child] = children.read_text().split()
         restricted = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable]
         done = subprocess.run(
-            [*restricted, "-c", MAY_NOT_SIGNAL, str(process.pid)],
+            [*restricted, "-c", WITHOUT_PERMISSION, str(process.pid)],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
             check=False,
         )
         assert done.stderr == ""
-        for told in done.stdout.splitlines():
-            assert set(told.split("; ")) == {f"{other} (sh, user nobody)", f"{child} (sleep, user nobody)"}
+        for line in done.stdout.splitlines():
+            assert set(line.split("; ")) == {f"{other} (sh, user nobody)", f"{child} (sleep, user nobody)"}
         assert len(done.stdout.splitlines()) == 2
         assert process.wait(PATIENCE) == -signal.SIGTERM
         assert alive(other)
@@ -199,10 +199,10 @@ def test_what_may_not_be_signalled_is_named_and_all_else_is_ended() -> None:
 
 
 async def test_commands_that_clean_up_are_not_interrupted(tmp_path: Path) -> None:
-    """As where a shell, asked to end, removes what it has made with several commands."""
+    """A shell handles SIGTERM with several commands."""
     cleaned = tmp_path / "cleaned"
     clean_up = f"for n in 1 2 3 4 5; do sleep 0.1 || exit 1; done; touch {cleaned}; exit"
-    program = f"sleep 1000 & trap '{clean_up}' TERM; echo $$; wait"  # it runs before it is asked to end
+    program = f"sleep 1000 & trap '{clean_up}' TERM; echo $$; wait"  # starts before SIGTERM
     with started("sh", "-c", program) as process:
         lines_of(process, 1)
         assert await end(below(process)) == []

@@ -1,4 +1,4 @@
-"""What a process has adopted does not stay a zombie, and its own children keep their exit status."""
+"""Adopted processes do not stay zombies, and own children keep their exit status."""
 
 import subprocess
 import sys
@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from support.pid_namespace import as_init, init_of
-from support.serving import served_daemon
+from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE, alive, until
 
 PIPELINES = """
@@ -27,22 +26,8 @@ accept = ["*/*"]
 """
 
 
-def submitted(url: str, pipeline: str, content: bytes = b"x") -> str:
-    answer = httpx.post(
-        f"{url}/api/convert", params={"pipeline": pipeline}, files={"file": ("x", content)}, trust_env=False
-    )
-    return str(answer.json()["job_id"])
-
-
-def ended(url: str, job_id: str) -> Any:
-    """The job, once it has finished."""
-    view = f"{url}/api/jobs/{job_id}"
-    until(lambda: httpx.get(view, trust_env=False).json()["status"] in ("completed", "failed"))
-    return httpx.get(view, trust_env=False).json()
-
-
 def zombies(pid: int) -> list[str]:
-    """Children of a process for which nobody has waited."""
+    """Return the zombie children of a process."""
     found = []
     for child in Path(f"/proc/{pid}/task").glob("*/children"):
         found += [one for one in child.read_text().split() if not alive(int(one))]
@@ -50,31 +35,32 @@ def zombies(pid: int) -> list[str]:
 
 
 @contextmanager
-def daemon_as_init(tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """Where a daemon answers that is PID 1, and its id outside."""
+def daemon_as_init(tmp_path: Path) -> Iterator[tuple[ServedDaemon, int]]:
+    """Run a daemon as PID 1; give it, and its process id outside."""
     (tmp_path / "config.toml").write_text(PIPELINES)
     serve = ["serve", "--port", "0", "--state-dir", str(tmp_path / "state"), "--config", str(tmp_path / "config.toml")]
     command = as_init(sys.executable, "-m", "progressd", *serve)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().removeprefix("listening on ").strip(), init_of(process)
+            url = process.stdout.readline().removeprefix("listening on ").strip()
+            yield ServedDaemon(url, process, tmp_path / "state"), init_of(process)
         finally:
             process.kill()
 
 
-def test_a_daemon_that_is_init_reaps_what_jobs_leave_and_tells_their_own_ends(tmp_path: Path) -> None:
-    with daemon_as_init(tmp_path) as (url, pid):
-        jobs = [ended(url, submitted(url, "orphans", b"x" * status)) for status in (1, 2, 3, 4, 5)]
+def test_a_daemon_as_pid_1_reaps_orphans(tmp_path: Path) -> None:
+    with daemon_as_init(tmp_path) as (daemon, pid):
+        jobs = [daemon.ended(daemon.submit("orphans", b"x" * status)) for status in (1, 2, 3, 4, 5)]
         assert [job["error"] for job in jobs] == [
             f"Pipeline error: orphans failed with exit status {status}" for status in (1, 2, 3, 4, 5)
         ]
         until(lambda: not zombies(pid))
 
 
-def test_a_daemon_that_stops_ends_what_cleaned_its_environment_and_lost_its_parent(tmp_path: Path) -> None:
+def test_a_stop_ends_an_orphan_without_the_mark(tmp_path: Path) -> None:
     with served_daemon(tmp_path / "state", config=PIPELINES) as daemon:
-        job_id = submitted(daemon.url, "clean")
+        job_id = daemon.submit("clean")
         path = tmp_path / "state" / "jobs" / job_id / "input.pid"
         until(path.exists)
         left = int(path.read_text())
@@ -104,7 +90,7 @@ trio.run(main)
 """
 
 
-def test_exit_statuses_of_own_children_are_not_taken_while_adopted_ones_are_reaped() -> None:
+def test_own_children_keep_their_exit_status() -> None:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", STATUSES], text=True, **pipes) as process:
         assert process.stdout is not None
@@ -129,6 +115,6 @@ trio.run(main)
 """
 
 
-def test_what_was_there_before_is_not_ended() -> None:
+def test_earlier_children_are_not_ended() -> None:
     done = subprocess.run([sys.executable, "-c", BEFORE], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.stdout, done.stderr) == ("-15 None\n", "")

@@ -1,4 +1,4 @@
-"""A daemon whose output nobody reads, or that a disk does not take."""
+"""A daemon whose output is not read, or cannot be written."""
 
 import fcntl
 import json
@@ -20,12 +20,12 @@ from support.samples import job_id
 from support.serving import ServedDaemon, served_daemon
 from support.waiting import PATIENCE
 
-JOBS = 527  # with three lines of the log each, more than a pipe takes
+JOBS = 527  # with three log lines each, more than a pipe holds
 
 
 @pytest.fixture(params=["pipe", "terminal"])
 def unread(request: pytest.FixtureRequest) -> Iterator[IO[str]]:
-    """A pipe that nobody reads, or a terminal after Ctrl-S."""
+    """A pipe without a reader, or a terminal after Ctrl-S."""
     reader, writer = os.pipe() if request.param == "pipe" else pty.openpty()
     if request.param == "pipe":
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -36,7 +36,7 @@ def unread(request: pytest.FixtureRequest) -> Iterator[IO[str]]:
 
 
 def finish_jobs(daemon: ServedDaemon) -> None:
-    """Report jobs from their start to their end, and read all answers."""
+    """Report whole jobs, and read all answers."""
     lines = [
         json.dumps({"ref": 1, **event})
         for n in range(JOBS)
@@ -51,7 +51,7 @@ def finish_jobs(daemon: ServedDaemon) -> None:
             assert all(json.loads(stream.readline())["ok"] for _ in lines)
 
 
-def test_a_stderr_that_nobody_reads_blocks_nothing(tmp_path: Path, unread: IO[str]) -> None:
+def test_an_unread_stderr_blocks_nothing(tmp_path: Path, unread: IO[str]) -> None:
     with served_daemon(tmp_path / "state", log=unread) as daemon:
         try:
             finish_jobs(daemon)
@@ -67,8 +67,8 @@ def serve(state_dir: Path, **streams: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, text=True, **streams)
 
 
-def test_a_stdout_that_nobody_reads_blocks_nothing(tmp_path: Path, unread: IO[str]) -> None:
-    if not unread.isatty():  # a pipe has to be full
+def test_an_unread_stdout_blocks_nothing(tmp_path: Path, unread: IO[str]) -> None:
+    if not unread.isatty():  # fill the pipe
         os.set_blocking(unread.fileno(), False)
         unread.write("x" * 4096)
         unread.flush()
@@ -84,7 +84,7 @@ def test_a_stdout_that_nobody_reads_blocks_nothing(tmp_path: Path, unread: IO[st
             process.kill()
 
 
-def test_a_stdout_on_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_a_stdout_on_a_full_disk_is_an_error(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full, serve(tmp_path / "state", stdout=full, stderr=subprocess.PIPE) as process:
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
@@ -92,7 +92,7 @@ def test_a_stdout_on_a_full_disk_ends_with_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_a_closed_stderr_keeps_nobody_from_starting(tmp_path: Path) -> None:
+def test_the_daemon_starts_without_stderr(tmp_path: Path) -> None:
     command = f"exec {sys.executable} -m progressd serve --port 0 --state-dir {tmp_path}/state 2>&-"
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""What systemd and the daemon tell each other, over real sockets; what only a started daemon shows is in test_app."""
+"""The protocols of systemd, over real sockets. test_app has the tests with a daemon."""
 
 import fcntl
 import os
@@ -26,25 +26,25 @@ from trio.testing import MockClock
 
 @pytest.fixture(params=["path", "abstract"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where systemd could listen, as it writes it in NOTIFY_SOCKET."""
+    """An address for NOTIFY_SOCKET."""
     return str(tmp_path / "notify") if request.param == "path" else f"@progressd-test-{os.getpid()}"
 
 
 @contextmanager
 def listening(address: str | None) -> Iterator[Callable[[], list[str]]]:
-    """What listens at an abstract address, and tells what it has been sent; without an address nothing does."""
+    """Listen at an abstract address, if any; give a function that returns the messages."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
         if address:
             receiver.bind("\0" + address[1:])
 
-        def received() -> list[str]:
+        def take() -> list[str]:
             messages = []
             with suppress(BlockingIOError):
                 while True:
                     messages.append(receiver.recv(1000).decode())
             return messages
 
-        yield received
+        yield take
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def receiver(address: str) -> Iterator[socket.socket]:
         yield receiver
 
 
-def test_each_call_is_one_message_with_a_line_for_each_assignment(address: str, receiver: socket.socket) -> None:
+def test_each_call_sends_one_message(address: str, receiver: socket.socket) -> None:
     with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
         notify("READY=1")
         notify("STATUS=two jobs — running", "STOPPING=1")
@@ -63,21 +63,22 @@ def test_each_call_is_one_message_with_a_line_for_each_assignment(address: str, 
     assert receiver.recv(1000).decode() == "STATUS=two jobs — running\nSTOPPING=1"
 
 
-def test_the_address_is_taken_out_of_the_environment() -> None:
+def test_the_address_is_removed_from_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/run/systemd/notify", "PATH": "/bin"}
     Notifier(environ).close()
     assert environ == {"PATH": "/bin"}
 
 
-def test_without_systemd_nothing_is_sent_and_nothing_fails() -> None:
+def test_without_systemd_nothing_happens() -> None:
     Notifier({})("READY=1")
+    assert inherited_sockets({}) == []
 
 
-def test_a_systemd_that_cannot_be_reached_stops_nothing_and_hears_later_what_it_must_know(tmp_path: Path) -> None:
+def test_an_unreachable_systemd_gets_pending_messages_later(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     with closing(Notifier({"NOTIFY_SOCKET": path})) as notify, capture_logs() as logs:
-        said = [notify(word) for word in ("READY=1", "WATCHDOG=1", "STATUS=busy", "STOPPING=1")]
-        assert said == [False] * 4
+        for message in ("READY=1", "WATCHDOG=1", "STATUS=busy", "STOPPING=1"):
+            assert not notify(message)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
             receiver.bind(path)
             receiver.settimeout(PATIENCE)
@@ -85,7 +86,7 @@ def test_a_systemd_that_cannot_be_reached_stops_nothing_and_hears_later_what_it_
             assert notify("STATUS=idle")
             assert [receiver.recv(1000) for _ in range(3)] == [b"READY=1", b"STOPPING=1", b"STATUS=idle"]
         notify("WATCHDOG=1")
-    assert [entry["event"] for entry in logs] == ["cannot tell systemd how the service is"] * 2
+    assert [entry["event"] for entry in logs] == ["cannot notify systemd"] * 2
 
 
 @given(
@@ -93,29 +94,27 @@ def test_a_systemd_that_cannot_be_reached_stops_nothing_and_hears_later_what_it_
     stops=st.booleans(),
     unreachable=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-def test_systemd_hears_how_the_service_is_in_the_end_and_no_more_than_it_needs(
-    reloads: int, stops: bool, unreachable: list[bool]
-) -> None:
-    said = ["READY=1", *["RELOADING=1", "READY=1"] * reloads, *["STOPPING=1"] * stops]
+def test_systemd_receives_the_final_state_in_order(reloads: int, stops: bool, unreachable: list[bool]) -> None:
+    sent = ["READY=1", *["RELOADING=1", "READY=1"] * reloads, *["STOPPING=1"] * stops]
     address = f"@progressd-test-{os.getpid()}"
-    heard: list[str] = []
+    received: list[str] = []
     longest = 0
     with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
-        for word, away in zip([*said, ""], [*unreachable[: len(said)], False], strict=True):
-            before = len(heard)
+        for message, away in zip([*sent, ""], [*unreachable[: len(sent)], False], strict=True):
+            before = len(received)
             with listening(None if away else address) as receiver:
-                notify(*[word] * bool(word))
-                heard += receiver()
-            longest = max(longest, len(heard) - before)
-    assert heard[-1] == said[-1]
-    assert heard[-1 - stops] == "READY=1"
+                notify(*[message] * bool(message))
+                received += receiver()
+            longest = max(longest, len(received) - before)
+    assert received[-1] == sent[-1]
+    assert received[-1 - stops] == "READY=1"
     assert longest <= 3
-    assert set(heard) >= set(said)
-    words = iter(said)
-    assert all(word in words for word in heard), "it is told in order"
+    assert set(received) >= set(sent)
+    remaining = iter(sent)
+    assert all(message in remaining for message in received), "the order is wrong"
 
 
-def test_a_systemd_that_reads_nothing_is_not_waited_for(address: str, receiver: socket.socket) -> None:
+def test_a_notice_never_blocks(address: str, receiver: socket.socket) -> None:
     with closing(Notifier({"NOTIFY_SOCKET": address})) as notify:
         sent = 0
         while notify("WATCHDOG=1"):
@@ -127,7 +126,7 @@ def test_a_systemd_that_reads_nothing_is_not_waited_for(address: str, receiver: 
         assert [receiver.recv(1000), receiver.recv(1000)] == [b"STOPPING=1", b"WATCHDOG=1"]
 
 
-async def test_a_status_that_systemd_did_not_take_is_told_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_failed_status_is_sent_again(tmp_path: Path, autojump_clock: MockClock) -> None:
     path = str(tmp_path / "notify")
     with (
         closing(Notifier({"NOTIFY_SOCKET": path})) as notify,
@@ -143,8 +142,8 @@ async def test_a_status_that_systemd_did_not_take_is_told_again(tmp_path: Path, 
 
 
 @pytest.fixture
-def passed_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Two blocking listening sockets that a child would inherit, at descriptors one after the other."""
+def passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Two blocking, inheritable listening sockets at consecutive descriptors."""
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.create_server(("127.0.0.1", 0)) as other:
         first = 200
         descriptors = [first, first + 1]
@@ -158,10 +157,10 @@ def passing(count: int, pid: int | str) -> dict[str, str]:
     return {"LISTEN_FDS": str(count), "LISTEN_PID": str(pid), "LISTEN_FDNAMES": "http:ingest", "PATH": "/bin"}
 
 
-def test_sockets_that_were_passed_on_are_taken_and_kept_from_children(passed_on: list[int]) -> None:
+def test_inherited_sockets_are_not_inheritable(passed: list[int]) -> None:
     environ = passing(2, os.getpid())
     sockets = inherited_sockets(environ)
-    assert [one.fileno() for one in sockets] == passed_on
+    assert [one.fileno() for one in sockets] == passed
     for one in sockets:
         with one:
             assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -175,41 +174,35 @@ def test_sockets_that_were_passed_on_are_taken_and_kept_from_children(passed_on:
     ("server", "warned"),
     [({}, False), ({"host": "0.0.0.0"}, True), ({"port": 1}, True), ({"port": "the one"}, False)],
 )
-def test_an_address_that_has_no_say_is_told(
-    passed_on: list[int], tmp_path: Path, server: dict[str, Any], warned: bool
-) -> None:
-    os.close(passed_on[1])
-    with socket.socket(fileno=os.dup(passed_on[0])) as held:
+def test_an_ignored_address_is_logged(passed: list[int], tmp_path: Path, server: dict[str, Any], warned: bool) -> None:
+    os.close(passed[1])
+    with socket.socket(fileno=os.dup(passed[0])) as held:
         port = held.getsockname()[1]
     given = {"port": 8080, **server}
     settings = settings_in(tmp_path, server={**given, "port": port if given["port"] == "the one" else given["port"]})
     with capture_logs() as logs, open_sockets(settings, passing(1, os.getpid())) as sockets:
         assert sockets.url == f"http://127.0.0.1:{port}"
-    told = [one["systemd"] for one in logs if one["log_level"] == "warning"]
-    assert told == ([f"127.0.0.1:{port}"] if warned else [])
+    logged = [one["systemd"] for one in logs if one["log_level"] == "warning"]
+    assert logged == ([f"127.0.0.1:{port}"] if warned else [])
 
 
-def test_only_as_many_are_taken_as_were_passed_on(passed_on: list[int]) -> None:
+def test_only_the_passed_sockets_are_used(passed: list[int]) -> None:
     [one] = inherited_sockets(passing(1, os.getpid()))
     one.close()
-    os.fstat(passed_on[1])  # still open
-    os.close(passed_on[1])
+    os.fstat(passed[1])  # still open
+    os.close(passed[1])
 
 
-def test_sockets_meant_for_another_process_are_left_alone(passed_on: list[int]) -> None:
+def test_sockets_of_another_process_are_ignored(passed: list[int]) -> None:
     environ = passing(2, os.getpid() + 1)
     assert inherited_sockets(environ) == []
     assert environ == {"PATH": "/bin"}
-    for descriptor in passed_on:
+    for descriptor in passed:
         assert not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         os.close(descriptor)
 
 
-def test_without_systemd_there_are_none() -> None:
-    assert inherited_sockets({}) == []
-
-
 @pytest.mark.parametrize("unit", ["progressd.service", "progressd@.service"])
-def test_a_store_that_takes_long_to_be_brought_up_to_date_is_waited_for(unit: str) -> None:
+def test_the_start_has_no_timeout(unit: str) -> None:
     lines = (Path(progressd.__file__).parent / "units" / unit).read_text().splitlines()
     assert "TimeoutStartSec=infinity" in lines

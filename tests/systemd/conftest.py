@@ -1,4 +1,4 @@
-"""One machine for all tests, as good as new for each module."""
+"""One machine for all tests, reset for each module."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def booted_machine() -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def bare_machine(booted_machine: Machine) -> Iterator[Machine]:
-    """A machine on which the program is, and nothing else of it."""
+    """A machine with the program only."""
     yield booted_machine
     booted_machine.run("systemctl", "stop", "progressd*.socket", "progressd*.service")
     booted_machine.run("sh", "-c", f"rm -rf {USED}")
@@ -35,7 +35,7 @@ def bare_machine(booted_machine: Machine) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def machine(bare_machine: Machine) -> Machine:
-    """One with the units and the user, and nothing enabled or started."""
+    """A machine with the units and the user; nothing is enabled or started."""
     bare_machine.run("sh", "-c", "cp /opt/project/systemd/*.service /opt/project/systemd/*.socket /etc/systemd/system/")
     bare_machine.run("systemd-sysusers", "/opt/project/systemd/progressd.sysusers.conf")
     bare_machine.run("systemctl", "daemon-reload")

@@ -19,7 +19,7 @@ def ptrace(request: int, thread: int) -> None:
 
 
 def freeze(thread: int) -> None:
-    """Stop it in a system call: between two of them it may hold the interpreter, and all others would stop as well."""
+    """Stop a thread in a system call. Elsewhere it may hold the GIL, and all threads would stop."""
     while True:
         ptrace(PTRACE_ATTACH, thread)
         os.waitpid(thread, ALL)
@@ -30,7 +30,7 @@ def freeze(thread: int) -> None:
 
 
 def is_worker(thread: int) -> bool:
-    """The log's own thread is none: it has to say what is stuck."""
+    """Exclude the thread of the log, which reports what is stuck."""
     with open(f"/proc/{pid}/task/{thread}/comm") as name:
         return "trio" in name.read().lower()
 

@@ -1,4 +1,4 @@
-"""Keys that systemd hands to the daemon, from a directory that only root reads."""
+"""Keys as a systemd credential, from a directory that only root can read."""
 
 from support.machine import Machine
 
@@ -6,7 +6,7 @@ KEYS = "/run/credentials/progressd.service/progressd.keys"
 CONFIG = f'[auth]\nrequired = true\nkeys_file = "{KEYS}"\n'
 
 
-def test_keys_come_as_a_credential(machine: Machine) -> None:
+def test_keys_are_read_from_a_credential(machine: Machine) -> None:
     machine.write("/etc/progressd/progressd.toml", '[auth]\nkeys_file = "/etc/credstore/progressd.keys"\n')
     machine.run("mkdir", "-p", "-m", "700", "/etc/credstore")
     secret = machine.run("progressd", "keys", "add", "backup", "--scope", "read").split()[-1]

@@ -1,4 +1,4 @@
-"""`progressd install` on a machine that has never seen it, and `uninstall`."""
+"""`progressd install` and `uninstall` on a fresh machine."""
 
 from support.daemon import registered
 from support.machine import Machine
@@ -13,7 +13,7 @@ def present(machine: Machine) -> list[str]:
     return [path for path in PATHS if (machine.root / path).exists()]
 
 
-def test_it_says_what_it_will_do_and_does_nothing_unless_confirmed(bare_machine: Machine) -> None:
+def test_nothing_happens_without_confirmation(bare_machine: Machine) -> None:
     bare_machine.completed("userdel", "progressd")
     said = bare_machine.run("progressd", "install", "--dry-run")
     assert said.startswith("This will:\n  - write /etc/systemd/system/progressd-ingest.socket\n")
@@ -24,7 +24,7 @@ def test_it_says_what_it_will_do_and_does_nothing_unless_confirmed(bare_machine:
     assert present(bare_machine) == []
 
 
-def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
+def test_install_is_idempotent_and_keeps_the_data(bare_machine: Machine) -> None:
     run = bare_machine.run
     run("progressd", "install", text="y\n")
     assert run("systemctl", "is-enabled", "progressd.service", "progressd.socket").split() == ["enabled", "enabled"]
@@ -62,7 +62,7 @@ def test_twice_is_once_and_the_data_outlives_it(bare_machine: Machine) -> None:
     assert bare_machine.run("systemctl", "--failed", "--quiet") == ""
 
 
-def test_another_address_of_the_socket_is_what_doctor_looks_at_and_goes_with_the_data(bare_machine: Machine) -> None:
+def test_doctor_and_purge_follow_a_changed_socket(bare_machine: Machine) -> None:
     run, edit = bare_machine.run, "etc/systemd/system/progressd.socket.d"
     run("progressd", "install", "--yes")
     bare_machine.write(f"/{edit}/override.conf", "[Socket]\nListenStream=\nListenStream=[::1]:8090\n")
@@ -83,7 +83,7 @@ def test_another_address_of_the_socket_is_what_doctor_looks_at_and_goes_with_the
     assert not (bare_machine.root / edit).exists()
 
 
-def test_a_program_that_the_service_could_not_see_is_refused(bare_machine: Machine) -> None:
+def test_a_program_hidden_from_the_service_is_rejected(bare_machine: Machine) -> None:
     bare_machine.run("mkdir", "-p", "/root/bin")
     bare_machine.run("cp", "/opt/progressd/bin/progressd", "/root/bin/progressd")
     refused = bare_machine.completed("/root/bin/progressd", "install", "--yes")
@@ -92,6 +92,6 @@ def test_a_program_that_the_service_could_not_see_is_refused(bare_machine: Machi
     )
 
 
-def test_who_is_not_root_is_told_so(bare_machine: Machine) -> None:
+def test_install_needs_root(bare_machine: Machine) -> None:
     refused = bare_machine.completed(*NOBODY, "progressd", "install", "--yes")
     assert refused.stderr == "Error: only root can do this: put sudo before the command\n"

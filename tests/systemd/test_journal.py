@@ -6,7 +6,7 @@ from support.daemon import completed, failed, progress, registered
 from support.machine import Machine
 from support.samples import job_id
 
-ID = job_id(4711)  # of this story alone
+ID = job_id(4711)  # used by this test only
 
 
 def entries(machine: Machine, *matches: str) -> list[dict[str, str]]:
@@ -15,7 +15,7 @@ def entries(machine: Machine, *matches: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def test_the_journal_tells_the_story_of_one_job(machine: Machine) -> None:
+def test_the_journal_shows_one_job(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.socket")
     other = job_id(4712)
     for event in [
@@ -28,24 +28,29 @@ def test_the_journal_tells_the_story_of_one_job(machine: Machine) -> None:
     ]:
         answer = machine.report(event)
         assert answer["ok"], answer
-    story = entries(machine, f"JOB_ID={ID}")
-    told = [entry["MESSAGE"].partition(" job_id=")[0] for entry in story]
-    assert told == ["job created", "job is now processing", "job is now failed", "job failed"]
-    assert {entry["_SYSTEMD_UNIT"] for entry in story} == {"progressd.service"}
-    assert (story[-1]["ERROR"], story[-1]["PRIORITY"]) == ("torn tape", "6")
+    logged = entries(machine, f"JOB_ID={ID}")
+    events = [(entry["MESSAGE"].partition(" job_id=")[0], entry.get("STATUS")) for entry in logged]
+    assert events == [
+        ("job created", None),
+        ("job status changed", "processing"),
+        ("job status changed", "failed"),
+        ("job failed", None),
+    ]
+    assert {entry["_SYSTEMD_UNIT"] for entry in logged} == {"progressd.service"}
+    assert (logged[-1]["ERROR"], logged[-1]["PRIORITY"]) == ("torn tape", "6")
     assert machine.run("journalctl", "--output", "cat", f"JOB_ID={other}").count("\n") == 3
 
 
-def test_what_is_wrong_has_a_priority(machine: Machine) -> None:
+def test_errors_have_their_priority(machine: Machine) -> None:
     pid = machine.state("progressd.service")["MainPID"]
     machine.write("/etc/progressd/progressd.toml", "[limits]\nmax_conections = 1\n")
     machine.run("systemctl", "reload", "progressd.service")
-    [wrong] = entries(machine, "--priority", "err", f"_PID={pid}")
-    assert wrong["MESSAGE"].startswith('settings not reloaded error="unknown setting')
-    assert wrong["SYSLOG_IDENTIFIER"] == "progressd"
+    [error] = entries(machine, "--priority", "err", f"_PID={pid}")
+    assert error["MESSAGE"].startswith('settings not reloaded error="unknown setting')
+    assert error["SYSLOG_IDENTIFIER"] == "progressd"
 
 
-def test_a_stalled_journal_delays_nothing_and_loses_nothing(machine: Machine) -> None:
+def test_a_stalled_journal_loses_nothing(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
     daemon, journal = (machine.state(unit)["MainPID"] for unit in ("progressd.service", "systemd-journald.service"))
     jobs = [job_id(number) for number in range(5000, 6500)]
@@ -63,12 +68,12 @@ def test_a_stalled_journal_delays_nothing_and_loses_nothing(machine: Machine) ->
     assert {entry["JOB_ID"] for entry in entries(machine, f"_PID={daemon}", "KIND=job")} >= set(jobs)
 
 
-def test_a_refused_start_is_an_error(machine: Machine) -> None:
+def test_a_failed_start_is_an_error(machine: Machine) -> None:
     machine.run("systemctl", "stop", "progressd.socket", "progressd-ingest.socket", "progressd.service")
     machine.write("/etc/progressd/progressd.toml", "[limits]\nmax_conections = 2\n")
-    refused = machine.completed("systemctl", "start", "progressd.service")
-    assert refused.returncode == 1
-    machine.run("systemctl", "stop", "progressd.service")  # which it tries again and again
-    wrong, *_ = entries(machine, "--priority", "warning", "_SYSTEMD_UNIT=progressd.service", "--reverse")
-    assert wrong["MESSAGE"].startswith("Error: unknown setting")
-    assert wrong["PRIORITY"] == "3"
+    failed_start = machine.completed("systemctl", "start", "progressd.service")
+    assert failed_start.returncode == 1
+    machine.run("systemctl", "stop", "progressd.service")  # stops the retries
+    error, *_ = entries(machine, "--priority", "warning", "_SYSTEMD_UNIT=progressd.service", "--reverse")
+    assert error["MESSAGE"].startswith("Error: unknown setting")
+    assert error["PRIORITY"] == "3"

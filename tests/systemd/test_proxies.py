@@ -1,4 +1,4 @@
-"""The proxies of docs/operations.md before the daemon, as they stand there."""
+"""The daemon behind the proxies, configured as in docs/operations.md."""
 
 import http.server
 import json
@@ -16,7 +16,7 @@ from support.peer import Peer
 from support.samples import job_id
 
 HOST = "progress.example.org"
-ECHO = 8001  # what answers there tells what it has been told
+ECHO = 8001  # a server that returns the headers of the request
 CONFIG = f"""
 [server]
 allowed_hosts = ["{HOST}"]
@@ -28,7 +28,7 @@ MODULES = ("mpm_event", "authz_core", "proxy", "proxy_http", "headers")
 
 
 def documented(name: str) -> str:
-    """The passage of the documentation in this language."""
+    """Return the example in the documentation."""
     return (PROJECT / "docs" / "operations.md").read_text().partition(f"```{name}\n")[2].partition("```")[0]
 
 
@@ -61,7 +61,7 @@ STARTED: dict[str, Callable[[Machine, int], list[str]]] = {"nginx": nginx, "cadd
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Answers with what a proxy has told of the request."""
+    """Return the headers that the proxy sent."""
 
     def do_GET(self) -> None:
         body = " ".join(self.headers[name] or "-" for name in HEADERS).encode()
@@ -100,7 +100,7 @@ def _daemon(machine: Machine) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=["nginx", "caddy", "apache"])
 def port(request: pytest.FixtureRequest, machine: Machine, _daemon: None) -> Iterator[int]:
-    """Of a proxy before the daemon; at the next, it is before the echo."""
+    """The port of a proxy for the daemon; the next port is for the echo server."""
     name = request.param
     port = 8010 + 10 * list(STARTED).index(name)
     machine.run("systemd-run", "--unit", f"proxy-{name}", *STARTED[name](machine, port))
@@ -123,7 +123,7 @@ async def through(machine: Machine, port: int) -> Peer:
     return Peer(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
 
-async def test_websockets_go_through(machine: Machine, port: int) -> None:
+async def test_websockets_work(machine: Machine, port: int) -> None:
     async with await through(machine, port) as peer:
         await peer.open("/ws/jobs?types=job_created", {"Host": HOST, "Origin": f"http://{HOST}"})
         assert machine.report(registered(job_id(port)))["ok"]
@@ -131,7 +131,7 @@ async def test_websockets_go_through(machine: Machine, port: int) -> None:
             assert json.loads(text)["type"] == "job_created"
 
 
-async def test_events_come_at_once_and_who_leaves_is_missed(
+async def test_events_are_not_buffered_and_disconnects_noticed(
     request: pytest.FixtureRequest, machine: Machine, port: int
 ) -> None:
     async with await through(machine, port) as peer:
@@ -161,11 +161,11 @@ def streams(machine: Machine) -> float:
     return float(count.split()[1])
 
 
-def test_the_daemon_is_told_who_asks_and_how(machine: Machine, port: int) -> None:
+def test_the_daemon_gets_the_client_address(machine: Machine, port: int) -> None:
     assert machine.request("GET", "/", port=port + 1, Host=HOST).body.decode() == f"127.0.0.1 http {HOST}"
 
 
-def test_uploads_go_through_and_foreign_hosts_do_not(machine: Machine, port: int) -> None:
+def test_uploads_work_and_foreign_hosts_are_rejected(machine: Machine, port: int) -> None:
     headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
     sent = machine.request("POST", "/api/convert?pipeline=none", form(file_part()), port=port, Host=HOST, **headers)
     assert sent.status == 202

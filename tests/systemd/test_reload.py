@@ -1,4 +1,4 @@
-"""systemctl reload: it waits until the new settings are in force, drops nobody, and a bad file leaves the old ones."""
+"""systemctl reload waits for the new settings, disconnects no client, and keeps the old settings after an error."""
 
 import json
 from collections.abc import Iterator

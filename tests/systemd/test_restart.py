@@ -1,4 +1,4 @@
-"""A restart refuses nobody: who connects meanwhile waits and is served, and watchers come back without a gap."""
+"""A restart rejects no connection: clients wait for the new daemon, and watchers reconnect without a gap."""
 
 import json
 import time
@@ -33,7 +33,7 @@ kill_grace = "0.3s"
 command = ["sh", "-c", '''
 began=/var/lib/progressd/began
 if [ -e $began ]; then
-    while read pid; do if kill -0 $pid; then echo "$pid runs beside" >&2; exit 1; fi; done < $began
+    while read pid; do if kill -0 $pid; then echo "$pid still runs" >&2; exit 1; fi; done < $began
     exit 0
 fi
 trap "" TERM
@@ -47,7 +47,7 @@ while :; do sleep 1000; done
 
 
 class Watcher(Peer):
-    """One that reads more than a byte at a time: two hundred share a core with the daemon."""
+    """A peer that reads in chunks: two hundred share a core with the daemon."""
 
     async def opened(self) -> bytes:
         head = b""
@@ -60,15 +60,15 @@ class Watcher(Peer):
 
 
 class Load:
-    """Watchers, a producer and requests, all the time, and what became of them."""
+    """Continuous watchers, a producer and requests, and their results."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.ready = 0
         self.shutdowns = 0
         self.codes: list[int] = []
-        self.returns: list[float] = []  # seconds from a close to being let in again
-        self.requests: list[tuple[float, float]] = []  # when, and how long it took
+        self.returns: list[float] = []  # seconds from a close to the reconnection
+        self.requests: list[tuple[float, float]] = []  # start and duration
         self.reported: list[str] = []
         self.seen: list[list[str]] = []
         self.mine: set[str] = set()
@@ -83,7 +83,7 @@ class Load:
         return Watcher(stream, PATIENCE)
 
     async def watch(self) -> None:
-        """See every new job once and in order, across all closes."""
+        """Receive every new job once and in order, across reconnections."""
         seen: list[str] = []
         self.seen.append(seen)
         cursor, left = "", 0.0
@@ -108,7 +108,7 @@ class Load:
                         seen.append(message["job_id"])
 
     async def report(self) -> None:
-        """Report a new job fifty times a second; one that was not answered is reported again."""
+        """Report a new job fifty times a second. Reconnect when the daemon closes the connection."""
         while not self.enough:
             plain = self.machine.connect_unix()
             plain.setblocking(False)
@@ -132,7 +132,7 @@ class Load:
                 await trio.sleep(0.02)
 
     async def ask(self) -> None:
-        """A request on a connection of its own, fifty times a second."""
+        """Send a request on a new connection fifty times a second."""
         async with trio.open_nursery() as nursery:
             while True:
                 nursery.start_soon(self._ask_once)
@@ -151,7 +151,7 @@ def job_in(machine: Machine, job_id: str) -> Any:
 
 
 async def running_job(machine: Machine, pipeline: str, *options: bytes) -> str:
-    """Submit a scan; the id of its job once it runs, or has run."""
+    """Submit a scan, and return the id of its job once it has started."""
     body = form(file_part(SCAN.read_bytes()), *options)
     headers = {name.replace("-", "_"): value for name, value in FORM_TYPE.items()}
     job_id = str(machine.request("POST", f"/api/convert?pipeline={pipeline}", body, **headers).json["job_id"])
@@ -191,11 +191,11 @@ async def test_a_restart_under_load(machine: Machine) -> None:
         assert mine == load.reported[-len(mine) :]
     returns = sorted(load.returns)
     slowest = max(seconds for _, seconds in load.requests)
-    assert slowest < 25, "a request waited longer than a stop without jobs and a start may take"
-    assert returns[-1] < 25, "and a watcher to come back"
+    assert slowest < 25, "a request waited too long"
+    assert returns[-1] < 25, "a watcher reconnected too late"
 
 
-async def test_a_job_longer_than_the_drain_is_queued_again_and_nothing_of_it_runs_beside(machine: Machine) -> None:
+async def test_a_job_longer_than_the_drain_is_requeued(machine: Machine) -> None:
     machine.write("/etc/progressd/progressd.toml", LONG)
     machine.run("systemctl", "reload-or-restart", "progressd.service")
     job_id = await running_job(machine, "long")
@@ -204,7 +204,7 @@ async def test_a_job_longer_than_the_drain_is_queued_again_and_nothing_of_it_run
     machine.run("systemctl", "restart", "progressd.service")
     await eventually(lambda: job_in(machine, job_id)["status"] in ("completed", "failed"))
     job = job_in(machine, job_id)
-    assert (job["status"], job["attempt"]) == ("completed", 1), job  # a stop in order is no attempt
+    assert (job["status"], job["attempt"]) == ("completed", 1), job  # a clean stop does not count as an attempt
     assert len(began.read_text().split()) == 2
     assert machine.state("progressd.service")["Result"] == "success"
-    assert "job queued again" in machine.log("progressd.service")
+    assert "job requeued" in machine.log("progressd.service")

@@ -1,4 +1,4 @@
-"""The units in a real systemd: how the daemon is started, what it may do there, and who may talk to it."""
+"""The units in a real systemd: start, sandbox, and access to the socket."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def _stopped(machine: Machine) -> Iterator[None]:
     machine.run("systemctl", "reset-failed", check=False)
 
 
-def test_the_units_are_well_formed(machine: Machine) -> None:
+def test_the_units_are_valid(machine: Machine) -> None:
     single = ["progressd.service", "progressd.socket", "progressd-ingest.socket"]
     units = [*single, *(unit.replace(".", "@8081.") for unit in single)]
     done = machine.completed("systemd-analyze", "verify", *units)
@@ -32,7 +32,7 @@ def test_the_sandbox_is_tight(machine: Machine) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_it_is_started_once_it_answers(machine: Machine) -> None:
+def test_the_service_is_active_once_it_is_ready(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
     assert machine.request("GET", "/api/health/ready").status == 200
     assert machine.report(registered(ID))["ok"]
@@ -43,7 +43,7 @@ def test_it_is_started_once_it_answers(machine: Machine) -> None:
     assert machine.run("stat", "-c", "%U:%G %a", "/var/lib/progressd").strip() == "progressd:progressd 700"
 
 
-def test_several_run_side_by_side(machine: Machine) -> None:
+def test_instances_run_side_by_side(machine: Machine) -> None:
     other = job_id(8081)
     machine.write("/etc/progressd/8081.toml", "[pipelines.copy]\ncommand = ['cp', '{input}', '{output}']\n")
     machine.run("systemctl", "start", "progressd.socket", "progressd@8081.socket")
@@ -53,7 +53,7 @@ def test_several_run_side_by_side(machine: Machine) -> None:
     assert "copy" in machine.request("GET", "/api/health", port=8081).json["pipelines"]
 
 
-def test_the_template_is_the_same_but_for_the_instance() -> None:
+def test_the_template_differs_only_by_the_instance() -> None:
     single, template = (
         [line for line in (PROJECT / "systemd" / name).read_text().splitlines() if line and not line.startswith("#")]
         for name in ("progressd.service", "progressd@.service")
@@ -63,21 +63,21 @@ def test_the_template_is_the_same_but_for_the_instance() -> None:
     assert all("%i" in line for line in differing)
 
 
-def test_the_first_connection_starts_it(machine: Machine) -> None:
+def test_the_first_connection_starts_the_daemon(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.socket")
     assert machine.state("progressd.service")["ActiveState"] == "inactive"
     assert machine.request("GET", "/api/health/ready").status == 200
     assert machine.state("progressd.service")["ActiveState"] == "active"
 
 
-def test_its_address_is_changed_as_the_documentation_says(machine: Machine) -> None:
+def test_the_address_can_be_changed_as_documented(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.socket", "progressd.service")
     override = "/etc/systemd/system/progressd.socket.d/override.conf"
     machine.write(override, "[Socket]\nListenStream=\nListenStream=127.0.0.1:8090\n")
     machine.run("systemctl", "daemon-reload")  # as `systemctl edit` does
     machine.run("systemctl", "stop", "progressd.socket", "progressd-ingest.socket", "progressd")
     with pytest.raises(ConnectionRefusedError):
-        machine.connect_unix()  # a producer that came now would start it, and no socket is started below a service
+        machine.connect_unix()  # otherwise a producer would start the service before the sockets
     machine.run("systemctl", "start", "progressd.socket", "progressd")
     assert machine.request("GET", "/api/health/ready", port=8090).status == 200
     assert machine.report(registered(ID))["ok"]
@@ -87,7 +87,7 @@ def test_its_address_is_changed_as_the_documentation_says(machine: Machine) -> N
     machine.run("systemctl", "daemon-reload")
 
 
-def test_so_does_the_first_producer_which_has_to_be_in_the_group(machine: Machine) -> None:
+def test_the_first_producer_in_the_group_starts_it(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.socket")
     assert machine.run("stat", "-c", "%U:%G %a", "/run/progressd/ingest.sock").strip() == "progressd:progressd 660"
     report = [
@@ -105,7 +105,7 @@ def test_so_does_the_first_producer_which_has_to_be_in_the_group(machine: Machin
     assert machine.request("GET", f"/api/jobs/{ID}").json["status"] == "queued"
 
 
-def test_a_job_has_its_limits_inside_the_sandbox(machine: Machine) -> None:
+def test_limits_apply_in_the_sandbox(machine: Machine) -> None:
     shown = "'cat /proc/$$/limits /proc/$$/oom_score_adj > \"$1\"', 'sh', '{output}', '{input}'"
     machine.write(
         "/etc/progressd/8082.toml",
@@ -120,14 +120,14 @@ def test_a_job_has_its_limits_inside_the_sandbox(machine: Machine) -> None:
     assert lines[-1] == "500"
 
 
-def test_a_cancelled_job_leaves_nothing_inside_the_sandbox(machine: Machine) -> None:
+def test_a_cancelled_job_leaves_no_process_in_the_sandbox(machine: Machine) -> None:
     leaves = "'timeout 1000 sleep 1000 & setsid sleep 1000 & (env -i setsid sleep 1000 &); sleep 1000 & wait'"
     machine.write(
-        "/etc/progressd/8083.toml",
+        "/etc/progressd/8093.toml",
         f"[pipelines.leave]\ncommand = ['sh', '-c', {leaves}, '{{input}}']\naccept = ['*/*']\n",
     )
-    machine.run("systemctl", "start", "progressd@8083.service")
-    url = ["--url", "http://127.0.0.1:8083"]
+    machine.run("systemctl", "start", "progressd@8093.service")
+    url = ["--url", "http://127.0.0.1:8093"]
     job_id = machine.run("progressd", "submit", "/etc/hosts", *url, "--pipeline", "leave").split()[-1]
 
     def sleeping() -> int:
@@ -135,14 +135,14 @@ def test_a_cancelled_job_leaves_nothing_inside_the_sandbox(machine: Machine) -> 
 
     machine.eventually(lambda: sleeping() == 4)
     machine.run("progressd", "cancel", job_id, *url)
-    machine.eventually(lambda: sleeping() == 1)  # nothing tells whose the one without environment and parent is
-    machine.run("systemctl", "kill", "--kill-whom=main", "progressd@8083.service")
-    machine.eventually(lambda: machine.state("progressd@8083.service")["ActiveState"] == "inactive")
+    machine.eventually(lambda: sleeping() == 1)  # the one without environment and parent is not identifiable
+    machine.run("systemctl", "kill", "--kill-whom=main", "progressd@8093.service")
+    machine.eventually(lambda: machine.state("progressd@8093.service")["ActiveState"] == "inactive")
     assert sleeping() == 0
-    assert "cannot" not in machine.log("progressd@8083.service")
+    assert "cannot" not in machine.log("progressd@8093.service")
 
 
-def test_a_scan_is_converted_inside_the_sandbox(machine: Machine) -> None:
+def test_a_scan_is_converted_in_the_sandbox(machine: Machine) -> None:
     machine.run("systemctl", "start", "progressd.service")
     options = [
         "-o",

@@ -1,6 +1,6 @@
-"""The watchdog bites when the daemon has stopped working, whatever has stopped in it, and the log says what.
+"""The watchdog kills a stuck daemon, and the log names the reason.
 
-All of it happens at once, to a daemon each: the time after which it bites passes but once.
+Each test has its own daemon, and all of them wait for the timeout at the same time.
 """
 
 import socket
@@ -21,7 +21,7 @@ PORTS = range(8081, 8085)
 
 
 class Daemon:
-    """An instance of the template, under a watchdog of little patience."""
+    """An instance of the template with a short watchdog timeout."""
 
     def __init__(self, machine: Machine, port: int) -> None:
         self.machine = machine
@@ -37,7 +37,7 @@ class Daemon:
         """When the watchdog was fed last, in seconds."""
         return int(self.machine.state(self.unit)["WatchdogTimestampMonotonic"]) / 1e6
 
-    def is_bitten(self) -> str:
+    def is_killed(self) -> str:
         """Wait until it is killed and started again, and works; what the log says of the process that was killed."""
         machine = self.machine
         machine.eventually(lambda: self.main_pid() not in (0, self.pid))
@@ -46,14 +46,14 @@ class Daemon:
         assert "Watchdog timeout" in machine.log(self.unit)
         return machine.run("journalctl", f"_PID={self.pid}", "--output", "cat")
 
-    def is_left_alone(self) -> None:
+    def is_not_killed(self) -> None:
         """Wait for longer than the watchdog does, in which it is fed."""
         self.machine.eventually(lambda: self.last_fed() > self.fed + 2 * SECONDS)
         assert self.main_pid() == self.pid
 
 
 class Daemons(NamedTuple):
-    """By what is the matter with them."""
+    """Daemons, by their problem."""
 
     writer: Daemon
     loop: Daemon
@@ -96,37 +96,37 @@ def reloading(daemon: Daemon) -> "Iterator[subprocess.Popen[str]]":
 
 @contextmanager
 def starved(daemon: Daemon) -> Iterator[socket.socket]:
-    """Without a descriptor for the connection that waits."""
+    """Leave no descriptor for the connection that waits."""
     used = len(list((daemon.machine.root / f"proc/{daemon.pid}/fd").iterdir()))
     daemon.machine.run("prlimit", f"--nofile={used}:", "--pid", str(daemon.pid))
     with daemon.machine.connect(daemon.port) as waiting:
         yield waiting
 
 
-def test_a_stuck_writer(daemons: Daemons) -> None:
-    assert "ingest does not commit, so the watchdog is not fed" in daemons.writer.is_bitten()
+def test_a_stuck_writer_is_killed(daemons: Daemons) -> None:
+    assert 'watchdog not fed reason="ingest does not commit"' in daemons.writer.is_killed()
 
 
-def test_a_stuck_event_loop(daemons: Daemons) -> None:
-    log = daemons.loop.is_bitten()
-    assert "the event loop is stuck, so the watchdog is not fed" in log
+def test_a_stuck_event_loop_is_killed(daemons: Daemons) -> None:
+    log = daemons.loop.is_killed()
+    assert 'watchdog not fed reason="the event loop is stuck"' in log
     assert "Fatal Python error: Aborted" in log
 
 
-def test_a_reload_of_a_stuck_daemon_does_not_wait_forever(daemons: Daemons) -> None:
-    _, complaint = daemons.reload.communicate(timeout=PATIENCE)
+def test_a_reload_of_a_stuck_daemon_times_out(daemons: Daemons) -> None:
+    _, errors = daemons.reload.communicate(timeout=PATIENCE)
     assert daemons.reload.returncode == 1
-    assert complaint.startswith(f"Job for {daemons.loop.unit} failed")
+    assert errors.startswith(f"Job for {daemons.loop.unit} failed")
 
 
-def test_a_daemon_out_of_descriptors_is_left_alone_and_mends(machine: Machine, daemons: Daemons) -> None:
-    daemons.short.is_left_alone()
+def test_a_daemon_out_of_descriptors_recovers(machine: Machine, daemons: Daemons) -> None:
+    daemons.short.is_not_killed()
     machine.run("prlimit", "--nofile=4096:", "--pid", str(daemons.short.pid))
     daemons.waiting.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert daemons.waiting.makefile("rb").readline() == b"HTTP/1.1 200 \r\n"
     assert "cannot accept connections for now" in machine.log(daemons.short.unit)
 
 
-def test_a_daemon_that_works_is_left_alone(machine: Machine, daemons: Daemons) -> None:
-    daemons.well.is_left_alone()
+def test_a_healthy_daemon_is_not_killed(machine: Machine, daemons: Daemons) -> None:
+    daemons.well.is_not_killed()
     assert "jobs: 0 running, " in machine.state(daemons.well.unit)["StatusText"]

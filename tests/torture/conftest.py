@@ -9,7 +9,7 @@ from torture.forge import Forge, forge_process, open_forge
 
 @pytest.fixture(scope="session")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Popen[bytes]]:
-    """The process that daemons are forked from; disk.c is loaded into it, and does nothing until it is told a disk."""
+    """The process that forks the daemons. disk.c is loaded, and inactive until it gets a directory."""
     library = build_shim(tmp_path_factory.mktemp("shim"))
     with forge_process({"LD_PRELOAD": str(library)}) as process:
         yield process

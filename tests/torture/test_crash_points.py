@@ -1,4 +1,4 @@
-"""A power cut behind each single write, sync, link or removal of what a daemon does in one go, not at random moments.
+"""A power cut after each write, sync, link or removal of an operation, instead of at random moments.
 
 Each act is done once undisturbed, to count what it does to the disk. Then it is begun anew, and cut off behind the
 first, the second, … of these; the next daemon has to find everything. The suite takes some of them, `make torture` all.
@@ -68,7 +68,7 @@ async def takes_work(client: httpx.AsyncClient, state_dir: Path) -> None:
 
 
 async def old_store(state_dir: Path) -> None:
-    """A file as the first version of the schema has it, with twenty jobs."""
+    """A database of the first schema version, with twenty jobs."""
     make(state_dir)
     with closing(sqlite3.connect(state_dir / "progressd.db", isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode = WAL")
@@ -107,7 +107,7 @@ def finished(number: int, days_ago: float) -> Job:
 
 
 async def old_jobs(state_dir: Path) -> None:
-    """Ten jobs whose time is over, and five others, all with files."""
+    """Ten expired jobs and five others, all with files."""
     make(state_dir)
     with closing(SQLiteStore.open(state_dir / "progressd.db")) as store:
         jobs = [finished(number, 40) for number in range(1, 11)] + [finished(number, 1) for number in range(11, 16)]
@@ -260,7 +260,7 @@ CONFIG = '[pipelines.none]\ncommand = ["true"]\n'
 
 
 class Theatre:
-    """Where an act is done, and cut off."""
+    """Where an operation runs and is cut off."""
 
     def __init__(self, place: Path, forge: Forge, act: Act) -> None:
         self._place = place
@@ -349,7 +349,7 @@ async def play(forge: Forge, directory: Path, name: str, seed: int, most: int | 
 
 
 @pytest.mark.parametrize("act", [name for name, act in ACTS.items() if not act.slow])
-async def test_a_power_cut_in_the_middle(forge: Forge, tmp_path: Path, act: str, seed: int) -> None:
+async def test_a_power_cut_at_some_points(forge: Forge, tmp_path: Path, act: str, seed: int) -> None:
     assert await play(forge, tmp_path, act, seed, SOME) > 0
 
 

@@ -1,4 +1,4 @@
-"""The model of a disk, by itself: what is owed after a power cut, and what the library in C records."""
+"""The model of a disk: its content after a power cut, and the records of disk.c."""
 
 import random
 import subprocess
@@ -19,7 +19,7 @@ def packed(what: bytes, data: bytes, inode: int = 1, offset: int = 0) -> bytes:
     return HEAD.pack(MARK, what, inode, offset, len(data)) + data
 
 
-def test_a_record_that_a_kill_has_cut_off_is_read_as_far_as_it_goes() -> None:
+def test_a_truncated_record_is_read_in_part() -> None:
     first, cut_off, last = packed(b"S", b""), packed(b"W", b"long enough")[:-4], packed(b"U", b"/a")
     assert list(read_log(first + cut_off + last)) == [
         Record("S", 1, 0, b""),
@@ -75,7 +75,7 @@ def tree(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def disk(tmp_path: Path, shim: Path) -> Disk:
-    """One on which the program has run."""
+    """A disk on which the program has run."""
     root, log = tmp_path / "disk", tmp_path / "log"
     root.mkdir()
     disk = Disk(root)
@@ -85,7 +85,7 @@ def disk(tmp_path: Path, shim: Path) -> Disk:
     return disk
 
 
-def test_what_was_synced_is_owed_and_nothing_else(tmp_path: Path, disk: Disk) -> None:
+def test_synced_data_survives(tmp_path: Path, disk: Disk) -> None:
     disk.after_cut(tmp_path / "after", AllLost())
     assert tree(tmp_path / "after") == {
         "kept/synced": b"first, then",
@@ -94,7 +94,7 @@ def test_what_was_synced_is_owed_and_nothing_else(tmp_path: Path, disk: Disk) ->
     }
 
 
-def test_what_was_not_synced_may_be_there_as_well(tmp_path: Path, disk: Disk) -> None:
+def test_unsynced_data_may_survive(tmp_path: Path, disk: Disk) -> None:
     seen = set()
     for number in range(60):
         disk.after_cut(tmp_path / f"after-{number}", Fate(random.Random(number)))
@@ -107,7 +107,7 @@ def test_what_was_not_synced_may_be_there_as_well(tmp_path: Path, disk: Disk) ->
     assert "lost/file" in {name for name, _ in seen}
 
 
-def test_what_a_sync_has_failed_for_no_later_one_brings_back() -> None:
+def test_a_failed_sync_is_never_made_up() -> None:
     file = File(b"old")
     file.pending.append((0, b"lost"))
     file.fail()

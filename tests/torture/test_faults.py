@@ -1,4 +1,4 @@
-"""What goes wrong for a while: nothing that was answered is lost, who is refused is told why, and it mends itself."""
+"""Transient faults: no acknowledged event is lost, errors name the reason, and the daemon recovers."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ from wsproto.frame_protocol import Opcode
 
 
 class Patient:
-    """A daemon whose disk and clock are in our hands."""
+    """A daemon with a simulated disk and clock."""
 
     def __init__(self, url: str, power: Power, daemon: ForgedDaemon, client: httpx.AsyncClient) -> None:
         self.url = url
@@ -83,7 +83,7 @@ async def patient(forge: Forge, directory: Path) -> AsyncGenerator[Patient]:
     ],
     ids=["errors", "a full disk", "a read-only disk"],
 )
-async def test_a_disk_that_fails_costs_no_fact(forge: Forge, tmp_path: Path, faults: list[str], number: int) -> None:
+async def test_a_failing_disk_loses_no_event(forge: Forge, tmp_path: Path, faults: list[str], number: int) -> None:
     async with patient(forge, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         assert (await it.report(progress(ID, 1, 3)))["ok"]
@@ -112,7 +112,7 @@ async def test_a_disk_that_fails_costs_no_fact(forge: Forge, tmp_path: Path, fau
 
 @pytest.mark.parametrize("times", [1, 2], ids=["sent once", "sent again"])
 @pytest.mark.parametrize("mended", [False, True], ids=["killed while it fails", "killed afterwards"])
-async def test_a_job_whose_commit_failed_is_there_after_a_kill_with_its_input_or_not_at_all(
+async def test_a_failed_commit_leaves_a_whole_job_or_none(
     forge: Forge, tmp_path: Path, times: int, mended: bool
 ) -> None:
     async with patient(forge, tmp_path) as it:
@@ -145,9 +145,7 @@ def copy_of(state_dir: Path, target: Path) -> Path:
     return Path(shutil.copytree(state_dir, target, ignore=shutil.ignore_patterns("*.sock")))
 
 
-async def test_a_change_that_only_shows_after_a_kill_reaches_whoever_had_what_came_later(
-    forge: Forge, tmp_path: Path
-) -> None:
+async def test_a_change_that_appears_after_a_kill_is_replayed(forge: Forge, tmp_path: Path) -> None:
     async with patient(forge, tmp_path) as it:
         state_dir = it.state_dir
         assert (await it.report(registered(ID)))["ok"]
@@ -184,7 +182,7 @@ async def test_a_change_that_only_shows_after_a_kill_reaches_whoever_had_what_ca
                         break
 
 
-async def test_a_file_that_is_sent_again_once_the_disk_works_becomes_its_job(forge: Forge, tmp_path: Path) -> None:
+async def test_a_repeated_upload_becomes_its_job(forge: Forge, tmp_path: Path) -> None:
     async with patient(forge, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         it.control["log_errno"] = errno.EIO
@@ -197,7 +195,7 @@ async def test_a_file_that_is_sent_again_once_the_disk_works_becomes_its_job(for
         assert os.listdir(it.state_dir / "uploads") == []
 
 
-async def test_a_daemon_out_of_descriptors_keeps_what_it_has(forge: Forge, tmp_path: Path) -> None:
+async def test_a_daemon_out_of_descriptors_loses_nothing(forge: Forge, tmp_path: Path) -> None:
     async with patient(forge, tmp_path) as it:
         assert (await it.report(registered(ID)))["ok"]
         before = resource.prlimit(it.daemon.pid, resource.RLIMIT_NOFILE)
@@ -223,7 +221,7 @@ async def test_a_daemon_out_of_descriptors_keeps_what_it_has(forge: Forge, tmp_p
 
 
 @pytest.mark.parametrize("seconds", [3600 * 24 * 3650, -3600 * 24 * 3650])
-async def test_a_clock_that_jumps_changes_no_order(forge: Forge, tmp_path: Path, seconds: int) -> None:
+async def test_a_clock_jump_keeps_the_order(forge: Forge, tmp_path: Path, seconds: int) -> None:
     async with patient(forge, tmp_path) as it:
         cursors = []
         for number in range(1, 7):

@@ -1,4 +1,4 @@
-"""The ledger itself: it notices what is missing, and what is told twice."""
+"""The ledger detects missing and duplicate data."""
 
 import random
 import re
@@ -16,20 +16,20 @@ from torture.watchers import Collector
 
 
 def told(errors: BaseException) -> list[str]:
-    """The sentences in a group of errors."""
+    """Return the messages in an exception group."""
     if isinstance(errors, BaseExceptionGroup):
         return [sentence for error in errors.exceptions for sentence in told(error)]
     return [str(errors)]
 
 
 async def rounds(campaign: Campaign, count: int) -> None:
-    """What a daemon has done is noticed at the start of the next one."""
+    """Check that the next start detects the error."""
     for _ in range(count):
         await campaign.round("load")
 
 
 def seen_change(ledger: Ledger) -> int:
-    """The newest that somebody was sent; the books have not been compared since."""
+    """Return the newest offset that was sent since the last comparison."""
     return max(offset for offset, message in ledger._messages.items() if message["type"] in CHANGES)
 
 
@@ -43,7 +43,7 @@ def without_a_job(campaign: Campaign, db: sqlite3.Connection) -> None:
 
 
 def with_offsets_given_back(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a daemon that has not reserved what it gave out: the last that were sent are given out again."""
+    """Simulate a daemon that uses offsets twice."""
     last = seen_change(campaign.ledger)
     db.execute("DELETE FROM changes WHERE offset >= ?", (last,))
     db.execute("DELETE FROM jobs WHERE created_offset >= ?", (last,))
@@ -56,31 +56,31 @@ def without_an_input(campaign: Campaign, db: sqlite3.Connection) -> None:
 
 
 def with_half_of_an_input(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a file that was sent again, and cut off where it takes the place of the one before."""
+    """Simulate a repeated upload that is truncated."""
     (campaign.state_dir / "jobs" / next(iter(campaign.ledger.uploads.accepted)) / "input.new").touch()
 
 
 def with_a_pipeline_that_fails(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a daemon that cannot run what it has taken."""
+    """Simulate a daemon that cannot run an accepted job."""
     config = campaign._config.read_text()
     campaign._config.write_text(config.replace("sleep 0.05", "exit 1"))
 
 
 def with_a_story_that_stays_behind(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a daemon that loses the last progress before an end."""
+    """Simulate a daemon that loses the last progress before an end."""
     story = next(story for story in campaign._by_unix if story.answered_at)
     story.ended_as, story.answered_at = None, {story.steps + 1: 0.0}
 
 
 def as_two_jobs(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a daemon that forgets under which key an upload came."""
+    """Simulate a daemon that forgets the key of an upload."""
     job_id, name = next(iter(campaign.ledger.uploads.accepted.items()))
     campaign.ledger.uploads.made["another"] = name
     campaign.ledger.uploads.made.pop(job_id, None)
 
 
 def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a daemon that leaves out some changes for a watcher of many topics."""
+    """Simulate a daemon that omits changes for a watcher of many topics."""
     *_, collector = campaign._returners
     assert isinstance(collector, Collector)
     collector.seen = {offset for offset in collector.seen if offset % 2}
@@ -88,7 +88,7 @@ def with_an_inattentive_watcher(campaign: Campaign, db: sqlite3.Connection) -> N
 
 
 def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> None:
-    """As of a daemon that tells a watcher of many topics some changes twice."""
+    """Simulate a daemon that repeats changes for a watcher of many topics."""
     *_, collector = campaign._returners
     collector.cursor = f"{campaign.ledger.store}-{collector.base}"
 
@@ -108,7 +108,7 @@ def with_a_watcher_who_goes_back(campaign: Campaign, db: sqlite3.Connection) -> 
         (as_two_jobs, "has become the jobs"),
     ],
 )
-async def test_what_is_done_to_the_store_behind_its_back_is_noticed(
+async def test_a_manipulated_store_is_detected(
     forge: Forge, tmp_path: Path, sabotage: Callable[[Campaign, sqlite3.Connection], None], sentence: str
 ) -> None:
     campaign = Campaign(tmp_path, forge, random.Random(1), Mains(tmp_path))

@@ -1,4 +1,4 @@
-"""What the ledger excuses, by itself: no more than is promised, and for no longer than a disk fails."""
+"""The exceptions that the ledger accepts: only while a disk fails, and only what is documented."""
 
 import math
 import random
@@ -17,7 +17,7 @@ Message = Mapping[str, Any]
 
 
 def said(offset: int, type_: str, **data: object) -> Message:
-    """A message about the one job that there is."""
+    """Return a message about the job."""
     return {"type": type_, "job_id": ID, "data": data, "cursor": f"store-{offset}"}
 
 
@@ -26,7 +26,7 @@ def turned(offset: int, old: str, new: str) -> Message:
 
 
 def runs(*offsets: int) -> Iterable[Message]:
-    """A job of the runner, which starts at these offsets."""
+    """Return the ledger of a job that starts at these offsets."""
     yield said(1, "job_created", kind="copy")
     for number, offset in enumerate(offsets):
         if number:
@@ -42,13 +42,13 @@ def fails(offset: int, sentence: str = "Pipeline error: copy ended with status 1
 # Jobs of the runner
 
 
-def test_a_job_of_the_runner_fails_for_no_reason_but_a_disk() -> None:
+def test_only_a_failing_disk_may_fail_a_job() -> None:
     ledger = Ledger()
     with pytest.raises(AssertionError, match="and no disk did"):
         ledger.compare_changes([*runs(10), *fails(20)])
 
 
-def test_a_job_that_is_worked_on_while_the_disk_fails_may_fail_and_is_excused_for_good() -> None:
+def test_a_job_that_runs_on_a_failing_disk_may_fail() -> None:
     ledger = Ledger()
     ledger.offset("store-15")
     ledger.disk_fails(5.0)
@@ -58,7 +58,7 @@ def test_a_job_that_is_worked_on_while_the_disk_fails_may_fail_and_is_excused_fo
     ledger.compare_changes([*runs(10), *fails(20)])
 
 
-def test_a_job_that_failed_before_the_disk_did_is_not_excused() -> None:
+def test_a_job_may_not_fail_before_the_disk() -> None:
     ledger = Ledger()
     ledger.offset("store-30")
     ledger.disk_fails(5.0)
@@ -66,7 +66,7 @@ def test_a_job_that_failed_before_the_disk_did_is_not_excused() -> None:
         ledger.compare_changes([*runs(10), *fails(20)])
 
 
-def test_a_job_that_was_started_on_a_mended_disk_is_not_excused() -> None:
+def test_a_job_may_not_fail_after_the_disk_recovers() -> None:
     ledger = Ledger()
     ledger.disk_fails(5.0)
     ledger.disk_works(6.0, "store-8")
@@ -74,7 +74,7 @@ def test_a_job_that_was_started_on_a_mended_disk_is_not_excused() -> None:
         ledger.compare_changes([*runs(10), *fails(20)])
 
 
-def test_no_disk_is_an_excuse_once_the_books_have_been_compared() -> None:
+def test_an_outage_ends_with_the_comparison() -> None:
     ledger = Ledger()
     ledger.disk_fails(5.0)
     ledger.settled()
@@ -82,13 +82,13 @@ def test_no_disk_is_an_excuse_once_the_books_have_been_compared() -> None:
         ledger.compare_changes([*runs(10), *fails(20)])
 
 
-def test_a_job_is_interrupted_after_three_attempts_and_not_before() -> None:
+def test_a_job_is_interrupted_after_three_attempts() -> None:
     Ledger().compare_changes([*runs(10, 20, 30), *fails(40, "interrupted")])
     with pytest.raises(AssertionError, match="interrupted at attempt 2"):
         Ledger().compare_changes([*runs(10, 20), *fails(40, "interrupted")])
 
 
-def test_only_the_runner_queues_a_job_again_and_it_cancels_none() -> None:
+def test_only_the_runner_requeues_jobs() -> None:
     story = said(1, "job_created", kind="story")
     with pytest.raises(AssertionError, match="was processing and is queued"):
         Ledger().compare_changes([story, turned(2, "queued", "processing"), turned(3, "processing", "queued")])
@@ -99,7 +99,7 @@ def test_only_the_runner_queues_a_job_again_and_it_cancels_none() -> None:
 # Jobs
 
 
-def test_a_finished_job_is_what_its_changes_made_it_and_stays() -> None:
+def test_a_finished_job_never_changes() -> None:
     ledger = Ledger()
     ledger.compare_changes([said(1, "job_created", kind="story"), turned(2, "queued", "cancelled")])
     ledger.compare_job({"id": ID, "status": "cancelled"})
@@ -121,39 +121,39 @@ def uploads() -> Uploads:
     return uploads
 
 
-def test_what_was_refused_for_want_of_room_becomes_no_job(uploads: Uploads) -> None:
+def test_an_upload_without_room_becomes_no_job(uploads: Uploads) -> None:
     uploads.refused("file", full=True)
     with pytest.raises(AssertionError, match="was refused, and has become"):
         uploads.compare(ID, "file", b"%PDF")
 
 
-def test_what_was_sent_once_more_or_refused_in_doubt_may_become_a_job(uploads: Uploads) -> None:
+def test_an_upload_in_doubt_may_become_a_job(uploads: Uploads) -> None:
     uploads.refused("file", full=False)
     uploads.sent("file")
     uploads.refused("file", full=True)
     uploads.compare(ID, "file", b"%PDF")
 
 
-def test_an_upload_becomes_one_job_however_often_it_is_sent(uploads: Uploads) -> None:
+def test_a_repeated_upload_becomes_one_job(uploads: Uploads) -> None:
     uploads.compare(ID, "file", b"%PDF")
     with pytest.raises(AssertionError, match="has become the jobs"):
         uploads.compare(job_id(2), "file", b"%PDF")
 
 
 @pytest.mark.parametrize(("content", "sentence"), [(None, "is gone"), (b"%P", "is not what was uploaded")])
-def test_an_upload_is_whole(uploads: Uploads, content: bytes | None, sentence: str) -> None:
+def test_an_upload_is_complete(uploads: Uploads, content: bytes | None, sentence: str) -> None:
     with pytest.raises(AssertionError, match=sentence):
         uploads.compare(ID, "file", content)
 
 
-def test_a_batch_that_is_sent_again_is_the_same(uploads: Uploads) -> None:
+def test_a_repeated_batch_is_the_same(uploads: Uploads) -> None:
     uploads.batches["file", "other"] = None
     uploads.batch_answered(("file", "other"), ID)
     with pytest.raises(AssertionError, match="has become the batches"):
         uploads.batch_answered(("file", "other"), job_id(2))
 
 
-def test_a_batch_becomes_jobs_as_a_whole(uploads: Uploads) -> None:
+def test_a_batch_is_atomic(uploads: Uploads) -> None:
     uploads.batches["file", "other"] = None
     uploads.compare_batches()
     uploads.compare(ID, "file", b"%PDF")
@@ -172,7 +172,7 @@ def clients() -> Clients:
 STORE_FAILS = "the disk of the daemon's store fails: disk I/O error"
 
 
-def test_a_refusal_is_excused_only_where_the_disk_failed_after_it_was_sent(clients: Clients) -> None:
+def test_a_rejection_needs_a_later_disk_failure(clients: Clients) -> None:
     story = Story(ID, 3, "completed")
     with pytest.raises(AssertionError, match="disk I/O error"):
         clients.refused(story, 1, STORE_FAILS, 4.0)
@@ -186,7 +186,7 @@ def test_a_refusal_is_excused_only_where_the_disk_failed_after_it_was_sent(clien
     assert not clients.excuses(httpx.Response(503), 6.1)
 
 
-def test_no_disk_excuses_that_a_registered_job_is_unknown(clients: Clients) -> None:
+def test_a_registered_job_is_always_known(clients: Clients) -> None:
     clients.ledger.disk_fails(5.0)
     clients.refused(Story(ID, 3, "completed", sent=2), 2, "there is no job", 5.1)
     with pytest.raises(AssertionError, match="no job"):
@@ -198,7 +198,7 @@ def test_each_event_has_its_answer(clients: Clients) -> None:
         clients.take([(Story(ID, 3, "completed"), 1)], [], 1.0)
 
 
-def test_nobody_is_left_alone_before_the_end(clients: Clients) -> None:
+def test_no_stream_ends_before_its_job(clients: Clients) -> None:
     with pytest.raises(AssertionError, match="left somebody alone"), clients.until_gone():
         raise EOFError
     clients.ending = True
@@ -206,7 +206,7 @@ def test_nobody_is_left_alone_before_the_end(clients: Clients) -> None:
         raise EOFError
 
 
-def test_a_message_has_a_cursor_unless_a_disk_fails() -> None:
+def test_only_a_failing_disk_omits_cursors() -> None:
     ledger = Ledger()
     with pytest.raises(AssertionError, match="and no disk failed"):
         ledger.saw_without_cursor({"type": "progress"})
@@ -220,7 +220,7 @@ def test_a_message_has_a_cursor_unless_a_disk_fails() -> None:
 
 
 def told_of(*steps: float, kept: int = 0, end: str | None = None) -> Story:
-    """A story of which steps were answered at these times."""
+    """Return a story whose steps were answered at these times."""
     answered_at = dict(enumerate(steps, kept + 1))
     position = kept + len(steps) + 1 if end is None else 12
     ends = set() if end is None else {end}
@@ -231,42 +231,42 @@ def job(step: int, status: str = "processing") -> Message:
     return {"status": status, "progress": {"current_step": step}}
 
 
-def test_progress_loses_its_last_second_and_no_more() -> None:
+def test_progress_may_lose_its_last_second() -> None:
     Ledger().compare_story(told_of(1.0, 2.0), job(1), Kill(2.99))
     with pytest.raises(AssertionError, match="and 2 was to be kept"):
         Ledger().compare_story(told_of(1.0, 2.0), job(1), Kill(3.01))
 
 
-def test_a_daemon_that_got_no_processor_has_that_time_as_well() -> None:
+def test_time_without_processor_is_added() -> None:
     Ledger().compare_story(told_of(1.0, 2.0), job(1), Kill(3.2, starved=0.25))
     with pytest.raises(AssertionError, match="and 2 was to be kept"):
         Ledger().compare_story(told_of(1.0, 2.0), job(1), Kill(3.3, starved=0.25))
 
 
-def test_a_daemon_that_came_to_its_end_loses_no_progress() -> None:
+def test_a_clean_end_loses_no_progress() -> None:
     with pytest.raises(AssertionError, match="and 2 was to be kept"):
         Ledger().compare_story(told_of(1.0, 2.0), job(1), Kill(math.inf))
 
 
-def test_progress_that_an_earlier_daemon_had_kept_stays() -> None:
+def test_stored_progress_is_kept() -> None:
     with pytest.raises(AssertionError, match="and 5 was to be kept"):
         Ledger().compare_story(told_of(kept=5), job(4), Kill(1.0))
 
 
 @pytest.mark.parametrize("end", ["completed", "error", "cancelled"])
-def test_the_progress_before_an_end_is_as_durable_as_the_end(end: str) -> None:
+def test_the_last_progress_is_durable_with_the_end(end: str) -> None:
     status = {"error": "failed"}.get(end, end)
     Ledger().compare_story(told_of(1.0, 1.1, end=end), job(2, status), Kill(1.2))
     with pytest.raises(AssertionError, match="and 2 was to be kept"):
         Ledger().compare_story(told_of(1.0, 1.1, end=end), job(1, status), Kill(1.2))
 
 
-def test_a_job_is_started_together_with_its_progress() -> None:
+def test_the_first_progress_starts_the_job() -> None:
     with pytest.raises(AssertionError, match="without the progress that started it"):
         Ledger().compare_story(told_of(1.0), job(0), Kill(1.1))
 
 
-def test_a_disk_that_fails_excuses_only_what_was_not_yet_due() -> None:
+def test_an_outage_excuses_only_unwritten_progress() -> None:
     ledger = Ledger()
     ledger.disk_fails(3.5)
     ledger.compare_story(told_of(1.0, 2.0, 2.6), job(2), Kill(9.0))
@@ -274,7 +274,7 @@ def test_a_disk_that_fails_excuses_only_what_was_not_yet_due() -> None:
         ledger.compare_story(told_of(1.0, 2.0, 2.6), job(1), Kill(9.0))
 
 
-def test_once_the_disk_works_again_all_progress_is_due_within_a_second() -> None:
+def test_after_an_outage_progress_is_due_again() -> None:
     ledger = Ledger()
     ledger.disk_fails(3.5)
     ledger.disk_works(4.0, "store-8")

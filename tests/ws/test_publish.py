@@ -147,7 +147,7 @@ async def test_nonsense_is_not_read_for_ever(daemon: RunningDaemon) -> None:
         assert (await producer.closed()) == (4502, "too many bad lines")
     assert [answer["line"] for answer in (*told, last)] == [*range(1, len(told) + 2)]
     assert 1000 < len(told) <= NONSENSE
-    assert last["error"] == "more than 1000 lines were no events: no more of them are taken"
+    assert last["error"] == "more than 1000 invalid lines: the rest is ignored"
 
 
 async def test_what_is_against_the_protocol_is_told_behind_the_answers(daemon: RunningDaemon) -> None:

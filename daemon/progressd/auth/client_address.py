@@ -54,7 +54,7 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: S
     for entry in map(_without_port, reversed(text.split(","))):
         if not within(client, trusted):
             break
-        if not _is_address(entry):
+        if not is_address(entry):
             return client  # a proxy that hides the address, or nonsense
         client = entry
     return client
@@ -62,13 +62,14 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: S
 
 def _without_port(text: str) -> str:
     text = text.strip()
-    if _is_address(text):
+    if is_address(text):
         return text
     found = _PORT.fullmatch(text)
     return (found[1] or found[2] or "") if found else ""
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Return whether a text is an IP address."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -4,11 +4,11 @@
 makes it the same origin. The browser still sends that name in `Host`. An IP address in `Host` cannot be rebound.
 """
 
-import ipaddress
 import re
 from typing import Final
 from urllib.parse import urlsplit
 
+from progressd.auth.client_address import is_address
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden
 
@@ -22,7 +22,7 @@ def check_host(host: str, server: Server) -> None:
     if not _is_valid(host):
         raise Forbidden(f"the Host header {host[:200]} is not a valid host name")
     name = _name(host)
-    if not host or name == "localhost" or name.endswith(".localhost") or _is_address(name):
+    if not host or name == "localhost" or name.endswith(".localhost") or is_address(name):
         return
     if name not in map(str.lower, (server.host, *server.allowed_hosts)) and "*" not in server.allowed_hosts:
         raise Forbidden(f"the host {host[:200]} is not allowed: add it to server.allowed_hosts to allow it")
@@ -67,13 +67,5 @@ def _is_valid(host: str) -> bool:
     try:
         host.partition(":")[0].lower().encode("idna")
     except UnicodeError:
-        return False
-    return True
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
         return False
     return True

@@ -35,9 +35,7 @@ class Session:
         replay_lock: trio.Lock,
     ) -> None:
         self.topics: dict[str, int] = {}  # by topic: all messages after that offset have been or will be delivered
-        self._ended: dict[
-            str, tuple[int, int]
-        ] = {}  # the same for ended topics, up to the second offset
+        self._ended: dict[str, tuple[int, int]] = {}  # the same for ended topics, up to the second offset
         self._outbox = outbox
         self._newest_offset = newest_offset
         self._sessions = sessions

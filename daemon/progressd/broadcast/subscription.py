@@ -58,9 +58,7 @@ class Replay:
         self.over = False  # the topic has ended, as far as has been read
         self.newest = 0  # the offset of the last message read
         self.snapshot_offset = 0  # at which the snapshot was taken
-        self.ends = dict[
-            str, int
-        ]()  # by job, where its end or deletion was read; not for the topic of all jobs
+        self.ends = dict[str, int]()  # by job, where its end or deletion was read; not for the topic of all jobs
         self._history = history
         self._topic = topic
         self._after = after

@@ -17,30 +17,36 @@ from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.engine.ingest import Outcome
 
+CHUNK: Final = 16384  # bytes per read, about 100 lines
+TURN_LINES: Final = 250  # 2 ms of invalid lines
+TURN_SECONDS: Final = 0.003
+MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of unread answers at which the daemon stops reading a producer
+SEND_TIMEOUT: Final = 60.0  # seconds for a producer that has sent everything to read its answers
+
 _decode = msgspec.json.Decoder(ProducerEvent).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class LineTooLong(InvalidInput):
-    """A line has more bytes than allowed; it is skipped up to its end."""
+    """A line exceeds the limit. The rest of it is skipped."""
 
 
 NumberedLine: TypeAlias = tuple[int, bytes | LineTooLong]
 
 
 class LineSplitter:
-    """Splits chunks of bytes into lines, and numbers them from 1. Blank lines are counted and left out."""
+    """Split chunks of bytes into lines, and number them from 1. Blank lines count, but are omitted."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._rest = bytearray()  # of the line that has begun
+        self._rest = bytearray()  # the incomplete line
         self._skipping = False
-        self.number = 0  # of the last line that has ended
+        self.number = 0  # of the last complete line
 
     def feed(self, chunk: bytes) -> list[NumberedLine]:
-        """The lines that end in this chunk, without their line ends.
+        """Return the lines that end in this chunk, without their line ends.
 
-        What is there of a long line is not touched again: it may come byte by byte.
+        An incomplete line is not copied again: it may arrive byte by byte.
         """
         *ended, rest = chunk.split(b"\n")
         lines: list[NumberedLine] = []
@@ -64,7 +70,7 @@ class LineSplitter:
         return lines
 
     def end(self) -> list[NumberedLine]:
-        """The last line, where no line end followed it; what is fed after this begins another."""
+        """Return the last line if it has no line end. The next chunk starts a new line."""
         return self.feed(b"\n") if self._rest or self._skipping else []
 
     def _too_long(self) -> LineTooLong:
@@ -79,9 +85,9 @@ _decode_ref = msgspec.json.Decoder(_Ref).decode
 
 
 class Ack(Struct, frozen=True, omit_defaults=True):
-    """What a producer is told about a line: `ref` is its own, `cursor` where the event stands.
+    """The answer to a line: the producer's `ref`, and the `cursor` of the event.
 
-    `status` and `line` are a refused line's: the HTTP status that its error has, and its number.
+    A rejected line has the HTTP `status` of its error, and its number (`line`).
     """
 
     ref: Raw | UnsetType = UNSET
@@ -94,19 +100,19 @@ class Ack(Struct, frozen=True, omit_defaults=True):
 
 
 def refusal(ref: Raw | UnsetType, error: ProgressdError, number: int) -> Ack:
-    """The answer to a line that is refused."""
+    """Return the answer to a rejected line."""
     return Ack(ref, ok=False, error=str(error), status=error.status, line=number)
 
 
 class Line(NamedTuple):
-    """One event of a producer; `ref` asks for an answer."""
+    """One event of a producer. A `ref` requests an answer."""
 
     number: int
     event: ProducerEvent
     ref: Raw | UnsetType
 
     def answer(self, outcome: Job | ProgressdError, store_id: str) -> Ack:
-        """What came of it."""
+        """Return the answer for the outcome of the event."""
         if isinstance(outcome, ProgressdError):
             return refusal(self.ref, outcome, self.number)
         job_id = outcome.id if isinstance(self.event, RegisterEvent) else UNSET
@@ -114,7 +120,7 @@ class Line(NamedTuple):
 
 
 def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None) -> Line | Ack:
-    """Read a producer's line into its event, or into the answer that says what is wrong with it."""
+    """Decode a line into its event, or into the answer that rejects it."""
     if isinstance(line, LineTooLong):
         return refusal(UNSET, line, number)
     ref: Raw | UnsetType = UNSET
@@ -126,9 +132,9 @@ def read_line(number: int, line: bytes | LineTooLong, job_id: str | None = None)
 
 
 def read_event(text: bytes, job_id: str | None = None) -> ProducerEvent:
-    """Read one JSON object. A new job without an id gets one.
+    """Decode one JSON object. A new job without an id gets one. Raises InvalidInput.
 
-    `job_id`: the only job it may be about, and need not name. Raises InvalidInput.
+    With `job_id`, the event may omit the id, and must not name another job.
     """
     event: ProducerEvent = decode(partial(_decode_event, job_id), text, "an event")
     if job_id is not None and event.job_id.lower() != job_id:
@@ -147,44 +153,37 @@ def _decode_event(job_id: str | None, text: bytes) -> ProducerEvent:
 
 
 def _ref(line: bytes) -> Raw | UnsetType:
-    """What goes back as it came. Raises InvalidInput where the line is no text: then no answer would be, either."""
-    if b'"ref"' not in line:  # only a line that may have one is read a second time
+    """Return the ref unchanged. Raises InvalidInput if the line is not UTF-8: the answer would not be, either."""
+    if b'"ref"' not in line:  # only a line that may have one is decoded twice
         return UNSET
-    decode(bytes.decode, line, "an event")  # msgspec does not look into what it skips
+    decode(bytes.decode, line, "an event")  # msgspec does not validate what it skips
     try:
         return decode(_decode_ref, line, "an event").ref
     except InvalidInput:
         return UNSET
 
 
-CHUNK: Final = 16384  # bytes read at once, some 100 lines
-TURN_LINES: Final = 250  # which take 2 ms if they are not events
-TURN_SECONDS: Final = 0.003
-MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of answers that may wait for a producer; it is read no further meanwhile
-SEND_TIMEOUT: Final = 60.0  # seconds that a producer which has said all may take to read its answers
-
-
 class Turn:
-    """Limit what is read of producers before the rest of the daemon gets a turn: in lines, and in time."""
+    """Limit the lines and the time spent on producers before other tasks run."""
 
     def __init__(self) -> None:
         self.left = TURN_LINES
         self._end = time.perf_counter() + TURN_SECONDS
 
-    def took(self, lines: int) -> None:
+    def count(self, lines: int) -> None:
         """Count lines that were read."""
         self.left -= lines
 
     @property
     def over(self) -> bool:
-        """Return whether it is the turn of others."""
+        """Return whether other tasks should run now."""
         return self.left <= 0 or time.perf_counter() >= self._end
 
 
 class LineBatch:
-    """Lines that were read together. `job_id`: the job of those that do not name one; naming another is refused.
+    """Lines that were read together, decoded.
 
-    `asks`: whether a line asks for an answer, or is bad and gets one. `bad`: how many are.
+    `bad` counts the invalid lines. `asks` is true if a line requests an answer or is invalid.
     """
 
     def __init__(self, lines: Iterable[NumberedLine], job_id: str | None = None) -> None:
@@ -197,6 +196,6 @@ class LineBatch:
         return len(self._read)
 
     def answers(self, outcomes: Iterable[Outcome], store_id: str) -> list[Ack]:
-        """An answer for each line, in order, from the outcomes of the events."""
+        """Return the answer to each line, in order, given the outcomes of the events."""
         decided = iter(outcomes)
         return [line.answer(next(decided), store_id) if isinstance(line, Line) else line for line in self._read]

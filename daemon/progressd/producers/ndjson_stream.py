@@ -1,26 +1,35 @@
-"""A stream of lines from afar, taken some at a time: what was fed becomes events, and each line gets its answer.
-
-The Unix socket does without: there all producers are read by one task, and who is let in there is trusted.
-"""
+"""One producer's stream of lines, whichever transport carries it: decoded in batches, and each line answered."""
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from progressd.core.errors import InvalidInput
-from progressd.engine.ingest import EventSink
+from progressd.engine.ingest import EventSink, Outcome
 from progressd.producers.ndjson import CHUNK, TURN_LINES, Ack, LineBatch, LineSplitter, NumberedLine
 
-MAX_BAD_LINES: Final = 1000  # lines that are no events, after which it is not worth reading on
+MAX_BAD_LINES: Final = 1000  # invalid lines, after which the rest of a remote stream is ignored
 LINE_WEIGHT: Final = CHUNK // TURN_LINES + 1  # bytes that a line counts as at least
 
 
 class NDJSONReader:
-    """Of one producer. `job_id`: the job of lines that name none. True while lines wait."""
+    """The lines of one producer, between its transport and ingest. It is true while lines wait.
 
-    def __init__(self, splitter: LineSplitter, ingest: EventSink, job_id: str | None = None) -> None:
-        self._splitter = splitter
+    The transport feeds it bytes, stops while it is `full`, and sends the answers. Lines that name no job are about
+    `job_id`.
+    """
+
+    def __init__(
+        self,
+        max_line_bytes: int,
+        ingest: EventSink,
+        job_id: str | None = None,
+        max_bad_lines: float = MAX_BAD_LINES,
+    ) -> None:
+        self._splitter = LineSplitter(max_line_bytes)
         self._ingest = ingest
         self._job_id = job_id
+        self._max_bad_lines = max_bad_lines
         self._waiting = deque[NumberedLine]()
         self._bad = 0  # lines
         self._size = 0  # bytes of the lines that wait
@@ -31,47 +40,56 @@ class NDJSONReader:
 
     @property
     def full(self) -> bool:
-        """Whether enough lines wait for one turn, or enough blank ones came."""
+        """Return whether enough lines wait for one turn, or enough blank ones came."""
         return max(self._size, self._fed) > CHUNK or len(self._waiting) > TURN_LINES
 
     @property
     def next_number(self) -> int:
-        """The number of the first line that has not been taken."""
+        """Return the number of the first line that was not taken."""
         return self._waiting[0][0] if self._waiting else self._splitter.number + 1
 
     def feed(self, chunk: bytes) -> None:
-        """More bytes."""
+        """Add bytes."""
         self._fed += len(chunk)
         self._add(self._splitter.feed(chunk))
 
     def end(self) -> None:
-        """No more bytes of the line that has begun, if one has."""
+        """End the current line."""
         self._add(self._splitter.end())
 
     def drop(self) -> None:
-        """Forget the lines that wait."""
+        """Discard the lines that wait."""
         self._waiting.clear()
         self._size = 0
 
-    async def take(self) -> list[Ack]:
-        """Some of the lines that wait, decided. Raises Unavailable, and InvalidInput where too many are no events.
+    async def submit(self) -> list[Ack]:
+        """Submit the events in the next lines; return the answers. Raises Unavailable, and InvalidInput as `take`.
 
         The streams take turns, so that no number of them delays other requests.
         """
         fed, self._fed = self._fed, 0
         await self._ingest.turns.pass_through(max(fed, LINE_WEIGHT * min(TURN_LINES, len(self._waiting))))
-        if self._waiting and self._bad > MAX_BAD_LINES:
-            raise InvalidInput(f"more than {MAX_BAD_LINES} lines were no events: no more of them are taken")
+        batch = self.take()
+        return self.answers(batch, await self._ingest.submit(*batch.events))
+
+    def take(self) -> LineBatch:
+        """Decode the next lines. Raises InvalidInput after too many invalid ones."""
+        if self._waiting and self._bad > self._max_bad_lines:
+            raise InvalidInput(f"more than {self._max_bad_lines} invalid lines: the rest is ignored")
         lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]
-        self._size -= sum([_size(line) for _, line in lines])
-        intake = LineBatch(lines, self._job_id)
-        self._bad += intake.bad
-        return intake.answers(await self._ingest.submit(*intake.events), self._ingest.store_id)
+        self._size -= _size(lines)
+        batch = LineBatch(lines, self._job_id)
+        self._bad += batch.bad
+        return batch
+
+    def answers(self, batch: LineBatch, outcomes: Iterable[Outcome]) -> list[Ack]:
+        """Return the answer to each line of a batch, given the outcomes of its events."""
+        return batch.answers(outcomes, self._ingest.store_id)
 
     def _add(self, lines: list[NumberedLine]) -> None:
         self._waiting.extend(lines)
-        self._size += sum([_size(line) for _, line in lines])
+        self._size += _size(lines)
 
 
-def _size(line: object) -> int:
-    return len(line) if isinstance(line, bytes) else 0
+def _size(lines: Iterable[NumberedLine]) -> int:
+    return sum([len(line) for _, line in lines if isinstance(line, bytes)])

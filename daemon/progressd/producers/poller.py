@@ -1,7 +1,7 @@
-"""Reads whatever all producers have ready in one go, so that their events share a batch, its commit and its sends.
+"""Read everything that all producers have ready together, so that their events share a batch, its commit and its sends.
 
-An event that comes alone to 20 watchers of all jobs costs 65 µs, and one of ten that come together 25. So the sockets
-are in an epoll set of their own, which a single task waits for; a task for each producer would be woken for each event.
+A single event to 20 watchers of all jobs costs 65 µs; each of ten events together costs 25 µs. So one task waits for
+an epoll set of all sockets. A task per producer would be woken for each event.
 """
 
 import select
@@ -14,113 +14,113 @@ from progressd.core.errors import Unavailable
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.producers.ndjson import TURN_LINES, LineBatch, Turn
 
-POLL_INTERVAL: Final = 0.005  # seconds between two sweeps, unless somebody waits for an answer or a turn was full
-MAX_READY: Final = 8  # sources read between two looks at how much has come; the kernel takes turns among them
-MAX_READS: Final = 32  # in one sweep, also where they bring no line
+POLL_INTERVAL: Final = 0.005  # seconds between two rounds, unless a producer waits for an answer or a turn was full
+MAX_READY: Final = 8  # sources per epoll call; the kernel rotates among the ready ones
+MAX_READS: Final = 32  # in one round, including reads without a line
 
 
 class Pollable(Protocol):
-    """A producer, as far as it is read."""
+    """A producer that the poller reads."""
 
     def fileno(self) -> int:
-        """Of a non-blocking socket."""
+        """Return the descriptor of a non-blocking socket."""
 
-    def read(self, most: int) -> LineBatch | None:
-        """Read so many lines at most, blank lines included, if any have come. May raise, which ends the reading."""
+    def read(self, max_lines: int) -> LineBatch | None:
+        """Read the next lines, if any are ready. Blank lines count. An error ends the reading."""
 
     @property
-    def enough(self) -> bool:
-        """Whether it is to be read no further."""
+    def paused(self) -> bool:
+        """Return whether to stop reading."""
 
-    def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
-        """What came of the events of an intake."""
+    def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
+        """Handle the outcomes of the events in a batch."""
 
 
 class Registration:
-    """Of one source."""
+    """A source that is being read."""
 
     def __init__(self, source: Pollable) -> None:
         self.source = source
         self.over = trio.Event()
         self.error: Exception | None = None
 
-    def read(self, most: int) -> LineBatch | None:
-        """What has come from it, if anything. Its own task is told of an error: no source disturbs another."""
+    def read(self, max_lines: int) -> LineBatch | None:
+        """Read what is ready. Pass an error to the task of the source: it must not disturb other sources."""
         try:
-            intake = self.source.read(most)
+            batch = self.source.read(max_lines)
         except Exception as error:
             self.error = error
             self.over.set()
             return None
-        if self.source.enough:
+        if self.source.paused:
             self.over.set()
-        return intake
+        return batch
 
 
-Batch: TypeAlias = list[tuple[Pollable, LineBatch]]  # of one sweep
+Round: TypeAlias = list[tuple[Pollable, LineBatch]]
 
 
 class Poller:
-    """`run` is the task that reads."""
+    """Read many sources in one task, `run`."""
 
     def __init__(self, ingest: Ingest) -> None:
         self._ingest = ingest
         self._epoll = select.epoll()
-        self._readings: dict[int, Registration] = {}
+        self._registrations: dict[int, Registration] = {}
 
     async def read(self, source: Pollable) -> None:
-        """Have a source read until it says that it is enough. Raises what its reading raised."""
-        reading = Registration(source)
+        """Read a source until it is paused. Raises the error of its `read`."""
+        registration = Registration(source)
         descriptor = source.fileno()
         self._epoll.register(descriptor, select.EPOLLIN)
-        self._readings[descriptor] = reading
+        self._registrations[descriptor] = registration
         try:
-            await reading.over.wait()
+            await registration.over.wait()
         finally:
             self._forget(descriptor)
-        if reading.error is not None:
-            raise reading.error
+        if registration.error is not None:
+            raise registration.error
 
     async def run(self) -> None:
         """Read until cancelled."""
         with self._epoll:
             while True:
                 began = trio.current_time()
-                if batch := self._read():
-                    await self._hand_in(batch)
-                    intakes = [intake for _, intake in batch]
-                    if sum(map(len, intakes)) < TURN_LINES and not any(intake.asks for intake in intakes):
+                if round_ := self._read():
+                    await self._submit(round_)
+                    batches = [batch for _, batch in round_]
+                    if sum(map(len, batches)) < TURN_LINES and not any(batch.asks for batch in batches):
                         await trio.sleep_until(began + POLL_INTERVAL)
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
 
-    def _read(self) -> Batch:
-        batch, turn, reads = Batch(), Turn(), 0
+    def _read(self) -> Round:
+        round_, turn, reads = Round(), Turn(), 0
         while not turn.over and reads < MAX_READS and (ready := self._epoll.poll(0, MAX_READY)):
             reads += len(ready)
             share = max(1, turn.left // len(ready))
             for descriptor, _ in ready:
-                reading = self._readings[descriptor]
-                if intake := reading.read(share):
-                    batch.append((reading.source, intake))
-                    turn.took(len(intake))
-                if reading.over.is_set():
+                registration = self._registrations[descriptor]
+                if batch := registration.read(share):
+                    round_.append((registration.source, batch))
+                    turn.count(len(batch))
+                if registration.over.is_set():
                     self._forget(descriptor)
-        return batch
+        return round_
 
     def _forget(self, descriptor: int) -> None:
-        if self._readings.pop(descriptor, None) and not self._epoll.closed:
+        if self._registrations.pop(descriptor, None) and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
-    async def _hand_in(self, batch: Batch) -> None:
-        events = [event for _, intake in batch for event in intake.events]
+    async def _submit(self, round_: Round) -> None:
+        events = [event for _, batch in round_ for event in batch.events]
         outcomes: Sequence[Outcome]
         try:
             outcomes = await self._ingest.submit(*events)
         except Unavailable as error:
             outcomes = [error] * len(events)
         position = 0
-        for source, intake in batch:
-            end = position + len(intake.events)
-            source.decided(intake, outcomes[position:end])
+        for source, batch in round_:
+            end = position + len(batch.events)
+            source.decided(batch, outcomes[position:end])
             position = end

@@ -1,4 +1,4 @@
-"""The Unix socket: producers of this host write lines, and are answered where they ask (`ref`) or err."""
+"""The Unix socket: local producers write lines. The daemon answers lines with a `ref`, and rejected ones."""
 
 import contextlib
 import math
@@ -20,35 +20,36 @@ from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnect
 from progressd.core.messages import encode
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.net.accept import accept_forever
-from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch, LineSplitter
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch
+from progressd.producers.ndjson_stream import NDJSONReader
 from progressd.producers.poller import Poller
 
-STOP_PATIENCE: Final = 5.0  # seconds that a producer may take to read its answers once the daemon stops
+STOP_TIMEOUT: Final = 5.0  # seconds for a producer to read its answers while the daemon stops
 
 log = structlog.get_logger(__name__)
 
 
 class UnixSocket:
-    """Serves producers until cancelled, or until `drain` is done with them."""
+    """Serve producers until cancelled or drained."""
 
     def __init__(self, ingest: Ingest, settings: Settings) -> None:
         self._ingest = ingest
         self._settings = settings.ingest
-        self._sweep = Poller(ingest)
+        self._poller = Poller(ingest)
         self._connected = 0
-        self._full = False  # which was logged
+        self._full = False  # and a warning was logged
         self._producers = set[ProducerConnection]()
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
 
     def use(self, settings: Settings) -> None:
-        """Settings that have been read again; producers that are connected keep theirs."""
+        """Use new settings. Connected producers keep the old ones."""
         self._settings = settings.ingest
 
     async def run(self, *listening: socket.socket) -> None:
-        """Accept producers on bound sockets, of which systemd may pass on several; run it once for all of them."""
+        """Accept producers on bound sockets; systemd may pass several. Call once."""
         async with trio.open_nursery() as reading:
-            reading.start_soon(self._sweep.run)
+            reading.start_soon(self._poller.run)
             async with trio.open_nursery() as producers:
                 with self._accepting:
                     async with trio.open_nursery() as accepting:
@@ -60,157 +61,163 @@ class UnixSocket:
         self._drained.set()
 
     async def drain(self) -> None:
-        """Accept no more producers; take and answer what the others have written so far, and close them."""
+        """Accept no more producers. Process and answer what the others have sent, then close them."""
         self._accepting.cancel()
         await self._drained.wait()
 
     def _accepted(self, sock: socket.socket, producers: trio.Nursery) -> None:
-        most = self._settings.max_connections
-        if self._connected < most:
-            self._full = self._full and 2 * self._connected > most  # not to log every change around the limit
+        limit = self._settings.max_connections
+        if self._connected < limit:
+            self._full = self._full and 2 * self._connected > limit  # avoids a warning for each change at the limit
             self._connected += 1
             producers.start_soon(self._serve, sock)
             return
         if not self._full:
             self._full = True
-            log.warning("too many producers, refusing more (ingest.max_connections)", connected=self._connected)
+            log.warning("too many producers, rejecting new ones (ingest.max_connections)", connected=self._connected)
         error = TooManyConnections(
             f"too many producers: {self._connected} are connected (try again later, or raise ingest.max_connections)"
         )
         with sock, contextlib.suppress(OSError):
-            sock.send(_refused(error))
+            sock.send(_rejection(error))
 
     async def _serve(self, sock: socket.socket) -> None:
-        """The boundary of one producer."""
+        """Serve one producer; its errors end here."""
         try:
             with sock:
-                await self._converse(sock)
+                await self._read(sock)
         finally:
             self._connected -= 1
 
-    async def _converse(self, sock: socket.socket) -> None:
+    async def _read(self, sock: socket.socket) -> None:
         pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         log.debug("producer connected", pid=pid, uid=uid)
         try:
             async with trio.open_nursery() as nursery:
-                splitter = LineSplitter(self._settings.max_line_bytes)
-                producer = ProducerConnection(
-                    sock, nursery, splitter, self._ingest.store_id, self._settings.idle_timeout
-                )
+                lines = NDJSONReader(self._settings.max_line_bytes, self._ingest, max_bad_lines=math.inf)
+                producer = ProducerConnection(sock, nursery, lines, self._settings.idle_timeout)
                 self._producers.add(producer)
                 try:
                     if self._accepting.cancel_called:
                         producer.stop()
-                    await producer.run(self._sweep)
+                    await producer.run(self._poller)
                 finally:
                     self._producers.remove(producer)
                 nursery.cancel_scope.cancel()
         except* OSError:
-            log.debug("producer left without reading its answers", pid=pid)
+            log.debug("producer disconnected without reading its answers", pid=pid)
         except* Exception as group:
             log.error("producer failed", pid=pid, error=repr(group.exceptions[0]), exc_info=group)
 
 
 class ProducerConnection:
-    """One connection. The sweep reads it; it is answered once ingest has decided what was read of all."""
+    """One connection. The poller reads it, and passes it the outcomes of its events."""
 
     def __init__(
         self,
         sock: socket.socket,
         nursery: trio.Nursery,
-        splitter: LineSplitter,
-        store_id: str,
+        lines: NDJSONReader,
         idle_timeout: float = math.inf,
+        stop_timeout: float = STOP_TIMEOUT,
     ) -> None:
-        self.fileno = sock.fileno
-        self.send = sock.send
         self._socket = sock
         self._nursery = nursery
-        self._splitter = splitter
-        self._store_id = store_id
+        self._lines = lines
         self._idle_timeout = idle_timeout
+        self._stop_timeout = stop_timeout
         self._idle = trio.CancelScope()
-        self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._give_up)
-        self._undecided = 0  # intakes
+        self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._abort)
+        self._undecided = 0  # batches
         self._decided = trio.Event()
-        self._said_all = False
+        self._ended = False  # the producer's side
         self._cut = False  # by the daemon, perhaps within a line
-        self._patience = math.inf  # seconds that it may take to read its answers
-        self._waiting = trio.CancelScope()  # until it has
+        self._send_timeout = math.inf  # seconds for the producer to read its answers
+        self._sending = trio.CancelScope()
 
-    async def run(self, sweep: Poller) -> None:
-        """Until the producer closes its side, and has all its answers. Raises what its reading raised."""
+    async def run(self, poller: Poller) -> None:
+        """Serve until the producer closes its side, and has read all answers. Raises the error of `read`."""
         try:
-            self._wait_for_more()
+            self._restart_idle_timer()
             with self._idle:
-                while not self._said_all:
-                    await sweep.read(self)
-                    await self._answers_read()
+                while not self._ended:
+                    await poller.read(self)
+                    await self._answers_sent()
             if self._idle.cancelled_caught:
-                self._answers.write(_refused(_idle(self._idle_timeout)))
+                self._answers.write(_rejection(_idle(self._idle_timeout)))
             while self._undecided:
                 self._decided = trio.Event()
                 await self._decided.wait()
-            self._patience = min(self._patience, SEND_TIMEOUT)
-            await self._answers_read()
+            self._send_timeout = min(self._send_timeout, SEND_TIMEOUT)
+            await self._answers_sent()
         finally:
-            self._answers.discard()  # whatever ingest still decides
+            self._answers.discard()  # including answers to come
 
     def stop(self) -> None:
-        """Take what the producer has written so far. Its next write fails, so it knows what was not taken."""
+        """Process what the producer has sent so far. Its next write fails, so it knows what was not processed."""
         if not _has_shut_down(self._socket):
             self._cut = True
             self._socket.shutdown(socket.SHUT_RD)
-        self._patience = STOP_PATIENCE
-        self._waiting.deadline = min(self._waiting.deadline, trio.current_time() + STOP_PATIENCE)
+        self._send_timeout = self._stop_timeout
+        self._sending.deadline = min(self._sending.deadline, trio.current_time() + self._stop_timeout)
 
-    async def _answers_read(self) -> None:
-        """Wait until the producer has read its answers, or give it up."""
-        with trio.move_on_after(self._patience) as self._waiting:
+    async def _answers_sent(self) -> None:
+        """Wait until the producer has read its answers; disconnect it at the timeout."""
+        with trio.move_on_after(self._send_timeout) as self._sending:
             await self._answers.drained()
-        if self._waiting.cancelled_caught:
+        if self._sending.cancelled_caught:
             self._nursery.cancel_scope.cancel()
 
-    def _wait_for_more(self) -> None:
-        """Let the time run in which something has to come, or stop it while the producer waits for the daemon."""
+    def _restart_idle_timer(self) -> None:
+        """Restart the idle timeout, or suspend it while the producer waits for the daemon."""
         self._idle.deadline = math.inf if self._undecided else trio.current_time() + self._idle_timeout
 
+    def fileno(self) -> int:
+        """Return the descriptor, for the poller."""
+        return self._socket.fileno()
+
     @property
-    def enough(self) -> bool:
-        """For the sweep: whether its answers come first."""
-        return self._said_all or self._answers.congested
+    def paused(self) -> bool:
+        """Return whether the poller stops reading: the producer must read its answers first, or has ended."""
+        return self._ended or self._answers.congested
+
+    def send(self, data: bytes) -> int:
+        """Send bytes, for the outbox."""
+        return self._socket.send(data)
 
     async def wait_writable(self) -> None:
-        """For the outbox."""
+        """Wait for room, for the outbox."""
         await trio.lowlevel.wait_writable(self._socket)
 
-    def read(self, most: int) -> LineBatch | None:
-        """For the sweep: the next lines. The others stay in the socket, which therefore stays readable."""
+    def read(self, max_lines: int) -> LineBatch | None:
+        """Read the next lines, for the poller. The rest stays in the socket, so the socket stays readable."""
         try:
-            chunk = _first_lines(self._socket.recv(CHUNK, socket.MSG_PEEK), most)
+            chunk = _first_lines(self._socket.recv(CHUNK, socket.MSG_PEEK), max_lines)
         except BlockingIOError:
             return None
         if chunk:
             self._socket.recv(len(chunk))
-            lines = self._splitter.feed(chunk)
+            self._lines.feed(chunk)
         else:
-            lines = [] if self._cut else self._splitter.end()
-            self._said_all = True
-        self._undecided += bool(lines)
-        self._wait_for_more()
-        return LineBatch(lines) if lines else None
+            if not self._cut:
+                self._lines.end()
+            self._ended = True
+        batch = self._lines.take() if self._lines else None
+        self._undecided += batch is not None
+        self._restart_idle_timer()
+        return batch
 
-    def decided(self, intake: LineBatch, outcomes: Sequence[Outcome]) -> None:
-        """For the sweep: tell who asked, or was wrong."""
+    def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
+        """Answer lines with a `ref`, and rejected ones, for the poller."""
         self._undecided -= 1
         self._decided.set()
-        self._wait_for_more()
-        if intake.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
-            answers = intake.answers(outcomes, self._store_id)
-            told = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
-            self._answers.write(b"".join(told))
+        self._restart_idle_timer()
+        if batch.asks or any(isinstance(outcome, ProgressdError) for outcome in outcomes):
+            answers = self._lines.answers(batch, outcomes)
+            sent = [encode(answer) + b"\n" for answer in answers if not answer.ok or answer.ref is not UNSET]
+            self._answers.write(b"".join(sent))
 
-    def _give_up(self, closing: CloseCode) -> None:
+    def _abort(self, closing: CloseCode) -> None:
         self._nursery.cancel_scope.cancel()
 
 
@@ -221,19 +228,19 @@ def _has_shut_down(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _refused(error: ProgressdError) -> bytes:
-    """Return the answer that is sent before a connection is closed."""
+def _rejection(error: ProgressdError) -> bytes:
+    """Return the answer that precedes the close of a connection."""
     return encode(Ack(ok=False, error=str(error), status=error.status)) + b"\n"
 
 
 def _idle(seconds: float) -> RequestTimeout:
     return RequestTimeout(
-        f"connection closed: nothing came for {seconds_text(seconds)} (send an empty line meanwhile, or raise "
+        f"connection closed: no data for {seconds_text(seconds)} (send an empty line in time, or raise "
         "ingest.idle_timeout)"
     )
 
 
-def _first_lines(chunk: bytes, most: int) -> bytes:
-    """Return the first lines of a chunk, or all of it where it has fewer than `most`."""
-    *lines, rest = chunk.split(b"\n", most)
-    return chunk if len(lines) < most else chunk[: len(chunk) - len(rest)]
+def _first_lines(chunk: bytes, max_lines: int) -> bytes:
+    """Return the first lines of a chunk, or all of it if it has fewer."""
+    *lines, rest = chunk.split(b"\n", max_lines)
+    return chunk if len(lines) < max_lines else chunk[: len(chunk) - len(rest)]

@@ -1,13 +1,13 @@
-"""A program that takes on limits and then becomes another: nothing may run between fork and exec in one with threads.
+"""Set resource limits, then exec a program. A process with threads must run no code between fork and exec.
 
     REPORT LC_CTYPE KIND:SOFT:HARD… -- PROGRAM ARGUMENT…
 
-REPORT is a descriptor, which is closed once PROGRAM is there. Until then a line `WHAT ERRNO` on it tells of each limit
-that could not be set, and the last one, `PROGRAM ERRNO`, that there will be none. Nothing else would tell exactly:
-tools such as prlimit(1) look for a program with execvp(3), which has a shell read what the kernel refuses to run.
+REPORT is a descriptor that exec closes. Each limit that cannot be set is a line `WHAT ERRNO` on it. A last line
+`PROGRAM ERRNO` means that exec failed. Tools such as prlimit(1) do not report this exactly: they use execvp(3), which
+lets a shell interpret files that the kernel rejects.
 
-Given to Python as text, since its file may be another one by now, and without site, which takes 10 ms; it imports
-nothing of ours.
+Python gets this file as text, because an upgrade may replace it, and runs it without `site`, which takes 10 ms. It
+imports only the standard library.
 """
 
 import errno
@@ -17,8 +17,8 @@ import signal
 import sys
 from typing import Final
 
-FIRST_TO_GO: Final = 500  # added to a child's badness, of 1000 (proc(5), oom_score_adj): rather it than the daemon
-BADNESS: Final = "/proc/self/oom_score_adj"
+OOM_SCORE_ADJ: Final = 500  # of 1000: the kernel kills the child before the daemon (proc(5))
+OOM_FILE: Final = "/proc/self/oom_score_adj"
 PROGRAM: Final = "PROGRAM"
 
 
@@ -27,54 +27,54 @@ def main() -> None:
     report, ctype, *limits = sys.argv[1:end]
     command = sys.argv[end + 1 :]
 
-    def tell(what: str, error: OSError) -> None:
+    def report_error(what: str, error: OSError) -> None:
         os.write(int(report), f"{what} {error.errno}\n".encode())
 
     os.set_inheritable(int(report), False)
-    _as_started(ctype)
+    _undo_python_startup(ctype)
     try:
-        _go_first()
+        _raise_oom_score()
     except OSError as error:
-        tell(BADNESS, error)
+        report_error(OOM_FILE, error)
     for limit in limits:
         name, soft, hard = limit.split(":")
         try:
-            _limit(name, int(soft), int(hard))
+            _set_limit(name, int(soft), int(hard))
         except OSError as error:
-            tell(f"RLIMIT_{name}", error)
+            report_error(f"RLIMIT_{name}", error)
     try:
-        os.execvp(command[0], command)  # noqa: S606  # without a shell is the point
+        os.execvp(command[0], command)  # noqa: S606  # deliberately without a shell
     except OSError as error:
-        tell(PROGRAM, error)
+        report_error(PROGRAM, error)
     sys.exit(127)
 
 
-def _as_started(ctype: str) -> None:
-    """Undo what Python does to its process as it starts, for the next program would inherit it."""
+def _undo_python_startup(ctype: str) -> None:
+    """Undo what Python changes at start-up and the program would inherit."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    if os.environ.get("LC_CTYPE", "") != ctype:  # PEP 538; an empty one is as good as none
+    if os.environ.get("LC_CTYPE", "") != ctype:  # PEP 538; empty means unset
         del os.environ["LC_CTYPE"]
         if ctype:
             os.environ["LC_CTYPE"] = ctype
 
 
-def _go_first() -> None:
-    with open(BADNESS, "r+") as file:
-        badness = max(FIRST_TO_GO, int(file.read()))
+def _raise_oom_score() -> None:
+    with open(OOM_FILE, "r+") as file:
+        score = max(OOM_SCORE_ADJ, int(file.read()))
         file.seek(0)
-        file.write(str(badness))
+        file.write(str(score))
 
 
-def _limit(name: str, soft: int, hard: int) -> None:
-    """What this process itself may not exceed stays."""
+def _set_limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit, at most the hard limit of this process."""
     kind = getattr(resource, f"RLIMIT_{name}")
-    most = resource.getrlimit(kind)[1]
-    if most != resource.RLIM_INFINITY:
-        soft, hard = min(soft, most), min(hard, most)
+    maximum = resource.getrlimit(kind)[1]
+    if maximum != resource.RLIM_INFINITY:
+        soft, hard = min(soft, maximum), min(hard, maximum)
     try:
         resource.setrlimit(kind, (soft, hard))
-    except ValueError as error:  # Python's for EPERM, such as a sandbox says
+    except ValueError as error:  # Python raises it for EPERM, for example in a sandbox
         raise PermissionError(errno.EPERM, str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""The output of a program that the runner started: events, progress by pattern, and its last lines."""
+"""The output of a pipeline: events, progress by pattern, and the last line of an error."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,20 +12,20 @@ from progressd.core.progress_pattern import ProgressPattern
 from progressd.engine.ingest import Ingest
 from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_event
 
-MAX_LAST_WORDS: Final = 300  # characters
+MAX_SUMMARY: Final = 300  # characters
 
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # for colours, and the like
-_DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # of a file, which alone is left
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # terminal colours etc.
+_DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # the file name stays
 
 
-def last_words(stderr: bytes) -> str:
-    """The last line that says anything; "" where there is none."""
+def summary(stderr: bytes) -> str:
+    """Return the last line with text, shortened and without directories; "" if there is none."""
     for line in reversed(stderr.splitlines()):
         text = _ESCAPES.sub("", line.decode(errors="replace"))
         words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
         if words:
             words = _DIRECTORIES.sub("", words)
-            return words if len(words) <= MAX_LAST_WORDS else words[: MAX_LAST_WORDS - 1] + "…"
+            return words if len(words) <= MAX_SUMMARY else words[: MAX_SUMMARY - 1] + "…"
     return ""
 
 
@@ -35,34 +35,34 @@ log = structlog.get_logger(__name__)
 
 
 class OutputParser:
-    """Hands in the progress; keeps what the pipeline says of its end until it has ended."""
+    """Submit the progress of a job. Keep its result or error until the program has ended."""
 
     def __init__(self, job_id: str, ingest: Ingest, progress_pattern: str | None) -> None:
         self._job_id = job_id
         self._ingest = ingest
         self._pattern = ProgressPattern(progress_pattern) if progress_pattern else None
         self.result = ReportedResult()
-        self.complaint: str | None = None
+        self.error: str | None = None
         self._warned = False
 
     async def on_stdout(self, lines: Sequence[NumberedLine]) -> None:
-        """Take lines of standard output."""
-        await self._take(lines, self._event)
+        """Handle lines of standard output: events, or text for the pattern."""
+        await self._submit(lines, self._event)
 
     async def on_stderr(self, lines: Sequence[NumberedLine]) -> None:
-        """Take lines of standard error, where only the pattern looks."""
+        """Handle lines of standard error: text for the pattern."""
         if self._pattern is not None:
-            await self._take(lines, self._found)
+            await self._submit(lines, self._match)
 
-    async def _take(
+    async def _submit(
         self, lines: Sequence[NumberedLine], read: Callable[[bytes | LineTooLong], Reported | None]
     ) -> None:
-        """Submit the events in some lines. Others get their turn in between, however many lines there are."""
+        """Submit the events in these lines. Other tasks run in between."""
         turn, events = Turn(), list[Reported]()
         for _, line in lines:
             if (event := read(line)) is not None:
                 events.append(event)
-            turn.took(1)
+            turn.count(1)
             if turn.over:
                 await self._ingest.submit(*events)
                 turn, events = Turn(), []
@@ -70,22 +70,22 @@ class OutputParser:
 
     def _event(self, line: bytes | LineTooLong) -> Reported | None:
         if isinstance(line, LineTooLong) or not line.lstrip().startswith(b"{"):
-            return self._found(line)
+            return self._match(line)
         try:
             event = read_event(line, self._job_id)
         except InvalidInput as error:
             self._warn(error)
-            return self._found(line)
+            return self._match(line)
         match event:
             case CompletedEvent():
                 self.result = event.data
             case ErrorEvent():
-                self.complaint = event.data.message
+                self.error = event.data.message
             case ProgressEvent() | PreviewEvent():
                 return event
         return None
 
-    def _found(self, line: bytes | LineTooLong) -> ProgressEvent | None:
+    def _match(self, line: bytes | LineTooLong) -> ProgressEvent | None:
         if self._pattern is None or isinstance(line, LineTooLong):
             return None
         try:
@@ -96,7 +96,7 @@ class OutputParser:
         return ProgressEvent(self._job_id, found) if found is not None else None
 
     def _warn(self, error: InvalidInput) -> None:
-        """Log the first line of a job that looks like an event and is not: a program may write millions of them."""
+        """Log the first invalid event of a job only: a program may write millions of them."""
         if not self._warned:
             self._warned = True
             log.warning(

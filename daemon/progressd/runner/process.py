@@ -1,7 +1,4 @@
-"""A child process in a session of its own: its output by lines, and its end by itself, by time, or by us.
-
-Nothing that it has started outlives it.
-"""
+"""A child process in its own session: start it, read its output, and end it with all its descendants."""
 
 import os
 import signal
@@ -24,13 +21,13 @@ from progressd.system.process_tree import Process, Tree, environment_of
 from progressd.system.reaper import reaper
 from progressd.system.transient import passes
 
-STDERR_KEPT: Final = 65536  # bytes of standard error that are kept, the last ones
+MAX_STDERR: Final = 65536  # bytes of standard error to keep, the last ones
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
-RETRY_AFTER: Final = 1.0  # seconds until another try, when the machine was short of something
+RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
-# Read once: while a new version is being installed, the file is away, and then it is one for another daemon.
+# Read once: an upgrade removes the file, and then replaces it.
 _SOURCE: Final = Path(exec_limited.__file__).read_text(encoding="utf-8")
-_PROGRAM: Final = (  # named, for its tracebacks, and without the source in the line that they show
+_PROGRAM: Final = (  # tracebacks show the file name, and not the source as one line
     f"source = {_SOURCE!a}\nexec(compile(source, {exec_limited.__file__!a}, 'exec'))"
 )
 EXEC_LIMITED: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
@@ -41,9 +38,9 @@ log = structlog.get_logger(__name__)
 
 
 class ChildProcess:
-    """A started program. `run` it once; a cancellation, like everything else that ends `run`, ends its whole tree.
+    """A started program. Call `run` once. However `run` ends, it ends the whole process tree.
 
-    `marks`: variables that only its tree has in its environment, by which what leaves the session is found.
+    `marks` are environment variables that only this tree has. They identify descendants that left the session.
     """
 
     def __init__(self, process: trio.Process, kill_grace: float, marks: Sequence[str] = ()) -> None:
@@ -51,8 +48,8 @@ class ChildProcess:
         self._kill_grace = kill_grace
         self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}))
         self.pid = process.pid
-        self.stderr = b""  # the end of it
-        self.left: list[Process] = []  # what could not be ended
+        self.stderr = b""  # its last bytes
+        self.left: list[Process] = []  # processes that could not be ended
 
     @classmethod
     async def start(
@@ -63,13 +60,13 @@ class ChildProcess:
         kill_grace: float,
         limits: Sequence[str] = (),
     ) -> "ChildProcess":
-        """Start a program without a shell, with limits as NAME:SOFT:HARD. Raises OSError when it cannot be started."""
+        """Start a program without a shell, with limits as NAME:SOFT:HARD. Raises OSError."""
         reading, writing = os.pipe()
         async with trio.lowlevel.FdStream(reading) as report:
             try:
-                words = (*EXEC_LIMITED, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
+                arguments = (*EXEC_LIMITED, str(writing), environment.get("LC_CTYPE", ""), *limits, "--", *command)
                 process = await reaper.open_process(
-                    words,
+                    arguments,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -84,14 +81,14 @@ class ChildProcess:
                 process, kill_grace, [f"{name}={environment[name]}" for name in (MARK, JOB) if name in environment]
             )
             try:
-                await _has_become(command[0], report)
+                await _wait_for_exec(command[0], report)
             except BaseException:
                 await child._close()
                 raise
             return child
 
     async def run(self, on_stdout: OnLines, on_stderr: OnLines) -> int:
-        """Read until the child has ended; its exit status, negative for a signal."""
+        """Read the output until the child has ended. Return its exit status, negative for a signal."""
         process = self._process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -100,7 +97,7 @@ class ChildProcess:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, stdout, on_stdout)
                 nursery.start_soon(self._read_stderr, stderr, on_stderr)
-                await self._ended()
+                await self._wait_for_exit()
                 for output in (stdout, stderr):
                     output.has_ended()
         finally:
@@ -109,21 +106,21 @@ class ChildProcess:
         return process.returncode
 
     async def _read_stderr(self, output: ProgramOutput, on_lines: OnLines) -> None:
-        async def kept(lines: Sequence[NumberedLine]) -> None:
+        async def keep(lines: Sequence[NumberedLine]) -> None:
             text = b"".join([line + b"\n" for _, line in lines if isinstance(line, bytes)])
-            self.stderr = (self.stderr + text)[-STDERR_KEPT:]
+            self.stderr = (self.stderr + text)[-MAX_STDERR:]
             await on_lines(lines)
 
-        await self._read(output, kept)
+        await self._read(output, keep)
 
     async def _read(self, output: ProgramOutput, on_lines: OnLines) -> None:
         splitter = LineSplitter(MAX_LINE)
         while chunk := await output.receive():
-            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars rewrite their line
+            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # for progress bars
         await on_lines(splitter.end())
 
-    async def _ended(self) -> None:
-        """Wait until the program has ended. Its exit status stays: until that is taken, its id is not used again."""
+    async def _wait_for_exit(self) -> None:
+        """Wait until the program has ended. Do not reap it yet: that would free its process id."""
         descriptor = None
         while descriptor is None:
             try:
@@ -131,7 +128,7 @@ class ChildProcess:
             except OSError as error:
                 if not passes(error):
                     raise
-                await trio.sleep(RETRY_AFTER)
+                await trio.sleep(RETRY_INTERVAL)
         try:
             await trio.lowlevel.wait_readable(descriptor)
         finally:
@@ -142,28 +139,28 @@ class ChildProcess:
             self.left = await self._end()
             for stream in (self._process.stdout, self._process.stderr):
                 assert stream is not None
-                await stream.aclose()  # not before: its last words would kill it (SIGPIPE)
+                await stream.aclose()  # not earlier: a write would raise SIGPIPE
             if self.pid in [process.pid for process in self.left]:
                 trio.lowlevel.spawn_system_task(reaper.exit_status, self._process)
             else:
                 await reaper.exit_status(self._process)
 
     async def _end(self) -> list[Process]:
-        """End the program, if it still runs, and all that it has started. Return what could not be ended."""
+        """End the whole process tree. Return the processes that could not be ended."""
         while True:
             try:
                 return await self._tree.end(self._kill_grace)
             except OSError as error:
                 if not passes(error):
                     raise
-                log.warning("cannot search for the processes of a program yet", pid=self.pid, error=str(error))
-            with suppress(ProcessLookupError, PermissionError):  # at least, and it takes nothing
+                log.warning("cannot list the processes of a program, retrying", pid=self.pid, error=str(error))
+            with suppress(ProcessLookupError, PermissionError):  # needs no resources
                 os.killpg(self.pid, signal.SIGTERM)
-            await trio.sleep(RETRY_AFTER)
+            await trio.sleep(RETRY_INTERVAL)
 
 
 def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Mapping[int, str]:
-    """Find what has the marks or is in the session. No other has its id before the exit status is taken."""
+    """Find the processes with the marks or in the session. The session id is not reused before the child is reaped."""
     return {
         process.pid: ""
         for process in processes
@@ -171,8 +168,8 @@ def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Map
     }
 
 
-async def _has_become(program: str, report: trio.abc.ReceiveStream) -> None:
-    """Wait until a child has become a program. Raises OSError when it cannot."""
+async def _wait_for_exec(program: str, report: trio.abc.ReceiveStream) -> None:
+    """Wait until the child runs the program. Raises OSError if exec failed."""
     text = b""
     while chunk := await report.receive_some():
         text += chunk
@@ -181,4 +178,4 @@ async def _has_become(program: str, report: trio.abc.ReceiveStream) -> None:
         reason = os.strerror(int(number))
         if what == exec_limited.PROGRAM:
             raise OSError(int(number), reason, program)
-        log.warning("cannot limit a child", program=program, what=what, error=reason)
+        log.warning("cannot set a limit", program=program, limit=what, error=reason)

@@ -1,4 +1,4 @@
-"""What one process of a pipeline may take of the machine, and what an end tells about a limit that was reached."""
+"""Resource limits of each process of a pipeline, and the exit statuses that mean a limit was reached."""
 
 import re
 import signal
@@ -7,16 +7,16 @@ from typing import Final, NamedTuple
 from progressd.config.settings import RunnerSettings
 from progressd.config.units import seconds_text, size_text
 from progressd.core.pipeline import Pipeline
-from progressd.runner.output import last_words
+from progressd.runner.output import summary
 
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
 
-_COMPLAINT = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
-_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # the kernel's, and allocators' that give up
+_OUT_OF_MEMORY = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
+_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # the kernel or an allocator ran out of memory
 
 
 class ResourceLimits(NamedTuple):
-    """In bytes and seconds of processor time, each for every process of its own."""
+    """Limits in bytes and seconds of CPU time. Each process has its own."""
 
     memory: int
     cpu: float
@@ -25,7 +25,7 @@ class ResourceLimits(NamedTuple):
 
     @classmethod
     def of(cls, pipeline: Pipeline, runner: RunnerSettings) -> "ResourceLimits":
-        """The pipeline's own, and the runner's where it has none."""
+        """Return the limits of the pipeline; the runner's are the default."""
         return cls(
             pipeline.max_memory_bytes or runner.max_memory_bytes,
             pipeline.max_cpu_seconds or runner.max_cpu_seconds,
@@ -33,9 +33,9 @@ class ResourceLimits(NamedTuple):
             pipeline.max_open_files or runner.max_open_files,
         )
 
-    def words(self) -> list[str]:
-        """Each as NAME:SOFT:HARD, named as in setrlimit(2), for `become`."""
-        # RLIMIT_DATA and not RLIMIT_AS: runtimes with a heap of their own reserve addresses by the terabyte.
+    def arguments(self) -> list[str]:
+        """Return each limit as NAME:SOFT:HARD, for `exec_limited`."""
+        # Not RLIMIT_AS: some runtimes reserve terabytes of address space.
         cpu = max(1, round(self.cpu))
         return [
             f"DATA:{self.memory}:{self.memory}",
@@ -45,18 +45,18 @@ class ResourceLimits(NamedTuple):
             "CORE:0:0",
         ]
 
-    def told(self, status: int, stderr: bytes) -> str:
-        """What an exit status other than 0, negative for a signal, says, as the end of a sentence about the child."""
-        number = -status if status < 0 else status - 128  # as a shell tells of what it has run
+    def describe_exit(self, status: int, stderr: bytes) -> str:
+        """Describe a failure, to follow the name of the program. A negative status is a signal."""
+        number = -status if status < 0 else status - 128  # a shell reports the signal of its command so
         if number == signal.SIGXCPU:
             return f"used more than {seconds_text(self.cpu)} of processor time, its limit"
         if number == signal.SIGXFSZ:
             return f"wrote a file larger than {size_text(self.file)}, its limit"
-        end = f"was ended by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
-        if number in _FATAL or _COMPLAINT.search(stderr):
-            return f"{end}, perhaps because it needs more memory than its limit of {size_text(self.memory)}"
-        words = last_words(stderr)
-        return f"{end}: {words}" if words else end
+        end = f"was killed by {_signal_name(-status)}" if status < 0 else f"failed with exit status {status}"
+        if number in _FATAL or _OUT_OF_MEMORY.search(stderr):
+            return f"{end}, perhaps because it exceeded its memory limit of {size_text(self.memory)}"
+        reason = summary(stderr)
+        return f"{end}: {reason}" if reason else end
 
 
 def _signal_name(number: int) -> str:

@@ -1,6 +1,6 @@
-"""The runner: takes queued jobs of the configured pipelines, in the order of `RoundRobin`, and runs each as a child.
+"""The runner: take queued jobs of the configured pipelines, in the order of `RoundRobin`, and run each as a child.
 
-It is a producer like any other: what the child writes becomes events, and so does its end. Nobody else starts them.
+It is a producer like any other: the child's output and its end become events. Nothing else starts these jobs.
 """
 
 import json
@@ -32,31 +32,39 @@ from progressd.runner.rlimits import ResourceLimits
 from progressd.system.transient import passes
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
-RETRY_AFTER: Final = 1.0  # seconds until a pipeline is started that could not be for want of something
-HAND_BACK_WITHIN: Final = 5.0  # seconds, should the store keep nothing
+RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
+REQUEUE_TIMEOUT: Final = 5.0  # seconds, in case the store fails
 
 log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """`run` it once; `stop_taking` lets that end with the last job that is running."""
+    """Run jobs. `run` is called once; after `stop_taking` it returns when the last job has ended."""
 
-    def __init__(self, settings: Settings, registry: Registry, ingest: Ingest, files: JobFiles) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        ingest: Ingest,
+        files: JobFiles,
+        retry_interval: float = RETRY_INTERVAL,
+    ) -> None:
         self._settings = settings
         self._registry = registry
         self._ingest = ingest
         self._files = files
+        self._retry_interval = retry_interval
         self._slots = trio.Semaphore(settings.runner.concurrency)
         self._children = ProcessRecords(settings.state_dir, ingest.store_id)
-        self._left = dict[str, str]()  # by job, the processes that could not be ended
+        self._left = dict[str, str]()  # by job, processes that could not be ended
         self._taking = trio.CancelScope()
 
     def use(self, settings: Settings) -> None:
-        """Settings that have been read again; the number of slots stays. Jobs that run keep theirs."""
+        """Use new settings. Running jobs keep the old ones, and the number of slots stays."""
         self._settings = settings
 
     async def run(self) -> None:
-        """Take up what an earlier daemon left, then run jobs until cancelled, or the last one after `stop_taking`."""
+        """Recover the jobs of an earlier daemon, then run jobs until cancelled, or drained after `stop_taking`."""
         async with trio.open_nursery() as nursery:
             with self._taking:
                 await self._recover()
@@ -65,43 +73,43 @@ class Runner:
                     nursery.start_soon(self._run_job, await self._registry.next_queued())
 
     def stop_taking(self) -> None:
-        """Start no further job."""
+        """Start no more jobs."""
         self._taking.cancel()
 
     async def _recover(self) -> None:
-        """Queue again what an earlier daemon left running, once its children have ended; too often tried, it fails."""
+        """Requeue the jobs that an earlier daemon left running. After too many attempts, a job fails."""
         interrupted = {
             job.id: job
             for job in self._registry.unfinished.values()
             if job.pipeline is not None and job.status is JobStatus.PROCESSING
         }
-        still_running = await self._clear_up(set(interrupted))
+        still_running = await self._clean_up(set(interrupted))
         for job in interrupted.values():
             try:
                 if job.attempt < self._settings.runner.max_attempts and job.id not in still_running:
                     await self._report(RequeueEvent(job.id))
-                    log.info("job queued again", job_id=job.id, attempt=job.attempt + 1)
+                    log.info("job requeued", job_id=job.id, attempt=job.attempt + 1)
                 else:
                     await self._report(RunnerEvent(job.id, ErrorEvent(job.id, ErrorData("interrupted"))))
                     log.warning("job interrupted", job_id=job.id, attempts=job.attempt)
-            except (Conflict, NotFound) as refusal:
-                log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
+            except (Conflict, NotFound) as error:
+                log.info("job already ended", job_id=job.id, reason=str(error))
 
-    async def _clear_up(self, jobs: set[str]) -> set[str]:
-        """End what runs for these jobs and others on record, and delete what it left; the jobs for which it runs on.
+    async def _clean_up(self, jobs: set[str]) -> set[str]:
+        """End the processes of these and all recorded jobs, and delete their files. Return jobs that still run.
 
-        Tried again and again while the machine is short of something, such as descriptors.
+        Retry after transient errors, for example while descriptors have run out.
         """
         while True:
             try:
                 jobs = jobs.union(await trio.to_thread.run_sync(self._children.recorded_jobs))
-                still_running = await self._children.end_left_over(self._settings.runner.kill_grace)
+                still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
                 await self._files.discard_attempts(jobs - still_running)
             except OSError as error:
                 if not passes(error):
                     raise
-                log.warning("cannot clear up after an earlier daemon yet, no job is started", error=str(error))
-                await trio.sleep(RETRY_AFTER)
+                log.warning("cannot clean up after an earlier daemon, retrying before the first job", error=str(error))
+                await trio.sleep(self._retry_interval)
             else:
                 return still_running
 
@@ -109,54 +117,54 @@ class Runner:
         try:
             await self._report(StartEvent(job.id))
             await self._report(RunnerEvent(job.id, await self._outcome(job)))
-        except (Conflict, NotFound) as refusal:  # somebody else has ended it meanwhile, or even deleted it
-            log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
-        except BaseException:  # of which a cancellation is one, or a group of them
+        except (Conflict, NotFound) as error:  # cancelled or deleted meanwhile
+            log.info("job already ended", job_id=job.id, reason=str(error))
+        except BaseException:  # cancelled
             if self._taking.cancel_called:
-                await self._hand_back(job)
+                await self._requeue(job)
             raise
         finally:
             self._left.pop(job.id, None)
             self._slots.release()
 
-    async def _hand_back(self, job: Job) -> None:
-        """Queue a job again whose child was ended because the daemon stops; else the next start counts the attempt.
+    async def _requeue(self, job: Job) -> None:
+        """Requeue a job that was interrupted by a stop, so that the next start does not count the attempt.
 
-        It fails where its processes could not be ended: the next daemon would run it beside them.
+        It fails if its processes could not be ended: the next daemon would run it beside them.
         """
-        with trio.move_on_after(HAND_BACK_WITHIN, shield=True):
+        with trio.move_on_after(REQUEUE_TIMEOUT, shield=True):
             try:
                 if job.id in self._left:
                     await self._report(RunnerEvent(job.id, self._failed(job, "the daemon stopped")))
                     return
                 await self._report(RequeueEvent(job.id, stopped=True))
-                log.info("job queued again, for the daemon stops", job_id=job.id)
-            except (Conflict, NotFound) as refusal:
-                log.info("job ended otherwise", job_id=job.id, reason=str(refusal))
+                log.info("job requeued, the daemon is stopping", job_id=job.id)
+            except (Conflict, NotFound) as error:
+                log.info("job already ended", job_id=job.id, reason=str(error))
 
     async def _report(self, event: StartEvent | RunnerEvent | RequeueEvent) -> None:
-        """Hand in what must not be lost, as often as it takes."""
+        """Submit an event, and retry until the store accepts it."""
         while True:
             try:
                 await self._ingest.submit_one(event)
             except StoreFailed as error:
-                log.error("cannot report on a job yet", job_id=event.job_id, error=str(error))
+                log.error("cannot store the state of a job, retrying", job_id=event.job_id, error=str(error))
                 await trio.sleep(error.retry_after)
             else:
                 return
 
     async def _outcome(self, job: Job) -> CompletedEvent | ErrorEvent:
-        """The boundary of one job: what goes wrong here, such as a full disk, ends this job and nothing else."""
+        """Run a job. An error here, such as a full disk, ends only this job."""
         try:
             return await self._attempt(job)
         except Conflict:
             raise
         except Exception as error:
             log.error("cannot run job", job_id=job.id, pipeline=job.pipeline, error=repr(error), exc_info=error)
-            return self._failed(job, f"the daemon failed to run {job.pipeline}; its log says why")
+            return self._failed(job, f"the daemon failed to run {job.pipeline} (see its log)")
 
     async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
-        """Run the job once; how it ended. Raises Conflict when somebody else ends it, OSError."""
+        """Run the job once, and return its outcome. Raises Conflict if the job is ended by others, and OSError."""
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
@@ -167,16 +175,16 @@ class Runner:
             except OSError as error:
                 log.error("cannot start pipeline", job_id=job.id, pipeline=job.pipeline, error=str(error))
                 program = Path(pipeline.command[0]).name
-                why = error.strerror or "the daemon's log says why"
+                why = error.strerror or "see the daemon's log"
                 return self._failed(job, f"cannot start {program}, the program of the pipeline {job.pipeline}: {why}")
             return await self._run_pipeline(job, pipeline, limits, result, child)
 
     async def _start(
         self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
     ) -> tuple[ChildProcess, Path]:
-        """The child, and where it writes its result; tried again and again while the machine is short of something.
+        """Start the child; return it and the path of its result. Retry after transient errors.
 
-        Its directory goes when `started` is left. Raises Conflict when somebody else ends the job meanwhile, OSError.
+        Its directory is deleted on exit of `started`. Raises Conflict if the job is ended meanwhile, and OSError.
         """
         while True:
             try:
@@ -186,14 +194,14 @@ class Runner:
                     command = pipeline.arguments(self._placeholders(job, result))
                     environment = self._environment(job, pipeline)
                     grace = self._settings.runner.kill_grace
-                    child = await ChildProcess.start(command, result.parent, environment, grace, limits.words())
+                    child = await ChildProcess.start(command, result.parent, environment, grace, limits.arguments())
                     started.push_async_exit(entered.pop_all())
                     return child, result
             except OSError as error:
                 if not passes(error):
                     raise
-                log.warning("cannot start pipeline yet", job_id=job.id, pipeline=job.pipeline, error=str(error))
-            with trio.move_on_after(RETRY_AFTER):
+                log.warning("cannot start pipeline, retrying", job_id=job.id, pipeline=job.pipeline, error=str(error))
+            with trio.move_on_after(self._retry_interval):
                 await self._registry.wait_finished(job.id)
                 raise Conflict(f"job {job.id} was ended before its pipeline was started")
 
@@ -213,23 +221,23 @@ class Runner:
             await self._keep_stderr(job, child.stderr)
         if in_time.cancelled_caught:
             return self._failed(job, f"stopped after {timeout:g} s, the time limit of the pipeline {job.pipeline}")
-        if output.complaint is not None:
-            return self._error(job, output.complaint)
+        if output.error is not None:
+            return self._error(job, output.error)
         if status != 0:
-            return self._failed(job, f"{job.pipeline} {limits.told(status, child.stderr)}")
+            return self._failed(job, f"{job.pipeline} {limits.describe_exit(status, child.stderr)}")
         return await self._succeed(job, pipeline, result, output.result)
 
     async def _keep_stderr(self, job: Job, text: bytes) -> None:
-        """Keep it if there is room: the job is none the worse without."""
+        """Keep standard error if possible; a failure does not affect the job."""
         try:
             await self._files.keep_stderr(job.id, text)
         except OSError as error:
             if not passes(error):
                 raise
-            log.warning("cannot keep what a pipeline complained of", job_id=job.id, error=str(error))
+            log.warning("cannot keep the stderr of a pipeline", job_id=job.id, error=str(error))
 
     async def _run_child(self, job: Job, child: ChildProcess, output: OutputParser) -> int:
-        """Run the child to its end, or until somebody else ends the job. Raises Conflict for that."""
+        """Run the child until it ends. Raises Conflict if the job is ended first."""
         async with trio.open_nursery() as nursery:
 
             async def stop_when_ended() -> None:
@@ -245,7 +253,7 @@ class Runner:
     async def _succeed(
         self, job: Job, pipeline: Pipeline, result: Path, reported: ReportedResult
     ) -> CompletedEvent | ErrorEvent:
-        """Keep the result, if the pipeline writes one."""
+        """Store the result, if the pipeline writes one."""
         url = None
         if any("{output}" in part for part in pipeline.command):
             try:
@@ -255,7 +263,7 @@ class Runner:
             except OSError as error:
                 if not passes(error):
                     raise
-                log.error("cannot keep a result", job_id=job.id, error=str(error))
+                log.error("cannot store a result", job_id=job.id, error=str(error))
                 return self._failed(job, f"the daemon cannot store the result of {job.pipeline}: {error.strerror}")
             url = download_path(job.id)
         return CompletedEvent(job.id, replace(reported, output_path=url))
@@ -270,7 +278,7 @@ class Runner:
         }
 
     def _environment(self, job: Job, pipeline: Pipeline) -> dict[str, str]:
-        """The daemon's own, without what is meant for the daemon alone."""
+        """Return the daemon's environment without the variables meant only for the daemon."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
         return {
             **inherited,
@@ -280,9 +288,9 @@ class Runner:
             "PROGRESSD_SOCKET": str(self._settings.ingest.socket),
         }
 
-    def _failed(self, job: Job, sentence: str) -> ErrorEvent:
-        return self._error(job, f"Pipeline error: {sentence}")
+    def _failed(self, job: Job, message: str) -> ErrorEvent:
+        return self._error(job, f"Pipeline error: {message}")
 
-    def _error(self, job: Job, sentence: str) -> ErrorEvent:
+    def _error(self, job: Job, message: str) -> ErrorEvent:
         left = self._left.get(job.id)
-        return ErrorEvent(job.id, ErrorData(f"{sentence}; cannot end its processes {left}" if left else sentence))
+        return ErrorEvent(job.id, ErrorData(f"{message}; cannot end its processes {left}" if left else message))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def new_file(path: Path, like: Path | None = None) -> int:
-    """Make a file with the owner of its directory and mode 0600, or with those of `like`; return its descriptor.
+    """Create a file with the owner of its directory and mode 0600, or with those of `like`; return its descriptor.
 
-    Only root can give it to another owner. Raises OSError, and FileExistsError.
+    Only root can set another owner. Raises OSError, and FileExistsError.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     model = (like or path.parent).stat()
@@ -23,17 +23,17 @@ def new_file(path: Path, like: Path | None = None) -> int:
 
 
 def obstacle(paths: Iterable[Path]) -> str | None:
-    """Return which of these may not be read and written, with its owner and mode."""
+    """Describe the first path that this process may not read and write."""
     for path in paths:
         if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             found = path.stat()
             mode = stat.S_IMODE(found.st_mode)
-            return f"{path} is {user(found.st_uid)}'s, with mode {mode:04o}; this runs as {user(os.geteuid())}"
+            return f"{path} belongs to {user(found.st_uid)}, mode {mode:04o}; this process runs as {user(os.geteuid())}"
     return None
 
 
 def user(number: int) -> str:
-    """Return the name of a user, or the number where there is none."""
+    """Return the name of a user, or the number of a user without a name."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -41,11 +41,11 @@ def user(number: int) -> str:
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError, at once also where one might wait forever, as at a pipe."""
+    """Read a regular file. Raises OSError, at once for a pipe, which might block."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except ValueError:  # what has a zero byte names no file
-        raise OSError(errno.EINVAL, "this is no path", str(path)) from None
+    except ValueError:  # the path has a zero byte
+        raise OSError(errno.EINVAL, "invalid path", str(path)) from None
     with open(descriptor, "rb") as file:
         kind = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(kind):
@@ -55,7 +55,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def sync(*paths: Path) -> None:
-    """Of a directory it is the names in it. Blocks. Raises OSError."""
+    """Write files to the disk, or the names in directories. Blocks. Raises OSError."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,6 +1,6 @@
-"""The journal of systemd, by its native protocol: each message with its priority and its keys as fields.
+"""The native protocol of systemd's journal: each message has a priority, and its keys are fields.
 
-So `journalctl JOB_ID=…` tells the story of one job, and `journalctl -p warning` what went wrong
+So `journalctl JOB_ID=…` shows one job, and `journalctl -p warning` shows problems
 (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 """
 
@@ -30,10 +30,10 @@ def stderr_is_journal() -> bool:
     return os.environ["JOURNAL_STREAM"] == f"{status.st_dev}:{status.st_ino}"
 
 
-def datagram(event: Mapping[str, Any], words: str) -> bytes:
-    """Encode an event of `message`, `level` and any keys. `words` are those keys for a reader of the text alone."""
+def datagram(event: Mapping[str, Any], text: str) -> bytes:
+    """Encode an event with `message`, `level` and other keys. `text` shows these keys in the message."""
     fields = {
-        "MESSAGE": f"{event['message']} {words}".rstrip(),
+        "MESSAGE": f"{event['message']} {text}".rstrip(),
         "PRIORITY": PRIORITIES[event["level"]],
         "SYSLOG_IDENTIFIER": "progressd",
         **{key.lstrip("_").upper(): value for key, value in event.items() if key not in KNOWN},
@@ -50,7 +50,7 @@ def _field(name: bytes, value: bytes) -> bytes:
 
 
 class Journal:
-    """Where datagrams go. A write blocks while the journal is behind."""
+    """The socket of the journal. A write blocks while the journal is busy."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(
@@ -67,7 +67,7 @@ class Journal:
             self._send_file(data)
 
     def _send_file(self, data: bytes) -> None:
-        """Send what is too long for a datagram as a sealed memory file."""
+        """Send a message that exceeds a datagram as a sealed memory file."""
         with open(os.memfd_create("progressd-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb", buffering=0) as file:
             os.write(file.fileno(), data)
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, SEALED)

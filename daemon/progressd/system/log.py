@@ -1,8 +1,8 @@
-"""The log: one line an event on stderr, or a message in the journal, from progressd and the libraries alike.
+"""The log of progressd and its libraries: one line per event on stderr, or a message in the journal.
 
-Logging never blocks and never fails: a thread writes, and lines that it cannot write are dropped and counted.
+Logging never blocks and never raises: a thread writes, and lines that it cannot write are dropped and counted.
 
-Log with `structlog.get_logger()`, an event in a few words and the rest as keys: `log.info("job started", job_id=…)`.
+Log with `structlog.get_logger()`. An event is a short constant text with keys: `log.info("job started", job_id=…)`.
 """
 
 import logging
@@ -27,38 +27,38 @@ _LEVELS: Final = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
-_least = logging.INFO  # the level in force
+_min_level = logging.INFO
 _logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def set_level(level: str) -> None:
     """Set the lowest level that is logged."""
-    global _least
-    _least = _LEVELS[level]
-    # the libraries tell at info what progressd tells better, so theirs counts from warning on
-    logging.getLogger().setLevel(max(_least, logging.WARNING))
+    global _min_level
+    _min_level = _LEVELS[level]
+    # progressd logs the same facts as the libraries do at info
+    logging.getLogger().setLevel(max(_min_level, logging.WARNING))
 
 
 def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
     """Send all logs to `stream` (stderr) or the journal. Times are UTC, ISO 8601. Tracebacks only at level debug."""
     stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115, stderr was closed
-    form = _form(format, stream)
+    chosen = _format(format, stream)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _exception,
         structlog.processors.EventRenamer("message"),
-        *_renderers(form, stream),
+        *_renderers(chosen, stream),
     ]
 
     def notice(dropped: int) -> bytes:
         return _rendered({"event": "log lines dropped", "lines": dropped}, "warning", processors)
 
-    queue = LogQueue(Journal() if form == "journal" else Descriptor(stream.fileno()), notice)
+    queue = LogQueue(Journal() if chosen == "journal" else Descriptor(stream.fileno()), notice)
     structlog.configure(
-        processors=[_drop_unimportant, *processors],
+        processors=[_filter_level, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: queue,
         cache_logger_on_first_use=True,
@@ -72,21 +72,21 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
 
 
 def close() -> None:
-    """Write the lines that wait, for CLOSE_TIMEOUT at most, and drop all that comes later."""
+    """Write the queued lines, for CLOSE_TIMEOUT at most, and drop later ones."""
     for handler in logging.getLogger().handlers:
         handler.close()
 
 
-def _form(form: str, stream: TextIO) -> str:
-    if form != "auto":
-        return form
+def _format(configured: str, stream: TextIO) -> str:
+    if configured != "auto":
+        return configured
     if stream.isatty():
         return "console"
     return "journal" if stream is sys.stderr and stderr_is_journal() else "logfmt"
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors inside an exception group, or the error itself."""
+    """Iterate over the errors in an exception group, or over the error itself."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)
@@ -101,7 +101,7 @@ class Descriptor:
         self._descriptor = descriptor
 
     def write(self, line: bytes) -> None:
-        """Write a line, also where another process has set O_NONBLOCK. Raises OSError."""
+        """Write a line, even if another process has set O_NONBLOCK. Raises OSError."""
         while line:
             try:
                 line = line[os.write(self._descriptor, line) :]
@@ -111,11 +111,11 @@ class Descriptor:
                 writable.poll()
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class _StandardHandler(logging.Handler):
-    """What libraries log, on the same way."""
+    """Pass log records of libraries to the queue."""
 
     def __init__(self, queue: LogQueue, processors: Sequence[Processor]) -> None:
         super().__init__()
@@ -140,33 +140,35 @@ def _rendered(event: Any, method: str, processors: Sequence[Processor]) -> bytes
     return bytes(event)
 
 
-def _renderers(form: str, stream: TextIO) -> list[Processor]:
-    match form:
+def _renderers(format_: str, stream: TextIO) -> list[Processor]:
+    match format_:
         case "journal":
             return [_datagram]
         case "json":
-            return [_in_order, structlog.processors.JSONRenderer(ensure_ascii=False), _without_controls, _line]
+            return [_sort_keys, structlog.processors.JSONRenderer(ensure_ascii=False), _escape_controls, _line]
         case "logfmt":
-            return [_in_order, _logfmt, _without_controls, _line]
+            return [_sort_keys, _logfmt, _escape_controls, _line]
     console = structlog.dev.ConsoleRenderer(
         colors=stream.isatty(), event_key="message", exception_formatter=structlog.dev.plain_traceback
     )
-    return [_printable, console, _line]
+    return [_strip_controls, console, _line]
 
 
-def _drop_unimportant(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    if _LEVELS[method] < _least:
+def _filter_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if _LEVELS[method] < _min_level:
         raise structlog.DropEvent
     return event
 
 
 def _exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """A traceback for who looks for a fault, else a few words."""
-    return (structlog.processors.format_exc_info if _least <= logging.DEBUG else _name_exception)(logger, method, event)
+    """Render an exception: as a traceback at level debug, else as one line."""
+    return (structlog.processors.format_exc_info if _min_level <= logging.DEBUG else _name_exception)(
+        logger, method, event
+    )
 
 
 def _name_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """`error="Type: text"` instead of a traceback."""
+    """Replace an exception by `error="Type: text"`."""
     found = event.pop("exc_info", None)
     if found is True:
         found = sys.exc_info()
@@ -176,7 +178,7 @@ def _name_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     return event
 
 
-def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _sort_keys(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     first = {key: event.pop(key) for key in ("timestamp", "level", "message") if key in event}
     return {**first, **event}
 
@@ -187,8 +189,8 @@ def _datagram(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
     return datagram(event, str(_logfmt(logger, method, shown)))
 
 
-def _without_controls(_logger: WrappedLogger, _method: str, line: Any) -> str:
-    """What a client sent must not steer the terminal on which somebody reads the log; JSON lets some of it through."""
+def _escape_controls(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """Escape control characters, which could control a reader's terminal. JSON does not escape all of them."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
@@ -196,7 +198,7 @@ def _line(_logger: WrappedLogger, _method: str, line: Any) -> bytes:
     return f"{line}\n".encode(errors="backslashreplace")
 
 
-def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _strip_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: value if key == "exception" else _plain(value) for key, value in event.items()}
 
 
@@ -208,10 +210,10 @@ _log = structlog.get_logger(__name__)
 
 
 def log_change(message: StateChange) -> None:
-    """A line for what happened to a job."""
+    """Log a state change of a job."""
     if isinstance(message, JobCreated):
         _log.info("job created", job_id=message.job_id, kind=message.data.kind)
     elif isinstance(message, StatusChange):
-        _log.info("job is now " + message.data.new_status, job_id=message.job_id)
+        _log.info("job status changed", job_id=message.job_id, status=message.data.new_status)
     elif isinstance(message, Error):
         _log.info("job failed", job_id=message.job_id, error=message.data.message)

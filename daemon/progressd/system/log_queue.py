@@ -1,7 +1,7 @@
-"""A bounded queue of log lines and the thread that writes them: a reader that does not read blocks only the thread.
+"""A bounded queue of log lines, and the thread that writes them. A stuck reader blocks only this thread.
 
 `logging.handlers.QueueListener` is bounded in lines instead of bytes, and does not count the lines it drops. O_NONBLOCK
-is no alternative: it belongs to the open file, which other processes share.
+is no alternative: other processes share the open file.
 """
 
 import threading
@@ -9,38 +9,38 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-MAX_BYTES: Final = 1024 * 1024  # of lines that wait
-CLOSE_TIMEOUT: Final = 1.0  # seconds that the end of the process waits for a reader
+MAX_BYTES: Final = 1024 * 1024  # of queued lines
+CLOSE_TIMEOUT: Final = 1.0  # seconds to write the queued lines at exit
 
 
 class Output(Protocol):
-    """The end of the queue."""
+    """The destination of the lines."""
 
     def write(self, line: bytes) -> None:
-        """Write a line, however long that takes. Raises OSError."""
+        """Write a line. May block. Raises OSError."""
 
     def close(self) -> None:
-        """Release what it has opened."""
+        """Close the destination."""
 
 
 class LogQueue:
-    """Write lines to `output` in order. A line for which that raises OSError is dropped.
+    """Write lines to `output` in order. If that raises OSError, the line is dropped.
 
-    `notice` makes the line that says how many were dropped. It follows as soon as the others have been written.
+    `notice` makes a line with the number of dropped lines. It is written once the queue is empty.
     """
 
     def __init__(self, output: Output, notice: Callable[[int], bytes]) -> None:
         self._output = output
         self._notice = notice
-        self._lines = deque[tuple[bytes, int]]()  # each with its weight: a notice has that of the lines it counts
+        self._lines = deque[tuple[bytes, int]]()  # with weights: a notice counts as the lines that it reports
         self._size = 0
         self._dropped = 0
-        self._changed = threading.Condition()  # reentrant: the garbage collector may log while a line is queued
+        self._changed = threading.Condition()  # reentrant: the garbage collector may log meanwhile
         self._running = False
         self._closed = False
 
     def msg(self, line: bytes) -> None:
-        """Queue a line, or drop it when the queue is full or being emptied after that. Never block."""
+        """Queue a line without blocking. Drop it if the queue is full, or has not been empty since."""
         with self._changed:
             if self._closed or (self._lines and (self._dropped or self._size + len(line) > MAX_BYTES)):
                 self._dropped += 1
@@ -49,10 +49,10 @@ class LogQueue:
             if not self._running:
                 self._start()
 
-    debug = info = warning = error = critical = log = exception = msg  # structlog calls the one of the level
+    debug = info = warning = error = critical = log = exception = msg  # structlog calls the method of the level
 
     def close(self) -> None:
-        """Wait until all lines are written, for CLOSE_TIMEOUT at most, and drop all that comes later."""
+        """Write the queued lines, for CLOSE_TIMEOUT at most, and drop later ones."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines, CLOSE_TIMEOUT)
             self._closed = True
@@ -64,7 +64,7 @@ class LogQueue:
     def _start(self) -> None:
         try:
             threading.Thread(target=self._run, name="log", daemon=True).start()
-        except RuntimeError:  # no thread is left: the next line tries again
+        except RuntimeError:  # no thread available; the next line retries
             return
         self._running = True
 

@@ -1,4 +1,4 @@
-"""One output of a program, read to its end; it never waits long for others that hold the pipe once that has ended."""
+"""Read the output of a program to its end, without waiting long for other processes that hold the pipe open."""
 
 import os
 from contextlib import suppress
@@ -6,49 +6,49 @@ from typing import Final
 
 import trio
 
-PIPE_PATIENCE: Final = 1.0  # seconds of waiting for more once the program has ended, all waits together
-PIPE_MOST: Final = 1024 * 1024  # bytes that are read then: what a pipe can hold, the rest is not the program's
+PIPE_TIMEOUT: Final = 1.0  # seconds of waiting after the exit of the program, in total
+MAX_PIPE_BYTES: Final = 1024 * 1024  # read after the exit: the capacity of a pipe
 CHUNK: Final = 65536  # bytes
 
 
 class ProgramOutput:
-    """`receive` until there is no more, and tell it once the program `has_ended`.
+    """Call `receive` until it returns b"", and `has_ended` when the program has exited.
 
-    Only waiting is limited: what the program has written lies in the pipe, however late we or our reader come to it.
+    Only the waiting is limited: the program's own output stays in the pipe until it is read.
     """
 
     def __init__(self, stream: trio.abc.ReceiveStream) -> None:
         assert isinstance(stream, trio.lowlevel.FdStream)
         self._stream = stream
         self._ended = False
-        self._patience = PIPE_PATIENCE  # what is left of it
-        self._most = PIPE_MOST  # likewise
+        self._seconds_left = PIPE_TIMEOUT
+        self._bytes_left = MAX_PIPE_BYTES
         self._wait = trio.CancelScope()
 
     def has_ended(self) -> None:
-        """The program, not the output."""
+        """Note that the program has exited."""
         self._ended = True
-        self._wait.deadline = trio.current_time() + self._patience
+        self._wait.deadline = trio.current_time() + self._seconds_left
 
     async def receive(self) -> bytes:
-        """The next bytes; b"" at the end, or where it is not the program any more that could write more."""
-        chunk = await self._next() if self._most > 0 else b""
+        """Return the next bytes, or b"" at the end or if only other processes could write more."""
+        chunk = await self._next() if self._bytes_left > 0 else b""
         if self._ended:
-            self._most -= len(chunk)
+            self._bytes_left -= len(chunk)
         return chunk
 
     async def _next(self) -> bytes:
         with trio.CancelScope() as self._wait:
             if self._ended:
-                self._wait.deadline = trio.current_time() + self._patience
+                self._wait.deadline = trio.current_time() + self._seconds_left
             try:
                 return bytes(await self._stream.receive_some(CHUNK))
             finally:
-                self._patience = min(self._patience, self._wait.deadline - trio.current_time())
-        with suppress(BlockingIOError):  # where we come late ourselves, the wait was over before it began
+                self._seconds_left = min(self._seconds_left, self._wait.deadline - trio.current_time())
+        with suppress(BlockingIOError):  # output that was there before the timeout
             return os.read(self._stream.fileno(), CHUNK)
         return b""
 
     async def aclose(self) -> None:
-        """Read no more: the next write of whoever holds the pipe fails."""
+        """Close the pipe. Later writes to it fail."""
         await self._stream.aclose()

@@ -1,7 +1,7 @@
-"""Find all processes of a program and end them, including those that have left its process group or its session.
+"""Find and end all processes of a program, including those that left its process group or session.
 
-timeout(1) makes a process group of its own, setsid(1) a session. A cgroup for each job would find them all, but the
-sandbox of the service makes cgroups read-only, and outside systemd none is ours. So /proc is searched.
+timeout(1) makes a new process group, setsid(1) a new session. A cgroup per job would find all processes, but cgroups
+are read-only in the sandbox of the service, and not available outside systemd. So this searches /proc.
 """
 
 import os
@@ -18,12 +18,10 @@ import trio
 
 from progressd.system.transient import passes
 
-KILL_SECONDS: Final = 5.0  # from SIGKILL until a process that has not ended is given up
-KILL_SEARCHES: Final = (
-    50  # at least until then, so that it takes a process more than a jump of the clock to be given up
-)
-LOOK_AGAIN: Final = 0.1  # seconds between two of these searches
-AWAITED_MOST: Final = 100  # processes whose end is awaited at once; each takes a descriptor, which others need too
+KILL_TIMEOUT: Final = 5.0  # seconds from SIGKILL until a process counts as unkillable
+MIN_KILL_SEARCHES: Final = 50  # within this time at least, so that a clock jump is not enough
+KILL_SEARCH_INTERVAL: Final = 0.1  # seconds
+MAX_AWAITED: Final = 100  # processes to wait for at once; each needs a descriptor
 
 Identity: TypeAlias = tuple[int, int]
 
@@ -40,12 +38,12 @@ class Process(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        """Tells it from every other process of this boot: a process id alone is used again."""
+        """Return a unique identity in this boot; process ids are reused."""
         return self.pid, self.started
 
     @property
     def user(self) -> str:
-        """Its effective user, by name if it has one; "unknown" once the process has ended."""
+        """Return its effective user, by name if possible; "unknown" if the process has ended."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text(errors="replace")
             uid = int(status.partition("\nUid:")[2].split()[1])
@@ -63,8 +61,8 @@ class Process(NamedTuple):
 Known: TypeAlias = Callable[[Sequence[Process]], Mapping[int, str]]
 
 
-class Sending:
-    """One signal, sent to each process once."""
+class SignalSender:
+    """Send one signal to each process once."""
 
     def __init__(self, number: Signals, but_group: int | None = None) -> None:
         self._number = number
@@ -73,11 +71,11 @@ class Sending:
         self.forbidden = dict[Identity, Process]()
 
     def cleaning_up(self, members: Iterable[Process]) -> set[int]:
-        """Return the ids of those that were asked to end and still run: what they start is not asked."""
+        """Return the members that got SIGTERM and still run. Their new children do not get it."""
         return {one.pid for one in members if one.identity in self.sent} if self._number is SIGTERM else set()
 
-    def to(self, process: Process, descriptor: int) -> bool:
-        """Send it. Return whether to wait for the end of the process: not if SIGKILL is forbidden."""
+    def send(self, process: Process, descriptor: int) -> bool:
+        """Send the signal. Return whether to wait for the end: not if SIGKILL was not permitted."""
         if process.identity not in self.sent and process.group != self._but_group:
             self.sent.add(process.identity)
             try:
@@ -90,68 +88,66 @@ class Sending:
 
 
 class Tree:
-    """Processes that belong together.
+    """A set of processes: those that `known` selects, their descendants, and all that were found earlier.
 
-    `known` gets all running processes and returns a label for the id of each that it knows to belong. It runs in a
-    thread. Their descendants belong as well, and so does whatever was found once.
+    `known` gets all running processes and returns a label for each selected process id. It runs in a thread.
     """
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self._found = dict[Identity, str]()
-        self._groups = set[int]()  # process groups of members alone, as the searches of `end` have seen them
+        self._groups = set[int]()  # process groups that have only members
 
     def label(self, process: Process) -> str:
         """Return the label of a process that was found."""
         return self._found[process.identity]
 
     async def send(self, number: Signals, *, but_group: int | None = None) -> list[Process]:
-        """Send a signal to all, except in one process group. Return those that we may not signal. Raises OSError."""
-        sending = Sending(number, but_group)
+        """Send a signal to all, except in one process group. Return processes without permission. Raises OSError."""
+        sender = SignalSender(number, but_group)
         with ExitStack() as opened:
-            await trio.to_thread.run_sync(partial(self._search, sending, opened))
-        return list(sending.forbidden.values())
+            await trio.to_thread.run_sync(partial(self._search, sender, opened))
+        return list(sender.forbidden.values())
 
     async def end(self, grace: float, on_signal: Callable[[Signals, int], None] = lambda *_: None) -> list[Process]:
-        """Send SIGTERM to all, and SIGKILL to those left `grace` seconds later. Return those that could not be ended.
+        """Send SIGTERM to all, and SIGKILL to the rest after `grace` seconds. Return those that could not be ended.
 
-        A process that has had SIGTERM can start commands to clean up: they get none. It searches until nothing is
-        found, for a process may start others in its last moment. `on_signal` gets each signal, and to how many it is
-        new. Raises OSError when the machine is short of something.
+        After SIGTERM a process may start commands to clean up: they get no signal. The search repeats until it finds
+        nothing, because a process may start others until it ends. `on_signal` gets each signal and the number of new
+        processes. Raises OSError if the system lacks resources.
         """
         left = list[Process]()
         self._groups.clear()
-        for number, seconds in ((SIGTERM, grace), (SIGKILL, KILL_SECONDS)):
-            sending, until = Sending(number), trio.current_time() + seconds
+        for number, seconds in ((SIGTERM, grace), (SIGKILL, KILL_TIMEOUT)):
+            sender, until = SignalSender(number), trio.current_time() + seconds
             over, searches = False, 0
             while not over:
-                before = len(sending.sent)
+                before = len(sender.sent)
                 with ExitStack() as opened:
-                    left, awaited = await trio.to_thread.run_sync(partial(self._search, sending, opened))
-                    if new := len(sending.sent) - before:
+                    left, awaited = await trio.to_thread.run_sync(partial(self._search, sender, opened))
+                    if new := len(sender.sent) - before:
                         on_signal(number, new)
-                    with trio.move_on_at(until if number is SIGTERM else trio.current_time() + LOOK_AGAIN):
+                    with trio.move_on_at(until if number is SIGTERM else trio.current_time() + KILL_SEARCH_INTERVAL):
                         for descriptor in awaited:
                             await trio.lowlevel.wait_readable(descriptor)
                 searches += 1
-                late = trio.current_time() >= until
-                given_up = late and (number is SIGTERM or searches >= KILL_SEARCHES)
-                over = given_up or not awaited
+                timed_out = trio.current_time() >= until and (number is SIGTERM or searches >= MIN_KILL_SEARCHES)
+                over = timed_out or not awaited
                 if number is SIGKILL or not left:
                     self._kill_groups()
             if not left:
                 break
         return [process for process in left if _is_running(process)]
 
-    def _search(self, sending: Sending, opened: ExitStack) -> tuple[list[Process], list[int]]:
-        """Search once, and signal what is new. Return all that runs, and descriptors that tell of its end."""
+    def _search(self, sender: SignalSender, opened: ExitStack) -> tuple[list[Process], list[int]]:
+        """Search once, and signal new processes. Return running ones, and descriptors to wait for."""
         found, awaited = list[Process](), list[int]()
         processes, ended = _all_processes()
         members = self._members(processes)
         known = self._known(ended)
         groups = {process.group for process in members} | {process.group for process in ended if process.pid in known}
         self._groups |= groups - {process.group for process in processes if process not in members} - {os.getpgrp()}
-        cleaning_up = sending.cleaning_up(members)
+        cleaning_up = sender.cleaning_up(members)
         for process, label in members.items():
             with ExitStack() as closing:
                 try:
@@ -159,18 +155,18 @@ class Tree:
                 except ProcessLookupError:
                     continue
                 closing.callback(os.close, descriptor)
-                if not _is_running(process):  # otherwise the descriptor is of this process, and of no later one
+                if not _is_running(process):  # the descriptor may be of a later process
                     continue
                 self._found[process.identity] = label
                 found.append(process)
-                waits = process.parent in cleaning_up or sending.to(process, descriptor)
-                if waits and len(awaited) < AWAITED_MOST:
+                waits = process.parent in cleaning_up or sender.send(process, descriptor)
+                if waits and len(awaited) < MAX_AWAITED:
                     awaited.append(descriptor)
                     opened.push(closing.pop_all())
         return found, awaited
 
     def _kill_groups(self) -> None:
-        """Kill what a search cannot see: a program that forks and exits all the time keeps its process group."""
+        """Kill what a search misses: a program that forks and exits all the time keeps its process group."""
         for group in self._groups:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, SIGKILL)
@@ -193,18 +189,18 @@ class Tree:
 
 
 def running() -> list[Process]:
-    """Look at all processes but this one. Raises OSError when the machine is short of something."""
+    """Return all other running processes. Raises OSError if the system lacks resources."""
     return _all_processes()[0]
 
 
 def look(pid: int) -> Process | None:
-    """Look at a process. None when it has ended, even if its parent has not waited for it yet, or is hidden from us."""
+    """Return a running process. None if it has ended, even if not reaped yet, or is hidden."""
     process, ended = _look(pid)
     return None if ended else process
 
 
 def _all_processes() -> tuple[list[Process], list[Process]]:
-    """Look at all processes but this one: those that run, and those that have ended and were not waited for yet."""
+    """Return all other processes: the running ones, and the ended ones that were not reaped yet."""
     found = list[Process](), list[Process]()
     own = os.getpid()
     for name in os.listdir("/proc"):
@@ -216,18 +212,18 @@ def _all_processes() -> tuple[list[Process], list[Process]]:
 
 
 def _look(pid: int) -> tuple[Process | None, bool]:
-    """Look at a process, and tell whether it has ended. None when there is none."""
+    """Return a process, and whether it has ended. None if it does not exist."""
     text = _read(pid, "stat")
     name, fields = text[text.find(b"(") + 1 : text.rfind(b")")], text[text.rfind(b")") + 1 :].split()
     if not fields:
         return None, True
     parent, group, session = map(int, fields[1:4])
     process = Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
-    return process, fields[0] in b"ZX" and int(fields[17]) <= 1  # of its threads, the first may have ended alone
+    return process, fields[0] in b"ZX" and int(fields[17]) <= 1  # the main thread may have ended alone
 
 
 def environment_of(pid: int) -> list[bytes]:
-    """Return the environment that a process was started with; [] when it has ended or is not ours to read."""
+    """Return the initial environment of a process; [] if it has ended or access is denied."""
     return _read(pid, "environ").split(b"\0")
 
 

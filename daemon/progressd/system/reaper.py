@@ -1,8 +1,7 @@
-"""Reap the children that this process has not started itself: the adopted ones, whose own parent has ended.
+"""Reap adopted children: processes whose own parent has ended.
 
-Init adopts them, which in a container is the daemon, and so does a subreaper, as `adopt` makes of this process. Without
-a parent that waits for it, an ended process stays a zombie. A program that adopts starts its own children with
-`reaper.open_process`.
+PID 1 adopts them, which is the daemon in a container, and so does a subreaper (see `adopt`). An ended process stays a
+zombie until its parent reaps it. A process that adopts must start its own children with `reaper.open_process`.
 """
 
 import ctypes
@@ -20,7 +19,7 @@ PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 
 class Reaper:
-    """Takes the exit status of adopted children. There is one, `reaper`, as a process has one set of children."""
+    """Reap adopted children. There is one instance, `reaper`, because a process has one set of children."""
 
     def __init__(self) -> None:
         self._own = set[int]()
@@ -36,8 +35,8 @@ class Reaper:
                 self.reap()
 
     async def open_process(self, command: Sequence[str], **options: Any) -> trio.Process:
-        """Do what trio.lowlevel.open_process does."""
-        self._starting += 1  # until its id is known, no child may be taken for somebody else's
+        """Start a process, like trio.lowlevel.open_process."""
+        self._starting += 1  # do not reap a child whose id is not known yet
         try:
             process: trio.Process = await trio.lowlevel.open_process(command, **options)
             self._own.add(process.pid)
@@ -47,14 +46,14 @@ class Reaper:
         return process
 
     async def exit_status(self, process: trio.Process) -> int:
-        """Wait for the end of a process, and take its exit status."""
+        """Wait for the end of a process, and return its exit status."""
         status = await process.wait()
         self._own.discard(process.pid)
         self.reap()
         return status
 
     def reap(self) -> None:
-        """Reap up to the first that is our own: once its exit status has been taken, the others are reaped."""
+        """Reap adopted children up to the first own one. The rest follows after `exit_status` of that one."""
         with suppress(ChildProcessError):
             while self._running and not self._starting:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -67,12 +66,12 @@ reaper: Final = Reaper()
 
 
 def adopt() -> Tree:
-    """Adopt each process below this one that loses its parent, from now on until Trio ends, and reap it when it ends.
+    """Adopt and reap descendants that lose their parent, until Trio ends.
 
-    Return the tree of all processes below this one, except those that are there already.
+    Return the tree of all descendants, except those that exist already.
     """
     own = os.getpid()
     before = {process.identity for process in running() if process.parent == own}
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # it fails only where nothing is adopted then
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a failure only means that nothing is adopted
     trio.lowlevel.spawn_system_task(reaper.run)
     return Tree(lambda all_: {one.pid: "" for one in all_ if one.parent == own and one.identity not in before})

@@ -1,21 +1,21 @@
-"""Which errors say that the machine is short of something for a while."""
+"""Errors of the operating system that are transient, such as a full disk."""
 
 import errno
 from typing import Final
 
-FULL: Final = {errno.ENOSPC, errno.EDQUOT}  # of the disk
-UNWRITTEN: Final = FULL | {errno.EFBIG}  # that, or a file has become as large as it may (`ulimit -f`)
-SHORT: Final = FULL | {
-    errno.EAGAIN,  # of processes: fork(2)
+FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+UNWRITTEN: Final = FULL | {errno.EFBIG}  # or a file has reached its maximum size (`ulimit -f`)
+TRANSIENT: Final = FULL | {
+    errno.EAGAIN,  # fork(2): no more processes
     errno.EMFILE,
     errno.ENFILE,
     errno.ENOBUFS,
     errno.ENOMEM,
     errno.EIO,
-    errno.EROFS,  # as a disk becomes by itself once it fails
+    errno.EROFS,  # a failing disk becomes read-only
 }
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same may go well later, without anybody having changed what was asked for."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORT)
+    """Return whether the same call may succeed later."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in TRANSIENT)

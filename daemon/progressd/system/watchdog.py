@@ -1,7 +1,6 @@
-"""Systemd's watchdog, fed from the event loop only while the daemon does its work; the log says what has stopped.
+"""Systemd's watchdog: the event loop feeds it while all checks return in time. The log names the check that does not.
 
-A check is something that comes back while its part works. One that is refused an answer comes back as well: a full disk
-is no reason to be killed, for it would still be full afterwards.
+A check that raises Unavailable has returned, too: a restart does not help against a full disk.
 """
 
 import os
@@ -18,8 +17,8 @@ import trio
 from progressd.core.errors import Unavailable
 from progressd.system.systemd import Notifier
 
-FEEDS_PER_TIMEOUT: Final = 6  # times it is fed in the time after which it bites
-CHECK_TIMEOUT: Final = 1 / 3  # of that time, for a check to come back, and for the event loop to go round
+FEEDS_PER_TIMEOUT: Final = 6
+CHECK_TIMEOUT: Final = 1 / 3  # of the watchdog's timeout, for a check and for a pass of the event loop
 STATUS_INTERVAL: Final = 1.0  # seconds
 
 Check = Callable[[], Awaitable[None]]
@@ -27,30 +26,30 @@ log = structlog.get_logger(__name__)
 
 
 def watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
-    """After how long without a sign of life systemd kills this process, None: never (sd_watchdog_enabled(3))."""
+    """Return the timeout of the watchdog, or None if it is off (sd_watchdog_enabled(3))."""
     microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(os.getpid()))
     return int(microseconds) / 1e6 if microseconds and pid == str(os.getpid()) else None
 
 
 async def run_status(notify: Notifier, describe: Callable[[], str]) -> None:
-    """Tell systemd what the daemon is at, for `systemctl status`, when that has changed; at most once a second."""
-    told = ""
+    """Send the status for `systemctl status` when it has changed, at most once a second."""
+    sent = ""
     while True:
         status = describe()
-        if notify(*([f"STATUS={status}"] if status != told else [])):  # also for what it has not taken before
-            told = status
+        if notify(*([f"STATUS={status}"] if status != sent else [])):  # an empty call sends pending messages
+            sent = status
         await trio.sleep(STATUS_INTERVAL)
 
 
 class Watchdog:
-    """`run` feeds it. `checks` are by the sentence that tells what is wrong while one does not come back."""
+    """Feed the watchdog. The key of a check is the reason to log if it does not return."""
 
     def __init__(self, notify: Notifier, seconds: float, checks: Mapping[str, Check]) -> None:
         self._notify = notify
         self._period = seconds / FEEDS_PER_TIMEOUT
-        self._patience = seconds * CHECK_TIMEOUT
+        self._check_timeout = seconds * CHECK_TIMEOUT
         self._checks = checks
-        self._asked: dict[str, float] = {}  # since when a check has not come back
+        self._running: dict[str, float] = {}  # start times of the checks
         self._stuck: set[str] = set()
         self._rounds = 0  # of the event loop
 
@@ -58,8 +57,8 @@ class Watchdog:
         """Feed it until cancelled."""
         with self._watched_loop():
             async with trio.open_nursery() as nursery:
-                for sentence, check in self._checks.items():
-                    nursery.start_soon(self._repeat, sentence, check)
+                for reason, check in self._checks.items():
+                    nursery.start_soon(self._repeat, reason, check)
                 while True:
                     self._rounds += 1
                     self._feed()
@@ -67,38 +66,38 @@ class Watchdog:
 
     def _feed(self) -> None:
         now = trio.current_time()
-        late = {sentence for sentence, since in self._asked.items() if now - since > self._patience}
-        for sentence in sorted(late - self._stuck):
-            log.critical(f"{sentence}, so the watchdog is not fed", seconds=round(self._patience, 1))
-        for sentence in sorted(self._stuck - late):
-            log.warning("it is over that " + sentence)
+        late = {reason for reason, since in self._running.items() if now - since > self._check_timeout}
+        for reason in sorted(late - self._stuck):
+            log.critical("watchdog not fed", reason=reason, seconds=round(self._check_timeout, 1))
+        for reason in sorted(self._stuck - late):
+            log.warning("watchdog fed again", resolved=reason)
         self._stuck = late
         if not late:
             self._notify("WATCHDOG=1")
 
-    async def _repeat(self, sentence: str, check: Check) -> None:
+    async def _repeat(self, reason: str, check: Check) -> None:
         while True:
-            self._asked[sentence] = trio.current_time()
+            self._running[reason] = trio.current_time()
             try:
                 await check()
             except Unavailable as error:
-                log.debug("a part of the daemon works, but refuses", error=str(error))
-            del self._asked[sentence]
+                log.debug("watchdog check returned an error", error=str(error))
+            del self._running[reason]
             await trio.sleep(self._period)
 
     @contextmanager
     def _watched_loop(self) -> Iterator[None]:
-        """A stuck event loop cannot say so itself: within this, a thread does."""
+        """Let a thread log when the event loop is stuck."""
         over = threading.Event()
         loop = threading.get_ident()
 
         def watch() -> None:
-            told = seen = -1
-            while not over.wait(self._patience):
-                if self._rounds == seen != told:
+            logged = seen = -1
+            while not over.wait(self._check_timeout):
+                if self._rounds == seen != logged:
                     place = "".join(traceback.format_stack(sys._current_frames()[loop])[-1:]).strip()
-                    log.critical("the event loop is stuck, so the watchdog is not fed", place=" ".join(place.split()))
-                    told = seen
+                    log.critical("watchdog not fed", reason="the event loop is stuck", place=" ".join(place.split()))
+                    logged = seen
                 seen = self._rounds
 
         thread = threading.Thread(target=watch, name="watchdog", daemon=True)

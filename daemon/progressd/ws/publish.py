@@ -78,7 +78,7 @@ class PublishHandler:
         outbox, number = self._websocket.outbox, self._lines.next_number
         closing = None
         try:
-            answers = await self._lines.take()
+            answers = await self._lines.submit()
         except ProgressdError as error:
             answers = [refusal(UNSET, error, number)]
             closing = BAD_LINES if isinstance(error, InvalidInput) else TRY_AGAIN

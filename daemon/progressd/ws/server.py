@@ -25,7 +25,6 @@ from progressd.core.messages import Hello, Notice, Resync
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection_log import VANISHED, refused
 from progressd.net.listener import Connection
-from progressd.producers.ndjson import LineSplitter
 from progressd.producers.ndjson_stream import NDJSONReader
 from progressd.ws.handshake import StreamRequest, check_query, publishes, read_stream_request
 from progressd.ws.keepalive import KeepAlive
@@ -163,8 +162,8 @@ class WebSocketServer:
         if publishes(websocket.target):
             require(who, Scope.WRITE)
             check_query(websocket.target)
-            splitter = LineSplitter(self._settings.ingest.max_line_bytes)
-            return PublishHandler(websocket, NDJSONReader(splitter, scope.ingest)).serve
+            lines = NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)
+            return PublishHandler(websocket, lines).serve
         require(who, Scope.READ)
         check_query(websocket.target)
         wish, after = await self._wish(websocket, scope)

@@ -104,7 +104,7 @@ class NDJSONResponse(ResponseBody):
             except StopAsyncIteration:
                 self._lines.end()
                 self._ended = True
-        answers = await self._lines.take()
+        answers = await self._lines.submit()
         if not self._over:
             self._unsent += _encode_lines(answers)
             self._over = self._ended and not self._lines

@@ -10,7 +10,7 @@ from progressd.http.body import BodyChunks, whole_body
 from progressd.http.context import json_response, request_context
 from progressd.http.openapi.operations import JSON, LINES, described
 from progressd.http.routes.ndjson_response import NDJSONResponse
-from progressd.producers.ndjson import Ack, LineSplitter, read_event
+from progressd.producers.ndjson import Ack, read_event
 from progressd.producers.ndjson_stream import NDJSONReader
 
 TEXT: Final = {"type": "string", "description": "One JSON object per line."}
@@ -43,7 +43,7 @@ async def _submit(job_id: str | None) -> Response:
         job = await context.scope.ingest.submit_one(read_event(text, job_id))
         return json_response(Ack(ok=True, cursor=context.scope.history.cursor(job.offset), job_id=job.id))
     pieces = BodyChunks(request, limits, math.inf, any_rate=True)
-    lines = NDJSONReader(LineSplitter(max_bytes), context.scope.ingest, job_id)
+    lines = NDJSONReader(max_bytes, context.scope.ingest, job_id)
     answers = NDJSONResponse(pieces, lines, context.app.streams, context.app.budget)
     await answers.begin()
     response = Response(answers, content_type=LINES)

@@ -46,7 +46,7 @@ async def rate_limit() -> Response:
 
 @blueprint.post("/api/token")
 @described(WatchToken)
-async def all_jobs_token() -> Response:
+async def token() -> Response:
     """Create a token to watch all jobs that the client may see."""
     return await _token_for(ALL_JOBS)
 
