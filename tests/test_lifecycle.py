@@ -1,12 +1,21 @@
-"""Which waits signals cut short, of a daemon that stops."""
+"""Signals during a shutdown, and announcements to all watchers."""
 
+import json
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from progressd.lifecycle import ShutdownDeadline, hearing
+from progressd.auth.identity import ANONYMOUS, Client
+from progressd.broadcast.reader import ReaderOutbox
+from progressd.core.errors import StoreFailed
+from progressd.http.open_streams import StreamRegistry
+from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
+from progressd.ws.server import WebSocketServer
+from support.daemon import running_daemon
 from support.waiting import PATIENCE
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -14,22 +23,22 @@ INT, HUP = signal.SIGINT, signal.SIGHUP
 
 
 class Stopping:
-    """What stops, and what sends it signals."""
+    """A shutdown, and the sender of its signals."""
 
-    def __init__(self, patience: ShutdownDeadline, signals: trio.MemorySendChannel[int]) -> None:
-        self.patience = patience
+    def __init__(self, deadline: ShutdownDeadline, signals: trio.MemorySendChannel[int]) -> None:
+        self.deadline = deadline
         self._signals = signals
 
-    async def hear(self, *numbers: int) -> None:
+    async def signal(self, *numbers: int) -> None:
         for number in numbers:
             self._signals.send_nowait(number)
         await wait_all_tasks_blocked()
 
     async def waits(self, seconds: float, *numbers: int) -> float:
-        """How long a wait takes in which these signals come, one a second."""
+        """Return how long a wait takes in which these signals come, one a second."""
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
-            with self.patience.of(seconds):
+            with self.deadline.limit(seconds):
                 nursery.start_soon(self._one_a_second, numbers)
                 await trio.sleep_forever()
         return trio.current_time() - began
@@ -37,22 +46,22 @@ class Stopping:
     async def _one_a_second(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             await trio.sleep(1)
-            await self.hear(number)
+            await self.signal(number)
 
 
 @asynccontextmanager
 async def stopping() -> AsyncIterator[Stopping]:
     send, signals = trio.open_memory_channel[int](10)
-    patience = ShutdownDeadline(signals)
+    deadline = ShutdownDeadline(signals)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(patience.run)
-        yield Stopping(patience, send)
+        nursery.start_soon(deadline.run)
+        yield Stopping(deadline, send)
         nursery.cancel_scope.cancel()
     send.close()
     signals.close()
 
 
-async def test_a_signal_cuts_short_the_wait_in_which_it_comes(autojump_clock: MockClock) -> None:
+async def test_a_signal_ends_the_current_time_limit(autojump_clock: MockClock) -> None:
     async with stopping() as stops:
         assert await stops.waits(100, INT) == 1
         assert await stops.waits(100) == 100
@@ -60,30 +69,30 @@ async def test_a_signal_cuts_short_the_wait_in_which_it_comes(autojump_clock: Mo
 
 
 @pytest.mark.parametrize(("numbers", "seconds"), [([INT], [0, 9, 9]), ([INT, INT], [0, 0, 9]), ([HUP], [9, 9, 9])])
-async def test_a_signal_between_two_waits_is_one_for_the_next(
+async def test_a_signal_between_two_limits_ends_the_next(
     autojump_clock: MockClock, numbers: list[int], seconds: list[float]
 ) -> None:
     async with stopping() as stops:
         assert await stops.waits(100, INT) == 1
-        await stops.hear(*numbers)
+        await stops.signal(*numbers)
         assert [await stops.waits(9) for _ in seconds] == seconds
 
 
-async def test_a_second_signal_before_the_wait_has_ended_is_one_for_the_next(autojump_clock: MockClock) -> None:
+async def test_a_second_signal_ends_the_next_limit(autojump_clock: MockClock) -> None:
     async with stopping() as stops:
-        with stops.patience.of(100):
+        with stops.deadline.limit(100):
             with trio.CancelScope(shield=True):
-                await stops.hear(INT, INT)
+                await stops.signal(INT, INT)
             await trio.sleep_forever()
         assert [await stops.waits(9) for _ in range(2)] == [0, 9]
-        with stops.patience.of(1), trio.CancelScope(shield=True):
+        with stops.deadline.limit(1), trio.CancelScope(shield=True):
             await trio.sleep(2)
-            await stops.hear(INT)
+            await stops.signal(INT)
         assert [await stops.waits(9) for _ in range(2)] == [0, 9]
 
 
 class Raising(list[int]):
-    """Signals, of which each comes whenever somebody looks through them a second time."""
+    """Signal numbers; each is raised during the second iteration over them."""
 
     looks = 0
 
@@ -103,17 +112,50 @@ def as_before() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("as_before")
-async def test_what_comes_before_anybody_hears_is_heard_and_what_nobody_took_changes_nothing() -> None:
+async def test_early_signals_are_received_and_late_ones_ignored() -> None:
     numbers = Raising([HUP])
-    with trio.fail_after(PATIENCE), hearing(numbers) as signals:
+    with trio.fail_after(PATIENCE), signals_received(numbers) as signals:
         assert numbers.looks == 2
         assert await anext(signals) == HUP
         signal.raise_signal(HUP)
     signal.raise_signal(HUP)
 
 
-async def test_where_hearing_failed_signals_are_as_they_were() -> None:
+async def test_after_a_failure_signal_handlers_are_restored() -> None:
     before = signal.getsignal(HUP)
-    with pytest.raises(ValueError, match="this"), hearing([HUP]):
+    with pytest.raises(ValueError, match="this"), signals_received([HUP]):
         raise ValueError("this")
     assert signal.getsignal(HUP) is before
+
+
+async def test_a_failure_during_recovery_is_announced(tmp_path: Path) -> None:
+    recovering, recovered = trio.Event(), trio.Event()
+
+    async def on_recovery() -> None:
+        recovering.set()
+        await recovered.wait()
+
+    async with running_daemon(tmp_path) as running, trio.open_nursery() as nursery:
+        daemon, outbox = running.daemon, ReaderOutbox(10_000)
+        streams, health = StreamRegistry(daemon.connection_limiter), daemon.log.health
+        watchers = WebSocketServer(
+            daemon.settings, daemon.authenticator, daemon.rate_limits, daemon.connection_limiter, daemon.scopes
+        )
+
+        async def announced() -> Any:
+            with trio.fail_after(PATIENCE):
+                await outbox.wait()
+            [item] = outbox.take(1)
+            return json.loads(item.event.partition(b"data: ")[2])["data"]
+
+        with streams.opened(outbox, Client("198.51.100.7", ANONYMOUS)):
+            nursery.start_soon(Announcer(watchers, streams).run, health, on_recovery)
+            health.failed(StoreFailed("the disk is full"))
+            assert await announced() == {"status": "failing", "error": "the disk is full"}
+            health.recovered()
+            assert (await announced())["status"] == "healthy"
+            await recovering.wait()
+            health.failed(StoreFailed("the disk fails"))
+            recovered.set()
+            assert await announced() == {"status": "failing", "error": "the disk fails"}
+        nursery.cancel_scope.cancel()

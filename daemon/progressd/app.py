@@ -13,12 +13,11 @@ from typing import Final
 import structlog
 import trio
 
-from progressd.announcer import Announcer
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.rate_limit import RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.outbox import MemoryBudget
+from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.config.reload import Reload
 from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
@@ -28,6 +27,7 @@ from progressd.engine.access import Scopes
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
+from progressd.engine.log import LocalLog
 from progressd.engine.registry import Registry
 from progressd.engine.retention import run_retention
 from progressd.files.job_files import JobFiles
@@ -43,7 +43,7 @@ from progressd.http.middleware.job_cache import JobResponseCache
 from progressd.http.open_streams import StreamRegistry
 from progressd.http.routes.ndjson_response import MAX_PENDING
 from progressd.http.server.hypercorn import HTTPServer
-from progressd.lifecycle import ShutdownDeadline, hearing
+from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
 from progressd.net.base_path import BasePath
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
@@ -51,22 +51,22 @@ from progressd.net.listener import Listener
 from progressd.net.tls import tls_context
 from progressd.producers.unix_socket import UnixSocket
 from progressd.runner.runner import Runner
-from progressd.store.errors import cannot_begin
+from progressd.store.errors import cannot_open
 from progressd.store.sqlite import SQLiteStore
 from progressd.system.log import set_level
 from progressd.system.systemd import Notifier
 from progressd.system.watchdog import Check, Watchdog, run_status, watchdog_seconds
 from progressd.ws.server import WebSocketServer
 
-STAGGER: Final = 1.0  # seconds over which watchers are sent away at most, lest all come back at once
-STAGGER_EACH: Final = 0.005  # seconds from one to the next where there are few: nobody is accepted meanwhile
-LAST_WORK: Final = 30.0  # seconds that everything after the jobs may take, jobs that do not want to stop included
-LAST_SECONDS: Final = 5.0  # for the last bytes of connections, once everything else has stopped
+STAGGER: Final = 1.0  # seconds over which watchers are closed at most, so that they do not all reconnect at once
+STAGGER_EACH: Final = 0.005  # seconds between two of few watchers: nobody is accepted meanwhile
+LAST_WORK: Final = 30.0  # seconds for everything after the drain timeout, including the end of jobs that ignore SIGTERM
+CLOSE_TIMEOUT: Final = 5.0  # seconds for the last bytes of connections
 # A connection leaves no reference cycle behind, and a request 8 objects of werkzeug's. So collections are rare. The
 # longest takes 4 ms (youngest generation) or 30 ms (second one, while thousands connect). A full one takes 10 ms with
 # 500 watchers, and 0.4 s with 10,000.
 GC_THRESHOLDS: Final = (10_000, 5, 20)
-UNEXPECTED_EXIT: Final = "the daemon has ended though nobody told it to stop"
+UNEXPECTED_EXIT: Final = "the daemon ended without a signal to stop"
 
 log = structlog.get_logger(__name__)
 
@@ -74,9 +74,9 @@ log = structlog.get_logger(__name__)
 async def serve(
     settings: Settings, read_settings: Callable[[], Settings], *, on_listening: Callable[[str], Awaitable[None]]
 ) -> None:
-    """Run the daemon until SIGTERM or SIGINT, and drain; further signals hurry that. SIGHUP: read settings again.
+    """Run the daemon until SIGTERM or SIGINT, then drain. Further signals shorten the drain; SIGHUP reloads settings.
 
-    On a terminal SIGHUP means that it has gone, and the daemon stops as well, unless it was started to ignore that.
+    On a terminal, SIGHUP means that the terminal is gone. Then the daemon stops, unless it was started to ignore it.
     `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
     """
     gc.set_threshold(*GC_THRESHOLDS)
@@ -85,24 +85,25 @@ async def serve(
     numbers = {signal.SIGTERM, signal.SIGINT}
     if not on_terminal or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.add(signal.SIGHUP)
-    with closing(Notifier(os.environ)) as notify, hearing(numbers) as signals:
+    with closing(Notifier(os.environ)) as notify, signals_received(numbers) as signals:
         stopped = False
         async with trio.open_nursery() as beside:
             async with started(settings, os.environ) as (daemon, sockets):
-                daemon.on_terminal = on_terminal
                 gc.collect()
-                gc.freeze()  # code and settings stay: looking through them took 35 ms in each full collection
-                await daemon.run(sockets, signals, beside, notify, on_listening, watchdog, read_settings)
+                gc.freeze()  # code and settings stay: a full collection spent 35 ms on them
+                await daemon.run(
+                    sockets, signals, beside, notify, on_listening, watchdog, read_settings, on_terminal=on_terminal
+                )
                 stopped = True
             beside.cancel_scope.cancel()
         if not stopped:
-            raise RuntimeError(UNEXPECTED_EXIT)  # one of its tasks has let a cancellation out, and nothing has failed
+            raise RuntimeError(UNEXPECTED_EXIT)  # a task has leaked a cancellation, and nothing has failed
     log.info("stopped")
 
 
 @asynccontextmanager
 async def started(settings: Settings, environ: MutableMapping[str, str]) -> AsyncGenerator[tuple["Daemon", Sockets]]:
-    """Within this, a daemon has its state directory, its sockets and its tasks, but serves nobody yet."""
+    """Open the state directory and the sockets, and start the tasks; nothing is served yet."""
     with (
         own_state_dir(settings.state_dir),
         open_sockets(settings, environ) as sockets,
@@ -122,18 +123,18 @@ class Daemon:
     def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
         limits = settings.limits
         self.settings = settings
-        self.on_terminal = False
         self.base = BasePath(settings.server.base_path)
         self.store = store
         self.tasks = tasks
         self.registry = Registry(store)
         self.batches = Batches(store)
-        self.history = History(store, self.registry, self.batches, self.base)
+        self.log = LocalLog(store, self.registry)
+        self.history = History(store, self.registry, self.batches, self.log.health, self.base)
         self.files = JobFiles(settings.state_dir, limits.min_free_bytes, limits.max_stored_bytes)
         self.broadcaster = Broadcaster(
             self.history, nursery=tasks, offset=store.first_offset - 1, limit=limits.send_buffer_bytes
         )
-        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster, self.base)
+        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster, self.base)
         self.producers = UnixSocket(self.ingest, settings)
         self.runner = Runner(settings, self.registry, self.ingest, self.files)
         self.connection_log = ConnectionLog()
@@ -179,14 +180,14 @@ class Daemon:
         self.http = HTTPServer(cors, reads, self.base, settings)
 
     async def start(self) -> None:
-        """Everything up to where producers and watchers can come in. Raises SettingsError."""
+        """Load the state and start the tasks behind it. Raises SettingsError."""
         self.authenticator.load()
         try:
             await self.registry.load()
             await self.batches.load()
             await self.files.prepare(self.store)
         except StoreFailed as error:
-            raise cannot_begin(self.settings.state_dir / "progressd.db", error) from error
+            raise cannot_open(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
         self.tasks.start_soon(self.connection_log.run)
@@ -204,48 +205,50 @@ class Daemon:
         on_listening: Callable[[str], Awaitable[None]],
         watchdog: float | None = None,
         read_settings: Callable[[], Settings] | None = None,
+        *,
+        on_terminal: bool = False,
     ) -> None:
-        """Serve until a signal, then drain: first the jobs, then the connections; each further signal hurries that.
+        """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten that.
 
-        `beside`: where signals are taken until nothing is left that one could disturb, which is after this.
-        `watchdog`: seconds after which systemd kills the daemon unless it is told that it works.
+        `beside`: a nursery that receives signals and outlives this method, so that no late signal kills the process.
+        `watchdog`: seconds after which systemd kills a daemon that does not report. `on_terminal`: SIGHUP stops it.
         """
         self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
         self.reload.register(lambda settings: partial(self._use, settings))
         self.reload.register(lambda settings: self.authenticator.use(settings.auth))
-        patience = ShutdownDeadline(signals)
+        deadline = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 listener = self._listener(connections)
                 async with trio.open_nursery() as accepting:
                     jobs_done = self._serve(accepting, listener, sockets)
-                    self._tell_systemd(accepting, sockets, notify, watchdog)
+                    self._notify_systemd(accepting, sockets, notify, watchdog)
                     await on_listening(sockets.url)
                     log.info("ready", url=sockets.url, unfinished_jobs=len(self.registry.unfinished))
-                    await self._until_told_to_stop(signals, notify)
-                    beside.start_soon(patience.run)
-                    await self._finish_work(jobs_done, patience)
+                    await self._until_stopped(signals, notify, on_terminal)
+                    beside.start_soon(deadline.run)
+                    await self._finish_work(jobs_done, deadline)
                     accepting.cancel_scope.cancel()
                 for listening in sockets.tcp:
                     listener.stop(listening)
-                ending.start_soon(self._cut_off, connections.cancel_scope, patience)
-                await self._send_away(listener)
+                ending.start_soon(self._abort_late, connections.cancel_scope, deadline)
+                await self._close_connections(listener)
             ending.cancel_scope.cancel()
         if self.state.ready:
             raise RuntimeError(UNEXPECTED_EXIT)
 
     def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> trio.Event:
-        """Let everybody in, and run jobs; set once the last one has ended after no more are taken."""
+        """Accept connections and run jobs. Return an event that is set when the last job ends after `stop_taking`."""
         jobs_done = trio.Event()
         for listening in sockets.tcp:
             accepting.start_soon(listener.run, listening)
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self._run_jobs, jobs_done)
-        accepting.start_soon(self.announcer.run, self.ingest, self._settle)
+        accepting.start_soon(self.announcer.run, self.log.health, self._settle)
         self.state.accept_work(True)
         return jobs_done
 
-    def _tell_systemd(
+    def _notify_systemd(
         self, accepting: trio.Nursery, sockets: Sockets, notify: Notifier, watchdog: float | None
     ) -> None:
         notify("READY=1")
@@ -253,39 +256,39 @@ class Daemon:
         if watchdog is not None:
             accepting.start_soon(Watchdog(notify, watchdog, self._checks(sockets)).run)
 
-    async def _until_told_to_stop(self, signals: AsyncIterator[int], notify: Notifier) -> None:
-        while (number := await anext(signals)) == signal.SIGHUP and not self.on_terminal:
+    async def _until_stopped(self, signals: AsyncIterator[int], notify: Notifier, on_terminal: bool) -> None:
+        while (number := await anext(signals)) == signal.SIGHUP and not on_terminal:
             notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             self.reload()
             notify("READY=1", f"STATUS={self._status()}")
         log.info("stopping", signal=signal.Signals(number).name)
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
-    async def _finish_work(self, jobs_done: trio.Event, patience: ShutdownDeadline) -> None:
-        """Take no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
+    async def _finish_work(self, jobs_done: trio.Event, deadline: ShutdownDeadline) -> None:
+        """Accept no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.access.transfers.ends
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
         until = trio.current_time() + seconds
         self.state.accept_work(False)
-        self.announcer.stopping(seconds)
+        self.announcer.stop(seconds)
         self.runner.stop_taking()
-        with patience.of(seconds):
+        with deadline.limit(seconds):
             for ended in transfers:
                 await ended.wait()
             if shutdown.wait_for_jobs:
                 await jobs_done.wait()
-        with patience.of(max(until - trio.current_time(), LAST_SECONDS)):
+        with deadline.limit(max(until - trio.current_time(), CLOSE_TIMEOUT)):
             await self.producers.drain()
 
-    async def _send_away(self, listener: Listener) -> None:
-        """End every connection in order; the block around it ends with the last one."""
+    async def _close_connections(self, listener: Listener) -> None:
+        """Close every connection in an orderly way; the nursery around it ends with the last one."""
         await self.http.drain()
         await listener.drain()
         self.streams.close(DRAINING)
         await self.watchers.close(DRAINING, min(STAGGER, STAGGER_EACH * len(self.watchers)))
 
-    async def _cut_off(self, connections: trio.CancelScope, patience: ShutdownDeadline) -> None:
-        with patience.of(LAST_SECONDS):
+    async def _abort_late(self, connections: trio.CancelScope, deadline: ShutdownDeadline) -> None:
+        with deadline.limit(CLOSE_TIMEOUT):
             await trio.sleep_forever()
         self.http.abort()
         connections.cancel()
@@ -316,9 +319,9 @@ class Daemon:
         return "; ".join(filter(None, [self.reload.pending, jobs]))
 
     def _use(self, settings: Settings) -> None:
-        """Put settings into force that have been read again."""
+        """Use settings that were reloaded."""
         self.settings = settings
-        self.broadcaster.limit = settings.limits.send_buffer_bytes
+        self.broadcaster.use_limit(settings.limits.send_buffer_bytes)
         self.files.use(settings.limits)
         for part in (
             self.producers,
@@ -336,7 +339,7 @@ class Daemon:
         try:
             await self.files.settle(self.store)
         except (StoreFailed, OSError) as error:
-            log.warning("uploads that did not become jobs stay until the next start", error=str(error))
+            log.warning("cannot delete uploads without a job, the next start will", error=str(error))
 
     async def _run_jobs(self, done: trio.Event) -> None:
         await self.runner.run()

@@ -1,23 +1,30 @@
-"""The patience of a daemon that stops: how long it waits for what, unless another signal says that it is to hurry."""
+"""The lifecycle of the daemon: its signals, the time limits of a shutdown, and what it announces to all watchers."""
 
 import signal
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import structlog
 import trio
 
+from progressd.core.errors import StoreFailed
+from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
+from progressd.engine.store_health import StoreHealth
+from progressd.http.open_streams import StreamRegistry
+from progressd.ws.server import WebSocketServer
+
 log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def hearing(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
-    """Within this, signals are heard; after it they are ignored, or, where it has failed, as they were before.
+def signals_received(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
+    """Receive signals in the block. After it they are ignored or, if the block raised, handled as before.
 
-    A process takes a moment to end, in which one more signal would make of it a killed one that has stopped in order.
+    They are ignored because a process takes a moment to exit. A signal in that moment would kill it after an orderly
+    shutdown.
     """
     early = list[int]()
-    # Trio gives those that nobody took to what was there before it, which therefore must not be the default.
+    # Trio passes signals that nobody received to the handlers before its own. The default handler would kill.
     before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in numbers}
     try:
         with trio.open_signal_receiver(*numbers) as signals:
@@ -33,33 +40,65 @@ def hearing(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
 
 
 class ShutdownDeadline:
-    """`run` takes the signals that come once the daemon stops; each cuts short one wait, this one or the next."""
+    """Time limits of a shutdown. Each signal that `run` receives ends one of them early: the current or the next."""
 
     def __init__(self, signals: AsyncIterator[int]) -> None:
         self._signals = signals
-        self._waiting: trio.CancelScope | None = None
-        self._early = 0  # signals that came while nothing was waited for, or what was had been cut short already
+        self._current: trio.CancelScope | None = None
+        self._early = 0  # signals that came while no time limit ran, or after its end
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Receive signals until cancelled."""
         async for number in self._signals:
             if number == signal.SIGHUP:
-                log.warning("SIGHUP changes nothing while the daemon stops")
+                log.warning("SIGHUP is ignored while the daemon stops")
             else:
                 log.info("stopping at once", signal=signal.Signals(number).name)
-                if self._waiting is None or self._waiting.cancel_called:
+                if self._current is None or self._current.cancel_called:
                     self._early += 1
                 else:
-                    self._waiting.cancel()
+                    self._current.cancel()
 
     @contextmanager
-    def of(self, seconds: float) -> Iterator[None]:
-        """What is within this takes so many seconds at most, and ends with the next signal that no other wait had."""
-        with trio.move_on_after(seconds) as self._waiting:
+    def limit(self, seconds: float) -> Iterator[None]:
+        """Cancel the block after some seconds, or at the next signal."""
+        with trio.move_on_after(seconds) as self._current:
             if self._early:
                 self._early -= 1
-                self._waiting.cancel()
+                self._current.cancel()
             try:
                 yield
             finally:
-                self._waiting = None
+                self._current = None
+
+
+class Announcer:
+    """Tells all watchers when the store fails or recovers, and that the daemon stops."""
+
+    def __init__(self, watchers: WebSocketServer, streams: StreamRegistry) -> None:
+        self._watchers = watchers
+        self._streams = streams
+        self._stopping = False
+
+    async def run(self, health: StoreHealth, on_recovery: Callable[[], Awaitable[None]]) -> None:
+        """Announce each failure of the store, and each recovery before `on_recovery` runs; until `stop`."""
+        announced: StoreFailed | None = None
+        while True:
+            announced = await health.wait_changed(announced)
+            if self._stopping:
+                return
+            if announced is not None:
+                self._announce(ServerStatus(ServerStatusData("failing", str(announced))))
+            else:
+                self._announce(ServerStatus(ServerStatusData("healthy")), later=False)
+                await on_recovery()
+
+    def stop(self, seconds: float) -> None:
+        """Announce that the daemon stops, and how many seconds it waits for jobs."""
+        self._stopping = True
+        self._announce(ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds))))
+
+    def _announce(self, message: Notice, *, later: bool = True) -> None:
+        """Send a message to all watchers; `later`: also to new ones, until the next message."""
+        self._watchers.announce(message, later=later)
+        self._streams.announce(message, later=later)

@@ -66,8 +66,8 @@ def test_a_good_state_directory_has_no_problems(state: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
 
 
-LABELS = "found by label does not fit"
-COUNTS = "counts of jobs do not fit"
+LABELS = "index of labels does not match"
+COUNTS = "counts of jobs do not match"
 
 
 def damage_index(state: Path) -> None:
@@ -97,7 +97,7 @@ def age(path: Path) -> None:
             lambda state: change(state, "INSERT INTO counts VALUES ('kind', 'x', 'failed', 7, 1)"),
             COUNTS,
         ),
-        (lambda state: change(state, "UPDATE meta SET value = 4 WHERE key = 'reserved'"), "and 6 is"),
+        (lambda state: change(state, "UPDATE meta SET value = 4 WHERE key = 'reserved'"), "but 6 is used"),
         (lambda state: age(state / "jobs" / job_id(77)), "belongs to no job"),
         (damage_index, "missing from index jobs_by_progress"),
     ],
@@ -131,7 +131,7 @@ async def test_lost_offsets_make_a_new_store_id(state: Path) -> None:
         before = store.id
         await store.commit([], [], [batch])
     change(state, "UPDATE meta SET value = 20 WHERE key = 'reserved'")
-    assert [sentence for sentence, _ in problems(state)] == ["offsets below 20 are said to be taken, and 41 is"]
+    assert [sentence for sentence, _ in problems(state)] == ["offsets below 20 are reserved, but 41 is used"]
     assert run("check", "--state-dir", state, "--repair").exit_code == 0
     with closing(SQLiteStore.open(path)) as store:
         assert store.first_offset == 42
@@ -246,13 +246,13 @@ def broken_batch(state: Path) -> None:
         ),
         (
             lambda state: change(state, f"UPDATE changes SET body = replace(body, '{WAITING.id}', '{job_id(9)}')"),
-            "change 2 cannot be read: what it says of itself is not what it is kept under",
+            "change 2 cannot be read: its key and its document differ",
             f"job {WAITING.id}: 1 of its changes cannot be read and are lost",
         ),
         (broken_batch, f"batch {job_id(50)} cannot be read", f"job or batch {job_id(50)}, from offset 40 on,"),
         (
             lambda state: change(state, f"DELETE FROM jobs WHERE id = '{WAITING.id}'"),
-            "1 changes are of jobs that do not exist",
+            "1 changes belong to jobs that do not exist",
             f"job or batch {WAITING.id}, from offset 2 on, cannot be read and is lost",
         ),
     ],
@@ -272,7 +272,7 @@ def test_unreadable_records_are_named(state: Path, damage: Callable[[Path], obje
 
 async def test_a_job_under_another_offset_is_repaired(state: Path) -> None:
     change(state, f"UPDATE jobs SET created_offset = 40 WHERE id = '{WAITING.id}'")
-    differs = pytest.raises(CorruptRecord, match="what it says of itself is not what it is kept under")
+    differs = pytest.raises(CorruptRecord, match="its key and its document differ")
     with closing(SQLiteStore.open(state / "progressd.db")) as store, differs:
         await store.unfinished()
     [(sentence, _)] = problems(state)

@@ -12,7 +12,7 @@ from progressd.auth.identity import Identity, Scope
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.status import JobStatus
 from progressd.engine.access import Scopes
-from progressd.engine.submitting import Outcome
+from progressd.engine.ingest import Outcome
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from support import keys

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import SocketOutbox
 from progressd.core.close_codes import DRAINING, CloseCode
 from support.samples import started
 
 
 class Sink:
-    """Takes nothing until it is opened."""
+    """A transport that is full until it is opened."""
 
     def __init__(self) -> None:
         self.open = trio.Event()
@@ -28,7 +29,7 @@ class Sink:
 
 
 class Connection:
-    """An outbox in a nursery that may be closed already, which then refuses whatever is started in it."""
+    """An outbox in a nursery that may be closed and then rejects tasks."""
 
     def __init__(self, budget: MemoryBudget, nursery: trio.Nursery | None) -> None:
         self.sink = Sink()
@@ -40,9 +41,9 @@ class Connection:
         assert self._nursery is not None, "the nursery is closed"
         self._nursery.start_soon(sender)
 
-    def end(self, closing: CloseCode) -> None:
+    def end(self, code: CloseCode) -> None:
         assert self._nursery is not None, "the nursery is closed"
-        self.endings.append(closing)
+        self.endings.append(code)
 
     def leave(self) -> None:
         self.outbox.discard()
@@ -53,20 +54,20 @@ def message() -> FrameBatch[Envelope]:
     return FrameBatch([Envelope(1, started())])
 
 
-async def test_what_waited_for_a_watcher_that_left_is_counted_no_more(nursery: trio.Nursery) -> None:
+async def test_a_discarded_outbox_leaves_the_budget(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(100_000)
     connection = Connection(budget, nursery)
     connection.outbox.put(message())
     await trio.testing.wait_all_tasks_blocked()
     assert budget.used > 0
-    connection.sink.open.set()  # the sender is about to run when the connection ends
+    connection.sink.open.set()  # the sender is scheduled when the connection ends
     connection.leave()
     await trio.testing.wait_all_tasks_blocked()
     assert budget.used == 0
     assert connection.sink.sent == b""
 
 
-async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nursery: trio.Nursery) -> None:
+async def test_a_discarded_outbox_is_not_given_up(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(1000)
     gone, slow = Connection(budget, nursery), Connection(budget, nursery)
     gone.outbox.put(message())
@@ -77,7 +78,7 @@ async def test_a_watcher_that_left_is_not_given_up_when_the_budget_is_spent(nurs
     assert [closing.code for closing in slow.endings] == [4000]
 
 
-async def test_nothing_is_started_for_a_watcher_that_left(nursery: trio.Nursery) -> None:
+async def test_a_discarded_outbox_starts_no_task(nursery: trio.Nursery) -> None:
     connection = Connection(MemoryBudget(), nursery)
     connection.leave()
     connection.outbox.put(message())

@@ -11,25 +11,25 @@ def written_by_wsproto(payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 65537, 200_000])
-def test_a_text_frame_of_every_length_class_is_what_wsproto_writes(size: int) -> None:
+def test_text_frames_equal_those_of_wsproto(size: int) -> None:
     payload = b"x" * size
     assert text_frame(payload) == written_by_wsproto(payload)
     assert frames_in(text_frame(payload)) == [(Opcode.TEXT, payload)]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_reaches_a_client_as_it_was(text: str) -> None:
+def test_any_text_survives_a_frame(text: str) -> None:
     payload = text.encode()
     assert text_frame(payload) == written_by_wsproto(payload)
     assert frames_in(text_frame(payload)) == [(Opcode.TEXT, payload)]
 
 
 @given(st.lists(st.sampled_from([b"", b"{}", b"x" * 125, b"x" * 126, b"x" * 65535, b"x" * 65536]), max_size=6))
-def test_frames_one_after_the_other_stay_apart(payloads: list[bytes]) -> None:
+def test_joined_frames_are_parsed_separately(payloads: list[bytes]) -> None:
     data = PING.join(map(text_frame, payloads))
     texts = [payload for opcode, payload in frames_in(data) if opcode is Opcode.TEXT]
     assert texts == payloads
 
 
-def test_the_ping_is_an_empty_one() -> None:
+def test_the_ping_is_empty() -> None:
     assert frames_in(PING) == [(Opcode.PING, b"")]

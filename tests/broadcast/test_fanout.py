@@ -30,7 +30,7 @@ def payloads(batches: list[FrameBatch[Envelope]]) -> list[bytes]:
     return [payload for batch in batches for _, payload in frames_in(batch.frames)]
 
 
-async def test_everyone_gets_everything_whoever_is_slow_or_gone(nursery: trio.Nursery) -> None:
+async def test_slow_or_dead_sockets_do_not_affect_others(nursery: trio.Nursery) -> None:
     batch = batch_of(1, 2)
     rooms = [10**6, 0, len(batch.frames) - 1, 10**6, 10**6]
     connections = [Connection(nursery, room=room) for room in rooms]
@@ -50,7 +50,7 @@ async def test_everyone_gets_everything_whoever_is_slow_or_gone(nursery: trio.Nu
     assert [texts(connection) for connection in connections] == [expected, expected, expected, [], expected]
 
 
-async def test_nothing_overtakes_what_a_heartbeat_found_no_room_for(nursery: trio.Nursery) -> None:
+async def test_nothing_overtakes_a_waiting_ping(nursery: trio.Nursery) -> None:
     crowd, connection = FanOut(), Connection(nursery, room=1)
     connection.outbox.follow(crowd)
     connection.outbox.write(PING)
@@ -60,7 +60,7 @@ async def test_nothing_overtakes_what_a_heartbeat_found_no_room_for(nursery: tri
     assert [opcode for opcode, _ in connection.read()] == [Opcode.PING, Opcode.TEXT]
 
 
-async def test_who_was_congested_before_it_followed_keeps_its_order(nursery: trio.Nursery) -> None:
+async def test_an_outbox_that_follows_while_full_keeps_its_order(nursery: trio.Nursery) -> None:
     crowd, connection = FanOut(), Connection(nursery)
     connection.put(moved(1))
     connection.outbox.follow(crowd)
@@ -72,7 +72,7 @@ async def test_who_was_congested_before_it_followed_keeps_its_order(nursery: tri
     assert texts(connection)[1:] == payloads([batch_of(2), batch_of(3)])
 
 
-async def test_who_has_left_gets_nothing_and_does_not_come_back_when_it_has_drained(nursery: trio.Nursery) -> None:
+async def test_a_removed_outbox_stays_removed_after_draining(nursery: trio.Nursery) -> None:
     crowd, connection = FanOut(), Connection(nursery)
     connection.outbox.follow(crowd)
     crowd.put(batch_of(1))
@@ -87,32 +87,32 @@ async def test_who_has_left_gets_nothing_and_does_not_come_back_when_it_has_drai
 
 
 class Put(NamedTuple):
-    """A batch of so many messages."""
+    """Put a batch of some messages."""
 
     count: int
 
 
 class Give(NamedTuple):
-    """Room in the socket of one."""
+    """Give one socket room."""
 
     who: int
     room: int
 
 
 class Ping(NamedTuple):
-    """A control frame to one."""
+    """Write a control frame to one outbox."""
 
     who: int
 
 
 class End(NamedTuple):
-    """One takes nothing more."""
+    """End one outbox."""
 
     who: int
 
 
 class Leave(NamedTuple):
-    """One follows no more."""
+    """Remove one outbox."""
 
     who: int
 
@@ -167,5 +167,5 @@ async def play(taken: list[Step]) -> None:
 
 @settings(max_examples=200)
 @given(st.lists(steps, max_size=40))
-def test_any_interleaving_gives_each_all_that_was_put_while_it_followed(taken: list[Step]) -> None:
+def test_any_interleaving_delivers_all_batches_in_order(taken: list[Step]) -> None:
     trio.run(partial(play, taken), clock=trio.testing.MockClock(autojump_threshold=0))

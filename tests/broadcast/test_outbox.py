@@ -11,9 +11,11 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from progressd.broadcast.backlog import Backlog
 from progressd.broadcast.envelope import PING, Envelope, FrameBatch
 from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog, ControlFrame, MemoryBudget
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import FLUSH_BYTES, ControlFrame
 from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER, CloseCode
 from progressd.core.messages import Error, ErrorData, Message
 from support.outboxes import Connection, settled
@@ -82,7 +84,7 @@ def framed(*messages: Message) -> list[bytes]:
     return [Envelope(1, message).frame for message in messages]
 
 
-async def test_messages_go_straight_into_a_socket_that_has_room(nursery: trio.Nursery) -> None:
+async def test_messages_go_straight_to_a_socket_with_room(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, room=10**6)
     connection.put(change(1), moved(1), moved(2))
     connection.outbox.write(PING)
@@ -93,18 +95,7 @@ async def test_messages_go_straight_into_a_socket_that_has_room(nursery: trio.Nu
     assert not connection.senders
 
 
-async def test_what_the_socket_does_not_take_waits_in_order(nursery: trio.Nursery) -> None:
-    connection = Connection(nursery, room=10)
-    connection.put(change(1), change(2))
-    connection.put(change(3))
-    await settled()
-    assert len(connection.socket.written) == 10
-    connection.socket.give(10**6)
-    await settled()
-    assert bytes(connection.socket.written) == b"".join(framed(change(1), change(2), change(3)))
-
-
-async def test_while_it_waits_a_newer_progress_of_a_job_replaces_the_older_one(nursery: trio.Nursery) -> None:
+async def test_newer_progress_replaces_waiting_progress(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     one, other = job_id(1), job_id(2)
     connection.put(moved(1, one), moved(1, other), change(1), moved(2, one), moved(3, one))
@@ -113,18 +104,7 @@ async def test_while_it_waits_a_newer_progress_of_a_job_replaces_the_older_one(n
     assert bytes(connection.socket.written) == b"".join(framed(moved(1, other), change(1), moved(3, one)))
 
 
-async def test_a_frame_that_was_begun_is_finished_although_a_newer_progress_has_come(nursery: trio.Nursery) -> None:
-    connection = Connection(nursery, room=5)
-    connection.put(moved(1))
-    connection.put(moved(2))
-    connection.outbox.write(PING)
-    connection.put(moved(3))
-    connection.socket.give(10**6)
-    await settled()
-    assert bytes(connection.socket.written) == b"".join([*framed(moved(1)), PING, *framed(moved(3))])
-
-
-async def test_only_the_newest_of_waiting_pings_and_of_waiting_pongs_is_sent(nursery: trio.Nursery) -> None:
+async def test_only_the_newest_waiting_ping_and_pong_are_sent(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     for number in b"12345":
         connection.outbox.write(control(9, bytes((number,))))
@@ -134,7 +114,7 @@ async def test_only_the_newest_of_waiting_pings_and_of_waiting_pongs_is_sent(nur
     assert connection.read() == [(Opcode.PING, b"5"), (Opcode.PONG, b"5")]
 
 
-async def test_a_peer_that_pings_and_never_reads_does_not_make_the_backlog_grow(nursery: trio.Nursery) -> None:
+async def test_pings_do_not_grow_the_backlog(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, limit=1000)
     for number in range(10_000):
         connection.outbox.write(control(10, b"%125d" % number))
@@ -142,14 +122,14 @@ async def test_a_peer_that_pings_and_never_reads_does_not_make_the_backlog_grow(
 
 
 @pytest.mark.parametrize("room", [0, 7])
-async def test_past_its_limit_an_outbox_ends_once_as_a_slow_consumer(nursery: trio.Nursery, room: int) -> None:
+async def test_past_its_limit_an_outbox_ends_once(nursery: trio.Nursery, room: int) -> None:
     connection = Connection(nursery, limit=1000, room=room)
     for number in range(50):
         connection.put(change(number, 100))
     assert connection.endings == [SLOW_CONSUMER]
 
 
-async def test_after_a_gap_come_only_the_bytes_of_the_close(nursery: trio.Nursery) -> None:
+async def test_after_dropped_messages_only_the_close_is_sent(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, limit=1000, room=10)
     close = control(8, SLOW_CONSUMER.code.to_bytes(2, "big"))
     for number in range(50):
@@ -160,16 +140,7 @@ async def test_after_a_gap_come_only_the_bytes_of_the_close(nursery: trio.Nurser
     assert bytes(connection.socket.written) == b"".join([*framed(change(0, 100)), close])
 
 
-async def test_up_to_its_limit_an_outbox_keeps_everything(nursery: trio.Nursery) -> None:
-    frames = framed(change(1), change(2))
-    connection = Connection(nursery, limit=sum(map(len, frames)))
-    connection.put(change(1), change(2))
-    assert not connection.endings
-    connection.put(change(3))
-    assert connection.endings == [SLOW_CONSUMER]
-
-
-async def test_what_is_put_after_the_end_is_not_sent_and_what_waits_is(nursery: trio.Nursery) -> None:
+async def test_messages_after_the_end_are_not_sent(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     connection.put(change(1))
     connection.outbox.end(JOB_FINISHED)
@@ -187,14 +158,14 @@ async def test_what_is_put_after_the_end_is_not_sent_and_what_waits_is(nursery: 
 async def test_nothing_follows_a_close_frame(nursery: trio.Nursery, room: int, ended: bool) -> None:
     connection = Connection(nursery, room=room)
     close = control(Opcode.CLOSE, b"\x03\xe8")
-    crowd = FanOut()
-    connection.outbox.follow(crowd)
+    fan_out = FanOut()
+    connection.outbox.follow(fan_out)
     connection.put(change(1))
     if ended:
         connection.outbox.end(JOB_FINISHED)
     connection.outbox.write_close(close)
     connection.put(change(2))
-    crowd.put(FrameBatch([Envelope(3, change(3))]))
+    fan_out.put(FrameBatch([Envelope(3, change(3))]))
     connection.outbox.write(PING)
     connection.outbox.end(SLOW_CONSUMER)
     connection.socket.give(10**6)
@@ -203,7 +174,7 @@ async def test_nothing_follows_a_close_frame(nursery: trio.Nursery, room: int, e
     assert connection.endings == [JOB_FINISHED] * ended
 
 
-async def test_a_dead_socket_swallows_everything(nursery: trio.Nursery) -> None:
+async def test_a_dead_socket_discards_everything(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, limit=100)
     connection.socket.dead = True
     for number in range(50):
@@ -213,7 +184,7 @@ async def test_a_dead_socket_swallows_everything(nursery: trio.Nursery) -> None:
     assert not connection.senders
 
 
-async def test_a_socket_that_dies_while_something_waits_leaves_nothing_waiting(nursery: trio.Nursery) -> None:
+async def test_a_dying_socket_leaves_nothing_waiting(nursery: trio.Nursery) -> None:
     connection = Connection(nursery, room=5)
     connection.put(change(1), change(2))
     await settled()
@@ -225,7 +196,7 @@ async def test_a_socket_that_dies_while_something_waits_leaves_nothing_waiting(n
     assert len(connection.socket.written) == 5
 
 
-async def test_a_socket_closed_while_something_waits_ends_the_sender_and_nobody_waits_for_it(
+async def test_a_closed_socket_ends_the_sender(
     nursery: trio.Nursery,
 ) -> None:
     connection = Connection(nursery, room=5)
@@ -239,7 +210,7 @@ async def test_a_socket_closed_while_something_waits_ends_the_sender_and_nobody_
     assert len(connection.socket.written) == 5
 
 
-async def test_drained_is_when_the_last_byte_is_with_the_socket(nursery: trio.Nursery) -> None:
+async def test_drained_returns_after_the_last_byte(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     done = trio.Event()
 
@@ -259,7 +230,7 @@ async def test_drained_is_when_the_last_byte_is_with_the_socket(nursery: trio.Nu
     await connection.drained()
 
 
-async def test_each_wait_for_it_to_drain_is_for_what_waits_then(nursery: trio.Nursery) -> None:
+async def test_drained_waits_for_current_messages(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     for number in range(3):
         connection.put(change(number))
@@ -270,7 +241,7 @@ async def test_each_wait_for_it_to_drain_is_for_what_waits_then(nursery: trio.Nu
         await connection.drained()
 
 
-async def test_a_cancelled_sender_has_cut_a_frame_so_nothing_is_written_any_more() -> None:
+async def test_a_cancelled_sender_shuts_the_outbox() -> None:
     async with trio.open_nursery() as senders:
         connection = Connection(senders, room=5)
         connection.put(change(1), change(2))
@@ -283,7 +254,7 @@ async def test_a_cancelled_sender_has_cut_a_frame_so_nothing_is_written_any_more
     assert bytes(connection.socket.written) == framed(change(1))[0][:5]
 
 
-async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: trio.Nursery) -> None:
+async def test_progress_beyond_the_next_64_kib_can_be_replaced(nursery: trio.Nursery) -> None:
     connection = Connection(nursery)
     connection.put(change(1, FLUSH_BYTES), moved(1))
     await settled()  # the sender has begun
@@ -296,7 +267,7 @@ async def test_what_waits_behind_the_next_64_kib_can_still_be_replaced(nursery: 
 # All outboxes together
 
 
-async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_notice_nothing(
+async def test_past_the_budget_the_slowest_is_given_up(
     nursery: trio.Nursery,
 ) -> None:
     budget = MemoryBudget(1000)
@@ -316,7 +287,7 @@ async def test_past_the_budget_of_all_the_slowest_is_given_up_and_the_others_not
     assert budget.used == 0
 
 
-async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: trio.Nursery) -> None:
+async def test_dropped_messages_leave_the_budget(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(1000)
     lost, other = Connection(nursery, limit=500, budget=budget), Connection(nursery, budget=budget)
     lost.put(change(1, 300))
@@ -326,7 +297,7 @@ async def test_what_a_slow_consumer_has_lost_takes_no_room_any_more(nursery: tri
     assert not other.endings
 
 
-async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nursery) -> None:
+async def test_sent_messages_leave_the_budget(nursery: trio.Nursery) -> None:
     budget = MemoryBudget(1000)
     sent, over, last = (Connection(nursery, budget=budget) for _ in range(3))
     sent.put(change(1, 600))
@@ -338,7 +309,7 @@ async def test_what_was_sent_or_is_over_takes_no_room_any_more(nursery: trio.Nur
     assert not any(connection.endings for connection in (sent, over, last))
 
 
-async def test_a_watcher_given_up_before_it_has_had_its_jobs_end_is_not_told_that_it_has(
+async def test_giving_up_overrides_a_waiting_end(
     nursery: trio.Nursery,
 ) -> None:
     budget = MemoryBudget(1000)
@@ -357,19 +328,19 @@ async def test_a_watcher_given_up_before_it_has_had_its_jobs_end_is_not_told_tha
 
 
 class Put(NamedTuple):
-    """A batch: of which job each item is, whether progress, and how long."""
+    """Put a batch: job, whether progress, and size of each item."""
 
     items: list[tuple[int, bool, int]]
 
 
 class Write(NamedTuple):
-    """A control frame: a ping or a pong."""
+    """Write a ping or a pong."""
 
     opcode: int
 
 
 class Give(NamedTuple):
-    """Room in the socket, without letting the sender run."""
+    """Give the socket room, without letting the sender run."""
 
     room: int
 
@@ -391,7 +362,7 @@ Step: TypeAlias = Put | Write | Give | Settle
 
 
 class Sent(NamedTuple):
-    """One thing that was put or written: what a newer one would replace it by, and what a client would read."""
+    """One put or written item: its key and the message that a client reads."""
 
     key: object
     frame: bytes
@@ -400,7 +371,7 @@ class Sent(NamedTuple):
 
 @dataclass
 class Played:
-    """What went into an outbox until it ended, the messages put afterwards, and what a client read, by place."""
+    """Items put before the end, messages put after it, and what the client read, by position."""
 
     endings: list[CloseCode]
     sent: list[Sent] = field(default_factory=list)
@@ -414,7 +385,7 @@ def message(number: int, job: int, progress: bool, size: int) -> Envelope:
 
 
 async def play(steps: list[Step], limit: int) -> Played:
-    """Do the steps, end and close, and let everything out."""
+    """Run the steps, end and close, and drain the outbox."""
     numbers = itertools.count()
     async with trio.open_nursery() as nursery:
         connection = Connection(nursery, limit, room=100)
@@ -446,8 +417,8 @@ async def play(steps: list[Step], limit: int) -> Played:
         *read, close = connection.read()
     assert close == (Opcode.CLOSE, (1000).to_bytes(2, "big"))
     assert not set(played.too_late) & set(read)
-    connection_limiter = {item.read: place for place, item in enumerate(played.sent)}
-    played.read = [connection_limiter[frame] for frame in read]
+    places = {item.read: place for place, item in enumerate(played.sent)}
+    played.read = [places[frame] for frame in read]
     return played
 
 
@@ -456,7 +427,7 @@ def run(steps: list[Step], limit: int) -> Played:
 
 
 def missing(played: Played) -> list[Sent]:
-    """What never came, although nothing newer replaced it."""
+    """Return items that never arrived although no newer one replaced them."""
     newest = {item.key: place for place, item in enumerate(played.sent) if item.key is not None}
     read = set(played.read)
     return [
@@ -466,7 +437,7 @@ def missing(played: Played) -> list[Sent]:
 
 @settings(max_examples=200)
 @given(interleavings)
-def test_any_interleaving_sends_everything_that_nothing_newer_replaced_once_and_in_order(steps: list[Step]) -> None:
+def test_any_interleaving_sends_all_messages_in_order(steps: list[Step]) -> None:
     played = run(steps, 10**9)
     assert played.endings == [JOB_FINISHED]
     assert played.read == sorted(set(played.read))
@@ -475,9 +446,7 @@ def test_any_interleaving_sends_everything_that_nothing_newer_replaced_once_and_
 
 @settings(max_examples=200)
 @given(interleavings, st.sampled_from([60, 200, 500, 2000, 70_000, 150_000]))
-def test_any_interleaving_past_the_limit_ends_once_and_sends_no_message_behind_a_gap(
-    steps: list[Step], limit: int
-) -> None:
+def test_any_interleaving_past_the_limit_ends_once(steps: list[Step], limit: int) -> None:
     played = run(steps, limit)
     assert played.endings in ([JOB_FINISHED], [SLOW_CONSUMER])
     assert played.read == sorted(set(played.read))

@@ -1,4 +1,4 @@
-"""What an event costs, counted in work and not in time: it does not grow with whatever it has nothing to do with."""
+"""The cost of an event, counted in instructions: unrelated jobs and watchers do not increase it."""
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,13 +22,13 @@ from trio.testing import MockClock
 
 OURS = str(Path(progressd.__file__).parent)
 ROOM = 10**9
-WATCHERS = 3  # of the job that moves, and as many of all jobs
+WATCHERS = 3  # of the active job, and as many of all jobs
 MANY = 300
 OTHERS = range(100, 100 + MANY)  # numbers of jobs
 
 
 class Work(NamedTuple):
-    """What was done: `instructions` and `calls` of the daemon's own code, and those of SQLite's virtual machine."""
+    """`instructions` and `calls` of the daemon's code; `database`: instructions of SQLite's virtual machine."""
 
     instructions: int
     calls: int
@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 
 class Counting:
-    """Counts while it is on, in this thread; the writing of the store in its own."""
+    """Counts in this thread, and in the writing thread of the store."""
 
     def __init__(self) -> None:
         self.instructions = self.calls = self.encodings = self.sends = self.database = 0
@@ -85,7 +85,7 @@ class Counting:
 
 
 class World:
-    """A spine with one job that moves and its watchers, and whatever else a test puts into it."""
+    """A spine with one active job and its watchers, and what a test adds."""
 
     def __init__(self, running: Spine, nursery: trio.Nursery) -> None:
         self.spine = running
@@ -95,7 +95,7 @@ class World:
     async def watch(self, topic: str, after: int | None = None) -> None:
         connection = self._connect()
         subscription = self.spine.broadcaster.join(topic, connection.outbox, after)
-        while (batch := await subscription.past()) is not None:
+        while (batch := await subscription.next_replay()) is not None:
             connection.outbox.put(batch)
 
     async def watch_in_a_session(self, *topics: str) -> None:
@@ -104,7 +104,7 @@ class World:
         await session.subscribe(topics, None, connection.drained, lambda upto: None)
 
     async def cost(self) -> Work:
-        """Of a job from its start to its end, with 20 steps, once everything is under way."""
+        """Return the cost of a job from start to end, with 20 steps, on a warm daemon."""
         await self.spine.submit(spine.register(2))
         await self._run_job(1)
         counting = Counting()
@@ -169,10 +169,10 @@ async def finished_jobs(world: World) -> None:
 
 
 @pytest.mark.parametrize("others", [other_jobs, watched_jobs, idle_watchers, idle_sessions, finished_jobs])
-async def test_an_event_costs_the_same_whatever_else_there_is(
+async def test_the_cost_of_an_event_is_constant(
     mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
 ) -> None:
-    """The clock stands still, lest something that is done now and then comes in between."""
+    """The clock stands still, so that no periodic task runs."""
     async with world(store) as one:
         alone = await one.cost()
     with closing(SQLiteStore.open(tmp_path / "another.sqlite")) as another:
@@ -181,12 +181,12 @@ async def test_an_event_costs_the_same_whatever_else_there_is(
             beside = await one.cost()
     assert alone.sends > 20 * 2 * WATCHERS
     assert alone.encodings < 30
-    assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # of what ended, the registry forgets the oldest
-    assert beside.database < 1.1 * alone.database  # where in its trees a row comes makes a few steps
+    assert beside[:-1] == pytest.approx(alone[:-1], rel=0.01)  # the registry forgets the oldest finished job
+    assert beside.database < 1.1 * alone.database  # the position in its trees makes a small difference
 
 
 async def cost_of_coming_back(one: World) -> Work:
-    """Of a watcher of all jobs that has missed three messages."""
+    """Return the cost of a watcher of all jobs that missed three messages."""
     cursor = one.spine.broadcaster.offset
     await one.spine.submit(spine.register(3), spine.progress(1, 3))
     counting = Counting()
@@ -198,7 +198,7 @@ async def cost_of_coming_back(one: World) -> Work:
 
 
 @pytest.mark.parametrize("others", [other_jobs, finished_jobs])
-async def test_coming_back_costs_what_was_missed_and_not_what_there_is(
+async def test_the_cost_of_resuming_depends_on_missed_messages(
     mock_clock: MockClock, tmp_path: Path, store: SQLiteStore, others: Callable[[World], Awaitable[None]]
 ) -> None:
     async with world(store) as one:
@@ -211,7 +211,7 @@ async def test_coming_back_costs_what_was_missed_and_not_what_there_is(
 
 
 class Passes(trio.abc.Instrument):
-    """What is sent in the passes of the event loop."""
+    """Counts bytes sent per pass of the event loop."""
 
     def __init__(self, world: World) -> None:
         self.most = 0  # bytes in one pass
@@ -228,9 +228,7 @@ class Passes(trio.abc.Instrument):
 
 
 @pytest.mark.parametrize("back", [True, False])
-async def test_of_many_watchers_that_come_together_one_is_served_in_each_pass_of_the_event_loop(
-    store: SQLiteStore, back: bool
-) -> None:
+async def test_one_replay_continues_per_pass_of_the_event_loop(store: SQLiteStore, back: bool) -> None:
     async with world(store) as one:
         cursor = one.spine.broadcaster.offset if back else None
         await other_jobs(one)

@@ -1,6 +1,5 @@
-"""The seam between what was and what comes: joined at any moment, and with a history as slow as it likes."""
+"""The seam between replay and live messages, at any moment and with a slow history."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -17,13 +16,13 @@ from progressd.core.close_codes import JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import ALL_JOBS, JobMessage, Progress, ends_job, job_topic
 from support.outboxes import Collected
-from support.samples import ID, cancelled, job_id, moved, started, succeeded
+from support.samples import ID, job_id, moved, started, succeeded
 
 TOPIC = job_topic(ID)
 
 
 class Log:
-    """What is durable. A read waits until it is let through, and its answer until it is let through as well."""
+    """Durable messages. A read can be held before it starts and before it returns."""
 
     def __init__(self, page_size: int = 500) -> None:
         self.kept: list[Envelope] = []
@@ -74,12 +73,6 @@ class Log:
         return Page(items, None if whole else end, finished)
 
 
-class Later(NamedTuple):
-    """A nursery whose tasks start when a test starts them."""
-
-    start_soon: Callable[[Callable[[], Awaitable[None]]], None]
-
-
 def topic_of(item: Envelope) -> str:
     assert not isinstance(item.message, str)
     return job_topic(item.message.job_id)  # type: ignore[union-attr]
@@ -94,13 +87,13 @@ async def settled() -> None:
 
 
 async def read_past(subscription: Subscription, outbox: Collected) -> None:
-    """What every user of a subscription does."""
-    while (batch := await subscription.past()) is not None:
+    """Replay a subscription into its outbox."""
+    while (batch := await subscription.next_replay()) is not None:
         outbox.put(batch)
 
 
 class World:
-    """A log, a broadcaster in front of it, and what is committed and not published yet."""
+    """A log, a broadcaster, and committed messages that are not published yet."""
 
     def __init__(self, nursery: trio.Nursery, limit: int = 10**6, page_size: int = 500) -> None:
         self.log = Log(page_size)
@@ -128,7 +121,7 @@ class World:
 # One step at a time
 
 
-async def test_a_new_watcher_gets_every_state_change_and_the_newest_progress_then_what_comes(
+async def test_a_new_watcher_gets_past_then_live_messages(
     nursery: trio.Nursery,
 ) -> None:
     world = World(nursery)
@@ -141,21 +134,7 @@ async def test_a_new_watcher_gets_every_state_change_and_the_newest_progress_the
     assert outbox.messages == [started(), moved(2), moved(3), moved(4)]
 
 
-async def test_what_comes_while_the_past_is_read_goes_out_behind_it(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    await world.tell(started(), moved(1))
-    subscription, outbox = world.join()
-    nursery.start_soon(read_past, subscription, outbox)
-    await settled()
-    await world.tell(moved(2), *succeeded())
-    await settled()
-    assert not outbox.offsets
-    world.log.let_all_through()
-    await settled()
-    assert outbox.messages == [started(), moved(2), *succeeded()]
-
-
-async def test_a_watcher_is_told_where_to_resume_between_what_was_and_what_came_meanwhile(
+async def test_on_live_is_called_between_replay_and_live(
     nursery: trio.Nursery,
 ) -> None:
     world = World(nursery)
@@ -167,11 +146,11 @@ async def test_a_watcher_is_told_where_to_resume_between_what_was_and_what_came_
     await world.tell(moved(2), *succeeded())
     world.log.let_all_through()
     await settled()
-    assert had == [(2, [1])]  # the progress of then has been replaced
+    assert had == [(2, [1])]  # newer progress has replaced it
     assert outbox.offsets == [1, 3, 4, 5]
 
 
-async def test_a_watcher_of_what_is_over_is_not_told_where_to_resume(nursery: trio.Nursery) -> None:
+async def test_on_live_is_not_called_for_an_ended_topic(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), *succeeded())
@@ -180,7 +159,7 @@ async def test_a_watcher_of_what_is_over_is_not_told_where_to_resume(nursery: tr
     assert had == []
 
 
-async def test_a_watcher_who_comes_after_the_end_gets_the_end_and_is_done(nursery: trio.Nursery) -> None:
+async def test_a_watcher_after_the_end_gets_the_end(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), moved(1), *succeeded())
@@ -190,81 +169,7 @@ async def test_a_watcher_who_comes_after_the_end_gets_the_end_and_is_done(nurser
     assert outbox.endings == [JOB_FINISHED]
 
 
-@pytest.mark.parametrize("end", [succeeded(), (cancelled(),)], ids=["completed", "cancelled"])
-async def test_an_end_while_the_past_is_read_ends_the_stream_behind_it(
-    nursery: trio.Nursery, end: tuple[JobMessage, ...]
-) -> None:
-    world = World(nursery)
-    await world.tell(started())
-    subscription, outbox = world.join()
-    nursery.start_soon(read_past, subscription, outbox)
-    await settled()
-    await world.tell(*end)
-    await settled()
-    assert not outbox.endings
-    world.log.let_all_through()
-    await settled()
-    assert outbox.messages == [started(), *end]
-    assert outbox.endings == [JOB_FINISHED]
-
-
-async def test_what_is_still_queued_in_the_topic_and_was_in_the_past_does_not_come_again(
-    nursery: trio.Nursery,
-) -> None:
-    fan_outs: list[Callable[[], Awaitable[None]]] = []
-    log = Log()
-    log.let_all_through()
-    broadcaster = Broadcaster(log, nursery=Later(fan_outs.append))  # type: ignore[arg-type]
-    broadcaster.join(TOPIC, Collected())
-    for item in log.keep(started(), moved(1)):
-        await broadcaster.publish(item)
-    outbox = Collected()
-    await read_past(broadcaster.join(TOPIC, outbox), outbox)
-    [item] = log.keep(moved(2))
-    await broadcaster.publish(item)
-    nursery.start_soon(fan_outs[0])
-    await settled()
-    assert outbox.messages == [started(), moved(1), moved(2)]
-
-
-async def test_an_end_that_is_durable_and_not_published_yet_comes_live(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    await world.tell(started())
-    world.commit(*succeeded())
-    await world.publish(1)
-    subscription, outbox = world.join()
-    await read_past(subscription, outbox)
-    assert not outbox.endings
-    await world.publish()
-    await settled()
-    assert outbox.messages == [started(), *succeeded()]
-    assert outbox.endings == [JOB_FINISHED]
-
-
-async def test_the_end_of_a_job_does_not_end_the_stream_of_all_jobs(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    subscription, outbox = world.join(ALL_JOBS)
-    await read_past(subscription, outbox)
-    await world.tell(started(), *succeeded(), started(job_id(2)))
-    await settled()
-    assert outbox.messages == [started(), *succeeded(), started(job_id(2))]
-    assert not outbox.endings
-
-
-async def test_a_watcher_who_comes_back_gets_only_what_is_newer_than_the_cursor(nursery: trio.Nursery) -> None:
-    world = World(nursery)
-    world.log.let_all_through()
-    await world.tell(started(), moved(1), moved(2), moved(3))
-    subscription, outbox = world.join(after=2)
-    await read_past(subscription, outbox)
-    await world.tell(*succeeded())
-    await settled()
-    assert outbox.messages == [moved(3), *succeeded()]
-
-
-async def test_more_than_the_limit_while_the_past_is_read_ends_as_a_slow_consumer(nursery: trio.Nursery) -> None:
+async def test_too_many_live_messages_end_a_replay(nursery: trio.Nursery) -> None:
     world = World(nursery, limit=1000)
     await world.tell(started())
     subscription, outbox = world.join()
@@ -280,7 +185,7 @@ async def test_more_than_the_limit_while_the_past_is_read_ends_as_a_slow_consume
     assert outbox.messages == []
 
 
-async def test_progress_while_the_past_is_read_does_not_grow_beyond_the_newest(nursery: trio.Nursery) -> None:
+async def test_held_progress_is_only_the_newest(nursery: trio.Nursery) -> None:
     world = World(nursery, limit=1000)
     await world.tell(started())
     subscription, outbox = world.join()
@@ -294,7 +199,7 @@ async def test_progress_while_the_past_is_read_does_not_grow_beyond_the_newest(n
     assert not outbox.endings
 
 
-async def test_a_long_past_comes_in_parts(nursery: trio.Nursery) -> None:
+async def test_a_long_replay_comes_in_parts(nursery: trio.Nursery) -> None:
     world = World(nursery, page_size=300)
     world.log.let_all_through()
     many = [started(job_id(number)) for number in range(1000)]
@@ -305,7 +210,7 @@ async def test_a_long_past_comes_in_parts(nursery: trio.Nursery) -> None:
     assert max(len(batch.items) for batch in outbox.batches) == REPLAY_BATCH
 
 
-async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nursery) -> None:
+async def test_a_failed_replay_can_be_retried(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     await world.tell(started(), moved(1))
@@ -326,7 +231,7 @@ async def test_a_history_that_failed_once_can_be_asked_again(nursery: trio.Nurse
     assert outbox.messages == [started(), moved(2)]
 
 
-async def test_who_has_left_gets_nothing(nursery: trio.Nursery) -> None:
+async def test_a_watcher_that_left_gets_nothing(nursery: trio.Nursery) -> None:
     world = World(nursery)
     world.log.let_all_through()
     (stayed, kept), (left, empty) = world.join(), world.join()
@@ -343,33 +248,33 @@ async def test_who_has_left_gets_nothing(nursery: trio.Nursery) -> None:
 
 
 class Happen(NamedTuple):
-    """Something becomes durable: a job starts, or moves, or ends where `end`."""
+    """Commit the start, progress or (`end`) the end of a job."""
 
     job: int
     end: bool
 
 
 class Publish(NamedTuple):
-    """The next so many of what is durable are published."""
+    """Publish the next durable messages."""
 
     count: int
 
 
 class Join(NamedTuple):
-    """A watcher comes: of a job, or of all (0); from a cursor so many messages back, or for the first time."""
+    """Connect a watcher of a job, or of all (0); from a cursor some messages back, or as a new watcher."""
 
     job: int
     back: int | None
 
 
 class LetThrough(NamedTuple):
-    """A read of the history goes on."""
+    """Continue a read of the history."""
 
     which: int
 
 
 class Settle(NamedTuple):
-    """Everything goes on as far as it can."""
+    """Let everything continue."""
 
 
 Step: TypeAlias = Happen | Publish | Join | LetThrough | Settle
@@ -393,7 +298,7 @@ class Watcher:
     after: int | None
     top: int
     outbox: Collected
-    live_after: int | None = None  # from this offset on, nothing was held back any more
+    live_after: int | None = None  # nothing was held back after this offset
 
     async def run(self, subscription: Subscription, broadcaster: Broadcaster) -> None:
         await read_past(subscription, self.outbox)
@@ -441,7 +346,7 @@ def run(todo: list[Step], limit: int, page_size: int) -> tuple[list[Envelope], l
 
 
 def owed(watcher: Watcher, log: list[Envelope]) -> list[Envelope]:
-    """Everything a watcher may hear of: its topic, after its cursor; of all jobs at first, those unfinished then."""
+    """Return all messages that a watcher may get: of its topic after its cursor; of jobs unfinished at its start."""
     heard = [item for item in log if watcher.topic in (ALL_JOBS, topic_of(item)) and item.offset > (watcher.after or 0)]
     if watcher.topic == ALL_JOBS and watcher.after is None:
         over = {topic_of(item) for item in log if ends_job(item.message) and item.offset <= watcher.top}
@@ -468,9 +373,7 @@ def test_nothing_is_missing_and_nothing_comes_twice(todo: list[Step], page_size:
 
 @settings(max_examples=200)
 @given(steps, st.integers(1, 4), st.sampled_from([1, 200, 400]))
-def test_past_the_limit_a_stream_ends_and_nothing_comes_behind_the_gap(
-    todo: list[Step], page_size: int, limit: int
-) -> None:
+def test_past_the_limit_a_stream_ends(todo: list[Step], page_size: int, limit: int) -> None:
     log, watchers = run(todo, limit, page_size)
     for watcher in watchers:
         got, changes = watcher.outbox.offsets, [item.offset for item in owed(watcher, log) if not is_progress(item)]

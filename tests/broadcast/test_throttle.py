@@ -1,4 +1,4 @@
-"""Less for who asks for less, and never the state changes or the last progress before an end."""
+"""Filters of one watcher, which never drop state changes or the last progress before an end."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ STORIES = st.lists(
 
 
 @given(STORIES)
-def test_each_job_has_one_progress_an_interval_its_newest_before_its_end_and_every_change(
+def test_one_progress_per_job_and_interval(
     story: list[tuple[str, str, float]],
 ) -> None:
     pace, now, offset = ProgressThrottle(2.0), 0.0, 0
@@ -76,12 +76,12 @@ def test_each_job_has_one_progress_an_interval_its_newest_before_its_end_and_eve
         got_steps = [(at, item) for at, item in got if isinstance(item.message, Progress)]
         if steps:
             assert got_steps[-1][1] is steps[-1]
-        paced = got_steps[:-1]  # the last one may have been let out early by the end
+        paced = got_steps[:-1]  # the end may have released the last one early
         assert all(later - earlier >= 2.0 - 1e-9 for (earlier, _), (later, _) in pairwise(paced))
 
 
 @given(STORIES)
-def test_whoever_resumes_from_any_cursor_has_missed_nothing(story: list[tuple[str, str, float]]) -> None:
+def test_resuming_from_any_cursor_misses_nothing(story: list[tuple[str, str, float]]) -> None:
     pace, now = ProgressThrottle(2.0), 0.0
     told: list[Envelope] = []
     out: list[Released] = []
@@ -101,7 +101,7 @@ def test_whoever_resumes_from_any_cursor_has_missed_nothing(story: list[tuple[st
     assert [let.upto for let in out] == sorted(let.upto for let in out)
 
 
-def test_nothing_is_remembered_of_a_job_that_has_ended() -> None:
+def test_ended_jobs_leave_nothing() -> None:
     pace = ProgressThrottle(1.0)
     pace.take(numbered([moved(1), moved(2), *succeeded()]), 0.0)
     assert not pace
@@ -110,9 +110,9 @@ def test_nothing_is_remembered_of_a_job_that_has_ended() -> None:
     assert pace._due == []
 
 
-def test_what_it_costs_to_keep_much_back_grows_no_faster_than_what_is_kept() -> None:
+def test_the_cost_per_held_progress_is_constant() -> None:
     def steps(jobs: int) -> int:
-        """Of the interpreter, to keep the progress of so many jobs back, and let each out in its time."""
+        """Count instructions to hold the progress of some jobs and release each in time."""
         pace, count = ProgressThrottle(1.0), 0
         for at in (0.0, 0.5):
             for number in range(jobs):
@@ -137,9 +137,7 @@ def test_what_it_costs_to_keep_much_back_grows_no_faster_than_what_is_kept() -> 
     assert steps(1000) < 1.5 * 10 * steps(100)
 
 
-async def test_kept_progress_goes_out_when_its_time_has_come(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_held_progress_goes_out_on_time(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
     outbox = Collected()
     paced = ThrottledOutbox(outbox, 5.0, nursery.start_soon)
     paced.put(FrameBatch(numbered([started(), moved(1), moved(2), moved(3)])))
@@ -150,7 +148,7 @@ async def test_kept_progress_goes_out_when_its_time_has_come(
     assert [item.offset for item in outbox.items] == [1, 2, 4]
 
 
-async def test_what_overtakes_a_progress_does_not_claim_it_and_the_progress_claims_both(
+async def test_overtaking_messages_have_an_earlier_cursor(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
@@ -161,7 +159,7 @@ async def test_what_overtakes_a_progress_does_not_claim_it_and_the_progress_clai
     assert [message.cursor for message in outbox.messages] == ["store-1", "store-1", "store-3"]
 
 
-async def test_what_is_replayed_without_a_cursor_is_given_none_and_replaces_what_is_kept(
+async def test_replayed_progress_replaces_held_progress(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
@@ -173,7 +171,7 @@ async def test_what_is_replayed_without_a_cursor_is_given_none_and_replaces_what
     assert [message.cursor for message in outbox.messages] == ["store-7", "store-8", UNSET, UNSET]
 
 
-async def test_a_progress_that_is_due_sooner_than_another_does_not_wait_for_it(
+async def test_progress_that_is_due_sooner_does_not_wait(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     outbox = Collected()
@@ -187,7 +185,7 @@ async def test_a_progress_that_is_due_sooner_than_another_does_not_wait_for_it(
     assert [item.message.job_id for item in outbox.items] == [ID, OTHER, ID]
 
 
-async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> None:
+async def test_held_progress_goes_out_before_the_end(nursery: trio.Nursery) -> None:
     outbox = Collected()
     paced = ThrottledOutbox(outbox, 60.0, nursery.start_soon)
     paced.put(FrameBatch(numbered([moved(1), moved(2)])))
@@ -197,7 +195,7 @@ async def test_what_is_kept_goes_out_before_the_end(nursery: trio.Nursery) -> No
 
 
 @pytest.mark.parametrize("types", [set(), {"progress"}, {"job_created", "page_preview"}])
-def test_a_selection_always_has_the_changes_of_status_and_the_ends(types: set[str]) -> None:
+def test_filters_never_drop_status_changes_and_ends(types: set[str]) -> None:
     outbox = Collected()
     selected = TypeFilteredOutbox(outbox, partial(of_types, types))
     told = [created(), started(), moved(1), *succeeded(), started(OTHER), cancelled(OTHER)]

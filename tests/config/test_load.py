@@ -171,7 +171,10 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ("[pipelines.x]", "pipelines.x, from file {}: table missing required key `command`"),
         ("[pipelines.x]\ncommand = 'ls'", "pipelines.x.command = 'ls', from file {}: expected `array`, got `str`"),
         ("[pipelines.x]\ncommand = ['ls', 3]", "pipelines.x.command[1] = 3, from file {}: expected `str`, got `int`"),
-        ("[pipelines.x]\ncommand = ['ls', '{ouput}']", "command: {{ouput}} is none of the placeholders {{python}}, "),
+        (
+            "[pipelines.x]\ncommand = ['ls', '{ouput}']",
+            "command: {{ouput}} is not one of the placeholders {{python}}, ",
+        ),
         ("[pipelines.pdf]\ntimeout = 'soon'", "pipelines.pdf.timeout = 'soon', from file {}: expected a duration"),
         ("[pipelines.pdf]\nacept = []", "pipelines.pdf, from file {}: table contains unknown key `acept`"),
         (

@@ -1,4 +1,4 @@
-"""A batch is what its jobs come to."""
+"""The status and counts of a batch follow from its jobs."""
 
 from datetime import timedelta
 
@@ -13,8 +13,8 @@ from support.samples import NOW, job_id
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
-def batch_of(*ways: tuple[JobStatus, ...], called_off: bool = False) -> JobBatch:
-    """A batch whose jobs have gone these ways, a second a step, each from queued."""
+def batch_of(*ways: tuple[JobStatus, ...], as_batch: bool = False) -> JobBatch:
+    """Return a batch whose jobs took these statuses, one per second, from queued."""
     batch = JobBatch(id=job_id(99), status=BatchStatus.QUEUED, created_at=NOW)
     for _ in ways:
         batch = moved(batch, None, QUEUED, NOW)
@@ -23,7 +23,7 @@ def batch_of(*ways: tuple[JobStatus, ...], called_off: bool = False) -> JobBatch
         for before, after in zip((QUEUED, *way), way, strict=False):
             seconds += 1
             batch = moved(
-                batch, before, after, NOW + timedelta(seconds=seconds), called_off=called_off and after is CANCELLED
+                batch, before, after, NOW + timedelta(seconds=seconds), as_batch=as_batch and after is CANCELLED
             )
     return batch
 
@@ -53,23 +53,23 @@ def test_the_status_follows_from_the_jobs(ways: list[tuple[JobStatus, ...]], sta
     assert (batch.completed_at is not None) == batch.status.finished
 
 
-def test_a_batch_that_was_called_off_is_cancelled_whatever_was_done_before() -> None:
-    assert batch_of(DONE, GONE, called_off=True).status == "cancelled"
+def test_a_batch_cancelled_as_a_whole_is_cancelled() -> None:
+    assert batch_of(DONE, GONE, as_batch=True).status == "cancelled"
 
 
-def test_it_starts_with_its_first_job_and_ends_with_its_last() -> None:
+def test_a_batch_starts_with_its_first_job_and_ends_with_its_last() -> None:
     batch = batch_of(DONE, DONE)
     assert batch.started_at == NOW + timedelta(seconds=1)
     assert batch.completed_at == NOW + timedelta(seconds=4)
 
 
-def test_the_rest_is_estimated_from_what_is_done() -> None:
+def test_completion_is_estimated_from_finished_jobs() -> None:
     assert batch_of(RUNNING, ()).estimated_completion is None
     assert batch_of(DONE, (), (), ()).estimated_completion == NOW + timedelta(seconds=1 + 4)
     assert batch_of(DONE).estimated_completion is None
 
 
-def test_its_watchers_are_told_the_counts_and_at_last_the_end() -> None:
+def test_watchers_get_counts_and_the_end() -> None:
     id_ = job_id(99)
     assert batch_messages(batch_of(DONE, RUNNING, ())) == (BatchProgress(id_, BatchProgressData(1, 1, 1, 0, 3, 0)),)
     assert batch_messages(batch_of(DONE, BROKEN, GONE)) == (

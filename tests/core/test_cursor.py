@@ -41,13 +41,13 @@ def test_a_cursor_needs_no_escaping_in_a_url_or_a_header(store: str, offset: int
         "a1b2-" + "1" * 19,
     ],
 )
-def test_what_is_not_a_cursor_is_refused(text: str) -> None:
+def test_an_invalid_cursor_is_rejected(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not a cursor"):
         Cursor.parse(text)
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_a_cursor_or_refused(text: str) -> None:
+def test_any_text_is_a_cursor_or_rejected(text: str) -> None:
     try:
         cursor = Cursor.parse(text)
     except InvalidInput:
@@ -55,7 +55,7 @@ def test_any_text_is_a_cursor_or_refused(text: str) -> None:
     assert Cursor.parse(str(cursor)) == cursor
 
 
-def test_a_refusal_does_not_repeat_a_text_of_any_length() -> None:
+def test_errors_quote_a_short_text() -> None:
     with pytest.raises(InvalidInput) as refused:
         Cursor.parse("x" * 1_000_000)
     assert len(str(refused.value)) < 200

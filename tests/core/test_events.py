@@ -74,11 +74,11 @@ def line(type_: str, **data: object) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_line_of_a_producer_is_read_as_its_event(text: str, event: ProducerEvent) -> None:
+def test_producer_lines_are_decoded(text: str, event: ProducerEvent) -> None:
     assert decode(text) == event
 
 
-def test_what_a_newer_producer_adds_is_let_through_unread() -> None:
+def test_unknown_fields_are_ignored() -> None:
     text = '{"v":2,"type":"progress","ref":1,"job_id":"x","data":{"current_step":1,"total_steps":2,"speed":[1,{}]}}'
     assert decode(text) == ProgressEvent("x", ReportedProgress(1, 2))
 
@@ -86,7 +86,7 @@ def test_what_a_newer_producer_adds_is_let_through_unread() -> None:
 @pytest.mark.parametrize(
     "message", [started(), moved(5), *succeeded(), cancelled()], ids=lambda message: type(message).__name__
 )
-def test_the_event_a_producer_sends_is_the_message_a_watcher_gets(message: msgspec.Struct) -> None:
+def test_events_equal_messages_to_watchers(message: msgspec.Struct) -> None:
     event = decode(encode(message))
     told, kept = msgspec.to_builtins(event)["data"], msgspec.to_builtins(message)["data"]
     assert told.items() <= {**kept, "percent": float(kept.get("percent", 0))}.items()
@@ -142,7 +142,7 @@ def test_the_event_a_producer_sends_is_the_message_a_watcher_gets(message: msgsp
         line("start"),
     ],
 )
-def test_a_line_that_is_not_an_event_is_refused(text: str) -> None:
+def test_an_invalid_line_is_rejected(text: str) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode(text)
 
@@ -156,13 +156,13 @@ def test_options_may_be_nested(depth: int) -> None:
 
 @pytest.mark.parametrize("depth", [33, 200, 900])
 @pytest.mark.parametrize("brackets", [('{"a":', "}"), ('{"a":[', "]}")], ids=["objects", "lists"])
-def test_options_nested_deeper_than_a_store_could_read_back_are_refused(depth: int, brackets: tuple[str, str]) -> None:
+def test_too_deeply_nested_options_are_rejected(depth: int, brackets: tuple[str, str]) -> None:
     nested = brackets[0] * depth + "1" + brackets[1] * depth
     with pytest.raises((msgspec.ValidationError, RecursionError)):
         decode(f'{{"type":"job_created","job_id":"{ID}","data":{{"options":{nested}}}}}')
 
 
-def test_options_have_a_limit() -> None:
+def test_too_large_options_are_rejected() -> None:
     for size, good in ((65536, True), (65537, False)):
         text = f'{{"type":"job_created","data":{{"options":{{"a":"{"x" * (size - 8)}"}}}}}}'
         with nullcontext() if good else pytest.raises(InvalidInput, match="the options are larger than 64 KiB"):
@@ -170,7 +170,7 @@ def test_options_have_a_limit() -> None:
 
 
 @pytest.mark.parametrize("text", ["6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c", "6E4D1C9E-0D5C-4F0E-9D3A-8F6F2F1F5B7C"])
-def test_a_job_id_has_one_spelling(text: str) -> None:
+def test_a_job_id_is_lowercased(text: str) -> None:
     assert checked_job_id(text) == "6e4d1c9e-0d5c-4f0e-9d3a-8f6f2f1f5b7c"
 
 
@@ -195,13 +195,13 @@ def test_every_uuid_is_a_job_id(id_: uuid.UUID) -> None:
         "../../../../etc/passwd",
     ],
 )
-def test_what_is_not_a_uuid_is_no_job_id(text: str) -> None:
+def test_an_id_that_is_not_a_uuid_is_rejected(text: str) -> None:
     with pytest.raises(InvalidInput, match="expected a UUID such as"):
         checked_job_id(text)
 
 
 @given(st.text(max_size=60))
-def test_a_job_id_in_its_one_spelling_is_left_as_it_is_and_all_else_refused(text: str) -> None:
+def test_any_text_is_a_job_id_or_rejected(text: str) -> None:
     try:
         job_id = checked_job_id(text)
     except InvalidInput:
@@ -209,7 +209,7 @@ def test_a_job_id_in_its_one_spelling_is_left_as_it_is_and_all_else_refused(text
     assert checked_job_id(job_id) == job_id == str(uuid.UUID(text))
 
 
-def test_a_refusal_of_an_id_does_not_repeat_a_text_of_any_length() -> None:
+def test_errors_quote_a_short_id() -> None:
     with pytest.raises(InvalidInput) as refused:
         checked_job_id("x" * 1_000_000)
     assert len(str(refused.value)) < 300

@@ -5,7 +5,7 @@ from progressd.core.json import decode
 from progressd.core.status import JobStatus
 
 
-def test_a_status_that_is_none_is_answered_with_those_there_are() -> None:
+def test_an_invalid_status_lists_the_valid_ones() -> None:
     reading = msgspec.json.Decoder(msgspec.defstruct("Asked", [("new_status", JobStatus)])).decode
     with pytest.raises(InvalidInput) as refused:
         decode(reading, b'{"new_status":"done"}', "an event")

@@ -29,7 +29,6 @@ from progressd.core.messages import (
     decode,
     encode,
     ends_job,
-    job_topic,
 )
 from progressd.core.status import JobStatus
 
@@ -62,18 +61,18 @@ def line(text: str) -> bytes:
     ],
     ids=["progress", "status_change", "error"],
 )
-def test_a_message_is_the_specifications_example_byte_for_byte(message: Message, specified: str) -> None:
+def test_messages_equal_the_examples_of_the_specification(message: Message, specified: str) -> None:
     assert encode(message) == line(specified)
 
 
-def test_completed_is_the_specifications_example_with_the_download_url_added_at_the_end_of_its_data() -> None:
+def test_completed_adds_the_download_url_at_the_end() -> None:
     assert encode(COMPLETED) == line(
         '{"type":"completed","job_id":"…","data":{"output_path":"/api/jobs/…/download","elapsed_seconds":45.2,'
         '"page_count":12,"download_url":"/api/jobs/…/download"}}'
     )
 
 
-def test_a_job_without_a_result_completes_with_nulls_under_the_same_keys() -> None:
+def test_completed_without_a_result_has_nulls() -> None:
     assert encode(Completed(ID, CompletedData(None, 0.5, None, None))) == line(
         '{"type":"completed","job_id":"…","data":'
         '{"output_path":null,"elapsed_seconds":0.5,"page_count":null,"download_url":null}}'
@@ -81,19 +80,19 @@ def test_a_job_without_a_result_completes_with_nulls_under_the_same_keys() -> No
 
 
 @pytest.mark.parametrize("message", [PROGRESS, STATUS_CHANGE, COMPLETED, ERROR], ids=lambda m: type(m).__name__)
-def test_cursor_and_time_are_added_behind_what_was_specified(message: Progress) -> None:
+def test_cursor_and_time_come_last(message: Progress) -> None:
     placed = replace(message, cursor="a1b2-7", time=datetime(2026, 3, 1, 12, 30, tzinfo=UTC))
     assert encode(placed) == encode(message)[:-1] + b',"cursor":"a1b2-7","time":"2026-03-01T12:30:00Z"}'
 
 
-def test_the_time_left_is_added_at_the_end_of_the_data_of_progress_once_it_is_known() -> None:
+def test_eta_comes_last_in_progress_data() -> None:
     assert encode(Progress(ID, ProgressData(5, 12, "AI Upscaling", 42, 61.5))) == line(
         '{"type":"progress","job_id":"…","data":'
         '{"current_step":5,"total_steps":12,"step_name":"AI Upscaling","percent":42,"eta_seconds":61.5}}'
     )
 
 
-def test_progress_of_nothing_keeps_all_its_keys() -> None:
+def test_empty_progress_has_all_keys() -> None:
     assert encode(Progress(ID, ProgressData(0, 0, "", 0))) == line(
         '{"type":"progress","job_id":"…","data":{"current_step":0,"total_steps":0,"step_name":"","percent":0}}'
     )
@@ -137,11 +136,11 @@ def test_progress_of_nothing_keeps_all_its_keys() -> None:
     ],
     ids=lambda value: value.__struct_config__.tag if isinstance(value, Message) else "",
 )
-def test_what_the_daemon_adds_to_the_specification_has_these_keys(message: Message, expected: str) -> None:
+def test_added_messages_have_these_keys(message: Message, expected: str) -> None:
     assert encode(message) == line(expected)
 
 
-def test_text_goes_out_as_utf_8_in_one_line() -> None:
+def test_text_is_utf_8_on_one_line() -> None:
     encoded = encode(Error(ID, ErrorData("Seite 3:\nunlesbar – 読めない 😀")))
     assert b"\n" not in encoded
     assert msgspec.json.decode(encoded)["data"]["message"] == "Seite 3:\nunlesbar – 読めない 😀"
@@ -180,15 +179,6 @@ def test_every_message_reads_back_as_it_was_written(
     assert encode(again) == encode(message)
 
 
-@given(datas, st.just(msgspec.UNSET) | names, st.just(msgspec.UNSET) | times)
-def test_the_keys_are_type_job_id_data_then_what_was_added(
-    data: msgspec.Struct, cursor: str | msgspec.UnsetType, time: datetime | msgspec.UnsetType
-) -> None:
-    keys = list(msgspec.json.decode(encode(TYPES[type(data)](ID, data, cursor, time))))
-    added = [name for name, value in (("cursor", cursor), ("time", time)) if value is not msgspec.UNSET]
-    assert keys == ["type", "job_id", "data", *added]
-
-
 @pytest.mark.parametrize(
     ("message", "ends"),
     [
@@ -203,9 +193,5 @@ def test_the_keys_are_type_job_id_data_then_what_was_added(
         (ServerShutdown(ServerShutdownData("maintenance", 30)), False),
     ],
 )
-def test_a_job_ends_with_its_result_its_error_or_its_cancellation(message: Message, ends: bool) -> None:
+def test_ends_job_names_the_last_message(message: Message, ends: bool) -> None:
     assert ends_job(message) is ends
-
-
-def test_the_topic_of_a_job_bears_its_id() -> None:
-    assert job_topic(ID) == f"job:{ID}"

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import InvalidOption
-from progressd.core.options import checked_options
-from progressd.core.pipeline import Option, Pipeline
+from progressd.core.pipeline import Option, Pipeline, checked_options
 
 PIPELINE = Pipeline(
     ("x",),
@@ -33,11 +32,11 @@ def nothing(_program: str) -> bool:
     return False
 
 
-def test_defaults_are_filled_in_and_what_has_none_is_left_out() -> None:
+def test_defaults_are_filled_in() -> None:
     assert checked_options(PIPELINE, {}, nothing) == {"dpi": 300, "ocr": False, "gamma": 1, "paper": "A4"}
 
 
-def test_given_values_take_the_place_of_defaults_in_the_pipelines_order() -> None:
+def test_given_values_replace_defaults() -> None:
     given = {"title": "x", "gamma": 0.5, "dpi": 600, "ocr": True, "paper": "letter"}
     assert list(checked_options(PIPELINE, given, everything).items()) == [
         ("dpi", 600), ("ocr", True), ("gamma", 0.5), ("paper", "letter"), ("title", "x")
@@ -63,14 +62,14 @@ def test_given_values_take_the_place_of_defaults_in_the_pipelines_order() -> Non
         ("pdi", 300, "; did you mean dpi?"),
     ],
 )
-def test_what_is_not_possible_is_named_with_what_is(name: str, value: object, said: str) -> None:
+def test_an_impossible_value_is_named(name: str, value: object, said: str) -> None:
     with pytest.raises(InvalidOption) as caught:
         checked_options(PIPELINE, {name: value}, everything)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 200
 
 
-def test_an_option_whose_program_is_missing_is_refused_only_when_it_is_true() -> None:
+def test_a_missing_program_rejects_true() -> None:
     with pytest.raises(
         InvalidOption, match=r"^option ocr: true is not possible, because tesseract is not installed on the server$"
     ):
@@ -79,7 +78,7 @@ def test_an_option_whose_program_is_missing_is_refused_only_when_it_is_true() ->
 
 
 @given(st.dictionaries(st.sampled_from([*PIPELINE.options, "other"]), VALUES))
-def test_whatever_is_given_is_checked_or_refused(given: dict[str, object]) -> None:
+def test_any_value_is_accepted_or_rejected(given: dict[str, object]) -> None:
     try:
         checked = checked_options(PIPELINE, given, everything)
     except InvalidOption:

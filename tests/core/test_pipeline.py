@@ -15,7 +15,7 @@ from progressd.core.pipeline import Option, Pipeline
         ({"type": "string", "choices": ("a", "b"), "default": "c"}, 'default "c" is not one of "a", "b"'),
     ],
 )
-def test_an_option_that_contradicts_itself_is_refused(given: dict[str, object], said: str) -> None:
+def test_a_contradictory_option_is_rejected(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         Option(**given)  # type: ignore[arg-type]
 
@@ -24,20 +24,20 @@ def test_an_option_that_contradicts_itself_is_refused(given: dict[str, object], 
     ("given", "said"),
     [
         ({"command": ("",)}, "the first part, the program, is empty"),
-        ({"command": ("x", "{imput}")}, "command: {imput} is none of the placeholders"),
+        ({"command": ("x", "{imput}")}, "command: {imput} is not one of the placeholders"),
         ({"output": "../x.pdf"}, "'../x.pdf' is not a file name"),
         ({"output": ".."}, "'..' is not a file name"),
         ({"progress_pattern": "(?P<current>x"}, "is not a regular expression"),
         ({"progress_pattern": "(?P<current>x)"}, "needs the named groups (?P<current>…) and (?P<total>…), or (?P<"),
-        ({"progress_pattern": "(?P<percent>x)(?P<y>)"}, "(?P<y>…) is none of current, total, percent and step"),
+        ({"progress_pattern": "(?P<percent>x)(?P<y>)"}, "(?P<y>…) is not one of current, total, percent and step"),
     ],
 )  # fmt: skip
-def test_a_pipeline_that_cannot_run_is_refused(given: dict[str, object], said: str) -> None:
+def test_an_impossible_pipeline_is_rejected(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         Pipeline(**{"command": ("x",), **given})  # type: ignore[arg-type]
 
 
-def test_placeholders_are_replaced_and_other_braces_left_alone() -> None:
+def test_only_placeholders_are_replaced() -> None:
     pipeline = Pipeline(("{python}", "--in={input}", "{ print $1 }", "{}", '{"a":1}', "{input}{output}"))
     values = {"python": "/bin/python", "input": "/{output}", "output": "o"}
     assert pipeline.arguments(values) == [
@@ -50,6 +50,6 @@ def test_placeholders_are_replaced_and_other_braces_left_alone() -> None:
     ]
 
 
-def test_a_pipeline_knows_what_its_options_need() -> None:
+def test_a_pipeline_lists_needed_programs() -> None:
     options = {"ocr": Option("boolean", needs="tesseract"), "dpi": Option("integer")}
     assert Pipeline(("x",), options=options).needs == {"tesseract"}

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.progress import percentage, seconds_left
+from progressd.core.job import percentage, seconds_left
 from support.samples import NOW
 
 counts = st.integers(0, 2**53)
@@ -28,29 +28,24 @@ def test_the_percentage_is_exact_however_large_the_numbers(current: int, total: 
     assert percentage(current, total) == min(100, int(Fraction(100 * current, total)))
 
 
-@given(counts, counts, counts)
-def test_the_percentage_never_falls_while_steps_are_done(one: int, other: int, total: int) -> None:
-    assert percentage(min(one, other), total) <= percentage(max(one, other), total)
-
-
 @given(counts, counts, st.floats(0, 1e308))
-def test_a_producers_own_percentage_is_taken_as_a_whole_number_up_to_100(current: int, total: int, own: float) -> None:
+def test_a_producers_own_percentage_is_rounded_down(current: int, total: int, own: float) -> None:
     percent = percentage(current, total, own)
     assert type(percent) is int
     assert percent == (int(own) if own < 100 else 100)
 
 
-def test_the_time_left_goes_on_at_the_speed_so_far() -> None:
+def test_the_time_left_assumes_constant_speed() -> None:
     assert seconds_left(NOW, NOW + timedelta(seconds=10), 5, 12) == 14.0
 
 
 @pytest.mark.parametrize("current", [0, 13])
-def test_nothing_tells_the_time_left_before_the_first_step_or_beyond_the_last(current: int) -> None:
+def test_the_time_left_is_unknown_outside_the_steps(current: int) -> None:
     assert seconds_left(NOW, NOW + timedelta(seconds=10), current, 12) is None
 
 
 @pytest.mark.parametrize("seconds", [0, -5])
-def test_nothing_tells_the_time_left_when_no_time_has_passed(seconds: int) -> None:
+def test_the_time_left_is_unknown_at_the_start(seconds: int) -> None:
     assert seconds_left(NOW, NOW + timedelta(seconds=seconds), 5, 12) is None
 
 

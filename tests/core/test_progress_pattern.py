@@ -1,4 +1,4 @@
-"""The progress pattern: what it finds, what of a line it searches, and which patterns are refused."""
+"""Progress patterns: matches, the searched part of a line, and invalid patterns."""
 
 import re
 import subprocess
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import InvalidInput
-from progressd.core.events import NAME_MOST, ReportedProgress
-from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
+from progressd.core.events import MAX_NAME, ReportedProgress
+from progressd.core.progress_pattern import MAX_SEARCHED, ProgressPattern
 from support.waiting import PATIENCE
 
 STEPS = r"(?P<current>\d+)/(?P<total>\d+)"
@@ -44,27 +44,27 @@ def test_a_short_line_matches_as_in_python(text: str, pattern: str) -> None:
         assert {name: int(number) for name, number in expected.groupdict().items()}.items() <= numbers.items()
 
 
-def test_progress_at_the_beginning_of_a_long_line_is_found() -> None:
+def test_progress_in_a_long_line_is_found() -> None:
     assert ProgressPattern(STEPS).find(b"[5/120] c++ " + b"-Dx " * 20_000) == ReportedProgress(5, 120)
 
 
 def test_only_the_beginning_of_a_line_is_searched() -> None:
     pattern = ProgressPattern(STEPS)
-    assert pattern.find(b" " * (SEARCHED_MOST - 4) + b"5/12") == ReportedProgress(5, 12)
-    assert pattern.find(b" " * SEARCHED_MOST + b"5/12") is None
+    assert pattern.find(b" " * (MAX_SEARCHED - 4) + b"5/12") == ReportedProgress(5, 12)
+    assert pattern.find(b" " * MAX_SEARCHED + b"5/12") is None
 
 
 @pytest.mark.parametrize("pattern", [STEPS, STEPS + ".*"])
-def test_a_number_that_is_cut_is_not_progress(pattern: str) -> None:
-    assert ProgressPattern(pattern).find(b" " * (SEARCHED_MOST - 3) + b"5/120") is None
+def test_a_cut_number_is_not_progress(pattern: str) -> None:
+    assert ProgressPattern(pattern).find(b" " * (MAX_SEARCHED - 3) + b"5/120") is None
 
 
 def test_a_long_step_is_cut() -> None:
     found = ProgressPattern(STEPS + " (?P<step>.*)").find(b"5/12 " + b"x" * 20_000)
-    assert found == ReportedProgress(5, 12, "x" * NAME_MOST)
+    assert found == ReportedProgress(5, 12, "x" * MAX_NAME)
 
 
-def test_what_is_found_has_to_be_a_number() -> None:
+def test_a_match_must_be_a_number() -> None:
     with pytest.raises(InvalidInput, match=r"^the progress pattern found no numbers: "):
         ProgressPattern(r"(?P<percent>\w+)%").find(b"lots%")
 
@@ -92,10 +92,10 @@ def test_no_line_takes_long(pattern: str, line: str) -> None:
         (r"(?P<percent>(?:(?:\w?){50}){20})", "is too complex: use * or + instead of counted repetitions"),
         (r"(?P<percent>\d+)%|(?P<percent>\d+) percent", "names a group twice: put the alternatives into one group"),
         ("(?P<current>x)", "needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)"),
-        ("(?P<percent>x)(?P<y>)", "(?P<y>…) is none of current, total, percent and step"),
+        ("(?P<percent>x)(?P<y>)", "(?P<y>…) is not one of current, total, percent and step"),
     ],
 )
-def test_a_pattern_that_cannot_be_used_is_refused_with_the_reason(
+def test_an_unusable_pattern_is_rejected_with_the_reason(
     pattern: str, said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -1,4 +1,4 @@
-"""Batches on the way of the data: counted with their jobs, told to who watches them, kept across a restart."""
+"""Batches through ingest: counts, messages to watchers, restarts."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +38,7 @@ async def batch_in(spine: Spine) -> JobBatch:
     return await spine.batches.get(BATCH)
 
 
-async def test_the_jobs_of_a_batch_are_counted_in_one_message_for_what_came_together(store: SQLiteStore) -> None:
+async def test_one_batch_message_counts_events_that_came_together(store: SQLiteStore) -> None:
     async with running(store) as spine:
         messages = []
         await spine.submit(submitted(1), submitted(2))
@@ -57,7 +57,7 @@ async def test_the_jobs_of_a_batch_are_counted_in_one_message_for_what_came_toge
     assert cursors == sorted(set(cursors))
 
 
-async def test_each_status_that_a_batch_gets_into_is_counted_once(store: SQLiteStore) -> None:
+async def test_each_batch_status_is_counted_once(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(submitted(1), submitted(2))
         await spine.submit(StartEvent(job_id(1)))
@@ -67,7 +67,7 @@ async def test_each_status_that_a_batch_gets_into_is_counted_once(store: SQLiteS
         assert spine.ingest.counters.batches == {"queued": 1, "processing": 1, "completed": 1}
 
 
-async def test_a_batch_is_as_it_was_after_a_restart(tmp_path: Path) -> None:
+async def test_a_batch_survives_a_restart(tmp_path: Path) -> None:
     async with started_again(tmp_path / "store") as spine:
         await spine.submit(submitted(1), submitted(2), submitted(3))
         await spine.submit(*done(1), StartEvent(job_id(2)))
@@ -83,7 +83,7 @@ async def test_a_batch_is_as_it_was_after_a_restart(tmp_path: Path) -> None:
         assert [job.id for job in await spine.store.jobs_of_batch(BATCH)] == [job_id(1), job_id(2), job_id(3)]
 
 
-async def test_what_is_called_off_is_cancelled_and_not_only_in_part(store: SQLiteStore) -> None:
+async def test_a_batch_cancelled_as_a_whole_is_cancelled(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(submitted(1), submitted(2), submitted(3))
         await spine.submit(*done(1), StatusEvent(job_id(2), ReportedStatus(JobStatus.CANCELLED)))
@@ -92,7 +92,7 @@ async def test_what_is_called_off_is_cancelled_and_not_only_in_part(store: SQLit
         assert (await batch_in(spine)).status == "cancelled"
 
 
-async def test_a_batch_goes_with_the_last_of_its_jobs(store: SQLiteStore) -> None:
+async def test_a_batch_is_deleted_with_its_last_job(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(submitted(1), submitted(2))
         await spine.submit(*done(1), *done(2))
@@ -104,7 +104,7 @@ async def test_a_batch_goes_with_the_last_of_its_jobs(store: SQLiteStore) -> Non
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_who_comes_later_is_told_what_was(tmp_path: Path, restarted: bool) -> None:
+async def test_a_late_watcher_gets_past_batch_messages(tmp_path: Path, restarted: bool) -> None:
     async with started_again(tmp_path / "store") as spine:
         await spine.submit(submitted(1), submitted(2))
         with spine.broadcaster.watch(batch_topic(BATCH)) as reader:
@@ -127,7 +127,7 @@ async def past(spine: Spine, after: int | None = None) -> list[TopicMessage]:
 
 
 def newest_only(messages: list[TopicMessage]) -> list[TopicMessage]:
-    """Without what a newer one replaces."""
+    """Return the messages without progress that newer progress replaces."""
     newest = {
         (type(message), getattr(message, "job_id", "")): message
         for message in messages
@@ -140,7 +140,7 @@ def newest_only(messages: list[TopicMessage]) -> list[TopicMessage]:
     ]
 
 
-async def test_there_is_no_other_batch(store: SQLiteStore) -> None:
+async def test_an_unknown_batch_is_not_found(store: SQLiteStore) -> None:
     async with running(store) as spine:
         with pytest.raises(NotFound, match=f"no batch {BATCH}"):
             await batch_in(spine)

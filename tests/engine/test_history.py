@@ -1,4 +1,4 @@
-"""What was, for who comes later: from memory and from the store alike, and without a seam to what comes."""
+"""The history from memory and from the store, and the seam to live messages."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -39,13 +39,13 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly everything has to come from the store, and in many pages."""
+    """Almost everything comes from the store, in many pages."""
     monkeypatch.setattr(registry, "MAX_FINISHED", 1)
     monkeypatch.setattr(module, "PAGE", 2)
 
 
 class Told(NamedTuple):
-    """A message as a test looks at it."""
+    """The fields of a message that tests compare."""
 
     number: int
     type: str
@@ -56,7 +56,7 @@ class Told(NamedTuple):
 
 
 async def page(history: History, topic: str, after: int | None, upto: int) -> tuple[list[JobMessage], bool]:
-    """All pages of a range, and whether the topic is over."""
+    """Return all pages of a range, and whether the topic is over."""
     messages: list[JobMessage] = []
     while True:
         items, after, over = await history.page(topic, after, upto)
@@ -79,7 +79,7 @@ async def told(spine: Spine, topic: str, after: int | None = None, upto: int | N
 # One job
 
 
-async def test_a_new_watcher_of_a_job_gets_its_state_changes_and_newest_progress(spine: Spine) -> None:
+async def test_a_new_watcher_gets_state_changes_and_newest_progress(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), progress(2), register(2), progress(1, 2))
     messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset)
     assert [Told.of(message) for message in messages] == [Told(1, "status_change"), Told(1, "progress")]
@@ -88,7 +88,7 @@ async def test_a_new_watcher_of_a_job_gets_its_state_changes_and_newest_progress
     assert not over
 
 
-async def test_a_finished_job_is_over_with_its_last_message(spine: Spine) -> None:
+async def test_a_finished_job_is_over_after_its_last_message(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), complete())
     last = spine.broadcaster.offset
     messages, over = await page(spine.history, TOPIC, None, last)
@@ -97,33 +97,33 @@ async def test_a_finished_job_is_over_with_its_last_message(spine: Spine) -> Non
     assert (await page(spine.history, TOPIC, last, last)) == ([], True)
 
 
-async def test_a_job_is_not_over_for_who_came_before_its_last_message(spine: Spine) -> None:
+async def test_a_job_is_not_over_before_its_last_message(spine: Spine) -> None:
     await spine.submit(register(), start(), complete())
     messages, over = await page(spine.history, TOPIC, None, spine.broadcaster.offset - 1)
     assert [type_of(message) for message in messages] == ["status_change", "status_change"]
     assert not over
 
 
-async def test_who_comes_back_to_a_job_gets_what_is_newer(spine: Spine) -> None:
+async def test_resuming_a_job_returns_newer_messages(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1), progress(2))
     cursor = spine.broadcaster.offset - 1
     await spine.submit(progress(3), fail())
     assert await told(spine, TOPIC, cursor) == [Told(1, "progress"), Told(1, "status_change"), Told(1, "error")]
 
 
-async def test_progress_that_came_after_is_left_to_the_live_messages(spine: Spine) -> None:
+async def test_newer_progress_is_left_to_live_messages(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1))
     upto = spine.broadcaster.offset
     await spine.submit(progress(2))
     assert await told(spine, TOPIC, None, upto) == [Told(1, "status_change")]
 
 
-async def test_a_job_that_nobody_knows_is_not_found(spine: Spine) -> None:
+async def test_an_unknown_job_is_not_found(spine: Spine) -> None:
     with pytest.raises(NotFound, match=job_id(9)):
         await spine.history.page(job_topic(job_id(9)), None, 100)
 
 
-async def test_a_job_queued_again_has_no_progress_until_it_moves(spine: Spine) -> None:
+async def test_a_requeued_job_has_no_progress(spine: Spine) -> None:
     await spine.submit(submit(), StartEvent(ID), progress(1), RequeueEvent(ID))
     assert await told(spine, TOPIC) == [Told(1, "status_change")] * 2
 
@@ -131,7 +131,7 @@ async def test_a_job_queued_again_has_no_progress_until_it_moves(spine: Spine) -
 # All jobs
 
 
-async def test_a_new_watcher_of_all_jobs_gets_those_that_are_unfinished(spine: Spine) -> None:
+async def test_a_new_watcher_of_all_jobs_gets_unfinished_ones(spine: Spine) -> None:
     await spine.submit(register(1), register(2), start(1), progress(1, 1), start(2), progress(1, 2), complete(1))
     assert await told(spine, ALL_JOBS) == [
         Told(2, "job_created"),
@@ -140,7 +140,7 @@ async def test_a_new_watcher_of_all_jobs_gets_those_that_are_unfinished(spine: S
     ]
 
 
-async def test_a_job_that_ends_meanwhile_is_in_the_snapshot_as_it_was(spine: Spine) -> None:
+async def test_a_job_that_ends_meanwhile_stays_in_the_snapshot(spine: Spine) -> None:
     await spine.submit(register(), start(), progress(1))
     upto = spine.broadcaster.offset
     await spine.submit(complete())
@@ -151,7 +151,7 @@ async def test_a_job_that_ends_meanwhile_is_in_the_snapshot_as_it_was(spine: Spi
     ]
 
 
-async def test_who_comes_back_to_all_jobs_gets_every_newer_change_and_the_newest_progress(spine: Spine) -> None:
+async def test_resuming_all_jobs_returns_newer_changes_and_newest_progress(spine: Spine) -> None:
     await spine.submit(register(1), start(1), progress(1, 1))
     cursor = spine.broadcaster.offset
     await spine.submit(progress(2, 1), register(2), progress(3, 1), fail(2), register(3), progress(1, 3), complete(1))
@@ -168,7 +168,7 @@ async def test_who_comes_back_to_all_jobs_gets_every_newer_change_and_the_newest
     ]
 
 
-async def test_watchers_that_come_together_share_a_snapshot_and_get_what_came_in_between(spine: Spine) -> None:
+async def test_watchers_share_a_snapshot_and_get_newer_messages(spine: Spine) -> None:
     await spine.submit(register(1), start(1), progress(1, 1), register(2), register(3), fail(3))
     first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(complete(1), progress(1, 2))
@@ -188,8 +188,8 @@ async def test_watchers_that_come_together_share_a_snapshot_and_get_what_came_in
     assert await told(spine, ALL_JOBS) == [Told(2, "job_created"), Told(2, "status_change"), Told(2, "progress")]
 
 
-async def test_a_snapshot_is_taken_anew_once_much_has_come(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARED_FOR", 3)
+async def test_an_old_snapshot_is_not_shared(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SNAPSHOT_MAX_AGE", 3)
     await spine.submit(register(1))
     first = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(register(2), register(3), register(4), register(5))
@@ -199,7 +199,7 @@ async def test_a_snapshot_is_taken_anew_once_much_has_come(spine: Spine, monkeyp
     assert [item.offset for item in earlier.items] == [1, 2, 3]
 
 
-async def test_a_job_that_came_with_a_shared_snapshot_does_not_come_again_on_its_own_topic(spine: Spine) -> None:
+async def test_a_job_in_a_shared_snapshot_is_not_replayed_again(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
     shared = await spine.history.page(ALL_JOBS, None, spine.broadcaster.offset)
     await spine.submit(complete(1))
@@ -213,9 +213,7 @@ async def test_a_job_that_came_with_a_shared_snapshot_does_not_come_again_on_its
     assert len(shared.items) == 2
 
 
-async def test_a_snapshot_is_whole_though_jobs_end_and_are_forgotten_while_it_is_taken(
-    spine: Spine, little_memory: None
-) -> None:
+async def test_a_snapshot_survives_forgotten_jobs(spine: Spine, little_memory: None) -> None:
     numbers = range(1, 8)
     await spine.submit(*map(register, numbers), *map(start, numbers), *(progress(9, number) for number in numbers))
     upto = spine.broadcaster.offset
@@ -236,13 +234,13 @@ async def test_a_snapshot_is_whole_though_jobs_end_and_are_forgotten_while_it_is
 async def test_a_snapshot_from_the_store_is_made_in_parts(spine: Spine) -> None:
     numbers = range(1, 8)
     await spine.submit(*map(register, numbers), *map(start, numbers))
-    with counted(History._published) as made:
+    with counted(History._envelope) as made:
         snapshot = await spine.history._stored_snapshot(spine.broadcaster.offset)
     assert len(snapshot) == made.total == 2 * len(numbers)
     assert made.most <= module.PAGE
 
 
-async def test_jobs_that_end_in_one_batch_in_another_order_than_they_moved_are_all_there(spine: Spine) -> None:
+async def test_jobs_may_end_in_another_order_than_their_progress(spine: Spine) -> None:
     await spine.submit(register(1), register(2), start(1), start(2))
     await spine.submit(progress(1, 1), fail(2), fail(1))
     last = spine.broadcaster.offset
@@ -252,7 +250,7 @@ async def test_jobs_that_end_in_one_batch_in_another_order_than_they_moved_are_a
 
 
 @pytest.mark.usefixtures("little_memory")
-async def test_a_long_absence_is_read_page_by_page(spine: Spine) -> None:
+async def test_many_missed_messages_are_read_page_by_page(spine: Spine) -> None:
     await spine.submit(*(event for number in range(1, 20) for event in (register(number), fail(number))))
     await spine.submit(register(20), progress(1, 20), register(21), progress(1, 21), complete(21))
     items, after, _ = await spine.history.page(ALL_JOBS, 0, spine.broadcaster.offset)
@@ -262,7 +260,7 @@ async def test_a_long_absence_is_read_page_by_page(spine: Spine) -> None:
 
 
 @pytest.mark.usefixtures("little_memory")
-async def test_pages_are_short_where_many_jobs_moved_or_were_deleted(spine: Spine) -> None:
+async def test_pages_of_moved_and_deleted_jobs_are_short(spine: Spine) -> None:
     numbers = range(1, 31)
     await spine.submit(*map(register, numbers), *map(start, numbers))
     await spine.submit(*(progress(9, number) for number in numbers))
@@ -280,7 +278,7 @@ async def test_pages_are_short_where_many_jobs_moved_or_were_deleted(spine: Spin
 
 
 @pytest.mark.usefixtures("little_memory")
-async def test_an_absence_in_which_many_jobs_moved_is_read_page_by_page(spine: Spine) -> None:
+async def test_progress_of_many_jobs_is_read_in_pages(spine: Spine) -> None:
     numbers = range(1, 31)
     await spine.submit(*map(register, numbers), *map(start, numbers))
     before = spine.broadcaster.offset
@@ -292,7 +290,7 @@ async def test_an_absence_in_which_many_jobs_moved_is_read_page_by_page(spine: S
     assert kinds == ["progress"] * 30 + ["status_change", "completed"] * 30
 
 
-async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_path: Path) -> None:
+async def test_more_missed_changes_than_a_page_are_all_read(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     async with started_again(path) as spine:
         await spine.submit(*(event for number in range(1, 301) for event in (register(number), fail(number))))
@@ -304,9 +302,7 @@ async def test_an_absence_of_more_changes_than_a_page_holds_is_read_whole(tmp_pa
         assert after is not None
 
 
-async def test_a_job_with_more_changes_than_a_page_holds_is_read_whole_when_it_is_no_longer_in_memory(
-    spine: Spine, little_memory: None
-) -> None:
+async def test_a_stored_job_with_many_changes_is_read_completely(spine: Spine, little_memory: None) -> None:
     await spine.submit(submit(), StartEvent(ID))
     for step in range(10):
         await spine.submit(progress(step), RequeueEvent(ID), StartEvent(ID))
@@ -321,7 +317,7 @@ async def test_a_job_with_more_changes_than_a_page_holds_is_read_whole_when_it_i
 
 
 class CountedStore(SQLiteStore):
-    """Counts what is asked of it."""
+    """Counts its queries."""
 
     reads = 0
 
@@ -330,7 +326,7 @@ class CountedStore(SQLiteStore):
         return await super()._documents(decode, query, *values)
 
 
-async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: Path) -> None:
+async def test_unknown_topics_cost_two_queries(tmp_path: Path) -> None:
     with closing(CountedStore.open(tmp_path / "store.sqlite")) as store:
         async with running(store) as spine:
             await spine.submit(register(1), register(2), fail(2))
@@ -344,7 +340,7 @@ async def test_however_many_topics_do_not_exist_they_cost_two_queries(tmp_path: 
 # Cursors
 
 
-async def test_a_cursor_of_a_message_is_where_to_resume_from(spine: Spine) -> None:
+async def test_a_cursor_of_a_message_can_be_resumed(spine: Spine) -> None:
     [job] = await spine.submit(register())
     newest = spine.broadcaster.offset
     assert not isinstance(job, Exception)
@@ -353,14 +349,14 @@ async def test_a_cursor_of_a_message_is_where_to_resume_from(spine: Spine) -> No
     assert spine.history.offset(spine.history.cursor(0), newest) == 0
 
 
-async def test_a_cursor_that_this_store_did_not_give_out_is_unknown(spine: Spine) -> None:
+async def test_a_cursor_of_another_store_is_unknown(spine: Spine) -> None:
     await spine.submit(register(), start())
     newest = spine.broadcaster.offset
     for unknown in (str(Cursor("other", newest)), spine.history.cursor(newest + 1), "", "7", "nonsense", "a-b-c"):
         assert spine.history.offset(unknown, newest) is None
 
 
-async def test_a_cursor_is_too_old_once_something_after_it_was_deleted(spine: Spine) -> None:
+async def test_a_cursor_before_a_deletion_is_too_old(spine: Spine) -> None:
     await spine.submit(register(1))
     before = spine.broadcaster.offset
     *_, job = await spine.submit(start(1), fail(1))
@@ -373,7 +369,7 @@ async def test_a_cursor_is_too_old_once_something_after_it_was_deleted(spine: Sp
     assert spine.history.offset(spine.history.cursor(newest), newest) == newest
 
 
-async def test_cursors_are_good_for_the_next_daemon(tmp_path: Path) -> None:
+async def test_cursors_survive_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     async with started_again(path) as spine:
         await spine.submit(register(), start())
@@ -388,7 +384,7 @@ async def test_cursors_are_good_for_the_next_daemon(tmp_path: Path) -> None:
         ]
 
 
-# Any story
+# Random events
 
 numbers = st.integers(1, 3)
 events = st.one_of(
@@ -405,7 +401,9 @@ stories = st.lists(st.lists(events, min_size=1, max_size=6), max_size=10)
 
 @settings(max_examples=60)
 @given(stories)
-def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory, story: list[list[Event]]) -> None:
+def test_memory_and_store_return_the_same_history(
+    tmp_path_factory: pytest.TempPathFactory, story: list[list[Event]]
+) -> None:
     async def compare() -> None:
         path = tmp_path_factory.mktemp("history") / "store.sqlite"
         async with started_again(path) as spine:
@@ -414,9 +412,9 @@ def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory
                 await spine.submit(*batch)
             upto = spine.broadcaster.offset
         with closing(SQLiteStore.open(path)) as store:
-            later = Registry(store)  # knows nothing of what has finished
+            later = Registry(store)  # without finished jobs
             await later.load()
-            from_store = History(store, later, Batches(store))
+            from_store = History(store, later, Batches(store), spine.health)
             for topic in (ALL_JOBS, TOPIC):
                 for after in (None, *range(upto + 1)):
                     remembered = await page(spine.history, topic, after, upto)
@@ -426,7 +424,7 @@ def test_memory_and_store_tell_the_same(tmp_path_factory: pytest.TempPathFactory
 
 
 class SlowStore(SQLiteStore):
-    """Reads take as long as they are told to, before and after."""
+    """A store whose reads can be held, before and after."""
 
     waits: list[int]
 
@@ -442,7 +440,7 @@ class SlowStore(SQLiteStore):
 
 
 class Watcher:
-    """One who comes at some moment and keeps what it gets."""
+    """A watcher that connects at some moment and keeps its messages."""
 
     def __init__(self, spine: Spine, number: int | None, back: int | None) -> None:
         self.number = number  # of the job, None: all jobs
@@ -458,7 +456,7 @@ class Watcher:
             self.more.set()
 
     def owed(self, everything: list[JobMessage]) -> list[JobMessage]:
-        """The changes it has to get: of its topic, after its cursor; of all jobs at first, those unfinished then."""
+        """Return the changes that it must get: of its topic after its cursor; of jobs unfinished at its start."""
         if self.number is not None:
             id_ = job_id(self.number)
             everything = [m for m in everything if m.job_id == id_ and type_of(m) != "job_created"]
@@ -483,13 +481,13 @@ def changes_of(messages: Iterable[JobMessage]) -> list[JobMessage]:
     st.lists(st.tuples(st.integers(0, 10), st.sampled_from([None, 1]), st.none() | st.integers(0, 8)), max_size=4),
     st.lists(st.integers(0, 40), max_size=30),
 )
-def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
+def test_a_watcher_that_connects_at_any_moment_misses_nothing(
     tmp_path_factory: pytest.TempPathFactory,
     story: list[list[Event]],
     joins: list[tuple[int, int | None, int | None]],
     waits: list[int],
 ) -> None:
-    """Some changes come from memory, some from the store in pages, and some while either is read."""
+    """Changes come from memory, from the store in pages, and during either read."""
 
     async def play(store: SlowStore) -> None:
         watchers: list[Watcher] = []
@@ -505,13 +503,13 @@ def test_a_watcher_who_comes_or_comes_back_at_any_moment_misses_nothing(
                         watching.start_soon(watchers[-1].run)
                 await spine.submit(*batch)
             everything = [change.message for change in await spine.store.changes(0, spine.broadcaster.offset, 1000)]
-            with trio.move_on_after(PATIENCE):  # what is missing then shows below
+            with trio.move_on_after(PATIENCE):  # missing messages fail below
                 for watcher in (live, *watchers):
                     await watcher.wait_for(len(watcher.owed(everything)))
             watching.cancel_scope.cancel()
         for watcher in (live, *watchers):
             got, owed = changes_of(watcher.got), watcher.owed(everything)
-            if watcher.number is None and watcher.after is None:  # what ended just before may come as well, but whole
+            if watcher.number is None and watcher.after is None:  # a job that just ended may come too, but complete
                 jobs = {message.job_id for message in (*got, *owed)}
                 owed = [message for message in everything if message.job_id in jobs]
             assert got == owed

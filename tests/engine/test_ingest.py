@@ -1,4 +1,4 @@
-"""The one writer: what it commits, publishes and answers, and in which order. On a real SQLite store."""
+"""Ingest on a real SQLite store: the order of commits, messages and answers."""
 
 import math
 import sqlite3
@@ -22,7 +22,8 @@ from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, Registe
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage, PagePreviewData, Progress, encode, job_topic, type_of
 from progressd.core.status import JobStatus
-from progressd.engine import ingest as module
+from progressd.engine.follower import STEP
+from progressd.engine.ingest import QUEUE_CAPACITY
 from progressd.engine.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
@@ -44,7 +45,7 @@ async def spine(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 
 class WatchedStore(SQLiteStore):
-    """Notes what each commit holds, and can hold it up: before it is durable, or before anyone knows that it is."""
+    """Records commits, and can hold them: before they are durable, or before they return."""
 
     def watch(self) -> "WatchedStore":
         self.commits: list[tuple[list[Job], list[Change]]] = []
@@ -65,7 +66,7 @@ class WatchedStore(SQLiteStore):
 
     @contextmanager
     def held_before(self) -> Iterator[None]:
-        """Commits wait until the end of the block."""
+        """Hold commits until the end of the block."""
         self._before, self._reached = trio.Event(), threading.Event()
         try:
             yield
@@ -75,7 +76,7 @@ class WatchedStore(SQLiteStore):
 
     @contextmanager
     def held_after(self) -> Iterator[None]:
-        """Commits are done, but return only at the end of the block."""
+        """Let commits be durable, but return only at the end of the block."""
         self._after, self._written = trio.Event(), threading.Event()
         try:
             yield
@@ -84,11 +85,11 @@ class WatchedStore(SQLiteStore):
             self._after = None
 
     async def reached(self) -> None:
-        """Wait for a commit in the block. By a thread, since some tests stop Trio's clock."""
+        """Wait for a commit in the block, in a thread: some tests stop Trio's clock."""
         assert await trio.to_thread.run_sync(self._reached.wait, PATIENCE)
 
     async def written(self) -> None:
-        """Wait until it is durable."""
+        """Wait until the commit is durable."""
         assert await trio.to_thread.run_sync(self._written.wait, PATIENCE)
 
 
@@ -127,10 +128,10 @@ def errors(outcomes: Iterable[Job | ProgressdError]) -> list[type | None]:
     return [type(outcome) if isinstance(outcome, ProgressdError) else None for outcome in outcomes]
 
 
-# From an event to what comes of it
+# From an event to its result
 
 
-async def test_a_job_from_its_registration_to_its_end(spine: Spine) -> None:
+async def test_a_job_from_registration_to_end(spine: Spine) -> None:
     with spine.broadcaster.subscribe() as reader:
         outcomes = [await spine.ingest.submit_one(event) for event in (register(), start(), progress(42), complete())]
         messages = await next_of(reader, 5)
@@ -139,7 +140,7 @@ async def test_a_job_from_its_registration_to_its_end(spine: Spine) -> None:
     assert await spine.store.jobs([ID]) == {ID: outcomes[-1]}
 
 
-async def test_all_of_it_in_one_go_comes_to_the_same(spine: Spine) -> None:
+async def test_a_whole_job_in_one_batch(spine: Spine) -> None:
     with spine.broadcaster.subscribe() as reader:
         outcomes = await spine.submit(register(), progress(42), complete())
         messages = await next_of(reader, 5)
@@ -150,7 +151,7 @@ async def test_all_of_it_in_one_go_comes_to_the_same(spine: Spine) -> None:
     assert await spine.store.jobs([ID]) == {ID: last}
 
 
-async def test_messages_have_growing_cursors_and_a_time_and_the_job_the_cursor_of_its_last(spine: Spine) -> None:
+async def test_messages_have_growing_cursors_and_a_time(spine: Spine) -> None:
     with spine.broadcaster.subscribe() as reader:
         job = (await spine.submit(register(), start(), progress(1), complete()))[-1]
         messages = await next_of(reader, 5)
@@ -163,7 +164,7 @@ async def test_messages_have_growing_cursors_and_a_time_and_the_job_the_cursor_o
     assert {message.time for message in messages} == {job.completed_at}
 
 
-async def test_what_is_stored_of_a_change_is_what_was_sent(spine: Spine) -> None:
+async def test_stored_changes_equal_sent_messages(spine: Spine) -> None:
     with spine.broadcaster.subscribe() as reader:
         await spine.submit(register(), start(), fail())
         messages = await next_of(reader, 4)
@@ -175,8 +176,8 @@ async def test_what_is_stored_of_a_change_is_what_was_sent(spine: Spine) -> None
 async def test_each_event_of_a_batch_has_its_own_outcome(spine: Spine) -> None:
     outcomes = await spine.submit(
         register(1),
-        progress(1, 2),  # nobody registered it
-        complete(1),  # it has not started
+        progress(1, 2),  # not registered
+        complete(1),  # not started
         start(1),
         replace(start(1), job_id="not-a-uuid"),
         complete(1),
@@ -189,12 +190,12 @@ async def test_each_event_of_a_batch_has_its_own_outcome(spine: Spine) -> None:
     assert spine.registry.known(ID) == outcomes[5]
 
 
-async def test_an_error_for_one_event_is_raised_where_one_was_handed_in(spine: Spine) -> None:
+async def test_submit_one_raises_the_error(spine: Spine) -> None:
     with pytest.raises(NotFound, match=ID):
         await spine.ingest.submit_one(start())
 
 
-async def test_nothing_handed_in_has_no_outcome(spine: Spine) -> None:
+async def test_no_events_have_no_outcomes(spine: Spine) -> None:
     assert await spine.submit() == []
 
 
@@ -207,21 +208,21 @@ async def test_an_id_in_upper_case_is_the_same_job(spine: Spine) -> None:
     assert set(await spine.store.jobs([ID, ID.upper()])) == {ID}
 
 
-async def test_the_same_registration_twice_in_a_batch_makes_one_job_and_one_message(spine: Spine) -> None:
+async def test_a_repeated_registration_makes_one_job_and_message(spine: Spine) -> None:
     with spine.broadcaster.subscribe() as reader:
         first, second, _ = await spine.submit(register(), register(), start())
         assert first == second
         assert types(await next_of(reader, 2)) == ["job_created", "status_change"]
 
 
-async def test_a_finished_job_that_is_no_longer_in_memory_refuses_what_comes_too_late(tmp_path: Path) -> None:
+async def test_a_stored_finished_job_rejects_late_events(tmp_path: Path) -> None:
     async with started_again(tmp_path / "store.sqlite") as spine:
         await spine.submit(register(), fail())
     async with started_again(tmp_path / "store.sqlite") as spine:
         assert errors(await spine.submit(progress(1), start(), fail())) == [Conflict, Conflict, None]
 
 
-async def test_a_preview_reaches_the_watchers_and_is_not_kept(spine: Spine) -> None:
+async def test_a_preview_reaches_watchers_and_is_not_stored(spine: Spine) -> None:
     await spine.submit(register(), start())
     before = spine.registry.known(ID)
     with spine.broadcaster.subscribe(ID) as reader:
@@ -232,7 +233,7 @@ async def test_a_preview_reaches_the_watchers_and_is_not_kept(spine: Spine) -> N
     assert spine.registry.known(ID) == before
 
 
-# Of whose job it is
+# Visibility
 
 
 def of_team(team: str, number: int = 1) -> RegisterEvent:
@@ -243,7 +244,7 @@ def scans(job: Job) -> bool:
     return job.labels.get("team") == "scan"
 
 
-async def test_what_is_about_a_job_that_is_not_seen_is_refused_like_what_is_about_none(spine: Spine) -> None:
+async def test_events_for_invisible_jobs_are_not_found(spine: Spine) -> None:
     events = [progress(1), start(), cancel(), complete(), fail(), PREVIEW, BatchCancelEvent(ID), register(), submit()]
     unknown = await spine.submit(*events[:-2], may_see=scans)
     await spine.submit(of_team("print"))
@@ -253,7 +254,7 @@ async def test_what_is_about_a_job_that_is_not_seen_is_refused_like_what_is_abou
     assert errors(await spine.submit(of_team("scan", 2), progress(1, 2), cancel(2), may_see=scans)) == [None] * 3
 
 
-async def test_whose_a_job_is_that_is_no_longer_in_memory_is_known_too(tmp_path: Path) -> None:
+async def test_visibility_applies_to_stored_jobs(tmp_path: Path) -> None:
     async with started_again(tmp_path / "store.sqlite") as spine:
         await spine.submit(of_team("print"), fail())
     async with started_again(tmp_path / "store.sqlite") as spine:
@@ -261,8 +262,8 @@ async def test_whose_a_job_is_that_is_no_longer_in_memory_is_known_too(tmp_path:
         assert errors(await spine.submit(fail())) == [None]
 
 
-async def test_a_job_registered_in_the_same_batch_is_already_somebodys(watched: WatchedStore) -> None:
-    """What waits behind its registration, or beside it, must not reach it before anybody knows whose it is."""
+async def test_visibility_applies_within_one_batch(watched: WatchedStore) -> None:
+    """Events before and after its registration, in the queue or the same batch."""
     outcomes: list[Job | ProgressdError] = []
 
     async def meddle() -> None:
@@ -271,7 +272,7 @@ async def test_a_job_registered_in_the_same_batch_is_already_somebodys(watched: 
     async with running(watched) as spine:
         async with trio.open_nursery() as nursery:
             with watched.held_before():
-                nursery.start_soon(meddle)  # before: about no job
+                nursery.start_soon(meddle)  # before the job exists
                 nursery.start_soon(spine.submit, register(9))
                 await watched.reached()
                 nursery.start_soon(spine.submit, of_team("print"))
@@ -283,7 +284,7 @@ async def test_a_job_registered_in_the_same_batch_is_already_somebodys(watched: 
         assert (await spine.registry.get(ID)).status is QUEUED
 
 
-async def test_a_job_that_was_looked_at_is_deleted_and_no_later_one_with_its_id(spine: Spine) -> None:
+async def test_deletion_spares_a_later_job_with_the_same_id(spine: Spine) -> None:
     [_, first] = await spine.submit(of_team("scan"), cancel())
     assert isinstance(first, Job)
     assert await spine.ingest.delete(first) == first
@@ -296,7 +297,7 @@ async def test_a_job_that_was_looked_at_is_deleted_and_no_later_one_with_its_id(
 # Durable first
 
 
-async def test_nobody_hears_of_a_change_before_it_is_durable(watched: WatchedStore) -> None:
+async def test_changes_are_durable_before_anyone_hears_of_them(watched: WatchedStore) -> None:
     async with running(watched) as spine, trio.open_nursery() as nursery:
         reader = spine.broadcaster.subscribe()
         heard: list[JobMessage] = []
@@ -323,7 +324,7 @@ async def test_nobody_hears_of_a_change_before_it_is_durable(watched: WatchedSto
         assert spine.registry.known(ID) == answers[-1]
 
 
-async def test_events_that_were_queued_meanwhile_are_committed_together_and_answered_each(
+async def test_queued_events_share_a_commit(
     watched: WatchedStore,
 ) -> None:
     answers: dict[int, list[Job | ProgressdError]] = {}
@@ -344,8 +345,8 @@ async def test_events_that_were_queued_meanwhile_are_committed_together_and_answ
         assert [outcome.id for outcome in answers[number] if isinstance(outcome, Job)] == [job_id(number)] * 2
 
 
-async def test_a_queue_that_is_full_makes_producers_wait_and_loses_nothing(watched: WatchedStore) -> None:
-    count = module.QUEUE_CAPACITY + 100
+async def test_a_full_queue_blocks_producers_and_loses_nothing(watched: WatchedStore) -> None:
+    count = QUEUE_CAPACITY + 100
     async with running(watched) as spine:
         async with trio.open_nursery() as nursery:
             with watched.held_before():
@@ -354,11 +355,11 @@ async def test_a_queue_that_is_full_makes_producers_wait_and_loses_nothing(watch
                 for number in range(1, count):
                     nursery.start_soon(spine.submit, register(number))
                 await settled()
-                assert spine.ingest._send.statistics().tasks_waiting_send == count - 1 - module.QUEUE_CAPACITY
+                assert spine.ingest.queued == QUEUE_CAPACITY
         assert len(spine.registry.unfinished) == count
 
 
-async def test_events_of_one_producer_are_published_in_order_however_many(spine: Spine) -> None:
+async def test_events_are_published_in_order(spine: Spine) -> None:
     await spine.submit(*(register(number) for number in range(1, 4)))
     with spine.broadcaster.subscribe(job_id(1)) as one, spine.broadcaster.subscribe() as all_jobs:
         await spine.submit(*(progress(step, number) for step in range(100) for number in (1, 2, 3)), complete(1))
@@ -373,7 +374,7 @@ async def test_events_of_one_producer_are_published_in_order_however_many(spine:
 # When the store fails
 
 
-async def test_what_the_store_does_not_take_has_not_happened(spine: Spine, tmp_path: Path) -> None:
+async def test_a_rejected_commit_changes_nothing(spine: Spine, tmp_path: Path) -> None:
     await spine.submit(register(1), start(1))
     before = spine.registry.known(ID)
     with spine.broadcaster.subscribe() as reader:
@@ -410,7 +411,7 @@ async def test_progress_keeps_its_interval_while_a_commit_is_undecided(spine: Sp
     await spine.submit(register(), start())
     throttled = ThrottledOutbox(outbox, 60.0, nursery.start_soon)
     subscription = spine.broadcaster.join(job_topic(ID), throttled, spine.broadcaster.offset)
-    while await subscription.past() is not None:
+    while await subscription.next_replay() is not None:
         pass
     await spine.submit(progress(1), progress(2))
     with commits_undecided(spine.store):
@@ -425,19 +426,17 @@ async def test_progress_keeps_its_interval_while_a_commit_is_undecided(spine: Sp
     assert [message.cursor is UNSET for message in messages] == [False, True, False, False]
 
 
-async def test_who_was_told_of_a_failure_is_told_that_it_is_over_also_if_he_asks_late(
-    spine: Spine, tmp_path: Path
-) -> None:
+async def test_recovery_is_reported_to_a_late_waiter(spine: Spine, tmp_path: Path) -> None:
     await spine.submit(register(1), start(1))
     with disk_full(tmp_path / "store.sqlite"):
         [refused] = await spine.submit(complete(1))
     assert isinstance(refused, StoreFailed)
     assert errors(await spine.submit(complete(1))) == [None]
     with trio.fail_after(PATIENCE):
-        assert await spine.ingest.turned(refused) is None
+        assert await spine.health.wait_changed(refused) is None
 
 
-async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_stays(spine: Spine) -> None:
+async def test_out_of_memory_in_a_commit_rejects_events(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
 
     def out_of_memory() -> None:
@@ -447,13 +446,13 @@ async def test_without_memory_to_write_events_are_refused_and_nothing_of_them_st
     writer.create_function("out_of_memory", 0, out_of_memory)
     writer.execute("CREATE TEMP TRIGGER greedy AFTER INSERT ON changes BEGIN SELECT out_of_memory(); END")
     [refused] = await spine.submit(complete(1))
-    assert str(refused) == "the store does not take it for now: no memory left"
+    assert str(refused) == "the store cannot accept the change for now: no memory left"
     assert not writer.in_transaction
     writer.execute("DROP TRIGGER greedy")
     assert errors(await spine.submit(complete(1))) == [None]
 
 
-async def test_without_memory_to_decide_events_are_refused(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_out_of_memory_in_a_decision_rejects_events(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(*_: object) -> None:
         raise MemoryError
 
@@ -464,7 +463,7 @@ async def test_without_memory_to_decide_events_are_refused(spine: Spine, monkeyp
     assert errors(await spine.submit(register(1))) == [None]
 
 
-async def test_an_offset_that_a_failed_batch_had_is_not_given_out_again(spine: Spine, tmp_path: Path) -> None:
+async def test_offsets_of_a_failed_commit_are_not_reused(spine: Spine, tmp_path: Path) -> None:
     [first] = await spine.submit(register(1))
     with disk_full(tmp_path / "store.sqlite"):
         await spine.submit(register(2), register(3))
@@ -474,7 +473,7 @@ async def test_an_offset_that_a_failed_batch_had_is_not_given_out_again(spine: S
     assert last.offset > first.offset + 2
 
 
-async def test_an_offset_is_given_out_only_once_it_is_reserved(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_offsets_are_reserved_before_use(store: SQLiteStore, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as db:
         async with running(store) as spine:
             db.execute("CREATE TRIGGER stuck BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'stuck'); END")
@@ -487,11 +486,8 @@ async def test_an_offset_is_given_out_only_once_it_is_reserved(store: SQLiteStor
 
 
 @pytest.mark.parametrize("crash", [True, False], ids=["crashed", "stopped"])
-async def test_the_next_daemon_gives_out_larger_offsets(
-    store: SQLiteStore, tmp_path: Path, crash: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RESERVE_AHEAD", 3)
-    async with running(store) as spine:
+async def test_the_next_daemon_gives_out_larger_offsets(store: SQLiteStore, tmp_path: Path, crash: bool) -> None:
+    async with running(store, reserve_ahead=3) as spine:
         for number in range(1, 20):
             await spine.submit(register(number), start(number))
         last = spine.broadcaster.offset
@@ -508,7 +504,7 @@ async def test_the_next_daemon_gives_out_larger_offsets(
 # Progress is written behind
 
 
-async def test_progress_alone_is_published_at_once_and_not_committed(watched: WatchedStore) -> None:
+async def test_progress_alone_is_published_and_not_committed(watched: WatchedStore) -> None:
     async with running(watched) as spine:
         await spine.submit(register(), start())
         commits = len(watched.commits)
@@ -518,14 +514,14 @@ async def test_progress_alone_is_published_at_once_and_not_committed(watched: Wa
             assert types(await next_of(reader, 2)) == ["status_change", "progress"]
 
 
-async def test_the_newest_progress_is_in_the_store_within_a_second(
+async def test_newest_progress_is_stored_within_a_second(
     watched: WatchedStore, mock_clock: trio.testing.MockClock
 ) -> None:
     async with running(watched) as spine:
         await spine.submit(register(1), register(2), start(1), start(2))
         jobs = await spine.submit(progress(1, 1), progress(2, 1), progress(3, 2))
         with watched.held_after():
-            await settled()  # it has begun to wait
+            await settled()  # the write-behind waits
             mock_clock.jump(1)
             await watched.written()
         assert await watched.jobs([job_id(1), job_id(2)]) == {job_id(1): jobs[1], job_id(2): jobs[2]}
@@ -541,7 +537,7 @@ async def test_the_newest_progress_is_in_the_store_within_a_second(
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == math.inf
 
 
-async def test_what_comes_while_progress_is_written_does_not_wait_for_it(
+async def test_events_do_not_wait_for_written_progress(
     watched: WatchedStore, mock_clock: trio.testing.MockClock
 ) -> None:
     async with running(watched) as spine:
@@ -561,7 +557,7 @@ async def test_what_comes_while_progress_is_written_does_not_wait_for_it(
     assert await watched.jobs([ID]) == {ID: known}
 
 
-async def test_of_progress_that_could_not_be_written_the_newest_is_written_later(
+async def test_after_a_failed_write_the_newest_progress_is_written(
     watched: WatchedStore, tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     async with running(watched) as spine:
@@ -573,8 +569,8 @@ async def test_of_progress_that_could_not_be_written_the_newest_is_written_later
                 mock_clock.jump(1)
                 await watched.reached()
                 [newest] = await spine.submit(progress(2, 2))
-            await spine.ingest.turned(None)
-        assert spine.ingest.failing is not None
+            await spine.health.wait_changed(None)
+        assert spine.health.failure is not None
         with watched.held_after():
             await settled()
             mock_clock.jump(1)
@@ -584,7 +580,7 @@ async def test_of_progress_that_could_not_be_written_the_newest_is_written_later
         assert stored[job_id(2)] == newest
 
 
-async def test_old_progress_that_could_not_be_written_does_not_undo_the_end_that_was(
+async def test_a_failed_write_of_progress_does_not_undo_the_end(
     watched: WatchedStore, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails, begun = trio.Event(), trio.Event()
@@ -608,18 +604,18 @@ async def test_old_progress_that_could_not_be_written_does_not_undo_the_end_that
                 nursery.start_soon(spine.submit, complete())
                 await watched.written()
                 fails.set()
-                await spine.ingest.turned(None)
+                await spine.health.wait_changed(None)
     assert (await watched.jobs([ID]))[ID].status is COMPLETED
 
 
-async def test_a_change_of_any_job_takes_the_unsaved_progress_of_all_with_it(spine: Spine) -> None:
+async def test_a_commit_includes_unsaved_progress_of_all_jobs(spine: Spine) -> None:
     await spine.submit(register(1), start(1))
     [moved] = await spine.submit(progress(7, 1))
     await spine.submit(register(2))
     assert await spine.store.jobs([job_id(1)]) == {job_id(1): moved}
 
 
-async def test_progress_that_could_not_be_written_is_written_with_what_comes_next(spine: Spine, tmp_path: Path) -> None:
+async def test_unsaved_progress_is_written_with_the_next_commit(spine: Spine, tmp_path: Path) -> None:
     await spine.submit(register(1), start(1))
     [moved] = await spine.submit(progress(7, 1))
     with disk_full(tmp_path / "store.sqlite"):
@@ -631,23 +627,23 @@ async def test_progress_that_could_not_be_written_is_written_with_what_comes_nex
 # The end
 
 
-async def test_a_daemon_that_stops_writes_the_newest_progress(store: SQLiteStore) -> None:
+async def test_a_stop_writes_the_newest_progress(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(register(), start())
         [moved] = await spine.submit(progress(7))
     assert await store.jobs([ID]) == {ID: moved}
 
 
-async def test_who_hands_in_after_the_stop_is_told_so(store: SQLiteStore) -> None:
+async def test_submitting_after_a_stop_raises(store: SQLiteStore) -> None:
     async with running(store) as spine:
         await spine.submit(register())
     with trio.fail_after(PATIENCE), pytest.raises(Unavailable, match="stopping"):
         await spine.submit(start())
 
 
-async def test_everybody_who_hands_in_while_it_stops_is_answered(watched: WatchedStore) -> None:
-    """Those in the batch, those in the queue, those who wait for a place in it, and those who come too late."""
-    count = module.QUEUE_CAPACITY + 50
+async def test_every_producer_is_answered_during_a_stop(watched: WatchedStore) -> None:
+    """Producers in the batch, in the queue, waiting for the queue, and too late."""
+    count = QUEUE_CAPACITY + 50
     answered: list[int] = []
 
     async def hand_in(spine: Spine, number: int) -> None:
@@ -675,7 +671,7 @@ async def test_everybody_who_hands_in_while_it_stops_is_answered(watched: Watche
     assert sorted(answered) == list(range(count + 1))
 
 
-async def test_a_batch_that_was_begun_is_finished_although_it_stops(watched: WatchedStore) -> None:
+async def test_a_stop_finishes_the_current_commit(watched: WatchedStore) -> None:
     async with trio.open_nursery() as producers, trio.open_nursery() as tasks:
         spine = Spine(watched, tasks)
         tasks.start_soon(spine.ingest.run)
@@ -687,7 +683,7 @@ async def test_a_batch_that_was_begun_is_finished_although_it_stops(watched: Wat
     assert [job.status for job in (await watched.jobs([ID])).values()] == [PROCESSING]
 
 
-async def test_an_event_that_was_handed_in_before_the_stop_is_kept(store: SQLiteStore) -> None:
+async def test_events_before_a_stop_are_stored(store: SQLiteStore) -> None:
     async with trio.open_nursery() as producers:
         async with running(store) as spine:
             await spine.submit(register())
@@ -698,7 +694,7 @@ async def test_an_event_that_was_handed_in_before_the_stop_is_kept(store: SQLite
     assert len(await store.unfinished()) == 9
 
 
-async def test_a_producer_that_goes_does_not_take_its_event_back(watched: WatchedStore) -> None:
+async def test_a_cancelled_producer_does_not_revoke_its_event(watched: WatchedStore) -> None:
     async with running(watched) as spine:
         with watched.held_before():
             async with trio.open_nursery() as producer:
@@ -710,20 +706,20 @@ async def test_a_producer_that_goes_does_not_take_its_event_back(watched: Watche
         assert job.status is PROCESSING
 
 
-# Who may do what
+# Permissions
 
 
-async def test_a_job_of_the_runner_is_not_started_by_a_producer(spine: Spine) -> None:
+async def test_a_producer_cannot_start_a_job_of_the_runner(spine: Spine) -> None:
     outcomes: list[Event] = [submit(), progress(1), start(), cancel()]
     assert errors(await spine.submit(*outcomes)) == [None, Conflict, Conflict, None]
 
 
 def known_before(cursor: str) -> RegisterEvent:
-    """A registration of a job that a producer was given a cursor for."""
+    """Return a registration by a producer that has a cursor of the job."""
     return RegisterEvent(ID, Registration("scan"), cursor)
 
 
-async def test_a_job_that_was_deleted_is_not_registered_again(spine: Spine) -> None:
+async def test_a_deleted_job_is_not_registered_again(spine: Spine) -> None:
     job = await spine.ingest.submit_one(register())
     cursor = str(Cursor(spine.store.id, job.offset))
     assert await spine.ingest.submit_one(known_before(cursor)) is job
@@ -733,24 +729,22 @@ async def test_a_job_that_was_deleted_is_not_registered_again(spine: Spine) -> N
     assert str(refusal) == f"no job {ID}"
 
 
-async def test_a_job_that_another_store_had_is_registered_again(spine: Spine) -> None:
+async def test_a_job_of_another_store_is_registered_again(spine: Spine) -> None:
     job = await spine.ingest.submit_one(known_before("another-7"))
     assert (job.id, job.status) == (ID, QUEUED)
 
 
-async def test_a_registration_with_what_is_no_cursor_is_refused(spine: Spine) -> None:
+async def test_a_registration_with_an_invalid_cursor_is_rejected(spine: Spine) -> None:
     [refusal] = await spine.submit(known_before("yesterday"))
     assert isinstance(refusal, InvalidInput)
 
 
 @pytest.mark.parametrize("work", [Registry.keep, log_change])
-async def test_few_jobs_of_a_large_batch_are_kept_and_logged_in_one_pass(
-    spine: Spine, work: Callable[..., object]
-) -> None:
-    numbers = range(1, 10 * module.STEP)
+async def test_a_large_transaction_is_kept_and_logged_in_parts(spine: Spine, work: Callable[..., object]) -> None:
+    numbers = range(1, 10 * STEP)
     await spine.submit(*map(register, numbers), *map(start, numbers))
     with counted(work) as calls:
         await spine.submit(*map(complete, numbers))
     assert calls.total >= len(numbers)
-    assert calls.most <= module.STEP
+    assert calls.most <= STEP
     assert len(spine.registry.unfinished) == 0

@@ -1,18 +1,16 @@
-"""The messages in memory by offset: the same as a sorted list, whatever is added and removed."""
+"""Recent messages against a sorted list."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.broadcast.envelope import Envelope
-from progressd.engine.recent import Recent
+from progressd.engine.registry import Recent
 from support.samples import moved
 
 OFFSETS = st.integers(1, 3000)
 
 
 @given(st.lists(st.tuples(st.booleans(), OFFSETS), max_size=200), OFFSETS, OFFSETS, st.integers(1, 50))
-def test_what_is_between_two_offsets_comes_in_order(
-    steps: list[tuple[bool, int]], after: int, upto: int, most: int
-) -> None:
+def test_messages_between_offsets_are_in_order(steps: list[tuple[bool, int]], after: int, upto: int, most: int) -> None:
     recent, there = Recent(), dict[int, Envelope]()
     for add, offset in steps:
         if add and offset not in there:
@@ -24,7 +22,7 @@ def test_what_is_between_two_offsets_comes_in_order(
     assert recent.between(after, upto, most) == expected[:most]
 
 
-def test_nothing_is_left_of_what_was_removed() -> None:
+def test_removed_messages_leave_nothing() -> None:
     recent, items = Recent(), [Envelope(offset, moved(1)) for offset in range(1, 5000)]
     for item in items:
         recent.add(item)

@@ -1,4 +1,4 @@
-"""The registry: which jobs it has in memory, and who it wakes."""
+"""The registry: jobs in memory, their messages, and waiting tasks."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,6 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope
-from progressd.core.batch import Priority
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import JobMessage
@@ -30,7 +29,7 @@ def registry(store: SQLiteStore) -> Registry:
     return Registry(store)
 
 
-async def test_after_a_start_the_unfinished_jobs_are_there_oldest_first(store: SQLiteStore, registry: Registry) -> None:
+async def test_load_reads_unfinished_jobs_oldest_first(store: SQLiteStore, registry: Registry) -> None:
     jobs = [job(3), job(1, PROCESSING), job(2, COMPLETED, completed_at=NOW), job(4, CANCELLED, completed_at=NOW)]
     await store.commit(jobs, [])
     await registry.load()
@@ -39,9 +38,7 @@ async def test_after_a_start_the_unfinished_jobs_are_there_oldest_first(store: S
     assert registry.known(job_id(2)) is None
 
 
-async def test_a_finished_job_that_is_not_in_memory_is_found_in_the_store(
-    store: SQLiteStore, registry: Registry
-) -> None:
+async def test_a_finished_job_is_found_in_the_store(store: SQLiteStore, registry: Registry) -> None:
     old = job(1, FAILED, completed_at=NOW, error="no paper")
     await store.commit([old], [])
     assert await registry.get(job_id(1)) == old
@@ -49,21 +46,19 @@ async def test_a_finished_job_that_is_not_in_memory_is_found_in_the_store(
     assert await registry.find([job_id(1), job_id(2), job_id(3)]) == {job_id(1): old, job_id(2): job(2)}
 
 
-async def test_a_job_that_does_not_exist_is_named(registry: Registry) -> None:
+async def test_an_unknown_job_is_named(registry: Registry) -> None:
     with pytest.raises(NotFound, match=job_id(9)):
         await registry.get(job_id(9))
 
 
-async def test_what_is_in_memory_counts_and_not_what_the_store_still_has(
-    store: SQLiteStore, registry: Registry
-) -> None:
+async def test_memory_overrides_the_store(store: SQLiteStore, registry: Registry) -> None:
     await store.commit([job(1)], [])
     moving = job(1, PROCESSING)
     registry.keep(moving)
     assert await registry.get(job_id(1)) == moving
 
 
-def test_a_job_keeps_its_place_in_the_queue_while_it_moves(registry: Registry) -> None:
+def test_progress_keeps_the_order_of_jobs(registry: Registry) -> None:
     for number in (1, 2, 3):
         registry.keep(job(number))
     registry.keep(job(1, PROCESSING))
@@ -71,7 +66,7 @@ def test_a_job_keeps_its_place_in_the_queue_while_it_moves(registry: Registry) -
     assert list(registry.unfinished) == [job_id(1), job_id(2), job_id(3)]
 
 
-def test_only_the_last_finished_jobs_stay_in_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_recently_finished_jobs_stay_in_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_FINISHED", 2)
     for number in (1, 2, 3):
         registry.keep(job(number))
@@ -80,7 +75,7 @@ def test_only_the_last_finished_jobs_stay_in_memory(registry: Registry, monkeypa
     assert [registry.known(job_id(number)) for number in (1, 2, 3)] == [None, job(2, COMPLETED), job(3, COMPLETED)]
 
 
-def test_large_finished_jobs_stay_in_memory_as_long_as_they_fit(registry: Registry) -> None:
+def test_the_memory_of_finished_jobs_is_limited(registry: Registry) -> None:
     small, large = {"a": "x" * 60_000}, {"a": [[]] * 20_000}
     for options, fewest, most in ((small, 100, 140), (large, 10, 20)):
         for number in range(1, 200):
@@ -101,8 +96,8 @@ def test_a_deleted_job_is_forgotten(registry: Registry) -> None:
 
 
 def seen(registry: Registry, number: int = 1, after: int = 0, upto: int = 1000) -> list[int] | None:
-    """The places of the messages that a watcher of the job is sent."""
-    trail = registry.trail(job_id(number))
+    """Return the offsets of the messages of a job."""
+    trail = registry.log_of(job_id(number))
     return None if trail is None else [published.offset for published in trail.between(after, upto)]
 
 
@@ -110,7 +105,7 @@ def published(offset: int, *messages: JobMessage) -> list[Envelope]:
     return [Envelope(offset + place, message) for place, message in enumerate(messages)]
 
 
-def test_of_a_job_in_memory_all_its_changes_and_its_newest_progress_are_there_in_order(registry: Registry) -> None:
+def test_a_job_log_has_changes_and_newest_progress_in_order(registry: Registry) -> None:
     registry.keep(job(1), published(1, created()))
     registry.keep(job(1, PROCESSING), published(2, started(), moved(1)))
     registry.keep(job(1, PROCESSING), published(4, moved(2)))
@@ -120,25 +115,23 @@ def test_of_a_job_in_memory_all_its_changes_and_its_newest_progress_are_there_in
     assert seen(registry, after=2, upto=5) == [4, 5]
 
 
-def test_the_progress_of_an_attempt_that_was_given_up_is_gone(registry: Registry) -> None:
+def test_a_requeued_job_loses_its_progress(registry: Registry) -> None:
     registry.keep(job(1, PROCESSING), published(1, started(), moved(1)))
     registry.keep(job(1), published(3, started()))
     assert seen(registry) == [1, 3]
 
 
-async def test_after_a_start_the_messages_of_unfinished_jobs_are_there_as_before(
-    store: SQLiteStore, registry: Registry
-) -> None:
+async def test_load_reads_messages_of_unfinished_jobs(store: SQLiteStore, registry: Registry) -> None:
     await store.reserve(100)
     moving = job(1, PROCESSING, progress_offset=5, progress=moved(7).data, progress_at=NOW)
     ended = job(2, COMPLETED, completed_at=NOW)
     changes = [Change(1, created()), Change(2, created(job_id(2))), Change(3, started()), Change(4, started(job_id(2)))]
     await store.commit([moving, ended], [*changes, *(Change(6 + n, end) for n, end in enumerate(succeeded(job_id(2))))])
     reopened = Registry(store)
-    store.first_offset = 100  # as it is when the file is opened again
+    store.first_offset = 100  # as after opening the file again
     await reopened.load()
     assert seen(reopened) == [1, 3, 5]
-    trail = reopened.trail(job_id(1))
+    trail = reopened.log_of(job_id(1))
     assert trail is not None
     assert trail.progress is not None
     assert trail.progress.message == msgspec.structs.replace(moved(7), cursor=f"{store.id}-5", time=NOW)
@@ -146,9 +139,7 @@ async def test_after_a_start_the_messages_of_unfinished_jobs_are_there_as_before
     assert reopened.forgotten == 99
 
 
-def test_of_a_job_that_is_no_longer_in_memory_nothing_is_left(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forgotten_job_leaves_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_FINISHED", 1)
     registry.keep(job(1, COMPLETED, offset=2), published(1, *succeeded()))
     assert (seen(registry), registry.forgotten) == ([1, 2], 0)
@@ -158,7 +149,7 @@ def test_of_a_job_that_is_no_longer_in_memory_nothing_is_left(
     assert (seen(registry, 2), registry.forgotten) == (None, 4)
 
 
-def test_the_jobs_unfinished_at_a_place_in_the_stream_are_known(registry: Registry) -> None:
+def test_unfinished_at_says_which_jobs_were_unfinished(registry: Registry) -> None:
     for number, offset in ((1, 10), (2, 20), (3, 30)):
         registry.keep(job(number, COMPLETED, offset=offset))
     registry.keep(job(4, PROCESSING, offset=25))
@@ -168,7 +159,7 @@ def test_the_jobs_unfinished_at_a_place_in_the_stream_are_known(registry: Regist
 
 
 @pytest.mark.parametrize("end", [COMPLETED, FAILED, CANCELLED])
-async def test_everyone_who_waits_for_the_end_of_a_job_is_woken_by_it_alone(registry: Registry, end: JobStatus) -> None:
+async def test_the_end_of_a_job_wakes_all_its_waiters(registry: Registry, end: JobStatus) -> None:
     registry.keep(job(1))
     registry.keep(job(2))
     woken = []
@@ -191,7 +182,7 @@ async def test_everyone_who_waits_for_the_end_of_a_job_is_woken_by_it_alone(regi
             registry.keep(job(2, end))
 
 
-async def test_nobody_waits_for_a_job_that_has_finished(registry: Registry) -> None:
+async def test_waiting_for_a_finished_job_returns(registry: Registry) -> None:
     registry.keep(job(1, COMPLETED))
     with trio.fail_after(PATIENCE):
         await registry.wait_finished(job_id(1))
@@ -202,7 +193,7 @@ def piped(number: int, status: JobStatus = QUEUED, **fields: object) -> Job:
 
 
 async def next_numbers(registry: Registry) -> list[int]:
-    """The jobs that the runner gets, until it has to wait."""
+    """Return the jobs that the runner gets without waiting."""
     numbers = []
     with trio.move_on_after(0):
         while True:
@@ -210,16 +201,7 @@ async def next_numbers(registry: Registry) -> list[int]:
     return numbers
 
 
-async def test_the_runner_gets_queued_jobs_by_priority_and_age(registry: Registry) -> None:
-    registry.keep(job(1))
-    registry.keep(piped(2, PROCESSING))
-    for number, priority in ((4, Priority.NORMAL), (3, Priority.NORMAL), (5, Priority.HIGH), (6, Priority.LOW)):
-        registry.keep(piped(number, priority=priority))
-    registry.keep(piped(6, CANCELLED))
-    assert await next_numbers(registry) == [5, 3, 4]
-
-
-async def test_a_job_is_in_the_queue_once_and_again_when_it_is_queued_again(registry: Registry) -> None:
+async def test_a_job_is_queued_once_per_attempt(registry: Registry) -> None:
     registry.keep(piped(1))
     registry.keep(piped(1, progress=moved(1).data))
     registry.keep(piped(2))
@@ -231,7 +213,7 @@ async def test_a_job_is_in_the_queue_once_and_again_when_it_is_queued_again(regi
     assert await next_numbers(registry) == [1, 2]
 
 
-async def test_a_new_job_with_the_id_of_a_deleted_one_is_in_the_queue_once(registry: Registry) -> None:
+async def test_a_reused_job_id_is_queued_once(registry: Registry) -> None:
     registry.keep(piped(1))
     registry.keep(piped(1, CANCELLED))
     registry.forget([job_id(1)])
@@ -239,7 +221,7 @@ async def test_a_new_job_with_the_id_of_a_deleted_one_is_in_the_queue_once(regis
     assert await next_numbers(registry) == [9]
 
 
-async def test_after_a_start_the_queued_jobs_are_in_the_queue(store: SQLiteStore, registry: Registry) -> None:
+async def test_load_queues_queued_jobs(store: SQLiteStore, registry: Registry) -> None:
     await store.commit([piped(2), piped(1), piped(3, PROCESSING), job(4)], [])
     await registry.load()
     assert await next_numbers(registry) == [1, 2]
@@ -257,9 +239,9 @@ async def test_a_queued_job_wakes_the_runner(registry: Registry) -> None:
             registry.keep(piped(3))
 
 
-def test_registering_a_job_costs_the_same_however_many_are_unfinished(registry: Registry) -> None:
+def test_registration_cost_does_not_depend_on_unfinished_jobs(registry: Registry) -> None:
     def steps(number: int) -> int:
-        """Of the interpreter, to register a job for the runner and hand it over."""
+        """Count instructions to register a job for the runner and hand it over."""
         count = 0
 
         def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:

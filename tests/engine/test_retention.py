@@ -1,4 +1,4 @@
-"""Retention: what is deleted when, and what stays."""
+"""Retention: what is deleted, and when."""
 
 import os
 import sqlite3
@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from progressd.core.job import Job
 from progressd.core.status import JobStatus
 from progressd.engine import retention as module
 from progressd.engine.registry import Registry
-from progressd.engine.retention import DELETE_STEP, FIRST_DELAY, INTERVAL, PAUSE, run_retention
+from progressd.engine.retention import DELETE_BATCH, FIRST_DELAY, INTERVAL, PAUSE, run_retention
 from progressd.files.job_files import JobFiles
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
@@ -32,13 +33,13 @@ KEEP = 30 * DAY
 
 
 def ended(number: int, days_ago: float, status: JobStatus = JobStatus.COMPLETED) -> Job:
-    """Its end is at ten times the number."""
+    """Return a finished job with offset 10 × number."""
     at = datetime.now(UTC) - timedelta(days=days_ago)
     return job(number, status, created_at=at, completed_at=at, offset=10 * number)
 
 
 def reopened(store: SQLiteStore, tmp_path: Path) -> SQLiteStore:
-    """As by the next daemon, which gives out offsets above all that are there."""
+    """Open the store again, with offsets above all in it."""
     store.close()
     with closing(sqlite3.connect(tmp_path / "store.sqlite")) as db:
         db.execute("UPDATE meta SET value = 1000 WHERE key = 'reserved'")
@@ -50,10 +51,7 @@ async def jobs_in(store: SQLiteStore) -> set[str]:
     return {one.id for one in (await store.list_jobs(Filter(), 1000, 0))[0]}
 
 
-async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else(
-    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "DELETE_STEP", 2)
+async def test_old_jobs_are_deleted_with_their_files(store: SQLiteStore, tmp_path: Path) -> None:
     old = [ended(1, 31), ended(2, 32, JobStatus.FAILED), ended(3, 33, JobStatus.CANCELLED), ended(4, 30.1)]
     kept = [
         ended(5, 29.9),
@@ -67,7 +65,7 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
         files.input(one.id).parent.mkdir()
         files.input(one.id).touch()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_retention, KEEP, store, registry, files)
+        nursery.start_soon(partial(run_retention, batch=2), KEEP, store, registry, files)
         await eventually(lambda: len(list((tmp_path / "jobs").iterdir())) == len(kept))
         nursery.cancel_scope.cancel()
     assert await jobs_in(store) == {one.id for one in kept}
@@ -75,7 +73,7 @@ async def test_what_finished_long_ago_is_deleted_with_its_files_and_nothing_else
     assert await registry.find([one.id for one in old]) == {}
 
 
-async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_failed_deletion_is_retried(store: SQLiteStore, tmp_path: Path) -> None:
     files = JobFiles(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
@@ -87,10 +85,7 @@ async def test_what_could_not_be_deleted_is_at_the_next_look(store: SQLiteStore,
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
-    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SWEEP_STEP", 2)
+async def test_files_of_deleted_jobs_are_removed_after_a_kill(store: SQLiteStore, tmp_path: Path) -> None:
     files = JobFiles(tmp_path)
     await files.prepare(store)
     kept = [
@@ -106,7 +101,7 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
         os.utime(files.input(job_id(number)).parent, (time.time() - age,) * 2)
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
+            nursery.start_soon(partial(run_retention, batch=2), KEEP, store, Registry(store), files)
             await eventually(lambda: logs)
             nursery.cancel_scope.cancel()
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == {job_id(number) for number in (1, 2, 3)}
@@ -114,7 +109,7 @@ async def test_what_a_kill_has_left_of_deleted_jobs_is_swept_away(
 
 
 @pytest.mark.parametrize("age", [DAY, KEEP + DAY], ids=["young", "old"])
-async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, tmp_path: Path, age: float) -> None:
+async def test_files_stay_if_the_store_has_no_job(store: SQLiteStore, tmp_path: Path, age: float) -> None:
     files = JobFiles(tmp_path)
     await files.prepare(store)
     files.input(ID).parent.mkdir()
@@ -131,13 +126,13 @@ async def test_files_of_jobs_stay_where_the_store_has_none(store: SQLiteStore, t
 
 
 class UnreadableStore(SQLiteStore):
-    """Cannot say which jobs there are."""
+    """A store that cannot list its jobs."""
 
     async def known(self, ids: Collection[str]) -> Collection[str]:
         raise StoreFailed("the store does not answer")
 
 
-async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(tmp_path: Path) -> None:
+async def test_files_stay_while_the_store_fails(tmp_path: Path) -> None:
     store: SQLiteStore = SQLiteStore.open(tmp_path / "store.sqlite")
     await store.commit([ended(1, 31), ended(3, 0)], [])
     reopened(store, tmp_path).close()
@@ -149,7 +144,7 @@ async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(
         os.utime(files.input(job_id(number)).parent, (1000, 1000))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        await eventually(lambda: not files.input(ID).parent.exists())  # the retention itself goes on
+        await eventually(lambda: not files.input(ID).parent.exists())  # retention continues
         await trio.testing.wait_all_tasks_blocked(0.02)
         nursery.cancel_scope.cancel()
     assert files.input(job_id(2)).parent.exists()
@@ -157,7 +152,7 @@ async def test_nothing_is_swept_away_while_the_store_does_not_say_what_there_is(
 
 
 class ScriptedStore:
-    """Says how many jobs it has deleted, or that it could not, as the script has it; then the test is over."""
+    """A store that deletes or fails as scripted, and then ends the test."""
 
     def __init__(
         self, script: Collection[int | StoreFailed], over: trio.CancelScope, newest: datetime | None = None
@@ -185,13 +180,13 @@ class ScriptedStore:
 @pytest.mark.parametrize(
     ("script", "pauses"),
     [
-        ([DELETE_STEP, 3, 0], [PAUSE, PAUSE, FIRST_DELAY]),
+        ([DELETE_BATCH, 3, 0], [PAUSE, PAUSE, FIRST_DELAY]),
         ([0, 1, 0], [FIRST_DELAY, PAUSE, INTERVAL]),
         ([StoreFailed("disk full"), 0], [FIRST_DELAY, INTERVAL]),
     ],
     ids=["many at a time with others let in between", "a look now and then", "a store that fails is asked again"],
 )
-async def test_when_it_looks(
+async def test_retention_intervals(
     script: list[int | StoreFailed], pauses: list[float], tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     with trio.CancelScope() as over:
@@ -202,13 +197,13 @@ async def test_when_it_looks(
     assert [later - earlier for earlier, later in pairwise(store.asked)] == pytest.approx(pauses)
 
 
-async def test_nothing_is_deleted_by_the_first_look_after_the_clock_has_jumped_ahead(
+async def test_a_clock_jump_delays_deletion_by_one_run(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Clock(datetime):
         @classmethod
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            """Ten years ahead at the second look, and from the fourth on."""
+            """Jump ten years ahead at the second run, and from the fourth on."""
             ahead = trio.current_time() - began
             return datetime.now(tz) + timedelta(days=3650 if 30 < ahead < 600 or ahead > 1000 else 0)
 
@@ -223,9 +218,7 @@ async def test_nothing_is_deleted_by_the_first_look_after_the_clock_has_jumped_a
     )
 
 
-async def test_nothing_is_deleted_at_the_start_where_all_jobs_have_become_old(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_nothing_is_deleted_at_start_if_all_jobs_are_old(tmp_path: Path, autojump_clock: MockClock) -> None:
     began = trio.current_time()
     with trio.CancelScope() as over:
         store = ScriptedStore([0], over, newest=datetime.now(UTC) - timedelta(days=31))

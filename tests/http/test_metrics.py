@@ -52,9 +52,9 @@ async def test_metrics_count_the_work(daemon: RunningDaemon, client: httpx.Async
     assert found["progressd_delivered_bytes_total"] > 1000
     assert found["progressd_store_commit_duration_seconds_count"] >= 2
     for name in (
-        *("progressd_messages_coalesced_total", "progressd_slow_consumers_closed_total", "progressd_send_buffer_bytes"),
+        *("progressd_messages_coalesced_total", "progressd_send_buffer_bytes"),
         *("progressd_ingest_queue_length", "progressd_event_loop_lag_seconds", "superbook_batches_total{completed}"),
-        "progressd_deletion_most_seconds",
+        "progressd_store_delete_duration_seconds_count",
         *("progressd_active_topics", "progressd_connections", "process_resident_memory_bytes"),
     ):
         assert name in found, name
@@ -79,7 +79,9 @@ async def test_rejected_handshakes_are_counted_by_reason(daemon: RunningDaemon, 
         while await stream.receive_some():
             pass
     await eventually(lambda: daemon.daemon.connection_log.open == 0)
-    assert (await scraped(client))["progressd_handshakes_refused_total{not found}"] == 1
+    found = await scraped(client)
+    assert found["progressd_handshakes_refused_total{not found}"] == 1
+    assert found["progressd_connections_closed_total{refused,not found}"] == 1
 
 
 async def test_openmetrics_is_returned_on_request(client: httpx.AsyncClient) -> None:

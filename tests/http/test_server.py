@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from progressd.app import LAST_SECONDS
+from progressd.app import CLOSE_TIMEOUT
 from progressd.core.status import JobStatus
 from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
 from progressd.http.server.protocol import HALF_CLOSE_TIMEOUT, POLL_INTERVAL
@@ -184,7 +184,7 @@ async def stuck_download(directory: Path, **given: Any) -> AsyncGenerator[tuple[
 async def test_a_client_that_does_not_read_does_not_delay_the_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", 0.3)
     async with stuck_download(tmp_path, shutdown={"drain_timeout": 0.3}) as (daemon, _):
         await daemon.stop()
 
@@ -339,7 +339,7 @@ async def test_a_request_during_the_stop_gets_the_last_response(
 async def test_busy_clients_get_every_response_during_a_stop(
     daemon: RunningDaemon, answered: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     await daemon.report(registered(ID))
     answers = 0
 
@@ -382,7 +382,7 @@ async def connect_forever(daemon: RunningDaemon) -> None:
 async def test_a_stopping_daemon_refuses_new_connections(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     async with daemon.watch() as watcher:
         daemon.kill()
         await watcher.receive_until("server_shutdown")
@@ -390,7 +390,7 @@ async def test_a_stopping_daemon_refuses_new_connections(
             await connect_forever(daemon)
 
 
-LONGER = 2 * LAST_SECONDS
+LONGER = 2 * CLOSE_TIMEOUT
 
 
 async def test_a_download_can_end_within_the_drain_timeout(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ async def test_a_download_is_cut_off_after_the_drain_timeout(slow_clock: MockClo
     async with stuck_download(tmp_path) as (daemon, stream):
         daemon.kill()
         await eventually(lambda: not daemon.daemon.services.ready)
-        await jumping(slow_clock, LAST_SECONDS, daemon.stopped.is_set)
+        await jumping(slow_clock, CLOSE_TIMEOUT, daemon.stopped.is_set)
         with trio.fail_after(PATIENCE):
             assert await read_to_the_end(stream) < 100 << 20
 

@@ -205,7 +205,7 @@ async def test_a_failed_handler_ends_its_connection_and_is_logged_once(nursery: 
 
 async def test_a_daemon_that_ends_without_a_signal_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "accept_forever", lambda *_: let_out())
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="nobody told it to stop"), flatten_subgroups=True):
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="ended without a signal"), flatten_subgroups=True):
         async with running_daemon(tmp_path) as daemon:
             await daemon.stopped.wait()
 
@@ -224,7 +224,7 @@ async def test_the_end_of_any_task_ends_the_daemon(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ConnectionLog, "run", run)
     for change in ("set_threshold", "freeze"):
         monkeypatch.setattr(f"gc.{change}", lambda *_: None)
-    with pytest.raises(RuntimeError, match="nobody told it to stop"), trio.fail_after(PATIENCE):
+    with pytest.raises(RuntimeError, match="ended without a signal"), trio.fail_after(PATIENCE):
         await serve(settings, lambda: settings, on_listening=on_listening)
 
 
@@ -322,7 +322,7 @@ async def test_a_stop_notifies_and_disconnects_watchers(tmp_path: Path) -> None:
 @pytest.fixture
 def no_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make anything that delays the stop delay it for longer than a test waits."""
-    for name in ("progressd.app.LAST_SECONDS", "progressd.ws.websocket.CLOSE_TIMEOUT"):
+    for name in ("progressd.app.CLOSE_TIMEOUT", "progressd.ws.websocket.CLOSE_TIMEOUT"):
         monkeypatch.setattr(name, 3600)
 
 
@@ -357,7 +357,7 @@ async def test_clients_without_a_request_do_not_delay_the_stop(daemon: RunningDa
 async def test_a_watcher_that_ignores_the_close_is_disconnected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", 0.3)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", 0.3)
     async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect(receive_buffer=4096)) as peer:
         await peer.open("/ws/jobs")
         before = trio.current_time()
@@ -386,7 +386,7 @@ async def test_a_watcher_that_leaves_during_a_stop_does_not_disturb_it(tmp_path:
 
 
 async def test_a_second_signal_ends_the_wait_for_watchers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.app.LAST_SECONDS", math.inf)
+    monkeypatch.setattr("progressd.app.CLOSE_TIMEOUT", math.inf)
     async with running_daemon(tmp_path) as daemon, Peer(await daemon.connect()) as peer:
         await peer.open()
         daemon.kill()

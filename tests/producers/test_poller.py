@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.errors import ProgressdError
-from progressd.engine.submitting import Outcome
+from progressd.engine.ingest import Outcome
 from progressd.producers.ndjson import TURN_LINES, LineBatch, LineSplitter
 from progressd.producers.poller import POLL_INTERVAL, Poller
 from progressd.store.sqlite import SQLiteStore

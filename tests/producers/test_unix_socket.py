@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import StoreFailed
 from progressd.core.status import JobStatus
-from progressd.engine.submitting import EventSink
+from progressd.engine.ingest import EventSink
 from progressd.producers.ndjson import TURN_LINES
 from progressd.producers.ndjson_stream import NDJSONReader
 from progressd.producers.poller import MAX_READS, Poller

@@ -1,4 +1,4 @@
-"""Backups: whole, of one moment, checked, and never in the place of anything."""
+"""Backups are complete, consistent and checked, and replace no file."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ import pytest
 import trio
 from progressd.core.errors import Conflict, SettingsError
 from progressd.core.status import JobStatus
-from progressd.store.backup import LEFT_OVER, backup
+from progressd.store.backup import PARTIAL_MIN_AGE, backup
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from support.growth import fill
@@ -24,7 +24,7 @@ from support.samples import created, job, job_id, started
 
 
 def files(directory: Path) -> set[str]:
-    """Without those that SQLite keeps beside a database that is read."""
+    """Return the files, without those of SQLite beside an open database."""
     return {file.name for file in directory.iterdir() if not file.name.endswith(("-shm", "-wal"))}
 
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "progressd.db"
 
 
-async def test_a_backup_while_there_is_much_to_write_is_of_one_moment(path: Path, tmp_path: Path) -> None:
+async def test_a_backup_during_writes_is_consistent(path: Path, tmp_path: Path) -> None:
     fill(path, 5000)
     numbers = iter(range(10_000, 10**6))
 
@@ -61,7 +61,7 @@ async def test_a_backup_while_there_is_much_to_write_is_of_one_moment(path: Path
     assert files(tmp_path) == {path.name, "a", "b", "c"}
 
 
-async def test_who_goes_on_with_a_backup_is_another_store_with_the_same_jobs(path: Path, tmp_path: Path) -> None:
+async def test_a_backup_is_another_store_with_the_same_jobs(path: Path, tmp_path: Path) -> None:
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
         await store.commit([job(1)], [Change(1, created())])
@@ -72,7 +72,7 @@ async def test_who_goes_on_with_a_backup_is_another_store_with_the_same_jobs(pat
             assert copy.id != store.id
 
 
-def test_a_backup_overwrites_nothing(path: Path, tmp_path: Path) -> None:
+def test_a_backup_overwrites_no_file(path: Path, tmp_path: Path) -> None:
     SQLiteStore.open(path).close()
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "new.part").write_text("mine")
@@ -85,7 +85,7 @@ def test_a_backup_overwrites_nothing(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_of_two_backups_to_one_place_the_first_to_be_whole_has_it(
+def test_the_first_of_two_backups_to_one_file_wins(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
     fill(path, 100)
@@ -111,41 +111,41 @@ def test_of_two_backups_to_one_place_the_first_to_be_whole_has_it(
 
 
 def unlinked(*_: object) -> None:
-    """As on a file system that has no links."""
+    """Fail as on a file system without hard links."""
     raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-def test_a_store_that_is_damaged_is_not_backed_up_as_if_it_were_not(path: Path, tmp_path: Path) -> None:
+def test_a_damaged_store_is_not_backed_up(path: Path, tmp_path: Path) -> None:
     fill(path, 2000)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 4096] = os.urandom(4096)
     path.write_bytes(content)
-    with pytest.raises(SettingsError, match=r"the store is damaged .* see progressd check"):
+    with pytest.raises(SettingsError, match=r"cannot back up the store: it is damaged .* run progressd check"):
         backup(path, tmp_path / "copy")
     assert files(tmp_path) == {path.name}
 
 
-def test_what_cannot_be_backed_up_is_a_sentence(path: Path, tmp_path: Path) -> None:
+def test_a_failed_backup_has_a_clear_error(path: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"there is no store {path}"):
         backup(path, tmp_path / "copy")
     SQLiteStore.open(path).close()
     with pytest.raises(SettingsError, match="No such file or directory"):
         backup(path, tmp_path / "missing" / "copy")
     path.write_bytes(b"something else" * 100)
-    with pytest.raises(SettingsError, match="is damaged, or is no store at all"):
+    with pytest.raises(SettingsError, match="is damaged or is not a database"):
         backup(path, tmp_path / "copy")
 
 
-def test_what_a_killed_backup_has_left_is_removed_by_the_next_to_its_place(path: Path, tmp_path: Path) -> None:
+def test_remains_of_killed_backups_are_deleted(path: Path, tmp_path: Path) -> None:
     SQLiteStore.open(path).close()
-    long_ago = time.time() - LEFT_OVER - 60
+    long_ago = time.time() - PARTIAL_MIN_AGE - 60
     left = {"a+.db.0123abcd.part", "a+.db.0123abcd.part-journal"}
     others = {"aa.db.0123abcd.part", "a+.db.0123abcd.party", "a+.db.0123abc.part", "a+.db.part", "b.db.0123abcd.part"}
     for name in left | others:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (long_ago, long_ago))
-    (tmp_path / "a+.db.ffffffff.part").touch()  # of another backup, it may be
+    (tmp_path / "a+.db.ffffffff.part").touch()  # perhaps of another backup in progress
     backup(path, tmp_path / "a+.db")
     assert files(tmp_path) == {path.name, "a+.db", "a+.db.ffffffff.part", *others}
 
@@ -168,7 +168,7 @@ backup(Path(sys.argv[1]), Path(sys.argv[2]))
 
 
 @pytest.mark.parametrize("where", ["journal_mode", "UPDATE meta", "integrity_check"])
-async def test_a_backup_that_is_killed_is_not_there_and_the_next_one_is(path: Path, tmp_path: Path, where: str) -> None:
+async def test_a_killed_backup_leaves_no_copy(path: Path, tmp_path: Path, where: str) -> None:
     fill(path, 100)
     target = tmp_path / "copy"
     done = await trio.run_process([sys.executable, "-c", KILLED, str(path), str(target), where], check=False)

@@ -1,4 +1,4 @@
-"""A disk that is full for a while, for real, and a file that is damaged: who is told what, and that nothing is lost."""
+"""A really full disk, and a damaged file: errors are reported and nothing is lost."""
 
 import os
 import sqlite3
@@ -29,7 +29,7 @@ from support.scarcity import SmallDisk, small_disk
 from support.waiting import PATIENCE, eventually
 
 MANY = 2000
-INDEX_BYTES = 32 * 1024  # of the index of SQLite's log, without which no store is opened
+INDEX_BYTES = 32 * 1024  # of SQLite's -shm file, which every store needs
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(disk: SmallDisk) -> None:
+async def test_a_full_disk_rejects_changes_and_recovers(disk: SmallDisk) -> None:
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client, daemon.watch() as watcher:
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
         disk.fill()
-        text = "x" * 3000  # a commit of a page
+        text = "x" * 3000  # one page per commit
         kept, refused = [], []
         for number in range(2, MANY):
             answer = await client.post("/api/jobs", json={"id": job_id(number), "options": {"text": text}})
@@ -54,7 +54,7 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
         assert "Retry-After" in refused[0][1].headers
         health = (await client.get("/api/health")).json()
         assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
-        [answer] = await daemon.report(progress(job_id(1), 1))  # which starts it, and has to be kept
+        [answer] = await daemon.report(progress(job_id(1), 1))  # starts the job, so it must be stored
         assert answer["error"] == "the disk of the daemon's store is full"
         headers = {"Host": daemon.address, **FORM_TYPE}
         upload = await client.post("/api/convert", content=form(file_part()), headers=headers)
@@ -86,22 +86,22 @@ async def test_a_full_disk_refuses_changes_keeps_what_it_has_and_mends_itself(di
         assert total == 1 + len(kept)
 
 
-async def test_a_disk_that_is_full_at_the_start_is_told_before_anybody_changes_anything(disk: SmallDisk) -> None:
+async def test_a_full_disk_is_reported_at_start(disk: SmallDisk) -> None:
     async with running_daemon(disk.path) as daemon:
         assert (await daemon.report(registered(job_id(1))))[0]["ok"]
     disk.fill(but_for=INDEX_BYTES)
     async with running_daemon(disk.path) as daemon, client_of(daemon) as client:
-        await eventually(lambda: daemon.daemon.ingest.failing)
+        await eventually(lambda: daemon.daemon.log.health.failure)
         health = (await client.get("/api/health")).json()
         assert (health["status"], health["error"]) == ("failing", "the disk of the daemon's store is full")
         assert (await client.post("/api/jobs")).status_code == 507
         disk.make_room()
-        await eventually(lambda: daemon.daemon.ingest.failing is None)
+        await eventually(lambda: daemon.daemon.log.health.failure is None)
         assert (await client.get("/api/health")).json()["status"] == "healthy"
         assert (await client.post("/api/jobs")).status_code == 201
 
 
-async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(disk: SmallDisk) -> None:
+async def test_a_rejected_commit_on_a_full_disk_changes_nothing(disk: SmallDisk) -> None:
     path = disk.path / "store.db"
     text = "x" * 3000
     with closing(SQLiteStore.open(path)) as store:
@@ -124,9 +124,7 @@ async def test_a_store_that_is_full_is_as_it_was_before_each_commit_it_refused(d
         assert len(await store.changes(0, MANY, MANY)) == kept + 1
 
 
-def test_a_backup_that_the_disk_has_no_room_for_is_a_sentence_and_leaves_nothing(
-    disk: SmallDisk, tmp_path: Path
-) -> None:
+def test_a_backup_without_disk_space_leaves_nothing(disk: SmallDisk, tmp_path: Path) -> None:
     fill(tmp_path / "store.db", 500)
     disk.fill()
     target = disk.path / "copy.db"
@@ -142,7 +140,7 @@ def serve(state_dir: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def test_a_daemon_that_finds_the_disk_full_at_its_start_says_so_in_a_sentence(disk: SmallDisk) -> None:
+def test_a_start_on_a_full_disk_has_a_clear_error(disk: SmallDisk) -> None:
     disk.fill()
     ended = serve(disk.path / "state")
     assert ended.returncode == 1
@@ -151,7 +149,7 @@ def test_a_daemon_that_finds_the_disk_full_at_its_start_says_so_in_a_sentence(di
 
 
 def damage(path: Path, table: str) -> None:
-    """Overwrite the pages of a table but for its root, as a failing disk does."""
+    """Overwrite the pages of a table except its root, like a failing disk."""
     content = bytearray(path.read_bytes())
     with closing(sqlite3.connect(path)) as db:
         [root] = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
@@ -164,14 +162,14 @@ def damage(path: Path, table: str) -> None:
     path.write_bytes(content)
 
 
-async def test_where_a_page_is_damaged_nothing_is_written_any_more(tmp_path: Path) -> None:
+async def test_a_damaged_page_stops_all_writes(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     fill(path, 500)
     damage(path, "jobs")
     before = path.read_bytes()
     with closing(SQLiteStore.open(path)) as store:
-        await store.commit([job(10_000)], [])  # it does not know yet
-        with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop it, and see progressd check"):
+        await store.commit([job(10_000)], [])  # the damage is not known yet
+        with pytest.raises(StoreFailed, match="the daemon's store is damaged: stop the daemon and run progressd check"):
             await store.list_jobs(Filter(), 10, 400)
         with pytest.raises(StoreFailed, match="is damaged"):
             await store.commit([job(10_001)], [])
@@ -181,7 +179,7 @@ async def test_where_a_page_is_damaged_nothing_is_written_any_more(tmp_path: Pat
     assert path.stat().st_size >= len(before)
 
 
-async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
+async def test_a_daemon_with_a_damaged_store_keeps_serving_reads(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     fill(state / "progressd.db", 500)
@@ -193,14 +191,14 @@ async def test_a_daemon_over_a_damaged_file_says_so_and_goes_on_with_what_it_has
         assert str(tmp_path) not in refused.text
         health = (await client.get("/api/health")).json()
         assert health["status"] == "failing"
-        assert "see progressd check" in health["error"]
+        assert "run progressd check" in health["error"]
         assert (await client.get("/api/health/ready")).status_code == 503
         [answer] = await daemon.report(progress(job_id(1000), 1))
-        assert "see progressd check" in answer["error"]
+        assert "run progressd check" in answer["error"]
         assert (await client.get(f"/api/jobs/{job_id(1000)}")).json()["status"] == "queued"
 
 
-# A job whose document makes no sense
+# Unreadable jobs
 
 
 FINISHED = [
@@ -223,9 +221,7 @@ IDS = ["no JSON", "no job", "no UTF-8"]
 
 
 @pytest.mark.parametrize(("where", "bit"), BROKEN, ids=IDS)
-async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
-    tmp_path: Path, where: bytes, bit: int
-) -> None:
+async def test_one_unreadable_job_does_not_affect_others(tmp_path: Path, where: bytes, bit: int) -> None:
     path, broken = tmp_path / "store.db", FINISHED[1]
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
@@ -233,7 +229,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
     flip(path, where, bit)
     with closing(SQLiteStore.open(path)) as store:
         with pytest.raises(
-            CorruptRecord, match=f"job {broken.id} cannot be read: .* see progressd check --repair"
+            CorruptRecord, match=f"job {broken.id} cannot be read: .* run progressd check --repair"
         ) as raised:
             await store.jobs([one.id for one in FINISHED])
         assert (raised.value.status, raised.value.row_id, store.unreadable) == (500, broken.id, raised.value)
@@ -245,7 +241,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
         assert await store.last_seen() == NOW
         await store.commit([job(40)], [Change(40, created(job_id(40)))])
         deleted = list[str]()
-        while step := await store.delete([one.id for one in others]):  # as many at a time as a few milliseconds allow
+        while step := await store.delete([one.id for one in others]):  # in batches of a few milliseconds
             deleted += step
         assert deleted == [one.id for one in others[::-1]]
         assert await store.delete_finished(NOW + timedelta(days=30), 10) == []
@@ -253,9 +249,7 @@ async def test_a_job_that_cannot_be_read_is_said_and_all_others_are_as_before(
 
 
 @pytest.mark.parametrize(("where", "bit"), BROKEN, ids=IDS)
-async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others(
-    tmp_path: Path, where: bytes, bit: int
-) -> None:
+async def test_retention_skips_unreadable_jobs(tmp_path: Path, where: bytes, bit: int) -> None:
     path = tmp_path / "store.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit(FINISHED, [])
@@ -266,7 +260,7 @@ async def test_where_many_jobs_cannot_be_read_retention_still_gets_to_the_others
         assert await store.delete_finished(NOW + timedelta(days=30), 1) == []
 
 
-async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for_its_job(tmp_path: Path) -> None:
+async def test_an_unreadable_change_is_skipped_or_raised(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit(FINISHED, [Change(one.created_offset, created(one.id)) for one in FINISHED])
@@ -280,7 +274,7 @@ async def test_a_change_that_cannot_be_read_is_one_less_for_all_and_an_error_for
 
 
 @pytest.mark.parametrize("bit", [0x40, 0x80])
-async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_others(tmp_path: Path, bit: int) -> None:
+async def test_a_daemon_serves_jobs_beside_an_unreadable_one(tmp_path: Path, bit: int) -> None:
     path = tmp_path / "state" / "progressd.db"
     path.parent.mkdir()
     bad, good = (
@@ -288,7 +282,7 @@ async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_oth
     )
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
-        await store.commit([good, bad], [])  # the bad one is the newest, which retention looks at
+        await store.commit([good, bad], [])  # the bad one is the newest, which retention reads
     flip(path, b'%s","kind":"j' % bad.id.encode() if bit == 0x80 else b'%s","kind":' % bad.id.encode(), bit)
     async with running_daemon(tmp_path) as daemon, client_of(daemon) as client:
         answers = await daemon.report(
@@ -310,7 +304,7 @@ async def test_a_daemon_answers_for_a_job_that_cannot_be_read_and_serves_all_oth
         assert (await client.get("/api/health/ready")).status_code == 200
 
 
-async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_read(tmp_path: Path) -> None:
+async def test_an_unreadable_unfinished_job_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "progressd.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.commit([job(1)], [])
@@ -318,12 +312,12 @@ async def test_a_daemon_does_not_begin_with_an_unfinished_job_that_cannot_be_rea
     refused = await trio.to_thread.run_sync(serve, tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     last = refused.stderr.splitlines()[-1]
-    assert last.startswith(f"Error: the daemon cannot begin with the store {path}: job {job_id(1)} cannot be read")
+    assert last.startswith(f"Error: cannot open the store {path}: job {job_id(1)} cannot be read")
     assert last.endswith(f"; `progressd check --repair --state-dir {tmp_path}` saves what can be read")
     assert "Traceback" not in refused.stderr
 
 
-def test_what_cannot_be_begun_on_a_full_disk_leaves_nothing(disk: SmallDisk) -> None:
+def test_a_failed_start_on_a_full_disk_leaves_nothing(disk: SmallDisk) -> None:
     disk.fill()
     with pytest.raises(SettingsError):
         SQLiteStore.open(disk.path / "progressd.db")

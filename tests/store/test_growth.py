@@ -1,4 +1,4 @@
-"""With a million finished jobs the daemon starts, answers and takes events as with a thousand."""
+"""A million finished jobs cost no more than a thousand: start, answers and events."""
 
 import json
 import socket
@@ -34,7 +34,7 @@ SLACK = 0.001  # seconds
 
 
 class Measured(NamedTuple):
-    """Seconds, and KiB."""
+    """Seconds and KiB."""
 
     start: float
     memory: int
@@ -43,7 +43,7 @@ class Measured(NamedTuple):
 
 
 def least_of(times: int, what: Callable[[], object]) -> float:
-    """Of many, since this machine may be busy with other things."""
+    """Return the best of many, since the machine may be busy."""
     taken = []
     for _ in range(times):
         before = perf_counter()
@@ -53,7 +53,7 @@ def least_of(times: int, what: Callable[[], object]) -> float:
 
 
 def least_event(path: Path) -> float:
-    """From an event sent to its durable answer, each of a job's whole life."""
+    """Return seconds from an event to its durable answer, for a whole job."""
     with socket.socket(socket.AF_UNIX) as producer:
         producer.settimeout(30)
         producer.connect(str(path))
@@ -90,7 +90,7 @@ async def measure(tmp_path: Path, count: int) -> Measured:
     with forge_process({}) as process:
         async with open_forge(process, tmp_path) as forge:
             async with forge.daemon(tmp_path / "empty") as daemon:
-                await daemon.listening()  # by now everything is loaded
+                await daemon.listening()  # everything is loaded
             before = perf_counter()
             async with forge.daemon(state) as daemon:
                 url = await daemon.listening()
@@ -103,7 +103,7 @@ async def measure(tmp_path: Path, count: int) -> Measured:
 
 
 @pytest.mark.torture
-async def test_a_million_finished_jobs_are_no_burden(tmp_path: Path) -> None:
+async def test_a_million_finished_jobs_cost_nothing(tmp_path: Path) -> None:
     few, many = await measure(tmp_path, 1000), await measure(tmp_path, 1_000_000)
     print(few, many, sep="\n")
     assert many.start < 1
@@ -113,7 +113,7 @@ async def test_a_million_finished_jobs_are_no_burden(tmp_path: Path) -> None:
     assert many.event < 2 * few.event + SLACK
 
 
-async def test_a_store_that_was_filled_quickly_is_as_the_daemon_would_have_left_it(tmp_path: Path) -> None:
+async def test_the_filled_store_equals_one_of_the_daemon(tmp_path: Path) -> None:
     fill(tmp_path / "store.db", 50)
     store = SQLiteStore.open(tmp_path / "store.db")
     last = (await store.jobs([job_id(50)]))[job_id(50)]

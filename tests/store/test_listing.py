@@ -1,4 +1,4 @@
-"""The lists of jobs and their counts, against a model that looks at every job."""
+"""Lists of jobs and their counts, against a model."""
 
 import sqlite3
 from collections import Counter
@@ -28,7 +28,7 @@ LABELS = st.dictionaries(st.just("by") | WORDS, st.just("eve") | WORDS, max_size
 
 
 def placed(number: int, status: JobStatus, kind: str = "scan", labels: dict[str, str] | None = None) -> Job:
-    """A job; the blocks of offsets are some jobs long."""
+    """Return a job; a block of offsets has some jobs."""
     at = NOW if status.finished else None
     return job(number, status, kind=kind, labels=labels or {}, created_offset=number * 20_000, completed_at=at)
 
@@ -69,7 +69,7 @@ STEP = st.one_of(
 
 @settings(max_examples=25)
 @given(st.lists(STEP, max_size=30))
-async def test_lists_and_counts_are_what_looking_at_every_job_would_give(steps: list[tuple[object, ...]]) -> None:
+async def test_lists_and_counts_equal_a_model(steps: list[tuple[object, ...]]) -> None:
     jobs: dict[int, Job] = {}
     batch: dict[int, Job] = {}
     with TemporaryDirectory() as directory, closing(SQLiteStore.open(Path(directory) / "store.db", "OFF")) as store:
@@ -78,7 +78,7 @@ async def test_lists_and_counts_are_what_looking_at_every_job_would_give(steps: 
                 _, number, status, kind, labels = step
                 old = batch.get(number) or jobs.get(number)  # type: ignore[call-overload]
                 if old is not None:
-                    kind, labels = old.kind, old.labels  # which a job keeps for life
+                    kind, labels = old.kind, old.labels  # they never change
                 batch[number] = placed(number, status, kind, labels)  # type: ignore[index, arg-type]
             elif step[0] == "commit":
                 await store.commit(batch.values(), [])
@@ -90,7 +90,7 @@ async def test_lists_and_counts_are_what_looking_at_every_job_would_give(steps: 
 
 
 @pytest.mark.parametrize("many", [1, 5000])
-async def test_a_page_is_found_wherever_it_is(store: SQLiteStore, many: int) -> None:
+async def test_any_page_is_found(store: SQLiteStore, many: int) -> None:
     jobs = {number: placed(number, FINISHED[number % 3]) for number in range(1, many + 1)}
     await store.commit(jobs.values(), [])
     for offset in (0, 1, many // 2, many - 2, many - 1, many, many + 7, 2**53):
@@ -100,7 +100,7 @@ async def test_a_page_is_found_wherever_it_is(store: SQLiteStore, many: int) -> 
         assert [one.id for one in found] == [job_id(number) for number in range(newest, max(0, newest - 3), -1)]
 
 
-async def test_more_jobs_than_a_statement_has_parameters_can_be_asked_for_at_once(store: SQLiteStore) -> None:
+async def test_more_jobs_than_statement_parameters_are_found(store: SQLiteStore) -> None:
     with closing(sqlite3.connect(":memory:")) as db:
         many = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) + 1
     assert len(await store.jobs([job_id(1)] * many)) == 0

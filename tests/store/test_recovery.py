@@ -1,4 +1,4 @@
-"""A repair of a damaged file keeps all that SQLite's recovery reads, and says what is lost."""
+"""A repair keeps all that SQLite's recovery reads, and lists what is lost."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ BATCH = JobBatch(id=job_id(10_000), status=BatchStatus.QUEUED, created_at=NOW, c
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with some jobs and a batch, of whose pages some are free; to be copied."""
+    """Return a store with some jobs, a batch and free pages; tests copy it."""
     path = tmp_path_factory.mktemp("whole") / "progressd.db"
     fill(path, JOBS + 100)
     with closing(SQLiteStore.open(path)) as store:
@@ -61,7 +61,7 @@ def rows(path: Path, table: str) -> dict[int, str]:
 
 
 def pages_of(path: Path, name: str) -> list[int]:
-    """The pages of a table or index, its root first."""
+    """Return the pages of a table or index, its root first."""
     with closing(sqlite3.connect(path)) as db:
         found = db.execute("SELECT pageno FROM dbstat WHERE name = ? ORDER BY path", (name,)).fetchall()
     return [page for (page,) in found]
@@ -76,7 +76,7 @@ def destroy(path: Path, *pages: int, seed: int = 1) -> None:
 
 
 def repaired(state: Path) -> list[str]:
-    """What is said to be lost."""
+    """Return the reported losses."""
     said = [sentence for sentence, _ in maintenance.repair(state)]
     assert list(maintenance.check(state)) == []
     return [sentence for sentence in said if sentence == MORE or sentence.endswith(" lost")]
@@ -91,9 +91,7 @@ def repaired(state: Path) -> list[str]:
     ],
     ids=["the root of the jobs", "an index", "many roots"],
 )
-def test_nothing_is_lost_when_only_the_way_to_the_rows_is_destroyed(
-    whole: Path, path: Path, pages: Callable[[Path], list[int]]
-) -> None:
+def test_damaged_inner_pages_lose_nothing(whole: Path, path: Path, pages: Callable[[Path], list[int]]) -> None:
     destroyed = pages(path)
     destroy(path, *destroyed)
     before = path.read_bytes()
@@ -104,7 +102,7 @@ def test_nothing_is_lost_when_only_the_way_to_the_rows_is_destroyed(
             assert rows(path, table) == rows(whole, table)
 
 
-def test_rows_of_a_destroyed_page_are_lost_by_name_and_no_others(whole: Path, path: Path) -> None:
+def test_lost_rows_are_named(whole: Path, path: Path) -> None:
     destroy(path, pages_of(path, "jobs")[3], pages_of(path, "changes")[5])
     lost = repaired(path.parent)
     assert lost.pop() == MORE
@@ -127,7 +125,7 @@ def test_rows_of_a_destroyed_page_are_lost_by_name_and_no_others(whole: Path, pa
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), share=st.floats(0, 0.3))
-def test_what_is_left_of_any_pages_is_a_store_without_fault(
+def test_recovery_of_any_damage_gives_a_valid_store(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, seed: int, share: float
 ) -> None:
     state = tmp_path_factory.mktemp("state")
@@ -168,7 +166,7 @@ def cut(before: bytes, random: Random) -> bytearray:
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 @example(seed=282)
-def test_whatever_has_changed_a_second_repair_finds_nothing_and_a_daemon_starts(
+def test_a_second_repair_finds_nothing(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, spoil: Callable[[bytes, Random], bytearray], seed: int
 ) -> None:
     state = tmp_path_factory.mktemp("state")
@@ -187,7 +185,7 @@ def test_whatever_has_changed_a_second_repair_finds_nothing_and_a_daemon_starts(
 
 
 async def require_open(path: Path) -> None:
-    """A daemon finds all it needs."""
+    """Check that a daemon can use the store."""
     with closing(SQLiteStore.open(path)) as store:
         await store.unfinished()
         await store.unfinished_batches()
@@ -197,8 +195,8 @@ async def require_open(path: Path) -> None:
         assert store.unreadable is None
 
 
-def test_a_job_in_a_write_that_the_disk_has_lost_is_named(tmp_path: Path) -> None:
-    """SQLite itself could make the indexes fit the older page, and nothing would tell of what is gone."""
+def test_a_job_in_a_lost_write_is_named(tmp_path: Path) -> None:
+    """SQLite itself could rebuild the indexes from the older page, and the loss would go unnoticed."""
     path = tmp_path / "progressd.db"
     fill(path, 20)
     older = path.read_bytes()
@@ -220,7 +218,7 @@ def test_a_job_in_a_write_that_the_disk_has_lost_is_named(tmp_path: Path) -> Non
     assert (tmp_path / "progressd.db.damaged1").exists()
 
 
-def test_without_its_first_page_a_database_is_left_as_it_is(path: Path) -> None:
+def test_a_database_without_its_first_page_is_not_changed(path: Path) -> None:
     destroy(path, 1)
     before = path.read_bytes()
     with pytest.raises(
@@ -232,7 +230,7 @@ def test_without_its_first_page_a_database_is_left_as_it_is(path: Path) -> None:
 
 
 def killed(path: Path, target: Path) -> Path:
-    """A copy of the store as a kill leaves it, with ten jobs in its log."""
+    """Return a copy of the store after a kill, with ten jobs in its log."""
     with closing(SQLiteStore.open(path)) as store:
         for number in range(9000, 9010):
             trio.run(store.commit, [job(number)], [Change(number, created(job_id(number)))])
@@ -252,9 +250,7 @@ async def test_jobs_in_the_log_are_recovered(whole: Path, path: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
-def test_a_log_whose_database_is_gone_is_left_as_it_is(
-    path: Path, tmp_path: Path, spoil: Callable[[Path], object]
-) -> None:
+def test_a_log_without_a_database_is_not_changed(path: Path, tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     path = killed(path, tmp_path / "killed")
     log = path.with_name("progressd.db-wal")
     spoil(path)
@@ -264,7 +260,7 @@ def test_a_log_whose_database_is_gone_is_left_as_it_is(
     assert log.read_bytes() == before
 
 
-async def test_a_daemon_goes_on_with_what_was_recovered(whole: Path, tmp_path: Path) -> None:
+async def test_a_daemon_continues_with_recovered_jobs(whole: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     path = Path(shutil.copy(whole, tmp_path / "state"))
     with closing(sqlite3.connect(path)) as db:
@@ -275,7 +271,7 @@ async def test_a_daemon_goes_on_with_what_was_recovered(whole: Path, tmp_path: P
         assert (await daemon.report(registered(job_id(1000))))[0]["ok"]
         found, total = await daemon.daemon.store.list_jobs(Filter(), 1, 0)
         assert (found[0].id, total) == (job_id(1000), len(rows(path, "jobs")))
-        assert daemon.daemon.store.id != before  # no cursor from before means anything here
+        assert daemon.daemon.store.id != before  # old cursors are invalid
 
 
 def test_a_second_repair_keeps_another_file(path: Path) -> None:
@@ -286,7 +282,7 @@ def test_a_second_repair_keeps_another_file(path: Path) -> None:
     assert names == {"progressd.db", "progressd.db.damaged1", "progressd.db.damaged2"}
 
 
-def test_without_room_for_a_new_file_the_damaged_one_stays_as_it_is(whole: Path, tmp_path: Path) -> None:
+def test_without_disk_space_the_damaged_file_stays(whole: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         path = Path(shutil.copy(whole, disk.path))
         destroy(path, pages_of(path, "jobs")[2])
@@ -298,14 +294,14 @@ def test_without_room_for_a_new_file_the_damaged_one_stays_as_it_is(whole: Path,
         assert not [entry for entry in disk.path.iterdir() if entry.suffix in (".part", ".damaged1")]
 
 
-def test_without_the_shell_its_package_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_shell_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     destroy(path, pages_of(path, "jobs")[2])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SettingsError, match=r"sqlite3 is not installed \(sudo apt install sqlite3\)"):
         list(maintenance.repair(path.parent))
 
 
-def test_a_log_that_another_program_reads_is_not_thrown_away(path: Path, tmp_path: Path) -> None:
+def test_a_log_in_use_is_not_deleted(path: Path, tmp_path: Path) -> None:
     path = killed(path, tmp_path / "killed")
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN")
@@ -316,11 +312,11 @@ def test_a_log_that_another_program_reads_is_not_thrown_away(path: Path, tmp_pat
             recover(path)
 
 
-# A repair that is cut off
+# Interrupted repairs
 
-# For each change of names that a repair makes: two processes that repair a copy, and are cut off before that change,
-# which the interpreter tells of. Prints how each pair has ended; the last one was not cut off.
-CUT_OFF = """
+# For each change of names that a repair makes: two processes that repair a copy, and are killed before that change,
+# which an audit hook reports. Prints how each pair has ended; the last one was not killed.
+INTERRUPTED = """
 import errno, os, shutil, signal, sys
 from itertools import count
 from pathlib import Path
@@ -363,7 +359,7 @@ for number in count(1):
 
 @pytest.fixture
 def damaged(path: Path, tmp_path: Path) -> Path:
-    """A state directory as a kill has left it, whose disk then has destroyed a page of jobs."""
+    """Return a state directory after a kill, with a damaged page of jobs."""
     page = pages_of(path, "jobs")[2]
     path = killed(path, tmp_path / "damaged")
     destroy(path, page)
@@ -371,16 +367,14 @@ def damaged(path: Path, tmp_path: Path) -> Path:
 
 
 def logged(state: Path) -> int:
-    """How many of the jobs that were only in the log a daemon has."""
+    """Return how many jobs from the log a daemon has."""
     with closing(SQLiteStore.open(state / "progressd.db")) as store:
         return len(trio.run(store.known, [job_id(number) for number in range(9000, 9010)]))
 
 
 @pytest.mark.parametrize(("how", "status"), [("kill", -signal.SIGKILL), ("end", 143), ("fail", 1)])
-def test_wherever_a_repair_is_cut_off_the_next_start_or_repair_has_all_jobs(
-    damaged: Path, tmp_path: Path, how: str, status: int
-) -> None:
-    command = [sys.executable, "-c", CUT_OFF, damaged, tmp_path, how]
+def test_an_interrupted_repair_loses_nothing(damaged: Path, tmp_path: Path, how: str, status: int) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, damaged, tmp_path, how]
     ended = [int(line) for line in subprocess.check_output(command).split()]
     assert ended == [status] * (len(ended) - 1) + [0]
     assert len(ended) > 3
@@ -394,7 +388,7 @@ def test_wherever_a_repair_is_cut_off_the_next_start_or_repair_has_all_jobs(
         assert not kept.samefile(state / "progressd.db")
 
 
-def test_a_database_elsewhere_that_a_link_names_is_repaired_there(damaged: Path, tmp_path: Path) -> None:
+def test_a_repair_follows_links(damaged: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     (state / "progressd.db").symlink_to(damaged / "progressd.db")

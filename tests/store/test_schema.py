@@ -1,4 +1,4 @@
-"""What becomes of a file that is older, newer, damaged or somebody else's."""
+"""Older, newer, damaged and foreign files."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ def make(path: Path, *statements: str) -> bytes:
 
 
 def make_old(path: Path, version: int) -> None:
-    """A file as that version left it, with one job that had been started."""
+    """Make a file of an old version, with one started job."""
     bodies = [encoded(job(1, JobStatus.PROCESSING, labels={"by": "eve"})), encoded(created()), encoded(started())]
     make(path, "PRAGMA journal_mode = WAL", *MIGRATIONS[:version], f"PRAGMA user_version = {version}")
     with closing(sqlite3.connect(path)) as db:
@@ -57,9 +57,9 @@ def encoded(thing: object) -> str:
 
 
 def refused(path: Path) -> str:
-    """The sentence; the file and what is beside it stay as they are, and nothing is left open."""
+    """Return the error; the files are not changed and nothing is left open."""
 
-    def contents() -> dict[str, bytes]:  # SQLite leaves its index of the log, and an empty log
+    def contents() -> dict[str, bytes]:  # SQLite leaves a -shm file and an empty log
         files = [file for file in path.parent.iterdir() if file.is_file() and not file.name.endswith("-shm")]
         return {file.name: file.read_bytes() for file in files if file.stat().st_size}
 
@@ -77,7 +77,7 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.parametrize("version", range(1, NEWEST))
-async def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_beside_it(path: Path, version: int) -> None:
+async def test_an_older_file_is_copied_and_migrated(path: Path, version: int) -> None:
     make_old(path, version)
     with closing(SQLiteStore.open(path)) as store:
         assert await store.unfinished() == [job(1, JobStatus.PROCESSING, labels={"by": "eve"})]
@@ -95,7 +95,7 @@ async def test_an_older_file_is_brought_up_to_date_and_kept_as_it_was_beside_it(
 
 
 @pytest.mark.parametrize("version", range(1, NEWEST))
-def test_an_older_file_ends_up_with_the_schema_of_a_new_one(path: Path, tmp_path: Path, version: int) -> None:
+def test_a_migrated_file_has_the_new_schema(path: Path, tmp_path: Path, version: int) -> None:
     def tables(file: Path) -> list[tuple[str, str]]:
         with closing(sqlite3.connect(file)) as db:
             return db.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
@@ -106,23 +106,21 @@ def test_an_older_file_ends_up_with_the_schema_of_a_new_one(path: Path, tmp_path
     assert tables(path) == tables(tmp_path / "new.db")
 
 
-def test_a_new_file_and_one_of_this_version_are_not_copied(path: Path) -> None:
+def test_a_current_file_is_not_copied(path: Path) -> None:
     SQLiteStore.open(path).close()
     SQLiteStore.open(path).close()
     assert list(path.parent.iterdir()) == [path]
     assert pragma(path, "application_id") == APPLICATION_ID
 
 
-def test_an_empty_file_is_taken_for_a_new_one(path: Path) -> None:
+def test_an_empty_file_is_a_new_store(path: Path) -> None:
     path.touch()
     SQLiteStore.open(path).close()
     assert pragma(path, "user_version") == NEWEST
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["missing", "empty"])
-def test_a_log_with_commits_is_never_taken_for_that_of_a_new_file(
-    path: Path, tmp_path: Path, spoil: Callable[[Path], object]
-) -> None:
+def test_a_log_without_a_database_is_an_error(path: Path, tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     origin = tmp_path / "origin"
     origin.mkdir()
     with closing(SQLiteStore.open(origin / path.name)) as store:
@@ -133,20 +131,20 @@ def test_a_log_with_commits_is_never_taken_for_that_of_a_new_file(
     assert f"is empty or missing, but its log {path}-wal is not: restore a backup of it" in refused(path)
 
 
-def test_an_empty_log_is_that_of_a_new_file(path: Path) -> None:
+def test_an_empty_log_is_ignored(path: Path) -> None:
     path.with_name(path.name + "-wal").touch()
     SQLiteStore.open(path).close()
     assert pragma(path, "user_version") == NEWEST
 
 
-def test_a_file_whose_maker_was_killed_before_there_was_a_table_is_taken_for_a_new_one(path: Path) -> None:
+def test_a_file_without_tables_is_a_new_store(path: Path) -> None:
     make(path, "PRAGMA journal_mode = WAL", "VACUUM")
     assert path.stat().st_size > 0
     SQLiteStore.open(path).close()
     assert pragma(path, "user_version") == NEWEST
 
 
-def test_a_migration_that_fails_half_way_has_changed_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SQLiteStore.open(path).close()
     before = path.read_bytes()
     monkeypatch.setattr(schema, "MIGRATIONS", BROKEN)
@@ -158,9 +156,9 @@ def test_a_migration_that_fails_half_way_has_changed_nothing(path: Path, monkeyp
     assert pragma(path, "user_version") == NEWEST + 1
 
 
-def test_without_room_for_the_copy_there_is_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_copy_means_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(path, 1)
-    old_copy(path, 1).mkdir()  # so that the copy cannot take its place
+    old_copy(path, 1).mkdir()  # the copy cannot replace a directory
     assert f"cannot write {old_copy(path, 1)}: Is a directory" in refused(path)
     old_copy(path, 1).rmdir()
     SQLiteStore.open(path).close()
@@ -192,7 +190,7 @@ SQLiteStore.open(Path(sys.argv[1])).close()
 """
 
 
-async def test_a_kill_in_the_middle_of_a_migration_loses_nothing(path: Path) -> None:
+async def test_a_killed_migration_loses_nothing(path: Path) -> None:
     make_old(path, 1)
     countdown, killed = 1, 0
     while True:
@@ -208,10 +206,10 @@ async def test_a_kill_in_the_middle_of_a_migration_loses_nothing(path: Path) -> 
     assert {file.name for file in path.parent.iterdir()} == {path.name, old_copy(path, 1).name}
 
 
-# Newer, damaged, or somebody else's
+# Newer, damaged or foreign files
 
 
-def test_a_file_with_a_newer_schema_is_refused(path: Path) -> None:
+def test_a_newer_schema_is_rejected(path: Path) -> None:
     SQLiteStore.open(path).close()
     make(path, f"PRAGMA user_version = {NEWEST + 1}")
     assert f"has schema version {NEWEST + 1}" in refused(path)
@@ -229,18 +227,18 @@ def test_a_file_with_a_newer_schema_is_refused(path: Path) -> None:
         ("PRAGMA application_id = 4711", *MIGRATIONS[:1]),
     ],
 )
-def test_a_database_of_another_program_is_refused(path: Path, made: tuple[str, ...]) -> None:
+def test_a_database_of_another_program_is_rejected(path: Path, made: tuple[str, ...]) -> None:
     make(path, *made)
     assert "is the database of another program" in refused(path)
 
 
 @pytest.mark.parametrize("content", [b"not a database", b"x" * 100_000, b"SQLite format 3\0" + b"x" * 5000])
-def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_rejected(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    assert "put a backup in its place" in refused(path)
+    assert "restore a backup" in refused(path)
 
 
-def test_a_file_whose_first_page_is_damaged_is_refused(path: Path) -> None:
+def test_a_damaged_first_page_is_rejected(path: Path) -> None:
     SQLiteStore.open(path).close()
     content = bytearray(path.read_bytes())
     content[100:4096] = os.urandom(3996)
@@ -248,18 +246,18 @@ def test_a_file_whose_first_page_is_damaged_is_refused(path: Path) -> None:
     assert "is damaged" in refused(path)
 
 
-def test_a_file_that_is_cut_short_is_refused(path: Path) -> None:
+def test_a_truncated_file_is_rejected(path: Path) -> None:
     SQLiteStore.open(path).close()
     path.write_bytes(path.read_bytes()[:5000])
     assert "is damaged" in refused(path)
 
 
-async def test_a_change_that_a_kill_has_cut_off_is_undone(path: Path, tmp_path: Path) -> None:
-    """As a power cut leaves a file that was about to become ours, before it had a log of its own."""
+async def test_an_interrupted_transaction_is_undone(path: Path, tmp_path: Path) -> None:
+    """A power cut interrupts the creation of the file, before it is in WAL mode."""
     other = tmp_path / "cut-off.db"
     make(other, *MIGRATIONS, f"PRAGMA user_version = {NEWEST}")
     with closing(sqlite3.connect(other, isolation_level=None)) as db:
-        db.execute("PRAGMA cache_size = 1")  # so that half a transaction is in the file already
+        db.execute("PRAGMA cache_size = 1")  # half of the transaction is in the file already
         db.execute("BEGIN")
         for number in range(1000):
             db.execute("INSERT INTO changes VALUES (?, ?, ?)", (number, job_id(number), "{}"))

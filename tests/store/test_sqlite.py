@@ -1,4 +1,4 @@
-"""What is SQLite's own: the file, its schema, other processes, crashes, and that no query walks through everything."""
+"""The SQLite file: schema, other processes, crashes, and queries that use indexes."""
 
 import os
 import re
@@ -37,7 +37,7 @@ def descriptors() -> set[str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             links.add(os.readlink(f"/proc/self/fd/{name}"))
-        except FileNotFoundError:  # of listing them
+        except FileNotFoundError:  # of the listing itself
             continue
     return links
 
@@ -54,25 +54,25 @@ def test_the_file_is_in_wal_mode_and_has_the_newest_schema_version(path: Path) -
 
 
 @pytest.mark.parametrize(("setting", "number"), [("FULL", 2), ("NORMAL", 1), ("OFF", 0)])
-async def test_it_is_as_synchronous_as_the_setting_says(path: Path, setting: str, number: int) -> None:
+async def test_the_synchronous_setting_applies(path: Path, setting: str, number: int) -> None:
     with closing(SQLiteStore.open(path, setting)) as store:
         assert store._writer.execute("PRAGMA synchronous").fetchone() == (number,)
 
 
-def test_a_path_where_no_file_can_be_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_an_impossible_path_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "store.sqlite"):
         with pytest.raises(SettingsError, match=f"cannot open the store {re.escape(str(path))}: "):
             SQLiteStore.open(path)
 
 
-def test_a_link_that_leads_nowhere_is_a_sentence(path: Path) -> None:
+def test_a_dangling_link_has_a_clear_error(path: Path) -> None:
     path.symlink_to("/nowhere/progressd.db")
-    with pytest.raises(SettingsError, match=r"it is a link to /nowhere/progressd.db, and nothing is there$"):
+    with pytest.raises(SettingsError, match=r"it is a dangling link to /nowhere/progressd.db$"):
         SQLiteStore.open(path)
     assert path.is_symlink()
 
 
-async def test_a_closed_store_fails_and_says_so(path: Path) -> None:
+async def test_a_closed_store_raises(path: Path) -> None:
     store = SQLiteStore.open(path)
     store.close()
     with pytest.raises(StoreFailed):
@@ -82,7 +82,7 @@ async def test_a_closed_store_fails_and_says_so(path: Path) -> None:
     assert str(path) not in descriptors()
 
 
-async def test_once_it_is_open_it_needs_no_further_descriptor(store: SQLiteStore) -> None:
+async def test_an_open_store_needs_no_more_descriptors(store: SQLiteStore) -> None:
     with no_descriptors_left():
         assert await store.list_jobs(Filter(), 10, 0) == ([], 0)
         assert await store.unfinished() == []
@@ -95,16 +95,14 @@ async def test_once_it_is_open_it_needs_no_further_descriptor(store: SQLiteStore
 # Failures and other processes
 
 
-async def test_a_write_that_sqlite_aborts_has_changed_nothing_and_the_next_one_works(
-    store: SQLiteStore, tmp_path: Path
-) -> None:
+async def test_an_aborted_write_changes_nothing(store: SQLiteStore, tmp_path: Path) -> None:
     await store.commit([job(1)], [Change(1, created())])
     with closing(other_process(tmp_path / "store.sqlite")) as db:
         db.execute(
             "CREATE TRIGGER full BEFORE INSERT ON changes WHEN NEW.offset = 3"
             " BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
         )
-        with pytest.raises(StoreFailed, match=r"^the store does not take it: the daemon's log says why$"):
+        with pytest.raises(StoreFailed, match=r"^the store rejected the change: see the daemon's log$"):
             await store.commit(
                 [job(1, JobStatus.PROCESSING), job(2)], [Change(2, started()), Change(3, created(job_id(2)))]
             )
@@ -115,19 +113,17 @@ async def test_a_write_that_sqlite_aborts_has_changed_nothing_and_the_next_one_w
     assert await store.unfinished() == [job(1, JobStatus.PROCESSING)]
 
 
-async def test_a_deletion_that_fails_has_not_moved_the_oldest_cursor(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_failed_deletion_keeps_the_oldest_cursor(store: SQLiteStore, tmp_path: Path) -> None:
     await store.commit([job(1, JobStatus.FAILED, completed_at=NOW)], [Change(1, created())])
     with closing(other_process(tmp_path / "store.sqlite")) as db:
         db.execute("CREATE TRIGGER stuck BEFORE DELETE ON jobs BEGIN SELECT RAISE(ABORT, 'stuck'); END")
-    with pytest.raises(StoreFailed, match="the daemon's log says why"):
+    with pytest.raises(StoreFailed, match="see the daemon's log"):
         await store.delete_finished(NOW + timedelta(days=1), 10)
     assert store.oldest_cursor == 0
     assert await store.changes(0, 100, 100) == [Change(1, created())]
 
 
-async def test_a_deletion_that_takes_long_stops_after_some_jobs_and_goes_on_next_time(
-    store: SQLiteStore, tmp_path: Path
-) -> None:
+async def test_a_long_deletion_stops_and_continues_later(store: SQLiteStore, tmp_path: Path) -> None:
     many = 2000
     await store.commit([job(number, JobStatus.FAILED, completed_at=NOW) for number in range(1, many + 1)], [])
     with closing(other_process(tmp_path / "store.sqlite")) as db:
@@ -143,9 +139,7 @@ async def test_a_deletion_that_takes_long_stops_after_some_jobs_and_goes_on_next
     assert gone == [job_id(number) for number in range(1, len(gone) + 1)]
 
 
-async def test_a_file_that_another_process_has_locked_fails_and_is_tried_again_by_the_next_write(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_locked_file_fails_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "BUSY_TIMEOUT", 0.01)
     with closing(SQLiteStore.open(path)) as store, closing(other_process(path)) as db:
         db.execute("BEGIN IMMEDIATE")
@@ -157,7 +151,7 @@ async def test_a_file_that_another_process_has_locked_fails_and_is_tried_again_b
         assert await store.unfinished() == [job(1)]
 
 
-async def test_a_backup_that_reads_for_a_long_time_holds_nobody_up(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_long_backup_does_not_block_writes(store: SQLiteStore, tmp_path: Path) -> None:
     with closing(other_process(tmp_path / "store.sqlite")) as db:
         db.execute("BEGIN")
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
@@ -166,7 +160,7 @@ async def test_a_backup_that_reads_for_a_long_time_holds_nobody_up(store: SQLite
     assert await store.unfinished() == [job(1)]
 
 
-async def test_a_commit_that_has_begun_is_waited_for_although_it_is_cancelled(store: SQLiteStore, path: Path) -> None:
+async def test_a_cancelled_commit_is_finished(store: SQLiteStore, path: Path) -> None:
     with closing(other_process(path)) as db:
         db.execute("BEGIN IMMEDIATE")
         async with trio.open_nursery() as nursery:
@@ -177,7 +171,7 @@ async def test_a_commit_that_has_begun_is_waited_for_although_it_is_cancelled(st
     assert await store.jobs([job_id(1)]) == {job_id(1): job(1)}
 
 
-async def test_many_writers_take_turns(store: SQLiteStore) -> None:
+async def test_concurrent_writers_take_turns(store: SQLiteStore) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(1, 51):
             nursery.start_soon(store.commit, [job(number)], [Change(number, created(job_id(number)))])
@@ -202,7 +196,7 @@ trio.run(main)
 """
 
 
-async def test_what_was_committed_and_promised_outlives_a_kill(path: Path) -> None:
+async def test_commits_and_reservations_survive_a_kill(path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     done = await trio.run_process(
         [sys.executable, "-c", KILLED, str(path)], check=False, env={**os.environ, "PYTHONPATH": tests}
@@ -214,14 +208,14 @@ async def test_what_was_committed_and_promised_outlives_a_kill(path: Path) -> No
         assert await store.changes(0, 100, 100) == [Change(1, created())]
 
 
-# What a query costs
+# The cost of a query
 
 FINISHED = [status for status in JobStatus if status.finished]
 Query = Callable[[SQLiteStore], Awaitable[object]]
 
 
 async def plans(store: SQLiteStore, query: Query) -> list[list[str]]:
-    """How SQLite goes about each statement that the query runs."""
+    """Return SQLite's plan for each statement of a query."""
     statements: list[str] = []
     for db in (store._reader, store._lister, store._writer):
         db.set_trace_callback(statements.append)
@@ -274,9 +268,7 @@ LONG = "labels USING PRIMARY KEY (key=? AND value=? AND status=? AND created_off
         ),
     ],
 )
-async def test_a_query_finds_what_it_is_after_by_an_index_and_in_order(
-    store: SQLiteStore, query: Query, index: str
-) -> None:
+async def test_queries_use_indexes(store: SQLiteStore, query: Query, index: str) -> None:
     old = job(1, JobStatus.FAILED, labels={"by": "eve"}, completed_at=NOW - timedelta(days=1))
     await store.commit([old], [])
     explained = await plans(store, query)

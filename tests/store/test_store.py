@@ -1,4 +1,4 @@
-"""What every store does, whichever it is: run for each kind that `open_store` knows."""
+"""The store protocol, for each kind of store that `open_store` knows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,7 +15,6 @@ from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
 from progressd.core.messages import Error, ErrorData, ProgressData, StateChange
 from progressd.core.status import JobStatus
-from progressd.store import writes
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, created, job, job_id, started, succeeded
@@ -24,21 +23,13 @@ OpenStore = Callable[[], SQLiteStore]
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _unhurried() -> Iterator[None]:
-    """A deletion takes as many jobs as it may, however slow this machine is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writes, "TARGET_SECONDS", 1000.0)
-        yield
-
-
 @pytest.fixture(params=["sqlite"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
-    """Opens one and the same store, each time as the next daemon would; the one before may have crashed."""
+    """Open the same store each time, like the next daemon; the previous one may have crashed."""
     opened: list[SQLiteStore] = []
 
     def open_it() -> SQLiteStore:
-        opened.append(SQLiteStore.open(tmp_path / "store.sqlite"))
+        opened.append(SQLiteStore.open(tmp_path / "store.sqlite", delete_seconds=1000.0))
         return opened[-1]
 
     yield open_it
@@ -68,7 +59,7 @@ def ids(*numbers: int) -> list[str]:
     return [job_id(number) for number in numbers]
 
 
-# What is kept
+# Jobs and changes
 
 
 async def test_a_new_store_is_empty(store: SQLiteStore) -> None:
@@ -83,7 +74,7 @@ async def test_a_new_store_is_empty(store: SQLiteStore) -> None:
     assert store.first_offset > 0
 
 
-async def test_a_job_reads_back_with_all_that_is_kept_of_it(store: SQLiteStore) -> None:
+async def test_a_job_reads_back_with_all_fields(store: SQLiteStore) -> None:
     full = Job(
         id=job_id(1),
         kind="scan 😀",
@@ -110,19 +101,19 @@ async def test_a_job_reads_back_with_all_that_is_kept_of_it(store: SQLiteStore) 
     assert await store.jobs(ids(1, 2, 3)) == {job_id(1): full, job_id(2): job(2)}
 
 
-async def test_a_job_is_as_it_was_committed_last(store: SQLiteStore) -> None:
+async def test_the_last_commit_of_a_job_wins(store: SQLiteStore) -> None:
     await store.commit([job(1), job(2)], [])
     await store.commit([job(1, PROCESSING)], [])
     assert await store.jobs(ids(1, 2)) == {job_id(1): job(1, PROCESSING), job_id(2): job(2)}
 
 
-async def test_changes_read_back_in_order_with_their_offsets(store: SQLiteStore) -> None:
+async def test_changes_read_back_in_order(store: SQLiteStore) -> None:
     changes = [Change(1, created()), Change(4, started()), *map(Change, (5, 6), succeeded())]
     await store.commit([job(1, COMPLETED)], changes)
     assert await store.changes(0, 100, 100) == changes
 
 
-async def test_a_range_of_changes_begins_after_its_first_offset_and_holds_its_last(store: SQLiteStore) -> None:
+async def test_ranges_exclude_after_and_include_upto(store: SQLiteStore) -> None:
     changes = [Change(offset, started(job_id(1 + offset % 2))) for offset in range(1, 11)]
     await store.commit([job(1), job(2)], changes)
     assert await store.changes(3, 7, 100) == changes[3:7]
@@ -132,7 +123,7 @@ async def test_a_range_of_changes_begins_after_its_first_offset_and_holds_its_la
     assert await store.changes(10, 10, 100) == []
 
 
-async def test_a_commit_that_fails_has_changed_nothing(store: SQLiteStore) -> None:
+async def test_a_failed_commit_changes_nothing(store: SQLiteStore) -> None:
     await store.commit([job(1)], [Change(1, created())])
     with pytest.raises(StoreFailed):
         await store.commit([job(1, PROCESSING), job(2)], [Change(2, started()), Change(1, started())])
@@ -142,7 +133,7 @@ async def test_a_commit_that_fails_has_changed_nothing(store: SQLiteStore) -> No
     assert await store.unfinished() == [job(1, PROCESSING)]
 
 
-# Looking for jobs
+# Lists
 
 
 async def test_unfinished_jobs_come_oldest_first(store: SQLiteStore) -> None:
@@ -152,7 +143,7 @@ async def test_unfinished_jobs_come_oldest_first(store: SQLiteStore) -> None:
     assert [found.id for found in await store.unfinished()] == ids(1, 3, 4)
 
 
-async def test_a_list_is_newest_first_in_pages_with_the_total(store: SQLiteStore) -> None:
+async def test_lists_are_paged_newest_first_with_the_total(store: SQLiteStore) -> None:
     await store.commit([job(number) for number in range(1, 8)], [])
     for offset, expected in ((0, (7, 6, 5)), (3, (4, 3, 2)), (6, (1,)), (9, ())):
         jobs, total = await store.list_jobs(Filter(), 3, offset)
@@ -180,9 +171,7 @@ async def test_a_list_is_newest_first_in_pages_with_the_total(store: SQLiteStore
         (Filter(labels=(("$.x\"'", "%"),)), (1,)),
     ],
 )
-async def test_a_list_holds_the_jobs_that_match_all_that_is_asked(
-    store: SQLiteStore, which: Filter, expected: tuple[int, ...]
-) -> None:
+async def test_lists_match_all_filters(store: SQLiteStore, which: Filter, expected: tuple[int, ...]) -> None:
     jobs = [
         job(1, labels={"$.x\"'": "%"}),
         job(2, PROCESSING, kind="scan"),
@@ -195,10 +184,10 @@ async def test_a_list_holds_the_jobs_that_match_all_that_is_asked(
     assert (await store.list_jobs(which, 1, 0))[1] == len(expected)
 
 
-# What was, for who comes later
+# Past messages
 
 
-async def test_the_changes_of_unfinished_jobs_are_those_of_jobs_unfinished_at_the_offset(store: SQLiteStore) -> None:
+async def test_changes_of_unfinished_jobs_at_an_offset(store: SQLiteStore) -> None:
     one, two, three = ids(1, 2, 3)
     changes = [
         Change(1, created(one)),
@@ -224,7 +213,7 @@ async def test_the_changes_of_unfinished_jobs_are_those_of_jobs_unfinished_at_th
     }
 
 
-async def test_jobs_that_moved_are_those_whose_newest_progress_lies_in_the_range(store: SQLiteStore) -> None:
+async def test_moved_returns_jobs_with_progress_in_range(store: SQLiteStore) -> None:
     await store.commit(
         [job(1), job(2, PROCESSING, progress_offset=5), ended(3, NOW, progress_offset=8), job(4, progress_offset=9)], []
     )
@@ -236,7 +225,7 @@ async def test_jobs_that_moved_are_those_whose_newest_progress_lies_in_the_range
 # Deletion
 
 
-async def test_deletion_takes_the_oldest_ends_and_their_changes_and_leaves_the_rest(store: SQLiteStore) -> None:
+async def test_deletion_takes_the_oldest_ends_first(store: SQLiteStore) -> None:
     times = {number: NOW + timedelta(hours=number) for number in range(1, 6)}
     jobs = [replace(ended(number, times[6 - number]), offset=20 - number) for number in range(1, 6)]
     await store.commit([*jobs, job(6)], [Change(number, created(job_id(number))) for number in range(1, 7)])
@@ -250,9 +239,7 @@ async def test_deletion_takes_the_oldest_ends_and_their_changes_and_leaves_the_r
 @pytest.mark.parametrize("offset", [UTC, timezone(timedelta(hours=-9))], ids=str)
 @pytest.mark.parametrize("micros", [0, 1, 250_000, 999_999])
 @pytest.mark.parametrize("other", [0, 1, 250_000, 999_999])
-async def test_deletion_never_takes_a_job_that_finished_later(
-    store: SQLiteStore, micros: int, other: int, offset: timezone
-) -> None:
+async def test_deletion_spares_later_jobs(store: SQLiteStore, micros: int, other: int, offset: timezone) -> None:
     before = NOW.replace(microsecond=micros)
     at_the_time, earlier = NOW.replace(microsecond=other), NOW - timedelta(seconds=1)
     await store.commit([ended(1, at_the_time), ended(2, earlier)], [])
@@ -261,7 +248,7 @@ async def test_deletion_never_takes_a_job_that_finished_later(
     assert job_id(1) not in deleted or at_the_time < before
 
 
-async def test_a_cursor_before_what_was_deleted_is_too_old_from_then_on(open_store: OpenStore) -> None:
+async def test_a_deletion_moves_the_oldest_cursor(open_store: OpenStore) -> None:
     store = open_store()
     changes = [Change(number, created(job_id(1 + number % 3))) for number in range(1, 10)]
     await store.commit([ended(1, NOW), ended(2, NOW + timedelta(hours=1)), job(3)], changes)
@@ -275,10 +262,10 @@ async def test_a_cursor_before_what_was_deleted_is_too_old_from_then_on(open_sto
     assert open_store().oldest_cursor == 9
 
 
-# One daemon after the other
+# Restarts
 
 
-async def test_everything_is_there_for_the_next_daemon(open_store: OpenStore) -> None:
+async def test_everything_survives_a_restart(open_store: OpenStore) -> None:
     store = open_store()
     await store.commit([job(1, PROCESSING)], [Change(1, created()), Change(2, started())])
     again = open_store()
@@ -287,7 +274,7 @@ async def test_everything_is_there_for_the_next_daemon(open_store: OpenStore) ->
     assert await again.changes(0, 100, 100) == [Change(1, created()), Change(2, started())]
 
 
-async def test_offsets_that_were_promised_are_given_out_by_nobody_else(open_store: OpenStore) -> None:
+async def test_reserved_offsets_are_not_given_out_again(open_store: OpenStore) -> None:
     store = open_store()
     assert open_store().first_offset == store.first_offset
     await store.reserve(500)
@@ -308,11 +295,11 @@ def test_two_stores_have_two_ids(store: SQLiteStore, tmp_path: Path) -> None:
     other.close()
 
 
-# Any story, against a plain model
+# Random commits against a model
 
 
 class Model:
-    """The same, in lists and dictionaries."""
+    """A store in lists and dictionaries."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
@@ -340,7 +327,7 @@ stories = st.lists(st.tuples(st.integers(1, 5), kinds, st.integers(1, 3)), max_s
 
 @settings(max_examples=30)
 @given(stories, st.data())
-def test_any_story_reads_back_as_it_was_told(
+def test_any_sequence_of_commits_equals_a_model(
     tmp_path_factory: pytest.TempPathFactory, story: list[tuple[int, str, int]], data: st.DataObject
 ) -> None:
     async def tell() -> None:
@@ -383,5 +370,5 @@ def test_any_story_reads_back_as_it_was_told(
         moved = {found.id for found in model.jobs.values() if after < found.progress_offset <= upto}
         assert {found.id for found in await store.moved(after, upto, 1000)} == moved
 
-    with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite")) as store:
+    with closing(SQLiteStore.open(tmp_path_factory.mktemp("store") / "store.sqlite", delete_seconds=1000.0)) as store:
         trio.run(tell)

@@ -1,8 +1,9 @@
-"""The write-ahead log: it stays short, and nobody waits for that."""
+"""The write-ahead log stays short, and no commit waits for that."""
 
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 import trio
 from progressd.admin import maintenance
 from progressd.core.status import JobStatus
-from progressd.store import wal
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
+from progressd.store.wal import WALLimits
 from structlog.testing import capture_logs
 from support.samples import created, job, job_id, started
 from support.serving import ServedDaemon
@@ -24,79 +25,69 @@ def log_size(tmp_path: Path) -> int:
 
 
 async def write(store: SQLiteStore, first: int, count: int) -> None:
-    """Some 10 pages of the log for each."""
+    """Commit jobs, each with about 10 pages of the log."""
     for number in range(first, first + count):
         text = "x" * 20_000
         await store.commit([job(number, options={"text": text})], [Change(number, created(job_id(number)))])
 
 
+QUICK = WALLimits(interval=0.01, checkpoint=100_000, restart=400_000, warning=4_000_000)
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal, "INTERVAL", 0.01)
-    monkeypatch.setattr(wal, "SHORT", 100_000)
-    monkeypatch.setattr(wal, "LONG", 400_000)
-    monkeypatch.setattr(wal, "TOO_LONG", 4_000_000)
+def quick(tmp_path: Path) -> Iterator[SQLiteStore]:
+    with closing(SQLiteStore.open(tmp_path / "store.sqlite", wal=QUICK)) as store:
+        yield store
 
 
-@pytest.mark.usefixtures("quick")
-async def test_the_log_begins_anew_while_there_is_much_to_write(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_the_log_restarts_during_many_writes(quick: SQLiteStore, tmp_path: Path) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(store.run)
+        nursery.start_soon(quick.run)
         longest = 0
         for first in range(1, 1001, 10):
-            await write(store, first, 10)
+            await write(quick, first, 10)
             longest = max(longest, log_size(tmp_path))
         nursery.cancel_scope.cancel()
     assert longest < 13_000_000  # of 27 MB that were written
-    assert len(await store.unfinished()) == 1000
+    assert len(await quick.unfinished()) == 1000
 
 
-@pytest.mark.usefixtures("quick")
-async def test_the_file_of_a_log_that_was_long_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.store.connection.LONG", wal.LONG)
-    with closing(SQLiteStore.open(tmp_path / "store.sqlite")) as store:
-        await write(store, 1, 100)
-        assert log_size(tmp_path) > 1_000_000
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.run)
-            await write(store, 101, 1)
-
-            async def cut() -> None:
-                number = 102
-                while log_size(tmp_path) > wal.LONG:
-                    await write(store, number, 1)
-                    await trio.sleep(0.01)
-                    number += 1
-
-            with trio.fail_after(PATIENCE):
-                await cut()
-            nursery.cancel_scope.cancel()
+async def test_a_long_log_file_is_truncated(quick: SQLiteStore, tmp_path: Path) -> None:
+    await write(quick, 1, 100)
+    assert log_size(tmp_path) > 1_000_000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(quick.run)
+        number = 101
+        with trio.fail_after(PATIENCE):
+            while log_size(tmp_path) > QUICK.restart:
+                await write(quick, number, 1)
+                await trio.sleep(0.01)
+                number += 1
+        nursery.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("quick")
-async def test_who_reads_for_a_long_time_is_told_of_once_and_commits_go_on(store: SQLiteStore, tmp_path: Path) -> None:
+async def test_a_long_reader_is_logged_once(quick: SQLiteStore, tmp_path: Path) -> None:
     with capture_logs() as logs, closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM jobs").fetchone()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.run)
-            await write(store, 1, 200)
+            nursery.start_soon(quick.run)
+            await write(quick, 1, 200)
             await eventually(lambda: logs)
             for number in range(201, 211):
-                await write(store, number, 1)
-                await trio.sleep(2 * wal.INTERVAL)
+                await write(quick, number, 1)
+                await trio.sleep(2 * QUICK.interval)
             nursery.cancel_scope.cancel()
-    assert log_size(tmp_path) > wal.TOO_LONG
-    [told] = logs
-    assert told["event"] == "another program has been reading the store for a long time, and its log grows"
-    assert len(await store.unfinished()) == 210
+    assert log_size(tmp_path) > QUICK.warning
+    [line] = logs
+    assert line["event"] == "the log of the store grows: another program has been reading the store for a long time"
+    assert len(await quick.unfinished()) == 210
 
 
-async def test_a_log_that_cannot_be_looked_at_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal, "INTERVAL", 0)
+async def test_an_unreadable_log_is_not_fatal(tmp_path: Path) -> None:
     directory, away = tmp_path / "state", tmp_path / "away"
     directory.mkdir()
-    with closing(SQLiteStore.open(directory / "store.sqlite")) as store, capture_logs() as logs:
+    with closing(SQLiteStore.open(directory / "store.sqlite", wal=QUICK)) as store, capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             directory.rename(away)
             directory.touch()
@@ -110,25 +101,25 @@ async def test_a_log_that_cannot_be_looked_at_ends_nothing(tmp_path: Path, monke
     assert (logs[0]["event"], "Not a directory" in logs[0]["error"]) == ("cannot shorten the log of the store", True)
 
 
-async def test_a_commit_never_waits_for_the_log_to_be_shortened(store: SQLiteStore) -> None:
+async def test_commits_do_not_wait_for_checkpoints(store: SQLiteStore) -> None:
     assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
 
 
 def locks_of(process: int, path: Path) -> set[str]:
-    """The kinds of locks that the process has on a file."""
+    """Return the kinds of locks that a process has on a file."""
     of_file = f":{path.stat().st_ino}"
     lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     return {line[3] for line in lines if len(line) == 8 and int(line[4]) == process and line[5].endswith(of_file)}
 
 
 def test_the_daemon_keeps_its_locks(served: ServedDaemon) -> None:
-    """Without them another process takes itself for the first one to open the files, and cuts the index off."""
+    """Without locks another process believes that it is the first one, and truncates the -shm file."""
     database = served.state_dir / "progressd.db"
     for name in ("progressd.db", "progressd.db-shm"):
         assert "READ" in locks_of(served.process.pid, database.with_name(name))
 
 
-async def test_so_does_a_check(tmp_path: Path) -> None:
+async def test_a_check_keeps_the_locks(tmp_path: Path) -> None:
     path = tmp_path / "progressd.db"
     with closing(SQLiteStore.open(path)) as store:
         await store.reserve(100)
@@ -138,7 +129,7 @@ async def test_so_does_a_check(tmp_path: Path) -> None:
         assert "READ" in locks_of(os.getpid(), path)
 
 
-async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_shortening(tmp_path: Path) -> None:
+async def test_the_log_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
     with closing(SQLiteStore.open(path)) as store:
         await write(store, 1, 10)
@@ -148,8 +139,8 @@ async def test_what_stands_in_the_log_is_there_after_a_restart_without_any_short
         assert len(await store.unfinished()) == 10
 
 
-async def test_offsets_behind_a_damaged_place_in_the_log_are_not_given_again(tmp_path: Path) -> None:
-    """SQLite takes the damaged place for the end of the log."""
+async def test_offsets_in_a_damaged_log_are_not_reused(tmp_path: Path) -> None:
+    """SQLite ends the log at the damaged frame."""
     path = tmp_path / "alive" / "progressd.db"
     path.parent.mkdir()
     with closing(SQLiteStore.open(path)) as store:

@@ -17,8 +17,7 @@ from progressd.broadcast.subscription import EmptyHistory, Page
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
-from progressd.engine.ingest import TURN_BYTES
-from progressd.engine.submitting import EventSink, Outcome
+from progressd.engine.ingest import TURN_BYTES, EventSink, Outcome
 from progressd.net.base_path import AT_ROOT
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry

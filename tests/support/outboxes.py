@@ -6,7 +6,8 @@ import trio
 import trio.testing
 from progressd.broadcast.envelope import Envelope, FrameBatch
 from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.outbox import MemoryBudget, SocketOutbox
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import SocketOutbox
 from progressd.core.close_codes import CloseCode
 from progressd.core.messages import JobMessage, Message
 from wsproto.frame_protocol import Opcode
@@ -39,15 +40,15 @@ class Collected:
         if not self.endings:
             self.batches.append(batch)
 
-    def end(self, closing: CloseCode) -> None:
+    def end(self, code: CloseCode) -> None:
         if not self.endings:
-            self.endings.append(closing)
+            self.endings.append(code)
             self.ended.set()
 
-    def follow(self, crowd: FanOut) -> None:
-        crowd.add(self)
+    def follow(self, fan_out: FanOut) -> None:
+        fan_out.add(self)
 
-    def upto(self, offset: int) -> int:
+    def resume_offset(self, offset: int) -> int:
         return offset
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import trio
 from progressd.broadcast.broadcaster import Broadcaster
@@ -23,24 +24,26 @@ from progressd.core.messages import ErrorData
 from progressd.core.status import JobStatus
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
-from progressd.engine.ingest import Ingest
+from progressd.engine.ingest import Ingest, Outcome
+from progressd.engine.log import LocalLog
 from progressd.engine.registry import Registry
-from progressd.engine.submitting import Outcome
 from progressd.store.sqlite import SQLiteStore
 
 from support.samples import job_id
 
 
 class Spine:
-    """The parts as `app.py` connects them."""
+    """Built as in `app.py`."""
 
-    def __init__(self, store: SQLiteStore, nursery: trio.Nursery) -> None:
+    def __init__(self, store: SQLiteStore, nursery: trio.Nursery, **log_options: Any) -> None:
         self.store = store
         self.registry = Registry(store)
         self.batches = Batches(store)
-        self.history = History(store, self.registry, self.batches)
+        self.log = LocalLog(store, self.registry, **log_options)
+        self.health = self.log.health
+        self.history = History(store, self.registry, self.batches, self.health)
         self.broadcaster = Broadcaster(self.history, nursery=nursery, offset=store.first_offset - 1)
-        self.ingest = Ingest(store, self.registry, self.batches, self.broadcaster)
+        self.ingest = Ingest(self.log, store, self.registry, self.batches, self.broadcaster)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
         """Submit events to ingest."""
@@ -48,10 +51,10 @@ class Spine:
 
 
 @asynccontextmanager
-async def running(store: SQLiteStore) -> AsyncIterator[Spine]:
+async def running(store: SQLiteStore, **log_options: Any) -> AsyncIterator[Spine]:
     """Run until the end of the block, and stop as the daemon does."""
     async with trio.open_nursery() as nursery:
-        spine = Spine(store, nursery)
+        spine = Spine(store, nursery, **log_options)
         await spine.registry.load()
         await spine.batches.load()
         nursery.start_soon(spine.ingest.run)
@@ -61,7 +64,7 @@ async def running(store: SQLiteStore) -> AsyncIterator[Spine]:
 
 @asynccontextmanager
 async def started_again(path: Path) -> AsyncIterator[Spine]:
-    """Run the next daemon on the same file."""
+    """Open the file again, as the next daemon does."""
     with closing(SQLiteStore.open(path)) as store:
         async with running(store) as spine:
             yield spine

@@ -1,8 +1,7 @@
 """The broadcaster: topics, and the fan-out of every message to the watchers of its topics.
 
-Each topic is one memory channel and one fan-out task, which live while somebody watches. Publishing awaits the channel,
-so a burst slows whoever publishes, never a watcher's socket; the fan-out never awaits a watcher, so a slow one slows
-nobody.
+Each topic with watchers is one memory channel and one fan-out task. Publishing awaits the channel, so a burst slows the
+publisher, never a watcher's socket. The fan-out never awaits a watcher, so a slow watcher delays nobody.
 """
 
 import math
@@ -21,64 +20,63 @@ from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.subscription import EmptyHistory, History, Subscription
 from progressd.core.messages import ALL_JOBS, TopicMessage, ended_topic, job_topic, topics_of
 
-FANOUT_THRESHOLD: Final = 100  # watchers of a topic from which on its passes are some time apart
-FANOUT_INTERVAL: Final = 0.008  # seconds, half a frame of a screen
+FANOUT_THRESHOLD: Final = 100  # watchers of a topic from which on its passes are FANOUT_INTERVAL apart
+FANOUT_INTERVAL: Final = 0.008  # seconds, half a frame on a screen
 
 
 class Topic:
-    """The watchers of one name, and the channel that feeds them."""
+    """The watchers of one topic, and the channel that feeds them."""
 
     def __init__(self, name: str, traffic: DeliveryCounters) -> None:
         self.name = name
         self._traffic = traffic
-        self.subscriptions: dict[Subscription, None] = {}  # in the order they came
-        self._catching_up: dict[Subscription, None] = {}  # those that are not in the crowd yet
-        self._crowd = FanOut()
-        self._channel: Channel[Envelope] = Channel()
-        self.put = self._channel.put
+        self.subscriptions: dict[Subscription, None] = {}  # oldest first
+        self._catching_up: dict[Subscription, None] = {}  # those that are not in the fan-out yet
+        self._fan_out = FanOut()
+        self.channel: Channel[Envelope] = Channel()
         self._alive = trio.CancelScope()
 
     def join(self, subscription: Subscription) -> None:
-        """Deliver to a subscription from here on."""
+        """Deliver further messages to a subscription."""
         self.subscriptions[subscription] = self._catching_up[subscription] = None
 
     def leave(self, subscription: Subscription) -> None:
-        """Deliver nothing to it any more."""
+        """Deliver nothing more to a subscription."""
         self.subscriptions.pop(subscription, None)
         self._catching_up.pop(subscription, None)
-        self._crowd.remove(subscription.outbox)
+        self._fan_out.remove(subscription.outbox)
 
     async def fan_out(self) -> None:
-        """Hand what is queued to every watcher, each batch encoded and joined once."""
-        with self._alive, closing(self._channel):
+        """Deliver queued messages to every watcher, each batch encoded and joined once."""
+        with self._alive, closing(self.channel):
             next_pass = -math.inf
             while True:
-                batch = FrameBatch(await self._channel.take(next_pass))
+                batch = FrameBatch(await self.channel.take(next_pass))
                 if len(self.subscriptions) >= FANOUT_THRESHOLD:
-                    # A send costs the same with one message in it or with five. So what comes to a crowd soon after
-                    # something else waits for a moment: with 300 messages a second, two or three share a send.
+                    # A send of five messages costs as much as a send of one. So a message for many watchers waits for a
+                    # moment after the previous one: with 300 messages a second, two or three share a send.
                     next_pass = trio.current_time() + FANOUT_INTERVAL
                 self._deliver(batch)
 
     def _deliver(self, batch: FrameBatch[Envelope]) -> None:
-        self._crowd.put(batch)
+        self._fan_out.put(batch)
         self._traffic.messages += len(self.subscriptions) * len(batch.items)
         self._traffic.bytes += len(self.subscriptions) * len(batch.frames)
         for subscription in tuple(self._catching_up):
             if subscription.deliver(batch):
                 del self._catching_up[subscription]
-                subscription.outbox.follow(self._crowd)
+                subscription.outbox.follow(self._fan_out)
         if self.name != ALL_JOBS and any(ended_topic(item.message) == self.name for item in batch.items):
             for subscription in tuple(self.subscriptions):
                 subscription.finish()
 
     def stop(self) -> None:
-        """End the fan-out, since nobody watches any more."""
+        """End the fan-out: nobody watches any more."""
         self._alive.cancel()
 
 
 class Broadcaster:
-    """Works on its own, inside any Trio program; the daemon gives it a history to replay and a nursery to run in."""
+    """Works alone in any Trio program; the daemon gives it a history to replay and a nursery to run in."""
 
     def __init__(
         self,
@@ -88,81 +86,85 @@ class Broadcaster:
         offset: int = 0,
         limit: int = 1024 * 1024,
     ) -> None:
-        """`offset`: of the newest message there is already. `limit`: bytes that may wait for one in-process reader."""
+        """`offset`: of the newest message so far. `limit`: bytes that may wait for one in-process reader."""
         self.offset = offset
         self._history = history or EmptyHistory()
-        self.limit = limit
+        self._limit = limit
         self._spawn = nursery.start_soon if nursery else trio.lowlevel.spawn_system_task
         self._topics: dict[str, Topic] = {}
         self.traffic = DeliveryCounters()
         self._sessions = SessionHub(self.traffic)
         self._merging = False
-        self._turns = trio.Lock()
+        self._replay_lock = trio.Lock()
+
+    def use_limit(self, limit: int) -> None:
+        """Set the limit of new watchers."""
+        self._limit = limit
 
     @property
     def watched(self) -> int:
-        """Topics that somebody watches."""
+        """Return the number of topics with watchers."""
         return len(self._topics.keys() | self._sessions.members.keys())
 
     async def broadcast(self, message: TopicMessage) -> None:
-        """Send a message to everyone who watches its job, or every job."""
+        """Send a message to the watchers of its job and of all jobs."""
         await self.publish(Envelope(self.offset + 1, message))
         await trio.lowlevel.checkpoint()
 
-    async def publish(self, published: Envelope) -> None:
-        """Queue a message for its topics, waiting where a channel is full; its offset is larger than any before."""
-        self.offset = published.offset
-        names = topics_of(published.message)
+    async def publish(self, envelope: Envelope) -> None:
+        """Queue a message for its topics; waits while a channel is full. Its offset is larger than all before."""
+        self.offset = envelope.offset
+        names = topics_of(envelope.message)
         watched = [topic for name in names if (topic := self._topics.get(name)) is not None]
         if not self._sessions.members.keys().isdisjoint(names):
-            await self._sessions.put(published, names)  # first: whoever knows the offset can wait behind the message
+            await self._sessions.put(envelope, names)  # first: a session that knows the offset can wait for the message
         for topic in watched:
-            await topic.put(published)
+            await topic.channel.put(envelope)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
-        """Watch one job, or all of them, from now on (`after`: from that offset on): `async for message in …`."""
+        """Watch one job, or all of them, from now or after an offset: `async for message in …`."""
         return self.watch(ALL_JOBS if job_id is None else job_topic(job_id), after)
 
     def watch(self, topic: str, after: int | None = None) -> Reader:
-        """Watch a topic in the same way."""
-        outbox = ReaderOutbox(self.limit)
+        """Watch a topic, as `subscribe` does."""
+        outbox = ReaderOutbox(self._limit)
         return self.read(topic, outbox, outbox, after)
 
     def read(
         self,
         topic: str,
         outbox: ReaderOutbox,
-        behind: Outbox,
+        filtered: Outbox,
         after: int | None = None,
         on_live: Callable[[int], None] | None = None,
     ) -> Reader:
-        """Watch a topic through an outbox of one's own; `behind`: what stands before it to keep some messages back."""
-        return Reader(outbox, self.join(topic, behind, after, on_live))
+        """Watch a topic through an existing outbox; `filtered`: the same outbox behind its filters."""
+        return Reader(outbox, self.join(topic, filtered, after, on_live))
 
     def join(
         self, name: str, outbox: Outbox, after: int | None = None, on_live: Callable[[int], None] | None = None
     ) -> Subscription:
-        """Register an outbox for a topic. From here on nothing is missed; see Subscription for what comes next.
+        """Register an outbox for a topic. From here on no message is missed; see Subscription for the next steps.
 
-        `on_live` is called once all that was has been put, before anything newer. It gets the offset from which the
-        watcher can resume. A topic that is over has none.
+        `on_live` is called after the replay and before newer messages, with the offset from which the watcher can
+        resume. It is not called for a topic that has ended.
         """
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = Topic(name, self.traffic)
             self._spawn(topic.fan_out)
         subscription = Subscription(
-            name, outbox, self._history, after, self.offset, self.limit, self._turns, self._leave, on_live
+            name, outbox, self._history, after, self.offset, self._limit, self._replay_lock, self._leave, on_live
         )
         topic.join(subscription)
         return subscription
 
     def open_session(self, outbox: Outbox) -> Session:
-        """For a watcher of many topics, who says later which."""
+        """Return a session for a watcher of many topics, which subscribes later."""
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)
-        return Session(outbox, self._sessions, self._history, lambda: self.offset, self.limit, self._turns)
+        return Session(outbox, self._sessions, self._history, lambda: self.offset, self._limit, self._replay_lock)
 
     def _leave(self, subscription: Subscription) -> None:
         topic = self._topics.get(subscription.topic)

@@ -1,34 +1,34 @@
-"""The memory channel of a topic: publishing does not block until it is full, and its reader takes all that is there."""
+"""The memory channel of a topic: publishing blocks only when it is full, and its reader takes many messages at once."""
 
 import math
 from typing import Final, Generic, TypeVar
 
 import trio
 
-CAPACITY: Final = 1024  # messages a topic may queue before whoever publishes has to wait
-MAX_TAKE: Final = 128  # messages handed to a watcher at once: 20 kB, about what one send takes
+CAPACITY: Final = 1024  # messages in the queue of a topic before publishing blocks
+MAX_TAKE: Final = 128  # messages sent to a watcher at once: 20 kB, about as much as one send takes
 
 T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """Any number of tasks put, one takes."""
+    """Any number of tasks put; one task takes."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[T](CAPACITY)
 
     async def put(self, item: T) -> None:
-        """Queue an item; waits, and only then is a checkpoint, when the channel is full."""
+        """Queue an item. When the channel is full this waits; otherwise it is no checkpoint."""
         try:
             try:
                 self._send.send_nowait(item)
             except trio.WouldBlock:
                 await self._send.send(item)
-        except trio.BrokenResourceError:  # nobody takes any more: the last watcher has left meanwhile
+        except trio.BrokenResourceError:  # closed: the last watcher has left meanwhile
             return
 
     async def take(self, not_before: float = -math.inf) -> list[T]:
-        """Wait for an item, and until that time; the item, and what has been queued behind it."""
+        """Wait for an item, and until `not_before`. Return it and the items queued after it."""
         items = [await self._receive.receive()]
         if trio.current_time() < not_before:
             await trio.sleep_until(not_before)
@@ -40,5 +40,5 @@ class Channel(Generic[T]):
         return items
 
     def close(self) -> None:
-        """Take nothing more; whoever waits to put goes on."""
+        """Take nothing more, and let waiting tasks continue."""
         self._receive.close()

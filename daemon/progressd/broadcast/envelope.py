@@ -1,4 +1,4 @@
-"""A message with its offset, encoded once for all of its watchers: WebSocket frames and server-sent events."""
+"""The envelope: a message with its offset, encoded once for all watchers, for WebSocket and server-sent events."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -13,7 +13,7 @@ PING: Final = b"\x89\x00"
 
 
 def text_frame(payload: bytes) -> bytes:
-    """One final text frame around `payload` (UTF-8), as a server writes it (RFC 6455 §5.2)."""
+    """Return one final text frame around `payload` (UTF-8), as a server writes it (RFC 6455 §5.2)."""
     size = len(payload)
     if size < 126:
         return bytes((0x81, size)) + payload
@@ -23,7 +23,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def server_sent_event(payload: bytes, id_: str = "") -> bytes:
-    """One event around `payload`, JSON on one line, with the id from which a client resumes (HTML §9.2.5)."""
+    """Return one event around `payload`, JSON on one line, with the id from which a client resumes (HTML §9.2.5)."""
     head = f"id: {id_}\n".encode() if id_ else b""
     return b"%bdata: %b\n\n" % (head, payload)
 
@@ -32,7 +32,7 @@ NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Envelope:
-    """A message on its way to its watchers, whichever topics they watch it through.
+    """A message on its way to its watchers, whatever topic they watch.
 
     `labels` are those of its job. They decide who may see the message, and are never sent.
     """
@@ -48,21 +48,21 @@ class Envelope:
 
     @property
     def frame(self) -> bytes:
-        """The WebSocket frame, made when the first watcher needs it."""
+        """Return the WebSocket frame, encoded when the first watcher needs it."""
         if self._frame is None:
             self._frame = text_frame(encode(self.message))
         return self._frame
 
     @property
     def event(self) -> bytes:
-        """The server-sent event, with the cursor as its id; made when the first watcher needs it."""
+        """Return the server-sent event, with the cursor as its id, encoded when the first watcher needs it."""
         if self._event is None:
             self._event = server_sent_event(encode(self.message), str(self.message.cursor or ""))
         return self._event
 
     @property
     def key(self) -> tuple[type, str] | None:
-        """Of progress and of previews, only the newest of a job, or of a batch, matters."""
+        """Return what a newer message replaces this one by: only the newest progress or preview of a job matters."""
         message = self.message
         if isinstance(message, BatchProgress):
             return (BatchProgress, message.batch_id)
@@ -79,7 +79,7 @@ class ReplayedEnvelope(Envelope):
 
 
 class NoticeEnvelope:
-    """What is said to one reader alone."""
+    """A notice for one reader alone."""
 
     __slots__ = ("event", "frame")
     key = None
@@ -91,7 +91,7 @@ class NoticeEnvelope:
 
 
 class Sendable(Protocol):
-    """What can wait to be sent."""
+    """An item in a backlog."""
 
     @property
     def frame(self) -> bytes:
@@ -99,14 +99,14 @@ class Sendable(Protocol):
 
     @property
     def key(self) -> object:
-        """While an item waits, a newer one with its key replaces it; None is never replaced."""
+        """A newer item with the same key replaces a waiting one; None is never replaced."""
 
 
 F = TypeVar("F", bound=Sendable)
 
 
 class FrameBatch(Generic[F]):
-    """What is sent together, in order; the bytes are joined once for all watchers."""
+    """Messages that are sent together, in order; the bytes are joined once for all watchers."""
 
     __slots__ = ("frames", "items")
 
@@ -116,10 +116,10 @@ class FrameBatch(Generic[F]):
 
 
 class DeliveryCounters:
-    """What was due to watchers so far: each message once for each of them; bytes are those of whole frames.
+    """Deliveries so far: each message once per watcher of its topics; bytes are those of whole frames.
 
-    So what a filter, an interval or newer progress kept back counts, and what is replayed to newcomers does not: to
-    count at every outbox would cost each delivery something, to multiply costs nothing.
+    Messages that a filter, an interval or newer progress held back count, and replayed ones do not. Counting in every
+    outbox would make each delivery slower.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""The live watchers of a topic, and the one pass that hands a batch to all of them.
+"""The fan-out of a topic: one pass that sends a batch to all live watchers.
 
-Here lies most of what a delivery costs beside the kernel's `send`. A loop that asks each outbox whether something waits
-in it, and then sends, goes through five Python objects a watcher, and at 500 watchers none of them is in the cache any
-more. So those for whom nothing waits are kept apart, as the bare `send` of each socket, and C goes over them.
+Beside the kernel's `send`, most of the cost of a delivery is here. A loop that asks each outbox whether messages wait,
+and then sends, touches five Python objects per watcher. With 500 watchers none of them is in the CPU cache any more. So
+outboxes where nothing waits are kept apart, as the bare `send` of their socket, and C code iterates over them.
 """
 
 from collections.abc import Callable
@@ -16,52 +16,52 @@ Send: TypeAlias = Callable[[bytes], int]  # of a non-blocking socket
 
 
 class Receiver(Protocol):
-    """An outbox in a crowd."""
+    """An outbox that receives every batch."""
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
         """Send or keep the messages, in order. Never blocks, never raises."""
 
 
 class SocketReceiver(Receiver, Protocol):
-    """An outbox that may let the crowd write to its socket, as long as nothing waits in it."""
+    """An outbox whose socket the fan-out may write to while nothing waits in it."""
 
-    def congest(self, batch: FrameBatch[Envelope], sent: int) -> None:
-        """Of this batch the socket has taken only so many bytes."""
+    def partly_sent(self, batch: FrameBatch[Envelope], sent: int) -> None:
+        """Keep the rest of a batch of which the socket took only `sent` bytes."""
 
 
 class FanOut:
-    """Outboxes that get every batch, each in its order."""
+    """Outboxes that receive every batch, in order."""
 
     def __init__(self) -> None:
         self._direct: dict[SocketReceiver, Send] = {}
         self._others: dict[Receiver, None] = {}
 
-    def add(self, member: Receiver) -> None:
-        """Give an outbox what is put from here on."""
-        self._others[member] = None
+    def add(self, receiver: Receiver) -> None:
+        """Send all further batches to an outbox."""
+        self._others[receiver] = None
 
-    def remove(self, member: Receiver) -> None:
-        """Give it nothing any more."""
-        self._others.pop(member, None)
-        self._direct.pop(member, None)  # type: ignore[call-overload]
+    def remove(self, receiver: Receiver) -> None:
+        """Send nothing more to an outbox."""
+        self._others.pop(receiver, None)
+        self._direct.pop(receiver, None)  # type: ignore[call-overload]
 
-    def send_directly(self, member: SocketReceiver, send: Send) -> None:
-        """Nothing waits in this outbox; until `ask_first`, write to its socket."""
-        if member in self._others:
-            del self._others[member]
-            self._direct[member] = send
+    def send_directly(self, receiver: SocketReceiver, send: Send) -> None:
+        """Write to the socket of an outbox where nothing waits, until `stop_direct_sends`."""
+        if receiver in self._others:
+            del self._others[receiver]
+            self._direct[receiver] = send
 
-    def ask_first(self, member: SocketReceiver) -> None:
-        """Something waits in this outbox, or it takes nothing any more."""
-        if self._direct.pop(member, None) is not None:
-            self._others[member] = None
+    def stop_direct_sends(self, receiver: SocketReceiver) -> None:
+        """Call `put` of an outbox again: messages wait there, or it is closed."""
+        if self._direct.pop(receiver, None) is not None:
+            self._others[receiver] = None
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Hand the messages to everyone."""
+        """Send a batch to all outboxes."""
         others = tuple(self._others)
         self._send_to_all(batch)
-        for member in others:
-            member.put(batch)
+        for receiver in others:
+            receiver.put(batch)
 
     def _send_to_all(self, batch: FrameBatch[Envelope]) -> None:
         frames, whole = batch.frames, len(batch.frames)
@@ -71,11 +71,11 @@ class FanOut:
             try:
                 sent.extend(map(call, sends, repeat(frames)))
                 break
-            except BlockingIOError:  # by the one behind those in `sent`; `sends` is past it
+            except BlockingIOError:  # of the socket after those in `sent`; `sends` is past it
                 sent.append(0)
-            except OSError:  # the peer is gone; the connection's reader finds out as well and ends it
+            except OSError:  # the peer is gone; the connection's reader notices it too and ends the connection
                 sent.append(whole)
         if sent.count(whole) < len(sent):
-            for member, taken in zip(tuple(self._direct), sent, strict=True):
+            for receiver, taken in zip(tuple(self._direct), sent, strict=True):
                 if taken != whole:
-                    member.congest(batch, taken)
+                    receiver.partly_sent(batch, taken)

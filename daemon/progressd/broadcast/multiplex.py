@@ -1,7 +1,7 @@
-"""A session: one watcher on many topics, who gets every message once, and in the order of the offsets.
+"""A session: one watcher of many topics, which gets every message once, in the order of the offsets.
 
-Were each topic to deliver by its own fan-out task, a message could overtake one of another topic, and then no cursor
-would tell what the watcher has had. So what sessions watch goes through one more channel, in order, whatever its topic.
+If each topic delivered by its own fan-out task, a message could overtake one of another topic. Then no cursor would say
+what the watcher has received. So the messages for all sessions go through one more channel, in order.
 """
 
 import math
@@ -11,18 +11,19 @@ from typing import Final
 
 import trio
 
+from progressd.broadcast.backlog import Backlog
 from progressd.broadcast.channel import Channel
 from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
-from progressd.broadcast.outbox import Backlog, Outbox
+from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, ended_topic, topics_of
 
-MAX_ENDED: Final = 1000  # topics that are over and remembered, so that what came on them does not come again
+MAX_ENDED: Final = 1000  # ended topics that a session remembers, so that their messages do not come twice
 
 
 class Session:
-    """Made by `Broadcaster.open_session`. `subscribe` and `unsubscribe` come from one task, `leave` at last."""
+    """Made by `Broadcaster.open_session`. One task calls `subscribe` and `unsubscribe`, and `leave` at the end."""
 
     def __init__(
         self,
@@ -31,19 +32,19 @@ class Session:
         history: History,
         newest_offset: Callable[[], int],
         limit: int,
-        turns: trio.Lock,
+        replay_lock: trio.Lock,
     ) -> None:
-        self.topics: dict[str, int] = {}  # by topic: what came after that offset has been delivered here, or will be
-        self._ended: dict[str, tuple[int, int]] = {}  # topics that are over, the last ones: what came after and up to
+        self.topics: dict[str, int] = {}  # by topic: all messages after that offset have been or will be delivered
+        self._ended: dict[str, tuple[int, int]] = {}  # the same for ended topics, up to the second offset
         self._outbox = outbox
         self._newest_offset = newest_offset
         self._sessions = sessions
         self._history = history
         self._limit = limit  # bytes that may be held back
-        self._turns = turns
+        self._replay_lock = replay_lock
         self._held: Backlog[Envelope] = Backlog()
         self._holding = False
-        self._seen_unfinished = 0  # the jobs that were unfinished at this offset have been delivered whole
+        self._seen_unfinished = 0  # all messages of the jobs unfinished at this offset were delivered
 
     async def subscribe(
         self,
@@ -52,22 +53,21 @@ class Session:
         drained: Callable[[], Awaitable[None]],
         answer: Callable[[int], None],
     ) -> None:
-        """Send what was on some topics (`after`: only what is newer), and be live on them.
+        """Replay some topics (`after`: only newer messages), and then deliver live messages.
 
-        `drained` waits until the outbox has nothing waiting. `answer` is called, with the offset from which the watcher
-        can resume all topics, once everything up to it has been sent and before anything newer is. Raises NotFound,
-        StoreFailed.
+        `drained` waits until nothing waits in the outbox. `answer` is called with the offset from which the watcher can
+        resume all topics: after everything up to it was sent, and before newer messages. Raises NotFound, StoreFailed.
         """
         top = self.newest_offset
         for topic in topics:
             self._sessions.join(self, topic, top)
-        self._holding = True  # on all topics: nothing live may overtake what is replayed
+        self._holding = True  # on all topics: no live message may overtake a replayed one
         try:
             for topic in topics:
                 await self._replay(topic, after, top, drained)
-            await self._sessions.caught_up()  # what came before the top on other topics may have been on its way
+            await self._sessions.caught_up()  # messages up to the top on other topics may be on their way
             self._pass_on(self._take_held(top))
-            answer(self._outbox.upto(top))
+            answer(self._outbox.resume_offset(top))
         except BaseException:
             for topic in topics:
                 self.unsubscribe(topic)
@@ -78,16 +78,16 @@ class Session:
 
     @property
     def newest_offset(self) -> int:
-        """Of the newest message there is."""
+        """Return the offset of the newest message."""
         return self._newest_offset()
 
     def unsubscribe(self, topic: str) -> None:
-        """Get nothing more through a topic."""
+        """Receive nothing more through a topic."""
         self.topics.pop(topic, None)
         self._sessions.leave(self, topic)
 
     def end(self, topic: str, after: int, upto: int) -> None:
-        """The topic is over: all that came on it between these offsets has been delivered, or is on its way.
+        """End a topic: all its messages between these offsets have been delivered, or are on their way.
 
         A deleted job may be registered again. Its topic then has newer messages, which have not been delivered.
         """
@@ -97,7 +97,7 @@ class Session:
             del self._ended[next(iter(self._ended))]
 
     def leave(self) -> None:
-        """Get nothing any more."""
+        """Receive nothing more."""
         for topic in tuple(self.topics):
             self.unsubscribe(topic)
 
@@ -113,20 +113,20 @@ class Session:
             self._outbox.end(SLOW_CONSUMER)
 
     async def _replay(self, topic: str, after: int | None, top: int, drained: Callable[[], Awaitable[None]]) -> None:
-        past = Replay(self._history, topic, after, top, self._turns)
-        while (batch := await past.next()) is not None:
+        replay = Replay(self._history, topic, after, top, self._replay_lock)
+        while (batch := await replay.next()) is not None:
             await drained()
-            self._outbox.put(FrameBatch(self._replayed(topic, batch.items, past.ends)))
-        if past.over or not self._sessions.has(self, topic):  # or it has ended since
+            self._outbox.put(FrameBatch(self._replayed(topic, batch.items, replay.ends)))
+        if replay.over or not self._sessions.has(self, topic):  # or it has ended since
             _, upto = self._ended.get(topic, (0, 0))
-            self.end(topic, after or 0, past.newest if past.over else upto)
+            self.end(topic, after or 0, replay.newest if replay.over else upto)
             return
         self.topics[topic] = after or 0
         if topic == ALL_JOBS:
-            self._seen_unfinished = past.begins
+            self._seen_unfinished = replay.snapshot_offset
 
     def _take_held(self, top: int) -> list[Envelope]:
-        """Of what was held back, that up to an offset."""
+        """Remove the held messages up to an offset and return them."""
         held = self._held.take()
         for item in held:
             if item.offset > top:
@@ -138,8 +138,8 @@ class Session:
             self._outbox.put(FrameBatch(items))
 
     def _replayed(self, topic: str, items: Sequence[Envelope], ends: Mapping[str, int]) -> list[Envelope]:
-        """What a replay of the topic brings that has not come through another one. `ends`: of jobs, their offsets."""
-        # Without cursors: whoever resumed all topics from one of these would miss what they have had since.
+        """Return the messages that did not come through another topic. `ends`: the offsets at which jobs ended."""
+        # Without cursors: a client that resumed all topics from one of them would miss newer messages of the others.
         return [ReplayedEnvelope(item) for item in items if not self._has_come(item, topic, ends)]
 
     def _has_come(self, item: Envelope, topic: str, ends: Mapping[str, int]) -> bool:
@@ -156,7 +156,7 @@ class Session:
 
 
 class SessionHub:
-    """Which session watches what, and the channel and fan-out task of them all."""
+    """The topics of all sessions, and the channel and fan-out task that they share."""
 
     def __init__(self, traffic: DeliveryCounters) -> None:
         self._traffic = traffic
@@ -164,22 +164,22 @@ class SessionHub:
         self._channel: Channel[tuple[Envelope, Sequence[str]] | trio.Event] = Channel()
 
     def join(self, session: Session, topic: str, top: int) -> None:
-        """From here on the session gets what comes on the topic after the offset `top`."""
+        """Deliver further messages of a topic to a session, if their offset is above `top`."""
         self.members.setdefault(topic, {})[session] = top
 
     def leave(self, session: Session, topic: str) -> None:
-        """From here on it does not."""
+        """Deliver no further message of a topic to a session."""
         members = self.members.get(topic, {})
         members.pop(session, None)
         if not members:
             self.members.pop(topic, None)
 
     def has(self, session: Session, topic: str) -> bool:
-        """Whether the session gets what comes on the topic."""
+        """Return whether a session receives the messages of a topic."""
         return session in self.members.get(topic, ())
 
     async def caught_up(self) -> None:
-        """Wait until what is queued has been handed over."""
+        """Wait until the queued messages have been delivered."""
         reached = trio.Event()
         await self._channel.put(reached)
         await reached.wait()

@@ -1,12 +1,13 @@
-"""A reader: messages of a topic one by one, for whoever awaits them in this process."""
+"""The reader: messages of a topic one by one, for a task in this process."""
 
 from types import TracebackType
 
 import trio
 
+from progressd.broadcast.backlog import Backlog
 from progressd.broadcast.envelope import Envelope, FrameBatch, NoticeEnvelope
 from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.outbox import FLUSH_BYTES, Backlog
+from progressd.broadcast.outbox import FLUSH_BYTES
 from progressd.broadcast.subscription import Subscription
 from progressd.core.close_codes import SLOW_CONSUMER, CloseCode
 from progressd.core.errors import SlowConsumer
@@ -14,17 +15,17 @@ from progressd.core.messages import Notice, TopicMessage
 
 
 class ReaderOutbox:
-    """Keeps the messages until they are asked for."""
+    """Keeps messages until they are read."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._backlog: Backlog[Envelope | NoticeEnvelope] = Backlog()
-        self._news = trio.Event()
-        self._closing: CloseCode | None = None
+        self._changed = trio.Event()
+        self._code: CloseCode | None = None
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Keep the messages; when too many bytes wait already, forget them and end as a slow consumer."""
-        if self._closing is not None:
+        """Keep the messages. If too many bytes wait already, drop them and end as a slow consumer."""
+        if self._code is not None:
             return
         if self._backlog.size > self._limit:
             self._backlog.clear()
@@ -32,75 +33,75 @@ class ReaderOutbox:
         else:
             for item in batch.items:
                 self._backlog.put(item)
-        self._news.set()
+        self._changed.set()
 
     def say(self, notice: Notice) -> None:
-        """Keep what is said to this reader alone."""
-        if self._closing is None:
+        """Keep a notice for this reader alone."""
+        if self._code is None:
             self._backlog.put(NoticeEnvelope(notice))
-            self._news.set()
+            self._changed.set()
 
-    def end(self, closing: CloseCode) -> None:
-        """Nothing comes after what has been put."""
-        self._closing = self._closing or closing
-        self._news.set()
+    def end(self, code: CloseCode) -> None:
+        """See Outbox."""
+        self._code = self._code or code
+        self._changed.set()
 
-    def follow(self, crowd: FanOut) -> None:
-        """Get what is put into the crowd."""
-        crowd.add(self)
+    def follow(self, fan_out: FanOut) -> None:
+        """See Outbox."""
+        fan_out.add(self)
 
-    def upto(self, offset: int) -> int:
-        """All of it."""
+    def resume_offset(self, offset: int) -> int:
+        """See Outbox."""
         return offset
 
-    def take(self, most: int) -> list[Envelope | NoticeEnvelope]:
-        """What waits, as much as fits into `most` bytes, and at least one if there is one."""
-        return self._backlog.take(most) if self._backlog else []
+    def take(self, max_bytes: int) -> list[Envelope | NoticeEnvelope]:
+        """Remove the oldest messages that fit into `max_bytes`, at least one if any wait, and return them."""
+        return self._backlog.take(max_bytes) if self._backlog else []
 
     async def wait(self) -> bool:
-        """Wait until something waits; False after the end. Raises SlowConsumer where messages were forgotten."""
+        """Wait for a message; return False after the end. Raises SlowConsumer if messages were dropped."""
         while not self._backlog:
-            if self._closing is SLOW_CONSUMER:
-                raise SlowConsumer("the reader was too slow and has missed messages")
-            if self._closing is not None:
+            if self._code is SLOW_CONSUMER:
+                raise SlowConsumer("the reader was too slow and missed messages")
+            if self._code is not None:
                 return False
-            self._news = trio.Event()
-            await self._news.wait()
+            self._changed = trio.Event()
+            await self._changed.wait()
         return True
 
 
 class Reader:
-    """What `Broadcaster.subscribe` returns: `async for message in reader`, which ends with the job.
+    """`async for message in reader`: made by `Broadcaster.subscribe`, and ends with the job.
 
-    It is subscribed as soon as it exists, and until it ends, is closed (`with` does it), or nobody holds it any more.
+    It is subscribed from its creation until it ends, is closed (`with` does that), or is garbage-collected.
     """
 
     def __init__(self, outbox: ReaderOutbox, subscription: Subscription) -> None:
         self._outbox = outbox
         self._subscription = subscription
-        self._has_past = True  # some of what was has not been read yet
+        self._replaying = True
 
     def __aiter__(self) -> "Reader":
         return self
 
     async def __anext__(self) -> TopicMessage:
-        """Raises SlowConsumer where the reader was too slow and messages were forgotten."""
+        """Return the next message. Raises SlowConsumer if the reader was too slow and messages were dropped."""
         while items := await self.read(1):
             [item] = items
             if isinstance(item, Envelope):
                 return item.message
         raise StopAsyncIteration
 
-    async def read(self, most: int = FLUSH_BYTES) -> list[Envelope | NoticeEnvelope]:
-        """Wait for what comes next, and take as much as fits into `most` bytes; nothing after the end.
+    async def read(self, max_bytes: int = FLUSH_BYTES) -> list[Envelope | NoticeEnvelope]:
+        """Wait for messages and return as many as fit into `max_bytes`; return none after the end.
 
-        Raises like `__anext__`, and what reading from the store raises.
+        Raises SlowConsumer, and StoreFailed while it replays.
         """
-        while not (items := self._outbox.take(most)):
-            if self._has_past:
-                batch = await self._subscription.past()
+        while not (items := self._outbox.take(max_bytes)):
+            if self._replaying:
+                batch = await self._subscription.next_replay()
                 if batch is None:
-                    self._has_past = False
+                    self._replaying = False
                 else:
                     self._subscription.outbox.put(batch)
             elif not await self._outbox.wait():
@@ -120,5 +121,5 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Get nothing any more."""
+        """Receive nothing more."""
         self._subscription.leave()

@@ -1,8 +1,8 @@
-"""A subscription: one watcher on one topic, without a seam between what was and what comes.
+"""A subscription: one watcher on one topic, first the replay of past messages, then live ones.
 
-It is registered first, and notes the newest offset of that moment (its top). What is live and newer than the top is
-held back until everything up to the top has been replayed from the store; then it goes out, and from there on the
-outbox is one of the topic's crowd. So nothing is missing and nothing comes twice, however the two interleave.
+It is registered first, and notes the newest offset of that moment (its top). Live messages newer than the top are held
+back until everything up to the top has been replayed. Then they go out, and the outbox joins the fan-out of the topic.
+So no message is missing and none comes twice, however replay and live messages interleave.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,67 +10,68 @@ from typing import NamedTuple, Protocol
 
 import trio
 
+from progressd.broadcast.backlog import Backlog
 from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.outbox import Backlog, Outbox
+from progressd.broadcast.outbox import Outbox
 from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
 
-REPLAY_BATCH = 128  # messages of a snapshot put into an outbox before it must drain
-REPLAY_BYTES = 65536  # and what they may come to, well below an outbox's limit; a longer message goes alone
+REPLAY_BATCH = 128  # messages put into an outbox before it must drain
+REPLAY_BYTES = 65536  # and their bytes, well below the limit of an outbox; a larger message goes alone
 
 
 class Page(NamedTuple):
-    """Some of what was, oldest first. `after`: where the next page begins, None when this is the last one.
+    """Past messages, oldest first. `after`: where the next page begins, None for the last one.
 
-    A snapshot is one page. It may have been taken a little earlier, and what has come since is on the next ones.
+    A snapshot is one page. It may have been taken a little earlier; newer messages are on the next pages.
     """
 
     items: Sequence[Envelope]
     after: int | None = None
-    over: bool = False  # the topic has had its last message
+    over: bool = False  # the topic has ended
 
 
 class History(Protocol):
-    """Where a subscription reads what was."""
+    """The source of past messages."""
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """Messages of a topic with after < offset ≤ upto; after=None: the snapshot, all a new watcher needs to know."""
+        """Return messages with after < offset ≤ upto; for after=None the snapshot: all that a new watcher needs."""
 
 
 class EmptyHistory:
-    """For a broadcaster without a store: a watcher sees what comes after it."""
+    """For a broadcaster without a store: a watcher gets only newer messages."""
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """Nothing."""
+        """Return nothing."""
         await trio.lowlevel.checkpoint()
         return Page([])
 
 
 class Replay:
-    """What was on a topic, in parts: after < offset ≤ top, or the snapshot at the top where `after` is None.
+    """Past messages of a topic, in parts: after < offset ≤ top, or the snapshot at the top if `after` is None.
 
-    `turns` is shared by all pasts of all jobs, which may be long. In each pass of the event loop one of them goes on.
-    So a hundred watchers that come back together do not delay other tasks.
+    All replays of the topic of all jobs, which may be long, share `replay_lock`. One of them continues in each pass of
+    the event loop, so a hundred watchers that reconnect together do not delay other tasks.
     """
 
-    def __init__(self, history: History, topic: str, after: int | None, top: int, turns: trio.Lock) -> None:
-        self.over = False  # the topic has had its last message, as far as has been read
-        self.newest = 0  # the offset of the last message that has been read
-        self.begins = 0  # the offset at which the snapshot was taken
-        self.ends = dict[str, int]()  # of jobs whose end or deletion has been read, its offset; not for all jobs
+    def __init__(self, history: History, topic: str, after: int | None, top: int, replay_lock: trio.Lock) -> None:
+        self.over = False  # the topic has ended, as far as has been read
+        self.newest = 0  # the offset of the last message read
+        self.snapshot_offset = 0  # at which the snapshot was taken
+        self.ends = dict[str, int]()  # by job, where its end or deletion was read; not for the topic of all jobs
         self._history = history
         self._topic = topic
         self._after = after
         self._top = top
-        self._turns = turns
+        self._replay_lock = replay_lock
         self._page: Sequence[Envelope] = ()
         self._place = 0  # in the page, of the next message
         self._at_end = False
 
     async def next(self) -> FrameBatch[Envelope] | None:
-        """The next part, oldest first; it may be empty. None when there is no more."""
+        """Return the next part, oldest first, which may be empty; None after the last one."""
         if self._topic == ALL_JOBS:
-            async with self._turns:
+            async with self._replay_lock:
                 pass
         if self._place == len(self._page):
             if self._at_end:
@@ -83,7 +84,7 @@ class Replay:
             if self._topic != ALL_JOBS:
                 self.ends.update(_ends(page.items))
             if self._after is None:
-                self.begins = self._top if page.after is None else page.after
+                self.snapshot_offset = self._top if page.after is None else page.after
             self._after = page.after
             self._at_end = page.after is None
         items, size = list[Envelope](), 0
@@ -104,9 +105,9 @@ def _ends(items: Iterable[Envelope]) -> Iterator[tuple[str, int]]:
 
 
 class Subscription:
-    """Made by `Broadcaster.join`. Whoever made it calls `past` until it returns None, and `leave` at last."""
+    """Made by `Broadcaster.join`. The owner calls `next_replay` until it returns None, and `leave` at the end."""
 
-    __slots__ = ("_held", "_leave", "_limit", "_on_live", "_over", "_past", "_top", "outbox", "topic")
+    __slots__ = ("_held", "_leave", "_limit", "_on_live", "_over", "_replay", "_top", "outbox", "topic")
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class Subscription:
         after: int | None,
         top: int,
         limit: int,
-        turns: trio.Lock,
+        replay_lock: trio.Lock,
         leave: Callable[["Subscription"], None],
         on_live: Callable[[int], None] | None,
     ) -> None:
@@ -124,44 +125,44 @@ class Subscription:
         self.outbox = outbox
         self._top = top
         self._limit = limit  # bytes that may be held back
-        self._past: Replay | None = Replay(history, topic, after, top, turns)
+        self._replay: Replay | None = Replay(history, topic, after, top, replay_lock)
         self._held: Backlog[Envelope] = Backlog()
         self._over = False
         self._leave = leave
         self._on_live = on_live
 
-    async def past(self) -> FrameBatch[Envelope] | None:
-        """The next part of what was, oldest first; None once all of it was given and the live messages flow."""
-        if self._past is None:
+    async def next_replay(self) -> FrameBatch[Envelope] | None:
+        """Return the next past messages, oldest first; None once live messages flow."""
+        if self._replay is None:
             return None
-        batch = await self._past.next()
+        batch = await self._replay.next()
         if batch is None:
-            if self._past.over:
+            if self._replay.over:
                 self._over = True
             elif self._on_live is not None:
-                self._on_live(self.outbox.upto(self._top))
-            self._past = self._on_live = None
+                self._on_live(self.outbox.resume_offset(self._top))
+            self._replay = self._on_live = None
             self._release()
         return batch
 
     def finish(self) -> None:
-        """The topic has had its last message."""
+        """End the stream: the topic has had its last message."""
         self._over = True
-        if self._past is None:
+        if self._replay is None:
             self._end()
 
     def deliver(self, batch: FrameBatch[Envelope]) -> bool:
-        """Take live messages, in order; whether the next ones may go right into the outbox."""
+        """Take live messages, in order. Return whether the next ones may go straight into the outbox."""
         newer = [item for item in batch.items if item.offset > self._top]
-        if self._past is not None:
+        if self._replay is not None:
             self._hold(newer)
             return False
         if newer:
             self.outbox.put(batch if len(newer) == len(batch.items) else FrameBatch(newer))
-        return bool(newer)  # offsets only grow, so there is nothing to check from here on
+        return bool(newer)  # offsets only grow, so nothing needs a check any more
 
     def leave(self) -> None:
-        """Get nothing any more."""
+        """Receive nothing more."""
         self._leave(self)
 
     def _release(self) -> None:

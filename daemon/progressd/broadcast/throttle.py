@@ -1,6 +1,6 @@
-"""Less for a watcher who may see less, or asks for less: some jobs, some types of messages, progress only so often.
+"""Filters for one watcher: by labels, by message type, and by how often progress may come.
 
-The last two never keep back a change of a job's status, nor the last progress before its end.
+The last two never hold back a status change, nor the last progress before the end of a job.
 """
 
 import math
@@ -35,27 +35,33 @@ ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
 
 
 class TypeFilteredOutbox:
-    """An outbox that gets only some messages."""
+    """An outbox that receives only some messages."""
 
     def __init__(self, outbox: Outbox, wanted: Callable[[Envelope], bool]) -> None:
         self._outbox = outbox
         self._wanted = wanted
-        self.end = outbox.end
-        self.upto = outbox.upto
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Pass on what was selected."""
+        """Put the wanted messages."""
         wanted = list(filter(self._wanted, batch.items))
         if wanted:
             self._outbox.put(batch if len(wanted) == len(batch.items) else FrameBatch(wanted))
 
-    def follow(self, crowd: FanOut) -> None:
-        """Get what is put into the crowd, in order to choose."""
-        crowd.add(self)
+    def end(self, code: CloseCode) -> None:
+        """See Outbox."""
+        self._outbox.end(code)
+
+    def resume_offset(self, offset: int) -> int:
+        """See Outbox."""
+        return self._outbox.resume_offset(offset)
+
+    def follow(self, fan_out: FanOut) -> None:
+        """See Outbox. The filter follows instead of the outbox."""
+        fan_out.add(self)
 
 
 def of_types(types: Collection[str], item: Envelope) -> bool:
-    """Return whether a watcher of these types gets the message."""
+    """Return whether a watcher of these types receives the message."""
     return isinstance(item.message, ALWAYS) or type_of(item.message) in types
 
 
@@ -67,16 +73,16 @@ def of_jobs_with(labels: Mapping[str, str], item: Envelope) -> bool:
     return has_labels(item.labels, labels) or isinstance(item.message, BatchMessage)
 
 
-def asked_for(
+def filtered_outbox(
     outbox: Outbox,
     types: Collection[str] | None,
     interval: float,
     labels: Mapping[str, str],
     start: Callable[[Callable[[], Awaitable[None]]], None],
 ) -> Outbox:
-    """Return the outbox, behind what its watcher wants less of, or may not see.
+    """Return the outbox behind its filters.
 
-    `labels`: those that a job must have. `start` runs a task that lives as long as the watcher.
+    `labels`: those that a job must have. `start` runs a task for as long as the watcher is connected.
     """
     if interval:
         outbox = ThrottledOutbox(outbox, interval, start)
@@ -88,31 +94,31 @@ def asked_for(
 
 
 class Released(NamedTuple):
-    """A message that goes out, and the offset from which one resumes who has had everything up to it."""
+    """A message that goes out, and the offset from which a client resumes after it."""
 
     item: Envelope
     upto: int
 
 
 class ProgressThrottle:
-    """Decides when the progress of which job may go out; `now` is in seconds of any clock. Does no I/O.
+    """Decides when the progress of a job may go out; `now` is in seconds of any clock. Does no I/O.
 
-    A replay on a socket of many topics goes out at once, and takes the place of what is kept.
+    A message that is replayed on a socket of many topics goes out at once, and replaces the one that is kept.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
         self._allowed: dict[str, float] = {}  # by job, when its next progress may go out
-        self._kept: OrderedDict[str, Envelope] = OrderedDict()  # by job, its newest progress; by their offsets
-        self._due: list[tuple[float, str]] = []  # a heap: when each may go out; also some that have gone out since
-        self._newest = 0  # the offset of the newest that has been taken with a cursor
+        self._kept: OrderedDict[str, Envelope] = OrderedDict()  # the newest progress by job, in the order of offsets
+        self._due: list[tuple[float, str]] = []  # a heap: when each may go out; some have gone out already
+        self._newest = 0  # the offset of the newest message taken that has a cursor
 
     def __bool__(self) -> bool:
         return bool(self._kept)
 
     @property
     def next_due(self) -> float:
-        """When `release` has something again."""
+        """Return when `release` has a message again."""
         while self._due:
             due, job_id = self._due[0]
             if job_id in self._kept and self._allowed[job_id] == due:
@@ -121,7 +127,7 @@ class ProgressThrottle:
         return math.inf
 
     def upto(self, offset: int) -> int:
-        """From where one resumes who has had everything up to an offset but what is kept back: a newer one may be."""
+        """Return where a client resumes that has received all messages up to `offset`, except those held back."""
         return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
 
     def take(self, items: Sequence[Envelope], now: float) -> list[Released]:
@@ -151,7 +157,7 @@ class ProgressThrottle:
         return out
 
     def release(self, now: float) -> list[Released]:
-        """What was kept back until now, in order."""
+        """Return the messages held back until now, in order."""
         due = set[tuple[int, str]]()
         while self.next_due <= now and self._due:
             job_id = heappop(self._due)[1]
@@ -176,41 +182,44 @@ class ProgressThrottle:
 
 
 class ThrottledOutbox:
-    """An outbox that gets at most one progress per job in `interval` seconds, the newest; the rest at once.
+    """An outbox that gets at most one progress per job in `interval` seconds, the newest; other messages at once.
 
-    A cursor says that everything before it has come. So while a progress is kept back, what overtakes it goes out with
-    the cursor just before the oldest that is kept; and the progress itself, later, with that of what overtook it.
+    A cursor says that everything before it was received. So a message that overtakes held progress goes out with the
+    cursor just before the oldest held one. The held progress goes out later with the cursor of what overtook it.
     """
 
     def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._outbox = outbox
-        self._pace = ProgressThrottle(interval)
-        self.upto = self._pace.upto
+        self._throttle = ProgressThrottle(interval)
         self._until = math.inf  # when `_release` wakes next
-        self._sooner = trio.Event()
+        self._earlier = trio.Event()
         start(self._release)
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Pass on what may go out now."""
-        self._pass_on(self._pace.take(batch.items, trio.current_time()))
-        if self._pace.next_due < self._until:
-            self._sooner.set()
+        """Put the messages that may go out now."""
+        self._pass_on(self._throttle.take(batch.items, trio.current_time()))
+        if self._throttle.next_due < self._until:
+            self._earlier.set()
 
-    def end(self, closing: CloseCode) -> None:
-        """Nothing comes after what has been put."""
-        self._pass_on(self._pace.release(math.inf))
-        self._outbox.end(closing)
+    def end(self, code: CloseCode) -> None:
+        """Put everything held back, then end."""
+        self._pass_on(self._throttle.release(math.inf))
+        self._outbox.end(code)
 
-    def follow(self, crowd: FanOut) -> None:
-        """Get what is put into the crowd, in order to hold some of it back."""
-        crowd.add(self)
+    def resume_offset(self, offset: int) -> int:
+        """See Outbox."""
+        return self._throttle.upto(offset)
+
+    def follow(self, fan_out: FanOut) -> None:
+        """See Outbox. The throttle follows instead of the outbox."""
+        fan_out.add(self)
 
     async def _release(self) -> None:
         while True:
-            self._sooner, self._until = trio.Event(), self._pace.next_due
+            self._earlier, self._until = trio.Event(), self._throttle.next_due
             with trio.move_on_at(self._until):
-                await self._sooner.wait()
-            self._pass_on(self._pace.release(trio.current_time()))
+                await self._earlier.wait()
+            self._pass_on(self._throttle.release(trio.current_time()))
 
     def _pass_on(self, out: list[Released]) -> None:
         if out:
@@ -218,7 +227,7 @@ class ThrottledOutbox:
 
 
 def _placed(item: Envelope, upto: int) -> Envelope:
-    """The message with the cursor of that offset."""
+    """Return the message with the cursor of an offset."""
     cursor = item.message.cursor
     if upto == item.offset or cursor is UNSET:
         return item

@@ -22,7 +22,7 @@ from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
 from progressd.core.job import PRODUCER_LOST
 from progressd.core.messages import Error, StatusChange
-from progressd.core.progress_pattern import SEARCHED_MOST, ProgressPattern
+from progressd.core.progress_pattern import MAX_SEARCHED, ProgressPattern
 from progressd.core.status import JobStatus
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process
@@ -186,7 +186,7 @@ class CommandJob:
                 await output.aclose()
                 return
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-            rest = rest[: SEARCHED_MOST + 1]  # one byte more shows that the line is longer
+            rest = rest[: MAX_SEARCHED + 1]  # one byte more shows that the line is longer
             for line in lines:
                 self._search(line)
         self._search(rest)

@@ -1,9 +1,9 @@
-"""The batch: files that were handed in together, counted by what has become of their jobs."""
+"""The batch: the jobs of files that were submitted together, counted by status."""
 
 from datetime import datetime
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchMessage, BatchProgress, BatchProgressData
@@ -11,7 +11,7 @@ from progressd.core.status import JobStatus
 
 
 class Priority(StrEnum):
-    """Whose jobs the runner takes first; among equals, the oldest."""
+    """The order in which the runner starts jobs; with equal priority, the oldest first."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -19,12 +19,12 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """More is sooner."""
+        """Return a number: jobs with a larger one start first."""
         return list(Priority).index(self)
 
 
 class BatchStatus(StrEnum):
-    """What the statuses of the jobs come to; the last four are final."""
+    """The combined status of the jobs; the last four are final."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -35,12 +35,12 @@ class BatchStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing can change any more."""
+        """Return whether the status is final."""
         return self not in (BatchStatus.QUEUED, BatchStatus.PROCESSING)
 
 
 class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that is kept of one batch beside its jobs. Times are UTC; offsets are places in the stream of messages."""
+    """A batch, without its jobs. Times are UTC; offsets are positions in the stream of messages."""
 
     id: str
     status: BatchStatus
@@ -53,37 +53,37 @@ class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
-    called_off: bool = False  # as a whole, and not only job by job
+    cancelled_as_batch: bool = field(default=False, name="called_off")  # as a whole, not job by job
     started_at: datetime | None = None
     moved_at: datetime | None = None  # when the counts last changed
     completed_at: datetime | None = None
 
     @property
     def total(self) -> int:
-        """Its jobs."""
+        """Return the number of jobs."""
         return self.pending + self.processing + self.finished
 
     @property
     def finished(self) -> int:
-        """Its jobs that have finished, however."""
+        """Return the number of finished jobs."""
         return self.completed + self.failed + self.cancelled
 
     @property
     def estimated_completion(self) -> datetime | None:
-        """When it will be done if the other jobs take as long as those before; None while nothing tells."""
+        """Return when the batch will finish if the other jobs take as long; None while that is unknown."""
         if self.started_at is None or self.moved_at is None or self.status.finished or not self.finished:
             return None
         return self.started_at + (self.moved_at - self.started_at) * self.total / self.finished
 
 
 def moved(
-    batch: JobBatch, before: JobStatus | None, after: JobStatus, now: datetime, *, called_off: bool = False
+    batch: JobBatch, before: JobStatus | None, after: JobStatus, now: datetime, *, as_batch: bool = False
 ) -> JobBatch:
-    """The batch once one of its jobs went from one status to another; `before` is None for a new job."""
+    """Return the batch after a job changed its status; `before` is None for a new job."""
     counts = {_count(after): getattr(batch, _count(after)) + 1}
     if before is not None:
         counts[_count(before)] = getattr(batch, _count(before)) - 1
-    batch = replace(batch, **counts, moved_at=now, called_off=batch.called_off or called_off)
+    batch = replace(batch, **counts, moved_at=now, cancelled_as_batch=batch.cancelled_as_batch or as_batch)
     if after is JobStatus.PROCESSING and batch.started_at is None:
         batch = replace(batch, started_at=now)
     status = _status(batch)
@@ -91,14 +91,14 @@ def moved(
 
 
 def batch_counts(batch: JobBatch) -> BatchProgressData:
-    """Its jobs, counted for a client."""
+    """Return the counts of jobs for a client."""
     return BatchProgressData(
         batch.completed, batch.processing, batch.pending, batch.failed, batch.total, batch.cancelled
     )
 
 
 def batch_messages(batch: JobBatch) -> tuple[BatchMessage, ...]:
-    """What the watchers of a batch are told of it as it is now."""
+    """Return the messages about a batch as it is now."""
     progress = BatchProgress(batch.id, batch_counts(batch))
     if not batch.status.finished:
         return (progress,)
@@ -114,7 +114,7 @@ def _status(batch: JobBatch) -> BatchStatus:
     if batch.finished < batch.total:
         idle = batch.pending == batch.total
         return BatchStatus.QUEUED if idle else BatchStatus.PROCESSING
-    if batch.called_off or batch.cancelled == batch.total:
+    if batch.cancelled_as_batch or batch.cancelled == batch.total:
         return BatchStatus.CANCELLED
     if batch.completed == batch.total:
         return BatchStatus.COMPLETED

@@ -1,4 +1,4 @@
-"""Why a WebSocket is closed: one table (RFC 6455 §7.4).
+"""Close codes of WebSockets, and their reasons (RFC 6455 §7.4).
 
 4000–4499 mean that the client should reconnect, 4500–4999 that it should not.
 """
@@ -14,14 +14,14 @@ class CloseCode(NamedTuple):
 
     @property
     def reconnect(self) -> bool:
-        """Whether a client that still cares should connect again."""
+        """Return whether the client should reconnect."""
         return self.code in (1001, 1006, 1012, 1013) or 4000 <= self.code < 4500
 
 
 JOB_FINISHED = CloseCode(1000, "job finished")
 BATCH_FINISHED = CloseCode(1000, "batch finished")
 DRAINING = CloseCode(1001, "draining")
-GONE = CloseCode(1006, "gone")  # never on the wire: the client has left
+GONE = CloseCode(1006, "gone")  # never sent: the client has left
 TRY_AGAIN = CloseCode(1013, "try again later")
 SLOW_CONSUMER = CloseCode(4000, "slow consumer")
 TIMED_OUT = CloseCode(4001, "timed out")

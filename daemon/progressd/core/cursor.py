@@ -1,4 +1,4 @@
-"""The cursor: an opaque position in one store's stream of messages, from which a client can resume."""
+"""The cursor: an opaque position in the stream of messages of one store, from which a client can resume."""
 
 import re
 from typing import NamedTuple
@@ -9,7 +9,7 @@ _CURSOR = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 
 
 class Cursor(NamedTuple):
-    """An offset, and the store that gave it out: an offset means nothing to another store."""
+    """An offset and the id of its store: an offset means nothing to another store."""
 
     store: str
     offset: int
@@ -19,7 +19,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
-        """Read what `str(cursor)` wrote. Raises InvalidInput for anything else."""
+        """Parse the result of `str(cursor)`. Raises InvalidInput."""
         found = _CURSOR.fullmatch(text)
         if found is None:
             raise InvalidInput(f"{text[:60]!r} is not a cursor of this daemon")

@@ -1,66 +1,66 @@
-"""Every way progressd says no, in one tree, each with its HTTP status.
+"""All errors of progressd in one tree, each with its HTTP status.
 
 ProgressdError
 ├── InvalidInput 400        malformed id, line, event or cursor
 │   └── InvalidOption 422   an option of a pipeline, named
-├── Unauthorized 401        no key, or not a good one
+├── Unauthorized 401        no key, or an invalid one
 │   └── TokenExpired 401
 ├── Forbidden 403           a page of another site
 │   └── OutOfScope 403      the key does not allow it
-├── NotFound 404            no such job
-├── Stalled 408             the client stopped sending in the middle
-├── Conflict 409            the job's state does not allow it
+├── NotFound 404            unknown job, batch or topic
+├── RequestTimeout 408      the client stopped sending in the middle
+├── Conflict 409            the state of the job does not allow it
 ├── TooLarge 413
-├── UnsupportedMedia 415    not the kind of file the pipeline takes
-├── IdempotencyKeyReused 422           an Idempotency-Key that stands for another request
-├── Unavailable 503         try again, after `retry_after` seconds
-│   ├── StoreFailed 503     the store could not keep it, and nobody sees it
-│   │   ├── StoreFull 507   since its disk is full
-│   │   └── Unreadable 500  or what it has makes no sense any more
-│   ├── Stopping 503        the daemon is about to end
+├── UnsupportedMedia 415    the pipeline does not accept this type of file
+├── IdempotencyKeyReused 422  the Idempotency-Key belongs to another request
+├── Unavailable 503         retry after `retry_after` seconds
+│   ├── StoreFailed 503     the store rejected the change
+│   │   ├── StoreFull 507   its disk is full
+│   │   └── CorruptRecord 500  a stored row cannot be read
+│   ├── Stopping 503        the daemon is stopping
 │   ├── TooManyConnections 503
 │   ├── TooManyOfAddress 503
 │   ├── TooManyOfKey 503
-│   ├── RateLimited 429     this client asks too often
+│   ├── RateLimited 429     the client sends too many requests
 │   └── TooManyUploads 503
-├── InsufficientStorage 507             no room on the disk, or none allowed, for what was sent
-├── SlowConsumer            an in-process reader has missed messages
-├── InstallationFailed      something on this machine is not as it has to be
+├── InsufficientStorage 507  no disk space, or the quota is used up
+├── SlowConsumer            an in-process reader missed messages
+├── InstallationFailed      the machine does not meet a requirement
 └── SettingsError           the daemon cannot start with these settings
-    └── StoreDamaged        or with this file
+    └── StoreDamaged        or with this database
 """
 
 from typing import ClassVar
 
 
 class ProgressdError(Exception):
-    """A refusal; `str(error)` is the sentence the client gets."""
+    """An error for a client, which gets the sentence `str(error)`."""
 
     status: ClassVar[int] = 500
 
     def body(self) -> dict[str, object]:
-        """The JSON that a client gets."""
+        """Return the JSON body of the response."""
         return {"error": str(self)}
 
     def headers(self) -> dict[str, str]:
-        """What the answer has beside it."""
+        """Return extra headers of the response."""
         return {}
 
 
 class InvalidInput(ProgressdError):
-    """What was sent cannot be understood."""
+    """The input is malformed."""
 
     status = 400
 
 
 class InvalidOption(InvalidInput):
-    """An option is unknown, of the wrong type, out of range, or needs what is not installed."""
+    """An option is unknown, of the wrong type, out of range, or needs a program that is not installed."""
 
     status = 422
 
 
 class Unauthorized(ProgressdError):
-    """The client has to say who it is."""
+    """The client must authenticate."""
 
     status = 401
 
@@ -72,7 +72,7 @@ class Unauthorized(ProgressdError):
 
 
 class TokenExpired(Unauthorized):
-    """The client's token was good once."""
+    """The token of the client has expired."""
 
 
 class Forbidden(ProgressdError):
@@ -82,14 +82,14 @@ class Forbidden(ProgressdError):
 
 
 class OutOfScope(Forbidden):
-    """The client's key does not have the scope that this takes."""
+    """The key of the client lacks the scope for this."""
 
     def body(self) -> dict[str, object]:
         return {"error": "forbidden", "message": str(self)}
 
 
 class NotFound(ProgressdError):
-    """There is no such thing."""
+    """The job, batch, topic or path does not exist."""
 
     status = 404
 
@@ -101,31 +101,31 @@ class RequestTimeout(ProgressdError):
 
 
 class Conflict(ProgressdError):
-    """The job is in a state that does not allow this."""
+    """The state of the job does not allow this."""
 
     status = 409
 
 
 class TooLarge(ProgressdError):
-    """More bytes than the limit allows."""
+    """The input has more bytes than the limit allows."""
 
     status = 413
 
 
 class UnsupportedMedia(ProgressdError):
-    """Not the kind of file that the pipeline accepts."""
+    """The pipeline does not accept this type of file."""
 
     status = 415
 
 
 class IdempotencyKeyReused(ProgressdError):
-    """The Idempotency-Key came with another request before."""
+    """The Idempotency-Key was used for another request."""
 
     status = 422
 
 
 class Unavailable(ProgressdError):
-    """Not now; the same request may succeed after `retry_after` seconds."""
+    """The same request may succeed after `retry_after` seconds."""
 
     status = 503
 
@@ -141,22 +141,22 @@ class Unavailable(ProgressdError):
 
 
 class StoreFailed(Unavailable):
-    """The store could not keep a change, so nobody is shown it.
+    """The store rejected a change, so nobody hears of it.
 
-    Where it failed in the commit itself the change may be there all the same, once the store is opened again.
+    `undecided`: the commit itself failed, so the change may still be there when the store is opened again.
     """
 
-    undecided = False  # whether that is so
+    undecided = False
 
 
 class StoreFull(StoreFailed):
-    """There is no room for a change on the store's disk."""
+    """The disk of the store is full."""
 
     status = 507
 
 
 class CorruptRecord(StoreFailed):
-    """What is asked for is in the store, but its disk has changed it. `row_id` is the job's, for one that has an id."""
+    """A row of the store cannot be read: its disk has changed it. `row_id`: the id of the job, batch or change."""
 
     status = 500
 
@@ -172,23 +172,23 @@ class CorruptRecord(StoreFailed):
 
 
 class Stopping(Unavailable):
-    """The daemon is about to end."""
+    """The daemon is stopping."""
 
 
 class TooManyConnections(Unavailable):
-    """There is no room for one more."""
+    """All connections are in use."""
 
 
 class TooManyOfAddress(Unavailable):
-    """There is no room for one more from this address."""
+    """This address has too many connections."""
 
 
 class TooManyOfKey(Unavailable):
-    """There is no room for one more with this key or token."""
+    """This key or token has too many connections."""
 
 
 class RateLimited(Unavailable):
-    """The client asks too often."""
+    """The client sends too many requests."""
 
     status = 429
 
@@ -197,17 +197,17 @@ class RateLimited(Unavailable):
 
 
 class TooManyUploads(Unavailable):
-    """As many files as may come at a time are coming in."""
+    """Too many uploads are in progress."""
 
 
 class InsufficientStorage(ProgressdError):
-    """There is no room for what was sent: on the disk, or in what the files of jobs may take."""
+    """There is no disk space for an upload, or the quota for files of jobs is used up."""
 
     status = 507
 
 
 class SlowConsumer(ProgressdError):
-    """The reader was too slow, so messages were dropped; it can resume from the last cursor it has."""
+    """The reader was too slow, so messages were dropped; it can resume from its last cursor."""
 
 
 class SettingsError(ProgressdError):
@@ -215,8 +215,8 @@ class SettingsError(ProgressdError):
 
 
 class StoreDamaged(SettingsError):
-    """The store's file makes no sense, or never was one."""
+    """The database is damaged, or is not a database."""
 
 
 class InstallationFailed(ProgressdError):
-    """Something on this machine is not as a service needs it."""
+    """The machine does not meet a requirement of the service."""

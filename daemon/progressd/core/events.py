@@ -1,6 +1,6 @@
-"""The events that come in: what a producer sends, checked and typed, and what only the daemon itself says.
+"""Events: checked and typed, those of producers and those of the daemon itself.
 
-A producer's event is the message a watcher gets, less what the daemon adds. Unknown fields are let through unread, so
+The event of a producer is the message that a watcher gets, without what the daemon adds. Unknown fields are ignored, so
 that a newer producer can talk to an older daemon.
 """
 
@@ -17,24 +17,20 @@ from progressd.core.messages import ErrorData, PagePreviewData
 from progressd.core.sizes import readable_size
 from progressd.core.status import JobStatus
 
-NAME_MOST: Final = 1000  # characters
+MAX_NAME: Final = 1000  # characters
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds exactly
 Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
-Name = Annotated[str, Meta(max_length=NAME_MOST)]
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
 
-MAX_OPTIONS_BYTES: Final = (
-    65536  # bytes of JSON; every job that a watcher, a list or the runner has to do with is in memory
-)
-LARGE: Final = (
-    4 * MAX_OPTIONS_BYTES
-)  # bytes of JSON with options that are small enough: ASCII may take six times as much
-LEASE_LEAST: Final = 1  # second; the daemon looks at a silent job once a lease
+MAX_OPTIONS_BYTES: Final = 65536  # of JSON; jobs that are watched, listed or run are in memory
+LARGE: Final = 4 * MAX_OPTIONS_BYTES  # of JSON with allowed options: with ASCII escapes it may be six times as long
+MIN_LEASE: Final = 1  # second; the daemon checks a silent job once per lease
 MAX_LEASE: Final = 30 * 86400  # seconds
-ELAPSED_MOST: Final = 36500 * 86400  # seconds, a century; statistics add them up, as they do pages
-PAGES_MOST: Final = 10**9
-MAX_NESTING: Final = 32  # levels of options: a parser of the stored job, Python's or SQLite's, gives up at about 1000
+MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics add them up, like pages
+MAX_PAGES: Final = 10**9
+MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
 
 _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -42,7 +38,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 class ReportedProgress(Struct, frozen=True):
-    """`percent` is only for a producer that knows better than current_step / total_steps."""
+    """`percent` is for a producer whose percentage is not current_step / total_steps."""
 
     current_step: Count
     total_steps: Count
@@ -51,7 +47,7 @@ class ReportedProgress(Struct, frozen=True):
 
 
 class ProgressEvent(Struct, frozen=True, tag_field="type", tag="progress"):
-    """The job moved; a queued job of a producer starts with it."""
+    """The job has progress; a queued job of a producer starts with it."""
 
     job_id: str
     data: ReportedProgress
@@ -72,11 +68,11 @@ class StatusEvent(Struct, frozen=True, tag_field="type", tag="status_change"):
 
 
 class ReportedResult(Struct, frozen=True):
-    """What is not given is measured (elapsed_seconds) or not known."""
+    """A missing `elapsed_seconds` is measured; other missing values are unknown."""
 
     output_path: Annotated[str, Meta(max_length=4096)] | None = None
-    elapsed_seconds: Annotated[float, Meta(ge=0, le=ELAPSED_MOST)] | None = None
-    page_count: Annotated[int, Meta(ge=0, le=PAGES_MOST)] | None = None
+    elapsed_seconds: Annotated[float, Meta(ge=0, le=MAX_ELAPSED)] | None = None
+    page_count: Annotated[int, Meta(ge=0, le=MAX_PAGES)] | None = None
 
 
 class CompletedEvent(Struct, frozen=True, tag_field="type", tag="completed"):
@@ -94,7 +90,7 @@ class ErrorEvent(Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class PreviewEvent(Struct, frozen=True, tag_field="type", tag="page_preview"):
-    """A picture of a page for whoever watches right now."""
+    """A picture of a page for current watchers."""
 
     job_id: str
     data: PagePreviewData
@@ -132,10 +128,10 @@ def _inside(value: object) -> Iterable[object]:
 
 
 class Registration(Struct, frozen=True):
-    """What is known of a job before it starts. `total_steps` of 0 means that nobody knows yet.
+    """A job before it starts. `total_steps` of 0 means unknown.
 
-    `lease_seconds`: a producer that is silent for longer has stalled, and one that is for three times as long is lost.
-    Raises InvalidInput for options that are too large.
+    `lease_seconds`: a producer that is silent for longer has stalled, and is lost after three times as long. Raises
+    InvalidInput for options that are too large.
     """
 
     kind: Annotated[str, Meta(min_length=1, max_length=200)] = "job"
@@ -143,7 +139,7 @@ class Registration(Struct, frozen=True):
     total_steps: Count = 0
     options: dict[str, object] = {}
     labels: Labels = {}
-    lease_seconds: Annotated[float, Meta(ge=LEASE_LEAST, le=MAX_LEASE)] | None = None
+    lease_seconds: Annotated[float, Meta(ge=MIN_LEASE, le=MAX_LEASE)] | None = None
 
     def __post_init__(self) -> None:
         if self.options and len(_encode(self.options)) > MAX_OPTIONS_BYTES:
@@ -158,9 +154,9 @@ class Registration(Struct, frozen=True):
 
 
 class RegisterEvent(Struct, frozen=True, tag_field="type", tag="job_created"):
-    """There is a new job. The same id twice leaves the job as it is; without one the daemon makes it up.
+    """Register a new job. A repeated id changes nothing; without an id the daemon chooses one.
 
-    `cursor`: one that the producer was given for this job before. The store that gave it has deleted the job since.
+    `cursor`: one that the producer received for this job before. If this store gave it out, the job was deleted since.
     """
 
     job_id: str = ""
@@ -169,40 +165,40 @@ class RegisterEvent(Struct, frozen=True, tag_field="type", tag="job_created"):
 
 
 class SubmitEvent(Struct, frozen=True):
-    """There is a new job for the runner."""
+    """Register a new job for the runner."""
 
     job_id: str
     data: Registration
     pipeline: str
-    batch_id: str | None = None  # of the files it was handed in with
+    batch_id: str | None = None  # if it was submitted with other files
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # a digest of the form, which may come once more
+    fingerprint: str | None = None  # a digest of the form, which the client may send again
     owner: str | None = None  # the key or address that submitted it
 
 
 class StartEvent(Struct, frozen=True):
-    """The runner has started a job of its own."""
+    """The runner has started a job."""
 
     job_id: str
 
 
 class RunnerEvent(Struct, frozen=True):
-    """The runner says how a job of its own has ended; a producer may not."""
+    """The runner reports the end of a job; a producer may not end such a job."""
 
     job_id: str
     end: CompletedEvent | ErrorEvent
 
 
 class BatchCancelEvent(Struct, frozen=True):
-    """The job is cancelled with the whole batch that it is in."""
+    """The job is cancelled with its whole batch."""
 
     job_id: str
 
 
 class RequeueEvent(Struct, frozen=True):
-    """The daemon died under a job of its runner, or `stopped` in order; the job therefore waits for its turn again.
+    """The daemon crashed or `stopped` while it ran the job, which is therefore queued again.
 
-    Only a death counts as an attempt.
+    Only a crash counts as an attempt.
     """
 
     job_id: str
@@ -227,12 +223,12 @@ Event: TypeAlias = ProducerEvent | SubmitEvent | StartEvent | RunnerEvent | Requ
 
 
 def checked_job_id(text: str) -> str:
-    """The id in its one spelling, lower case. Raises InvalidInput when it is not a UUID."""
+    """Return the id in lower case. Raises InvalidInput if it is not a UUID."""
     return _checked_id(text, "job")
 
 
 def checked_batch_id(text: str) -> str:
-    """The id in its one spelling, lower case. Raises InvalidInput when it is not a UUID."""
+    """Return the id in lower case. Raises InvalidInput if it is not a UUID."""
     return _checked_id(text, "batch")
 
 

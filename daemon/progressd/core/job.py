@@ -1,9 +1,10 @@
-"""The job, and the one function that decides what an event does to it.
+"""The job, and its state machine.
 
-`apply` is the whole state machine: a job and an event in, the changed job and the messages for its watchers out, or a
-refusal that changes nothing. It knows no clock, no store and no socket.
+`apply` takes a job and an event, and returns the changed job and the messages for its watchers. It raises for a
+rejected event. It knows no clock, no store and no socket.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
@@ -44,27 +45,26 @@ from progressd.core.messages import (
     StatusChange,
     StatusChangeData,
 )
-from progressd.core.progress import percentage, seconds_left
 from progressd.core.status import JobStatus
 
 PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has run out
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that is kept of one job. Times are UTC; offsets are places in the stream of messages."""
+    """A job. Times are UTC; offsets are positions in the stream of messages."""
 
     id: str
     kind: str
     status: JobStatus
     created_at: datetime
-    created_offset: int = 0  # newer jobs have larger ones
-    offset: int = 0  # of the newest message about it
-    progress_offset: int = 0  # of the newest progress; 0 while there was none
+    created_offset: int = 0  # of its first message: newer jobs have larger ones
+    offset: int = 0  # of its newest message
+    progress_offset: int = 0  # of the newest progress; 0 before the first
     progress_at: datetime | None = None
     progress: ProgressData = ProgressData(0, 0, "", 0)
     options: dict[str, object] = {}
     labels: dict[str, str] = {}
-    pipeline: str | None = None  # the pipeline that the runner runs for it; None for a producer's own job
+    pipeline: str | None = None  # that the runner runs; None for the job of a producer
     input_filename: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -76,7 +76,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_seconds: float | None = None
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # a digest of the form that it was handed in with
+    fingerprint: str | None = None  # a digest of the submitted form
     owner: str | None = None  # the key or address that submitted it; owners take turns in the runner's queue
 
 
@@ -95,7 +95,7 @@ def sees_all(_: Job) -> bool:
 
 
 class Applied(NamedTuple):
-    """What came of an event. `durable`: the job's state changed, so it must be stored before anyone hears of it."""
+    """The result of an event. `durable`: the state of the job changed, so it is stored before anyone hears of it."""
 
     job: Job
     messages: tuple[JobMessage, ...]
@@ -103,11 +103,10 @@ class Applied(NamedTuple):
 
 
 def apply(job: Job | None, event: Event, now: datetime) -> Applied:
-    """Decide what `event` does to `job` (None: there is no such job) at `now` (UTC).
+    """Return what `event` does to `job` (None: the job does not exist) at `now` (UTC).
 
-    An event that says what is already so (the same end or registration twice) is accepted, without messages.
-    Raises NotFound for an event about no job, Conflict where the job's status does not allow it, InvalidInput for a
-    result that is no URL.
+    A repeated end or registration is accepted, without messages. Raises NotFound for an unknown job, Conflict if the
+    status of the job does not allow the event, InvalidInput for a result that is not a URL.
     """
     applied = _apply(job, event, now)
     if applied.job.progress.stalled and not isinstance(event, StalledEvent):
@@ -127,8 +126,8 @@ def _apply(job: Job | None, event: Event, now: datetime) -> Applied:
             return _status(job, event, now)
         case CompletedEvent() | ErrorEvent():
             if job.pipeline is not None:
-                raise Conflict(f"job {job.id} is run by the daemon: its runner ends it, and nobody else")
-            _require_a_url(event)
+                raise Conflict(f"job {job.id} is run by the daemon: only its runner can end it")
+            _require_url(event)
             return _end(job, event, now)
         case RunnerEvent():
             return _end(job, event.end, now)
@@ -175,7 +174,7 @@ def _progress(job: Job, event: ProgressEvent, now: datetime) -> Applied:
     start = job.status is JobStatus.QUEUED
     messages: tuple[JobMessage, ...] = ()
     if start:
-        _require_a_producers_own(job)
+        _require_of_producer(job)
         job, messages = _start(job, now)
     given = event.data
     assert job.started_at is not None
@@ -197,19 +196,19 @@ def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
     if old is not None and old is not job.status:
         raise Conflict(f"job {job.id} is {job.status}, not {old}")
     if new is JobStatus.PROCESSING and job.status is JobStatus.QUEUED:
-        _require_a_producers_own(job)
+        _require_of_producer(job)
         return Applied(*_start(job, now), True)
     if new is JobStatus.CANCELLED:
         _require_unfinished(job, "a cancellation")
         return _finish(job, new, now)
     if new in (JobStatus.COMPLETED, JobStatus.FAILED):
         kind = "completed" if new is JobStatus.COMPLETED else "error"
-        raise Conflict(f"a job becomes {new} with an event of type {kind!r}, which carries what came of it")
+        raise Conflict(f"a job becomes {new} with an event of type {kind!r}, which carries the result")
     raise Conflict(f"job {job.id} is {job.status} and cannot become {new}")
 
 
-def _require_a_url(event: CompletedEvent | ErrorEvent) -> None:
-    """Watchers are told where a result can be fetched, never where it lies on a disk."""
+def _require_url(event: CompletedEvent | ErrorEvent) -> None:
+    """Raise InvalidInput unless the result is at a URL: watchers never get a path on a disk."""
     path = event.data.output_path if isinstance(event, CompletedEvent) else None
     if path is not None and not path.startswith(("https://", "http://", "/api/")):
         raise InvalidInput(f"output_path {path[:60]!r} is not a URL: it has to begin with https:// or http://")
@@ -235,10 +234,10 @@ def _complete(job: Job, event: CompletedEvent, now: datetime) -> Applied:
 
 
 def _agree(job: Job, given: ReportedResult) -> bool:
-    """Whether a repeated completion says nothing that contradicts the first."""
-    told = (given.output_path, given.page_count, given.elapsed_seconds)
+    """Return whether a repeated completion does not contradict the first."""
+    repeated = (given.output_path, given.page_count, given.elapsed_seconds)
     known = (job.output_path, job.page_count, job.elapsed_seconds)
-    return all(new is None or new == old for new, old in zip(told, known, strict=True))
+    return all(new is None or new == old for new, old in zip(repeated, known, strict=True))
 
 
 def _fail(job: Job, sentence: str, now: datetime) -> Applied:
@@ -258,7 +257,7 @@ def _stall(job: Job) -> Applied:
 
 
 def _no_longer_stalled(applied: Applied) -> Applied:
-    """Its producer is heard again, or it has ended, of which watchers are told as it is."""
+    """Clear `stalled`: the producer is back, or the job has ended. Other messages announce an end."""
     data = replace(applied.job.progress, stalled=False)
     job = replace(applied.job, progress=data)
     if job.status.finished:
@@ -302,6 +301,25 @@ def _require_unfinished(job: Job, what: str) -> None:
         raise Conflict(f"job {job.id} is already {job.status}: {what} comes too late")
 
 
-def _require_a_producers_own(job: Job) -> None:
+def _require_of_producer(job: Job) -> None:
     if job.pipeline is not None:
-        raise Conflict(f"job {job.id} is queued: the runner starts it, and nobody else")
+        raise Conflict(f"job {job.id} is queued: only the runner can start it")
+
+
+def percentage(current_step: int, total_steps: int, given: float | None = None) -> int:
+    """Return the percentage, 0 to 100: the producer's own if given, else floor(100 · current / total)."""
+    if given is not None:
+        return math.floor(max(0.0, min(100.0, given)))  # in this order: a pattern can find "inf"
+    if total_steps <= 0:
+        return 0
+    return min(100, 100 * current_step // total_steps)
+
+
+def seconds_left(started_at: datetime, now: datetime, current_step: int, total_steps: int) -> float | None:
+    """Return the seconds left if the rest goes as fast as the part that is done; None while that is unknown."""
+    if not 0 < current_step <= total_steps:
+        return None
+    elapsed = (now - started_at).total_seconds()
+    if elapsed <= 0:
+        return None
+    return round(elapsed * (total_steps - current_step) / current_step, 1)

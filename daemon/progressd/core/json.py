@@ -1,4 +1,4 @@
-"""Reading JSON that a stranger wrote: the right type comes out, or a sentence about what is wrong."""
+"""Decode JSON from clients, with a sentence about what is wrong."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -8,14 +8,14 @@ import msgspec
 from progressd.core.errors import InvalidInput
 from progressd.core.status import JobStatus
 
-# What msgspec's decoders raise. The UnicodeDecodeError of text that is not UTF-8 is no DecodeError.
+# Raised by msgspec's decoders. UnicodeDecodeError, for text that is not UTF-8, is not a MsgspecError.
 UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T")
 
 
 def decode(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
-    """What `decode`, a msgspec decoder, makes of `text`. Raises InvalidInput, saying that it is not `what` and why."""
+    """Decode `text` with a msgspec decoder. Raises InvalidInput: "not `what`", and why."""
     try:
         return decode(text)
     except UNDECODABLE as error:
@@ -23,13 +23,13 @@ def decode(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with a text, from one of UNDECODABLE."""
+    """Return what is wrong with a text, from one of UNDECODABLE."""
     match error:
         case UnicodeDecodeError():
             return "the text is not UTF-8"
         case RecursionError():
             return "it is nested too deeply"
     said = str(error)
-    if said.startswith("Invalid enum value") and said.endswith("status`"):  # msgspec does not tell which there are
+    if said.startswith("Invalid enum value") and said.endswith("status`"):  # msgspec does not list them
         said += f", where one of {', '.join(JobStatus)} is expected"
     return said

@@ -1,7 +1,7 @@
-"""The messages that go out to watchers, byte for byte what is on the wire.
+"""Messages to watchers, exactly as they are sent.
 
-Each is one JSON object with `type`, mostly `job_id`, and `data`; `cursor` and `time` are added by the daemon once the
-message has its place in the stream. Times are UTC (RFC 3339).
+Each is one JSON object with `type`, mostly `job_id`, and `data`. The daemon adds `cursor` and `time` when the message
+gets its offset. Times are UTC (RFC 3339).
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from progressd.core.status import JobStatus
 
 
 class ProgressData(Struct, frozen=True, omit_defaults=True):
-    """`percent` is 0–100; `eta_seconds` is left out while nothing tells how long the rest will take.
+    """`percent` is 0–100; `eta_seconds` is missing while it is unknown.
 
     `stalled`: the producer has been silent for longer than its lease.
     """
@@ -28,7 +28,7 @@ class ProgressData(Struct, frozen=True, omit_defaults=True):
 
 
 class Progress(Struct, frozen=True, tag_field="type", tag="progress"):
-    """A job moved. Only the newest one of a job matters."""
+    """The progress of a job. Only the newest one of a job matters."""
 
     job_id: str
     data: ProgressData
@@ -38,14 +38,14 @@ class Progress(Struct, frozen=True, tag_field="type", tag="progress"):
 
 
 class StatusChangeData(Struct, frozen=True):
-    """From one status to another."""
+    """The old and the new status."""
 
     old_status: JobStatus
     new_status: JobStatus
 
 
 class StatusChange(Struct, frozen=True, tag_field="type", tag="status_change"):
-    """A job went from one status to another."""
+    """The status of a job changed."""
 
     job_id: str
     data: StatusChangeData
@@ -74,7 +74,7 @@ class Completed(Struct, frozen=True, tag_field="type", tag="completed"):
 
 
 class ErrorData(Struct, frozen=True):
-    """A sentence for the person who waits for the job."""
+    """A sentence for the person that waits for the job."""
 
     message: Annotated[str, Meta(max_length=10_000)]
 
@@ -90,7 +90,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class JobCreatedData(Struct, frozen=True, omit_defaults=True):
-    """What a list needs to show a job that has only just been registered."""
+    """The fields with which a list shows a new job."""
 
     kind: str
     status: JobStatus
@@ -101,7 +101,7 @@ class JobCreatedData(Struct, frozen=True, omit_defaults=True):
 
 
 class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
-    """A job was registered. Sent to the watchers of all jobs, who could not know of it otherwise."""
+    """A job was registered. Sent to the watchers of all jobs."""
 
     job_id: str
     data: JobCreatedData
@@ -111,14 +111,14 @@ class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
 
 
 class JobDeletedData(Struct, frozen=True, omit_defaults=True):
-    """What it was, for those who count; `labels` say who may know of it."""
+    """The last status, for clients that count; `labels` decide who may see the message."""
 
     status: JobStatus
     labels: dict[str, str] = {}
 
 
 class JobDeleted(Struct, frozen=True, tag_field="type", tag="job_deleted"):
-    """Somebody deleted a finished job. Never stored: only who watches at that moment gets it."""
+    """A client deleted a finished job. Stored for watchers that resume."""
 
     job_id: str
     data: JobDeletedData
@@ -138,7 +138,7 @@ class PagePreviewData(Struct, frozen=True):
 
 
 class PagePreview(Struct, frozen=True, tag_field="type", tag="page_preview"):
-    """A look at the page being worked on. Never stored: only who watches at that moment gets it."""
+    """A preview of the page in work. Never stored: only current watchers get it."""
 
     job_id: str
     data: PagePreviewData
@@ -148,7 +148,7 @@ class PagePreview(Struct, frozen=True, tag_field="type", tag="page_preview"):
 
 
 class BatchProgressData(Struct, frozen=True):
-    """The jobs of a batch, counted."""
+    """The number of jobs of a batch by status."""
 
     completed: int
     processing: int
@@ -159,7 +159,7 @@ class BatchProgressData(Struct, frozen=True):
 
 
 class BatchProgress(Struct, frozen=True, tag_field="type", tag="batch_progress"):
-    """A job of a batch went from one status to another. Only the newest one of a batch matters."""
+    """The status of a job of a batch changed. Only the newest one of a batch matters."""
 
     batch_id: str
     data: BatchProgressData
@@ -168,7 +168,7 @@ class BatchProgress(Struct, frozen=True, tag_field="type", tag="batch_progress")
 
 
 class BatchCompletedData(Struct, frozen=True):
-    """How the jobs of a batch ended, counted."""
+    """The number of jobs of a batch by how they ended."""
 
     success_count: int
     failed_count: int
@@ -176,7 +176,7 @@ class BatchCompletedData(Struct, frozen=True):
 
 
 class BatchCompleted(Struct, frozen=True, tag_field="type", tag="batch_completed"):
-    """The last message of a batch: all its jobs have finished, however."""
+    """The last message of a batch: all its jobs have finished."""
 
     batch_id: str
     data: BatchCompletedData
@@ -185,7 +185,7 @@ class BatchCompleted(Struct, frozen=True, tag_field="type", tag="batch_completed
 
 
 class ServerShutdownData(Struct, frozen=True):
-    """Why, and in how many seconds the connection will be closed at the latest."""
+    """The reason, and the seconds until the connection is closed at the latest."""
 
     reason: str
     countdown_secs: int
@@ -198,26 +198,26 @@ class ServerShutdown(Struct, frozen=True, tag_field="type", tag="server_shutdown
 
 
 class ServerStatusData(Struct, frozen=True, omit_defaults=True):
-    """How the daemon is, and while it is failing why."""
+    """The health of the daemon, and the error while it is failing."""
 
     status: Literal["healthy", "failing"]
     error: str | UnsetType = UNSET
 
 
 class ServerStatus(Struct, frozen=True, tag_field="type", tag="server_status"):
-    """The daemon keeps no change for now, so that none comes; or does so again."""
+    """The store stopped or started to accept changes."""
 
     data: ServerStatusData
 
 
 class Hello(Struct, frozen=True, tag_field="type", tag="hello"):
-    """What was has been sent, and the stream is live. A client that resumes from the cursor misses nothing."""
+    """All past messages were sent, and the stream is live. A client that resumes from the cursor misses nothing."""
 
     cursor: str
 
 
 class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
-    """The cursor is not known here, so a full snapshot follows."""
+    """The cursor is unknown, so a full snapshot follows."""
 
 
 class Subscribed(Struct, frozen=True, tag_field="type", tag="subscribed"):
@@ -228,13 +228,13 @@ class Subscribed(Struct, frozen=True, tag_field="type", tag="subscribed"):
 
 
 class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
-    """Nothing more comes through the topics."""
+    """No more messages come through the topics."""
 
     topics: list[str]
 
 
 class SubscribeError(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="refused"):
-    """A request is wrong, as a whole or as to one topic."""
+    """A request is invalid, as a whole or for one topic."""
 
     error: str
     topic: str | UnsetType = UNSET
@@ -257,40 +257,40 @@ decode = msgspec.json.Decoder(Message).decode
 
 
 def job_topic(job_id: str) -> str:
-    """The topic of one job."""
+    """Return the topic of one job."""
     return f"job:{job_id}"
 
 
 def batch_topic(batch_id: str) -> str:
-    """The topic of one batch and its jobs."""
+    """Return the topic of one batch and its jobs."""
     return f"batch:{batch_id}"
 
 
 def topics_of(message: TopicMessage) -> tuple[str, ...]:
-    """The topics a message is on; that of its job first."""
+    """Return the topics of a message, that of its job first."""
     if isinstance(message, BatchMessage):
         return (batch_topic(message.batch_id),)
-    # nobody can be watching a job itself that has only just been created, nor one that is over
+    # nobody watches a job itself that has just been created, or has ended
     topics = (ALL_JOBS,) if isinstance(message, JobCreated | JobDeleted) else (job_topic(message.job_id), ALL_JOBS)
     return topics if message.batch_id is UNSET else (*topics, batch_topic(message.batch_id))
 
 
 def type_of(message: Message | type[Message]) -> str:
-    """The `type` of a message on the wire."""
+    """Return the `type` of a message."""
     tag = message.__struct_config__.tag
     assert isinstance(tag, str)
     return tag
 
 
 def ends_job(message: Message) -> bool:
-    """Whether this is the last message of its job."""
+    """Return whether this is the last message of its job."""
     if isinstance(message, StatusChange):
         return message.data.new_status is JobStatus.CANCELLED
     return isinstance(message, Completed | Error)
 
 
 def ended_topic(message: TopicMessage) -> str | None:
-    """The topic that this message is the last one of, if it is."""
+    """Return the topic that this message ends, if any."""
     if isinstance(message, BatchMessage):
         return batch_topic(message.batch_id) if isinstance(message, BatchCompleted) else None
     return job_topic(message.job_id) if ends_job(message) else None

@@ -1,19 +1,21 @@
-"""A pipeline: the command the runner starts for a job, the files it takes and the options it knows; it runs nothing."""
+"""Pipelines: the command of a job, the files it accepts, and its options. Nothing is run here."""
 
+import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
+from progressd.core.errors import InvalidOption
 from progressd.core.progress_pattern import ProgressPattern
 
 Value: TypeAlias = bool | int | float | str
 
 PLACEHOLDERS: Final = ("python", "input", "output", "options", "job_id")
-LONGEST_TEXT: Final = 4096  # characters of a text option: all options together must fit into one argument (128 KiB)
+MAX_TEXT: Final = 4096  # characters of a text option: all options together must fit into one argument (128 KiB)
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
@@ -54,11 +56,11 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
     @property
     def expected(self) -> str:
-        """What the value has to be, as the end of a sentence."""
+        """Return what the value must be, as the end of a sentence."""
         return f"one of {', '.join(map(shown, self.choices))}" if self.choices else self._kind
 
     def accepts(self, value: object) -> bool:
-        """Whether this is a possible value. A boolean is not a number."""
+        """Return whether a value is possible. A boolean is not a number."""
         if self.choices and not any(value == choice and type(value) is type(choice) for choice in self.choices):
             return False
         return self._fits(value)
@@ -72,7 +74,7 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
             case float():
                 return self.type == "number" and math.isfinite(value) and self._in_range(value)
             case str():
-                return self.type == "string" and len(value) <= LONGEST_TEXT
+                return self.type == "string" and len(value) <= MAX_TEXT
         return False
 
     def _in_range(self, value: float) -> bool:
@@ -83,7 +85,7 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
         if self.type == "boolean":
             return "true or false"
         if self.type == "string":
-            return f"text of at most {LONGEST_TEXT} characters"
+            return f"text of at most {MAX_TEXT} characters"
         name = "an integer" if self.type == "integer" else "a number"
         match self.minimum, self.maximum:
             case None, None:
@@ -157,7 +159,7 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
         unknown = {name for part in self.command for name in _PLACEHOLDER.findall(part)} - set(PLACEHOLDERS)
         if unknown:
             known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-            raise ValueError(f"command: {{{min(unknown)}}} is none of the placeholders {known}")
+            raise ValueError(f"command: {{{min(unknown)}}} is not one of the placeholders {known}")
         if not self.command[0]:
             raise ValueError("command: the first part, the program, is empty")
         if self.output in ("", ".", "..") or "/" in self.output or "\0" in self.output:
@@ -170,15 +172,54 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
     @property
     def needs(self) -> frozenset[str]:
-        """The programs that some option needs."""
+        """Return the programs that options need."""
         return frozenset(option.needs for option in self.options.values() if option.needs is not None)
 
     def arguments(self, values: Mapping[str, str]) -> list[str]:
-        """The command with its placeholders replaced. Raises KeyError when a value for one is missing."""
+        """Return the command with its placeholders replaced. Raises KeyError if a value is missing."""
         return [_PLACEHOLDER.sub(lambda found: values[found[1]], part) for part in self.command]
 
 
 def shown(value: object) -> str:
-    """A value in a sentence, the way a client wrote it: JSON, at most 60 characters."""
+    """Return a value for a sentence, as the client wrote it: JSON, at most 60 characters."""
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def checked_options(
+    pipeline: Pipeline, given: Mapping[str, object], available: Callable[[str], bool]
+) -> dict[str, object]:
+    """Return all options in the pipeline's order, with defaults for those not given.
+
+    `available` says whether a program is on PATH. Raises InvalidOption with the option, its value and what is allowed.
+    """
+    for name in given:
+        if name not in pipeline.options:
+            raise InvalidOption(_unknown(name, pipeline))
+    checked: dict[str, object] = {}
+    for name, option in pipeline.options.items():
+        value = _checked(name, option, given[name]) if name in given else option.default
+        if value is None:
+            continue
+        if value is True and option.needs is not None and not available(option.needs):
+            raise InvalidOption(
+                f"option {name}: true is not possible, because {option.needs} is not installed on the server"
+            )
+        checked[name] = value
+    return checked
+
+
+def _checked(name: str, option: Option, value: object) -> Value:
+    if not option.accepts(value):
+        raise InvalidOption(f"option {name}: {shown(value)} is not {option.expected}")
+    assert isinstance(value, bool | int | float | str)
+    return value
+
+
+def _unknown(name: str, pipeline: Pipeline) -> str:
+    if not pipeline.options:
+        return f"there is no option {shown(name)}: this pipeline has none"
+    known = ", ".join(pipeline.options)
+    close = difflib.get_close_matches(name, pipeline.options, 1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"there is no option {shown(name)}: choose from {known}{hint}"

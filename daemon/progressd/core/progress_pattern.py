@@ -1,7 +1,7 @@
-"""Find progress in the output of a program that knows nothing of progressd, with a regular expression.
+"""Find progress in the output of any program, with a regular expression.
 
-RE2 matches in linear time. Python's `re` takes 54 s for `\\d+/\\d+` in 64 KiB of digits, and does not come back from
-`(a+)+$` in 100 letters.
+RE2 matches in linear time. Python's `re` takes 54 s for `\\d+/\\d+` in 64 KiB of digits, and never ends with `(a+)+$`
+in 100 letters.
 """
 
 import re
@@ -11,10 +11,10 @@ import msgspec
 import re2
 
 from progressd.core.errors import InvalidInput
-from progressd.core.events import NAME_MOST, ReportedProgress
+from progressd.core.events import MAX_NAME, ReportedProgress
 
-SEARCHED_MOST: Final = 1024  # bytes from the beginning of a line
-PROGRAM_MOST: Final = 2000  # instructions that RE2 makes of a pattern; with so many, 1 KiB takes 60 ms at worst
+MAX_SEARCHED: Final = 1024  # bytes from the beginning of a line
+MAX_PROGRAM: Final = 2000  # instructions of RE2 for a pattern; with so many, 1 KiB takes 60 ms at worst
 
 _NAMES: Final = frozenset({"current", "total", "percent", "step"})
 _NAMED_GROUP: Final = re.compile(r"\(\?P?<(\w+)>")
@@ -24,7 +24,7 @@ class ProgressPattern:
     """A regular expression (RE2's) with the groups `current` and `total`, or `percent`, and optionally `step`."""
 
     def __init__(self, pattern: str) -> None:
-        """Raise ValueError for a pattern that RE2 does not take, or that lacks a group."""
+        """Compile a pattern. Raises ValueError if RE2 rejects it or it lacks a group."""
         options = re2.Options()
         options.log_errors = False
         try:
@@ -37,27 +37,27 @@ class ProgressPattern:
                 "https://github.com/google/re2/wiki/Syntax; instead of lookaround or a backreference, match the text "
                 "around the named groups)"
             ) from None
-        if self._pattern.programsize > PROGRAM_MOST:
+        if self._pattern.programsize > MAX_PROGRAM:
             raise ValueError(f"{pattern!r} is too complex: use * or + instead of counted repetitions such as {{1,200}}")
         self._groups: dict[str, int] = {name.decode(): number for name, number in self._pattern.groupindex.items()}
         if "percent" not in self._groups and not {"current", "total"} <= self._groups.keys():
             raise ValueError(f"{pattern!r} needs the named groups (?P<current>…) and (?P<total>…), or (?P<percent>…)")
         if unknown := self._groups.keys() - _NAMES:
-            raise ValueError(f"(?P<{min(unknown)}>…) is none of current, total, percent and step")
+            raise ValueError(f"(?P<{min(unknown)}>…) is not one of current, total, percent and step")
         names = _NAMED_GROUP.findall(pattern)
-        if len(names) > len(self._groups):  # RE2 would only ever fill one of them
+        if len(names) > len(self._groups):  # RE2 would fill only one of them
             raise ValueError(f"{pattern!r} names a group twice: put the alternatives into one group")
 
     def find(self, line: bytes) -> ReportedProgress | None:
-        """Return the progress in the beginning of a line, if any. Raise InvalidInput where it is not in numbers."""
-        text = line[:SEARCHED_MOST].decode(errors="replace").encode()
+        """Return the progress at the beginning of a line, if any. Raises InvalidInput if it is not in numbers."""
+        text = line[:MAX_SEARCHED].decode(errors="replace").encode()
         found = self._pattern.search(text)
         if found is None:
             return None
         named = dict[str, str]()
         for name, number in self._groups.items():
             start, end = found.span(number)
-            if end == len(text) and len(line) > SEARCHED_MOST and name != "step":
+            if end == len(text) and len(line) > MAX_SEARCHED and name != "step":
                 return None  # the number may be cut
             if start >= 0:
                 named[name] = text[start:end].decode()
@@ -66,7 +66,7 @@ class ProgressPattern:
                 "current_step": int(named.get("current", 0)),
                 "total_steps": int(named.get("total", 0)),
                 "percent": float(named["percent"]) if "percent" in named else None,
-                "step_name": named.get("step", "")[:NAME_MOST],
+                "step_name": named.get("step", "")[:MAX_NAME],
             }
             return msgspec.convert(numbers, ReportedProgress)
         except ValueError as error:

@@ -1,8 +1,8 @@
-"""Sizes in sentences."""
+"""Sizes for people."""
 
 
 def readable_size(size: int) -> str:
-    """Return a number of bytes for people, in powers of 1024: 17 B, 38.1 MiB."""
+    """Return a number of bytes as text, in powers of 1024: 17 B, 38.1 MiB."""
     value, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1023.95:

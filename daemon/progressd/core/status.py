@@ -15,7 +15,7 @@ class JobStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing can change any more."""
+        """Return whether the status is final."""
         return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
 
 

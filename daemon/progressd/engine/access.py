@@ -1,7 +1,6 @@
-"""What a key bound to labels, or a token for one topic, has to do with: for it, no other job and batch exists.
+"""Views of the engine for a key bound to labels or a token for one topic: other jobs and batches do not exist.
 
-Each class stands for a part of the daemon and lets through what concerns such a one, so that whoever works with the
-part need not know who asks.
+Each class wraps a part of the engine and shows the visible part of it. Callers need not know the client.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,49 +18,48 @@ from progressd.core.messages import ALL_JOBS
 from progressd.core.status import JobStatus
 from progressd.engine.batches import Batches
 from progressd.engine.history import History
-from progressd.engine.ingest import Ingest
+from progressd.engine.ingest import EventSink, Ingest, Outcome
 from progressd.engine.registry import Registry
-from progressd.engine.submitting import EventSink, Outcome
 from progressd.store.base import Filter, Store
 
 
 class ScopedRegistry:
-    """The registry, with the jobs that `who` sees."""
+    """The registry, with the jobs that a client may see."""
 
-    def __init__(self, registry: Registry, who: Identity) -> None:
+    def __init__(self, registry: Registry, identity: Identity) -> None:
         self._registry = registry
-        self._who = who
+        self._identity = identity
 
     def known(self, job_id: str) -> Job | None:
         """See Registry."""
         job = self._registry.known(job_id)
-        return job if job is not None and self._who.may_see(job) else None
+        return job if job is not None and self._identity.may_see(job) else None
 
     async def get(self, job_id: str) -> Job:
         """See Registry."""
         job = await self._registry.get(job_id)
-        if not self._who.may_see(job):
+        if not self._identity.may_see(job):
             raise NotFound(f"no job {job_id}")
         return job
 
     async def find(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Registry."""
         found = await self._registry.find(ids)
-        return {job_id: job for job_id, job in found.items() if self._who.may_see(job)}
+        return {job_id: job for job_id, job in found.items() if self._identity.may_see(job)}
 
 
 class ScopedBatches:
-    """The batches all of whose jobs `who` sees."""
+    """The batches of which a client may see all jobs."""
 
-    def __init__(self, batches: Batches, store: Store, who: Identity) -> None:
+    def __init__(self, batches: Batches, store: Store, identity: Identity) -> None:
         self._batches = batches
         self._store = store
-        self._who = who
+        self._identity = identity
 
     async def find(self, batch_id: str) -> JobBatch | None:
         """See Batches."""
         batch = await self._batches.find(batch_id)
-        if batch is None or not all(map(self._who.may_see, await self._store.jobs_of_batch(batch_id))):
+        if batch is None or not all(map(self._identity.may_see, await self._store.jobs_of_batch(batch_id))):
             return None
         return batch
 
@@ -74,13 +72,12 @@ class ScopedBatches:
 
 
 class ScopedStore:
-    """The store, with lists and counts of the jobs that have the labels of `who`."""
+    """The store, with lists and counts of the jobs that have the labels of a client."""
 
-    def __init__(self, store: Store, who: Identity) -> None:
+    def __init__(self, store: Store, identity: Identity) -> None:
         self.id: Final = store.id
-        self.jobs_of_batch = store.jobs_of_batch  # of a batch that was found, and so is one of theirs
         self._store = store
-        self._who = who
+        self._identity = identity
 
     @property
     def damage(self) -> StoreFailed | None:
@@ -92,11 +89,15 @@ class ScopedStore:
         """See Store."""
         return self._store.unreadable
 
+    async def jobs_of_batch(self, batch_id: str) -> list[Job]:
+        """See Store. The caller has found the batch, so the client may see all of its jobs."""
+        return await self._store.jobs_of_batch(batch_id)
+
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """See Store."""
-        if not self._who.may_watch_all:
-            raise OutOfScope(f"this token is for {self._who.topic}")
-        labels = (*which.labels, *self._who.labels.items())
+        if not self._identity.may_watch_all:
+            raise OutOfScope(f"this token is for {self._identity.topic}")
+        labels = (*which.labels, *self._identity.labels.items())
         return await self._store.list_jobs(which._replace(labels=labels), limit, offset)
 
     async def counts(self) -> Mapping[JobStatus, int]:
@@ -105,57 +106,66 @@ class ScopedStore:
 
 
 class ScopedIngest(EventSink):
-    """Ingest for `who`: their events are about their jobs, and the jobs that they make have their labels."""
+    """Ingest for a client: it changes only jobs that it may see, and its new jobs get its labels."""
 
-    def __init__(self, ingest: Ingest, who: Identity) -> None:
+    def __init__(self, ingest: Ingest, identity: Identity) -> None:
         self.store_id = ingest.store_id
         self.turns = ingest.turns
-        self.failing = ingest.failing
+        self.health = ingest.health
         self._ingest = ingest
-        self._who = who
+        self._identity = identity
 
     async def submit(self, *events: Event) -> list[Outcome]:
-        """See Ingest. What is about the job of somebody else is refused like what is about none."""
-        return await self._ingest.submit(*map(self._labelled, events), may_see=self._who.may_see)
+        """See Ingest. Events for jobs that the client may not see are rejected like those for unknown jobs."""
+        return await self._ingest.submit(*map(self._labelled, events), may_see=self._identity.may_see)
 
     async def delete(self, job: Job) -> Job:
         """See Ingest."""
-        if not self._who.may_see(job):
+        if not self._identity.may_see(job):
             raise NotFound(f"no job {job.id}")
         return await self._ingest.delete(job)
 
     def _labelled(self, event: Event) -> Event:
         if isinstance(event, RegisterEvent | SubmitEvent):
-            labels = {**event.data.labels, **self._who.labels}
+            labels = {**event.data.labels, **self._identity.labels}
             return replace(event, data=replace(event.data, labels=labels))
         return event
 
 
 class ScopedHistory:
-    """The history, with the topics that `who` may watch."""
+    """The history, with the topics that a client may watch."""
 
-    def __init__(self, history: History, who: Identity) -> None:
-        self.cursor = history.cursor
-        self.offset = history.offset
-        self.over = history.over
+    def __init__(self, history: History, identity: Identity) -> None:
         self._history = history
-        self._who = who
+        self._identity = identity
+
+    def cursor(self, offset: int) -> str:
+        """See History."""
+        return self._history.cursor(offset)
+
+    def offset(self, since: str, newest: int) -> int | None:
+        """See History."""
+        return self._history.offset(since, newest)
+
+    async def over(self, topic: str, after: int) -> bool:
+        """See History."""
+        return await self._history.over(topic, after)
 
     async def require(self, topic: str) -> None:
-        """Raise NotFound unless the topic exists for `who`, OutOfScope for all jobs with a token for one topic."""
-        if topic == ALL_JOBS and not self._who.may_watch_all:
-            raise OutOfScope(f"this token is for {self._who.topic}")
+        """Raise NotFound unless the topic exists for the client; OutOfScope for all jobs with a token for one topic."""
+        if topic == ALL_JOBS and not self._identity.may_watch_all:
+            raise OutOfScope(f"this token is for {self._identity.topic}")
         if topic not in await self.existing([topic]):
             raise NotFound(f"no {topic.replace(':', ' ')}")
 
     async def existing(self, topics: Collection[str]) -> set[str]:
         """See History."""
-        found = await self._history.existing(topics, self._who.may_see)
-        return found if self._who.may_watch_all else found - {ALL_JOBS}
+        found = await self._history.existing(topics, self._identity.may_see)
+        return found if self._identity.may_watch_all else found - {ALL_JOBS}
 
 
 class ScopedServices(NamedTuple):
-    """The parts of the daemon, as far as one has to do with them. `labels`: those that a job must have to be seen."""
+    """The engine as a client sees it. `labels`: those that a visible job has."""
 
     labels: Mapping[str, str]
     store: Store | ScopedStore
@@ -166,7 +176,7 @@ class ScopedServices(NamedTuple):
 
 
 class Scopes:
-    """Who sees what. It costs whoever sees everything nothing."""
+    """Makes the view for each client. A client that sees everything gets the parts themselves."""
 
     def __init__(
         self,
@@ -185,15 +195,15 @@ class Scopes:
         self._history = history
         self._ingest = ingest
 
-    def of(self, who: Identity) -> ScopedServices:
-        """Return what `who` sees."""
-        if not who.bound:
+    def of(self, identity: Identity) -> ScopedServices:
+        """Return the view of a client."""
+        if not identity.bound:
             return self._all
         return ScopedServices(
-            who.labels,
-            ScopedStore(self._store, who),
-            ScopedRegistry(self._registry, who),
-            ScopedBatches(self._batches, self._store, who),
-            ScopedHistory(self._history, who),
-            ScopedIngest(self._ingest, who),
+            identity.labels,
+            ScopedStore(self._store, identity),
+            ScopedRegistry(self._registry, identity),
+            ScopedBatches(self._batches, self._store, identity),
+            ScopedHistory(self._history, identity),
+            ScopedIngest(self._ingest, identity),
         )

@@ -1,4 +1,4 @@
-"""The batches: every unfinished one in memory, and the rest from the store. Only ingest changes them."""
+"""The batches: all unfinished ones in memory, finished ones from the store. Only ingest changes them."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,7 +13,7 @@ from progressd.store.base import Store
 
 
 def placed_messages(batch: JobBatch, store_id: str) -> list[Envelope]:
-    """What watchers are told of the batch as it is now, at its places in the stream."""
+    """Return the messages about the batch as it is now, with their offsets."""
     messages = batch_messages(batch)
     offsets = range(batch.offset - len(messages) + 1, batch.offset + 1)
     return [
@@ -23,7 +23,7 @@ def placed_messages(batch: JobBatch, store_id: str) -> list[Envelope]:
 
 
 class Batches:
-    """Batches as they are now, by id."""
+    """Batches by id, as they are now."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,21 +34,21 @@ class Batches:
         self._unfinished = {batch.id: batch for batch in await self._store.unfinished_batches()}
 
     def unfinished(self, batch_id: str) -> JobBatch | None:
-        """The batch, if it has not finished."""
+        """Return the batch, if it has not finished."""
         return self._unfinished.get(batch_id)
 
     async def find(self, batch_id: str) -> JobBatch | None:
-        """The batch, if there is one."""
+        """Return the batch, if it exists."""
         return (await self.find_all([batch_id])).get(batch_id)
 
     async def find_all(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
-        """Those of the batches that exist, with at most one query."""
+        """Return those of the batches that exist, with at most one query."""
         found = {batch_id: batch for batch_id in ids if (batch := self._unfinished.get(batch_id)) is not None}
         missing = [batch_id for batch_id in ids if batch_id not in found]
         return {**found, **await self._store.batches(missing)} if missing else found
 
     async def get(self, batch_id: str) -> JobBatch:
-        """The batch. Raises NotFound."""
+        """Return the batch. Raises NotFound."""
         batch = await self.find(batch_id)
         if batch is None:
             raise NotFound(f"no batch {batch_id}")

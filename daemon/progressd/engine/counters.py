@@ -1,4 +1,4 @@
-"""Count what ingest has done since the daemon started, in numbers that only grow."""
+"""Count events, jobs and batches since the daemon started."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,36 +11,30 @@ from progressd.store.base import Change
 
 
 class Counters:
-    """`jobs` and `batches`: how many have got into each status. `pages`: of the jobs that completed."""
+    """`jobs` and `batches`: how many have entered each status. `pages`: of completed jobs."""
 
     def __init__(self) -> None:
-        self.events = 0  # that were accepted
-        self.refused = 0
+        self.events = 0  # accepted ones
+        self.refused = 0  # rejected ones
         self.jobs: Counter[str] = Counter()
         self.batches: Counter[str] = Counter()
         self.pages = 0
-        self.processed = 0  # jobs that completed, and
-        self.processing_seconds = 0.0  # how long they took altogether
+        self.processed = 0  # completed jobs
+        self.processing_seconds = 0.0  # of them together
         self.processing = Histogram(
             "superbook_processing_seconds",
             "How long completed jobs took.",
             registry=None,
             buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
         )
-        self.commits = Histogram(
-            "progressd_store_commit_duration_seconds",
-            "How long the store took to make a batch of events durable.",
-            registry=None,
-            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
-        )
 
     @property
     def mean_processing_seconds(self) -> float:
-        """How long a completed job took; 0 while there is none."""
+        """Return how long a completed job took on average; 0 before the first."""
         return self.processing_seconds / self.processed if self.processed else 0.0
 
     def count(self, changes: Iterable[Change], batches: Iterable[JobBatch]) -> None:
-        """Count what has been committed; `batches` have another status than before."""
+        """Count committed changes; `batches`: those with a new status."""
         for change in changes:
             match change.message:
                 case JobCreated(data=created):

@@ -1,6 +1,6 @@
-"""The history: what was, for a watcher who comes later or comes back.
+"""The history: past messages, for new watchers and for those that reconnect.
 
-Of the jobs in memory it is there, encoded already for the watchers before; of the others it comes from the store.
+The messages of jobs in memory are there, encoded already. Those of other jobs come from the store.
 """
 
 import weakref
@@ -17,23 +17,27 @@ from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDeleted, batch_topic, job_topic
 from progressd.engine.batches import Batches, placed_messages
 from progressd.engine.registry import JobLog, Registry, in_order, newest_progress
+from progressd.engine.store_health import StoreHealth
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 
-PAGE: Final = 500  # messages read at once, in memory about 0.1 ms
-SHARED_FOR: Final = 1000  # offsets for which new watchers get the same snapshot, and what has come since
+PAGE: Final = 500  # messages read at once, about 0.1 ms in memory
+SNAPSHOT_MAX_AGE: Final = 1000  # offsets; until then new watchers get the same snapshot, and newer messages
 
 
 class History:
-    """See `broadcast.subscription.History`."""
+    """The history of a broadcaster with a store."""
 
-    def __init__(self, store: Store, registry: Registry, batches: Batches, base: BasePath = AT_ROOT) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, batches: Batches, health: StoreHealth, base: BasePath = AT_ROOT
+    ) -> None:
+        self._health = health
         self._store = store
         self._registry = registry
         self._batches = batches
         self._base = base
-        self._taking = trio.Lock()
-        self._taken: Callable[[], Snapshot | None] = lambda: None  # the last snapshot, while somebody holds it
+        self._snapshot_lock = trio.Lock()
+        self._last_snapshot: Callable[[], Snapshot | None] = lambda: None  # weak: kept while a watcher holds it
 
     async def require(self, topic: str) -> None:
         """Raise NotFound unless the topic exists."""
@@ -41,9 +45,9 @@ class History:
             raise NotFound(f"no {topic.replace(':', ' ')}")
 
     async def existing(self, topics: Collection[str], may_see: MaySee = sees_all) -> set[str]:
-        """Return those of the topics that exist, for a watcher that may see some jobs.
+        """Return those of the topics that exist for a watcher that may see some jobs.
 
-        A batch is there for a watcher that may see all of its jobs. All topics that do not exist cost two queries.
+        A batch exists for a watcher that may see all of its jobs. This costs two queries, plus one per batch.
         """
         jobs = await self._registry.find(_ids(topics, job_topic("")))
         batches = await self._batches.find_all(_ids(topics, batch_topic("")))
@@ -54,7 +58,7 @@ class History:
         return found | ({ALL_JOBS} & set(topics))
 
     async def over(self, topic: str, after: int) -> bool:
-        """Whether nothing comes on the topic any more after that offset. Raises NotFound."""
+        """Return whether the topic has no message after an offset and never will. Raises NotFound."""
         if topic.startswith(job_topic("")):
             job = await self._registry.get(topic.removeprefix(job_topic("")))
             return job.status.finished and job.offset <= after
@@ -64,14 +68,14 @@ class History:
         return False
 
     def cursor(self, offset: int) -> str:
-        """The cursor a client gets for an offset; from before what is undecided, which may show later."""
-        undecided_from = self._registry.undecided_from
+        """Return the cursor for an offset, but never one after an undecided change, which may show later."""
+        undecided_from = self._health.undecided_from
         if undecided_from is not None:
             offset = min(offset, undecided_from - 1)
         return str(Cursor(self._store.id, offset))
 
     def offset(self, since: str, newest: int) -> int | None:
-        """The offset to resume from, or None if nobody can tell what came after that cursor."""
+        """Return the offset to resume from, or None if the messages after the cursor are not known."""
         try:
             cursor = Cursor.parse(since)
         except InvalidInput:
@@ -80,7 +84,7 @@ class History:
         return cursor.offset if known else None
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """See `broadcast.subscription.History`."""
+        """The history of a broadcaster with a store."""
         if topic.startswith(job_topic("")):
             return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
         if topic.startswith(batch_topic("")):
@@ -94,26 +98,26 @@ class History:
         return Page(items, items[-1].offset if len(items) == PAGE else None)
 
     async def _snapshot(self, upto: int) -> "Snapshot":
-        """Return the messages of all unfinished jobs, as they were at `upto` or shortly before.
+        """Return the messages of all jobs unfinished at `upto` or shortly before.
 
-        Watchers that connect together share one snapshot. It lives until the last of them has sent it.
+        Watchers that connect together share one snapshot, until the last of them has sent it.
         """
-        async with self._taking:
-            snapshot = self._taken()
-            if snapshot is None or not upto - SHARED_FOR <= snapshot.upto <= upto:
+        async with self._snapshot_lock:
+            snapshot = self._last_snapshot()
+            if snapshot is None or not upto - SNAPSHOT_MAX_AGE <= snapshot.upto <= upto:
                 snapshot = await self._take_snapshot(upto)
-                self._taken = weakref.ref(snapshot)
+                self._last_snapshot = weakref.ref(snapshot)
             return snapshot
 
     async def _take_snapshot(self, upto: int) -> "Snapshot":
-        snapshot, walked = Snapshot(upto), 0
+        snapshot, after = Snapshot(upto), 0
         while self._registry.forgotten <= upto:
-            items = self._registry.recent.between(walked, upto, PAGE)
+            items = self._registry.recent.between(after, upto, PAGE)
             snapshot += [item for item in items if self._in_snapshot(item, upto)]
             if len(items) < PAGE:
                 return snapshot
-            walked = items[-1].offset
-            await trio.lowlevel.checkpoint()  # let other tasks run between two parts
+            after = items[-1].offset
+            await trio.lowlevel.checkpoint()  # let other tasks run
         return await self._stored_snapshot(upto)
 
     def _in_snapshot(self, item: Envelope, upto: int) -> bool:
@@ -124,33 +128,33 @@ class History:
 
     async def _of_job(self, job_id: str, after: int, upto: int) -> Page:
         job = await self._registry.get(job_id)
-        trail = await self._trail(job, after, upto)
-        items = [item for item in trail.between(after, upto) if not isinstance(item.message, JobCreated)]
+        job_log = await self._job_log(job, after, upto)
+        items = [item for item in job_log.between(after, upto) if not isinstance(item.message, JobCreated)]
         return Page(items, over=job.status.finished and job.offset <= upto)
 
     async def _of_batch(self, batch_id: str, after: int, upto: int) -> Page:
         batch = await self._batches.get(batch_id)
         items = placed_messages(batch, self._store.id)
         for job in await self._store.jobs_of_batch(batch_id):
-            items += (await self._trail(job, after, upto)).between(after, upto)
+            items += (await self._job_log(job, after, upto)).between(after, upto)
         if after:
             items += await self._deletions_in_batch(batch_id, after, upto)
         items = [item for item in items if after < item.offset <= upto]
         return Page(in_order(items), over=batch.status.finished and batch.offset <= upto)
 
-    async def _trail(self, job: Job, after: int, upto: int) -> JobLog:
-        trail = self._registry.trail(job.id)
-        if trail is None:
-            trail = JobLog()
-            trail.progress = newest_progress(job, self._store.id)
+    async def _job_log(self, job: Job, after: int, upto: int) -> JobLog:
+        job_log = self._registry.log_of(job.id)
+        if job_log is None:
+            job_log = JobLog()
+            job_log.progress = newest_progress(job, self._store.id)
             while changes := await self._store.changes(after, upto, PAGE, job.id):
-                trail.changes += [self._published(change, job.labels) for change in changes]
+                job_log.changes += [self._envelope(change, job.labels) for change in changes]
                 after = changes[-1].offset
-        return trail
+        return job_log
 
     async def _stored(self, after: int, upto: int) -> Page:
-        """Read a page in memory and in the store, since the registry has forgotten some jobs that finished later."""
-        recent = self._registry.recent.between(after, upto, PAGE)  # before any progress moves on
+        """Read a page from memory and the store: the registry has forgotten some jobs that finished later."""
+        recent = self._registry.recent.between(after, upto, PAGE)  # before newer progress replaces any of it
         end = recent[-1].offset if len(recent) == PAGE else upto
         changes = await self._store.changes(after, end, PAGE)
         if len(changes) == PAGE:
@@ -161,7 +165,7 @@ class History:
         deletions = await self._store.deletions(after, end, PAGE)
         if len(deletions) == PAGE:
             end = deletions[-1].offset
-        moved = [job for job in moved if self._registry.trail(job.id) is None]
+        moved = [job for job in moved if self._registry.log_of(job.id) is None]
         items = {item.offset: item for item in await self._with_labels(changes)}
         items |= {item.offset: item for job in moved if (item := newest_progress(job, self._store.id)) is not None}
         items |= {item.offset: item for item in map(_deleted, deletions)}
@@ -177,11 +181,13 @@ class History:
         return items
 
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
-        """Read the snapshot in the store, since the registry has forgotten some jobs while it was taken."""
-        trails = {job_id: self._registry.trail(job_id) for job_id in self._registry.unfinished}
-        progress = [trail.progress for trail in trails.values() if trail is not None]  # before it moves on
+        """Read the snapshot from the store: the registry has forgotten some jobs meanwhile."""
+        job_logs = {job_id: self._registry.log_of(job_id) for job_id in self._registry.unfinished}
+        progress = [
+            job_log.progress for job_log in job_logs.values() if job_log is not None
+        ]  # before newer progress replaces it
         changes = await self._store.changes_of_unfinished(upto)
-        jobs = await self._store.jobs({change.message.job_id for change in changes} - trails.keys())
+        jobs = await self._store.jobs({change.message.job_id for change in changes} - job_logs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
         items = list[Envelope]()
         for place in range(0, len(changes), PAGE):
@@ -191,15 +197,15 @@ class History:
         return Snapshot(upto, in_order(items))
 
     async def _with_labels(self, changes: Sequence[Change]) -> list[Envelope]:
-        """Return the changes as messages. One whose job cannot be read has no labels: keys bound to some miss it."""
+        """Return the changes as messages. If a job cannot be read, its message has no labels."""
         ids = {change.message.job_id for change in changes}
         jobs = {job_id: job for job_id in ids if (job := self._registry.known(job_id)) is not None}
         if missing := ids - jobs.keys():
             jobs.update(await self._store.readable_jobs(missing))
         labels = {job.id: job.labels for job in jobs.values()}
-        return [self._published(change, labels.get(change.message.job_id, NO_LABELS)) for change in changes]
+        return [self._envelope(change, labels.get(change.message.job_id, NO_LABELS)) for change in changes]
 
-    def _published(self, change: Change, labels: Mapping[str, str]) -> Envelope:
+    def _envelope(self, change: Change, labels: Mapping[str, str]) -> Envelope:
         return Envelope(change.offset, self._base.shown(change.message), labels)
 
 

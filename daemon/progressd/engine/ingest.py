@@ -1,253 +1,253 @@
-"""The one writer: takes the events of all producers, applies, commits, publishes, answers, in that order.
+"""Ingest: the only writer. It queues commands, decides them, appends to the log, and answers the producers, in order.
 
-Whatever has been queued meanwhile makes up a batch. It is committed once, and only if a job's state changed in it;
-nobody, watcher or producer, hears of a change before it is durable. The queue is bounded: a full one slows the
-producers.
+Everything queued meanwhile is one transaction. It is committed once, and only if the state of a job changed. No watcher
+and no producer hears of a change before it is durable. The queue is bounded: when it is full, producers wait.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol, TypeAlias
 
 import structlog
 import trio
 
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.envelope import Envelope
-from progressd.core.cursor import Cursor
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
-from progressd.core.events import Event, LeaseEvent, LeaseExpiredEvent
+from progressd.core.events import Event, LeaseEvent
 from progressd.core.job import Job, MaySee, sees_all
-from progressd.core.leases import Leases
 from progressd.engine.batches import Batches
 from progressd.engine.counters import Counters
+from progressd.engine.follower import Follower
+from progressd.engine.leases import LeaseTimer
+from progressd.engine.log import Log
 from progressd.engine.registry import Registry
-from progressd.engine.submitting import EventSink, Outcome
-from progressd.engine.transaction import MAX_MESSAGES, Transaction, deletion_message
+from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.net.base_path import AT_ROOT, BasePath
-from progressd.store.base import Deletion, Store
-from progressd.system.log import log_change
+from progressd.store.base import Store
 from progressd.system.pass_limiter import PassLimiter
 
-QUEUE_CAPACITY: Final = 64  # entries; one holds all events that a producer had ready
+QUEUE_CAPACITY: Final = 64  # commands; one holds all events that a producer had ready
 TURN_BYTES: Final = 16384  # of events that are read in one pass of the event loop; blank lines take 2 ms
-MAX_BATCH: Final = 1000  # events decided in one go, about 10 ms
-STEP: Final = 25  # jobs and log lines in one pass of the event loop; jobs that end with 64 KiB of options take 10 ms
-RESERVE_AHEAD: Final = 100_000  # offsets promised to the store at a time; a restart skips what is left of them
-WRITE_BEHIND_INTERVAL: Final = (
-    0.9  # seconds until the newest progress is written, so that it is never more than 1 s late
-)
+MAX_EVENTS: Final = 1000  # decided in one transaction, in about 10 ms
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
+
+Outcome: TypeAlias = Job | ProgressdError
 
 
-class Command:
-    """Events of one producer, or a job to delete, and what comes of it. Neither: decided once all before it are."""
+class EventSink(Protocol):
+    """Where producers submit events."""
 
-    __slots__ = ("decided", "deleted", "events", "may_see", "outcomes")
+    store_id: str
+    turns: PassLimiter  # of the clients that send events over HTTP and WebSockets; weights are in bytes
 
-    def __init__(self, events: Sequence[Event] = (), may_see: MaySee = sees_all, deleted: Job | None = None) -> None:
+    async def submit(self, *events: Event) -> list[Outcome]:
+        """Submit events, in order, and wait until they are durable and published.
+
+        Returns, for each event, the job after it, or the error that rejected it. Raises Unavailable when the daemon is
+        stopping.
+        """
+
+    async def submit_one(self, event: Event) -> Job:
+        """Submit one event and return the job after it. Raises the error that rejected it."""
+        return _job_of(*await self.submit(event))
+
+
+class _Queued:
+    """A command in the queue. Its outcomes are there once it has been answered."""
+
+    __slots__ = ("_answered", "_outcomes")
+    events: Sequence[Event] = ()
+
+    def __init__(self) -> None:
+        self._outcomes: list[Outcome] = []
+        self._answered = trio.Event()
+
+    def answer(self, outcomes: list[Outcome]) -> None:
+        """End the wait for the outcomes."""
+        self._outcomes = outcomes
+        self._answered.set()
+
+    async def outcomes(self) -> list[Outcome]:
+        """Wait for the outcomes."""
+        await self._answered.wait()
+        return self._outcomes
+
+
+class Submit(_Queued):
+    """Decide the events of one producer. Jobs that it may not see do not exist for it."""
+
+    __slots__ = ("events", "may_see")
+
+    def __init__(self, events: Sequence[Event], may_see: MaySee) -> None:
+        super().__init__()
         self.events = events
         self.may_see = may_see
-        self.deleted = deleted
-        self.outcomes: list[Outcome] = []
-        self.decided = trio.Event()
+
+
+class Delete(_Queued):
+    """Delete a finished job."""
+
+    __slots__ = ("job",)
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.job = job
+
+
+class Barrier(_Queued):
+    """Do nothing. It is answered once all commands before it are."""
+
+    __slots__ = ()
+
+
+Command: TypeAlias = Submit | Delete | Barrier
 
 
 class Ingest(EventSink):
-    """`submit` is for producers; `run` is the task behind it."""
+    """`submit` and `delete` are for producers and clients; `run` is the task behind them."""
 
     def __init__(
-        self, store: Store, registry: Registry, batches: Batches, broadcaster: Broadcaster, base: BasePath = AT_ROOT
+        self,
+        log: Log,
+        store: Store,
+        registry: Registry,
+        batches: Batches,
+        broadcaster: Broadcaster,
+        base: BasePath = AT_ROOT,
     ) -> None:
         self.store_id = store.id
         self.turns = PassLimiter(TURN_BYTES)
         self.counters = Counters()
+        self.health = log.health
         self._store = store
         self._registry = registry
         self._batches = batches
-        self._broadcaster = broadcaster
         self._base = base
-        self._next_offset = self._reserved = store.first_offset
-        self._unsaved: dict[str, Job] = {}  # jobs whose newest progress is not in the store yet
-        self._moved = trio.Event()
-        self.failing: StoreFailed | None = None  # what the store has said last, while it keeps nothing
-        self._turned = trio.Event()
-        self._leases = Leases()
-        self._until_look = trio.CancelScope()
+        self._log = log
+        self._leases = LeaseTimer()
+        self._follower = Follower(registry, batches, self._leases, broadcaster, self.counters)
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
-        """See EventSink. What is about a job that is not seen is refused like what is about none."""
+        """See EventSink. Events for jobs that the producer may not see are rejected like those for unknown jobs."""
         if not events:
             await trio.lowlevel.checkpoint()
             return []
-        return await self._decided(Command(events, may_see))
+        self._renew_leases(events, may_see)
+        return await self._queue(Submit(events, may_see))
 
     async def delete(self, job: Job) -> Job:
-        """Delete a finished job, and tell those who watch; its files are left. Raises NotFound, StoreFailed."""
-        [outcome] = await self._decided(Command(deleted=job))
-        if isinstance(outcome, ProgressdError):
-            raise outcome
-        return outcome
+        """Delete a finished job but not its files, and tell its watchers. Raises NotFound, StoreFailed."""
+        return _job_of(*await self._queue(Delete(job)))
 
     @property
     def queued(self) -> int:
-        """Entries that wait to be decided."""
+        """The number of commands in the queue."""
         return self._receive.statistics().current_buffer_used
 
     async def probe(self) -> None:
-        """Come back once what was queued is decided, and the store commits. Raises StoreFailed, Unavailable."""
-        await self._decided(Command())
+        """Return once all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
+        await self._queue(Barrier())
         await self._store.commit((), ())
 
     async def run(self) -> None:
-        """Take events until cancelled; a batch that was begun is finished, and what is unsaved is written.
+        """Decide commands until cancelled; then finish those in the queue, and write what is unsaved.
 
-        The leases of the jobs there are begin now.
+        The leases of unfinished jobs begin now.
         """
-        for job in self._registry.unfinished.values():
-            self._leases.keep(job, trio.current_time())
+        self._leases.keep(self._registry.unfinished.values())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write_behind)
-            nursery.start_soon(self._watch_leases)
+            nursery.start_soon(self._log.run)
+            nursery.start_soon(self._leases.run, self.submit)
             try:
                 with trio.CancelScope(shield=True):
-                    await self._reserve_the_first()
+                    await self._try_to_reserve()
                 async for first in self._receive:
                     with trio.CancelScope(shield=True):
-                        await self._take(self._with_queued(first))
+                        await self._process(self._with_queued(first))
             finally:
-                last = self._with_queued(Command(), most=math.inf)
-                self._receive.close()  # before anyone can queue up behind the last batch and never be answered
+                last = self._with_queued(Barrier(), most=math.inf)
+                self._receive.close()  # nobody can queue a command behind the last batch and wait for ever
                 with trio.CancelScope(shield=True):
-                    await self._take(last)
-                    await self._write_unsaved()
+                    await self._process(last)
+                    await self._log.flush()
 
-    async def _decided(self, entry: Command) -> list[Outcome]:
-        self._hear(entry)
+    async def _try_to_reserve(self) -> None:
+        """Reserve an offset, so that a store that accepts nothing is known as soon as the daemon runs."""
         try:
-            await self._send.send(entry)
+            await self._log.reserve(1)
+        except StoreFailed as error:
+            self._log.failed(error)
+
+    async def _queue(self, command: Command) -> list[Outcome]:
+        try:
+            await self._send.send(command)
         except trio.BrokenResourceError:
             raise Unavailable("the daemon is stopping") from None
-        await entry.decided.wait()
-        return entry.outcomes
+        return await command.outcomes()
 
-    def _with_queued(self, first: Command, most: float = MAX_BATCH) -> list[Command]:
-        entries, count = [first], len(first.events)
+    def _with_queued(self, first: Command, most: float = MAX_EVENTS) -> list[Command]:
+        commands, count = [first], len(first.events)
         try:
             while count < most:
-                entries.append(self._receive.receive_nowait())
-                count += len(entries[-1].events)
+                commands.append(self._receive.receive_nowait())
+                count += len(commands[-1].events)
         except trio.WouldBlock:
             pass
-        return entries
+        return commands
 
-    async def _take(self, entries: list[Command]) -> None:
+    async def _process(self, commands: Sequence[Command]) -> None:
+        submits = [command for command in commands if isinstance(command, Submit)]
         try:
-            outcomes = iter(await self._decide(entries))
+            outcomes = await self._decide([(event, submit.may_see) for submit in submits for event in submit.events])
         except StoreFailed as error:
-            count = sum([len(entry.events) for entry in entries])
-            log.error("events refused", events=count, error=str(error))
-            outcomes = iter([error] * count)
-            self._turn(error)
-        for entry in entries:
-            entry.outcomes = [next(outcomes) for _ in entry.events]
-            if entry.deleted is not None:
-                entry.outcomes.append(await self._delete(entry.deleted))
-            entry.decided.set()
+            outcomes = [error] * sum([len(submit.events) for submit in submits])
+            logger.error("events rejected", events=len(outcomes), error=str(error))
+            self._log.failed(error)
+        decided = iter(outcomes)
+        for command in commands:
+            if isinstance(command, Delete):
+                command.answer([await self._delete(command.job)])
+            else:
+                command.answer([next(decided) for _ in command.events])
+
+    async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
+        """Decide all events in one transaction, append it to the log, and follow. Raises StoreFailed."""
+        try:
+            transaction, outcomes = await self._transaction(events)
+        except MemoryError as error:
+            raise StoreFailed("the daemon has no memory left for this") from error
+        await self._log.append(transaction)
+        refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
+        self.counters.refused += refused
+        self.counters.events += len(outcomes) - refused
+        await self._follower.apply(transaction)
+        return outcomes
+
+    async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
+        """Decide events; nothing shows yet. Raises StoreFailed, MemoryError."""
+        stored = await self._jobs_not_in_memory(event for event, _ in events)
+        offset = await self._log.reserve(MAX_MESSAGES * len(events))
+        transaction = Transaction(
+            self._registry, self._batches, stored, self.store_id, offset, datetime.now(UTC), self._base
+        )
+        outcomes = [transaction.decide(event, may_see) for event, may_see in events]
+        transaction.place_batches()
+        return transaction, outcomes
 
     async def _delete(self, job: Job) -> Outcome:
         try:
-            await self._reserve(1)
-            offset, self._next_offset = self._next_offset, self._next_offset + 1
-            message = deletion_message(job, Cursor(self.store_id, offset), datetime.now(UTC))
-            now = (await self._store.jobs([job.id])).get(job.id)
-            same = now is not None and now.created_offset == job.created_offset  # and no later one with its id
-            gone = await self._store.delete([job.id], Deletion(offset, message)) if same else []
+            deletion = await self._log.delete(job)
         except StoreFailed as error:
             if not isinstance(error, CorruptRecord):
-                self._turn(error)
+                self._log.failed(error)
             return error
-        if not gone:
+        if deletion is None:
             return NotFound(f"no job {job.id}")
-        self._registry.forget(gone, offset)
-        await self._broadcaster.publish(Envelope(offset, message, job.labels))
-        log.info("job deleted", job_id=job.id)
+        await self._follower.apply_deletion(job, deletion)
         return job
-
-    async def _decide(self, entries: Sequence[Command]) -> list[Outcome]:
-        """Apply, commit, publish. Raises StoreFailed, and then nothing has been published."""
-        try:
-            draft, outcomes = await self._draft(entries)
-        except MemoryError as error:
-            raise StoreFailed("the daemon has no memory left for this") from error
-        self._next_offset = draft.offset  # also when it fails: no offset is given twice
-        refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
-        if draft.changes:
-            await self._commit(draft)
-            self.counters.count(draft.changes, draft.turned_batches())
-        else:
-            if self._registry.undecided_from is not None:
-                draft.hide_cursors()
-            if draft.jobs:
-                self._unsaved.update(draft.jobs)
-                self._moved.set()
-        self.counters.refused += refused
-        self.counters.events += len(outcomes) - refused
-        silence_begins = trio.current_time()
-        for number, job in enumerate(draft.jobs.values(), 1):
-            self._registry.keep(job, draft.messages[job.id])
-            self._leases.keep(job, silence_begins)
-            if number % STEP == 0:
-                await trio.lowlevel.checkpoint()  # let other tasks run between two parts
-        self._until_look.deadline = min(self._until_look.deadline, self._leases.next_look)
-        for of_jobs in draft.of_jobs.values():
-            self._batches.keep(of_jobs)
-        for published in draft.published:
-            await self._broadcaster.publish(published)
-        for number, change in enumerate(draft.changes, 1):
-            log_change(change.message)
-            if number % STEP == 0:
-                await trio.lowlevel.checkpoint()
-        return outcomes
-
-    async def _draft(self, entries: Sequence[Command]) -> tuple[Transaction, list[Outcome]]:
-        """Apply events to a draft; nothing of it shows yet. Raises StoreFailed, MemoryError."""
-        events = [(event, entry.may_see) for entry in entries for event in entry.events]
-        stored = await self._jobs_not_in_memory(event for event, _ in events)
-        await self._reserve(MAX_MESSAGES * len(events))
-        now, first = datetime.now(UTC), self._next_offset
-        draft = Transaction(self._registry, self._batches, stored, self.store_id, first, now, self._base)
-        outcomes = [draft.decide(event, may_see) for event, may_see in events]
-        draft.place_counts()
-        return draft, outcomes
-
-    async def _commit(self, draft: Transaction | None = None) -> None:
-        """Write a draft, and the newest progress of all jobs with it; commits are in the order of the calls."""
-        unsaved, self._unsaved = self._unsaved, {}
-        undecided_from = self._registry.undecided_from
-        try:
-            if draft is not None:
-                with self.counters.commits.time():
-                    await self._store.commit({**unsaved, **draft.jobs}.values(), draft.changes, draft.of_jobs.values())
-            elif unsaved:
-                await self._store.commit(unsaved.values(), ())
-            elif self.failing is not None:
-                await self._reserve_up_to(self._reserved + 1)  # to see whether that goes: what is there is not written
-        except StoreFailed as error:
-            if draft is not None and error.undecided and undecided_from is None:
-                self._registry.undecided_from = draft.changes[0].offset
-            newest = {job_id: job for job_id in unsaved if (job := self._registry.unfinished.get(job_id)) is not None}
-            self._unsaved = {**newest, **self._unsaved}
-            raise
-        if draft is not None:
-            for job_id in draft.jobs:  # an older commit, of its progress alone, may have failed meanwhile
-                self._unsaved.pop(job_id, None)
-        if self._registry.undecided_from == undecided_from:  # else it is of a commit that came after this one
-            self._registry.undecided_from = None
-        self._turn(None)
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | CorruptRecord]:
         missing = {event.job_id.lower() for event in events if self._registry.known(event.job_id) is None}
@@ -260,71 +260,19 @@ class Ingest(EventSink):
                 found[error.row_id] = error
         return found
 
-    async def _reserve(self, count: int) -> None:
-        if self._next_offset + count > self._reserved:
-            await self._reserve_up_to(self._next_offset + count + RESERVE_AHEAD)
-
-    async def _reserve_the_first(self) -> None:
-        """Before anybody needs them, so that a store that keeps nothing is known as soon as the daemon runs."""
-        try:
-            await self._reserve(1)
-        except StoreFailed as error:
-            self._turn(error)
-
-    async def _reserve_up_to(self, reserved: int) -> None:
-        await self._store.reserve(reserved)
-        self._reserved = max(self._reserved, reserved)  # the two who call this may do so at the same time
-
-    def _hear(self, entry: Command) -> None:
-        """Note the producers that its events come from.
-
-        As they come in, before they are decided: so what says that one is silent stands before its next event or is
-        not said, also where the store is slow.
-        """
+    def _renew_leases(self, events: Iterable[Event], may_see: MaySee) -> None:
+        """Renew leases when events arrive, not when they are decided: a slow store fails no job."""
         if self._leases:
-            now = trio.current_time()
-            for event in entry.events:
-                job = self._registry.known(event.job_id) or self._registry.known(event.job_id.lower())
-                if job is not None and entry.may_see(job) and not isinstance(event, LeaseEvent):
-                    self._leases.heard(job.id, now)
+            self._leases.renew(
+                job.id
+                for event in events
+                if not isinstance(event, LeaseEvent)
+                and (job := self._registry.known(event.job_id) or self._registry.known(event.job_id.lower()))
+                and may_see(job)
+            )
 
-    async def _watch_leases(self) -> None:
-        while True:
-            with trio.CancelScope(deadline=self._leases.next_look) as self._until_look:
-                await trio.sleep_forever()
-            events = self._leases.silent(trio.current_time())
-            for event in events:
-                log.info("producer is silent", job_id=event.job_id, lost=isinstance(event, LeaseExpiredEvent))
-            await self.submit(*events)
 
-    async def turned(self, told: StoreFailed | None) -> StoreFailed | None:
-        """What the store says while it keeps nothing, None while it does, once that is another thing than `told`."""
-        while str(self.failing) == str(told):
-            await self._turned.wait()
-        return self.failing
-
-    def _turn(self, failing: StoreFailed | None) -> None:
-        if str(failing) != str(self.failing):
-            self._turned.set()
-            self._turned = trio.Event()
-            if failing is None:
-                log.info("the store takes events again")
-        if failing is not None:
-            self._moved.set()  # try again, also when nobody else does
-        self.failing = failing
-
-    async def _write_behind(self) -> None:
-        while True:
-            await self._moved.wait()
-            await trio.sleep(WRITE_BEHIND_INTERVAL)
-            self._moved = trio.Event()
-            with trio.CancelScope(shield=True):
-                await self._write_unsaved()
-
-    async def _write_unsaved(self) -> None:
-        """Write the newest progress, while events go on being decided: with 100 a second one of them would wait."""
-        try:
-            await self._commit()
-        except StoreFailed as error:
-            log.error("cannot write progress for now", error=str(error))
-            self._turn(error)
+def _job_of(outcome: Outcome) -> Job:
+    if isinstance(outcome, ProgressdError):
+        raise outcome
+    return outcome

@@ -1,10 +1,12 @@
-"""The registry: every unfinished job in memory with all that a new watcher needs of it, and the rest from the store.
+"""The registry: all unfinished jobs in memory, with their messages for new watchers; finished jobs from the store.
 
 Only ingest changes it, after a change is durable. It never holds all finished jobs: there can be millions.
 """
 
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from heapq import heappop, heappush
 from typing import Final
 
 import msgspec
@@ -16,19 +18,91 @@ from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
 from progressd.core.messages import Progress
-from progressd.core.run_queue import RunQueue
 from progressd.core.status import JobStatus
-from progressd.engine.recent import Recent
 from progressd.store.base import Store
 
-MAX_FINISHED: Final = 1000  # finished jobs kept in memory, since just after its end a job is asked for most
-MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # of memory that they may take, about
+MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a job come just after its end
+MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # of memory, estimated
+
+BLOCK_BITS: Final = 9  # a block has the messages of 512 offsets
 
 _encode = msgspec.json.Encoder().encode
 
 
+class Recent:
+    """Messages in memory by offset. Adding, removing and finding one costs the same, however many there are."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, dict[int, Envelope]] = {}
+        self._numbers: list[int] = []  # of the blocks, ascending
+
+    def add(self, item: Envelope) -> None:
+        """Add a message."""
+        number = item.offset >> BLOCK_BITS
+        block = self._blocks.get(number)
+        if block is None:
+            block = self._blocks[number] = {}
+            insort(self._numbers, number)
+        block[item.offset] = item
+
+    def remove(self, item: Envelope) -> None:
+        """Remove a message that was added."""
+        number = item.offset >> BLOCK_BITS
+        block = self._blocks[number]
+        del block[item.offset]
+        if not block:
+            del self._blocks[number]
+            del self._numbers[bisect_left(self._numbers, number)]
+
+    def between(self, after: int, upto: int, limit: int) -> list[Envelope]:
+        """Return the first `limit` messages with after < offset ≤ upto, in order."""
+        found = list[Envelope]()
+        for place in range(bisect_left(self._numbers, after >> BLOCK_BITS), len(self._numbers)):
+            block = self._blocks[self._numbers[place]]
+            offsets = sorted(block)
+            wanted = offsets[bisect_right(offsets, after) : bisect_right(offsets, upto)]
+            found += [block[offset] for offset in wanted[: limit - len(found)]]
+            if len(found) == limit or offsets[-1] > upto:
+                break
+        return found
+
+
+class RunQueue:
+    """Queued jobs in the order in which they start.
+
+    While an owner waits, at most one job of each other owner with the same priority starts. A job that leaves the
+    queue otherwise, such as a cancelled one, stays in it until `take` finds it. Adding costs O(log n), and so does
+    taking a job.
+    """
+
+    def __init__(self) -> None:
+        self._owners: dict[int, dict[str | None, list[tuple[int, str]]]] = {}  # heaps of jobs by rank and owner
+
+    def add(self, job: Job) -> None:
+        """Add a job. An owner without a queued job joins at the end of the round."""
+        owners = self._owners.setdefault(job.priority.rank, {})
+        heappush(owners.setdefault(job.owner, []), (job.created_offset, job.id))
+
+    def take(self, current: Callable[[str], Job | None]) -> Job | None:
+        """Remove the next job and return it, or return None. `current` returns a job by its id if it is queued."""
+        for rank in sorted(self._owners, reverse=True):
+            owners = self._owners[rank]
+            while owners:
+                owner = next(iter(owners))
+                jobs = owners.pop(owner)
+                while jobs:
+                    created_offset, job_id = heappop(jobs)
+                    job = current(job_id)
+                    if job is not None and job.created_offset == created_offset:
+                        if jobs:
+                            owners[owner] = jobs
+                        return job
+            del self._owners[rank]
+        return None
+
+
 class JobLog:
-    """What a job's watchers have been sent: every state change, and the newest progress."""
+    """The messages of one job: every state change, and the newest progress."""
 
     __slots__ = ("changes", "progress")
 
@@ -38,27 +112,26 @@ class JobLog:
 
     @property
     def messages(self) -> list[Envelope]:
-        """All of it, not in order."""
+        """Return all messages, not in order."""
         return [*self.changes, self.progress] if self.progress is not None else self.changes
 
     def between(self, after: int, upto: int) -> list[Envelope]:
-        """The part with after < offset ≤ upto, in order."""
+        """Return the messages with after < offset ≤ upto, in order."""
         return in_order(item for item in self.messages if after < item.offset <= upto)
 
 
 class Registry:
-    """Jobs as they are now, by id."""
+    """Jobs by id, as they are now."""
 
     def __init__(self, store: Store) -> None:
         self.unfinished: dict[str, Job] = {}  # oldest first
         self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
         self.recent = Recent()  # the messages of all jobs in memory
-        self.undecided_from: int | None = None  # the first offset of which nobody knows whether the store has a change
         self._store = store
-        self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order of their ends
-        self._weights: dict[str, int] = {}  # of finished jobs
-        self._weight = 0  # of all of them
-        self._trails: dict[str, JobLog] = {}
+        self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order in which they ended
+        self._sizes: dict[str, int] = {}  # of finished jobs, in bytes
+        self._size = 0  # of all of them
+        self._logs: dict[str, JobLog] = {}
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
         self._queued = trio.Event()
@@ -69,74 +142,74 @@ class Registry:
         messages = list[tuple[JobLog, Envelope]]()
         for job in await self._store.unfinished():
             self.unfinished[job.id] = job
-            trail = self._trails[job.id] = JobLog()
+            job_log = self._logs[job.id] = JobLog()
             self._queue(job)
             if (progress := newest_progress(job, self._store.id)) is not None:
-                messages.append((trail, progress))
+                messages.append((job_log, progress))
         for change in await self._store.changes_of_unfinished(upto):
             job = self.unfinished[change.message.job_id]
-            messages.append((self._trails[job.id], Envelope(*change, job.labels)))
-        for trail, published in sorted(messages, key=lambda message: message[1].offset):
-            self._remember(trail, published)
+            messages.append((self._logs[job.id], Envelope(*change, job.labels)))
+        for job_log, envelope in sorted(messages, key=lambda message: message[1].offset):
+            self._add_message(job_log, envelope)
 
     def known(self, job_id: str) -> Job | None:
-        """The job if it is in memory, which every unfinished one is."""
+        """Return the job if it is in memory, as every unfinished job is."""
         return self.unfinished.get(job_id) or self._finished.get(job_id)
 
-    def trail(self, job_id: str) -> JobLog | None:
-        """Its messages, if the job is in memory."""
-        return self._trails.get(job_id)
+    def log_of(self, job_id: str) -> JobLog | None:
+        """Return the messages of a job, if it is in memory."""
+        return self._logs.get(job_id)
 
     def unfinished_at(self, job_id: str, offset: int) -> bool:
-        """Return whether the job was unfinished at an offset, or has come since; not for one below `forgotten`."""
+        """Return whether the job was unfinished at an offset or is newer. The offset must be above `forgotten`."""
         return job_id in self.unfinished or (job_id in self._finished and self._finished[job_id].offset > offset)
 
     async def get(self, job_id: str) -> Job:
-        """The job. Raises NotFound."""
+        """Return the job. Raises NotFound."""
         job = self.known(job_id) or (await self._store.jobs([job_id])).get(job_id)
         if job is None:
             raise NotFound(f"no job {job_id}")
         return job
 
     async def find(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Those of the jobs that exist."""
+        """Return those of the jobs that exist."""
         found = {job_id: job for job_id in ids if (job := self.known(job_id)) is not None}
         missing = [job_id for job_id in ids if job_id not in found]
         return {**found, **await self._store.jobs(missing)} if missing else found
 
     def keep(self, job: Job, messages: Iterable[Envelope] = ()) -> None:
-        """Take over a job as it is now, and what its watchers are going to be sent."""
-        trail = self._trails.get(job.id)
-        if trail is None:
-            trail = self._trails[job.id] = JobLog()
-        for published in messages:
-            self._remember(trail, published)
+        """Take over a job as it is now, with its new messages."""
+        job_log = self._logs.get(job.id)
+        if job_log is None:
+            job_log = self._logs[job.id] = JobLog()
+        for envelope in messages:
+            self._add_message(job_log, envelope)
         if not job.status.finished:
             before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
-            if job.status is JobStatus.QUEUED and not job.progress_offset and trail.progress is not None:
-                self.recent.remove(trail.progress)  # what an earlier attempt did is void
-                trail.progress = None
+            if job.status is JobStatus.QUEUED and not job.progress_offset and job_log.progress is not None:
+                self.recent.remove(job_log.progress)  # the progress of an earlier attempt is void
+                job_log.progress = None
             if before is None or before.status is not job.status:
                 self._queue(job)
         elif job.id not in self._finished:
             self._finish(job)
 
-    def _remember(self, trail: JobLog, published: Envelope) -> None:
-        if not isinstance(published.message, Progress):
-            trail.changes.append(published)
+    def _add_message(self, job_log: JobLog, envelope: Envelope) -> None:
+        if not isinstance(envelope.message, Progress):
+            job_log.changes.append(envelope)
         else:
-            if trail.progress is not None:
-                self.recent.remove(trail.progress)
-            trail.progress = published
-        self.recent.add(published)
+            if job_log.progress is not None:
+                self.recent.remove(job_log.progress)
+            job_log.progress = envelope
+        self.recent.add(envelope)
 
     def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)
         self._finished[job.id] = job
-        self._weights[job.id] = weight = _weight(job)
-        self._weight += weight
-        while len(self._finished) > MAX_FINISHED or self._weight > MAX_FINISHED_BYTES:
+        self._sizes[job.id] = size = _memory_size(job)
+        self._size += size
+        while len(self._finished) > MAX_FINISHED or self._size > MAX_FINISHED_BYTES:
             self._forget(next(iter(self._finished)))
         if (end := self._ends.pop(job.id, None)) is not None:
             end.set()
@@ -144,24 +217,24 @@ class Registry:
     def _forget(self, job_id: str) -> None:
         job = self._finished.pop(job_id, None)
         if job is not None:
-            for published in self._trails.pop(job_id).messages:
-                self.recent.remove(published)
-            self._weight -= self._weights.pop(job_id)
+            for envelope in self._logs.pop(job_id).messages:
+                self.recent.remove(envelope)
+            self._size -= self._sizes.pop(job_id)
             self.forgotten = max(self.forgotten, job.offset)
 
     def forget(self, ids: Collection[str], upto: int = 0) -> None:
-        """Drop finished jobs that were deleted. `upto`: the offset of the deletion, which only the store has."""
+        """Drop deleted jobs. `upto`: the offset of the deletion, whose message only the store has."""
         for job_id in ids:
             self._forget(job_id)
         self.forgotten = max(self.forgotten, upto)
 
     async def wait_finished(self, job_id: str) -> None:
-        """Wait until an unfinished job has finished, whoever ends it."""
+        """Wait until a job has finished."""
         if job_id in self.unfinished:
             await self._ends.setdefault(job_id, trio.Event()).wait()
 
     async def next_queued(self) -> Job:
-        """Wait for a job that the runner has to start, and remove it from the queue until it is queued again."""
+        """Wait for a job that the runner must start, and remove it from the queue."""
         while (job := self._run_queue.take(self._queued_job)) is None:
             await self._queued.wait()
         return job
@@ -177,19 +250,19 @@ class Registry:
             self._queued = trio.Event()
 
 
-def _weight(job: Job) -> int:
-    """About how many bytes of memory a job takes with its messages; many small values in its options take the most."""
+def _memory_size(job: Job) -> int:
+    """Estimate the memory of a job and its messages, in bytes. Many small values in its options take the most."""
     text = _encode(job)
     return 4096 + 4 * len(text) + 100 * text.count(b",")
 
 
 def in_order(items: Iterable[Envelope]) -> list[Envelope]:
-    """Messages by their places in the stream."""
+    """Return messages in the order of their offsets."""
     return sorted(items, key=lambda item: item.offset)
 
 
 def newest_progress(job: Job, store_id: str) -> Envelope | None:
-    """The message with a job's newest progress, if it has had any."""
+    """Return the message with the newest progress of a job, if there is any."""
     if not job.progress_offset:
         return None
     cursor = str(Cursor(store_id, job.progress_offset))

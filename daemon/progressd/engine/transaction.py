@@ -1,4 +1,4 @@
-"""What a batch of events comes to: decided and placed in the stream, but not durable and not told to anyone."""
+"""Decide a batch of events and give their messages offsets; nothing is durable or visible yet."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,11 +20,11 @@ from progressd.engine.registry import Registry
 from progressd.net.base_path import BasePath
 from progressd.store.base import Change
 
-MAX_MESSAGES: Final = 5  # that one event can make: a start and a progress, or an end of two; and two of its batch
+MAX_MESSAGES: Final = 5  # of one event: a start and a progress, or an end of two; and two of its batch
 
 
 class Transaction:
-    """Decides events one after the other. `stored`: the jobs they are about that are not in memory."""
+    """Decides events one after the other. `stored`: the jobs of these events that are not in memory."""
 
     def __init__(
         self,
@@ -37,22 +37,22 @@ class Transaction:
         base: BasePath,
     ) -> None:
         self._registry = registry
-        self._batches = batches
+        self._known_batches = batches
         self._stored = stored
         self._store_id = store_id
         self._now = now
         self._base = base
         self.offset = offset  # of the next message
-        self.jobs: dict[str, Job] = {}  # as the events leave them
+        self.jobs: dict[str, Job] = {}  # as they are after the events
         self.messages: dict[str, list[Envelope]] = {}  # by job
         self.published: list[Envelope] = []  # all of them, in order
         self.changes: list[Change] = []
-        self.of_jobs: dict[str, JobBatch] = {}  # batches of jobs whose counts have changed
+        self.batches: dict[str, JobBatch] = {}  # whose counts have changed
 
     def decide(self, event: Event, may_see: MaySee) -> Job | ProgressdError:
-        """The job as the event leaves it, or what refuses the event: of an unseen job, what does of none.
+        """Return the job after the event, or the error that rejects it: NotFound for a job that may not be seen.
 
-        Only here is it known which job that is, since the events before this one may make it.
+        Visibility is decided here, since an event before this one may create the job.
         """
         job: Job | CorruptRecord | None = self._known(event.job_id)
         try:
@@ -76,36 +76,36 @@ class Transaction:
             )
         return self._place(applied)
 
-    def place_counts(self) -> None:
-        """Give each batch of jobs whose counts have changed a message of it, behind those of its jobs."""
-        for of_jobs in tuple(self.of_jobs.values()):
+    def place_batches(self) -> None:
+        """Add the messages of each batch whose counts have changed, after those of its jobs."""
+        for batch in tuple(self.batches.values()):
             first = self.offset
-            self.offset += len(batch_messages(of_jobs))
-            placed = replace(of_jobs, created_offset=of_jobs.created_offset or first, offset=self.offset - 1)
-            self.of_jobs[of_jobs.id] = placed
+            self.offset += len(batch_messages(batch))
+            placed = replace(batch, created_offset=batch.created_offset or first, offset=self.offset - 1)
+            self.batches[batch.id] = placed
             self.published += placed_messages(placed, self._store_id)
 
     def hide_cursors(self) -> None:
-        """Leave out where the messages are, so that nobody resumes behind a change that may show later."""
-        for published in self.published:
-            published.message = replace(published.message, cursor=UNSET)
+        """Remove the cursors, so that nobody resumes after a change that may show later."""
+        for envelope in self.published:
+            envelope.message = replace(envelope.message, cursor=UNSET)
 
-    def turned_batches(self) -> list[JobBatch]:
-        """The batches of jobs whose status is another than before, until they are kept."""
-        before = self._batches.unfinished
+    def batches_with_new_status(self) -> list[JobBatch]:
+        """Return the batches whose status has changed; to be called before they are kept."""
+        before = self._known_batches.unfinished
         return [
-            now for now in self.of_jobs.values() if (then := before(now.id)) is None or then.status is not now.status
+            now for now in self.batches.values() if (then := before(now.id)) is None or then.status is not now.status
         ]
 
     def _is_own(self, cursor: str) -> bool:
-        """Whether this store gave the cursor. Raises InvalidInput where it is none."""
+        """Return whether this store gave the cursor out. Raises InvalidInput for what is no cursor."""
         return cursor != "" and Cursor.parse(cursor).store == self._store_id
 
     def _known(self, job_id: str) -> Job | None:
         return self.jobs.get(job_id) or self._registry.known(job_id)
 
     def _place(self, applied: Applied) -> Job:
-        """Give the messages their places in the stream, and the job what follows from them."""
+        """Give the messages their offsets, and the job those of its messages."""
         job = applied.job
         for message in applied.messages:
             offset = self.offset
@@ -113,11 +113,11 @@ class Transaction:
             placed = replace(message, cursor=str(Cursor(self._store_id, offset)), time=self._now)
             if job.batch_id is not None:
                 placed = replace(placed, batch_id=job.batch_id)
-            published = Envelope(offset, self._base.shown(placed), job.labels)
-            self.published.append(published)
+            envelope = Envelope(offset, self._base.shown(placed), job.labels)
+            self.published.append(envelope)
             if isinstance(placed, PagePreview):  # never kept
                 continue
-            self.messages.setdefault(job.id, []).append(published)
+            self.messages.setdefault(job.id, []).append(envelope)
             if isinstance(placed, Progress):
                 job = replace(job, offset=offset, progress_offset=offset, progress_at=self._now)
             else:
@@ -125,18 +125,20 @@ class Transaction:
                 job = replace(job, offset=offset, created_offset=job.created_offset or offset)
         if job.offset == applied.job.offset:
             return job
-        self.jobs.pop(job.id, None)  # to the end: the registry keeps finished jobs in the order of their ends
+        self.jobs.pop(
+            job.id, None
+        )  # moves to the end: the registry keeps finished jobs in the order in which they ended
         self.jobs[job.id] = job
         return job
 
-    def _count(self, batch_id: str, before: JobStatus | None, job: Job, called_off: bool) -> None:
-        """Count the job of a batch in, with the status it has now; its first job makes the batch."""
-        known = self.of_jobs.get(batch_id) or self._batches.unfinished(batch_id)
+    def _count(self, batch_id: str, before: JobStatus | None, job: Job, as_batch: bool) -> None:
+        """Count the new status of a job in its batch. The first job creates the batch."""
+        known = self.batches.get(batch_id) or self._known_batches.unfinished(batch_id)
         if known is None:
             known = JobBatch(id=batch_id, status=BatchStatus.QUEUED, priority=job.priority, created_at=self._now)
-        self.of_jobs[batch_id] = moved(known, before, job.status, self._now, called_off=called_off)
+        self.batches[batch_id] = moved(known, before, job.status, self._now, as_batch=as_batch)
 
 
 def deletion_message(job: Job, cursor: Cursor, now: datetime) -> JobDeleted:
-    """Return the message that watchers get when a job is deleted."""
+    """Return the message about a deleted job."""
     return JobDeleted(job.id, JobDeletedData(job.status, job.labels), str(cursor), now, job.batch_id or UNSET)

@@ -100,9 +100,8 @@ class MetricsCollector(Collector):
             [("accepted", counters.events), ("refused", counters.refused)],
         )
         yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", self.ingest.queued)
-        yield from counters.commits.collect()
-        text = "Longest time that a deletion of finished jobs has blocked other writes."
-        yield _gauge("progressd_deletion_most_seconds", text, self.store.longest_deletion)
+        yield from self.ingest.health.commit_durations.collect()
+        yield from self.store.delete_durations.collect()
         yield _counter(
             "progressd_deliveries",
             "Live messages for each watcher, before filters, and without replays.",
@@ -125,20 +124,18 @@ class MetricsCollector(Collector):
         yield _gauge("progressd_http_streams", "Open event streams and long polls.", len(self.streams))
         yield _gauge("progressd_connections", "Open connections of every kind.", connection_log.open)
         yield _counter("progressd_connections_accepted", "Connections since the start.", connection_log.accepted)
-        ended = CounterMetricFamily("progressd_connections_ended", "Closed connections.", labels=("kind", "reason"))
-        for (kind, reason), count in sorted(connection_log.counts.items()):
-            ended.add_metric((kind, reason), count)
-        yield ended
+        closed = CounterMetricFamily(
+            "progressd_connections_closed", "Closed connections.", labels=("outcome", "reason")
+        )
+        for (outcome, reason), count in sorted(connection_log.counts.items()):
+            closed.add_metric((outcome, reason), count)
+        yield closed
         refused = [
             (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "refused"
         ]
         yield _counters("progressd_handshakes_refused", "Rejected handshakes.", "reason", refused)
         text = "Rejected requests, without health probes."
         yield _counters("progressd_requests_refused", text, "status", sorted(self.refusals.items()))
-        slow = sum(count for (_, reason), count in connection_log.counts.items() if reason.startswith("4000"))
-        yield _counter(
-            "progressd_slow_consumers_closed", "Watchers that were disconnected because they were too slow.", slow
-        )
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

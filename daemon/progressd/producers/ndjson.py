@@ -15,7 +15,7 @@ from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.events import ProducerEvent, RegisterEvent, checked_options_size, parts_of
 from progressd.core.job import Job
 from progressd.core.json import decode
-from progressd.engine.submitting import Outcome
+from progressd.engine.ingest import Outcome
 
 CHUNK: Final = 16384  # bytes per read, about 100 lines
 TURN_LINES: Final = 250  # 2 ms of invalid lines

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from progressd.core.errors import InvalidInput
-from progressd.engine.submitting import EventSink, Outcome
+from progressd.engine.ingest import EventSink, Outcome
 from progressd.producers.ndjson import CHUNK, TURN_LINES, Ack, LineBatch, LineSplitter, NumberedLine
 
 MAX_BAD_LINES: Final = 1000  # invalid lines, after which the rest of a remote stream is ignored

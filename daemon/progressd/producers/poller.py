@@ -11,8 +11,7 @@ from typing import Final, Protocol, TypeAlias
 import trio
 
 from progressd.core.errors import Unavailable
-from progressd.engine.ingest import Ingest
-from progressd.engine.submitting import Outcome
+from progressd.engine.ingest import Ingest, Outcome
 from progressd.producers.ndjson import TURN_LINES, LineBatch, Turn
 
 POLL_INTERVAL: Final = 0.005  # seconds between two rounds, unless a producer waits for an answer or a turn was full

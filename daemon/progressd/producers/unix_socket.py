@@ -18,8 +18,7 @@ from progressd.config.units import seconds_text
 from progressd.core.close_codes import CloseCode
 from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnections
 from progressd.core.messages import encode
-from progressd.engine.ingest import Ingest
-from progressd.engine.submitting import Outcome
+from progressd.engine.ingest import Ingest, Outcome
 from progressd.net.accept import accept_forever
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch
 from progressd.producers.ndjson_stream import NDJSONReader

@@ -1,4 +1,4 @@
-"""Copies of the SQLite file, made while others write to it: whole and synced, or not there at all."""
+"""Copy the SQLite file while a daemon writes to it: a copy is complete and synced, or does not exist."""
 
 import errno
 import os
@@ -16,21 +16,17 @@ from progressd.store.offline import reading
 from progressd.store.schema import NEW_ID
 from progressd.system.fs import new_file, sync
 
-NO_LINKS: Final = {
-    errno.EPERM,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-}  # link(2): of a file system that has none, as on a stick
+NO_LINKS: Final = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}  # from link(2) on a file system without hard links
 
-LEFT_OVER: Final = 3600.0  # seconds without a write after which a partial copy is one that a kill has left
-PAGES: Final = 1000  # copied between two looks at whether a signal has come
-STEPS: Final = 10_000  # of a check, some milliseconds, between two such looks
+PARTIAL_MIN_AGE: Final = 3600.0  # seconds without a write after which a partial copy is a killed one
+PAGES: Final = 1000  # copied between two checks for a signal
+STEPS: Final = 10_000  # of `integrity_check`, some milliseconds, between two such checks
 
 
 def backup(path: Path, target: Path) -> int:
-    """Copy the store to a file that does not exist yet, and check the copy; its size in bytes.
+    """Copy the store to a new file, check the copy, and return its size in bytes.
 
-    Raises Conflict where there is such a file, SettingsError where the store cannot be read or the copy written.
+    Raises Conflict if the file exists, SettingsError if the store cannot be read or the copy cannot be written.
     """
     _require_new(target)
     with reading(path) as db:
@@ -39,16 +35,16 @@ def backup(path: Path, target: Path) -> int:
 
 
 def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
-    """Copy the database as it is now. `new`: check the copy, and take the place of no file that has come meanwhile.
+    """Copy the database as it is now. `new`: check the copy, and replace no file.
 
-    The copy is a store of its own: who goes on with it gives offsets a second time, and a cursor from before is not to
-    be taken for one of those. Raises SettingsError, Conflict, sqlite3.DatabaseError for a damaged database.
+    The copy gets a store id of its own. A daemon that continues with it gives offsets out a second time, and old
+    cursors must not be confused with them. Raises SettingsError, Conflict, sqlite3.DatabaseError for a damaged store.
     """
-    # Beside a backup there may be files of others, and another backup; beside the store is only what a killed one left.
+    # Beside a backup there may be other files, and another backup in progress. Beside the store there are only remains.
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part" if new else f"{target.name}.part")
     try:
         if new:
-            _clear_away(target)
+            _delete_remains(target)
         else:
             partial.unlink(missing_ok=True)
         try:
@@ -65,20 +61,20 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
         raise SettingsError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _clear_away(target: Path) -> None:
-    """Remove what killed backups to this place have left, of which nobody needs anything."""
+def _delete_remains(target: Path) -> None:
+    """Delete partial copies that killed backups to the same file have left."""
     names = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.part(?:-(?:journal|wal|shm))?")
     with suppress(OSError):  # another backup may do the same
         for path in target.parent.iterdir():
-            if names.fullmatch(path.name) and path.lstat().st_mtime < time.time() - LEFT_OVER:
+            if names.fullmatch(path.name) and path.lstat().st_mtime < time.time() - PARTIAL_MIN_AGE:
                 path.unlink()
 
 
 def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
-        copied.execute("PRAGMA journal_mode = OFF")  # if anything fails, all of it is thrown away
+        copied.execute("PRAGMA journal_mode = OFF")  # if anything fails, the copy is deleted
         _copy_pages(db, copied)
-        copied.execute("PRAGMA journal_mode = MEMORY")  # one file, that needs no other beside it
+        copied.execute("PRAGMA journal_mode = MEMORY")  # leaves no other file beside the copy
         copied.execute(f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'")
         if checked:
             _check(copied)
@@ -88,14 +84,16 @@ def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
 def _copy_pages(db: sqlite3.Connection, copied: sqlite3.Connection) -> None:
     db.execute("BEGIN")
     try:
-        db.execute("SELECT 1 FROM meta").fetchall()  # from here on it stays as it is, and no step begins anew
-        db.backup(copied, pages=PAGES, progress=lambda *_: None)  # a call of Python, in which a signal is heard
+        db.execute(
+            "SELECT 1 FROM meta"
+        ).fetchall()  # begins to read one version of the file, so that no step starts over
+        db.backup(copied, pages=PAGES, progress=lambda *_: None)  # a Python call, in which signals are handled
     finally:
         db.rollback()
 
 
 def _place(partial: Path, target: Path) -> None:
-    """Give the copy its name. Raises Conflict where something else has it by now."""
+    """Give the copy its name. Raises Conflict if a file has that name by now."""
     try:
         try:
             os.link(partial, target)
@@ -114,12 +112,12 @@ def _require_new(target: Path) -> None:
 
 
 def _taken(target: Path) -> Conflict:
-    return Conflict(f"{target} exists already, and a backup overwrites nothing")
+    return Conflict(f"{target} exists already: a backup overwrites no file")
 
 
 def _check(db: sqlite3.Connection) -> None:
-    db.set_progress_handler(lambda: None, STEPS)  # a call of Python, as above
+    db.set_progress_handler(lambda: None, STEPS)  # a Python call, as above
     [found] = db.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
         problem = found.splitlines()[-1]
-        raise SettingsError(f"the store is damaged ({problem}), and so would the backup be: see progressd check")
+        raise SettingsError(f"cannot back up the store: it is damaged ({problem}); run progressd check")

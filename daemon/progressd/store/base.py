@@ -1,8 +1,10 @@
-"""What progressd asks of a store, whichever it is."""
+"""The store protocol: durable jobs, batches and changes."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
+
+from prometheus_client import Histogram
 
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed
@@ -19,14 +21,14 @@ class Change(NamedTuple):
 
 
 class Deletion(NamedTuple):
-    """The deletion of a job that somebody asked for, with its offset in the stream."""
+    """The deletion of a job by a client, with its offset in the stream."""
 
     offset: int
     message: JobDeleted
 
 
 class Filter(NamedTuple):
-    """Which jobs to list; what is None does not matter."""
+    """Which jobs to list; a field that is None selects all."""
 
     statuses: Collection[JobStatus] | None = None
     kind: str | None = None
@@ -34,77 +36,77 @@ class Filter(NamedTuple):
 
 
 class Store(Protocol):
-    """Durable jobs and state changes. Every method may raise StoreFailed, and what it did does not show then.
+    """Durable jobs and state changes. Every method may raise StoreFailed; then nothing has changed.
 
-    What a disk failed under, in the middle of a commit, may show once the store is opened again: all of it, or nothing.
+    After a disk error in the middle of a commit, all of the commit or none of it shows when the store is opened again.
     """
 
     @property
     def id(self) -> str:
-        """Names this store in cursors: another store's offsets mean nothing here."""
+        """Return the id of this store in cursors; offsets of other stores mean nothing here."""
 
     @property
     def first_offset(self) -> int:
-        """Greater than every offset that was given out before the store was opened, also by a daemon that crashed."""
+        """Return an offset above all that were given out before the store was opened, even by a crashed daemon."""
 
     @property
     def damage(self) -> StoreFailed | None:
-        """What is said once the store's content was found to be wrong: from then on it keeps no change."""
+        """Return the error, once the file was found to be damaged. From then on it accepts no change."""
 
     @property
     def unreadable(self) -> CorruptRecord | None:
-        """The last job, batch or change that was met and cannot be read; all others are as they were."""
+        """Return the error of the last unreadable job, batch or change; all others are fine."""
 
     async def run(self) -> None:
-        """Look after the store until cancelled."""
+        """Maintain the store until cancelled."""
 
     async def reserve(self, offset: int) -> None:
         """Promise durably that no later daemon gives out an offset below this one."""
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
-        """Keep the jobs and batches as they are now and the changes, all or nothing."""
+        """Store jobs, changes and batches, all or nothing."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Those of the jobs that exist. Raises CorruptRecord for one of them that cannot be read."""
+        """Return those of the jobs that exist. Raises CorruptRecord for an unreadable one."""
 
     async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Return those of the jobs that exist, without those that cannot be read."""
+        """Return those of the jobs that exist and can be read."""
 
     async def known(self, ids: Collection[str]) -> Collection[str]:
-        """The ids of those of the jobs that exist, be they readable or not."""
+        """Return the ids of those of the jobs that exist, readable or not."""
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
-        """Those of the batches that exist."""
+        """Return those of the batches that exist."""
 
     async def unfinished_batches(self) -> list[JobBatch]:
-        """Every batch that has not finished, oldest first."""
+        """Return every unfinished batch, oldest first."""
 
     async def jobs_of_batch(self, batch_id: str) -> list[Job]:
-        """The jobs of a batch, as they were handed in."""
+        """Return the jobs of a batch, in the order of their submission."""
 
     async def unfinished(self) -> list[Job]:
-        """Every job that has not finished, oldest first."""
+        """Return every unfinished job, oldest first."""
 
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
-        """A page of jobs, newest first, less those that cannot be read, and how many there are altogether.
+        """Return a page of readable jobs, newest first, and the total number of jobs.
 
-        Where the jobs are large it has fewer than `limit`, but one at least.
+        A page of large jobs has fewer than `limit`, but at least one.
         """
 
     async def counts(self) -> Mapping[JobStatus, int]:
-        """How many jobs have each status, be it none."""
+        """Return the number of jobs by status, including zeros."""
 
     async def batch_counts(self) -> Mapping[BatchStatus, int]:
-        """How many batches have each status, where there are any."""
+        """Return the number of batches by status, without zeros."""
 
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
-        """The first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first.
+        """Return the first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first.
 
-        Of all, those that cannot be read are passed over; of one job, such a one raises CorruptRecord.
+        Unreadable changes are skipped for all jobs, and raise CorruptRecord for one job.
         """
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
-        """All changes with offset ≤ upto of the jobs that were unfinished at `upto`, oldest first."""
+        """Return all changes with offset ≤ upto of the jobs that were unfinished at `upto`, oldest first."""
 
     async def moved(self, after: int, upto: int, limit: int) -> list[Job]:
         """Return the first `limit` jobs whose newest stored progress has after < offset ≤ upto, oldest progress first.
@@ -114,14 +116,14 @@ class Store(Protocol):
 
     @property
     def oldest_cursor(self) -> int:
-        """The smallest offset one can still resume from: what came after a smaller one may have been deleted."""
+        """Return the smallest offset that clients can resume from; changes after a smaller one may be deleted."""
 
     async def last_seen(self) -> datetime | None:
-        """When the newest job was created that was there before the store was opened; None without one."""
+        """Return when the newest job from before the store was opened was created; None without one."""
 
     @property
-    def longest_deletion(self) -> float:
-        """Seconds for which a deletion has kept others from writing, at most."""
+    def delete_durations(self) -> Histogram:
+        """Return for how many seconds deletions have blocked other writes."""
 
     async def deletions(self, after: int, upto: int, limit: int) -> list[Deletion]:
         """Return the first `limit` deletions with after < offset ≤ upto, oldest first."""
@@ -129,12 +131,12 @@ class Store(Protocol):
     async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
         """Delete those of the jobs that have finished, as `delete_finished` does, and return their ids.
 
-        With a `deletion`, which is kept for watchers that resume, every cursor stays valid.
+        A `deletion` is stored for watchers that resume, so every cursor stays valid.
         """
 
-    async def delete_finished(self, before: datetime, most: int) -> list[str]:
-        """Delete at most `most` of the jobs that finished before then, with their changes; their ids.
+    async def delete_finished(self, before: datetime, limit: int) -> list[str]:
+        """Delete at most `limit` jobs that finished before a time, and their changes. Return their ids.
 
-        In the order of their ends. Only as many as a few milliseconds are enough for, but one at least: nobody who
-        writes waits for long. With the last of its jobs a batch goes as well. A job that cannot be read stays.
+        Jobs that finished first are deleted first. The number is what a few milliseconds allow, but at least one, so
+        other writes do not wait for long. A batch is deleted with its last job. An unreadable job stays.
         """

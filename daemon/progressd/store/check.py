@@ -1,4 +1,4 @@
-"""Find what is wrong in the SQLite file, and mend it where that takes no new file."""
+"""Check the SQLite file, and repair what needs no new file."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from progressd.store.errors import NO_JSON, damaged, told_of
+from progressd.store.errors import NO_JSON, damaged, file_errors
 from progressd.store.offline import every_batch, every_change, every_job
 from progressd.store.schema import NEW_ID, migrate, read_meta
 
-MAX_FINDINGS: Final = 20  # problems of the file itself that are told
+MAX_FINDINGS: Final = 20  # reported problems of the file itself
 DERIVED: Final = (
-    ("labels", "labelled", "the table by which jobs are found by label does not fit the jobs"),
-    ("counts", "counted", "the counts of jobs do not fit the jobs"),
+    ("labels", "labelled", "the index of labels does not match the jobs"),
+    ("counts", "counted", "the counts of jobs do not match the jobs"),
 )
 ORPHANS: Final = "FROM changes WHERE job_id NOT IN (SELECT id FROM jobs)"
 NEWEST_OFFSET: Final = (
@@ -21,20 +21,20 @@ NEWEST_OFFSET: Final = (
     " UNION ALL SELECT max(progress_offset) FROM jobs UNION ALL SELECT body ->> 'offset' FROM batches"
     " UNION ALL SELECT max(offset) FROM deletions UNION ALL SELECT value FROM meta WHERE key = 'oldest_cursor')"
 )
-# Of the offsets given out, those of progress and of batches may be nowhere in the file. So it becomes a store of its
-# own, as a copy does: a cursor from before is not to be taken for one of those that are given a second time.
+# Offsets of progress and batches may be nowhere in the file, so some are given out a second time. With a new store id
+# an old cursor is not confused with a new one; a copy gets one for the same reason.
 RENEWAL: Final = f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'"
 
 
 class StoreFinding(NamedTuple):
-    """A sentence, and the SQL that mends it, None where only `recovery` helps."""
+    """A sentence, and the SQL that repairs it; None if only `recovery` helps."""
 
     sentence: str
     repair: str | None
 
 
 def problems(db: sqlite3.Connection) -> Iterator[StoreFinding]:
-    """All that is found; after damage to the file itself, or a row that cannot be read, nothing else is looked for."""
+    """Yield all problems; after damage to the file itself or an unreadable row, nothing else is checked."""
     damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if damage:
         yield from (StoreFinding(f"the database is damaged: {found}", None) for found in damage)
@@ -46,30 +46,30 @@ def problems(db: sqlite3.Connection) -> Iterator[StoreFinding]:
     reserved = read_meta(db).reserved
     if reserved <= newest:
         yield StoreFinding(
-            f"offsets below {reserved} are said to be taken, and {newest} is",
+            f"offsets below {reserved} are reserved, but {newest} is used",
             f"UPDATE meta SET value = {newest + 1} WHERE key = 'reserved'; {RENEWAL}",
         )
 
 
 def repair(path: Path, found: StoreFinding) -> None:
-    """Mend it in the file, in one transaction. Raises SettingsError; nothing has changed then."""
-    with told_of(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
+    """Repair the file in one transaction. Raises SettingsError; then nothing has changed."""
+    with file_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.executescript(f"BEGIN IMMEDIATE; {found.repair}; COMMIT;")
 
 
 def _changed_schema(db: sqlite3.Connection) -> list[str]:
-    """The tables, indexes and views that are not as this version makes them; none for an older one."""
+    """Return the tables, indexes and views that differ from this version's; none for an older version."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
         migrate(new, 0)
         if new.execute("PRAGMA user_version").fetchone() != db.execute("PRAGMA user_version").fetchone():
             return []
         named = "SELECT name, sql FROM sqlite_schema"
         there = set(db.execute(named))
-        return [f"{name} is not as it was made" for name, sql in new.execute(named) if (name, sql) not in there]
+        return [f"{name} differs from the schema" for name, sql in new.execute(named) if (name, sql) not in there]
 
 
 def _damage(db: sqlite3.Connection) -> list[str]:
-    """What SQLite's own check says; it may itself stumble over the damage."""
+    """Return what SQLite's own check finds; the damage may make the check itself fail."""
     lines = list[str]()
     try:
         for (text,) in db.execute(f"PRAGMA integrity_check({MAX_FINDINGS})"):
@@ -84,11 +84,11 @@ def _damage(db: sqlite3.Connection) -> list[str]:
 
 
 def _unreadable(db: sqlite3.Connection) -> list[str]:
-    """The first job, change, batch and value that make no sense."""
+    """Return the first job, change, batch and value that cannot be read."""
     lines = list[str]()
-    for look in (every_job, every_change, every_batch, lambda db: iter(read_meta(db))):
+    for read in (every_job, every_change, every_batch, lambda db: iter(read_meta(db))):
         try:
-            for _ in look(db):
+            for _ in read(db):
                 pass
         except sqlite3.DatabaseError as error:
             if not damaged(error):
@@ -98,9 +98,9 @@ def _unreadable(db: sqlite3.Connection) -> list[str]:
 
 
 def _orphans(db: sqlite3.Connection) -> list[str]:
-    """Changes without a job: there was one, which is lost."""
+    """Return a sentence on changes whose job is lost, if there are any."""
     [orphans] = db.execute(f"SELECT count(*) {ORPHANS}").fetchone()
-    return [f"{orphans} changes are of jobs that do not exist"] if orphans else []
+    return [f"{orphans} changes belong to jobs that do not exist"] if orphans else []
 
 
 def _differ(db: sqlite3.Connection, one: str, other: str) -> bool:

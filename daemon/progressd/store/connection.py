@@ -1,4 +1,4 @@
-"""How the SQLite file is opened: made if there is none, brought up to date, with a connection for each kind of work."""
+"""Open the SQLite file: create or migrate it, with one connection for each kind of work."""
 
 import contextlib
 import os
@@ -10,23 +10,23 @@ from typing import Final
 from progressd.core.errors import SettingsError
 from progressd.store import schema
 from progressd.store.backup import copy
-from progressd.store.errors import BESIDE, told_of
+from progressd.store.errors import BESIDE, file_errors
 from progressd.store.schema import inspect, migrate, old_copy
-from progressd.store.wal import LONG
 from progressd.system.fs import new_file
 
 BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the file, such as a backup
 
 
 @contextlib.contextmanager
-def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]]:
-    """The connection that writes, two that only read, and one for checkpoints; closed where what is within fails.
+def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sqlite3.Connection]]:
+    """Open a connection that writes, two that only read, and one for checkpoints; close them if the block raises.
 
-    Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
+    `wal_bytes`: to which the file of the write-ahead log is cut. Raises SettingsError for a file that is not a store of
+    this or an older version, and does not change it.
     """
-    with told_of(path):
+    with file_errors(path):
         version = inspect(path)
-    with told_of(path), _made(path), contextlib.ExitStack() as opened:
+    with file_errors(path), _created(path), contextlib.ExitStack() as opened:
         writer = opened.enter_context(contextlib.closing(_connect(path)))
         writer.execute("PRAGMA journal_mode = WAL")
         writer.execute(f"PRAGMA synchronous = {synchronous}")
@@ -34,23 +34,23 @@ def connected(path: Path, synchronous: str) -> Iterator[list[sqlite3.Connection]
             if version:
                 copy(writer, old_copy(path, version))
             migrate(writer, version)
-        writer.execute("PRAGMA wal_autocheckpoint = 0")  # see WriteAheadLog
-        writer.execute(f"PRAGMA journal_size_limit = {LONG}")
+        writer.execute("PRAGMA wal_autocheckpoint = 0")  # see Checkpointer
+        writer.execute(f"PRAGMA journal_size_limit = {wal_bytes}")
         others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
         for reader in others[:2]:
             reader.execute("PRAGMA query_only = ON")
-        for other in others:  # else its files are opened when it is first used, and there may be no descriptor left
+        for other in others:  # opens the file now: later there may be no file descriptor left
             other.execute("PRAGMA schema_version").fetchall()
         yield [writer, *others]
         opened.pop_all()
 
 
 @contextlib.contextmanager
-def _made(path: Path) -> Iterator[None]:
-    """Make the file if there is none; it goes again where nothing comes of it, as on a full disk."""
+def _created(path: Path) -> Iterator[None]:
+    """Create a missing file, and delete it again if the block raises, as on a full disk."""
     new = not path.exists()
     if new and path.is_symlink():
-        raise SettingsError(f"cannot open the store {path}: it is a link to {path.readlink()}, and nothing is there")
+        raise SettingsError(f"cannot open the store {path}: it is a dangling link to {path.readlink()}")
     if new:
         os.close(new_file(path))
     try:

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean for a store, in sentences."""
+"""Turn SQLite's errors into those of a store."""
 
 import shlex
 import sqlite3
@@ -10,66 +10,66 @@ from typing import Final
 from progressd.core.errors import CorruptRecord, SettingsError, StoreDamaged, StoreFailed, StoreFull
 from progressd.system.fs import obstacle
 
-BESIDE: Final = ("-wal", "-shm", "-journal")  # what SQLite may have beside a file
-NO_JSON: Final = "malformed JSON"  # of a document that a column comes from; SQLite does not say of which
-NO_UTF8: Final = "Could not decode to UTF-8"  # says the module itself, without a code
+BESIDE: Final = ("-wal", "-shm", "-journal")  # suffixes of SQLite's other files
+NO_JSON: Final = "malformed JSON"  # in a document that a generated column reads; SQLite does not say which
+NO_UTF8: Final = "Could not decode to UTF-8"  # from the sqlite3 module itself, without a code
 
 
 @contextmanager
-def told_of(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with the file into a SettingsError that names it, StoreDamaged for its content."""
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn errors into a SettingsError that names the file; StoreDamaged if its content is wrong."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         if isinstance(error, sqlite3.Error) and damaged(error):
             raise StoreDamaged(
-                f"the store {path} is damaged, or is no store at all ({error}); it is left as it is:"
-                f" `{repair_command(path.parent)}` saves what can be read, or put a backup in its place, and"
-                f" no {path.name}-wal beside it, or name another --state-dir"
+                f"the store {path} is damaged or is not a database ({error}); it was not changed:"
+                f" `{repair_command(path.parent)}` saves what can be read; or restore a backup and delete"
+                f" {path.name}-wal; or use another --state-dir"
             ) from error
         mine = obstacle([path, *(path.with_name(path.name + suffix) for suffix in BESIDE)])
         raise SettingsError(f"cannot open the store {path}: {error}{'' if mine is None else f' ({mine})'}") from error
 
 
-def cannot_begin(path: Path, error: StoreFailed) -> SettingsError:
-    """What is said of a store that failed a daemon before it served anybody."""
+def cannot_open(path: Path, error: StoreFailed) -> SettingsError:
+    """Return the error for a store that failed while the daemon started."""
     cause = error.__cause__
     if isinstance(cause, sqlite3.Error) and damaged(cause):
         why = f"{cause}; `{repair_command(path.parent)}` saves what can be read"
     else:
         why = str(error)
-    return SettingsError(f"the daemon cannot begin with the store {path}: {why}")
+    return SettingsError(f"cannot open the store {path}: {why}")
 
 
 def repair_command(state_dir: Path) -> str:
-    """What saves of a damaged store what can be read."""
+    """Return the command that saves what can be read of a damaged store."""
     return f"progressd check --repair --state-dir {shlex.quote(str(state_dir))}"
 
 
-def refusal(error: sqlite3.Error) -> StoreFailed:
-    """What whoever wanted something of the store is told."""
+def store_error(error: sqlite3.Error) -> StoreFailed:
+    """Return the error that clients get."""
     code = _code(error)
     if isinstance(error, UnreadableRow):
-        return CorruptRecord(f"{error}: stop the daemon, and see progressd check --repair", error.row_id)
+        return CorruptRecord(f"{error}: stop the daemon and run progressd check --repair", error.row_id)
     if code == sqlite3.SQLITE_FULL:
         return StoreFull("the disk of the daemon's store is full")
     if damaged(error):
-        return StoreFailed(f"the daemon's store is damaged: stop it, and see progressd check --repair ({error})")
+        return StoreFailed(f"the daemon's store is damaged: stop the daemon and run progressd check --repair ({error})")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return StoreFailed(f"the disk of the daemon's store fails: {error}")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreFailed(f"the store does not take it: {error}")
-    return StoreFailed("the store does not take it: the daemon's log says why")  # the sentence may be about its tables
+        return StoreFailed(f"the store rejected the change: {error}")
+    return StoreFailed("the store rejected the change: see the daemon's log")  # SQLite's error may name tables
 
 
 def shortage(error: MemoryError | OSError) -> StoreFailed:
-    """The same, where the machine has run short of something before SQLite did."""
+    """Return the error that clients get when the machine lacks memory or the like for now."""
     what = error.strerror if isinstance(error, OSError) else "no memory left"
-    return StoreFailed(f"the store does not take it for now: {what}")
+    return StoreFailed(f"the store cannot accept the change for now: {what}")
 
 
 class UnreadableRow(sqlite3.DatabaseError):
-    """What SQLite would raise, had it noticed that a row makes no sense."""
+    """A row whose content makes no sense, as an error that SQLite would raise."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     sqlite_errorname = "SQLITE_CORRUPT"
@@ -80,7 +80,7 @@ class UnreadableRow(sqlite3.DatabaseError):
 
 
 def damaged(error: sqlite3.Error) -> bool:
-    """Whether it says that the file's content is wrong, rather than that it cannot be read or written."""
+    """Return whether the content of the file is wrong, rather than that it cannot be read or written."""
     code = _code(error)
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith((NO_JSON, NO_UTF8))
 

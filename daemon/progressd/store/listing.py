@@ -1,8 +1,8 @@
-"""The lists of jobs: all of them, those of a kind, those with a label; each by status, newest first, and counted.
+"""Lists of jobs: all, of a kind, or with a label; by status, newest first, with their total number.
 
-A page costs the same however many jobs there are and wherever in the list it is: the counts are kept by block of
-offsets, so they say in which block the page begins, and from there an index is read in order. Only a label together
-with another, or with a kind, is looked for among all jobs with the first one. Triggers keep labels and counts.
+A page costs the same however many jobs there are, and wherever in the list it is. Counts are stored by block of
+offsets. They say in which block a page begins, and from there an index is read in order. Only a label together with
+another label or a kind is searched among all jobs with the first label. Triggers maintain labels and counts.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 from progressd.store.rows import JOB
 
-BLOCK_BITS: Final = 16  # 65,536 offsets, of which a job has four or more: the jobs of a block are skipped in 2 ms
-AMONG: Final = "IN (SELECT value FROM json_each(?))"  # for more values than a statement takes parameters
-PAGE_BYTES: Final = 4 * 1024 * 1024  # of a page, which is in memory as a whole, several times; a usual job has 0.5 KiB
-NEWEST: Final = 2**63 - 1  # as large as an offset can be
+BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four: the jobs of a block are skipped in 2 ms
+AMONG: Final = "IN (SELECT value FROM json_each(?))"  # a statement takes fewer parameters than this takes values
+PAGE_BYTES: Final = 4 * 1024 * 1024  # of a page, which is in memory several times; a typical job has 0.5 KiB
+NEWEST: Final = 2**63 - 1  # above every offset
 
 
 class _List(NamedTuple):
-    """A list: its name in the table of counts, and which rows are its jobs, by status, in order of `created_offset`."""
+    """A list: its name in the table of counts, and the query for its jobs of one status."""
 
     name: str
     value: str
@@ -34,9 +34,9 @@ ALL: Final = _List("all", "", "jobs WHERE status = ?")
 
 
 def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tuple[list[Any], int]:
-    """A page of rows with the jobs' bodies, and how many jobs there are altogether; in a transaction.
+    """Return a page of rows with the bodies of the jobs, and the total number of jobs; in a transaction.
 
-    It ends early, behind one job at least, where it would have more than PAGE_BYTES.
+    A page that would have more than PAGE_BYTES ends early, after at least one job.
     """
     statuses = list(JobStatus if which.statuses is None else which.statuses)
     if not statuses:
@@ -64,18 +64,18 @@ def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tupl
 
 
 def counts(db: sqlite3.Connection) -> dict[JobStatus, int]:
-    """How many jobs have each status."""
+    """Return the number of jobs by status."""
     rows = db.execute("SELECT status, sum(jobs) FROM counts WHERE list = ? AND value = ? GROUP BY status", ALL[:2])
     return dict.fromkeys(JobStatus, 0) | {JobStatus(status): jobs for status, jobs in rows}
 
 
 def in_json(values: Any) -> str:
-    """What AMONG takes."""
+    """Return the parameter for AMONG."""
     return msgspec.json.encode(list(values)).decode()
 
 
 def _beginning(db: sqlite3.Connection, wanted: _List, statuses: list[JobStatus], skip: int) -> tuple[int, int, int]:
-    """How many jobs there are; below which offset the page begins; and how many jobs to skip there."""
+    """Return the number of jobs, the offset below which the page begins, and how many jobs to skip there."""
     marks = ",".join("?" * len(statuses))
     blocks = db.execute(
         f"SELECT block, sum(jobs) FROM counts WHERE list = ? AND value = ? AND status IN ({marks})"
@@ -92,7 +92,7 @@ def _beginning(db: sqlite3.Connection, wanted: _List, statuses: list[JobStatus],
 
 
 def _select(wanted: _List, statuses: list[JobStatus], below: int) -> tuple[str, list[object]]:
-    """The list's offsets, each status for itself in order, so that SQLite merges and does not sort."""
+    """Return a query for the offsets of a list: each status in order, so that SQLite merges and does not sort."""
     one = f"SELECT created_offset FROM {wanted.rows} AND created_offset < ?"
     values = [value for status in statuses for value in (*wanted.values, status, below)]
     return " UNION ALL ".join([one] * len(statuses)), values

@@ -1,4 +1,4 @@
-"""The SQLite file read from outside of the daemon, in pages, so that what is read for long holds up nobody."""
+"""Read the SQLite file from outside the daemon, in pages, so that a long read does not block the daemon."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from progressd.core.batch import JobBatch
 from progressd.core.errors import SettingsError
 from progressd.core.job import Job
 from progressd.store.base import Change
-from progressd.store.errors import told_of
+from progressd.store.errors import file_errors
 from progressd.store.rows import BATCH, CHANGE, JOB, batch_of, change_of, job_of
 from progressd.store.schema import inspect, read_meta
 
@@ -19,8 +19,8 @@ PAGE: Final = 1000  # rows read at once
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that only reads, whether a daemon writes or not. Raises SettingsError, with the file's name."""
-    with told_of(path):
+    """Open a connection that only reads, even while a daemon writes. Raises SettingsError, with the file name."""
+    with file_errors(path):
         if not inspect(path):
             raise SettingsError(f"there is no store {path}")
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as db:
@@ -28,33 +28,33 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def store_id(db: sqlite3.Connection) -> str:
-    """What names the store in cursors."""
+    """Return the id of the store in cursors."""
     return read_meta(db).store_id
 
 
 def has_job(db: sqlite3.Connection, job_id: str) -> bool:
-    """Whether there is such a job."""
+    """Return whether a job exists."""
     return db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
 
 def ids_from(db: sqlite3.Connection, beginning: str) -> list[str]:
-    """The ids that begin like this, which are in lower case."""
+    """Return the job ids with a prefix in lower case."""
     query = "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id"
     return [job_id for (job_id,) in db.execute(query, (beginning, beginning + "g"))]
 
 
 def every_job(db: sqlite3.Connection) -> Iterator[Job]:
-    """All jobs, oldest first; those that come while this goes on may be among them. Raises sqlite3.DatabaseError."""
+    """Yield all jobs, oldest first, perhaps with those added meanwhile. Raises sqlite3.DatabaseError."""
     return map(job_of, _every_row(db, JOB, "jobs", "created_offset"))
 
 
 def every_change(db: sqlite3.Connection) -> Iterator[Change]:
-    """All changes, in the same way."""
+    """Yield all changes, in the same way."""
     return map(change_of, _every_row(db, CHANGE, "changes", "offset"))
 
 
 def every_batch(db: sqlite3.Connection) -> Iterator[JobBatch]:
-    """All batches, in the same way."""
+    """Yield all batches, in the same way."""
     return map(batch_of, _every_row(db, BATCH, "batches", "created_offset"))
 
 

@@ -21,13 +21,13 @@ from progressd.core.job import Job
 from progressd.core.json import UNDECODABLE
 from progressd.core.messages import StateChange
 from progressd.store.check import NEWEST_OFFSET, ORPHANS
-from progressd.store.errors import damaged, told_of
-from progressd.store.schema import LAST, migrate
+from progressd.store.errors import damaged, file_errors
+from progressd.store.schema import MAX_OFFSET, migrate
 from progressd.system.fs import new_file, sync
 
 SHELL: Final = "sqlite3"  # the program, and the Debian package that has it
 KEPT: Final = ".damaged"  # and a number
-OF_BATCHES: Final = set(JobBatch.__struct_fields__)
+OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
 FIELDS: Final = 3  # of a row of jobs, changes or batches
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
@@ -60,10 +60,10 @@ def recover(path: Path) -> Recovered:
     """Put a new store in the place of a damaged one that no daemon has open.
 
     The new one has an id of its own, so that no old cursor is valid in it. Until the last step, a rename, the damaged
-    file stays in place: a repair that is cut off starts over.
+    file stays in place: an interrupted repair starts over.
 
     Raises:
-        SettingsError: nothing can be recovered, or there is no shell or no room; the damaged file is as it was.
+        SettingsError: nothing can be recovered, or the shell or disk space is missing; the damaged file is not changed.
     """
     path = path.resolve()
     new = path.with_name(path.name + ".part")
@@ -71,7 +71,7 @@ def recover(path: Path) -> Recovered:
     if shell is None:
         raise SettingsError(f"cannot repair {path}: {SHELL} is not installed (sudo apt install {SHELL})")
     try:
-        with told_of(path):
+        with file_errors(path):
             _move_log_into(path)
             new.unlink(missing_ok=True)
             os.close(new_file(new, like=path))
@@ -159,7 +159,7 @@ def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, 
     else:
         batch = msgspec.json.decode(body, type=JobBatch)
         row_id, place, newest, table = batch.id, batch.created_offset, batch.offset, "batches"
-    if not (0 < place < LAST and newest < LAST):
+    if not (0 < place < MAX_OFFSET and newest < MAX_OFFSET):
         raise InvalidInput(f"offset {place} is impossible")
     return f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?)", (place, checked_job_id(row_id), body)
 
@@ -196,7 +196,7 @@ def _replace(path: Path, new: Path) -> Path:
     """Put the new file in the place of the damaged one, and return the other name of that."""
     names = (path.with_name(f"{path.name}{KEPT}{number}") for number in count(1))
     kept = next(name for name in names if not os.path.lexists(name) or (name.exists() and name.samefile(path)))
-    # The same file: a repair was cut off before it put the new one in place.
+    # The same file: a repair was interrupted before it put the new one in place.
     with suppress(FileExistsError):
         os.link(path, kept)
     sync(path.parent)

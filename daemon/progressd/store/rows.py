@@ -1,7 +1,7 @@
-"""Jobs, batches and changes as rows of the SQLite file: what to select of each, and what it says.
+"""Decode rows of the SQLite file into jobs, batches, changes and deletions.
 
-Of what is within a document SQLite checks nothing: a byte that the disk has changed shows only here. Every function
-raises sqlite3.DatabaseError, as SQLite itself does for a page that is damaged.
+SQLite checks nothing inside a document: a byte that the disk has changed is found only here. Every function raises
+sqlite3.DatabaseError, as SQLite does for a damaged page.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ from progressd.core.messages import JobDeleted, StateChange
 from progressd.store.base import Change, Deletion
 from progressd.store.errors import UnreadableRow
 
-# As BLOBs, since Python reads no text that is not UTF-8, and does not say of which row it is.
+# As BLOBs: Python raises for text that is not UTF-8, and does not name the row.
 JOB: Final = "created_offset, CAST(id AS BLOB), CAST(body AS BLOB)"
 BATCH: Final = JOB
 DELETION: Final = "offset, CAST(body AS BLOB)"
@@ -24,7 +24,7 @@ CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[int, bytes, bytes]
-Told: TypeAlias = Callable[[UnreadableRow], object]  # hears of each row that is passed over
+OnUnreadable: TypeAlias = Callable[[UnreadableRow], object]  # called for each row that is skipped
 _decode_job = msgspec.json.Decoder(Job).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
@@ -32,21 +32,21 @@ _decode_deletion = msgspec.json.Decoder(JobDeleted).decode
 
 
 def job_of(row: Row) -> Job:
-    """The job of a row with JOB."""
+    """Return the job of a row with JOB."""
     job = _decoded(_decode_job, row[2], "job", row[1])
     _require(job.created_offset == row[0] and job.id.encode() == row[1], "job", row)
     return job
 
 
 def batch_of(row: Row) -> JobBatch:
-    """The batch of a row with BATCH."""
+    """Return the batch of a row with BATCH."""
     batch = _decoded(_decode_batch, row[2], "batch", row[1])
     _require(batch.created_offset == row[0] and batch.id.encode() == row[1], "batch", row)
     return batch
 
 
 def change_of(row: Row) -> Change:
-    """The change of a row with CHANGE."""
+    """Return the change of a row with CHANGE."""
     message = _decoded(_decode_change, row[2], "change", row[0])
     _require(message.job_id.encode() == row[1], "change", row)
     return Change(row[0], message)
@@ -57,20 +57,20 @@ def deletion_of(row: tuple[int, bytes]) -> Deletion:
     return Deletion(row[0], _decoded(_decode_deletion, row[1], "deletion", row[0]))
 
 
-def whole(decode: Callable[[Any], T], rows: Iterable[Any], told: Told) -> Iterator[T]:
-    """What the rows say, but for those that cannot be read."""
+def readable(decode: Callable[[Any], T], rows: Iterable[Any], on_unreadable: OnUnreadable) -> Iterator[T]:
+    """Decode the rows that can be read."""
     for row in rows:
         try:
             yield decode(row)
         except UnreadableRow as error:
-            told(error)
+            on_unreadable(error)
 
 
 def _require(same: bool, what: str, row: Row) -> None:
-    """The keys of a row are in its document as well."""
+    """Raise unless the keys of a row are those in its document."""
     if not same:
         name = row[0] if what == "change" else row[1]
-        raise UnreadableRow(what, _text(name), "what it says of itself is not what it is kept under")
+        raise UnreadableRow(what, _text(name), "its key and its document differ")
 
 
 def _decoded(decode: Callable[[bytes], T], body: bytes, what: str, name: bytes | int) -> T:

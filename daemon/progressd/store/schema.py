@@ -1,6 +1,6 @@
-"""The schema of the SQLite file: what makes a file ours, and the steps from every older version to the newest.
+"""The schema of the SQLite file: how to recognize a store, and the migrations from every older version.
 
-A file that is not ours, is damaged or comes from a newer progressd is refused and stays as it is.
+A file of another program, a damaged file, or one of a newer progressd is rejected and not changed.
 """
 
 import re
@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 from progressd.core.errors import SettingsError
 from progressd.store.errors import UnreadableRow
 
-APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file: what `file` and other programs tell it by
+APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file, for `file` and other programs
 
 NEW_ID: Final = "lower(hex(randomblob(4)))"  # of a store, in SQL
 STORE_ID: Final = re.compile("[0-9a-f]{8}")
-LAST: Final = 2**53  # no offset is as large: a million a second would take 285 years
+MAX_OFFSET: Final = 2**53  # a million a second would take 285 years
 TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches"}
 
-# Triggers keep the labels and counts of a job up to date; its kind and its labels never change.
+# Triggers maintain the labels and counts of a job; its kind and its labels never change.
 COUNT: Final = """
     INSERT INTO counts
         SELECT list, value, {row}.status, {row}.created_offset >> 16, {change} FROM (
@@ -128,7 +128,7 @@ MIGRATIONS: Final = (
 
 
 def inspect(path: Path) -> int:
-    """The schema version of the file, 0 if there is none yet. Only reads. Raises SettingsError, sqlite3.Error."""
+    """Return the schema version of the file, 0 if there is none. Only reads. Raises SettingsError, sqlite3.Error."""
     if not path.exists() or path.stat().st_size == 0:
         log = path.resolve().with_name(path.resolve().name + "-wal")
         if log.exists() and log.stat().st_size:  # SQLite would delete it
@@ -141,17 +141,19 @@ def inspect(path: Path) -> int:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
             raise
-        application, version, names = _read(path, "rw")  # a kill has cut off a change: as for any reader, it is undone
+        application, version, names = _read(
+            path, "rw"
+        )  # a killed writer left a transaction; opening the file for writing undoes it
     if application == APPLICATION_ID and version == len(MIGRATIONS) and (missing := TABLES - names):
         raise UnreadableRow("schema", version, f"it has no {', '.join(sorted(missing))}")
     empty = application == version == 0 and not names
     unnamed = application == 0 and version == 1 and names >= {"meta", "jobs", "changes", "jobs_by_end"}
     if not (empty or unnamed or (application == APPLICATION_ID and version)):
-        raise SettingsError(f"{path} is the database of another program; it is left as it is: name another --state-dir")
+        raise SettingsError(f"{path} is the database of another program; it was not changed: use another --state-dir")
     if version > len(MIGRATIONS):
         raise SettingsError(
-            f"the store {path} has schema version {version}, and this progressd knows only up to {len(MIGRATIONS)};"
-            " it is left as it is: start a newer progressd, or name another --state-dir"
+            f"the store {path} has schema version {version}, and this progressd supports versions up to"
+            f" {len(MIGRATIONS)}; it was not changed: start a newer progressd, or use another --state-dir"
         )
     return int(version)
 
@@ -168,7 +170,7 @@ def _read(path: Path, mode: str) -> tuple[int, int, set[str]]:
 
 
 class StoreMeta(NamedTuple):
-    """What names a store, above which no offset has been given out, and the smallest one can still resume from."""
+    """The id of a store, the first offset never given out, and the smallest offset that clients can resume from."""
 
     store_id: str
     reserved: int
@@ -176,13 +178,13 @@ class StoreMeta(NamedTuple):
 
 
 def read_meta(db: sqlite3.Connection) -> StoreMeta:
-    """Raises sqlite3.DatabaseError where one of them is missing, or cannot be."""
+    """Read the values. Raises sqlite3.DatabaseError if one is missing or impossible."""
     name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
     if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
         raise UnreadableRow("value", "store_id", f"it is {name!r}")
-    if not (isinstance(reserved, int) and 0 < reserved < LAST):
+    if not (isinstance(reserved, int) and 0 < reserved < MAX_OFFSET):
         raise UnreadableRow("value", "reserved", f"it is {reserved!r}")
-    if not (isinstance(oldest, int) and 0 <= oldest < LAST):
+    if not (isinstance(oldest, int) and 0 <= oldest < MAX_OFFSET):
         raise UnreadableRow("value", "oldest_cursor", f"it is {oldest!r}")
     return StoreMeta(name, reserved, oldest)
 
@@ -193,11 +195,11 @@ def _value(db: sqlite3.Connection, key: str) -> object:
 
 
 def migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring the file from this version to the newest, in one transaction. Raises sqlite3.Error; nothing has changed."""
+    """Migrate the file to the newest version, in one transaction. Raises sqlite3.Error; then nothing has changed."""
     steps = ";".join(MIGRATIONS[version:])
     db.executescript(f"BEGIN IMMEDIATE; {steps}; PRAGMA user_version = {len(MIGRATIONS)}; COMMIT;")
 
 
 def old_copy(path: Path, version: int) -> Path:
-    """Where the file is kept as it was before it was brought to a newer version."""
+    """Return the path of the copy that is made before a migration."""
     return path.with_name(f"{path.name}.v{version}")

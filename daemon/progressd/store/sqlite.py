@@ -1,13 +1,13 @@
-"""The embedded store: one SQLite file in WAL mode, one writing thread, one for look-ups, one for lists.
+"""The embedded store: one SQLite file in WAL mode, with a thread for writes, one for look-ups and one for lists.
 
-A job is one JSON document; the columns that are searched by are generated from it, so nothing is said twice. A thread's
-round trip costs 130 µs and a FULL commit 213 µs, whatever the number of changes in it.
+A job is one JSON document; the columns for searches are generated from it. The round trip of a thread costs 130 µs and
+a FULL commit 213 µs, however many changes it has.
 """
 
 import contextlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,20 +16,21 @@ from typing import Any, Self, TypeVar
 
 import structlog
 import trio
+from prometheus_client import Histogram
 
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
 from progressd.core.job import Job
 from progressd.core.status import JobStatus
-from progressd.store import ends, listing
+from progressd.store import listing
 from progressd.store.base import Change, Deletion, Filter
 from progressd.store.connection import connected
-from progressd.store.errors import UnreadableRow, damaged, refusal, shortage
+from progressd.store.errors import UnreadableRow, damaged, shortage, store_error
 from progressd.store.listing import AMONG, in_json
-from progressd.store.rows import BATCH, CHANGE, DELETION, JOB, batch_of, change_of, deletion_of, job_of, whole
+from progressd.store.rows import BATCH, CHANGE, DELETION, JOB, batch_of, change_of, deletion_of, job_of, readable
 from progressd.store.schema import read_meta
-from progressd.store.wal import Checkpointer
-from progressd.store.writes import DeleteBatchSizer, delete, write
+from progressd.store.wal import Checkpointer, WALLimits
+from progressd.store.writes import DELETE_SECONDS, DeleteBatchSizer, delete, write
 from progressd.system.transient import passes
 
 T = TypeVar("T")
@@ -39,32 +40,48 @@ log = structlog.get_logger(__name__)
 class SQLiteStore:
     """See `store.base.Store`. Open it with `SQLiteStore.open`."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, *others: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        path: Path,
+        writer: sqlite3.Connection,
+        *others: sqlite3.Connection,
+        delete_seconds: float,
+        wal: WALLimits,
+    ) -> None:
         self._writer = writer
         self._lister, self._reader, checkpointer = others
         self._connections = (checkpointer, self._lister, self._reader, writer)
-        self._log = Checkpointer(path, checkpointer)
+        self._log = Checkpointer(path, checkpointer, wal)
         self._writing = trio.CapacityLimiter(1)
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
-        self._listing = trio.CapacityLimiter(1)  # for lists, which may take long, so that nobody else waits for them
-        self._pace = DeleteBatchSizer()
+        self._listing = trio.CapacityLimiter(1)  # lists may take long, and nothing else waits for them
+        self._delete_seconds = delete_seconds
+        self._delete_sizer = DeleteBatchSizer(delete_seconds)
         self.damage: StoreFailed | None = None
         self.unreadable: CorruptRecord | None = None
         self._noted = set[str]()
         self.id, self.first_offset, self.oldest_cursor = read_meta(writer)
 
     @classmethod
-    def open(cls, path: Path, synchronous: str = "FULL") -> Self:
-        """Open the file, make it if there is none, and bring its schema up to date. Blocks.
+    def open(
+        cls,
+        path: Path,
+        synchronous: str = "FULL",
+        *,
+        delete_seconds: float = DELETE_SECONDS,
+        wal: WALLimits = WALLimits(),  # noqa: B008, a constant
+    ) -> Self:
+        """Open the file, or create it, and migrate its schema. Blocks.
 
-        Raises SettingsError for a file that is not a store of this or an older version, and leaves it as it is.
+        `delete_seconds`: how long a delete transaction should take. Raises SettingsError for a file that is not a store
+        of this or an older version, and does not change it.
         """
-        with connected(path, synchronous) as connections:
-            return cls(path, *connections)
+        with connected(path, synchronous, wal.restart) as connections:
+            return cls(path, *connections, delete_seconds=delete_seconds, wal=wal)
 
     def close(self) -> None:
-        """Blocks until the file is closed."""
+        """Close the file. Blocks."""
         for connection in self._connections:
             connection.close()
 
@@ -82,7 +99,9 @@ class SQLiteStore:
     async def reserve(self, offset: int) -> None:
         """See Store."""
         await self._write("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", [(offset,)])
-        await self._in_thread(self._log.checkpoint, self._checkpointing)  # not even a damaged log may give one twice
+        await self._in_thread(
+            self._log.checkpoint, self._checkpointing
+        )  # even a damaged log must not make a daemon give one out twice
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
@@ -91,13 +110,27 @@ class SQLiteStore:
 
     async def last_seen(self) -> datetime | None:
         """See Store."""
-        read = partial(ends.newest_time, self._reader, self.first_offset, self._pass_over)
+        query = f"SELECT {JOB} FROM jobs WHERE created_offset < ? ORDER BY created_offset DESC"
+
+        def read() -> datetime | None:
+            with contextlib.closing(self._reader.execute(query, (self.first_offset,))) as rows:
+                return next((job.created_at for job in readable(job_of, rows, self._skip)), None)
+
         return await self._in_thread(read, self._reading)
 
-    async def delete_finished(self, before: datetime, most: int) -> list[str]:
+    async def delete_finished(self, before: datetime, limit: int) -> list[str]:
         """See Store."""
-        most = min(most, self._pace.jobs)  # jobs that are read only to be left would keep other readers waiting
-        read = partial(ends.before, self._reader, before, most, self._pass_over)
+        limit = min(limit, self._delete_sizer.jobs)  # reading more jobs than are deleted would delay other readers
+        query = f"SELECT {JOB} FROM jobs WHERE completed_at < ? ORDER BY completed_at"
+        # To the second: as text, a time with a fraction sorts before the one without, and both sort after this.
+        second = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+        def read() -> list[Job]:
+            with contextlib.closing(self._reader.execute(query, (second,))) as rows:
+                jobs = readable(job_of, rows, self._skip)
+                # If the clock was set back, a job ends before it was created.
+                return list(islice((job for job in jobs if job.created_at < before), limit))
+
         return await self._delete(await self._in_thread(read, self._reading))
 
     async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
@@ -107,16 +140,16 @@ class SQLiteStore:
     async def _delete(self, jobs: Sequence[Job], deletion: Deletion | None = None) -> list[str]:
         if not jobs:
             return []
-        step = jobs[: self._pace.jobs]
+        step = jobs[: self._delete_sizer.jobs]
         gone, self.oldest_cursor = await self._transaction(
-            lambda db: delete(db, step, deletion), partial(self._pace.took, len(step))
+            lambda db: delete(db, step, deletion, self._delete_seconds), partial(self._delete_sizer.took, len(step))
         )
         return [job.id for job in gone]
 
     @property
-    def longest_deletion(self) -> float:
+    def delete_durations(self) -> Histogram:
         """See Store."""
-        return self._pace.longest
+        return self._delete_sizer.durations
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
         """See Store."""
@@ -159,12 +192,12 @@ class SQLiteStore:
         """See Store."""
 
         def read() -> tuple[list[Job], int]:
-            self._lister.execute("BEGIN")  # so that the page and the counts are of the same moment
+            self._lister.execute("BEGIN")  # so that the page and the counts are consistent
             try:
                 rows, total = listing.page(self._lister, which, limit, offset)
             finally:
                 self._lister.execute("ROLLBACK")
-            return list(whole(job_of, rows, self._pass_over)), total
+            return list(readable(job_of, rows, self._skip)), total
 
         return await self._in_thread(read, self._listing)
 
@@ -186,7 +219,7 @@ class SQLiteStore:
 
         def read() -> list[Change]:
             with contextlib.closing(self._reader.execute(query.format(""), (after, upto))) as rows:
-                return list(islice(whole(change_of, rows, self._pass_over), limit))
+                return list(islice(readable(change_of, rows, self._skip), limit))
 
         return await self._in_thread(read, self._reading)
 
@@ -212,7 +245,7 @@ class SQLiteStore:
         return await self._readable_jobs(which, after, upto, limit=limit)
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        def write(db: sqlite3.Connection) -> None:  # no cursor: that of a failed commit would keep the file open
+        def write(db: sqlite3.Connection) -> None:  # no cursor: after a failed commit it would keep the file open
             db.executemany(statement, rows)
 
         await self._transaction(write)
@@ -220,9 +253,9 @@ class SQLiteStore:
     async def _transaction(
         self, write: Callable[[sqlite3.Connection], T], took: Callable[[float], None] | None = None
     ) -> T:
-        """Run `write` in a transaction of its own, in the writing thread, and wait for it even if cancelled.
+        """Run `write` in a transaction, in the writing thread, and wait for it even if cancelled.
 
-        `took` is told in that thread how many seconds it has kept everybody else from writing.
+        `took` is called in that thread with the seconds for which other writes were blocked.
         """
         committing = False
 
@@ -246,14 +279,16 @@ class SQLiteStore:
         try:
             return await self._in_thread(run, self._writing)
         except StoreFailed as error:
-            if committing and not isinstance(error, StoreFull):  # without room, its last page has not been written
+            if committing and not isinstance(
+                error, StoreFull
+            ):  # on a full disk, the last page of the commit was not written
                 error.undecided = True
             raise
         finally:
             self._log.written()
 
     async def _in_thread(self, function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
-        """Raises StoreFailed. Once the file is found to be damaged nothing more is written: it might be lost in it."""
+        """Run a function in a thread. Raises StoreFailed. A damaged file is not written to: the data might be lost."""
         if self.damage is not None and limiter is self._writing:
             raise self.damage
         try:
@@ -263,7 +298,7 @@ class SQLiteStore:
                 raise
             raise shortage(error) from error
         except sqlite3.Error as error:
-            failed = refusal(error)
+            failed = store_error(error)
             if isinstance(failed, CorruptRecord):
                 self._note(failed)
             elif damaged(error):
@@ -272,15 +307,15 @@ class SQLiteStore:
                 log.error("the store fails", error=str(error))
             raise failed from error
 
-    def _pass_over(self, row: UnreadableRow) -> None:
-        """To be called in a thread of Trio's."""
-        failed = refusal(row)
+    def _skip(self, row: UnreadableRow) -> None:
+        """Note an unreadable row, from a thread of Trio's."""
+        failed = store_error(row)
         assert isinstance(failed, CorruptRecord)
         trio.from_thread.run_sync(self._note, failed)
 
     def _note(self, failed: CorruptRecord) -> None:
         if str(failed) not in self._noted:
-            log.error("the store has what cannot be read", error=str(failed))
+            log.error("unreadable row in the store", error=str(failed))
         self._noted.add(str(failed))
         self.unreadable = failed
 
@@ -292,7 +327,7 @@ class SQLiteStore:
 
         def read() -> list[Job]:
             with contextlib.closing(self._reader.execute(query, values)) as rows:
-                return list(islice(whole(job_of, rows, self._pass_over), limit))
+                return list(islice(readable(job_of, rows, self._skip), limit))
 
         return await self._in_thread(read, self._reading)
 

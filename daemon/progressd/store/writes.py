@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Final
 
 import msgspec
+from prometheus_client import Histogram
 
 from progressd.core.batch import JobBatch
 from progressd.core.job import Job
@@ -18,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 def write(
     db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
 ) -> None:
-    """Keep the jobs and batches as they are now and the changes; in a transaction."""
+    """Store jobs, changes and batches; in a transaction."""
     _put(db, "jobs", jobs)
     rows = [(change.offset, change.message.job_id, _encode(change.message).decode()) for change in changes]
     db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", rows)
@@ -33,33 +34,39 @@ def _put(db: sqlite3.Connection, table: str, documents: Iterable[Job | JobBatch]
     )
 
 
-TARGET_SECONDS: Final = (
-    0.004  # seconds that a transaction is to take altogether: whoever writes may have to wait for it
-)
-FIRST_STEP: Final = 8  # jobs in the first one
-MAX_STEP: Final = 64
+DELETE_SECONDS: Final = 0.004  # that a delete transaction should take: other writes wait for it
+FIRST_DELETE_BATCH: Final = 8  # jobs
+MAX_DELETE_BATCH: Final = 64
 
 
 class DeleteBatchSizer:
-    """Choose how many jobs a transaction deletes, so that it takes about TARGET_SECONDS; at least one."""
+    """Chooses how many jobs a transaction deletes, at least one, so that it takes about `target` seconds."""
 
-    def __init__(self) -> None:
-        self.jobs = FIRST_STEP
-        self.longest = 0.0  # seconds that one took, with its commit
+    def __init__(self, target: float = DELETE_SECONDS) -> None:
+        self.jobs = FIRST_DELETE_BATCH
+        self._target = target
+        self.durations = Histogram(
+            "progressd_store_delete_duration_seconds",
+            "How long a deletion of finished jobs blocked other writes.",
+            registry=None,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+        )
 
     def took(self, jobs: int, seconds: float) -> None:
-        """Learn from a transaction. It grows only slowly, since what the first ones of a row take says little."""
-        self.longest = max(self.longest, seconds)
-        self.jobs = max(1, min(int(jobs * TARGET_SECONDS / seconds), self.jobs + 1 + self.jobs // 4, MAX_STEP))
+        """Learn from a transaction. The number grows slowly, since the first transactions in a row say little."""
+        self.durations.observe(seconds)
+        self.jobs = max(1, min(int(jobs * self._target / seconds), self.jobs + 1 + self.jobs // 4, MAX_DELETE_BATCH))
 
 
-def delete(db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | None = None) -> tuple[list[Job], int]:
-    """Delete at least the first of some finished jobs, and no more after half of TARGET_SECONDS; in a transaction.
+def delete(
+    db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | None = None, seconds: float = DELETE_SECONDS
+) -> tuple[list[Job], int]:
+    """Delete the first of some finished jobs, and more of them for half of `seconds`; in a transaction.
 
-    Return those that were deleted, and the smallest offset from which a client can still resume. A `deletion` tells
-    those who resume, so it leaves that offset as it is; else the deletions below it are deleted as well.
+    Return the deleted jobs, and the smallest offset from which clients can resume. A `deletion` is stored for clients
+    that resume, so it leaves that offset unchanged. Without it the stored deletions below the offset are deleted too.
     """
-    deadline = perf_counter() + TARGET_SECONDS / 2
+    deadline = perf_counter() + seconds / 2
     gone = list[Job]()
     [(oldest_cursor,)] = db.execute("SELECT value FROM meta WHERE key = 'oldest_cursor'")
     for job in jobs:
@@ -67,7 +74,7 @@ def delete(db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | Non
         if deletion is None:
             oldest_cursor = max(oldest_cursor, newest)
         db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
-        if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # not by somebody else meanwhile
+        if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # else it was deleted meanwhile
             gone.append(job)
         if perf_counter() > deadline:
             break

@@ -15,7 +15,8 @@ from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
 from progressd.auth.rate_limit import RateLimiter
-from progressd.broadcast.outbox import MemoryBudget, Outbox
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import Outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
 from progressd.core.errors import ProgressdError, Stopping, TokenExpired, Unauthorized

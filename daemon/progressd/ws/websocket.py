@@ -7,9 +7,10 @@ import trio
 from trio_websocket import WebSocketRequest
 
 from progressd.broadcast.envelope import text_frame
-from progressd.broadcast.outbox import MemoryBudget, Outbox, SocketOutbox
+from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.outbox import Outbox, SocketOutbox
 from progressd.broadcast.subscription import Subscription
-from progressd.broadcast.throttle import asked_for
+from progressd.broadcast.throttle import filtered_outbox
 from progressd.config.settings import Limits
 from progressd.core.close_codes import (
     BATCH_FINISHED,
@@ -126,7 +127,7 @@ class WebSocket:
     async def replay(self, subscription: Subscription) -> None:
         """Send the replay, until the subscription delivers live messages."""
         try:
-            while (batch := await subscription.past()) is not None:
+            while (batch := await subscription.next_replay()) is not None:
                 await self.outbox.drained()
                 subscription.outbox.put(batch)
         except StoreFailed:
@@ -142,7 +143,7 @@ class WebSocket:
 
     def filtered_outbox(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
         """Return the outbox behind filters for what the client does not want or may not see."""
-        return asked_for(self.outbox, types, interval, labels, self.start)
+        return filtered_outbox(self.outbox, types, interval, labels, self.start)
 
     def _on_end(self, closing: CloseCode) -> None:
         self.closing = closing

@@ -62,4 +62,4 @@ def _not_ready(status: str, error: Unavailable) -> Response:
 
 def _failing() -> StoreFailed | None:
     scope = request_context().scope
-    return scope.store.damage or scope.ingest.failing
+    return scope.store.damage or scope.ingest.health.failure

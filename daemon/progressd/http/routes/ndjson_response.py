@@ -13,7 +13,7 @@ import trio
 from msgspec import UNSET
 from quart.wrappers.response import ResponseBody
 
-from progressd.broadcast.outbox import MemoryBudget
+from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.core.errors import ProgressdError, RequestTimeout, Stopping
 from progressd.http.body import BodyChunks
 from progressd.http.open_streams import StreamRegistry

@@ -16,7 +16,7 @@ from quart.wrappers.response import ResponseBody
 
 from progressd.broadcast.envelope import NoticeEnvelope
 from progressd.broadcast.reader import Reader, ReaderOutbox
-from progressd.broadcast.throttle import asked_for
+from progressd.broadcast.throttle import filtered_outbox
 from progressd.core.errors import NotFound, SlowConsumer, StoreFailed
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
@@ -96,7 +96,7 @@ class SSEResponse(ResponseBody):
         self._stack.enter_context(app.streams.opened(outbox, client))
         start = self._tasks.start_soon if self._tasks else _never
         history = self._context.scope.history  # `self` in the lambda below would be a reference cycle
-        filtered = asked_for(outbox, wanted.types, wanted.interval, client.identity.labels, start)
+        filtered = filtered_outbox(outbox, wanted.types, wanted.interval, client.identity.labels, start)
         reader = app.broadcaster.read(
             str(wanted.topic),
             outbox,

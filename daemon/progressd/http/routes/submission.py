@@ -25,8 +25,7 @@ from progressd.core.errors import (
 from progressd.core.events import Labels, Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.json import decode
-from progressd.core.options import checked_options
-from progressd.core.pipeline import Pipeline, shown
+from progressd.core.pipeline import Pipeline, checked_options, shown
 from progressd.core.status import JobStatus
 from progressd.files.job_files import JobFiles
 from progressd.files.upload import Upload

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.batch import Priority
 from progressd.core.job import Job
-from progressd.core.run_queue import RunQueue
+from progressd.engine.registry import RunQueue
 from support.samples import job
 
 LOW, NORMAL, HIGH = Priority
@@ -27,7 +27,7 @@ def owned(number: int, owner: str | None, priority: Priority = NORMAL) -> Job:
 
 
 def order(jobs: Iterable[Job]) -> list[int]:
-    """The numbers of the jobs as they start."""
+    """Return the numbers of the jobs in the order in which they start."""
     waiting = {one.id: one for one in jobs}
     queue = RunQueue()
     for one in waiting.values():
@@ -47,12 +47,12 @@ def test_jobs_of_one_owner_start_by_age() -> None:
     assert order(owned(number, "a") for number in (3, 1, 4, 2)) == [1, 2, 3, 4]
 
 
-def test_a_higher_priority_comes_before_a_turn() -> None:
+def test_priority_precedes_turns() -> None:
     jobs = [owned(1, "a", LOW), owned(2, "b"), owned(3, "a", HIGH), owned(4, "a"), owned(5, "a", HIGH)]
     assert order(jobs) == [3, 5, 2, 4, 1]
 
 
-def test_a_job_that_is_no_longer_queued_is_skipped() -> None:
+def test_a_job_that_left_the_queue_is_skipped() -> None:
     queue = RunQueue()
     first, second = owned(1, "a"), owned(2, "a")
     queue.add(first)

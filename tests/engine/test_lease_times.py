@@ -1,4 +1,4 @@
-"""Leases: examples, then random lives of many jobs against what a look at every job at every moment says."""
+"""Leases: examples, then random jobs against a model that checks every job at every moment."""
 
 import math
 
@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from progressd.core import leases as module
 from progressd.core.events import LeaseEvent, LeaseExpiredEvent, StalledEvent
 from progressd.core.job import Job, apply
-from progressd.core.leases import Leases
 from progressd.core.status import JobStatus
+from progressd.engine.leases import EXPIRY_BATCH, Leases
 from support.samples import NOW, job, job_id
 
 STALLED, LOST = StalledEvent(job_id(1)), LeaseExpiredEvent(job_id(1))
@@ -21,39 +20,19 @@ def leased(number: int = 1, seconds: float = 10, **fields: object) -> Job:
 
 
 def say(leases: Leases, jobs: dict[str, Job], now: float) -> list[LeaseEvent]:
-    """Do what the daemon does at that time: have the events applied, and the jobs kept."""
-    events = leases.silent(now)
+    """Apply the events that are due, and keep the jobs, as the daemon does."""
+    events = leases.expired(now)
     for event in events:
         jobs[event.job_id] = apply(jobs[event.job_id], event, NOW).job
         leases.keep(jobs[event.job_id], now)
     return events
 
 
-def test_a_silent_producer_stalls_after_one_lease_and_is_lost_after_three() -> None:
-    leases, jobs = Leases(), {job_id(1): leased()}
-    leases.keep(jobs[job_id(1)], 100)
-    assert leases.next_look == 110
-    assert say(leases, jobs, 109.9) == []
-    assert say(leases, jobs, 110) == [STALLED]
-    assert say(leases, jobs, 129.9) == []
-    assert say(leases, jobs, 130) == [LOST]
-    assert jobs[job_id(1)].error == "producer lost"
-    assert len(leases) == 0
-
-
-def test_a_producer_that_is_heard_has_a_whole_lease_again() -> None:
-    leases, jobs = Leases(), {job_id(1): leased()}
-    leases.keep(jobs[job_id(1)], 100)
-    leases.heard(job_id(1), 109)
-    assert say(leases, jobs, 118.9) == []
-    assert say(leases, jobs, 119) == [STALLED]
-
-
-def test_a_producer_that_comes_back_at_the_last_moment_has_all_its_leases_again() -> None:
+def test_an_event_at_the_last_moment_renews_all_leases() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 0)
     assert say(leases, jobs, 10) == [STALLED]
-    leases.heard(job_id(1), 29.9)
+    leases.renew(job_id(1), 29.9)
     jobs[job_id(1)] = leased()
     leases.keep(leased(), 30.5)  # its event is decided later
     assert [(when, said) for when in range(30, 80) if (said := say(leases, jobs, when))] == [
@@ -62,13 +41,13 @@ def test_a_producer_that_comes_back_at_the_last_moment_has_all_its_leases_again(
     ]
 
 
-def test_what_could_not_be_kept_is_said_again_a_lease_later() -> None:
+def test_an_unstored_event_is_repeated_a_lease_later() -> None:
     leases = Leases()
     leases.keep(leased(), 0)
-    assert [(when, leases.silent(when)) for when in (10, 15, 20)] == [(10, [STALLED]), (15, []), (20, [STALLED])]
+    assert [(when, leases.expired(when)) for when in (10, 15, 20)] == [(10, [STALLED]), (15, []), (20, [STALLED])]
 
 
-def test_after_a_long_halt_of_the_daemon_a_producer_has_two_leases_to_come_back() -> None:
+def test_after_a_long_halt_a_producer_has_two_leases() -> None:
     leases, jobs = Leases(), {job_id(1): leased()}
     leases.keep(jobs[job_id(1)], 0)
     assert say(leases, jobs, 1000) == [STALLED]
@@ -76,35 +55,28 @@ def test_after_a_long_halt_of_the_daemon_a_producer_has_two_leases_to_come_back(
     assert say(leases, jobs, 1020) == [LOST]
 
 
-def test_a_job_that_was_stalled_before_a_restart_is_lost_three_leases_after_it() -> None:
-    stalled = apply(leased(), STALLED, NOW).job
-    leases, jobs = Leases(), {job_id(1): stalled}
-    leases.keep(stalled, 50)
-    assert [when for when in range(50, 90) if say(leases, jobs, when)] == [80]
-
-
 @pytest.mark.parametrize("one", [job(), leased(pipeline="pdf"), leased(status=JobStatus.FAILED)])
-def test_jobs_without_a_lease_the_runners_and_finished_ones_have_no_place(one: Job) -> None:
+def test_jobs_without_a_running_lease_are_not_tracked(one: Job) -> None:
     leases = Leases()
     leases.keep(one, 0)
-    leases.heard(one.id, 1)
-    assert (len(leases), leases.next_look, leases.silent(1e9)) == (0, math.inf, [])
+    leases.renew(one.id, 1)
+    assert (len(leases), leases.next_check, leases.expired(1e9)) == (0, math.inf, [])
 
 
-def test_millions_of_short_jobs_leave_nothing_behind() -> None:
+def test_finished_jobs_leave_nothing_behind() -> None:
     leases = Leases()
     for number in range(10_000):
         leases.keep(leased(number, 86400), number)
         leases.keep(leased(number, 86400, status=JobStatus.COMPLETED), number)
-    assert len(leases._looks) <= 101
+    assert len(leases._checks) <= 101
 
 
-def test_many_who_are_silent_at_once_are_said_in_parts() -> None:
+def test_many_expiries_come_in_batches() -> None:
     leases = Leases()
     for number in range(250):
         leases.keep(leased(number), 0)
-    parts = [leases.silent(10) for _ in range(4)]
-    assert [len(part) for part in parts] == [module.MAX_PER_LOOK, module.MAX_PER_LOOK, 50, 0]
+    parts = [leases.expired(10) for _ in range(4)]
+    assert [len(part) for part in parts] == [EXPIRY_BATCH, EXPIRY_BATCH, 50, 0]
     assert {event.job_id for part in parts for event in part} == {job_id(number) for number in range(250)}
 
 
@@ -114,11 +86,11 @@ ACTIONS = st.lists(
 
 
 @given(ACTIONS)
-def test_every_life_of_every_job_is_judged_as_if_one_looked_at_all_of_them_all_the_time(
+def test_leases_equal_a_model_that_checks_all_jobs_always(
     actions: list[tuple[str, int, int]],
 ) -> None:
     leases, jobs, now = Leases(), dict[str, Job](), 0
-    heard, stalled = dict[str, int](), dict[str, int]()  # the model: when each was heard, and has stalled
+    heard, stalled = dict[str, int](), dict[str, int]()  # the model: last event and stall of each job
     for action, number, amount in actions:
         id_ = job_id(number)
         alive = id_ in jobs and not jobs[id_].status.finished
@@ -130,7 +102,7 @@ def test_every_life_of_every_job_is_judged_as_if_one_looked_at_all_of_them_all_t
             jobs[id_] = replace(jobs[id_], status=JobStatus.COMPLETED)
             leases.keep(jobs[id_], now)
         elif action == "heard" and alive:
-            leases.heard(id_, now)
+            leases.renew(id_, now)
             jobs[id_] = replace(jobs[id_], progress=replace(jobs[id_].progress, stalled=False))
             leases.keep(jobs[id_], now)
             heard[id_] = now
@@ -148,5 +120,5 @@ def test_every_life_of_every_job_is_judged_as_if_one_looked_at_all_of_them_all_t
                         stalled[one.id] = now
                     elif one.id in stalled and silent >= 3 * one.lease_seconds:
                         expected.add(LeaseExpiredEvent(one.id))
-                assert now >= leases.next_look or not expected
+                assert now >= leases.next_check or not expected
                 assert set(say(leases, jobs, now)) == expected

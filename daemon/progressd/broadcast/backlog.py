@@ -1,0 +1,53 @@
+"""The backlog: messages that wait, in order; a newer progress of a job replaces the older one."""
+
+from typing import Generic
+
+from progressd.broadcast.envelope import F
+
+
+class Backlog(Generic[F]):
+    """Items that wait, in order, only the newest of those with the same key. Its size is in bytes of frames."""
+
+    __slots__ = ("_count", "_waiting", "size")
+
+    def __init__(self) -> None:
+        self._waiting: dict[object, F] = {}
+        self._count = 0
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, item: F) -> bool:
+        """Add an item at the end. Return whether it replaced an item with the same key."""
+        key = item.key
+        replaced = None
+        if key is None:
+            self._count += 1
+            key = self._count
+        elif (replaced := self._waiting.pop(key, None)) is not None:
+            self.size -= len(replaced.frame)
+        self._waiting[key] = item
+        self.size += len(item.frame)
+        return replaced is not None
+
+    def take(self, max_bytes: int | None = None) -> list[F]:
+        """Remove the oldest items: all, or as many as fit into `max_bytes` and at least one."""
+        if max_bytes is None or self.size <= max_bytes:
+            everything = list(self._waiting.values())
+            self.clear()
+            return everything
+        keys: list[object] = []  # no copy of all items: a reader takes one at a time
+        for key, item in self._waiting.items():
+            max_bytes -= len(item.frame)
+            if keys and max_bytes < 0:
+                break
+            keys.append(key)
+        taken = [self._waiting.pop(key) for key in keys]
+        self.size -= sum([len(item.frame) for item in taken])
+        return taken
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._waiting.clear()
+        self.size = 0

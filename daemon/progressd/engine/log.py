@@ -1,0 +1,197 @@
+"""The log: where decided changes become durable, in one order, before anybody hears of them."""
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from progressd.core.cursor import Cursor
+from progressd.core.errors import StoreFailed
+from progressd.core.job import Job
+from progressd.engine.registry import Registry
+from progressd.engine.store_health import StoreHealth
+from progressd.engine.transaction import Transaction, deletion_message
+from progressd.store.base import Deletion, Store
+
+RESERVE_AHEAD: Final = 100_000  # offsets reserved in the store at a time; a restart skips those that are left
+WRITE_BEHIND_INTERVAL: Final = 0.9  # seconds until the newest progress is written: never more than 1 s late
+
+logger = structlog.get_logger(__name__)
+
+
+class Log(Protocol):
+    """What ingest appends to. Where a method raises StoreFailed, nothing of the change may be shown."""
+
+    health: StoreHealth
+
+    async def reserve(self, count: int) -> int:
+        """Return the offset of the next message; the next `count` offsets may be given out. Raises StoreFailed."""
+
+    async def append(self, transaction: Transaction) -> None:
+        """Make a transaction durable. Progress alone is made durable later, and only the newest of a job.
+
+        Raises StoreFailed.
+        """
+
+    async def delete(self, job: Job) -> Deletion | None:
+        """Delete a finished job; None if it does not exist any more. Raises StoreFailed."""
+
+    def failed(self, error: StoreFailed) -> None:
+        """Note that a change could not be stored, and retry the store even if no other change comes."""
+
+    async def run(self) -> None:
+        """Write progress in the background, until cancelled."""
+
+    async def flush(self) -> None:
+        """Write all progress now. Never raises."""
+
+
+class Offsets:
+    """Gives each offset out once, even across a crash: the store has reserved all offsets below `_reserved`."""
+
+    def __init__(self, store: Store, ahead: int) -> None:
+        self.next = self._reserved = store.first_offset
+        self._store = store
+        self._ahead = ahead
+
+    async def reserve(self, count: int) -> int:
+        """Reserve the next `count` offsets and return the first."""
+        if self.next + count > self._reserved:
+            await self._reserve_below(self.next + count + self._ahead)
+        return self.next
+
+    async def probe(self) -> None:
+        """Reserve one more offset. This writes to the store and changes nothing else."""
+        await self._reserve_below(self._reserved + 1)
+
+    async def _reserve_below(self, offset: int) -> None:
+        await self._store.reserve(offset)
+        self._reserved = max(self._reserved, offset)  # ingest and the write-behind may call this at the same time
+
+
+class WriteBehind:
+    """The newest progress of each job that the store does not have yet."""
+
+    def __init__(self) -> None:
+        self._unsaved: dict[str, Job] = {}
+        self._due = trio.Event()
+
+    def add(self, jobs: Mapping[str, Job]) -> None:
+        """Add jobs as they are now."""
+        self._unsaved.update(jobs)
+        self._due.set()
+
+    def wake(self) -> None:
+        """End `wait`, even without progress to write."""
+        self._due.set()
+
+    async def wait(self, interval: float) -> None:
+        """Wait for progress to write, and then for more of it."""
+        await self._due.wait()
+        await trio.sleep(interval)
+        self._due = trio.Event()
+
+    def take(self) -> dict[str, Job]:
+        """Remove all jobs and return them."""
+        unsaved, self._unsaved = self._unsaved, {}
+        return unsaved
+
+    def put_back(self, jobs: Mapping[str, Job]) -> None:
+        """Return jobs that could not be written; a job that has moved on meanwhile stays as it is."""
+        self._unsaved = {**jobs, **self._unsaved}
+
+    def discard(self, ids: Collection[str]) -> None:
+        """Forget jobs that the store has."""
+        for job_id in ids:
+            self._unsaved.pop(job_id, None)
+
+
+class LocalLog:
+    """A log that is the SQLite store itself: an append is a commit."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        reserve_ahead: int = RESERVE_AHEAD,
+        write_behind_interval: float = WRITE_BEHIND_INTERVAL,
+    ) -> None:
+        self.health = StoreHealth()
+        self._store = store
+        self._registry = registry
+        self._offsets = Offsets(store, reserve_ahead)
+        self._write_behind = WriteBehind()
+        self._write_behind_interval = write_behind_interval
+
+    async def reserve(self, count: int) -> int:
+        """See Log."""
+        return await self._offsets.reserve(count)
+
+    async def append(self, transaction: Transaction) -> None:
+        """See Log."""
+        self._offsets.next = transaction.offset  # even if the commit fails: no offset is given out twice
+        if transaction.changes:
+            await self._commit(transaction)
+            return
+        if self.health.undecided_from is not None:
+            transaction.hide_cursors()
+        if transaction.jobs:
+            self._write_behind.add(transaction.jobs)
+
+    async def delete(self, job: Job) -> Deletion | None:
+        """See Log."""
+        offset = await self._offsets.reserve(1)
+        self._offsets.next = offset + 1
+        deletion = Deletion(offset, deletion_message(job, Cursor(self._store.id, offset), datetime.now(UTC)))
+        stored = (await self._store.jobs([job.id])).get(job.id)
+        if stored is None or stored.created_offset != job.created_offset:  # a later job may have the same id
+            return None
+        return deletion if await self._store.delete([job.id], deletion) else None
+
+    def failed(self, error: StoreFailed) -> None:
+        """See Log."""
+        self.health.failed(error)
+        self._write_behind.wake()
+
+    async def run(self) -> None:
+        """See Log. Events are decided while progress is written: with 100 events a second one of them would wait."""
+        while True:
+            await self._write_behind.wait(self._write_behind_interval)
+            with trio.CancelScope(shield=True):
+                await self.flush()
+
+    async def flush(self) -> None:
+        """See Log."""
+        try:
+            await self._commit()
+        except StoreFailed as error:
+            logger.error("cannot write progress", error=str(error))
+            self.failed(error)
+
+    async def _commit(self, transaction: Transaction | None = None) -> None:
+        """Write a transaction and the newest progress of all jobs; commits are in the order of the calls."""
+        unsaved = self._write_behind.take()
+        undecided_from = self.health.undecided_from
+        try:
+            if transaction is not None:
+                jobs = {**unsaved, **transaction.jobs}.values()
+                with self.health.commit_durations.time():
+                    await self._store.commit(jobs, transaction.changes, transaction.batches.values())
+            elif unsaved:
+                await self._store.commit(unsaved.values(), ())
+            elif self.health.failure is not None:
+                await self._offsets.probe()
+        except StoreFailed as error:
+            if transaction is not None and error.undecided:
+                self.health.commit_undecided(transaction.changes[0].offset)
+            unfinished = self._registry.unfinished
+            self._write_behind.put_back({job_id: unfinished[job_id] for job_id in unsaved if job_id in unfinished})
+            raise
+        if transaction is not None:
+            self._write_behind.discard(transaction.jobs)  # an earlier commit of their progress may have failed since
+        if self.health.undecided_from == undecided_from:  # else a later commit has set it
+            self.health.commits_decided()
+        self.health.recovered()
