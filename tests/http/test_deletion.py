@@ -105,7 +105,8 @@ async def test_the_stream_of_a_deleted_job_returns_404(daemon: RunningDaemon, cl
 
 
 async def test_retention_sends_no_job_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("progressd.engine.retention.INTERVAL", 0.1)
+    for name in ("FIRST_DELAY", "INTERVAL"):
+        monkeypatch.setattr(f"progressd.engine.retention.{name}", 0.1)
     async with (
         running_daemon(tmp_path, store={"retention": 0.2}) as daemon,
         client_of(daemon) as client,

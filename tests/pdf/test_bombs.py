@@ -135,13 +135,13 @@ def drawing_bomb(depth: int = 9) -> bytes:
 
 
 BOMBS: list[tuple[Callable[[], bytes], str]] = [
-    (content_bomb, "more memory than its limit of 300MiB|needs more memory than a job may have"),
-    (object_stream_bomb, "more memory than its limit of 300MiB|needs more memory than a job may have"),
+    (content_bomb, "exceeded its memory limit of 300MiB|needs more memory than a job may have"),
+    (object_stream_bomb, "exceeded its memory limit of 300MiB|needs more memory than a job may have"),
     (picture_bomb, "A picture on page 1 has 3600 million pixels, which is too many."),
     (large_page_bomb, "Page 1 is 200 by 200 inches; the limit is 120 inches."),
     (page_count_bomb, "The PDF has 200000 pages; the limit is 10000."),
     (page_tree_bomb, "The PDF has no pages."),
-    (drawing_bomb, "more memory than its limit|Pipeline error: stopped after 3 s, the time limit"),
+    (drawing_bomb, "exceeded its memory limit|Pipeline error: stopped after 3 s, the time limit"),
 ]
 
 

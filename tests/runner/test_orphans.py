@@ -112,7 +112,7 @@ async def test_processes_that_fork_on_sigterm_are_ended(children: ProcessRecords
     with started(program, children.mark) as process:
         line_of(process)
         await end(children, 0.2)
-        assert not alive(int((tmp_path / "pid").read_text().split()[-1]))
+        await eventually(lambda: not alive(int((tmp_path / "pid").read_text().split()[-1])))
 
 
 async def test_a_record_identifies_a_process_without_the_mark(children: ProcessRecords) -> None:
