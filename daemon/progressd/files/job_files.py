@@ -34,7 +34,7 @@ from progressd.files.state_dir import make_directory
 from progressd.files.upload import Upload, new_input
 from progressd.store.base import Store
 from progressd.system.fs import sync
-from progressd.system.transient import FULL, passes
+from progressd.system.transient import FULL, is_transient
 
 ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload comes before its job
 DELETE_BATCH: Final = 10  # jobs whose files are deleted at a time, during which no upload can begin
@@ -301,6 +301,6 @@ def _disk_errors() -> Iterator[None]:
             raise InsufficientStorage("no space left on the daemon's disk") from error
         if error.errno == errno.EFBIG:
             raise InsufficientStorage("the file is larger than the daemon may write") from error
-        if passes(error):
+        if is_transient(error):
             raise Unavailable(f"the daemon cannot store files at the moment: {error.strerror}") from error
         raise

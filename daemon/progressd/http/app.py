@@ -17,7 +17,7 @@ from progressd.http.middleware.compression import compressed
 from progressd.http.openapi.operations import OperationSpec
 from progressd.http.routes import batch, docs, health, jobs, report, sse, stats, submission, tokens
 from progressd.net.query import require_known
-from progressd.system.transient import passes
+from progressd.system.transient import is_transient
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"
 
@@ -98,7 +98,7 @@ async def _http_error(error: HTTPException) -> Response:
 
 
 async def _unexpected_error(error: Exception) -> Response:
-    if passes(error):
+    if is_transient(error):
         reason = error.strerror if isinstance(error, OSError) else "out of memory"
         log.warning("request failed for now", method=request.method, path=request.path, error=repr(error))
         return await _progressd_error(Unavailable(f"the daemon cannot respond at the moment: {reason}"))

@@ -19,7 +19,7 @@ from progressd.runner.orphans import JOB, MARK
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process, Tree, environment_of
 from progressd.system.reaper import reaper
-from progressd.system.transient import passes
+from progressd.system.transient import is_transient
 
 MAX_STDERR: Final = 65536  # bytes of standard error to keep, the last ones
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
@@ -126,7 +126,7 @@ class ChildProcess:
             try:
                 descriptor = os.pidfd_open(self.pid)
             except OSError as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 await trio.sleep(RETRY_INTERVAL)
         try:
@@ -151,7 +151,7 @@ class ChildProcess:
             try:
                 return await self._tree.end(self._kill_grace)
             except OSError as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.warning("cannot list the processes of a program, retrying", pid=self.pid, error=str(error))
             with suppress(ProcessLookupError, PermissionError):  # needs no resources

@@ -1,4 +1,4 @@
-"""The runner: take queued jobs of the configured pipelines, in the order of `RoundRobin`, and run each as a child.
+"""The runner: take queued jobs of the configured pipelines, in the order of `RunQueue`, and run each as a child.
 
 It is a producer like any other: the child's output and its end become events. Nothing else starts these jobs.
 """
@@ -29,7 +29,7 @@ from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
 from progressd.runner.process import ChildProcess
 from progressd.runner.rlimits import ResourceLimits
-from progressd.system.transient import passes
+from progressd.system.transient import is_transient
 
 PRIVATE: Final = ("PROGRESSD_", "NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "CREDENTIALS_DIRECTORY")
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
@@ -106,7 +106,7 @@ class Runner:
                 still_running = await self._children.end_orphans(self._settings.runner.kill_grace)
                 await self._files.discard_attempts(jobs - still_running)
             except OSError as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.warning("cannot clean up after an earlier daemon, retrying before the first job", error=str(error))
                 await trio.sleep(self._retry_interval)
@@ -198,7 +198,7 @@ class Runner:
                     started.push_async_exit(entered.pop_all())
                     return child, result
             except OSError as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.warning("cannot start pipeline, retrying", job_id=job.id, pipeline=job.pipeline, error=str(error))
             with trio.move_on_after(self._retry_interval):
@@ -232,7 +232,7 @@ class Runner:
         try:
             await self._files.keep_stderr(job.id, text)
         except OSError as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             log.warning("cannot keep the stderr of a pipeline", job_id=job.id, error=str(error))
 
@@ -261,7 +261,7 @@ class Runner:
             except FileNotFoundError:
                 return self._failed(job, f"{job.pipeline} exited with status 0, but wrote no result")
             except OSError as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 log.error("cannot store a result", job_id=job.id, error=str(error))
                 return self._failed(job, f"the daemon cannot store the result of {job.pipeline}: {error.strerror}")

@@ -17,7 +17,7 @@ APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file, for `file`
 NEW_ID: Final = "lower(hex(randomblob(4)))"  # of a store, in SQL
 STORE_ID: Final = re.compile("[0-9a-f]{8}")
 MAX_OFFSET: Final = 2**53  # a million a second would take 285 years
-TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches"}
+TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions"}
 
 # Triggers maintain the labels and counts of a job; its kind and its labels never change.
 COUNT: Final = """

@@ -31,7 +31,7 @@ from progressd.store.rows import BATCH, CHANGE, DELETION, JOB, batch_of, change_
 from progressd.store.schema import read_meta
 from progressd.store.wal import Checkpointer, WALLimits
 from progressd.store.writes import DELETE_SECONDS, DeleteBatchSizer, delete, write
-from progressd.system.transient import passes
+from progressd.system.transient import is_transient
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -294,7 +294,7 @@ class SQLiteStore:
         try:
             return await trio.to_thread.run_sync(function, limiter=limiter)
         except (MemoryError, OSError) as error:  # SQLite's SQLITE_NOMEM is a MemoryError
-            if not passes(error):
+            if not is_transient(error):
                 raise
             raise shortage(error) from error
         except sqlite3.Error as error:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from progressd.system.transient import passes
+from progressd.system.transient import is_transient
 
 KILL_TIMEOUT: Final = 5.0  # seconds from SIGKILL until a process counts as unkillable
 MIN_KILL_SEARCHES: Final = 50  # within this time at least, so that a clock jump is not enough
@@ -232,7 +232,7 @@ def _read(pid: int, name: str) -> bytes:
         with open(f"/proc/{pid}/{name}", "rb") as file:
             return file.read()
     except OSError as error:
-        if passes(error):
+        if is_transient(error):
             raise
         return b""
 

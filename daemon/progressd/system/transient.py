@@ -16,6 +16,6 @@ TRANSIENT: Final = FULL | {
 }
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether the same call may succeed later."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in TRANSIENT)

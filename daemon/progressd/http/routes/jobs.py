@@ -35,7 +35,7 @@ from progressd.http.routes.submission import owner_of_request
 from progressd.http.schemas.responses import JobPage, RetryAccepted
 from progressd.http.schemas.views import JobView, job_view
 from progressd.store.base import Filter
-from progressd.system.transient import passes
+from progressd.system.transient import is_transient
 
 MAX_PAGE: Final = 1000  # jobs
 MAX_WAIT: Final = 60.0  # seconds; proxies end a request that gets no response for longer
@@ -216,7 +216,7 @@ async def download(job_id: str) -> Response:
     except FileNotFoundError:
         raise NotFound(f"the result of job {job.id} is not on this server") from None
     except OSError as error:
-        if passes(error):
+        if is_transient(error):
             raise Unavailable(f"the daemon cannot open the result at the moment: {error.strerror}") from error
         raise
     if request.method == "HEAD" and isinstance(response.response, FileBody):
