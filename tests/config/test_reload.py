@@ -1,4 +1,4 @@
-"""Reload of the settings: what changes at once, what takes a restart, and that no client is disconnected."""
+"""Reload of the settings: what changes at once, what needs a restart, and that no client is disconnected."""
 
 import re
 import signal
@@ -95,7 +95,7 @@ def test_settings_that_take_a_restart_are_pending(tmp_path: Path) -> None:
 
 def test_the_docs_list_all_fixed_settings() -> None:
     text = " ".join((Path(__file__).parents[2] / "docs/operations.md").read_text().split())
-    listed = text.partition("takes a restart: ")[2].partition(". ")[0]
+    listed = text.partition("needs a restart: ")[2].partition(". ")[0]
     assert set(re.findall("`(.*?)`", listed)) == FIXED
 
 

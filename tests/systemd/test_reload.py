@@ -41,7 +41,7 @@ def test_reload(machine: Machine) -> None:
         machine.write(CONFIG, "[server]\nport = 8081\n")
         machine.run("systemctl", "reload", "progressd.service")
         assert pipelines(machine) == {"pdf"}
-        assert "settings take a restart settings=server.port" in machine.log("progressd.service")
+        assert "settings need a restart settings=server.port" in machine.log("progressd.service")
         waits = "settings wait for a restart: server.port"
         assert machine.state("progressd.service")["StatusText"].startswith(f"{waits}; jobs: ")
         assert f" note  the running service says: {waits}\n" in machine.completed("progressd", "doctor").stdout

@@ -27,7 +27,7 @@ Every setting has a default, so progressd starts without a config file. A settin
 
 `progressd config` prints the settings in force and where each came from; `progressd config --sample` prints a
 documented config file to start from. With an unknown setting or an invalid value the daemon does not start, and prints
-an error. `systemctl reload progressd` applies changes, except those that [take a restart](operations.md#install).
+an error. `systemctl reload progressd` applies changes, except those that [need a restart](operations.md#install).
 
 Durations are seconds, or text with a unit: `"500ms"`, `"30s"`, `"5min"`, `"2h"`, `"30d"`, up to `"36500d"`. Sizes are
 bytes, or text with a unit: `"64KiB"`, `"500MiB"`, `"2GiB"` (powers of 1024), `"64kB"`, `"500MB"`, `"2GB"` (powers of

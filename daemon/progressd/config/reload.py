@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from progressd.config.settings import Settings
 from progressd.core.errors import SettingsError
 
-# Settings that take a restart.
+# Settings that need a restart.
 FIXED: Final = frozenset(
     {
         "auth.keys_file",
@@ -42,7 +42,7 @@ class Reload:
     """Read and apply settings.
 
     `settings` are those in force. `refused` is the error of the last reload, "" if it succeeded. `waiting` names the
-    changed settings that take a restart.
+    changed settings that need a restart.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
@@ -76,7 +76,7 @@ class Reload:
             apply()
         log.info("settings reloaded", changed=", ".join(changed(self.settings, new)) or "nothing")
         if waiting := ", ".join(changed(new, wanted)):
-            log.warning("settings take a restart", settings=waiting)
+            log.warning("settings need a restart", settings=waiting)
         self.waiting = waiting
         self.settings = new
         self.refused = ""
@@ -93,7 +93,7 @@ def changed(old: Struct, new: Struct, prefix: str = "") -> Iterator[str]:
 
 
 def with_fixed(old: S, new: S, prefix: str = "") -> S:
-    """Return the new settings with the old values of those that take a restart."""
+    """Return the new settings with the old values of those that need a restart."""
     values = {}
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)
