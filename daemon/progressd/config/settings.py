@@ -238,7 +238,7 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
         bool,
         Meta(
             description="Whether every request needs a key; necessary if other machines can reach the daemon. A "
-            "change takes a restart."
+            "change needs a restart."
         ),
     ] = False
     keys_file: Annotated[
