@@ -134,7 +134,8 @@ SCENARIOS: Final = {
         ),
         Scenario(
             "slow-watchers",
-            "`/ws/jobs`, 20 watchers, 50 jobs, 2,000 events/s in total; one more stops reading, one reads 100 kbit/s",
+            "`/ws/jobs`, 20 watchers, 50 jobs, 2,000 events/s in total; a further watcher stops reading, "
+            "another reads 100 kbit/s",
             {"jobs": 50, "watchers": 20, "rate": 2000},
             figures=("p50_ms", "p99_ms", "max_ms", "deliveries_s", "growth_mib"),
             ratio="p99_ms",

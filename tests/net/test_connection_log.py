@@ -235,15 +235,15 @@ def table(section: str) -> list[list[str]]:
 
 def test_the_docs_list_every_close_code() -> None:
     ours = {one for one in vars(close_codes).values() if isinstance(one, CloseCode)} - {close_codes.GONE}
-    documented = {int(code): " ".join(row) for row in table("The end") for code in row[0].split(", ")}
+    documented = {int(code): " ".join(row) for row in table("Close codes") for code in row[0].split(", ")}
     assert documented.keys() == {one.code for one in ours} | FAULTS.keys()
-    rows = "\n".join(" ".join(row) for row in table("The end"))
+    rows = "\n".join(" ".join(row) for row in table("Close codes"))
     for one in ours:
         assert f"`{one.reason}`" in rows
         assert one.reconnect == (" yes, " in documented[one.code]), documented[one.code]
 
 
 def test_the_docs_list_every_refusal() -> None:
-    documented = {int(status) for row in table("Refusals") for status in row[0].split(", ")}
+    documented = {int(status) for row in table("Rejected handshakes") for status in row[0].split(", ")}
     errors = (InvalidInput, Unauthorized, Forbidden, NotFound, Stopping, TooManyConnections, TooManyOfKey)
     assert documented == {error.status for error in errors} | {426}
