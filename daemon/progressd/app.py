@@ -266,17 +266,18 @@ class Daemon:
 
     async def _finish_work(self, jobs_done: trio.Event, deadline: ShutdownDeadline) -> None:
         """Accept no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
-        shutdown, transfers = self.settings.shutdown, self.access.transfers.ends
-        seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers else 0
+        shutdown, transfers = self.settings.shutdown, self.access.transfers
+        seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds
         self.state.accept_work(False)
         self.announcer.stop(seconds)
         self.runner.stop_taking()
         with deadline.limit(seconds):
-            for ended in transfers:
-                await ended.wait()
             if shutdown.wait_for_jobs:
                 await jobs_done.wait()
+            while ends := transfers.ends:  # some may begin while others are waited for
+                for ended in ends:
+                    await ended.wait()
         with deadline.limit(max(until - trio.current_time(), CLOSE_TIMEOUT)):
             await self.producers.drain()
 

@@ -223,6 +223,17 @@ def test_a_slow_reader_receives_all_output(tmp_path: Path) -> None:
     assert len(written) == size
 
 
+def test_a_nonblocking_stdout_receives_all_output() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    size = 1_000_000
+    words = command(NOBODY, "-p", "(?P<percent>[0-9]+)%", "--", "head", "-c", str(size), "/dev/zero")
+    with subprocess.Popen(words, stdout=writing, stderr=subprocess.PIPE) as process, open(reading, "rb") as output:
+        os.close(writing)
+        assert len(output.read()) == size
+        assert process.wait(PATIENCE) == 0
+
+
 def test_a_background_process_does_not_delay_the_end(daemon: ServedDaemon) -> None:
     program = ("sh", "-c", "while :; do echo tick; sleep 0.05; done & echo 42%; exit 0")
     done = run(daemon.url, "-p", "(?P<percent>[0-9]+)%", "--", *program)

@@ -109,6 +109,10 @@ def test_only_invalid_options_are_dropped() -> None:
 def test_too_many_options_or_labels_are_rejected() -> None:
     with pytest.raises(ValueError, match="larger than 65536 bytes"):
         values.options({}, {"text": "x" * values.MAX_OPTIONS})
+    circular: dict[object, object] = {}
+    circular.update(a=circular, b=[circular])
+    with pytest.raises(ValueError, match="larger than 65536 bytes"):
+        values.options({}, circular)
     with pytest.raises(ValueError, match="more than 50 labels"):
         values.labels({}, dict.fromkeys(range(51)))
 

@@ -24,6 +24,7 @@ from progressd.core.job import PRODUCER_LOST
 from progressd.core.messages import Error, StatusChange
 from progressd.core.progress_pattern import MAX_SEARCHED, ProgressPattern
 from progressd.core.status import JobStatus
+from progressd.system.fs import write_all
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process
 from progressd.system.reaper import adopt, reaper
@@ -179,7 +180,7 @@ class CommandJob:
         rest = b""
         while chunk := await output.receive():
             try:
-                await trio.to_thread.run_sync(_write_all, to, chunk)
+                await trio.to_thread.run_sync(write_all, to, chunk)
             except OSError as error:
                 if not isinstance(error, BrokenPipeError):
                     self._say(f"cannot pass on what the command writes: {error.strerror}")
@@ -379,8 +380,3 @@ def _told(program: str, status: int) -> str:
         return f"{program} was ended by {signal.Signals(-status).name}"
     except ValueError:
         return f"{program} was ended by signal {-status}"
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -77,48 +77,70 @@ def labels(left_out: LeftOut, given: Mapping[object, object]) -> dict[str, str]:
     return sent
 
 
+class _TooLarge(ValueError):
+    def __init__(self) -> None:
+        super().__init__(f"larger than {MAX_OPTIONS} bytes")
+
+
 def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
     """Return the options that can be sent, as JSON. Values of types that JSON lacks become text."""
-    plain = _plain_object(given, left_out, "options", 1)
+    plain = _Converter(left_out).plain_object(given, "options", 1)
     encoded = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     sent = encoded.encode("utf-8", "replace")
     if len(sent) > MAX_OPTIONS:
-        raise ValueError(f"larger than {MAX_OPTIONS} bytes")
+        raise _TooLarge
     return sent
 
 
-def _plain(value: object, left_out: LeftOut, name: str, level: int) -> object:
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise ValueError("the number is too large")
-        return value
-    if isinstance(value, float):
-        return _finite(value)
-    if isinstance(value, Mapping | list | tuple):
-        if level >= MAX_NESTING:
-            raise ValueError(f"nested deeper than {MAX_NESTING} levels")
-        if isinstance(value, Mapping):
-            return _plain_object(value, left_out, name, level + 1)
-        return [_plain(inner, left_out, f"{name}[{number}]", level + 1) for number, inner in enumerate(value)]
-    if callable(scalar := getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:  # NumPy's and PyTorch's
-        return _plain(scalar(), left_out, name, level)
-    return str(value)
+class _Converter:
+    """Converts one set of options. It stops after MAX_OPTIONS values: each takes a byte of JSON at least.
 
+    Otherwise an object that contains itself twice would never end.
+    """
 
-def _plain_object(given: Mapping[object, object], left_out: LeftOut, name: str, level: int) -> dict[str, object]:
-    plain: dict[str, object] = {}
-    for key, value in given.items():
-        within = name
-        try:
-            if not isinstance(key, str | int | float | None):
-                raise TypeError(f"a name has the type {type(key).__name__} instead of str")
-            within = f"{name}.{text(key, MAX_NAME)}"
-            plain[str(key)] = _plain(value, left_out, within, level)
-        except Exception as error:
-            left_out[within] = error
-    return plain
+    def __init__(self, left_out: LeftOut) -> None:
+        self._left_out = left_out
+        self._values = 0
+
+    def plain(self, value: object, name: str, level: int) -> object:
+        """Return the value with types that JSON has."""
+        self._values += 1
+        if self._values > MAX_OPTIONS:
+            raise _TooLarge
+        if value is None or isinstance(value, str | bool):
+            return value
+        if isinstance(value, int):
+            if not -(2**63) <= value < 2**64:
+                raise ValueError("the number is too large")
+            return value
+        if isinstance(value, float):
+            return _finite(value)
+        if isinstance(value, Mapping | list | tuple):
+            if level >= MAX_NESTING:
+                raise ValueError(f"nested deeper than {MAX_NESTING} levels")
+            if isinstance(value, Mapping):
+                return self.plain_object(value, name, level + 1)
+            return [self.plain(inner, f"{name}[{number}]", level + 1) for number, inner in enumerate(value)]
+        scalar = getattr(value, "item", None)  # NumPy's and PyTorch's
+        if callable(scalar) and getattr(value, "ndim", None) == 0:
+            return self.plain(scalar(), name, level)
+        return str(value)
+
+    def plain_object(self, given: Mapping[object, object], name: str, level: int) -> dict[str, object]:
+        """Return the members that can be converted."""
+        plain: dict[str, object] = {}
+        for key, value in given.items():
+            within = name
+            try:
+                if not isinstance(key, str | int | float | None):
+                    raise TypeError(f"a name has the type {type(key).__name__} instead of str")
+                within = f"{name}.{text(key, MAX_NAME)}"
+                plain[str(key)] = self.plain(value, within, level)
+            except _TooLarge:
+                raise
+            except Exception as error:
+                self._left_out[within] = error
+        return plain
 
 
 def _finite(number: object) -> float:

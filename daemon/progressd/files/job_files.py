@@ -168,7 +168,7 @@ class JobFiles:
         work = self._jobs / job_id / f"work-{number}"
 
         def discard() -> None:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove_directory(work)
             with suppress(OSError):
                 work.parent.rmdir()  # succeeds only for a job deleted meanwhile: others have their input there
 
@@ -186,7 +186,7 @@ class JobFiles:
         def discard() -> None:
             for job_id in job_ids:
                 for work in (self._jobs / job_id).glob("work-*"):
-                    shutil.rmtree(work, ignore_errors=True)
+                    _remove_directory(work)
 
         await trio.to_thread.run_sync(discard)
 
@@ -304,3 +304,11 @@ def _disk_errors() -> Iterator[None]:
         if is_transient(error):
             raise Unavailable(f"the daemon cannot store files at the moment: {error.strerror}") from error
         raise
+
+
+def _remove_directory(path: Path) -> None:
+    """Remove a directory as far as possible. An empty one can be removed while no descriptors are left."""
+    try:
+        path.rmdir()
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""File system calls that the standard library lacks: regular files only, durable writes, and ownership."""
+"""File system calls that the standard library lacks: regular files only, durable and whole writes, and ownership."""
 
 import errno
 import os
 import pwd
+import select
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,3 +63,14 @@ def sync(*paths: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all bytes, and wait for room even if another process has set O_NONBLOCK. Raises OSError."""
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            writable = select.poll()
+            writable.register(descriptor, select.POLLOUT)
+            writable.poll()

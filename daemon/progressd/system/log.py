@@ -8,7 +8,6 @@ Log with `structlog.get_logger()`. An event is a short constant text with keys: 
 import logging
 import os
 import re
-import select
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TextIO
@@ -17,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from progressd.core.messages import Error, JobCreated, StateChange, StatusChange
+from progressd.system.fs import write_all
 from progressd.system.journal import KNOWN, Journal, datagram, stderr_is_journal
 from progressd.system.log_queue import LogQueue
 
@@ -101,14 +101,8 @@ class Descriptor:
         self._descriptor = descriptor
 
     def write(self, line: bytes) -> None:
-        """Write a line, even if another process has set O_NONBLOCK. Raises OSError."""
-        while line:
-            try:
-                line = line[os.write(self._descriptor, line) :]
-            except BlockingIOError:
-                writable = select.poll()
-                writable.register(self._descriptor, select.POLLOUT)
-                writable.poll()
+        """Write a line. Raises OSError."""
+        write_all(self._descriptor, line)
 
     def close(self) -> None:
         """Do nothing."""
