@@ -1,6 +1,6 @@
 """The fan-out of a topic: one pass that sends a batch to all live watchers.
 
-Apart from the kernel's `send`, this module has most of the cost of a delivery. A loop that checks each outbox for
+Apart from the kernel's `send`, most of the cost of a delivery is in this module. A loop that checks each outbox for
 waiting messages, and then sends, touches five Python objects per watcher. With 500 watchers these objects no longer fit
 into the CPU cache. So empty outboxes are stored separately, as the bare `send` of their socket, and C code iterates
 over them.

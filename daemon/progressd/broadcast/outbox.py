@@ -44,7 +44,7 @@ class Outbox(Protocol):
         """Receive all further batches of a fan-out."""
 
     def resume_offset(self, offset: int) -> int:
-        """Return the offset from which the client resumes after `offset`: smaller if messages are held back."""
+        """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
 
 
 class Transport(Protocol):

@@ -127,7 +127,7 @@ class ProgressThrottle:
         return math.inf
 
     def upto(self, offset: int) -> int:
-        """Return the offset from which a client resumes after `offset`: before the oldest message held back."""
+        """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
         return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
 
     def take(self, items: Sequence[Envelope], now: float) -> list[Released]:

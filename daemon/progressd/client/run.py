@@ -30,7 +30,7 @@ from progressd.system.reaper import adopt, reaper
 
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
-END_TIMEOUT: Final = 60.0  # seconds to report the end to a daemon that is away, such as during a restart
+END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
 KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
 TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # signals from a terminal to its foreground process group
@@ -250,7 +250,7 @@ class CommandJob:
                         self._say(f"cannot end {_named(left)}")
 
     def _note(self, status: JobStatus) -> None:
-        """Note the status of the job. A finished job does not stop the command, which may have reported it."""
+        """Record the status of the job. A finished job does not stop the command, which may have reported the end."""
         self._over = self._over or status.finished
         if status is JobStatus.CANCELLED:
             self._cancelled.set()

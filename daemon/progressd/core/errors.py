@@ -76,13 +76,13 @@ class TokenExpired(Unauthorized):
 
 
 class Forbidden(ProgressdError):
-    """The client may not do this."""
+    """The client may not make this request."""
 
     status = 403
 
 
 class OutOfScope(Forbidden):
-    """The key of the client lacks the scope for this."""
+    """The key of the client lacks the scope for this request."""
 
     def body(self) -> dict[str, object]:
         return {"error": "forbidden", "message": str(self)}
@@ -101,7 +101,7 @@ class RequestTimeout(ProgressdError):
 
 
 class Conflict(ProgressdError):
-    """The state of the job does not allow this."""
+    """The state of the job does not allow this request."""
 
     status = 409
 

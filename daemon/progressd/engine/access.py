@@ -49,7 +49,7 @@ class ScopedRegistry:
 
 
 class ScopedBatches:
-    """The batches, restricted to the ones whose jobs a client may all see."""
+    """The batches, restricted to batches whose jobs are all visible to a client."""
 
     def __init__(self, batches: Batches, store: Store, identity: Identity) -> None:
         self._batches = batches

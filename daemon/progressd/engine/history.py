@@ -68,7 +68,7 @@ class History:
         return False
 
     def cursor(self, offset: int) -> str:
-        """Return the cursor for an offset, or before the first undecided change, which may become visible later."""
+        """Return the cursor for an offset, but never after an undecided change, which may become visible later."""
         undecided_from = self._health.undecided_from
         if undecided_from is not None:
             offset = min(offset, undecided_from - 1)

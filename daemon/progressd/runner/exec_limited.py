@@ -17,7 +17,7 @@ import signal
 import sys
 from typing import Final
 
-OOM_SCORE_ADJ: Final = 500  # of 1000: the kernel kills the child before the daemon (proc(5))
+OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 OOM_FILE: Final = "/proc/self/oom_score_adj"
 PROGRAM: Final = "PROGRAM"
 

@@ -17,7 +17,7 @@ from progressd.store.rows import JOB
 
 BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
 AMONG: Final = "IN (SELECT value FROM json_each(?))"  # not limited by the number of parameters of a statement
-PAGE_BYTES: Final = 4 * 1024 * 1024  # of a page, which is in memory several times; a typical job has 0.5 KiB
+PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # above every offset
 
 
