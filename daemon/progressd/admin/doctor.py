@@ -1,4 +1,4 @@
-"""Find what keeps the daemon from working on this machine, and what to do about it. Changes nothing."""
+"""Find problems that keep the daemon from working on this machine, and their remedies. Changes nothing."""
 
 import ctypes
 import errno
@@ -24,20 +24,20 @@ from progressd.net.tls import tls_context
 from progressd.system.fs import user
 
 MIN_FREE: Final = 1 << 30  # bytes on the disk
-SPARE_DESCRIPTORS: Final = 256  # in addition to those of watchers and producers
-TEST_WRITE: Final = 64 << 10  # bytes; a start writes fewer
+SPARE_DESCRIPTORS: Final = 256  # in addition to the descriptors of watchers and producers
+TEST_WRITE: Final = 64 << 10  # bytes; the start of a daemon writes fewer
 TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 
 
 class Finding(NamedTuple):
-    """`bad`: the daemon does not work; `note`: it works only in part, or not for long."""
+    """The result of a check. `bad`: the daemon does not work; `note`: it works only partly, or not for long."""
 
     grade: Literal["good", "note", "bad"]
     sentence: str
 
 
 def diagnose(settings: Settings, held: Sequence[tuple[str, int]] = ()) -> Iterator[Finding]:
-    """Check everything that the daemon needs; `held`: the hosts and ports on which systemd listens for it."""
+    """Check the requirements of the daemon. `held`: the hosts and ports on which systemd listens for the daemon."""
     running = _is_running(settings.state_dir)
     yield from _state_dir(settings.state_dir, running)
     yield from _store(settings.state_dir)
@@ -79,7 +79,7 @@ def _state_dir(path: Path, running: bool) -> Iterator[Finding]:
 
 
 def _store(state_dir: Path) -> Iterator[Finding]:
-    """Check whether the daemon can open the database, also as another user."""
+    """Check whether the daemon can open the database, even if it runs as a different user."""
     if not state_dir.is_dir() or not os.access(state_dir, os.R_OK | os.X_OK):
         return
     path = state_dir / DATABASE
@@ -91,7 +91,7 @@ def _store(state_dir: Path) -> Iterator[Finding]:
         yield Finding("bad", str(error))
     daemon = state_dir.stat()
     for one in sorted(state_dir.iterdir()):
-        beside = one.name.endswith(("-wal", "-shm"))  # SQLite gives them the owner of the database
+        beside = one.name.endswith(("-wal", "-shm"))  # SQLite creates these files with the owner of the database
         if one.is_file() and not beside and one.stat().st_uid != daemon.st_uid:
             whose, its = user(one.stat().st_uid), user(daemon.st_uid)
             yield Finding(
@@ -171,7 +171,7 @@ def _disk(path: Path) -> Iterator[Finding]:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     try:
-        with TemporaryFile(dir=existing) as file:  # without a name, so nothing changes
+        with TemporaryFile(dir=existing) as file:  # the file has no name, so the directory does not change
             file.write(bytes(TEST_WRITE))
     except PermissionError:
         pass  # reported by _state_dir
@@ -183,7 +183,7 @@ def _disk(path: Path) -> Iterator[Finding]:
 
 
 def _clock() -> Iterator[Finding]:
-    buffer = ctypes.create_string_buffer(512)  # struct timex; zeros only read
+    buffer = ctypes.create_string_buffer(512)  # struct timex; with zeros, adjtimex only reads
     if ctypes.CDLL(None).adjtimex(buffer) == TIME_ERROR:
         yield Finding("note", "the clock is not synchronized: times of jobs may be wrong (see timedatectl)")
     else:

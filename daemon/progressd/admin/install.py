@@ -1,6 +1,6 @@
 """Install progressd as a systemd service, and remove it, in steps.
 
-Each step has a description. Steps that are already done are omitted, so installing twice does no harm.
+Each step has a description. Completed steps are omitted, so installing twice is harmless.
 """
 
 import pwd
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from progressd.core.errors import InstallationFailed
 
 SHIPPED: Final = Path(__file__).parents[1] / "units"
-PLACEHOLDER: Final = "/usr/local/bin/progressd"  # the program in the units that are shipped
+PLACEHOLDER: Final = "/usr/local/bin/progressd"  # path of the program in the shipped units
 UNIT_DIRECTORY: Final = Path("/etc/systemd/system")
 SYSUSERS: Final = Path("/etc/sysusers.d/progressd.conf")
 CONFIG: Final = Path("/etc/progressd/progressd.toml")
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 def installing(program: Path, sample: str) -> Iterator[Step]:
-    """Yield the steps that make `program` the service; `sample`: the config file to write if there is none."""
+    """Yield the steps that install `program` as the service. `sample`: the config file to write if none exists."""
     changed = False
     for path, text in _files(program):
         if not path.is_file() or path.read_text() != text:
@@ -58,7 +58,7 @@ def installing(program: Path, sample: str) -> Iterator[Step]:
 
 
 def uninstalling(*, data: bool) -> Iterator[Step]:
-    """Yield the steps that remove everything but the jobs and the config file; with `data` these, too."""
+    """Yield the steps that remove everything except the jobs and the config file. `data`: remove these, too."""
     units = [path for path, _ in _files(Path(PLACEHOLDER)) if path.parent == UNIT_DIRECTORY and path.exists()]
     edited = _drop_ins() if data else []
     if units:
@@ -99,7 +99,7 @@ def socket_addresses() -> list[tuple[str, int]]:
 
 
 def pending_settings() -> str:
-    """Return what the running service says about settings that are not in force, "" if all are."""
+    """Return the status text of the running service about pending settings; "" if all settings are in effect."""
     shown = subprocess.run(
         ("systemctl", "show", "--property=StatusText", "--value", "progressd.service"),
         capture_output=True,
@@ -110,7 +110,7 @@ def pending_settings() -> str:
 
 
 def require_possible(program: Path) -> None:
-    """Raise InstallationFailed if `program` cannot be the service."""
+    """Raise InstallationFailed if `program` cannot run as the service."""
     if not shutil.which("systemctl") or not Path("/run/systemd/system").is_dir():
         raise InstallationFailed("systemd is not running here: start the daemon with progressd serve")
     for hidden in HIDDEN:
@@ -142,7 +142,7 @@ def _remover(directory: Path) -> Callable[[], None]:
 
 
 def _of_instances(directory: Path) -> list[Path]:
-    """Return the directories of the template's instances, which are named by port."""
+    """Return the directories of the instances of the template unit. Instances are named by port."""
     return sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
 
 
@@ -173,7 +173,7 @@ def _enable(units: list[str]) -> None:
 
 
 def _disable(units: list[str]) -> None:
-    """Stop and disable units and their instances. Sockets come first: they would start the daemon again."""
+    """Stop and disable units and their instances. Sockets are stopped first: they would start the daemon again."""
     for suffix in (".socket", ".service"):
         run("systemctl", "stop", *(name.replace("@.", "@*.") for name in units if name.endswith(suffix)))
     run("systemctl", "disable", *units)

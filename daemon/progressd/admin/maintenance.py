@@ -28,7 +28,7 @@ REPAIR_PROGRAM: Final = SHELL  # also the name of its Debian package
 
 
 class RepairAction(StrEnum):
-    """What `repair` does about a problem."""
+    """The action of `repair` for a problem."""
 
     NONE = "cannot be repaired"
     REPAIR = "--repair repairs this"
@@ -37,7 +37,7 @@ class RepairAction(StrEnum):
 
 
 class Finding(NamedTuple):
-    """A problem, and what to do about it: call `repair`, or recover the database if that is None."""
+    """A problem and its remedy: call `repair`, or recover the database if `remedy` is RECOVER."""
 
     sentence: str
     remedy: RepairAction
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 
 
 def require_readable(state_dir: Path) -> None:
-    """Raise SettingsError if a daemon could not open the database, as far as a quick check finds."""
+    """Raise SettingsError if a quick check finds that a daemon could not open the database."""
     with reading(state_dir / DATABASE) as db:
         store_id(db)
 
@@ -56,7 +56,7 @@ def backup(state_dir: Path, target: Path) -> int:
 
 
 def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView]:
-    """Yield the jobs with one of these statuses as in REST, oldest first. Raises SettingsError."""
+    """Yield the jobs with one of these statuses in the format of the REST API, oldest first. Raises SettingsError."""
     with reading(state_dir / DATABASE) as db:
         store = store_id(db)
         for job in every_job(db):
@@ -65,7 +65,7 @@ def export(state_dir: Path, statuses: Collection[JobStatus]) -> Iterator[JobView
 
 
 def may_have(state_dir: Path, job_id: str) -> bool:
-    """Return whether the job exists; True also if no database can be read yet."""
+    """Return whether the job exists, or True if the database cannot be read yet."""
     try:
         with reading(state_dir / DATABASE) as db:
             return has_job(db, job_id)
@@ -74,7 +74,7 @@ def may_have(state_dir: Path, job_id: str) -> bool:
 
 
 def ids_beginning(state_dir: Path, beginning: str) -> list[str]:
-    """Return the job ids that begin like this; none if no database can be read yet."""
+    """Return the job ids that start with `beginning`; none if the database cannot be read yet."""
     try:
         with reading(state_dir / DATABASE) as db:
             return ids_from(db, beginning)
@@ -102,10 +102,10 @@ def check(state_dir: Path) -> Generator[Finding]:
 
 
 def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
-    """Repair what can be repaired. Yield a sentence for each problem and for what is lost, and whether it is repaired.
+    """Repair the problems. Yield a sentence for each problem and lost record, and whether it is repaired.
 
-    A problem may hide another, so the check repeats until it finds nothing new. Files without a job are kept in a run
-    that may have lost jobs. Raises SettingsError while a daemon runs.
+    A problem may hide a further problem, so the check repeats until it finds nothing new. If jobs may have been lost in
+    this run, files without a job are kept. Raises SettingsError while a daemon runs.
     """
     repaired, recovered = set[str](), False
     with own_state_dir(state_dir):
@@ -132,7 +132,7 @@ def repair(state_dir: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _recover(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
-    """Replace a damaged database with a new one that has everything readable. Raises SettingsError."""
+    """Replace a damaged database with a new one that contains all readable data. Raises SettingsError."""
     recovered = recover(path)
     yield from ((f"{sentence}: repaired", True) for sentence in damage)
     yield f"everything readable is in a new database; the damaged one is {recovered.kept}", True
@@ -141,14 +141,14 @@ def _recover(path: Path, damage: list[str]) -> Iterator[tuple[str, bool]]:
 
 def _problems_of_files(directory: Path, jobs: Iterable[Job], has_job: Callable[[str], bool]) -> Iterator[Finding]:
     for job in jobs:
-        if (missing := _missing(directory, job)) and has_job(job.id):  # not deleted meanwhile
+        if (missing := _missing(directory, job)) and has_job(job.id):  # not deleted during the check
             yield Finding(
                 f"job {job.id} is {job.status}, but there is no {directory / job.id / missing}", RepairAction.NONE
             )
     if not directory.is_dir():
         return
     for entry in directory.iterdir():
-        with suppress(InvalidInput, FileNotFoundError):  # not the name of a job, or deleted meanwhile
+        with suppress(InvalidInput, FileNotFoundError):  # not named by a job id, or deleted during the check
             known = has_job(checked_job_id(entry.name))
             if not known and entry.stat().st_mtime < time.time() - ORPHAN_MIN_AGE:
                 yield Finding(f"{entry} belongs to no job", RepairAction.DELETE, partial(shutil.rmtree, entry))

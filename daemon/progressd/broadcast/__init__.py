@@ -1,1 +1,1 @@
-"""Deliver messages to watchers: topics, fan-out, and the bytes each connection still has to send."""
+"""Deliver messages to watchers: topics, fan-out, and the unsent bytes of each connection."""

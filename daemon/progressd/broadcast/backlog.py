@@ -1,4 +1,4 @@
-"""The backlog: messages that wait, in order; a newer progress of a job replaces the older one."""
+"""The backlog: waiting messages, in order. A newer progress of a job replaces the older one."""
 
 from typing import Generic
 
@@ -6,7 +6,7 @@ from progressd.broadcast.envelope import F
 
 
 class Backlog(Generic[F]):
-    """Items that wait, in order, only the newest of those with the same key. Its size is in bytes of frames."""
+    """Waiting items, in order; only the newest item with a given key is kept. `size` is in bytes of frames."""
 
     __slots__ = ("_count", "_waiting", "size")
 
@@ -32,7 +32,7 @@ class Backlog(Generic[F]):
         return replaced is not None
 
     def take(self, max_bytes: int | None = None) -> list[F]:
-        """Remove the oldest items: all, or as many as fit into `max_bytes` and at least one."""
+        """Remove and return the oldest items: all, or as many as fit into `max_bytes`, but at least one."""
         if max_bytes is None or self.size <= max_bytes:
             everything = list(self._waiting.values())
             self.clear()

@@ -1,7 +1,7 @@
 """The broadcaster: topics, and the fan-out of every message to the watchers of its topics.
 
-Each topic with watchers is one memory channel and one fan-out task. Publishing awaits the channel, so a burst slows the
-publisher, never a watcher's socket. The fan-out never awaits a watcher, so a slow watcher delays nobody.
+Each topic with watchers has one memory channel and one fan-out task. Publishing awaits the channel, so a burst slows
+only the publisher. The fan-out never awaits a watcher, so a slow watcher delays no other watcher.
 """
 
 import math
@@ -20,8 +20,8 @@ from progressd.broadcast.reader import Reader, ReaderOutbox
 from progressd.broadcast.subscription import EmptyHistory, History, Subscription
 from progressd.core.messages import ALL_JOBS, TopicMessage, ended_topic, job_topic, topics_of
 
-FANOUT_THRESHOLD: Final = 100  # watchers of a topic from which on its passes are FANOUT_INTERVAL apart
-FANOUT_INTERVAL: Final = 0.008  # seconds, half a frame on a screen
+FANOUT_THRESHOLD: Final = 100  # from this number of watchers on, the passes of a topic are FANOUT_INTERVAL apart
+FANOUT_INTERVAL: Final = 0.008  # seconds, half the duration of a frame on a screen
 
 
 class Topic:
@@ -31,7 +31,7 @@ class Topic:
         self.name = name
         self._traffic = traffic
         self.subscriptions: dict[Subscription, None] = {}  # oldest first
-        self._catching_up: dict[Subscription, None] = {}  # those that are not in the fan-out yet
+        self._catching_up: dict[Subscription, None] = {}  # subscriptions that have not joined the fan-out yet
         self._fan_out = FanOut()
         self.channel: Channel[Envelope] = Channel()
         self._alive = trio.CancelScope()
@@ -53,8 +53,8 @@ class Topic:
             while True:
                 batch = FrameBatch(await self.channel.take(next_pass))
                 if len(self.subscriptions) >= FANOUT_THRESHOLD:
-                    # A send of five messages costs as much as a send of one. So a message for many watchers waits for a
-                    # moment after the previous one: with 300 messages a second, two or three share a send.
+                    # A send of five messages costs as much as a send of one. So consecutive passes to many watchers
+                    # have a minimum interval: with 300 messages a second, two or three share a send.
                     next_pass = trio.current_time() + FANOUT_INTERVAL
                 self._deliver(batch)
 
@@ -71,12 +71,12 @@ class Topic:
                 subscription.finish()
 
     def stop(self) -> None:
-        """End the fan-out: nobody watches any more."""
+        """Stop the fan-out after the last watcher has left."""
         self._alive.cancel()
 
 
 class Broadcaster:
-    """Works alone in any Trio program; the daemon gives it a history to replay and a nursery to run in."""
+    """Publish messages to watchers in any Trio program. The daemon supplies a history to replay and a nursery."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Broadcaster:
         offset: int = 0,
         limit: int = 1024 * 1024,
     ) -> None:
-        """`offset`: of the newest message so far. `limit`: bytes that may wait for one in-process reader."""
+        """`offset`: offset of the newest message so far. `limit`: bytes that may wait for one in-process reader."""
         self.offset = offset
         self._history = history or EmptyHistory()
         self._limit = limit
@@ -112,17 +112,17 @@ class Broadcaster:
         await trio.lowlevel.checkpoint()
 
     async def publish(self, envelope: Envelope) -> None:
-        """Queue a message for its topics; waits while a channel is full. Its offset is larger than all before."""
+        """Queue a message for its topics. Waits while a channel is full. Offsets must be ascending."""
         self.offset = envelope.offset
         names = topics_of(envelope.message)
         watched = [topic for name in names if (topic := self._topics.get(name)) is not None]
         if not self._sessions.members.keys().isdisjoint(names):
-            await self._sessions.put(envelope, names)  # first: a session that knows the offset can wait for the message
+            await self._sessions.put(envelope, names)  # first, so a session that reads `offset` can wait for it
         for topic in watched:
             await topic.channel.put(envelope)
 
     def subscribe(self, job_id: str | None = None, after: int | None = None) -> Reader:
-        """Watch one job, or all of them, from now or after an offset: `async for message in …`."""
+        """Watch one job, or all jobs, from now or after an offset: `async for message in …`."""
         return self.watch(ALL_JOBS if job_id is None else job_topic(job_id), after)
 
     def watch(self, topic: str, after: int | None = None) -> Reader:
@@ -144,7 +144,7 @@ class Broadcaster:
     def join(
         self, name: str, outbox: Outbox, after: int | None = None, on_live: Callable[[int], None] | None = None
     ) -> Subscription:
-        """Register an outbox for a topic. From here on no message is missed; see Subscription for the next steps.
+        """Register an outbox for a topic. From now on no message is missed. See Subscription for the next steps.
 
         `on_live` is called after the replay and before newer messages, with the offset from which the watcher can
         resume. It is not called for a topic that has ended.
@@ -160,7 +160,7 @@ class Broadcaster:
         return subscription
 
     def open_session(self, outbox: Outbox) -> Session:
-        """Return a session for a watcher of many topics, which subscribes later."""
+        """Return a session for a watcher that later subscribes to many topics."""
         if not self._merging:
             self._merging = True
             self._spawn(self._sessions.fan_out)

@@ -1,4 +1,4 @@
-"""The memory channel of a topic: publishing blocks only when it is full, and its reader takes many messages at once."""
+"""The memory channel of a topic. Publishing blocks only if it is full; its reader takes many messages at once."""
 
 import math
 from typing import Final, Generic, TypeVar
@@ -6,25 +6,25 @@ from typing import Final, Generic, TypeVar
 import trio
 
 CAPACITY: Final = 1024  # messages in the queue of a topic before publishing blocks
-MAX_TAKE: Final = 128  # messages sent to a watcher at once: 20 kB, about as much as one send takes
+MAX_TAKE: Final = 128  # messages sent to a watcher at once: 20 kB, about as much as one send accepts
 
 T = TypeVar("T")
 
 
 class Channel(Generic[T]):
-    """Any number of tasks put; one task takes."""
+    """A queue for any number of tasks that put items, and one task that takes them."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[T](CAPACITY)
 
     async def put(self, item: T) -> None:
-        """Queue an item. When the channel is full this waits; otherwise it is no checkpoint."""
+        """Queue an item. Waits if the channel is full; otherwise this is no checkpoint."""
         try:
             try:
                 self._send.send_nowait(item)
             except trio.WouldBlock:
                 await self._send.send(item)
-        except trio.BrokenResourceError:  # closed: the last watcher has left meanwhile
+        except trio.BrokenResourceError:  # the last watcher has left and the channel is closed
             return
 
     async def take(self, not_before: float = -math.inf) -> list[T]:
@@ -40,5 +40,5 @@ class Channel(Generic[T]):
         return items
 
     def close(self) -> None:
-        """Take nothing more, and let waiting tasks continue."""
+        """Close the channel: tasks that wait in `put` continue, and their items are dropped."""
         self._receive.close()

@@ -23,7 +23,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def server_sent_event(payload: bytes, id_: str = "") -> bytes:
-    """Return one event around `payload`, JSON on one line, with the id from which a client resumes (HTML §9.2.5)."""
+    """Return one event around `payload` (JSON on one line). `id_`: where a client resumes (HTML §9.2.5)."""
     head = f"id: {id_}\n".encode() if id_ else b""
     return b"%bdata: %b\n\n" % (head, payload)
 
@@ -32,9 +32,9 @@ NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Envelope:
-    """A message on its way to its watchers, whatever topic they watch.
+    """A message on its way to the watchers of any of its topics.
 
-    `labels` are those of its job. They decide who may see the message, and are never sent.
+    `labels`: the labels of its job. They decide which watchers may see the message, and are never sent.
     """
 
     __slots__ = ("_event", "_frame", "labels", "message", "offset")
@@ -62,7 +62,7 @@ class Envelope:
 
     @property
     def key(self) -> tuple[type, str] | None:
-        """Return what a newer message replaces this one by: only the newest progress or preview of a job matters."""
+        """Return the key by which a newer message replaces this one. Only progress and previews are replaced."""
         message = self.message
         if isinstance(message, BatchProgress):
             return (BatchProgress, message.batch_id)
@@ -70,7 +70,7 @@ class Envelope:
 
 
 class ReplayedEnvelope(Envelope):
-    """A message that a topic replays on a connection with other topics. It has no cursor."""
+    """A message that one topic replays on a connection of many topics. It has no cursor."""
 
     __slots__ = ()
 
@@ -79,7 +79,7 @@ class ReplayedEnvelope(Envelope):
 
 
 class NoticeEnvelope:
-    """A notice for one reader alone."""
+    """A notice for a single reader."""
 
     __slots__ = ("event", "frame")
     key = None
@@ -99,14 +99,14 @@ class Sendable(Protocol):
 
     @property
     def key(self) -> object:
-        """A newer item with the same key replaces a waiting one; None is never replaced."""
+        """A newer item with the same key replaces a waiting one. An item with the key None is never replaced."""
 
 
 F = TypeVar("F", bound=Sendable)
 
 
 class FrameBatch(Generic[F]):
-    """Messages that are sent together, in order; the bytes are joined once for all watchers."""
+    """Messages that are sent together, in order. Their frames are joined once for all watchers."""
 
     __slots__ = ("frames", "items")
 
@@ -116,10 +116,10 @@ class FrameBatch(Generic[F]):
 
 
 class DeliveryCounters:
-    """Deliveries so far: each message once per watcher of its topics; bytes are those of whole frames.
+    """Counts of deliveries: each message counts once per watcher of its topics, with the bytes of its whole frame.
 
-    Messages that a filter, an interval or newer progress held back count, and replayed ones do not. Counting in every
-    outbox would make each delivery slower.
+    Messages held back by a filter, an interval or newer progress count; replayed messages do not. Exact counts in every
+    outbox would slow down each delivery.
     """
 
     def __init__(self) -> None:

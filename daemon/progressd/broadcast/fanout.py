@@ -1,8 +1,9 @@
 """The fan-out of a topic: one pass that sends a batch to all live watchers.
 
-Beside the kernel's `send`, most of the cost of a delivery is here. A loop that asks each outbox whether messages wait,
-and then sends, touches five Python objects per watcher. With 500 watchers none of them is in the CPU cache any more. So
-outboxes where nothing waits are kept apart, as the bare `send` of their socket, and C code iterates over them.
+Apart from the kernel's `send`, most of the cost of a delivery is in this module. A loop that checks each outbox for
+waiting messages, and then sends, touches five Python objects per watcher. With 500 watchers these objects no longer fit
+into the CPU cache. So empty outboxes are stored separately, as the bare `send` of their socket, and C code iterates
+over them.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from progressd.broadcast.envelope import Envelope, FrameBatch
 
-Send: TypeAlias = Callable[[bytes], int]  # of a non-blocking socket
+Send: TypeAlias = Callable[[bytes], int]  # `send` of a non-blocking socket
 
 
 class Receiver(Protocol):
@@ -23,10 +24,10 @@ class Receiver(Protocol):
 
 
 class SocketReceiver(Receiver, Protocol):
-    """An outbox whose socket the fan-out may write to while nothing waits in it."""
+    """An outbox to whose socket the fan-out may write while the outbox is empty."""
 
     def partly_sent(self, batch: FrameBatch[Envelope], sent: int) -> None:
-        """Keep the rest of a batch of which the socket took only `sent` bytes."""
+        """Keep the rest of a batch after the socket accepted only `sent` bytes."""
 
 
 class FanOut:
@@ -46,13 +47,13 @@ class FanOut:
         self._direct.pop(receiver, None)  # type: ignore[call-overload]
 
     def send_directly(self, receiver: SocketReceiver, send: Send) -> None:
-        """Write to the socket of an outbox where nothing waits, until `stop_direct_sends`."""
+        """Write to the socket of an empty outbox, until `stop_direct_sends`."""
         if receiver in self._others:
             del self._others[receiver]
             self._direct[receiver] = send
 
     def stop_direct_sends(self, receiver: SocketReceiver) -> None:
-        """Call `put` of an outbox again: messages wait there, or it is closed."""
+        """Call `put` of an outbox again, because messages wait in it or it is closed."""
         if self._direct.pop(receiver, None) is not None:
             self._others[receiver] = None
 
@@ -71,9 +72,9 @@ class FanOut:
             try:
                 sent.extend(map(call, sends, repeat(frames)))
                 break
-            except BlockingIOError:  # of the socket after those in `sent`; `sends` is past it
+            except BlockingIOError:  # raised by the socket after the ones in `sent`; `sends` is already past it
                 sent.append(0)
-            except OSError:  # the peer is gone; the connection's reader notices it too and ends the connection
+            except OSError:  # the peer is gone; the reader of the connection notices this and closes the connection
                 sent.append(whole)
         if sent.count(whole) < len(sent):
             for receiver, taken in zip(tuple(self._direct), sent, strict=True):

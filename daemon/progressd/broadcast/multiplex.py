@@ -1,7 +1,8 @@
-"""A session: one watcher of many topics, which gets every message once, in the order of the offsets.
+"""A session: one watcher of many topics, which receives every message once, in the order of the offsets.
 
-If each topic delivered by its own fan-out task, a message could overtake one of another topic. Then no cursor would say
-what the watcher has received. So the messages for all sessions go through one more channel, in order.
+If each topic delivered through its own fan-out task, a message could overtake a message of a different topic. Then a
+cursor could not state which messages the watcher has received. So the messages for all sessions pass through one
+separate channel, in order.
 """
 
 import math
@@ -19,11 +20,14 @@ from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER
 from progressd.core.messages import ALL_JOBS, BatchMessage, ended_topic, topics_of
 
-MAX_ENDED: Final = 1000  # ended topics that a session remembers, so that their messages do not come twice
+MAX_ENDED: Final = 1000  # ended topics that a session remembers, so that their messages are not sent twice
 
 
 class Session:
-    """Made by `Broadcaster.open_session`. One task calls `subscribe` and `unsubscribe`, and `leave` at the end."""
+    """The subscriptions of one watcher, made by `Broadcaster.open_session`.
+
+    One task calls `subscribe` and `unsubscribe`, and `leave` at the end.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,8 @@ class Session:
         limit: int,
         replay_lock: trio.Lock,
     ) -> None:
-        self.topics: dict[str, int] = {}  # by topic: all messages after that offset have been or will be delivered
-        self._ended: dict[str, tuple[int, int]] = {}  # the same for ended topics, up to the second offset
+        self.topics: dict[str, int] = {}  # offset by topic: all later messages have been or will be delivered
+        self._ended: dict[str, tuple[int, int]] = {}  # offsets by ended topic: all messages between were delivered
         self._outbox = outbox
         self._newest_offset = newest_offset
         self._sessions = sessions
@@ -44,7 +48,7 @@ class Session:
         self._replay_lock = replay_lock
         self._held: Backlog[Envelope] = Backlog()
         self._holding = False
-        self._seen_unfinished = 0  # all messages of the jobs unfinished at this offset were delivered
+        self._seen_unfinished = 0  # all messages of jobs that were unfinished at this offset were delivered
 
     async def subscribe(
         self,
@@ -53,19 +57,19 @@ class Session:
         drained: Callable[[], Awaitable[None]],
         answer: Callable[[int], None],
     ) -> None:
-        """Replay some topics (`after`: only newer messages), and then deliver live messages.
+        """Replay some topics, and then deliver live messages. `after`: replay only messages newer than this offset.
 
-        `drained` waits until nothing waits in the outbox. `answer` is called with the offset from which the watcher can
-        resume all topics: after everything up to it was sent, and before newer messages. Raises NotFound, StoreFailed.
+        `drained` waits until the outbox is empty. `answer` is called with the offset from which the watcher can resume
+        all topics: after all messages up to this offset, and before newer ones. Raises NotFound, StoreFailed.
         """
         top = self.newest_offset
         for topic in topics:
             self._sessions.join(self, topic, top)
-        self._holding = True  # on all topics: no live message may overtake a replayed one
+        self._holding = True  # for all topics: no live message may overtake a replayed one
         try:
             for topic in topics:
                 await self._replay(topic, after, top, drained)
-            await self._sessions.caught_up()  # messages up to the top on other topics may be on their way
+            await self._sessions.caught_up()  # messages of other topics up to `top` may still be queued
             self._pass_on(self._take_held(top))
             answer(self._outbox.resume_offset(top))
         except BaseException:
@@ -82,12 +86,12 @@ class Session:
         return self._newest_offset()
 
     def unsubscribe(self, topic: str) -> None:
-        """Receive nothing more through a topic."""
+        """Receive no further messages of a topic."""
         self.topics.pop(topic, None)
         self._sessions.leave(self, topic)
 
     def end(self, topic: str, after: int, upto: int) -> None:
-        """End a topic: all its messages between these offsets have been delivered, or are on their way.
+        """End a topic: all its messages between these offsets have been delivered, or are about to be.
 
         A deleted job may be registered again. Its topic then has newer messages, which have not been delivered.
         """
@@ -97,12 +101,12 @@ class Session:
             del self._ended[next(iter(self._ended))]
 
     def leave(self) -> None:
-        """Receive nothing more."""
+        """Receive no further messages of any topic."""
         for topic in tuple(self.topics):
             self.unsubscribe(topic)
 
     def deliver(self, batch: FrameBatch[Envelope]) -> None:
-        """Take live messages."""
+        """Put live messages into the outbox, or hold them back during a replay."""
         if not self._holding:
             self._outbox.put(batch)
             return
@@ -117,7 +121,7 @@ class Session:
         while (batch := await replay.next()) is not None:
             await drained()
             self._outbox.put(FrameBatch(self._replayed(topic, batch.items, replay.ends)))
-        if replay.over or not self._sessions.has(self, topic):  # or it has ended since
+        if replay.over or not self._sessions.has(self, topic):  # or the topic ended during the replay
             _, upto = self._ended.get(topic, (0, 0))
             self.end(topic, after or 0, replay.newest if replay.over else upto)
             return
@@ -138,16 +142,16 @@ class Session:
             self._outbox.put(FrameBatch(items))
 
     def _replayed(self, topic: str, items: Sequence[Envelope], ends: Mapping[str, int]) -> list[Envelope]:
-        """Return the messages that did not come through another topic. `ends`: the offsets at which jobs ended."""
-        # Without cursors: a client that resumed all topics from one of them would miss newer messages of the others.
+        """Return the messages that were not delivered through another topic. `ends`: the offset of each job's end."""
+        # Without cursors: a client that resumed all topics from such a cursor would miss messages of the other topics.
         return [ReplayedEnvelope(item) for item in items if not self._has_come(item, topic, ends)]
 
     def _has_come(self, item: Envelope, topic: str, ends: Mapping[str, int]) -> bool:
-        if isinstance(item.message, BatchMessage):  # which is on one topic only
+        if isinstance(item.message, BatchMessage):  # a batch message has only one topic
             return False
         names = set(topics_of(item.message)) - {topic}
         if ends.get(item.message.job_id, math.inf) <= self._seen_unfinished:
-            names.discard(ALL_JOBS)  # its snapshot has the jobs that were unfinished
+            names.discard(ALL_JOBS)  # its snapshot contained only unfinished jobs
         for name in names:
             after, upto = (self.topics[name], math.inf) if name in self.topics else self._ended.get(name, (0, 0))
             if after < item.offset <= upto:
@@ -156,11 +160,11 @@ class Session:
 
 
 class SessionHub:
-    """The topics of all sessions, and the channel and fan-out task that they share."""
+    """The topics of all sessions, with their shared channel and fan-out task."""
 
     def __init__(self, traffic: DeliveryCounters) -> None:
         self._traffic = traffic
-        self.members: dict[str, dict[Session, int]] = {}  # by topic, each with the offset at which it joined
+        self.members: dict[str, dict[Session, int]] = {}  # sessions by topic, each with the offset at which it joined
         self._channel: Channel[tuple[Envelope, Sequence[str]] | trio.Event] = Channel()
 
     def join(self, session: Session, topic: str, top: int) -> None:
@@ -189,7 +193,7 @@ class SessionHub:
         await self._channel.put((published, topics))
 
     async def fan_out(self) -> None:
-        """Hand what is queued to every session, once however many of its topics it is on."""
+        """Deliver each queued message once to every session that watches at least one of its topics."""
         with closing(self._channel):
             while True:
                 self._deliver(await self._channel.take())
@@ -209,7 +213,7 @@ class SessionHub:
                 inboxes.setdefault(session, []).append(published)
             if (over := ended_topic(published.message)) is not None:
                 for session, top in tuple(self.members.get(over, {}).items()):
-                    after = session.topics.get(over, top)  # `top` while it has not been replayed yet
+                    after = session.topics.get(over, top)  # `top` if the topic has not been replayed yet
                     session.end(over, after, published.offset)
         for session, items in inboxes.items():
             batch = FrameBatch(items)

@@ -1,6 +1,6 @@
-"""The outbox: what one connection has still to be sent, and the task that writes it to the socket.
+"""The outbox: the unsent messages of one connection, and the task that writes them to the socket.
 
-`put` never blocks. Messages that the socket does not take wait in order. A newer progress replaces a waiting one of
+`put` never blocks. Messages that the socket does not accept wait in order. A newer progress replaces a waiting one of
 the same job; state changes are never dropped. Past its limit an outbox closes its connection as a slow consumer.
 """
 
@@ -15,19 +15,19 @@ from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.core.close_codes import GONE, SLOW_CONSUMER, CloseCode
 
-_NO_FAN_OUT = FanOut()  # of an outbox that follows none
-_CLOSED = CloseCode(1005, "closed")  # not by `end`: by the client, or for a breach of the protocol
-FLUSH_BYTES = 65536  # taken from the backlog at once; the rest can still be replaced by newer progress
+_NO_FAN_OUT = FanOut()  # placeholder for an outbox that follows no fan-out
+_CLOSED = CloseCode(1005, "closed")  # closed by the client or after a protocol error, not by `end`
+FLUSH_BYTES = 65536  # bytes taken from the backlog at once; newer progress can still replace the rest
 
 
 class ControlFrame(NamedTuple):
-    """A frame for one connection alone: trio-websocket's handshake, pongs and close, and the server's notices."""
+    """A frame for a single connection: trio-websocket's handshake, pongs and close, and the server's notices."""
 
     frame: bytes
 
     @property
     def key(self) -> object:
-        """A newer ping or pong may replace one that waits (RFC 6455 §5.5.3)."""
+        """A newer ping or pong may replace a waiting one (RFC 6455 §5.5.3)."""
         return self.frame[:1] if self.frame[:1] in (b"\x89", b"\x8a") else None
 
 
@@ -38,31 +38,31 @@ class Outbox(Protocol):
         """Send or keep the messages, in order. Never blocks, never raises."""
 
     def end(self, code: CloseCode) -> None:
-        """Close after the messages that were put."""
+        """Send the messages that were put, and then close."""
 
     def follow(self, fan_out: FanOut) -> None:
         """Receive all further batches of a fan-out."""
 
     def resume_offset(self, offset: int) -> int:
-        """Return where the client resumes once all messages up to `offset` were put; less if some are held back."""
+        """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
 
 
 class Transport(Protocol):
-    """The side of a connection that an outbox uses."""
+    """The part of a connection that an outbox uses."""
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        """Write without blocking; return how many bytes. Raises BlockingIOError for none, OSError on a dead socket."""
+        """Write without blocking; return the number of bytes. Raises BlockingIOError if full, OSError if dead."""
 
     async def wait_writable(self) -> None:
-        """Wait until there is room. Raises ClosedResourceError."""
+        """Wait until the socket is writable. Raises ClosedResourceError."""
 
 
 class SocketOutbox:
-    """Writes frames straight to a non-blocking socket while nothing waits and the socket has room.
+    """Write frames directly to a non-blocking socket while no messages wait and the socket is writable.
 
-    This makes a delivery cheap: 3.4 µs of CPU, and 1.5 µs when three messages share a send. One task per connection
-    that calls trio-websocket's `send_message` takes 47 µs. A sender task runs only while messages wait.
+    This makes a delivery cheap: 3.4 µs of CPU, or 1.5 µs if three messages share a send. One task per connection that
+    calls trio-websocket's `send_message` takes 47 µs. A sender task runs only while messages wait.
     """
 
     __slots__ = (
@@ -94,21 +94,21 @@ class SocketOutbox:
         self._start_sender = start_sender
         self._on_end = on_end
         self._backlog: Backlog[Sendable] = Backlog()
-        self._rest = b""  # of the bytes that the sender has begun to send: nothing may come before them
+        self._rest = b""  # bytes already being sent; nothing may precede them
         self._sending = False  # messages wait, and the sender task runs
-        self._code: CloseCode | None = None  # set once no further message is taken
+        self._code: CloseCode | None = None  # not None once further messages are dropped
         self._closed = False  # the close frame is sent, or waits
-        self._empty: trio.Event | None = None  # set when the sender is done
+        self._empty: trio.Event | None = None  # set when the sender task has finished
         self._fan_out = _NO_FAN_OUT
 
     def follow(self, fan_out: FanOut) -> None:
-        """Receive all further batches of a fan-out, which writes to the socket itself while nothing waits."""
+        """Receive all further batches of a fan-out. While no messages wait, the fan-out writes to the socket itself."""
         self._fan_out = fan_out
         fan_out.add(self)
         self._send_directly()
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Send the messages and keep those that the socket does not take. Past the limit, close the connection."""
+        """Send the messages, and keep the ones that the socket does not accept. Close the connection past the limit."""
         if self._code is not None:
             return
         if self._sending:
@@ -121,11 +121,11 @@ class SocketOutbox:
         self._keep_unsent(batch.items, sent)
 
     def resume_offset(self, offset: int) -> int:
-        """See Outbox. Waiting messages go out before anything that is put or written later."""
+        """See Outbox. Waiting messages are sent before any data that is put or written later."""
         return offset
 
     def write(self, data: bytes) -> None:
-        """Send whole frames for this connection alone, in order with the messages, even after `end`."""
+        """Send whole frames for this connection only, in order with the messages, even after `end`."""
         control = ControlFrame(data)
         if self._closed or self._code is GONE:
             return
@@ -142,13 +142,13 @@ class SocketOutbox:
             self._close(_CLOSED)
 
     def end(self, code: CloseCode) -> None:
-        """Take no further message, and close the connection after those that wait."""
+        """Accept no further messages, and close the connection after the waiting ones."""
         if self._code is None:
             self._close(code)
             self._on_end(code)
 
     def give_up(self) -> None:
-        """Drop the waiting messages and close as a slow consumer, even if another close waited behind them."""
+        """Drop the waiting messages and close as a slow consumer, even if a different close was queued after them."""
         self._backlog.clear()
         if self._code not in (SLOW_CONSUMER, GONE):
             self._close(SLOW_CONSUMER)
@@ -158,7 +158,7 @@ class SocketOutbox:
         """Release everything. The nursery of the connection is about to close, so no sender task may start."""
         self._close(GONE)
         self._budget.hold(self, 0)
-        del self._transport, self._start_sender, self._on_end  # they refer to the outbox in turn
+        del self._transport, self._start_sender, self._on_end  # break the reference cycles
 
     @property
     def congested(self) -> bool:
@@ -167,11 +167,11 @@ class SocketOutbox:
 
     @property
     def unsent(self) -> int:
-        """Return how many bytes of the current send are left."""
+        """Return the number of unsent bytes of the current send."""
         return len(self._rest)
 
     async def drained(self) -> None:
-        """Wait until nothing waits. On a dead socket nothing waits."""
+        """Wait until the outbox is empty. On a dead socket it counts as empty."""
         if self._empty is not None:
             await self._empty.wait()
         else:
@@ -186,7 +186,7 @@ class SocketOutbox:
             self._fan_out.send_directly(self, self._transport.send)
 
     def _keep_unsent(self, items: Sequence[Sendable], sent: int) -> None:
-        """Keep what is left of some items after `sent` bytes, and start the sender task."""
+        """Keep the rest of some items after `sent` bytes, and start the sender task."""
         self._sending = True
         self._fan_out.stop_direct_sends(self)
         for position, item in enumerate(items):
@@ -203,7 +203,7 @@ class SocketOutbox:
     def _keep(self, items: Sequence[Sendable]) -> None:
         for item in items:
             self._budget.coalesced += self._backlog.put(item)
-        if self._code is not None:  # these are control frames, few and small
+        if self._code is not None:  # the items are control frames, few and small
             return
         size = len(self._rest) + self._backlog.size
         if size > self._limit:
@@ -212,7 +212,10 @@ class SocketOutbox:
         self._budget.hold(self, size)
 
     async def _flush(self) -> None:
-        """Write until nothing waits: the sender task. If it is cancelled, the outbox stays shut: a frame may be cut."""
+        """Write until the outbox is empty: the sender task.
+
+        If the task is cancelled, the outbox sends nothing further, because a frame may be incomplete.
+        """
         empty = self._empty
         assert empty is not None
         while self._rest or self._backlog:
@@ -234,10 +237,10 @@ class SocketOutbox:
         empty.set()
 
     def _send(self, frames: bytes) -> int:
-        """Return how many bytes are done with: those that the socket took, or all of them on a dead socket."""
+        """Return the number of bytes that the socket accepted, or the total number on a dead socket."""
         try:
             return self._transport.send(frames)
         except BlockingIOError:
             return 0
-        except OSError:  # the peer is gone; the connection's reader notices it too and ends the connection
+        except OSError:  # the peer is gone; the reader of the connection notices this and closes the connection
             return len(frames)

@@ -1,4 +1,4 @@
-"""The reader: messages of a topic one by one, for a task in this process."""
+"""The reader: receives the messages of a topic one by one, in a task of this process."""
 
 from types import TracebackType
 
@@ -15,7 +15,7 @@ from progressd.core.messages import Notice, TopicMessage
 
 
 class ReaderOutbox:
-    """Keeps messages until they are read."""
+    """An outbox that keeps messages until they are read."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -24,7 +24,7 @@ class ReaderOutbox:
         self._code: CloseCode | None = None
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Keep the messages. If too many bytes wait already, drop them and end as a slow consumer."""
+        """Keep the messages. If too many bytes already wait, drop all messages and end as a slow consumer."""
         if self._code is not None:
             return
         if self._backlog.size > self._limit:
@@ -36,7 +36,7 @@ class ReaderOutbox:
         self._changed.set()
 
     def say(self, notice: Notice) -> None:
-        """Keep a notice for this reader alone."""
+        """Keep a notice for this reader."""
         if self._code is None:
             self._backlog.put(NoticeEnvelope(notice))
             self._changed.set()
@@ -71,9 +71,9 @@ class ReaderOutbox:
 
 
 class Reader:
-    """`async for message in reader`: made by `Broadcaster.subscribe`, and ends with the job.
+    """An iterator (`async for message in reader`) made by `Broadcaster.subscribe`. The iteration ends with the job.
 
-    It is subscribed from its creation until it ends, is closed (`with` does that), or is garbage-collected.
+    The reader is subscribed from its creation until it ends, is closed (`with` closes it), or is garbage-collected.
     """
 
     def __init__(self, outbox: ReaderOutbox, subscription: Subscription) -> None:
@@ -93,9 +93,9 @@ class Reader:
         raise StopAsyncIteration
 
     async def read(self, max_bytes: int = FLUSH_BYTES) -> list[Envelope | NoticeEnvelope]:
-        """Wait for messages and return as many as fit into `max_bytes`; return none after the end.
+        """Wait for messages, and return as many as fit into `max_bytes`; return an empty list after the end.
 
-        Raises SlowConsumer, and StoreFailed while it replays.
+        Raises SlowConsumer, and StoreFailed during the replay.
         """
         while not (items := self._outbox.take(max_bytes)):
             if self._replaying:
@@ -121,5 +121,5 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        """Receive nothing more."""
+        """Receive no further messages."""
         self._subscription.leave()

@@ -1,8 +1,8 @@
-"""A subscription: one watcher on one topic, first the replay of past messages, then live ones.
+"""A subscription: one watcher of one topic, which receives first past messages (the replay), then live ones.
 
-It is registered first, and notes the newest offset of that moment (its top). Live messages newer than the top are held
-back until everything up to the top has been replayed. Then they go out, and the outbox joins the fan-out of the topic.
-So no message is missing and none comes twice, however replay and live messages interleave.
+A subscription is registered first, and records the newest offset at that time (its top). Live messages newer than the
+top are held back until all messages up to the top have been replayed. Then they are sent, and the outbox joins the
+fan-out of the topic. So no message is missing or sent twice, however replay and live messages interleave.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ from progressd.core.close_codes import BATCH_FINISHED, JOB_FINISHED, SLOW_CONSUM
 from progressd.core.messages import ALL_JOBS, BatchMessage, JobDeleted, batch_topic, ends_job
 
 REPLAY_BATCH = 128  # messages put into an outbox before it must drain
-REPLAY_BYTES = 65536  # and their bytes, well below the limit of an outbox; a larger message goes alone
+REPLAY_BYTES = 65536  # limit for their bytes, well below that of an outbox; a larger message is sent alone
 
 
 class Page(NamedTuple):
-    """Past messages, oldest first. `after`: where the next page begins, None for the last one.
+    """Past messages, oldest first. `after`: the offset after which the next page begins; None for the last page.
 
-    A snapshot is one page. It may have been taken a little earlier; newer messages are on the next pages.
+    A snapshot is one page. It may be slightly older than the request; newer messages are on the next pages.
     """
 
     items: Sequence[Envelope]
@@ -35,14 +35,14 @@ class History(Protocol):
     """The source of past messages."""
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """Return messages with after < offset ≤ upto; for after=None the snapshot: all that a new watcher needs."""
+        """Return messages with after < offset ≤ upto; for after=None the snapshot for a new watcher."""
 
 
 class EmptyHistory:
-    """For a broadcaster without a store: a watcher gets only newer messages."""
+    """The history of a broadcaster without a store: a watcher receives only new messages."""
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """Return nothing."""
+        """Return an empty page."""
         await trio.lowlevel.checkpoint()
         return Page([])
 
@@ -50,26 +50,26 @@ class EmptyHistory:
 class Replay:
     """Past messages of a topic, in parts: after < offset ≤ top, or the snapshot at the top if `after` is None.
 
-    All replays of the topic of all jobs, which may be long, share `replay_lock`. One of them continues in each pass of
-    the event loop, so a hundred watchers that reconnect together do not delay other tasks.
+    All replays of the topic of all jobs, which may be long, share `replay_lock`. One such replay continues in each pass
+    of the event loop, so a hundred watchers that reconnect at the same time do not delay other tasks.
     """
 
     def __init__(self, history: History, topic: str, after: int | None, top: int, replay_lock: trio.Lock) -> None:
-        self.over = False  # the topic has ended, as far as has been read
-        self.newest = 0  # the offset of the last message read
-        self.snapshot_offset = 0  # at which the snapshot was taken
-        self.ends = dict[str, int]()  # by job, where its end or deletion was read; not for the topic of all jobs
+        self.over = False  # the topic has ended, according to the pages read so far
+        self.newest = 0  # offset of the last message read
+        self.snapshot_offset = 0  # offset at which the snapshot was taken
+        self.ends = dict[str, int]()  # offset of each job's end or deletion; empty for the topic of all jobs
         self._history = history
         self._topic = topic
         self._after = after
         self._top = top
         self._replay_lock = replay_lock
         self._page: Sequence[Envelope] = ()
-        self._place = 0  # in the page, of the next message
+        self._place = 0  # index of the next message in the page
         self._at_end = False
 
     async def next(self) -> FrameBatch[Envelope] | None:
-        """Return the next part, oldest first, which may be empty; None after the last one."""
+        """Return the next part, oldest first; it may be empty. Return None after the last part."""
         if self._topic == ALL_JOBS:
             async with self._replay_lock:
                 pass
@@ -105,7 +105,10 @@ def _ends(items: Iterable[Envelope]) -> Iterator[tuple[str, int]]:
 
 
 class Subscription:
-    """Made by `Broadcaster.join`. The owner calls `next_replay` until it returns None, and `leave` at the end."""
+    """One watcher of one topic, made by `Broadcaster.join`.
+
+    The owner calls `next_replay` until it returns None, and `leave` at the end.
+    """
 
     __slots__ = ("_held", "_leave", "_limit", "_on_live", "_over", "_replay", "_top", "outbox", "topic")
 
@@ -132,7 +135,7 @@ class Subscription:
         self._on_live = on_live
 
     async def next_replay(self) -> FrameBatch[Envelope] | None:
-        """Return the next past messages, oldest first; None once live messages flow."""
+        """Return the next past messages, oldest first; None once the replay is complete."""
         if self._replay is None:
             return None
         batch = await self._replay.next()
@@ -146,23 +149,23 @@ class Subscription:
         return batch
 
     def finish(self) -> None:
-        """End the stream: the topic has had its last message."""
+        """End the stream after the last message of the topic."""
         self._over = True
         if self._replay is None:
             self._end()
 
     def deliver(self, batch: FrameBatch[Envelope]) -> bool:
-        """Take live messages, in order. Return whether the next ones may go straight into the outbox."""
+        """Accept live messages, in order. Return whether further messages may be put directly into the outbox."""
         newer = [item for item in batch.items if item.offset > self._top]
         if self._replay is not None:
             self._hold(newer)
             return False
         if newer:
             self.outbox.put(batch if len(newer) == len(batch.items) else FrameBatch(newer))
-        return bool(newer)  # offsets only grow, so nothing needs a check any more
+        return bool(newer)  # offsets are ascending, so further messages need no check
 
     def leave(self) -> None:
-        """Receive nothing more."""
+        """Receive no further messages."""
         self._leave(self)
 
     def _release(self) -> None:

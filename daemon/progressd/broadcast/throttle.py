@@ -1,4 +1,4 @@
-"""Filters for one watcher: by labels, by message type, and by how often progress may come.
+"""Filters for one watcher: by labels, by message type, and by the interval between progress messages.
 
 The last two never hold back a status change, nor the last progress before the end of a job.
 """
@@ -35,7 +35,7 @@ ALWAYS: Final = (StatusChange, Completed, Error, BatchCompleted)
 
 
 class TypeFilteredOutbox:
-    """An outbox that receives only some messages."""
+    """An outbox that receives only the messages for which `wanted` returns true."""
 
     def __init__(self, outbox: Outbox, wanted: Callable[[Envelope], bool]) -> None:
         self._outbox = outbox
@@ -68,7 +68,7 @@ def of_types(types: Collection[str], item: Envelope) -> bool:
 def of_jobs_with(labels: Mapping[str, str], item: Envelope) -> bool:
     """Return whether the message is about a job with all of these labels, or about a batch.
 
-    A watcher may only watch a batch if it may see all of its jobs.
+    A watcher may watch a batch only if it may see all jobs of the batch.
     """
     return has_labels(item.labels, labels) or isinstance(item.message, BatchMessage)
 
@@ -82,7 +82,7 @@ def filtered_outbox(
 ) -> Outbox:
     """Return the outbox behind its filters.
 
-    `labels`: those that a job must have. `start` runs a task for as long as the watcher is connected.
+    `labels`: the labels that a job must have. `start` runs a task while the watcher is connected.
     """
     if interval:
         outbox = ThrottledOutbox(outbox, interval, start)
@@ -94,31 +94,31 @@ def filtered_outbox(
 
 
 class Released(NamedTuple):
-    """A message that goes out, and the offset from which a client resumes after it."""
+    """A message to send, and the offset from which a client resumes after it."""
 
     item: Envelope
     upto: int
 
 
 class ProgressThrottle:
-    """Decides when the progress of a job may go out; `now` is in seconds of any clock. Does no I/O.
+    """Decide when the progress of a job may be sent. `now` is in seconds of any clock. Does no I/O.
 
-    A message that is replayed on a socket of many topics goes out at once, and replaces the one that is kept.
+    A message that is replayed on a socket of many topics is sent at once, and replaces the held one.
     """
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._allowed: dict[str, float] = {}  # by job, when its next progress may go out
-        self._kept: OrderedDict[str, Envelope] = OrderedDict()  # the newest progress by job, in the order of offsets
-        self._due: list[tuple[float, str]] = []  # a heap: when each may go out; some have gone out already
-        self._newest = 0  # the offset of the newest message taken that has a cursor
+        self._allowed: dict[str, float] = {}  # time by job from which its next progress may be sent
+        self._kept: OrderedDict[str, Envelope] = OrderedDict()  # newest held progress by job, in the order of offsets
+        self._due: list[tuple[float, str]] = []  # heap of times and jobs; some messages have already been sent
+        self._newest = 0  # offset of the newest message that was taken and has a cursor
 
     def __bool__(self) -> bool:
         return bool(self._kept)
 
     @property
     def next_due(self) -> float:
-        """Return when `release` has a message again."""
+        """Return the time at which `release` returns the next message; infinite if no message is held."""
         while self._due:
             due, job_id = self._due[0]
             if job_id in self._kept and self._allowed[job_id] == due:
@@ -127,17 +127,17 @@ class ProgressThrottle:
         return math.inf
 
     def upto(self, offset: int) -> int:
-        """Return where a client resumes that has received all messages up to `offset`, except those held back."""
+        """Return the offset from which a client resumes after messages up to `offset`; smaller if any are held back."""
         return min(offset, next(iter(self._kept.values())).offset - 1) if self._kept else offset
 
     def take(self, items: Sequence[Envelope], now: float) -> list[Released]:
-        """Of new messages, in order: what goes out now."""
+        """Accept new messages, in order. Return the messages to send now."""
         out: list[Released] = []
         for item in items:
             message = item.message
             if isinstance(item, ReplayedEnvelope):
                 if isinstance(message, Progress):
-                    self._kept.pop(message.job_id, None)  # it is no newer
+                    self._kept.pop(message.job_id, None)  # the held progress is no newer
                     self._allowed[message.job_id] = now + self._interval
                 out.append(Released(item, item.offset))
                 continue
@@ -157,7 +157,7 @@ class ProgressThrottle:
         return out
 
     def release(self, now: float) -> list[Released]:
-        """Return the messages held back until now, in order."""
+        """Return the held messages that are due, in order."""
         due = set[tuple[int, str]]()
         while self.next_due <= now and self._due:
             job_id = heappop(self._due)[1]
@@ -165,7 +165,7 @@ class ProgressThrottle:
         return [self._let_out(job_id, now) for _, job_id in sorted(due)]
 
     def _note(self, item: Envelope) -> None:
-        """Note the newest offset, but not without a cursor: an undecided change may still show before it."""
+        """Record the newest offset, unless the message has no cursor: an undecided change may still precede it."""
         if item.message.cursor is not UNSET:
             self._newest = item.offset
 
@@ -182,27 +182,28 @@ class ProgressThrottle:
 
 
 class ThrottledOutbox:
-    """An outbox that gets at most one progress per job in `interval` seconds, the newest; other messages at once.
+    """An outbox that receives at most one progress per job in `interval` seconds, the newest; other messages at once.
 
-    A cursor says that everything before it was received. So a message that overtakes held progress goes out with the
-    cursor just before the oldest held one. The held progress goes out later with the cursor of what overtook it.
+    A cursor states that all messages before it were received. So a message that overtakes held progress is sent with
+    the cursor just before the oldest held message. The held progress is sent later, with the cursor of the message that
+    overtook it.
     """
 
     def __init__(self, outbox: Outbox, interval: float, start: Callable[[Callable[[], Awaitable[None]]], None]) -> None:
         self._outbox = outbox
         self._throttle = ProgressThrottle(interval)
-        self._until = math.inf  # when `_release` wakes next
+        self._until = math.inf  # time at which `_release` wakes next
         self._earlier = trio.Event()
         start(self._release)
 
     def put(self, batch: FrameBatch[Envelope]) -> None:
-        """Put the messages that may go out now."""
+        """Put the messages that may be sent now, and hold back the rest."""
         self._pass_on(self._throttle.take(batch.items, trio.current_time()))
         if self._throttle.next_due < self._until:
             self._earlier.set()
 
     def end(self, code: CloseCode) -> None:
-        """Put everything held back, then end."""
+        """Put all messages held back, then end."""
         self._pass_on(self._throttle.release(math.inf))
         self._outbox.end(code)
 
@@ -227,7 +228,7 @@ class ThrottledOutbox:
 
 
 def _placed(item: Envelope, upto: int) -> Envelope:
-    """Return the message with the cursor of an offset."""
+    """Return the message with the cursor of the offset `upto`."""
     cursor = item.message.cursor
     if upto == item.offset or cursor is UNSET:
         return item

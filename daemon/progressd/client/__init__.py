@@ -11,7 +11,7 @@ __all__ = ["Job", "JobCancelled"]
 
 
 def __getattr__(name: str) -> object:
-    """Import a class when it is used: commands that need other modules of this package start faster."""
+    """Import a class on first use, so that commands that need only other modules start faster."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{'job' if name == 'Job' else 'errors'}"), name)

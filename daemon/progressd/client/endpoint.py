@@ -1,4 +1,4 @@
-"""The address of a daemon, the key for it, and the delay between two attempts to reach it."""
+"""The address and key of a daemon, and the delay between two connection attempts."""
 
 import random
 from base64 import b64encode
@@ -32,7 +32,7 @@ def job_path(job_id: str) -> str:
 
 
 def stream_url(url: str, job_id: str | None, since: str | None) -> str:
-    """Return the WebSocket URL of one job, or of all jobs, from a cursor on. Raises InvalidURL."""
+    """Return the WebSocket URL of one job, or of all jobs, starting at the cursor `since`. Raises InvalidURL."""
     parts = urlsplit(checked_url(url))
     path = f"{parts.path}/ws/jobs" + (f"/{_quoted(job_id)}" if job_id is not None else "")
     query = urlencode({"since": since}) if since is not None else ""
@@ -47,7 +47,7 @@ def no_daemon(url: str, *, reached: bool = False) -> str:
 def request_headers(url: str, key: str | None) -> dict[str, str]:
     """Return the headers of a request: the key (RFC 6750 §2.1), or the user name and password in the URL.
 
-    A proxy in front of the daemon may require the latter (RFC 7617 §2). Raises InvalidKey.
+    A proxy in front of the daemon may require a user name and password (RFC 7617 §2). Raises InvalidKey.
     """
     headers = {"User-Agent": f"progressd/{__version__}"}
     parts = urlsplit(url)
@@ -60,7 +60,7 @@ def request_headers(url: str, key: str | None) -> dict[str, str]:
 
 
 def read_key(path: Path) -> str:
-    """Return the key in a file, without the white space around it. Raises InvalidKey."""
+    """Return the key in a file, without surrounding white space. Raises InvalidKey."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -71,7 +71,7 @@ def read_key(path: Path) -> str:
 
 
 def backoff(failures: int, max_delay: float = MAX_DELAY) -> float:
-    """Return the seconds to wait after so many failures in a row. They are random, so that clients spread out."""
+    """Return the seconds to wait after `failures` failures in a row, randomized so that clients spread out."""
     delay = min(max_delay, MIN_DELAY * 2 ** min(failures, 16))
     return random.uniform(delay / 2, delay)  # noqa: S311, not a secret
 
@@ -81,7 +81,7 @@ def _quoted(job_id: str) -> str:
 
 
 def _checked_key(key: str, name: str) -> str:
-    """Return the key if a header can carry it. The error of the HTTP library would contain the key."""
+    """Return the key if it is valid in a header. The error of the HTTP library would contain the key."""
     if not key:
         raise InvalidKey(f"{name} is empty")
     if not (key.isascii() and key.isprintable()) or " " in key:

@@ -41,14 +41,14 @@ class ConnectError(ClientError):
 
 
 class ResponseTimeout(ClientError):
-    """The response did not arrive, or not whole. The daemon may have accepted the request."""
+    """The response did not arrive completely. The daemon may have accepted the request."""
 
 
 class APIError(ClientError):
     """The daemon rejected the request.
 
-    `retry_after`: the seconds to wait before a retry, where the daemon names them. `code`: the daemon's name of the
-    reason; "" where the response is not from a daemon.
+    `retry_after`: the seconds to wait before a retry, if the daemon sent them. `code`: the daemon's name of the
+    reason; "" if the response is not from a daemon.
     """
 
     def __init__(self, status: int, message: str, retry_after: float | None = None, code: str = "") -> None:
@@ -64,7 +64,7 @@ class APIError(ClientError):
 
     @classmethod
     def from_response(cls, status: int, body: bytes, retry_after: str | None, url: str) -> "APIError":
-        """Read the error from a response, where its JSON has it in `message`, or else in `error`."""
+        """Read the error from a response: from `message` in its JSON, or else from `error`."""
         try:
             decoded: Any = msgspec.json.decode(body)
         except UNDECODABLE:

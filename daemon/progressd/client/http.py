@@ -1,4 +1,4 @@
-"""HTTP requests to one daemon, over one connection that is opened when it is needed; and TLS of all clients."""
+"""HTTP requests to one daemon, over one connection that opens on demand; and the TLS of all clients."""
 
 import encodings.idna  # noqa: F401, name resolution imports it, and the reporter's thread must not import
 import select
@@ -79,7 +79,7 @@ class HTTPClient:
         """Return the body of the response. Raises ConnectError, ResponseTimeout, APIError or another ClientError.
 
         Args:
-            body: The body of the request; `headers` name its length, unless it is `bytes`.
+            body: The body of the request. Unless it is `bytes`, `headers` contain its length.
             max_body: The size limit of the response, in bytes.
         """
         self.connect()
@@ -125,19 +125,19 @@ class HTTPClient:
 
 
 def _readable(http: HTTPConnection) -> bool:
-    """Return whether there is something to read. Between two requests, that is the end of the connection."""
+    """Return whether the socket is readable. Between two requests, this means that the daemon closed it."""
     poll = select.poll()
     poll.register(http.sock, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context that trusts the system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR."""
+    """Return a context that trusts the system's certificates, or the ones in SSL_CERT_FILE and SSL_CERT_DIR."""
     return ssl.create_default_context()
 
 
 def tls_error(error: BaseException, url: str) -> str | None:
-    """Return the sentence for a TLS error of a connection to `url`, None for any other error."""
+    """Return the message for a TLS error of a connection to `url`; None for any other error."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             hint = (

@@ -44,20 +44,20 @@ def _nothing() -> None:
 class Job:
     """One job, from the start of its `with` block (in asyncio and Trio: `async with`) to its end.
 
-    In a program that the daemon or `progressd run` has started, it reports that job (PROGRESSD_JOB_ID), which ends with
-    the program.
+    In a program that the daemon or `progressd run` has started, the block reports the existing job (PROGRESSD_JOB_ID).
+    That job ends with the program.
 
     Args:
         total_steps: 0 if unknown.
         url, key, socket: The daemon's URL, with the key if it requires one, or its Unix socket. Otherwise
             PROGRESSD_URL with PROGRESSD_KEY or PROGRESSD_KEY_FILE, PROGRESSD_SOCKET, or http://127.0.0.1:8080.
         input_filename, options, labels: Shown to watchers; `options` are JSON.
-        lease_seconds: The program renews the lease as long as it runs. When it expires the job is shown as stalled; it
-            fails after three times as long. None: never.
-        patience: The seconds that the end of the block waits for a daemon that is away, such as during a restart.
+        lease_seconds: The program renews the lease as long as it runs. When the lease expires, the job is shown as
+            stalled. After three times as long the job fails. None: the lease never expires.
+        patience: The seconds that the end of the block waits for an unreachable daemon, such as during a restart.
         stop_when_cancelled: If the job is cancelled, raise JobCancelled from the next report, and interrupt an
             `async with` block at once. Otherwise only `cancelled` changes.
-        timing: The other waits.
+        timing: All other waits.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Job:
         self._begun = time.monotonic()
         self._ended = False
         self._process: int | None = os.getpid()
-        self._reporter: ReporterThread | None = None  # until the block begins
+        self._reporter: ReporterThread | None = None  # None until the block begins
         self._scope: anyio.CancelScope | None = None
         self._acknowledged: anyio.Event | None = None
         left_out: values.LeftOut = {}
@@ -120,7 +120,7 @@ class Job:
         return self._backlog.cancelled
 
     def step(self, name: str = "") -> None:
-        """Begin the next step, and finish the one before it. Never waits. Raises JobCancelled."""
+        """Finish the current step and begin the next one. Never waits. Raises JobCancelled."""
         named = self._valid("step_name", _step_name, name, "")
 
         def change(backlog: PendingEvents) -> None:
@@ -137,10 +137,10 @@ class Job:
         step_name: str | None = None,
         percent: float | None = None,
     ) -> None:
-        """Set the progress: the steps that are done, the total, and the name of the current step.
+        """Set the progress: the number of completed steps, the total, and the name of the current step.
 
-        Arguments that are omitted stay as they were. `percent` replaces the ratio of the steps. An invalid value is
-        logged and ignored. Never waits. Raises JobCancelled.
+        Omitted arguments keep their values. `percent` replaces the ratio of the steps. An invalid value is logged and
+        ignored. Never waits. Raises JobCancelled.
         """
         step = self._given("current_step", values.count, current_step)
         total = self._given("total_steps", values.count, total_steps)
@@ -171,7 +171,7 @@ class Job:
         return {"current_step": self._step, "total_steps": self._total, "step_name": self._step_name}
 
     def result(self, output_path: str | None = None, page_count: int | None = None) -> None:
-        """Set the result of a job that will complete: its URL and the number of its pages."""
+        """Set the result, which is sent when the job completes: the URL of the output and the number of pages."""
         self._result = {
             "output_path": self._given("output_path", values.encodable, output_path),
             "page_count": self._given("page_count", values.count, page_count),
@@ -181,7 +181,7 @@ class Job:
         return None if value is None else self._valid(what, convert, value, None)
 
     def _valid(self, what: str, convert: Callable[[object], T], value: object, default: D) -> T | D:
-        """Return the converted value, or the default if it is invalid: no value may stop the work."""
+        """Return the converted value, or the default if the value is invalid: no value may stop the work."""
         try:
             return convert(value)
         except Exception as error:
@@ -189,7 +189,7 @@ class Job:
             return default
 
     def _log_left_out(self, left_out: values.LeftOut) -> None:
-        """Log the values that are ignored, once for each name."""
+        """Log ignored values, once for each name."""
         new = [what for what in left_out if what not in self._logged]
         if new:
             self._logged.update(new)
@@ -197,7 +197,7 @@ class Job:
             log.warning("%s: ignored %s%s: %s", self.name, new[0], more, _sentence(left_out[new[0]]))
 
     def __getstate__(self) -> dict[str, object]:
-        """Make the copy of a job that has begun, such as in another process, report nothing."""
+        """Return the state for a copy, such as in another process. The copy of a job that has begun reports nothing."""
         begun = dict.fromkeys(("_reporter", "_process", "_where", "_scope", "_acknowledged")) if self._reporter else {}
         return {**self.__dict__, **begun}
 
@@ -266,7 +266,7 @@ class Job:
             raise
 
     def _finish(self, error: BaseException | None) -> ReporterThread | None:
-        """Report the end. Return the reporter to wait for, if any: there is none when the interpreter exits."""
+        """Report the end. Return the reporter to wait for; None if the interpreter exits or nothing is reported."""
         self._ended = True
         if self._reporter is None or os.getpid() != self._process or sys.is_finalizing():
             return None
@@ -297,7 +297,7 @@ def _sentence(error: BaseException) -> str:
     kind = type(error).__name__
     try:
         said = str(error).strip()
-    except Exception:  # it must not replace `error`
+    except Exception:  # this exception must not replace `error`
         said = ""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         said = f"the program exited with status {error.code}"
@@ -329,7 +329,7 @@ def _loop_runs() -> bool:
 
 
 def _from_threads() -> Callable[..., object]:
-    """Return the function with which threads call another function in this event loop."""
+    """Return a thread-safe function that schedules a call in this event loop."""
     if _trio_runs():
         import trio
 

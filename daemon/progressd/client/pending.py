@@ -1,7 +1,7 @@
-"""The events of one job that the daemon has not acknowledged, and what its answers mean. Does no I/O.
+"""The unacknowledged events of one job, and the interpretation of the daemon's answers. Does no I/O.
 
-State changes wait until they are acknowledged, and are sent again after a lost connection: the daemon applies each
-once. Only the newest progress waits, so a backlog is never longer than three events.
+State changes are kept until they are acknowledged, and sent again after a lost connection. The daemon applies each
+once. Only the newest progress is kept, so a backlog contains at most three events.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ Event: TypeAlias = Mapping[str, Any]
 _INVALID: Final = 400
 _CONFLICT: Final = 409
 _UNKNOWN: Final = 404
-MAX_UNKNOWN: Final = 100  # reports on an unknown job that another program may register again; 20 s at 5 a second
-_MINIMAL: Final = ("kind", "total_steps", "lease_seconds")  # what is sent again of a registration that was rejected
+MAX_UNKNOWN: Final = 100  # reports of an unknown job that another program may register again; 20 s at 5 a second
+_MINIMAL: Final = ("kind", "total_steps", "lease_seconds")  # fields kept when a rejected registration is sent again
 
 
 class EventAnswer(Struct, frozen=True):
@@ -41,40 +41,40 @@ class PendingEvents:
         self._job_id = job_id
         self._registration = None if registration is None else self._event("job_created", registration)
         self._registered = self._registration
-        self._cursor = ""  # the newest from the daemon
-        self._unknown = 0  # answers in a row that the job does not exist
+        self._cursor = ""  # the newest cursor from the daemon
+        self._unknown = 0  # number of consecutive answers that the job does not exist
         self._progress: Event | None = None
-        self._last: Event | None = None  # progress that was sent or waits
+        self._last: Event | None = None  # the newest progress, sent or waiting
         self._end: Event | None = None
         self._closing = False
-        self._rejection = ""  # of an event, perhaps because the job was cancelled
+        self._rejection = ""  # error for a rejected event; perhaps the job was cancelled
         self.cancelled = False
-        self.over = False  # nothing is left to send, or the daemon accepts nothing more
+        self.over = False  # nothing is left to send, or the daemon accepts no further events
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to send."""
+        """Whether any event waits to be sent."""
         return not self.over and bool(self._registration or self._progress or self._end or self._rejection)
 
     def set_progress(self, data: Mapping[str, Any]) -> None:
-        """Replace the progress that waits."""
+        """Replace the waiting progress."""
         self._progress = self._last = self._event("progress", data)
 
     def end(self, type_: str | None, data: Mapping[str, Any]) -> None:
-        """Add the last event. `type_`: None where another program ends the job."""
+        """Add the last event. `type_`: None if another program ends the job."""
         self._end = None if type_ is None else self._event(type_, data)
         self._closing = True
         self._close()
 
     def batch(self) -> list[Event]:
-        """Return the events to send, in order; if none wait, one that asks whether the job was cancelled."""
+        """Return the events to send, in order. If none wait, return an event that checks for a cancellation."""
         if not self.waiting or self._rejection:
-            # accepted only if the job is cancelled already; renews the lease in any case
+            # accepted only if the job was already cancelled; renews the lease in any case
             return [self._event("status_change", {"old_status": "cancelled", "new_status": "cancelled"})]
         return [event for event in (self._registration, self._progress, self._end) if event is not None]
 
     def renewal(self) -> list[Event]:
-        """Return the events that renew the lease, also after silence: the last progress again."""
+        """Return the events that renew the lease: the waiting events, or else the last progress again."""
         return self.batch() if self.waiting or self._last is None else [self._last]
 
     def acknowledge(self, batch: Sequence[Event], answers: Sequence[EventAnswer]) -> str:
@@ -102,15 +102,15 @@ class PendingEvents:
             self._progress = None
         elif event is self._end:
             self._end = self._progress = None
-            self._rejection = ""  # of progress that was sent again before the end
+            self._rejection = ""  # was for progress that was sent again before the end
         elif event["type"] == "status_change":
             self.cancelled = self.over = True
 
     def _register_again(self) -> bool:
-        """Send everything again if the daemon, which knew the job, may have been restored from an older backup.
+        """Send everything again if the daemon forgot the job, as after a restore of an older backup.
 
-        The daemon rejects the registration if the job was deleted instead. A job that another program has registered
-        is registered again by that program.
+        If the job was deleted instead, the daemon rejects the registration. If another program registered the job, that
+        program registers it again.
         """
         self._unknown += 1
         if not self._cursor or self._unknown > MAX_UNKNOWN:
@@ -127,16 +127,16 @@ class PendingEvents:
             self.over = bool(self._rejection)
             return self._rejection
         if answer.status == _CONFLICT and event is not self._registration:
-            # the job has finished: the next batch asks whether it was cancelled
+            # the job has finished; the next batch checks whether it was cancelled
             self._rejection = self._rejection or answer.error
             return ""
         if event["type"] == "progress" and answer.status != _UNKNOWN:
             self._accepted(event)
         elif event is self._end and event["data"] and event["type"] == "completed" and answer.status != _UNKNOWN:
-            self._end = self._event("completed", {})  # without its result the job still ends
+            self._end = self._event("completed", {})  # the job can still end without its result
         elif event is self._registration and answer.status == _INVALID and not event["data"].keys() <= set(_MINIMAL):
             data = {name: value for name, value in event["data"].items() if name in _MINIMAL}
-            self._registration = self._event("job_created", data)  # without its options the job is still visible
+            self._registration = self._event("job_created", data)  # the job is still visible without its options
         else:
             self.over = True
             if answer.status == _UNKNOWN:

@@ -1,4 +1,4 @@
-"""Send the reports of one job from a thread of its own, so that the work never waits for the daemon.
+"""Send the reports of one job from a separate thread, so that the work never waits for the daemon.
 
 A failure is logged once, and the report is sent again.
 """
@@ -17,7 +17,7 @@ from progressd.client.errors import TOO_MANY_REQUESTS, APIError, ClientError, Co
 from progressd.client.pending import Event, EventAnswer, PendingEvents
 from progressd.client.transport import EventTransport
 
-MAX_RETRY_AFTER: Final = 60.0  # seconds; the lease of the job expires meanwhile
+MAX_RETRY_AFTER: Final = 60.0  # seconds; the lease of the job may expire in this time
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -25,19 +25,19 @@ class Timing(Struct, frozen=True, kw_only=True):
 
     report_interval: float = 0.2
     slow_interval: float = 2.0
-    """Replaces `report_interval` once the daemon has answered that there are too many requests."""
+    """Replaces `report_interval` once the daemon has rejected a request with status 429."""
     poll_interval: float = 2.0
-    """How often a silent job asks whether it was cancelled."""
+    """The interval at which a silent job checks for a cancellation."""
     max_delay: float = 5.0
-    """Between two attempts while no daemon answers."""
+    """The longest delay between two attempts while no daemon answers."""
     max_closing_delay: float = 1.0
-    """The same, once the job has ended."""
+    """The same delay after the end of the job."""
     warn_after: float = 3.0
-    """How long the end of a job waits for the daemon before that is logged."""
+    """How long the end of a job waits for the daemon before a warning is logged."""
     unanswered_timeout: float = 10.0
-    """How long the end waits for a daemon that has accepted a connection and never answered: it may be busy."""
+    """How long the end waits for a daemon that accepted a connection but never answered. The daemon may be busy."""
     unconnected_timeout: float = 1.5
-    """The same without a connection: TCP repeats a lost packet after a second (RFC 6298)."""
+    """How long the end waits without a connection. TCP repeats a lost packet after a second (RFC 6298)."""
     loop_timeout: float = 1.0
     """How long the end of a plain `with` block may block an event loop."""
 
@@ -50,8 +50,8 @@ log = logging.getLogger("progressd.client")
 class ReporterThread:
     """Report one job: `start`, `report` changes of the backlog, `finish` with the last change, `wait` for its answer.
 
-    `name` is for the log. `connect` returns the transport, and raises ClientError if there can be none. The thread
-    calls `on_cancelled` and `on_finished`.
+    `name` is for the log. `connect` returns the transport, or raises ClientError if its arguments are invalid. The
+    thread calls `on_cancelled` and `on_finished`.
     """
 
     def __init__(
@@ -77,18 +77,18 @@ class ReporterThread:
         self._last_error = ""
         self._interval = timing.report_interval
         self._failures = 0  # in a row
-        self._not_before = 0.0  # on the monotonic clock, like the next line
+        self._not_before = 0.0  # monotonic time of the earliest next attempt; the next line is monotonic, too
         self._polled_at = self._renewed_at = time.monotonic()
         self._answered = False  # a daemon has answered
-        self._connected = False  # to what may be a daemon
-        self._closed_at: float | None = None  # when the job ended
-        self._patience = 0.0  # seconds from then on
-        self._warned = False  # that the end takes long
-        self._closing_attempt = False  # is due at once
+        self._connected = False  # connected to a server that may be a daemon
+        self._closed_at: float | None = None  # monotonic time of the end of the job
+        self._patience = 0.0  # seconds after `_closed_at`
+        self._warned = False  # the warning about a slow end was logged
+        self._closing_attempt = False  # the attempt after the end is due at once
         self._finished = threading.Event()
 
     def start(self) -> None:
-        """Start the thread. If that is impossible, the job is not reported and its end waits for nothing."""
+        """Start the thread. If the thread cannot start, the job is not reported and its end does not wait."""
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -100,13 +100,13 @@ class ReporterThread:
         with self._changed:
             waiting = self._backlog.waiting
             change(self._backlog)
-            if not waiting:  # otherwise the thread knows when to send
+            if not waiting:  # otherwise the thread already waits for the next report interval
                 self._changed.notify_all()
 
     def finish(self, change: Callable[[PendingEvents], None], patience: float) -> None:
-        """Make the last change, which the daemon has `patience` seconds to accept. Never waits.
+        """Make the last change. The daemon has `patience` seconds to accept it. Never waits.
 
-        If no daemon ever answered, the thread tries once more.
+        If no daemon ever answered, the thread makes one last attempt.
         """
         try:
             with self._changed:
@@ -119,13 +119,13 @@ class ReporterThread:
             raise
 
     def hurry(self, patience: float) -> None:
-        """Reduce the patience to so many seconds from now."""
+        """Reduce the patience to at most `patience` seconds from now."""
         with self._changed:
             assert self._closed_at is not None
             self._patience = min(self._patience, time.monotonic() - self._closed_at + patience)
 
     def wait(self, seconds: float) -> None:
-        """Wait until the end is acknowledged or the patience is over, for at most so many seconds."""
+        """Wait until the end is acknowledged or the patience is over, for at most `seconds`."""
         give_up = time.monotonic() + seconds
         try:
             while (left := min(self.time_left(), give_up - time.monotonic())) > 0:
@@ -173,7 +173,7 @@ class ReporterThread:
         log.warning("%s: %s; the work continues, but is not reported", self._name, error, exc_info=defect)
 
     def _wait_until_due(self) -> bool:
-        """Wait until there is something to send. Return False if nothing more will come."""
+        """Wait until a report is due. Return False if no further report will follow."""
         while True:
             left = threading.TIMEOUT_MAX if self._closed_at is None else self.time_left()
             with self._changed:
@@ -231,11 +231,11 @@ class ReporterThread:
 
     def _failed(self, error: Exception, last: bool) -> None:
         """Retry later, unless this was the last attempt and no daemon ever answered. Raises permanent errors."""
-        if self._finished.is_set():  # meanwhile
+        if self._finished.is_set():  # during the attempt
             return
         closing, defect = self._closed_at is not None, not isinstance(error, ClientError)
         delay = backoff(self._failures, self._timing.max_closing_delay if closing else self._timing.max_delay)
-        foreign = not isinstance(error, ConnectError | ResponseTimeout)  # something else than a daemon answered
+        foreign = not isinstance(error, ConnectError | ResponseTimeout)  # the answer is not from a daemon
         if isinstance(error, APIError):
             if error.code and not error.temporary:
                 raise error
@@ -253,7 +253,7 @@ class ReporterThread:
             self._stop()
 
     def _stop(self) -> bool:
-        """Finish. Return False if that has happened before."""
+        """Finish. Return False if the reporter had already finished."""
         with self._changed:
             new = not self._finished.is_set()
             self._finished.set()
@@ -264,5 +264,5 @@ class ReporterThread:
 
 
 def _call(callback: Callable[[], object]) -> None:
-    with contextlib.suppress(RuntimeError):  # the event loop has ended
+    with contextlib.suppress(RuntimeError):  # the event loop is closed
         callback()

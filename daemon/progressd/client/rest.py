@@ -17,8 +17,8 @@ from progressd.core.json import UNDECODABLE
 ANSWER_TIMEOUT: Final = 60.0  # seconds
 CONNECT_TIMEOUT: Final = 10.0  # seconds
 MAX_ANSWERS: Final = 1 << 20  # bytes of the answers to a batch of events
-CHUNK_SIZE: Final = 65536  # bytes of a file that are read at once
-# What a field name may not contain (WHATWG HTML, "Multipart form data").
+CHUNK_SIZE: Final = 65536  # bytes read from a file at once
+# Characters that a field name may not contain (WHATWG HTML, "Multipart form data").
 _ESCAPED: Final = {ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"}
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ class RestClient:
     """Call the REST API of one daemon. Every call raises ConnectError, APIError or another ClientError.
 
     `key`: for a daemon that requires one. `timeout`: the seconds to wait for each part of a response; a long upload may
-    take longer. `connect_timeout`: the seconds to connect, at most `timeout`. Raises InvalidURL, InvalidKey. It is not
-    thread-safe.
+    take longer. `connect_timeout`: the seconds to connect, at most `timeout`. Raises InvalidURL, InvalidKey. The client
+    is not thread-safe.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class RestClient:
         return self._call("DELETE", job_path(job_id))
 
     def purge(self, job_id: str) -> dict[str, Any]:
-        """Delete a finished job and its files, and return it as it was."""
+        """Delete a finished job and its files, and return the deleted job."""
         return self._call("DELETE", f"{job_path(job_id)}?purge=true")
 
     def retry(self, job_id: str) -> str:
@@ -106,7 +106,7 @@ class RestClient:
         return str(self._call("POST", f"{job_path(job_id)}/retry")["job_id"])
 
     def register(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Register a job and return it. A job with this id that exists is not changed."""
+        """Register a job and return it. An existing job with this id is not changed."""
         return self._post("/api/jobs", job)
 
     def report(self, job_id: str, event: Mapping[str, Any]) -> None:
@@ -138,16 +138,16 @@ class RestClient:
 
 
 class UnreadableFile(Exception):
-    """Reading the file failed with `reason`, which as an OSError would look like a broken connection."""
+    """Reading the file failed with `reason`. Raised as an OSError, it would look like a broken connection."""
 
     def __init__(self, reason: OSError) -> None:
         self.reason = reason
 
 
 class Upload:
-    """A multipart/form-data body (RFC 7578): form fields, then a file. Iterate over it once for its bytes.
+    """A multipart/form-data body (RFC 7578): form fields, then a file. Its bytes can be iterated over once.
 
-    The file is read while it is sent. Raises OSError if it has no length, such as a pipe.
+    The file is read while it is sent. Raises OSError if the file has no length, such as a pipe.
     """
 
     def __init__(self, fields: Mapping[str, str], file: BinaryIO, name: str) -> None:
@@ -168,7 +168,7 @@ class Upload:
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._head
-        remaining = self._size  # a file that grows meanwhile is sent as it was
+        remaining = self._size  # if the file grows during the upload, the added bytes are not sent
         while remaining:
             try:
                 chunk = self._file.read(min(remaining, CHUNK_SIZE))

@@ -31,12 +31,12 @@ from progressd.system.reaper import adopt, reaper
 
 POLL_INTERVAL: Final = 5.0  # seconds between reports without progress, and between attempts to watch the job
 REPORT_INTERVAL: Final = 0.2  # seconds between two reports of progress
-END_TIMEOUT: Final = 60.0  # seconds to report the end to a daemon that is away, such as during a restart
+END_TIMEOUT: Final = 60.0  # seconds to report the end to an unreachable daemon, such as during a restart
 KILL_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
-MOMENT: Final = 0.2  # seconds in which a command may end that was interrupted together with us, before we interrupt it
-TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # that a terminal sends to its foreground process group
-SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, *TYPED)  # that are passed on to the command
-UNKNOWN: Final = 404  # HTTP status: there is no such job
+MOMENT: Final = 0.2  # seconds that a command has to exit by itself if it was interrupted together with us
+TYPED: Final = frozenset({signal.SIGINT, signal.SIGQUIT})  # signals from a terminal to its foreground process group
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, *TYPED)  # signals that are passed on to the command
+UNKNOWN: Final = 404  # HTTP status: the job does not exist
 CONFLICT: Final = 409  # HTTP status: the job's status does not allow it
 
 
@@ -58,28 +58,28 @@ class CommandJob:
         self._pattern = pattern
         self._say = say
         self._calling = trio.CapacityLimiter(1)
-        self._known = False  # to the daemon
+        self._known = False  # the daemon knows the job
         self._maybe_known = False  # the registration was sent, but not answered
-        self._complaint = ""  # the last error, which is not repeated
+        self._complaint = ""  # the last error, which is not printed again
         self._process: trio.Process | None = None
-        self._early: signal.Signals | None = None  # a signal that came before the command was started
-        self._heard = set[int]()  # signals
-        self._gone = trio.Event()  # the command has ended
-        self._telling: trio.CancelScope | None = None  # while the end is reported
+        self._early: signal.Signals | None = None  # a signal that arrived before the command was started
+        self._heard = set[int]()  # received signals
+        self._gone = trio.Event()  # the command has exited
+        self._telling: trio.CancelScope | None = None  # set while the end is reported
         self._ending = trio.Lock()
-        self._ended = False  # every process, as far as possible
-        self._over = False  # for the daemon, whatever the command does
-        self._lost = False  # for the daemon, and it was said
-        self._cancelled = trio.Event()  # by somebody else
+        self._ended = False  # every process was stopped, as far as possible
+        self._over = False  # the job has finished for the daemon; the command may still run
+        self._lost = False  # the daemon lost the job, and the user received a message
+        self._cancelled = trio.Event()  # another user cancelled the job
         self._progress: ReportedProgress | None = None  # not reported yet
-        self._newest: Mapping[str, Any] | None = None  # the last report, which may have been lost
+        self._newest: Mapping[str, Any] | None = None  # the last reported progress, which may have been lost
         self._moved = trio.Event()
 
     async def run(self, command: Sequence[str]) -> int:
         """Run the command and return a shell's exit status. Raises OSError if it cannot be started."""
         self._tree = adopt()
         with _receiving() as signals, unwrapped():
-            async with trio.open_nursery() as listening:  # to the end: what nobody has taken by then would end us
+            async with trio.open_nursery() as listening:  # until the end: an unreceived signal would kill this process
                 if signals is not None:
                     listening.start_soon(self._pass_on, signals)
                 await self._report(None)
@@ -97,7 +97,7 @@ class CommandJob:
                 stdout=pipe,
                 stderr=pipe,
                 env=environment,
-                close_fds=False,  # those that were given to us for it, as for <(…); ours close by themselves
+                close_fds=False,  # pass inherited descriptors on, as for <(…); our own descriptors are close-on-exec
             )
         except OSError as error:
             await self._end(_failure(f"{command[0]} cannot be started: {error.strerror}"))
@@ -111,12 +111,12 @@ class CommandJob:
         return status
 
     async def _give_up(self, number: signal.Signals) -> int:
-        """Report the cancellation by a signal that arrived before the command started."""
+        """Report a cancellation by a signal that arrived before the command started."""
         await self._end(_event("status_change", new_status=JobStatus.CANCELLED))
         return -number
 
     async def _follow(self, process: trio.Process) -> int:
-        """Report on the command until it has ended, and return its exit status."""
+        """Report the command until it exits, and return its exit status."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_reporting)
             nursery.start_soon(self._watch_for_cancellation)
@@ -137,7 +137,7 @@ class CommandJob:
     async def _pass_on(self, signals: AsyncIterator[int]) -> None:
         """Send each signal to every process of the command that has not received it from the terminal.
 
-        After the end of the command, a signal ends the wait for a daemon that is away.
+        After the command has exited, a signal stops the wait for an unreachable daemon.
         """
         async for number in signals:
             if self._telling is not None:
@@ -174,7 +174,7 @@ class CommandJob:
     async def _read(self, output: ProgramOutput, to: int) -> None:
         """Pass on the output of the command, and search it for progress.
 
-        When the reader of our output has gone, the next write of the command fails, as it would without us.
+        If the reader of our output exits, the next write of the command fails, as without `progressd run`.
         """
         assert self._pattern is not None
         rest = b""
@@ -210,7 +210,7 @@ class CommandJob:
             await trio.sleep(REPORT_INTERVAL)
 
     async def _watch_for_cancellation(self) -> None:
-        """Watch for a cancellation. Where that is impossible, the answer to the next report shows it."""
+        """Watch for a cancellation. If watching is impossible, the answer to the next report shows the cancellation."""
         while not self._over:
             if self._known:
                 with contextlib.suppress(ClientError):
@@ -231,7 +231,7 @@ class CommandJob:
         await self._end_tree(process)
 
     async def _end_rest(self, process: trio.Process, status: int) -> None:
-        """End what a command has left running that was told to end: nobody waits for it any more."""
+        """Stop the remaining processes of a command that was cancelled or stopped by a signal."""
         if self._cancelled.is_set() or self._heard - TYPED or (self._heard and status):
             await self._end_tree(process)
 
@@ -251,13 +251,13 @@ class CommandJob:
                         self._say(f"cannot end {_named(left)}")
 
     def _note(self, status: JobStatus) -> None:
-        """Note the status of the job. A finished job does not stop the command, which may have reported it."""
+        """Record the status of the job. A finished job does not stop the command, which may have reported the end."""
         self._over = self._over or status.finished
         if status is JobStatus.CANCELLED:
             self._cancelled.set()
 
     def _note_failure(self, sentence: str | None) -> None:
-        """Say it where the daemon alone has ended the job, as after a long Ctrl-Z: nobody here knows of it."""
+        """Print a message if the daemon failed the job because its lease expired, such as after a long Ctrl-Z."""
         if sentence == PRODUCER_LOST and not self._lost:
             self._lost = True
             self._say(f"job {self.job_id} has failed: nothing was reported for too long; the command continues")
@@ -304,7 +304,7 @@ class CommandJob:
         return True
 
     def _call(self, event: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Blocks. Report an event, or only show that we are there; the job, as far as we need to know it."""
+        """Report an event, or only renew the lease. Return the relevant fields of the job. Blocks."""
         if self._known and event is not None:
             try:
                 self._client.report(self.job_id, event)
@@ -313,8 +313,8 @@ class CommandJob:
                     raise
             else:
                 return {"status": JobStatus.PROCESSING}
-        # Registering a job again changes nothing. It tells what the job is now, such as cancelled, also with a key that
-        # may only write, and makes it known to a daemon that was restored from a backup.
+        # Registering a job again does not change it. The answer contains its current status, such as cancelled, even
+        # for a write-only key. A daemon that was restored from a backup learns of the job.
         job = self._client.register(self._registration)
         status = JobStatus(job["status"])
         if status is JobStatus.QUEUED:
@@ -328,7 +328,7 @@ class CommandJob:
 
 
 def _receiving() -> contextlib.AbstractContextManager[AsyncIterator[int] | None]:
-    """Hear signals, except those that were ignored from the start, as under nohup(1): the command ignores them, too."""
+    """Receive signals, except those ignored at the start, as under nohup(1): the command ignores them, too."""
     numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return trio.open_signal_receiver(*numbers) if numbers else contextlib.nullcontext()
 
@@ -352,11 +352,11 @@ def _named(processes: Sequence[Process]) -> str:
 
 
 async def _signals_are_heard() -> None:
-    """Wait until a signal that this process has received with the command is processed."""
+    """Wait until any signal that this process and the command received together is processed."""
     heard = trio.Event()
     trio.lowlevel.current_trio_token().run_sync_soon(heard.set)  # signals arrive the same way
     await heard.wait()
-    for _ in range(2):  # for the task that receives them
+    for _ in range(2):  # let the task that receives signals run
         await trio.lowlevel.checkpoint()
 
 

@@ -1,4 +1,4 @@
-"""How a producer's events reach the daemon: over HTTP or its Unix socket, as given or as the environment says."""
+"""The transport of a producer's events: HTTP or the daemon's Unix socket, from arguments or the environment."""
 
 import contextlib
 import os
@@ -34,10 +34,10 @@ class EventTransport(Protocol):
 def transport_to(
     url: str | None, path: str | os.PathLike[str] | None, key: str | None, environ: Mapping[str, str]
 ) -> Callable[[], EventTransport]:
-    """Return a function that makes the transport to a URL or the socket at `path`, or to what the environment names.
+    """Return a function that makes the transport to a URL, to the socket at `path`, or to the one in the environment.
 
-    The function raises InvalidURL, InvalidKey. It imports nothing: a program that forks while a thread imports a module
-    has half of that module in its child.
+    The function raises InvalidURL, InvalidKey. It imports nothing: if a program forks while a thread imports a module,
+    the child has only half of that module.
     """
     if url is None and path is None:
         url, path = environ.get("PROGRESSD_URL"), environ.get("PROGRESSD_SOCKET")
@@ -53,7 +53,7 @@ def transport_to(
 
 
 class UnixSocketTransport:
-    """A connection to the socket at `path`, opened when it is needed. It is not thread-safe."""
+    """A connection to the socket at `path`, opened on demand. It is not thread-safe."""
 
     def __init__(self, path: Path, timeout: float = ANSWER_TIMEOUT) -> None:
         self._path = path
@@ -74,7 +74,7 @@ class UnixSocketTransport:
                 raise ResponseTimeout(f"{self._path} did not answer within {self._timeout:g} seconds") from None
             except OSError as error:
                 raise ResponseTimeout(f"the connection to {self._path} broke: {error.strerror}") from None
-        except BaseException:  # an answer that arrives later would be read as that to another event
+        except BaseException:  # a late answer would be read as the answer to a different event
             self.close()
             raise
 

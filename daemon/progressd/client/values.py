@@ -1,6 +1,6 @@
-"""Convert what a program reports to what the daemon accepts: JSON, numbers in range, text without surrogates.
+"""Convert the values of a program to valid ones: JSON, numbers in range, text without surrogates.
 
-A function that cannot raises an exception of any type, since its argument may be any object.
+If a conversion fails, the function may raise an exception of any type, since its argument may be any object.
 """
 
 import json
@@ -9,7 +9,7 @@ import operator
 from collections.abc import Mapping
 from typing import Final
 
-MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to here
+MAX_COUNT: Final = 2**53  # JavaScript numbers are exact up to this value
 MAX_NAME: Final = 200  # characters
 MAX_STEP: Final = 1000  # characters
 MAX_URL: Final = 4096  # characters
@@ -20,22 +20,22 @@ MAX_LABELS: Final = 50
 MAX_LEASE: Final = 30 * 86400.0  # seconds
 
 LeftOut = dict[str, Exception]
-"""The names of values that cannot be sent, and why."""
+"""The names of values that cannot be sent, each with the reason."""
 
 
 def encodable(text: object) -> str:
-    """Return it as text that UTF-8 can encode: file names may contain bytes that are not."""
+    """Return the object as text that UTF-8 can encode: file names may contain invalid bytes."""
     return str(text).encode("utf-8", "replace").decode()
 
 
 def text(value: object, max_length: int) -> str:
-    """Return it as text of at most `max_length` characters."""
+    """Return the value as text of at most `max_length` characters."""
     whole = str(value)
     return encodable(whole if len(whole) <= max_length else f"{whole[: max_length - 1]}…")
 
 
 def count(number: object) -> int:
-    """Return a number of steps, such as of an int, a float, a Decimal, or a scalar of NumPy or PyTorch."""
+    """Return a number of steps from an int, a float, a Decimal, a scalar of NumPy or PyTorch, or a similar object."""
     try:
         whole = operator.index(number)  # type: ignore[arg-type]
     except TypeError:
@@ -49,7 +49,7 @@ def percentage(number: object) -> float:
 
 
 def seconds(number: object) -> float:
-    """Return a number of seconds that is not negative; it may be infinite."""
+    """Return a non-negative number of seconds, which may be infinite."""
     given = float(number)  # type: ignore[arg-type]
     if not given >= 0:
         raise ValueError(f"{given:g} is not a number of seconds")
@@ -83,7 +83,7 @@ class _TooLarge(ValueError):
 
 
 def options(left_out: LeftOut, given: Mapping[object, object]) -> bytes:
-    """Return the options that can be sent, as JSON. Values of types that JSON lacks become text."""
+    """Return the options that can be sent, as JSON. Values of types unknown to JSON become text."""
     plain = _Converter(left_out).plain_object(given, "options", 1)
     encoded = json.dumps(plain, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     sent = encoded.encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Watch jobs over a WebSocket. A watcher reconnects with its cursor, as often as it takes.
+"""Watch jobs over a WebSocket. A watcher reconnects with its cursor, as often as necessary.
 
 async with watch("http://127.0.0.1:8080", job_id) as messages:
     async for message in messages:
@@ -23,22 +23,22 @@ from progressd.core.json import UNDECODABLE
 from progressd.core.messages import Hello, Message, decode
 
 HEARTBEAT: Final = 30.0  # seconds between pings
-BROKEN: Final = 1006  # RFC 6455 §7.1.5: the connection ended without a close
-NO_STATUS: Final = 1005  # the same section: closed without a code, as some proxies do
+BROKEN: Final = 1006  # RFC 6455 §7.1.5: the connection ended without a close frame
+NO_STATUS: Final = 1005  # the same section: a close frame without a code, as from some proxies
 
 T = TypeVar("T")
 Send: TypeAlias = Callable[[T], Awaitable[None]]
 
 
 class Received(NamedTuple):
-    """A message as text and decoded; None if this version does not know its type."""
+    """A message, as text and decoded. `message`: None if this version does not know its type."""
 
     text: str
     message: Message | None
 
 
 class Disconnected(NamedTuple):
-    """A lost connection: why, the seconds until the next attempt, and the attempts that failed in a row."""
+    """A lost connection: the reason, the seconds until the next attempt, and the number of failures in a row."""
 
     reason: str
     delay: float
@@ -54,16 +54,16 @@ def watch(
     on_lost: Callable[[Disconnected], None] = lambda _: None,
     backoff: Callable[[int], float] = backoff,
 ) -> AbstractAsyncContextManager["Stream[Message]"]:
-    """Return the messages of one job until its end, or of all jobs without end, without those of unknown types.
+    """Return the messages of one job until its end, or of all jobs forever. Messages of unknown types are skipped.
 
     The iteration raises InvalidURL, InvalidKey, ConnectError if no daemon answers the first attempt, APIError if the
-    daemon rejects the connection for good, StreamClosed if it closes the connection for good. After any other loss it
-    calls `on_lost` and reconnects.
+    daemon rejects the connection for good, StreamClosed if it closes the connection for good. After any other loss the
+    watcher calls `on_lost` and reconnects.
 
     Args:
         key: For a daemon that requires one.
         heartbeat: Seconds between pings.
-        backoff: Returns the seconds to wait after so many failures in a row.
+        backoff: Returns the seconds to wait after the given number of failures in a row.
     """
 
     async def produce(send: Send[Message]) -> None:
@@ -85,7 +85,7 @@ def watch_texts(
     on_lost: Callable[[Disconnected], None] = lambda _: None,
     backoff: Callable[[int], float] = backoff,
 ) -> AbstractAsyncContextManager["Stream[Received]"]:
-    """Like `watch`, with the text of each message, and with messages of unknown types."""
+    """Return messages as `watch` does, with the text of each, including messages of unknown types."""
 
     async def produce(send: Send[Received]) -> None:
         await _follow(url, job_id, key, heartbeat, on_lost, backoff, send)
@@ -135,7 +135,7 @@ def _lost(error: Exception, url: str, failures: int, reached: bool, delay: float
     """Return why the connection was lost. Raises the error, or a clearer one, if reconnecting is useless."""
     match error:
         case APIError():
-            if not error.temporary or not reached:  # what answers may not be a daemon
+            if not error.temporary or not reached:  # the answer may not be from a daemon
                 raise error from None
             return Disconnected(str(error), max(delay, error.retry_after or 0), failures)
         case StreamClosed():
@@ -173,7 +173,7 @@ def _cursor(message: Message | None) -> str | None:
 
 
 class Stream(Generic[T]):
-    """The items that a background task produces, one at a time. Its error is raised by the iteration."""
+    """The items that a background task produces, one at a time. The iteration raises the error of the task."""
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[T](0)
@@ -198,9 +198,9 @@ class Stream(Generic[T]):
 
 @asynccontextmanager
 async def _stream(produce: Callable[[Send[T]], Awaitable[None]]) -> AsyncIterator[Stream[T]]:
-    """Return what `produce(send)` sends. It is cancelled when the block is left.
+    """Return a stream of the items that `produce(send)` sends. Leaving the block cancels `produce`.
 
-    An asynchronous generator will not do: it cannot hold a nursery over a `yield`.
+    An asynchronous generator would not work: it cannot hold a nursery over a `yield`.
     """
     with unwrapped():
         async with trio.open_nursery() as nursery:

@@ -1,6 +1,6 @@
 """One WebSocket connection of a client. It never reconnects.
 
-It opens and closes the stream: trio-websocket's own client leaves its socket open if the server closes first.
+This module opens and closes the stream: trio-websocket's client leaves its socket open if the server closes first.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from progressd.client.errors import StreamClosed
 from progressd.client.http import tls_context
 
 ANSWER_TIMEOUT: Final = 10.0  # seconds to connect, to answer the handshake, and to answer a ping
-CLOSE_TIMEOUT: Final = 0.1  # seconds to send the close frame; after a cancellation nothing reads its answer
+CLOSE_TIMEOUT: Final = 0.1  # seconds to send the close frame; after a cancellation nothing reads the answer
 MAX_MESSAGE: Final = 16 << 20  # characters; page previews are the longest messages
 MAX_QUEUED: Final = 16  # messages
 
@@ -30,16 +30,16 @@ CONNECTION_ERRORS: Final = (
     trio.ClosedResourceError,
     trio.TooSlowError,
 )
-"""All that a connection can fail or end with, except a close with code 1000."""
+"""All errors with which a connection can fail or end. A close with code 1000 is not an error."""
 
 
 async def receive_texts(
     url: str, headers: Mapping[str, str], heartbeat: float, take: Callable[[str], Awaitable[None]]
 ) -> None:
-    """Pass the text messages from a ws:// or wss:// URL to `take`, until the server closes it with code 1000.
+    """Pass the text messages from a ws:// or wss:// URL to `take`, until the server closes with code 1000.
 
-    `headers` are those of the handshake. `heartbeat`: seconds between pings; a ping without an answer ends the
-    connection. Raises one of CONNECTION_ERRORS.
+    `headers`: sent with the handshake. `heartbeat`: seconds between pings; an unanswered ping closes the connection.
+    Raises one of CONNECTION_ERRORS.
     """
     parts = urlsplit(url)
     resource = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -72,7 +72,7 @@ async def receive_texts(
 async def _listen(
     websocket: WebSocketConnection, heartbeat: float, take: Callable[[str], Awaitable[None]]
 ) -> CloseReason | None:
-    """Return the reason of the daemon's close, None if it vanished."""
+    """Return the reason of the daemon's close; None if the daemon did not answer a ping."""
     keepalive = KeepAlive(websocket)
     try:
         async with trio.open_nursery() as nursery:
@@ -101,7 +101,7 @@ async def _connected(
 
 
 class _CancelAtEnd(trio.abc.ReceiveStream):
-    """A stream whose end cancels the handshake, which would wait for its answer forever."""
+    """A stream whose end cancels the handshake. Otherwise the handshake would wait for its answer forever."""
 
     def __init__(self, stream: trio.abc.ReceiveStream, opening: trio.CancelScope) -> None:
         self._stream = stream
@@ -121,7 +121,7 @@ class _CancelAtEnd(trio.abc.ReceiveStream):
 
 
 class KeepAlive:
-    """Detect a daemon that has vanished: it sends nothing while the client waits, not even a pong."""
+    """Detect an unreachable daemon: it sends nothing while the client waits, not even a pong."""
 
     def __init__(self, websocket: WebSocketConnection) -> None:
         self._websocket = websocket
@@ -129,7 +129,7 @@ class KeepAlive:
         self._messages = 0
 
     async def receive(self) -> str | None:
-        """Return the next text, None when the connection is closed."""
+        """Return the next text; None if the connection is closed."""
         while True:
             self._waiting = True
             try:
@@ -142,7 +142,7 @@ class KeepAlive:
                 return message
 
     async def check(self, interval: float, connection: trio.CancelScope) -> None:
-        """Send a ping every `interval` seconds, and cancel the connection if there is no answer."""
+        """Send a ping every `interval` seconds, and cancel the connection if a ping is not answered."""
         while True:
             await trio.sleep(interval)
             messages = self._messages
@@ -158,7 +158,7 @@ class KeepAlive:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise the only error of an exception group, as nurseries make them, without the group."""
+    """If the block raises an exception group with only one error, such as from a nursery, raise that error alone."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -1,1 +1,1 @@
-"""Decide what events mean, as plain values and functions; no I/O."""
+"""The rules for jobs, events and messages, as plain values and functions without I/O."""

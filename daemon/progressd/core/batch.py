@@ -1,4 +1,4 @@
-"""The batch: the jobs of files that were submitted together, counted by status."""
+"""The batch: the jobs of files submitted together, counted by status."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from progressd.core.status import JobStatus
 
 
 class Priority(StrEnum):
-    """The order in which the runner starts jobs; with equal priority, the oldest first."""
+    """The priority of a job in the runner's queue. With equal priority, the oldest job starts first."""
 
     LOW = "low"
     NORMAL = "normal"
@@ -19,12 +19,12 @@ class Priority(StrEnum):
 
     @property
     def rank(self) -> int:
-        """Return a number: jobs with a larger one start first."""
+        """Return the priority as a number. Jobs with a larger number start first."""
         return list(Priority).index(self)
 
 
 class BatchStatus(StrEnum):
-    """The combined status of the jobs; the last four are final."""
+    """The combined status of the jobs. The last four values are final."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -46,16 +46,16 @@ class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: BatchStatus
     priority: Priority = Priority.NORMAL
     created_at: datetime
-    created_offset: int = 0  # of its first message: newer batches have larger ones
-    offset: int = 0  # of its newest message
-    pending: int = 0  # jobs, as are the next four
+    created_offset: int = 0  # offset of the first message; larger for newer batches
+    offset: int = 0  # offset of the newest message
+    pending: int = 0  # number of jobs, like the next four fields
     processing: int = 0
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
-    cancelled_as_batch: bool = field(default=False, name="called_off")  # as a whole, not job by job
+    cancelled_as_batch: bool = field(default=False, name="called_off")  # the whole batch was cancelled, not single jobs
     started_at: datetime | None = None
-    moved_at: datetime | None = None  # when the counts last changed
+    moved_at: datetime | None = None  # time at which the counts last changed
     completed_at: datetime | None = None
 
     @property
@@ -70,7 +70,7 @@ class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def estimated_completion(self) -> datetime | None:
-        """Return when the batch will finish if the other jobs take as long; None while that is unknown."""
+        """Return the time at which the batch will finish at its current speed; None if unknown."""
         if self.started_at is None or self.moved_at is None or self.status.finished or not self.finished:
             return None
         return self.started_at + (self.moved_at - self.started_at) * self.total / self.finished
@@ -79,7 +79,7 @@ class JobBatch(Struct, frozen=True, kw_only=True, omit_defaults=True):
 def moved(
     batch: JobBatch, before: JobStatus | None, after: JobStatus, now: datetime, *, as_batch: bool = False
 ) -> JobBatch:
-    """Return the batch after a job changed its status; `before` is None for a new job."""
+    """Return the batch after a job changed its status from `before` (None for a new job) to `after`."""
     counts = {_count(after): getattr(batch, _count(after)) + 1}
     if before is not None:
         counts[_count(before)] = getattr(batch, _count(before)) - 1
@@ -98,7 +98,7 @@ def batch_counts(batch: JobBatch) -> BatchProgressData:
 
 
 def batch_messages(batch: JobBatch) -> tuple[BatchMessage, ...]:
-    """Return the messages about a batch as it is now."""
+    """Return the messages about the current state of a batch."""
     progress = BatchProgress(batch.id, batch_counts(batch))
     if not batch.status.finished:
         return (progress,)

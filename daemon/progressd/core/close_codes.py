@@ -1,6 +1,6 @@
 """Close codes of WebSockets, and their reasons (RFC 6455 §7.4).
 
-4000–4499 mean that the client should reconnect, 4500–4999 that it should not.
+After codes 4000–4499 the client should reconnect; after codes 4500–4999 it should not.
 """
 
 from typing import NamedTuple

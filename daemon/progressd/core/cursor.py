@@ -9,7 +9,7 @@ _CURSOR = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
 
 
 class Cursor(NamedTuple):
-    """An offset and the id of its store: an offset means nothing to another store."""
+    """An offset and the id of its store. An offset is valid only in its own store."""
 
     store: str
     offset: int

@@ -34,7 +34,7 @@ from typing import ClassVar
 
 
 class ProgressdError(Exception):
-    """An error for a client, which gets the sentence `str(error)`."""
+    """An error for a client. `str(error)` is the sentence that the client receives."""
 
     status: ClassVar[int] = 500
 
@@ -76,13 +76,13 @@ class TokenExpired(Unauthorized):
 
 
 class Forbidden(ProgressdError):
-    """The client may not do this."""
+    """The client may not make this request."""
 
     status = 403
 
 
 class OutOfScope(Forbidden):
-    """The key of the client lacks the scope for this."""
+    """The key of the client lacks the scope for this request."""
 
     def body(self) -> dict[str, object]:
         return {"error": "forbidden", "message": str(self)}
@@ -95,13 +95,13 @@ class NotFound(ProgressdError):
 
 
 class RequestTimeout(ProgressdError):
-    """The client stopped sending in the middle."""
+    """The client stopped sending in the middle of a request."""
 
     status = 408
 
 
 class Conflict(ProgressdError):
-    """The state of the job does not allow this."""
+    """The state of the job does not allow this request."""
 
     status = 409
 
@@ -141,9 +141,9 @@ class Unavailable(ProgressdError):
 
 
 class StoreFailed(Unavailable):
-    """The store rejected a change, so nobody hears of it.
+    """The store rejected a change, so the change is not published.
 
-    `undecided`: the commit itself failed, so the change may still be there when the store is opened again.
+    `undecided`: the commit itself failed, so the change may exist when the store is opened again.
     """
 
     undecided = False
@@ -156,7 +156,7 @@ class StoreFull(StoreFailed):
 
 
 class CorruptRecord(StoreFailed):
-    """A row of the store cannot be read: its disk has changed it. `row_id`: the id of the job, batch or change."""
+    """A row of the store is corrupt and cannot be read. `row_id`: the id of the job, batch or change."""
 
     status = 500
 
@@ -201,17 +201,17 @@ class TooManyUploads(Unavailable):
 
 
 class InsufficientStorage(ProgressdError):
-    """There is no disk space for an upload, or the quota for files of jobs is used up."""
+    """No disk space is left for an upload, or the quota for the files of jobs is used up."""
 
     status = 507
 
 
 class SlowConsumer(ProgressdError):
-    """The reader was too slow, so messages were dropped; it can resume from its last cursor."""
+    """The reader was too slow, so messages were dropped. It can resume from its last cursor."""
 
 
 class SettingsError(ProgressdError):
-    """A setting is unknown or impossible."""
+    """A setting is unknown or invalid."""
 
 
 class StoreDamaged(SettingsError):

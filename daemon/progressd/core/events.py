@@ -1,7 +1,7 @@
-"""Events: checked and typed, those of producers and those of the daemon itself.
+"""The events of producers and of the daemon itself, typed and validated.
 
-The event of a producer is the message that a watcher gets, without what the daemon adds. Unknown fields are ignored, so
-that a newer producer can talk to an older daemon.
+An event of a producer has the format of the message to watchers, without the fields that the daemon adds. Unknown
+fields are ignored, so that a newer producer can send events to an older daemon.
 """
 
 import re
@@ -19,16 +19,16 @@ from progressd.core.status import JobStatus
 
 MAX_NAME: Final = 1000  # characters
 
-Count = Annotated[int, Meta(ge=0, le=2**53)]  # what a JavaScript number holds exactly
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # JavaScript numbers are exact up to this limit
 Label = Annotated[str, Meta(max_length=200)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=50)]
 Name = Annotated[str, Meta(max_length=MAX_NAME)]
 
-MAX_OPTIONS_BYTES: Final = 65536  # of JSON; jobs that are watched, listed or run are in memory
-LARGE: Final = 4 * MAX_OPTIONS_BYTES  # of JSON with allowed options: with ASCII escapes it may be six times as long
+MAX_OPTIONS_BYTES: Final = 65536  # bytes of JSON; jobs that are watched, listed or run are in memory
+LARGE: Final = 4 * MAX_OPTIONS_BYTES  # bytes of JSON; allowed options with ASCII escapes may be six times the limit
 MIN_LEASE: Final = 1  # second; the daemon checks a silent job once per lease
 MAX_LEASE: Final = 30 * 86400  # seconds
-MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics add them up, like pages
+MAX_ELAPSED: Final = 36500 * 86400  # seconds, a century; statistics sum them, as they sum pages
 MAX_PAGES: Final = 10**9
 MAX_NESTING: Final = 32  # levels of options; the parsers of Python and SQLite fail at about 1000
 
@@ -38,7 +38,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 class ReportedProgress(Struct, frozen=True):
-    """`percent` is for a producer whose percentage is not current_step / total_steps."""
+    """The progress of a job. `percent`: for a producer whose percentage is not current_step / total_steps."""
 
     current_step: Count
     total_steps: Count
@@ -47,28 +47,28 @@ class ReportedProgress(Struct, frozen=True):
 
 
 class ProgressEvent(Struct, frozen=True, tag_field="type", tag="progress"):
-    """The job has progress; a queued job of a producer starts with it."""
+    """The job has progress. A queued job of a producer starts with this event."""
 
     job_id: str
     data: ReportedProgress
 
 
 class ReportedStatus(Struct, frozen=True):
-    """`old_status` is checked when given."""
+    """The new status of a job. If `old_status` is set, it must be the current status."""
 
     new_status: JobStatus
     old_status: JobStatus | None = None
 
 
 class StatusEvent(Struct, frozen=True, tag_field="type", tag="status_change"):
-    """The job starts, or is cancelled."""
+    """The job starts or is cancelled."""
 
     job_id: str
     data: ReportedStatus
 
 
 class ReportedResult(Struct, frozen=True):
-    """A missing `elapsed_seconds` is measured; other missing values are unknown."""
+    """The result of a job. A missing `elapsed_seconds` is measured by the daemon; other missing values are unknown."""
 
     output_path: Annotated[str, Meta(max_length=4096)] | None = None
     elapsed_seconds: Annotated[float, Meta(ge=0, le=MAX_ELAPSED)] | None = None
@@ -97,19 +97,19 @@ class PreviewEvent(Struct, frozen=True, tag_field="type", tag="page_preview"):
 
 
 def parts_of(text: bytes) -> dict[str, Raw]:
-    """Return the values of a JSON object as they came. Raises like a decoder."""
+    """Return the undecoded values of a JSON object. Raises the errors of a msgspec decoder."""
     return _decode_parts(text)
 
 
 def checked_options_size(text: bytes, within: str = "") -> bytes:
-    """Return a JSON object, and check the size of the text of its options if it is LARGE.
+    """Return a JSON object, after a check of the size of its options if the object is LARGE.
 
-    To build the options in 1 MiB of JSON takes 0.1 s. `within`: the key of the object that has them.
-    Raises InvalidInput, and like a decoder.
+    Decoding the options in 1 MiB of JSON takes 0.1 s. `within`: the key of the object that contains the options.
+    Raises InvalidInput and the errors of a msgspec decoder.
     """
     if len(text) <= LARGE:
         return text
-    parts = parts_of(text)  # of keys that come twice, the last one counts
+    parts = parts_of(text)  # of duplicate keys, the last one counts
     if within and within in parts:
         parts[within] = Raw(checked_options_size(bytes(parts[within])))
     elif not within and len(bytes(parts.get("options", Raw()))) > LARGE:
@@ -128,10 +128,10 @@ def _inside(value: object) -> Iterable[object]:
 
 
 class Registration(Struct, frozen=True):
-    """A job before it starts. `total_steps` of 0 means unknown.
+    """A job before it starts. `total_steps`: 0 if unknown.
 
-    `lease_seconds`: a producer that is silent for longer has stalled, and is lost after three times as long. Raises
-    InvalidInput for options that are too large.
+    `lease_seconds`: if the producer is silent for longer, the job stalls; after three times as long the job fails.
+    Raises InvalidInput for options that are too large.
     """
 
     kind: Annotated[str, Meta(min_length=1, max_length=200)] = "job"
@@ -154,9 +154,10 @@ class Registration(Struct, frozen=True):
 
 
 class RegisterEvent(Struct, frozen=True, tag_field="type", tag="job_created"):
-    """Register a new job. A repeated id changes nothing; without an id the daemon chooses one.
+    """Register a new job. A repeated id changes nothing. Without an id the daemon chooses one.
 
-    `cursor`: one that the producer received for this job before. If this store gave it out, the job was deleted since.
+    `cursor`: a cursor that the producer received earlier for this job. If it is from this store and the job does not
+    exist, the job was deleted.
     """
 
     job_id: str = ""
@@ -170,10 +171,10 @@ class SubmitEvent(Struct, frozen=True):
     job_id: str
     data: Registration
     pipeline: str
-    batch_id: str | None = None  # if it was submitted with other files
+    batch_id: str | None = None  # set if the job was submitted with other files
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # a digest of the form, which the client may send again
-    owner: str | None = None  # the key or address that submitted it
+    fingerprint: str | None = None  # a digest of the form, to recognize a repeated submission
+    owner: str | None = None  # the key or address that submitted the job
 
 
 class StartEvent(Struct, frozen=True):
@@ -183,20 +184,20 @@ class StartEvent(Struct, frozen=True):
 
 
 class RunnerEvent(Struct, frozen=True):
-    """The runner reports the end of a job; a producer may not end such a job."""
+    """The runner reports the end of a job. A producer may not end such a job."""
 
     job_id: str
     end: CompletedEvent | ErrorEvent
 
 
 class BatchCancelEvent(Struct, frozen=True):
-    """The job is cancelled with its whole batch."""
+    """The job is cancelled together with its batch."""
 
     job_id: str
 
 
 class RequeueEvent(Struct, frozen=True):
-    """The daemon crashed or `stopped` while it ran the job, which is therefore queued again.
+    """The daemon crashed or `stopped` while it ran the job, so the job is queued again.
 
     Only a crash counts as an attempt.
     """
@@ -212,7 +213,7 @@ class StalledEvent(Struct, frozen=True):
 
 
 class LeaseExpiredEvent(Struct, frozen=True):
-    """The producer of a job has been silent for too long to come back."""
+    """The producer of a job has been silent for so long that the job fails."""
 
     job_id: str
 

@@ -1,7 +1,7 @@
 """The job, and its state machine.
 
-`apply` takes a job and an event, and returns the changed job and the messages for its watchers. It raises for a
-rejected event. It knows no clock, no store and no socket.
+`apply` takes a job and an event, and returns the changed job and the messages for its watchers. It raises an error if
+the event is rejected. It uses no clock, store or socket.
 """
 
 import math
@@ -47,7 +47,7 @@ from progressd.core.messages import (
 )
 from progressd.core.status import JobStatus
 
-PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has run out
+PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has expired
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -57,14 +57,14 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str
     status: JobStatus
     created_at: datetime
-    created_offset: int = 0  # of its first message: newer jobs have larger ones
-    offset: int = 0  # of its newest message
-    progress_offset: int = 0  # of the newest progress; 0 before the first
+    created_offset: int = 0  # offset of the first message; larger for newer jobs
+    offset: int = 0  # offset of the newest message
+    progress_offset: int = 0  # offset of the newest progress; 0 if none
     progress_at: datetime | None = None
     progress: ProgressData = ProgressData(0, 0, "", 0)
     options: dict[str, object] = {}
     labels: dict[str, str] = {}
-    pipeline: str | None = None  # that the runner runs; None for the job of a producer
+    pipeline: str | None = None  # pipeline of the job; None for the job of a producer
     input_filename: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -77,16 +77,16 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
     fingerprint: str | None = None  # a digest of the submitted form
-    owner: str | None = None  # the key or address that submitted it; owners take turns in the runner's queue
+    owner: str | None = None  # the key or address that submitted the job; the runner's queue is fair between owners
 
 
 def has_labels(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Return whether a job with these labels has all of the wanted ones."""
+    """Return whether `labels` contain all `wanted` labels."""
     return wanted.items() <= labels.items()
 
 
 MaySee: TypeAlias = Callable[[Job], bool]
-"""Decides whether a job exists for a client."""
+"""A function that returns whether a job exists for a client."""
 
 
 def sees_all(_: Job) -> bool:
@@ -95,7 +95,7 @@ def sees_all(_: Job) -> bool:
 
 
 class Applied(NamedTuple):
-    """The result of an event. `durable`: the state of the job changed, so it is stored before anyone hears of it."""
+    """The result of an event. `durable`: the state changed, so the job must be stored before it is published."""
 
     job: Job
     messages: tuple[JobMessage, ...]
@@ -103,7 +103,7 @@ class Applied(NamedTuple):
 
 
 def apply(job: Job | None, event: Event, now: datetime) -> Applied:
-    """Return what `event` does to `job` (None: the job does not exist) at `now` (UTC).
+    """Return the result of applying `event` to `job` (None: the job does not exist) at `now` (UTC).
 
     A repeated end or registration is accepted, without messages. Raises NotFound for an unknown job, Conflict if the
     status of the job does not allow the event, InvalidInput for a result that is not a URL.
@@ -208,7 +208,7 @@ def _status(job: Job, event: StatusEvent, now: datetime) -> Applied:
 
 
 def _require_url(event: CompletedEvent | ErrorEvent) -> None:
-    """Raise InvalidInput unless the result is at a URL: watchers never get a path on a disk."""
+    """Raise InvalidInput unless the result is a URL. Watchers must not receive paths on a disk."""
     path = event.data.output_path if isinstance(event, CompletedEvent) else None
     if path is not None and not path.startswith(("https://", "http://", "/api/")):
         raise InvalidInput(f"output_path {path[:60]!r} is not a URL: it has to begin with https:// or http://")
@@ -234,7 +234,7 @@ def _complete(job: Job, event: CompletedEvent, now: datetime) -> Applied:
 
 
 def _agree(job: Job, given: ReportedResult) -> bool:
-    """Return whether a repeated completion does not contradict the first."""
+    """Return whether a repeated completion agrees with the first."""
     repeated = (given.output_path, given.page_count, given.elapsed_seconds)
     known = (job.output_path, job.page_count, job.elapsed_seconds)
     return all(new is None or new == old for new, old in zip(repeated, known, strict=True))
@@ -257,7 +257,7 @@ def _stall(job: Job) -> Applied:
 
 
 def _no_longer_stalled(applied: Applied) -> Applied:
-    """Clear `stalled`: the producer is back, or the job has ended. Other messages announce an end."""
+    """Clear `stalled`, because the producer is back or the job has ended. If the job has ended, add no message."""
     data = replace(applied.job.progress, stalled=False)
     job = replace(applied.job, progress=data)
     if job.status.finished:
@@ -307,7 +307,7 @@ def _require_of_producer(job: Job) -> None:
 
 
 def percentage(current_step: int, total_steps: int, given: float | None = None) -> int:
-    """Return the percentage, 0 to 100: the producer's own if given, else floor(100 · current / total)."""
+    """Return the percentage, 0 to 100: the `given` one, or else floor(100 · current / total)."""
     if given is not None:
         return math.floor(max(0.0, min(100.0, given)))  # in this order: a pattern can find "inf"
     if total_steps <= 0:
@@ -316,7 +316,7 @@ def percentage(current_step: int, total_steps: int, given: float | None = None) 
 
 
 def seconds_left(started_at: datetime, now: datetime, current_step: int, total_steps: int) -> float | None:
-    """Return the seconds left if the rest goes as fast as the part that is done; None while that is unknown."""
+    """Return the seconds left at the average speed so far; None if unknown."""
     if not 0 < current_step <= total_steps:
         return None
     elapsed = (now - started_at).total_seconds()

@@ -1,4 +1,4 @@
-"""Decode JSON from clients, with a sentence about what is wrong."""
+"""Decode JSON from clients. An error contains a sentence with the reason."""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def decode(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
-    """Decode `text` with a msgspec decoder. Raises InvalidInput: "not `what`", and why."""
+    """Decode `text` with a msgspec decoder. Raises InvalidInput: "not `what`", and the reason."""
     try:
         return decode(text)
     except UNDECODABLE as error:
@@ -23,13 +23,13 @@ def decode(decode: Callable[[bytes], T], text: bytes, what: str) -> T:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what is wrong with a text, from one of UNDECODABLE."""
+    """Return the reason why a text is invalid. `error`: one of UNDECODABLE."""
     match error:
         case UnicodeDecodeError():
             return "the text is not UTF-8"
         case RecursionError():
             return "it is nested too deeply"
     said = str(error)
-    if said.startswith("Invalid enum value") and said.endswith("status`"):  # msgspec does not list them
+    if said.startswith("Invalid enum value") and said.endswith("status`"):  # msgspec does not list the values
         said += f", where one of {', '.join(JobStatus)} is expected"
     return said

@@ -1,7 +1,7 @@
 """Messages to watchers, exactly as they are sent.
 
-Each is one JSON object with `type`, mostly `job_id`, and `data`. The daemon adds `cursor` and `time` when the message
-gets its offset. Times are UTC (RFC 3339).
+Each message is one JSON object with `type`, usually `job_id`, and `data`. When the daemon assigns an offset, it adds
+`cursor` and `time`. Times are UTC (RFC 3339).
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from progressd.core.status import JobStatus
 
 
 class ProgressData(Struct, frozen=True, omit_defaults=True):
-    """`percent` is 0–100; `eta_seconds` is missing while it is unknown.
+    """The progress of a job. `percent` is 0–100; `eta_seconds` is missing if unknown.
 
     `stalled`: the producer has been silent for longer than its lease.
     """
@@ -28,7 +28,7 @@ class ProgressData(Struct, frozen=True, omit_defaults=True):
 
 
 class Progress(Struct, frozen=True, tag_field="type", tag="progress"):
-    """The progress of a job. Only the newest one of a job matters."""
+    """The progress of a job. Newer progress replaces older progress of the same job."""
 
     job_id: str
     data: ProgressData
@@ -55,7 +55,7 @@ class StatusChange(Struct, frozen=True, tag_field="type", tag="status_change"):
 
 
 class CompletedData(Struct, frozen=True):
-    """`output_path` and `download_url` are the same URL, null for a job without a file."""
+    """The result of a job. `output_path` and `download_url` are the same URL; null for a job without a file."""
 
     output_path: str | None
     elapsed_seconds: float
@@ -74,7 +74,7 @@ class Completed(Struct, frozen=True, tag_field="type", tag="completed"):
 
 
 class ErrorData(Struct, frozen=True):
-    """A sentence for the person that waits for the job."""
+    """A sentence for the user who waits for the job."""
 
     message: Annotated[str, Meta(max_length=10_000)]
 
@@ -90,14 +90,14 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class JobCreatedData(Struct, frozen=True, omit_defaults=True):
-    """The fields with which a list shows a new job."""
+    """The fields that a list shows for a new job."""
 
     kind: str
     status: JobStatus
     created_at: datetime
     input_filename: str | None = None
     labels: dict[str, str] = {}
-    pipeline: str | None = None  # of a job that the daemon runs
+    pipeline: str | None = None  # set if the daemon runs the job
 
 
 class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
@@ -111,7 +111,7 @@ class JobCreated(Struct, frozen=True, tag_field="type", tag="job_created"):
 
 
 class JobDeletedData(Struct, frozen=True, omit_defaults=True):
-    """The last status, for clients that count; `labels` decide who may see the message."""
+    """The last status, for clients that count jobs. `labels` decide which watchers may see the message."""
 
     status: JobStatus
     labels: dict[str, str] = {}
@@ -128,7 +128,7 @@ class JobDeleted(Struct, frozen=True, tag_field="type", tag="job_deleted"):
 
 
 class PagePreviewData(Struct, frozen=True):
-    """A small picture of a page, base64; width and height in pixels."""
+    """A small picture of a page in base64. `width` and `height` are in pixels."""
 
     page_number: int
     preview_base64: str
@@ -138,7 +138,7 @@ class PagePreviewData(Struct, frozen=True):
 
 
 class PagePreview(Struct, frozen=True, tag_field="type", tag="page_preview"):
-    """A preview of the page in work. Never stored: only current watchers get it."""
+    """A preview of the page in progress. Previews are never stored; only current watchers receive them."""
 
     job_id: str
     data: PagePreviewData
@@ -159,7 +159,7 @@ class BatchProgressData(Struct, frozen=True):
 
 
 class BatchProgress(Struct, frozen=True, tag_field="type", tag="batch_progress"):
-    """The status of a job of a batch changed. Only the newest one of a batch matters."""
+    """The status of a job of a batch changed. A newer message replaces older ones of the same batch."""
 
     batch_id: str
     data: BatchProgressData
@@ -168,7 +168,7 @@ class BatchProgress(Struct, frozen=True, tag_field="type", tag="batch_progress")
 
 
 class BatchCompletedData(Struct, frozen=True):
-    """The number of jobs of a batch by how they ended."""
+    """The number of jobs of a batch by final status."""
 
     success_count: int
     failed_count: int
@@ -185,7 +185,7 @@ class BatchCompleted(Struct, frozen=True, tag_field="type", tag="batch_completed
 
 
 class ServerShutdownData(Struct, frozen=True):
-    """The reason, and the seconds until the connection is closed at the latest."""
+    """The reason, and the maximum number of seconds until the connection is closed."""
 
     reason: str
     countdown_secs: int
@@ -198,7 +198,7 @@ class ServerShutdown(Struct, frozen=True, tag_field="type", tag="server_shutdown
 
 
 class ServerStatusData(Struct, frozen=True, omit_defaults=True):
-    """The health of the daemon, and the error while it is failing."""
+    """The health of the daemon. `error` is set while the daemon is failing."""
 
     status: Literal["healthy", "failing"]
     error: str | UnsetType = UNSET
@@ -211,7 +211,7 @@ class ServerStatus(Struct, frozen=True, tag_field="type", tag="server_status"):
 
 
 class Hello(Struct, frozen=True, tag_field="type", tag="hello"):
-    """All past messages were sent, and the stream is live. A client that resumes from the cursor misses nothing."""
+    """All past messages were sent, and the stream is live. A client that resumes from the cursor misses no message."""
 
     cursor: str
 
@@ -221,14 +221,14 @@ class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
 
 
 class Subscribed(Struct, frozen=True, tag_field="type", tag="subscribed"):
-    """The topics are live, and a client that resumes them from the cursor misses nothing."""
+    """The topics are live. A client that resumes them from the cursor misses no message."""
 
     topics: list[str]
     cursor: str
 
 
 class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
-    """No more messages come through the topics."""
+    """No further messages of the topics are sent."""
 
     topics: list[str]
 
@@ -267,10 +267,10 @@ def batch_topic(batch_id: str) -> str:
 
 
 def topics_of(message: TopicMessage) -> tuple[str, ...]:
-    """Return the topics of a message, that of its job first."""
+    """Return the topics of a message, the topic of its job first."""
     if isinstance(message, BatchMessage):
         return (batch_topic(message.batch_id),)
-    # nobody watches a job itself that has just been created, or has ended
+    # the topic of a job has no watchers when the job has just been created, or after its end
     topics = (ALL_JOBS,) if isinstance(message, JobCreated | JobDeleted) else (job_topic(message.job_id), ALL_JOBS)
     return topics if message.batch_id is UNSET else (*topics, batch_topic(message.batch_id))
 
@@ -290,7 +290,7 @@ def ends_job(message: Message) -> bool:
 
 
 def ended_topic(message: TopicMessage) -> str | None:
-    """Return the topic that this message ends, if any."""
+    """Return the topic that ends with this message, if any."""
     if isinstance(message, BatchMessage):
         return batch_topic(message.batch_id) if isinstance(message, BatchCompleted) else None
     return job_topic(message.job_id) if ends_job(message) else None

@@ -1,4 +1,4 @@
-"""Pipelines: the command of a job, the files it accepts, and its options. Nothing is run here."""
+"""Pipelines: the command of a job, the accepted file types, and the options. This module runs no programs."""
 
 import difflib
 import math
@@ -15,7 +15,7 @@ from progressd.core.progress_pattern import ProgressPattern
 Value: TypeAlias = bool | int | float | str
 
 PLACEHOLDERS: Final = ("python", "input", "output", "options", "job_id")
-MAX_TEXT: Final = 4096  # characters of a text option: all options together must fit into one argument (128 KiB)
+MAX_TEXT: Final = 4096  # characters of a text option; all options together must fit into one argument (128 KiB)
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
@@ -56,11 +56,11 @@ class Option(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
     @property
     def expected(self) -> str:
-        """Return what the value must be, as the end of a sentence."""
+        """Return a description of the valid values, as the end of a sentence."""
         return f"one of {', '.join(map(shown, self.choices))}" if self.choices else self._kind
 
     def accepts(self, value: object) -> bool:
-        """Return whether a value is possible. A boolean is not a number."""
+        """Return whether a value is valid. A boolean is not a number."""
         if self.choices and not any(value == choice and type(value) is type(choice) for choice in self.choices):
             return False
         return self._fits(value)
@@ -172,7 +172,7 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return the programs that options need."""
+        """Return the programs that the options need."""
         return frozenset(option.needs for option in self.options.values() if option.needs is not None)
 
     def arguments(self, values: Mapping[str, str]) -> list[str]:
@@ -181,7 +181,7 @@ class Pipeline(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
 
 def shown(value: object) -> str:
-    """Return a value for a sentence, as the client wrote it: JSON, at most 60 characters."""
+    """Return a value as JSON for a sentence, at most 60 characters."""
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 60 else f"{text[:59]}…"
 
@@ -189,9 +189,10 @@ def shown(value: object) -> str:
 def checked_options(
     pipeline: Pipeline, given: Mapping[str, object], available: Callable[[str], bool]
 ) -> dict[str, object]:
-    """Return all options in the pipeline's order, with defaults for those not given.
+    """Return all options in the pipeline's order. Missing options have their defaults.
 
-    `available` says whether a program is on PATH. Raises InvalidOption with the option, its value and what is allowed.
+    `available` returns whether a program is on PATH. Raises InvalidOption with the option, its value and the allowed
+    values.
     """
     for name in given:
         if name not in pipeline.options:

@@ -14,7 +14,7 @@ from progressd.core.errors import InvalidInput
 from progressd.core.events import MAX_NAME, ReportedProgress
 
 MAX_SEARCHED: Final = 1024  # bytes from the beginning of a line
-MAX_PROGRAM: Final = 2000  # instructions of RE2 for a pattern; with so many, 1 KiB takes 60 ms at worst
+MAX_PROGRAM: Final = 2000  # instructions of RE2 for a pattern; at this limit, searching 1 KiB takes at most 60 ms
 
 _NAMES: Final = frozenset({"current", "total", "percent", "step"})
 _NAMED_GROUP: Final = re.compile(r"\(\?P?<(\w+)>")
@@ -28,7 +28,7 @@ class ProgressPattern:
         options = re2.Options()
         options.log_errors = False
         try:
-            # Bytes, because the library takes ten times as long to find the groups of a text.
+            # Bytes: with text, the library takes ten times as long to find the groups.
             self._pattern = re2.compile(pattern.encode(errors="surrogateescape"), options)
         except re2.error as error:
             reason = error.args[0].decode(errors="replace")
@@ -45,11 +45,11 @@ class ProgressPattern:
         if unknown := self._groups.keys() - _NAMES:
             raise ValueError(f"(?P<{min(unknown)}>…) is not one of current, total, percent and step")
         names = _NAMED_GROUP.findall(pattern)
-        if len(names) > len(self._groups):  # RE2 would fill only one of them
+        if len(names) > len(self._groups):  # RE2 would set only one of two groups with the same name
             raise ValueError(f"{pattern!r} names a group twice: put the alternatives into one group")
 
     def find(self, line: bytes) -> ReportedProgress | None:
-        """Return the progress at the beginning of a line, if any. Raises InvalidInput if it is not in numbers."""
+        """Return the progress at the beginning of a line, if any. Raises InvalidInput if the values are not numbers."""
         text = line[:MAX_SEARCHED].decode(errors="replace").encode()
         found = self._pattern.search(text)
         if found is None:
@@ -58,7 +58,7 @@ class ProgressPattern:
         for name, number in self._groups.items():
             start, end = found.span(number)
             if end == len(text) and len(line) > MAX_SEARCHED and name != "step":
-                return None  # the number may be cut
+                return None  # the number may be truncated
             if start >= 0:
                 named[name] = text[start:end].decode()
         try:

@@ -1,11 +1,11 @@
-"""The five states a job can be in."""
+"""The status of a job, one of five."""
 
 from enum import StrEnum
 from typing import Final
 
 
 class JobStatus(StrEnum):
-    """queued → processing → completed | failed | cancelled; the last three are final."""
+    """queued → processing → completed | failed | cancelled. The last three are final."""
 
     QUEUED = "queued"
     PROCESSING = "processing"

@@ -1,6 +1,6 @@
-"""Views of the engine for a key bound to labels or a token for one topic: other jobs and batches do not exist.
+"""Views of the engine for a key bound to labels or a token for one topic. Invisible jobs and batches do not exist.
 
-Each class wraps a part of the engine and shows the visible part of it. Callers need not know the client.
+Each class wraps a component of the engine and shows the visible jobs. Callers need not check the client's rights.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,7 +24,7 @@ from progressd.store.base import Filter, Store
 
 
 class ScopedRegistry:
-    """The registry, with the jobs that a client may see."""
+    """The registry, restricted to the jobs that a client may see."""
 
     def __init__(self, registry: Registry, identity: Identity) -> None:
         self._registry = registry
@@ -49,7 +49,7 @@ class ScopedRegistry:
 
 
 class ScopedBatches:
-    """The batches of which a client may see all jobs."""
+    """The batches, restricted to batches whose jobs are all visible to a client."""
 
     def __init__(self, batches: Batches, store: Store, identity: Identity) -> None:
         self._batches = batches
@@ -72,7 +72,7 @@ class ScopedBatches:
 
 
 class ScopedStore:
-    """The store, with lists and counts of the jobs that have the labels of a client."""
+    """The store, with lists and counts restricted to the jobs with a client's labels."""
 
     def __init__(self, store: Store, identity: Identity) -> None:
         self.id: Final = store.id
@@ -106,7 +106,7 @@ class ScopedStore:
 
 
 class ScopedIngest(EventSink):
-    """Ingest for a client: it changes only jobs that it may see, and its new jobs get its labels."""
+    """Ingest for a client: events change only jobs that the client may see, and new jobs get the client's labels."""
 
     def __init__(self, ingest: Ingest, identity: Identity) -> None:
         self.store_id = ingest.store_id
@@ -116,7 +116,7 @@ class ScopedIngest(EventSink):
         self._identity = identity
 
     async def submit(self, *events: Event) -> list[Outcome]:
-        """See Ingest. Events for jobs that the client may not see are rejected like those for unknown jobs."""
+        """See Ingest. Events for jobs that the client may not see are rejected like events for unknown jobs."""
         return await self._ingest.submit(*map(self._labelled, events), may_see=self._identity.may_see)
 
     async def delete(self, job: Job) -> Job:
@@ -133,7 +133,7 @@ class ScopedIngest(EventSink):
 
 
 class ScopedHistory:
-    """The history, with the topics that a client may watch."""
+    """The history, restricted to the topics that a client may watch."""
 
     def __init__(self, history: History, identity: Identity) -> None:
         self._history = history
@@ -165,7 +165,7 @@ class ScopedHistory:
 
 
 class ScopedServices(NamedTuple):
-    """The engine as a client sees it. `labels`: those that a visible job has."""
+    """The engine, restricted to the view of a client. `labels`: the labels that every visible job has."""
 
     labels: Mapping[str, str]
     store: Store | ScopedStore
@@ -176,7 +176,7 @@ class ScopedServices(NamedTuple):
 
 
 class Scopes:
-    """Makes the view for each client. A client that sees everything gets the parts themselves."""
+    """Make the view for each client. An unrestricted client receives the unwrapped components."""
 
     def __init__(
         self,

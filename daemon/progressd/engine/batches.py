@@ -1,4 +1,4 @@
-"""The batches: all unfinished ones in memory, finished ones from the store. Only ingest changes them."""
+"""The batches: unfinished batches in memory, finished batches from the store. Only ingest changes them."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,7 +13,7 @@ from progressd.store.base import Store
 
 
 def placed_messages(batch: JobBatch, store_id: str) -> list[Envelope]:
-    """Return the messages about the batch as it is now, with their offsets."""
+    """Return the messages about the current state of the batch, with their offsets."""
     messages = batch_messages(batch)
     offsets = range(batch.offset - len(messages) + 1, batch.offset + 1)
     return [
@@ -23,7 +23,7 @@ def placed_messages(batch: JobBatch, store_id: str) -> list[Envelope]:
 
 
 class Batches:
-    """Batches by id, as they are now."""
+    """The current batches by id."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -34,15 +34,15 @@ class Batches:
         self._unfinished = {batch.id: batch for batch in await self._store.unfinished_batches()}
 
     def unfinished(self, batch_id: str) -> JobBatch | None:
-        """Return the batch, if it has not finished."""
+        """Return the batch; None if it has finished or does not exist."""
         return self._unfinished.get(batch_id)
 
     async def find(self, batch_id: str) -> JobBatch | None:
-        """Return the batch, if it exists."""
+        """Return the batch; None if it does not exist."""
         return (await self.find_all([batch_id])).get(batch_id)
 
     async def find_all(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
-        """Return those of the batches that exist, with at most one query."""
+        """Return the batches that exist, with at most one query."""
         found = {batch_id: batch for batch_id in ids if (batch := self._unfinished.get(batch_id)) is not None}
         missing = [batch_id for batch_id in ids if batch_id not in found]
         return {**found, **await self._store.batches(missing)} if missing else found
@@ -55,7 +55,7 @@ class Batches:
         return batch
 
     def keep(self, batch: JobBatch) -> None:
-        """Take over a batch as it is now."""
+        """Store the current state of a batch."""
         if batch.status.finished:
             self._unfinished.pop(batch.id, None)
         else:

@@ -11,16 +11,16 @@ from progressd.store.base import Change
 
 
 class Counters:
-    """`jobs` and `batches`: how many have entered each status. `pages`: of completed jobs."""
+    """Counters since the start. `jobs`, `batches`: the number that entered each status. `pages`: of completed jobs."""
 
     def __init__(self) -> None:
-        self.events = 0  # accepted ones
-        self.refused = 0  # rejected ones
+        self.events = 0  # number of accepted events
+        self.refused = 0  # number of rejected events
         self.jobs: Counter[str] = Counter()
         self.batches: Counter[str] = Counter()
         self.pages = 0
-        self.processed = 0  # completed jobs
-        self.processing_seconds = 0.0  # of them together
+        self.processed = 0  # number of completed jobs
+        self.processing_seconds = 0.0  # total duration of completed jobs
         self.processing = Histogram(
             "superbook_processing_seconds",
             "How long completed jobs took.",
@@ -30,11 +30,11 @@ class Counters:
 
     @property
     def mean_processing_seconds(self) -> float:
-        """Return how long a completed job took on average; 0 before the first."""
+        """Return the mean duration of completed jobs; 0 if there are none."""
         return self.processing_seconds / self.processed if self.processed else 0.0
 
     def count(self, changes: Iterable[Change], batches: Iterable[JobBatch]) -> None:
-        """Count committed changes; `batches`: those with a new status."""
+        """Count committed changes. `batches`: the batches with a new status."""
         for change in changes:
             match change.message:
                 case JobCreated(data=created):

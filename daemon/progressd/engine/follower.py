@@ -1,4 +1,4 @@
-"""The follower: puts what the log has made durable into memory, and publishes it in order."""
+"""The follower: applies durable changes to the state in memory, and publishes them in order."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ from progressd.engine.transaction import Transaction
 from progressd.store.base import Deletion
 from progressd.system.log import log_change
 
-STEP: Final = 25  # jobs and log lines in one pass of the event loop; jobs that end with 64 KiB of options take 10 ms
+STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jobs with 64 KiB of options take 10 ms
 
 log = structlog.get_logger(__name__)
 
@@ -39,14 +39,14 @@ class Follower:
         self._counters = counters
 
     async def apply(self, transaction: Transaction) -> None:
-        """Show what a transaction has changed; waits while a topic's channel is full."""
+        """Make the changes of a transaction visible. Waits while the channel of a topic is full."""
         if transaction.changes:
             self._counters.count(transaction.changes, transaction.batches_with_new_status())
         self._leases.keep(transaction.jobs.values())
         for number, job in enumerate(transaction.jobs.values(), 1):
             self._registry.keep(job, transaction.messages[job.id])
             if number % STEP == 0:
-                await trio.lowlevel.checkpoint()  # let other tasks run between two parts
+                await trio.lowlevel.checkpoint()  # let other tasks run
         for batch in transaction.batches.values():
             self._batches.keep(batch)
         for envelope in transaction.published:
@@ -57,7 +57,7 @@ class Follower:
                 await trio.lowlevel.checkpoint()
 
     async def apply_deletion(self, job: Job, deletion: Deletion) -> None:
-        """Show that a job was deleted."""
+        """Make the deletion of a job visible."""
         self._registry.forget([job.id], deletion.offset)
         await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
         log.info("job deleted", job_id=job.id)

@@ -1,6 +1,6 @@
-"""The history: past messages, for new watchers and for those that reconnect.
+"""The history: past messages, for new and reconnecting watchers.
 
-The messages of jobs in memory are there, encoded already. Those of other jobs come from the store.
+The messages of jobs in memory are kept there, already encoded. Messages of other jobs are read from the store.
 """
 
 import weakref
@@ -22,7 +22,7 @@ from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 
 PAGE: Final = 500  # messages read at once, about 0.1 ms in memory
-SNAPSHOT_MAX_AGE: Final = 1000  # offsets; until then new watchers get the same snapshot, and newer messages
+SNAPSHOT_MAX_AGE: Final = 1000  # offsets; up to this age new watchers receive the same snapshot, then newer messages
 
 
 class History:
@@ -37,7 +37,7 @@ class History:
         self._batches = batches
         self._base = base
         self._snapshot_lock = trio.Lock()
-        self._last_snapshot: Callable[[], Snapshot | None] = lambda: None  # weak: kept while a watcher holds it
+        self._last_snapshot: Callable[[], Snapshot | None] = lambda: None  # weak: kept while a watcher references it
 
     async def require(self, topic: str) -> None:
         """Raise NotFound unless the topic exists."""
@@ -45,9 +45,9 @@ class History:
             raise NotFound(f"no {topic.replace(':', ' ')}")
 
     async def existing(self, topics: Collection[str], may_see: MaySee = sees_all) -> set[str]:
-        """Return those of the topics that exist for a watcher that may see some jobs.
+        """Return the topics that exist for a watcher. `may_see`: whether the watcher may see a job.
 
-        A batch exists for a watcher that may see all of its jobs. This costs two queries, plus one per batch.
+        A batch exists for a watcher that may see all of its jobs. The call needs two queries, plus one per batch.
         """
         jobs = await self._registry.find(_ids(topics, job_topic("")))
         batches = await self._batches.find_all(_ids(topics, batch_topic("")))
@@ -58,7 +58,7 @@ class History:
         return found | ({ALL_JOBS} & set(topics))
 
     async def over(self, topic: str, after: int) -> bool:
-        """Return whether the topic has no message after an offset and never will. Raises NotFound."""
+        """Return whether the topic has ended and has no message after an offset. Raises NotFound."""
         if topic.startswith(job_topic("")):
             job = await self._registry.get(topic.removeprefix(job_topic("")))
             return job.status.finished and job.offset <= after
@@ -68,14 +68,14 @@ class History:
         return False
 
     def cursor(self, offset: int) -> str:
-        """Return the cursor for an offset, but never one after an undecided change, which may show later."""
+        """Return the cursor for an offset, but never after an undecided change, which may become visible later."""
         undecided_from = self._health.undecided_from
         if undecided_from is not None:
             offset = min(offset, undecided_from - 1)
         return str(Cursor(self._store.id, offset))
 
     def offset(self, since: str, newest: int) -> int | None:
-        """Return the offset to resume from, or None if the messages after the cursor are not known."""
+        """Return the offset of the cursor; None if the messages after it are unknown."""
         try:
             cursor = Cursor.parse(since)
         except InvalidInput:
@@ -84,7 +84,7 @@ class History:
         return cursor.offset if known else None
 
     async def page(self, topic: str, after: int | None, upto: int) -> Page:
-        """The history of a broadcaster with a store."""
+        """See History in `progressd.broadcast.subscription`."""
         if topic.startswith(job_topic("")):
             return await self._of_job(topic.removeprefix(job_topic("")), after or 0, upto)
         if topic.startswith(batch_topic("")):
@@ -98,9 +98,9 @@ class History:
         return Page(items, items[-1].offset if len(items) == PAGE else None)
 
     async def _snapshot(self, upto: int) -> "Snapshot":
-        """Return the messages of all jobs unfinished at `upto` or shortly before.
+        """Return the messages of all jobs that were unfinished at `upto` or shortly before.
 
-        Watchers that connect together share one snapshot, until the last of them has sent it.
+        Watchers that connect at the same time share one snapshot, until the last of them has received it.
         """
         async with self._snapshot_lock:
             snapshot = self._last_snapshot()
@@ -153,8 +153,8 @@ class History:
         return job_log
 
     async def _stored(self, after: int, upto: int) -> Page:
-        """Read a page from memory and the store: the registry has forgotten some jobs that finished later."""
-        recent = self._registry.recent.between(after, upto, PAGE)  # before newer progress replaces any of it
+        """Read a page from memory and the store, because the registry has dropped jobs that finished after `after`."""
+        recent = self._registry.recent.between(after, upto, PAGE)  # read first: newer progress may replace messages
         end = recent[-1].offset if len(recent) == PAGE else upto
         changes = await self._store.changes(after, end, PAGE)
         if len(changes) == PAGE:
@@ -181,18 +181,18 @@ class History:
         return items
 
     async def _stored_snapshot(self, upto: int) -> "Snapshot":
-        """Read the snapshot from the store: the registry has forgotten some jobs meanwhile."""
+        """Read the snapshot from the store, because the registry has dropped jobs that finished after `upto`."""
         job_logs = {job_id: self._registry.log_of(job_id) for job_id in self._registry.unfinished}
         progress = [
             job_log.progress for job_log in job_logs.values() if job_log is not None
-        ]  # before newer progress replaces it
+        ]  # read first: newer progress may replace it
         changes = await self._store.changes_of_unfinished(upto)
         jobs = await self._store.jobs({change.message.job_id for change in changes} - job_logs.keys())
         progress += [newest_progress(job, self._store.id) for job in jobs.values()]
         items = list[Envelope]()
         for place in range(0, len(changes), PAGE):
             items += await self._with_labels(changes[place : place + PAGE])
-            await trio.lowlevel.checkpoint()  # let other tasks run between two parts
+            await trio.lowlevel.checkpoint()  # let other tasks run between the pages
         items += [item for item in progress if item is not None and item.offset <= upto]
         return Snapshot(upto, in_order(items))
 

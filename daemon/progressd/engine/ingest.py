@@ -1,7 +1,8 @@
 """Ingest: the only writer. It queues commands, decides them, appends to the log, and answers the producers, in order.
 
-Everything queued meanwhile is one transaction. It is committed once, and only if the state of a job changed. No watcher
-and no producer hears of a change before it is durable. The queue is bounded: when it is full, producers wait.
+Commands queued during a commit form the next transaction. A transaction is committed once, and only if the state of a
+job changed. Watchers and producers learn of a change only after it is durable. The queue is bounded: when it is full,
+producers wait.
 """
 
 import math
@@ -27,9 +28,9 @@ from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Store
 from progressd.system.pass_limiter import PassLimiter
 
-QUEUE_CAPACITY: Final = 64  # commands; one holds all events that a producer had ready
-TURN_BYTES: Final = 16384  # of events that are read in one pass of the event loop; blank lines take 2 ms
-MAX_EVENTS: Final = 1000  # decided in one transaction, in about 10 ms
+QUEUE_CAPACITY: Final = 64  # commands; one contains all events that a producer had ready
+TURN_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
+MAX_EVENTS: Final = 1000  # events decided in one transaction, in about 10 ms
 
 logger = structlog.get_logger(__name__)
 
@@ -37,15 +38,15 @@ Outcome: TypeAlias = Job | ProgressdError
 
 
 class EventSink(Protocol):
-    """Where producers submit events."""
+    """The interface through which producers submit events."""
 
     store_id: str
-    turns: PassLimiter  # of the clients that send events over HTTP and WebSockets; weights are in bytes
+    turns: PassLimiter  # fairness between clients that send events over HTTP and WebSockets; weights are in bytes
 
     async def submit(self, *events: Event) -> list[Outcome]:
         """Submit events, in order, and wait until they are durable and published.
 
-        Returns, for each event, the job after it, or the error that rejected it. Raises Unavailable when the daemon is
+        Return, for each event, the job after it, or the error that rejected it. Raises Unavailable if the daemon is
         stopping.
         """
 
@@ -55,7 +56,7 @@ class EventSink(Protocol):
 
 
 class _Queued:
-    """A command in the queue. Its outcomes are there once it has been answered."""
+    """A command in the queue. Its outcomes are available once it has been answered."""
 
     __slots__ = ("_answered", "_outcomes")
     events: Sequence[Event] = ()
@@ -65,7 +66,7 @@ class _Queued:
         self._answered = trio.Event()
 
     def answer(self, outcomes: list[Outcome]) -> None:
-        """End the wait for the outcomes."""
+        """Set the outcomes, and end the wait for them."""
         self._outcomes = outcomes
         self._answered.set()
 
@@ -76,7 +77,7 @@ class _Queued:
 
 
 class Submit(_Queued):
-    """Decide the events of one producer. Jobs that it may not see do not exist for it."""
+    """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
 
     __slots__ = ("events", "may_see")
 
@@ -97,7 +98,7 @@ class Delete(_Queued):
 
 
 class Barrier(_Queued):
-    """Do nothing. It is answered once all commands before it are."""
+    """Do nothing. A barrier is answered once all commands before it are answered."""
 
     __slots__ = ()
 
@@ -106,7 +107,7 @@ Command: TypeAlias = Submit | Delete | Barrier
 
 
 class Ingest(EventSink):
-    """`submit` and `delete` are for producers and clients; `run` is the task behind them."""
+    """The only writer. Producers and clients call `submit` and `delete`; the task `run` processes the commands."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class Ingest(EventSink):
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
-        """See EventSink. Events for jobs that the producer may not see are rejected like those for unknown jobs."""
+        """See EventSink. Events for jobs that the producer may not see are rejected like events for unknown jobs."""
         if not events:
             await trio.lowlevel.checkpoint()
             return []
@@ -139,7 +140,7 @@ class Ingest(EventSink):
         return await self._queue(Submit(events, may_see))
 
     async def delete(self, job: Job) -> Job:
-        """Delete a finished job but not its files, and tell its watchers. Raises NotFound, StoreFailed."""
+        """Delete a finished job but not its files, and notify its watchers. Raises NotFound, StoreFailed."""
         return _job_of(*await self._queue(Delete(job)))
 
     @property
@@ -148,14 +149,14 @@ class Ingest(EventSink):
         return self._receive.statistics().current_buffer_used
 
     async def probe(self) -> None:
-        """Return once all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
+        """Wait until all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
         await self._queue(Barrier())
         await self._store.commit((), ())
 
     async def run(self) -> None:
-        """Decide commands until cancelled; then finish those in the queue, and write what is unsaved.
+        """Decide commands until cancelled. Then decide the queued commands, and write unsaved progress.
 
-        The leases of unfinished jobs begin now.
+        The leases of unfinished jobs begin at the start of this task.
         """
         self._leases.keep(self._registry.unfinished.values())
         async with trio.open_nursery() as nursery:
@@ -169,13 +170,13 @@ class Ingest(EventSink):
                         await self._process(self._with_queued(first))
             finally:
                 last = self._with_queued(Barrier(), most=math.inf)
-                self._receive.close()  # nobody can queue a command behind the last batch and wait for ever
+                self._receive.close()  # otherwise a command queued after the last transaction would wait forever
                 with trio.CancelScope(shield=True):
                     await self._process(last)
                     await self._log.flush()
 
     async def _try_to_reserve(self) -> None:
-        """Reserve an offset, so that a store that accepts nothing is known as soon as the daemon runs."""
+        """Reserve an offset, so that a store that rejects changes is detected as soon as the daemon runs."""
         try:
             await self._log.reserve(1)
         except StoreFailed as error:
@@ -214,7 +215,7 @@ class Ingest(EventSink):
                 command.answer([next(decided) for _ in command.events])
 
     async def _decide(self, events: Sequence[tuple[Event, MaySee]]) -> list[Outcome]:
-        """Decide all events in one transaction, append it to the log, and follow. Raises StoreFailed."""
+        """Decide all events in one transaction, append it to the log, and apply its changes. Raises StoreFailed."""
         try:
             transaction, outcomes = await self._transaction(events)
         except MemoryError as error:
@@ -227,7 +228,7 @@ class Ingest(EventSink):
         return outcomes
 
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
-        """Decide events; nothing shows yet. Raises StoreFailed, MemoryError."""
+        """Decide events. Their changes are not visible yet. Raises StoreFailed, MemoryError."""
         stored = await self._jobs_not_in_memory(event for event, _ in events)
         offset = await self._log.reserve(MAX_MESSAGES * len(events))
         transaction = Transaction(
@@ -261,7 +262,7 @@ class Ingest(EventSink):
         return found
 
     def _renew_leases(self, events: Iterable[Event], may_see: MaySee) -> None:
-        """Renew leases when events arrive, not when they are decided: a slow store fails no job."""
+        """Renew leases when events arrive, not when they are decided: a slow store must not fail jobs."""
         if self._leases:
             self._leases.renew(
                 job.id

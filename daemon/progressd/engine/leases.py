@@ -11,14 +11,14 @@ import trio
 from progressd.core.events import Event, LeaseEvent, LeaseExpiredEvent, StalledEvent
 from progressd.core.job import Job
 
-EXPIRES_AFTER: Final = 3  # leases of silence
-EXPIRY_BATCH: Final = 100  # jobs in one go, about a millisecond
+EXPIRES_AFTER: Final = 3  # lease durations of silence
+EXPIRY_BATCH: Final = 100  # jobs at once, about a millisecond
 
 log = structlog.get_logger(__name__)
 
 
 class _Lease:
-    """The lease of one job: its length, when its producer last sent something, and when the job stalled."""
+    """The lease of one job: its duration, the time of the last event, and the time at which the job stalled."""
 
     __slots__ = ("last_heard", "seconds", "stalled_since")
 
@@ -29,7 +29,7 @@ class _Lease:
 
     @property
     def due(self) -> float:
-        """When to check next. A stalled job has two more leases from when it stalled, however late the check was."""
+        """The time of the next check. A stalled job has two further leases after it stalled, however late the check."""
         if self.stalled_since is None:
             return self.last_heard + self.seconds
         return max(
@@ -42,23 +42,23 @@ class Leases:
 
     def __init__(self) -> None:
         self._leases: dict[str, _Lease] = {}
-        self._checks: list[tuple[float, str]] = []  # a heap: when to check which job, never later than it is due
+        self._checks: list[tuple[float, str]] = []  # heap of times and jobs; no check is later than `due`
 
     def __len__(self) -> int:
         return len(self._leases)
 
     @property
     def next_check(self) -> float:
-        """When `expired` must be called at the latest; infinite without leases."""
+        """The latest time at which `expired` must be called; infinite without leases."""
         return self._checks[0][0] if self._checks else math.inf
 
     def keep(self, job: Job, now: float) -> None:
-        """Take over a job as it is now. The lease of a new job begins."""
+        """Update the lease of a job. The lease of a new job begins."""
         if job.lease_seconds is None or job.pipeline is not None:
             return
         if job.status.finished:
             self._leases.pop(job.id, None)
-            if len(self._checks) > 2 * len(self._leases) + 100:  # most of them are of finished jobs
+            if len(self._checks) > 2 * len(self._leases) + 100:  # most checks are for finished jobs
                 self._checks = [check for check in self._checks if check[1] in self._leases]
                 heapq.heapify(self._checks)
             return
@@ -72,15 +72,15 @@ class Leases:
             lease.stalled_since = now
 
     def renew(self, job_id: str, now: float) -> None:
-        """Note that the producer of a job has sent something."""
+        """Record that the producer of a job has sent an event."""
         lease = self._leases.get(job_id)
         if lease is not None:
             lease.last_heard = now
 
     def expired(self, now: float) -> list[LeaseEvent]:
-        """Return events for jobs whose producers are silent: the first is repeated once per lease until it is stored.
+        """Return events for jobs whose producers are silent. An event is repeated once per lease until it is stored.
 
-        There may be more as long as `next_check` is in the past.
+        Further events may be due while `next_check` is in the past.
         """
         events: list[LeaseEvent] = []
         while self._checks and self._checks[0][0] <= now and len(events) < EXPIRY_BATCH:
@@ -97,7 +97,7 @@ class Leases:
 
 
 class LeaseTimer:
-    """Runs the leases on Trio's clock, in one task for all jobs."""
+    """Check the leases on Trio's clock, in one task for all jobs."""
 
     def __init__(self) -> None:
         self._leases = Leases()
@@ -107,14 +107,14 @@ class LeaseTimer:
         return bool(self._leases)
 
     def keep(self, jobs: Iterable[Job]) -> None:
-        """Take over jobs as they are now."""
+        """Update the leases of jobs."""
         now = trio.current_time()
         for job in jobs:
             self._leases.keep(job, now)
         self._until_check.deadline = min(self._until_check.deadline, self._leases.next_check)
 
     def renew(self, job_ids: Iterable[str]) -> None:
-        """Note that the producers of these jobs have sent something."""
+        """Record that the producers of these jobs have sent events."""
         now = trio.current_time()
         for job_id in job_ids:
             self._leases.renew(job_id, now)

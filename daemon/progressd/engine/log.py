@@ -1,4 +1,4 @@
-"""The log: where decided changes become durable, in one order, before anybody hears of them."""
+"""The log: makes decided changes durable, in one order, before they become visible."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -15,31 +15,31 @@ from progressd.engine.store_health import StoreHealth
 from progressd.engine.transaction import Transaction, deletion_message
 from progressd.store.base import Deletion, Store
 
-RESERVE_AHEAD: Final = 100_000  # offsets reserved in the store at a time; a restart skips those that are left
-WRITE_BEHIND_INTERVAL: Final = 0.9  # seconds until the newest progress is written: never more than 1 s late
+RESERVE_AHEAD: Final = 100_000  # offsets reserved in the store at a time; a restart skips the unused ones
+WRITE_BEHIND_INTERVAL: Final = 0.9  # seconds until the newest progress is written; it is at most 1 s late
 
 logger = structlog.get_logger(__name__)
 
 
 class Log(Protocol):
-    """What ingest appends to. Where a method raises StoreFailed, nothing of the change may be shown."""
+    """The log to which ingest appends. If a method raises StoreFailed, the change must not become visible."""
 
     health: StoreHealth
 
     async def reserve(self, count: int) -> int:
-        """Return the offset of the next message; the next `count` offsets may be given out. Raises StoreFailed."""
+        """Return the offset of the next message; the next `count` offsets may be assigned. Raises StoreFailed."""
 
     async def append(self, transaction: Transaction) -> None:
-        """Make a transaction durable. Progress alone is made durable later, and only the newest of a job.
+        """Make a transaction durable. If it contains only progress, the newest of each job is written later.
 
         Raises StoreFailed.
         """
 
     async def delete(self, job: Job) -> Deletion | None:
-        """Delete a finished job; None if it does not exist any more. Raises StoreFailed."""
+        """Delete a finished job. Return None if the job no longer exists. Raises StoreFailed."""
 
     def failed(self, error: StoreFailed) -> None:
-        """Note that a change could not be stored, and retry the store even if no other change comes."""
+        """Record that a change could not be stored, and retry the store even if no further change arrives."""
 
     async def run(self) -> None:
         """Write progress in the background, until cancelled."""
@@ -49,7 +49,7 @@ class Log(Protocol):
 
 
 class Offsets:
-    """Gives each offset out once, even across a crash: the store has reserved all offsets below `_reserved`."""
+    """Assign each offset once, even across a crash: the store has reserved all offsets below `_reserved`."""
 
     def __init__(self, store: Store, ahead: int) -> None:
         self.next = self._reserved = store.first_offset
@@ -63,7 +63,7 @@ class Offsets:
         return self.next
 
     async def probe(self) -> None:
-        """Reserve one more offset. This writes to the store and changes nothing else."""
+        """Reserve one further offset. This tests a write to the store, and has no other effect."""
         await self._reserve_below(self._reserved + 1)
 
     async def _reserve_below(self, offset: int) -> None:
@@ -72,14 +72,14 @@ class Offsets:
 
 
 class WriteBehind:
-    """The newest progress of each job that the store does not have yet."""
+    """The newest progress of each job, if the store does not contain it yet."""
 
     def __init__(self) -> None:
         self._unsaved: dict[str, Job] = {}
         self._due = trio.Event()
 
     def add(self, jobs: Mapping[str, Job]) -> None:
-        """Add jobs as they are now."""
+        """Add the current state of jobs."""
         self._unsaved.update(jobs)
         self._due.set()
 
@@ -88,7 +88,7 @@ class WriteBehind:
         self._due.set()
 
     async def wait(self, interval: float) -> None:
-        """Wait for progress to write, and then for more of it."""
+        """Wait for progress to write, and then wait `interval` seconds to collect further progress."""
         await self._due.wait()
         await trio.sleep(interval)
         self._due = trio.Event()
@@ -99,17 +99,17 @@ class WriteBehind:
         return unsaved
 
     def put_back(self, jobs: Mapping[str, Job]) -> None:
-        """Return jobs that could not be written; a job that has moved on meanwhile stays as it is."""
+        """Put back jobs that could not be written, unless a newer state of the job was added."""
         self._unsaved = {**jobs, **self._unsaved}
 
     def discard(self, ids: Collection[str]) -> None:
-        """Forget jobs that the store has."""
+        """Remove jobs that were written to the store."""
         for job_id in ids:
             self._unsaved.pop(job_id, None)
 
 
 class LocalLog:
-    """A log that is the SQLite store itself: an append is a commit."""
+    """A log that uses the SQLite store directly: an append is a commit."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class LocalLog:
 
     async def append(self, transaction: Transaction) -> None:
         """See Log."""
-        self._offsets.next = transaction.offset  # even if the commit fails: no offset is given out twice
+        self._offsets.next = transaction.offset  # even if the commit fails: no offset is assigned twice
         if transaction.changes:
             await self._commit(transaction)
             return
@@ -157,7 +157,7 @@ class LocalLog:
         self._write_behind.wake()
 
     async def run(self) -> None:
-        """See Log. Events are decided while progress is written: with 100 events a second one of them would wait."""
+        """See Log. Events are decided while progress is written, so that no event waits for this write."""
         while True:
             await self._write_behind.wait(self._write_behind_interval)
             with trio.CancelScope(shield=True):
@@ -172,7 +172,7 @@ class LocalLog:
             self.failed(error)
 
     async def _commit(self, transaction: Transaction | None = None) -> None:
-        """Write a transaction and the newest progress of all jobs; commits are in the order of the calls."""
+        """Write a transaction and the newest progress of all jobs. Commits are in the order of the calls."""
         unsaved = self._write_behind.take()
         undecided_from = self.health.undecided_from
         try:
@@ -191,7 +191,7 @@ class LocalLog:
             self._write_behind.put_back({job_id: unfinished[job_id] for job_id in unsaved if job_id in unfinished})
             raise
         if transaction is not None:
-            self._write_behind.discard(transaction.jobs)  # an earlier commit of their progress may have failed since
-        if self.health.undecided_from == undecided_from:  # else a later commit has set it
+            self._write_behind.discard(transaction.jobs)  # a failed earlier commit may have put their progress back
+        if self.health.undecided_from == undecided_from:  # otherwise a later commit has set it
             self.health.commits_decided()
         self.health.recovered()

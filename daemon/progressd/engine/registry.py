@@ -1,6 +1,7 @@
 """The registry: all unfinished jobs in memory, with their messages for new watchers; finished jobs from the store.
 
-Only ingest changes it, after a change is durable. It never holds all finished jobs: there can be millions.
+Only ingest changes the registry, after a change is durable. Only the newest finished jobs are kept in memory, because
+there can be millions of finished jobs.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -21,20 +22,20 @@ from progressd.core.messages import Progress
 from progressd.core.status import JobStatus
 from progressd.store.base import Store
 
-MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a job come just after its end
-MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # of memory, estimated
+MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
+MAX_FINISHED_BYTES: Final = 32 * 1024 * 1024  # estimated bytes of memory
 
-BLOCK_BITS: Final = 9  # a block has the messages of 512 offsets
+BLOCK_BITS: Final = 9  # a block contains the messages of 512 offsets
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Recent:
-    """Messages in memory by offset. Adding, removing and finding one costs the same, however many there are."""
+    """Messages in memory by offset. The cost to add, remove or find a message does not depend on their number."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, dict[int, Envelope]] = {}
-        self._numbers: list[int] = []  # of the blocks, ascending
+        self._numbers: list[int] = []  # block numbers, ascending
 
     def add(self, item: Envelope) -> None:
         """Add a message."""
@@ -70,13 +71,12 @@ class Recent:
 class RunQueue:
     """Queued jobs in the order in which they start.
 
-    While an owner waits, at most one job of each other owner with the same priority starts. A job that leaves the
-    queue otherwise, such as a cancelled one, stays in it until `take` finds it. Adding costs O(log n), and so does
-    taking a job.
+    While an owner waits, at most one job of each other owner with the same priority starts. A job that must not start,
+    such as a cancelled one, stays in the queue until `take` finds it. `add` and `take` cost O(log n).
     """
 
     def __init__(self) -> None:
-        self._owners: dict[int, dict[str | None, list[tuple[int, str]]]] = {}  # heaps of jobs by rank and owner
+        self._owners: dict[int, dict[str | None, list[tuple[int, str]]]] = {}  # heaps of jobs, by rank and owner
 
     def add(self, job: Job) -> None:
         """Add a job. An owner without a queued job joins at the end of the round."""
@@ -112,7 +112,7 @@ class JobLog:
 
     @property
     def messages(self) -> list[Envelope]:
-        """Return all messages, not in order."""
+        """Return all messages, in any order."""
         return [*self.changes, self.progress] if self.progress is not None else self.changes
 
     def between(self, after: int, upto: int) -> list[Envelope]:
@@ -121,7 +121,7 @@ class JobLog:
 
 
 class Registry:
-    """Jobs by id, as they are now."""
+    """The current jobs by id."""
 
     def __init__(self, store: Store) -> None:
         self.unfinished: dict[str, Job] = {}  # oldest first
@@ -129,8 +129,8 @@ class Registry:
         self.recent = Recent()  # the messages of all jobs in memory
         self._store = store
         self._finished: OrderedDict[str, Job] = OrderedDict()  # in the order in which they ended
-        self._sizes: dict[str, int] = {}  # of finished jobs, in bytes
-        self._size = 0  # of all of them
+        self._sizes: dict[str, int] = {}  # sizes of finished jobs, in bytes
+        self._size = 0  # total of `_sizes`
         self._logs: dict[str, JobLog] = {}
         self._ends: dict[str, trio.Event] = {}
         self._run_queue = RunQueue()
@@ -153,11 +153,11 @@ class Registry:
             self._add_message(job_log, envelope)
 
     def known(self, job_id: str) -> Job | None:
-        """Return the job if it is in memory, as every unfinished job is."""
+        """Return the job if it is in memory. Every unfinished job is in memory."""
         return self.unfinished.get(job_id) or self._finished.get(job_id)
 
     def log_of(self, job_id: str) -> JobLog | None:
-        """Return the messages of a job, if it is in memory."""
+        """Return the messages of a job; None if the job is not in memory."""
         return self._logs.get(job_id)
 
     def unfinished_at(self, job_id: str, offset: int) -> bool:
@@ -172,13 +172,13 @@ class Registry:
         return job
 
     async def find(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Return those of the jobs that exist."""
+        """Return the jobs that exist."""
         found = {job_id: job for job_id in ids if (job := self.known(job_id)) is not None}
         missing = [job_id for job_id in ids if job_id not in found]
         return {**found, **await self._store.jobs(missing)} if missing else found
 
     def keep(self, job: Job, messages: Iterable[Envelope] = ()) -> None:
-        """Take over a job as it is now, with its new messages."""
+        """Store the current state of a job, and its new messages."""
         job_log = self._logs.get(job.id)
         if job_log is None:
             job_log = self._logs[job.id] = JobLog()
@@ -188,7 +188,7 @@ class Registry:
             before = self.unfinished.get(job.id)
             self.unfinished[job.id] = job
             if job.status is JobStatus.QUEUED and not job.progress_offset and job_log.progress is not None:
-                self.recent.remove(job_log.progress)  # the progress of an earlier attempt is void
+                self.recent.remove(job_log.progress)  # the progress of an earlier attempt is obsolete
                 job_log.progress = None
             if before is None or before.status is not job.status:
                 self._queue(job)
@@ -223,7 +223,7 @@ class Registry:
             self.forgotten = max(self.forgotten, job.offset)
 
     def forget(self, ids: Collection[str], upto: int = 0) -> None:
-        """Drop deleted jobs. `upto`: the offset of the deletion, whose message only the store has."""
+        """Drop deleted jobs. `upto`: the offset of the deletion message, which only the store contains."""
         for job_id in ids:
             self._forget(job_id)
         self.forgotten = max(self.forgotten, upto)
@@ -251,7 +251,7 @@ class Registry:
 
 
 def _memory_size(job: Job) -> int:
-    """Estimate the memory of a job and its messages, in bytes. Many small values in its options take the most."""
+    """Estimate the memory of a job and its messages, in bytes. Many small values in the options need the most."""
     text = _encode(job)
     return 4096 + 4 * len(text) + 100 * text.count(b",")
 
@@ -262,7 +262,7 @@ def in_order(items: Iterable[Envelope]) -> list[Envelope]:
 
 
 def newest_progress(job: Job, store_id: str) -> Envelope | None:
-    """Return the message with the newest progress of a job, if there is any."""
+    """Return the message with the newest progress of a job; None if the job has no progress."""
     if not job.progress_offset:
         return None
     cursor = str(Cursor(store_id, job.progress_offset))

@@ -1,8 +1,8 @@
 """Retention: delete old finished jobs and their files, in small steps.
 
-A job is deleted before its files, so no job ever lacks its files. If a kill separates the two, a later daemon deletes
-the files, once they are as old as the jobs that retention deletes. So a store that lost jobs, or an older copy of it,
-does not delete the files of jobs that it does not know.
+A job is deleted before its files, so no job ever lacks its files. If the daemon is killed between these two steps, a
+later daemon deletes the files once they are older than the retention period. Until then, files of unknown jobs are
+kept, in case the store has lost jobs or was restored from an older copy.
 """
 
 from contextlib import aclosing
@@ -18,7 +18,7 @@ from progressd.files.job_files import ORPHAN_MIN_AGE, JobFiles
 from progressd.store.base import Store
 
 FIRST_DELAY: Final = 60.0  # seconds between the first two runs, for daemons that never run for long
-INTERVAL: Final = 600.0  # seconds between all others
+INTERVAL: Final = 600.0  # seconds between later runs
 DELETE_BATCH: Final = 500  # jobs or directories at once; the store deletes fewer jobs if that would take long
 PAUSE: Final = 0.05  # seconds between two batches
 
@@ -35,8 +35,8 @@ async def run_retention(
 
 
 async def _sweep(keep: float, store: Store, files: JobFiles, batch: int) -> None:
-    """Delete files that are older than `keep` seconds and of no job in the store."""
-    count, now = 0, datetime.now(UTC)  # files from before this start are of no new job
+    """Delete files that are older than `keep` seconds and belong to no job in the store."""
+    count, now = 0, datetime.now(UTC)  # files from before this start belong to no new job
     try:
         seen = await store.last_seen()
         if seen is not None and _far_ahead(now, seen, keep):
@@ -87,7 +87,7 @@ async def _count(files: JobFiles) -> None:
 
 
 def _far_ahead(now: datetime, last: datetime, keep: float) -> bool:
-    """Return whether all jobs have become old since then. A wrong clock can be corrected before the next run."""
+    """Return whether all jobs have expired since `last`. A wrong clock can then be corrected before the next run."""
     return now - last > timedelta(seconds=keep + INTERVAL)
 
 

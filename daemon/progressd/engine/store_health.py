@@ -1,4 +1,4 @@
-"""The health of the store: whether it accepts changes, how long it takes, and which offsets are in doubt."""
+"""The health of the store: whether it accepts changes, the duration of commits, and undecided offsets."""
 
 import structlog
 import trio
@@ -10,11 +10,11 @@ log = structlog.get_logger(__name__)
 
 
 class StoreHealth:
-    """`failure`: the store's last error, None while it accepts changes."""
+    """The health of the store. `failure`: its last error; None while it accepts changes."""
 
     def __init__(self) -> None:
         self.failure: StoreFailed | None = None
-        self.undecided_from: int | None = None  # the first offset whose commit may or may not have reached the disk
+        self.undecided_from: int | None = None  # first offset whose commit may or may not be on the disk
         self.commit_durations = Histogram(
             "progressd_store_commit_duration_seconds",
             "How long the store took to make a batch of events durable.",
@@ -39,7 +39,7 @@ class StoreHealth:
             self.undecided_from = offset
 
     def commits_decided(self) -> None:
-        """Record that a later commit succeeded, so that it is known what the store has."""
+        """Record that a later commit succeeded, so that no commit is undecided."""
         self.undecided_from = None
 
     async def wait_changed(self, known: StoreFailed | None) -> StoreFailed | None:

@@ -1,4 +1,4 @@
-"""Decide a batch of events and give their messages offsets; nothing is durable or visible yet."""
+"""Decide a batch of events, and assign offsets to their messages. Nothing is durable or visible yet."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,11 +20,11 @@ from progressd.engine.registry import Registry
 from progressd.net.base_path import BasePath
 from progressd.store.base import Change
 
-MAX_MESSAGES: Final = 5  # of one event: a start and a progress, or an end of two; and two of its batch
+MAX_MESSAGES: Final = 5  # upper bound of messages per event: such as a start and a progress, and two about the batch
 
 
 class Transaction:
-    """Decides events one after the other. `stored`: the jobs of these events that are not in memory."""
+    """Decide events one after the other. `stored`: the jobs of these events that are not in memory."""
 
     def __init__(
         self,
@@ -42,17 +42,17 @@ class Transaction:
         self._store_id = store_id
         self._now = now
         self._base = base
-        self.offset = offset  # of the next message
-        self.jobs: dict[str, Job] = {}  # as they are after the events
-        self.messages: dict[str, list[Envelope]] = {}  # by job
-        self.published: list[Envelope] = []  # all of them, in order
+        self.offset = offset  # offset of the next message
+        self.jobs: dict[str, Job] = {}  # changed jobs, in their state after the events
+        self.messages: dict[str, list[Envelope]] = {}  # messages by job
+        self.published: list[Envelope] = []  # all messages, in order
         self.changes: list[Change] = []
-        self.batches: dict[str, JobBatch] = {}  # whose counts have changed
+        self.batches: dict[str, JobBatch] = {}  # batches whose counts have changed
 
     def decide(self, event: Event, may_see: MaySee) -> Job | ProgressdError:
-        """Return the job after the event, or the error that rejects it: NotFound for a job that may not be seen.
+        """Return the job after the event, or the error that rejects the event: NotFound for an invisible job.
 
-        Visibility is decided here, since an event before this one may create the job.
+        Visibility is decided here, since an earlier event of the transaction may create the job.
         """
         job: Job | CorruptRecord | None = self._known(event.job_id)
         try:
@@ -77,7 +77,7 @@ class Transaction:
         return self._place(applied)
 
     def place_batches(self) -> None:
-        """Add the messages of each batch whose counts have changed, after those of its jobs."""
+        """Add the messages of each batch whose counts have changed, after the messages of its jobs."""
         for batch in tuple(self.batches.values()):
             first = self.offset
             self.offset += len(batch_messages(batch))
@@ -86,26 +86,26 @@ class Transaction:
             self.published += placed_messages(placed, self._store_id)
 
     def hide_cursors(self) -> None:
-        """Remove the cursors, so that nobody resumes after a change that may show later."""
+        """Remove the cursors, so that no client resumes after a change that may become visible later."""
         for envelope in self.published:
             envelope.message = replace(envelope.message, cursor=UNSET)
 
     def batches_with_new_status(self) -> list[JobBatch]:
-        """Return the batches whose status has changed; to be called before they are kept."""
+        """Return the batches whose status has changed. Call this before `Batches.keep`."""
         before = self._known_batches.unfinished
         return [
             now for now in self.batches.values() if (then := before(now.id)) is None or then.status is not now.status
         ]
 
     def _is_own(self, cursor: str) -> bool:
-        """Return whether this store gave the cursor out. Raises InvalidInput for what is no cursor."""
+        """Return whether the cursor is from this store. Raises InvalidInput if the string is not a cursor."""
         return cursor != "" and Cursor.parse(cursor).store == self._store_id
 
     def _known(self, job_id: str) -> Job | None:
         return self.jobs.get(job_id) or self._registry.known(job_id)
 
     def _place(self, applied: Applied) -> Job:
-        """Give the messages their offsets, and the job those of its messages."""
+        """Assign offsets to the messages, and store these offsets in the job."""
         job = applied.job
         for message in applied.messages:
             offset = self.offset
@@ -115,7 +115,7 @@ class Transaction:
                 placed = replace(placed, batch_id=job.batch_id)
             envelope = Envelope(offset, self._base.shown(placed), job.labels)
             self.published.append(envelope)
-            if isinstance(placed, PagePreview):  # never kept
+            if isinstance(placed, PagePreview):  # previews are never stored
                 continue
             self.messages.setdefault(job.id, []).append(envelope)
             if isinstance(placed, Progress):
@@ -127,7 +127,7 @@ class Transaction:
             return job
         self.jobs.pop(
             job.id, None
-        )  # moves to the end: the registry keeps finished jobs in the order in which they ended
+        )  # move the job to the end: the registry keeps finished jobs in the order in which they ended
         self.jobs[job.id] = job
         return job
 

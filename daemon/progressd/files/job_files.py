@@ -1,11 +1,11 @@
 """The files of jobs in the state directory: uploads, results, and the stderr of pipelines.
 
     uploads/JOB_ID         an upload in progress; then a link to the input, until the job is stored
-    uploads/JOB_ID.again   a second upload, while it is not known whether the job is stored
+    uploads/JOB_ID.again   a second upload, while it is unknown whether the job is stored
     uploads/JOB_ID.deleted marks a deleted job whose files are not deleted yet
     jobs/JOB_ID/input      the uploaded file
     jobs/JOB_ID/work-N/    the working directory of attempt N
-    jobs/JOB_ID/output     the whole result of a successful attempt
+    jobs/JOB_ID/output     the complete result of a successful attempt
     jobs/JOB_ID/stderr     the stderr of the last attempt
 
 A file name from a client is never used as a path.
@@ -36,8 +36,8 @@ from progressd.store.base import Store
 from progressd.system.fs import sync
 from progressd.system.transient import FULL, is_transient
 
-ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload comes before its job
-DELETE_BATCH: Final = 10  # jobs whose files are deleted at a time, during which no upload can begin
+ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload precedes its job
+DELETE_BATCH: Final = 10  # jobs whose files are deleted at once; no upload can begin in this time
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ class JobFiles:
     """The files of jobs. Each method survives a crash at any point. Call `prepare` first."""
 
     def __init__(self, state_dir: Path, min_free_bytes: int = 0, max_stored_bytes: int = 0) -> None:
-        """Limit the free space to leave on the disk, and the total size of the files of jobs; 0 for no limit."""
+        """Set limits, 0 for no limit: the free space to leave on the disk, and the total size of the files of jobs."""
         self._uploads = state_dir / "uploads"
         self._jobs = state_dir / "jobs"
         self._free_space = FreeSpaceGuard(state_dir, min_free_bytes)
@@ -69,7 +69,7 @@ class JobFiles:
         return self._jobs / job_id / "output"
 
     def require(self, size: int) -> None:
-        """Check that there is room for so many bytes. Raises InsufficientStorage."""
+        """Check that `size` bytes can be stored. Raises InsufficientStorage."""
         self._free_space.require(size)
         self.usage.require(size)
 
@@ -85,9 +85,9 @@ class JobFiles:
         await self.settle(store)
 
     async def settle(self, store: Store) -> None:
-        """Delete uploads that never became jobs, and the files of deleted jobs, but no upload in progress.
+        """Delete uploads that never became jobs, and the files of deleted jobs. Uploads in progress are kept.
 
-        Call this only when the store is certain of its jobs: at the start, or once it accepts changes again.
+        Call this only if no commit of the store is undecided: at the start, or once the store accepts changes again.
         """
         async with self._settling:
             names = await trio.to_thread.run_sync(lambda: dict(files_of_jobs(self._uploads)))
@@ -96,12 +96,12 @@ class JobFiles:
             for name, job_id in names.items():
                 if job_id in self._left:
                     continue
-                new_input(self.input(job_id)).unlink(missing_ok=True)  # of a stored job whose file was sent again
+                new_input(self.input(job_id)).unlink(missing_ok=True)  # left if the file of a stored job was sent again
                 (self._uploads / name).unlink(missing_ok=True)
 
     @asynccontextmanager
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
-        """Within this, a job is deleted; at the end its files are, or by `settle` after a crash."""
+        """Delete the files of a job after the block, in which the job is deleted. After a crash, `settle` does this."""
         with suppress(OSError):
             await trio.to_thread.run_sync(partial(self._mark, job_id))
         yield
@@ -111,11 +111,11 @@ class JobFiles:
     async def upload(self, job_id: str) -> AsyncGenerator[Upload]:
         """Receive the input of a new job. The file is deleted if the block fails.
 
-        If the failure leaves open whether the job is stored, the file stays until `settle`, also when it is sent again.
+        If the failure leaves the commit of the job undecided, the file is kept until `settle`, even if sent again.
 
         Raises:
             InsufficientStorage, Unavailable: for a full or failing disk.
-            Conflict: if the job already has files, which are left unchanged.
+            Conflict: if the job already has files. They are not changed.
         """
         async with self._settling:
             self._receiving[job_id] += 1
@@ -128,7 +128,7 @@ class JobFiles:
     @asynccontextmanager
     async def _received(self, job_id: str) -> AsyncGenerator[Upload]:
         marker = self._uploads / job_id
-        with _disk_errors():  # around the file, because closing it writes again what did not fit
+        with _disk_errors():  # includes closing the file, which retries a failed write
             again = marker.exists()
             path = self._uploads / f"{job_id}.again" if again else marker
             if again:
@@ -143,18 +143,18 @@ class JobFiles:
                     if not again and not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
                             left = await self._delete([job_id])
-                        if not left:  # else the next daemon removes these files
+                        if not left:  # otherwise the next daemon removes these files
                             path.unlink()
                     raise
                 finally:
                     upload.release()
-                with suppress(OSError):  # the job is stored: `settle` removes these later
+                with suppress(OSError):  # the job is stored, and `settle` can remove these files later
                     path.unlink()
                     marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
-        """Give a new job the input of another job. Raises Conflict if that input is gone."""
+        """Use the input of `from_job` as the input of the new job `to_job`. Raises Conflict if that input is gone."""
         async with self.upload(to_job) as upload:
             try:
                 await upload.replace_with(self.input(from_job))
@@ -170,7 +170,7 @@ class JobFiles:
         def discard() -> None:
             _remove_directory(work)
             with suppress(OSError):
-                work.parent.rmdir()  # succeeds only for a job deleted meanwhile: others have their input there
+                work.parent.rmdir()  # succeeds only if the job was deleted; otherwise the directory contains the input
 
         await self.discard_attempts([job_id])
         await trio.to_thread.run_sync(partial(work.mkdir, parents=True))
@@ -181,7 +181,7 @@ class JobFiles:
                 await trio.to_thread.run_sync(discard)
 
     async def discard_attempts(self, job_ids: Collection[str]) -> None:
-        """Delete the working directories of a killed daemon."""
+        """Delete the working directories that a killed daemon left."""
 
         def discard() -> None:
             for job_id in job_ids:
@@ -194,7 +194,7 @@ class JobFiles:
         """Make a file the result of the job, synced to disk. Raises FileNotFoundError if it is not a regular file."""
 
         def keep() -> None:
-            if not stat.S_ISREG(result.lstat().st_mode):  # not a directory, nor a link to any file
+            if not stat.S_ISREG(result.lstat().st_mode):  # such as a directory or a symbolic link
                 raise FileNotFoundError(f"{result} is not a file")
             sync(result)
             os.replace(result, self.output(job_id))
@@ -203,17 +203,17 @@ class JobFiles:
         await self.usage.changing([self.output(job_id).parent], keep)
 
     async def keep_stderr(self, job_id: str, text: bytes) -> None:
-        """Store the stderr of an attempt. It replaces that of the attempt before."""
+        """Store the stderr of an attempt. It replaces the stderr of the previous attempt."""
         path = self._jobs / job_id / "stderr"
         await self.usage.changing([path.parent], partial(path.write_bytes, text))
 
     async def older_than(self, before: datetime, batch: int) -> AsyncGenerator[list[str]]:
-        """Yield the jobs whose directories are older, `batch` at a time. The caller closes the generator."""
+        """Yield jobs whose directories are older than `before`, `batch` at a time. The caller closes the generator."""
 
         def look() -> Generator[str]:
             with closing(directories_of_jobs(self._jobs)) as entries:
                 for entry in entries:
-                    with suppress(FileNotFoundError):  # deleted meanwhile
+                    with suppress(FileNotFoundError):  # the directory was deleted during the iteration
                         if entry.stat().st_mtime < before.timestamp():
                             yield entry.name
 
@@ -222,10 +222,10 @@ class JobFiles:
                 yield found
 
     async def remove(self, job_ids: Collection[str]) -> set[str]:
-        """Delete all files of the jobs, also across a power cut. Returns the jobs where that failed.
+        """Delete all files of the jobs durably, even across a power cut. Return the jobs for which this failed.
 
-        Those are marked for `remove_left` and for the next daemon. Uploads in progress are spared: such a file may be
-        for a new job with the same id.
+        The failed jobs are marked for `remove_left` and for the next daemon. Uploads in progress are kept, because the
+        file may be for a new job with the same id.
         """
         names, left = list(job_ids), set[str]()
         for start in range(0, len(names), DELETE_BATCH):
@@ -237,18 +237,18 @@ class JobFiles:
         return left
 
     async def remove_left(self, store: Store) -> int:
-        """Delete the files that `remove` could not. Returns the number of jobs that still have such files."""
+        """Delete the files that `remove` could not delete. Return the number of jobs that still have such files."""
         async with self._settling:
             await self._delete_unknown(self._left, store)
         return len(self._left)
 
     async def remove_unknown(self, job_ids: Collection[str], store: Store) -> int:
-        """Delete the files of jobs that are neither stored nor being received. Returns their number."""
+        """Delete the files of jobs that are neither stored nor being received. Return the number of these jobs."""
         async with self._settling:
             return await self._delete_unknown(job_ids, store)
 
     async def _delete_unknown(self, job_ids: Collection[str], store: Store) -> int:
-        ids = {job_id for job_id in job_ids if not self._receiving[job_id]}  # no upload begins during the query
+        ids = {job_id for job_id in job_ids if not self._receiving[job_id]}  # no upload can begin during the query
         known = await store.known(ids) if ids else ()
         for job_id in self._left.intersection(known):
             self._marker(job_id).unlink(missing_ok=True)
@@ -268,7 +268,7 @@ class JobFiles:
                 sync(self._jobs)
             left.intersection_update([path.name for path in there if path.exists()])
             if left:
-                shutil.rmtree(self._jobs / min(left))  # again, to raise its error
+                shutil.rmtree(self._jobs / min(left))  # delete again, to raise the error
 
         try:
             await self.usage.changing(directories, delete)
@@ -288,12 +288,12 @@ class JobFiles:
 
     def _mark(self, job_id: str) -> None:
         with suppress(OSError):  # on a full disk, the files can still be deleted
-            os.mknod(self._marker(job_id), 0o600)  # takes no descriptor
+            os.mknod(self._marker(job_id), 0o600)  # needs no descriptor
 
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Raise errors of the disk as errors for the client."""
+    """Convert disk errors to errors for the client."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Disk space: the free space to leave, and the total size of the files of jobs."""
+"""Limits for disk space: the free space to leave, and the total size of the files of jobs."""
 
 import os
 import shutil
@@ -19,50 +19,50 @@ CHECK_INTERVAL: Final = 1024 * 1024  # bytes written by all uploads between two 
 
 
 class FreeSpaceGuard:
-    """Checks before a write that enough free space is left on the disk."""
+    """Check before a write that enough free space is left on the disk."""
 
     def __init__(self, directory: Path, min_free: int) -> None:
         self._min_free = min_free  # bytes
         self._directory = directory
-        self._until_check = 0  # bytes that may be written
+        self._until_check = 0  # bytes that may be written before the next check
 
     def use(self, min_free: int) -> None:
         """Apply a reloaded limit."""
         self._min_free = min_free
 
     def require(self, size: int) -> int:
-        """Check that so many bytes fit. Returns the bytes left then. Raises InsufficientStorage."""
+        """Check that `size` bytes fit. Return the number of bytes left after them. Raises InsufficientStorage."""
         left = shutil.disk_usage(self._directory).free - self._min_free - size
         if left < 0:
             raise InsufficientStorage("not enough space left on the daemon's disk")
         return left
 
     def take(self, size: int) -> None:
-        """Announce a write of so many bytes. Raises InsufficientStorage."""
+        """Announce a write of `size` bytes. Raises InsufficientStorage."""
         if size > self._until_check:
             self._until_check = size + min(self.require(size), CHECK_INTERVAL)
         self._until_check -= size
 
 
-COUNTED: Final = ("input", "output", "stderr")  # files of a job, without those of a running attempt
+COUNTED: Final = ("input", "output", "stderr")  # files of a job; the files of a running attempt do not count
 COUNT_BATCH: Final = 100  # directories per thread: 1 ms
 COUNT_INTERVAL: Final = 0.01  # seconds between two batches
 
 
 class DiskUsage:
-    """The total size of the files of jobs. Call `count` first, and again now and then."""
+    """The total size of the files of jobs. Call `count` first, and repeat it from time to time."""
 
     def __init__(
         self, directory: Path, max_bytes: int, *, batch: int = COUNT_BATCH, interval: float = COUNT_INTERVAL
     ) -> None:
-        """Measure `directory`, which has a directory for each job. `max_bytes`: the allowed size, 0 for no limit."""
-        self.bytes = 0  # of the files found so far, during the first count
+        """Measure `directory`, which contains a directory for each job. `max_bytes`: the size limit; 0 for no limit."""
+        self.bytes = 0  # size of the files; during the first count, of the files found so far
         self.receiving = 0  # bytes of uploads that are not files of a job yet
         self._directory = directory
         self._max_bytes = max_bytes
         self._batch = batch
         self._interval = interval
-        self._changes: Counter[str] | None = None  # while counting: bytes by job, since the job was counted
+        self._changes: Counter[str] | None = None  # during a count: changed bytes by job, since the job was counted
 
     def use(self, max_bytes: int) -> None:
         """Apply a reloaded limit."""
@@ -70,21 +70,21 @@ class DiskUsage:
 
     @property
     def total(self) -> int:
-        """Return the bytes, with uploads in progress."""
+        """Return the total size in bytes, including uploads in progress."""
         return self.bytes + self.receiving
 
     @property
     def full(self) -> InsufficientStorage | None:
-        """Return the error that rejects every upload, if the limit is reached."""
+        """Return the error that rejects every upload; None unless the limit is reached."""
         return self._error() if self._max_bytes and self.total >= self._max_bytes else None
 
     def require(self, size: int) -> None:
-        """Check that so many bytes fit. Raises InsufficientStorage."""
+        """Check that `size` bytes fit. Raises InsufficientStorage."""
         if self._max_bytes and self.total + size > self._max_bytes:
             raise self._error()
 
     async def changing(self, directories: Sequence[Path], change: Callable[[], object]) -> None:
-        """Change files in these directories in a thread, and count the difference."""
+        """Call `change`, which changes files in these directories, in a thread. Count the difference."""
         grown = list[int]()
 
         def run() -> None:
@@ -99,14 +99,15 @@ class DiskUsage:
         finally:
             self.bytes += sum(grown)
             if self._changes is not None:
-                for directory, size in zip(directories, grown, strict=False):  # empty if the thread has not run
+                for directory, size in zip(directories, grown, strict=False):  # none if the thread did not run
                     self._changes[directory.name] += size
 
     async def count(self) -> None:
         """Count all files again, in batches. Raises OSError.
 
-        Changes meanwhile count, too. Until the next count, two errors are possible: a file that was being written when
-        its job was counted, and a job that was deleted before it was counted, which is subtracted but was never added.
+        Changes during the count are included. Two errors are possible until the next count. A file that was being
+        written when its job was counted may be wrong. A job that was deleted before it was counted is subtracted, but
+        was never added.
         """
         self._changes = changes = Counter[str]()
         found = 0
@@ -132,7 +133,7 @@ class DiskUsage:
 
 
 def directories_of_jobs(directory: Path) -> Generator[os.DirEntry[str]]:
-    """Yield the entries that are named by a job id; others, such as lost+found, are not the daemon's."""
+    """Yield the entries named by a job id. Other entries, such as lost+found, do not belong to the daemon."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if _is_job_id(entry.name):
@@ -140,7 +141,7 @@ def directories_of_jobs(directory: Path) -> Generator[os.DirEntry[str]]:
 
 
 def files_of_jobs(directory: Path) -> Generator[tuple[str, str]]:
-    """Yield the files whose name up to a dot is a job id, with that id."""
+    """Yield the files whose name up to the first dot is a job id, with that id."""
     with os.scandir(directory) as entries:
         for entry in entries:
             job_id = entry.name.partition(".")[0]
@@ -155,7 +156,7 @@ def _is_job_id(name: str) -> bool:
 
 
 def _size(directory: os.PathLike[str]) -> int:
-    """Return the bytes of a job's files, 0 once they are deleted."""
+    """Return the size of a job's files in bytes; 0 if they were deleted."""
     size = 0
     for name in COUNTED:
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The state directory, which one daemon uses at a time."""
+"""The state directory. Only one daemon can use it at a time."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
     try:
         new = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sync(*(path.parent for path in new))  # else a power cut might remove it, with all that is synced in it
+        sync(*(path.parent for path in new))  # otherwise a power cut might remove the directory and its synced files
         with suppress(FileExistsError):
             os.close(new_file(state_dir / "lock"))
         lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -39,7 +39,7 @@ def own_state_dir(state_dir: Path) -> Iterator[None]:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory in it if necessary, which other users cannot read. Raises SettingsError."""
+    """Create a subdirectory if necessary, and make it unreadable for other users. Raises SettingsError."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -1,4 +1,4 @@
-"""An upload in progress, until the file is on disk as the input of its job."""
+"""An upload in progress, until its file is stored as the input of its job."""
 
 import io
 import os
@@ -41,7 +41,7 @@ class Upload:
         await self._file.flush()
         await trio.to_thread.run_sync(partial(os.fsync, self._file.wrapped.fileno()))
         await self.replace_with(self._path)
-        self.release()  # at the same moment, the bytes count as stored
+        self.release()  # without a checkpoint in between, so that the bytes do not count twice
         await self._file.aclose()
 
     def release(self) -> None:
@@ -50,11 +50,11 @@ class Upload:
         self._receiving = 0
 
     async def replace_with(self, path: Path) -> None:
-        """Make a file on the disk the input of the job. Raises FileNotFoundError."""
+        """Link an existing file as the input of the job. Raises FileNotFoundError."""
         new = new_input(self._target)
 
         def link() -> None:
-            sync(self._path.parent)  # first: by this name, the next daemon finds files that never became a job
+            sync(self._path.parent)  # first, because the next daemon finds files without a job by this name
             self._target.parent.mkdir(exist_ok=True)
             new.unlink(missing_ok=True)
             os.link(path, new)

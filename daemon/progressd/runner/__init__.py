@@ -1,1 +1,1 @@
-"""Jobs that the daemon runs: processes, their output, their limits, their end."""
+"""Run jobs as child processes: start, output, limits and end."""

@@ -1,13 +1,13 @@
-"""Set resource limits, then exec a program. A process with threads must run no code between fork and exec.
+"""Set resource limits, then exec a program. A process with threads must not run Python code between fork and exec.
 
     REPORT LC_CTYPE KIND:SOFT:HARD… -- PROGRAM ARGUMENT…
 
-REPORT is a descriptor that exec closes. Each limit that cannot be set is a line `WHAT ERRNO` on it. A last line
-`PROGRAM ERRNO` means that exec failed. Tools such as prlimit(1) do not report this exactly: they use execvp(3), which
-lets a shell interpret files that the kernel rejects.
+REPORT is a descriptor that exec closes. For each limit that cannot be set, this program writes a line `WHAT ERRNO` to
+it. A last line `PROGRAM ERRNO` means that exec failed. Tools such as prlimit(1) do not report this exactly: they use
+execvp(3), which lets a shell interpret files that the kernel rejects.
 
-Python gets this file as text, because an upgrade may replace it, and runs it without `site`, which takes 10 ms. It
-imports only the standard library.
+Python receives this file as text, because an upgrade may replace the file. It runs without `site`, which takes 10 ms.
+This file imports only the standard library.
 """
 
 import errno
@@ -17,7 +17,7 @@ import signal
 import sys
 from typing import Final
 
-OOM_SCORE_ADJ: Final = 500  # of 1000: the kernel kills the child before the daemon (proc(5))
+OOM_SCORE_ADJ: Final = 500  # the maximum is 1000; the kernel kills the child before the daemon (proc(5))
 OOM_FILE: Final = "/proc/self/oom_score_adj"
 PROGRAM: Final = "PROGRAM"
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _undo_python_startup(ctype: str) -> None:
-    """Undo what Python changes at start-up and the program would inherit."""
+    """Undo changes by Python's startup that the program would inherit."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if os.environ.get("LC_CTYPE", "") != ctype:  # PEP 538; empty means unset
@@ -67,7 +67,7 @@ def _raise_oom_score() -> None:
 
 
 def _set_limit(name: str, soft: int, hard: int) -> None:
-    """Set a limit, at most the hard limit of this process."""
+    """Set a limit, which is at most the hard limit of this process."""
     kind = getattr(resource, f"RLIMIT_{name}")
     maximum = resource.getrlimit(kind)[1]
     if maximum != resource.RLIM_INFINITY:

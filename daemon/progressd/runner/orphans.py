@@ -1,10 +1,10 @@
-"""Find and end processes that a killed daemon left running. A process id alone never identifies one.
+"""Find and stop processes that a killed daemon left running. A process id alone does not identify a process.
 
-Every child has a unique mark in its environment from its start, and its descendants inherit it. Some programs
-overwrite their environment, so the leader of each child's session is also recorded, with its start time.
+Every child starts with a unique mark in its environment, which its descendants inherit. Some programs overwrite their
+environment, so the leader of each child's session is recorded, too, with its start time.
 
-PR_SET_PDEATHSIG is simpler but wrong here: it acts when the thread that started the child ends, and that is one of
-Trio's worker threads.
+PR_SET_PDEATHSIG is simpler but wrong here: its signal is sent when the thread that started the child exits, and that is
+one of Trio's worker threads.
 """
 
 import os
@@ -20,7 +20,7 @@ import structlog
 from progressd.core.json import UNDECODABLE
 from progressd.system.process_tree import Process, Tree, environment_of, look
 
-MARK: Final = "PROGRESSD_RUNNER"  # the variable with the mark of the daemon
+MARK: Final = "PROGRESSD_RUNNER"  # the environment variable with the mark of the daemon
 JOB: Final = "PROGRESSD_JOB_ID"
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ class ProcessId(msgspec.Struct, frozen=True):
 
 
 class ProcessRecords:
-    """The recorded children of the daemon with this state directory, which must exist."""
+    """The recorded children of the daemon with this state directory. The directory must exist."""
 
     def __init__(self, state_dir: Path, store_id: str) -> None:
         self._records = state_dir / "children"
@@ -44,7 +44,7 @@ class ProcessRecords:
 
     @contextmanager
     def recorded(self, job_id: str, pid: int) -> Iterator[None]:
-        """Record this child while it runs. If that fails, for example on a full disk, the mark remains."""
+        """Record this child while it runs. If that fails, such as on a full disk, only the mark identifies it."""
         path = self._records / job_id
         try:
             self._records.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ class ProcessRecords:
         try:
             yield
         finally:
-            with suppress(OSError):  # the record of an ended child is harmless
+            with suppress(OSError):  # the record of an exited child is harmless
                 path.unlink()
 
     def recorded_jobs(self) -> list[str]:
@@ -64,9 +64,9 @@ class ProcessRecords:
         return os.listdir(self._records) if self._records.is_dir() else []
 
     async def end_orphans(self, grace: float) -> set[str]:
-        """End the processes that an earlier daemon left: SIGTERM, then SIGKILL after `grace` seconds.
+        """Stop the processes that an earlier daemon left running: SIGTERM, then SIGKILL after `grace` seconds.
 
-        Return the jobs of those that could not be ended. Call this before children run.
+        Return the jobs whose processes could not be stopped. Call this before the first child starts.
         """
         tree = Tree(self._known)
         left = await tree.end(grace, _log_signal)
@@ -95,11 +95,11 @@ class ProcessRecords:
         return known
 
     def _leaders(self) -> dict[int, str]:
-        """Return the jobs of recorded leaders that still run. Until they end, no other session has their id."""
+        """Return the jobs of recorded leaders that still run. While a leader runs, its session id is not reused."""
         leaders = dict[int, str]()
         boot = _boot_id()
         for job_id in self.recorded_jobs():
-            with suppress(FileNotFoundError, *UNDECODABLE):  # for example, it is incomplete
+            with suppress(FileNotFoundError, *UNDECODABLE):  # such as an incomplete record
                 leader = msgspec.json.decode((self._records / job_id).read_bytes(), type=ProcessId)
                 if leader.boot == boot and (now := look(leader.pid)) and now.started == leader.started:
                     leaders[leader.pid] = job_id
@@ -111,7 +111,7 @@ def _log_signal(number: Signals, count: int) -> None:
 
 
 def _boot_id() -> str | None:
-    """Return the id of this boot, if readable. Process ids and times are only valid within a boot."""
+    """Return the id of this boot, if readable. Process ids and start times are valid only within one boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # systemd's ProcSubset=pid hides it

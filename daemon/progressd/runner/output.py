@@ -1,4 +1,4 @@
-"""The output of a pipeline: events, progress by pattern, and the last line of an error."""
+"""The output of a pipeline: events, progress matched by a pattern, and the last line of standard error."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from progressd.producers.ndjson import LineTooLong, NumberedLine, Turn, read_eve
 MAX_SUMMARY: Final = 300  # characters
 
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # terminal colours etc.
-_DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # the file name stays
+_DIRECTORIES: Final = re.compile(r"""(?<![\w:/.])/(?:[^\s/:'"]+/)*(?=[^\s/])""")  # does not match the file name
 
 
 def summary(stderr: bytes) -> str:
-    """Return the last line with text, shortened and without directories; "" if there is none."""
+    """Return the last line that contains text, shortened and without directories; "" if there is none."""
     for line in reversed(stderr.splitlines()):
         text = _ESCAPES.sub("", line.decode(errors="replace"))
         words = " ".join("".join(one if one.isprintable() else " " for one in text).split())
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class OutputParser:
-    """Submit the progress of a job. Keep its result or error until the program has ended."""
+    """Submit the progress of a job. Keep its result or error until the program has exited."""
 
     def __init__(self, job_id: str, ingest: Ingest, progress_pattern: str | None) -> None:
         self._job_id = job_id
@@ -57,7 +57,7 @@ class OutputParser:
     async def _submit(
         self, lines: Sequence[NumberedLine], read: Callable[[bytes | LineTooLong], Reported | None]
     ) -> None:
-        """Submit the events in these lines. Other tasks run in between."""
+        """Submit the events in these lines. Let other tasks run in between."""
         turn, events = Turn(), list[Reported]()
         for _, line in lines:
             if (event := read(line)) is not None:
@@ -96,7 +96,7 @@ class OutputParser:
         return ProgressEvent(self._job_id, found) if found is not None else None
 
     def _warn(self, error: InvalidInput) -> None:
-        """Log the first invalid event of a job only: a program may write millions of them."""
+        """Log only the first invalid event of a job, because a program may write millions."""
         if not self._warned:
             self._warned = True
             log.warning(

@@ -1,4 +1,4 @@
-"""A child process in its own session: start it, read its output, and end it with all its descendants."""
+"""A child process in its own session: start it, read its output, and stop it with all its descendants."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ from progressd.system.process_tree import Process, Tree, environment_of
 from progressd.system.reaper import reaper
 from progressd.system.transient import is_transient
 
-MAX_STDERR: Final = 65536  # bytes of standard error to keep, the last ones
+MAX_STDERR: Final = 65536  # last bytes of standard error to keep
 MAX_LINE: Final = 1024 * 1024  # bytes of a line of output
 RETRY_INTERVAL: Final = 1.0  # seconds, after a transient error of the system
 
-# Read once: an upgrade removes the file, and then replaces it.
+# Read once, because an upgrade removes the file and then replaces it.
 _SOURCE: Final = Path(exec_limited.__file__).read_text(encoding="utf-8")
-_PROGRAM: Final = (  # tracebacks show the file name, and not the source as one line
+_PROGRAM: Final = (  # tracebacks show the file name instead of the source as one line
     f"source = {_SOURCE!a}\nexec(compile(source, {exec_limited.__file__!a}, 'exec'))"
 )
 EXEC_LIMITED: Final = (sys.executable, "-I", "-S", "-X", "utf8", "-c", _PROGRAM)
@@ -38,9 +38,9 @@ log = structlog.get_logger(__name__)
 
 
 class ChildProcess:
-    """A started program. Call `run` once. However `run` ends, it ends the whole process tree.
+    """A started program. Call `run` once. On return or error, `run` stops the whole process tree.
 
-    `marks` are environment variables that only this tree has. They identify descendants that left the session.
+    `marks`: environment variables that only this tree has. They identify descendants that left the session.
     """
 
     def __init__(self, process: trio.Process, kill_grace: float, marks: Sequence[str] = ()) -> None:
@@ -48,8 +48,8 @@ class ChildProcess:
         self._kill_grace = kill_grace
         self._tree = Tree(partial(_known, process.pid, {os.fsencode(mark) for mark in marks}))
         self.pid = process.pid
-        self.stderr = b""  # its last bytes
-        self.left: list[Process] = []  # processes that could not be ended
+        self.stderr = b""  # last bytes of standard error
+        self.left: list[Process] = []  # processes that could not be stopped
 
     @classmethod
     async def start(
@@ -88,7 +88,7 @@ class ChildProcess:
             return child
 
     async def run(self, on_stdout: OnLines, on_stderr: OnLines) -> int:
-        """Read the output until the child has ended. Return its exit status, negative for a signal."""
+        """Read the output until the child has exited. Return the exit status, negative for a signal."""
         process = self._process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -116,11 +116,11 @@ class ChildProcess:
     async def _read(self, output: ProgramOutput, on_lines: OnLines) -> None:
         splitter = LineSplitter(MAX_LINE)
         while chunk := await output.receive():
-            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # for progress bars
+            await on_lines(splitter.feed(chunk.replace(b"\r", b"\n")))  # progress bars use carriage returns
         await on_lines(splitter.end())
 
     async def _wait_for_exit(self) -> None:
-        """Wait until the program has ended. Do not reap it yet: that would free its process id."""
+        """Wait until the program has exited. Do not reap it yet, because that would free its process id."""
         descriptor = None
         while descriptor is None:
             try:
@@ -139,14 +139,14 @@ class ChildProcess:
             self.left = await self._end()
             for stream in (self._process.stdout, self._process.stderr):
                 assert stream is not None
-                await stream.aclose()  # not earlier: a write would raise SIGPIPE
+                await stream.aclose()  # not earlier: a write to a closed pipe would raise SIGPIPE
             if self.pid in [process.pid for process in self.left]:
                 trio.lowlevel.spawn_system_task(reaper.exit_status, self._process)
             else:
                 await reaper.exit_status(self._process)
 
     async def _end(self) -> list[Process]:
-        """End the whole process tree. Return the processes that could not be ended."""
+        """Stop the whole process tree. Return the processes that could not be stopped."""
         while True:
             try:
                 return await self._tree.end(self._kill_grace)
@@ -154,13 +154,13 @@ class ChildProcess:
                 if not is_transient(error):
                     raise
                 log.warning("cannot list the processes of a program, retrying", pid=self.pid, error=str(error))
-            with suppress(ProcessLookupError, PermissionError):  # needs no resources
+            with suppress(ProcessLookupError, PermissionError):  # this call works even without free resources
                 os.killpg(self.pid, signal.SIGTERM)
             await trio.sleep(RETRY_INTERVAL)
 
 
 def _known(session: int, marks: Set[bytes], processes: Sequence[Process]) -> Mapping[int, str]:
-    """Find the processes with the marks or in the session. The session id is not reused before the child is reaped."""
+    """Find the processes with the marks or in the session. Until the child is reaped, its session id is not reused."""
     return {
         process.pid: ""
         for process in processes

@@ -1,4 +1,4 @@
-"""Resource limits of each process of a pipeline, and the exit statuses that mean a limit was reached."""
+"""Resource limits of each process of a pipeline, and the exit statuses that indicate a reached limit."""
 
 import re
 import signal
@@ -12,11 +12,11 @@ from progressd.runner.output import summary
 CPU_GRACE: Final = 5  # seconds of processor time from SIGXCPU to SIGKILL
 
 _OUT_OF_MEMORY = re.compile(rb"out ?of ?memory|MemoryError|bad_alloc|cannot allocate memory", re.IGNORECASE)
-_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # the kernel or an allocator ran out of memory
+_FATAL = (signal.SIGKILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGILL)  # sent if the kernel or allocator lacks memory
 
 
 class ResourceLimits(NamedTuple):
-    """Limits in bytes and seconds of CPU time. Each process has its own."""
+    """Limits in bytes and seconds of CPU time. They apply to each process separately."""
 
     memory: int
     cpu: float
@@ -25,7 +25,7 @@ class ResourceLimits(NamedTuple):
 
     @classmethod
     def of(cls, pipeline: Pipeline, runner: RunnerSettings) -> "ResourceLimits":
-        """Return the limits of the pipeline; the runner's are the default."""
+        """Return the limits of the pipeline. The defaults are the limits of the runner."""
         return cls(
             pipeline.max_memory_bytes or runner.max_memory_bytes,
             pipeline.max_cpu_seconds or runner.max_cpu_seconds,
@@ -46,8 +46,8 @@ class ResourceLimits(NamedTuple):
         ]
 
     def describe_exit(self, status: int, stderr: bytes) -> str:
-        """Describe a failure, to follow the name of the program. A negative status is a signal."""
-        number = -status if status < 0 else status - 128  # a shell reports the signal of its command so
+        """Return a description of a failure, to follow the name of the program. A negative status is a signal."""
+        number = -status if status < 0 else status - 128  # a shell adds 128 to the signal of its command
         if number == signal.SIGXCPU:
             return f"used more than {seconds_text(self.cpu)} of processor time, its limit"
         if number == signal.SIGXFSZ:

@@ -1,6 +1,7 @@
-"""The runner: take queued jobs of the configured pipelines, in the order of `RunQueue`, and run each as a child.
+"""The runner: takes queued jobs of the configured pipelines, in the order of `RunQueue`, and runs each as a child.
 
-It is a producer like any other: the child's output and its end become events. Nothing else starts these jobs.
+The runner is an ordinary producer: it reports the output and the end of the child as events. Only the runner starts
+these jobs.
 """
 
 import json
@@ -39,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """Run jobs. `run` is called once; after `stop_taking` it returns when the last job has ended."""
+    """Run jobs. Call `run` once. After `stop_taking`, `run` returns when the last job has ended."""
 
     def __init__(
         self,
@@ -56,11 +57,11 @@ class Runner:
         self._retry_interval = retry_interval
         self._slots = trio.Semaphore(settings.runner.concurrency)
         self._children = ProcessRecords(settings.state_dir, ingest.store_id)
-        self._left = dict[str, str]()  # by job, processes that could not be ended
+        self._left = dict[str, str]()  # by job, processes that could not be stopped
         self._taking = trio.CancelScope()
 
     def use(self, settings: Settings) -> None:
-        """Use new settings. Running jobs keep the old ones, and the number of slots stays."""
+        """Use new settings. Running jobs keep the old settings, and the number of slots does not change."""
         self._settings = settings
 
     async def run(self) -> None:
@@ -73,11 +74,11 @@ class Runner:
                     nursery.start_soon(self._run_job, await self._registry.next_queued())
 
     def stop_taking(self) -> None:
-        """Start no more jobs."""
+        """Start no further jobs."""
         self._taking.cancel()
 
     async def _recover(self) -> None:
-        """Requeue the jobs that an earlier daemon left running. After too many attempts, a job fails."""
+        """Requeue jobs that were interrupted by the end of an earlier daemon. After too many attempts, a job fails."""
         interrupted = {
             job.id: job
             for job in self._registry.unfinished.values()
@@ -96,9 +97,9 @@ class Runner:
                 log.info("job already ended", job_id=job.id, reason=str(error))
 
     async def _clean_up(self, jobs: set[str]) -> set[str]:
-        """End the processes of these and all recorded jobs, and delete their files. Return jobs that still run.
+        """Stop the processes of these and all recorded jobs, and delete their working directories.
 
-        Retry after transient errors, for example while descriptors have run out.
+        Return the jobs that still run. Retry after transient errors, such as a shortage of descriptors.
         """
         while True:
             try:
@@ -117,9 +118,9 @@ class Runner:
         try:
             await self._report(StartEvent(job.id))
             await self._report(RunnerEvent(job.id, await self._outcome(job)))
-        except (Conflict, NotFound) as error:  # cancelled or deleted meanwhile
+        except (Conflict, NotFound) as error:  # the job was cancelled or deleted
             log.info("job already ended", job_id=job.id, reason=str(error))
-        except BaseException:  # cancelled
+        except BaseException:  # this task was cancelled
             if self._taking.cancel_called:
                 await self._requeue(job)
             raise
@@ -130,7 +131,7 @@ class Runner:
     async def _requeue(self, job: Job) -> None:
         """Requeue a job that was interrupted by a stop, so that the next start does not count the attempt.
 
-        It fails if its processes could not be ended: the next daemon would run it beside them.
+        If its processes could not be stopped, the job fails, because a next attempt would run at the same time.
         """
         with trio.move_on_after(REQUEUE_TIMEOUT, shield=True):
             try:
@@ -154,7 +155,7 @@ class Runner:
                 return
 
     async def _outcome(self, job: Job) -> CompletedEvent | ErrorEvent:
-        """Run a job. An error here, such as a full disk, ends only this job."""
+        """Run a job. An error, such as a full disk, fails only this job."""
         try:
             return await self._attempt(job)
         except Conflict:
@@ -164,7 +165,7 @@ class Runner:
             return self._failed(job, f"the daemon failed to run {job.pipeline} (see its log)")
 
     async def _attempt(self, job: Job) -> CompletedEvent | ErrorEvent:
-        """Run the job once, and return its outcome. Raises Conflict if the job is ended by others, and OSError."""
+        """Run the job once, and return its outcome. Raises OSError, and Conflict if the job ends in the meantime."""
         pipeline = self._settings.pipelines.get(job.pipeline or "")
         if pipeline is None:
             return self._failed(job, f"the pipeline {job.pipeline} is no longer configured")
@@ -182,9 +183,10 @@ class Runner:
     async def _start(
         self, job: Job, pipeline: Pipeline, limits: ResourceLimits, started: AsyncExitStack
     ) -> tuple[ChildProcess, Path]:
-        """Start the child; return it and the path of its result. Retry after transient errors.
+        """Start the child. Return the child and the path of its result. Retry after transient errors.
 
-        Its directory is deleted on exit of `started`. Raises Conflict if the job is ended meanwhile, and OSError.
+        The working directory is deleted on exit of `started`. Raises OSError, and Conflict if the job ends before the
+        child starts.
         """
         while True:
             try:
@@ -228,7 +230,7 @@ class Runner:
         return await self._succeed(job, pipeline, result, output.result)
 
     async def _keep_stderr(self, job: Job, text: bytes) -> None:
-        """Keep standard error if possible; a failure does not affect the job."""
+        """Keep standard error if possible. A transient error does not affect the job."""
         try:
             await self._files.keep_stderr(job.id, text)
         except OSError as error:
@@ -237,7 +239,7 @@ class Runner:
             log.warning("cannot keep the stderr of a pipeline", job_id=job.id, error=str(error))
 
     async def _run_child(self, job: Job, child: ChildProcess, output: OutputParser) -> int:
-        """Run the child until it ends. Raises Conflict if the job is ended first."""
+        """Run the child until it exits. Raises Conflict if the job ends first."""
         async with trio.open_nursery() as nursery:
 
             async def stop_when_ended() -> None:
@@ -253,7 +255,7 @@ class Runner:
     async def _succeed(
         self, job: Job, pipeline: Pipeline, result: Path, reported: ReportedResult
     ) -> CompletedEvent | ErrorEvent:
-        """Store the result, if the pipeline writes one."""
+        """Store the result if the pipeline writes one, and return the event for the end of the job."""
         url = None
         if any("{output}" in part for part in pipeline.command):
             try:
@@ -278,7 +280,7 @@ class Runner:
         }
 
     def _environment(self, job: Job, pipeline: Pipeline) -> dict[str, str]:
-        """Return the daemon's environment without the variables meant only for the daemon."""
+        """Return the environment of the child: the daemon's without its private variables, and the pipeline's."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
         return {
             **inherited,

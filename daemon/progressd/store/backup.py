@@ -1,4 +1,4 @@
-"""Copy the SQLite file while a daemon writes to it: a copy is complete and synced, or does not exist."""
+"""Copy the SQLite file while a daemon writes to it. The copy is complete and synced, or does not exist."""
 
 import errno
 import os
@@ -18,9 +18,9 @@ from progressd.system.fs import new_file, sync
 
 NO_LINKS: Final = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP}  # from link(2) on a file system without hard links
 
-PARTIAL_MIN_AGE: Final = 3600.0  # seconds without a write after which a partial copy is a killed one
-PAGES: Final = 1000  # copied between two checks for a signal
-STEPS: Final = 10_000  # of `integrity_check`, some milliseconds, between two such checks
+PARTIAL_MIN_AGE: Final = 3600.0  # seconds without a write after which a partial copy was left by a killed backup
+PAGES: Final = 1000  # pages copied between two checks for a signal
+STEPS: Final = 10_000  # steps of `integrity_check` between two checks for a signal, some milliseconds
 
 
 def backup(path: Path, target: Path) -> int:
@@ -35,12 +35,13 @@ def backup(path: Path, target: Path) -> int:
 
 
 def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
-    """Copy the database as it is now. `new`: check the copy, and replace no file.
+    """Copy the current database. `new`: check the copy, and do not replace an existing file.
 
-    The copy gets a store id of its own. A daemon that continues with it gives offsets out a second time, and old
-    cursors must not be confused with them. Raises SettingsError, Conflict, sqlite3.DatabaseError for a damaged store.
+    The copy has a new store id. A daemon that continues with the copy assigns some offsets a second time, and old
+    cursors must not match these offsets. Raises SettingsError, Conflict, sqlite3.DatabaseError for a damaged store.
     """
-    # Beside a backup there may be other files, and another backup in progress. Beside the store there are only remains.
+    # The directory of a backup may contain other files, and a second backup may be in progress. In the directory of the
+    # store, a partial copy was always left by an earlier run.
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part" if new else f"{target.name}.part")
     try:
         if new:
@@ -62,7 +63,7 @@ def copy(db: sqlite3.Connection, target: Path, *, new: bool = False) -> None:
 
 
 def _delete_remains(target: Path) -> None:
-    """Delete partial copies that killed backups to the same file have left."""
+    """Delete partial copies that were left by killed backups to the same file."""
     names = re.compile(re.escape(target.name) + r"\.[0-9a-f]{8}\.part(?:-(?:journal|wal|shm))?")
     with suppress(OSError):  # another backup may do the same
         for path in target.parent.iterdir():
@@ -74,7 +75,7 @@ def _write(db: sqlite3.Connection, partial: Path, *, checked: bool) -> None:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copied:
         copied.execute("PRAGMA journal_mode = OFF")  # if anything fails, the copy is deleted
         _copy_pages(db, copied)
-        copied.execute("PRAGMA journal_mode = MEMORY")  # leaves no other file beside the copy
+        copied.execute("PRAGMA journal_mode = MEMORY")  # creates no journal file
         copied.execute(f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'")
         if checked:
             _check(copied)
@@ -86,14 +87,14 @@ def _copy_pages(db: sqlite3.Connection, copied: sqlite3.Connection) -> None:
     try:
         db.execute(
             "SELECT 1 FROM meta"
-        ).fetchall()  # begins to read one version of the file, so that no step starts over
+        ).fetchall()  # starts a read transaction, so that a write does not restart the backup
         db.backup(copied, pages=PAGES, progress=lambda *_: None)  # a Python call, in which signals are handled
     finally:
         db.rollback()
 
 
 def _place(partial: Path, target: Path) -> None:
-    """Give the copy its name. Raises Conflict if a file has that name by now."""
+    """Give the copy its final name. Raises Conflict if a file with that name exists."""
     try:
         try:
             os.link(partial, target)

@@ -28,55 +28,55 @@ class Deletion(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """Which jobs to list; a field that is None selects all."""
+    """The jobs to list. A field that is None selects all jobs."""
 
     statuses: Collection[JobStatus] | None = None
     kind: str | None = None
-    labels: Collection[tuple[str, str]] = ()  # all of them
+    labels: Collection[tuple[str, str]] = ()  # a job must have all of these labels
 
 
 class Store(Protocol):
     """Durable jobs and state changes. Every method may raise StoreFailed; then nothing has changed.
 
-    After a disk error in the middle of a commit, all of the commit or none of it shows when the store is opened again.
+    After a disk error in the middle of a commit, the reopened store contains either the whole commit or none of it.
     """
 
     @property
     def id(self) -> str:
-        """Return the id of this store in cursors; offsets of other stores mean nothing here."""
+        """Return the id of this store in cursors. Offsets of other stores are invalid here."""
 
     @property
     def first_offset(self) -> int:
-        """Return an offset above all that were given out before the store was opened, even by a crashed daemon."""
+        """Return an offset above all offsets assigned before the store was opened, even by a crashed daemon."""
 
     @property
     def damage(self) -> StoreFailed | None:
-        """Return the error, once the file was found to be damaged. From then on it accepts no change."""
+        """Return the error if the file is known to be damaged. A damaged store accepts no changes."""
 
     @property
     def unreadable(self) -> CorruptRecord | None:
-        """Return the error of the last unreadable job, batch or change; all others are fine."""
+        """Return the error of the last unreadable job, batch or change, if any. Other rows are not affected."""
 
     async def run(self) -> None:
         """Maintain the store until cancelled."""
 
     async def reserve(self, offset: int) -> None:
-        """Promise durably that no later daemon gives out an offset below this one."""
+        """Guarantee durably that no later daemon assigns an offset below `offset`."""
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
-        """Store jobs, changes and batches, all or nothing."""
+        """Store jobs, changes and batches atomically."""
 
     async def jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Return those of the jobs that exist. Raises CorruptRecord for an unreadable one."""
+        """Return the jobs that exist. Raises CorruptRecord for an unreadable job."""
 
     async def readable_jobs(self, ids: Collection[str]) -> Mapping[str, Job]:
-        """Return those of the jobs that exist and can be read."""
+        """Return the jobs that exist and can be read."""
 
     async def known(self, ids: Collection[str]) -> Collection[str]:
-        """Return the ids of those of the jobs that exist, readable or not."""
+        """Return the ids of the jobs that exist, readable or not."""
 
     async def batches(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
-        """Return those of the batches that exist."""
+        """Return the batches that exist."""
 
     async def unfinished_batches(self) -> list[JobBatch]:
         """Return every unfinished batch, oldest first."""
@@ -90,7 +90,7 @@ class Store(Protocol):
     async def list_jobs(self, which: Filter, limit: int, offset: int) -> tuple[list[Job], int]:
         """Return a page of readable jobs, newest first, and the total number of jobs.
 
-        A page of large jobs has fewer than `limit`, but at least one.
+        A page of large jobs may contain fewer than `limit` jobs, but at least one.
         """
 
     async def counts(self) -> Mapping[JobStatus, int]:
@@ -102,7 +102,7 @@ class Store(Protocol):
     async def changes(self, after: int, upto: int, limit: int, job_id: str | None = None) -> list[Change]:
         """Return the first `limit` changes with after < offset ≤ upto, of one job or of all, oldest first.
 
-        Unreadable changes are skipped for all jobs, and raise CorruptRecord for one job.
+        With a `job_id`, an unreadable change raises CorruptRecord; otherwise it is skipped.
         """
 
     async def changes_of_unfinished(self, upto: int) -> list[Change]:
@@ -111,25 +111,25 @@ class Store(Protocol):
     async def moved(self, after: int, upto: int, limit: int) -> list[Job]:
         """Return the first `limit` jobs whose newest stored progress has after < offset ≤ upto, oldest progress first.
 
-        Jobs that cannot be read are left out.
+        Unreadable jobs are skipped.
         """
 
     @property
     def oldest_cursor(self) -> int:
-        """Return the smallest offset that clients can resume from; changes after a smaller one may be deleted."""
+        """Return the smallest offset from which clients can resume. Changes after a smaller offset may be deleted."""
 
     async def last_seen(self) -> datetime | None:
-        """Return when the newest job from before the store was opened was created; None without one."""
+        """Return the creation time of the newest job from before the store was opened; None if there is none."""
 
     @property
     def delete_durations(self) -> Histogram:
-        """Return for how many seconds deletions have blocked other writes."""
+        """Return a histogram of the seconds for which deletions have blocked other writes."""
 
     async def deletions(self, after: int, upto: int, limit: int) -> list[Deletion]:
         """Return the first `limit` deletions with after < offset ≤ upto, oldest first."""
 
     async def delete(self, ids: Collection[str], deletion: Deletion | None = None) -> list[str]:
-        """Delete those of the jobs that have finished, as `delete_finished` does, and return their ids.
+        """Delete the finished jobs among these, as `delete_finished` does, and return their ids.
 
         A `deletion` is stored for watchers that resume, so every cursor stays valid.
         """
@@ -137,6 +137,6 @@ class Store(Protocol):
     async def delete_finished(self, before: datetime, limit: int) -> list[str]:
         """Delete at most `limit` jobs that finished before a time, and their changes. Return their ids.
 
-        Jobs that finished first are deleted first. The number is what a few milliseconds allow, but at least one, so
-        other writes do not wait for long. A batch is deleted with its last job. An unreadable job stays.
+        Jobs that finished first are deleted first. A call deletes as many jobs as a few milliseconds allow, but at
+        least one, so other writes do not wait for long. A batch is deleted with its last job. Unreadable jobs are kept.
         """

@@ -1,4 +1,4 @@
-"""Check the SQLite file, and repair what needs no new file."""
+"""Check the SQLite file, and repair problems that do not need a new file."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ NEWEST_OFFSET: Final = (
     " UNION ALL SELECT max(progress_offset) FROM jobs UNION ALL SELECT body ->> 'offset' FROM batches"
     " UNION ALL SELECT max(offset) FROM deletions UNION ALL SELECT value FROM meta WHERE key = 'oldest_cursor')"
 )
-# Offsets of progress and batches may be nowhere in the file, so some are given out a second time. With a new store id
-# an old cursor is not confused with a new one; a copy gets one for the same reason.
+# Some offsets of progress and batches may be missing from the file, so they may be assigned a second time. With a new
+# store id, an old cursor cannot match a new offset. A copy of the store receives a new id for the same reason.
 RENEWAL: Final = f"UPDATE meta SET value = {NEW_ID} WHERE key = 'store_id'"
 
 
 class StoreFinding(NamedTuple):
-    """A sentence, and the SQL that repairs it; None if only `recovery` helps."""
+    """A problem as a sentence, and the SQL that repairs it. `repair`: None if only `recovery` helps."""
 
     sentence: str
     repair: str | None
 
 
 def problems(db: sqlite3.Connection) -> Iterator[StoreFinding]:
-    """Yield all problems; after damage to the file itself or an unreadable row, nothing else is checked."""
+    """Yield all problems. If the file is damaged or a row is unreadable, further checks are skipped."""
     damage = _changed_schema(db) or _damage(db) or _unreadable(db) or _orphans(db)
     if damage:
         yield from (StoreFinding(f"the database is damaged: {found}", None) for found in damage)
@@ -58,7 +58,7 @@ def repair(path: Path, found: StoreFinding) -> None:
 
 
 def _changed_schema(db: sqlite3.Connection) -> list[str]:
-    """Return the tables, indexes and views that differ from this version's; none for an older version."""
+    """Return the tables, indexes and views that differ from the current schema; none for an older version."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
         migrate(new, 0)
         if new.execute("PRAGMA user_version").fetchone() != db.execute("PRAGMA user_version").fetchone():
@@ -69,7 +69,7 @@ def _changed_schema(db: sqlite3.Connection) -> list[str]:
 
 
 def _damage(db: sqlite3.Connection) -> list[str]:
-    """Return what SQLite's own check finds; the damage may make the check itself fail."""
+    """Return the results of SQLite's integrity check. The damage may make the check itself fail."""
     lines = list[str]()
     try:
         for (text,) in db.execute(f"PRAGMA integrity_check({MAX_FINDINGS})"):
@@ -84,7 +84,7 @@ def _damage(db: sqlite3.Connection) -> list[str]:
 
 
 def _unreadable(db: sqlite3.Connection) -> list[str]:
-    """Return the first job, change, batch and value that cannot be read."""
+    """Return the errors of the first unreadable job, change, batch and value."""
     lines = list[str]()
     for read in (every_job, every_change, every_batch, lambda db: iter(read_meta(db))):
         try:
@@ -98,7 +98,7 @@ def _unreadable(db: sqlite3.Connection) -> list[str]:
 
 
 def _orphans(db: sqlite3.Connection) -> list[str]:
-    """Return a sentence on changes whose job is lost, if there are any."""
+    """Return a sentence about changes whose job is lost, if there are any."""
     [orphans] = db.execute(f"SELECT count(*) {ORPHANS}").fetchone()
     return [f"{orphans} changes belong to jobs that do not exist"] if orphans else []
 

@@ -19,10 +19,10 @@ BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process that reads the 
 
 @contextlib.contextmanager
 def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sqlite3.Connection]]:
-    """Open a connection that writes, two that only read, and one for checkpoints; close them if the block raises.
+    """Open a connection that writes, two that only read, and one for checkpoints. Close them if the block raises.
 
-    `wal_bytes`: to which the file of the write-ahead log is cut. Raises SettingsError for a file that is not a store of
-    this or an older version, and does not change it.
+    `wal_bytes`: the size to which the file of the write-ahead log (WAL) is truncated. Raises SettingsError for a file
+    that is not a store of this or an older version, and does not change that file.
     """
     with file_errors(path):
         version = inspect(path)
@@ -39,7 +39,7 @@ def connected(path: Path, synchronous: str, wal_bytes: int) -> Iterator[list[sql
         others = [opened.enter_context(contextlib.closing(_connect(path))) for _ in range(3)]
         for reader in others[:2]:
             reader.execute("PRAGMA query_only = ON")
-        for other in others:  # opens the file now: later there may be no file descriptor left
+        for other in others:  # open the file now, because later no file descriptor may be left
             other.execute("PRAGMA schema_version").fetchall()
         yield [writer, *others]
         opened.pop_all()
@@ -63,5 +63,5 @@ def _created(path: Path) -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # check_same_thread: Trio's worker threads change, but the limiter lets only one at a time use the connection.
+    # check_same_thread: Trio's worker threads vary, but the limiter lets only one thread use the connection at a time.
     return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Turn SQLite's errors into those of a store."""
+"""Convert SQLite's errors to the errors of a store."""
 
 import shlex
 import sqlite3
@@ -11,13 +11,13 @@ from progressd.core.errors import CorruptRecord, SettingsError, StoreDamaged, St
 from progressd.system.fs import obstacle
 
 BESIDE: Final = ("-wal", "-shm", "-journal")  # suffixes of SQLite's other files
-NO_JSON: Final = "malformed JSON"  # in a document that a generated column reads; SQLite does not say which
+NO_JSON: Final = "malformed JSON"  # in a document that a generated column reads; SQLite does not report which
 NO_UTF8: Final = "Could not decode to UTF-8"  # from the sqlite3 module itself, without a code
 
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn errors into a SettingsError that names the file; StoreDamaged if its content is wrong."""
+    """Convert errors to a SettingsError that names the file; StoreDamaged if its content is invalid."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -42,12 +42,12 @@ def cannot_open(path: Path, error: StoreFailed) -> SettingsError:
 
 
 def repair_command(state_dir: Path) -> str:
-    """Return the command that saves what can be read of a damaged store."""
+    """Return the command that saves the readable data of a damaged store."""
     return f"progressd check --repair --state-dir {shlex.quote(str(state_dir))}"
 
 
 def store_error(error: sqlite3.Error) -> StoreFailed:
-    """Return the error that clients get."""
+    """Return the error that clients receive."""
     code = _code(error)
     if isinstance(error, UnreadableRow):
         return CorruptRecord(f"{error}: stop the daemon and run progressd check --repair", error.row_id)
@@ -63,13 +63,13 @@ def store_error(error: sqlite3.Error) -> StoreFailed:
 
 
 def shortage(error: MemoryError | OSError) -> StoreFailed:
-    """Return the error that clients get when the machine lacks memory or the like for now."""
+    """Return the error that clients receive during a shortage of memory or another resource."""
     what = error.strerror if isinstance(error, OSError) else "no memory left"
     return StoreFailed(f"the store cannot accept the change for now: {what}")
 
 
 class UnreadableRow(sqlite3.DatabaseError):
-    """A row whose content makes no sense, as an error that SQLite would raise."""
+    """A row with invalid content, as an error like those of SQLite."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     sqlite_errorname = "SQLITE_CORRUPT"
@@ -80,7 +80,7 @@ class UnreadableRow(sqlite3.DatabaseError):
 
 
 def damaged(error: sqlite3.Error) -> bool:
-    """Return whether the content of the file is wrong, rather than that it cannot be read or written."""
+    """Return whether the content of the file is invalid, in contrast to an I/O error."""
     code = _code(error)
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith((NO_JSON, NO_UTF8))
 

@@ -1,8 +1,8 @@
-"""Lists of jobs: all, of a kind, or with a label; by status, newest first, with their total number.
+"""Lists of jobs: all jobs, jobs of a kind, or jobs with a label; by status, newest first, with their total number.
 
-A page costs the same however many jobs there are, and wherever in the list it is. Counts are stored by block of
-offsets. They say in which block a page begins, and from there an index is read in order. Only a label together with
-another label or a kind is searched among all jobs with the first label. Triggers maintain labels and counts.
+The cost of a page depends neither on the number of jobs nor on its position in the list. Counts are stored by block of
+offsets. They determine in which block a page begins; from there an index is read in order. Only a label in combination
+with a second label or a kind needs a search among all jobs with the first label. Triggers maintain labels and counts.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 from progressd.store.rows import JOB
 
-BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four: the jobs of a block are skipped in 2 ms
-AMONG: Final = "IN (SELECT value FROM json_each(?))"  # a statement takes fewer parameters than this takes values
-PAGE_BYTES: Final = 4 * 1024 * 1024  # of a page, which is in memory several times; a typical job has 0.5 KiB
+BLOCK_BITS: Final = 16  # 65,536 offsets; a job has at least four, so the jobs of a block are skipped in 2 ms
+AMONG: Final = "IN (SELECT value FROM json_each(?))"  # not limited by the number of parameters of a statement
+PAGE_BYTES: Final = 4 * 1024 * 1024  # bytes of a page, which is in memory several times; a typical job has 0.5 KiB
 NEWEST: Final = 2**63 - 1  # above every offset
 
 
@@ -34,9 +34,9 @@ ALL: Final = _List("all", "", "jobs WHERE status = ?")
 
 
 def page(db: sqlite3.Connection, which: Filter, limit: int, offset: int) -> tuple[list[Any], int]:
-    """Return a page of rows with the bodies of the jobs, and the total number of jobs; in a transaction.
+    """Return a page of rows with the bodies of the jobs, and the total number of jobs. Call this in a transaction.
 
-    A page that would have more than PAGE_BYTES ends early, after at least one job.
+    A page that would exceed PAGE_BYTES ends early, after at least one job.
     """
     statuses = list(JobStatus if which.statuses is None else which.statuses)
     if not statuses:
@@ -75,7 +75,7 @@ def in_json(values: Any) -> str:
 
 
 def _beginning(db: sqlite3.Connection, wanted: _List, statuses: list[JobStatus], skip: int) -> tuple[int, int, int]:
-    """Return the number of jobs, the offset below which the page begins, and how many jobs to skip there."""
+    """Return the number of jobs, the offset below which the page begins, and the number of jobs to skip there."""
     marks = ",".join("?" * len(statuses))
     blocks = db.execute(
         f"SELECT block, sum(jobs) FROM counts WHERE list = ? AND value = ? AND status IN ({marks})"
@@ -92,7 +92,7 @@ def _beginning(db: sqlite3.Connection, wanted: _List, statuses: list[JobStatus],
 
 
 def _select(wanted: _List, statuses: list[JobStatus], below: int) -> tuple[str, list[object]]:
-    """Return a query for the offsets of a list: each status in order, so that SQLite merges and does not sort."""
+    """Return a query for the offsets of a list. Each status is in order, so that SQLite merges without sorting."""
     one = f"SELECT created_offset FROM {wanted.rows} AND created_offset < ?"
     values = [value for status in statuses for value in (*wanted.values, status, below)]
     return " UNION ALL ".join([one] * len(statuses)), values

@@ -1,4 +1,4 @@
-"""Read the SQLite file from outside the daemon, in pages, so that a long read does not block the daemon."""
+"""Read the SQLite file from another process, in pages, so that a long read does not block the daemon."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PAGE: Final = 1000  # rows read at once
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a connection that only reads, even while a daemon writes. Raises SettingsError, with the file name."""
+    """Open a read-only connection, even while a daemon writes. Raises SettingsError with the file name."""
     with file_errors(path):
         if not inspect(path):
             raise SettingsError(f"there is no store {path}")
@@ -38,23 +38,23 @@ def has_job(db: sqlite3.Connection, job_id: str) -> bool:
 
 
 def ids_from(db: sqlite3.Connection, beginning: str) -> list[str]:
-    """Return the job ids with a prefix in lower case."""
+    """Return the job ids that start with `beginning`, which is in lower case."""
     query = "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id"
     return [job_id for (job_id,) in db.execute(query, (beginning, beginning + "g"))]
 
 
 def every_job(db: sqlite3.Connection) -> Iterator[Job]:
-    """Yield all jobs, oldest first, perhaps with those added meanwhile. Raises sqlite3.DatabaseError."""
+    """Yield all jobs, oldest first; jobs added during the iteration may be included. Raises sqlite3.DatabaseError."""
     return map(job_of, _every_row(db, JOB, "jobs", "created_offset"))
 
 
 def every_change(db: sqlite3.Connection) -> Iterator[Change]:
-    """Yield all changes, in the same way."""
+    """Yield all changes, as `every_job` yields jobs."""
     return map(change_of, _every_row(db, CHANGE, "changes", "offset"))
 
 
 def every_batch(db: sqlite3.Connection) -> Iterator[JobBatch]:
-    """Yield all batches, in the same way."""
+    """Yield all batches, as `every_job` yields jobs."""
     return map(batch_of, _every_row(db, BATCH, "batches", "created_offset"))
 
 

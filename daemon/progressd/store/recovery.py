@@ -1,4 +1,4 @@
-"""Recover a damaged SQLite file into a new one with the `sqlite3` shell, and list what is lost."""
+"""Recover a damaged SQLite file into a new file with the `sqlite3` shell, and list the lost data."""
 
 import os
 import re
@@ -25,14 +25,14 @@ from progressd.store.errors import damaged, file_errors
 from progressd.store.schema import MAX_OFFSET, migrate
 from progressd.system.fs import new_file, sync
 
-SHELL: Final = "sqlite3"  # the program, and the Debian package that has it
-KEPT: Final = ".damaged"  # and a number
+SHELL: Final = "sqlite3"  # the program, and the Debian package that contains it
+KEPT: Final = ".damaged"  # suffix of the kept file, followed by a number
 OF_BATCHES: Final = set(JobBatch.__struct_encode_fields__)
-FIELDS: Final = 3  # of a row of jobs, changes or batches
+FIELDS: Final = 3  # number of fields in a row of jobs, changes or batches
 DERIVED_ROW: Final = re.compile(rb"INSERT OR IGNORE INTO '(?:meta|labels|counts)'")
 ROW: Final = re.compile(rb"INSERT .*? VALUES ?(\(.*\));", re.DOTALL)
 
-# Names of rows, from the indexes of the damaged file and from rows that cannot be read.
+# Names of rows, from the indexes of the damaged file and from unreadable rows.
 NAMES: Final = """
     CREATE TEMP TABLE named_rows (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID;
     CREATE TEMP TABLE named_changes (place INTEGER, job_id TEXT, PRIMARY KEY (place, job_id)) WITHOUT ROWID;
@@ -50,20 +50,20 @@ LOST_CHANGES: Final = """
 
 
 class Recovered(NamedTuple):
-    """Where the damaged file is now, and a sentence for each thing that is lost."""
+    """The new path of the damaged file, and a sentence for each lost record."""
 
     kept: Path
     lost: list[str]
 
 
 def recover(path: Path) -> Recovered:
-    """Put a new store in the place of a damaged one that no daemon has open.
+    """Replace a damaged store with a new one. No daemon may have the store open.
 
-    The new one has an id of its own, so that no old cursor is valid in it. Until the last step, a rename, the damaged
-    file stays in place: an interrupted repair starts over.
+    The new store has a new id, so that old cursors are invalid. The damaged file stays in place until the last step, a
+    rename. An interrupted repair starts again from the beginning.
 
     Raises:
-        SettingsError: nothing can be recovered, or the shell or disk space is missing; the damaged file is not changed.
+        SettingsError: no job can be recovered, or the shell or disk space is missing; the damaged file is not changed.
     """
     path = path.resolve()
     new = path.with_name(path.name + ".part")
@@ -84,7 +84,7 @@ def recover(path: Path) -> Recovered:
 
 
 def _move_log_into(path: Path) -> None:
-    """Leave no write-ahead log, which SQLite would apply to the new file. Raises SettingsError."""
+    """Empty the write-ahead log (WAL), which SQLite would otherwise apply to the new file. Raises SettingsError."""
     log = path.with_name(path.name + "-wal")
     if not log.exists():
         return
@@ -99,7 +99,7 @@ def _move_log_into(path: Path) -> None:
 
 
 def _fill(new: Path, path: Path, shell: str) -> list[str]:
-    """Write to a new file all that can be read, and return a sentence for each thing that cannot."""
+    """Write all readable records to a new file, and return a sentence for each lost record."""
     with closing(sqlite3.connect(new, isolation_level=None)) as db:
         migrate(db, 0)
         db.executescript(f"PRAGMA synchronous = OFF; {NAMES} BEGIN;")
@@ -120,23 +120,23 @@ def _fill(new: Path, path: Path, shell: str) -> list[str]:
 
 
 def _read(db: sqlite3.Connection, path: Path, shell: str) -> str:
-    """Keep the rows that `.recover` prints as SQL, and return its complaint, if it has one and stops early."""
+    """Store the rows that `.recover` prints as SQL. Return the error of `.recover` if it stops early, or else ""."""
     command = [shell, "-init", os.devnull, _immutable(path), ".recover --ignore-freelist"]
     with TemporaryFile() as complaint:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaint) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 if not DERIVED_ROW.match(line) and (found := ROW.match(line)):
-                    values = found[1].decode(errors="backslashreplace")  # no JSON: such a row is named as lost
+                    values = found[1].decode(errors="backslashreplace")  # invalid JSON, so the row is reported as lost
                     [row] = db.execute(f"VALUES {values}")
-                    # of lost_and_found: the root, the page, the number of fields, the rowid, and the fields
+                    # columns of lost_and_found: the root, the page, the number of fields, the rowid, and the fields
                     _keep(db, (row[3], *row[5:7]) if len(row) > FIELDS and row[2] == FIELDS else row)
         complaint.seek(0)
         return f" ({SHELL}: {complaint.read().decode(errors='replace').strip()})" if process.returncode else ""
 
 
 def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    """Insert a job, a change or a batch, or the name of one that cannot be read."""
+    """Insert a job, a change or a batch, or the name of an unreadable one."""
     match row:
         case (int(place), str(name), str(body)):
             change = '"type"' in body[:9]
@@ -148,7 +148,7 @@ def _keep(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
 
 
 def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, tuple[int, str, str]]:
-    """Return the statement and its values. Where key and document differ, the document holds. Raises InvalidInput."""
+    """Return the statement and its values. If key and document differ, the document is used. Raises InvalidInput."""
     if change:
         row_id, newest, table = msgspec.json.decode(body, type=StateChange).job_id, place, "changes"
         if row_id != name:
@@ -165,13 +165,13 @@ def _insertion(place: int, name: str, body: str, *, change: bool) -> tuple[str, 
 
 
 def _names(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
-    """Yield what an index of the damaged file says, as far as it can be read."""
+    """Yield the readable entries of an index of the damaged file."""
     with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(_immutable(path), uri=True)) as db:
         yield from db.execute(query)
 
 
 def _whole(path: Path) -> bool:
-    """Return whether SQLite finds no fault in the pages of the file."""
+    """Return whether SQLite finds no damage in the pages of the file."""
     try:
         with closing(sqlite3.connect(_immutable(path), uri=True)) as db:
             return db.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
@@ -180,7 +180,7 @@ def _whole(path: Path) -> bool:
 
 
 def _immutable(path: Path) -> str:
-    """Return a URI under which SQLite makes no file beside the database."""
+    """Return a URI with which SQLite creates no additional files."""
     return f"{path.as_uri()}?immutable=1"
 
 
@@ -193,10 +193,10 @@ def _lost(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _replace(path: Path, new: Path) -> Path:
-    """Put the new file in the place of the damaged one, and return the other name of that."""
+    """Replace the damaged file with the new one, and return the new path of the damaged file."""
     names = (path.with_name(f"{path.name}{KEPT}{number}") for number in count(1))
     kept = next(name for name in names if not os.path.lexists(name) or (name.exists() and name.samefile(path)))
-    # The same file: a repair was interrupted before it put the new one in place.
+    # If it is the same file, a repair was interrupted before the replacement.
     with suppress(FileExistsError):
         os.link(path, kept)
     sync(path.parent)

@@ -1,6 +1,6 @@
 """Decode rows of the SQLite file into jobs, batches, changes and deletions.
 
-SQLite checks nothing inside a document: a byte that the disk has changed is found only here. Every function raises
+SQLite does not check the content of a document, so a corrupted byte is detected only here. Every function raises
 sqlite3.DatabaseError, as SQLite does for a damaged page.
 """
 
@@ -16,7 +16,7 @@ from progressd.core.messages import JobDeleted, StateChange
 from progressd.store.base import Change, Deletion
 from progressd.store.errors import UnreadableRow
 
-# As BLOBs: Python raises for text that is not UTF-8, and does not name the row.
+# As BLOBs: for text that is not UTF-8, Python raises an error that does not name the row.
 JOB: Final = "created_offset, CAST(id AS BLOB), CAST(body AS BLOB)"
 BATCH: Final = JOB
 DELETION: Final = "offset, CAST(body AS BLOB)"
@@ -24,7 +24,7 @@ CHANGE: Final = "offset, CAST(job_id AS BLOB), CAST(body AS BLOB)"
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[int, bytes, bytes]
-OnUnreadable: TypeAlias = Callable[[UnreadableRow], object]  # called for each row that is skipped
+OnUnreadable: TypeAlias = Callable[[UnreadableRow], object]  # called for each skipped row
 _decode_job = msgspec.json.Decoder(Job).decode
 _decode_batch = msgspec.json.Decoder(JobBatch).decode
 _decode_change = msgspec.json.Decoder(StateChange).decode
@@ -32,33 +32,33 @@ _decode_deletion = msgspec.json.Decoder(JobDeleted).decode
 
 
 def job_of(row: Row) -> Job:
-    """Return the job of a row with JOB."""
+    """Return the job of a row with the columns JOB."""
     job = _decoded(_decode_job, row[2], "job", row[1])
     _require(job.created_offset == row[0] and job.id.encode() == row[1], "job", row)
     return job
 
 
 def batch_of(row: Row) -> JobBatch:
-    """Return the batch of a row with BATCH."""
+    """Return the batch of a row with the columns BATCH."""
     batch = _decoded(_decode_batch, row[2], "batch", row[1])
     _require(batch.created_offset == row[0] and batch.id.encode() == row[1], "batch", row)
     return batch
 
 
 def change_of(row: Row) -> Change:
-    """Return the change of a row with CHANGE."""
+    """Return the change of a row with the columns CHANGE."""
     message = _decoded(_decode_change, row[2], "change", row[0])
     _require(message.job_id.encode() == row[1], "change", row)
     return Change(row[0], message)
 
 
 def deletion_of(row: tuple[int, bytes]) -> Deletion:
-    """Return the deletion of a row with DELETION."""
+    """Return the deletion of a row with the columns DELETION."""
     return Deletion(row[0], _decoded(_decode_deletion, row[1], "deletion", row[0]))
 
 
 def readable(decode: Callable[[Any], T], rows: Iterable[Any], on_unreadable: OnUnreadable) -> Iterator[T]:
-    """Decode the rows that can be read."""
+    """Decode the readable rows, and skip unreadable ones."""
     for row in rows:
         try:
             yield decode(row)
@@ -67,7 +67,7 @@ def readable(decode: Callable[[Any], T], rows: Iterable[Any], on_unreadable: OnU
 
 
 def _require(same: bool, what: str, row: Row) -> None:
-    """Raise unless the keys of a row are those in its document."""
+    """Raise UnreadableRow unless the keys of a row match its document."""
     if not same:
         name = row[0] if what == "change" else row[1]
         raise UnreadableRow(what, _text(name), "its key and its document differ")

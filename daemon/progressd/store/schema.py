@@ -1,6 +1,6 @@
-"""The schema of the SQLite file: how to recognize a store, and the migrations from every older version.
+"""The schema of the SQLite file, the check whether a file is a store, and the migrations from every older version.
 
-A file of another program, a damaged file, or one of a newer progressd is rejected and not changed.
+A file of another program, of a newer progressd, or a damaged file is rejected and not changed.
 """
 
 import re
@@ -14,9 +14,9 @@ from progressd.store.errors import UnreadableRow
 
 APPLICATION_ID: Final = 0x70726F67  # "prog", at byte 68 of the file, for `file` and other programs
 
-NEW_ID: Final = "lower(hex(randomblob(4)))"  # of a store, in SQL
+NEW_ID: Final = "lower(hex(randomblob(4)))"  # SQL expression for a new store id
 STORE_ID: Final = re.compile("[0-9a-f]{8}")
-MAX_OFFSET: Final = 2**53  # a million a second would take 285 years
+MAX_OFFSET: Final = 2**53  # reached after 285 years at a million offsets a second
 TABLES: Final = {"meta", "jobs", "changes", "labels", "counts", "batches", "deletions"}
 
 # Triggers maintain the labels and counts of a job; its kind and its labels never change.
@@ -128,7 +128,7 @@ MIGRATIONS: Final = (
 
 
 def inspect(path: Path) -> int:
-    """Return the schema version of the file, 0 if there is none. Only reads. Raises SettingsError, sqlite3.Error."""
+    """Return the schema version of the file; 0 if there is no file. Only reads. Raises SettingsError, sqlite3.Error."""
     if not path.exists() or path.stat().st_size == 0:
         log = path.resolve().with_name(path.resolve().name + "-wal")
         if log.exists() and log.stat().st_size:  # SQLite would delete it
@@ -143,7 +143,7 @@ def inspect(path: Path) -> int:
             raise
         application, version, names = _read(
             path, "rw"
-        )  # a killed writer left a transaction; opening the file for writing undoes it
+        )  # a killed writer left a transaction, which is rolled back when the file is opened for writing
     if application == APPLICATION_ID and version == len(MIGRATIONS) and (missing := TABLES - names):
         raise UnreadableRow("schema", version, f"it has no {', '.join(sorted(missing))}")
     empty = application == version == 0 and not names
@@ -170,7 +170,7 @@ def _read(path: Path, mode: str) -> tuple[int, int, set[str]]:
 
 
 class StoreMeta(NamedTuple):
-    """The id of a store, the first offset never given out, and the smallest offset that clients can resume from."""
+    """The id of a store, its first unassigned offset, and the smallest offset from which clients can resume."""
 
     store_id: str
     reserved: int
@@ -178,7 +178,7 @@ class StoreMeta(NamedTuple):
 
 
 def read_meta(db: sqlite3.Connection) -> StoreMeta:
-    """Read the values. Raises sqlite3.DatabaseError if one is missing or impossible."""
+    """Read the values. Raises sqlite3.DatabaseError if a value is missing or invalid."""
     name, reserved, oldest = (_value(db, key) for key in ("store_id", "reserved", "oldest_cursor"))
     if not (isinstance(name, str) and STORE_ID.fullmatch(name)):
         raise UnreadableRow("value", "store_id", f"it is {name!r}")
@@ -201,5 +201,5 @@ def migrate(db: sqlite3.Connection, version: int) -> None:
 
 
 def old_copy(path: Path, version: int) -> Path:
-    """Return the path of the copy that is made before a migration."""
+    """Return the path of the copy that is created before a migration."""
     return path.with_name(f"{path.name}.v{version}")

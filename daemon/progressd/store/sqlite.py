@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file in WAL mode, with a thread for writes, one for look-ups and one for lists.
 
 A job is one JSON document; the columns for searches are generated from it. The round trip of a thread costs 130 µs and
-a FULL commit 213 µs, however many changes it has.
+a FULL commit 213 µs, regardless of the number of changes.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class SQLiteStore:
-    """See `store.base.Store`. Open it with `SQLiteStore.open`."""
+    """The SQLite store; see `store.base.Store`. Open it with `SQLiteStore.open`."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class SQLiteStore:
         self._writing = trio.CapacityLimiter(1)
         self._checkpointing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
-        self._listing = trio.CapacityLimiter(1)  # lists may take long, and nothing else waits for them
+        self._listing = trio.CapacityLimiter(1)  # separate, because lists may take long
         self._delete_seconds = delete_seconds
         self._delete_sizer = DeleteBatchSizer(delete_seconds)
         self.damage: StoreFailed | None = None
@@ -72,10 +72,10 @@ class SQLiteStore:
         delete_seconds: float = DELETE_SECONDS,
         wal: WALLimits = WALLimits(),  # noqa: B008, a constant
     ) -> Self:
-        """Open the file, or create it, and migrate its schema. Blocks.
+        """Open or create the file, and migrate its schema. Blocks.
 
-        `delete_seconds`: how long a delete transaction should take. Raises SettingsError for a file that is not a store
-        of this or an older version, and does not change it.
+        `delete_seconds`: the target duration of a delete transaction. Raises SettingsError for a file that is not a
+        store of this or an older version, and does not change that file.
         """
         with connected(path, synchronous, wal.restart) as connections:
             return cls(path, *connections, delete_seconds=delete_seconds, wal=wal)
@@ -101,7 +101,7 @@ class SQLiteStore:
         await self._write("UPDATE meta SET value = max(value, ?) WHERE key = 'reserved'", [(offset,)])
         await self._in_thread(
             self._log.checkpoint, self._checkpointing
-        )  # even a damaged log must not make a daemon give one out twice
+        )  # so that no offset is assigned twice, even if the write-ahead log (WAL) is damaged
 
     async def commit(self, jobs: Iterable[Job], changes: Sequence[Change], batches: Iterable[JobBatch] = ()) -> None:
         """See Store."""
@@ -120,9 +120,9 @@ class SQLiteStore:
 
     async def delete_finished(self, before: datetime, limit: int) -> list[str]:
         """See Store."""
-        limit = min(limit, self._delete_sizer.jobs)  # reading more jobs than are deleted would delay other readers
+        limit = min(limit, self._delete_sizer.jobs)  # reading jobs that are not deleted would delay other readers
         query = f"SELECT {JOB} FROM jobs WHERE completed_at < ? ORDER BY completed_at"
-        # To the second: as text, a time with a fraction sorts before the one without, and both sort after this.
+        # Without a fraction: a time is compared as text, and any fraction or suffix sorts after this prefix.
         second = before.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
         def read() -> list[Job]:
@@ -253,9 +253,9 @@ class SQLiteStore:
     async def _transaction(
         self, write: Callable[[sqlite3.Connection], T], took: Callable[[float], None] | None = None
     ) -> T:
-        """Run `write` in a transaction, in the writing thread, and wait for it even if cancelled.
+        """Run `write` in a transaction, in the writing thread, and wait for the end even if cancelled.
 
-        `took` is called in that thread with the seconds for which other writes were blocked.
+        `took` is called in that thread with the number of seconds for which other writes were blocked.
         """
         committing = False
 
@@ -275,20 +275,20 @@ class SQLiteStore:
                 took(perf_counter() - began)
             return result
 
-        # Not shielded beyond this: `run_sync` itself waits for the thread, and delivers a cancellation afterwards.
+        # No shield is necessary: `run_sync` itself waits for the thread, and delivers a cancellation afterwards.
         try:
             return await self._in_thread(run, self._writing)
         except StoreFailed as error:
             if committing and not isinstance(
                 error, StoreFull
-            ):  # on a full disk, the last page of the commit was not written
+            ):  # on a full disk, the last page of the commit was certainly not written
                 error.undecided = True
             raise
         finally:
             self._log.written()
 
     async def _in_thread(self, function: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
-        """Run a function in a thread. Raises StoreFailed. A damaged file is not written to: the data might be lost."""
+        """Run a function in a thread. Raises StoreFailed. A damaged file is never written, to avoid losing data."""
         if self.damage is not None and limiter is self._writing:
             raise self.damage
         try:
@@ -308,7 +308,7 @@ class SQLiteStore:
             raise failed from error
 
     def _skip(self, row: UnreadableRow) -> None:
-        """Note an unreadable row, from a thread of Trio's."""
+        """Record an unreadable row. Call this from one of Trio's worker threads."""
         failed = store_error(row)
         assert isinstance(failed, CorruptRecord)
         trio.from_thread.run_sync(self._note, failed)

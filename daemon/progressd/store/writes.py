@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 def write(
     db: sqlite3.Connection, jobs: Collection[Job], changes: Sequence[Change], batches: Iterable[JobBatch]
 ) -> None:
-    """Store jobs, changes and batches; in a transaction."""
+    """Store jobs, changes and batches. Call this in a transaction."""
     _put(db, "jobs", jobs)
     rows = [(change.offset, change.message.job_id, _encode(change.message).decode()) for change in changes]
     db.executemany("INSERT INTO changes (offset, job_id, body) VALUES (?, ?, ?)", rows)
@@ -34,13 +34,13 @@ def _put(db: sqlite3.Connection, table: str, documents: Iterable[Job | JobBatch]
     )
 
 
-DELETE_SECONDS: Final = 0.004  # that a delete transaction should take: other writes wait for it
+DELETE_SECONDS: Final = 0.004  # target duration of a delete transaction, for which other writes wait
 FIRST_DELETE_BATCH: Final = 8  # jobs
 MAX_DELETE_BATCH: Final = 64
 
 
 class DeleteBatchSizer:
-    """Chooses how many jobs a transaction deletes, at least one, so that it takes about `target` seconds."""
+    """Choose the number of jobs that a transaction deletes, at least one, to take about `target` seconds."""
 
     def __init__(self, target: float = DELETE_SECONDS) -> None:
         self.jobs = FIRST_DELETE_BATCH
@@ -53,7 +53,7 @@ class DeleteBatchSizer:
         )
 
     def took(self, jobs: int, seconds: float) -> None:
-        """Learn from a transaction. The number grows slowly, since the first transactions in a row say little."""
+        """Adapt the number of jobs to a transaction. It grows slowly, since the first measurements are unreliable."""
         self.durations.observe(seconds)
         self.jobs = max(1, min(int(jobs * self._target / seconds), self.jobs + 1 + self.jobs // 4, MAX_DELETE_BATCH))
 
@@ -61,10 +61,10 @@ class DeleteBatchSizer:
 def delete(
     db: sqlite3.Connection, jobs: Sequence[Job], deletion: Deletion | None = None, seconds: float = DELETE_SECONDS
 ) -> tuple[list[Job], int]:
-    """Delete the first of some finished jobs, and more of them for half of `seconds`; in a transaction.
+    """Delete the first of some finished jobs, and further jobs for half of `seconds`. Call this in a transaction.
 
     Return the deleted jobs, and the smallest offset from which clients can resume. A `deletion` is stored for clients
-    that resume, so it leaves that offset unchanged. Without it the stored deletions below the offset are deleted too.
+    that resume, so that offset does not change. Without a `deletion`, stored deletions up to the offset are deleted.
     """
     deadline = perf_counter() + seconds / 2
     gone = list[Job]()
@@ -74,7 +74,7 @@ def delete(
         if deletion is None:
             oldest_cursor = max(oldest_cursor, newest)
         db.execute("DELETE FROM changes WHERE job_id = ?", (job.id,))
-        if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # else it was deleted meanwhile
+        if db.execute("DELETE FROM jobs WHERE id = ?", (job.id,)).rowcount:  # 0 if the job was already deleted
             gone.append(job)
         if perf_counter() > deadline:
             break
