@@ -259,7 +259,7 @@ class Protocol(H11Protocol):
     def _is_last(self) -> bool:
         """Return whether this request must be the last one (RFC 9112 §9.6, §11.2).
 
-        It must be if its body is incomplete, or if more than an empty line follows: another parser may read that as body.
+        It must be if its body is incomplete or more than an empty line follows: another parser may read that as body.
         """
         connection = self.connection
         return connection.their_state is h11.SEND_BODY or (
