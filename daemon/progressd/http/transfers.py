@@ -12,7 +12,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent
 from progressd.config.settings import Limits
 from progressd.core.errors import RequestTimeout, TooManyUploads
 
-STALL_TIMEOUT: Final = 5.0  # seconds behind, after which a new upload can replace an upload
+STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
 
 
 class Uploading:
@@ -28,7 +28,7 @@ class Uploading:
         self._complete = False
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Receive the next piece of the body."""
+        """Receive the next chunk of the body."""
         if self._complete:
             return await self._receive()
         self._waiting_since = trio.current_time()

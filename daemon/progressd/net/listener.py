@@ -123,7 +123,7 @@ class Listener:
             try:
                 await self._open(sock, address, entry)
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the peer has left
+                pass  # the peer disconnected
             except* trio.Cancelled as group:
                 if trio.current_effective_deadline() == -math.inf:
                     raise

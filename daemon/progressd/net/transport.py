@@ -25,7 +25,7 @@ class Transport(Protocol):
         """Return the next bytes, or b"" at the end. Raises BrokenResourceError, ClosedResourceError."""
 
     async def send_eof(self) -> None:
-        """Tell the peer that no more bytes follow. Raises BrokenResourceError, ClosedResourceError."""
+        """Signal the end of the bytes to the peer. Raises BrokenResourceError, ClosedResourceError."""
 
     def close(self) -> None:
         """Close the socket at once. Tasks that wait for it get ClosedResourceError."""

@@ -66,7 +66,7 @@ class WebSocketServer:
         self.budget.limit = settings.limits.send_buffer_bytes_total
 
     async def run(self) -> None:
-        """Ping the clients, and time out silent ones, until cancelled."""
+        """Ping clients, and time out silent clients, until cancelled."""
         await self._keepalive.run()
 
     def __len__(self) -> int:

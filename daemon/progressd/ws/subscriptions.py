@@ -15,7 +15,7 @@ from progressd.engine.history import History
 from progressd.ws.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
 from progressd.ws.websocket import WebSocket
 
-MAX_TOPICS: Final = 1000  # on one connection
+MAX_TOPICS: Final = 1000  # topics on one connection
 
 
 class SubscriptionCommands:

@@ -52,7 +52,7 @@ class _Entry:
 
 
 class JobResponseCache:
-    """The responses for jobs in their current state. New responses replace the oldest."""
+    """The responses for jobs in their current state. New entries replace the oldest."""
 
     def __init__(self, store_id: str, base: BasePath) -> None:
         self._store_id = store_id
