@@ -28,7 +28,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     # More log would break the progress bars; `make run ARGS="--log-level info"` shows it.
     command = [PROGRESSD, "serve", "--log-level", "warning", *sys.argv[1:]]
-    # Its own process group: `stop` passes Ctrl-C on once, since a second one would end the drain.
+    # Its own process group: `stop` passes Ctrl-C on once, because a second Ctrl-C would end the drain.
     with alone_on_terminal(), subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as daemon:
         try:
             url = wait_listening(daemon)
@@ -37,14 +37,14 @@ def main() -> int:
             elif daemon.wait() != 0:
                 print(HINT, file=sys.stderr)
             return daemon.wait()
-        except (KeyboardInterrupt, OSError):  # OSError: the terminal has been closed
+        except (KeyboardInterrupt, OSError):  # OSError: the terminal was closed
             with suppress(OSError):
                 print("\nStopping. Press Ctrl-C again to stop running jobs.", flush=True)
             return stop(daemon)
 
 
 def wait_listening(daemon: subprocess.Popen[str]) -> str | None:
-    """Return the URL of the daemon, None if it did not start and has printed why."""
+    """Return the URL of the daemon, or None if it printed an error and did not start."""
     assert daemon.stdout is not None
     for line in daemon.stdout:
         if line.startswith(LISTENING):
@@ -59,7 +59,7 @@ def show(url: str) -> None:
     submit = [PROGRESSD, "submit", str(SCAN), "--option", "dpi=600", "--option", "advanced=true", "--url", url]
     job_id = subprocess.run(submit, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     if not job_id:
-        return  # `submit` has printed why
+        return  # `submit` has printed the error
     status = subprocess.run([PROGRESSD, "watch", job_id, "--url", url], check=False).returncode
     if status == INTERRUPTED:
         raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def alone_on_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the terminal has been closed
+        with suppress(OSError):  # the terminal was closed
             os.tcsetpgrp(0, before)
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the programs for the tests that pip does not provide, or print the command for it.
+# Install the programs for the tests that pip does not provide, or print the command to do so.
 set -eu
 
 missing=

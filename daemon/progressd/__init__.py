@@ -1,3 +1,3 @@
-"""Pushes the progress of long-running jobs to whoever watches them, the moment it happens."""
+"""Report the progress of long-running jobs to watchers, live."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The composition root: builds everything, starts the named tasks, and stops them in order."""
+"""The composition root: build all parts, start the named tasks, and stop them in order."""
 
 import gc
 import os
@@ -58,13 +58,13 @@ from progressd.system.systemd import Notifier
 from progressd.system.watchdog import Check, Watchdog, run_status, watchdog_seconds
 from progressd.ws.server import WebSocketServer
 
-STAGGER: Final = 1.0  # seconds over which watchers are closed at most, so that they do not all reconnect at once
-STAGGER_EACH: Final = 0.005  # seconds between two of few watchers: nobody is accepted meanwhile
-LAST_WORK: Final = 30.0  # seconds for everything after the drain timeout, including the end of jobs that ignore SIGTERM
+STAGGER: Final = 1.0  # maximum seconds over which watchers are closed, so that they do not all reconnect at once
+STAGGER_EACH: Final = 0.005  # seconds between two closes of few watchers: no client is accepted during that time
+LAST_WORK: Final = 30.0  # seconds for all work after the drain timeout, including killing jobs that ignore SIGTERM
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the last bytes of connections
-# A connection leaves no reference cycle behind, and a request 8 objects of werkzeug's. So collections are rare. The
-# longest takes 4 ms (youngest generation) or 30 ms (second one, while thousands connect). A full one takes 10 ms with
-# 500 watchers, and 0.4 s with 10,000.
+# A connection leaves no reference cycle, and a request 8 objects of werkzeug. So collections are rare. The longest
+# takes 4 ms (youngest generation) or 30 ms (second generation, while thousands connect). A full collection takes 10 ms
+# with 500 watchers, and 0.4 s with 10,000.
 GC_THRESHOLDS: Final = (10_000, 5, 20)
 UNEXPECTED_EXIT: Final = "the daemon ended without a signal to stop"
 
@@ -76,8 +76,8 @@ async def serve(
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT, then drain. Further signals shorten the drain; SIGHUP reloads settings.
 
-    On a terminal, SIGHUP means that the terminal is gone. Then the daemon stops, unless it was started to ignore it.
-    `on_listening` gets the URL once the daemon answers there. Raises SettingsError when it cannot start.
+    On a terminal, SIGHUP means that the terminal was closed. Then the daemon stops, unless it was started to ignore it.
+    `on_listening` receives the URL once the daemon responds there. Raises SettingsError when it cannot start.
     """
     gc.set_threshold(*GC_THRESHOLDS)
     watchdog = watchdog_seconds(os.environ)
@@ -90,20 +90,20 @@ async def serve(
         async with trio.open_nursery() as beside:
             async with started(settings, os.environ) as (daemon, sockets):
                 gc.collect()
-                gc.freeze()  # code and settings stay: a full collection spent 35 ms on them
+                gc.freeze()  # code and settings are permanent: a full collection would spend 35 ms on them
                 await daemon.run(
                     sockets, signals, beside, notify, on_listening, watchdog, read_settings, on_terminal=on_terminal
                 )
                 stopped = True
             beside.cancel_scope.cancel()
         if not stopped:
-            raise RuntimeError(UNEXPECTED_EXIT)  # a task has leaked a cancellation, and nothing has failed
+            raise RuntimeError(UNEXPECTED_EXIT)  # a task leaked a cancellation, without an error
     log.info("stopped")
 
 
 @asynccontextmanager
 async def started(settings: Settings, environ: MutableMapping[str, str]) -> AsyncGenerator[tuple["Daemon", Sockets]]:
-    """Open the state directory and the sockets, and start the tasks; nothing is served yet."""
+    """Open the state directory and the sockets, and start the tasks. No requests are served yet."""
     with (
         own_state_dir(settings.state_dir),
         open_sockets(settings, environ) as sockets,
@@ -118,7 +118,7 @@ async def started(settings: Settings, environ: MutableMapping[str, str]) -> Asyn
 
 
 class Daemon:
-    """All parts of the daemon, in the order in which data flows through them."""
+    """All parts of the daemon, in the order of the data flow."""
 
     def __init__(self, settings: Settings, store: SQLiteStore, tasks: trio.Nursery) -> None:
         limits = settings.limits
@@ -180,7 +180,7 @@ class Daemon:
         self.http = HTTPServer(cors, reads, self.base, settings)
 
     async def start(self) -> None:
-        """Load the state and start the tasks behind it. Raises SettingsError."""
+        """Load the state and start the background tasks. Raises SettingsError."""
         self.authenticator.load()
         try:
             await self.registry.load()
@@ -208,9 +208,9 @@ class Daemon:
         *,
         on_terminal: bool = False,
     ) -> None:
-        """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten that.
+        """Serve until a signal, then drain: first the jobs, then the connections. Further signals shorten the drain.
 
-        `beside`: a nursery that receives signals and outlives this method, so that no late signal kills the process.
+        `beside`: the nursery for receiving signals. It outlives this method, so that no late signal kills the process.
         `watchdog`: seconds after which systemd kills a daemon that does not report. `on_terminal`: SIGHUP stops it.
         """
         self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
@@ -265,7 +265,7 @@ class Daemon:
         notify("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((self.settings.shutdown.drain_timeout + LAST_WORK) * 1e6)}")
 
     async def _finish_work(self, jobs_done: trio.Event, deadline: ShutdownDeadline) -> None:
-        """Accept no more work, tell the watchers, and wait for jobs, transfers and lines of producers."""
+        """Reject new work, notify the watchers, and wait for jobs, transfers and lines of producers."""
         shutdown, transfers = self.settings.shutdown, self.access.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds
@@ -282,7 +282,7 @@ class Daemon:
             await self.producers.drain()
 
     async def _close_connections(self, listener: Listener) -> None:
-        """Close every connection in an orderly way; the nursery around it ends with the last one."""
+        """Close every connection cleanly. The surrounding nursery ends with the last connection."""
         await self.http.drain()
         await listener.drain()
         self.streams.close(DRAINING)
@@ -320,7 +320,7 @@ class Daemon:
         return "; ".join(filter(None, [self.reload.pending, jobs]))
 
     def _use(self, settings: Settings) -> None:
-        """Use settings that were reloaded."""
+        """Apply reloaded settings."""
         self.settings = settings
         self.broadcaster.use_limit(settings.limits.send_buffer_bytes)
         self.files.use(settings.limits)

@@ -1,4 +1,4 @@
-"""The lifecycle of the daemon: its signals, the time limits of a shutdown, and what it announces to all watchers."""
+"""The lifecycle of the daemon: its signals, the time limits of a shutdown, and its announcements to all watchers."""
 
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
@@ -18,13 +18,13 @@ log = structlog.get_logger(__name__)
 
 @contextmanager
 def signals_received(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
-    """Receive signals in the block. After it they are ignored or, if the block raised, handled as before.
+    """Receive signals inside the block. After the block, ignore them or, if it raised, restore their handlers.
 
-    They are ignored because a process takes a moment to exit. A signal in that moment would kill it after an orderly
+    Signals are ignored because a process takes a moment to exit. A signal in that moment would kill it after a clean
     shutdown.
     """
     early = list[int]()
-    # Trio passes signals that nobody received to the handlers before its own. The default handler would kill.
+    # Trio passes unreceived signals to the previous handlers. The default handler would kill the process.
     before = {number: signal.signal(number, lambda number, _: early.append(number)) for number in numbers}
     try:
         with trio.open_signal_receiver(*numbers) as signals:
@@ -40,12 +40,12 @@ def signals_received(numbers: Collection[int]) -> Iterator[AsyncIterator[int]]:
 
 
 class ShutdownDeadline:
-    """Time limits of a shutdown. Each signal that `run` receives ends one of them early: the current or the next."""
+    """Time limits of a shutdown. Each signal that `run` receives ends one limit early: the current or the next."""
 
     def __init__(self, signals: AsyncIterator[int]) -> None:
         self._signals = signals
         self._current: trio.CancelScope | None = None
-        self._early = 0  # signals that came while no time limit ran, or after its end
+        self._early = 0  # signals received while no time limit ran, or after its end
 
     async def run(self) -> None:
         """Receive signals until cancelled."""
@@ -73,7 +73,7 @@ class ShutdownDeadline:
 
 
 class Announcer:
-    """Tells all watchers when the store fails or recovers, and that the daemon stops."""
+    """Notify all watchers when the store fails or recovers, and when the daemon stops."""
 
     def __init__(self, watchers: WebSocketServer, streams: StreamRegistry) -> None:
         self._watchers = watchers
@@ -94,11 +94,11 @@ class Announcer:
                 await on_recovery()
 
     def stop(self, seconds: float) -> None:
-        """Announce that the daemon stops, and how many seconds it waits for jobs."""
+        """Announce that the daemon stops, and for how many seconds it waits for jobs."""
         self._stopping = True
         self._announce(ServerShutdown(ServerShutdownData("the daemon is stopping", round(seconds))))
 
     def _announce(self, message: Notice, *, later: bool = True) -> None:
-        """Send a message to all watchers; `later`: also to new ones, until the next message."""
+        """Send a message to all watchers; `later`: also to new watchers, until the next message."""
         self._watchers.announce(message, later=later)
         self._streams.announce(message, later=later)

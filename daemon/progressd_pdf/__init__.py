@@ -1,1 +1,1 @@
-"""The pipelines that come with the daemon, each a program of its own that the runner starts as a child process."""
+"""The pipelines included with the daemon. The runner starts each as a child process."""

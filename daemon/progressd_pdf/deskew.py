@@ -16,7 +16,7 @@ PROMINENCE = 2.5
 
 
 def skew_angle(page: Image.Image) -> float:
-    """Return the degrees by which the lines of `page` climb to the right, 0.0 if they are unknown.
+    """Return the degrees by which the lines of `page` rise to the right, 0.0 if unknown.
 
     `page` is a small copy, about 1000 pixels long: lines of text stay separate, and a page takes 0.1 s.
 
@@ -35,7 +35,7 @@ def straighten(
     """Return the `rows` (first, past the last) of a page of `size` pixels, turned by `angle` degrees clockwise.
 
     `upright` has the page's pixels from row `top` on, at least those of `rows_needed`. The edges are extended, so that
-    no white wedge shows on yellow paper.
+    no white wedge appears on yellow paper.
     """
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     first, last = _reach(rows, size, angle)
@@ -58,7 +58,7 @@ def rows_needed(rows: tuple[int, int], size: tuple[int, int], angle: float) -> t
 def _reach(rows: tuple[int, int], size: tuple[int, int], angle: float) -> tuple[int, int]:
     """Like `rows_needed`, but not limited to the page."""
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    middle, half = size[1] / 2, abs(sin) * size[0] / 2 + 2  # 2: the bicubic kernel
+    middle, half = size[1] / 2, abs(sin) * size[0] / 2 + 2  # 2 for the bicubic kernel
     return math.floor(middle + cos * (rows[0] - middle) - half), math.ceil(middle + cos * (rows[1] - middle) + half)
 
 
@@ -78,14 +78,14 @@ def _frame(picture: Image.Image, beside: int, above: int, below: int) -> Image.I
 
 
 def _beyond(edge: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Extend an edge one pixel wide to `size`. A closing removes letters at the edge."""
+    """Extend an edge one pixel wide to `size`. A morphological closing removes letters at the edge."""
     rough = edge.resize((min(64, 4 + edge.width), min(64, 4 + edge.height)), Image.Resampling.BOX)
     paper = rough.filter(ImageFilter.MaxFilter(5)).filter(ImageFilter.MinFilter(5))
     return paper.resize(size, Image.Resampling.BILINEAR)
 
 
 def _ink(page: Image.Image) -> Image.Image:
-    """Return what is small and darker than its surroundings, as text is: a closing minus the page, without borders."""
+    """Return the ink: details darker than their surroundings, such as text (closing minus page, without borders)."""
     grey = page.convert("L")
     paper = grey.reduce(2)
     # Two 3x3 maxima are one 5x5 at half the size, a window of 10 pixels: wider than a stroke, narrower than a border.
@@ -113,7 +113,7 @@ def _search(ink: Image.Image) -> tuple[float, float]:
 
 
 def _sharpest(tried: dict[float, float]) -> float:
-    """Return the angle with the highest score; of equal ones (below 0.05 degrees no column moves) the smallest."""
+    """Return the angle with the highest score; of equal scores (below 0.05 degrees no column moves) the smallest."""
     return max(tried, key=lambda angle: (tried[angle], -abs(angle)))
 
 
@@ -123,9 +123,9 @@ def _around(middle: float, reach: float, step: float) -> list[float]:
 
 
 def _sharpness(ink: Image.Image, angle: float) -> float:
-    """Return how much neighbouring rows differ after a shear by `angle`: the more, the straighter.
+    """Return how much neighbouring rows differ after a shear by `angle`: more means straighter.
 
-    Columns move by whole pixels: interpolation would blur every angle but 0, which would win too often.
+    Columns move by whole pixels: interpolation would blur every angle except 0, so 0 would win too often.
     """
     width, height = ink.size
     slope = math.tan(math.radians(angle))

@@ -45,7 +45,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Band:
-    """A finished part of a page: its first row and the one past its last, its picture, and the picture to store."""
+    """A finished part of a page: its first row, the row past its last, its picture, and the picture to store."""
 
     rows: tuple[int, int]
     picture: Image.Image
@@ -55,8 +55,8 @@ class Band:
 class PageConversion:
     """The conversion of one page, band by band.
 
-    A scan coarser than `dpi` is drawn at its own resolution, dot for dot, and then resampled (Lanczos). Without
-    `upscale` it keeps its resolution.
+    A scan below `dpi` is drawn at its own resolution, dot for dot, and then resampled (Lanczos). Without `upscale` it
+    keeps its resolution.
     """
 
     def __init__(self, page: SourcePage, options: Options) -> None:
@@ -67,7 +67,7 @@ class PageConversion:
         self._page, self._options = page, options
         self._drawn = page.sheet.size_at(drawn_dpi)
         self.mode = "L" if page.grey else "RGB"
-        # Black and white stays so, unless a lower resolution merges dots to grey.
+        # Black and white stays black and white, unless a lower resolution merges dots to grey.
         self._bilevel = page.grey and page.scan is not None and page.scan.bilevel and self.dpi >= 0.99 * own_dpi
         probe = page.probe.convert(self.mode)
         self._angle = skew_angle(probe) if options.deskew else 0.0

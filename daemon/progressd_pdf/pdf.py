@@ -2,7 +2,7 @@
 
     python -m progressd_pdf.pdf INPUT OUTPUT --options '{"dpi": 300, "ocr": true}'
 
-Every line on stdout is one JSON object: `progress`, `page_preview`, and at the end `completed` or `error`.
+Every line on stdout is one JSON object: `progress`, `page_preview`, or finally `completed` or `error`.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def emit(kind: str, **data: object) -> None:
 
 
 class Steps:
-    """Report the steps, whose total is known from the start."""
+    """Report the steps. Their total is known from the start."""
 
     def __init__(self, sheets: Sequence[Sheet], options: Options) -> None:
         bands = sum(sheet.bands for sheet in sheets)
@@ -65,12 +65,12 @@ class Steps:
         self._begun = 0
 
     def begin(self, name: str) -> None:
-        """Report that a step begins, and the previous one is done."""
+        """Report that a step begins and the previous step is done."""
         emit("progress", current_step=self._begun, total_steps=self._total, step_name=name)
         self._begun += 1
 
     def begin_on(self, sheet: Sheet, band: int | None, stage: str) -> None:
-        """Begin a stage of a page, or of a band if the page has several."""
+        """Begin a stage of a page, or of a band if the page has several bands."""
         part = "" if band is None or sheet.bands == 1 else f", part {band + 1} of {sheet.bands}"
         self.begin(f"{stage} page {sheet.number} of {self._pages}{part}")
 
@@ -134,7 +134,7 @@ class Conversion:
     def run(self) -> None:
         """Convert the pages one by one, then write the document."""
         for sheet in self._source.sheets:
-            self._steps.begin_on(sheet, 0, "Rendering")  # which includes reading the page
+            self._steps.begin_on(sheet, 0, "Rendering")  # includes reading the page
             with self._source.page(sheet) as page:
                 self._convert(sheet, PageConversion(page, self._options))
         self._steps.begin("Writing the document")
@@ -189,7 +189,7 @@ def emit_preview(number: int, picture: Image.Image) -> None:
 def exit_on_signal(clean_up: Callable[[], None]) -> None:
     """Clean up and exit on SIGTERM or SIGINT.
 
-    A thread does so: Python's own handlers would wait for seconds until pdfium or Pillow return.
+    A thread handles the signals: Python's own handlers would wait for seconds until pdfium or Pillow return.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ocr-language", default="eng", metavar="LANG", help="as tesseract names it, eng+deu for two")
     try:
         return report(parser.parse_args(argv))
-    except BrokenPipeError:  # Python would complain about it again at exit
+    except BrokenPipeError:  # Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 

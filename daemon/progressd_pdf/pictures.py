@@ -1,4 +1,4 @@
-"""Find from the pictures on a page how it was scanned, and reject pictures that are too large for the memory."""
+"""Determine from the pictures on a page how it was scanned, and reject pictures too large for the memory."""
 
 import ctypes
 import math
@@ -47,7 +47,7 @@ class _Drawn:
 
 
 def scan_of(page: pdfium.PdfPage, number: int) -> Scan | None:
-    """Return how page `number` was scanned. None: it has visible text or lines, or pictures cover less than half.
+    """Return how page `number` was scanned. None if it has visible text or lines, or pictures cover less than half.
 
     Raises ConversionError if a picture is too large.
     """
@@ -109,7 +109,7 @@ def _scan_of_picture(item: _Drawn, page: pdfium.PdfPage) -> Scan:
 
 
 def _is_invisible(item: _Drawn) -> bool:
-    """Return whether it is the invisible text of OCR."""
+    """Return whether the object is invisible text from OCR."""
     if item.kind != pdfium_raw.FPDF_PAGEOBJ_TEXT:
         return False
     return bool(pdfium_raw.FPDFTextObj_GetTextRenderMode(item.handle) == pdfium_raw.FPDF_TEXTRENDERMODE_INVISIBLE)

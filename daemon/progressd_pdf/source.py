@@ -56,7 +56,7 @@ class Sheet:
         return max(1, round(self.width * scale)), max(1, round(self.height * scale))
 
     def rows_of(self, band: int, height: int) -> tuple[int, int]:
-        """Return the first row of `band` and the one past its last in a picture `height` pixels high."""
+        """Return the first row of `band` and the row past its last in a picture `height` pixels high."""
         return height * band // self.bands, height * (band + 1) // self.bands
 
 
@@ -95,7 +95,7 @@ class Source:
 
 
 class SourcePage:
-    """An open page. `scan`: how it was scanned, None if it was not. `probe`: a small copy in colour."""
+    """An open page. `scan`: how the page was scanned, None if it was not. `probe`: a small copy in colour."""
 
     def __init__(self, page: pdfium.PdfPage, sheet: Sheet) -> None:
         self._page = page
@@ -141,7 +141,7 @@ def _check_head(path: Path) -> None:
         raise ConversionError(f"The file could not be read: {error.strerror}.") from None
     if not head:
         raise ConversionError("The file is empty.")
-    if b"%PDF-" not in head:  # readers look for it in the first 1024 bytes (PDF 1.7, implementation note 13)
+    if b"%PDF-" not in head:  # readers search the first 1024 bytes for it (PDF 1.7, implementation note 13)
         raise ConversionError("The file is not a PDF.")
 
 
@@ -157,7 +157,7 @@ def _open(path: Path) -> pdfium.PdfDocument:
 
 
 def _reason(code: int) -> str:
-    """Return why pdfium did not open the document. Without pages, its code is success."""
+    """Return why pdfium did not open the document. For a document without pages, pdfium's code is success."""
     if code == pdfium_raw.FPDF_ERR_SUCCESS:
         return "The PDF has no pages."
     if code in (pdfium_raw.FPDF_ERR_PASSWORD, pdfium_raw.FPDF_ERR_SECURITY):
@@ -179,7 +179,7 @@ def _check_size(number: int, width: float, height: float, dpi: int) -> None:
 def _user_units(path: Path) -> dict[int, float]:
     """Return the UserUnit (in 1/72 inch, PDF 1.7 section 7.7.3.3) of the pages that have one, which pdfium ignores.
 
-    A document that only pdfium can read has none.
+    For a document that only pdfium can read, the result is empty.
     """
     try:
         with pikepdf.open(path, access_mode=pikepdf.AccessMode.stream, suppress_warnings=True) as pdf:
@@ -190,7 +190,7 @@ def _user_units(path: Path) -> dict[int, float]:
 
 
 def _is_grey(probe: Image.Image) -> bool:
-    """Return whether the page is grey: at most 1 pixel in 10,000 has colour, a tenth of a stamp on A4."""
+    """Return whether the page is grey: at most 1 in 10,000 pixels has colour, a tenth of a stamp on A4."""
     red, green, blue = probe.split()
     chroma = ImageChops.lighter(ImageChops.difference(red, green), ImageChops.difference(green, blue))
     coloured = sum(chroma.histogram()[CHROMA_TOLERANCE:])

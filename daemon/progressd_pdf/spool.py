@@ -19,9 +19,9 @@ PAGES = 1
 class PdfWriter:
     """A PDF that grows page by page: add the bands of a page, end the page, and finally save.
 
-    Pictures go to an unnamed file next to the output, which disappears with the process. It has just enough PDF for
-    pikepdf to read them back one by one: moving pages between documents takes 335 MB for 300 pages in colour. Only
-    while `save` runs is there a temporary file with a name, which `abandon` removes.
+    Pictures go to an unnamed file next to the output, which disappears with the process. It is a minimal PDF, so that
+    pikepdf can read them back one by one: moving pages between documents takes 335 MB for 300 pages in colour. A named
+    temporary file exists only while `save` runs, and `abandon` removes it.
     """
 
     def __init__(self, output: Path) -> None:

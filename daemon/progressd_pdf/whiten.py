@@ -19,7 +19,7 @@ MAX_BLACK_POINT = 90
 
 
 class Whitening:
-    """The parameters of one page, taken from a small copy, so that all its bands are treated alike."""
+    """The parameters of one page, computed from a small copy, so that all its bands are treated alike."""
 
     def __init__(self, probe: Image.Image) -> None:
         paper = _paper(probe)
@@ -43,7 +43,7 @@ class Whitening:
 
 
 def _paper(probe: Image.Image) -> Image.Image:
-    """Return the paper without print at a quarter of the size: the brightest neighbours, smoothed."""
+    """Return the paper without print, at a quarter of the size: the brightest neighbours, smoothed."""
     paper = probe.filter(ImageFilter.MaxFilter(5)).reduce(4)
     # Four more pixels (16 of the probe) remove lines of text; the closing restores borders.
     for rank in [ImageFilter.MaxFilter(3)] * 4 + [ImageFilter.MinFilter(3)] * 4:
@@ -57,13 +57,13 @@ def _lift(page: Image.Image, gain: Image.Image) -> Image.Image:
 
 
 def _gain(paper: int, floor: float) -> int:
-    """Return the gain for paper of this level, which fades out below `floor`."""
+    """Return the gain for paper of this level. The gain fades out below `floor`."""
     lift = min(MAX_GAIN, 255 / max(paper, floor, 1)) - 1
     return round(255 * lift * min(1.0, paper / max(floor, 1)))
 
 
 def _percentile(histogram: list[int], share: float) -> int:
-    """Return the level at or below which a `share` of the pixels is."""
+    """Return the level at or below which a `share` of the pixels lies."""
     wanted = share * sum(histogram)
     seen = 0
     for level, count in enumerate(histogram):

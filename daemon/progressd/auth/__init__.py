@@ -1,1 +1,1 @@
-"""Identify clients and decide what they may do: keys, tokens, origins, addresses and limits."""
+"""Identify and authorize clients: keys, tokens, origins, addresses and limits."""

@@ -1,4 +1,4 @@
-"""API keys. A JSON file keeps their hashes and scopes, never the keys themselves.
+"""API keys. A JSON file stores their hashes and scopes, never the keys themselves.
 
 A key has 256 random bits, so a plain SHA-256 protects it as well as a slow hash protects a password.
 """
@@ -21,7 +21,7 @@ from progressd.core.errors import InvalidInput, SettingsError
 from progressd.core.json import UNDECODABLE, reason_of
 from progressd.system.fs import new_file, read_regular
 
-PREFIX: Final = "pgd_"  # by which scanners for leaked secrets, and people, recognize a key
+PREFIX: Final = "pgd_"  # people and secret scanners recognize a key by it
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
@@ -38,7 +38,7 @@ class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def identity(self) -> Identity:
-        """Return the identity of its holder."""
+        """Return the identity of the key's holder."""
         return Identity(
             name=self.name,
             scopes=frozenset(self.scopes),
@@ -56,7 +56,7 @@ _decode = msgspec.json.Decoder(_File).decode
 
 
 def new_secret() -> str:
-    """Return a new key, as its holder gets it."""
+    """Return a new key in plain text."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
@@ -66,7 +66,7 @@ def hashed(secret: str) -> str:
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Return the keys in a file, none if it does not exist. Raises SettingsError."""
+    """Return the keys in a file, or no keys if it does not exist. Raises SettingsError."""
     try:
         return _decode(read_regular(path)).keys
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _changing(path: Path) -> Iterator[dict[str, Key]]:
         keys = {key.name: key for key in read_keys(path)}
         yield keys
         _write(path, keys)
-        os.fsync(directory)  # a power cut must not bring a revoked key back
+        os.fsync(directory)  # a power failure must not restore a revoked key
     except OSError as error:
         raise SettingsError(f"cannot write the keys to {path}: {error.strerror}") from None
     finally:

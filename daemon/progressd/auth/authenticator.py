@@ -17,7 +17,7 @@ from progressd.config.settings import AuthSettings
 from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
 
 SUBPROTOCOL: Final = "progressd.token."  # followed by the token: the one header that a page can send with a WebSocket
-POLL_INTERVAL: Final = 1.0  # seconds between two looks at the key file
+POLL_INTERVAL: Final = 1.0  # seconds between two checks of the key file
 
 log = structlog.get_logger(__name__)
 
@@ -32,11 +32,11 @@ class Authenticator:
         self._secret_path = settings.token_secret_file
         self._secret = ""
         self._version: tuple[int, int, int] | None = None
-        self._keys: Mapping[str, Identity] = {}  # by hash
+        self._keys: Mapping[str, Identity] = {}  # identities by key hash
         self._open: dict[object, tuple[Identity, Callable[[], object]]] = {}
 
     def load(self) -> None:
-        """Read the keys and the token secret. Raises SettingsError, and changes nothing then."""
+        """Read the keys and the token secret. Raises SettingsError, without any change."""
         self.use(self._settings)()
 
     def use(self, settings: AuthSettings) -> Callable[[], None]:
@@ -68,7 +68,7 @@ class Authenticator:
                     self.load()
                     log.info("keys read", keys=len(self._keys))
                 except SettingsError as error:
-                    self._version = self._file_version()  # log it once
+                    self._version = self._file_version()  # log the error once
                     log.error("keys not read, the previous keys stay in force", error=str(error))
 
     @property
@@ -79,11 +79,11 @@ class Authenticator:
     def authenticate(self, headers: Sequence[tuple[bytes, bytes]], query: str | None) -> Identity:
         """Return the sender's identity.
 
-        Where there are no keys and none is required, a key is ignored: without it the client may do as much.
+        If no keys exist and none is required, a key is ignored: the client has the same rights without it.
 
         Args:
             headers: with names in lower case.
-            query: None where a token in it does not count.
+            query: None if tokens in the query are not accepted.
 
         Raises:
             Unauthorized: for an unknown, revoked or expired key, and for an invalid token.
@@ -109,7 +109,7 @@ class Authenticator:
         return new_token(self._secret, topic, end, identity), end
 
     def _identity_of(self, token: str) -> Identity:
-        """Return a token's identity, which may do no more than its maker, and for no longer."""
+        """Return a token's identity. Its rights and expiry do not exceed those of the key that made it."""
         claims = read_token(self._secret, token)
         maker = self._keys.get(claims.key)
         if claims.key and maker is None:
@@ -126,9 +126,9 @@ class Authenticator:
 
     @contextmanager
     def revocable(self, identity: Identity, end: Callable[[], object]) -> Iterator[None]:
-        """Within this, call `end` when the identity's key or token expires, is revoked or changes; maybe twice.
+        """Inside the block, call `end` when the identity's key or token expires, is revoked or changes; maybe twice.
 
-        Call it at once where that has happened since the identity was authenticated.
+        Call `end` at once if that has happened since the authentication.
         """
         if not identity.key and identity.expires_at is None:
             yield

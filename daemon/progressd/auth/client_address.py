@@ -1,7 +1,7 @@
-"""The address of a client, also behind proxies, which report it in X-Forwarded-For. Anybody else can send that too.
+"""The address of a client, including behind proxies. Proxies report it in X-Forwarded-For, but any client can too.
 
-Each proxy appends the address of its peer. So the list is read from the right, for as long as a trusted proxy wrote the
-entry. The first other address is the client's.
+Each proxy appends the address of its peer. So the list is read from the right, as long as a trusted proxy wrote the
+entry. The first address that is not a trusted proxy's is the client's.
 """
 
 import ipaddress
@@ -33,7 +33,7 @@ def within(address: str, among: Iterable[Network]) -> bool:
 
 
 def counted_as(address: str) -> str:
-    """Return what an address counts as in limits: IPv6 by its /64, because a client has at least that many."""
+    """Return the address or network that limits count: for IPv6 the /64, because a client has at least that many."""
     if ":" not in address:
         return address
     try:
@@ -55,7 +55,7 @@ def client_address(peer: str, headers: Iterable[tuple[bytes, bytes]], trusted: S
         if not within(client, trusted):
             break
         if not is_address(entry):
-            return client  # a proxy that hides the address, or nonsense
+            return client  # hidden by a proxy, or invalid
         client = entry
     return client
 

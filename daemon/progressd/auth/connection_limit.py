@@ -1,4 +1,4 @@
-"""Connection limits: watchers and, apart from them, WebSocket producers; in total and for each client.
+"""Connection limits: for watchers and, separately, for WebSocket producers; in total and per client.
 
 A watcher is a WebSocket, an event stream or a long poll.
 """
@@ -13,11 +13,11 @@ from progressd.auth.identity import Client
 from progressd.config.settings import Settings
 from progressd.core.errors import TooManyConnections, TooManyOfAddress, TooManyOfKey
 
-Group: TypeAlias = tuple[str, str]  # what is counted together: all clients, or those of one address, key or token
+Group: TypeAlias = tuple[str, str]  # clients counted together: all, or all of one address, key or token
 
 
 class ConnectionLimiter:
-    """Counts connected clients. A client that is counted with `take` is uncounted with `give_back`."""
+    """Count connected clients: add a client with `take`, and remove it with `give_back`."""
 
     def __init__(self, settings: Settings) -> None:
         self._limits = settings.limits
@@ -25,11 +25,11 @@ class ConnectionLimiter:
         self._publishing: Counter[Group] = Counter()
 
     def use(self, settings: Settings) -> None:
-        """Apply reloaded settings. Clients that are already connected stay."""
+        """Apply reloaded settings. Connected clients stay connected."""
         self._limits = settings.limits
 
     def require(self, client: Client) -> None:
-        """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey."""
+        """Check the limits for another client. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey."""
         limits, taken = self._limits, self._taken(client)
         limits_by_kind: dict[str, float] = {
             "all": limits.max_connections,
@@ -50,11 +50,11 @@ class ConnectionLimiter:
             raise TooManyOfKey(f"this {kind} already has {full[kind]} connections")
 
     def take(self, client: Client) -> None:
-        """Count a client."""
+        """Add a client to the count."""
         self._taken(client).update(_groups(client))
 
     def give_back(self, client: Client) -> None:
-        """Uncount a client."""
+        """Remove a client from the count."""
         taken = self._taken(client)
         for group in _groups(client):
             taken[group] -= 1
@@ -66,7 +66,7 @@ class ConnectionLimiter:
 
 
 def _groups(client: Client) -> Iterator[Group]:
-    """Yield the groups of a client. A token also counts for the key that it was made with."""
+    """Yield the groups of a client. A token also counts for the key that created it."""
     yield "all", ""
     yield "address", counted_as(client.address)
     if client.identity.key:

@@ -1,4 +1,4 @@
-"""The identity of a client, and the one function that decides what it may do."""
+"""The identity of a client, and the one function that authorizes it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +13,7 @@ from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 
 class Scope(StrEnum):
-    """A right: read jobs; also submit, report and cancel them; all of it."""
+    """A right: read jobs; submit, report and cancel them; or all rights."""
 
     READ = "read"
     WRITE = "write"
@@ -23,7 +23,7 @@ class Scope(StrEnum):
 class Identity(Struct, frozen=True, kw_only=True):
     """An identity. With `labels`, it sees only jobs that have all of them; with `topic`, only that topic."""
 
-    name: str | None = None  # of the key
+    name: str | None = None  # name of the key
     scopes: frozenset[Scope] = frozenset()
     labels: Mapping[str, str] = {}
     topic: str | None = None
@@ -55,7 +55,7 @@ ANONYMOUS: Final = Identity()
 
 
 class Client(NamedTuple):
-    """The sender of a request or the other end of a stream: its own address, also behind proxies, and its identity."""
+    """The sender of a request or receiver of a stream: its own address, even behind proxies, and its identity."""
 
     address: str
     identity: Identity
@@ -63,7 +63,7 @@ class Client(NamedTuple):
 
 
 def require(identity: Identity, action: Scope) -> None:
-    """Check that an identity may do something of the kind `action`. Raises Unauthorized, OutOfScope."""
+    """Check that an identity has the right `action`. Raises Unauthorized, OutOfScope."""
     if not identity.scopes:
         raise Unauthorized("a key is required: send it as Authorization: Bearer KEY, or as X-API-Key")
     if action not in identity.scopes and Scope.ADMIN not in identity.scopes:

@@ -1,7 +1,7 @@
-"""Protection against pages of other sites: a browser lets any page send requests to any host that it can reach.
+"""Protection against pages of other sites: browsers let any page send requests to any reachable host.
 
-`Origin` names the site of the page. A page can also make its own name resolve to this machine (DNS rebinding), which
-makes it the same origin. The browser still sends that name in `Host`. An IP address in `Host` cannot be rebound.
+The Origin header names the site of the page. A page can also make its own name resolve to this machine (DNS rebinding),
+which makes it the same origin. The browser still sends that name in Host. An IP address in Host cannot be rebound.
 """
 
 import re
@@ -12,13 +12,13 @@ from progressd.auth.client_address import is_address
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden
 
-MAX_HOST: Final = 300  # characters: a name has 253 at most, and a port follows
+MAX_HOST: Final = 300  # characters: a name has at most 253, followed by a port
 
 _HOST: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")  # RFC 9110 §7.2
 
 
 def check_host(host: str, server: Server) -> None:
-    """Check the header Host, "" if absent; browsers always send it. Raises Forbidden."""
+    """Check the Host header, "" if absent; browsers always send it. Raises Forbidden."""
     if not _is_valid(host):
         raise Forbidden(f"the Host header {host[:200]} is not a valid host name")
     name = _name(host)
@@ -29,10 +29,10 @@ def check_host(host: str, server: Server) -> None:
 
 
 def check_origin(origin: str, host: str, server: Server) -> None:
-    """Check the headers Origin and Host, "" if absent. Raises Forbidden for a page of another site.
+    """Check the Origin and Host headers, "" if absent. Raises Forbidden for a page of another site.
 
-    Under TLS, a page that was loaded without TLS counts as another site's: anybody on the way can have changed it. A
-    daemon without TLS may be behind a proxy with TLS, so both schemes are its own.
+    Under TLS, a page loaded without TLS counts as a page of another site: anybody on the network path can have changed
+    it. A daemon without TLS may be behind a proxy with TLS, so it accepts both schemes.
     """
     if not origin or origin in server.allowed_origins:
         return
@@ -58,11 +58,11 @@ def _name(host: str) -> str:
 
 
 def _is_valid(host: str) -> bool:
-    """Return whether it is a host with an optional port, and labels of 1 to 63 characters (RFC 1035 §2.3.4).
+    """Return whether the text is a host with an optional port, with labels of 1 to 63 characters (RFC 1035 §2.3.4).
 
     Quart's routing fails on longer or empty labels.
     """
-    if len(host) > MAX_HOST or not _HOST.fullmatch(host):  # a longer one would take long to check
+    if len(host) > MAX_HOST or not _HOST.fullmatch(host):  # longer hosts would be slow to check
         return False
     try:
         host.partition(":")[0].lower().encode("idna")

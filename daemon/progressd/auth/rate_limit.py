@@ -1,4 +1,4 @@
-"""Rate limits: a token bucket for each key, and for each address without one."""
+"""Rate limits: a token bucket for each key, and for each address without a key."""
 
 import math
 from collections import OrderedDict
@@ -16,7 +16,7 @@ MAX_BUCKETS: Final = 10_000  # about 200 bytes each
 
 
 class RateLimitState(NamedTuple):
-    """A client's quota: whole requests left, and the seconds until the full burst is available again."""
+    """A client's quota: the remaining whole requests, and the seconds until the full burst is available again."""
 
     per_minute: int
     burst: int
@@ -25,7 +25,7 @@ class RateLimitState(NamedTuple):
 
 
 class RateLimiter:
-    """Counts requests by client. Watch tokens count for the address, not for the key that they were made with."""
+    """Count requests by client. Watch tokens count for the address, not for the key that created them."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = trio.current_time) -> None:
         self._limits = settings.limits
@@ -46,7 +46,7 @@ class RateLimiter:
             return None
         bucket, limits = _bucket(client), self._limits
         used = self._used_by(bucket) + 1
-        if used > limits.rate_limit_burst + 1e-6:  # a rounding error must not reject a client that waited long enough
+        if used > limits.rate_limit_burst + 1e-6:  # no rejection by rounding errors
             wait = math.ceil((used - limits.rate_limit_burst) * 60 / limits.rate_limit_per_minute)
             raise RateLimited(
                 f"too many requests: at most {limits.rate_limit_per_minute} a minute,"
@@ -60,7 +60,7 @@ class RateLimiter:
         return self._state(used)
 
     def state(self, client: Client) -> RateLimitState:
-        """Return a client's quota, and count nothing."""
+        """Return a client's quota without counting a request."""
         return self._state(self._used_by(_bucket(client)))
 
     def _used_by(self, bucket: str) -> float:

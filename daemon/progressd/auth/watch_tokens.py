@@ -30,7 +30,7 @@ class TokenClaims(NamedTuple):
 
 
 def secret_from(path: Path) -> str:
-    """Return the secret in a file, which is created if it does not exist. Raises SettingsError."""
+    """Return the secret in a file. Create the file if it does not exist. Raises SettingsError."""
     try:
         if not path.exists():
             _create(path)
@@ -45,7 +45,7 @@ def secret_from(path: Path) -> str:
 
 
 def _create(path: Path) -> None:
-    """Create the file whole or not at all, also beside another process, and across a power cut."""
+    """Create the file atomically, even against another process or a power failure."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
@@ -91,6 +91,6 @@ def read_token(secret: str, token: str) -> TokenClaims:
 
 
 def lifetime_of(maker: Identity, seconds: float) -> datetime:
-    """Return the expiry of a token: after so many seconds, and not after its maker's key."""
+    """Return the expiry of a token: after `seconds`, but no later than the key that creates it."""
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
     return end if maker.expires_at is None else min(end, maker.expires_at)

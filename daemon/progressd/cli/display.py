@@ -31,13 +31,13 @@ from progressd.core.messages import Progress as ProgressMessage
 from progressd.core.status import JobStatus
 
 BAR_WIDTH: Final = 24  # characters
-MIN_WIDTH_FOR_ETA: Final = 60  # columns; the time left takes up to 18
-RESERVED_LINES: Final = 3  # for a notice above the bars, the number of hidden ones, and the cursor
+MIN_WIDTH_FOR_ETA: Final = 60  # columns; the remaining time takes up to 18
+RESERVED_LINES: Final = 3  # lines for a notice above the bars, the number of hidden bars, and the cursor
 QUEUED: Final = str(JobStatus.QUEUED)
 
 
 class Display(ABC):
-    """Show messages inside a `with` block."""
+    """Show messages within a `with` block."""
 
     def __init__(self) -> None:
         self._disconnected = False
@@ -62,7 +62,7 @@ class Display(ABC):
             self._notice(f"connection lost ({text.printable(lost.reason)}), reconnecting")
 
     def gone(self, job_id: str) -> None:
-        """Tell that a job was deleted before its end was shown."""
+        """Report that a job was deleted before its end was shown."""
         self._notice(f"job {text.short(job_id)} was deleted")
 
     @abstractmethod
@@ -97,12 +97,12 @@ class LineDisplay(Display):
 
 
 class BarDisplay(Display):
-    """Show a live bar for each unfinished job, and above them a line for each that has finished."""
+    """Show a live bar for each unfinished job, and above the bars a line for each finished job."""
 
     def __init__(self, url: str, names: Mapping[str, str], console: Console | None = None) -> None:
         super().__init__()
         self._url = url
-        self._names = dict(names)  # by job id
+        self._names = dict(names)  # job names by job id
         self._bars: dict[str, TaskID] = {}
         self._progress = _Screen(console or Console(), "" if names else "waiting for jobs")
         for job_id in names:
@@ -139,7 +139,7 @@ class BarDisplay(Display):
                 self._finish(received.message, JobStatus.COMPLETED)
             case Error():
                 self._finish(received.message, JobStatus.FAILED)
-            case JobDeleted(job_id) if job_id in self._bars:  # and its end with it, while the connection was lost
+            case JobDeleted(job_id) if job_id in self._bars:  # after its end, while the connection was lost
                 self.gone(job_id)
 
     def gone(self, job_id: str) -> None:
@@ -164,7 +164,7 @@ class BarDisplay(Display):
         self._progress.update(self._bar(job_id), completed=percent or 0, known=known, description=step, left=left)
 
     def _remove(self, job_id: str) -> str:
-        """Take a job's bar away; its name."""
+        """Remove a job's bar, and return the job's name."""
         if (bar := self._bars.pop(job_id, None)) is not None:
             self._progress.remove_task(bar)
         return self._names.pop(job_id, "")
@@ -179,15 +179,15 @@ class BarDisplay(Display):
 class _Screen(Progress):
     """Bars that fit the terminal. Names and steps are shortened, then columns are hidden, but never the id.
 
-    The time left is never shortened. If there are more bars than lines, running jobs and then the newest are shown.
-    `idle` is shown while there are none.
+    The remaining time is never shortened. With more bars than lines, running jobs come first, then the newest jobs.
+    `idle` is shown while there are no bars.
     """
 
     def __init__(self, console: Console, idle: str) -> None:
         bar = Column(no_wrap=True)  # rich shortens only columns that may wrap
         shortened: Any = {"no_wrap": True, "overflow": "ellipsis"}
         self._left = _TextColumn(lambda task: task.fields["left"], Column(no_wrap=True))
-        self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with the width from which it is shown
+        self._columns: tuple[tuple[int, ProgressColumn], ...] = (  # each with its minimum terminal width
             (0, _TextColumn(lambda task: task.fields["id"], Column(no_wrap=True, min_width=8), style="dim")),
             (46, _TextColumn(lambda task: task.fields["name"], Column(max_width=40), **shortened)),
             (38, BarColumn(BAR_WIDTH, complete_style="cyan", finished_style="green", table_column=bar)),
@@ -200,7 +200,7 @@ class _Screen(Progress):
         super().__init__(console=console, transient=True)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Return what is shown."""
+        """Return the renderables to show."""
         tasks, room = self.tasks, max(1, self._terminal.height - RESERVED_LINES)
         if len(tasks) > room:
             newest = sorted(tasks, key=lambda task: (task.description == QUEUED, -task.id))
@@ -235,7 +235,7 @@ class _TextColumn(ProgressColumn):
 
 
 def display_for(url: str, names: Mapping[str, str], *, as_json: bool) -> Display:
-    """Return bars on a terminal, otherwise lines. `names`: the names of jobs that are known, by id."""
+    """Return bars on a terminal, otherwise lines. `names`: known job names by id."""
     if as_json or not sys.stdout.isatty():
         return LineDisplay(url, as_json=as_json)
     return BarDisplay(url, names)

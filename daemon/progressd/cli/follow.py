@@ -17,14 +17,14 @@ from progressd.core.messages import Completed, Error, Message, StatusChange
 from progressd.core.status import JobStatus
 
 NOT_FOUND: Final = 404  # HTTP status
-MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so the others can wait
+MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so later jobs can wait
 
 
 def follow(remote: Remote, job_ids: Collection[str] | None, names: Mapping[str, str], *, as_json: bool = False) -> int:
     """Show the messages of these jobs until all have ended, or of all jobs if None, without end.
 
-    Return the exit status: 0 if all completed, 1 if not, 130 after SIGINT, 143 after SIGTERM. `names`: the names of
-    jobs that are known, by id. Raises ClientError.
+    Return the exit status: 0 if all completed, 1 if not, 130 after SIGINT, 143 after SIGTERM. `names`: known job
+    names by id. Raises ClientError.
     """
     with display_for(remote.url, names, as_json=as_json) as display:
         if job_ids is None:
@@ -66,7 +66,7 @@ async def _follow_each(remote: Remote, job_ids: Collection[str], display: Displa
             except (APIError, StreamClosed) as error:
                 if len(job_ids) == 1 or not _deleted(error):
                     raise
-                display.gone(job_id)  # and the others go on
+                display.gone(job_id)  # continue with the other jobs
 
     async with trio.open_nursery() as nursery:
         for job_id in job_ids:

@@ -47,7 +47,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 
 
 class _Commands(click.Group):
-    """Turn errors into sentences and the exit status that a shell expects."""
+    """Convert errors to sentences and to the exit status that a shell expects."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -107,7 +107,7 @@ def _checked_output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Discard buffered output, about which Python would complain at exit."""
+    """Discard buffered output: Python would print an error about it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -117,7 +117,7 @@ _SETTINGS: Final[Mapping[str, Any]] = {"help_option_names": ["-h", "--help"], "m
 @click.group(cls=_Commands, context_settings=_SETTINGS)
 @click.version_option(__version__, "-V", "--version", prog_name="progressd", message="%(prog)s %(version)s")
 def main() -> None:
-    """Push the progress of long-running jobs to their watchers, as it happens.
+    """Report the progress of long-running jobs to watchers, live.
 
     \b
     Examples:

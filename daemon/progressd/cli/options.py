@@ -1,4 +1,4 @@
-"""Options and arguments of several commands: jobs, labels, and the settings that are flags."""
+"""Options and arguments shared by commands: jobs, labels, and the settings that are flags."""
 
 import os
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def state_dir_options(command: Command) -> Command:
 
 
 def state_dir(config_path: Path | None, given: str | None) -> Path:
-    """Return the state directory. Raises SettingsError, also if it is the default and does not exist."""
+    """Return the state directory. Raises SettingsError, including if it is the default and does not exist."""
     from progressd.config.load import load
 
     settings, origins = load(config_path, os.environ, {"state_dir": given})
@@ -78,7 +78,7 @@ def state_dir(config_path: Path | None, given: str | None) -> Path:
 def daemon_here(config_path: Path | None, given: Path | None, file: str) -> "Settings":
     """Return the settings of a daemon on this machine, for a command that uses the setting `file`.
 
-    Raises SettingsError, also if both are defaults and the state directory does not exist.
+    Raises SettingsError, including if both are defaults and the state directory does not exist.
     """
     from progressd.config.load import load
 

@@ -1,4 +1,4 @@
-"""The daemon that a command talks to: its URL and key, job ids, and the sentences for its errors."""
+"""The daemon that a command talks to: its URL and key, job ids, and sentences for its errors."""
 
 import functools
 import re
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-REMOTE: Final = "progressd.remote"  # its key in the meta of click's contexts, for `error_sentence`
-MAX_JOBS: Final = 1000  # in which an abbreviated job id is looked up
+REMOTE: Final = "progressd.remote"  # key of the daemon in the `meta` of click's contexts, for `error_sentence`
+MAX_JOBS: Final = 1000  # newest jobs searched for an abbreviated job id
 ID_LENGTH: Final = 36  # characters
-MAX_LISTED: Final = 3  # job ids in the error about an ambiguous one
+MAX_LISTED: Final = 3  # job ids listed in the error for an ambiguous id
 KEY_HINT: Final = "set PROGRESSD_KEY or --key-file (progressd keys add NAME on the daemon's machine makes a key)"
 OTHER_KEY_HINT: Final = "use another key with PROGRESSD_KEY or --key-file"
 FOREIGN: Final = frozenset({200, 400, 404, 405, 501})  # statuses that progressd sends only with a sentence
-GATEWAY: Final = frozenset({502, 503, 504})  # the same, which a proxy sends without its daemon
+GATEWAY: Final = frozenset({502, 503, 504})  # the same; a proxy sends them if the daemon is down
 
 _ABBREVIATED = re.compile(r"[0-9a-f]{8}[0-9a-f-]{0,27}")
 
@@ -47,12 +47,12 @@ class Remote:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables with which a child process finds this daemon."""
+        """The environment variables by which a child process finds this daemon."""
         return {"PROGRESSD_URL": self.url, **({"PROGRESSD_KEY": self.key} if self.key else {})}
 
 
 def remote_options(command: Command) -> Command:
-    """Add `--url`, `--key` and `--key-file`, also from the environment. The command gets them as `remote`."""
+    """Add `--url`, `--key` and `--key-file`, with their environment variables. The command gets them as `remote`."""
 
     @functools.wraps(command)
     def with_remote(*arguments: Any, **parameters: Any) -> Any:
@@ -112,7 +112,7 @@ _OPTIONS: Final = (
 def whole_id(client: "RestClient", given: str) -> str:
     """Return the id of the newest job whose id begins with `given`, if that has 8 to 35 characters.
 
-    Raises APIError, as the daemon does for an unknown job, or another ClientError.
+    Raises APIError, like the daemon for an unknown job, or another ClientError.
     """
     if not is_abbreviated(given):
         return given
@@ -127,7 +127,7 @@ def is_abbreviated(given: str) -> bool:
 
 
 def the_only_id(given: str, found: Sequence[str], where: str = "") -> str:
-    """Return the id that was found. Raises APIError unless it is one."""
+    """Return the single id found. Raises APIError if there is none or more than one."""
     if not found:
         raise APIError(404, f"no job id begins with {given}{where}")
     if len(found) > 1:

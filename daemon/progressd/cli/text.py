@@ -1,4 +1,4 @@
-"""Messages and jobs as text. Text of clients cannot break a line or control the terminal."""
+"""Messages and jobs as text. Text from clients cannot break a line or control the terminal."""
 
 import re
 from datetime import date, datetime
@@ -80,14 +80,14 @@ def percent(done: int, total_steps: int) -> str:
 
 
 def steps(data: ProgressData) -> str:
-    """Return the step and the total, as far as they are known."""
+    """Return the step and the total, if known."""
     if data.total_steps:
         return f"{data.current_step}/{data.total_steps}"
     return str(data.current_step) if data.current_step else ""
 
 
 def left(data: ProgressData) -> str:
-    """Return the time left if it is known, or that the job is stalled."""
+    """Return the remaining time if known, or that the job is stalled."""
     if data.stalled:
         return "stalled"
     return f"{seconds(data.eta_seconds)} left" if data.eta_seconds is not UNSET and data.eta_seconds > 0 else ""
@@ -110,7 +110,7 @@ def result_url(path: str, url: str) -> str:
     """Return the URL of a result."""
     if "://" in path:
         return printable(path)
-    base = urlsplit(url).path.rstrip("/")  # `path` has it if the daemon knows it, not if only a proxy does
+    base = urlsplit(url).path.rstrip("/")  # `path` has this prefix if the daemon knows it, not only a proxy
     return printable(url.rstrip("/").removesuffix(base if path.startswith(f"{base}/") else "") + path)
 
 
@@ -131,6 +131,6 @@ def local_time(text: str) -> str:
 
 
 def short_time(text: str, today: date | None = None) -> str:
-    """Return only the time of day if it was today, otherwise the date."""
+    """Return the time of day if the time is today, otherwise the date."""
     day, _, time = local_time(text).partition(" ")
     return time if day == str(today or date.today()) else day

@@ -1,1 +1,1 @@
-"""The settings: declared once, read from flags, environment and file, and documented."""
+"""The settings: declared once, read from flags, the environment and a file, and documented."""

@@ -22,7 +22,7 @@ class Setting(NamedTuple):
     key: str
     type: Any
     meta: Meta
-    default: object  # NODEFAULT if it is computed
+    default: object  # NODEFAULT if computed
 
     @property
     def variable(self) -> str:
@@ -36,11 +36,11 @@ class Setting(NamedTuple):
 
     @property
     def unit(self) -> str | None:
-        """The unit of its number, if it may be text with a unit."""
+        """The unit of the number, if the value may be text with a unit."""
         return self.extra.get("unit")
 
     def read(self, raw: object, *, text: bool) -> object:
-        """Convert a raw value; `text`: it comes from a source in which every value is text. Raises ValueError."""
+        """Convert a raw value; `text`: every value of its source is text. Raises ValueError."""
         if self.unit is not None and isinstance(raw, str):
             raw = _READERS[self.unit](raw)
         elif self.unit == "mode":
@@ -58,7 +58,7 @@ class Setting(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """What the value must be, for the end of a sentence."""
+        """The expected value, as the end of a sentence."""
         match self.unit:
             case "seconds":
                 longest = units.seconds_text(units.MAX_SECONDS)
@@ -143,6 +143,6 @@ def _to_path(kind: type, raw: object) -> object:
     if kind is Path and isinstance(raw, str | Path) and str(raw) and "\0" not in str(raw):
         try:
             return Path(raw).expanduser()
-        except RuntimeError:  # ~user of an unknown user
+        except RuntimeError:  # ~user with an unknown user
             raise ValueError("not a path") from None
     raise ValueError("not a path")

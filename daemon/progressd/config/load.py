@@ -77,7 +77,7 @@ def _read(path: Path, *, required: bool, again: bool) -> tuple[Path, dict[str, A
     try:
         text = read_regular(path) if again else path.read_bytes()
         table = tomllib.loads(text.decode())
-        repr(table)  # raises ValueError for integers that are too long to print
+        repr(table)  # raises ValueError for integers too long to print
         return path, table
     except FileNotFoundError:
         if not required:
@@ -141,14 +141,14 @@ def _value(setting: Setting, given: _Given) -> object:
 
 
 def _computed(environ: Mapping[str, str], values: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """Yield the defaults that depend on the host. Of several directories of systemd, the first is used."""
+    """Yield the defaults that depend on the host. If systemd passes several directories, use the first."""
     state = Path(environ.get("STATE_DIRECTORY", "").split(":")[0] or "progressd-data").absolute()
     runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     yield "state_dir", state
     yield "ingest.socket", Path(runtime or str(values.get("state_dir", state))).absolute() / "ingest.sock"
     yield "auth.keys_file", Path(str(values.get("state_dir", state))) / "keys.json"
     yield "auth.token_secret_file", Path(str(values.get("state_dir", state))) / "token-secret"
-    # the CPUs of this process, as limited by CPUAffinity= in a unit
+    # the CPUs available to this process, as limited by CPUAffinity= in a unit
     yield "runner.concurrency", len(os.sched_getaffinity(0))
 
 

@@ -1,7 +1,8 @@
 """Reload the settings while the daemon runs.
 
-A part of the daemon that depends on settings registers a hook. The hook checks the new settings, raises SettingsError
-if they are invalid, and returns a function that applies them and cannot fail. So all settings change, or none does.
+Each part of the daemon that depends on settings registers a hook. The hook checks the new settings, raises
+SettingsError if they are invalid, and returns a function that applies them and cannot fail. So all settings change, or
+none do.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,10 +40,10 @@ log = structlog.get_logger(__name__)
 
 
 class Reload:
-    """Read and apply settings.
+    """Reload settings and apply them.
 
-    `settings` are those in force. `refused` is the error of the last reload, "" if it succeeded. `waiting` names the
-    changed settings that need a restart.
+    `settings` are the settings in force. `refused` is the error of the last reload, "" if it succeeded. `waiting` names
+    the changed settings that need a restart.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
@@ -57,7 +58,7 @@ class Reload:
 
     @property
     def pending(self) -> str:
-        """Why the settings in force are not those of the file, "" if they are."""
+        """The reason why the settings in force differ from the file, "" if they do not."""
         if self.refused:
             return f"settings not reloaded: {self.refused}"
         return f"settings wait for a restart: {self.waiting}" if self.waiting else ""
@@ -93,7 +94,7 @@ def changed(old: Struct, new: Struct, prefix: str = "") -> Iterator[str]:
 
 
 def with_fixed(old: S, new: S, prefix: str = "") -> S:
-    """Return the new settings with the old values of those that need a restart."""
+    """Return the new settings with the old values of settings that need a restart."""
     values = {}
     for name in new.__struct_fields__:
         before, after = getattr(old, name), getattr(new, name)

@@ -8,8 +8,8 @@ from typing import Final
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([a-z]*)", re.ASCII | re.IGNORECASE)
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 
-MAX_BYTES: Final = 8 << 50  # of any size: exact as a float
-MAX_SECONDS: Final = 100 * 365 * 86400.0  # of any duration: dates stay within those of Python
+MAX_BYTES: Final = 8 << 50  # maximum of any size: exact as a float
+MAX_SECONDS: Final = 100 * 365 * 86400.0  # maximum of any duration: dates stay in Python's range
 
 _SECONDS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

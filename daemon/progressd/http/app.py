@@ -25,14 +25,14 @@ log = structlog.get_logger(__name__)
 
 
 class RestApp(QuartTrio):
-    """Quart with bodies that do not pile up in memory."""
+    """Quart with request bodies that do not accumulate in memory."""
 
     asgi_http_class = BackpressuredConnection
     request_class = BackpressuredRequest
     response_class = FileResponse
 
     async def send_static_file(self, filename: str) -> Response:
-        """Send a file of the page. A name that is too long for the file system returns 404."""
+        """Send a file of the web page. Return 404 for a name that is too long for the file system."""
         try:
             response = await super().send_static_file(filename)
             if isinstance(response.response, FileBody):
@@ -47,9 +47,9 @@ class RestApp(QuartTrio):
 def build_app() -> RestApp:
     """Return the application. It serves only requests that AccessMiddleware has passed on."""
     app = RestApp("progressd", static_folder=str(WEBUI), static_url_path="/static")
-    app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts are for each piece, not for a whole transfer
+    app.config.update(BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)  # timeouts apply to each chunk, not to a whole transfer
     app.config["SEND_FILE_MAX_AGE_DEFAULT"] = 0  # revalidate, so that an upgrade never mixes old and new modules
-    app.url_map.merge_slashes = False  # its redirect would name a scheme and host that a proxy hides
+    app.url_map.merge_slashes = False  # its redirect would contain the scheme and host behind a proxy
     for module in (tokens, submission, batch, report, sse, jobs, health, stats, docs):
         app.register_blueprint(module.blueprint)
     app.add_url_rule("/", view_func=_page)

@@ -11,7 +11,7 @@ from progressd.net.base_path import BasePath
 async def respond(
     receive: ASGIReceiveCallable, send: ASGISendCallable, status: int, fields: Mapping[str, str], body: bytes = b""
 ) -> None:
-    """Send a whole response, and discard the request's body: Hypercorn does not end a request with an unread one."""
+    """Send a whole response and discard the request's body: Hypercorn does not finish a request with an unread body."""
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, receive)
@@ -26,7 +26,7 @@ async def _discard(receive: ASGIReceiveCallable) -> None:
 
 
 def with_slash(app: ASGIFramework, base: BasePath) -> ASGIFramework:
-    """Return an application that redirects `/progress` to `/progress/`: the page's links are relative to that."""
+    """Return an application that redirects `/progress` to `/progress/`: the page's links are relative."""
     if not base.text:
         return app
 

@@ -1,7 +1,7 @@
-"""Request bodies with back-pressure.
+"""Request bodies with backpressure.
 
-Quart's own body buffers all that the client sends: a fast upload to a slow disk would fill the memory. This one takes
-a piece from the connection once the handler has read the piece before, so that TCP slows the client down.
+Quart's own body buffers everything the client sends: a fast upload to a slow disk would fill the memory. This one reads
+a chunk from the connection once the handler has read the previous chunk, so that TCP slows the client down.
 """
 
 from contextlib import suppress
@@ -22,15 +22,15 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BackpressuredBody:
-    """A body to iterate over: each piece is handed over when the handler asks for it.
+    """An iterable body: each chunk is passed on when the handler requests it.
 
-    Quart's own bodies differ between the versions for Python 3.11 and 3.13, and hold all that has arrived.
+    Quart's own bodies differ between the versions for Python 3.11 and 3.13, and buffer all received data.
     """
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
-        """Take what Quart gives. Its limits are for all routes; `BodyChunks` has those of each."""
+        """Accept Quart's arguments. Quart's limits apply to all routes; `BodyChunks` has the limits of each route."""
         self._send, self._receive = trio.open_memory_channel[bytes](0)
-        self.answered_meanwhile = False  # the route that sends the response discards what is left of the body
+        self.answered_meanwhile = False  # the route that sends the response discards the rest of the body
 
     def __aiter__(self) -> "BackpressuredBody":
         return self
@@ -39,7 +39,7 @@ class BackpressuredBody:
         return await anext(self._receive)
 
     async def put(self, piece: bytes) -> None:
-        """Wait until the handler has taken the piece, or wants no more."""
+        """Wait until the handler has taken the chunk, or needs no further chunks."""
         with suppress(trio.BrokenResourceError):
             await self._send.send(piece)
 
@@ -65,10 +65,10 @@ def _body(request: Request) -> BackpressuredBody:
 
 
 class BackpressuredConnection(TrioASGIHTTPConnection):
-    """Takes a piece of the body from the connection when the one before has been read."""
+    """Read a chunk of the body from the connection when the previous one has been consumed."""
 
     async def handle_messages(self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable) -> None:  # type: ignore[override]
-        """Until the client disconnects, which cancels the request."""
+        """Receive the body until the client disconnects, which cancels the request."""
         body = _body(request)
         while True:
             message = await receive()
@@ -82,12 +82,12 @@ class BackpressuredConnection(TrioASGIHTTPConnection):
                 body.set_complete()
 
     async def handle_request(self, nursery: trio.Nursery, request: Request, send: ASGISendCallable) -> None:  # type: ignore[override]
-        """Send the response, and discard what the handler has left of the body.
+        """Send the response, and discard the rest of the body.
 
-        Otherwise Hypercorn would wait forever for room to report the disconnect behind the body.
+        Otherwise Hypercorn would wait forever to report the disconnect after the body.
         """
         body = _body(request)
-        if request.method in SAFE:  # their bodies mean nothing (RFC 9110 §9.3.1), and would hide the client's end
+        if request.method in SAFE:  # their bodies have no meaning (RFC 9110 §9.3.1), and would hide a disconnect
             body.discard()
 
         async def send_response(message: ASGISendEvent) -> None:
@@ -101,21 +101,21 @@ class BackpressuredConnection(TrioASGIHTTPConnection):
             _break_cycles(error)
             raise
         finally:
-            request.routing_exception = None  # its traceback leads to the request
+            request.routing_exception = None  # its traceback refers to the request
 
 
 def _break_cycles(error: BaseException | None) -> None:
-    """Clear the frames of an error and of those before it: contextlib's refer to the error whose traceback has them."""
+    """Clear the frames of an error and of its contexts: contextlib's frames refer to the error with their traceback."""
     while error is not None:
         clear_frames(error.__traceback__)
         error = error.__context__
 
 
 class BodyChunks:
-    """The body of a request, piece by piece.
+    """The body of a request, chunk by chunk.
 
     Raises TooLarge above `max_bytes`. Raises RequestTimeout when nothing arrives for `limits.idle_timeout`, or, unless
-    `any_rate`, when fewer bytes arrive than `limits.min_body_rate`. Only the time of waiting for the client counts.
+    `any_rate`, when fewer bytes arrive than `limits.min_body_rate`. Only the time spent waiting for the client counts.
     """
 
     def __init__(self, request: Request, limits: Limits, max_bytes: float, *, any_rate: bool = False) -> None:
@@ -148,7 +148,7 @@ class BodyChunks:
         return piece
 
     def read_on(self) -> None:
-        """Go on reading while the response is sent, until `discard`, which must come before its end."""
+        """Continue reading while the response is sent, until `discard`. Call that before the response ends."""
         self._body.answered_meanwhile = True
 
     def discard(self) -> None:
@@ -161,5 +161,5 @@ def _too_large(max_bytes: float) -> str:
 
 
 async def whole_body(request: Request, limits: Limits, max_bytes: int = 1024 * 1024) -> bytes:
-    """Return a small body. Raises like BodyChunks."""
+    """Return a small body. Raises the errors of BodyChunks."""
     return b"".join([piece async for piece in BodyChunks(request, limits, max_bytes)])

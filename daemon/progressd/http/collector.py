@@ -1,4 +1,4 @@
-"""Metrics of the daemon, read on request. Only the lag of the event loop is measured here."""
+"""Collect the metrics of the daemon on request. Only the lag of the event loop is measured here."""
 
 import time
 from collections import Counter
@@ -27,7 +27,7 @@ LAG_INTERVAL: Final = 0.5  # seconds between two measurements
 
 @dataclass(eq=False)
 class MetricsCollector(Collector):
-    """Collects the metrics of the parts of the daemon. `run` measures the event loop."""
+    """Collect the metrics of all parts of the daemon. `run` measures the event loop."""
 
     jobs: Registry
     broadcaster: Broadcaster
@@ -40,7 +40,7 @@ class MetricsCollector(Collector):
     workers: int
     refusals: Counter[str]  # rejected requests, by status
     started_at: float = field(default_factory=time.time)  # seconds since 1970
-    lag: float = field(default=0.0, init=False)  # seconds by which the event loop was late in the last measurement
+    lag: float = field(default=0.0, init=False)  # seconds by which the event loop was late at the last measurement
     max_lag: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:

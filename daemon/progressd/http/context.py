@@ -58,9 +58,9 @@ class AppContext:
     answers: JobResponseCache
     keys: IdempotencyKeys
     base: BasePath
-    budget: MemoryBudget  # of unread NDJSON answers
-    registering: WeakValueDictionary[str, trio.Lock] = field(default_factory=WeakValueDictionary)  # by job
-    deleting: trio.Lock = field(default_factory=trio.Lock)  # one deletion at a time: uploads and events wait for each
+    budget: MemoryBudget  # memory of unread NDJSON answers
+    registering: WeakValueDictionary[str, trio.Lock] = field(default_factory=WeakValueDictionary)  # locks by job
+    deleting: trio.Lock = field(default_factory=trio.Lock)  # one deletion at a time: uploads and events wait for it
 
     @property
     def settings(self) -> Settings:
@@ -75,7 +75,7 @@ class AppContext:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """One request: its client, and the jobs, batches and events that this client may see."""
+    """One request: its client, and the jobs, batches and events visible to this client."""
 
     app: AppContext
     client: Client
@@ -83,7 +83,7 @@ class RequestContext:
 
 
 def request_context() -> RequestContext:
-    """Return the context of the current request, which AccessMiddleware has made."""
+    """Return the context of the current request, created by AccessMiddleware."""
     return cast(RequestContext, request.scope[CONTEXT])  # type: ignore[typeddict-item]
 
 

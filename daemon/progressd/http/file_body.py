@@ -10,12 +10,12 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 
 class FileBody(TrioFileBody):
-    """A file body with suffix ranges (`bytes=-7`), and ranges past the end, which Quart-Trio's lacks."""
+    """A file body that supports suffix ranges (`bytes=-7`) and ranges past the end. Quart-Trio's body does not."""
 
     buffer_size = 64 * 1024  # bytes per read, in a thread: with 8 KiB a download takes four times as long
 
     async def require_opens(self) -> None:
-        """Raise the OSError of opening the file now: later, it is too late for another status."""
+        """Open the file now, and raise its OSError while the status can still change."""
         await trio.to_thread.run_sync(lambda: open(self.file_path, "rb").close())
 
     async def __aenter__(self) -> "FileBody":
@@ -44,7 +44,7 @@ class FileResponse(TrioResponse):
     async def make_conditional(
         self, request: Request, accept_ranges: bool | str = False, complete_length: int | None = None
     ) -> Response:
-        """Apply a range, but ignore invalid or several ones, and those not for GET (§14.2). Quart returns 416."""
+        """Apply a range. Ignore invalid or multiple ranges, and those not on GET (§14.2). Quart would return 416."""
         range_ = request.range if request.method == "GET" else None
         if range_ is None or range_.units != "bytes" or len(range_.ranges) != 1:
             complete_length = None  # makes Quart ignore the range
@@ -54,7 +54,7 @@ class FileResponse(TrioResponse):
 def attachment(name: str) -> str:
     """Return the Content-Disposition of a file with a printable name (RFC 6266).
 
-    A name that old clients misread comes with a plain one for those.
+    A name that old clients misread gets an ASCII fallback.
     """
     base = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\%/' else "_" for letter in base)

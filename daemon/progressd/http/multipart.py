@@ -17,36 +17,36 @@ from progressd.core.errors import InvalidInput, TooLarge
 from progressd.core.sizes import readable_size
 from progressd.http.body import BodyChunks
 
-OVERHEAD: Final = 1024 * 1024  # bytes of a form beside its files and fields
+OVERHEAD: Final = 1024 * 1024  # bytes of a form besides its files and fields
 MAX_HEADER: Final = 4096  # bytes of a part's header
-FROM_FILES: Final = ("options", "labels")  # fields that may also come as a file, as with `curl -F options=@o.json`
+FROM_FILES: Final = ("options", "labels")  # fields that may be sent as a file, as with `curl -F options=@o.json`
 DISPOSITION: Final = b"content-disposition"
 EVENTS: Final = ("header_field", "header_value", "header_end", "headers_finished", "part_data", "part_end", "end")
 
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client gets its warnings as an error
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings reach the client as an error
 
 
 class FileSink(Protocol):
-    """Receives one file."""
+    """Receive one file."""
 
     async def write(self, data: bytes) -> None:
         """Append data."""
 
 
 class FormSink(Protocol):
-    """Receives the files of a form, one after the other."""
+    """Receive the files of a form, one after the other."""
 
     async def begin(self, filename: str) -> FileSink:
         """Begin a file."""
 
     async def whole(self) -> None:
-        """End the file, which is complete."""
+        """Finish the file. It is complete."""
 
 
 async def receive_form(
     request: Request, sink: FormSink | None, file_fields: Collection[str], limits: Limits, max_files: int = 1
 ) -> tuple[dict[str, str], str]:
-    """Pass the files to `sink`, if any. Return the other fields, and a digest of all parts.
+    """Pass the files to `sink`, if any. Return the remaining fields, and a digest of all parts.
 
     The digest is the same for the same parts in the same order, whatever the boundary.
     Raises InvalidInput for an invalid form, TooLarge, RequestTimeout.
@@ -82,12 +82,12 @@ def _note(events: list[tuple[str, bytes]], event: str, data: bytes = b"", start:
 
 
 class FormReader:
-    """Reads the parts of a form from the pieces of a body."""
+    """Read the parts of a form from the chunks of a body."""
 
     def __init__(
         self, boundary: str, sink: FormSink | None, file_fields: Collection[str], limits: Limits, max_files: int
     ) -> None:
-        """Raises ValueError for a boundary that is too long."""
+        """Raise ValueError for an overlong boundary."""
         self.ended = False
         self.files = 0
         self.fields: dict[str, bytes] = {}
@@ -98,16 +98,16 @@ class FormReader:
         self._max_files = max_files
         self._parts = 0
         self._header, self._disposition = b"", b""
-        self._field: str | None = None  # the name of the current part, unless it is a file
-        self._filename: str | None = None  # of the current part, if it is a file
+        self._field: str | None = None  # the field name of the current part; None for a file
+        self._filename: str | None = None  # the file name of the current part; None for a field
         self._size = 0  # bytes of that file
         self._file: FileSink | None = None
-        self._events = list[tuple[str, bytes]]()  # of the current piece
+        self._events = list[tuple[str, bytes]]()  # parser events of the current chunk
         callbacks = {f"on_{event}": partial(_note, self._events, event) for event in EVENTS}
         self._parser = MultipartParser(boundary.encode(), cast(Any, callbacks), max_header_size=MAX_HEADER)
 
     async def feed(self, piece: bytes) -> None:
-        """Read the next piece of the body. Raises ValueError if it is malformed, InvalidInput, TooLarge."""
+        """Read the next chunk of the body. Raises ValueError if it is malformed, InvalidInput, TooLarge."""
         self._events.clear()
         try:
             self._parser.write(piece)
@@ -126,7 +126,7 @@ class FormReader:
                     self._header = b""
                 case "headers_finished":
                     await self._begin_part()
-                    await trio.lowlevel.checkpoint()  # one piece may have many parts
+                    await trio.lowlevel.checkpoint()  # one chunk may have many parts
                 case "part_data":
                     self.digest.update(data)
                     await self._add(data)

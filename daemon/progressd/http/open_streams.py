@@ -1,4 +1,4 @@
-"""The streams over plain HTTP: their limit, their announcements, and their end on shutdown."""
+"""The streams over plain HTTP: limit them, send announcements to them, and close them on shutdown."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,14 +25,14 @@ class StreamRegistry:
         return len(self._open)
 
     def require_room(self, client: Client) -> None:
-        """Check that there is room. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping."""
+        """Check the limits for another stream. Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping."""
         if self._draining:
             raise Stopping("the daemon is stopping")
         self._connection_limiter.require(client)
 
     @contextmanager
     def opened(self, outbox: ReaderOutbox, client: Client) -> Iterator[None]:
-        """Within this, the stream is open. It ends at once if other clients took the last place meanwhile."""
+        """Keep the stream open inside the block. Close it at once if another client has taken the last slot."""
         try:
             self._connection_limiter.require(client)
         except Unavailable:
@@ -51,7 +51,7 @@ class StreamRegistry:
 
     @contextmanager
     def reporting(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Within this, a producer reports, which is not limited. `stop` is called on shutdown."""
+        """Register a producer inside the block. Producers are not limited. `stop` is called on shutdown."""
         self._reporting[stop] = None
         if self._draining:
             stop()
@@ -61,13 +61,13 @@ class StreamRegistry:
             del self._reporting[stop]
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
-        """Send a notice to all streams; with `later`, also to new ones, until the next announcement."""
+        """Send a notice to all streams; with `later`, to new streams too, until the next announcement."""
         self._announced = message if later else None
         for outbox in self._open:
             outbox.say(message)
 
     def close(self, closing: CloseCode) -> None:
-        """Accept no more streams, and end every stream after its pending messages."""
+        """Reject new streams, and close every open stream after its pending messages."""
         self._draining = True
         for outbox in self._open:
             outbox.end(closing)

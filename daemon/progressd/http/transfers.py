@@ -1,4 +1,4 @@
-"""Uploads and downloads in progress: how many there may be, which upload gives way, and what a shutdown waits for."""
+"""Uploads and downloads in progress: limit them, cancel a stalled upload for a new one, and delay a shutdown."""
 
 import math
 from collections import Counter
@@ -12,23 +12,23 @@ from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent
 from progressd.config.settings import Limits
 from progressd.core.errors import RequestTimeout, TooManyUploads
 
-STALL_TIMEOUT: Final = 5.0  # seconds behind, after which an upload gives way to a new one
+STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
 
 
 class Uploading:
-    """A request that uploads files. Its `receive` measures how long the client is waited for."""
+    """A request that uploads files. Its `receive` measures the time spent waiting for the client."""
 
     def __init__(self, client: str, receive: ASGIReceiveCallable) -> None:
         self.client = client
         self.scope = trio.CancelScope()
         self._receive = receive
         self._size = 0  # bytes received
-        self._waited = 0.0  # seconds, for these
+        self._waited = 0.0  # seconds spent waiting for these bytes
         self._waiting_since = math.inf
         self._complete = False
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Receive the next piece of the body."""
+        """Receive the next chunk of the body."""
         if self._complete:
             return await self._receive()
         self._waiting_since = trio.current_time()
@@ -41,7 +41,7 @@ class Uploading:
         return message
 
     def behind(self, rate: int) -> float:
-        """Return for how many seconds the client has sent nothing, or how late it is at `rate` bytes a second."""
+        """Return for how many seconds the client has sent nothing, or its delay at `rate` bytes a second."""
         silent = max(0.0, trio.current_time() - self._waiting_since)
         late = self._waited + silent - self._size / rate if rate and not self._complete else 0.0
         return max(silent, late)
@@ -56,7 +56,7 @@ class Transfers:
 
     @property
     def ends(self) -> tuple[trio.Event, ...]:
-        """Return an event for each transfer in progress, set at its end."""
+        """Return an event for each transfer in progress, set when the transfer ends."""
         return tuple(self._ends)
 
     @property
@@ -66,7 +66,7 @@ class Transfers:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within this, a file is sent or received."""
+        """Register a transfer inside the block."""
         ended = trio.Event()
         self._ends.add(ended)
         try:
@@ -79,9 +79,9 @@ class Transfers:
     def uploading(
         self, client: str, receive: ASGIReceiveCallable, limits: Limits, *, exempt: bool
     ) -> Iterator[Uploading]:
-        """Within this, a client uploads files. Raises TooManyUploads, and RequestTimeout once it has given way.
+        """Register an upload inside the block. Raises TooManyUploads, and RequestTimeout if a new upload replaced it.
 
-        A client that is `exempt` from the limit per address leaves a quarter of the uploads to others.
+        A client that is `exempt` from the limit per address leaves a quarter of the slots to other clients.
         """
         max_uploads = limits.max_uploads
         share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
@@ -101,7 +101,7 @@ class Transfers:
             raise RequestTimeout("the body arrived too slowly and made room for another upload")
 
     def _make_room(self, uploads: list[Uploading], limits: Limits, error: TooManyUploads) -> None:
-        """Cancel the upload that is furthest behind. Raises the error if none is."""
+        """Cancel the upload that is furthest behind. Raises the error if no upload is."""
         slowest = max(uploads, key=lambda upload: upload.behind(limits.min_body_rate))
         if slowest.behind(limits.min_body_rate) < STALL_TIMEOUT:
             raise error

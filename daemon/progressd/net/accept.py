@@ -1,4 +1,4 @@
-"""Accepting connections on a listening socket, even if file descriptors run out."""
+"""Accept connections on a listening socket, even if file descriptors run out."""
 
 import errno
 import select
@@ -10,7 +10,7 @@ import structlog
 import trio
 
 OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-CONNECTION_FAILED: Final = {  # errors of a connection before it was accepted: accept(2)
+CONNECTION_FAILED: Final = {  # connection errors before the accept: accept(2)
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
@@ -21,17 +21,17 @@ CONNECTION_FAILED: Final = {  # errors of a connection before it was accepted: a
     errno.EPERM,
     errno.EPROTO,
 }
-BACKLOG: Final = 4096  # connections that wait to be accepted; the kernel limits it to net.core.somaxconn
+BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
 RETRY_INTERVAL: Final = 0.1  # seconds
-ACCEPT_BATCH: Final = 16  # connections in one turn of the event loop, 1 ms
+ACCEPT_BATCH: Final = 16  # connections in one pass of the event loop, 1 ms
 
 log = structlog.get_logger(__name__)
 
 
 class ListeningSocket(socket.socket):
-    """A listening socket that counts calls of `accept`, so that the watchdog can see whether they happen.
+    """A listening socket that counts calls of `accept`, so that the watchdog can check for them.
 
-    held_by_systemd: the next daemon accepts the connections that wait.
+    held_by_systemd: the next daemon accepts the waiting connections.
     """
 
     tries = 0
@@ -47,7 +47,7 @@ class ListeningSocket(socket.socket):
         return super().accept()
 
     async def accepts(self) -> None:
-        """Wait until no connection waits, or until `accept` was called, even if no descriptor was left."""
+        """Wait until no connection is waiting or `accept` was called, even if it found no free descriptor."""
         waiting = select.poll()
         waiting.register(self, select.POLLIN)
         before = self.tries
@@ -56,7 +56,7 @@ class ListeningSocket(socket.socket):
 
 
 def accept_waiting(listening: socket.socket, limit: int) -> Iterator[tuple[socket.socket, str]]:
-    """Yield the connections that wait, non-blocking, and the address of each, "unix" for a Unix socket.
+    """Yield each waiting connection, non-blocking, and its address, "unix" for a Unix socket.
 
     Raises BlockingIOError after the last one, and OSError.
     """

@@ -10,7 +10,7 @@ M = TypeVar("M", bound=TopicMessage)
 
 
 def download_path(job_id: str) -> str:
-    """Return the path of a job's result without the prefix, which is what the store keeps."""
+    """Return the path of a job's result as the store keeps it, without the prefix."""
     return f"/api/jobs/{job_id}/download"
 
 

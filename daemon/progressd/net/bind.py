@@ -37,7 +37,7 @@ class Sockets(NamedTuple):
 
 @contextmanager
 def open_sockets(settings: Settings, environ: MutableMapping[str, str]) -> Iterator[Sockets]:
-    """Take the sockets that systemd passes, and bind the others. Blocks for name resolution. Raises SettingsError."""
+    """Take the sockets from systemd, and bind the remaining ones. Blocks for name resolution. Raises SettingsError."""
     with contextlib.ExitStack() as closing:
 
         def listening(sock: socket.socket, *, held_by_systemd: bool = False) -> ListeningSocket:
@@ -119,9 +119,9 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
             probe.connect(str(path))
         except ConnectionRefusedError:
             if path.is_socket() and not path.is_symlink():
-                path.unlink(missing_ok=True)  # of a daemon that was killed
+                path.unlink(missing_ok=True)  # left by a killed daemon
         except OSError:
-            pass  # no socket there: bind reports what is
+            pass  # not a socket: bind reports the error
         else:
             raise SettingsError(f"another progressd listens at {path}: stop it, or set ingest.socket to another path")
     listening = socket.socket(socket.AF_UNIX)

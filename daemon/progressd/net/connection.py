@@ -16,11 +16,11 @@ from progressd.net.transport import MAX_RECEIVE, Transport
 HEAD_READ: Final = 4096  # bytes of a request head in one read
 PREFIX: Final = b"GET /ws"
 TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1); no request starts with it
-LINGER_TIMEOUT: Final = 2.0  # seconds in which a peer can read the last bytes before its socket is closed
+LINGER_TIMEOUT: Final = 2.0  # seconds for the peer to read the last bytes before its socket is closed
 
 
 class HandshakeRequest(NamedTuple):
-    """A WebSocket handshake that wsproto accepts, how many bytes it takes, and its header Host."""
+    """A WebSocket handshake that wsproto accepts, its length in bytes, and its Host header."""
 
     protocol: WSConnection
     request: Request
@@ -29,7 +29,7 @@ class HandshakeRequest(NamedTuple):
 
 
 class Connection:
-    """A transport, the peer's address, its entry in the connection log, and bytes that are read but not used.
+    """A transport, the peer's address, the entry in the connection log, and bytes read but not used.
 
     Behind a proxy `address` is the proxy's.
     """
@@ -46,7 +46,7 @@ class Connection:
     def receive_some(self, max_bytes: int = MAX_RECEIVE) -> Awaitable[bytes]:
         """Return the next bytes, first those that were pushed back, or b"" at the end.
 
-        Raises BrokenResourceError, ClosedResourceError. No coroutine: its frame would wait with each connection.
+        Raises BrokenResourceError, ClosedResourceError. Not a coroutine: each idle connection would keep its frame.
         """
         return self._receive_unread(max_bytes) if self.unread else self.transport.receive_some(max_bytes)
 
@@ -81,7 +81,7 @@ class Connection:
         return True
 
     def take_handshake(self) -> HandshakeRequest:
-        """Return the handshake and keep no reference to it: it takes 2 KiB."""
+        """Return the handshake and drop the reference to it, which takes 2 KiB."""
         handshake, self._handshake = self._handshake, None
         assert handshake is not None
         return handshake
@@ -92,7 +92,7 @@ class Connection:
         return self.transport.socket.fileno() < 0
 
     def peer_has_left(self) -> bool:
-        """Return whether the peer has closed its side or reset, even if unread bytes come before that."""
+        """Return whether the peer has closed its side or reset the connection, even if unread bytes precede that."""
         if self.closed:
             return True
         poll = select.poll()
@@ -100,7 +100,7 @@ class Connection:
         return bool(poll.poll(0))
 
     async def shut_down(self, linger: float = LINGER_TIMEOUT) -> None:
-        """Let the peer read the last bytes, and close: a close with unread bytes would reset the connection."""
+        """Let the peer read the last bytes, then close: a close with unread bytes would reset the connection."""
         if self.closed:
             return
         with trio.move_on_after(linger):
@@ -130,7 +130,7 @@ def read_handshake_request(head: bytes) -> HandshakeRequest | None:
         or not first.endswith(b" HTTP/1.1")
         or not (target == b"/ws" or target.startswith(b"/ws/"))
         or b"#" in first
-        or head.count(b"\n") != head.count(b"\r\n")  # wsproto might see an earlier end of the head
+        or head.count(b"\n") != head.count(b"\r\n")  # wsproto might find an earlier end of the head
     ):
         return None
     protocol = WSConnection(ConnectionType.SERVER)
@@ -139,7 +139,7 @@ def read_handshake_request(head: bytes) -> HandshakeRequest | None:
         [request] = protocol.events()
         if not isinstance(request, Request):
             return None
-        host = request.host.encode("idna").decode()  # wsproto has decoded it
+        host = request.host.encode("idna").decode()  # wsproto decoded it
     except (ProtocolError, UnicodeError, ValueError):  # an incomplete handshake has no event
         return None
     names = {name for name, _ in request.extra_headers}

@@ -1,4 +1,4 @@
-"""The connection log: counts how connections end, and writes one line for each."""
+"""The connection log: count the outcomes of connections, and write one line for each."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ import trio
 from progressd.core.errors import ProgressdError
 from progressd.system.condition import Condition
 
-MAX_LINES: Final = 200  # lines in a window: a client that reconnects all the time must not fill the journal
+MAX_LINES: Final = 200  # lines in a window: a client that reconnects in a loop must not fill the journal
 WINDOW: Final = 10.0  # seconds
 
 _EVENTS: Final = {
@@ -24,14 +24,14 @@ log = structlog.get_logger(__name__)
 
 
 class ConnectionOutcome(NamedTuple):
-    """How a connection ended. `reason` has few values; `detail` holds anything that a client can choose.
+    """How a connection ended. `reason` has few values; text from the client is in `detail`.
 
     | kind | reason |
     |---|---|
-    | `http` | `served`: the API or the page; `not read`: the client did not read the response; neither is logged |
+    | `http` | `served`: the API or the page; `not read`: the client did not read it; neither is logged |
     | `refused` | `not found`, `too many connections`, …: the handshake failed |
     | `closed` | code and reason of the daemon's close: `1000 job finished` |
-    | `left` | the code of the client's close, or the stage in which it disconnected |
+    | `left` | the code of the client's close, or the stage at which it disconnected |
     | `failed` | `error`: a defect of the daemon |
     """
 
@@ -54,12 +54,12 @@ FAILED: Final = ConnectionOutcome("failed", "error")
 
 
 def refused(error: ProgressdError) -> ConnectionOutcome:
-    """Return the outcome of a refused handshake, such as "too many connections" for TooManyConnections."""
+    """Return the outcome of a rejected handshake, such as "too many connections" for TooManyConnections."""
     return ConnectionOutcome("refused", re.sub(r"\B[A-Z]", " \\g<0>", type(error).__name__).lower(), str(error))
 
 
 class LogEntry:
-    """What the log will say about an open connection."""
+    """The content of the log line for an open connection."""
 
     __slots__ = ("address", "opened_at", "outcome", "topics")
 
@@ -72,7 +72,7 @@ class LogEntry:
     def update(
         self, outcome: ConnectionOutcome | None = None, *, address: str | None = None, topics: str | None = None
     ) -> None:
-        """Record what is known by now."""
+        """Record facts as they become known."""
         if outcome is not None:
             self.outcome = outcome
         if address is not None:
@@ -82,23 +82,23 @@ class LogEntry:
 
 
 class ConnectionLog:
-    """Counts connections and logs their ends.
+    """Count connections and log their ends.
 
     Attributes:
         accepted: all connections so far.
-        open: those that are open now.
-        counts: those that have ended, by kind and reason.
+        open: the open connections.
+        counts: ended connections, by kind and reason.
     """
 
     def __init__(self) -> None:
         self.accepted = 0
         self.open = 0
         self.counts: Counter[tuple[str, str]] = Counter()
-        self._lines = 0  # written or omitted in this window
+        self._lines = 0  # lines written or omitted in this window
         self._changed = Condition()
 
     async def run(self) -> None:
-        """Start a new window after each one that has lines, and log how many lines were omitted."""
+        """Start a new window after each window with lines, and log how many lines were omitted."""
         while True:
             await self._changed.wait_for(lambda: self._lines)
             try:
@@ -109,7 +109,7 @@ class ConnectionLog:
                     log.warning("connections not logged", connections=omitted, seconds=WINDOW)
 
     def add(self, address: str) -> LogEntry:
-        """Count a connection that was accepted."""
+        """Count an accepted connection."""
         self.accepted += 1
         self.open += 1
         return LogEntry(address)

@@ -1,20 +1,20 @@
-"""A limit on the WebSocket handshakes in one turn of the event loop, so that turns stay short.
+"""Limit the WebSocket handshakes in one pass of the event loop, so that passes stay short.
 
-A thousand handshakes in one turn would take 350 ms, and a message needs about six turns to reach its watchers. So each
-turn starts one handshake for every 2 ms that the turn before took, within bounds. A daemon with little else to do stays
-responsive, and one with long turns still admits many.
+A thousand handshakes in one pass would take 350 ms, and a message needs about six passes to reach its watchers. So each
+pass starts one handshake for every 2 ms of the previous pass, within bounds. A daemon with little load stays
+responsive, and a daemon with long passes still accepts many handshakes.
 """
 
 from typing import Final
 
 import trio
 
-MIN_HANDSHAKES: Final = 4  # in a turn: 1.5 ms
+MIN_HANDSHAKES: Final = 4  # in a pass: 1.5 ms
 MAX_HANDSHAKES: Final = 32
 
 
 class HandshakeLimiter:
-    """Releases waiting tasks in the order in which they came."""
+    """Release waiting tasks in order of arrival."""
 
     def __init__(self) -> None:
         self._waiting = trio.lowlevel.ParkingLot()
@@ -30,7 +30,7 @@ class HandshakeLimiter:
 
     def _schedule(self) -> None:
         self._scheduled = True
-        trio.lowlevel.current_trio_token().run_sync_soon(self._release)  # in the next turn
+        trio.lowlevel.current_trio_token().run_sync_soon(self._release)  # in the next pass
 
     def _release(self) -> None:
         before, self._turn_began = self._turn_began, trio.current_time()

@@ -1,7 +1,7 @@
-"""The one port: accepts connections, reads each request head, and routes the connection to WebSocket or HTTP.
+"""The one port: accept connections, read each request head, and route the connection to WebSocket or HTTP.
 
-A valid WebSocket handshake goes to the WebSocket server, anything else to the HTTP server, which returns a connection
-that asks for an upgrade after other requests. A failure ends its connection and nothing else.
+A valid WebSocket handshake goes to the WebSocket server, any other request to the HTTP server. The HTTP server returns
+a connection that requests an upgrade after other requests. A failure closes only its own connection.
 """
 
 import contextlib
@@ -35,20 +35,20 @@ from progressd.net.tls import HANDSHAKES, PlaintextReceived, TLSTransport
 from progressd.net.transport import SocketTransport, close_socket
 from progressd.system.pass_limiter import PassLimiter
 
-MAX_UNSENT: Final = 16 * 1024  # bytes that wait in the kernel, where newer progress cannot replace them
-REQUEST_GRACE: Final = 0.3  # seconds in which a request can still arrive once the daemon stops
+MAX_UNSENT: Final = 16 * 1024  # bytes queued in the kernel, where newer progress cannot replace them
+REQUEST_GRACE: Final = 0.3  # seconds for a request to arrive after the daemon begins to stop
 
 log = structlog.get_logger(__name__)
 
 
 class Listener:
-    """Serves the connections of listening sockets. They run in the nursery `connections`.
+    """Serve the connections of listening sockets, in the nursery `connections`.
 
     Args:
-        websocket: serves a connection whose handshake it takes.
-        http: serves a connection; returns True if a WebSocket handshake came.
+        websocket: takes the handshake of a connection and serves it.
+        http: serves a connection; returns True if a WebSocket handshake arrived.
         tls: None for a port without TLS.
-        linger: seconds to wait for a peer's end after the last byte.
+        linger: seconds to wait for the peer to close after the last byte.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Listener:
         self._linger = linger
         self._handshake_limiter = HandshakeLimiter()
         self._tls_handshakes = PassLimiter(HANDSHAKES)
-        self._sockets: Counter[str] = Counter()  # open ones by address
+        self._sockets: Counter[str] = Counter()  # open sockets by address
         self._draining = False
         self._heads: dict[Connection, trio.CancelScope] = {}  # connections without a whole head, oldest first
 
@@ -92,9 +92,9 @@ class Listener:
         await accept_forever(listening, self._accept)
 
     def stop(self, listening: ListeningSocket) -> None:
-        """Accept the connections that wait, and close the port. The kernel refuses later ones.
+        """Accept the waiting connections, and close the port. The kernel refuses later connections.
 
-        A port that systemd holds stays open: the next daemon accepts what waits.
+        A port that systemd holds stays open: the next daemon accepts the waiting connections.
         """
         if not listening.held_by_systemd:
             with contextlib.suppress(OSError):
@@ -103,7 +103,7 @@ class Listener:
             listening.close()
 
     async def drain(self) -> None:
-        """Close connections without a request, such as those that browsers open in advance, after a short grace."""
+        """Close connections without a request after a short grace period. Browsers open some in advance."""
         self._draining = True
         for timeout in self._heads.values():
             timeout.deadline = min(timeout.deadline, trio.current_time() + REQUEST_GRACE)
@@ -114,7 +114,7 @@ class Listener:
         self._connections.start_soon(self._accepted, sock, address)
 
     async def _accepted(self, sock: socket.socket, address: str) -> None:
-        """Serve one connection. Only a cancellation of all connections leaves this."""
+        """Serve one connection. It propagates only a cancellation of all connections."""
         entry = self._connection_log.add(address)
         counted = counted_as(address)
         self._sockets[counted] += 1
@@ -123,11 +123,11 @@ class Listener:
             try:
                 await self._open(sock, address, entry)
             except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the peer has left
+                pass  # the peer disconnected
             except* trio.Cancelled as group:
                 if trio.current_effective_deadline() == -math.inf:
                     raise
-                failure = group.exceptions[0]  # it escaped from a scope inside, and would end all connections
+                failure = group.exceptions[0]  # it escaped from an inner scope, and would cancel all connections
             except* Exception as group:
                 failure = group.exceptions[0]
             finally:
@@ -158,15 +158,15 @@ class Listener:
             await connection.shut_down(self._linger)
 
     def _admit(self, connection: Connection) -> bool:
-        """Return whether the connection is within the limits. It may displace the oldest one without a request."""
+        """Return whether the connection is within the limits. It may replace the oldest one without a request."""
         limits = self._limits
-        # A proxy has many clients. Their connections, uploads and requests are counted for each client.
+        # A proxy has many clients. Their connections, uploads and requests are counted per client.
         exempt = networks(limits.exempt_addresses + self._trusted_proxies)
         address = connection.address
         if self._sockets[counted_as(address)] > limits.max_sockets_per_address and not within(address, exempt):
             connection.log_entry.update(TOO_MANY_SOCKETS)
             return False
-        while len(self._heads) >= limits.max_handshakes:  # silent clients cannot keep out one that sends its request
+        while len(self._heads) >= limits.max_handshakes:  # idle connections must not block active clients
             oldest = next(iter(self._heads))
             del self._heads[oldest]
             oldest.log_entry.update(TOO_MANY_HANDSHAKES)
@@ -174,7 +174,7 @@ class Listener:
         return True
 
     async def _read_head(self, connection: Connection) -> bool:
-        """Return whether a request head came in time."""
+        """Return whether a request head arrived in time."""
         limits = self._limits
         with trio.move_on_after(REQUEST_GRACE if self._draining else limits.handshake_timeout) as timeout:
             self._heads[connection] = timeout

@@ -1,4 +1,4 @@
-"""Query parameters: an unknown one is an error and never ignored."""
+"""Query parameters: an unknown parameter is an error, and is never ignored."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from progressd.core.errors import InvalidInput
 
-ALWAYS_ALLOWED: Final = frozenset({"token", "_"})  # a watch token; what dashboards add to bypass caches
+ALWAYS_ALLOWED: Final = frozenset({"token", "_"})  # a watch token; a parameter that dashboards add to bypass caches
 
 
 def require_known(given: Iterable[str], *structs: type[Struct]) -> None:

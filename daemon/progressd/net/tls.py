@@ -1,7 +1,7 @@
-"""TLS on a connection: the certificate, and a transport that encrypts what is sent.
+"""TLS on a connection: the certificate, and a transport that encrypts sent data.
 
-The outbox and the HTTP server send and receive plaintext. Encryption takes whole records, so the rest of a record that
-does not fit into the socket is kept here. Until it is sent, `send` takes nothing, as a full socket does.
+The outbox and the HTTP server send and receive plaintext. Encryption produces whole records, so the rest of a record
+that does not fit into the socket is kept here. Until it is sent, `send` accepts nothing, like a full socket.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from progressd.system.fs import read_regular
 from progressd.system.pass_limiter import PassLimiter
 
 PLAIN_TEXT_ERROR: Final = encode({"error": "this port uses TLS: use https:// or wss://"})
-PLAIN_TEXT_RESPONSE: Final = (  # to a request without TLS
+PLAIN_TEXT_RESPONSE: Final = (  # response to a request without TLS
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n%b\r\n\r\n%b"
     % (len(PLAIN_TEXT_ERROR), b"\r\n".join([b"%b: %b" % pair for pair in ALWAYS]), PLAIN_TEXT_ERROR)
@@ -34,7 +34,7 @@ PROTOCOLS: Final = ["http/1.1"]  # for ALPN (RFC 7301); a WebSocket starts as HT
 
 
 class PlaintextReceived(Exception):
-    """The client sent an HTTP request without TLS. It has been answered."""
+    """The client sent an HTTP request without TLS, and got a response."""
 
 
 class TLSTransport:
@@ -69,10 +69,10 @@ class TLSTransport:
         self._handshakes = handshakes
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._pending = b""  # ciphertext that is not sent yet
+        self._pending = b""  # unsent ciphertext
         self._flushing = False  # a task waits for room in the socket: Trio allows only one
         self._flushed = Condition()
-        self._ended = False  # nothing more is sent, and what arrives is dropped
+        self._ended = False  # no data is sent, and received data is dropped
         self._start = start
 
     @property
@@ -113,7 +113,7 @@ class TLSTransport:
     async def send_eof(self) -> None:
         if not self._ended:
             self._ended = True
-            with contextlib.suppress(ssl.SSLError):  # the peer has not ended TLS, or never made a handshake
+            with contextlib.suppress(ssl.SSLError):  # the peer has not closed TLS, or never completed a handshake
                 self._tls.unwrap()
             self._push()
         await self.wait_writable()
@@ -152,7 +152,7 @@ class TLSTransport:
             self._pending = self._pending[self.socket.send(self._pending) :]
         except BlockingIOError:
             pass
-        except OSError:  # the peer has left; the reader gets the error too
+        except OSError:  # the peer disconnected; the reader gets the error too
             self._pending = b""
 
     async def _flush(self) -> None:
@@ -172,7 +172,7 @@ class TLSTransport:
 def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext | None:
     """Load `tls_cert` and `tls_key`. Return None without a certificate. Raises SettingsError.
 
-    before: the settings in force. TLS cannot be switched on or off under the clients, who know the port by its scheme.
+    before: the settings in force. TLS cannot be switched on or off by a reload: clients know the port by its scheme.
     """
     if before is not None and bool(before.tls_cert) is not bool(server.tls_cert):
         change = "was removed" if before.tls_cert else "was added"
@@ -203,5 +203,5 @@ def tls_context(server: Server, before: Server | None = None) -> ssl.SSLContext 
 
 
 def _encrypted() -> str:
-    """Raise for an encrypted key. OpenSSL would ask on the terminal."""
+    """Raise for an encrypted key. OpenSSL would ask for its password on the terminal."""
     raise SettingsError("server.tls_key: the private key is encrypted (decrypt it: openssl pkey -in KEY -out NEW)")

@@ -1,4 +1,4 @@
-"""What carries the bytes of a connection: a plain socket here, TLS in `net/tls`."""
+"""The transport of a connection's bytes: a plain socket here, TLS in `net/tls`."""
 
 import socket
 from collections.abc import Callable
@@ -16,16 +16,16 @@ class Transport(Protocol):
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        """Write what the socket takes now; return how many bytes. Raises BlockingIOError if none, OSError if broken."""
+        """Write bytes; return how many the socket took. Raises BlockingIOError if none, OSError if broken."""
 
     async def wait_writable(self) -> None:
-        """Wait until `send` takes bytes. Raises ClosedResourceError."""
+        """Wait until `send` accepts bytes. Raises ClosedResourceError."""
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """Return the next bytes, or b"" at the end. Raises BrokenResourceError, ClosedResourceError."""
 
     async def send_eof(self) -> None:
-        """Tell the peer that no more bytes follow. Raises BrokenResourceError, ClosedResourceError."""
+        """Signal the end of the bytes to the peer. Raises BrokenResourceError, ClosedResourceError."""
 
     def close(self) -> None:
         """Close the socket at once. Tasks that wait for it get ClosedResourceError."""
@@ -41,7 +41,7 @@ class SocketTransport:
 
     @property
     def send(self) -> Callable[[bytes], int]:
-        # No method of our own: the fan-out calls this for each watcher, and from C.
+        # Not a Python method: the fan-out calls this for each watcher, and from C.
         return self.socket.send
 
     async def wait_writable(self) -> None:
@@ -49,7 +49,7 @@ class SocketTransport:
         await trio.lowlevel.wait_writable(self.socket)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        # SocketStream.receive_some would keep 1.1 KiB of frames for each connection that waits.
+        # SocketStream.receive_some would keep 1.1 KiB of frames for each waiting connection.
         while True:
             require_open(self.socket)
             await trio.lowlevel.wait_readable(self.socket)
@@ -79,7 +79,7 @@ def require_open(sock: socket.socket) -> None:
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a socket and wake the tasks that wait for it."""
+    """Close a socket and wake the tasks waiting for it."""
     if sock.fileno() >= 0:
         trio.lowlevel.notify_closing(sock)
         sock.close()

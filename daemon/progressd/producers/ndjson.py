@@ -18,10 +18,10 @@ from progressd.core.json import decode
 from progressd.engine.ingest import Outcome
 
 CHUNK: Final = 16384  # bytes per read, about 100 lines
-TURN_LINES: Final = 250  # 2 ms of invalid lines
+TURN_LINES: Final = 250  # lines in one pass: 2 ms if all are invalid
 TURN_SECONDS: Final = 0.003
-MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of unread answers at which the daemon stops reading a producer
-SEND_TIMEOUT: Final = 60.0  # seconds for a producer that has sent everything to read its answers
+MAX_ANSWERS: Final = 16 * 1024 * 1024  # bytes of unread answers above which the daemon stops reading a producer
+SEND_TIMEOUT: Final = 60.0  # seconds for a producer to read its answers after its last line
 
 _decode = msgspec.json.Decoder(ProducerEvent).decode
 _encode = msgspec.json.Encoder().encode
@@ -35,13 +35,13 @@ NumberedLine: TypeAlias = tuple[int, bytes | LineTooLong]
 
 
 class LineSplitter:
-    """Split chunks of bytes into lines, and number them from 1. Blank lines count, but are omitted."""
+    """Split chunks of bytes into lines, numbered from 1. Blank lines are counted but omitted."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._rest = bytearray()  # the incomplete line
         self._skipping = False
-        self.number = 0  # of the last complete line
+        self.number = 0  # number of the last complete line
 
     def feed(self, chunk: bytes) -> list[NumberedLine]:
         """Return the lines that end in this chunk, without their line ends.
@@ -153,10 +153,10 @@ def _decode_event(job_id: str | None, text: bytes) -> ProducerEvent:
 
 
 def _ref(line: bytes) -> Raw | UnsetType:
-    """Return the ref unchanged. Raises InvalidInput if the line is not UTF-8: the answer would not be, either."""
-    if b'"ref"' not in line:  # only a line that may have one is decoded twice
+    """Return the ref unchanged. Raises InvalidInput if the line is not UTF-8: the answer would be invalid too."""
+    if b'"ref"' not in line:  # decode a line twice only if it may have a ref
         return UNSET
-    decode(bytes.decode, line, "an event")  # msgspec does not validate what it skips
+    decode(bytes.decode, line, "an event")  # msgspec does not validate skipped values
     try:
         return decode(_decode_ref, line, "an event").ref
     except InvalidInput:
@@ -164,7 +164,7 @@ def _ref(line: bytes) -> Raw | UnsetType:
 
 
 class Turn:
-    """Limit the lines and the time spent on producers before other tasks run."""
+    """Limit the lines and the time spent on producers in one pass before other tasks run."""
 
     def __init__(self) -> None:
         self.left = TURN_LINES
@@ -181,7 +181,7 @@ class Turn:
 
 
 class LineBatch:
-    """Lines that were read together, decoded.
+    """Decoded lines that were read together.
 
     `bad` counts the invalid lines. `asks` is true if a line requests an answer or is invalid.
     """

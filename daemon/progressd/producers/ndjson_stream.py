@@ -1,4 +1,4 @@
-"""One producer's stream of lines, whichever transport carries it: decoded in batches, and each line answered."""
+"""One producer's stream of lines on any transport: decode lines in batches, and answer each line."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from progressd.engine.ingest import EventSink, Outcome
 from progressd.producers.ndjson import CHUNK, TURN_LINES, Ack, LineBatch, LineSplitter, NumberedLine
 
 MAX_BAD_LINES: Final = 1000  # invalid lines, after which the rest of a remote stream is ignored
-LINE_WEIGHT: Final = CHUNK // TURN_LINES + 1  # bytes that a line counts as at least
+LINE_WEIGHT: Final = CHUNK // TURN_LINES + 1  # minimum bytes that a line counts as
 
 
 class NDJSONReader:
-    """The lines of one producer, between its transport and ingest. It is true while lines wait.
+    """The lines of one producer, between its transport and ingest. A reader is true while lines wait.
 
-    The transport feeds it bytes, stops while it is `full`, and sends the answers. Lines that name no job are about
+    The transport feeds it bytes, stops while it is `full`, and sends the answers. Lines without a job id are about
     `job_id`.
     """
 
@@ -31,8 +31,8 @@ class NDJSONReader:
         self._job_id = job_id
         self._max_bad_lines = max_bad_lines
         self._waiting = deque[NumberedLine]()
-        self._bad = 0  # lines
-        self._size = 0  # bytes of the lines that wait
+        self._bad = 0  # number of invalid lines
+        self._size = 0  # bytes of the waiting lines
         self._fed = 0  # bytes since lines were last taken
 
     def __bool__(self) -> bool:
@@ -40,12 +40,12 @@ class NDJSONReader:
 
     @property
     def full(self) -> bool:
-        """Return whether enough lines wait for one turn, or enough blank ones came."""
+        """Return whether enough lines wait for one batch, or enough blank lines arrived."""
         return max(self._size, self._fed) > CHUNK or len(self._waiting) > TURN_LINES
 
     @property
     def next_number(self) -> int:
-        """Return the number of the first line that was not taken."""
+        """Return the number of the first line not yet taken."""
         return self._waiting[0][0] if self._waiting else self._splitter.number + 1
 
     def feed(self, chunk: bytes) -> None:
@@ -58,14 +58,14 @@ class NDJSONReader:
         self._add(self._splitter.end())
 
     def drop(self) -> None:
-        """Discard the lines that wait."""
+        """Discard the waiting lines."""
         self._waiting.clear()
         self._size = 0
 
     async def submit(self) -> list[Ack]:
-        """Submit the events in the next lines; return the answers. Raises Unavailable, and InvalidInput as `take`.
+        """Submit the events in the next lines; return the answers. Raises Unavailable, and InvalidInput like `take`.
 
-        The streams take turns, so that no number of them delays other requests.
+        Fairness between streams: many streams cannot delay other requests.
         """
         fed, self._fed = self._fed, 0
         await self._ingest.turns.pass_through(max(fed, LINE_WEIGHT * min(TURN_LINES, len(self._waiting))))
@@ -73,7 +73,7 @@ class NDJSONReader:
         return self.answers(batch, await self._ingest.submit(*batch.events))
 
     def take(self) -> LineBatch:
-        """Decode the next lines. Raises InvalidInput after too many invalid ones."""
+        """Decode the next lines. Raises InvalidInput after too many invalid lines."""
         if self._waiting and self._bad > self._max_bad_lines:
             raise InvalidInput(f"more than {self._max_bad_lines} invalid lines: the rest is ignored")
         lines = [self._waiting.popleft() for _ in range(min(TURN_LINES, len(self._waiting)))]

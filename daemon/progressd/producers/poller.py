@@ -1,6 +1,6 @@
-"""Read everything that all producers have ready together, so that their events share a batch, its commit and its sends.
+"""Read the ready lines of all producers together, so that their events share a batch, its commit and its sends.
 
-A single event to 20 watchers of all jobs costs 65 µs; each of ten events together costs 25 µs. So one task waits for
+With 20 watchers of all jobs, a single event costs 65 µs; each of ten events together costs 25 µs. So one task waits for
 an epoll set of all sockets. A task per producer would be woken for each event.
 """
 
@@ -15,29 +15,29 @@ from progressd.engine.ingest import Ingest, Outcome
 from progressd.producers.ndjson import TURN_LINES, LineBatch, Turn
 
 POLL_INTERVAL: Final = 0.005  # seconds between two rounds, unless a producer waits for an answer or a turn was full
-MAX_READY: Final = 8  # sources per epoll call; the kernel rotates among the ready ones
-MAX_READS: Final = 32  # in one round, including reads without a line
+MAX_READY: Final = 8  # sources per epoll call; the kernel rotates among the ready sources
+MAX_READS: Final = 32  # reads in one round, including reads without a line
 
 
 class Pollable(Protocol):
-    """A producer that the poller reads."""
+    """A producer to read with the poller."""
 
     def fileno(self) -> int:
         """Return the descriptor of a non-blocking socket."""
 
     def read(self, max_lines: int) -> LineBatch | None:
-        """Read the next lines, if any are ready. Blank lines count. An error ends the reading."""
+        """Read the next lines, if any are ready. Blank lines count. An error stops the reading."""
 
     @property
     def paused(self) -> bool:
-        """Return whether to stop reading."""
+        """Return whether the poller must stop reading."""
 
     def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
         """Handle the outcomes of the events in a batch."""
 
 
 class Registration:
-    """A source that is being read."""
+    """A source in the poller."""
 
     def __init__(self, source: Pollable) -> None:
         self.source = source
@@ -45,7 +45,7 @@ class Registration:
         self.error: Exception | None = None
 
     def read(self, max_lines: int) -> LineBatch | None:
-        """Read what is ready. Pass an error to the task of the source: it must not disturb other sources."""
+        """Read what is ready. Pass an error to the task of the source, so that other sources continue."""
         try:
             batch = self.source.read(max_lines)
         except Exception as error:

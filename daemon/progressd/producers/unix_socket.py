@@ -1,4 +1,4 @@
-"""The Unix socket: local producers write lines. The daemon answers lines with a `ref`, and rejected ones."""
+"""The Unix socket for local producers. The daemon answers lines with a `ref`, and rejected lines."""
 
 import contextlib
 import math
@@ -37,13 +37,13 @@ class UnixSocket:
         self._settings = settings.ingest
         self._poller = Poller(ingest)
         self._connected = 0
-        self._full = False  # and a warning was logged
+        self._full = False  # the limit was reached and a warning logged
         self._producers = set[ProducerConnection]()
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
 
     def use(self, settings: Settings) -> None:
-        """Use new settings. Connected producers keep the old ones."""
+        """Use new settings. Connected producers keep the old settings."""
         self._settings = settings.ingest
 
     async def run(self, *listening: socket.socket) -> None:
@@ -61,14 +61,14 @@ class UnixSocket:
         self._drained.set()
 
     async def drain(self) -> None:
-        """Accept no more producers. Process and answer what the others have sent, then close them."""
+        """Accept no more producers. Process and answer the lines sent so far, then close the connections."""
         self._accepting.cancel()
         await self._drained.wait()
 
     def _accepted(self, sock: socket.socket, producers: trio.Nursery) -> None:
         limit = self._settings.max_connections
         if self._connected < limit:
-            self._full = self._full and 2 * self._connected > limit  # avoids a warning for each change at the limit
+            self._full = self._full and 2 * self._connected > limit  # no repeated warnings near the limit
             self._connected += 1
             producers.start_soon(self._serve, sock)
             return
@@ -82,7 +82,7 @@ class UnixSocket:
             sock.send(_rejection(error))
 
     async def _serve(self, sock: socket.socket) -> None:
-        """Serve one producer; its errors end here."""
+        """Serve one producer. Its errors are not propagated."""
         try:
             with sock:
                 await self._read(sock)
@@ -111,7 +111,7 @@ class UnixSocket:
 
 
 class ProducerConnection:
-    """One connection. The poller reads it, and passes it the outcomes of its events."""
+    """One connection. The poller reads it, and passes on the outcomes of its events."""
 
     def __init__(
         self,
@@ -128,10 +128,10 @@ class ProducerConnection:
         self._stop_timeout = stop_timeout
         self._idle = trio.CancelScope()
         self._answers = SocketOutbox(self, MAX_ANSWERS, nursery.start_soon, self._abort)
-        self._undecided = 0  # batches
+        self._undecided = 0  # number of batches
         self._decided = trio.Event()
-        self._ended = False  # the producer's side
-        self._cut = False  # by the daemon, perhaps within a line
+        self._ended = False  # the producer has closed its side
+        self._cut = False  # the daemon stopped reading, perhaps within a line
         self._send_timeout = math.inf  # seconds for the producer to read its answers
         self._sending = trio.CancelScope()
 
@@ -151,10 +151,10 @@ class ProducerConnection:
             self._send_timeout = min(self._send_timeout, SEND_TIMEOUT)
             await self._answers_sent()
         finally:
-            self._answers.discard()  # including answers to come
+            self._answers.discard()  # including later answers
 
     def stop(self) -> None:
-        """Process what the producer has sent so far. Its next write fails, so it knows what was not processed."""
+        """Process the lines sent so far. The producer's next write fails, as a sign that the rest is not processed."""
         if not _has_shut_down(self._socket):
             self._cut = True
             self._socket.shutdown(socket.SHUT_RD)
@@ -178,7 +178,7 @@ class ProducerConnection:
 
     @property
     def paused(self) -> bool:
-        """Return whether the poller stops reading: the producer must read its answers first, or has ended."""
+        """Return whether the poller stops reading: the producer must read its answers first, or has closed its side."""
         return self._ended or self._answers.congested
 
     def send(self, data: bytes) -> int:
@@ -186,7 +186,7 @@ class ProducerConnection:
         return self._socket.send(data)
 
     async def wait_writable(self) -> None:
-        """Wait for room, for the outbox."""
+        """Wait until the socket accepts bytes, for the outbox."""
         await trio.lowlevel.wait_writable(self._socket)
 
     def read(self, max_lines: int) -> LineBatch | None:
@@ -208,7 +208,7 @@ class ProducerConnection:
         return batch
 
     def decided(self, batch: LineBatch, outcomes: Sequence[Outcome]) -> None:
-        """Answer lines with a `ref`, and rejected ones, for the poller."""
+        """Answer lines with a `ref`, and rejected lines, for the poller."""
         self._undecided -= 1
         self._decided.set()
         self._restart_idle_timer()
@@ -222,14 +222,14 @@ class ProducerConnection:
 
 
 def _has_shut_down(sock: socket.socket) -> bool:
-    """Return whether the peer sends nothing more."""
+    """Return whether the peer has stopped sending."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
 def _rejection(error: ProgressdError) -> bytes:
-    """Return the answer that precedes the close of a connection."""
+    """Return the answer to send before a connection is closed."""
     return encode(Ack(ok=False, error=str(error), status=error.status)) + b"\n"
 
 

@@ -1,1 +1,1 @@
-"""Edges to the host: systemd, the journal, logs, the file system, processes."""
+"""Interfaces to the host: systemd, the journal, logs, the file system, processes."""

@@ -1,4 +1,4 @@
-"""A condition that tasks wait for, in place of an event that is replaced after each set."""
+"""A condition for tasks to wait for. It replaces an event that must be recreated after each set."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import trio
 class Condition:
     """Wake tasks when the state that they wait for may have changed.
 
-    The state stays with its owner, who calls `notify` after each change. Without a waiting task that costs nothing.
+    The owner of the state calls `notify` after each change. Without a waiting task, the call costs nothing.
     """
 
     __slots__ = ("_changed",)
@@ -23,7 +23,7 @@ class Condition:
             self._changed = None
 
     async def wait_for(self, predicate: Callable[[], object]) -> None:
-        """Wait until the predicate is true. Return without a checkpoint if it is true already."""
+        """Wait until the predicate is true. Return without a checkpoint if it is already true."""
         while not predicate():
             if self._changed is None:
                 self._changed = trio.Event()

@@ -42,10 +42,10 @@ def user(number: int) -> str:
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a regular file. Raises OSError, at once for a pipe, which might block."""
+    """Read a regular file. Raises OSError, without blocking for a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except ValueError:  # the path has a zero byte
+    except ValueError:  # the path contains a null byte
         raise OSError(errno.EINVAL, "invalid path", str(path)) from None
     with open(descriptor, "rb") as file:
         kind = os.fstat(descriptor).st_mode
@@ -56,7 +56,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def sync(*paths: Path) -> None:
-    """Write files to the disk, or the names in directories. Blocks. Raises OSError."""
+    """Sync files to disk; for directories, sync their entries. Blocks. Raises OSError."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 SOCKET: Final = "/run/systemd/journal/socket"
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
-KNOWN: Final = {"message", "level", "timestamp"}  # the journal has its own fields for these
+KNOWN: Final = {"message", "level", "timestamp"}  # the journal has its own fields for these keys
 SEALED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -55,7 +55,7 @@ class Journal:
     def __init__(self) -> None:
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM
-        )  # unconnected: a restarted journal has a new one
+        )  # unconnected: a restarted journal has a new socket
 
     def write(self, data: bytes) -> None:
         """Send a message. Raises OSError."""

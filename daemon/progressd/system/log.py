@@ -36,7 +36,7 @@ def set_level(level: str) -> None:
     """Set the lowest level that is logged."""
     global _min_level
     _min_level = _LEVELS[level]
-    # progressd logs the same facts as the libraries do at info
+    # progressd itself logs what the libraries log at info
     logging.getLogger().setLevel(max(_min_level, logging.WARNING))
 
 
@@ -72,7 +72,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
 
 
 def close() -> None:
-    """Write the queued lines, for CLOSE_TIMEOUT at most, and drop later ones."""
+    """Write the queued lines, for at most CLOSE_TIMEOUT, and drop later lines."""
     for handler in logging.getLogger().handlers:
         handler.close()
 
@@ -155,7 +155,7 @@ def _filter_level(_logger: WrappedLogger, method: str, event: EventDict) -> Even
 
 
 def _exception(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Render an exception: as a traceback at level debug, else as one line."""
+    """Render an exception: as a traceback at level debug, otherwise as one line."""
     return (structlog.processors.format_exc_info if _min_level <= logging.DEBUG else _name_exception)(
         logger, method, event
     )

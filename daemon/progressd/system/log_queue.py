@@ -24,7 +24,7 @@ class Output(Protocol):
 
 
 class LogQueue:
-    """Write lines to `output` in order. If that raises OSError, the line is dropped.
+    """Write lines to `output` in order. If `output` raises OSError, the line is dropped.
 
     `notice` makes a line with the number of dropped lines. It is written once the queue is empty.
     """
@@ -32,15 +32,15 @@ class LogQueue:
     def __init__(self, output: Output, notice: Callable[[int], bytes]) -> None:
         self._output = output
         self._notice = notice
-        self._lines = deque[tuple[bytes, int]]()  # with weights: a notice counts as the lines that it reports
+        self._lines = deque[tuple[bytes, int]]()  # with weights: a notice counts as the lines it reports
         self._size = 0
         self._dropped = 0
-        self._changed = threading.Condition()  # reentrant: the garbage collector may log meanwhile
+        self._changed = threading.Condition()  # reentrant: the garbage collector may log while it is held
         self._running = False
         self._closed = False
 
     def msg(self, line: bytes) -> None:
-        """Queue a line without blocking. Drop it if the queue is full, or has not been empty since."""
+        """Queue a line without blocking. Drop it if the queue is full, or was full and has not been empty since."""
         with self._changed:
             if self._closed or (self._lines and (self._dropped or self._size + len(line) > MAX_BYTES)):
                 self._dropped += 1
@@ -52,7 +52,7 @@ class LogQueue:
     debug = info = warning = error = critical = log = exception = msg  # structlog calls the method of the level
 
     def close(self) -> None:
-        """Write the queued lines, for CLOSE_TIMEOUT at most, and drop later ones."""
+        """Write the queued lines, for at most CLOSE_TIMEOUT, and drop later lines."""
         with self._changed:
             self._changed.wait_for(lambda: not self._lines, CLOSE_TIMEOUT)
             self._closed = True

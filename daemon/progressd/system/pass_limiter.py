@@ -6,9 +6,9 @@ import trio
 
 
 class PassLimiter:
-    """Let tasks through in the order in which they come, until their weights add up to `most` in one pass.
+    """Release tasks in order of arrival, until their weights add up to `most` in one pass.
 
-    In each pass one task goes through, whatever its weight.
+    Each pass releases at least one task, whatever its weight.
     """
 
     def __init__(self, most: int) -> None:
@@ -17,7 +17,7 @@ class PassLimiter:
         self._turning = False
 
     async def pass_through(self, weight: int) -> None:
-        """Wait for a pass with room. This is a checkpoint only if there is none in this pass."""
+        """Wait for a pass with capacity. This is a checkpoint only if the current pass has none."""
         if self._left > 0 and not self._waiting:
             self._left -= weight
             self._turn_soon()

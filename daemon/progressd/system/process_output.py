@@ -6,15 +6,15 @@ from typing import Final
 
 import trio
 
-PIPE_TIMEOUT: Final = 1.0  # seconds of waiting after the exit of the program, in total
-MAX_PIPE_BYTES: Final = 1024 * 1024  # read after the exit: the capacity of a pipe
+PIPE_TIMEOUT: Final = 1.0  # seconds to wait after the exit of the program, in total
+MAX_PIPE_BYTES: Final = 1024 * 1024  # bytes to read after the exit: the capacity of a pipe
 CHUNK: Final = 65536  # bytes
 
 
 class ProgramOutput:
-    """Call `receive` until it returns b"", and `has_ended` when the program has exited.
+    """The output of a program. Call `receive` until it returns b"", and `has_ended` when the program has exited.
 
-    Only the waiting is limited: the program's own output stays in the pipe until it is read.
+    Only the wait is limited: the program's own output stays in the pipe until it is read.
     """
 
     def __init__(self, stream: trio.abc.ReceiveStream) -> None:
@@ -31,7 +31,7 @@ class ProgramOutput:
         self._wait.deadline = trio.current_time() + self._seconds_left
 
     async def receive(self) -> bytes:
-        """Return the next bytes, or b"" at the end or if only other processes could write more."""
+        """Return the next bytes, or b"" at the end, or if only other processes can still write."""
         chunk = await self._next() if self._bytes_left > 0 else b""
         if self._ended:
             self._bytes_left -= len(chunk)
@@ -45,7 +45,7 @@ class ProgramOutput:
                 return bytes(await self._stream.receive_some(CHUNK))
             finally:
                 self._seconds_left = min(self._seconds_left, self._wait.deadline - trio.current_time())
-        with suppress(BlockingIOError):  # output that was there before the timeout
+        with suppress(BlockingIOError):  # output from before the timeout
             return os.read(self._stream.fileno(), CHUNK)
         return b""
 

@@ -1,7 +1,7 @@
-"""Find and end all processes of a program, including those that left its process group or session.
+"""Find and kill all processes of a program, including those that left its process group or session.
 
 timeout(1) makes a new process group, setsid(1) a new session. A cgroup per job would find all processes, but cgroups
-are read-only in the sandbox of the service, and not available outside systemd. So this searches /proc.
+are read-only in the sandbox of the service, and not available outside systemd. So this module searches /proc.
 """
 
 import os
@@ -19,7 +19,7 @@ import trio
 from progressd.system.transient import is_transient
 
 KILL_TIMEOUT: Final = 5.0  # seconds from SIGKILL until a process counts as unkillable
-MIN_KILL_SEARCHES: Final = 50  # within this time at least, so that a clock jump is not enough
+MIN_KILL_SEARCHES: Final = 50  # minimum within this time, so that a clock jump does not count
 KILL_SEARCH_INTERVAL: Final = 0.1  # seconds
 MAX_AWAITED: Final = 100  # processes to wait for at once; each needs a descriptor
 
@@ -43,7 +43,7 @@ class Process(NamedTuple):
 
     @property
     def user(self) -> str:
-        """Return its effective user, by name if possible; "unknown" if the process has ended."""
+        """Return the effective user, by name if possible; "unknown" if the process has ended."""
         try:
             status = Path(f"/proc/{self.pid}/status").read_text(errors="replace")
             uid = int(status.partition("\nUid:")[2].split()[1])
@@ -62,7 +62,7 @@ Known: TypeAlias = Callable[[Sequence[Process]], Mapping[int, str]]
 
 
 class SignalSender:
-    """Send one signal to each process once."""
+    """Send one signal to each process, once."""
 
     def __init__(self, number: Signals, but_group: int | None = None) -> None:
         self._number = number
@@ -71,11 +71,11 @@ class SignalSender:
         self.forbidden = dict[Identity, Process]()
 
     def cleaning_up(self, members: Iterable[Process]) -> set[int]:
-        """Return the members that got SIGTERM and still run. Their new children do not get it."""
+        """Return the members that got SIGTERM and still run. Their new children get no SIGTERM."""
         return {one.pid for one in members if one.identity in self.sent} if self._number is SIGTERM else set()
 
     def send(self, process: Process, descriptor: int) -> bool:
-        """Send the signal. Return whether to wait for the end: not if SIGKILL was not permitted."""
+        """Send the signal. Return whether to wait for the process to end: not if SIGKILL was not permitted."""
         if process.identity not in self.sent and process.group != self._but_group:
             self.sent.add(process.identity)
             try:
@@ -88,33 +88,33 @@ class SignalSender:
 
 
 class Tree:
-    """A set of processes: those that `known` selects, their descendants, and all that were found earlier.
+    """A set of processes: the processes that `known` selects, their descendants, and all processes found earlier.
 
-    `known` gets all running processes and returns a label for each selected process id. It runs in a thread.
+    `known` receives all running processes and returns a label for each selected process id. It runs in a thread.
     """
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self._found = dict[Identity, str]()
-        self._groups = set[int]()  # process groups that have only members
+        self._groups = set[int]()  # process groups with only members
 
     def label(self, process: Process) -> str:
-        """Return the label of a process that was found."""
+        """Return the label of a found process."""
         return self._found[process.identity]
 
     async def send(self, number: Signals, *, but_group: int | None = None) -> list[Process]:
-        """Send a signal to all, except in one process group. Return processes without permission. Raises OSError."""
+        """Signal all processes, except one process group. Return processes without permission. Raises OSError."""
         sender = SignalSender(number, but_group)
         with ExitStack() as opened:
             await trio.to_thread.run_sync(partial(self._search, sender, opened))
         return list(sender.forbidden.values())
 
     async def end(self, grace: float, on_signal: Callable[[Signals, int], None] = lambda *_: None) -> list[Process]:
-        """Send SIGTERM to all, and SIGKILL to the rest after `grace` seconds. Return those that could not be ended.
+        """Send SIGTERM to all, and SIGKILL to the rest after `grace` seconds. Return the processes that survived.
 
-        After SIGTERM a process may start commands to clean up: they get no signal. The search repeats until it finds
-        nothing, because a process may start others until it ends. `on_signal` gets each signal and the number of new
-        processes. Raises OSError if the system lacks resources.
+        After SIGTERM, a process may start commands to clean up: they get no SIGTERM. The search repeats until it finds
+        nothing, because a process may start children until it ends. `on_signal` receives each signal and the number of
+        new processes. Raises OSError if the system lacks resources.
         """
         left = list[Process]()
         self._groups.clear()
@@ -140,7 +140,7 @@ class Tree:
         return [process for process in left if _is_running(process)]
 
     def _search(self, sender: SignalSender, opened: ExitStack) -> tuple[list[Process], list[int]]:
-        """Search once, and signal new processes. Return running ones, and descriptors to wait for."""
+        """Search once, and signal new processes. Return the running ones, and descriptors to wait for."""
         found, awaited = list[Process](), list[int]()
         processes, ended = _all_processes()
         members = self._members(processes)
@@ -155,7 +155,7 @@ class Tree:
                 except ProcessLookupError:
                     continue
                 closing.callback(os.close, descriptor)
-                if not _is_running(process):  # the descriptor may be of a later process
+                if not _is_running(process):  # the descriptor may belong to a later process
                     continue
                 self._found[process.identity] = label
                 found.append(process)
@@ -166,7 +166,7 @@ class Tree:
         return found, awaited
 
     def _kill_groups(self) -> None:
-        """Kill what a search misses: a program that forks and exits all the time keeps its process group."""
+        """Kill processes that a search misses: a program that forks and exits in a loop keeps its process group."""
         for group in self._groups:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, SIGKILL)
@@ -194,13 +194,13 @@ def running() -> list[Process]:
 
 
 def look(pid: int) -> Process | None:
-    """Return a running process. None if it has ended, even if not reaped yet, or is hidden."""
+    """Return a running process. Return None if it has ended, even if not yet reaped, or is hidden."""
     process, ended = _look(pid)
     return None if ended else process
 
 
 def _all_processes() -> tuple[list[Process], list[Process]]:
-    """Return all other processes: the running ones, and the ended ones that were not reaped yet."""
+    """Return all other processes: the running ones, and the ended ones that are not yet reaped."""
     found = list[Process](), list[Process]()
     own = os.getpid()
     for name in os.listdir("/proc"):
@@ -219,7 +219,7 @@ def _look(pid: int) -> tuple[Process | None, bool]:
         return None, True
     parent, group, session = map(int, fields[1:4])
     process = Process(pid, name.decode(errors="replace"), parent, group, session, int(fields[19]))
-    return process, fields[0] in b"ZX" and int(fields[17]) <= 1  # the main thread may have ended alone
+    return process, fields[0] in b"ZX" and int(fields[17]) <= 1  # other threads may outlive the main thread
 
 
 def environment_of(pid: int) -> list[bytes]:

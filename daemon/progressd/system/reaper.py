@@ -1,7 +1,7 @@
-"""Reap adopted children: processes whose own parent has ended.
+"""Reap adopted children: processes whose parent has ended.
 
-PID 1 adopts them, which is the daemon in a container, and so does a subreaper (see `adopt`). An ended process stays a
-zombie until its parent reaps it. A process that adopts must start its own children with `reaper.open_process`.
+PID 1 adopts them (in a container, the daemon), and so does a subreaper (see `adopt`). An ended process stays a zombie
+until its parent reaps it. A process that adopts must start its own children with `reaper.open_process`.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ class Reaper:
 
     async def open_process(self, command: Sequence[str], **options: Any) -> trio.Process:
         """Start a process, like trio.lowlevel.open_process."""
-        self._starting += 1  # do not reap a child whose id is not known yet
+        self._starting += 1  # do not reap a child before its id is known
         try:
             process: trio.Process = await trio.lowlevel.open_process(command, **options)
             self._own.add(process.pid)
@@ -53,7 +53,7 @@ class Reaper:
         return status
 
     def reap(self) -> None:
-        """Reap adopted children up to the first own one. The rest follows after `exit_status` of that one."""
+        """Reap adopted children up to the first own child. `exit_status` of that child reaps the rest."""
         with suppress(ChildProcessError):
             while self._running and not self._starting:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -66,12 +66,12 @@ reaper: Final = Reaper()
 
 
 def adopt() -> Tree:
-    """Adopt and reap descendants that lose their parent, until Trio ends.
+    """Adopt and reap descendants that lose their parent, until Trio stops.
 
-    Return the tree of all descendants, except those that exist already.
+    Return the tree of all descendants, except those that already exist.
     """
     own = os.getpid()
     before = {process.identity for process in running() if process.parent == own}
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a failure only means that nothing is adopted
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # on failure, nothing is adopted
     trio.lowlevel.spawn_system_task(reaper.run)
     return Tree(lambda all_: {one.pid: "" for one in all_ if one.parent == own and one.identity not in before})

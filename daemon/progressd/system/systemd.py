@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 FIRST_DESCRIPTOR: Final = 3
-REPEATED: Final = ("STATUS=", "WATCHDOG=")  # an old one is useless
+REPEATED: Final = ("STATUS=", "WATCHDOG=")  # messages that become useless when old
 
 log = structlog.get_logger(__name__)
 
@@ -16,14 +16,14 @@ log = structlog.get_logger(__name__)
 class Notifier:
     """Notify systemd. The address is removed from the environment, so that children cannot use it.
 
-    The socket stays open, because notices must work while descriptors have run out.
+    The socket stays open, because notifications must work even without free descriptors.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self._pending: dict[str, str] = {}  # by their first assignment, messages that were not sent
+        self._pending: dict[str, str] = {}  # unsent messages by their first assignment
         self._failing = False
         if address:
             kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -37,20 +37,20 @@ class Notifier:
     def __call__(self, *assignments: str) -> bool:
         """Send assignments such as `READY=1` without blocking. Return whether systemd has received all of them.
 
-        The next call, which may be empty, first sends the messages that failed before: of READY=1, RELOADING=1 and
-        STOPPING=1 the last one each. Messages that callers repeat anyway are not kept.
+        The next call, which may be empty, first resends failed messages: the last READY=1, RELOADING=1 and STOPPING=1.
+        Messages that callers repeat anyway are not kept.
         """
         if self._socket is None:
             return True
         if assignments:
-            self._pending.pop(assignments[0], None)  # the new one comes last
+            self._pending.pop(assignments[0], None)  # the new message goes last
             self._pending[assignments[0]] = "\n".join(assignments)
         try:
             for first, message in list(self._pending.items()):
                 self._socket.sendto(message.encode(), self._address)
                 del self._pending[first]
         except OSError as error:
-            if not self._failing:  # logged once, not for each watchdog message
+            if not self._failing:  # log once, not for each watchdog message
                 log.warning("cannot notify systemd", error=str(error))
             self._failing = True
             self._pending = {first: text for first, text in self._pending.items() if not first.startswith(REPEATED)}

@@ -4,7 +4,7 @@ import errno
 from typing import Final
 
 FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-UNWRITTEN: Final = FULL | {errno.EFBIG}  # or a file has reached its maximum size (`ulimit -f`)
+UNWRITTEN: Final = FULL | {errno.EFBIG}  # EFBIG: a file has reached its maximum size (`ulimit -f`)
 TRANSIENT: Final = FULL | {
     errno.EAGAIN,  # fork(2): no more processes
     errno.EMFILE,

@@ -1,6 +1,6 @@
-"""Systemd's watchdog: the event loop feeds it while all checks return in time. The log names the check that does not.
+"""Systemd's watchdog: the event loop feeds it while all checks return in time. The log names a check that does not.
 
-A check that raises Unavailable has returned, too: a restart does not help against a full disk.
+A check that raises Unavailable counts as returned: a restart does not help against a full disk.
 """
 
 import os
@@ -18,7 +18,7 @@ from progressd.core.errors import Unavailable
 from progressd.system.systemd import Notifier
 
 FEEDS_PER_TIMEOUT: Final = 6
-CHECK_TIMEOUT: Final = 1 / 3  # of the watchdog's timeout, for a check and for a pass of the event loop
+CHECK_TIMEOUT: Final = 1 / 3  # share of the watchdog's timeout, for a check and for a pass of the event loop
 STATUS_INTERVAL: Final = 1.0  # seconds
 
 Check = Callable[[], Awaitable[None]]
@@ -32,7 +32,7 @@ def watchdog_seconds(environ: MutableMapping[str, str]) -> float | None:
 
 
 async def run_status(notify: Notifier, describe: Callable[[], str]) -> None:
-    """Send the status for `systemctl status` when it has changed, at most once a second."""
+    """Send changes of the status for `systemctl status`, at most once a second."""
     sent = ""
     while True:
         status = describe()
@@ -51,10 +51,10 @@ class Watchdog:
         self._checks = checks
         self._running: dict[str, float] = {}  # start times of the checks
         self._stuck: set[str] = set()
-        self._rounds = 0  # of the event loop
+        self._rounds = 0  # passes of the event loop
 
     async def run(self) -> None:
-        """Feed it until cancelled."""
+        """Feed the watchdog until cancelled."""
         with self._watched_loop():
             async with trio.open_nursery() as nursery:
                 for reason, check in self._checks.items():
@@ -87,7 +87,7 @@ class Watchdog:
 
     @contextmanager
     def _watched_loop(self) -> Iterator[None]:
-        """Let a thread log when the event loop is stuck."""
+        """Run a thread that logs when the event loop is stuck."""
         over = threading.Event()
         loop = threading.get_ident()
 

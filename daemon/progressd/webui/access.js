@@ -1,11 +1,11 @@
-/** The key to a server that asks for one: in this tab only, until the tab is closed or somebody signs out. */
+/** The API key for a server that requires one. It stays in this tab until the tab is closed or the user signs out. */
 
 const ITEM = 'progressd-key';
 
-/** What can stand in a header; a key has nothing else. */
+/** The characters allowed in a header; a key has no others. */
 const POSSIBLE = /^[\x21-\x7e]+$/;
 
-/** Where the browser keeps nothing for this page, the key lasts until it is loaded again. */
+/** If the browser stores nothing for this page, the key lasts until the page is reloaded. */
 const storage = (() => {
   try {
     return window.sessionStorage;
@@ -30,15 +30,15 @@ export function useKey(next) {
   else storage?.setItem(ITEM, next);
 }
 
-/** @returns {Record<string, string>} the headers of a request that is made with the key */
+/** @returns {Record<string, string>} the headers of a request with the key */
 export const credentials = () => (key === null ? {} : { Authorization: `Bearer ${key}` });
 
-/** @param {(sentence: string) => void} tell gets the server's sentence when it refuses the key, or wants one */
+/** @param {(sentence: string) => void} tell receives the server's sentence when it rejects the key or requires one */
 export function onRefused(tell) {
   listener = tell;
 }
 
-/** The server has refused a request that was made with `used`; one that was made with an earlier key says nothing. */
+/** Handles a rejected request with the key `used`. Rejections of earlier keys are ignored. */
 export function refused(used, sentence) {
   if (used === key) listener(sentence);
 }

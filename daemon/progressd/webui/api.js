@@ -1,4 +1,4 @@
-/** The REST endpoints the page uses, a function each; a refusal is thrown with the server's sentence. */
+/** The REST endpoints of the page, one function each. A rejected request throws an error with the server's sentence. */
 
 import { credentials, currentKey, refused } from './access.js';
 import { learnFrom } from './clock.js';
@@ -9,21 +9,21 @@ const NO_SERVER = 'The server cannot be reached. Try again when it is back.';
 const NO_ANSWER = 'The server did not answer. Try again.';
 const NOT_SENT = 'The upload failed: the server cannot be reached, or a file changed after you chose it.';
 
-/** The server answered, and said no. */
+/** The server rejected the request. */
 export class Refusal extends Error {
   /**
    * @param {number} status HTTP status
    * @param {{error?: string, message?: string, retry_after?: number}} body
    */
   constructor(status, body) {
-    const proxy = status >= 502 && status <= 504; // which finds no daemon behind it
+    const proxy = status >= 502 && status <= 504; // a proxy whose daemon does not respond
     super(body?.message ?? body?.error ?? (proxy ? NO_SERVER : `The server answered with HTTP status ${status}.`));
     this.status = status;
     this.retryAfter = body?.retry_after ?? 0; // seconds
   }
 }
 
-/** No answer came. */
+/** The server did not respond. */
 export class Unreachable extends Error {}
 
 function refusal(status, body, used) {
@@ -58,18 +58,18 @@ export const cancelBatch = (id) => request(`api/batch/${encodeURIComponent(id)}`
 export const retryJob = (id) => request(jobUrl(id, '/retry'), 'POST');
 export const downloadUrl = (id) => jobUrl(id, '/download');
 
-/** @returns {Promise<{token: string, expires_at: string}>} to watch all jobs, where no header can be sent */
+/** @returns {Promise<{token: string, expires_at: string}>} to watch all jobs where no header can be sent */
 export const watchToken = () => request('api/token', 'POST');
 
-/** A link takes no header: a token for this one job, for a short while, is in it. */
+/** A link cannot carry a header, so it contains a short-lived token for this one job. */
 export async function signedDownloadUrl(id) {
   const { token } = await request(jobUrl(id, '/token'), 'POST');
   return `${downloadUrl(id)}?token=${encodeURIComponent(token)}`;
 }
 
 /**
- * Sends files: one becomes a job, several become a batch. XMLHttpRequest, because fetch does not tell how much of a body
- * has been sent.
+ * Sends files: one becomes a job, several become a batch. XMLHttpRequest, because fetch does not report how much of a
+ * body has been sent.
  * @param {File[]} files
  * @param {object} options
  * @param {(sent: number, total: number) => void} onSent bytes

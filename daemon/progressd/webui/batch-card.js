@@ -1,4 +1,4 @@
-/** The card of a batch: one bar for all its jobs, and their own cards where somebody wants to see them. */
+/** The card of a batch: one bar for all its jobs, and on request the cards of the jobs. */
 
 import { count } from './format.js';
 
@@ -10,7 +10,7 @@ const VERDICTS = {
   cancelled: 'Cancelled',
 };
 
-/** So many jobs are shown at first. */
+/** The number of jobs shown at first. */
 const FEW = 4;
 
 const template = document.getElementById('batch-card');
@@ -23,7 +23,7 @@ export class BatchCard {
   #list;
   #open = null;
 
-  /** @param {(root: HTMLElement) => import('./job-list.js').JobList} newList for its jobs */
+  /** @param {(root: HTMLElement) => import('./job-list.js').JobList} newList creates the list of its jobs */
   constructor(newList) {
     this.element = template.content.firstElementChild.cloneNode(true);
     for (const part of this.element.querySelectorAll('[data-part]')) this.#parts[part.dataset.part] = part;
@@ -62,24 +62,24 @@ export class BatchCard {
     this.#list.show(jobs);
   }
 
-  /** Brings the times on the cards of its jobs up to date. */
+  /** Updates the times on the cards of its jobs. */
   tick() {
     if (this.#open) this.#list.tick();
   }
 
-  /** @param {string} sentence why the last action came to nothing; empty to take it back */
+  /** @param {string} sentence why the last action failed; empty to clear it */
   note(sentence) {
     setText(this.#parts.note, sentence);
     this.#parts.note.hidden = !sentence;
   }
 
-  /** Takes back what it and the cards of its jobs say about actions that failed. */
+  /** Clears the notes about failed actions on this card and on the cards of its jobs. */
   clearNotes() {
     this.note('');
     this.#list.clearNotes();
   }
 
-  /** Says on the card of one of its jobs why something came to nothing. */
+  /** Shows on the card of one of its jobs why an action failed. */
   complain(id, sentence) {
     this.#list.complain(id, sentence);
   }
@@ -94,7 +94,7 @@ export class BatchCard {
   }
 }
 
-/** How a screen reader tells it from other batches. */
+/** The name by which a screen reader distinguishes the batch. */
 const nameOf = ({ counts, first }) => `batch of ${count(counts.total, 'file')}, ${first}`;
 
 function accountOf({ completed, processing, pending, failed, cancelled }) {

@@ -1,27 +1,27 @@
-/** Jobs that were handed in together, as the server counts them; asked for again when one of them has changed. */
+/** Batches with the counts of the server. A batch is requested again when one of its jobs changes. */
 
 import { getBatch } from './api.js';
 import { nameOf } from './job-card.js';
 import { isFinished } from './jobs.js';
 
-/** So long after a question without an answer, it is asked again. */
+/** Delay before a failed request is repeated. */
 const RETRY_S = 5;
 
-/** The jobs of a batch were created in the same moment, so only their names give them an order that stays. */
+/** The jobs of a batch were created at the same time, so only their names give a stable order. */
 const byName = new Intl.Collator('en', { numeric: true });
 
 /**
- * A batch, in the shape a card shows.
+ * A batch, as a card shows it.
  * @typedef {object} Batch
  * @property {true} batch
  * @property {string} id
  * @property {'queued'|'processing'|'completed'|'partially_completed'|'failed'|'cancelled'} status
- * @property {string} first the name of its first file, which tells it from other batches
+ * @property {string} first the name of its first file, which identifies it to the user
  * @property {string} [priority]
  * @property {{completed: number, processing: number, pending: number, failed: number, cancelled: number,
  *   total: number}} counts
  * @property {number} percent
- * @property {import('./jobs.js').Job[]} jobs those that the page knows
+ * @property {import('./jobs.js').Job[]} jobs known to the page
  */
 
 export class Batches {
@@ -35,7 +35,7 @@ export class Batches {
   }
 
   /**
-   * Puts jobs of one batch together, where the first of them stands.
+   * Groups the jobs of one batch at the position of the first one.
    * @param {import('./job-card.js').Entry[]} entries
    * @returns {(import('./job-card.js').Entry | Batch)[]}
    */
@@ -57,14 +57,14 @@ export class Batches {
     return { batch: true, id, status, first, priority: answer?.priority, counts, percent: percentOf(counts, jobs), jobs };
   }
 
-  /** What has changed meanwhile is asked for with the next look at it. */
+  /** Requests the batch. Changes during the request lead to another one later. */
   async #ask(id, known, seen) {
     known.asking = true;
     try {
       known.answer = await getBatch(id);
       known.seen = seen;
     } catch (error) {
-      // There may be no next change, so an answer that is old by now would stay.
+      // Without a next change, an outdated answer would stay.
       await new Promise((resume) => setTimeout(resume, (error.retryAfter || RETRY_S) * 1000));
     }
     known.asking = false;

@@ -1,11 +1,11 @@
-/** The server's time as its answers tell it, so that elapsed times are right where the clock is not. */
+/** The server's time, from its responses, so that elapsed times are right even if the local clock is wrong. */
 
-/** `Date` headers carry whole seconds and travel a while: a smaller difference says nothing. */
+/** `Date` headers have whole seconds and take time to arrive: a smaller difference means nothing. */
 const TOLERANCE_MS = 2000;
 
 let offset = 0;
 
-/** @param {string | null} header the `Date` header of an answer that has just arrived */
+/** @param {string | null} header the `Date` header of a response that has just arrived */
 export function learnFrom(header) {
   const difference = Date.parse(header) - Date.now();
   if (Number.isNaN(difference)) return;

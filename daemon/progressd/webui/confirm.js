@@ -1,12 +1,12 @@
-/** A button for what cannot be undone: pressed once it asks, pressed again soon it is meant. */
+/** A button for irreversible actions: the first press asks, a second press soon after confirms. */
 
 const PATIENCE_MS = 4000;
 
-/** @type {WeakMap<HTMLButtonElement, () => void>} those that ask, and what makes them stop */
+/** @type {WeakMap<HTMLButtonElement, () => void>} the buttons that ask, each with a function to stop asking */
 const asking = new WeakMap();
 
 /**
- * @param {HTMLButtonElement} button that has been pressed
+ * @param {HTMLButtonElement} button the pressed button
  * @param {string} question to show on it
  * @returns {boolean} whether this press confirms an earlier one
  */

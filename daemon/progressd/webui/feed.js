@@ -1,4 +1,4 @@
-/** Keeps the jobs in step with the server: by the stream while there is one, else by polling the list. */
+/** Keeps the jobs up to date: by the stream if it is connected, otherwise by polling the list. */
 
 import { getJob, listJobs, Refusal } from './api.js';
 import { LIST_LIMIT } from './jobs.js';
@@ -7,10 +7,10 @@ import { Stream } from './stream.js';
 const POLL_MS = 1000;
 const LONGEST_POLL_MS = 15_000;
 
-/** A stream that is only open in name shows nothing; asking for the list does, and mends what was missed. */
+/** A dead stream shows no error. A request for the list does, and it restores missed changes. */
 const LIVE_CHECK_MS = 60_000;
 
-/** The stream may take this long to come back before the page asks by itself. */
+/** The time for the stream to reconnect before the page polls. */
 const PATIENCE_MS = 1500;
 
 /** @typedef {'live' | 'polling' | 'reconnecting'} Connection */
@@ -30,12 +30,12 @@ export class Feed {
   #held = [];
   #wanted = new Set();
   #asking = null;
-  #said = null; // by the server about itself, while that is so
+  #said = null; // the server's current notice about itself
 
   /**
    * @param {import('./jobs.js').Jobs} jobs
    * @param {{onConnection: (connection: Connection) => void, onNotice: (sentence: ?string) => void}} listener
-   *   `onNotice` gets what the server has to say about itself, and null when that has passed
+   *   `onNotice` receives the server's notice about itself, and null when it no longer applies
    */
   constructor(jobs, listener) {
     this.#jobs = jobs;
@@ -45,7 +45,7 @@ export class Feed {
       onMessage: (message) => this.#receive(message),
       onLost: () => this.#lost(),
     });
-    // A connection made before the network went is dead, whatever it says.
+    // A connection from before the network loss is dead, whatever its state.
     window.addEventListener('online', () => {
       if (!this.#running) return;
       this.#stream.reopen();
@@ -63,7 +63,7 @@ export class Feed {
     this.#sync();
   }
 
-  /** Asks for nothing any more, and takes in nothing that is still on its way. */
+  /** Stops all requests, and ignores pending responses. */
   stop() {
     this.#running = false;
     this.#live = false;
@@ -73,12 +73,12 @@ export class Feed {
     this.#hear(null);
   }
 
-  /** Asks for the list now: there is something new in it. */
+  /** Requests the list now, because it has changed. */
   refresh() {
     if (this.#running) this.#sync();
   }
 
-  /** Asks for one job, in turn; what the stream says of it before its turn comes is in the answer anyway. */
+  /** Requests one job, after those requested before. Its response includes earlier messages of the stream about it. */
   async want(id) {
     if (this.#wanted.has(id)) return;
     this.#wanted.add(id);
@@ -114,13 +114,13 @@ export class Feed {
   #lost() {
     if (!this.#live) return;
     this.#live = false;
-    this.#said = null; // what is shown stays until the server answers again
+    this.#said = null; // the shown notice stays until the server responds again
     this.#liveUntil = performance.now();
     this.#tell('reconnecting');
     this.#syncIn(PATIENCE_MS);
   }
 
-  /** Somebody looks at the page again: no reason to wait for the next attempt. */
+  /** The user looks at the page again: do not wait for the next attempt. */
   #lookedAt() {
     if (!this.#running) return;
     if (!this.#live) this.#stream.connect();
@@ -135,7 +135,7 @@ export class Feed {
       this.#hear(message.data.error ? `The server cannot save changes at the moment: ${message.data.error}.` : null);
     } else if (message.type === 'resync') {
       this.#held.length = 0;
-      this.#jobs.clear(); // a daemon that was restored from a backup may have other ones, and finished ones running
+      this.#jobs.clear(); // a daemon restored from a backup may have other jobs, and finished jobs may run again
       this.#sync();
     } else if (this.#loading) {
       this.#held.push(message);
@@ -162,7 +162,7 @@ export class Feed {
     this.#listener.onConnection(connection);
   }
 
-  /** Loads the list, and comes again: soon when polling, later when live, ever later when nobody answers. */
+  /** Loads the list, and schedules the next load: soon when polling, later when live, with back-off on errors. */
   async #sync() {
     clearTimeout(this.#timer);
     try {
@@ -202,7 +202,7 @@ export class Feed {
     if (this.#running) this.#timer = setTimeout(() => this.#sync(), delay);
   }
 
-  /** Messages that arrive meanwhile wait: the list may be older than they are, and must not undo them. */
+  /** Loads the list. Messages that arrive during the request wait: an older list must not undo them. */
   async #load() {
     this.#loading += 1;
     try {

@@ -1,9 +1,9 @@
-/** How lengths of time, sizes and moments read in a sentence. */
+/** Formats durations, sizes and times for a sentence. */
 
 const two = (n) => String(n).padStart(2, '0');
 
 /**
- * How long something took.
+ * Formats how long an action took.
  * @param {number} seconds
  */
 export function duration(seconds) {
@@ -14,7 +14,7 @@ export function duration(seconds) {
 }
 
 /**
- * How long something has been going on: the seconds that are full, for a figure that moves once a second.
+ * Formats an elapsed time in full seconds, for a number that changes once a second.
  * @param {number} seconds
  */
 export function stopwatch(seconds) {
@@ -26,7 +26,7 @@ export function stopwatch(seconds) {
 }
 
 /**
- * A forecast, rounded so that it does not fidget; nothing once it has run out.
+ * Formats a forecast, rounded so that it does not flicker; empty once it has passed.
  * @param {number} seconds
  */
 export function remaining(seconds) {
@@ -39,7 +39,7 @@ export function remaining(seconds) {
 }
 
 /**
- * In powers of 1024, as the server's sentences have it.
+ * Formats a size in powers of 1024, as the server does.
  * @param {number} bytes
  */
 export function size(bytes) {

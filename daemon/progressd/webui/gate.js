@@ -1,4 +1,4 @@
-/** The way in: finds out who we are to the server, and asks for a key where that takes one. */
+/** Sign-in: requests the identity of this page from the server, and asks the user for a key if one is required. */
 
 import { currentKey, isPossible, onRefused, useKey } from './access.js';
 import { whoAmI } from './api.js';
@@ -20,9 +20,9 @@ export class Gate {
   #locked = null;
 
   /**
-   * @param {HTMLElement} root has the form
+   * @param {HTMLElement} root contains the form
    * @param {{onOpened: (who: Who | null) => void, onLocked: () => void}} listener
-   *   `onOpened` also comes when more is known of who we are: null when nobody answers yet
+   *   `onOpened` is also called when more is known of the identity: null while the server does not respond
    */
   constructor(root, listener) {
     this.#root = root;
@@ -37,19 +37,19 @@ export class Gate {
     });
   }
 
-  /** Asks the server who we are, with the key that there is. */
+  /** Requests the identity of the current key. */
   async enter() {
     const used = currentKey();
     let who = null;
     try {
       who = await whoAmI();
     } catch (error) {
-      if (error.status === 401) { // so the gate is locked by now, and the key forgotten
+      if (error.status === 401) { // the gate is locked now, and the key removed
         if (used !== null && !(await isNeeded())) this.#open(null);
         return;
       }
     }
-    if (who && !who.authenticated) useKey(null); // it is not good here
+    if (who && !who.authenticated) useKey(null); // the key is not valid here
     if (who?.auth_required) this.#lock('');
     else if (who?.authenticated && !mayLook(who)) this.#lock(lacking(who));
     else this.#open(who);
@@ -94,7 +94,7 @@ export class Gate {
 
 const asSentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
-/** Whether there is no way in without a key: one from another time may be refused where none is asked for. */
+/** Whether a key is required: an old key may be rejected by a server that requires none. */
 async function isNeeded() {
   try {
     return Boolean((await whoAmI()).auth_required);
@@ -105,7 +105,7 @@ async function isNeeded() {
 
 const mayLook = ({ scopes = [] }) => scopes.includes('read') || scopes.includes('admin');
 
-/** @param {Who | null} who @returns {boolean} whether it may submit, cancel, try again and delete */
+/** @param {Who | null} who @returns {boolean} whether it may submit, cancel, retry and delete */
 export const mayWrite = (who) =>
   !who?.authenticated || who.scopes.includes('write') || who.scopes.includes('admin');
 

@@ -1,4 +1,4 @@
-/** The card of one job or upload: shows what it is given, and asks nobody. */
+/** The card of one job or upload. It shows its entry and sends no requests. */
 
 import { downloadUrl } from './api.js';
 import { now } from './clock.js';
@@ -43,13 +43,13 @@ export class JobCard {
     this.tick();
   }
 
-  /** Brings the elapsed and the remaining time up to date. */
+  /** Updates the elapsed and the remaining time. */
   tick() {
     const time = this.#entry.upload ? this.#entry.detail : timeOf(this.#entry);
     setText(this.#parts.time, time);
   }
 
-  /** @param {string} sentence why the last action came to nothing; empty to take it back */
+  /** @param {string} sentence why the last action failed; empty to clear it */
   note(sentence) {
     setText(this.#parts.note, sentence);
     this.#parts.note.hidden = !sentence;
@@ -113,7 +113,7 @@ export class JobCard {
 
 /**
  * @param {import('./jobs.js').Job} job
- * @returns {{href: string, elsewhere: boolean} | null} nothing for a job without a result, or with an unsafe URL
+ * @returns {{href: string, elsewhere: boolean} | null} null for a job without a result, or with an unsafe URL
  */
 function linkTo({ id, output_path: output }) {
   if (!output) return null;
@@ -121,7 +121,7 @@ function linkTo({ id, output_path: output }) {
   return /^https?:\/\//i.test(output) ? { href: output, elsewhere: true } : null;
 }
 
-/** The server tries again what it ran itself, the page what it sent; some files are refused however often. */
+/** The server can retry its own jobs, and the page its uploads. Some files are rejected every time. */
 function canRetry({ upload, status, refused, pipeline }) {
   if (status !== 'failed' && status !== 'cancelled') return false;
   return upload ? !refused : Boolean(pipeline);
@@ -151,13 +151,13 @@ function timeOf(job) {
   return [spent && `${preposition} ${spent}`, end].filter(Boolean).join(' · ');
 }
 
-/** How long the rest will take; nothing once a step has taken longer than those before it let one expect. */
+/** The remaining time; empty once a step takes longer than the previous steps predict. */
 function forecast({ ends_at: end, progress }) {
   const seconds = end === undefined ? 0 : (end - now()) / 1000;
   return seconds < 3 && progress?.percent < 75 ? '' : remaining(seconds);
 }
 
-/** @param {import('./jobs.js').Job} job started, and maybe finished */
+/** @param {import('./jobs.js').Job} job a job that has started, and maybe finished */
 function spentOn(job) {
   if (isFinished(job) && job.elapsed_seconds !== undefined) return duration(job.elapsed_seconds);
   const end = isFinished(job) ? Date.parse(job.completed_at) : now();
@@ -166,7 +166,7 @@ function spentOn(job) {
   return isFinished(job) ? duration(seconds) : stopwatch(seconds);
 }
 
-/** Leaves the node alone when it says so already, for the sake of selections and screen readers. */
+/** Sets the text only if it changes, for the sake of selections and screen readers. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

@@ -1,4 +1,4 @@
-/** The list of cards: what runs, what waits, what is over; within these in the order of the entries it is given. */
+/** The list of cards: running, waiting, then finished jobs; each group in the order of the given entries. */
 
 import { isConfirmed } from './confirm.js';
 import { isFinished } from './jobs.js';
@@ -44,32 +44,32 @@ export class JobList {
     for (const entry of [...entries].sort((a, b) => groupOf(a) - groupOf(b))) {
       const card = this.#cardOf(entry);
       if (place && card.element === place.nextElementSibling) {
-        this.#move(place, null); // one card goes down the list, and not all the others up
+        this.#move(place, null); // move one card down instead of all other cards up
         place = card.element;
       }
       if (card.element === place) place = place.nextElementSibling;
       else this.#move(card.element, place);
-      card.show(entry); // in its place, because a strip of previews has no width to scroll before
+      card.show(entry); // after the insertion: a strip of previews has no width to scroll before
     }
   }
 
-  /** Brings the times on the cards up to date. */
+  /** Updates the times on the cards. */
   tick() {
     for (const card of this.#cards.values()) if (!isOver(card.entry)) card.tick();
   }
 
-  /** Takes back what the cards say about actions that failed. */
+  /** Clears the notes about failed actions. */
   clearNotes() {
     for (const card of this.#cards.values()) card.clearNotes();
   }
 
-  /** Says on a job's card why something came to nothing. */
+  /** Shows on a job's card why an action failed. */
   complain(id, sentence) {
     if (this.#cards.has(id)) this.#cards.get(id).note(sentence);
     else for (const card of this.#cards.values()) card.complain?.(id, sentence);
   }
 
-  /** Leaves the focus where it is; `moveBefore`, where there is one, also animations and scroll positions. */
+  /** Moves a card and keeps the focus. `moveBefore`, if available, also keeps animations and scroll positions. */
   #move(element, place) {
     if (element.isConnected && this.#root.moveBefore) {
       this.#root.moveBefore(element, place);

@@ -1,26 +1,26 @@
-/** What the page knows of each job: REST objects and messages in, job objects out. No DOM, no network. */
+/** The state of all jobs, built from REST objects and messages. No DOM, no network. */
 
 import { now } from './clock.js';
 
 /**
- * A job as the REST API gives it; fields not known yet are absent. Never changed in place.
+ * A job as in the REST API; unknown fields are absent. Never changed in place.
  * @typedef {object} Job
  * @property {string} id
  * @property {'queued'|'processing'|'completed'|'failed'|'cancelled'} status
  * @property {string} [kind]
- * @property {string} [pipeline] that the daemon runs for it; absent when a producer of its own reports it
- * @property {string} [batch_id] of those that it was handed in with
+ * @property {string} [pipeline] the pipeline that the daemon runs; absent if an external producer reports the job
+ * @property {string} [batch_id] the batch that it belongs to
  * @property {string} [input_filename]
  * @property {{current_step: number, total_steps: number, step_name: string, percent: number}} [progress]
- * @property {string} [output_path] where the result is, when there is one
- * @property {string} [error] the sentence a failed job ended with
+ * @property {string} [output_path] the path or URL of the result, if any
+ * @property {string} [error] the error sentence of a failed job
  * @property {number} [page_count]
  * @property {number} [elapsed_seconds]
  * @property {string} [created_at]
  * @property {string} [started_at]
  * @property {string} [completed_at]
- * @property {number} [ends_at] forecast, milliseconds since the epoch by the server's clock; the page's own
- * @property {Map<number, Preview>} [previews] newest by page number; the page's own
+ * @property {number} [ends_at] forecast, milliseconds since the epoch by the server's clock; added by the page
+ * @property {Map<number, Preview>} [previews] newest preview by page number; added by the page
  *
  * @typedef {object} Preview a JPEG
  * @property {number} page_number
@@ -30,7 +30,7 @@ import { now } from './clock.js';
  * @property {number} height pixels
  */
 
-/** How many of the newest jobs the page asks for, and how many finished ones it keeps. */
+/** The number of newest jobs that the page requests, and of finished jobs that it keeps. */
 export const LIST_LIMIT = 50;
 
 const FINISHED = new Set(['completed', 'failed', 'cancelled']);
@@ -39,16 +39,16 @@ const PREVIEWS_KEPT = 12;
 /** @param {{status: string}} job */
 export const isFinished = (job) => FINISHED.has(job.status);
 
-/** @param {Job} job running, with neither a percentage nor the number of its steps told: nobody knows how far it is */
+/** @param {Job} job a running job of unknown progress: without a percentage or a number of steps */
 export const isOpenEnded = ({ status, progress }) =>
   status === 'processing' && !progress?.total_steps && !progress?.percent;
 
-/** What each type of message changes: `(job, data, time)` → the fields that are different now. */
+/** The changes of each message type: `(job, data, time)` → the changed fields. */
 const CHANGES = {
   progress(job, data, time) {
     if (isFinished(job)) return {};
     const { eta_seconds: eta, ...progress } = data;
-    const ends_at = Date.parse(time) + eta * 1000; // from when it was said, which may be long ago
+    const ends_at = Date.parse(time) + eta * 1000; // counted from the message, which may be old
     return { progress, ends_at: Number.isNaN(ends_at) ? undefined : ends_at };
   },
   status_change(job, { new_status: status }, time) {
@@ -89,7 +89,7 @@ export class Jobs {
     return [...this.#jobs.values()].sort((a, b) => (b.created_at ?? '').localeCompare(a.created_at ?? ''));
   }
 
-  /** Takes a job from REST. A finished one stays finished: an answer that says otherwise was overtaken. */
+  /** Stores a job from REST. A finished job stays finished: a contrary response is outdated. */
   put(job) {
     const known = this.#jobs.get(job.id);
     if (known && isFinished(known) && !isFinished(job)) return;
@@ -98,9 +98,9 @@ export class Jobs {
   }
 
   /**
-   * Takes the newest jobs from REST and drops the finished ones that are no longer among them.
+   * Stores the newest jobs from REST, and drops finished jobs that are no longer in the list.
    * @param {Job[]} list
-   * @returns {string[]} unfinished jobs the list does not hold: older than its end, or gone
+   * @returns {string[]} unfinished jobs missing from the list: older than its end, or deleted
    */
   replaceAll(list) {
     const listed = new Set(list.map((job) => job.id));
@@ -111,7 +111,7 @@ export class Jobs {
     return others.filter((job) => !isFinished(job)).map((job) => job.id);
   }
 
-  /** Nobody tells any more whether the forecasts still hold: the next message that brings one does. */
+  /** Discards the forecasts, which may be outdated. The next message with a forecast sets it again. */
   dropForecasts() {
     for (const [id, job] of this.#jobs) this.#jobs.set(id, { ...job, ends_at: undefined });
     this.#listener.onChange();
@@ -127,8 +127,8 @@ export class Jobs {
   }
 
   /**
-   * Applies a message of the stream; types it does not know change nothing.
-   * @returns {boolean} false when the message is about a job that is not known
+   * Applies a message of the stream. Unknown types change nothing.
+   * @returns {boolean} false if the message is about an unknown job
    */
   apply({ type, job_id: id, batch_id, data, time }) {
     const job = this.#jobs.get(id);

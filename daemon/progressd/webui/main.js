@@ -1,4 +1,4 @@
-/** Puts the page together: jobs and uploads into the list, connection into the header, buttons to the API. */
+/** Assembles the page: jobs and uploads in the list, the connection in the header, buttons linked to the API. */
 
 import { currentKey, useKey } from './access.js';
 import { cancelBatch, cancelJob, deleteJob, health, retryJob, signedDownloadUrl } from './api.js';
@@ -13,7 +13,7 @@ import { isOpenEnded, Jobs } from './jobs.js';
 import { offerOcr, setDefaults, setUpUploadForm } from './upload-form.js';
 import { Uploads } from './uploads.js';
 
-/** A burst of messages is one redraw. A timer and not a frame: in the background the title moves too. */
+/** A burst of messages is one redraw. It uses a timer, not a frame: the title must change in the background too. */
 const REDRAW_MS = 50;
 
 const TITLE = document.title;
@@ -27,7 +27,7 @@ function redrawSoon() {
   redrawing ||= setTimeout(redraw, REDRAW_MS);
 }
 
-/** For those who listen: the end of a job and nothing in between. */
+/** Screen readers announce only the end of a job. */
 function announce(entry) {
   byId('announcements').textContent = `${nameOf(entry)} ${ENDINGS[entry.status]}.`;
 }
@@ -89,13 +89,13 @@ function showWho(who) {
   byId('upload').hidden = looksOnly;
 }
 
-/** All that this page knows goes with it. */
+/** Signs out, and discards the state of this page. */
 function signOut() {
   useKey(null);
   location.reload();
 }
 
-/** A link cannot carry the key; the browser follows one with a token in its place. */
+/** A link cannot carry the key, so the browser opens a link with a token. */
 async function download(event) {
   const link = event.target.closest('a[data-action=download][download]');
   if (!link || currentKey() === null) return;
@@ -147,9 +147,9 @@ function showConnection(connection) {
   if (connection === 'reconnecting') {
     jobs.dropForecasts();
   } else {
-    list.clearNotes(); // the server is back, so what failed without it may be tried again
+    list.clearNotes(); // the server is back, so failed actions can be retried
     showHealth();
-    if (currentKey() !== null) gate.enter(); // its rights may have changed meanwhile
+    if (currentKey() !== null) gate.enter(); // the key's rights may have changed
   }
 }
 
@@ -167,7 +167,7 @@ async function showHealth() {
     setDefaults(byId('upload'), pipelines?.pdf?.options ?? {});
     offerOcr(byId('upload'), tools.tesseract !== false);
   } catch {
-    // Without an answer the page lacks a version number and a hint; whoever answers next time fills them in.
+    // Without a response, the page lacks a version number and a hint. A later response adds them.
   }
 }
 

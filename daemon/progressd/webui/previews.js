@@ -1,4 +1,4 @@
-/** The pages a job has shown so far: a strip of thumbnails, and a dialog that shows one of them large. */
+/** The page previews of a job: a strip of thumbnails, and a dialog that shows one in full size. */
 
 const dialog = document.getElementById('preview');
 const picture = dialog.querySelector('img');
@@ -9,12 +9,12 @@ const caption = dialog.querySelector('[data-part=caption]');
 const sourceOf = (preview) => `data:image/jpeg;base64,${preview.preview_base64}`;
 const titleOf = (preview) => [`Page ${preview.page_number}`, preview.stage].filter(Boolean).join(' · ');
 
-/** @type {{pages: Preview[], at: number}} what the dialog shows */
+/** @type {{pages: Preview[], at: number}} the previews in the dialog, and the index of the shown one */
 const shown = { pages: [], at: 0 };
 
 function turnTo(at) {
   const { length } = shown.pages;
-  shown.at = (at + length) % length; // before the first comes the last
+  shown.at = (at + length) % length; // the last preview precedes the first
   const page = shown.pages[shown.at];
   picture.src = sourceOf(page);
   picture.alt = caption.textContent = titleOf(page);
@@ -49,7 +49,7 @@ export class PreviewStrip {
 
   /**
    * @param {Map<number, Preview> | undefined} pages by page number
-   * @param {string} name of the job
+   * @param {string} name the job's name
    */
   show(pages, name) {
     if (!pages || pages === this.#pages) return;

@@ -1,15 +1,15 @@
-/** One WebSocket, from the attempt to its end, which is told once however it ends. */
+/** One WebSocket, from the attempt to its end. The end is reported exactly once. */
 
 const OPEN_TIMEOUT_MS = 8000;
 
-/** Some proxies accept a WebSocket and cut it at once: it is open when it has lasted this long, or spoken. */
+/** Some proxies accept a WebSocket and close it at once: it counts as open after this time, or after a message. */
 const SETTLE_MS = 300;
 
 /**
  * @param {URL} url
- * @param {string[]} protocols to offer
+ * @param {string[]} protocols the offered subprotocols
  * @param {{onOpen: () => void, onText: (text: string) => void, onEnd: (code?: number) => void}} listener
- *   `onEnd` gets the close code, or nothing when the connection never came about
+ *   `onEnd` receives the close code, or nothing if the connection was never established
  * @returns {() => void} closes the socket without a further call to the listener
  */
 export function openSocket(url, protocols, { onOpen, onText, onEnd }) {

@@ -1,4 +1,4 @@
-/** The stream of `/ws/jobs`: reopened with back-off, resumed from its last cursor. Knows nothing of jobs. */
+/** The stream of `/ws/jobs`: reconnected with back-off, resumed from its last cursor. Independent of jobs. */
 
 import { currentKey } from './access.js';
 import { watchToken } from './api.js';
@@ -8,13 +8,13 @@ import { openSocket } from './socket.js';
 const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 30_000;
 
-/** Only a connection that lasted this long sets the back-off to its beginning. */
+/** Only a connection that lasted this long resets the back-off. */
 const STEADY_MS = 10_000;
 
-/** So long before its token expires, a connection is replaced by another. */
+/** A connection is replaced this long before its token expires. */
 const RENEW_MS = 60_000;
 
-/** Close codes 4500–4999 say that coming back would change nothing; 4500, unless it is with another token. */
+/** Close codes 4500–4999 mean: do not reconnect. After 4500, reconnect only with another token. */
 const isFinal = (code) => code > 4500 && code <= 4999;
 
 export class Stream {
@@ -33,7 +33,7 @@ export class Stream {
     this.#listener = listener;
   }
 
-  /** Opens a connection now, in place of whatever there is. */
+  /** Opens a connection now, and replaces the current one. */
   async connect() {
     if (this.#final) return;
     const attempt = this.#leave();
@@ -44,7 +44,7 @@ export class Stream {
       if (attempt === this.#attempt) this.#lost();
       return;
     }
-    if (attempt !== this.#attempt) return; // somebody was faster, or wants none any more
+    if (attempt !== this.#attempt) return; // replaced by a newer attempt, or stopped
     this.#abandon = openSocket(this.#url(), protocols, {
       onOpen: () => this.#opened(),
       onText: (text) => this.#receive(text),
@@ -52,7 +52,7 @@ export class Stream {
     });
   }
 
-  /** Closes the connection for good, and forgets how far it was; `connect` begins anew. */
+  /** Closes the connection permanently and discards the cursor. `connect` starts from the beginning. */
   stop() {
     this.#leave();
     this.#cursor = null;
@@ -60,7 +60,7 @@ export class Stream {
     this.#final = false;
   }
 
-  /** @returns {number} of the attempt that may follow */
+  /** @returns {number} the number of the next attempt */
   #leave() {
     clearTimeout(this.#reopening);
     clearTimeout(this.#steadying);
@@ -70,7 +70,7 @@ export class Stream {
     return ++this.#attempt;
   }
 
-  /** A page can send no header with a WebSocket, so a token goes where its protocol is chosen. */
+  /** A page cannot send a header with a WebSocket, so it sends the token as a subprotocol. */
   async #protocols() {
     if (currentKey() === null) return [];
     const { token, expires_at: end } = await watchToken();
@@ -79,7 +79,7 @@ export class Stream {
     return ['progressd', `progressd.token.${token}`];
   }
 
-  /** Gives up a connection that is open in name only, and tries anew. */
+  /** Replaces a connection that is open but dead. */
   reopen() {
     this.#listener.onLost();
     this.connect();
@@ -114,7 +114,7 @@ export class Stream {
   }
 }
 
-/** Doubles with every loss; the random half keeps a hundred pages from coming back in the same moment. */
+/** The delay doubles with every loss. Half of it is random, so that many pages do not reconnect at once. */
 function delayAfter(losses) {
   const longest = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** (losses - 1));
   return longest * (0.5 + Math.random() / 2);
@@ -124,6 +124,6 @@ function parse(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return null; // a frame this page cannot read is one it does not need
+    return null; // the page ignores frames that it cannot parse
   }
 }

@@ -1,9 +1,9 @@
-/** The drop zone and the options of a conversion: turns dropped or chosen files into uploads. */
+/** The drop zone and the options of a conversion: uploads dropped or chosen files. */
 
 /**
  * @param {HTMLFormElement} form
  * @param {(files: File[], options: object) => void} onFiles
- * @param {Promise<void>} entered until then files wait: it is not known yet whether we may submit any
+ * @param {Promise<void>} entered files wait until then: whether this page may submit is unknown before
  */
 export function setUpUploadForm(form, onFiles, entered) {
   const { file } = form.elements;
@@ -11,21 +11,21 @@ export function setUpUploadForm(form, onFiles, entered) {
   const take = async (list) => {
     const files = [...list];
     await entered;
-    if (form.closest('[hidden]')) return; // who may not submit files is not asked for them, but can drop some
+    if (form.closest('[hidden]')) return; // hidden without the right to submit, but files can be dropped
     if (files.length && form.reportValidity()) onFiles(files, optionsOf(form));
   };
   form.addEventListener('invalid', () => { options.open = true; }, { capture: true });
   form.addEventListener('submit', (event) => event.preventDefault());
   file.addEventListener('change', () => {
     take(file.files);
-    file.value = ''; // so that choosing the same file again is a change again
+    file.value = ''; // so that choosing the same file again is a change
   });
   acceptDrops(document.documentElement, take);
 }
 
-/** Files may be dropped anywhere on the page; `data-dragging` is there while they hover over it. */
+/** Files can be dropped anywhere on the page. `data-dragging` is set while they hover over it. */
 function acceptDrops(root, take) {
-  let depth = 0; // dragenter comes for a child before dragleave of its parent
+  let depth = 0; // dragenter of a child precedes dragleave of its parent
   const hover = (change) => {
     depth = Math.max(0, depth + change);
     root.toggleAttribute('data-dragging', depth > 0);
@@ -57,7 +57,7 @@ function optionsOf(form) {
 }
 
 /**
- * Takes the defaults that the server has, save where the user has chosen something else already.
+ * Applies the server's defaults, except to options that the user has already changed.
  * @param {HTMLFormElement} form
  * @param {Record<string, unknown>} defaults by the names of the options
  */
@@ -74,7 +74,7 @@ export function setDefaults(form, defaults) {
   }
 }
 
-/** Text recognition is a choice only on a server that can do it; elsewhere the form says why it is not. */
+/** Text recognition is available only if the server supports it; otherwise the form shows the reason. */
 export function offerOcr(form, available) {
   const { ocr } = form.elements;
   ocr.disabled = !available;

@@ -1,39 +1,39 @@
-/** The files on their way to the server; those that were given together are one upload, and become one batch. */
+/** The files being sent to the server. Files chosen together are one upload, and become one batch. */
 
 import { submit } from './api.js';
 import { count, size } from './format.js';
 
 const AT_A_TIME = 2;
 
-/** The server takes no more files in one batch. */
+/** The server's maximum of files in one batch. */
 const FILES_IN_BATCH = 100;
 
-/** The page sends its files to this one. */
+/** The pipeline for the files of the page. */
 const PIPELINE = 'pdf';
 
-/** Too large, of another type: what the server says of a single file. */
+/** Statuses for a single bad file: too large, or of another type. */
 const BAD_FILE = new Set([413, 415]);
 
-/** The same, or options that are not valid: sending it again would change nothing. */
+/** Statuses that a retry would not change: the same, and invalid options. */
 const REFUSALS = new Set([...BAD_FILE, 422]);
 
 /**
- * Files that are not jobs yet, in the shape a card shows. Never changed in place.
+ * Files that are not yet jobs, as a card shows them. Never changed in place.
  * @typedef {object} Upload
  * @property {true} upload
  * @property {string} id
  * @property {'uploading'|'failed'} status
- * @property {string} input_filename of the file, or how many there are
+ * @property {string} input_filename the name of the file, or the number of files
  * @property {{step_name: string, percent: number}} progress
- * @property {string} detail how much has been sent
- * @property {boolean} [waiting] for its turn to be sent
+ * @property {string} detail the size sent so far
+ * @property {boolean} [waiting] whether it waits to be sent
  * @property {string} [error]
- * @property {boolean} [refused] for what it is: sending it again would change nothing
+ * @property {boolean} [refused] whether a retry would be rejected again
  *
  * @typedef {object} Entry
  * @property {Upload} upload
  * @property {File[]} files
- * @property {number} bytes of all files
+ * @property {number} bytes the size of all files
  * @property {object} options
  * @property {AbortController} abort
  * @property {boolean} running
@@ -48,8 +48,8 @@ export class Uploads {
   /**
    * @param {object} listener
    * @param {() => void} listener.onChange
-   * @param {(message: object) => void} listener.onArrived gets the `job_created` of a single file that the stream sends
-   *   too, maybe sooner, maybe later
+   * @param {(message: object) => void} listener.onArrived receives the `job_created` of a single file. The stream
+   *   sends it too, before or after
    * @param {() => void} listener.onBatchArrived
    * @param {(upload: Upload) => void} listener.onFailed
    */
@@ -66,7 +66,7 @@ export class Uploads {
     return [...this.#entries.values()].some(({ upload }) => upload.status === 'uploading');
   }
 
-  /** @param {File[]} files given together @param {object} options of the conversion */
+  /** @param {File[]} files chosen together @param {object} options of the conversion */
   add(files, options) {
     for (let at = 0; at < files.length; at += FILES_IN_BATCH) {
       this.#put(`upload-${this.#next++}`, files.slice(at, at + FILES_IN_BATCH), options);
@@ -74,14 +74,14 @@ export class Uploads {
     this.#startNext();
   }
 
-  /** Sends an upload that failed again, from its beginning. */
+  /** Sends a failed upload again, from its beginning. */
   retry(id) {
     const { files, options } = this.#entries.get(id);
     this.#put(id, files, options);
     this.#startNext();
   }
 
-  /** Forgets an upload, whether it waits, is being sent or failed. */
+  /** Removes an upload, whether it is waiting, being sent or failed. */
   remove(id) {
     this.#entries.get(id)?.abort.abort();
     this.#entries.delete(id);
@@ -131,7 +131,7 @@ export class Uploads {
   }
 
   #sent(entry, sent, total) {
-    const all = sent === total; // of the form, which is a little more than the file
+    const all = sent === total; // of the form, which is slightly larger than the file
     const { bytes } = entry;
     const step_name = all ? 'Waiting for the server' : 'Uploading';
     this.#change(entry, {
@@ -140,7 +140,7 @@ export class Uploads {
     });
   }
 
-  /** A batch with a bad file is refused as a whole: each file is then sent by itself, so that only the bad one fails. */
+  /** A batch with a bad file is rejected as a whole. Each file is then sent alone, so that only the bad file fails. */
   #fail(entry, { message, status }) {
     if (entry.files.length > 1 && BAD_FILE.has(status)) {
       this.#entries.delete(entry.upload.id);

@@ -1,4 +1,4 @@
-"""The handshake: reads from the request target of a WebSocket what the client will watch."""
+"""The handshake: parse the request target of a WebSocket into the stream to watch."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final, NamedTuple, get_args
@@ -17,7 +17,7 @@ TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
 
 
 class StreamQuery(Struct, frozen=True):
-    """The query of a stream: resume after a cursor, one progress per job in an interval, only some types."""
+    """The query of a stream: the cursor to resume after, the progress interval per job, and the message types."""
 
     since: str | None = None
     interval: Annotated[float, Meta(ge=0, le=60)] = 0
@@ -25,7 +25,7 @@ class StreamQuery(Struct, frozen=True):
 
 
 class StreamRequest(NamedTuple):
-    """What a client wants to watch. `topic`: None if it subscribes later. `types`: None for all."""
+    """The stream that a client requests. `topic`: None if the client subscribes later. `types`: None for all."""
 
     topic: str | None
     since: str | None
@@ -34,19 +34,19 @@ class StreamRequest(NamedTuple):
 
 
 def publishes(target: str) -> bool:
-    """Return whether the client is a producer and not a watcher."""
+    """Return whether the client is a producer rather than a watcher."""
     return target.partition("?")[0] == PUBLISH
 
 
 def check_query(target: str) -> None:
-    """Check the names of the parameters in a request target. Raises InvalidInput."""
+    """Check the parameter names in a request target. Raises InvalidInput."""
     require_known(_query(target), *(() if publishes(target) else (StreamQuery,)))
 
 
 def read_stream_request(target: str) -> StreamRequest:
     """Parse a request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
 
-    Raises InvalidInput for a malformed id or query, NotFound for a path that is no stream.
+    Raises InvalidInput for a malformed id or query, NotFound for a path without a stream.
     """
     return stream_request(_read_path(target.partition("?")[0]), _query(target))
 

@@ -1,6 +1,6 @@
-"""Keep-alive of all WebSockets: pings clients at every interval, and times out those without a sign of life.
+"""Keep-alive for all WebSockets: ping clients at every interval, and time out clients that do not respond.
 
-One task does it for all: one per connection would take 3 KiB each.
+One task serves all connections: a task per connection would take 3 KiB each.
 """
 
 from typing import Final
@@ -13,16 +13,16 @@ from progressd.config.settings import Limits
 from progressd.core.close_codes import TIMED_OUT
 from progressd.system.condition import Condition
 
-PING_BATCH: Final = 100  # pings in one turn of the event loop, 0.5 ms
+PING_BATCH: Final = 100  # pings in one pass of the event loop, 0.5 ms
 
 
 class KeepAlive:
-    """Knows each connection by its outbox."""
+    """Ping and time out connections. Each is identified by its outbox."""
 
     def __init__(self, limits: Limits) -> None:
         self._interval = limits.heartbeat_interval
         self._timeout = limits.connection_timeout
-        # When each is due, soonest first: the interval is the same for all, so a new entry goes to the end.
+        # Times at which pings and timeouts are due, soonest first. Intervals are equal, so new entries are appended.
         self._pings: dict[SocketOutbox, float] = {}
         self._timeouts: dict[SocketOutbox, float] = {}
         self._added = Condition()
@@ -32,7 +32,7 @@ class KeepAlive:
     def use(self, limits: Limits) -> None:
         """Apply reloaded limits. A shorter timeout counts from now on."""
         sooner = self._interval - limits.heartbeat_interval
-        self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # in the same order
+        self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # the order stays the same
         if limits.connection_timeout != self._timeout:
             self._timeouts = dict.fromkeys(self._timeouts, trio.current_time() + limits.connection_timeout)
         self._interval, self._timeout = limits.heartbeat_interval, limits.connection_timeout
@@ -73,7 +73,7 @@ class KeepAlive:
 
 
 def _due(when: dict[SocketOutbox, float], now: float) -> list[SocketOutbox]:
-    """Return the next batch of those that are due."""
+    """Return the next batch of due connections."""
     due: list[SocketOutbox] = []
     for outbox, at in when.items():
         if at > now or len(due) == PING_BATCH:

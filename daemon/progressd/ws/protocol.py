@@ -1,8 +1,8 @@
-"""The server side of trio-websocket, made robust and small. Only this file touches the insides of its library.
+"""The server side of trio-websocket, made robust and small. Only this file uses the library's internals.
 
 Checked with trio-websocket 0.12.2 and wsproto 1.3.2. Most watchers are idle most of the time, and trio-websocket keeps
 8 KiB for each: a reader task with a memory channel, events, a lock, and the handshake. Here the connection's own task
-reads, and what only a close needs is made then.
+reads, and objects that only a close needs are created at the close.
 """
 
 from collections import OrderedDict
@@ -29,14 +29,14 @@ FAULTS: Final = {
     1009: "1009 message too big",
 }
 MAX_RECEIVE: Final = 4096  # bytes in one read
-FRAME_BATCH: Final = 8  # frames in one turn of the event loop: 0.1 ms
+FRAME_BATCH: Final = 8  # frames in one pass of the event loop: 0.1 ms
 MAX_EMPTY_FRAMES: Final = 500  # in EMPTY_FRAMES_WINDOW; clients have no reason to ping more than once a second
 EMPTY_FRAMES_WINDOW: Final = 10.0  # seconds
 FLOOD: Final = CloseConnection(code=CloseReason.POLICY_VIOLATION, reason="too many empty frames")
 
 
 class MessageSink(Protocol):
-    """Takes a client's messages. A Trio memory channel is one."""
+    """Receive a client's messages. A Trio memory channel is one implementation."""
 
     async def send(self, message: str | bytes, /) -> None: ...
 
@@ -44,17 +44,17 @@ class MessageSink(Protocol):
 
 
 class FragmentSink(Protocol):
-    """Takes a client's messages in fragments, so that none is too long."""
+    """Receive a client's messages in fragments, which are bounded in size."""
 
     async def take(self, fragment: bytes, finished: bool) -> None:
-        """Take a fragment of a message; `finished`: its last."""
+        """Take a fragment of a message; `finished`: the last one."""
 
     async def settle(self, *, dropping: bool) -> None:
-        """Take no more, and finish what was taken before a close; `dropping`: except for what has not begun."""
+        """Stop taking fragments, and finish the taken ones before a close; `dropping`: except those not begun."""
 
 
 class NullSink:
-    """Drops the messages of a client that watches one stream."""
+    """Drop the messages of a client that watches one stream."""
 
     async def send(self, message: str | bytes, /) -> None: ...
 
@@ -67,14 +67,14 @@ _NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # the keep-alive does not m
 
 
 class ServerProtocol(WebSocketConnection):
-    """A connection of the server's, with its own event handlers."""
+    """A server connection with its own event handlers."""
 
-    # In slots: with more than 30 attributes in its dictionary a connection takes 1.2 KiB more.
+    # Slots: more than 30 attributes in its dictionary would cost a connection 1.2 KiB more.
     __slots__ = ("_connection", "_fragments", "_keepalive", "_on_close", "_outbox", "request")
 
-    _client_closed = False  # the client began to close
+    _client_closed = False  # the client has begun to close
     _is_read = False  # a sink uses the client's messages
-    _empty_frames = 0  # since the window began
+    _empty_frames = 0  # empty frames since the window began
     _window_end = 0.0
 
     def __init__(
@@ -86,9 +86,9 @@ class ServerProtocol(WebSocketConnection):
         max_message_size: int,
         on_close: Callable[[], None],
     ) -> None:
-        no_stream: Any = None  # `_send` and `_close_stream` replace all that would use it
+        no_stream: Any = None  # `_send` and `_close_stream` replace every use of the stream
         super().__init__(no_stream, handshake.protocol, max_message_size=max_message_size)
-        self.request: WebSocketRequest | None = WebSocketRequest(self, handshake.request)  # until it is accepted
+        self.request: WebSocketRequest | None = WebSocketRequest(self, handshake.request)  # None once accepted
         self._connection = connection
         self._outbox = outbox
         self._keepalive = keepalive
@@ -96,12 +96,12 @@ class ServerProtocol(WebSocketConnection):
         self._pings = _NO_PINGS
         self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _NEVER_SET
         self._pass_messages_to(NULL_SINK)
-        self._fragments: FragmentSink | None = None  # takes messages instead of the other sink
+        self._fragments: FragmentSink | None = None  # takes messages in place of `sink`
         del self._stream_lock, self._connection_proposal
 
     @property
     def outcome(self) -> ConnectionOutcome:
-        """How the connection ended, if the daemon did not close it."""
+        """The outcome of the connection, unless the daemon closed it."""
         if self.closed is None:
             return CUT_OFF
         code = self.closed.code
@@ -142,17 +142,17 @@ class ServerProtocol(WebSocketConnection):
             await self._take_events()
 
     async def settle(self, *, dropping: bool = False) -> None:
-        """Finish what must be done before a close."""
+        """Finish pending work before a close."""
         if self._fragments is not None:
             await self._fragments.settle(dropping=dropping)
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
-        """Send a close, and wait for the client's."""
+        """Send a close, and wait for the client's close."""
         self._close_handshake = trio.Event()
         await super().aclose(code, reason)
 
     def release(self) -> None:
-        """Break reference cycles: with a refused request, with a producer, and inside wsproto's parser."""
+        """Break reference cycles: with a rejected request, with a producer, and inside wsproto's parser."""
         if self.request is None:
             framing: Any = self._wsproto
             del framing._proto._parse_more
@@ -184,7 +184,7 @@ class ServerProtocol(WebSocketConnection):
     def _floods(self, event: Event) -> bool:
         """Return whether the client sends too many frames without content.
 
-        Control frames and empty data frames count, and every data frame that no sink uses.
+        Control frames, empty data frames, and data frames that no sink uses count.
         """
         if isinstance(event, Message) and (not event.frame_finished or (event.data and self._is_read)):
             return False
@@ -195,7 +195,7 @@ class ServerProtocol(WebSocketConnection):
         return self._empty_frames > MAX_EMPTY_FRAMES
 
     async def _send(self, event: Event) -> None:
-        """Send without a lock: the outbox takes whole frames, in order, and never blocks."""
+        """Send without a lock: the outbox accepts whole frames in order, and never blocks."""
         data = self._wsproto.send(event)
         if isinstance(event, CloseConnection):
             self._outbox.write_close(data)
@@ -231,7 +231,7 @@ class ServerProtocol(WebSocketConnection):
 
 
 def _subprotocol(offered: Collection[str]) -> str | None:
-    """Return the first that is no token, or a token: a browser that offers any expects one of them."""
+    """Return the first subprotocol that is not a token, else a token: a browser that offers some expects one back."""
     if not any(name.startswith(SUBPROTOCOL) for name in offered):
         return None
     return next((name for name in offered if not name.startswith(SUBPROTOCOL)), next(iter(offered)))

@@ -1,4 +1,4 @@
-"""A producer's WebSocket: takes the lines in its messages while more arrive, and answers each with a message."""
+"""A producer's WebSocket: process the lines of its messages as they arrive, and answer each with a message."""
 
 import trio
 from msgspec import UNSET
@@ -14,14 +14,14 @@ from progressd.ws.websocket import WebSocket
 
 
 class PublishHandler:
-    """Serves one producer. It stops reading while lines wait for their commit or answers for the client."""
+    """Serve one producer. Stop reading while lines wait for their commit, or answers for the client."""
 
     def __init__(self, websocket: WebSocket, lines: NDJSONReader) -> None:
         self._websocket = websocket
         self._lines = lines
-        self._changed = Condition()  # of what waits in `lines`, and of `_ended`
-        self._ended = False  # no more lines are taken
-        self._finished = trio.Event()  # and all those that were taken are answered
+        self._changed = Condition()  # notified on changes of the waiting `lines` and of `_ended`
+        self._ended = False  # no further lines are taken
+        self._finished = trio.Event()  # all taken lines are answered
         self._waiting_for_client = trio.CancelScope()
 
     async def serve(self) -> None:
@@ -39,7 +39,7 @@ class PublishHandler:
             entry.update(websocket.outcome)
 
     async def take(self, fragment: bytes, finished: bool) -> None:
-        """Take a fragment of a message; `finished`: its last, which also ends its last line."""
+        """Take a fragment of a message; `finished`: the last one, which completes the last line."""
         await self._changed.wait_for(lambda: self._ended or not self._lines.full)
         if self._ended:
             return
@@ -49,7 +49,7 @@ class PublishHandler:
         self._changed.notify()
 
     async def settle(self, *, dropping: bool) -> None:
-        """Take no more lines, and wait until the others are answered; `dropping`: without those that wait."""
+        """Stop taking lines, and wait until the taken lines are answered; `dropping`: discard the waiting lines."""
         if dropping:
             self._lines.drop()
         self._end()

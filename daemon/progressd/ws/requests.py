@@ -1,4 +1,4 @@
-"""What a client can request on a socket of many topics."""
+"""The requests of a client on a socket with many topics."""
 
 from typing import Annotated, TypeAlias
 
@@ -13,20 +13,20 @@ Topics = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(min_length=1
 
 
 class Subscribe(Struct, frozen=True, tag_field="type", tag="subscribe"):
-    """Send the messages of the topics; `since`: only those after this cursor."""
+    """Send the messages of the topics; `since`: only messages after this cursor."""
 
     topics: Topics
     since: Annotated[str, Meta(max_length=100)] | None = None
 
 
 class Unsubscribe(Struct, frozen=True, tag_field="type", tag="unsubscribe"):
-    """Send no more messages of the topics."""
+    """Stop sending the messages of the topics."""
 
     topics: Topics
 
 
 class Ping(Struct, frozen=True, tag_field="type", tag="ping"):
-    """Send a pong. Browsers need this: they cannot send a WebSocket ping."""
+    """Send a pong. Browsers need this request: they cannot send a WebSocket ping."""
 
 
 Request: TypeAlias = Subscribe | Unsubscribe | Ping

@@ -1,4 +1,4 @@
-"""The WebSocket server: decides handshakes, counts clients, and closes all connections when the daemon stops."""
+"""The WebSocket server: accept or reject handshakes, count clients, and close all connections on shutdown."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -31,13 +31,13 @@ from progressd.ws.publish import PublishHandler
 from progressd.ws.subscriptions import SubscriptionCommands
 from progressd.ws.websocket import WebSocket
 
-MAX_LOGGED_TOPICS: Final = 5  # of one connection
+MAX_LOGGED_TOPICS: Final = 5  # topics of one connection
 
 log = structlog.get_logger(__name__)
 
 
 class WebSocketServer:
-    """Serves connections whose first request, or a later one, is a WebSocket handshake."""
+    """Serve connections whose first or later request is a WebSocket handshake."""
 
     def __init__(
         self,
@@ -55,18 +55,18 @@ class WebSocketServer:
         self._open: dict[WebSocket, Client] = {}  # oldest first
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
         self._keepalive = KeepAlive(settings.limits)
-        self._subscribe_lock = trio.Lock()  # of the clients with many topics
-        self._notice: Notice | None = None  # for clients that connect now
+        self._subscribe_lock = trio.Lock()  # held by one client with many topics at a time
+        self._notice: Notice | None = None  # sent to new clients
         self._draining: CloseCode | None = None
 
     def use(self, settings: Settings) -> None:
-        """Apply reloaded settings, most of them to new connections. No client is disconnected."""
+        """Apply reloaded settings. Most apply to new connections only. No client is disconnected."""
         self._settings = settings
         self._keepalive.use(settings.limits)
         self.budget.limit = settings.limits.send_buffer_bytes_total
 
     async def run(self) -> None:
-        """Ping the clients, and time out silent ones, until cancelled."""
+        """Ping clients, and time out silent clients, until cancelled."""
         await self._keepalive.run()
 
     def __len__(self) -> int:
@@ -81,18 +81,18 @@ class WebSocketServer:
                 await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
-            # trio-websocket raises these if a ping crosses a close, or if the client leaves in the handshake.
+            # trio-websocket raises these if a ping crosses a close, or if the client disconnects in the handshake.
             log.debug("watcher left early", peer=connection.address)
 
     async def ws_handler(self, websocket: WebSocket) -> None:
-        """Accept a client and serve it until it is closed, or refuse it with a JSON body."""
+        """Accept a client and serve it until it is closed, or reject it with a JSON body."""
         entry = websocket.connection.log_entry
         try:
             identity = self._admit(websocket)
             serve = await self._server_for(websocket, identity)
             await websocket.accept()
             self._keepalive.add(websocket.outbox)
-        except TokenExpired:  # a page cannot see why a handshake failed, and would reconnect forever
+        except TokenExpired:  # a page does not learn why a handshake failed, and would reconnect forever
             await websocket.accept()
             websocket.outbox.end(CREDENTIALS_EXPIRED)
             entry.update(websocket.outcome)
@@ -103,7 +103,7 @@ class WebSocketServer:
         else:
             if self._notice is not None:
                 websocket.send(self._notice)
-            if self._draining is not None:  # since `_count`
+            if self._draining is not None:  # draining began after `_count`
                 websocket.outbox.end(self._draining)
             with self._authenticator.revocable(identity, lambda: websocket.outbox.end(CREDENTIALS_EXPIRED)):
                 await serve()
@@ -113,14 +113,14 @@ class WebSocketServer:
             websocket.discard()
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
-        """Send a notice to every client; `later`: also to those that connect before the next announcement."""
+        """Send a notice to every client; `later`: also to clients that connect before the next announcement."""
         self._notice = message if later else None
         for websocket in self._open:
             if websocket.accepted:
                 websocket.send(message)
 
     async def close(self, closing: CloseCode, seconds: float) -> None:
-        """Refuse new clients, and close all others over some seconds, so that they do not all reconnect at once."""
+        """Reject new clients, and close the connected ones over `seconds`, so that not all reconnect at once."""
         self._draining = closing
         accepted = [websocket for websocket in self._open if websocket.accepted]
         for number, websocket in enumerate(accepted):
@@ -129,7 +129,7 @@ class WebSocketServer:
             websocket.outbox.end(closing)
 
     def _admit(self, websocket: WebSocket) -> Identity:
-        """Check the client against all limits, and count it. Raises a ProgressdError that refuses it."""
+        """Check the client against all limits, and count it. Raises a ProgressdError to reject the client."""
         headers, server = websocket.headers, self._settings.server
         address = client_address(websocket.connection.address, headers, networks(server.trusted_proxies))
         websocket.connection.log_entry.update(address=address)
@@ -164,7 +164,7 @@ class WebSocketServer:
             self._connection_limiter.give_back(client)
 
     async def _server_for(self, websocket: WebSocket, identity: Identity) -> Callable[[], Awaitable[None]]:
-        """Return what serves the client once it is accepted. Raises a ProgressdError that refuses it."""
+        """Return the function that serves the client once accepted. Raises a ProgressdError to reject the client."""
         scope, target = self._scopes.of(identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
@@ -211,6 +211,6 @@ class WebSocketServer:
 
 
 def _log_text(topics: Sequence[str]) -> str:
-    """Return the first topics and the number of others, for one line of the log."""
+    """Return the first topics and the number of further topics, for one log line."""
     more = [f"and {len(topics) - MAX_LOGGED_TOPICS} more"] if len(topics) > MAX_LOGGED_TOPICS else []
     return " ".join([*topics[:MAX_LOGGED_TOPICS], *more])

@@ -1,4 +1,4 @@
-"""Commands on a socket of many topics: the client subscribes and unsubscribes, and gets an answer to each."""
+"""Commands on a socket with many topics: subscribe and unsubscribe, each with an answer."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -15,15 +15,14 @@ from progressd.engine.history import History
 from progressd.ws.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
 from progressd.ws.websocket import WebSocket
 
-MAX_TOPICS: Final = 1000  # on one connection
+MAX_TOPICS: Final = 1000  # topics on one connection
 
 
 class SubscriptionCommands:
-    """Runs a client's commands, one after the other.
+    """Run a client's commands, one after the other.
 
-
-    `turns` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each pass of the
-    event loop one client goes on.
+    `turns` is shared by all clients: a message can name 1000 topics, which takes some milliseconds. In each
+    pass of the event loop, one client continues.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class SubscriptionCommands:
         self._turns = turns
 
     async def run(self, messages: trio.MemoryReceiveChannel[str | bytes]) -> None:
-        """Run the commands in messages until there are no more."""
+        """Run the commands in the messages until the channel is closed."""
         try:
             async for message in messages:
                 async with self._turns:
@@ -82,7 +81,7 @@ class SubscriptionCommands:
             self._websocket.send(SubscribeError(str(error)))
 
     async def _accepted(self, names: Iterable[str]) -> list[str]:
-        """Return the valid topics, and send an error for each of the others. Raises StoreFailed."""
+        """Return the valid topics, and send an error for each invalid topic. Raises StoreFailed."""
         checked, errors = dict[str, str](), list[SubscribeError]()
         for name in names:
             try:

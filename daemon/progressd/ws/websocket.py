@@ -32,18 +32,18 @@ from progressd.ws.keepalive import KeepAlive
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
-SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read something, 8 KiB to be noticed
+SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data; less than 8 KiB goes unnoticed
 
 
 class WebSocket:
-    """A WebSocket from its handshake to its close. Its tasks run in `nursery`, which ends with it.
+    """A WebSocket from its handshake to its close. Its tasks run in `nursery`, which closes with it.
 
     Attributes:
-        host: the request's header Host.
+        host: the request's Host header.
         closing: why the daemon closes the connection, or None.
     """
 
-    # An idle connection is one task and these objects: with slots, and nothing made before it is needed.
+    # An idle connection is one task and these objects: with slots, and with each object created on first use.
     __slots__ = ("_keepalive", "_limits", "_nursery", "_ws", "closing", "connection", "host", "outbox")
 
     def __init__(
@@ -72,19 +72,19 @@ class WebSocket:
 
     @property
     def target(self) -> str:
-        """Path and query of the request."""
+        """The path and query of the request."""
         return self._request.path
 
     @property
     def origin(self) -> str:
-        """The origin of the page that connects, or "" if it is no browser."""
+        """The origin of the connecting page, or "" if the client is no browser."""
         return header(self._request.headers, b"origin")
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The request's headers, names in lower case, without Host."""
         offered = ",".join(self._request.proposed_subprotocols).encode()
-        return [*self._request.headers, (b"sec-websocket-protocol", offered)]  # wsproto has removed this one
+        return [*self._request.headers, (b"sec-websocket-protocol", offered)]  # wsproto removed this header
 
     @property
     def accepted(self) -> bool:
@@ -93,7 +93,7 @@ class WebSocket:
 
     @property
     def outcome(self) -> ConnectionOutcome:
-        """How it ended, if it was accepted and has ended."""
+        """The outcome of the connection, if it was accepted and has ended."""
         if self.closing is None:
             return self._ws.outcome
         cut_off = "cut off before the close was sent" if self.outbox.congested else ""
@@ -104,7 +104,7 @@ class WebSocket:
         await self._ws.accept()
 
     async def reject(self, error: ProgressdError) -> None:
-        """Refuse the handshake with the error's status and a JSON body."""
+        """Reject the handshake with the error's status and a JSON body."""
         fields = {"Content-Type": "application/json", "Connection": "close", **error.headers()}
         headers = [(name.encode(), value.encode("latin-1")) for name, value in fields.items()]
         await self._request.reject(error.status, extra_headers=[*headers, *ALWAYS], body=encode(error.body()))
@@ -120,7 +120,7 @@ class WebSocket:
             self.outbox.write(b"".join([text_frame(encode(message)) for message in messages]))
 
     async def drained(self) -> None:
-        """Wait until the client has taken what waits, which is a sign of life: its pongs may wait for their turn."""
+        """Wait until the client has read the waiting messages: a sign of life while its pongs may be delayed."""
         await self.outbox.drained()
         self._keepalive.heard(self.outbox)
 
@@ -136,13 +136,13 @@ class WebSocket:
             self.outbox.end(JOB_DELETED)
 
     async def serve(self, sink: MessageSink = NULL_SINK, fragments: FragmentSink | None = None) -> None:
-        """Pass on the client's messages until it leaves. It must be read all the time, or that goes unnoticed."""
+        """Pass on the client's messages until it disconnects. Only constant reading detects a disconnect."""
         await self._ws.read(sink, fragments)
         if self.closing is not None:
-            await trio.sleep_forever()  # `_close` ends the nursery
+            await trio.sleep_forever()  # `_close` cancels the nursery
 
     def filtered_outbox(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
-        """Return the outbox behind filters for what the client does not want or may not see."""
+        """Return the outbox behind filters that drop unwanted and hidden messages."""
         return filtered_outbox(self.outbox, types, interval, labels, self.start)
 
     def _on_end(self, closing: CloseCode) -> None:
@@ -157,11 +157,11 @@ class WebSocket:
             elif closing == SLOW_CONSUMER:
                 await self._drained_or_stalled()
         with trio.move_on_after(CLOSE_TIMEOUT):
-            await self._ws.aclose(*(self.closing or closing))  # it may have been given up meanwhile
+            await self._ws.aclose(*(self.closing or closing))  # `closing` may have changed in the meantime
         self._nursery.cancel_scope.cancel()
 
     async def _drained_or_stalled(self) -> None:
-        """Wait while a slow consumer reads what was begun: that is in no budget any more."""
+        """Wait while a slow consumer reads a partly sent message, which no budget counts any longer."""
         unsent = -1
         while self.outbox.congested and self.outbox.unsent != unsent:
             unsent = self.outbox.unsent

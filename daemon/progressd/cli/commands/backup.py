@@ -15,7 +15,7 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Raise SystemExit with a shell's status on signals that are not ignored, so that no partial file is left."""
+    """Raise SystemExit with a shell's exit status on signals that are not ignored, so that no partial file remains."""
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     handled = {number: before for number in SIGNALS if (before := signal.getsignal(number)) in defaults}
     status = list[int]()

@@ -15,11 +15,11 @@ from progressd.cli.options import state_dir, state_dir_options
 def check(repair: bool, config_path: Path | None, **given: str | None) -> None:
     """Check the database and the files of a daemon, running or not.
 
-    It prints one line for each problem, with what --repair would do about it. The exit status is 0 if there are no
+    It prints one line for each problem, including its repair by --repair. The exit status is 0 if there are no
     problems, or if all were repaired. A large database takes a while.
 
-    --repair recovers a damaged database into a new one, which takes the program sqlite3 (sudo apt install sqlite3).
-    It keeps the damaged one next to it, says where, and lists what is lost.
+    --repair recovers a damaged database into a new one. This needs the program sqlite3 (sudo apt install sqlite3).
+    It keeps the damaged database next to the new one, prints its path, and lists the lost data.
 
     \b
     Examples:

@@ -11,7 +11,7 @@ from progressd.cli.options import config_option
 @click.option("--sample", is_flag=True, help="Print a documented config file with every setting and its default.")
 @config_option
 def config(config_path: Path | None, sample: bool) -> None:
-    """Print the settings in force and where each came from.
+    """Print the settings in force and the origin of each.
 
     It reads the environment and the config file, as progressd serve would from here.
 

@@ -13,7 +13,7 @@ from progressd.cli.remote import Remote, remote_options
 def delete(ctx: click.Context, job_ids: tuple[str, ...], remote: Remote) -> None:
     """Delete finished jobs with their files.
 
-    A job that is still running has to be cancelled first. The exit status is 1 if one of the jobs was not deleted.
+    Cancel a running job first. The exit status is 1 if a job was not deleted.
 
     \b
     Example:

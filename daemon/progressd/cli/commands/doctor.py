@@ -1,4 +1,4 @@
-"""`progressd doctor`: find what keeps the daemon from working."""
+"""`progressd doctor`: find problems that keep the daemon from working."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ MARKS = {"good": "   ok", "note": " note", "bad": "wrong"}
 @settings_options
 @config_option
 def doctor(config_path: Path | None, **flags: object) -> None:
-    """Find what keeps the daemon from working on this machine.
+    """Find problems that keep the daemon from working on this machine.
 
     It checks the port, permissions, disk, clock and missing programs: those of the service if it is installed,
     otherwise those of progressd serve as started from here. The exit status is 1 if something is wrong.

@@ -11,7 +11,7 @@ from progressd.cli.options import complete_unfinished
 from progressd.cli.remote import Remote, remote_options
 from progressd.client import values
 
-# A script waits for each report, so a daemon that is away must not delay it for long.
+# A script waits for each report, so an unreachable daemon must not delay it for long.
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 ANSWER_TIMEOUT: Final = 10.0  # seconds
 
@@ -55,7 +55,7 @@ def emit(
 ) -> None:
     """Report the progress or the end of a job.
 
-    In a pipeline, and in a command of progressd run, the environment names the job and the daemon.
+    In a pipeline or a command of progressd run, environment variables identify the job and the daemon.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ def export(statuses: Sequence[str], config_path: Path | None, **given: str | Non
     """Print every job as one line of JSON, the oldest first.
 
     It reads the database of a daemon, running or not, and prints all jobs in the format of progressd jobs --json. Their
-    progress may be a second old.
+    progress may be up to a second old.
 
     \b
     Examples:

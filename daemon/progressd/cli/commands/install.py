@@ -25,8 +25,8 @@ def install(dry_run: bool, yes: bool) -> None:
     """Install the daemon as a service that starts with the machine.
 
     It installs the systemd units, the user progressd and a config file if there is none, and starts the service. It
-    lists these steps and asks before it begins. Steps that are already done are skipped, so it can be run again, such
-    as after an upgrade.
+    lists these steps and asks before it begins. It skips completed steps, so it can be run again, such as after an
+    upgrade.
 
     \b
     Examples:

@@ -70,7 +70,7 @@ def _cells(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...]:
-    """Append the outcome: in a pipe every job is one line."""
+    """Append the outcome: in a pipe, every job is one line."""
     from progressd.cli.text import outcome
 
     *most, name = cells
@@ -78,7 +78,7 @@ def _with_outcome(cells: tuple[str, ...], job: dict[str, Any]) -> tuple[str, ...
 
 
 def _print_table(found: list[dict[str, Any]]) -> None:
-    """Print a table that fits the terminal: names are shortened, then columns hidden. Outcomes are below their jobs."""
+    """Print a table that fits the terminal: shorten names, then hide columns. Outcomes are below their jobs."""
     from rich.console import Console
     from rich.text import Text
 
@@ -108,7 +108,7 @@ def _print_table(found: list[dict[str, Any]]) -> None:
                 cell.pad_right(widths[column] - len(cell))
             line.append_text(cell).append(GAP)
         line.rstrip()
-        console.print(line, soft_wrap=True)  # rich would shorten ids, which are there to be copied
+        console.print(line, soft_wrap=True)  # rich would shorten ids, which users copy
         if number and (result := outcome(found[number - 1])):
             console.print(Text(f"  {result}", style="dim"), soft_wrap=True)
 

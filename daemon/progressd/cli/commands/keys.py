@@ -16,9 +16,9 @@ SCOPES: Final = ("read", "write", "admin")
 def keys() -> None:
     """Add, list and revoke the keys of a daemon on this machine.
 
-    The scopes of a key say what it may do: read lists and watches jobs, write submits, reports and cancels, admin does
+    The scopes of a key are its permissions: read lists and watches jobs, write submits, reports and cancels, admin does
     both. With auth.required = true every request needs a key. The daemon rereads the file of keys (auth.keys_file)
-    every second, and need not run. Only root and the daemon's user should be able to write that file.
+    every second, and need not be running. Only root and the daemon's user should be able to write that file.
 
     \b
     Examples:

@@ -42,8 +42,8 @@ def run(
 ) -> None:
     """Run a command, and report it as a job.
 
-    The command keeps its input, output and exit status. It runs even if no daemon answers. Cancelling the job ends it.
-    Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, with which it can report its progress.
+    The command keeps its input, output and exit status. It runs even if no daemon answers. Cancelling the job kills it.
+    Its environment contains PROGRESSD_JOB_ID, PROGRESSD_URL and PROGRESSD_KEY, so that it can report its progress.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def run(
 
     def say(what: str | Exception) -> None:
         said = what if isinstance(what, str) else f"{error_sentence(what, remote)}; the command continues"
-        with contextlib.suppress(OSError):  # stderr is broken: the command goes on all the same
+        with contextlib.suppress(OSError):  # stderr is broken: the command continues
             click.echo(f"progressd: {said}", err=True)
 
     with remote.client(timeout=10) as client:

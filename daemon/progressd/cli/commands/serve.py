@@ -18,7 +18,7 @@ def serve(config_path: Path | None, **flags: object) -> None:
     """Run the daemon until Ctrl-C or SIGTERM.
 
     It prints "listening on URL" on stdout when it is ready, and logs to stderr. After the first signal it waits for
-    running jobs and disconnects the watchers. Each further signal cuts one wait short. SIGHUP reloads the settings. In
+    running jobs and disconnects the watchers. Each further signal ends one wait early. SIGHUP reloads the settings. In
     a terminal, SIGHUP means that the terminal was closed, and stops the daemon like SIGTERM. All other settings are in
     the config file or in environment variables: see progressd config.
 
@@ -41,8 +41,8 @@ def serve(config_path: Path | None, **flags: object) -> None:
     from progressd.system import log
     from progressd.system.reaper import adopt
 
-    os.umask(0o077)  # files of the daemon and its pipelines are private
-    environ = dict(os.environ)  # the daemon removes what its children must not inherit
+    os.umask(0o077)  # the files of the daemon and its pipelines are private
+    environ = dict(os.environ)  # the daemon removes variables that its children must not inherit
 
     def read_settings(*, again: bool = True) -> Settings:
         return load(config_path, environ, given_settings(flags), again=again)[0]
@@ -50,13 +50,13 @@ def serve(config_path: Path | None, **flags: object) -> None:
     async def run() -> None:
         below = adopt()
         await app.serve(settings, read_settings, on_listening=_announce)
-        if left := await below.end(settings.runner.kill_grace):  # processes that jobs left running
+        if left := await below.end(settings.runner.kill_grace):  # processes that jobs left behind
             structlog.get_logger().error("processes of jobs cannot be killed", processes=[str(one) for one in left])
 
     settings = read_settings(again=False)
     log.configure(settings.log.level, settings.log.format)
     if sys.stderr is not None:
-        faulthandler.enable()  # prints the stack when the watchdog kills a daemon that hangs
+        faulthandler.enable()  # prints the stack when the watchdog kills a stuck daemon
     try:
         trio.run(run)
     except Exception as error:

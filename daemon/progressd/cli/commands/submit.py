@@ -68,7 +68,7 @@ def submit(
 ) -> None:
     """Submit files to the daemon and print the id of each job.
 
-    The exit status is 1 if the daemon rejects a file. With --watch it is 1 also if a job fails or is cancelled.
+    The exit status is 1 if the daemon rejects a file. With --watch, it is also 1 if a job fails or is cancelled.
 
     \b
     Examples:

@@ -22,7 +22,7 @@ from progressd.cli.options import config_option, daemon_here
 def token(job_id: str | None, lifetime: float | None, state_dir: Path | None, config_path: Path | None) -> None:
     """Create and print a token to watch one job, or all jobs, of a daemon on this machine.
 
-    It goes into a URL, for clients that cannot send a header: /ws/jobs/JOB?token=TOKEN or
+    Put it into a URL, for clients that cannot send a header: /ws/jobs/JOB?token=TOKEN or
     /api/jobs/JOB/events?token=TOKEN. Its holder can watch that job and do nothing else. The first eight characters of
     the job's id are enough.
 

@@ -1,1 +1,1 @@
-"""Layers that each HTTP request passes before its route, and what they share with routes."""
+"""Layers that each HTTP request passes before its route, and code shared with the routes."""

@@ -1,4 +1,4 @@
-"""Access control: identify the client of each HTTP request, count it, and pass on only permitted requests."""
+"""Access control: identify the client of each HTTP request, count the request, and pass on only permitted requests."""
 
 import math
 import re
@@ -23,7 +23,7 @@ from progressd.http.middleware.job_cache import Headers
 from progressd.http.transfers import Transfers
 from progressd.net.headers import header
 
-AUTH_STATUS: Final = "/api/auth/status"  # public, but about the key
+AUTH_STATUS: Final = "/api/auth/status"  # public, but reports on the key
 PUBLIC: Final = frozenset(
     {
         "/",
@@ -35,19 +35,19 @@ PUBLIC: Final = frozenset(
         "/api/rate-limit/status",
     }
 )
-HEALTH: Final = "/api/health"  # not counted: probes request it all the time, and expect its 503
+HEALTH: Final = "/api/health"  # not counted: probes request it constantly, and expect its 503
 PUBLIC_BELOW: Final = ("/static/", "/api/health/")
 FOR_BOUND_KEYS: Final = ("/api/jobs", "/api/batch", "/api/events", "/api/convert", "/api/stats", "/api/token", "/ws")
 FOR_TOPIC_TOKENS: Final = ("/api/jobs/", "/api/batch/", "/ws")
 FOR_ALL_JOBS_TOKENS: Final = (*FOR_TOPIC_TOKENS, "/api/jobs", "/api/events")
 UPLOADS: Final = frozenset({"/api/convert", "/api/batch"})
 DOWNLOAD: Final = re.compile(r"/api/jobs/[^/]+/download")
-NEW_TOKEN: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # a POST that takes only the right to read
+NEW_TOKEN: Final = re.compile(r"/api/((jobs|batch)/[^/]+/)?token")  # a POST that needs only the right to read
 COUNTED_REFUSALS: Final = frozenset({401, 403, 408, 413, 415, 429, 503, 507})
 
 
 class ResponseSender:
-    """Sends a response with additional `headers`, and counts it in `refusals` if its status is one of those."""
+    """Send a response with additional `headers`, and count it if its status is in `refusals`."""
 
     def __init__(self, send: ASGISendCallable, refusals: Counter[str]) -> None:
         self._send = send
@@ -65,7 +65,7 @@ class ResponseSender:
 
 
 class AccessMiddleware:
-    """An ASGI application around another, which gets only permitted requests, each with its RequestContext."""
+    """An ASGI application that wraps another. It passes on only permitted requests, each with its RequestContext."""
 
     def __init__(self, app: ASGIFramework, context: AppContext) -> None:
         self._app = app
@@ -121,7 +121,7 @@ class AccessMiddleware:
     def _admit(self, scope: HTTPScope, response: ResponseSender) -> Client:
         try:
             client = self.identify(scope)
-        except Unauthorized:  # attempts to guess a key count, too
+        except Unauthorized:  # guesses of a key count too
             self._count(scope, Client(self._address(scope), ANONYMOUS), response)
             self._check_browser(scope)
             raise
@@ -141,7 +141,7 @@ class AccessMiddleware:
         return client_address(peer, scope["headers"], networks(self._state.settings.server.trusted_proxies))
 
     def _check_browser(self, scope: HTTPScope) -> None:
-        """Check Host and Origin: a browser lets any page send a form, or JSON as text, to any host."""
+        """Check Host and Origin: browsers let any page send a form, or JSON as text, to any host."""
         server = self._state.settings.server
         host = header(scope["headers"], b"host")
         check_host(host, server)
@@ -151,7 +151,7 @@ class AccessMiddleware:
     async def _pass_on(
         self, scope: HTTPScope, client: Client, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        """Have the application respond. Raises TooManyUploads, RequestTimeout."""
+        """Pass the request to the application. Raises TooManyUploads, RequestTimeout."""
         context = RequestContext(self._context, client, self._context.scopes.of(client.identity))
         cast("dict[str, Any]", scope)[CONTEXT] = context
         if scope["method"] == "POST" and scope["path"] in UPLOADS:
@@ -181,7 +181,7 @@ def _require_in_scope(identity: Identity, path: str) -> None:
 
 
 def action_of(method: str, path: str) -> Scope | None:
-    """Return the right that a request takes; None for a public one."""
+    """Return the scope that a request needs; None for a public request."""
     if method == "OPTIONS" or path in PUBLIC or path.startswith(PUBLIC_BELOW):
         return None
     reads = method in SAFE or (method == "POST" and NEW_TOKEN.fullmatch(path))

@@ -1,4 +1,4 @@
-"""Compression of text responses that are longer than one packet, with gzip (RFC 9110 §8.4.1.3)."""
+"""Compress text responses that are longer than one packet, with gzip (RFC 9110 §8.4.1.3)."""
 
 import gzip
 from functools import lru_cache
@@ -11,14 +11,14 @@ from quart.wrappers.response import DataBody
 from werkzeug.http import parse_accept_header
 
 MIN_BYTES: Final = 1400  # a shorter response is one packet, compressed or not
-MAX_INLINE_BYTES: Final = 65536  # compressed in the event loop, in a millisecond; more is compressed in a thread
+MAX_INLINE_BYTES: Final = 65536  # compressed in the event loop, in a millisecond; a larger body in a thread
 LEVEL: Final = 3
 MAX_ACCEPT_ENCODING: Final = 200  # characters: browsers send 23, and parsing 15,000 takes 30 ms
 TEXT: Final = frozenset({"application/json", "application/openmetrics-text", "text/html", "text/plain"})
 
 
 def accepts_gzip(accepted: str) -> bool:
-    """Return whether an Accept-Encoding allows gzip (RFC 9110 §12.5.3). One that is too long does not."""
+    """Return whether an Accept-Encoding allows gzip (RFC 9110 §12.5.3). An overlong header does not."""
     return len(accepted) <= MAX_ACCEPT_ENCODING and _accepts_gzip(accepted)
 
 
@@ -28,12 +28,12 @@ def _accepts_gzip(accepted: str) -> bool:
 
 
 def gzipped(body: bytes) -> bytes:
-    """Compress a body; the result depends only on that."""
+    """Compress a body; the result depends only on the body."""
     return gzip.compress(body, LEVEL, mtime=0)
 
 
 async def compressed(request: Request, response: Response) -> Response:
-    """Return the response, compressed if the client accepts that and it is long enough."""
+    """Return the response, compressed if the client accepts gzip and the response is long enough."""
     body = response.response
     if response.mimetype not in TEXT or not isinstance(body, DataBody) or response.content_encoding:
         return response
@@ -49,5 +49,5 @@ async def compressed(request: Request, response: Response) -> Response:
     response.content_encoding = "gzip"
     etag, weak = response.get_etag()
     if etag is not None and not weak:
-        response.set_etag(etag, weak=True)  # the same content in other bytes
+        response.set_etag(etag, weak=True)  # the same content, encoded differently
     return response

@@ -1,4 +1,4 @@
-"""CORS (Fetch §3.2): pages of the sites in `server.allowed_origins` may read responses, and send preflights."""
+"""CORS (Fetch §3.2): pages of the sites in `server.allowed_origins` may read responses and send preflights."""
 
 from typing import Final
 
@@ -25,14 +25,14 @@ _PREFLIGHT: Final = {
 
 
 class CORSMiddleware:
-    """An ASGI application around another that adds the CORS headers to its responses."""
+    """An ASGI application that wraps another and adds the CORS headers to its responses."""
 
     def __init__(self, app: ASGIFramework, state: ServerState) -> None:
         self._app = app
         self._state = state
 
     def vary(self) -> list[tuple[bytes, bytes]]:
-        """Return the header that tells caches that the response depends on the origin, also without an Origin."""
+        """Return the Vary header: the response depends on the origin, even if the request has no Origin."""
         return [(b"vary", b"Origin")] if self._state.settings.server.allowed_origins else []
 
     async def __call__(self, scope: AnyScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

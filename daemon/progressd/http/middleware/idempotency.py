@@ -1,7 +1,7 @@
 """Idempotency keys: a second request with the same `Idempotency-Key` finds what the first one created.
 
-The id of the job follows from the key, so the store itself remembers it, across restarts and for as long as it keeps
-the job. See the IETF's draft-ietf-httpapi-idempotency-key-header.
+The job id is derived from the key, so the store remembers the key across restarts, for as long as it keeps the job. See
+the IETF's draft-ietf-httpapi-idempotency-key-header.
 """
 
 import re
@@ -15,11 +15,11 @@ from progressd.core.errors import Conflict, InvalidInput
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 
-_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)  # with or without the quotes that the draft asks for
+_KEY = re.compile(r"[!-~]{1,255}", re.ASCII)  # with or without the quotes that the draft requires
 
 
 class IdempotencyKeys:
-    """The idempotency keys of the requests that are being served."""
+    """The idempotency keys of the requests in progress."""
 
     def __init__(self, store_id: str) -> None:
         self._namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{store_id}")
@@ -27,16 +27,16 @@ class IdempotencyKeys:
 
     @contextmanager
     def claimed(self, key: str | None, kind: str, access_key: str) -> Iterator[str]:
-        """Yield the id of what a request creates, a random one without an idempotency key.
+        """Yield the id of the job or batch that a request creates; it is random without an idempotency key.
 
         Args:
-            key: the header.
+            key: the value of the header.
             kind: what is created, "job" or "batch".
-            access_key: the hash of the client's access key, if any. Each access key has idempotency keys of its own.
+            access_key: the hash of the client's access key, if any. Each access key has its own idempotency keys.
 
         Raises:
             InvalidInput: for a malformed key.
-            Conflict: while another request with this key is being served.
+            Conflict: while another request with this key is in progress.
         """
         if key is None:
             yield str(uuid.uuid4())

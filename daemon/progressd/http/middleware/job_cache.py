@@ -1,4 +1,4 @@
-"""The responses to reads of jobs, encoded once for all clients, until the job changes."""
+"""Cache the responses to reads of jobs: encode each once for all clients, until the job changes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from progressd.http.schemas.views import job_view
 from progressd.net.base_path import BasePath
 
 MAX_ENTRIES: Final = 4096  # jobs, about 1.5 KiB each
-MAX_BYTES: Final = 16 * 1024 * 1024  # of bodies
+MAX_BYTES: Final = 16 * 1024 * 1024  # total size of the bodies
 CACHING: Final = "private, no-cache"  # cache it, and revalidate each time
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class CachedResponse:
-    """A whole HTTP response; names of headers are in lower case."""
+    """A whole HTTP response; header names are in lower case."""
 
     __slots__ = ("body", "headers", "made", "status")
 
@@ -30,29 +30,29 @@ class CachedResponse:
         self.status = status
         self.headers = headers
         self.body = body
-        self.made: tuple[int, object] | None = None  # for the protocol: what it made of this, and in which second
+        self.made: tuple[int, object] | None = None  # for the protocol: the second, and the head built then
 
     def with_headers(self, headers: Headers) -> "CachedResponse":
-        """Return the same response with more headers."""
+        """Return the same response with additional headers."""
         return CachedResponse(self.status, (*self.headers, *headers), self.body) if headers else self
 
 
 @dataclass(slots=True)
 class _Entry:
-    offset: int  # of the job, which changes with anything else of it
+    offset: int  # offset of the job, which changes with every change of the job
     etag: bytes
     whole: CachedResponse
     not_modified: CachedResponse
-    gzipped: CachedResponse | None = None  # made for the first client that accepts it
+    gzipped: CachedResponse | None = None  # created for the first client that accepts gzip
 
     @property
     def size(self) -> int:
-        """Return the bytes of the bodies."""
+        """Return the size of the bodies in bytes."""
         return len(self.whole.body) + (len(self.gzipped.body) if self.gzipped else 0)
 
 
 class JobResponseCache:
-    """The responses for jobs in their current state. The oldest make room for new ones."""
+    """The responses for jobs in their current state. New entries replace the oldest."""
 
     def __init__(self, store_id: str, base: BasePath) -> None:
         self._store_id = store_id
@@ -63,7 +63,7 @@ class JobResponseCache:
     def answer(self, job: Job, if_none_match: bytes | None, accept_encoding: bytes = b"") -> CachedResponse:
         """Return the job, or 304 if the client has it already (RFC 9110 §13.1.2).
 
-        It is compressed where that saves a packet and does not take long.
+        The response is compressed if that saves a packet and is fast.
         """
         entry = self._entries.get(job.id)
         if entry is None or entry.offset != job.offset:
@@ -107,7 +107,7 @@ def _headers(etag: bytes) -> Headers:
 
 
 def _matches(if_none_match: bytes, etag: bytes) -> bool:
-    """Compare weakly: proxies that compress mark the tag as weak."""
+    """Compare weakly: compressing proxies mark the tag as weak."""
     if if_none_match == etag:
         return True
     tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]

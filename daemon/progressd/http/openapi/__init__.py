@@ -1,1 +1,1 @@
-"""The OpenAPI document, made from the routes."""
+"""The OpenAPI document, generated from the routes."""

@@ -57,7 +57,7 @@ RESPONSE_HEADERS: Final = {
     "X-RateLimit-Reset": ("integer", "When the full burst is available again, in seconds since 1970."),
 }
 RATE_LIMIT_HEADERS: Final = tuple(name for name in RESPONSE_HEADERS if name.startswith("X-RateLimit-"))
-RESPONSE_HEADER_OF: Final = {  # by header of the request
+RESPONSE_HEADER_OF: Final = {  # response headers by request header
     "If-None-Match": "ETag",
     "Idempotency-Key": "Idempotency-Replayed",
     "Range": "Content-Disposition",
@@ -68,7 +68,7 @@ _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def openapi_document(app: Quart, base_path: str) -> dict[str, Any]:
-    """Return the document of all described routes."""
+    """Return the OpenAPI document of all described routes."""
     routes = list(_routes(app))
     types = {*_types(operation for _, _, operation, _, _ in routes), ErrorBody}
     ordered = sorted(types, key=lambda type_: str(getattr(type_, "__name__", type_)))
@@ -177,7 +177,7 @@ def _headers(names: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _response_headers(operation: OperationSpec, status: int) -> Iterator[str]:
-    """Yield the headers of a response, without those of the rate limit."""
+    """Yield the headers of a response, except the rate-limit headers."""
     if status in operation.answers:
         yield from (RESPONSE_HEADER_OF[name] for name in operation.headers if name in RESPONSE_HEADER_OF)
     if status in (429, 503):

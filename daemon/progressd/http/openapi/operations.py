@@ -1,4 +1,4 @@
-"""Descriptions of operations, which stand at their handlers, for the OpenAPI document."""
+"""Descriptions of operations for the OpenAPI document. Each description is next to its handler."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -14,13 +14,13 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class OperationSpec(Struct, frozen=True, kw_only=True):
-    """An operation. A type stands for its msgspec schema; a mapping is a schema."""
+    """An operation. A type represents its msgspec schema; a mapping is a schema."""
 
-    answers: Mapping[int, Mapping[str, Any]]  # successful ones, by status and media type
-    errors: tuple[int, ...] = ()  # statuses besides those of every operation
+    answers: Mapping[int, Mapping[str, Any]]  # successful responses, by status and media type
+    errors: tuple[int, ...] = ()  # error statuses besides the common ones
     query: tuple[type[Struct], ...] = ()
-    headers: tuple[str, ...] = ()  # of the request
-    body: Mapping[str, Any] = {}  # by media type
+    headers: tuple[str, ...] = ()  # request headers
+    body: Mapping[str, Any] = {}  # request body by media type
     body_required: bool = True
 
 

@@ -1,1 +1,1 @@
-"""The routes, one resource a module."""
+"""The routes, one module per resource."""

@@ -59,7 +59,7 @@ async def submit() -> Response:
     with claimed_id("batch") as batch_id:
         known = await context.scope.batches.find(batch_id)
         if known is not None:
-            for job in (await _jobs(known))[:1]:  # all came with the same request
+            for job in (await _jobs(known))[:1]:  # all were created by the same request
                 await submission.require_same(job)
             return _accepted(known, REPLAYED)
         require_unused(await context.app.scopes.of(UNRESTRICTED).batches.find(batch_id) is not None)
@@ -77,7 +77,7 @@ async def get_batch(batch_id: str) -> Response:
 @blueprint.get("/<batch_id>/jobs")
 @described(BatchJobs)
 async def jobs_of_batch(batch_id: str) -> Response:
-    """Return the jobs of a batch, in the order they were submitted."""
+    """Return the jobs of a batch, in order of submission."""
     batch = await _find(batch_id)
     base = request_context().app.base
     return json_response(BatchJobs(batch.id, [batch_job_view(job, base) for job in await _jobs(batch)]))
@@ -93,7 +93,7 @@ async def cancel(batch_id: str) -> Response:
         raise Conflict(f"batch {batch.id} is already {batch.status}")
     events = [BatchCancelEvent(job.id) for job in await _jobs(batch) if not job.status.finished]
     outcomes = await scope.ingest.submit(*events)
-    _raise_unless(outcomes, Conflict)  # some may have finished just before
+    _raise_unless(outcomes, Conflict)  # some jobs may have finished just before
     after = await scope.batches.get(batch.id)
     cancelled = sum(isinstance(outcome, Job) for outcome in outcomes)
     if not cancelled:

@@ -1,4 +1,4 @@
-"""The OpenAPI document at `/api/openapi.json`, and as a page at `/api/docs`."""
+"""The OpenAPI document: JSON at `/api/openapi.json`, and a page at `/api/docs`."""
 
 import json
 from functools import lru_cache, partial
@@ -42,7 +42,7 @@ def _rendered() -> tuple[bytes, str]:
 
 @lru_cache(maxsize=1)
 def _render(app: Quart, base_path: str) -> tuple[bytes, str]:
-    """Return the document and the page. They take 50 ms, and never change."""
+    """Return the document and the page. Building them takes 50 ms, and they never change."""
     document = openapi_document(app, base_path)
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     templates.globals["json"] = partial(json.dumps, indent=2, ensure_ascii=False)

@@ -17,7 +17,7 @@ blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 @blueprint.get("")
 @described(Health)
 async def health() -> Response:
-    """Return the health of the daemon, its version, and its pipelines with the programs that they need."""
+    """Return the health of the daemon, its version, and its pipelines with their required programs."""
     context = request_context()
     pipelines = context.app.settings.pipelines
     failing = _failing()
@@ -40,7 +40,7 @@ async def health() -> Response:
 @blueprint.get("/live")
 @described(HealthState)
 async def live() -> Response:
-    """Return 200 whenever the daemon responds at all."""
+    """Return 200 whenever the daemon responds."""
     return json_response(HealthState("live"))
 
 

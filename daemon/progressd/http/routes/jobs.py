@@ -38,9 +38,9 @@ from progressd.store.base import Filter
 from progressd.system.transient import is_transient
 
 MAX_PAGE: Final = 1000  # jobs
-MAX_WAIT: Final = 60.0  # seconds; proxies end a request that gets no response for longer
+MAX_WAIT: Final = 60.0  # seconds; proxies time out a request without a response after longer
 FILE: Final = {"*/*": {"type": "string", "format": "binary"}}
-ELSEWHERE: Final = ("http://", "https://")  # beginnings of a result that the producer keeps at its own URL
+ELSEWHERE: Final = ("http://", "https://")  # prefixes of a result that the producer keeps at its own URL
 IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # all other characters are percent-encoded
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ async def register() -> Response:
     if new.id is None:
         return _job_response(await ingest.submit_one(RegisterEvent(str(uuid.uuid4()), new)), 201)
     job_id = checked_job_id(new.id)
-    async with context.app.registering.setdefault(job_id, trio.Lock()):  # else two requests might both return 201
+    async with context.app.registering.setdefault(job_id, trio.Lock()):  # otherwise two requests might both return 201
         known = await context.scope.registry.find([job_id])
         job = await ingest.submit_one(RegisterEvent(job_id, new))
     return _job_response(job, 200 if known else 201)
@@ -126,7 +126,7 @@ async def register() -> Response:
 @blueprint.get("/<job_id>")
 @described(JobView, also={304: {}}, query=(LongPollQuery,), headers=("If-None-Match",))
 async def get_job(job_id: str) -> Response:
-    """Return a job. With `since` and `wait`, return it once it has changed, or unchanged after so many seconds."""
+    """Return a job. With `since` and `wait`, return it once it has changed, or unchanged after `wait` seconds."""
     job = await _find(job_id)
     query = _converted(request.args, LongPollQuery)
     if query.since is not None and query.wait:
@@ -137,7 +137,7 @@ async def get_job(job_id: str) -> Response:
     )
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
-        del response.headers["Content-Type"], response.headers["Content-Length"]  # they would describe the job
+        del response.headers["Content-Type"], response.headers["Content-Length"]  # these headers would describe the job
     return response
 
 
@@ -159,7 +159,7 @@ async def _purge(job: Job) -> Response:
     if not job.status.finished:
         raise Conflict(f"job {job.id} is {job.status}: only finished jobs can be deleted, so cancel it first")
     async with context.app.deleting:
-        with trio.CancelScope(shield=True):  # else its files might be left behind
+        with trio.CancelScope(shield=True):  # otherwise its files might be left behind
             async with context.app.files.deletion(job.id):
                 await context.scope.ingest.delete(job)
     return _job_response(job)
@@ -191,7 +191,7 @@ async def retry(job_id: str) -> Response:
 @blueprint.get("/<job_id>/download")
 @described(also={200: FILE, 206: FILE, 303: {}, 304: {}}, errors=(409, 416), headers=("Range", "If-None-Match"))
 async def download(job_id: str) -> Response:
-    """Return the result, or a redirect to the producer's URL of it."""
+    """Return the result, or a redirect to the producer's URL for it."""
     app = request_context().app
     job = await _find(job_id)
     if job.status is not JobStatus.COMPLETED:
@@ -207,7 +207,7 @@ async def download(job_id: str) -> Response:
     name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
     path = app.files.output(job.id)
     try:
-        await trio.to_thread.run_sync(lambda: path.open("rb").close())  # sending it fails too late for a status
+        await trio.to_thread.run_sync(lambda: path.open("rb").close())  # errors while sending are too late
         response = await send_file(
             path,
             mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",
@@ -224,7 +224,7 @@ async def download(job_id: str) -> Response:
     response.headers["Content-Disposition"] = attachment(name)
     response.headers["Cache-Control"] = CACHING
     response.accept_ranges = "bytes"
-    response.timeout = None  # a client that keeps reading has any time
+    response.timeout = None  # a client that keeps reading has no time limit
     return response
 
 
@@ -248,7 +248,7 @@ def _converted(query: Mapping[str, str], type_: type[T]) -> T:
 async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     context = request_context()
     given = {name: value for name, value in request.args.items() if value}  # forms send `?status=` for every status
-    if "label" in given and not all(given["label"].partition("=")[:2]):  # else the error would show a pattern
+    if "label" in given and not all(given["label"].partition("=")[:2]):  # otherwise the error would show a pattern
         raise InvalidInput(f"the query is wrong: label {given['label'][:60]!r} is not of the form NAME=VALUE")
     query = _converted(given, PageQuery)
     if query.status is not None:
@@ -259,6 +259,6 @@ async def _page(statuses: frozenset[JobStatus] | None) -> Response:
     registry, store = context.scope.registry, context.scope.store
     stored, total = await store.list_jobs(filter_, limit, query.offset)
     jobs = [job_view(registry.known(job.id) or job, store.id, context.app.base) for job in stored]
-    if len(jobs) < min(limit, total - query.offset):  # the store ends a page of large jobs early
+    if len(jobs) < min(limit, total - query.offset):  # the store cuts a page of large jobs short
         limit = max(1, len(jobs))
     return json_response(JobPage(jobs, total, limit, query.offset))

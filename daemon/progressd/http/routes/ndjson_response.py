@@ -1,7 +1,7 @@
-"""The response to NDJSON: an answer to each line as soon as its event is durable, while more lines arrive.
+"""The response to NDJSON: an answer to each line as soon as its event is durable, while further lines arrive.
 
-Both directions run at the same time, which RFC 9112 §9.3 allows. Neither piles up: lines become events at once, and
-while too many answers are unread, no more lines are read.
+Both directions run at the same time, which RFC 9112 §9.3 allows. Neither accumulates: lines become events at once, and
+the daemon stops reading lines while too many answers are unread.
 """
 
 from contextlib import AsyncExitStack
@@ -20,8 +20,8 @@ from progressd.http.open_streams import StreamRegistry
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, refusal
 from progressd.producers.ndjson_stream import NDJSONReader
 
-# Bytes of unread answers of all clients together. Each client may have MAX_ANSWERS, because many read none before they
-# have sent all lines. Above the limit, the client with the most is disconnected.
+# Bytes of unread answers of all clients together. Each client may have MAX_ANSWERS, because many read no answer before
+# they have sent all lines. Above the limit, the client with the most unread answers is disconnected.
 MAX_PENDING: Final = 4 * MAX_ANSWERS
 MAX_SEND: Final = 65536  # bytes per send
 
@@ -29,17 +29,17 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class NDJSONResponse(ResponseBody):
-    """The body of the response. Await `begin` first, while the whole request can still be rejected."""
+    """The body of the response. Await `begin` first, while the request can still be rejected as a whole."""
 
     def __init__(self, pieces: BodyChunks, lines: NDJSONReader, streams: StreamRegistry, budget: MemoryBudget) -> None:
         self._pieces = pieces
         self._lines = lines
         self._streams = streams
         self._budget = budget
-        self._piece = b""  # of the body, not split into lines yet
-        self._ended = False  # the body
+        self._piece = b""  # chunk of the body, not yet split into lines
+        self._ended = False  # the body has ended
         self._unsent = bytearray()
-        self._over = False  # no more lines will be answered
+        self._over = False  # no further lines will be answered
         self._stopping = False
         self._reading = trio.CancelScope()
         self._unsent_added = trio.Event()
@@ -47,7 +47,7 @@ class NDJSONResponse(ResponseBody):
         self._stack = AsyncExitStack()
 
     async def begin(self) -> None:
-        """Wait for the first answers, or the end. Raises RequestTimeout, Stopping, Unavailable."""
+        """Wait for the first answers, or the end of the body. Raises RequestTimeout, Stopping, Unavailable."""
         with self._streams.reporting(self._stop):
             while not self._unsent and not self._over:
                 await self._answer_next()
@@ -81,7 +81,7 @@ class NDJSONResponse(ResponseBody):
         return piece
 
     async def _answer_all(self) -> None:
-        """Answer all lines. An error that ends this early is the answer to the first line that was not accepted."""
+        """Answer all lines. An error that stops this early is the answer to the first line that was not accepted."""
         with self._streams.reporting(self._stop):
             while not self._over:
                 if len(self._unsent) > MAX_ANSWERS:
@@ -125,8 +125,8 @@ class NDJSONResponse(ResponseBody):
         raise Stopping("the daemon is stopping")
 
     def give_up(self) -> None:
-        """Discard the unsent answers and stop reading. The budget calls this for a client that reads none."""
-        del self._unsent[self._unsent.find(b"\n") + 1 :]  # except for the rest of a line that was sent in part
+        """Discard the unsent answers and stop reading. The budget calls this for a client that reads no answers."""
+        del self._unsent[self._unsent.find(b"\n") + 1 :]  # keep the rest of a line that was sent in part
         self._end(
             RequestTimeout("answers were discarded because the client did not read them"),
             self._lines.next_number,

@@ -30,7 +30,7 @@ async def any_job() -> Response:
 @blueprint.post("/api/jobs/<job_id>/events")
 @described(also=ACKS, errors=(404, 408, 409, 413, 507), body=REPORTS)
 async def one_job(job_id: str) -> Response:
-    """Report events of one job, which need not name it."""
+    """Report events of one job. The events may omit the job id."""
     return await _submit(checked_job_id(job_id))
 
 

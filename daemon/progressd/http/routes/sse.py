@@ -1,6 +1,6 @@
 """Streams over plain HTTP: server-sent events (HTML §9.2), and long polls.
 
-Both read an outbox of the broadcaster, as WebSockets do, in the task of their request.
+Like WebSockets, both read an outbox of the broadcaster. They do so in the task of their request.
 """
 
 import random
@@ -27,9 +27,9 @@ from progressd.ws.handshake import StreamQuery, StreamRequest, stream_request
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # else nginx buffers the events
+    "X-Accel-Buffering": "no",  # otherwise nginx buffers the events
 }
-RETRY: Final = (1000, 3000)  # milliseconds until a client reconnects, spread out
+RETRY: Final = (1000, 3000)  # milliseconds until a client reconnects; random, to spread the load
 COMMENT: Final = b":\n\n"
 
 log = structlog.get_logger(__name__)
@@ -47,14 +47,14 @@ async def all_events() -> Response:
 @blueprint.get("/api/jobs/<job_id>/events")
 @described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def job_events(job_id: str) -> Response:
-    """Stream the events of one job, until its end."""
+    """Stream the events of one job until it finishes."""
     return await _stream(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.get("/api/batch/<batch_id>/events")
 @described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def batch_events(batch_id: str) -> Response:
-    """Stream the events of one batch and its jobs, until its end."""
+    """Stream the events of one batch and its jobs until it finishes."""
     return await _stream(batch_topic(checked_batch_id(batch_id)))
 
 
@@ -77,7 +77,7 @@ async def _stream(topic: str) -> Response:
 
 
 class SSEResponse(ResponseBody):
-    """The body of an event stream: events as they happen, and a comment as heartbeat."""
+    """The body of an event stream: live events, and comments as heartbeats."""
 
     def __init__(self, context: RequestContext, wanted: StreamRequest, after: int | None) -> None:
         self._context = context
@@ -126,7 +126,7 @@ class SSEResponse(ResponseBody):
         with trio.move_on_after(self._context.app.settings.limits.heartbeat_interval):
             try:
                 items = await self._reader.read()
-            except (SlowConsumer, StoreFailed, NotFound) as error:  # the client reconnects, and gets the error then
+            except (SlowConsumer, StoreFailed, NotFound) as error:  # the client gets the error when it reconnects
                 log.info("stream ended early", topic=self._wanted.topic, error=str(error))
                 raise StopAsyncIteration from None
             if not items:
@@ -140,7 +140,7 @@ def _never(task: Callable[[], Awaitable[None]]) -> None:
 
 
 async def changed_job(context: RequestContext, job: Job, since: str, seconds: float) -> Job:
-    """Return the job once it is newer than the cursor `since`, or unchanged after so many seconds or on shutdown.
+    """Return the job once it is newer than the cursor `since`, or unchanged after `seconds` or on shutdown.
 
     Raises TooManyConnections, TooManyOfAddress, TooManyOfKey, Stopping, NotFound, StoreFailed.
     """

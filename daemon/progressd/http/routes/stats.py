@@ -18,7 +18,7 @@ from progressd.http.openapi.operations import described
 from progressd.http.schemas.responses import BatchStats, JobStats, ServerStats, Stats, SystemStats
 from progressd.store.base import Filter
 
-MAX_JOBS: Final = 1000  # newest jobs, from which the statistics of a bound key are computed
+MAX_JOBS: Final = 1000  # newest jobs, used for the statistics of a bound key
 TEXT: Final = {"type": "string"}
 
 blueprint = Blueprint("stats", __name__, url_prefix="/api")
@@ -50,7 +50,7 @@ async def system_stats() -> Response:
 @blueprint.get("/metrics")
 @described(also={200: {"text/plain": TEXT, "application/openmetrics-text": TEXT}})
 async def metrics() -> Response:
-    """Return the metrics as OpenMetrics if the client accepts that, else in Prometheus' text format."""
+    """Return the metrics as OpenMetrics if the client accepts that, otherwise in Prometheus' text format."""
     context = request_context()
     if context.client.identity.bound:
         raise OutOfScope("the metrics cover all jobs, but this key may see only some")

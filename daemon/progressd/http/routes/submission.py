@@ -1,4 +1,4 @@
-"""Submitted files, which become jobs; and `POST /api/convert`, which submits a single one."""
+"""File submissions, which create jobs; and `POST /api/convert`, which submits a single file."""
 
 import mimetypes
 import shutil
@@ -36,7 +36,7 @@ from progressd.http.openapi.operations import FORM, described
 from progressd.http.schemas.responses import JobAccepted
 
 PDF: Final = "application/pdf"
-SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # somewhere in the first 1024 bytes
+SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # anywhere in the first 1024 bytes
 SUBMISSION_ERRORS: Final = (408, 409, 413, 415, 422, 507)
 
 LABELS: Final[dict[str, Any]] = {  # the OpenAPI schema of the field
@@ -93,7 +93,7 @@ def _accepted(job: Job, headers: dict[str, str] | None = None) -> Response:
 
 
 class Submission(NamedTuple):
-    """A request that submits files in some fields of a form to a pipeline."""
+    """A request that submits the files in some form fields to a pipeline."""
 
     name: str
     pipeline: Pipeline
@@ -101,7 +101,7 @@ class Submission(NamedTuple):
     max_files: int
 
     async def create_jobs(self, new_id: Callable[[], str], batch_id: str | None = None) -> list[Job]:
-        """Receive the files, and create a job for each: all or none. `new_id` returns the id of the next job."""
+        """Receive the files, and create a job for each file: all or none. `new_id` returns the id of the next job."""
         context = request_context()
         async with AsyncExitStack() as uploads:
             sink = _Files(context.app.files, self.pipeline, uploads, new_id)
@@ -116,11 +116,11 @@ class Submission(NamedTuple):
                 events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, digest, owner))
             with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
                 jobs = _jobs_or_raise(await context.scope.ingest.submit(*events))
-                await uploads.aclose()  # shielded, because to the other uploads a Cancelled would be a failure
+                await uploads.aclose()  # shielded: the other uploads would report a Cancelled as a failure
         return jobs
 
     async def require_same(self, known: Job) -> None:
-        """Receive a form again without storing it. Raises IdempotencyKeyReused, or like `receive_form`."""
+        """Receive a form again without storing it. Raises IdempotencyKeyReused, and the errors of `receive_form`."""
         if known.pipeline != self.name:
             raise IdempotencyKeyReused(
                 f"this {HEADER} was used before, for the pipeline {known.pipeline}: use a new one"
@@ -140,7 +140,7 @@ class _ReceivedFile(NamedTuple):
 
 
 class _Files:
-    """Writes the files of a form to disk, each as the input of a future job."""
+    """Write the files of a form to disk, each as the input of a future job."""
 
     def __init__(self, files: JobFiles, pipeline: Pipeline, uploads: AsyncExitStack, new_id: Callable[[], str]) -> None:
         self.received: list[_ReceivedFile] = []
@@ -198,9 +198,9 @@ def _read_fields(fields: Mapping[str, str]) -> tuple[dict[str, object], dict[str
 
 
 def _checked(pipeline: Pipeline, given: dict[str, object]) -> tuple[dict[str, object], Priority]:
-    """Return all options of the pipeline, some by default, and the priority. Raises InvalidOption.
+    """Return all options of the pipeline, including defaults, and the priority. Raises InvalidOption.
 
-    If the pipeline has an option named priority, the priority itself is the default.
+    If the pipeline has an option named priority, the job's priority is always normal.
     """
     own = "priority" in pipeline.options
     priority = Priority.NORMAL if own else _priority(given.pop("priority", Priority.NORMAL))
@@ -222,13 +222,13 @@ def owner_of_request() -> str:
 
 
 def claimed_id(kind: str) -> AbstractContextManager[str]:
-    """Return the id of the job or batch to create, which follows from the idempotency key. See IdempotencyKeys."""
+    """Return the id of the job or batch to create, derived from the idempotency key. See IdempotencyKeys."""
     context = request_context()
     return context.app.keys.claimed(request.headers.get(HEADER), kind, context.client.identity.key)
 
 
 def require_unused(exists: bool) -> None:
-    """Raise IdempotencyKeyReused where a job with the claimed id `exists`, hidden from this client."""
+    """Raise IdempotencyKeyReused if a job with the claimed id `exists` but is hidden from this client."""
     if exists:
         raise IdempotencyKeyReused(
             f"this {HEADER} was used before, for a job that this client cannot see: use a new one"
@@ -236,7 +236,7 @@ def require_unused(exists: bool) -> None:
 
 
 def _check_type(head: bytes, filename: str, pipeline: Pipeline) -> None:
-    """Check the type by its signature if it has a known one, else by the file's name. Raises UnsupportedMedia."""
+    """Check the type by its signature if known, otherwise by the file's name. Raises UnsupportedMedia."""
     guessed = mimetypes.guess_type(filename)[0]
     for accepted in pipeline.accept:
         signature = SIGNATURES.get(accepted)

@@ -47,7 +47,7 @@ async def rate_limit() -> Response:
 @blueprint.post("/api/token")
 @described(WatchToken)
 async def token() -> Response:
-    """Create a token to watch all jobs that the client may see."""
+    """Create a token to watch all jobs visible to the client."""
     return await _token_for(ALL_JOBS)
 
 

@@ -44,14 +44,14 @@ class BatchAccepted(Struct, frozen=True):
 
 
 class BatchJobs(Struct, frozen=True):
-    """The jobs of a batch, in the order they were submitted."""
+    """The jobs of a batch, in order of submission."""
 
     batch_id: str
     jobs: list[BatchJobView]
 
 
 class BatchCancelled(Struct, frozen=True):
-    """The cancelled batch; finished jobs stay as they are."""
+    """The cancelled batch; finished jobs stay unchanged."""
 
     batch_id: str
     status: BatchStatus
@@ -69,7 +69,7 @@ class Health(Struct, frozen=True, kw_only=True):
     """The health of the daemon.
 
     `status` is `healthy`; `failing` while the store cannot save; or `degraded` when a job cannot be read, or when the
-    files of jobs use all their space. `error` gives the reason. `tools` lists the programs that pipeline options need,
+    files of jobs use all their space. `error` is the reason. `tools` lists the programs that pipeline options need,
     and whether they are installed.
     """
 
@@ -110,7 +110,7 @@ class JobStats(Struct, frozen=True):
 
 
 class BatchStats(Struct, frozen=True):
-    """Counts of stored batches; `completed` counts all finished ones."""
+    """Counts of stored batches; `completed` counts all finished batches."""
 
     total: int
     completed: int
@@ -157,7 +157,7 @@ class AuthStatus(Struct, frozen=True):
 
 
 class WatchToken(Struct, frozen=True):
-    """A token to watch one topic, for browsers, which cannot send a key with a WebSocket or an EventSource."""
+    """A token to watch one topic, for browsers: they cannot send a key with a WebSocket or an EventSource."""
 
     token: str
     topic: str

@@ -70,7 +70,7 @@ def job_view(job: Job, store_id: str, base: BasePath) -> JobView:
 
 
 class BatchView(Struct, frozen=True, kw_only=True):
-    """A batch. `estimated_completion` is present while some jobs have finished and others have not."""
+    """A batch. `estimated_completion` is present while only some of the jobs have finished."""
 
     batch_id: str
     status: BatchStatus
@@ -99,14 +99,14 @@ def batch_view(batch: JobBatch, store_id: str) -> BatchView:
 
 
 class BatchJobProgress(Struct, frozen=True):
-    """The progress of a job of a batch."""
+    """The progress of a job in a batch."""
 
     percent: int
     step_name: str
 
 
 class BatchJobView(Struct, frozen=True, kw_only=True):
-    """A job of a batch, in short. `download_url` is present once there is a result."""
+    """A summary of a job in a batch. `download_url` is present once there is a result."""
 
     job_id: str
     filename: str
@@ -127,7 +127,7 @@ def batch_job_view(job: Job, base: BasePath) -> BatchJobView:
 
 
 def _progress(job: Job) -> ProgressData:
-    """Return the progress, which is 100 percent for a completed job and has no remaining time for a finished one."""
+    """Return the progress: 100 percent for a completed job, and no remaining time for a finished one."""
     if not job.status.finished:
         return job.progress
     percent = 100 if job.status is JobStatus.COMPLETED else job.progress.percent

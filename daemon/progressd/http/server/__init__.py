@@ -1,1 +1,1 @@
-"""The only code that touches Hypercorn and h11."""
+"""The only code that uses the internals of Hypercorn and h11."""

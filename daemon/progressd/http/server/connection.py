@@ -1,4 +1,4 @@
-"""One HTTP connection: reads requests for Hypercorn's protocol, writes responses, and enforces the time limits.
+"""One HTTP connection: read requests for Hypercorn's protocol, write responses, and enforce the time limits.
 
 Checked with Hypercorn 0.17.3 and 0.18.0, whose `TaskGroup` this uses.
 """
@@ -18,28 +18,28 @@ from progressd.system.condition import Condition
 
 KEEP_ALIVE_TIMEOUT: Final = 75.0  # seconds until an idle connection is closed, as in nginx
 MAX_RECEIVE: Final = 65536  # bytes in one read
-UPGRADE_GRACE: Final = 1.0  # seconds to wait for the end of a response if an upgrade follows it at once
+UPGRADE_GRACE: Final = 1.0  # seconds to wait for a response to end if an upgrade immediately follows its request
 
 
 class HTTPConnection:
-    """Serves requests until the connection ends, or until an upgrade to WebSocket comes between two requests.
+    """Serve requests until the connection ends, or until an upgrade to WebSocket arrives between two requests.
 
-    Proxies do the latter: they send an upgrade over an idle connection that has served requests before.
+    Proxies send such an upgrade over an idle connection that they have used for requests.
     """
 
     def __init__(self, connection: Connection, context: ServerContext) -> None:
         self._connection = connection
         self._context = context
         self._protocol: Protocol
-        self._closed = False  # nothing more is read or written here
+        self._closed = False  # no further reads or writes here
         self._upgraded = False
         self._gave_up = False
         self._idle = True  # between requests
         self._idle_since = trio.current_time()
         self._idle_changed = Condition()
         self._keep_alive = REQUEST_GRACE if context.worker.terminated.is_set() else KEEP_ALIVE_TIMEOUT
-        self._head_deadline = math.inf  # of a request head that has begun
-        self._requests = 0  # before that head
+        self._head_deadline = math.inf  # deadline of a request head that has begun
+        self._requests = 0  # number of requests before that head
         self._unread = 0  # bytes sent since the socket had room
         self._send_lock = trio.Lock()
         self._serving = trio.CancelScope()
@@ -47,7 +47,7 @@ class HTTPConnection:
         self._sending = trio.CancelScope()
 
     async def serve(self) -> bool:
-        """Serve requests. Return whether the connection is now for the WebSocket server."""
+        """Serve requests. Return whether to pass the connection to the WebSocket server."""
         try:
             # Hypercorn's TaskGroup lets its own cancellation escape, which would end all connections.
             with self._serving:
@@ -63,11 +63,11 @@ class HTTPConnection:
                     await self._read()
         finally:
             self._closed = True
-            vars(self).pop("_protocol", None)  # they refer to each other
+            vars(self).pop("_protocol", None)  # the protocol and this object refer to each other
         return self._upgraded
 
     def drain(self) -> None:
-        """Close the connection once it is idle. A request that is on its way is answered."""
+        """Close the connection once it is idle. A request that is arriving still gets a response."""
         self._keep_alive = REQUEST_GRACE
         self._idle_since = trio.current_time()
         self._reading.deadline = min(self._reading.deadline, self._idle_deadline())
@@ -83,7 +83,7 @@ class HTTPConnection:
         self._connection.close()
 
     async def _handle(self, event: Event) -> None:
-        """Take an event from Hypercorn's protocol."""
+        """Handle an event from Hypercorn's protocol."""
         if isinstance(event, RawData):
             async with self._send_lock:
                 try:
@@ -123,7 +123,7 @@ class HTTPConnection:
         try:
             with trio.CancelScope(deadline=self._read_deadline()) as self._reading:
                 data = await self._connection.receive_some(MAX_RECEIVE)
-                if self._protocol.takes_lines:  # such clients often read no answer before they have sent all lines
+                if self._protocol.takes_lines:  # such clients often send all lines before they read an answer
                     self._sending.deadline = trio.current_time() + self._context.limits.idle_timeout
                 head = data.removeprefix(b"\r\n")  # an empty line before a request is ignored
                 if head and any(head[: len(one)] == one[: len(head)] for one in self._context.upgrade_prefixes):
@@ -131,13 +131,13 @@ class HTTPConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None
         if self._reading.cancelled_caught and self._idle and not self._closed and not self._protocol.has_begun():
-            with trio.move_on_after(LINGER_TIMEOUT):  # the client has nothing left to read: no need to wait for its end
+            with trio.move_on_after(LINGER_TIMEOUT):  # the client has read everything: do not wait for its end
                 await self._connection.transport.send_eof()
             self._connection.close()
         return None if self._closed or self._reading.cancelled_caught else data
 
     def _read_deadline(self) -> float:
-        """Return when to stop reading: a head has its time from when it is next, however many reads it takes."""
+        """Return the deadline for reading. A request head has one time limit for all its reads."""
         protocol = self._protocol
         if protocol.requests != self._requests or not protocol.in_head():
             self._requests, self._head_deadline = protocol.requests, math.inf
@@ -155,9 +155,9 @@ class HTTPConnection:
         self._idle_since = trio.current_time()
 
     async def _check_upgrade(self, data: bytes) -> bytes:
-        """Return data that starts like an upgrade, with the rest of its head, unless it is one."""
+        """If the data starts like an upgrade, read the rest of its head. Return the data unless it is an upgrade."""
         connection = self._connection
-        with trio.move_on_after(UPGRADE_GRACE):  # the last bytes of the response before it may still be under way
+        with trio.move_on_after(UPGRADE_GRACE):  # the last bytes of the previous response may be in flight
             await self._idle_changed.wait_for(lambda: self._idle)
         if not self._idle or self._protocol.has_begun():
             return data
@@ -197,9 +197,9 @@ class HTTPConnection:
         await trio.lowlevel.checkpoint()
 
     async def _wait_for_room(self) -> None:
-        """Wait until the client has read most of what was sent, or give it up.
+        """Wait until the client has read most of the sent data, or give it up.
 
-        The kernel would take megabytes at once, and a slow client would have to read all of them in time.
+        The kernel would accept megabytes at once, and a slow client would have to read all of them before the timeout.
         """
         if not self._gave_up:
             with trio.move_on_after(self._context.limits.idle_timeout) as self._sending:

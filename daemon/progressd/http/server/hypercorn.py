@@ -29,9 +29,9 @@ MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 
 
 class HTTPServer:
-    """Serves HTTP connections with an ASGI application. `fast_reads` answers some requests before it.
+    """Serve HTTP connections with an ASGI application. `fast_reads` answers some requests without it.
 
-    budget: counts the bytes of responses that wait for clients to read them.
+    budget: counts the bytes of unread responses.
     """
 
     def __init__(self, app: ASGIFramework, fast_reads: FastJobReads, base: BasePath, settings: Settings) -> None:
@@ -49,10 +49,10 @@ class HTTPServer:
         self.use(settings)
 
     def use(self, settings: Settings) -> None:
-        """Apply reloaded settings, most of them to new connections."""
+        """Apply reloaded settings. Most apply to new connections only."""
         limits = settings.limits
         self.budget.limit = limits.send_buffer_bytes_total
-        # The listener passes on this many bytes of a longer head, which h11 then refuses.
+        # The listener passes on this many bytes of a longer head, which h11 then rejects.
         self._config.h11_max_incomplete_size = limits.max_request_header_bytes - 1
         self._context = ServerContext(
             self._app,
@@ -78,7 +78,7 @@ class HTTPServer:
             nursery.cancel_scope.cancel()
 
     async def serve(self, connection: Connection) -> bool:
-        """Serve requests until the connection ends. Return whether it is now for the WebSocket server."""
+        """Serve requests until the connection ends. Return whether to pass it to the WebSocket server."""
         http = HTTPConnection(connection, self._context)
         self._open.add(http)
         try:
@@ -87,7 +87,7 @@ class HTTPServer:
             self._open.discard(http)
 
     async def drain(self) -> None:
-        """Close idle connections, after `REQUEST_GRACE` seconds for requests under way, and others after a response."""
+        """Close idle connections after `REQUEST_GRACE` seconds, and busy connections after their response."""
         await self._worker.terminated.set()
         for http in self._open:
             http.drain()
@@ -100,15 +100,15 @@ class HTTPServer:
 
 class _Config(Config):
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
-        """Return the headers of all responses, Hypercorn's own included."""
+        """Return the headers of all responses, including Hypercorn's own."""
         return [*super().response_headers(protocol), *ALWAYS]
 
 
 def _finish_responses(app: ASGIFramework) -> ASGIFramework:
     """Shield the last send of a response from a cancellation by the application.
 
-    Quart-Trio cancels a request on a disconnect, which Hypercorn reports while it still finishes that send. An idle
-    connection would then never be closed.
+    Quart-Trio cancels a request on a disconnect. Hypercorn reports the disconnect before that send has finished, so an
+    idle connection would never be closed.
     """
 
     async def finishing(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -1,7 +1,7 @@
-"""HTTP/1.1 of one connection: h11 reads requests, Hypercorn runs the application, a response leaves in one write.
+"""HTTP/1.1 on one connection: h11 parses requests, Hypercorn runs the application, a response is one write.
 
-Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this extends. h11 takes a quarter of a request's time
-there; the rest is tasks, channels and locks for applications that may take long. A fast response needs none of them.
+Checked with Hypercorn 0.17.3 and 0.18.0, whose `H11Protocol` this extends. h11 takes a quarter of the
+time of a request; the rest is tasks, channels and locks for slow applications. A fast response needs none of them.
 """
 
 import math
@@ -42,7 +42,7 @@ CLOSE: Final = (b"connection", b"close")
 
 
 class ServerContext(NamedTuple):
-    """What the HTTP connections share. `upgrade_prefixes`: how requests for an upgrade to WebSocket start."""
+    """The state shared by HTTP connections. `upgrade_prefixes`: the first bytes of WebSocket upgrade requests."""
 
     app: AppWrapper
     config: Config
@@ -56,11 +56,11 @@ class ServerContext(NamedTuple):
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 without upgrades. Errors are JSON, as everywhere.
+    """HTTP/1.1 without upgrades. Errors are JSON.
 
     Args:
         on_fast_response: called for each response that bypasses the application.
-        cancel: ends everything that is done for the client.
+        cancel: cancels all work for the client.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class Protocol(H11Protocol):
         state, sock = ConnectionState(context.state.copy()), connection.transport.socket
         client, server = (parse_socket_addr(sock.family, name) for name in (sock.getpeername(), sock.getsockname()))
         super().__init__(context.app, context.config, context.worker, tasks, state, False, client, server, send)
-        self.requests = 0  # whose heads have arrived
-        self.takes_lines = False  # the response answers lines while more of them arrive
+        self.requests = 0  # requests whose heads have arrived
+        self.takes_lines = False  # the response answers lines while further lines arrive
         self._base = context.base
         self._fast_reads = context.fast_reads
         self._peer = connection
         self._on_fast_response = on_fast_response
         self._cancel = cancel
-        self._head = b""  # of a response; sent with what follows
-        self._finished = True  # the newest request
+        self._head = b""  # head of a response; sent together with the next bytes
+        self._finished = True  # the newest request is finished
         self._finished_changed = Condition()
         self._has_body = False  # the request may have one, even if it is empty
         self._responding = False  # a response has begun
-        self._streams_events = False  # a response that ends only with the client
+        self._streams_events = False  # the response ends only when the client disconnects
         self._half_closed = trio.CancelScope()
 
     async def _handle_events(self) -> None:
@@ -98,7 +98,7 @@ class Protocol(H11Protocol):
             if self.connection.they_are_waiting_for_100_continue:
                 await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
             if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
-                await self._while_connected(self._wait_finished)  # bytes behind the last request are dropped
+                await self._while_connected(self._wait_finished)  # bytes after the last request are dropped
                 return
             if self._is_in_empty_line():
                 return
@@ -127,7 +127,7 @@ class Protocol(H11Protocol):
                 await self._while_connected(partial(self.stream.handle, EndBody(stream_id=STREAM_ID)))
 
     async def _handle_request(self, event: h11.Request) -> bool:
-        """Answer a request or start the application. Return whether to go on reading."""
+        """Answer a request or start the application. Return whether to continue reading."""
         self.requests += 1
         request = with_path(event, self._base)
         if request is None:
@@ -142,7 +142,7 @@ class Protocol(H11Protocol):
         return True
 
     def _is_in_empty_line(self) -> bool:
-        """Skip an empty line before a later request (RFC 9112 §2.2), or return whether half of one has come.
+        """Skip an empty line before a later request (RFC 9112 §2.2), or return whether half of one has arrived.
 
         `Connection.read_head` does this for the first request.
         """
@@ -151,7 +151,7 @@ class Protocol(H11Protocol):
             return False
         buffer = connection._receive_buffer  # h11 0.16 rejects such a line
         if buffer._data.startswith(b"\r\n"):
-            buffer.maybe_extract_lines()  # this line, and nothing else
+            buffer.maybe_extract_lines()  # removes only this line
         return bool(buffer._data == b"\r") and not connection.trailing_data[1]
 
     def has_begun(self) -> bool:
@@ -163,9 +163,9 @@ class Protocol(H11Protocol):
         return self.connection.their_state is h11.IDLE and self.has_begun()
 
     async def finish(self) -> None:
-        """Finish the response to a client that sends no more, as `nc -N` does.
+        """Finish the response to a client that has closed its side, as `nc -N` does.
 
-        A client that has left looks the same, so an event stream is ended.
+        A disconnected client looks the same, so an event stream is closed.
         """
         if self.stream is not None:
             with trio.move_on_after(HALF_CLOSE_TIMEOUT) as self._half_closed:
@@ -182,9 +182,9 @@ class Protocol(H11Protocol):
             self._half_closed.deadline = math.inf
 
     async def _while_connected(self, wait: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the application, and cancel everything if the client leaves meanwhile.
+        """Wait for the application, and cancel everything if the client disconnects.
 
-        Nothing is read during that time, not even the client's end.
+        Nothing is read during the wait, so a disconnect must be polled for.
         """
         while True:
             with trio.move_on_after(POLL_INTERVAL):
@@ -206,7 +206,7 @@ class Protocol(H11Protocol):
             sent = self._peer.transport.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the peer has left; the reader gets the error too
+        except OSError:  # the peer disconnected; the reader gets the error too
             return False
         if sent < len(data):
             await self.send(RawData(cast(bytes, memoryview(data)[sent:])))
@@ -217,7 +217,7 @@ class Protocol(H11Protocol):
         return True
 
     def _head_of(self, answer: CachedResponse) -> h11.Response:
-        """Return the head. h11 checks it once a second, which would otherwise take a quarter of a response's time."""
+        """Return the head. h11 validates it at most once a second: each check takes a quarter of a response's time."""
         second = int(time.time())
         if answer.made is not None and answer.made[0] == second and not self.context.terminated.is_set():
             return cast(h11.Response, answer.made[1])
@@ -229,14 +229,14 @@ class Protocol(H11Protocol):
         return response
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        """Send the head of a response together with what follows it."""
+        """Send the head of a response together with the next bytes."""
         if isinstance(event, h11.Response):
             content_type = header(event.headers, b"content-type")
             self._responding, self._streams_events = True, content_type == EVENTS
             self.takes_lines = content_type == LINES
             self._limit_half_closed()
             if self.connection.their_state is h11.SEND_BODY:
-                await trio.lowlevel.checkpoint()  # let the reader take what has arrived of the body
+                await trio.lowlevel.checkpoint()  # let the reader read the arrived part of the body
             last = self._is_last() or self.context.terminated.is_set()
             if last and CLOSE not in event.headers:
                 event = h11.Response(status_code=event.status_code, headers=[*event.headers, CLOSE])
@@ -257,9 +257,9 @@ class Protocol(H11Protocol):
             await self.send(RawData(head + data))
 
     def _is_last(self) -> bool:
-        """Return whether no other request may follow this one (RFC 9112 §9.6, §11.2).
+        """Return whether this request must be the last one (RFC 9112 §9.6, §11.2).
 
-        Its body is incomplete, or more than an empty line follows it, which another parser may count as body.
+        It must be if its body is incomplete or more than an empty line follows: another parser may read that as body.
         """
         connection = self.connection
         return connection.their_state is h11.SEND_BODY or (
@@ -267,7 +267,7 @@ class Protocol(H11Protocol):
         )
 
     async def _maybe_recycle(self) -> None:
-        """Replace Hypercorn's method, which drops a request that was read before the daemon stops.
+        """Replace Hypercorn's method, which drops a request that was read just before the daemon stopped.
 
         That request gets a response with `Connection: close`.
         """
@@ -314,6 +314,6 @@ class Protocol(H11Protocol):
         response = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
         try:
             data = b"".join([self.connection.send(event) for event in response])
-        except h11.LocalProtocolError:  # the application has begun its response to the request before
+        except h11.LocalProtocolError:  # the application has begun its response to the previous request
             return
         await self.send(RawData(data))

@@ -1,4 +1,4 @@
-"""Request targets (RFC 9112 §3.2) as one path, so that access checks and routes see the same path."""
+"""Normalize request targets (RFC 9112 §3.2) to a path, so that access checks and routes see the same path."""
 
 import re
 from typing import Final
@@ -15,9 +15,9 @@ _ABSOLUTE: Final = re.compile(
 
 
 def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:
-    """Return the request with a path that starts with one slash, without the prefix `base`, or None if it has none.
+    """Return the request with a path that starts with one slash, without the prefix `base`; None without such a path.
 
-    The authority of a target in absolute form replaces the header Host.
+    The authority of a target in absolute form replaces the Host header.
     """
     target, fields = request.target, None
     if absolute := _ABSOLUTE.fullmatch(target):
