@@ -411,12 +411,10 @@ async def test_a_download_that_starts_during_the_stop_can_end(slow_clock: MockCl
         [directory] = (tmp_path / "state/jobs").iterdir()
         await second.send_all(get(f"/api/jobs/{directory.name}/download"))
         await eventually(lambda: len(daemon.daemon.access.transfers.ends) == 2)
-        with trio.fail_after(PATIENCE):
-            assert await read_to_the_end(first) > 100 << 20
-        await wait_all_tasks_blocked(0.01)
+        await trio.aclose_forcefully(first)
+        await eventually(lambda: len(daemon.daemon.access.transfers.ends) == 1)
         slow_clock.jump(LONGER)
-        with trio.fail_after(PATIENCE):
-            assert await read_to_the_end(second) > 100 << 20
+        await read_some(second, 20 << 20)
 
 
 async def test_a_download_is_cut_off_after_the_drain_timeout(slow_clock: MockClock, tmp_path: Path) -> None:
