@@ -132,7 +132,7 @@ def test_a_signal_reaches_the_command(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         process.terminate()
         assert process.wait(PATIENCE) == 128 + signal.SIGTERM
-    assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGTERM"
+    assert newest(daemon)["error"] == f"{sys.executable} was killed by SIGTERM"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_sigquit_goes_to_the_command(daemon: ServedDaemon) -> None:
     with running(daemon.url, "--", sys.executable, "-c", WAITS) as process:
         process.send_signal(signal.SIGQUIT)
         assert process.wait(PATIENCE) == 128 + signal.SIGQUIT
-    assert newest(daemon)["error"] == f"{sys.executable} was ended by SIGQUIT"
+    assert newest(daemon)["error"] == f"{sys.executable} was killed by SIGQUIT"
 
 
 def test_an_interrupt_at_the_end_cancels_the_job(daemon: ServedDaemon) -> None:
@@ -200,7 +200,7 @@ def test_a_broken_pipe_reaches_the_command(daemon: ServedDaemon) -> None:
         process.stdin.flush()
         assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
         assert process.stderr.read() == ""
-    assert newest(daemon)["error"] == "sh was ended by SIGPIPE"
+    assert newest(daemon)["error"] == "sh was killed by SIGPIPE"
 
 
 def test_a_slow_reader_receives_all_output(tmp_path: Path) -> None:

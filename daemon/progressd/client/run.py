@@ -169,7 +169,7 @@ class CommandJob:
             return _event("completed")
         if signal.SIGINT in self._heard or status == -signal.SIGINT:
             return _event("status_change", new_status=JobStatus.CANCELLED)
-        return _failure(_told(program, status))
+        return _failure(_describe_exit(program, status))
 
     async def _read(self, output: ProgramOutput, to: int) -> None:
         """Pass on the output of the command, and search it for progress.
@@ -373,10 +373,10 @@ def _given(progress: ReportedProgress) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _told(program: str, status: int) -> str:
+def _describe_exit(program: str, status: int) -> str:
     if status > 0:
         return f"{program} failed with exit status {status}"
     try:
-        return f"{program} was ended by {signal.Signals(-status).name}"
+        return f"{program} was killed by {signal.Signals(-status).name}"
     except ValueError:
-        return f"{program} was ended by signal {-status}"
+        return f"{program} was killed by signal {-status}"
