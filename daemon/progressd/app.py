@@ -215,7 +215,7 @@ class Daemon:
         """
         self.reload = Reload(self.settings, read_settings or (lambda: self.settings))
         self.reload.register(lambda settings: partial(self._use, settings))
-        self.reload.register(lambda settings: self.authenticator.use(settings.auth))
+        self.reload.register(lambda settings: self.authenticator.apply_settings(settings.auth))
         deadline = ShutdownDeadline(signals)
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
@@ -323,7 +323,7 @@ class Daemon:
         """Apply reloaded settings."""
         self.settings = settings
         self.broadcaster.use_limit(settings.limits.send_buffer_bytes)
-        self.files.use(settings.limits)
+        self.files.apply_settings(settings.limits)
         for part in (
             self.producers,
             self.runner,
@@ -333,7 +333,7 @@ class Daemon:
             self.state,
             self.http,
         ):
-            part.use(settings)
+            part.apply_settings(settings)
         set_level(settings.log.level)
 
     async def _settle(self) -> None:

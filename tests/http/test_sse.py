@@ -275,7 +275,7 @@ async def test_streams_are_limited(tmp_path: Path) -> None:
             assert (refused.status_code, error_of(refused)) == (503, "all 1 connections are in use")
             assert refused.headers["Retry-After"]
             more = settings_in(tmp_path / "state", limits={"max_connections": 2})
-            daemon.daemon.connection_limiter.use(more)  # as after a reload
+            daemon.daemon.connection_limiter.apply_settings(more)  # as after a reload
             async with streaming(daemon, "/api/events"):
                 await eventually(lambda: len(daemon.daemon.streams) == 2)
 

@@ -149,7 +149,7 @@ async def test_a_reload_shortens_interval_and_timeout_of_open_connections(
     server = Server(nursery, tmp_path)
     (_, one), (_, another) = await server.connect(), await server.connect()
     await trio.sleep(20)
-    server.watchers.use(settings_in(tmp_path, limits={"heartbeat_interval": 2, "connection_timeout": 7}))
+    server.watchers.apply_settings(settings_in(tmp_path, limits={"heartbeat_interval": 2, "connection_timeout": 7}))
     start = trio.current_time()
     for due in (0, 2, 4, 6):  # the ping that is overdue now comes at once
         for peer in (one, another):
@@ -163,7 +163,7 @@ async def test_a_reload_extends_interval_and_timeout_of_open_connections(
 ) -> None:
     server = Server(nursery, tmp_path, heartbeat_interval=2, connection_timeout=7)
     _, peer = await server.connect()
-    server.watchers.use(settings_in(tmp_path, limits={"heartbeat_interval": 100, "connection_timeout": 250}))
+    server.watchers.apply_settings(settings_in(tmp_path, limits={"heartbeat_interval": 100, "connection_timeout": 250}))
     start = trio.current_time()
     assert [round(await when(peer, Opcode.PING) - start) for _ in range(2)] == [100, 200]
     assert round((await close_and_when(peer))[2] - start) == 250

@@ -37,9 +37,9 @@ class Authenticator:
 
     def load(self) -> None:
         """Read the keys and the token secret. Raises SettingsError, without any change."""
-        self.use(self._settings)()
+        self.apply_settings(self._settings)()
 
-    def use(self, settings: AuthSettings) -> Callable[[], None]:
+    def apply_settings(self, settings: AuthSettings) -> Callable[[], None]:
         """Read keys and secret again. Returns the function that applies them. Raises SettingsError."""
         version = self._file_version()
         keys = {key.hash: key.identity for key in read_keys(self._path)}

@@ -24,7 +24,7 @@ class ConnectionLimiter:
         self._watching: Counter[Group] = Counter()
         self._publishing: Counter[Group] = Counter()
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings. Connected clients stay connected."""
         self._limits = settings.limits
 

@@ -32,7 +32,7 @@ class RateLimiter:
         self._clock = clock
         self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests, and when; oldest first
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings."""
         self._limits = settings.limits
 

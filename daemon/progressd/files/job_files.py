@@ -55,10 +55,10 @@ class JobFiles:
         self._left = set[str]()  # jobs whose files could not be deleted
         self._settling = trio.Lock()
 
-    def use(self, limits: Limits) -> None:
+    def apply_settings(self, limits: Limits) -> None:
         """Apply reloaded limits."""
-        self._free_space.use(limits.min_free_bytes)
-        self.usage.use(limits.max_stored_bytes)
+        self._free_space.set_min_free(limits.min_free_bytes)
+        self.usage.set_max_bytes(limits.max_stored_bytes)
 
     def input(self, job_id: str) -> Path:
         """Return the path of the input."""

@@ -26,7 +26,7 @@ class FreeSpaceGuard:
         self._directory = directory
         self._until_check = 0  # bytes that may be written before the next check
 
-    def use(self, min_free: int) -> None:
+    def set_min_free(self, min_free: int) -> None:
         """Apply a reloaded limit."""
         self._min_free = min_free
 
@@ -64,7 +64,7 @@ class DiskUsage:
         self._interval = interval
         self._changes: Counter[str] | None = None  # during a count: changed bytes by job, since the job was counted
 
-    def use(self, max_bytes: int) -> None:
+    def set_max_bytes(self, max_bytes: int) -> None:
         """Apply a reloaded limit."""
         self._max_bytes = max_bytes
 

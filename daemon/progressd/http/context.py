@@ -34,7 +34,7 @@ class ServerState:
         self.settings = settings
         self.ready = False
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings."""
         self.settings = settings
 

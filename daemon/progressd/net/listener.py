@@ -79,7 +79,7 @@ class Listener:
         self._draining = False
         self._heads: dict[Connection, trio.CancelScope] = {}  # connections without a whole head, oldest first
 
-    def use(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
+    def apply_settings(self, settings: Settings, tls: ssl.SSLContext | None) -> None:
         """Apply reloaded settings to new connections."""
         self._limits = settings.limits
         self._trusted_proxies = settings.server.trusted_proxies

@@ -42,7 +42,7 @@ class UnixSocket:
         self._accepting = trio.CancelScope()
         self._drained = trio.Event()
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Use new settings. Connected producers keep the old settings."""
         self._settings = settings.ingest
 

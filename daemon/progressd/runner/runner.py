@@ -60,7 +60,7 @@ class Runner:
         self._left = dict[str, str]()  # by job, processes that could not be stopped
         self._taking = trio.CancelScope()
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Use new settings. Running jobs keep the old settings, and the number of slots does not change."""
         self._settings = settings
 

@@ -29,7 +29,7 @@ class KeepAlive:
         self._reloaded = False
         self._limits_changed = Condition()
 
-    def use(self, limits: Limits) -> None:
+    def apply_settings(self, limits: Limits) -> None:
         """Apply reloaded limits. A shorter timeout counts from now on."""
         sooner = self._interval - limits.heartbeat_interval
         self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # the order stays the same

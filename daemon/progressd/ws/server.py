@@ -59,10 +59,10 @@ class WebSocketServer:
         self._notice: Notice | None = None  # sent to new clients
         self._draining: CloseCode | None = None
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings. Most apply to new connections only. No client is disconnected."""
         self._settings = settings
-        self._keepalive.use(settings.limits)
+        self._keepalive.apply_settings(settings.limits)
         self.budget.limit = settings.limits.send_buffer_bytes_total
 
     async def run(self) -> None:

@@ -46,9 +46,9 @@ class HTTPServer:
         self._worker = WorkerContext(None)
         self._state: dict[str, Any] = {}
         self._open: set[HTTPConnection] = set()
-        self.use(settings)
+        self.apply_settings(settings)
 
-    def use(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings. Most apply to new connections only."""
         limits = settings.limits
         self.budget.limit = limits.send_buffer_bytes_total
