@@ -306,7 +306,9 @@ class Daemon:
             base=self.base,
             trusted_proxies=settings.server.trusted_proxies,
         )
-        self.reload.register(lambda new: partial(listener.use, new, tls_context(new.server, self.settings.server)))
+        self.reload.register(
+            lambda new: partial(listener.apply_settings, new, tls_context(new.server, self.settings.server))
+        )
         return listener
 
     def _checks(self, sockets: Sockets) -> dict[str, Check]:
