@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks` runs everything; with names of scenarios, those."""
+"""The command: `python -m benchmarks` runs all scenarios, or the named ones."""
 
 import argparse
 import json
@@ -10,14 +10,11 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmarks.chart import write_chart
-from benchmarks.docs import write_docs
 from benchmarks.install import NotInstalled, install
 from benchmarks.load import CLIENT_CORE, Sample, run
-from benchmarks.machine import load_average
+from benchmarks.report import COLUMNS, comparison_table, scenario_table, targets_table, write_chart, write_docs
 from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.servers import FILES, SERVERS
-from benchmarks.table import COLUMNS, scenario_table, targets_table
+from benchmarks.servers import FILES, SERVERS, Server, progressd
 from benchmarks.targets import reached
 
 RUNS, SECONDS = 3, 5.0
@@ -28,16 +25,21 @@ def main() -> None:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which stops the servers, too
     _check_machine()
-    install(arguments.servers)
+    install(() if arguments.daemon else arguments.servers)
     scenarios = [SCENARIOS[name] for name in arguments.scenarios or SCENARIOS]
+    daemons = [progressd(python, f"{number}: {python}") for number, python in enumerate(arguments.daemon, 1)]
     samples: list[Sample] = []
-    busy = load_average()
+    busy = os.getloadavg()[0]
     for scenario in scenarios:
-        for sample in _samples(scenario, arguments.servers, arguments.runs, arguments.seconds):
+        servers = daemons or [SERVERS[name] for name in scenario.servers if name in arguments.servers]
+        for sample in _samples(scenario, servers, arguments.runs, arguments.seconds, own_store=bool(daemons)):
             samples.append(sample)
             print(_line(scenario, sample), file=sys.stderr)
-        print(scenario_table(scenario, samples), end="\n\n", flush=True)
-    print(targets_table(reached(samples)))
+        names = [daemon.name for daemon in daemons]
+        table = comparison_table(scenario, samples, names) if names else scenario_table(scenario, samples)
+        print(table, end="\n\n", flush=True)
+    if not daemons:
+        print(targets_table(reached(samples)))
     if arguments.json:
         arguments.json.write_text(json.dumps([sample._asdict() for sample in samples], indent=1) + "\n")
     if arguments.write_docs:
@@ -59,6 +61,13 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME,…",
         help=f"of {', '.join(SERVERS)}; default: all of the scenario",
     )
+    parser.add_argument(
+        "--daemon",
+        action="append",
+        default=[],
+        metavar="PYTHON",
+        help="instead of the servers, run the progressd that this Python has installed; repeat it to compare versions",
+    )
     parser.add_argument("--runs", type=int, default=None, help=f"of each, interleaved; default: {RUNS}")
     parser.add_argument("--seconds", type=float, default=None, help=f"of the steady phase; default: {SECONDS:g}")
     parser.add_argument("--quick", action="store_true", help=f"one run of {QUICK_SECONDS:g} s")
@@ -68,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     for names, known in ((arguments.scenarios, SCENARIOS), (arguments.servers, SERVERS)):
         if unknown := [name for name in names if name not in known]:
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
-    if arguments.write_docs and (arguments.scenarios or set(arguments.servers) != set(SERVERS)):
+    if arguments.write_docs and (arguments.scenarios or arguments.daemon or set(arguments.servers) != set(SERVERS)):
         parser.error("--write-docs needs all scenarios and servers, since it replaces all tables")
     arguments.runs = arguments.runs or (1 if arguments.quick else RUNS)
     arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
@@ -85,11 +94,17 @@ def _check_machine() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
 
 
-def _samples(scenario: Scenario, servers: Sequence[str], runs: int, seconds: float) -> Iterator[Sample]:
-    """Run the servers alternately, so that other load on the machine affects all."""
-    for number, server, variant in product(range(runs), scenario.servers, scenario.variants):
-        if server in servers:
-            yield run(scenario, variant, SERVERS[server], number, seconds)
+def _samples(
+    scenario: Scenario, servers: Sequence[Server], runs: int, seconds: float, own_store: bool
+) -> Iterator[Sample]:
+    """Run the servers alternately, so that other load on the machine affects all. Every other run is in reverse order.
+
+    `own_store`: omit the variants with a store of finished jobs, whose schema is that of this version.
+    """
+    variants = [variant for variant in scenario.variants if not (own_store and variant.finished_jobs)]
+    for number, variant in product(range(runs), variants):
+        for server in servers[:: -1 if number % 2 else 1]:
+            yield run(scenario, variant, server, number, seconds)
 
 
 def _line(scenario: Scenario, sample: Sample) -> str:

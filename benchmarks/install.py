@@ -1,15 +1,19 @@
-"""Install the peers and compile the load client, once."""
+"""Install the peers and compile the load client, once. Git ignores the results."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
-from benchmarks.paths import BUILT, HERE, NODE_MODULES, PEERS, PYTHON
-
-NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+HERE: Final = Path(__file__).parent
+PEERS: Final = HERE / "peers"
+BUILT: Final = HERE / ".build"  # compiled programs, Node's modules, the store with a million jobs
+PYTHON: Final = HERE / ".venv" / "bin" / "python"  # of the peers in Python
+NODE_MODULES: Final = BUILT / "node" / "node_modules"
+NCHAN: Final = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
 class NotInstalled(Exception):
@@ -63,6 +67,5 @@ def _compile(source: Path, program: Path) -> None:
 
 def _run(*command: str, **environ: str) -> None:
     print("+", " ".join(command), file=sys.stderr)
-    result: Sequence[str] | int = subprocess.run(command, env={**os.environ, **environ}, stdout=sys.stderr).returncode
-    if result:
+    if subprocess.run(command, env={**os.environ, **environ}, stdout=sys.stderr).returncode:
         raise NotInstalled(f"{command[0]} failed (see its output above)")

@@ -19,7 +19,7 @@ from progressd.store.base import Change
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore
 
-from benchmarks.paths import BUILT
+from benchmarks.install import BUILT
 
 MAX_BATCH: Final = 5000  # jobs in one transaction
 

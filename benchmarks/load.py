@@ -4,8 +4,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from benchmarks.install import BUILT
 from benchmarks.jobs import message_size, register, state_with_finished_jobs
-from benchmarks.paths import BUILT
 from benchmarks.scenarios import Scenario, Variant
 from benchmarks.servers import CORE, Running, Server, ServerFailed, running
 
@@ -32,8 +32,8 @@ def run(scenario: Scenario, variant: Variant, server: Server, number: int, stead
     state = state_with_finished_jobs(variant.finished_jobs) if variant.finished_jobs else None
     key = (scenario.name, variant.name, server.name, number)
     try:
-        with running(server, scenario.settings if server.name == "progressd" else {}, state) as up:
-            if server.name == "progressd":
+        with running(server, scenario.settings if server.is_progressd else {}, state) as up:
+            if server.is_progressd:
                 register(up.place.socket, load["jobs"] + load["idle_jobs"])
             try:
                 raw = _measured(_options(scenario, server, load, up))
@@ -61,9 +61,9 @@ def _options(scenario: Scenario, server: Server, load: Mapping[str, int], up: Ru
         "producer": up.place.socket,
         "http": int(bool(publish)),
         "publish": publish,
-        "size": 0 if server.snapshot else message_size(),
-        "snapshot": int(server.snapshot),
-        "finish": int(server.name == "progressd" and bool(load.get("slow"))),
+        "size": 0 if server.is_progressd else message_size(),
+        "snapshot": int(server.is_progressd),
+        "finish": int(server.is_progressd and bool(load.get("slow"))),
     }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.paths import BUILT, NODE_MODULES, PEERS, PYTHON
+from benchmarks.install import BUILT, NODE_MODULES, PEERS, PYTHON
 
 CORE: Final = 0  # of the server; the load client has the next one
 FILES: Final = 20_000  # descriptors, for 10,000 connections on either side
@@ -65,12 +65,17 @@ class Server:
     environ: Callable[[Place], Mapping[str, str]] = field(default=lambda place: {})
     publish: str = ""  # path to which events are POSTed; "": the Unix socket
     publish_all: str = ""  # the same if watchers watch all jobs
-    snapshot: bool = False  # watchers first receive the current state, and messages are longer than events
+    is_progressd: bool = False  # jobs are registered, and watchers first receive the current state
 
 
-def _progressd(place: Place) -> Sequence[str | Path]:
-    command = Path(sys.executable).with_name("progressd")
-    return (command, "serve", "--port", str(place.port), "--state-dir", place.state, "--log-level", "warning")
+def progressd(python: str | Path, name: str = "progressd") -> Server:
+    """Return the daemon that this Python has installed."""
+
+    def command(place: Place) -> Sequence[str | Path]:
+        serve = (python, "-m", "progressd", "serve")
+        return (*serve, "--port", str(place.port), "--state-dir", place.state, "--log-level", "warning")
+
+    return Server(name, name, command, _progressd_environ, is_progressd=True)
 
 
 def _progressd_environ(place: Place) -> Mapping[str, str]:
@@ -95,7 +100,7 @@ def _nchan(place: Place) -> Sequence[str | Path]:
 SERVERS: Final = {
     server.name: server
     for server in (
-        Server("progressd", "progressd", _progressd, _progressd_environ, snapshot=True),
+        progressd(sys.executable),
         Server("nchan", "Nchan on nginx", _nchan, publish="/publish/jobs/{id}", publish_all="/publish/jobs"),
         Server(
             "websockets",
