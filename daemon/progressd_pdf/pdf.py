@@ -15,9 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,8 +25,7 @@ try:
     from PIL import Image
 
     from progressd_pdf.page import Options, PageConversion, Thumbnail
-    from progressd_pdf.pictures import ConversionError
-    from progressd_pdf.source import POINTS_PER_INCH, Sheet, Source
+    from progressd_pdf.source import POINTS_PER_INCH, ConversionError, Sheet, Source
     from progressd_pdf.spool import PdfWriter
 except ModuleNotFoundError as missing:
     if __name__ == "__main__":
@@ -93,8 +91,6 @@ class Tesseract:
                 f"Text recognition (OCR) needs the language {missing} of tesseract, which is not installed."
             )
         self._command = [program, "stdin", "stdout", "-l", language]
-        self._child: subprocess.Popen[bytes] | None = None
-        self._starting = threading.Lock()
 
     def text_layer(self, page: Image.Image, dpi: float) -> bytes:
         """Return a PDF of one page with the invisible words of the grey `page`."""
@@ -103,25 +99,11 @@ class Tesseract:
         command = [*self._command, "--dpi", str(round(dpi)), "-c", "textonly_pdf=1", "pdf"]
         # One thread: the daemon runs a job per core.
         environment = os.environ | {"OMP_THREAD_LIMIT": "1"}
-        with self._starting:
-            self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-            )
-        with self._child as child:
-            layer, errors = child.communicate(buffer.getvalue())
-        if child.returncode != 0:
-            with self._starting:  # blocks after `stop`
-                pass
-            raise RuntimeError(
-                f"tesseract failed with exit status {child.returncode}: {errors.decode(errors='replace')}"
-            )
-        return layer
-
-    def stop(self) -> None:
-        """Kill the program, and block its next start, before the process exits."""
-        self._starting.acquire()
-        if self._child is not None:
-            self._child.kill()
+        done = subprocess.run(command, input=buffer.getvalue(), capture_output=True, env=environment, check=False)
+        if done.returncode:
+            errors = done.stderr.decode(errors="replace")
+            raise RuntimeError(f"tesseract failed with exit status {done.returncode}: {errors}")
+        return done.stdout
 
 
 class Conversion:
@@ -186,29 +168,7 @@ def emit_preview(number: int, picture: Image.Image) -> None:
     )
 
 
-def exit_on_signal(clean_up: Callable[[], None]) -> None:
-    """Clean up and exit on SIGTERM or SIGINT.
-
-    A thread handles the signals: Python's own handlers would wait for seconds until pdfium or Pillow return.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-
-    def wait() -> None:
-        number = os.read(reading, 1)[0]
-        try:
-            clean_up()
-        except Exception:  # leaves files behind, but the process exits
-            traceback.print_exc()
-        os._exit(128 + number)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def run(arguments: argparse.Namespace) -> None:
+def convert(arguments: argparse.Namespace) -> None:
     """Convert the document. Raises ConversionError."""
     try:
         options = msgspec.json.decode(arguments.options, type=Options)
@@ -217,53 +177,40 @@ def run(arguments: argparse.Namespace) -> None:
     tesseract = Tesseract(arguments.ocr_language) if options.ocr else None
     source = Source(arguments.input, options.dpi)
     with PdfWriter(arguments.output) as writer:
-
-        def clean_up() -> None:
-            if tesseract:
-                tesseract.stop()
-            writer.abandon()
-
-        exit_on_signal(clean_up)
         Conversion(source, writer, options, tesseract).run()
     emit("completed", page_count=len(source.sheets))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit status."""
+    """Run the program and return its exit status.
+
+    Errors are sentences on stdout. The traceback of a defect is on stderr.
+    """
     parser = argparse.ArgumentParser(prog="python -m progressd_pdf.pdf", description=__doc__)
     parser.add_argument("input", type=Path, metavar="INPUT")
     parser.add_argument("output", type=Path, metavar="OUTPUT")
     parser.add_argument("--options", default="{}", metavar="JSON")
     parser.add_argument("--ocr-language", default="eng", metavar="LANG", help="as tesseract names it, eng+deu for two")
     try:
-        return report(parser.parse_args(argv))
-    except BrokenPipeError:  # Python would report it again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-
-
-def report(arguments: argparse.Namespace) -> int:
-    """Convert the document. Report errors as sentences on stdout, with the traceback of a defect on stderr."""
-    try:
-        run(arguments)
+        convert(parser.parse_args(argv))
     except BrokenPipeError:
-        raise
+        os._exit(128 + signal.SIGPIPE)  # the daemon died; Python would report the error again at exit
     except ConversionError as error:
-        emit("error", message=str(error))
-        return 1
-    except MemoryError:
+        return fail(str(error))
+    except Exception as error:
         traceback.print_exc()
-        emit("error", message="The PDF needs more memory than a job may have.")
-        return 1
-    except OSError as error:
-        traceback.print_exc()
-        emit("error", message=f"Cannot write the result: {error.strerror}.")
-        return 1
-    except Exception:
-        traceback.print_exc()
-        emit("error", message="The PDF cannot be converted because of an unexpected error.")
-        return 1
+        if isinstance(error, MemoryError):
+            return fail("The PDF needs more memory than a job may have.")
+        if isinstance(error, OSError):
+            return fail(f"Cannot write the result: {error.strerror}.")
+        return fail("The PDF cannot be converted because of an unexpected error.")
     return 0
+
+
+def fail(message: str) -> int:
+    """Report the error and return the exit status."""
+    emit("error", message=message)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Write finished pages to a PDF, in bounded memory and atomically."""
+"""Write finished pages to a PDF, in bounded memory."""
 
 import io
-import os
 import tempfile
-import threading
 from pathlib import Path
 
 import pikepdf
@@ -20,14 +18,11 @@ class PdfWriter:
     """A PDF that grows page by page: add the bands of a page, end the page, and finally save.
 
     Pictures go to an unnamed file next to the output, which disappears with the process. It is a minimal PDF, so that
-    pikepdf can read them back one by one: moving pages between documents takes 335 MB for 300 pages in colour. A named
-    temporary file exists only while `save` runs, and `abandon` removes it.
+    pikepdf can read them back one by one: moving pages between documents takes 335 MB for 300 pages in colour.
     """
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._pending = output.with_name(f".{output.name}.{os.getpid()}.part")
-        self._naming = threading.Lock()
         self._file = tempfile.TemporaryFile(dir=output.parent)  # noqa: SIM115  # closed in __exit__
         self._file.write(b"%PDF-1.7\n")
         self._offsets = {PAGES: 0}
@@ -62,7 +57,7 @@ class PdfWriter:
         self._pictures, self._drawing = [], []
 
     def save(self, title: str, author: str) -> None:
-        """Write the pages to the output, atomically and durably."""
+        """Write the document to the output."""
         self._end()
         with pikepdf.open(self._file, access_mode=pikepdf.AccessMode.stream) as pdf:
             for page, text in zip(pdf.pages, self._texts, strict=True):
@@ -72,23 +67,8 @@ class PdfWriter:
             for key, value in (("/Title", title), ("/Author", author)):
                 if value:
                     pdf.docinfo[key] = value
-            try:
-                with self._naming:
-                    file = self._pending.open("wb")
-                with file:
-                    pdf.save(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                with self._naming:
-                    self._pending.replace(self._output)
-                _sync(self._output.parent)
-            finally:
-                self._pending.unlink(missing_ok=True)
-
-    def abandon(self) -> None:
-        """Remove the temporary file, and block `save`, before the process exits."""
-        self._naming.acquire()
-        self._pending.unlink(missing_ok=True)
+            with self._output.open("wb") as file:
+                pdf.save(file)
 
     def _write(self, entries: str, data: bytes | None = None, number: int | None = None) -> int:
         """Write an object, a stream if it has data, and return its number (PDF 1.7, section 7.3.10)."""
@@ -112,15 +92,6 @@ class PdfWriter:
         trailer = f"trailer << /Size {count} /Root {catalogue} 0 R >>\nstartxref\n{start}\n%%EOF\n"
         self._file.write(trailer.encode())
         self._file.flush()
-
-
-def _sync(directory: Path) -> None:
-    """Sync a directory."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _jpeg(band: Image.Image) -> tuple[bytes, str]:

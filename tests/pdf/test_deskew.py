@@ -1,17 +1,14 @@
 """The estimate of the skew on scanned text, and straightening in bands."""
 
 from contextlib import closing
-from pathlib import Path
 
-import progressd_pdf
 import pypdfium2 as pdfium
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw
 from progressd_pdf.deskew import rows_needed, skew_angle, straighten
-
-SCAN = Path(progressd_pdf.__file__).with_name("scan") / "sample-scan.pdf"
+from support.samples import SCAN
 
 
 def scanned(number: int, longer_side: int = 1000) -> Image.Image:

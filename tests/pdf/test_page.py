@@ -3,15 +3,12 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import progressd_pdf
 import pytest
 from PIL import Image, ImageChops, ImageStat
 from progressd_pdf.page import OVERLAP, Options, PageConversion, Thumbnail
 from progressd_pdf.source import Source, SourcePage
-
-SCAN = Path(progressd_pdf.__file__).with_name("scan") / "sample-scan.pdf"
+from support.samples import SCAN
 
 
 @pytest.fixture(params=[1, 3, 4])

@@ -1,7 +1,9 @@
 """Valid ids, times and messages for tests."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+import progressd_pdf
 from progressd.core.job import Job
 from progressd.core.messages import (
     Completed,
@@ -15,6 +17,7 @@ from progressd.core.messages import (
 )
 from progressd.core.status import JobStatus
 
+SCAN = Path(progressd_pdf.__file__).with_name("scan") / "sample-scan.pdf"  # four pages
 NOW = datetime(2026, 3, 1, 12, 30, 15, 250_000, UTC)
 
 
