@@ -42,8 +42,8 @@ log = structlog.get_logger(__name__)
 class Reload:
     """Reload settings and apply them.
 
-    `settings` are the settings in force. `rejected` is the error of the last reload, "" if it succeeded. `waiting` names
-    the changed settings that need a restart.
+    `settings` are the settings in force. `rejected` is the error of the last reload; "" if it succeeded. `waiting`
+    names the changed settings that need a restart.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -14,17 +14,10 @@ from progressd.core.pipeline import Option, Pipeline
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def _setting(
-    description: str,
-    *,
-    ge: int | None = None,
-    le: int | None = None,
-    pattern: str | None = None,
-    min_length: int | None = None,
-    **extra: object,
-) -> Meta:
-    """Describe a setting; `extra` as in config.fields.Setting."""
-    return Meta(ge=ge, le=le, pattern=pattern, min_length=min_length, description=description, extra=extra)
+def _setting(description: str, **given: Any) -> Meta:
+    """Describe a setting with limits as of Meta, and with the `extra` of config.fields.Setting."""
+    limits = {name: given.pop(name) for name in ("ge", "le", "pattern", "min_length") if name in given}
+    return Meta(description=description, extra=given, **limits)
 
 
 def _seconds(description: str) -> Meta:
