@@ -191,7 +191,7 @@ async def test_an_unreadable_secret_changes_nothing(side: Side) -> None:
     token = await side.token()
     side.daemon.settings.auth.token_secret_file.write_text("damaged")
     side.daemon.kill(signal.SIGHUP)
-    await eventually(lambda: "is damaged" in side.daemon.daemon.reload.refused)
+    await eventually(lambda: "is damaged" in side.daemon.daemon.reload.rejected)
     answer = await side.client.get(f"/api/jobs/{MINE}", params={"token": token}, headers={"Authorization": ""})
     assert answer.status_code == 200
 

@@ -94,14 +94,11 @@ def test_values_may_have_units(write: Write) -> None:
     assert settings.store.retention == 7 * 86400
 
 
-def test_systemds_directories_are_the_defaults() -> None:
+def test_directories_come_from_systemd_or_follow_the_state_directory() -> None:
     environ = {"STATE_DIRECTORY": "/var/lib/progressd:/var/lib/other", "RUNTIME_DIRECTORY": "/run/progressd"}
     settings, _ = load(None, environ, {})
     assert settings.state_dir == Path("/var/lib/progressd")
     assert settings.ingest.socket == Path("/run/progressd/ingest.sock")
-
-
-def test_the_socket_follows_the_state_directory() -> None:
     assert load(None, {}, {"state_dir": "/srv/jobs"})[0].ingest.socket == Path("/srv/jobs/ingest.sock")
 
 
@@ -133,7 +130,7 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ),
         (
             "[store]\nretention = '900000d'",
-            "retention = '900000d', from file {}: expected a duration of more than 0 s, up",
+            "retention = '900000d', from file {}: expected a duration of",
         ),
         (
             "[store]\nretention = 1e300",
@@ -168,18 +165,18 @@ def test_the_default_file_is_read_if_it_is_there(tmp_path: Path) -> None:
         ("x = " + "[" * 2000, "the config file {} is nested too deeply"),
         ("[limits]\nconnection_timeout = 30", "expected more than limits.heartbeat_interval, 30 s"),
         ("[pipelines]\npdf = 1", "pipelines, from file {}: expected a table for each pipeline, [pipelines.NAME]"),
-        ("[pipelines.x]", "pipelines.x, from file {}: table missing required key `command`"),
-        ("[pipelines.x]\ncommand = 'ls'", "pipelines.x.command = 'ls', from file {}: expected `array`, got `str`"),
-        ("[pipelines.x]\ncommand = ['ls', 3]", "pipelines.x.command[1] = 3, from file {}: expected `str`, got `int`"),
+        ("[pipelines.x]", "pipelines.x, from file {}: object missing required field `command`"),
+        ("[pipelines.x]\ncommand = 'ls'", "pipelines.x.command, from file {}: expected `array`, got `str`"),
+        ("[pipelines.x]\ncommand = ['ls', 3]", "pipelines.x.command[1], from file {}: expected `str`, got `int`"),
         (
             "[pipelines.x]\ncommand = ['ls', '{ouput}']",
             "command: {{ouput}} is not one of the placeholders {{python}}, ",
         ),
         ("[pipelines.pdf]\ntimeout = 'soon'", "pipelines.pdf.timeout = 'soon', from file {}: expected a duration"),
-        ("[pipelines.pdf]\nacept = []", "pipelines.pdf, from file {}: table contains unknown key `acept`"),
+        ("[pipelines.pdf]\nacept = []", "pipelines.pdf, from file {}: object contains unknown field `acept`"),
         (
             "[pipelines.pdf.options]\ndpi = 3",
-            "pipelines.pdf.options.dpi = 3, from file {}: expected `table`, got `int`",
+            "pipelines.pdf.options.dpi, from file {}: expected `object`, got `int`",
         ),
         (
             "[pipelines.pdf.options.dpi]\ndefault = 3",
@@ -210,9 +207,7 @@ def test_an_invalid_environment_is_rejected(variable: str, text: str, said: str)
 
 
 def test_an_invalid_flag_is_rejected() -> None:
-    with pytest.raises(
-        SettingsError, match=r"^log\.level = 'loud', from flag --log-level: expected one of debug, info, "
-    ):
+    with pytest.raises(SettingsError, match=r"^log\.level = 'loud', from flag --log-level: expected one of debug, "):
         load(None, {}, {"log.level": "loud"})
 
 
@@ -227,6 +222,9 @@ def test_an_explicit_file_must_be_readable(tmp_path: Path, again: bool) -> None:
         load(tmp_path / "none.toml", {}, {}, again=again)
     with pytest.raises(SettingsError, match=r"^cannot read .*: Is a directory$"):
         load(tmp_path, {}, {}, again=again)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="is not TOML"):
+        load(tmp_path / "binary.toml", {}, {}, again=again)
     assert load(None, {}, {}, again=again)[0] == load(None, {}, {})[0]
 
 
@@ -235,12 +233,6 @@ def test_a_reload_reads_only_regular_files(tmp_path: Path, kind: int) -> None:
     os.mknod(tmp_path / "config.toml", kind | 0o600)
     with pytest.raises(SettingsError, match=r"^cannot read .*: (it is not a regular file|No such device or address)$"):
         load(tmp_path / "config.toml", {}, {}, again=True)
-
-
-def test_a_binary_file_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(SettingsError, match="is not TOML"):
-        load(tmp_path / "binary.toml", {}, {})
 
 
 def test_a_pipeline_overrides_the_built_in_one(write: Write) -> None:

@@ -250,8 +250,8 @@ async def test_a_reload_cannot_switch_tls_on_or_off(tmp_path: Path, cert: Path, 
     new = settings_in(tmp_path / "state", server=second, limits={"max_connections": 1})
     async with running_daemon(tmp_path, lambda: new, server=first) as daemon:
         daemon.kill(signal.SIGHUP)
-        await eventually(lambda: daemon.daemon.reload.refused)
-        assert re.fullmatch(r"server\.tls_cert was (removed|added): restart .*", daemon.daemon.reload.refused)
+        await eventually(lambda: daemon.daemon.reload.rejected)
+        assert re.fullmatch(r"server\.tls_cert was (removed|added): restart .*", daemon.daemon.reload.rejected)
         assert daemon.daemon.settings.limits.max_connections == 100
         daemon.address = daemon.url.rpartition("/")[2]
         async with Peer(await daemon.connect()) as peer:

@@ -48,12 +48,9 @@ class Setting(NamedTuple):
         elif text and isinstance(raw, str) and get_origin(self.base) is tuple:
             raw = [part.strip() for part in raw.split(",") if part.strip()]
         value = msgspec.convert(raw, self.type, strict=not text, dec_hook=_to_path)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{value} is not finite")
-        if self.unit == "seconds" and isinstance(value, float) and value > units.MAX_SECONDS:
-            raise ValueError(f"{value} s is too long")
-        if self.unit == "bytes" and isinstance(value, int) and value > units.MAX_BYTES:
-            raise ValueError(f"{value} bytes is too long")
+        largest = {"seconds": units.MAX_SECONDS, "bytes": units.MAX_BYTES}.get(self.unit or "", math.inf)
+        if isinstance(value, int | float) and not value <= largest:
+            raise ValueError(f"{value} is too large")
         return value
 
     @property
@@ -64,8 +61,8 @@ class Setting(NamedTuple):
                 longest = units.seconds_text(units.MAX_SECONDS)
                 return f'a duration of more than 0 s, up to {longest}, such as 30, "30s" or "5min"'
             case "bytes":
-                least, largest = self.extra.get("least", self.meta.ge), units.size_text(units.MAX_BYTES)
-                return f'a size of at least {least} bytes, up to {largest}, such as 65536 or "64KiB"'
+                largest = units.size_text(units.MAX_BYTES)
+                return f'a size of at least {self.meta.ge} bytes, up to {largest}, such as 65536 or "64KiB"'
             case "mode":
                 return 'an octal file mode in quotes, such as "0660"'
         base = self.base
@@ -74,12 +71,8 @@ class Setting(NamedTuple):
         if "expected" in self.extra:
             return str(self.extra["expected"])
         if base is int:
-            most = self.meta.le
-            return (
-                f"an integer of at least {self.meta.ge}"
-                if most is None
-                else f"an integer from {self.meta.ge} to {most}"
-            )
+            least, most = self.meta.ge, self.meta.le
+            return f"an integer of at least {least}" if most is None else f"an integer from {least} to {most}"
         return {bool: "true or false", str: "non-empty text", Path: "a path"}[base]
 
     def shown(self, value: object) -> str:

@@ -3,7 +3,6 @@
 import difflib
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,12 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from progressd.config.fields import Setting, declared
-from progressd.config.settings import BUILT_IN, NETWORKS, LogSettings, Settings
+from progressd.config.settings import BUILT_IN, NETWORKS, Settings
 from progressd.core.errors import SettingsError
 from progressd.core.pipeline import Option, Pipeline
 from progressd.system.fs import read_regular
-
-__all__ = ["DEFAULT_FILE", "LogSettings", "Origins", "Pipeline", "Settings", "load"]
 
 DEFAULT_FILE: Final = Path("/etc/progressd/progressd.toml")
 OTHER_VARIABLES: Final = frozenset(
@@ -28,7 +25,6 @@ MAX_SOCKET_PATH: Final = 107  # bytes, unix(7)
 
 Origins = Mapping[str, str]
 
-_STEP = re.compile(r"\.(\w+)|\[([0-9]+)\]")
 _T = TypeVar("_T")
 
 
@@ -198,18 +194,13 @@ def _pipeline(name: str, table: dict[str, Any], origin: str) -> Pipeline:
 
 
 def _converted(struct: type[_T], key: str, table: object, origin: str) -> _T:
-    """Convert a table of the file. msgspec's own error names neither the option nor the value."""
+    """Convert a table of the file; `key` is its name in the file."""
     try:
         return msgspec.convert(table, struct)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
-        for json_word, toml_word in (("Object", "Table"), ("`object`", "`table`"), ("field", "key")):
-            reason = reason.replace(json_word, toml_word)
-        for found in _STEP.finditer(place):
-            table = table[found[1] or int(found[2])]  # type: ignore[index]
-            key += found[0]
-        value = "" if isinstance(table, dict) else f" = {table!r}"[:100]
-        raise SettingsError(f"{key}{value}, from {origin}: {reason[0].lower()}{reason[1:]}") from None
+        place = key + place.rstrip("`")
+        raise SettingsError(f"{place}, from {origin}: {reason[0].lower()}{reason[1:]}") from None
 
 
 def _check(settings: Settings, origins: Origins) -> None:

@@ -42,13 +42,13 @@ log = structlog.get_logger(__name__)
 class Reload:
     """Reload settings and apply them.
 
-    `settings` are the settings in force. `refused` is the error of the last reload, "" if it succeeded. `waiting` names
-    the changed settings that need a restart.
+    `settings` are the settings in force. `rejected` is the error of the last reload; "" if it succeeded. `waiting`
+    names the changed settings that need a restart.
     """
 
     def __init__(self, settings: Settings, read: Callable[[], Settings]) -> None:
         self.settings = settings
-        self.refused = self.waiting = ""
+        self.rejected = self.waiting = ""
         self._read = read
         self._hooks: list[Hook] = []
 
@@ -59,8 +59,8 @@ class Reload:
     @property
     def pending(self) -> str:
         """The reason why the settings in force differ from the file, "" if they do not."""
-        if self.refused:
-            return f"settings not reloaded: {self.refused}"
+        if self.rejected:
+            return f"settings not reloaded: {self.rejected}"
         return f"settings wait for a restart: {self.waiting}" if self.waiting else ""
 
     def __call__(self) -> None:
@@ -70,7 +70,7 @@ class Reload:
             new = with_fixed(self.settings, wanted)
             changes = [hook(new) for hook in self._hooks]
         except SettingsError as error:
-            self.refused = str(error)
+            self.rejected = str(error)
             log.error("settings not reloaded", error=str(error))
             return
         for apply in changes:
@@ -80,7 +80,7 @@ class Reload:
             log.warning("settings need a restart", settings=waiting)
         self.waiting = waiting
         self.settings = new
-        self.refused = ""
+        self.rejected = ""
 
 
 def changed(old: Struct, new: Struct, prefix: str = "") -> Iterator[str]:

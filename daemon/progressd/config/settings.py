@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -14,16 +14,22 @@ from progressd.core.pipeline import Option, Pipeline
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+def _setting(description: str, **given: Any) -> Meta:
+    """Describe a setting with limits as of Meta, and with the `extra` of config.fields.Setting."""
+    limits = {name: given.pop(name) for name in ("ge", "le", "pattern", "min_length") if name in given}
+    return Meta(description=description, extra=given, **limits)
+
+
 def _seconds(description: str) -> Meta:
     return Meta(gt=0, description=description, extra={"unit": "seconds"})
 
 
 def _bytes(description: str, least: int = 1) -> Meta:
-    return Meta(ge=least, description=description, extra={"unit": "bytes"})
+    return _setting(description, ge=least, unit="bytes")
 
 
 def _count(description: str) -> Meta:
-    return Meta(ge=1, description=description)
+    return _setting(description, ge=1)
 
 
 Networks = tuple[Annotated[str, Meta(pattern=r"^[0-9a-fA-F.:]+(/[0-9]{1,3})?$")], ...]
@@ -35,62 +41,48 @@ class Server(Struct, frozen=True, kw_only=True):
 
     host: Annotated[
         str,
-        Meta(
-            min_length=1,
-            description="The address to listen on, unless systemd holds the port (`progressd.socket`).",
-            extra={"flag": "--host"},
+        _setting(
+            "The address to listen on, unless systemd holds the port (`progressd.socket`).", min_length=1, flag="--host"
         ),
     ] = "127.0.0.1"
     port: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=65535,
-            description="The port for the page, REST and WebSocket; 0 for any free one.",
-            extra={"flag": "--port"},
-        ),
+        int, _setting("The port for the page, REST and WebSocket; 0 for any free one.", ge=0, le=65535, flag="--port")
     ] = 8080
     base_path: Annotated[
         str,
-        Meta(
+        _setting(
+            "The path at which a proxy serves the daemon, such as `/progress/`, whether or not it strips the path.",
             pattern=r"^/(?!(?:api|static|ws)(?:/|$))(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?$",
-            description="The path at which a proxy serves the daemon, such as `/progress/`, whether or not it "
-            "strips the path.",
-            extra={"expected": 'a path such as "/progress/", not the daemon\'s own /api, /static or /ws'},
+            expected='a path such as "/progress/", not the daemon\'s own /api, /static or /ws',
         ),
     ] = "/"
     allowed_origins: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]*://[^/\s]+$")], ...],
-        Meta(
-            description="Other origins whose pages may connect, such as `https://example.org`.",
-            extra={"expected": 'a list of origins without a path, such as "https://example.org"'},
+        _setting(
+            "Other origins whose pages may connect, such as `https://example.org`.",
+            expected='a list of origins without a path, such as "https://example.org"',
         ),
     ] = ()
     allowed_hosts: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[^\s/:]+$")], ...],
-        Meta(
-            description="Host names that browsers may use, such as that of a proxy, in addition to `localhost` and the "
+        _setting(
+            "Host names that browsers may use, such as that of a proxy, in addition to `localhost` and the "
             "daemon's addresses. `*` allows any, and with it DNS rebinding by pages of other sites.",
-            extra={"expected": 'a list of host names without a port, such as "progress.example.org"'},
+            expected='a list of host names without a port, such as "progress.example.org"',
         ),
     ] = ()
     tls_cert: Annotated[
-        str,
-        Meta(description="The file with the certificate chain, in PEM. With it the port accepts only TLS."),
+        str, _setting("The file with the certificate chain, in PEM. With it the port accepts only TLS.")
     ] = ""
-    tls_key: Annotated[str, Meta(description="The file with its private key, if that is another file.")] = ""
+    tls_key: Annotated[str, _setting("The file with its private key, if that is another file.")] = ""
     trusted_proxies: Annotated[
-        Networks,
-        Meta(
-            description="Proxies whose `X-Forwarded-For` is trusted.",
-            extra={"expected": NETWORKS},
-        ),
+        Networks, _setting("Proxies whose `X-Forwarded-For` is trusted.", expected=NETWORKS)
     ] = ()
     allow_unauthenticated: Annotated[
         bool,
-        Meta(
-            description="Whether the daemon may listen where other machines can reach it, without requiring a key.",
-            extra={"flag": "--allow-unauthenticated"},
+        _setting(
+            "Whether the daemon may listen where other machines can reach it, without requiring a key.",
+            flag="--allow-unauthenticated",
         ),
     ] = False
 
@@ -144,8 +136,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     min_body_rate: Annotated[
         int,
         _bytes(
-            "The minimum of a body per second, on average after the first `idle_timeout`. Event streams are exempt.",
-            0,
+            "The minimum of a body per second, on average after the first `idle_timeout`. Event streams are exempt.", 0
         ),
     ] = 1024
     min_free_bytes: Annotated[
@@ -154,8 +145,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_stored_bytes: Annotated[
         int,
         _bytes(
-            "The limit for the files of all jobs. Files that would exceed it are rejected with 507. 0: no limit.",
-            0,
+            "The limit for the files of all jobs. Files that would exceed it are rejected with 507. 0: no limit.", 0
         ),
     ] = 0
     rate_limit_per_minute: Annotated[
@@ -163,11 +153,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 60
     rate_limit_burst: Annotated[int, _count("How many of them may arrive at once.")] = 10
     exempt_addresses: Annotated[
-        Networks,
-        Meta(
-            description="Addresses without limits on requests, uploads and connections.",
-            extra={"expected": NETWORKS},
-        ),
+        Networks, _setting("Addresses without limits on requests, uploads and connections.", expected=NETWORKS)
     ] = ("127.0.0.0/8", "::1")
 
 
@@ -176,8 +162,8 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 
     synchronous: Annotated[
         Literal["FULL", "NORMAL", "OFF"],
-        Meta(
-            description="SQLite's `synchronous`. With FULL, acknowledged events survive a power cut; with NORMAL, a "
+        _setting(
+            "SQLite's `synchronous`. With FULL, acknowledged events survive a power cut; with NORMAL, a "
             "crash of the daemon; with OFF, neither is guaranteed."
         ),
     ] = "FULL"
@@ -187,15 +173,13 @@ class StoreSettings(Struct, frozen=True, kw_only=True):
 class RunnerSettings(Struct, frozen=True, kw_only=True):
     """How pipelines run."""
 
-    concurrency: Annotated[
-        int, Meta(ge=1, description="Jobs at a time.", extra={"default": "the number of cores", "example": 4})
-    ]
+    concurrency: Annotated[int, _setting("Jobs at a time.", ge=1, default="the number of cores", example=4)]
     job_timeout: Annotated[float, _seconds("A job that runs longer is stopped and fails.")] = 3600
     kill_grace: Annotated[float, _seconds("The time between SIGTERM and SIGKILL for a job that does not stop.")] = 5
     max_memory_bytes: Annotated[int, _bytes("The memory of each process of a job (RLIMIT_DATA).", 4096)] = 4 << 30
     max_cpu_seconds: Annotated[float, _seconds("The CPU time of each process of a job.")] = 86400
     max_file_bytes: Annotated[int, _bytes("The largest file that a job may write.")] = 4 << 30
-    max_open_files: Annotated[int, Meta(ge=16, description="Open files of each process of a job.")] = 1024
+    max_open_files: Annotated[int, _setting("Open files of each process of a job.", ge=16)] = 1024
     max_attempts: Annotated[
         int, _count("How often a job is started if the daemon is killed while it runs, including the first time.")
     ] = 3
@@ -206,28 +190,19 @@ class IngestSettings(Struct, frozen=True, kw_only=True):
 
     socket: Annotated[
         Path,
-        Meta(
-            description="The Unix socket.",
-            extra={
-                "default": "`ingest.sock` in `$RUNTIME_DIRECTORY`, otherwise in the state directory",
-                "example": "/run/progressd/ingest.sock",
-            },
+        _setting(
+            "The Unix socket.",
+            default="`ingest.sock` in `$RUNTIME_DIRECTORY`, otherwise in the state directory",
+            example="/run/progressd/ingest.sock",
         ),
     ]
     socket_mode: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=0o777,
-            description="The file mode of the socket, which decides who may connect.",
-            extra={"unit": "mode"},
-        ),
+        int, _setting("The file mode of the socket, which decides who may connect.", ge=0, le=0o777, unit="mode")
     ] = 0o660
     max_line_bytes: Annotated[int, _bytes("The longest line.", 1024)] = 1 << 20
     max_connections: Annotated[int, _count("Producers at a time. Others are rejected with 503.")] = 500
     idle_timeout: Annotated[
-        float,
-        _seconds("How long a producer may send nothing, not even an empty line, before it is disconnected."),
+        float, _seconds("How long a producer may send nothing, not even an empty line, before it is disconnected.")
     ] = 3600
 
 
@@ -236,24 +211,26 @@ class AuthSettings(Struct, frozen=True, kw_only=True):
 
     required: Annotated[
         bool,
-        Meta(
-            description="Whether every request needs a key; necessary if other machines can reach the daemon. A "
+        _setting(
+            "Whether every request needs a key; necessary if other machines can reach the daemon. A "
             "change needs a restart."
         ),
     ] = False
     keys_file: Annotated[
         Path,
-        Meta(
-            description="The file with the hashes of the keys, which `progressd keys` writes.",
-            extra={"default": "`keys.json` in the state directory", "example": "/var/lib/progressd/keys.json"},
+        _setting(
+            "The file with the hashes of the keys, which `progressd keys` writes.",
+            default="`keys.json` in the state directory",
+            example="/var/lib/progressd/keys.json",
         ),
     ]
     token_secret_file: Annotated[
         Path,
-        Meta(
-            description="The file with the secret that signs watch tokens, created if missing. A new secret "
+        _setting(
+            "The file with the secret that signs watch tokens, created if missing. A new secret "
             "invalidates all tokens.",
-            extra={"default": "`token-secret` in the state directory", "example": "/var/lib/progressd/token-secret"},
+            default="`token-secret` in the state directory",
+            example="/var/lib/progressd/token-secret",
         ),
     ]
     token_lifetime: Annotated[float, _seconds("How long a watch token is valid.")] = 15 * 60
@@ -264,7 +241,7 @@ class ShutdownSettings(Struct, frozen=True, kw_only=True):
 
     drain_timeout: Annotated[float, _seconds("How long to wait for jobs, uploads and downloads.")] = 30
     wait_for_jobs: Annotated[
-        bool, Meta(description="Whether to wait for running jobs. Jobs that are stopped are queued again.")
+        bool, _setting("Whether to wait for running jobs. Jobs that are stopped are queued again.")
     ] = True
 
 
@@ -272,17 +249,12 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     """The log on stderr or in the journal of systemd."""
 
     level: Annotated[
-        LogLevel,
-        Meta(
-            description="The lowest level that is logged. Only `debug` includes tracebacks.",
-            extra={"flag": "--log-level"},
-        ),
+        LogLevel, _setting("The lowest level that is logged. Only `debug` includes tracebacks.", flag="--log-level")
     ] = "info"
     format: Annotated[
         Literal["auto", "console", "json", "logfmt", "journal"],
-        Meta(
-            description="`auto`: console on a terminal; the journal under systemd, with fields such as `JOB_ID`; "
-            "otherwise logfmt."
+        _setting(
+            "`auto`: console on a terminal; the journal under systemd, with fields such as `JOB_ID`; otherwise logfmt."
         ),
     ] = "auto"
 
@@ -292,13 +264,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     state_dir: Annotated[
         Path,
-        Meta(
-            description="The directory of the jobs and their files.",
-            extra={
-                "flag": "--state-dir",
-                "default": "`$STATE_DIRECTORY`, otherwise `./progressd-data`",
-                "example": "/var/lib/progressd",
-            },
+        _setting(
+            "The directory of the jobs and their files.",
+            flag="--state-dir",
+            default="`$STATE_DIRECTORY`, otherwise `./progressd-data`",
+            example="/var/lib/progressd",
         ),
     ]
     server: Server = Server()
