@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from progressd.config.settings import BUILT_IN
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from support.daemon import running_daemon
 from support.submitting import ended, run, shell, submit
 

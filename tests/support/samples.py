@@ -8,12 +8,12 @@ from progressd.core.messages import (
     CompletedData,
     JobCreated,
     JobCreatedData,
+    JobStatus,
     Progress,
     ProgressData,
     StatusChange,
     StatusChangeData,
 )
-from progressd.core.status import JobStatus
 
 NOW = datetime(2026, 3, 1, 12, 30, 15, 250_000, UTC)
 
