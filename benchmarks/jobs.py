@@ -11,10 +11,9 @@ from typing import Final
 
 import trio
 from msgspec.structs import replace
-from progressd.core.cursor import Cursor
 from progressd.core.events import CompletedEvent, ProgressEvent, RegisterEvent, Registration, ReportedProgress
 from progressd.core.job import Job, apply
-from progressd.core.messages import JobMessage, Progress, ProgressData, StateChange, encode
+from progressd.core.messages import Cursor, JobMessage, Progress, ProgressData, StateChange, encode
 from progressd.store.base import Change
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore

@@ -16,19 +16,18 @@ import trio
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.rate_limit import RateLimiter
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.config.reload import Reload
 from progressd.config.settings import Settings
 from progressd.core.close_codes import DRAINING
 from progressd.core.errors import StoreFailed
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.engine.access import Scopes
-from progressd.engine.batches import Batches
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest
 from progressd.engine.log import LocalLog
-from progressd.engine.registry import Registry
+from progressd.engine.registry import Batches, Registry
 from progressd.engine.retention import run_retention
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir

@@ -15,7 +15,7 @@ from progressd.admin import maintenance
 from progressd.admin.maintenance import RepairAction
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, SettingsError, StoreDamaged
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.store.base import Change, Filter

@@ -28,9 +28,9 @@ from progressd.auth.origin import check_host, check_origin
 from progressd.auth.watch_tokens import read_token
 from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, Server
-from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
+from progressd.core.messages import Cursor
 from progressd.http.file_body import attachment
 from progressd.net.connection import read_handshake_request
 from progressd.producers.ndjson import LineSplitter, read_line

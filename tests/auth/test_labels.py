@@ -10,7 +10,7 @@ import pytest
 import trio
 from progressd.auth.identity import Identity, Scope
 from progressd.core.events import RegisterEvent, Registration
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.engine.access import Scopes
 from progressd.engine.ingest import Outcome
 from progressd.store.base import Filter

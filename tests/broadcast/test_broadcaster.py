@@ -6,8 +6,8 @@ import pytest
 import trio
 import trio.testing
 from progressd.broadcast.broadcaster import FANOUT_INTERVAL, FANOUT_THRESHOLD, Broadcaster
-from progressd.broadcast.channel import CAPACITY, MAX_TAKE
 from progressd.broadcast.envelope import Envelope
+from progressd.broadcast.fanout import CAPACITY, MAX_TAKE
 from progressd.broadcast.reader import Reader
 from progressd.core.errors import SlowConsumer
 from progressd.core.messages import ALL_JOBS, Error, ErrorData, JobMessage, Message, job_topic

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 import trio.testing
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.envelope import Envelope, FrameBatch
-from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.broadcast.outbox import SocketOutbox
 from progressd.core.close_codes import DRAINING, CloseCode
 from support.samples import started

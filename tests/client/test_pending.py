@@ -8,7 +8,7 @@ from progressd.client.pending import MAX_UNKNOWN, Event, EventAnswer, PendingEve
 from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import ProducerEvent, RegisterEvent
 from progressd.core.job import Job, apply
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from support.samples import ID, NOW
 
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_messages, moved
-from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchProgress, BatchProgressData
-from progressd.core.status import JobStatus
+from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchProgress, BatchProgressData, JobStatus
 from support.samples import NOW, job_id
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus

@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput
+from progressd.core.messages import Cursor
 
 stores = st.text("0123456789abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=32)
 offsets = st.integers(0, 10**18 - 1)

@@ -21,8 +21,7 @@ from progressd.core.events import (
     StatusEvent,
     checked_job_id,
 )
-from progressd.core.messages import ErrorData, PagePreviewData, encode
-from progressd.core.status import JobStatus
+from progressd.core.messages import ErrorData, JobStatus, PagePreviewData, encode
 from support.samples import ID, cancelled, moved, started, succeeded
 
 decode = msgspec.json.Decoder(ProducerEvent).decode

@@ -36,6 +36,7 @@ from progressd.core.messages import (
     JobCreated,
     JobCreatedData,
     JobMessage,
+    JobStatus,
     PagePreview,
     PagePreviewData,
     Progress,
@@ -44,7 +45,6 @@ from progressd.core.messages import (
     StatusChangeData,
     ends_job,
 )
-from progressd.core.status import JobStatus
 from support.samples import ID, NOW
 
 QUEUED, PROCESSING, COMPLETED, FAILED, CANCELLED = JobStatus

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 from progressd.core.errors import InvalidInput
 from progressd.core.json import decode
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 
 
 def test_an_invalid_status_lists_the_valid_ones() -> None:

@@ -14,6 +14,7 @@ from progressd.core.messages import (
     JobCreatedData,
     JobDeleted,
     JobDeletedData,
+    JobStatus,
     Message,
     PagePreview,
     PagePreviewData,
@@ -30,7 +31,6 @@ from progressd.core.messages import (
     encode,
     ends_job,
 )
-from progressd.core.status import JobStatus
 
 ID = "550e8400-e29b-41d4-a716-446655440000"
 URL = f"/api/jobs/{ID}/download"

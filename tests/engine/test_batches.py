@@ -17,8 +17,7 @@ from progressd.core.events import (
     StatusEvent,
     SubmitEvent,
 )
-from progressd.core.messages import BatchProgress, Progress, TopicMessage, batch_topic, type_of
-from progressd.core.status import JobStatus
+from progressd.core.messages import BatchProgress, JobStatus, Progress, TopicMessage, batch_topic, type_of
 from progressd.store.sqlite import SQLiteStore
 from support.samples import job_id
 from support.spine import Spine, progress, running, started_again

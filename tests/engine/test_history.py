@@ -11,15 +11,13 @@ import trio
 import trio.lowlevel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from progressd.core.cursor import Cursor
 from progressd.core.errors import NotFound
 from progressd.core.events import Event, RequeueEvent, RunnerEvent, StartEvent
-from progressd.core.messages import ALL_JOBS, JobMessage, Progress, batch_topic, ends_job, job_topic, type_of
+from progressd.core.messages import ALL_JOBS, Cursor, JobMessage, Progress, batch_topic, ends_job, job_topic, type_of
 from progressd.engine import history as module
 from progressd.engine import registry
-from progressd.engine.batches import Batches
 from progressd.engine.history import History
-from progressd.engine.registry import Registry
+from progressd.engine.registry import Batches, Registry
 from progressd.store.sqlite import SQLiteStore
 from support.outboxes import Collected
 from support.passes import counted

@@ -16,14 +16,11 @@ from msgspec.structs import replace
 from progressd.broadcast.reader import Reader
 from progressd.broadcast.throttle import ThrottledOutbox
 from progressd.core.batch import JobBatch
-from progressd.core.cursor import Cursor
 from progressd.core.errors import Conflict, InvalidInput, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import BatchCancelEvent, Event, PreviewEvent, RegisterEvent, Registration
 from progressd.core.job import Job
-from progressd.core.messages import JobMessage, PagePreviewData, Progress, encode, job_topic, type_of
-from progressd.core.status import JobStatus
-from progressd.engine.follower import STEP
-from progressd.engine.ingest import QUEUE_CAPACITY
+from progressd.core.messages import Cursor, JobMessage, JobStatus, PagePreviewData, Progress, encode, job_topic, type_of
+from progressd.engine.ingest import QUEUE_CAPACITY, STEP
 from progressd.engine.registry import Registry
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore

@@ -11,8 +11,7 @@ from progressd.broadcast.reader import Reader
 from progressd.core.errors import Conflict
 from progressd.core.events import CompletedEvent, RegisterEvent, Registration
 from progressd.core.job import Job
-from progressd.core.messages import JobMessage, Progress, StatusChange
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobMessage, JobStatus, Progress, StatusChange
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import PATIENCE, registered, running_daemon
 from support.samples import ID, job_id

@@ -12,8 +12,7 @@ import trio.testing
 from progressd.broadcast.envelope import Envelope
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
-from progressd.core.messages import JobMessage
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobMessage, JobStatus
 from progressd.engine import registry as module
 from progressd.engine.registry import Registry
 from progressd.store.base import Change

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.engine import retention as module
 from progressd.engine.registry import Registry
 from progressd.engine.retention import DELETE_BATCH, FIRST_DELAY, INTERVAL, PAUSE, run_retention

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 from progressd.core.errors import Conflict, InsufficientStorage, SettingsError, StoreFailed
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.store.sqlite import SQLiteStore

@@ -16,8 +16,8 @@ import trio
 import trio.testing
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
+from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Option, Pipeline
-from progressd.core.status import JobStatus
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import PATIENCE, RunningDaemon, running_daemon

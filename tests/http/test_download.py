@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from progressd.core.events import Registration, SubmitEvent
+from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.core.status import JobStatus
 from progressd.http.file_body import attachment
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, error_of, get

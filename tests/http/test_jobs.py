@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.core.status import JobStatus
 from support.daemon import (
     PATIENCE,
     RunningDaemon,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.sqlite import SQLiteStore
 from support.daemon import running_daemon
 from support.http_client import FORM_TYPE, file_part, form

@@ -11,8 +11,8 @@ import h11
 import httpx
 import pytest
 import trio
+from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.core.status import JobStatus
 from progressd.http.routes import ndjson_response as module
 from progressd.producers.ndjson import TURN_LINES, read_line
 from support.daemon import (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 from progressd.app import CLOSE_TIMEOUT
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
 from progressd.http.server.protocol import HALF_CLOSE_TIMEOUT, POLL_INTERVAL
 from progressd.net.connection import LINGER_TIMEOUT

@@ -11,7 +11,7 @@ import msgspec
 import pikepdf
 import pytest
 from progressd.config.settings import BUILT_IN
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from support.daemon import running_daemon
 from support.samples import SCAN
 from support.serving import ServedDaemon, served_daemon

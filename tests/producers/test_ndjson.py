@@ -26,8 +26,7 @@ from progressd.core.events import (
     ReportedStatus,
     StatusEvent,
 )
-from progressd.core.messages import ErrorData, PagePreviewData, encode
-from progressd.core.status import JobStatus
+from progressd.core.messages import ErrorData, JobStatus, PagePreviewData, encode
 from progressd.producers.ndjson import Ack, Line, LineSplitter, LineTooLong, NumberedLine, read_event, read_line
 from support.samples import ID, job, job_id
 

@@ -17,10 +17,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.errors import StoreFailed
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.engine.ingest import EventSink
-from progressd.producers.ndjson import TURN_LINES
-from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.producers.ndjson import TURN_LINES, NDJSONReader
 from progressd.producers.poller import MAX_READS, Poller
 from progressd.producers.unix_socket import ProducerConnection
 from progressd.store.sqlite import SQLiteStore

@@ -15,9 +15,8 @@ import trio
 from progressd.core.errors import StoreFailed
 from progressd.core.events import Registration, ReportedStatus, StartEvent, StatusEvent, SubmitEvent
 from progressd.core.job import Job
-from progressd.core.messages import Completed
+from progressd.core.messages import Completed, JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.core.status import JobStatus
 from progressd.files.job_files import JobFiles
 from progressd.runner.orphans import ProcessRecords
 from progressd.runner.runner import Runner

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 from progressd.core.errors import Conflict, SettingsError
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.backup import PARTIAL_MIN_AGE, backup
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore

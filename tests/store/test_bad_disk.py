@@ -16,7 +16,7 @@ from progressd.auth.api_keys import Key, add_key
 from progressd.auth.identity import Scope
 from progressd.auth.watch_tokens import secret_from
 from progressd.core.errors import CorruptRecord, SettingsError, StoreFailed, StoreFull
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.backup import backup
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.base import Change, Deletion
 from progressd.store.sqlite import SQLiteStore
 from progressd.store.writes import (

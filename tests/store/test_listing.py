@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, job, job_id

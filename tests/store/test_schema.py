@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 from progressd.core.errors import SettingsError
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store import schema
 from progressd.store.base import Change
 from progressd.store.schema import APPLICATION_ID, MIGRATIONS, old_copy

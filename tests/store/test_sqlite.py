@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 from progressd.core.errors import SettingsError, StoreFailed
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store import connection
 from progressd.store.base import Change, Filter
 from progressd.store.schema import MIGRATIONS

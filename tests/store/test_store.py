@@ -10,11 +10,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from progressd.core.cursor import Cursor
 from progressd.core.errors import StoreFailed
 from progressd.core.job import Job
-from progressd.core.messages import Error, ErrorData, ProgressData, StateChange
-from progressd.core.status import JobStatus
+from progressd.core.messages import Cursor, Error, ErrorData, JobStatus, ProgressData, StateChange
 from progressd.store.base import Change, Filter
 from progressd.store.sqlite import SQLiteStore
 from support.samples import NOW, created, job, job_id, started, succeeded

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from progressd.admin import maintenance
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.base import Change
 from progressd.store.sqlite import SQLiteStore
 from progressd.store.wal import WALLimits

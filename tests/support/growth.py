@@ -4,8 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
-from progressd.core.messages import StateChange
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus, StateChange
 from progressd.store.sqlite import SQLiteStore
 
 from support.samples import created, job, started, succeeded

@@ -10,12 +10,12 @@ from progressd.core.messages import (
     CompletedData,
     JobCreated,
     JobCreatedData,
+    JobStatus,
     Progress,
     ProgressData,
     StatusChange,
     StatusChangeData,
 )
-from progressd.core.status import JobStatus
 
 SCAN = Path(progressd_pdf.__file__).with_name("scan") / "sample-scan.pdf"  # four pages
 NOW = datetime(2026, 3, 1, 12, 30, 15, 250_000, UTC)

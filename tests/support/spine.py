@@ -20,13 +20,11 @@ from progressd.core.events import (
     SubmitEvent,
 )
 from progressd.core.job import MaySee, sees_all
-from progressd.core.messages import ErrorData
-from progressd.core.status import JobStatus
-from progressd.engine.batches import Batches
+from progressd.core.messages import ErrorData, JobStatus
 from progressd.engine.history import History
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.engine.log import LocalLog
-from progressd.engine.registry import Registry
+from progressd.engine.registry import Batches, Registry
 from progressd.store.sqlite import SQLiteStore
 
 from support.samples import job_id

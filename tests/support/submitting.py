@@ -7,8 +7,8 @@ from typing import Any
 import trio
 from progressd.core.events import Registration, ReportedStatus, StatusEvent, SubmitEvent
 from progressd.core.job import Job
+from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.core.status import JobStatus
 
 from support.daemon import PATIENCE, RunningDaemon
 from support.waiting import eventually

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import trio
 from progressd.admin import maintenance
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from torture.forge import Forge, ForgedDaemon
 from torture.ledger import ATTEMPTS, Kill, Ledger, Story
 from torture.load import Clients

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 import trio
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.base import Change
 from progressd.store.schema import MIGRATIONS
 from progressd.store.sqlite import SQLiteStore

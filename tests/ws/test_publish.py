@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from support.daemon import PATIENCE, RunningDaemon, Watcher, completed, progress, registered, running_daemon
 from support.keys import add, bearer, revoke
 from support.peer import Peer, close_frame, frame

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from progressd.core.errors import InvalidInput, SettingsError, StoreDamaged
 from progressd.core.events import checked_job_id
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.http.schemas.views import JobView, job_view

@@ -1,6 +1,7 @@
-"""The backlog: waiting messages, in order. A newer progress of a job replaces the older one."""
+"""The waiting messages of one connection, in order, and a limit for the waiting bytes of all connections together."""
 
-from typing import Generic
+import math
+from typing import Generic, Protocol
 
 from progressd.broadcast.envelope import F
 
@@ -51,3 +52,30 @@ class Backlog(Generic[F]):
         """Remove everything."""
         self._waiting.clear()
         self.size = 0
+
+
+class BudgetMember(Protocol):
+    """An object that holds waiting bytes, such as the outbox of one connection."""
+
+    def give_up(self) -> None:
+        """Drop the waiting bytes and close the connection."""
+
+
+class MemoryBudget:
+    """The sum of the waiting bytes. Past the limit, the members with the most bytes are given up first."""
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
+        self.used = 0
+        self.coalesced = 0  # number of messages that newer ones have replaced
+        self._members: dict[BudgetMember, int] = {}
+
+    def hold(self, member: BudgetMember, size: int) -> None:
+        """Set the number of waiting bytes of a member."""
+        self.used += size - self._members.pop(member, 0)
+        if size:
+            self._members[member] = size
+        while self.used > self.limit:
+            slowest = max(self._members, key=self._members.__getitem__)
+            self.used -= self._members.pop(slowest)
+            slowest.give_up()

@@ -11,9 +11,8 @@ from typing import Final
 
 import trio
 
-from progressd.broadcast.channel import Channel
 from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch
-from progressd.broadcast.fanout import FanOut
+from progressd.broadcast.fanout import Channel, FanOut
 from progressd.broadcast.multiplex import Session, SessionHub
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.reader import Reader, ReaderOutbox

@@ -13,8 +13,8 @@ from typing import Final
 import trio
 
 from progressd.broadcast.backlog import Backlog
-from progressd.broadcast.channel import Channel
 from progressd.broadcast.envelope import DeliveryCounters, Envelope, FrameBatch, ReplayedEnvelope
+from progressd.broadcast.fanout import Channel
 from progressd.broadcast.outbox import Outbox
 from progressd.broadcast.subscription import History, Replay
 from progressd.core.close_codes import SLOW_CONSUMER

@@ -9,10 +9,9 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from progressd.broadcast.backlog import Backlog
+from progressd.broadcast.backlog import Backlog, MemoryBudget
 from progressd.broadcast.envelope import Envelope, FrameBatch, Sendable
 from progressd.broadcast.fanout import FanOut
-from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.core.close_codes import GONE, SLOW_CONSUMER, CloseCode
 
 _NO_FAN_OUT = FanOut()  # placeholder for an outbox that follows no fan-out

@@ -18,12 +18,12 @@ from progressd.broadcast.envelope import Envelope, FrameBatch, ReplayedEnvelope
 from progressd.broadcast.fanout import FanOut
 from progressd.broadcast.outbox import Outbox
 from progressd.core.close_codes import CloseCode
-from progressd.core.cursor import Cursor
 from progressd.core.job import has_labels
 from progressd.core.messages import (
     BatchCompleted,
     BatchMessage,
     Completed,
+    Cursor,
     Error,
     Progress,
     StatusChange,

@@ -20,6 +20,7 @@ from progressd.core.messages import (
     JobCreated,
     JobDeleted,
     JobMessage,
+    JobStatus,
     PagePreview,
     ProgressData,
     Resync,
@@ -28,7 +29,6 @@ from progressd.core.messages import (
     StatusChange,
 )
 from progressd.core.messages import Progress as ProgressMessage
-from progressd.core.status import JobStatus
 
 BAR_WIDTH: Final = 24  # characters
 MIN_WIDTH_FOR_ETA: Final = 60  # columns; the remaining time takes up to 18

@@ -13,8 +13,7 @@ from progressd.client.errors import APIError, StreamClosed
 from progressd.client.watcher import watch_texts
 from progressd.client.websocket import unwrapped
 from progressd.core.close_codes import JOB_DELETED
-from progressd.core.messages import Completed, Error, Message, StatusChange
-from progressd.core.status import JobStatus
+from progressd.core.messages import Completed, Error, JobStatus, Message, StatusChange
 
 NOT_FOUND: Final = 404  # HTTP status
 MAX_CONNECTIONS: Final = 16  # at once; the daemon runs jobs in order, so later jobs can wait

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from progressd.cli.remote import remote_of
 from progressd.client.values import encodable
 from progressd.core.errors import SettingsError
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 
 if TYPE_CHECKING:
     from progressd.config.fields import Setting

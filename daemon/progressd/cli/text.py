@@ -13,6 +13,7 @@ from progressd.core.messages import (
     JobCreated,
     JobDeleted,
     JobMessage,
+    JobStatus,
     Message,
     Progress,
     ProgressData,
@@ -21,7 +22,6 @@ from progressd.core.messages import (
     StatusChange,
     type_of,
 )
-from progressd.core.status import JobStatus
 
 COLORS: Final = {
     JobStatus.QUEUED: "dim",

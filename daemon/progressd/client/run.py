@@ -21,9 +21,8 @@ from progressd.client.websocket import unwrapped
 from progressd.core.errors import InvalidInput
 from progressd.core.events import ReportedProgress
 from progressd.core.job import PRODUCER_LOST
-from progressd.core.messages import Error, StatusChange
+from progressd.core.messages import Error, JobStatus, StatusChange
 from progressd.core.progress_pattern import MAX_SEARCHED, ProgressPattern
-from progressd.core.status import JobStatus
 from progressd.system.fs import write_all
 from progressd.system.process_output import ProgramOutput
 from progressd.system.process_tree import Process

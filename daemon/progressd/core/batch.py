@@ -6,8 +6,14 @@ from enum import StrEnum
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from progressd.core.messages import BatchCompleted, BatchCompletedData, BatchMessage, BatchProgress, BatchProgressData
-from progressd.core.status import JobStatus
+from progressd.core.messages import (
+    BatchCompleted,
+    BatchCompletedData,
+    BatchMessage,
+    BatchProgress,
+    BatchProgressData,
+    JobStatus,
+)
 
 
 class Priority(StrEnum):

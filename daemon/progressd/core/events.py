@@ -13,9 +13,8 @@ from msgspec import Meta, Raw, Struct
 
 from progressd.core.batch import Priority
 from progressd.core.errors import InvalidInput
-from progressd.core.messages import ErrorData, PagePreviewData
+from progressd.core.messages import ErrorData, JobStatus, PagePreviewData
 from progressd.core.sizes import readable_size
-from progressd.core.status import JobStatus
 
 MAX_NAME: Final = 1000  # characters
 

@@ -39,13 +39,13 @@ from progressd.core.messages import (
     JobCreated,
     JobCreatedData,
     JobMessage,
+    JobStatus,
     PagePreview,
     Progress,
     ProgressData,
     StatusChange,
     StatusChangeData,
 )
-from progressd.core.status import JobStatus
 
 PRODUCER_LOST: Final = "producer lost"  # the error of a job whose lease has expired
 

@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from progressd.core.errors import InvalidInput
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 
 # Raised by msgspec's decoders. UnicodeDecodeError, for text that is not UTF-8, is not a MsgspecError.
 UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

@@ -4,13 +4,53 @@ Each message is one JSON object with `type`, usually `job_id`, and `data`. When 
 `cursor` and `time`. Times are UTC (RFC 3339).
 """
 
+import re
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias
+from enum import StrEnum
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from progressd.core.status import JobStatus
+from progressd.core.errors import InvalidInput
+
+_CURSOR = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
+
+
+class JobStatus(StrEnum):
+    """queued → processing → completed | failed | cancelled. The last three are final."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the status is final."""
+        return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
+
+
+FINISHED: Final = frozenset(status for status in JobStatus if status.finished)
+
+
+class Cursor(NamedTuple):
+    """An opaque position in the messages of one store, from which a client resumes. Other stores reject it."""
+
+    store: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.store}-{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Parse the result of `str(cursor)`. Raises InvalidInput."""
+        found = _CURSOR.fullmatch(text)
+        if found is None:
+            raise InvalidInput(f"{text[:60]!r} is not a cursor of this daemon")
+        return cls(found[1], int(found[2]))
 
 
 class ProgressData(Struct, frozen=True, omit_defaults=True):

@@ -14,12 +14,10 @@ from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, OutOfScope, StoreFailed
 from progressd.core.events import Event, RegisterEvent, SubmitEvent
 from progressd.core.job import Job
-from progressd.core.messages import ALL_JOBS
-from progressd.core.status import JobStatus
-from progressd.engine.batches import Batches
+from progressd.core.messages import ALL_JOBS, JobStatus
 from progressd.engine.history import History
 from progressd.engine.ingest import EventSink, Ingest, Outcome
-from progressd.engine.registry import Registry
+from progressd.engine.registry import Batches, Registry
 from progressd.store.base import Filter, Store
 
 

@@ -11,13 +11,11 @@ import trio
 
 from progressd.broadcast.envelope import NO_LABELS, Envelope
 from progressd.broadcast.subscription import Page
-from progressd.core.cursor import Cursor
 from progressd.core.errors import InvalidInput, NotFound
 from progressd.core.job import Job, MaySee, sees_all
-from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDeleted, batch_topic, job_topic
-from progressd.engine.batches import Batches, placed_messages
-from progressd.engine.registry import JobLog, Registry, in_order, newest_progress
-from progressd.engine.store_health import StoreHealth
+from progressd.core.messages import ALL_JOBS, BatchMessage, Cursor, JobCreated, JobDeleted, batch_topic, job_topic
+from progressd.engine.log import StoreHealth
+from progressd.engine.registry import Batches, JobLog, Registry, in_order, newest_progress, placed_messages
 from progressd.net.base_path import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 

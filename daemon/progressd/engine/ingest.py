@@ -6,31 +6,35 @@ producers wait.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeAlias
 
 import structlog
 import trio
+from prometheus_client import Histogram
 
 from progressd.broadcast.broadcaster import Broadcaster
+from progressd.broadcast.envelope import Envelope
+from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError, StoreFailed, Unavailable
 from progressd.core.events import Event, LeaseEvent
 from progressd.core.job import Job, MaySee, sees_all
-from progressd.engine.batches import Batches
-from progressd.engine.counters import Counters
-from progressd.engine.follower import Follower
+from progressd.core.messages import Completed, JobCreated, StatusChange
 from progressd.engine.leases import LeaseTimer
 from progressd.engine.log import Log
-from progressd.engine.registry import Registry
+from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
 from progressd.net.base_path import AT_ROOT, BasePath
-from progressd.store.base import Store
+from progressd.store.base import Change, Store
+from progressd.system.log import log_change
 from progressd.system.pass_limiter import PassLimiter
 
 QUEUE_CAPACITY: Final = 64  # commands; one contains all events that a producer had ready
 TURN_BYTES: Final = 16384  # bytes of events read in one pass of the event loop; if all are blank lines, this takes 2 ms
 MAX_EVENTS: Final = 1000  # events decided in one transaction, in about 10 ms
+STEP: Final = 25  # jobs or log lines per pass of the event loop; 25 finished jobs with 64 KiB of options take 10 ms
 
 logger = structlog.get_logger(__name__)
 
@@ -77,11 +81,14 @@ class _Queued:
 
 
 class Submit(_Queued):
-    """Decide the events of one producer. Jobs that the producer may not see do not exist for it."""
+    """Decide the events of one producer. Jobs that the producer may not see do not exist for it.
+
+    Without events, this is a barrier: it is answered once all commands before it are answered.
+    """
 
     __slots__ = ("events", "may_see")
 
-    def __init__(self, events: Sequence[Event], may_see: MaySee) -> None:
+    def __init__(self, events: Sequence[Event] = (), may_see: MaySee = sees_all) -> None:
         super().__init__()
         self.events = events
         self.may_see = may_see
@@ -97,13 +104,46 @@ class Delete(_Queued):
         self.job = job
 
 
-class Barrier(_Queued):
-    """Do nothing. A barrier is answered once all commands before it are answered."""
-
-    __slots__ = ()
+Command: TypeAlias = Submit | Delete
 
 
-Command: TypeAlias = Submit | Delete | Barrier
+class Counters:
+    """Counters since the start. `jobs`, `batches`: the number that entered each status. `pages`: of completed jobs."""
+
+    def __init__(self) -> None:
+        self.events = 0  # number of accepted events
+        self.refused = 0  # number of rejected events
+        self.jobs: Counter[str] = Counter()
+        self.batches: Counter[str] = Counter()
+        self.pages = 0
+        self.processed = 0  # number of completed jobs
+        self.processing_seconds = 0.0  # total duration of completed jobs
+        self.processing = Histogram(
+            "superbook_processing_seconds",
+            "How long completed jobs took.",
+            registry=None,
+            buckets=(0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+        )
+
+    @property
+    def mean_processing_seconds(self) -> float:
+        """Return the mean duration of completed jobs; 0 if there are none."""
+        return self.processing_seconds / self.processed if self.processed else 0.0
+
+    def count(self, changes: Iterable[Change], batches: Iterable[JobBatch]) -> None:
+        """Count committed changes. `batches`: the batches with a new status."""
+        for change in changes:
+            match change.message:
+                case JobCreated(data=created):
+                    self.jobs[created.status] += 1
+                case StatusChange(data=changed):
+                    self.jobs[changed.new_status] += 1
+                case Completed(data=result):
+                    self.pages += result.page_count or 0
+                    self.processed += 1
+                    self.processing_seconds += result.elapsed_seconds
+                    self.processing.observe(result.elapsed_seconds)
+        self.batches.update(batch.status for batch in batches)
 
 
 class Ingest(EventSink):
@@ -127,8 +167,8 @@ class Ingest(EventSink):
         self._batches = batches
         self._base = base
         self._log = log
-        self._leases = LeaseTimer()
-        self._follower = Follower(registry, batches, self._leases, broadcaster, self.counters)
+        self._broadcaster = broadcaster
+        self._leases = LeaseTimer(registry)
         self._send, self._receive = trio.open_memory_channel[Command](QUEUE_CAPACITY)
 
     async def submit(self, *events: Event, may_see: MaySee = sees_all) -> list[Outcome]:
@@ -136,7 +176,7 @@ class Ingest(EventSink):
         if not events:
             await trio.lowlevel.checkpoint()
             return []
-        self._renew_leases(events, may_see)
+        self._note_arrival(events, may_see)
         return await self._queue(Submit(events, may_see))
 
     async def delete(self, job: Job) -> Job:
@@ -150,7 +190,7 @@ class Ingest(EventSink):
 
     async def probe(self) -> None:
         """Wait until all commands in the queue are decided and the store commits. Raises StoreFailed, Unavailable."""
-        await self._queue(Barrier())
+        await self._queue(Submit())
         await self._store.commit((), ())
 
     async def run(self) -> None:
@@ -158,7 +198,7 @@ class Ingest(EventSink):
 
         The leases of unfinished jobs begin at the start of this task.
         """
-        self._leases.keep(self._registry.unfinished.values())
+        self._leases.begin(self._registry.unfinished.values(), trio.current_time())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._log.run)
             nursery.start_soon(self._leases.run, self.submit)
@@ -169,7 +209,7 @@ class Ingest(EventSink):
                     with trio.CancelScope(shield=True):
                         await self._process(self._with_queued(first))
             finally:
-                last = self._with_queued(Barrier(), most=math.inf)
+                last = self._with_queued(Submit(), most=math.inf)
                 self._receive.close()  # otherwise a command queued after the last transaction would wait forever
                 with trio.CancelScope(shield=True):
                     await self._process(last)
@@ -224,7 +264,7 @@ class Ingest(EventSink):
         refused = sum([isinstance(outcome, ProgressdError) for outcome in outcomes])
         self.counters.refused += refused
         self.counters.events += len(outcomes) - refused
-        await self._follower.apply(transaction)
+        await self._apply(transaction)
         return outcomes
 
     async def _transaction(self, events: Sequence[tuple[Event, MaySee]]) -> tuple[Transaction, list[Outcome]]:
@@ -238,6 +278,24 @@ class Ingest(EventSink):
         transaction.place_batches()
         return transaction, outcomes
 
+    async def _apply(self, transaction: Transaction) -> None:
+        """Update the jobs in memory, and publish the messages in order. Waits while the channel of a topic is full."""
+        for number, job in enumerate(transaction.jobs.values(), 1):
+            self._registry.keep(job, transaction.messages[job.id])
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()  # let other tasks run
+        if transaction.changes:
+            self.counters.count(transaction.changes, transaction.batches_with_new_status())
+            self._leases.begin(transaction.jobs.values(), trio.current_time())
+        for batch in transaction.batches.values():
+            self._batches.keep(batch)
+        for envelope in transaction.published:
+            await self._broadcaster.publish(envelope)
+        for number, change in enumerate(transaction.changes, 1):
+            log_change(change.message)
+            if number % STEP == 0:
+                await trio.lowlevel.checkpoint()
+
     async def _delete(self, job: Job) -> Outcome:
         try:
             deletion = await self._log.delete(job)
@@ -247,7 +305,9 @@ class Ingest(EventSink):
             return error
         if deletion is None:
             return NotFound(f"no job {job.id}")
-        await self._follower.apply_deletion(job, deletion)
+        self._registry.forget([job.id], deletion.offset)
+        await self._broadcaster.publish(Envelope(deletion.offset, deletion.message, job.labels))
+        logger.info("job deleted", job_id=job.id)
         return job
 
     async def _jobs_not_in_memory(self, events: Iterable[Event]) -> dict[str, Job | CorruptRecord]:
@@ -261,16 +321,19 @@ class Ingest(EventSink):
                 found[error.row_id] = error
         return found
 
-    def _renew_leases(self, events: Iterable[Event], may_see: MaySee) -> None:
+    def _note_arrival(self, events: Iterable[Event], may_see: MaySee) -> None:
         """Renew leases when events arrive, not when they are decided: a slow store must not fail jobs."""
-        if self._leases:
-            self._leases.renew(
-                job.id
-                for event in events
-                if not isinstance(event, LeaseEvent)
-                and (job := self._registry.known(event.job_id) or self._registry.known(event.job_id.lower()))
-                and may_see(job)
-            )
+        if not (last_heard := self._registry.last_heard):
+            return
+        now = trio.current_time()
+        for event in events:
+            job_id = event.job_id.lower()
+            if (
+                job_id in last_heard
+                and not isinstance(event, LeaseEvent)
+                and may_see(self._registry.unfinished[job_id])
+            ):
+                last_heard[job_id] = now
 
 
 def _job_of(outcome: Outcome) -> Job:

@@ -13,13 +13,13 @@ from typing import Final
 import msgspec
 import trio
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from progressd.broadcast.envelope import Envelope
-from progressd.core.cursor import Cursor
+from progressd.core.batch import JobBatch, batch_messages
 from progressd.core.errors import NotFound
 from progressd.core.job import Job
-from progressd.core.messages import Progress
-from progressd.core.status import JobStatus
+from progressd.core.messages import Cursor, JobStatus, Progress
 from progressd.store.base import Store
 
 MAX_FINISHED: Final = 1000  # finished jobs in memory: most requests for a finished job arrive soon after its end
@@ -125,6 +125,7 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self.unfinished: dict[str, Job] = {}  # oldest first
+        self.last_heard: dict[str, float] = {}  # Trio's time of the last event, by unfinished job with a lease
         self.forgotten = 0  # the largest offset of a finished job that is no longer in memory
         self.recent = Recent()  # the messages of all jobs in memory
         self._store = store
@@ -206,6 +207,7 @@ class Registry:
 
     def _finish(self, job: Job) -> None:
         self.unfinished.pop(job.id, None)
+        self.last_heard.pop(job.id, None)
         self._finished[job.id] = job
         self._sizes[job.id] = size = _memory_size(job)
         self._size += size
@@ -250,6 +252,46 @@ class Registry:
             self._queued = trio.Event()
 
 
+class Batches:
+    """The current batches by id."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._unfinished: dict[str, JobBatch] = {}
+
+    async def load(self) -> None:
+        """Read the unfinished batches from the store."""
+        self._unfinished = {batch.id: batch for batch in await self._store.unfinished_batches()}
+
+    def unfinished(self, batch_id: str) -> JobBatch | None:
+        """Return the batch; None if it has finished or does not exist."""
+        return self._unfinished.get(batch_id)
+
+    async def find(self, batch_id: str) -> JobBatch | None:
+        """Return the batch; None if it does not exist."""
+        return (await self.find_all([batch_id])).get(batch_id)
+
+    async def find_all(self, ids: Collection[str]) -> Mapping[str, JobBatch]:
+        """Return the batches that exist, with at most one query."""
+        found = {batch_id: batch for batch_id in ids if (batch := self._unfinished.get(batch_id)) is not None}
+        missing = [batch_id for batch_id in ids if batch_id not in found]
+        return {**found, **await self._store.batches(missing)} if missing else found
+
+    async def get(self, batch_id: str) -> JobBatch:
+        """Return the batch. Raises NotFound."""
+        batch = await self.find(batch_id)
+        if batch is None:
+            raise NotFound(f"no batch {batch_id}")
+        return batch
+
+    def keep(self, batch: JobBatch) -> None:
+        """Store the current state of a batch."""
+        if batch.status.finished:
+            self._unfinished.pop(batch.id, None)
+        else:
+            self._unfinished[batch.id] = batch
+
+
 def _memory_size(job: Job) -> int:
     """Estimate the memory of a job and its messages, in bytes. Many small values in the options need the most."""
     text = _encode(job)
@@ -268,3 +310,13 @@ def newest_progress(job: Job, store_id: str) -> Envelope | None:
     cursor = str(Cursor(store_id, job.progress_offset))
     progress = Progress(job.id, job.progress, cursor, job.progress_at or UNSET, job.batch_id or UNSET)
     return Envelope(job.progress_offset, progress, job.labels)
+
+
+def placed_messages(batch: JobBatch, store_id: str) -> list[Envelope]:
+    """Return the messages about the current state of the batch, with their offsets."""
+    messages = batch_messages(batch)
+    offsets = range(batch.offset - len(messages) + 1, batch.offset + 1)
+    return [
+        Envelope(offset, replace(message, cursor=str(Cursor(store_id, offset)), time=batch.moved_at or UNSET))
+        for offset, message in zip(offsets, messages, strict=True)
+    ]

@@ -9,14 +9,11 @@ from msgspec.structs import replace
 
 from progressd.broadcast.envelope import Envelope
 from progressd.core.batch import BatchStatus, JobBatch, batch_messages, moved
-from progressd.core.cursor import Cursor
 from progressd.core.errors import CorruptRecord, NotFound, ProgressdError
 from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checked_job_id
 from progressd.core.job import Applied, Job, MaySee, apply
-from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Progress
-from progressd.core.status import JobStatus
-from progressd.engine.batches import Batches, placed_messages
-from progressd.engine.registry import Registry
+from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress
+from progressd.engine.registry import Batches, Registry, placed_messages
 from progressd.net.base_path import BasePath
 from progressd.store.base import Change
 
@@ -113,7 +110,8 @@ class Transaction:
             placed = replace(message, cursor=str(Cursor(self._store_id, offset)), time=self._now)
             if job.batch_id is not None:
                 placed = replace(placed, batch_id=job.batch_id)
-            envelope = Envelope(offset, self._base.shown(placed), job.labels)
+            shown = placed if isinstance(placed, Progress) else self._base.shown(placed)  # only results have URLs
+            envelope = Envelope(offset, shown, job.labels)
             self.published.append(envelope)
             if isinstance(placed, PagePreview):  # previews are never stored
                 continue

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.batch import BatchStatus
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.quota import DiskUsage

@@ -11,8 +11,8 @@ from quart import Response, request
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.identity import Client
 from progressd.auth.rate_limit import RateLimiter
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.broadcaster import Broadcaster
-from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.files.job_files import JobFiles

@@ -20,8 +20,7 @@ from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnect
 from progressd.core.messages import encode
 from progressd.engine.ingest import Ingest, Outcome
 from progressd.net.accept import accept_forever
-from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch
-from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch, NDJSONReader
 from progressd.producers.poller import Poller
 
 STOP_TIMEOUT: Final = 5.0  # seconds for a producer to read its answers while the daemon stops

@@ -19,9 +19,8 @@ from progressd.config.settings import Settings
 from progressd.core.errors import Conflict, NotFound, StoreFailed
 from progressd.core.events import CompletedEvent, ErrorEvent, ReportedResult, RequeueEvent, RunnerEvent, StartEvent
 from progressd.core.job import Job
-from progressd.core.messages import ErrorData
+from progressd.core.messages import ErrorData, JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.core.status import JobStatus
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles

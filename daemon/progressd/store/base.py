@@ -9,8 +9,7 @@ from prometheus_client import Histogram
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed
 from progressd.core.job import Job
-from progressd.core.messages import JobDeleted, StateChange
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobDeleted, JobStatus, StateChange
 
 
 class Change(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store.base import Filter
 from progressd.store.rows import JOB
 

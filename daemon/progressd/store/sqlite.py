@@ -21,7 +21,7 @@ from prometheus_client import Histogram
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import CorruptRecord, StoreFailed, StoreFull
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.store import listing
 from progressd.store.base import Change, Deletion, Filter
 from progressd.store.connection import connected

@@ -7,8 +7,7 @@ from progressd.broadcast.envelope import text_frame
 from progressd.core.close_codes import BAD_LINES, TRY_AGAIN
 from progressd.core.errors import InvalidInput, ProgressdError
 from progressd.core.messages import encode
-from progressd.producers.ndjson import SEND_TIMEOUT, refusal
-from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.producers.ndjson import SEND_TIMEOUT, NDJSONReader, refusal
 from progressd.system.condition import Condition
 from progressd.ws.websocket import WebSocket
 

@@ -15,7 +15,7 @@ from progressd.auth.connection_limit import ConnectionLimiter
 from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
 from progressd.auth.origin import check_host, check_origin
 from progressd.auth.rate_limit import RateLimiter
-from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.outbox import Outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
@@ -24,7 +24,7 @@ from progressd.core.messages import Hello, Notice, Resync
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, refused
-from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.producers.ndjson import NDJSONReader
 from progressd.ws.handshake import check_query, publishes, read_stream_request
 from progressd.ws.keepalive import KeepAlive
 from progressd.ws.publish import PublishHandler

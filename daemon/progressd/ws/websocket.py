@@ -6,8 +6,8 @@ from typing import Any, Final
 import trio
 from trio_websocket import WebSocketRequest
 
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.envelope import text_frame
-from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.broadcast.outbox import Outbox, SocketOutbox
 from progressd.broadcast.subscription import Subscription
 from progressd.broadcast.throttle import filtered_outbox

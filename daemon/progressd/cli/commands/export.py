@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from progressd.cli.options import state_dir, state_dir_options
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 
 
 @click.command()

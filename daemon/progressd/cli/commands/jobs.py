@@ -8,7 +8,7 @@ import click
 from progressd.cli.commands.export import export
 from progressd.cli.options import label
 from progressd.cli.remote import Remote, remote_options
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 
 COLUMNS: Final = ("JOB", "STATUS", "DONE", "CREATED", "NAME")
 STATUS, DONE, CREATED, NAME = range(1, 5)  # indexes in COLUMNS

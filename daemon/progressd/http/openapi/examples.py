@@ -8,8 +8,7 @@ from msgspec import UNSET
 
 from progressd.core.batch import BatchStatus, Priority
 from progressd.core.events import ProducerEvent, ProgressEvent, ReportedProgress
-from progressd.core.messages import BatchProgressData, ProgressData
-from progressd.core.status import JobStatus
+from progressd.core.messages import BatchProgressData, JobStatus, ProgressData
 from progressd.http.routes.jobs import NewJob
 from progressd.http.schemas.responses import (
     AuthStatus,

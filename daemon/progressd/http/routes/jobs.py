@@ -24,7 +24,7 @@ from progressd.core.events import (
 )
 from progressd.core.job import Job
 from progressd.core.json import decode, reason_of
-from progressd.core.status import FINISHED, JobStatus
+from progressd.core.messages import FINISHED, JobStatus
 from progressd.http.body import whole_body
 from progressd.http.context import json_response, request_context
 from progressd.http.file_body import FileBody, attachment

@@ -13,12 +13,11 @@ import trio
 from msgspec import UNSET
 from quart.wrappers.response import ResponseBody
 
-from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.core.errors import ProgressdError, RequestTimeout, Stopping
 from progressd.http.body import BodyChunks
 from progressd.http.open_streams import StreamRegistry
-from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, refusal
-from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, NDJSONReader, refusal
 
 # Bytes of unread answers of all clients together. Each client may have MAX_ANSWERS, because many read no answer before
 # they have sent all lines. Above the limit, the client with the most unread answers is disconnected.

@@ -10,8 +10,7 @@ from progressd.http.body import BodyChunks, whole_body
 from progressd.http.context import json_response, request_context
 from progressd.http.openapi.operations import JSON, LINES, described
 from progressd.http.routes.ndjson_response import NDJSONResponse
-from progressd.producers.ndjson import Ack, read_event
-from progressd.producers.ndjson_stream import NDJSONReader
+from progressd.producers.ndjson import Ack, NDJSONReader, read_event
 
 TEXT: Final = {"type": "string", "description": "One JSON object per line."}
 REPORTS: Final = {JSON: ProducerEvent, LINES: TEXT}

@@ -12,7 +12,7 @@ from quart import Blueprint, Response, request
 from progressd import __version__
 from progressd.core.errors import OutOfScope
 from progressd.core.job import Job
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.http.context import json_response, request_context
 from progressd.http.openapi.operations import described
 from progressd.http.schemas.responses import BatchStats, JobStats, ServerStats, Stats, SystemStats

@@ -25,8 +25,8 @@ from progressd.core.errors import (
 from progressd.core.events import Labels, Registration, SubmitEvent
 from progressd.core.job import Job
 from progressd.core.json import decode
+from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline, checked_options, shown
-from progressd.core.status import JobStatus
 from progressd.files.job_files import JobFiles
 from progressd.files.upload import Upload
 from progressd.http.context import json_response, request_context

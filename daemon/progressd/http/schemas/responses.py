@@ -5,7 +5,7 @@ from datetime import datetime
 from msgspec import UNSET, Struct, UnsetType
 
 from progressd.core.batch import BatchStatus
-from progressd.core.status import JobStatus
+from progressd.core.messages import JobStatus
 from progressd.http.schemas.views import BatchJobView, JobView
 
 

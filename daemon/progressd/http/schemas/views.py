@@ -7,10 +7,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_counts
-from progressd.core.cursor import Cursor
 from progressd.core.job import Job
-from progressd.core.messages import BatchProgressData, ProgressData
-from progressd.core.status import JobStatus
+from progressd.core.messages import BatchProgressData, Cursor, JobStatus, ProgressData
 from progressd.net.base_path import BasePath
 
 T = TypeVar("T")

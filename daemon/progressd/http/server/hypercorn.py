@@ -15,7 +15,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from hypercorn.utils import wrap_app
 
-from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.config.settings import Settings
 from progressd.http.asgi import with_slash
 from progressd.http.middleware.fast_job_read import FastJobReads

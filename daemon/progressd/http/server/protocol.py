@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
-from progressd.broadcast.memory_budget import MemoryBudget
+from progressd.broadcast.backlog import MemoryBudget
 from progressd.config.settings import Limits
 from progressd.core.messages import encode
 from progressd.http.middleware.fast_job_read import FastJobReads
