@@ -8,7 +8,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from progressd.auth.client_address import is_address
+from progressd.auth.limits import is_address
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden
 

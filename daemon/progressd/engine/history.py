@@ -18,7 +18,7 @@ from progressd.core.messages import ALL_JOBS, BatchMessage, JobCreated, JobDelet
 from progressd.engine.batches import Batches, placed_messages
 from progressd.engine.registry import JobLog, Registry, in_order, newest_progress
 from progressd.engine.store_health import StoreHealth
-from progressd.net.base_path import AT_ROOT, BasePath
+from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 
 PAGE: Final = 500  # messages read at once, about 0.1 ms in memory

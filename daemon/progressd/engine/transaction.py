@@ -17,7 +17,7 @@ from progressd.core.messages import JobDeleted, JobDeletedData, PagePreview, Pro
 from progressd.core.status import JobStatus
 from progressd.engine.batches import Batches, placed_messages
 from progressd.engine.registry import Registry
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 from progressd.store.base import Change
 
 MAX_MESSAGES: Final = 5  # upper bound of messages per event: such as a start and a progress, and two about the batch

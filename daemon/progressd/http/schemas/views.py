@@ -11,7 +11,7 @@ from progressd.core.cursor import Cursor
 from progressd.core.job import Job
 from progressd.core.messages import BatchProgressData, ProgressData
 from progressd.core.status import JobStatus
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 
 T = TypeVar("T")
 
