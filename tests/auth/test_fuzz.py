@@ -24,7 +24,6 @@ import trio
 from msgspec.structs import replace
 from progressd.auth.api_keys import read_keys
 from progressd.auth.limits import client_address, networks
-from progressd.auth.origin import check_host, check_origin
 from progressd.auth.watch_tokens import read_token
 from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, Server
@@ -33,6 +32,7 @@ from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
 from progressd.http.file_body import attachment
 from progressd.net.connection import read_handshake_request
+from progressd.net.request import check_host, check_origin
 from progressd.producers.ndjson import LineSplitter, read_line
 from progressd.system import log
 from progressd.ws.server import read_stream_request

@@ -131,19 +131,6 @@ async def test_the_end_of_a_job_is_logged_with_its_topic(daemon: RunningDaemon) 
     assert (line["event"], line["reason"], line["topics"]) == ("watcher closed", "1000 job finished", f"job:{ID}")
 
 
-async def test_the_log_names_a_few_of_many_topics(daemon: RunningDaemon) -> None:
-    ids = [job_id(number) for number in range(9)]
-    await daemon.report(*(registered(id_) for id_ in ids))
-    topics = ",".join(f'"job:{id_}"' for id_ in ids)
-    async with logged(daemon) as lines, Peer(await daemon.connect()) as peer:
-        await peer.open("/ws")
-        await peer.send(frame(Opcode.TEXT, f'{{"type":"subscribe","topics":[{topics}]}}'.encode()))
-        while "subscribed" not in (await peer.next_frame())[1]:
-            pass
-    [line] = lines
-    assert line["topics"] == " ".join([*(f"job:{id_}" for id_ in ids[:5]), "and 4 more"])
-
-
 async def test_each_limit_has_its_own_reason(slow_clock: MockClock, tmp_path: Path) -> None:
     limits = {"max_connections": 2, "max_connections_per_address": 1, "exempt_addresses": ()}
     async with running_daemon(tmp_path, limits=limits) as daemon:

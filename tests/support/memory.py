@@ -163,7 +163,7 @@ class Server:
             ConnectionLimiter(settings),
             cast(Any, scopes),
         )
-        nursery.start_soon(self.watchers.run)
+        nursery.start_soon(self.watchers.heartbeat.run)
         self.ended_at: float | None = None
         self.outcomes: list[ConnectionOutcome] = []
 

@@ -1,13 +1,22 @@
-"""Requests over HTTP and WebSocket: their path prefix, headers and query parameters."""
+"""Requests over HTTP and WebSocket: their path prefix, headers, origin and query parameters.
 
+Browsers let any page send requests to any reachable host. The Origin header names the site of the page. A page can also
+make its own name resolve to this machine (DNS rebinding), which makes it the same origin. The browser still sends that
+name in Host. An IP address in Host cannot be rebound.
+"""
+
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, NamedTuple, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from progressd.core.errors import InvalidInput
+from progressd.auth.limits import is_address
+from progressd.config.settings import Server
+from progressd.core.errors import Forbidden, InvalidInput
 from progressd.core.messages import Completed, TopicMessage, type_of
 
 # Sent with every response: browsers must not run or embed anything else.
@@ -24,6 +33,9 @@ ALWAYS: Final = (
 )
 ALWAYS_ALLOWED: Final = frozenset({"token", "_"})  # a watch token; a parameter that dashboards add to bypass caches
 TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
+MAX_HOST: Final = 300  # characters: a name has at most 253, followed by a port
+
+_HOST: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")  # RFC 9110 §7.2
 
 M = TypeVar("M", bound=TopicMessage)
 
@@ -31,6 +43,39 @@ M = TypeVar("M", bound=TopicMessage)
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     """Return the first value of a lower-case name, or ""."""
     return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")
+
+
+def check_host(host: str, server: Server) -> None:
+    """Check the Host header, "" if absent; browsers always send it. Raises Forbidden."""
+    if not _is_valid(host):
+        raise Forbidden(f"the Host header {host[:200]} is not a valid host name")
+    name = _name(host)
+    if not host or name == "localhost" or name.endswith(".localhost") or is_address(name):
+        return
+    if name not in map(str.lower, (server.host, *server.allowed_hosts)) and "*" not in server.allowed_hosts:
+        raise Forbidden(f"the host {host[:200]} is not allowed: add it to server.allowed_hosts to allow it")
+
+
+def check_origin(origin: str, host: str, server: Server) -> None:
+    """Check the Origin and Host headers, "" if absent. Raises Forbidden for a page of another site.
+
+    Under TLS, a page loaded without TLS counts as a page of another site: anybody on the network path can have changed
+    it. A daemon without TLS may be behind a proxy with TLS, so it accepts both schemes.
+    """
+    if not origin or origin in server.allowed_origins:
+        return
+    try:
+        site = urlsplit(origin)
+    except ValueError:  # not a URL
+        site = urlsplit("")
+    if origin == "null":
+        raise Forbidden(
+            "pages without an origin, such as those opened from a file, are not allowed: serve the page from a web "
+            "server, and add its origin to server.allowed_origins"
+        )
+    schemes = ("https",) if server.tls_cert else ("http", "https")
+    if not site.netloc or site.netloc.lower() != host.lower() or site.scheme not in schemes:
+        raise Forbidden(f"pages of {origin[:200]} are not allowed: add it to server.allowed_origins to allow them")
 
 
 class StreamQuery(Struct, frozen=True):
@@ -113,3 +158,24 @@ class BasePath:
 
 
 AT_ROOT: Final = BasePath()
+
+
+def _name(host: str) -> str:
+    """Return the host without its port, in lower case."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.partition(":")[0].removesuffix(".").lower()
+
+
+def _is_valid(host: str) -> bool:
+    """Return whether the text is a host with an optional port, with labels of 1 to 63 characters (RFC 1035 §2.3.4).
+
+    Quart's routing fails on longer or empty labels.
+    """
+    if len(host) > MAX_HOST or not _HOST.fullmatch(host):  # longer hosts would be slow to check
+        return False
+    try:
+        host.partition(":")[0].lower().encode("idna")
+    except UnicodeError:
+        return False
+    return True

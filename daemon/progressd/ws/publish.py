@@ -31,7 +31,7 @@ class PublishHandler:
         entry.topics = "publish"
         try:
             if websocket.closing is None:
-                websocket.start(self._take_all)
+                websocket.nursery.start_soon(self._take_all)
                 await websocket.serve(fragments=self)
             else:
                 await websocket.serve()

@@ -1,8 +1,7 @@
 """The WebSocket server: accept or reject handshakes, count clients, and close all connections on shutdown."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
 from urllib.parse import parse_qsl
 
 import structlog
@@ -13,7 +12,6 @@ from wsproto.utilities import LocalProtocolError
 from progressd.auth.api_keys import Scope
 from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, require
 from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address, networks
-from progressd.auth.origin import check_host, check_origin
 from progressd.broadcast.memory_budget import MemoryBudget
 from progressd.broadcast.outbox import Outbox
 from progressd.config.settings import Settings
@@ -24,13 +22,11 @@ from progressd.core.messages import ALL_JOBS, Hello, Notice, Resync, batch_topic
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection import Connection
 from progressd.net.connection_log import LEFT_HANDSHAKE, rejected
-from progressd.net.request import StreamQuery, StreamRequest, require_known, stream_request
+from progressd.net.request import StreamQuery, StreamRequest, check_host, check_origin, require_known, stream_request
 from progressd.producers.ndjson_stream import NDJSONReader
 from progressd.ws.publish import PublishHandler
 from progressd.ws.subscriptions import SubscriptionCommands
 from progressd.ws.websocket import Heartbeat, WebSocket, publishes
-
-MAX_LOGGED_TOPICS: Final = 5  # topics of one connection
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +49,7 @@ class WebSocketServer:
         self._scopes = scopes
         self._open: dict[WebSocket, Client] = {}  # oldest first
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
-        self._heartbeat = Heartbeat(settings.limits)
+        self.heartbeat = Heartbeat(settings.limits)
         self._subscribe_lock = trio.Lock()  # held by one client with many topics at a time
         self._notice: Notice | None = None  # sent to new clients
         self._draining: CloseCode | None = None
@@ -61,12 +57,8 @@ class WebSocketServer:
     def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings. Most apply to new connections only. No client is disconnected."""
         self._settings = settings
-        self._heartbeat.apply_settings(settings.limits)
+        self.heartbeat.apply_settings(settings.limits)
         self.budget.limit = settings.limits.send_buffer_bytes_total
-
-    async def run(self) -> None:
-        """Ping clients, and time out silent clients, until cancelled."""
-        await self._heartbeat.run()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -76,7 +68,7 @@ class WebSocketServer:
         connection.log_entry.outcome = LEFT_HANDSHAKE
         try:
             async with trio.open_nursery() as nursery:
-                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self._heartbeat)
+                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self.heartbeat)
                 await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
@@ -90,7 +82,7 @@ class WebSocketServer:
             identity = self._admit(websocket)
             serve = await self._server_for(websocket, identity)
             await websocket.accept()
-            self._heartbeat.add(websocket.outbox)
+            self.heartbeat.add(websocket.outbox)
         except TokenExpired:  # a page does not learn why a handshake failed, and would reconnect forever
             await websocket.accept()
             websocket.outbox.end(CREDENTIALS_EXPIRED)
@@ -108,7 +100,7 @@ class WebSocketServer:
                 await serve()
         finally:
             self._release(websocket)
-            self._heartbeat.remove(websocket.outbox)
+            self.heartbeat.remove(websocket.outbox)
             websocket.discard()
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
@@ -167,10 +159,9 @@ class WebSocketServer:
         scope, target = self._scopes.of(identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
-            check_query(target)
+            require_known(_parameters(target))
             return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)).serve
         require(identity, Scope.READ)
-        check_query(target)
         request = read_stream_request(target)
         outbox = partial(websocket.filtered_outbox, request.types, request.interval, scope.labels)
         if request.topic is None:
@@ -191,7 +182,7 @@ class WebSocketServer:
             topic, outbox(), after, lambda upto: websocket.send(Hello(history.cursor(upto)))
         )
         try:
-            websocket.start(websocket.replay, subscription)
+            websocket.nursery.start_soon(websocket.replay, subscription)
             await websocket.serve()
         finally:
             subscription.leave()
@@ -202,23 +193,16 @@ class WebSocketServer:
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
             commands = SubscriptionCommands(websocket, session, scope.history, self._subscribe_lock)
-            websocket.start(commands.run, received)
+            websocket.nursery.start_soon(commands.run, received)
             await websocket.serve(messages)
         finally:
             entry = websocket.connection.log_entry
-            entry.outcome, entry.topics = websocket.outcome, _log_text(tuple(session.topics))
+            entry.outcome, entry.topics = websocket.outcome, f"{len(session.topics)} topics"
             session.leave()
 
 
-def _log_text(topics: Sequence[str]) -> str:
-    """Return the first topics and the number of further topics, for one log line."""
-    more = [f"and {len(topics) - MAX_LOGGED_TOPICS} more"] if len(topics) > MAX_LOGGED_TOPICS else []
-    return " ".join([*topics[:MAX_LOGGED_TOPICS], *more])
-
-
-def check_query(target: str) -> None:
-    """Check the parameter names in a request target. Raises InvalidInput."""
-    require_known(_query(target), *(() if publishes(target) else (StreamQuery,)))
+def _parameters(target: str) -> dict[str, str]:
+    return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
 
 
 def read_stream_request(target: str) -> StreamRequest:
@@ -226,21 +210,17 @@ def read_stream_request(target: str) -> StreamRequest:
 
     Raises InvalidInput for a malformed id or query, NotFound for a path without a stream.
     """
-    return stream_request(_read_path(target.partition("?")[0]), _query(target))
-
-
-def _query(target: str) -> dict[str, str]:
-    return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
-
-
-def _read_path(path: str) -> str | None:
+    path, query = target.partition("?")[0], _parameters(target)
+    require_known(query, StreamQuery)
     match path.split("/")[2:]:
         case []:
-            return None
+            topic = None
         case ["jobs"]:
-            return ALL_JOBS
+            topic = ALL_JOBS
         case ["jobs", text]:
-            return job_topic(checked_job_id(text))
+            topic = job_topic(checked_job_id(text))
         case ["batch", text]:
-            return batch_topic(checked_batch_id(text))
-    raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs, /ws/jobs/JOB_ID or /ws/batch/BATCH_ID")
+            topic = batch_topic(checked_batch_id(text))
+        case _:
+            raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs, /ws/jobs/JOB_ID or /ws/batch/BATCH_ID")
+    return stream_request(topic, query)

@@ -1,7 +1,8 @@
 """One client's WebSocket: a nursery with its tasks for reading, sending and closing. The heartbeat of all of them."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final
+import math
+from collections.abc import Collection, Mapping
+from typing import Final
 
 import trio
 from trio_websocket import WebSocketRequest
@@ -28,7 +29,6 @@ from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome
 from progressd.net.request import ALWAYS, header
 from progressd.producers.ndjson import MAX_ANSWERS
-from progressd.system.condition import Condition
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 
 PUBLISH: Final = "/ws/publish"  # for producers
@@ -54,25 +54,22 @@ class Heartbeat:
         # Times at which pings and timeouts are due, soonest first. Intervals are equal, so new entries are appended.
         self._pings: dict[SocketOutbox, float] = {}
         self._timeouts: dict[SocketOutbox, float] = {}
-        self._added = Condition()
-        self._reloaded = False
-        self._limits_changed = Condition()
+        self._sleeping = trio.CancelScope()
 
     def apply_settings(self, limits: Limits) -> None:
-        """Apply reloaded limits. A shorter timeout counts from now on."""
-        sooner = self._interval - limits.heartbeat_interval
-        self._pings = {outbox: at - sooner for outbox, at in self._pings.items()}  # the order stays the same
-        if limits.connection_timeout != self._timeout:
-            self._timeouts = dict.fromkeys(self._timeouts, trio.current_time() + limits.connection_timeout)
-        self._interval, self._timeout = limits.heartbeat_interval, limits.connection_timeout
-        self._reloaded = True
-        self._limits_changed.notify()
+        """Apply reloaded limits. If they changed, intervals and timeouts count from now on."""
+        if (limits.heartbeat_interval, limits.connection_timeout) != (self._interval, self._timeout):
+            self._interval, self._timeout = limits.heartbeat_interval, limits.connection_timeout
+            self._pings = dict.fromkeys(self._pings, trio.current_time() + self._interval)
+            self._timeouts = dict.fromkeys(self._timeouts, trio.current_time() + self._timeout)
+            self._sleeping.cancel()
 
     def add(self, outbox: SocketOutbox) -> None:
         """Start pinging a connection."""
+        if not self._pings:
+            self._sleeping.cancel()
         self._pings[outbox] = trio.current_time() + self._interval
         self._timeouts[outbox] = trio.current_time() + self._timeout
-        self._added.notify()
 
     def heard(self, outbox: SocketOutbox) -> None:
         """Record a sign of life."""
@@ -87,10 +84,9 @@ class Heartbeat:
     async def run(self) -> None:
         """Ping and time out until cancelled."""
         while True:
-            await self._added.wait_for(lambda: self._pings)
-            self._reloaded = False
-            with trio.move_on_at(min(next(iter(due.values())) for due in (self._pings, self._timeouts) if due)):
-                await self._limits_changed.wait_for(lambda: self._reloaded)
+            soonest = [next(iter(times.values()), math.inf) for times in (self._pings, self._timeouts)]
+            with trio.CancelScope(deadline=min(soonest)) as self._sleeping:
+                await trio.sleep_forever()
             now = trio.current_time()
             for outbox in _due(self._timeouts, now):
                 self.remove(outbox)
@@ -120,7 +116,7 @@ class WebSocket:
     """
 
     # An idle connection is one task and these objects: with slots, and with each object created on first use.
-    __slots__ = ("_heartbeat", "_limits", "_nursery", "_ws", "closing", "connection", "host", "outbox")
+    __slots__ = ("_heartbeat", "_limits", "_ws", "closing", "connection", "host", "nursery", "outbox")
 
     def __init__(
         self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, heartbeat: Heartbeat
@@ -132,16 +128,12 @@ class WebSocket:
         self.outbox = SocketOutbox(connection.transport, limit, nursery.start_soon, self._on_end, budget)
         self.closing: CloseCode | None = None
         self._heartbeat = heartbeat
-        self._nursery = nursery
+        self.nursery = nursery
         self._limits = limits
         on_close = nursery.cancel_scope.cancel
         self._ws = ServerProtocol(
             connection, self.outbox, heartbeat.heard, handshake, limits.max_message_bytes, on_close
         )
-
-    def start(self, task: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-        """Start a task that ends with the connection."""
-        self._nursery.start_soon(task, *arguments)
 
     @property
     def _request(self) -> WebSocketRequest:
@@ -221,11 +213,11 @@ class WebSocket:
 
     def filtered_outbox(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
         """Return the outbox behind filters that drop unwanted and hidden messages."""
-        return filtered_outbox(self.outbox, types, interval, labels, self.start)
+        return filtered_outbox(self.outbox, types, interval, labels, self.nursery.start_soon)
 
     def _on_end(self, closing: CloseCode) -> None:
         self.closing = closing
-        self.start(self._close, closing)
+        self.nursery.start_soon(self._close, closing)
 
     async def _close(self, closing: CloseCode) -> None:
         await self._ws.settle(dropping=closing != DRAINING)
@@ -236,7 +228,7 @@ class WebSocket:
                 await self._drained_or_stalled()
         with trio.move_on_after(CLOSE_TIMEOUT):
             await self._ws.aclose(*(self.closing or closing))  # `closing` may have changed in the meantime
-        self._nursery.cancel_scope.cancel()
+        self.nursery.cancel_scope.cancel()
 
     async def _drained_or_stalled(self) -> None:
         """Wait while a slow consumer reads a partly sent message, which no budget counts any longer."""
