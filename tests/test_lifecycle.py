@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from progressd.auth.identity import ANONYMOUS, Client
+from progressd.auth.authenticator import ANONYMOUS, Client
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.errors import StoreFailed
 from progressd.http.open_streams import StreamRegistry

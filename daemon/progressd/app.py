@@ -14,8 +14,7 @@ import structlog
 import trio
 
 from progressd.auth.authenticator import Authenticator
-from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.rate_limit import RateLimiter
+from progressd.auth.limits import ConnectionLimiter, RateLimiter
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config.reload import Reload
@@ -43,10 +42,10 @@ from progressd.http.open_streams import StreamRegistry
 from progressd.http.routes.ndjson_response import MAX_PENDING
 from progressd.http.server.hypercorn import HTTPServer
 from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
-from progressd.net.base_path import BasePath
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Listener
+from progressd.net.request import BasePath
 from progressd.net.tls import tls_context
 from progressd.producers.unix_socket import UnixSocket
 from progressd.runner.runner import Runner
@@ -189,9 +188,8 @@ class Daemon:
             raise cannot_open(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
-        self.tasks.start_soon(self.connection_log.run)
         self.tasks.start_soon(self.collector.run)
-        self.tasks.start_soon(self.watchers.run)
+        self.tasks.start_soon(self.watchers.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
 

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.identity import ANONYMOUS, Client, Identity
+from progressd.auth.authenticator import ANONYMOUS, Client, Identity
+from progressd.auth.limits import ConnectionLimiter
 from progressd.config.settings import Limits
 from progressd.core.errors import TooManyConnections, TooManyOfAddress, TooManyOfKey, Unavailable
 from support.daemon import RunningDaemon, running_daemon, settings_in

@@ -23,8 +23,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 from progressd.auth.api_keys import read_keys
-from progressd.auth.client_address import client_address, networks
-from progressd.auth.origin import check_host, check_origin
+from progressd.auth.limits import client_address, networks
 from progressd.auth.watch_tokens import read_token
 from progressd.config.load import load
 from progressd.config.settings import BUILT_IN, Server
@@ -33,10 +32,11 @@ from progressd.core.json import decode
 from progressd.core.messages import Cursor
 from progressd.http.file_body import attachment
 from progressd.net.connection import read_handshake_request
+from progressd.net.request import check_host, check_origin
 from progressd.producers.ndjson import LineSplitter, read_line
 from progressd.system import log
-from progressd.ws.handshake import read_stream_request
-from progressd.ws.requests import checked_topic, decode_request
+from progressd.ws.server import read_stream_request
+from progressd.ws.subscriptions import checked_topic, decode_request
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon, status_change
 from support.fuzzing import CORPUS, JOBS, Case, job_in
 from support.peer import close_frame, frame, request, upgrade

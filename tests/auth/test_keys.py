@@ -11,8 +11,8 @@ import trio
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.auth.api_keys import hashed, new_secret, read_keys
-from progressd.auth.identity import UNRESTRICTED, Identity, Scope, require
+from progressd.auth.api_keys import Scope, hashed, new_secret, read_keys
+from progressd.auth.authenticator import Identity, require
 from progressd.auth.watch_tokens import new_token
 from progressd.cli.main import main
 from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
@@ -46,7 +46,7 @@ async def locked(tmp_path: Path) -> AsyncIterator[RunningDaemon]:
 
 
 def test_the_secret_pattern_finds_keys_and_tokens() -> None:
-    for secret in (new_secret(), new_token("s" * 64, "jobs", NEVER, UNRESTRICTED)):
+    for secret in (new_secret(), new_token("s" * 64, "jobs", NEVER)):
         assert SECRET.findall(f"target=/ws?token={secret} x=y") == [secret]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from progressd.auth.identity import Identity, Scope
+from progressd.auth.api_keys import Scope
+from progressd.auth.authenticator import Identity
 from progressd.core.events import RegisterEvent, Registration
 from progressd.core.messages import JobStatus
 from progressd.engine.access import Scopes

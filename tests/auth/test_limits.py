@@ -9,9 +9,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.auth.client_address import client_address, counted_as, networks
-from progressd.auth.identity import ANONYMOUS, Client, Identity
-from progressd.auth.rate_limit import MAX_BUCKETS, RateLimiter
+from progressd.auth.authenticator import ANONYMOUS, Client, Identity
+from progressd.auth.limits import MAX_BUCKETS, RateLimiter, client_address, counted_as, networks
 from progressd.config.load import load
 from progressd.core.errors import RateLimited, SettingsError
 from support import keys
@@ -193,7 +192,7 @@ async def test_a_handshake_counts_as_a_request(slow_clock: MockClock, tmp_path: 
         assert refused.value.status_code == 429
         assert dict(refused.value.headers)[b"retry-after"] == b"1"
         assert json.loads(refused.value.body)["error"] == "rate_limit_exceeded"
-        await eventually(lambda: daemon.daemon.connection_log.counts["refused", "rate limited"] == 1)
+        await eventually(lambda: daemon.daemon.connection_log.counts["rejected", "rate limited"] == 1)
         assert (await client.get("/api/jobs")).status_code == 429
         async with daemon.watch(local="127.0.0.2"):
             pass
@@ -271,7 +270,7 @@ async def test_connections_per_address_are_limited(tmp_path: Path) -> None:
         async with Peer(await daemon.connect()) as again:
             assert (await again.ask("/api/health")).status == 200
         await second.stream.aclose()
-        assert daemon.daemon.connection_log.counts["refused", "too many sockets of address"] == 1
+        assert daemon.daemon.connection_log.counts["rejected", "too many sockets of address"] == 1
 
 
 async def test_a_trusted_proxy_may_open_any_number_of_connections(tmp_path: Path) -> None:

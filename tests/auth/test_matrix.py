@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from progressd.auth.identity import Identity
 from progressd.auth.watch_tokens import new_token, secret_from
 from progressd.core.events import Registration, SubmitEvent
 from progressd.http.app import build_app
@@ -114,7 +113,7 @@ def credentials(daemon: RunningDaemon, name: str) -> tuple[dict[str, str], str]:
     visitor, authenticator = VISITORS[name], daemon.daemon.authenticator
     if visitor.topic:
         end = datetime.now(UTC) + timedelta(seconds=visitor.expires or 60)
-        token = new_token(secret_from(daemon.settings.auth.token_secret_file), visitor.topic, end, Identity())
+        token = new_token(secret_from(daemon.settings.auth.token_secret_file), visitor.topic, end)
         if name == "the same as a subprotocol":
             return {"Sec-WebSocket-Protocol": f"progressd, progressd.token.{token}"}, ""
         return {}, f"?token={token}"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.auth.origin import check_host, check_origin
 from progressd.config.settings import Server
 from progressd.core.errors import Forbidden, SettingsError
 from progressd.net.bind import open_sockets
+from progressd.net.request import check_host, check_origin
 from support.daemon import RunningDaemon, running_daemon, settings_in
 from support.peer import Peer, upgrade
 from werkzeug.routing import Map

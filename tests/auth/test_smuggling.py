@@ -11,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from progressd.http.server.request_target import with_path
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 from support import keys
 from support.daemon import RunningDaemon, registered, running_daemon
 from support.peer import Peer, request, upgrade

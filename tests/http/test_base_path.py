@@ -15,7 +15,7 @@ from progressd.client.watcher import watch
 from progressd.config.load import load
 from progressd.core.errors import SettingsError
 from progressd.core.messages import Completed
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import FORM_TYPE, client_of, file_part, form, post_form
 from support.peer import Peer, upgrade

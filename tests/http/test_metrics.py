@@ -81,7 +81,7 @@ async def test_rejected_handshakes_are_counted_by_reason(daemon: RunningDaemon, 
     await eventually(lambda: daemon.daemon.connection_log.open == 0)
     found = await scraped(client)
     assert found["progressd_handshakes_refused_total{not found}"] == 1
-    assert found["progressd_connections_closed_total{refused,not found}"] == 1
+    assert found["progressd_connections_closed_total{rejected,not found}"] == 1
 
 
 async def test_openmetrics_is_returned_on_request(client: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ import trio
 from msgspec.structs import replace
 from progressd.http.middleware.job_cache import JobResponseCache
 from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
-from progressd.net.base_path import AT_ROOT
+from progressd.net.request import AT_ROOT
 from support.daemon import PATIENCE, RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, exchange, get
 from support.keys import add

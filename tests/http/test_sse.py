@@ -11,8 +11,8 @@ import h11
 import httpx
 import pytest
 import trio
-from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.identity import ANONYMOUS, Client
+from progressd.auth.authenticator import ANONYMOUS, Client
+from progressd.auth.limits import ConnectionLimiter
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
 from progressd.http.open_streams import StreamRegistry

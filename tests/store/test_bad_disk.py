@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio_websocket
-from progressd.auth.api_keys import Key, add_key
-from progressd.auth.identity import Scope
+from progressd.auth.api_keys import Key, Scope, add_key
 from progressd.auth.watch_tokens import secret_from
 from progressd.core.errors import CorruptRecord, SettingsError, StoreFailed, StoreFull
 from progressd.core.messages import JobStatus

@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from progressd.auth.api_keys import Key, add_key, hashed, new_secret, revoke_key
-from progressd.auth.identity import Scope
+from progressd.auth.api_keys import Key, Scope, add_key, hashed, new_secret, revoke_key
 
 SECRET: Final = re.compile(r"pgd_[\w-]{43}|eyJ[\w-]+\.eyJ[\w-]+\.[\w-]{43}")
 """A key or a watch token. A daemon must not log either."""

@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import trio
 from progressd.auth.authenticator import Authenticator
-from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.rate_limit import RateLimiter
+from progressd.auth.limits import ConnectionLimiter, RateLimiter
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.broadcast.envelope import Envelope
 from progressd.broadcast.subscription import EmptyHistory, Page
@@ -18,9 +17,9 @@ from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.events import Event
 from progressd.core.messages import job_topic
 from progressd.engine.ingest import TURN_BYTES, EventSink, Outcome
-from progressd.net.base_path import AT_ROOT
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome, LogEntry
+from progressd.net.request import AT_ROOT
 from progressd.system.condition import Condition
 from progressd.system.pass_limiter import PassLimiter
 from progressd.ws.server import WebSocketServer
@@ -164,7 +163,7 @@ class Server:
             ConnectionLimiter(settings),
             cast(Any, scopes),
         )
-        nursery.start_soon(self.watchers.run)
+        nursery.start_soon(self.watchers.heartbeat.run)
         self.ended_at: float | None = None
         self.outcomes: list[ConnectionOutcome] = []
 

@@ -12,8 +12,7 @@ from progressd.config.settings import Limits
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionLog
 from progressd.net.listener import Listener
-from progressd.ws.keepalive import KeepAlive
-from progressd.ws.websocket import WebSocket
+from progressd.ws.websocket import Heartbeat, WebSocket
 from support.waiting import PATIENCE
 from trio_websocket import ConnectionClosed
 
@@ -52,7 +51,7 @@ class SendBack:
 async def echo(connection: Connection) -> None:
     try:
         async with trio.open_nursery() as nursery:
-            websocket = WebSocket(connection, nursery, LIMITS, MemoryBudget(), KeepAlive(LIMITS))
+            websocket = WebSocket(connection, nursery, LIMITS, MemoryBudget(), Heartbeat(LIMITS))
             await websocket.accept()
             await websocket.serve(SendBack(websocket))
             nursery.cancel_scope.cancel()

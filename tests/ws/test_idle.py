@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from progressd.ws.keepalive import PING_BATCH
+from progressd.ws.websocket import PING_BATCH
 from support.daemon import RunningDaemon, progress, registered, running_daemon
 from support.peer import upgrade
 from support.samples import ID

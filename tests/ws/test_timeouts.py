@@ -1,17 +1,17 @@
-"""Keep-alive over memory: pings, timeouts, and what counts as a sign of life."""
+"""The heartbeat over memory: pings, timeouts, and what counts as a sign of life."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 from progressd.config.settings import Limits
-from progressd.ws.websocket import CLOSE_TIMEOUT
+from progressd.ws.websocket import CLOSE_TIMEOUT, Heartbeat
 from support.daemon import settings_in
 from support.memory import HOUR, LongPast, Server, answering, close_and_when, when
 from support.peer import close_frame, frame
 from support.samples import moved, started
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.frame_protocol import Opcode
 
 
@@ -151,7 +151,7 @@ async def test_a_reload_shortens_interval_and_timeout_of_open_connections(
     await trio.sleep(20)
     server.watchers.apply_settings(settings_in(tmp_path, limits={"heartbeat_interval": 2, "connection_timeout": 7}))
     start = trio.current_time()
-    for due in (0, 2, 4, 6):  # the ping that is overdue now comes at once
+    for due in (2, 4, 6):
         for peer in (one, another):
             assert round(await when(peer, Opcode.PING) - start) == due
     await one.send(frame(Opcode.PONG))
@@ -167,3 +167,14 @@ async def test_a_reload_extends_interval_and_timeout_of_open_connections(
     start = trio.current_time()
     assert [round(await when(peer, Opcode.PING) - start) for _ in range(2)] == [100, 200]
     assert round((await close_and_when(peer))[2] - start) == 250
+
+
+async def test_a_client_that_leaves_at_once_does_not_stop_the_heartbeat(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    heartbeat, outbox = Heartbeat(Limits()), cast(Any, object())
+    nursery.start_soon(heartbeat.run)
+    await wait_all_tasks_blocked()
+    heartbeat.add(outbox)
+    heartbeat.remove(outbox)
+    await trio.sleep(HOUR)

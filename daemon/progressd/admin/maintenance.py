@@ -16,7 +16,7 @@ from progressd.core.messages import JobStatus
 from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
 from progressd.http.schemas.views import JobView, job_view
-from progressd.net.base_path import AT_ROOT
+from progressd.net.request import AT_ROOT
 from progressd.store import backup as store_backup
 from progressd.store import check as store_check
 from progressd.store.offline import every_job, has_job, ids_from, reading, store_id

@@ -1,1 +1,1 @@
-"""Identify and authorize clients: keys, tokens, origins, addresses and limits."""
+"""Identify and authorize clients: keys, tokens, addresses and limits."""

@@ -10,13 +10,13 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
-from progressd.auth.identity import Identity, Scope
 from progressd.core.errors import InvalidInput, SettingsError
 from progressd.core.json import UNDECODABLE, reason_of
 from progressd.system.fs import new_file, read_regular
@@ -24,6 +24,14 @@ from progressd.system.fs import new_file, read_regular
 PREFIX: Final = "pgd_"  # people and secret scanners recognize a key by it
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+
+
+class Scope(StrEnum):
+    """A right: read jobs; submit, report and cancel them; or all rights."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
 
 
 class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -35,17 +43,6 @@ class Key(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: datetime
     expires_at: datetime | None = None
     labels: dict[str, str] = {}
-
-    @property
-    def identity(self) -> Identity:
-        """Return the identity of the key's holder."""
-        return Identity(
-            name=self.name,
-            scopes=frozenset(self.scopes),
-            labels=self.labels,
-            expires_at=self.expires_at,
-            key=self.hash,
-        )
 
 
 class _File(Struct, frozen=True):

@@ -1,25 +1,78 @@
-"""Authentication: find the identity of a client from the key or token in its request."""
+"""Authentication: find the identity of a client from the key or token in its request. Authorization: its rights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
 import structlog
 import trio
+from msgspec import Struct
 
-from progressd.auth.api_keys import hashed, read_keys
-from progressd.auth.identity import ANONYMOUS, UNRESTRICTED, Identity, Scope
-from progressd.auth.watch_tokens import lifetime_of, new_token, read_token, secret_from
+from progressd.auth.api_keys import Key, Scope, hashed, read_keys
+from progressd.auth.watch_tokens import new_token, read_token, secret_from
 from progressd.config.settings import AuthSettings
 from progressd.core.errors import OutOfScope, SettingsError, Unauthorized
+from progressd.core.job import Job, has_labels
+from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 
 SUBPROTOCOL: Final = "progressd.token."  # followed by the token: the one header that a page can send with a WebSocket
 POLL_INTERVAL: Final = 1.0  # seconds between two checks of the key file
 
 log = structlog.get_logger(__name__)
+
+
+class Identity(Struct, frozen=True, kw_only=True):
+    """An identity. With `labels`, it sees only jobs that have all of them; with `topic`, only that topic."""
+
+    name: str | None = None  # name of the key
+    scopes: frozenset[Scope] = frozenset()
+    labels: Mapping[str, str] = {}
+    topic: str | None = None
+    expires_at: datetime | None = None
+    key: str = ""  # the key's hash
+    token: str = ""  # the watch token's hash
+
+    @property
+    def bound(self) -> bool:
+        """Return whether some jobs may be hidden from this identity."""
+        return bool(self.labels) or not self.may_watch_all
+
+    @property
+    def may_watch_all(self) -> bool:
+        """Return whether it may watch more than one topic."""
+        return self.topic in (None, ALL_JOBS)
+
+    def may_see(self, job: Job) -> bool:
+        """Return whether the job exists for this identity."""
+        topics = (None, ALL_JOBS, job_topic(job.id), batch_topic(job.batch_id or ""))
+        return self.topic in topics and has_labels(job.labels, self.labels)
+
+
+UNRESTRICTED: Final = Identity(scopes=frozenset(Scope))
+"""A client without a key, where the daemon requires none."""
+
+ANONYMOUS: Final = Identity()
+"""A client without a key, where the daemon requires one."""
+
+
+class Client(NamedTuple):
+    """The sender of a request or receiver of a stream: its own address, even behind proxies, and its identity."""
+
+    address: str
+    identity: Identity
+    publishes: bool = False
+
+
+def require(identity: Identity, action: Scope) -> None:
+    """Check that an identity has the right `action`. Raises Unauthorized, OutOfScope."""
+    if not identity.scopes:
+        raise Unauthorized("a key is required: send it as Authorization: Bearer KEY, or as X-API-Key")
+    if action not in identity.scopes and Scope.ADMIN not in identity.scopes:
+        scopes = ", ".join(sorted(identity.scopes))
+        raise OutOfScope(f"the scope {action} is required: this key has {scopes}")
 
 
 class Authenticator:
@@ -42,7 +95,7 @@ class Authenticator:
     def apply_settings(self, settings: AuthSettings) -> Callable[[], None]:
         """Read keys and secret again. Returns the function that applies them. Raises SettingsError."""
         version = self._file_version()
-        keys = {key.hash: key.identity for key in read_keys(self._path)}
+        keys = {key.hash: _holder(key) for key in read_keys(self._path)}
         secret = secret_from(self._secret_path)
         return partial(self._apply, settings, version, keys, secret)
 
@@ -105,8 +158,10 @@ class Authenticator:
         """Create a token for a topic that the identity may see. Returns it with its expiry. Raises OutOfScope."""
         if identity.topic is not None:
             raise OutOfScope("a watch token cannot create another token")
-        end = lifetime_of(identity, self._settings.token_lifetime)
-        return new_token(self._secret, topic, end, identity), end
+        end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=self._settings.token_lifetime)
+        if identity.expires_at is not None:
+            end = min(end, identity.expires_at)
+        return new_token(self._secret, topic, end, identity.name or "", identity.key), end
 
     def _identity_of(self, token: str) -> Identity:
         """Return a token's identity. Its rights and expiry do not exceed those of the key that made it."""
@@ -154,6 +209,12 @@ class Authenticator:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _holder(key: Key) -> Identity:
+    return Identity(
+        name=key.name, scopes=frozenset(key.scopes), labels=key.labels, expires_at=key.expires_at, key=key.hash
+    )
 
 
 def _key_in(headers: Sequence[tuple[bytes, bytes]]) -> str | None:

@@ -5,13 +5,12 @@ They are for clients that cannot send a header: a browser's WebSocket, EventSour
 
 import os
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import jwt
 
-from progressd.auth.identity import Identity
 from progressd.core.errors import SettingsError, TokenExpired, Unauthorized
 from progressd.system.fs import new_file, read_regular
 
@@ -65,16 +64,9 @@ def _create(path: Path) -> None:
         os.close(directory)
 
 
-def new_token(secret: str, topic: str, expires_at: datetime, maker: Identity) -> str:
-    """Return a signed token for a topic."""
-    claims = {
-        "aud": AUDIENCE,
-        "sub": topic,
-        "iat": datetime.now(UTC),
-        "exp": expires_at,
-        "name": maker.name or "",
-        "key": maker.key,
-    }
+def new_token(secret: str, topic: str, expires_at: datetime, name: str = "", key: str = "") -> str:
+    """Return a signed token for a topic; `name` and `key`: of the key that makes it."""
+    claims = {"aud": AUDIENCE, "sub": topic, "iat": datetime.now(UTC), "exp": expires_at, "name": name, "key": key}
     return jwt.encode(claims, secret, ALGORITHM)
 
 
@@ -88,9 +80,3 @@ def read_token(secret: str, token: str) -> TokenClaims:
     except (jwt.InvalidTokenError, RecursionError, UnicodeEncodeError):  # a header nested too deeply, or not UTF-8
         raise Unauthorized("invalid token") from None
     return TokenClaims(claims["sub"], datetime.fromtimestamp(claims["exp"], UTC), claims["name"], claims["key"])
-
-
-def lifetime_of(maker: Identity, seconds: float) -> datetime:
-    """Return the expiry of a token: after `seconds`, but no later than the key that creates it."""
-    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
-    return end if maker.expires_at is None else min(end, maker.expires_at)

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from progressd.auth.identity import Identity
+from progressd.auth.authenticator import Identity
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.core.batch import JobBatch
 from progressd.core.errors import CorruptRecord, NotFound, OutOfScope, StoreFailed

@@ -16,7 +16,7 @@ from progressd.core.job import Job, MaySee, sees_all
 from progressd.core.messages import ALL_JOBS, BatchMessage, Cursor, JobCreated, JobDeleted, batch_topic, job_topic
 from progressd.engine.log import StoreHealth
 from progressd.engine.registry import Batches, JobLog, Registry, in_order, newest_progress, placed_messages
-from progressd.net.base_path import AT_ROOT, BasePath
+from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Deletion, Store
 
 PAGE: Final = 500  # messages read at once, about 0.1 ms in memory

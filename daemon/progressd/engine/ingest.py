@@ -26,7 +26,7 @@ from progressd.engine.leases import LeaseTimer
 from progressd.engine.log import Log
 from progressd.engine.registry import Batches, Registry
 from progressd.engine.transaction import MAX_MESSAGES, Transaction
-from progressd.net.base_path import AT_ROOT, BasePath
+from progressd.net.request import AT_ROOT, BasePath
 from progressd.store.base import Change, Store
 from progressd.system.log import log_change
 from progressd.system.pass_limiter import PassLimiter

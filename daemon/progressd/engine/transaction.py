@@ -14,7 +14,7 @@ from progressd.core.events import BatchCancelEvent, Event, RegisterEvent, checke
 from progressd.core.job import Applied, Job, MaySee, apply
 from progressd.core.messages import Cursor, JobDeleted, JobDeletedData, JobStatus, PagePreview, Progress
 from progressd.engine.registry import Batches, Registry, placed_messages
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 from progressd.store.base import Change
 
 MAX_MESSAGES: Final = 5  # upper bound of messages per event: such as a start and a progress, and two about the batch

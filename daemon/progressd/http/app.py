@@ -16,7 +16,7 @@ from progressd.http.file_body import FileBody, FileResponse
 from progressd.http.middleware.compression import compressed
 from progressd.http.openapi.operations import OperationSpec
 from progressd.http.routes import batch, docs, health, jobs, report, sse, stats, submission, tokens
-from progressd.net.query import require_known
+from progressd.net.request import require_known
 from progressd.system.transient import is_transient
 
 WEBUI: Final = Path(__file__).parent.parent / "webui"

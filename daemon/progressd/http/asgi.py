@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 
 
 async def respond(

@@ -130,10 +130,10 @@ class MetricsCollector(Collector):
         for (outcome, reason), count in sorted(connection_log.counts.items()):
             closed.add_metric((outcome, reason), count)
         yield closed
-        refused = [
-            (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "refused"
+        rejected = [
+            (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "rejected"
         ]
-        yield _counters("progressd_handshakes_refused", "Rejected handshakes.", "reason", refused)
+        yield _counters("progressd_handshakes_refused", "Rejected handshakes.", "reason", rejected)
         text = "Rejected requests, without health probes."
         yield _counters("progressd_requests_refused", text, "status", sorted(self.refusals.items()))
 

@@ -8,9 +8,8 @@ import msgspec
 import trio
 from quart import Response, request
 
-from progressd.auth.authenticator import Authenticator
-from progressd.auth.identity import Client
-from progressd.auth.rate_limit import RateLimiter
+from progressd.auth.authenticator import Authenticator, Client
+from progressd.auth.limits import RateLimiter
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config.settings import Settings
@@ -20,7 +19,7 @@ from progressd.http.collector import MetricsCollector
 from progressd.http.middleware.idempotency import IdempotencyKeys
 from progressd.http.middleware.job_cache import JobResponseCache
 from progressd.http.open_streams import StreamRegistry
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 
 CONTEXT: Final = "progressd.context"  # the key of a RequestContext in an ASGI scope
 

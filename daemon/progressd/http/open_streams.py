@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.identity import Client
+from progressd.auth.authenticator import Client
+from progressd.auth.limits import ConnectionLimiter
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.close_codes import DRAINING, TRY_AGAIN, CloseCode
 from progressd.core.errors import Stopping, Unavailable

@@ -1,1 +1,1 @@
-"""Sockets and connections: bind, accept, TLS, read the request head, route."""
+"""Sockets and connections: bind, accept, TLS, route; and what requests over HTTP and WebSocket share."""

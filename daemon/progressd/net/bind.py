@@ -14,7 +14,7 @@ import structlog
 
 from progressd.config.settings import Server, Settings
 from progressd.core.errors import SettingsError
-from progressd.net.accept import BACKLOG, ListeningSocket
+from progressd.net.listener import BACKLOG, ListeningSocket
 from progressd.system.systemd import inherited_sockets
 
 LISTENERS = "`sudo ss -ltnp sport = :{}`"  # shows the processes that listen on a port

@@ -1,22 +1,99 @@
-"""One accepted connection, from its first byte to its close."""
+"""One accepted connection, from its first byte to its close, and the transport of its bytes."""
 
 import select
-from collections.abc import Awaitable
-from typing import Final, NamedTuple
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Protocol
 
 import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import Request
 from wsproto.utilities import ProtocolError
 
-from progressd.net.base_path import BasePath
 from progressd.net.connection_log import LogEntry
-from progressd.net.transport import MAX_RECEIVE, Transport
+from progressd.net.request import BasePath
 
+MAX_RECEIVE: Final = 65536  # bytes in one read
 HEAD_READ: Final = 4096  # bytes of a request head in one read
 PREFIX: Final = b"GET /ws"
-TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1); no request starts with it
+TLS_HELLO: Final = b"\x16"  # the first byte of a TLS handshake (RFC 8446 §5.1), after which no head would arrive
 LINGER_TIMEOUT: Final = 2.0  # seconds for the peer to read the last bytes before its socket is closed
+
+
+class Transport(Protocol):
+    """A non-blocking socket, or TLS on one. `socket` carries ciphertext under TLS."""
+
+    socket: socket.socket
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        """Write bytes; return how many the socket took. Raises BlockingIOError if none, OSError if broken."""
+
+    async def wait_writable(self) -> None:
+        """Wait until `send` accepts bytes. Raises ClosedResourceError."""
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Return the next bytes, or b"" at the end. Raises BrokenResourceError, ClosedResourceError."""
+
+    async def send_eof(self) -> None:
+        """Signal the end of the bytes to the peer. Raises BrokenResourceError, ClosedResourceError."""
+
+    def close(self) -> None:
+        """Close the socket at once. Tasks that wait for it get ClosedResourceError."""
+
+
+class SocketTransport:
+    """A plain socket. `net/tls` has the transport with TLS."""
+
+    __slots__ = ("socket",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    @property
+    def send(self) -> Callable[[bytes], int]:
+        # Not a Python method: the fan-out calls this for each watcher, and from C.
+        return self.socket.send
+
+    async def wait_writable(self) -> None:
+        require_open(self.socket)
+        await trio.lowlevel.wait_writable(self.socket)
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        # SocketStream.receive_some would keep 1.1 KiB of frames for each waiting connection.
+        while True:
+            require_open(self.socket)
+            await trio.lowlevel.wait_readable(self.socket)
+            try:
+                return self.socket.recv(max_bytes)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        require_open(self.socket)
+        await trio.lowlevel.checkpoint()
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
+    def close(self) -> None:
+        close_socket(self.socket)
+
+
+def require_open(sock: socket.socket) -> None:
+    """Raise ClosedResourceError if the socket is closed."""
+    if sock.fileno() < 0:
+        raise trio.ClosedResourceError
+
+
+def close_socket(sock: socket.socket) -> None:
+    """Close a socket and wake the tasks waiting for it."""
+    if sock.fileno() >= 0:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()
 
 
 class HandshakeRequest(NamedTuple):

@@ -8,13 +8,12 @@ import structlog
 import trio
 
 from progressd.core.errors import ProgressdError
-from progressd.system.condition import Condition
 
 MAX_LINES: Final = 200  # lines in a window: a client that reconnects in a loop must not fill the journal
 WINDOW: Final = 10.0  # seconds
 
 _EVENTS: Final = {
-    "refused": "connection refused",
+    "rejected": "connection rejected",
     "closed": "watcher closed",
     "left": "watcher left",
     "failed": "connection failed",
@@ -29,7 +28,7 @@ class ConnectionOutcome(NamedTuple):
     | kind | reason |
     |---|---|
     | `http` | `served`: the API or the page; `not read`: the client did not read it; neither is logged |
-    | `refused` | `not found`, `too many connections`, …: the handshake failed |
+    | `rejected` | `not found`, `too many connections`, …: the handshake failed |
     | `closed` | code and reason of the daemon's close: `1000 job finished` |
     | `left` | the code of the client's close, or the stage at which it disconnected |
     | `failed` | `error`: a defect of the daemon |
@@ -44,22 +43,20 @@ NO_REQUEST: Final = ConnectionOutcome("left", "before a request")
 LEFT_HANDSHAKE: Final = ConnectionOutcome("left", "in the handshake")
 SERVED: Final = ConnectionOutcome("http", "served")
 UNREAD: Final = ConnectionOutcome("http", "not read")
-HANDSHAKE_TIMEOUT: Final = ConnectionOutcome("refused", "handshake timeout")
-TOO_MANY_HANDSHAKES: Final = ConnectionOutcome("refused", "too many handshakes")
-TLS_TO_PLAIN: Final = ConnectionOutcome("refused", "TLS without tls_cert")
-PLAIN_TO_TLS: Final = ConnectionOutcome("refused", "no TLS")
-TOO_MANY_SOCKETS: Final = ConnectionOutcome("refused", "too many sockets of address")
+HANDSHAKE_TIMEOUT: Final = ConnectionOutcome("rejected", "handshake timeout")
+TOO_MANY_HANDSHAKES: Final = ConnectionOutcome("rejected", "too many handshakes")
+TOO_MANY_SOCKETS: Final = ConnectionOutcome("rejected", "too many sockets of address")
 CUT_OFF: Final = ConnectionOutcome("closed", "cut off")
 FAILED: Final = ConnectionOutcome("failed", "error")
 
 
-def refused(error: ProgressdError) -> ConnectionOutcome:
+def rejected(error: ProgressdError) -> ConnectionOutcome:
     """Return the outcome of a rejected handshake, such as "too many connections" for TooManyConnections."""
-    return ConnectionOutcome("refused", re.sub(r"\B[A-Z]", " \\g<0>", type(error).__name__).lower(), str(error))
+    return ConnectionOutcome("rejected", re.sub(r"\B[A-Z]", " \\g<0>", type(error).__name__).lower(), str(error))
 
 
 class LogEntry:
-    """The content of the log line for an open connection."""
+    """The content of the log line for an open connection. Its attributes are set as they become known."""
 
     __slots__ = ("address", "opened_at", "outcome", "topics")
 
@@ -68,17 +65,6 @@ class LogEntry:
         self.opened_at = trio.current_time()
         self.outcome = NO_REQUEST
         self.topics = ""
-
-    def update(
-        self, outcome: ConnectionOutcome | None = None, *, address: str | None = None, topics: str | None = None
-    ) -> None:
-        """Record facts as they become known."""
-        if outcome is not None:
-            self.outcome = outcome
-        if address is not None:
-            self.address = address
-        if topics is not None:
-            self.topics = topics
 
 
 class ConnectionLog:
@@ -95,18 +81,7 @@ class ConnectionLog:
         self.open = 0
         self.counts: Counter[tuple[str, str]] = Counter()
         self._lines = 0  # lines written or omitted in this window
-        self._changed = Condition()
-
-    async def run(self) -> None:
-        """Start a new window after each window with lines, and log how many lines were omitted."""
-        while True:
-            await self._changed.wait_for(lambda: self._lines)
-            try:
-                await trio.sleep(WINDOW)
-            finally:
-                omitted, self._lines = self._lines - MAX_LINES, 0
-                if omitted > 0:
-                    log.warning("connections not logged", connections=omitted, seconds=WINDOW)
+        self._window_end = 0.0
 
     def add(self, address: str) -> LogEntry:
         """Count an accepted connection."""
@@ -135,6 +110,12 @@ class ConnectionLog:
             log.error(_EVENTS[outcome.kind], error=repr(error), exc_info=error, **fields)
 
     def _may_write(self) -> bool:
+        """Count a line, and return whether this window has room for it. Log how many lines the last one omitted."""
+        now = trio.current_time()
+        if now >= self._window_end:
+            omitted, self._lines = self._lines - MAX_LINES, 0
+            self._window_end = now + WINDOW
+            if omitted > 0:
+                log.warning("connections not logged", connections=omitted, seconds=WINDOW)
         self._lines += 1
-        self._changed.notify()
         return self._lines <= MAX_LINES

@@ -5,40 +5,116 @@ a connection that requests an upgrade after other requests. A failure closes onl
 """
 
 import contextlib
-import math
+import errno
+import select
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
 
 import structlog
 import trio
 
-from progressd.auth.client_address import counted_as, networks, within
+from progressd.auth.limits import counted_as, networks, within
 from progressd.config.settings import Limits, Settings
-from progressd.net.accept import BACKLOG, ListeningSocket, accept_forever, accept_waiting
-from progressd.net.base_path import AT_ROOT, BasePath
-from progressd.net.connection import LINGER_TIMEOUT, PREFIX, TLS_HELLO, Connection
+from progressd.net.connection import LINGER_TIMEOUT, PREFIX, Connection, SocketTransport, close_socket
 from progressd.net.connection_log import (
     HANDSHAKE_TIMEOUT,
-    PLAIN_TO_TLS,
     SERVED,
-    TLS_TO_PLAIN,
     TOO_MANY_HANDSHAKES,
     TOO_MANY_SOCKETS,
     ConnectionLog,
     LogEntry,
 )
-from progressd.net.handshake_limiter import HandshakeLimiter
-from progressd.net.tls import HANDSHAKES, PlaintextReceived, TLSTransport
-from progressd.net.transport import SocketTransport, close_socket
+from progressd.net.request import AT_ROOT, BasePath
+from progressd.net.tls import TLSTransport
 from progressd.system.pass_limiter import PassLimiter
 
+OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+CONNECTION_FAILED: Final = {  # connection errors before the accept: accept(2)
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENONET,
+    errno.ENOPROTOOPT,
+    errno.EPERM,
+    errno.EPROTO,
+}
+BACKLOG: Final = 4096  # connections waiting to be accepted; the kernel limits them to net.core.somaxconn
+RETRY_INTERVAL: Final = 0.1  # seconds
+ACCEPT_BATCH: Final = 16  # connections in one pass of the event loop, 1 ms
 MAX_UNSENT: Final = 16 * 1024  # bytes queued in the kernel, where newer progress cannot replace them
 REQUEST_GRACE: Final = 0.3  # seconds for a request to arrive after the daemon begins to stop
+# In one pass of the event loop. A thousand WebSocket handshakes in one pass would take 350 ms, and a message needs
+# about six passes to reach its watchers.
+WEBSOCKET_HANDSHAKES: Final = 4  # 1.5 ms
+WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS: Final = 32
+TLS_HANDSHAKES: Final = 1  # 6 ms with RSA and 4096 bits, 1 ms with 2048
 
 log = structlog.get_logger(__name__)
+
+
+class ListeningSocket(socket.socket):
+    """A listening socket that counts calls of `accept`, so that the watchdog can check for them.
+
+    held_by_systemd: the next daemon accepts the waiting connections.
+    """
+
+    tries = 0
+
+    def __init__(self, fileno: int, *, held_by_systemd: bool = False) -> None:
+        super().__init__(fileno=fileno)
+        self.setblocking(False)
+        self.held_by_systemd = held_by_systemd
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        self.tries += 1
+        return super().accept()
+
+    async def accepts(self) -> None:
+        """Wait until no connection is waiting or `accept` was called, even if it found no free descriptor."""
+        waiting = select.poll()
+        waiting.register(self, select.POLLIN)
+        before = self.tries
+        while self.tries == before and waiting.poll(0):  # noqa: ASYNC110, no event reports it
+            await trio.sleep(RETRY_INTERVAL)
+
+
+def accept_waiting(listening: socket.socket, limit: int) -> Iterator[tuple[socket.socket, str]]:
+    """Yield each waiting connection, non-blocking, and its address, "unix" for a Unix socket.
+
+    Raises BlockingIOError after the last one, and OSError.
+    """
+    for _ in range(limit):
+        sock, address = listening.accept()
+        sock.setblocking(False)
+        yield sock, str(address[0]) if isinstance(address, tuple) else "unix"
+
+
+async def accept_forever(listening: socket.socket, accepted: Callable[[socket.socket, str], None]) -> None:
+    """Pass each connection and its address to `accepted` until cancelled. `listening` stays open."""
+    warned = False
+    while True:
+        await trio.lowlevel.wait_readable(listening)
+        try:
+            for sock, address in accept_waiting(listening, ACCEPT_BATCH):
+                warned = False
+                accepted(sock, address)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            if error.errno in CONNECTION_FAILED:
+                continue
+            if error.errno not in OUT_OF_RESOURCES:
+                raise
+            if not warned:
+                log.warning("cannot accept connections for now", error=str(error))
+            warned = True
+            await trio.sleep(RETRY_INTERVAL)
 
 
 class Listener:
@@ -73,8 +149,8 @@ class Listener:
         self._base = base
         self._trusted_proxies = trusted_proxies
         self._linger = linger
-        self._handshake_limiter = HandshakeLimiter()
-        self._tls_handshakes = PassLimiter(HANDSHAKES)
+        self._websocket_handshakes = PassLimiter(WEBSOCKET_HANDSHAKES, WEBSOCKET_HANDSHAKES_AFTER_LONG_PASS)
+        self._tls_handshakes = PassLimiter(TLS_HANDSHAKES)
         self._sockets: Counter[str] = Counter()  # open sockets by address
         self._draining = False
         self._heads: dict[Connection, trio.CancelScope] = {}  # connections without a whole head, oldest first
@@ -114,30 +190,23 @@ class Listener:
         self._connections.start_soon(self._accepted, sock, address)
 
     async def _accepted(self, sock: socket.socket, address: str) -> None:
-        """Serve one connection. It propagates only a cancellation of all connections."""
+        """Serve one connection. A failure is logged, and ends no other connection."""
         entry = self._connection_log.add(address)
         counted = counted_as(address)
         self._sockets[counted] += 1
         failure: BaseException | None = None
         try:
-            try:
-                await self._open(sock, address, entry)
-            except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the peer disconnected
-            except* trio.Cancelled as group:
-                if trio.current_effective_deadline() == -math.inf:
-                    raise
-                failure = group.exceptions[0]  # it escaped from an inner scope, and would cancel all connections
-            except* Exception as group:
-                failure = group.exceptions[0]
-            finally:
-                close_socket(sock)
-                self._sockets[counted] -= 1
-                if not self._sockets[counted]:
-                    del self._sockets[counted]
-                self._connection_log.finish(entry, failure)
+            await self._open(sock, address, entry)
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer disconnected
         except* Exception as group:
-            log.error("cannot log a connection", peer=address, exc_info=group)
+            failure = group.exceptions[0]
+        finally:
+            close_socket(sock)
+            self._sockets[counted] -= 1
+            if not self._sockets[counted]:
+                del self._sockets[counted]
+            self._connection_log.finish(entry, failure)
 
     async def _open(self, sock: socket.socket, address: str, entry: LogEntry) -> None:
         with contextlib.suppress(OSError):  # a Unix socket from systemd has no TCP options
@@ -164,12 +233,12 @@ class Listener:
         exempt = networks(limits.exempt_addresses + self._trusted_proxies)
         address = connection.address
         if self._sockets[counted_as(address)] > limits.max_sockets_per_address and not within(address, exempt):
-            connection.log_entry.update(TOO_MANY_SOCKETS)
+            connection.log_entry.outcome = TOO_MANY_SOCKETS
             return False
         while len(self._heads) >= limits.max_handshakes:  # idle connections must not block active clients
             oldest = next(iter(self._heads))
             del self._heads[oldest]
-            oldest.log_entry.update(TOO_MANY_HANDSHAKES)
+            oldest.log_entry.outcome = TOO_MANY_HANDSHAKES
             oldest.close()
         return True
 
@@ -180,21 +249,17 @@ class Listener:
             self._heads[connection] = timeout
             try:
                 await connection.read_head(limits.max_request_header_bytes)
-            except PlaintextReceived:
-                connection.log_entry.update(PLAIN_TO_TLS)
-                return False
             finally:
                 self._heads.pop(connection, None)
         if timeout.cancelled_caught:
             if not self._draining:
-                connection.log_entry.update(HANDSHAKE_TIMEOUT)
+                connection.log_entry.outcome = HANDSHAKE_TIMEOUT
             return False
         return connection.unread != b""
 
     async def _route(self, connection: Connection) -> bool:
         """Return whether the connection is for the WebSocket server, at once or after HTTP requests."""
-        head = connection.unread
-        connection.log_entry.update(TLS_TO_PLAIN if head.startswith(TLS_HELLO) else SERVED)
-        if self._base.strip_head(head).startswith(PREFIX):
-            await self._handshake_limiter.wait()
+        connection.log_entry.outcome = SERVED
+        if self._base.strip_head(connection.unread).startswith(PREFIX):
+            await self._websocket_handshakes.pass_through(1)
         return connection.wants_websocket(self._base) or await self._http(connection)

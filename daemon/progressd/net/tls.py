@@ -16,8 +16,8 @@ import trio
 from progressd.config.settings import Server
 from progressd.core.errors import SettingsError
 from progressd.core.messages import encode
-from progressd.net.headers import ALWAYS
-from progressd.net.transport import MAX_RECEIVE, SocketTransport, require_open
+from progressd.net.connection import MAX_RECEIVE, SocketTransport, require_open
+from progressd.net.request import ALWAYS
 from progressd.system.condition import Condition
 from progressd.system.fs import read_regular
 from progressd.system.pass_limiter import PassLimiter
@@ -28,13 +28,8 @@ PLAIN_TEXT_RESPONSE: Final = (  # response to a request without TLS
     b"Content-Length: %d\r\n%b\r\n\r\n%b"
     % (len(PLAIN_TEXT_ERROR), b"\r\n".join([b"%b: %b" % pair for pair in ALWAYS]), PLAIN_TEXT_ERROR)
 )
-HANDSHAKES: Final = 1  # in one pass of the event loop; one takes 6 ms with RSA and 4096 bits, 1 ms with 2048
 MAX_RECORD: Final = 16 * 1024  # bytes of plaintext in one record (RFC 8446 §5.1)
 PROTOCOLS: Final = ["http/1.1"]  # for ALPN (RFC 7301); a WebSocket starts as HTTP/1.1 too
-
-
-class PlaintextReceived(Exception):
-    """The client sent an HTTP request without TLS, and got a response."""
 
 
 class TLSTransport:
@@ -85,7 +80,7 @@ class TLSTransport:
         await self._flushed.wait_for(lambda: not self._flushing)
 
     async def receive_some(self, max_bytes: int) -> bytes:
-        """Return the next plaintext. The first call makes the TLS handshake. Also raises PlaintextReceived."""
+        """Return the next plaintext. The first call makes the TLS handshake."""
         await trio.lowlevel.checkpoint()
         while True:
             if not self._ended:
@@ -99,7 +94,7 @@ class TLSTransport:
                     if error.reason != "HTTP_REQUEST":
                         raise trio.BrokenResourceError from error
                     self._ended, self._pending = True, PLAIN_TEXT_RESPONSE
-                    raise PlaintextReceived from None
+                    return b""
                 finally:
                     self._push()
             data = await self._socket.receive_some(MAX_RECEIVE)

@@ -19,7 +19,7 @@ from progressd.core.close_codes import CloseCode
 from progressd.core.errors import ProgressdError, RequestTimeout, TooManyConnections
 from progressd.core.messages import encode
 from progressd.engine.ingest import Ingest, Outcome
-from progressd.net.accept import accept_forever
+from progressd.net.listener import accept_forever
 from progressd.producers.ndjson import CHUNK, MAX_ANSWERS, SEND_TIMEOUT, Ack, LineBatch, NDJSONReader
 from progressd.producers.poller import Poller
 

@@ -24,7 +24,7 @@ from progressd.core.pipeline import Pipeline
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.job_files import JobFiles
-from progressd.net.base_path import download_path
+from progressd.net.request import download_path
 from progressd.runner.orphans import JOB, MARK, ProcessRecords
 from progressd.runner.output import OutputParser
 from progressd.runner.process import ChildProcess

@@ -19,7 +19,6 @@ from progressd.auth.authenticator import SUBPROTOCOL
 from progressd.broadcast.outbox import SocketOutbox
 from progressd.net.connection import Connection, HandshakeRequest
 from progressd.net.connection_log import CUT_OFF, ConnectionOutcome
-from progressd.ws.keepalive import KeepAlive
 
 CODES: Final = frozenset(CloseReason)
 FAULTS: Final = {
@@ -63,14 +62,14 @@ class NullSink:
 
 NULL_SINK: Final = NullSink()
 _NEVER_SET: Final = trio.Event()  # in place of events that no task waits for
-_NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # the keep-alive does not match pongs to pings
+_NO_PINGS: Final = OrderedDict[bytes, trio.Event]()  # the heartbeat does not match pongs to pings
 
 
 class ServerProtocol(WebSocketConnection):
     """A server connection with its own event handlers."""
 
     # Slots: more than 30 attributes in its dictionary would cost a connection 1.2 KiB more.
-    __slots__ = ("_connection", "_fragments", "_keepalive", "_on_close", "_outbox", "request")
+    __slots__ = ("_connection", "_fragments", "_heard", "_on_close", "_outbox", "request")
 
     _client_closed = False  # the client has begun to close
     _is_read = False  # a sink uses the client's messages
@@ -81,7 +80,7 @@ class ServerProtocol(WebSocketConnection):
         self,
         connection: Connection,
         outbox: SocketOutbox,
-        keepalive: KeepAlive,
+        heard: Callable[[SocketOutbox], None],
         handshake: HandshakeRequest,
         max_message_size: int,
         on_close: Callable[[], None],
@@ -91,7 +90,7 @@ class ServerProtocol(WebSocketConnection):
         self.request: WebSocketRequest | None = WebSocketRequest(self, handshake.request)  # None once accepted
         self._connection = connection
         self._outbox = outbox
-        self._keepalive = keepalive
+        self._heard = heard
         self._on_close = on_close
         self._pings = _NO_PINGS
         self._open_handshake = self._close_handshake = self._for_testing_peer_closed_connection = _NEVER_SET
@@ -135,7 +134,7 @@ class ServerProtocol(WebSocketConnection):
                 if self._wsproto.state is not ConnectionState.CLOSED:
                     await self._abort_web_socket()
                 return
-            self._keepalive.heard(self._outbox)
+            self._heard(self._outbox)
             if self._wsproto.state is not ConnectionState.CLOSED:
                 self._wsproto.receive_data(data)
             del data

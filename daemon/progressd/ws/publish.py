@@ -27,15 +27,15 @@ class PublishHandler:
         """Serve until the connection is closed."""
         websocket = self._websocket
         entry = websocket.connection.log_entry
-        entry.update(topics="publish")
+        entry.topics = "publish"
         try:
             if websocket.closing is None:
-                websocket.start(self._take_all)
+                websocket.nursery.start_soon(self._take_all)
                 await websocket.serve(fragments=self)
             else:
                 await websocket.serve()
         finally:
-            entry.update(websocket.outcome)
+            entry.outcome = websocket.outcome
 
     async def take(self, fragment: bytes, finished: bool) -> None:
         """Take a fragment of a message; `finished`: the last one, which completes the last line."""

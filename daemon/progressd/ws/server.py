@@ -1,37 +1,32 @@
 """The WebSocket server: accept or reject handshakes, count clients, and close all connections on shutdown."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from urllib.parse import parse_qsl
 
 import structlog
 import trio
 from trio_websocket import ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
-from progressd.auth.authenticator import Authenticator
-from progressd.auth.client_address import client_address, networks
-from progressd.auth.connection_limit import ConnectionLimiter
-from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
-from progressd.auth.origin import check_host, check_origin
-from progressd.auth.rate_limit import RateLimiter
+from progressd.auth.api_keys import Scope
+from progressd.auth.authenticator import ANONYMOUS, Authenticator, Client, Identity, require
+from progressd.auth.limits import ConnectionLimiter, RateLimiter, client_address, networks
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.outbox import Outbox
 from progressd.config.settings import Settings
 from progressd.core.close_codes import CREDENTIALS_EXPIRED, CloseCode
-from progressd.core.errors import ProgressdError, Stopping, TokenExpired, Unauthorized
-from progressd.core.messages import Hello, Notice, Resync
+from progressd.core.errors import NotFound, ProgressdError, Stopping, TokenExpired, Unauthorized
+from progressd.core.events import checked_batch_id, checked_job_id
+from progressd.core.messages import ALL_JOBS, Hello, Notice, Resync, batch_topic, job_topic
 from progressd.engine.access import ScopedServices, Scopes
 from progressd.net.connection import Connection
-from progressd.net.connection_log import LEFT_HANDSHAKE, refused
+from progressd.net.connection_log import LEFT_HANDSHAKE, rejected
+from progressd.net.request import StreamQuery, StreamRequest, check_host, check_origin, require_known, stream_request
 from progressd.producers.ndjson import NDJSONReader
-from progressd.ws.handshake import check_query, publishes, read_stream_request
-from progressd.ws.keepalive import KeepAlive
 from progressd.ws.publish import PublishHandler
 from progressd.ws.subscriptions import SubscriptionCommands
-from progressd.ws.websocket import WebSocket
-
-MAX_LOGGED_TOPICS: Final = 5  # topics of one connection
+from progressd.ws.websocket import Heartbeat, WebSocket, publishes
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +49,7 @@ class WebSocketServer:
         self._scopes = scopes
         self._open: dict[WebSocket, Client] = {}  # oldest first
         self.budget = MemoryBudget(settings.limits.send_buffer_bytes_total)
-        self._keepalive = KeepAlive(settings.limits)
+        self.heartbeat = Heartbeat(settings.limits)
         self._subscribe_lock = trio.Lock()  # held by one client with many topics at a time
         self._notice: Notice | None = None  # sent to new clients
         self._draining: CloseCode | None = None
@@ -62,22 +57,18 @@ class WebSocketServer:
     def apply_settings(self, settings: Settings) -> None:
         """Apply reloaded settings. Most apply to new connections only. No client is disconnected."""
         self._settings = settings
-        self._keepalive.apply_settings(settings.limits)
+        self.heartbeat.apply_settings(settings.limits)
         self.budget.limit = settings.limits.send_buffer_bytes_total
-
-    async def run(self) -> None:
-        """Ping clients, and time out silent clients, until cancelled."""
-        await self._keepalive.run()
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def handle(self, connection: Connection) -> None:
         """Serve a connection until it is closed. The caller closes the socket."""
-        connection.log_entry.update(LEFT_HANDSHAKE)
+        connection.log_entry.outcome = LEFT_HANDSHAKE
         try:
             async with trio.open_nursery() as nursery:
-                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self._keepalive)
+                websocket = WebSocket(connection, nursery, self._settings.limits, self.budget, self.heartbeat)
                 await self.ws_handler(websocket)
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
@@ -91,14 +82,14 @@ class WebSocketServer:
             identity = self._admit(websocket)
             serve = await self._server_for(websocket, identity)
             await websocket.accept()
-            self._keepalive.add(websocket.outbox)
+            self.heartbeat.add(websocket.outbox)
         except TokenExpired:  # a page does not learn why a handshake failed, and would reconnect forever
             await websocket.accept()
             websocket.outbox.end(CREDENTIALS_EXPIRED)
-            entry.update(websocket.outcome)
+            entry.outcome = websocket.outcome
             await websocket.serve()
         except ProgressdError as error:
-            entry.update(refused(error))
+            entry.outcome = rejected(error)
             await websocket.reject(error)
         else:
             if self._notice is not None:
@@ -109,7 +100,7 @@ class WebSocketServer:
                 await serve()
         finally:
             self._release(websocket)
-            self._keepalive.remove(websocket.outbox)
+            self.heartbeat.remove(websocket.outbox)
             websocket.discard()
 
     def announce(self, message: Notice, *, later: bool = True) -> None:
@@ -132,7 +123,7 @@ class WebSocketServer:
         """Check the client against all limits, and count it. Raises a ProgressdError to reject the client."""
         headers, server = websocket.headers, self._settings.server
         address = client_address(websocket.connection.address, headers, networks(server.trusted_proxies))
-        websocket.connection.log_entry.update(address=address)
+        websocket.connection.log_entry.address = address
         try:
             identity = self._authenticator.authenticate(headers, websocket.target.partition("?")[2])
         except Unauthorized as error:
@@ -168,10 +159,9 @@ class WebSocketServer:
         scope, target = self._scopes.of(identity), websocket.target
         if publishes(target):
             require(identity, Scope.WRITE)
-            check_query(target)
+            require_known(_parameters(target))
             return PublishHandler(websocket, NDJSONReader(self._settings.ingest.max_line_bytes, scope.ingest)).serve
         require(identity, Scope.READ)
-        check_query(target)
         request = read_stream_request(target)
         outbox = partial(websocket.filtered_outbox, request.types, request.interval, scope.labels)
         if request.topic is None:
@@ -187,30 +177,50 @@ class WebSocketServer:
         if since is not None and after is None:
             websocket.send(Resync())
         entry = websocket.connection.log_entry
-        entry.update(topics=topic)
+        entry.topics = topic
         subscription = broadcaster.join(
             topic, outbox(), after, lambda upto: websocket.send(Hello(history.cursor(upto)))
         )
         try:
-            websocket.start(websocket.replay, subscription)
+            websocket.nursery.start_soon(websocket.replay, subscription)
             await websocket.serve()
         finally:
             subscription.leave()
-            entry.update(websocket.outcome)
+            entry.outcome = websocket.outcome
 
     async def _serve_session(self, websocket: WebSocket, outbox: Callable[[], Outbox], scope: ScopedServices) -> None:
         session = self._scopes.broadcaster.open_session(outbox())
         try:
             messages, received = trio.open_memory_channel[str | bytes](1)
             commands = SubscriptionCommands(websocket, session, scope.history, self._subscribe_lock)
-            websocket.start(commands.run, received)
+            websocket.nursery.start_soon(commands.run, received)
             await websocket.serve(messages)
         finally:
-            websocket.connection.log_entry.update(websocket.outcome, topics=_log_text(tuple(session.topics)))
+            entry = websocket.connection.log_entry
+            entry.outcome, entry.topics = websocket.outcome, f"{len(session.topics)} topics"
             session.leave()
 
 
-def _log_text(topics: Sequence[str]) -> str:
-    """Return the first topics and the number of further topics, for one log line."""
-    more = [f"and {len(topics) - MAX_LOGGED_TOPICS} more"] if len(topics) > MAX_LOGGED_TOPICS else []
-    return " ".join([*topics[:MAX_LOGGED_TOPICS], *more])
+def _parameters(target: str) -> dict[str, str]:
+    return dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
+
+
+def read_stream_request(target: str) -> StreamRequest:
+    """Parse a request target, such as `/ws/jobs/ID?since=CURSOR&interval=0.5&types=completed,error`.
+
+    Raises InvalidInput for a malformed id or query, NotFound for a path without a stream.
+    """
+    path, query = target.partition("?")[0], _parameters(target)
+    require_known(query, StreamQuery)
+    match path.split("/")[2:]:
+        case []:
+            topic = None
+        case ["jobs"]:
+            topic = ALL_JOBS
+        case ["jobs", text]:
+            topic = job_topic(checked_job_id(text))
+        case ["batch", text]:
+            topic = batch_topic(checked_batch_id(text))
+        case _:
+            raise NotFound(f"there is no stream at {path[:200]}: try /ws/jobs, /ws/jobs/JOB_ID or /ws/batch/BATCH_ID")
+    return stream_request(topic, query)

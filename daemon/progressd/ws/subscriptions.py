@@ -1,21 +1,56 @@
 """Commands on a socket with many topics: subscribe and unsubscribe, each with an answer."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
+import msgspec
 import trio
+from msgspec import Meta, Struct
 
 from progressd.broadcast.multiplex import Session
 from progressd.core.close_codes import TRY_AGAIN
 from progressd.core.errors import InvalidInput, NotFound, StoreFailed
+from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.json import decode
-from progressd.core.messages import Pong, Resync, Subscribed, SubscribeError, Unsubscribed
+from progressd.core.messages import (
+    ALL_JOBS,
+    Pong,
+    Resync,
+    Subscribed,
+    SubscribeError,
+    Unsubscribed,
+    batch_topic,
+    job_topic,
+)
 from progressd.engine.access import ScopedHistory
 from progressd.engine.history import History
-from progressd.ws.requests import Ping, Subscribe, Unsubscribe, checked_topic, decode_request
 from progressd.ws.websocket import WebSocket
 
 MAX_TOPICS: Final = 1000  # topics on one connection
+
+Topics = Annotated[list[Annotated[str, Meta(max_length=100)]], Meta(min_length=1, max_length=1000)]
+
+
+class Subscribe(Struct, frozen=True, tag_field="type", tag="subscribe"):
+    """Send the messages of the topics; `since`: only messages after this cursor."""
+
+    topics: Topics
+    since: Annotated[str, Meta(max_length=100)] | None = None
+
+
+class Unsubscribe(Struct, frozen=True, tag_field="type", tag="unsubscribe"):
+    """Stop sending the messages of the topics."""
+
+    topics: Topics
+
+
+class Ping(Struct, frozen=True, tag_field="type", tag="ping"):
+    """Send a pong. Browsers need this request: they cannot send a WebSocket ping."""
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | Ping
+
+decode_request = msgspec.json.Decoder(Request).decode
 
 
 class SubscriptionCommands:
@@ -101,3 +136,14 @@ class SubscriptionCommands:
                 room -= new
         self._websocket.send(*errors)
         return topics
+
+
+def checked_topic(text: str) -> str:
+    """Return the topic in its canonical spelling. Raises NotFound, InvalidInput."""
+    if text == ALL_JOBS:
+        return text
+    if text.startswith(job_topic("")):
+        return job_topic(checked_job_id(text.removeprefix(job_topic(""))))
+    if text.startswith(batch_topic("")):
+        return batch_topic(checked_batch_id(text.removeprefix(batch_topic(""))))
+    raise NotFound(f"there is no topic {text!r}: topics are jobs, job:JOB_ID and batch:BATCH_ID")

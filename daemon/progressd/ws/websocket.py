@@ -1,13 +1,14 @@
-"""One client's WebSocket: a nursery with its tasks for reading, sending and closing."""
+"""One client's WebSocket: a nursery with its tasks for reading, sending and closing. The heartbeat of all of them."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final
+import math
+from collections.abc import Collection, Mapping
+from typing import Final
 
 import trio
 from trio_websocket import WebSocketRequest
 
 from progressd.broadcast.backlog import MemoryBudget
-from progressd.broadcast.envelope import text_frame
+from progressd.broadcast.envelope import PING, text_frame
 from progressd.broadcast.outbox import Outbox, SocketOutbox
 from progressd.broadcast.subscription import Subscription
 from progressd.broadcast.throttle import filtered_outbox
@@ -18,6 +19,7 @@ from progressd.core.close_codes import (
     JOB_DELETED,
     JOB_FINISHED,
     SLOW_CONSUMER,
+    TIMED_OUT,
     TRY_AGAIN,
     CloseCode,
 )
@@ -25,14 +27,84 @@ from progressd.core.errors import NotFound, ProgressdError, StoreFailed
 from progressd.core.messages import Notice, encode
 from progressd.net.connection import Connection
 from progressd.net.connection_log import ConnectionOutcome
-from progressd.net.headers import ALWAYS, header
+from progressd.net.request import ALWAYS, header
 from progressd.producers.ndjson import MAX_ANSWERS
-from progressd.ws.handshake import publishes
-from progressd.ws.keepalive import KeepAlive
 from progressd.ws.protocol import NULL_SINK, FragmentSink, MessageSink, ServerProtocol
 
+PUBLISH: Final = "/ws/publish"  # for producers
+PING_BATCH: Final = 100  # pings in one pass of the event loop, 0.5 ms
 CLOSE_TIMEOUT: Final = 5.0  # seconds for the client to answer a close
 SLOW_CONSUMER_STALL: Final = 10.0  # seconds in which a slow consumer must read data; less than 8 KiB goes unnoticed
+
+
+def publishes(target: str) -> bool:
+    """Return whether the client is a producer rather than a watcher."""
+    return target.partition("?")[0] == PUBLISH
+
+
+class Heartbeat:
+    """Ping clients at every interval, and time out clients that do not respond. Each is identified by its outbox.
+
+    One task serves all connections: a task per connection would take 3 KiB each.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._interval = limits.heartbeat_interval
+        self._timeout = limits.connection_timeout
+        # Times at which pings and timeouts are due, soonest first. Intervals are equal, so new entries are appended.
+        self._pings: dict[SocketOutbox, float] = {}
+        self._timeouts: dict[SocketOutbox, float] = {}
+        self._sleeping = trio.CancelScope()
+
+    def apply_settings(self, limits: Limits) -> None:
+        """Apply reloaded limits. If they changed, intervals and timeouts count from now on."""
+        if (limits.heartbeat_interval, limits.connection_timeout) != (self._interval, self._timeout):
+            self._interval, self._timeout = limits.heartbeat_interval, limits.connection_timeout
+            self._pings = dict.fromkeys(self._pings, trio.current_time() + self._interval)
+            self._timeouts = dict.fromkeys(self._timeouts, trio.current_time() + self._timeout)
+            self._sleeping.cancel()
+
+    def add(self, outbox: SocketOutbox) -> None:
+        """Start pinging a connection."""
+        if not self._pings:
+            self._sleeping.cancel()
+        self._pings[outbox] = trio.current_time() + self._interval
+        self._timeouts[outbox] = trio.current_time() + self._timeout
+
+    def heard(self, outbox: SocketOutbox) -> None:
+        """Record a sign of life."""
+        if self._timeouts.pop(outbox, None) is not None:
+            self._timeouts[outbox] = trio.current_time() + self._timeout
+
+    def remove(self, outbox: SocketOutbox) -> None:
+        """Stop pinging a connection."""
+        self._pings.pop(outbox, None)
+        self._timeouts.pop(outbox, None)
+
+    async def run(self) -> None:
+        """Ping and time out until cancelled."""
+        while True:
+            soonest = [next(iter(times.values()), math.inf) for times in (self._pings, self._timeouts)]
+            with trio.CancelScope(deadline=min(soonest)) as self._sleeping:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            for outbox in _due(self._timeouts, now):
+                self.remove(outbox)
+                outbox.end(TIMED_OUT)
+            for outbox in _due(self._pings, now):
+                outbox.write(PING)
+                del self._pings[outbox]
+                self._pings[outbox] = now + self._interval
+
+
+def _due(when: dict[SocketOutbox, float], now: float) -> list[SocketOutbox]:
+    """Return the next batch of due connections."""
+    due: list[SocketOutbox] = []
+    for outbox, at in when.items():
+        if at > now or len(due) == PING_BATCH:
+            break
+        due.append(outbox)
+    return due
 
 
 class WebSocket:
@@ -44,10 +116,10 @@ class WebSocket:
     """
 
     # An idle connection is one task and these objects: with slots, and with each object created on first use.
-    __slots__ = ("_keepalive", "_limits", "_nursery", "_ws", "closing", "connection", "host", "outbox")
+    __slots__ = ("_heartbeat", "_limits", "_ws", "closing", "connection", "host", "nursery", "outbox")
 
     def __init__(
-        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, keepalive: KeepAlive
+        self, connection: Connection, nursery: trio.Nursery, limits: Limits, budget: MemoryBudget, heartbeat: Heartbeat
     ) -> None:
         self.connection = connection
         handshake = connection.take_handshake()
@@ -55,15 +127,13 @@ class WebSocket:
         limit = MAX_ANSWERS if publishes(handshake.request.target) else limits.send_buffer_bytes
         self.outbox = SocketOutbox(connection.transport, limit, nursery.start_soon, self._on_end, budget)
         self.closing: CloseCode | None = None
-        self._keepalive = keepalive
-        self._nursery = nursery
+        self._heartbeat = heartbeat
+        self.nursery = nursery
         self._limits = limits
         on_close = nursery.cancel_scope.cancel
-        self._ws = ServerProtocol(connection, self.outbox, keepalive, handshake, limits.max_message_bytes, on_close)
-
-    def start(self, task: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
-        """Start a task that ends with the connection."""
-        self._nursery.start_soon(task, *arguments)
+        self._ws = ServerProtocol(
+            connection, self.outbox, heartbeat.heard, handshake, limits.max_message_bytes, on_close
+        )
 
     @property
     def _request(self) -> WebSocketRequest:
@@ -122,7 +192,7 @@ class WebSocket:
     async def drained(self) -> None:
         """Wait until the client has read the waiting messages: a sign of life while its pongs may be delayed."""
         await self.outbox.drained()
-        self._keepalive.heard(self.outbox)
+        self._heartbeat.heard(self.outbox)
 
     async def replay(self, subscription: Subscription) -> None:
         """Send the replay, until the subscription delivers live messages."""
@@ -143,11 +213,11 @@ class WebSocket:
 
     def filtered_outbox(self, types: Collection[str] | None, interval: float, labels: Mapping[str, str]) -> Outbox:
         """Return the outbox behind filters that drop unwanted and hidden messages."""
-        return filtered_outbox(self.outbox, types, interval, labels, self.start)
+        return filtered_outbox(self.outbox, types, interval, labels, self.nursery.start_soon)
 
     def _on_end(self, closing: CloseCode) -> None:
         self.closing = closing
-        self.start(self._close, closing)
+        self.nursery.start_soon(self._close, closing)
 
     async def _close(self, closing: CloseCode) -> None:
         await self._ws.settle(dropping=closing != DRAINING)
@@ -158,7 +228,7 @@ class WebSocket:
                 await self._drained_or_stalled()
         with trio.move_on_after(CLOSE_TIMEOUT):
             await self._ws.aclose(*(self.closing or closing))  # `closing` may have changed in the meantime
-        self._nursery.cancel_scope.cancel()
+        self.nursery.cancel_scope.cancel()
 
     async def _drained_or_stalled(self) -> None:
         """Wait while a slow consumer reads a partly sent message, which no budget counts any longer."""

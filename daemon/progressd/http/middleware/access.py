@@ -10,10 +10,9 @@ import trio
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
 from hypercorn.typing import Scope as AnyScope
 
-from progressd.auth.client_address import client_address, counted_as, networks
-from progressd.auth.identity import ANONYMOUS, Client, Identity, Scope, require
-from progressd.auth.origin import check_host, check_origin
-from progressd.auth.rate_limit import RateLimitState
+from progressd.auth.api_keys import Scope
+from progressd.auth.authenticator import ANONYMOUS, Client, Identity, require
+from progressd.auth.limits import RateLimitState, client_address, counted_as, networks
 from progressd.core.errors import OutOfScope, ProgressdError, RateLimited, Unauthorized
 from progressd.core.messages import ALL_JOBS, encode
 from progressd.http.asgi import respond
@@ -21,7 +20,7 @@ from progressd.http.body import SAFE
 from progressd.http.context import CONTEXT, AppContext, RequestContext
 from progressd.http.middleware.job_cache import Headers
 from progressd.http.transfers import Transfers
-from progressd.net.headers import header
+from progressd.net.request import check_host, check_origin, header
 
 AUTH_STATUS: Final = "/api/auth/status"  # public, but reports on the key
 PUBLIC: Final = frozenset(

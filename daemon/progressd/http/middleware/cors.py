@@ -7,7 +7,7 @@ from hypercorn.typing import Scope as AnyScope
 
 from progressd.http.asgi import respond
 from progressd.http.context import ServerState
-from progressd.net.headers import header
+from progressd.net.request import header
 
 METHODS: Final = "GET POST PUT DELETE OPTIONS"
 ALLOWED_HEADERS: Final = "Content-Type Authorization X-API-Key Idempotency-Key If-None-Match Last-Event-ID"

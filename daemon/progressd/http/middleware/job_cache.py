@@ -11,7 +11,7 @@ from progressd import __version__
 from progressd.core.job import Job
 from progressd.http.middleware.compression import MAX_INLINE_BYTES, MIN_BYTES, accepts_gzip, gzipped
 from progressd.http.schemas.views import job_view
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 
 MAX_ENTRIES: Final = 4096  # jobs, about 1.5 KiB each
 MAX_BYTES: Final = 16 * 1024 * 1024  # total size of the bodies

@@ -5,7 +5,7 @@ from typing import Final
 
 from quart import Blueprint, Response
 
-from progressd.auth.identity import UNRESTRICTED
+from progressd.auth.authenticator import UNRESTRICTED
 from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import Conflict, ProgressdError
 from progressd.core.events import BatchCancelEvent, checked_batch_id

@@ -23,7 +23,7 @@ from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, Hello, Resync, batch_topic, job_topic
 from progressd.http.context import RequestContext, request_context
 from progressd.http.openapi.operations import EVENTS, described
-from progressd.ws.handshake import StreamQuery, StreamRequest, stream_request
+from progressd.net.request import StreamQuery, StreamRequest, stream_request
 
 HEADERS: Final = {
     "Cache-Control": "no-store",

@@ -11,8 +11,8 @@ import trio
 from msgspec import Struct
 from quart import Blueprint, Response, request
 
-from progressd.auth.client_address import counted_as
-from progressd.auth.identity import UNRESTRICTED
+from progressd.auth.authenticator import UNRESTRICTED
+from progressd.auth.limits import counted_as
 from progressd.core.batch import Priority
 from progressd.core.errors import (
     IdempotencyKeyReused,

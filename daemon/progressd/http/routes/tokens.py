@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from quart import Blueprint, Response
 
-from progressd.auth.identity import ANONYMOUS, UNRESTRICTED
+from progressd.auth.authenticator import ANONYMOUS, UNRESTRICTED
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
 from progressd.http.context import json_response, request_context

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from progressd.core.batch import BatchStatus, JobBatch, Priority, batch_counts
 from progressd.core.job import Job
 from progressd.core.messages import BatchProgressData, Cursor, JobStatus, ProgressData
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 
 T = TypeVar("T")
 

@@ -79,7 +79,7 @@ class HTTPConnection:
     def give_up(self) -> None:
         """Close a connection whose client does not read the response."""
         self._gave_up = True
-        self._connection.log_entry.update(UNREAD)
+        self._connection.log_entry.outcome = UNREAD
         self._connection.close()
 
     async def _handle(self, event: Event) -> None:

@@ -21,9 +21,8 @@ from progressd.http.asgi import with_slash
 from progressd.http.middleware.fast_job_read import FastJobReads
 from progressd.http.server.connection import HTTPConnection
 from progressd.http.server.protocol import ServerContext
-from progressd.net.base_path import BasePath
 from progressd.net.connection import PREFIX, Connection
-from progressd.net.headers import ALWAYS
+from progressd.net.request import ALWAYS, BasePath
 
 MAX_BODY: Final = 2**63  # Hypercorn's own limit is for WSGI
 

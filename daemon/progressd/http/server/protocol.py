@@ -30,9 +30,8 @@ from progressd.http.middleware.fast_job_read import FastJobReads
 from progressd.http.middleware.job_cache import CachedResponse
 from progressd.http.openapi.operations import EVENTS, LINES
 from progressd.http.server.request_target import with_path
-from progressd.net.base_path import BasePath
 from progressd.net.connection import Connection
-from progressd.net.headers import header
+from progressd.net.request import BasePath, header
 from progressd.system.condition import Condition
 
 HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds until the response to a client that has closed its side must begin

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import h11
 
-from progressd.net.base_path import BasePath
+from progressd.net.request import BasePath
 
 _ABSOLUTE: Final = re.compile(
     rb"https?://((?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?)((?:[/?].*)?)",  # authority, path and query

@@ -1,0 +1,181 @@
+"""Requests over HTTP and WebSocket: their path prefix, headers, origin and query parameters.
+
+Browsers let any page send requests to any reachable host. The Origin header names the site of the page. A page can also
+make its own name resolve to this machine (DNS rebinding), which makes it the same origin. The browser still sends that
+name in Host. An IP address in Host cannot be rebound.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final, NamedTuple, TypeVar, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from progressd.auth.limits import is_address
+from progressd.config.settings import Server
+from progressd.core.errors import Forbidden, InvalidInput
+from progressd.core.messages import Completed, TopicMessage, type_of
+
+# Sent with every response: browsers must not run or embed anything else.
+ALWAYS: Final = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+ALWAYS_ALLOWED: Final = frozenset({"token", "_"})  # a watch token; a parameter that dashboards add to bypass caches
+TYPES: Final = frozenset(type_of(kind) for kind in get_args(TopicMessage))
+MAX_HOST: Final = 300  # characters: a name has at most 253, followed by a port
+
+_HOST: Final = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]*)?")  # RFC 9110 §7.2
+
+M = TypeVar("M", bound=TopicMessage)
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    """Return the first value of a lower-case name, or ""."""
+    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), "")
+
+
+def check_host(host: str, server: Server) -> None:
+    """Check the Host header, "" if absent; browsers always send it. Raises Forbidden."""
+    if not _is_valid(host):
+        raise Forbidden(f"the Host header {host[:200]} is not a valid host name")
+    name = _name(host)
+    if not host or name == "localhost" or name.endswith(".localhost") or is_address(name):
+        return
+    if name not in map(str.lower, (server.host, *server.allowed_hosts)) and "*" not in server.allowed_hosts:
+        raise Forbidden(f"the host {host[:200]} is not allowed: add it to server.allowed_hosts to allow it")
+
+
+def check_origin(origin: str, host: str, server: Server) -> None:
+    """Check the Origin and Host headers, "" if absent. Raises Forbidden for a page of another site.
+
+    Under TLS, a page loaded without TLS counts as a page of another site: anybody on the network path can have changed
+    it. A daemon without TLS may be behind a proxy with TLS, so it accepts both schemes.
+    """
+    if not origin or origin in server.allowed_origins:
+        return
+    try:
+        site = urlsplit(origin)
+    except ValueError:  # not a URL
+        site = urlsplit("")
+    if origin == "null":
+        raise Forbidden(
+            "pages without an origin, such as those opened from a file, are not allowed: serve the page from a web "
+            "server, and add its origin to server.allowed_origins"
+        )
+    schemes = ("https",) if server.tls_cert else ("http", "https")
+    if not site.netloc or site.netloc.lower() != host.lower() or site.scheme not in schemes:
+        raise Forbidden(f"pages of {origin[:200]} are not allowed: add it to server.allowed_origins to allow them")
+
+
+class StreamQuery(Struct, frozen=True):
+    """The query of a stream: the cursor to resume after, the progress interval per job, and the message types."""
+
+    since: str | None = None
+    interval: Annotated[float, Meta(ge=0, le=60)] = 0
+    types: str | None = None
+
+
+class StreamRequest(NamedTuple):
+    """The stream that a client requests. `topic`: None if the client subscribes later. `types`: None for all."""
+
+    topic: str | None
+    since: str | None
+    interval: float
+    types: frozenset[str] | None
+
+
+def require_known(given: Iterable[str], *structs: type[Struct]) -> None:
+    """Check the names of query parameters against the fields of the structs. Raises InvalidInput."""
+    known = [name for struct in structs for name in struct.__struct_fields__]
+    if unknown := set(given) - ALWAYS_ALLOWED.union(known):
+        known_here = f"known here: {', '.join(known)}" if known else "none is known here"
+        raise InvalidInput(f"the query is wrong: unknown parameter {min(unknown)[:60]!r} ({known_here})")
+
+
+def stream_request(topic: str | None, query: Mapping[str, str]) -> StreamRequest:
+    """Parse the query for a topic. Raises InvalidInput."""
+    try:
+        parsed = msgspec.convert(query, StreamQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the query is wrong: {error}") from None
+    types = None if parsed.types is None else frozenset(parsed.types.split(","))
+    if unknown := (types or frozenset[str]()) - TYPES:
+        raise InvalidInput(f"there is no type {min(unknown)[:60]!r}: the types are {', '.join(sorted(TYPES))}")
+    return StreamRequest(topic, parsed.since, parsed.interval, types)
+
+
+def download_path(job_id: str) -> str:
+    """Return the path of a job's result as the store keeps it, without the prefix."""
+    return f"/api/jobs/{job_id}/download"
+
+
+class BasePath:
+    """The path prefix under which a proxy serves the daemon, such as `/progress/`: the setting `server.base_path`.
+
+    The daemon also answers at the root, for proxies that strip the prefix.
+    """
+
+    def __init__(self, path: str = "/") -> None:
+        self.text = path.rstrip("/")  # "" at the root
+        self._target = f"{self.text}/".encode() if self.text else b""
+
+    def url(self, path: str) -> str:
+        """Add the prefix to a path of the daemon."""
+        return self.text + path
+
+    def result(self, job_id: str, kept: str | None) -> str | None:
+        """Return where clients download a job's result. `kept` may hold a prefix from before the setting changed."""
+        own = download_path(job_id)
+        return self.url(own) if kept is not None and kept.startswith("/") and kept.endswith(own) else kept
+
+    def shown(self, message: M) -> M:
+        """Return the message with URLs that clients can use."""
+        if isinstance(message, Completed):
+            url = self.result(message.job_id, message.data.output_path)
+            return replace(message, data=replace(message.data, output_path=url, download_url=url))
+        return message
+
+    def strip(self, target: bytes) -> bytes:
+        """Remove the prefix from a request target."""
+        if self._target and target.startswith(self._target):
+            return target[len(self._target) - 1 :]
+        return target
+
+    def strip_head(self, head: bytes) -> bytes:
+        """Remove the prefix from the start of a request head if it is a GET."""
+        return b"GET " + self.strip(head[4:]) if head.startswith(b"GET ") else head
+
+
+AT_ROOT: Final = BasePath()
+
+
+def _name(host: str) -> str:
+    """Return the host without its port, in lower case."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.partition(":")[0].removesuffix(".").lower()
+
+
+def _is_valid(host: str) -> bool:
+    """Return whether the text is a host with an optional port, with labels of 1 to 63 characters (RFC 1035 §2.3.4).
+
+    Quart's routing fails on longer or empty labels.
+    """
+    if len(host) > MAX_HOST or not _HOST.fullmatch(host):  # longer hosts would be slow to check
+        return False
+    try:
+        host.partition(":")[0].lower().encode("idna")
+    except UnicodeError:
+        return False
+    return True
