@@ -31,7 +31,7 @@ from progressd.config.settings import BUILT_IN, Server
 from progressd.core.cursor import Cursor
 from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
-from progressd.http.file_body import attachment
+from progressd.http.response import attachment
 from progressd.net.connection import read_handshake_request
 from progressd.producers.ndjson import LineSplitter, read_line
 from progressd.system import log
