@@ -12,7 +12,7 @@ import trio
 from progressd.auth.authenticator import ANONYMOUS, Client
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.errors import StoreFailed
-from progressd.http.open_streams import StreamRegistry
+from progressd.http.streams import StreamRegistry
 from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
 from progressd.ws.server import WebSocketServer
 from support.daemon import running_daemon

@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -15,7 +14,6 @@ import trio
 
 from progressd.auth.authenticator import Authenticator
 from progressd.auth.limits import ConnectionLimiter, RateLimiter
-from progressd.broadcast.backlog import MemoryBudget
 from progressd.broadcast.broadcaster import Broadcaster
 from progressd.config.reload import Reload
 from progressd.config.settings import Settings
@@ -31,16 +29,12 @@ from progressd.engine.retention import run_retention
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.http.app import build_app
-from progressd.http.collector import MetricsCollector
-from progressd.http.context import AppContext, ServerState
-from progressd.http.middleware.access import AccessMiddleware
-from progressd.http.middleware.cors import CORSMiddleware
-from progressd.http.middleware.fast_job_read import FastJobReads
-from progressd.http.middleware.idempotency import IdempotencyKeys
-from progressd.http.middleware.job_cache import JobResponseCache
-from progressd.http.open_streams import StreamRegistry
-from progressd.http.routes.ndjson_response import MAX_PENDING
+from progressd.http.context import AppContext
+from progressd.http.job_cache import JobResponseCache
+from progressd.http.metrics import MetricsCollector
+from progressd.http.middleware import AccessMiddleware
 from progressd.http.server.hypercorn import HTTPServer
+from progressd.http.streams import StreamRegistry
 from progressd.lifecycle import Announcer, ShutdownDeadline, signals_received
 from progressd.net.bind import Sockets, open_sockets
 from progressd.net.connection_log import ConnectionLog
@@ -145,7 +139,7 @@ class Daemon:
         )
         self.streams = StreamRegistry(self.connection_limiter)
         self.announcer = Announcer(self.watchers, self.streams)
-        self.collector = MetricsCollector(
+        self.metrics = MetricsCollector(
             jobs=self.registry,
             broadcaster=self.broadcaster,
             ingest=self.ingest,
@@ -155,27 +149,20 @@ class Daemon:
             streams=self.streams,
             connection_log=self.connection_log,
             workers=settings.runner.concurrency,
-            refusals=Counter(),
         )
-        self.state = ServerState(settings)
         self.services = AppContext(
-            state=self.state,
+            settings=settings,
             authenticator=self.authenticator,
             rate_limits=self.rate_limits,
             scopes=self.scopes,
             broadcaster=self.broadcaster,
             files=self.files,
             streams=self.streams,
-            collector=self.collector,
+            metrics=self.metrics,
             answers=JobResponseCache(store.id, self.base),
-            keys=IdempotencyKeys(store.id),
             base=self.base,
-            budget=MemoryBudget(MAX_PENDING),
         )
-        self.access = AccessMiddleware(build_app(), self.services)
-        cors = CORSMiddleware(self.access, self.state)
-        reads = FastJobReads(self.access, cors, self.registry, self.services.answers)
-        self.http = HTTPServer(cors, reads, self.base, settings)
+        self.http = HTTPServer(AccessMiddleware(build_app(), self.services), self.base, settings)
 
     async def start(self) -> None:
         """Load the state and start the background tasks. Raises SettingsError."""
@@ -188,7 +175,7 @@ class Daemon:
             raise cannot_open(self.settings.state_dir / "progressd.db", error) from error
         self.tasks.start_soon(self.store.run)
         self.tasks.start_soon(self.ingest.run)
-        self.tasks.start_soon(self.collector.run)
+        self.tasks.start_soon(self.metrics.run)
         self.tasks.start_soon(self.watchers.heartbeat.run)
         self.tasks.start_soon(self.authenticator.run)
         self.tasks.start_soon(run_retention, self.settings.store.retention, self.store, self.registry, self.files)
@@ -231,7 +218,7 @@ class Daemon:
                 ending.start_soon(self._abort_late, connections.cancel_scope, deadline)
                 await self._close_connections(listener)
             ending.cancel_scope.cancel()
-        if self.state.ready:
+        if self.services.ready:
             raise RuntimeError(UNEXPECTED_EXIT)
 
     def _serve(self, accepting: trio.Nursery, listener: Listener, sockets: Sockets) -> trio.Event:
@@ -242,7 +229,7 @@ class Daemon:
         accepting.start_soon(self.producers.run, *sockets.unix)
         accepting.start_soon(self._run_jobs, jobs_done)
         accepting.start_soon(self.announcer.run, self.log.health, self._settle)
-        self.state.accept_work(True)
+        self.services.accept_work(True)
         return jobs_done
 
     def _notify_systemd(
@@ -263,10 +250,10 @@ class Daemon:
 
     async def _finish_work(self, jobs_done: trio.Event, deadline: ShutdownDeadline) -> None:
         """Reject new work, notify the watchers, and wait for jobs, transfers and lines of producers."""
-        shutdown, transfers = self.settings.shutdown, self.access.transfers
+        shutdown, transfers = self.settings.shutdown, self.services.transfers
         seconds = shutdown.drain_timeout if shutdown.wait_for_jobs or transfers.ends else 0
         until = trio.current_time() + seconds
-        self.state.accept_work(False)
+        self.services.accept_work(False)
         self.announcer.stop(seconds)
         self.runner.stop_taking()
         with deadline.limit(seconds):
@@ -329,7 +316,7 @@ class Daemon:
             self.watchers,
             self.rate_limits,
             self.connection_limiter,
-            self.state,
+            self.services,
             self.http,
         ):
             part.apply_settings(settings)

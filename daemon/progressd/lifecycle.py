@@ -10,7 +10,7 @@ import trio
 from progressd.core.errors import StoreFailed
 from progressd.core.messages import Notice, ServerShutdown, ServerShutdownData, ServerStatus, ServerStatusData
 from progressd.engine.log import StoreHealth
-from progressd.http.open_streams import StreamRegistry
+from progressd.http.streams import StreamRegistry
 from progressd.ws.server import WebSocketServer
 
 log = structlog.get_logger(__name__)

@@ -30,7 +30,7 @@ from progressd.config.settings import BUILT_IN, Server
 from progressd.core.errors import ProgressdError
 from progressd.core.json import decode
 from progressd.core.messages import Cursor
-from progressd.http.file_body import attachment
+from progressd.http.response import attachment
 from progressd.net.connection import read_handshake_request
 from progressd.net.request import check_host, check_origin
 from progressd.producers.ndjson import LineSplitter, read_line

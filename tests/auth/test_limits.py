@@ -157,7 +157,7 @@ async def test_too_many_requests_return_429(slow_clock: MockClock, tmp_path: Pat
         assert (await client.get("/")).status_code == 200
         slow_clock.jump(1)
         assert (await client.get("/api/rate-limit/status")).json()["your_remaining"] == 0
-        assert daemon.daemon.collector.refusals == {"429": 2}
+        assert daemon.daemon.metrics.rejected == {"429": 2}
 
 
 async def test_fast_reads_are_counted(slow_clock: MockClock, tmp_path: Path) -> None:
@@ -227,8 +227,8 @@ async def test_addresses_of_one_ipv6_64_share_all_limits(slow_clock: MockClock, 
                 pass
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, **others, "Content-Length": "999"}, method="POST"))
-            await eventually(lambda: daemon.daemon.access.transfers.uploads.total() == 1)
-            assert daemon.daemon.access.transfers.uploads == {"2001:db8:0:4::/64": 1}
+            await eventually(lambda: daemon.daemon.services.transfers.uploads.total() == 1)
+            assert daemon.daemon.services.transfers.uploads == {"2001:db8:0:4::/64": 1}
 
 
 async def test_exempt_addresses_have_no_rate_limit(daemon: RunningDaemon) -> None:
@@ -242,10 +242,10 @@ async def test_concurrent_uploads_are_limited(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, limits={"max_uploads": 1}) as daemon, client_of(daemon) as client:
         async with Peer(await daemon.connect()) as slow:
             await slow.send(request("/api/convert", {**FORM_TYPE, "Content-Length": "1000"}, method="POST"))
-            await eventually(lambda: daemon.daemon.access.transfers.uploads.total() == 1)
+            await eventually(lambda: daemon.daemon.services.transfers.uploads.total() == 1)
             refused = await post_form(client, file_part())
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-        await eventually(lambda: daemon.daemon.access.transfers.uploads.total() == 0)
+        await eventually(lambda: daemon.daemon.services.transfers.uploads.total() == 0)
         assert (await post_form(client, file_part())).status_code == 202
 
 
@@ -299,8 +299,8 @@ async def test_rejections_by_routes_are_in_the_metrics(tmp_path: Path) -> None:
         ]
         assert [answer.status_code for answer in answers] == [413, 415, 507, 503, 400]
         text = (await client.get("/api/metrics")).text
-    counted = [line for line in text.splitlines() if line.startswith("progressd_requests_refused_total")]
-    assert counted == [f'progressd_requests_refused_total{{status="{status}"}} 1.0' for status in (413, 415, 503, 507)]
+    counted = [line for line in text.splitlines() if line.startswith("progressd_requests_rejected_total")]
+    assert counted == [f'progressd_requests_rejected_total{{status="{status}"}} 1.0' for status in (413, 415, 503, 507)]
 
 
 async def test_rejected_keys_are_in_the_metrics(tmp_path: Path) -> None:
@@ -309,4 +309,4 @@ async def test_rejected_keys_are_in_the_metrics(tmp_path: Path) -> None:
         secret = keys.add(daemon.settings.auth.keys_file, "ci")
         daemon.daemon.authenticator.load()
         text = (await client.get("/api/metrics", headers=bearer(secret))).text
-        assert 'progressd_requests_refused_total{status="401"} 2.0' in text
+        assert 'progressd_requests_rejected_total{status="401"} 2.0' in text

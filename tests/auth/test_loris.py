@@ -84,7 +84,7 @@ async def siege(tmp_path: Path, counts: dict[str, int], rounds: int, pause: floa
         async with besieged(daemon, counts, pause):
             slowest = await slowest_of(daemon, rounds)
             await eventually(lambda: daemon.daemon.connection_log.open == 0, 2 * PATIENCE)
-        assert not daemon.daemon.access.transfers.uploads
+        assert not daemon.daemon.services.transfers.uploads
     return slowest
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from progressd.http.server.request_target import with_path
+from progressd.http.server.protocol import with_path
 from progressd.net.request import BasePath
 from support import keys
 from support.daemon import RunningDaemon, registered, running_daemon

@@ -24,7 +24,6 @@ from progressd.store.base import Filter
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.samples import ID, job, job_id
-from support.scarcity import no_descriptors_left
 from support.waiting import eventually
 from trio.testing import MockClock
 
@@ -71,18 +70,6 @@ async def test_old_jobs_are_deleted_with_their_files(store: SQLiteStore, tmp_pat
     assert await jobs_in(store) == {one.id for one in kept}
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == {one.id for one in kept}
     assert await registry.find([one.id for one in old]) == {}
-
-
-async def test_a_failed_deletion_is_retried(store: SQLiteStore, tmp_path: Path) -> None:
-    files = JobFiles(tmp_path)
-    await files.prepare(store)
-    files.input(ID).parent.mkdir()
-    with no_descriptors_left():
-        assert await files.remove([ID]) == {ID}
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_retention, KEEP, store, Registry(store), files)
-        await eventually(lambda: not list(tmp_path.glob("*/*")))
-        nursery.cancel_scope.cancel()
 
 
 async def test_files_of_deleted_jobs_are_removed_after_a_kill(store: SQLiteStore, tmp_path: Path) -> None:

@@ -5,21 +5,20 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Collection
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
-from progressd.core.errors import Conflict, InsufficientStorage, SettingsError, StoreFailed
+from progressd.core.errors import Conflict, InsufficientStorage, SettingsError, StoreFailed, Unavailable
 from progressd.core.messages import JobStatus
 from progressd.files.job_files import JobFiles
 from progressd.files.state_dir import own_state_dir
 from progressd.store.sqlite import SQLiteStore
 from structlog.testing import capture_logs
 from support.samples import ID, NOW, job, job_id
-from support.scarcity import no_descriptors_left, small_disk
+from support.scarcity import small_disk
 from support.waiting import PATIENCE
 
 PDF = b"%PDF-1.7 and so on"
@@ -102,24 +101,14 @@ def undecided() -> StoreFailed:
 async def test_undecided_uploads_are_settled_by_the_store(
     files: JobFiles, tmp_path: Path, store: SQLiteStore, there: bool
 ) -> None:
-    for times in (1, 2, 3):
-        await fail(files, PDF * times, undecided())
-    assert files.input(ID).read_bytes() == PDF * 3
+    await fail(files, PDF, undecided())
+    assert files.input(ID).read_bytes() == PDF
+    with pytest.raises(Unavailable, match="not known yet whether this job is stored"):
+        await receive(files)
     if there:
         await store.commit([job()], [])
     await files.prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs"} | ({f"jobs/{ID}", f"jobs/{ID}/input"} if there else set())
-
-
-@pytest.mark.parametrize("whole", [False, True])
-async def test_an_undecided_input_survives_a_failed_second_upload(files: JobFiles, tmp_path: Path, whole: bool) -> None:
-    await fail(files, PDF, undecided())
-    await fail(files, PDF[:5], Refused(), whole=whole)
-    assert files.input(ID).read_bytes() == (PDF[:5] if whole else PDF)
-    assert f"uploads/{ID}" in tree(tmp_path)
-    await receive(files)
-    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
-    assert files.input(ID).read_bytes() == PDF
 
 
 async def test_an_undecided_retry_keeps_its_input(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
@@ -160,16 +149,6 @@ async def test_after_a_crash_the_input_of_a_stored_job_stays(
     await files.prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
     assert files.input(ID).read_bytes() == PDF
-
-
-async def test_after_a_crash_a_second_upload_is_deleted(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
-    await fail(files, PDF, undecided())
-    await store.commit([job()], [])
-    again = tmp_path / "uploads" / f"{ID}.again"
-    again.write_bytes(PDF)
-    files.input(ID).with_name("input.new").hardlink_to(again)
-    await files.prepare(store)
-    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
 
 
 @pytest.mark.parametrize("linked", [False, True], ids=["half received", "whole, but not in the store"])
@@ -371,27 +350,6 @@ async def test_files_of_others_are_left_alone(tmp_path: Path, store: SQLiteStore
     assert tree(tmp_path) == {"uploads", "jobs", "uploads/notes.txt", "jobs/notes", *others}
 
 
-async def test_settle_spares_uploads_in_progress(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
-    undecided = StoreFailed("the disk fails")
-    undecided.undecided = True
-    for number in (1, 2, 3):
-        with suppress(StoreFailed):
-            async with files.upload(job_id(number)) as upload:
-                await upload.write(PDF)
-                await upload.finish()
-                raise undecided
-    await store.commit([job(2)], [])
-    async with files.upload(job_id(3)) as again:
-        await again.write(PDF)
-        await files.settle(store)
-        assert tree(tmp_path / "jobs") == {f"{job_id(2)}", f"{job_id(2)}/input", f"{job_id(3)}", f"{job_id(3)}/input"}
-        assert tree(tmp_path / "uploads") == {job_id(3), f"{job_id(3)}.again"}
-        await again.finish()
-        await store.commit([job(3)], [])
-    assert tree(tmp_path / "uploads") == set()
-    assert files.input(job_id(3)).read_bytes() == PDF
-
-
 class Killed(BaseException):
     """The process is killed."""
 
@@ -412,128 +370,32 @@ async def test_the_next_daemon_settles_an_interrupted_deletion(
     assert tree(tmp_path) == {"uploads", "jobs"} | (set() if deleted else {f"jobs/{ID}", f"jobs/{ID}/input"})
 
 
-async def test_failed_deletions_are_retried(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
-    await receive(files)
-    await receive(files, 2)
-    with no_descriptors_left(), capture_logs() as logs:
-        async with files.deletion(ID):
-            pass
-        assert await files.remove([job_id(2)]) == {job_id(2)}
-    assert [(one["log_level"], one["jobs"]) for one in logs] == [("warning", 1)] * 2
-    assert all("Too many open files" in one["error"] for one in logs)
-    left = {"uploads", "jobs", *(f"jobs/{job_id(number)}{path}" for number in (1, 2) for path in ("", "/input"))}
-    assert tree(tmp_path) == {*left, f"uploads/{ID}.deleted", f"uploads/{job_id(2)}.deleted"}
-    assert await files.remove_left(store) == 0
-    assert tree(tmp_path) == {"uploads", "jobs"}
-
-
-async def test_a_failed_deletion_logs_its_reason(files: JobFiles, store: SQLiteStore) -> None:
-    for number in range(1, 4):
-        await receive(files, number)
-    with small_disk(files.input(job_id(2)).parent / "busy"), capture_logs() as logs:
-        assert await files.remove([job_id(number) for number in range(1, 4)]) == {job_id(2)}
-    [told] = logs
-    assert (told["log_level"], told["job_id"], told["jobs"]) == ("warning", job_id(2), 1)
-    assert told["error"].startswith(f"[Errno {errno.EBUSY}] {os.strerror(errno.EBUSY)}: ")
-    assert await files.remove_left(store) == 0
+async def test_settle_spares_uploads_in_progress(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
+    await fail(files, PDF, undecided())
+    async with files.upload(job_id(2)) as upload:
+        await upload.write(PDF)
+        await files.settle(store)
+        assert tree(tmp_path) == {"uploads", "jobs", f"uploads/{job_id(2)}"}
+        await upload.finish()
+        await files.remove([job_id(2)])
+        await files.remove_unknown([job_id(2)], store)
+        assert files.input(job_id(2)).read_bytes() == PDF
 
 
 async def test_the_next_daemon_retries_a_failed_deletion(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
-    await receive(files)
-    with no_descriptors_left():
-        assert await files.remove([ID]) == {ID}
+    for number in range(1, 4):
+        await receive(files, number)
+    busy = files.input(job_id(2)).parent / "busy"
+    with small_disk(busy), capture_logs() as logs:
+        async with files.deletion(ID):
+            pass
+        await files.remove([job_id(number) for number in (2, 3)])
+    [warning] = logs
+    assert (warning["log_level"], warning["job_id"], warning["jobs"]) == ("warning", job_id(2), 1)
+    assert warning["error"].startswith(f"[Errno {errno.EBUSY}] {os.strerror(errno.EBUSY)}: ")
+    left = {"uploads", "jobs", f"jobs/{job_id(2)}"}
+    assert left < tree(tmp_path)
+    with pytest.raises(Conflict):
+        await receive(files, 2)
     await JobFiles(tmp_path).prepare(store)
     assert tree(tmp_path) == {"uploads", "jobs"}
-
-
-async def test_leftovers_of_an_upload_do_not_harm_its_second_upload(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
-    with ExitStack() as scarcity, suppress(KeyError):
-        async with files.upload(ID) as upload:
-            await upload.write(PDF)
-            await upload.finish()
-            scarcity.enter_context(no_descriptors_left())
-            raise KeyError
-    assert files.input(ID).exists()
-    async with files.upload(ID) as upload:
-        await upload.write(PDF)
-        assert await files.remove_left(store) == 1
-        await upload.finish()
-        await store.commit([job()], [])
-    assert await files.remove_left(store) == 0
-    assert files.input(ID).read_bytes() == PDF
-    assert tree(tmp_path / "uploads") == set()
-
-
-async def test_a_failed_deletion_blocks_a_new_upload_until_it_succeeds(
-    files: JobFiles, tmp_path: Path, store: SQLiteStore
-) -> None:
-    await receive(files)
-    with no_descriptors_left():
-        assert await files.remove([ID]) == {ID}
-    with pytest.raises(Conflict):
-        await receive(files)
-    assert await files.remove_left(store) == 0
-    await receive(files)
-    assert files.input(ID).read_bytes() == PDF
-
-
-MANY = 64  # deleted together by retention
-
-
-async def test_an_upload_during_many_deletions_stays(files: JobFiles, tmp_path: Path, store: SQLiteStore) -> None:
-    for number in range(MANY):
-        await receive(files, number)
-
-    async def send_again() -> None:
-        while True:
-            with suppress(Conflict):
-                return await receive(files)
-            await trio.lowlevel.checkpoint()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(files.remove, [job_id(number) for number in range(MANY)])
-        nursery.start_soon(send_again)
-    await store.commit([job()], [])
-    assert await files.remove_left(store) == 0
-    assert files.input(ID).read_bytes() == PDF
-    assert tree(tmp_path) == {"uploads", "jobs", f"jobs/{ID}", f"jobs/{ID}/input"}
-
-
-async def test_deletion_spares_an_upload_with_the_same_id(files: JobFiles, store: SQLiteStore) -> None:
-    async with files.upload(ID) as upload:
-        await upload.write(PDF)
-        await upload.finish()
-        assert await files.remove([ID]) == {ID}
-        await store.commit([job()], [])
-    assert await files.remove_left(store) == 0
-    assert files.input(ID).read_bytes() == PDF
-
-
-async def test_an_upload_finished_during_a_deletion_query_stays(
-    files: JobFiles, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, told, known = trio.Event(), trio.Event(), store.known
-
-    async def known_late(ids: Collection[str]) -> Collection[str]:
-        found = await known(ids)
-        asked.set()
-        await told.wait()
-        return found
-
-    monkeypatch.setattr(store, "known", known_late)
-    await receive(files, 2)
-    with no_descriptors_left():
-        assert await files.remove([job_id(2)]) == {job_id(2)}
-    async with trio.open_nursery() as nursery:
-        async with files.upload(ID) as upload:
-            await upload.write(PDF)
-            assert await files.remove([ID]) == {ID}
-            nursery.start_soon(files.remove_left, store)
-            await asked.wait()
-            await upload.finish()
-            await store.commit([job()], [])
-        told.set()
-    assert files.input(ID).read_bytes() == PDF
-    assert not files.input(job_id(2)).exists()

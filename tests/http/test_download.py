@@ -15,7 +15,7 @@ import pytest
 from progressd.core.events import Registration, SubmitEvent
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.http.file_body import attachment
+from progressd.http.response import attachment
 from support.daemon import RunningDaemon, completed, progress, registered, running_daemon
 from support.http_client import client_of, error_of, get
 from support.samples import ID
@@ -340,5 +340,5 @@ async def test_without_descriptors_a_download_returns_503(tmp_path: Path) -> Non
         with no_descriptors_left():
             response = await client.get(path)
         assert response.status_code == 503
-        assert error_of(response) == "the daemon cannot open the result at the moment: Too many open files"
+        assert error_of(response) == "the daemon cannot respond at the moment: Too many open files"
         assert (await client.get(path)).content == CONTENT

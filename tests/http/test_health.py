@@ -61,7 +61,7 @@ async def test_a_stopping_daemon_is_live_but_not_ready(tmp_path: Path) -> None:
             live = await client.get("/api/health/live")
             assert (live.status_code, live.json()) == (200, {"status": "live"})
             assert (await client.get("/api/health")).status_code == 200
-            assert "progressd_requests_refused_total{" not in (await client.get("/api/metrics")).text
+            assert "progressd_requests_rejected_total{" not in (await client.get("/api/metrics")).text
         go.touch()
         with trio.fail_after(PATIENCE):
             await daemon.stopped.wait()

@@ -47,7 +47,7 @@ async def test_metrics_count_the_work(daemon: RunningDaemon, client: httpx.Async
     assert found["superbook_websocket_connections"] == 1
     assert found["superbook_workers"] == 2
     assert found["superbook_uptime_seconds"] > 0
-    assert (found["progressd_events_total{accepted}"], found["progressd_events_total{refused}"]) == (6, 1)
+    assert (found["progressd_events_total{accepted}"], found["progressd_events_total{rejected}"]) == (6, 1)
     assert found["progressd_deliveries_total"] == 10
     assert found["progressd_delivered_bytes_total"] > 1000
     assert found["progressd_store_commit_duration_seconds_count"] >= 2
@@ -80,7 +80,7 @@ async def test_rejected_handshakes_are_counted_by_reason(daemon: RunningDaemon, 
             pass
     await eventually(lambda: daemon.daemon.connection_log.open == 0)
     found = await scraped(client)
-    assert found["progressd_handshakes_refused_total{not found}"] == 1
+    assert found["progressd_handshakes_rejected_total{not found}"] == 1
     assert found["progressd_connections_closed_total{rejected,not found}"] == 1
 
 

@@ -11,8 +11,7 @@ import httpx
 import jsonschema_rs
 import pytest
 from progressd.http.app import build_app
-from progressd.http.openapi.document import COMMON_ERRORS
-from progressd.http.openapi.examples import ID
+from progressd.http.openapi import COMMON_ERRORS, ID
 from support.contract import ROWS
 from support.daemon import PATIENCE, running_daemon
 from support.http_client import client_of

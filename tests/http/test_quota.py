@@ -53,7 +53,7 @@ async def test_rejected_uploads_are_not_logged_as_errors(tmp_path: Path) -> None
     async with running_daemon(tmp_path, limits=given, pipelines=PIPELINES) as daemon, client_of(daemon) as client:
         with capture_logs() as logs:
             assert (await post_form(client, file_part(PDF.ljust(200 * KIB)), pipeline="true")).status_code == 507
-    [line] = [line for line in logs if line["event"] == "request refused"]
+    [line] = [line for line in logs if line["event"] == "request rejected"]
     assert (line["log_level"], line["path"]) == ("info", "/api/convert")
 
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline
-from progressd.http.routes import ndjson_response as module
+from progressd.http.routes import report as module
 from progressd.producers.ndjson import TURN_LINES, read_line
 from support.daemon import (
     PATIENCE,

@@ -13,7 +13,7 @@ import pytest
 import trio
 from progressd.app import CLOSE_TIMEOUT
 from progressd.core.messages import JobStatus
-from progressd.http.server.connection import KEEP_ALIVE_TIMEOUT
+from progressd.http.server.hypercorn import KEEP_ALIVE_TIMEOUT
 from progressd.http.server.protocol import HALF_CLOSE_TIMEOUT, POLL_INTERVAL
 from progressd.net.connection import LINGER_TIMEOUT
 from support.daemon import PATIENCE, RunningDaemon, progress, registered, running_daemon
@@ -410,9 +410,9 @@ async def test_a_download_that_starts_during_the_stop_can_end(slow_clock: MockCl
         await eventually(lambda: not daemon.daemon.services.ready)
         [directory] = (tmp_path / "state/jobs").iterdir()
         await second.send_all(get(f"/api/jobs/{directory.name}/download"))
-        await eventually(lambda: len(daemon.daemon.access.transfers.ends) == 2)
+        await eventually(lambda: len(daemon.daemon.services.transfers.ends) == 2)
         await trio.aclose_forcefully(first)
-        await eventually(lambda: len(daemon.daemon.access.transfers.ends) == 1)
+        await eventually(lambda: len(daemon.daemon.services.transfers.ends) == 1)
         slow_clock.jump(LONGER)
         await read_some(second, 20 << 20)
 

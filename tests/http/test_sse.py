@@ -15,7 +15,7 @@ from progressd.auth.authenticator import ANONYMOUS, Client
 from progressd.auth.limits import ConnectionLimiter
 from progressd.broadcast.reader import ReaderOutbox
 from progressd.core.messages import ServerStatus, ServerStatusData
-from progressd.http.open_streams import StreamRegistry
+from progressd.http.streams import StreamRegistry
 from support.daemon import (
     PATIENCE,
     RunningDaemon,

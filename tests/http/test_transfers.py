@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from progressd.http.transfers import STALL_TIMEOUT
+from progressd.http.body import STALL_TIMEOUT
 from support.daemon import RunningDaemon, running_daemon
 from support.http_client import FORM_TYPE, file_part, form
 from support.keys import add, bearer
@@ -29,7 +29,7 @@ class Clients:
 
     @property
     def count(self) -> int:
-        return self.daemon.daemon.access.transfers.uploads.total()
+        return self.daemon.daemon.services.transfers.uploads.total()
 
     async def send(self, size: int, headers: dict[str, str], local: str = "127.0.0.1") -> Peer:
         """Send the first bytes of an upload."""

@@ -15,7 +15,7 @@ from progressd.core.job import Job
 from progressd.core.messages import JobStatus
 from progressd.files.job_files import ORPHAN_MIN_AGE
 from progressd.files.state_dir import own_state_dir
-from progressd.http.schemas.views import JobView, job_view
+from progressd.http.schemas import JobView, job_view
 from progressd.net.request import AT_ROOT
 from progressd.store import backup as store_backup
 from progressd.store import check as store_check

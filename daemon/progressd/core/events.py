@@ -172,7 +172,7 @@ class SubmitEvent(Struct, frozen=True):
     pipeline: str
     batch_id: str | None = None  # set if the job was submitted with other files
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # a digest of the form, to recognize a repeated submission
+    fingerprint: str | None = None  # length and digest of the form, to recognize a repeated submission
     owner: str | None = None  # the key or address that submitted the job
 
 

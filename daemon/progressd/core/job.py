@@ -76,7 +76,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease_seconds: float | None = None
     batch_id: str | None = None
     priority: Priority = Priority.NORMAL
-    fingerprint: str | None = None  # a digest of the submitted form
+    fingerprint: str | None = None  # length and digest of the submitted form
     owner: str | None = None  # the key or address that submitted the job; the runner's queue is fair between owners
 
 

@@ -64,8 +64,6 @@ async def _delete_old(keep: float, store: Store, registry: Registry, files: JobF
         await _count(files)
         now = datetime.now(UTC)
         try:
-            if left := await files.remove_left(store):
-                log.error("cannot delete files of deleted jobs, will retry", jobs=left)
             last = last or await store.last_seen() or now
             if _far_ahead(now, last, keep):
                 log.warning("nothing is deleted until the next run: the clock is far ahead of the last run or job")

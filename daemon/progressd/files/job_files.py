@@ -1,7 +1,6 @@
 """The files of jobs in the state directory: uploads, results, and the stderr of pipelines.
 
     uploads/JOB_ID         an upload in progress; then a link to the input, until the job is stored
-    uploads/JOB_ID.again   a second upload, while it is unknown whether the job is stored
     uploads/JOB_ID.deleted marks a deleted job whose files are not deleted yet
     jobs/JOB_ID/input      the uploaded file
     jobs/JOB_ID/work-N/    the working directory of attempt N
@@ -12,10 +11,10 @@ A file name from a client is never used as a path.
 """
 
 import errno
+import io
 import os
 import shutil
 import stat
-from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import datetime
@@ -31,15 +30,68 @@ from progressd.config.settings import Limits
 from progressd.core.errors import Conflict, InsufficientStorage, StoreFailed, Unavailable
 from progressd.files.quota import DiskUsage, FreeSpaceGuard, directories_of_jobs, files_of_jobs
 from progressd.files.state_dir import make_directory
-from progressd.files.upload import Upload, new_input
 from progressd.store.base import Store
 from progressd.system.fs import sync
-from progressd.system.transient import FULL, is_transient
+from progressd.system.transient import FULL
 
 ORPHAN_MIN_AGE: Final = 3600.0  # seconds that files without a job are kept: an upload precedes its job
 DELETE_BATCH: Final = 10  # jobs whose files are deleted at once; no upload can begin in this time
 
 log = structlog.get_logger(__name__)
+
+
+class Upload:
+    """An upload in progress, until its file is stored as the input of its job."""
+
+    def __init__(
+        self,
+        file: "trio._file_io.AsyncIOWrapper[io.BufferedWriter]",
+        path: Path,
+        target: Path,
+        free_space: FreeSpaceGuard,
+        usage: DiskUsage,
+    ) -> None:
+        self._file = file
+        self._path = path
+        self._target = target
+        self._free_space = free_space
+        self._usage = usage
+        self._receiving = 0  # bytes that count as received
+        self.head = b""  # the first 1024 bytes
+
+    async def write(self, data: bytes) -> None:
+        """Append data. Raises InsufficientStorage."""
+        self._usage.require(len(data))
+        self._free_space.take(len(data))
+        self._usage.receiving += len(data)
+        self._receiving += len(data)
+        if len(self.head) < 1024:
+            self.head += data[: 1024 - len(self.head)]
+        await self._file.write(data)
+
+    async def finish(self) -> None:
+        """Sync the file to disk, and make it the input of its job."""
+        await self._file.flush()
+        await trio.to_thread.run_sync(partial(os.fsync, self._file.wrapped.fileno()))
+        await self.replace_with(self._path)
+        self.release()  # without a checkpoint in between, so that the bytes do not count twice
+        await self._file.aclose()
+
+    def release(self) -> None:
+        """Stop counting the bytes as received."""
+        self._usage.receiving -= self._receiving
+        self._receiving = 0
+
+    async def replace_with(self, path: Path) -> None:
+        """Link an existing file as the input of the job. Raises FileNotFoundError."""
+
+        def link() -> None:
+            sync(self._path.parent)  # first, because the next daemon finds files without a job by this name
+            self._target.parent.mkdir(exist_ok=True)
+            os.link(path, self._target)
+            sync(self._target.parent, self._target.parent.parent)
+
+        await self._usage.changing([self._target.parent], link)
 
 
 class JobFiles:
@@ -51,8 +103,7 @@ class JobFiles:
         self._jobs = state_dir / "jobs"
         self._free_space = FreeSpaceGuard(state_dir, min_free_bytes)
         self.usage = DiskUsage(self._jobs, max_stored_bytes)
-        self._receiving = Counter[str]()
-        self._left = set[str]()  # jobs whose files could not be deleted
+        self._receiving = set[str]()  # jobs whose input is being received
         self._settling = trio.Lock()
 
     def apply_settings(self, limits: Limits) -> None:
@@ -91,13 +142,11 @@ class JobFiles:
         """
         async with self._settling:
             names = await trio.to_thread.run_sync(lambda: dict(files_of_jobs(self._uploads)))
-            names = {name: job_id for name, job_id in names.items() if not self._receiving[job_id]}
-            await self._delete_unknown(names.values(), store)
+            names = {name: job_id for name, job_id in names.items() if job_id not in self._receiving}
+            left = await self._delete(await self._unknown(names.values(), store))
             for name, job_id in names.items():
-                if job_id in self._left:
-                    continue
-                new_input(self.input(job_id)).unlink(missing_ok=True)  # left if the file of a stored job was sent again
-                (self._uploads / name).unlink(missing_ok=True)
+                if job_id not in left:
+                    (self._uploads / name).unlink(missing_ok=True)
 
     @asynccontextmanager
     async def deletion(self, job_id: str) -> AsyncGenerator[None]:
@@ -111,36 +160,35 @@ class JobFiles:
     async def upload(self, job_id: str) -> AsyncGenerator[Upload]:
         """Receive the input of a new job. The file is deleted if the block fails.
 
-        If the failure leaves the commit of the job undecided, the file is kept until `settle`, even if sent again.
+        If the failure leaves the commit of the job undecided, the file is kept until `settle`.
 
         Raises:
-            InsufficientStorage, Unavailable: for a full or failing disk.
+            InsufficientStorage: for a full disk.
+            Unavailable: while the commit of the job is undecided.
             Conflict: if the job already has files. They are not changed.
         """
         async with self._settling:
-            self._receiving[job_id] += 1
+            self._receiving.add(job_id)
         try:
             async with self._received(job_id) as upload:
                 yield upload
         finally:
-            self._receiving -= Counter([job_id])
+            self._receiving.discard(job_id)
 
     @asynccontextmanager
     async def _received(self, job_id: str) -> AsyncGenerator[Upload]:
-        marker = self._uploads / job_id
+        path = self._uploads / job_id
+        if path.exists():
+            raise Unavailable("it is not known yet whether this job is stored: send the file again later")
+        if self.input(job_id).parent.exists():
+            raise Conflict(f"job {job_id} already has files")
         with _disk_errors():  # includes closing the file, which retries a failed write
-            again = marker.exists()
-            path = self._uploads / f"{job_id}.again" if again else marker
-            if again:
-                path.unlink(missing_ok=True)
-            elif self.input(job_id).parent.exists():
-                raise Conflict(f"job {job_id} already has files")
             async with await trio.open_file(path, "xb") as file:
                 upload = Upload(file, path, self.input(job_id), self._free_space, self.usage)
                 try:
                     yield upload
                 except BaseException as error:
-                    if not again and not (isinstance(error, StoreFailed) and error.undecided):
+                    if not (isinstance(error, StoreFailed) and error.undecided):
                         with trio.CancelScope(shield=True):
                             left = await self._delete([job_id])
                         if not left:  # otherwise the next daemon removes these files
@@ -148,9 +196,8 @@ class JobFiles:
                     raise
                 finally:
                     upload.release()
-                with suppress(OSError):  # the job is stored, and `settle` can remove these files later
+                with suppress(OSError):  # the job is stored, and `settle` can remove the file later
                     path.unlink()
-                    marker.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def copied_input(self, from_job: str, to_job: str) -> AsyncGenerator[None]:
@@ -168,7 +215,7 @@ class JobFiles:
         work = self._jobs / job_id / f"work-{number}"
 
         def discard() -> None:
-            _remove_directory(work)
+            shutil.rmtree(work, ignore_errors=True)
             with suppress(OSError):
                 work.parent.rmdir()  # succeeds only if the job was deleted; otherwise the directory contains the input
 
@@ -186,7 +233,7 @@ class JobFiles:
         def discard() -> None:
             for job_id in job_ids:
                 for work in (self._jobs / job_id).glob("work-*"):
-                    _remove_directory(work)
+                    shutil.rmtree(work, ignore_errors=True)
 
         await trio.to_thread.run_sync(discard)
 
@@ -221,67 +268,53 @@ class JobFiles:
             while found := await trio.to_thread.run_sync(lambda: list(islice(names, batch))):
                 yield found
 
-    async def remove(self, job_ids: Collection[str]) -> set[str]:
-        """Delete all files of the jobs durably, even across a power cut. Return the jobs for which this failed.
-
-        The failed jobs are marked for `remove_left` and for the next daemon. Uploads in progress are kept, because the
-        file may be for a new job with the same id.
-        """
-        names, left = list(job_ids), set[str]()
+    async def remove(self, job_ids: Collection[str]) -> None:
+        """Delete all files of the jobs durably, even across a power cut. Uploads in progress are kept."""
+        names = list(job_ids)
         for start in range(0, len(names), DELETE_BATCH):
-            some = set(names[start : start + DELETE_BATCH])
             async with self._settling:
-                spared = {job_id for job_id in some if self._receiving[job_id]}
-                self._left |= spared
-                left |= spared | await self._delete(some - spared)
-        return left
-
-    async def remove_left(self, store: Store) -> int:
-        """Delete the files that `remove` could not delete. Return the number of jobs that still have such files."""
-        async with self._settling:
-            await self._delete_unknown(self._left, store)
-        return len(self._left)
+                await self._delete(set(names[start : start + DELETE_BATCH]) - self._receiving)
 
     async def remove_unknown(self, job_ids: Collection[str], store: Store) -> int:
         """Delete the files of jobs that are neither stored nor being received. Return the number of these jobs."""
         async with self._settling:
-            return await self._delete_unknown(job_ids, store)
+            unknown = await self._unknown(job_ids, store)
+            return len(unknown) - len(await self._delete(unknown))
 
-    async def _delete_unknown(self, job_ids: Collection[str], store: Store) -> int:
-        ids = {job_id for job_id in job_ids if not self._receiving[job_id]}  # no upload can begin during the query
-        known = await store.known(ids) if ids else ()
-        for job_id in self._left.intersection(known):
-            self._marker(job_id).unlink(missing_ok=True)
-        self._left.difference_update(known)
-        ids.difference_update(known)
-        return len(ids) - len(await self._delete(ids))
+    async def _unknown(self, job_ids: Collection[str], store: Store) -> set[str]:
+        """Return the jobs that are neither stored nor being received. No upload can begin during the query."""
+        ids = set(job_ids) - self._receiving
+        return ids.difference(await store.known(ids)) if ids else ids
 
-    async def _delete(self, job_ids: Collection[str]) -> set[str]:
-        directories = [self._jobs / job_id for job_id in job_ids]
-        left = set(job_ids)
+    async def _delete(self, job_ids: Collection[str]) -> Collection[str]:
+        """Delete the files of jobs. Mark the jobs for which this failed, for the next daemon, and return them."""
+        failed = dict[str, OSError]()
 
         def delete() -> None:
             there = [path for path in directories if path.exists()]
             for path in there:
-                shutil.rmtree(path, ignore_errors=True)
+                try:
+                    shutil.rmtree(path)
+                except OSError as error:
+                    if path.exists():
+                        failed[path.name] = error
             if there:
                 sync(self._jobs)
-            left.intersection_update([path.name for path in there if path.exists()])
-            if left:
-                shutil.rmtree(self._jobs / min(left))  # delete again, to raise the error
 
+        directories = [self._jobs / job_id for job_id in job_ids]
         try:
             await self.usage.changing(directories, delete)
         except OSError as error:
-            first = min(left, default=None)
-            log.warning("files not deleted, will retry", job_id=first, jobs=len(left), error=str(error))
-        self._left = self._left.difference(job_ids) | left
+            failed.update(dict.fromkeys(job_ids, error))
+        if failed:
+            job_id, reason = next(iter(failed.items()))
+            log.warning("files not deleted, the next start will", job_id=job_id, jobs=len(failed), error=str(reason))
         for job_id in job_ids:
-            if job_id in left:
+            if job_id in failed:
                 self._mark(job_id)
             else:
                 self._marker(job_id).unlink(missing_ok=True)
-        return left
+        return failed
 
     def _marker(self, job_id: str) -> Path:
         return self._uploads / f"{job_id}.deleted"
@@ -301,14 +334,4 @@ def _disk_errors() -> Iterator[None]:
             raise InsufficientStorage("no space left on the daemon's disk") from error
         if error.errno == errno.EFBIG:
             raise InsufficientStorage("the file is larger than the daemon may write") from error
-        if is_transient(error):
-            raise Unavailable(f"the daemon cannot store files at the moment: {error.strerror}") from error
         raise
-
-
-def _remove_directory(path: Path) -> None:
-    """Remove a directory as far as possible. An empty one can be removed while no descriptors are left."""
-    try:
-        path.rmdir()
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)

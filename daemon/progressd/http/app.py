@@ -11,10 +11,8 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from progressd.core.errors import InsufficientStorage, ProgressdError, Unavailable
 from progressd.http.body import BackpressuredConnection, BackpressuredRequest
-from progressd.http.context import json_response
-from progressd.http.file_body import FileBody, FileResponse
-from progressd.http.middleware.compression import compressed
-from progressd.http.openapi.operations import OperationSpec
+from progressd.http.openapi import OperationSpec
+from progressd.http.response import FileBody, FileResponse, compressed, json_response
 from progressd.http.routes import batch, docs, health, jobs, report, sse, stats, submission, tokens
 from progressd.net.request import require_known
 from progressd.system.transient import is_transient
@@ -85,7 +83,7 @@ async def _not_a_websocket(path: str) -> Response:
 
 async def _progressd_error(error: ProgressdError) -> Response:
     if isinstance(error, InsufficientStorage):
-        log.info("request refused", method=request.method, path=request.path, error=repr(error.__cause__ or error))
+        log.info("request rejected", method=request.method, path=request.path, error=repr(error.__cause__ or error))
     return json_response(error.body(), error.status, error.headers())
 
 

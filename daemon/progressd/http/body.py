@@ -1,12 +1,15 @@
-"""Request bodies with backpressure.
+"""Request bodies with backpressure, and the limits of uploads.
 
 Quart's own body buffers everything the client sends: a fast upload to a slow disk would fill the memory. This one reads
 a chunk from the connection once the handler has read the previous chunk, so that TCP slows the client down.
 """
 
-from contextlib import suppress
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from traceback import clear_frames
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -15,10 +18,11 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioRequest
 
 from progressd.config.settings import Limits
-from progressd.core.errors import RequestTimeout, TooLarge
+from progressd.core.errors import RequestTimeout, TooLarge, TooManyUploads
 from progressd.core.sizes import readable_size
 
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+STALL_TIMEOUT: Final = 5.0  # seconds of delay after which a new upload can replace an upload
 
 
 class BackpressuredBody:
@@ -125,17 +129,21 @@ class BodyChunks:
         self._max_bytes = max_bytes
         self._stall = limits.idle_timeout
         self._rate = 0 if any_rate else limits.min_body_rate
-        self._size = 0
-        self._waited = 0.0  # seconds
+        self._size = 0  # bytes received
+        self._waited = 0.0  # seconds spent waiting for these bytes
+        self._waiting_since = math.inf
 
     def __aiter__(self) -> "BodyChunks":
         return self
 
     async def __anext__(self) -> bytes:
         left = self._stall + self._size / self._rate - self._waited if self._rate else self._stall
-        began = trio.current_time()
-        with trio.move_on_after(max(0, min(self._stall, left))) as late:
-            piece = await anext(self._body)
+        began = self._waiting_since = trio.current_time()
+        try:
+            with trio.move_on_after(max(0, min(self._stall, left))) as late:
+                piece = await anext(self._body)
+        finally:
+            self._waiting_since = math.inf
         if late.cancelled_caught:
             if left < self._stall:
                 rate = readable_size(self._rate)
@@ -146,6 +154,16 @@ class BodyChunks:
         if self._size > self._max_bytes:
             raise TooLarge(_too_large(self._max_bytes))
         return piece
+
+    def behind(self) -> float:
+        """Return for how many seconds the client has sent nothing, or its delay at the required rate.
+
+        0 unless the daemon waits for the client.
+        """
+        silent = trio.current_time() - self._waiting_since
+        if silent < 0:
+            return 0.0
+        return max(silent, self._waited + silent - self._size / self._rate) if self._rate else silent
 
     def read_on(self) -> None:
         """Continue reading while the response is sent, until `discard`. Call that before the response ends."""
@@ -163,3 +181,75 @@ def _too_large(max_bytes: float) -> str:
 async def whole_body(request: Request, limits: Limits, max_bytes: int = 1024 * 1024) -> bytes:
     """Return a small body. Raises the errors of BodyChunks."""
     return b"".join([piece async for piece in BodyChunks(request, limits, max_bytes)])
+
+
+class Upload(NamedTuple):
+    """A request that uploads files, and the scope that cancels it."""
+
+    client: str
+    body: BodyChunks
+    scope: trio.CancelScope
+
+
+class Transfers:
+    """The uploads and downloads in progress: limit them, cancel a stalled upload for a new one, delay a shutdown."""
+
+    def __init__(self) -> None:
+        self._ends: set[trio.Event] = set()
+        self._uploads: list[Upload] = []
+
+    @property
+    def ends(self) -> tuple[trio.Event, ...]:
+        """Return an event for each transfer in progress, set when the transfer ends."""
+        return tuple(self._ends)
+
+    @property
+    def uploads(self) -> Counter[str]:
+        """Return the number of uploads of each client."""
+        return Counter(upload.client for upload in self._uploads)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Register a transfer inside the block."""
+        ended = trio.Event()
+        self._ends.add(ended)
+        try:
+            yield
+        finally:
+            self._ends.discard(ended)
+            ended.set()
+
+    @contextmanager
+    def uploading(self, client: str, body: BodyChunks, limits: Limits, *, exempt: bool) -> Iterator[None]:
+        """Register an upload inside the block. Raises TooManyUploads, and RequestTimeout if a new upload replaced it.
+
+        A client that is `exempt` from the limit per address leaves a quarter of the slots to other clients.
+        """
+        max_uploads = limits.max_uploads
+        share = max_uploads - max_uploads // 4 if exempt else limits.max_uploads_per_address
+        own = [upload for upload in self._uploads if upload.client == client]
+        if len(own) >= share:
+            self._make_room(own, TooManyUploads(f"this client already has {share} uploads in progress"))
+        if len(self._uploads) >= max_uploads:
+            self._make_room(self._uploads, TooManyUploads(f"{max_uploads} uploads are already in progress"))
+        upload = Upload(client, body, trio.CancelScope())
+        self._uploads.append(upload)
+        try:
+            with self.active(), upload.scope:
+                yield
+        finally:
+            self._remove(upload)
+        if upload.scope.cancelled_caught:
+            raise RequestTimeout("the body arrived too slowly and made room for another upload")
+
+    def _make_room(self, uploads: list[Upload], error: TooManyUploads) -> None:
+        """Cancel the upload that is furthest behind. Raises the error if no upload is."""
+        slowest = max(uploads, key=lambda upload: upload.body.behind())
+        if slowest.body.behind() < STALL_TIMEOUT:
+            raise error
+        self._remove(slowest)
+        slowest.scope.cancel()
+
+    def _remove(self, upload: Upload) -> None:
+        if upload in self._uploads:
+            self._uploads.remove(upload)

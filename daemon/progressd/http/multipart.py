@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Collection
 from functools import partial
-from hashlib import sha256
 from typing import Any, Final, Protocol, cast
 
 import trio
@@ -15,6 +14,7 @@ from werkzeug.http import parse_options_header
 from progressd.config.settings import Limits
 from progressd.core.errors import InvalidInput, TooLarge
 from progressd.core.sizes import readable_size
+from progressd.files.job_files import Upload
 from progressd.http.body import BodyChunks
 
 OVERHEAD: Final = 1024 * 1024  # bytes of a form besides its files and fields
@@ -26,41 +26,34 @@ EVENTS: Final = ("header_field", "header_value", "header_end", "headers_finished
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings reach the client as an error
 
 
-class FileSink(Protocol):
-    """Receive one file."""
-
-    async def write(self, data: bytes) -> None:
-        """Append data."""
-
-
 class FormSink(Protocol):
     """Receive the files of a form, one after the other."""
 
-    async def begin(self, filename: str) -> FileSink:
+    async def begin(self, filename: str) -> Upload:
         """Begin a file."""
 
     async def whole(self) -> None:
         """Finish the file. It is complete."""
 
 
-async def receive_form(
-    request: Request, sink: FormSink | None, file_fields: Collection[str], limits: Limits, max_files: int = 1
-) -> tuple[dict[str, str], str]:
-    """Pass the files to `sink`, if any. Return the remaining fields, and a digest of all parts.
-
-    The digest is the same for the same parts in the same order, whatever the boundary.
-    Raises InvalidInput for an invalid form, TooLarge, RequestTimeout.
-    """
-    boundary = request.mimetype_params.get("boundary")
-    if request.mimetype != "multipart/form-data" or not boundary:
+def form_body(request: Request, limits: Limits, max_files: int) -> BodyChunks:
+    """Return the body of a request with a form. Raises InvalidInput, TooLarge."""
+    if request.mimetype != "multipart/form-data" or not request.mimetype_params.get("boundary"):
         raise InvalidInput("the body is not a form: send it as multipart/form-data, with a boundary")
     max_bytes = max_files * limits.max_upload_bytes + limits.max_form_fields * limits.max_form_field_bytes + OVERHEAD
     if (request.content_length or 0) > max_bytes:
         files = "the file is" if max_files == 1 else "the files together are"
         raise TooLarge(f"{files} larger than {readable_size(max_files * limits.max_upload_bytes)}, the limit")
+    return BodyChunks(request, limits, max_bytes)
+
+
+async def receive_form(
+    request: Request, body: BodyChunks, sink: FormSink, file_fields: Collection[str], limits: Limits, max_files: int
+) -> dict[str, str]:
+    """Pass the files to `sink`. Return the remaining fields. Raises InvalidInput, TooLarge, RequestTimeout."""
     try:
-        reader = FormReader(boundary, sink, file_fields, limits, max_files)
-        async for piece in BodyChunks(request, limits, max_bytes):
+        reader = FormReader(request.mimetype_params["boundary"], sink, file_fields, limits, max_files)
+        async for piece in body:
             await reader.feed(piece)
         if not reader.ended:
             raise ValueError("cut off")
@@ -68,7 +61,7 @@ async def receive_form(
         raise InvalidInput("the form is malformed or was cut off: send it again") from None
     if not reader.files:
         raise InvalidInput(f"the form has no file: send one in the field {next(iter(file_fields))}")
-    return {name: value.decode(errors="replace") for name, value in reader.fields.items()}, reader.digest.hexdigest()
+    return {name: value.decode(errors="replace") for name, value in reader.fields.items()}
 
 
 def printable_name(filename: str) -> str:
@@ -85,13 +78,12 @@ class FormReader:
     """Read the parts of a form from the chunks of a body."""
 
     def __init__(
-        self, boundary: str, sink: FormSink | None, file_fields: Collection[str], limits: Limits, max_files: int
+        self, boundary: str, sink: FormSink, file_fields: Collection[str], limits: Limits, max_files: int
     ) -> None:
         """Raise ValueError for an overlong boundary."""
         self.ended = False
         self.files = 0
         self.fields: dict[str, bytes] = {}
-        self.digest = sha256()
         self._sink = sink
         self._file_fields = file_fields
         self._limits = limits
@@ -99,9 +91,9 @@ class FormReader:
         self._parts = 0
         self._header, self._disposition = b"", b""
         self._field: str | None = None  # the field name of the current part; None for a file
-        self._filename: str | None = None  # the file name of the current part; None for a field
+        self._file: Upload | None = None  # the current part; None for a field
+        self._filename = ""
         self._size = 0  # bytes of that file
-        self._file: FileSink | None = None
         self._events = list[tuple[str, bytes]]()  # parser events of the current chunk
         callbacks = {f"on_{event}": partial(_note, self._events, event) for event in EVENTS}
         self._parser = MultipartParser(boundary.encode(), cast(Any, callbacks), max_header_size=MAX_HEADER)
@@ -128,9 +120,8 @@ class FormReader:
                     await self._begin_part()
                     await trio.lowlevel.checkpoint()  # one chunk may have many parts
                 case "part_data":
-                    self.digest.update(data)
                     await self._add(data)
-                case "part_end" if self._sink is not None and self._file is not None:
+                case "part_end" if self._file is not None:
                     await self._sink.whole()
                 case "end":
                     self.ended = True
@@ -142,8 +133,7 @@ class FormReader:
         _, parameters = parse_options_header(self._disposition.decode())
         name, filename = parameters.get("name", ""), parameters.get("filename")
         self._disposition = b""
-        self.digest.update(repr((name, filename)).encode())
-        self._filename = self._file = self._field = None
+        self._file = self._field = None
         if filename and name in self._file_fields:
             self.files += 1
             if self.files > self._max_files == 1:
@@ -151,18 +141,16 @@ class FormReader:
             if self.files > self._max_files:
                 raise TooLarge(f"the batch has too many files: send at most {self._max_files} together")
             self._filename, self._size = filename, 0
-            if self._sink is not None:
-                self._file = await self._sink.begin(filename)
+            self._file = await self._sink.begin(filename)
         elif filename is None or name in FROM_FILES:
             self._field = name
 
     async def _add(self, data: bytes) -> None:
-        if self._filename is not None:
+        if self._file is not None:
             self._size += len(data)
             if self._size > (limit := self._limits.max_upload_bytes):
                 raise TooLarge(f"{printable_name(self._filename)} is larger than {readable_size(limit)}, the limit")
-            if self._file is not None:
-                await self._file.write(data)
+            await self._file.write(data)
         elif self._field is not None:
             value = self.fields.get(self._field, b"") + data
             if len(value) > (limit := self._limits.max_form_field_bytes):

@@ -10,19 +10,27 @@ from progressd.core.batch import BatchStatus, JobBatch
 from progressd.core.errors import Conflict, ProgressdError
 from progressd.core.events import BatchCancelEvent, checked_batch_id
 from progressd.core.job import Job
-from progressd.http.context import json_response, request_context
-from progressd.http.middleware.idempotency import REPLAYED
-from progressd.http.openapi.operations import FORM, described
+from progressd.http.context import request_context
+from progressd.http.openapi import described
+from progressd.http.response import json_response
 from progressd.http.routes.submission import (
     LABELS,
+    REPLAYED,
     SUBMISSION_ERRORS,
     PipelineQuery,
     claimed_id,
     requested_submission,
     require_unused,
 )
-from progressd.http.schemas.responses import BatchAccepted, BatchCancelled, BatchJobs
-from progressd.http.schemas.views import BatchView, batch_job_view, batch_view
+from progressd.http.schemas import (
+    FORM,
+    BatchAccepted,
+    BatchCancelled,
+    BatchJobs,
+    BatchView,
+    batch_job_view,
+    batch_view,
+)
 
 MAX_FILES: Final = 100
 FIELDS: Final = ("files[]", "files")

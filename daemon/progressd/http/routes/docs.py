@@ -10,8 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 from quart import Blueprint, Quart, Response, current_app
 
 from progressd.http.context import request_context
-from progressd.http.openapi.document import openapi_document
-from progressd.http.openapi.operations import described
+from progressd.http.openapi import described, openapi_document
 
 CACHING: Final = {"Cache-Control": "no-cache"}
 TEMPLATES: Final = Path(__file__).parent.parent / "templates"

@@ -7,9 +7,10 @@ from quart import Blueprint, Response
 
 from progressd import __version__
 from progressd.core.errors import StoreFailed, Unavailable
-from progressd.http.context import json_response, request_context
-from progressd.http.openapi.operations import JSON, described
-from progressd.http.schemas.responses import Health, HealthState, PipelineDefaults
+from progressd.http.context import request_context
+from progressd.http.openapi import described
+from progressd.http.response import json_response
+from progressd.http.schemas import JSON, Health, HealthState, PipelineDefaults
 
 blueprint = Blueprint("health", __name__, url_prefix="/api/health")
 

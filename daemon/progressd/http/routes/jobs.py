@@ -26,16 +26,13 @@ from progressd.core.job import Job
 from progressd.core.json import decode, reason_of
 from progressd.core.messages import FINISHED, JobStatus
 from progressd.http.body import whole_body
-from progressd.http.context import json_response, request_context
-from progressd.http.file_body import FileBody, attachment
-from progressd.http.middleware.job_cache import CACHING
-from progressd.http.openapi.operations import JSON, described
+from progressd.http.context import request_context
+from progressd.http.job_cache import CACHING
+from progressd.http.openapi import described
+from progressd.http.response import FileBody, attachment, json_response
 from progressd.http.routes.sse import changed_job
-from progressd.http.routes.submission import owner_of_request
-from progressd.http.schemas.responses import JobPage, RetryAccepted
-from progressd.http.schemas.views import JobView, job_view
+from progressd.http.schemas import JSON, JobPage, JobView, NewJob, RetryAccepted, job_view
 from progressd.store.base import Filter
-from progressd.system.transient import is_transient
 
 MAX_PAGE: Final = 1000  # jobs
 MAX_WAIT: Final = 60.0  # seconds; proxies time out a request without a response after longer
@@ -46,12 +43,6 @@ IN_URLS: Final = "!#$%&'()*+,/:;=?@[]~"  # all other characters are percent-enco
 T = TypeVar("T")
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/api/jobs")
-
-
-class NewJob(Registration, frozen=True):
-    """The body of `POST /api/jobs`."""
-
-    id: str | None = None
 
 
 class PageQuery(Struct, frozen=True):
@@ -131,10 +122,8 @@ async def get_job(job_id: str) -> Response:
     query = _converted(request.args, LongPollQuery)
     if query.since is not None and query.wait:
         job = await changed_job(request_context(), job, query.since, min(query.wait, MAX_WAIT))
-    known, accepted = request.headers.get("If-None-Match"), request.headers.get("Accept-Encoding", "")
-    answer = request_context().app.answers.answer(
-        job, None if known is None else known.encode("latin-1"), accepted.encode("latin-1")
-    )
+    known = request.headers.get("If-None-Match")
+    answer = request_context().app.answers.answer(job, None if known is None else known.encode("latin-1"))
     response = Response(answer.body, answer.status, {name.decode(): value.decode() for name, value in answer.headers})
     if not answer.body:
         del response.headers["Content-Type"], response.headers["Content-Length"]  # these headers would describe the job
@@ -181,7 +170,7 @@ async def retry(job_id: str) -> Response:
     registration = Registration(
         kind=job.kind, input_filename=job.input_filename, options=job.options, labels=job.labels
     )
-    event = SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=owner_of_request())
+    event = SubmitEvent(again, registration, job.pipeline, priority=job.priority, owner=context.owner)
     async with context.app.files.copied_input(job.id, again):
         with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
             new = await context.scope.ingest.submit_one(event)
@@ -205,20 +194,13 @@ async def download(job_id: str) -> Response:
     suffix = PurePath(pipeline.output).suffix if pipeline else ""
     stem = PurePath(job.input_filename or "").stem or job.kind
     name = "".join(letter if letter.isprintable() else "_" for letter in stem) + suffix
-    path = app.files.output(job.id)
+    mimetype = mimetypes.guess_type(name)[0] or "application/octet-stream"
     try:
-        await trio.to_thread.run_sync(lambda: path.open("rb").close())  # errors while sending are too late
-        response = await send_file(
-            path,
-            mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream",
-            conditional=True,
-        )
+        response = await send_file(app.files.output(job.id), mimetype=mimetype, conditional=True)
+        if isinstance(response.response, FileBody):
+            await response.response.require_opens()
     except FileNotFoundError:
         raise NotFound(f"the result of job {job.id} is not on this server") from None
-    except OSError as error:
-        if is_transient(error):
-            raise Unavailable(f"the daemon cannot open the result at the moment: {error.strerror}") from error
-        raise
     if request.method == "HEAD" and isinstance(response.response, FileBody):
         response.response.leave_out()
     response.headers["Content-Disposition"] = attachment(name)

@@ -22,7 +22,8 @@ from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.job import Job
 from progressd.core.messages import ALL_JOBS, Hello, Resync, batch_topic, job_topic
 from progressd.http.context import RequestContext, request_context
-from progressd.http.openapi.operations import EVENTS, described
+from progressd.http.openapi import described
+from progressd.http.schemas import EVENT_STREAM
 from progressd.net.request import StreamQuery, StreamRequest, stream_request
 
 HEADERS: Final = {
@@ -38,21 +39,21 @@ blueprint = Blueprint("streams", __name__)
 
 
 @blueprint.get("/api/events")
-@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
+@described(also={200: {EVENT_STREAM: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def all_events() -> Response:
     """Stream the events of every job."""
     return await _stream(ALL_JOBS)
 
 
 @blueprint.get("/api/jobs/<job_id>/events")
-@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
+@described(also={200: {EVENT_STREAM: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def job_events(job_id: str) -> Response:
     """Stream the events of one job until it finishes."""
     return await _stream(job_topic(checked_job_id(job_id)))
 
 
 @blueprint.get("/api/batch/<batch_id>/events")
-@described(also={200: {EVENTS: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
+@described(also={200: {EVENT_STREAM: {"type": "string"}}, 204: {}}, query=(StreamQuery,), headers=("Last-Event-ID",))
 async def batch_events(batch_id: str) -> Response:
     """Stream the events of one batch and its jobs until it finishes."""
     return await _stream(batch_topic(checked_batch_id(batch_id)))
@@ -71,7 +72,7 @@ async def _stream(topic: str) -> Response:
         return Response(b"", 204, HEADERS)  # stops an EventSource
     context.app.streams.require_room(context.client)
     body = b"" if request.method == "HEAD" else SSEResponse(context, wanted, after)
-    response = Response(body, 200, HEADERS, content_type="text/event-stream")
+    response = Response(body, 200, HEADERS, content_type=EVENT_STREAM)
     response.timeout = None
     return response
 

@@ -13,9 +13,10 @@ from progressd import __version__
 from progressd.core.errors import OutOfScope
 from progressd.core.job import Job
 from progressd.core.messages import JobStatus
-from progressd.http.context import json_response, request_context
-from progressd.http.openapi.operations import described
-from progressd.http.schemas.responses import BatchStats, JobStats, ServerStats, Stats, SystemStats
+from progressd.http.context import request_context
+from progressd.http.openapi import described
+from progressd.http.response import json_response
+from progressd.http.schemas import BatchStats, JobStats, ServerStats, Stats, SystemStats
 from progressd.store.base import Filter
 
 MAX_JOBS: Final = 1000  # newest jobs, used for the statistics of a bound key
@@ -28,8 +29,8 @@ blueprint = Blueprint("stats", __name__, url_prefix="/api")
 @described(Stats)
 async def stats() -> Response:
     """Return all statistics."""
-    collector = request_context().app.collector
-    server = ServerStats(__version__, round(collector.uptime, 3), datetime.fromtimestamp(collector.started_at, UTC))
+    metrics = request_context().app.metrics
+    server = ServerStats(__version__, round(metrics.uptime, 3), datetime.fromtimestamp(metrics.started_at, UTC))
     return json_response(Stats(server, await _jobs(), await _batches(), _system()))
 
 
@@ -58,7 +59,7 @@ async def metrics() -> Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     except (TypeError, ValueError):  # prometheus_client fails on a version such as 1.x
         encode, content_type = choose_encoder("")
-    return Response(encode(context.app.collector.registry), headers={"Vary": "Accept"}, content_type=content_type)
+    return Response(encode(context.app.metrics.registry), headers={"Vary": "Accept"}, content_type=content_type)
 
 
 async def _jobs() -> JobStats:
@@ -69,7 +70,7 @@ async def _jobs() -> JobStats:
         seconds = [job.elapsed_seconds for job in newest if job.elapsed_seconds is not None]
         mean, pages = sum(seconds) / len(seconds) if seconds else 0.0, sum(job.page_count or 0 for job in newest)
     else:
-        counters = context.app.collector.ingest.counters
+        counters = context.app.metrics.ingest.counters
         mean, pages = counters.mean_processing_seconds, counters.pages
     return JobStats(
         total_jobs=sum(counts.values()),
@@ -90,7 +91,7 @@ async def _batches() -> BatchStats:
         found = [await context.scope.batches.find(batch_id) for batch_id in ids]
         counts = Counter([batch.status for batch in found if batch is not None])
     else:
-        counts = Counter(await context.app.collector.store.batch_counts())
+        counts = Counter(await context.app.metrics.store.batch_counts())
     return BatchStats(
         total=counts.total(),
         completed=sum(count for status, count in counts.items() if status.finished),
@@ -104,10 +105,10 @@ async def _newest() -> list[Job]:
 
 
 def _system() -> SystemStats:
-    collector = request_context().app.collector
+    metrics = request_context().app.metrics
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return SystemStats(
         memory_used_mb=round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
-        worker_count=collector.workers,
-        websocket_connections=len(collector.watchers),
+        worker_count=metrics.workers,
+        websocket_connections=len(metrics.watchers),
     )

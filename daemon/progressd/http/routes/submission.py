@@ -1,9 +1,15 @@
-"""File submissions, which create jobs; and `POST /api/convert`, which submits a single file."""
+"""File submissions, which create jobs; and `POST /api/convert`, which submits a single file.
+
+A second request with the same `Idempotency-Key` finds what the first one created. The job id is derived from the key,
+so the store remembers the key for as long as it keeps the job. See draft-ietf-httpapi-idempotency-key-header.
+"""
 
 import mimetypes
+import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -15,6 +21,7 @@ from progressd.auth.authenticator import UNRESTRICTED
 from progressd.auth.limits import counted_as
 from progressd.core.batch import Priority
 from progressd.core.errors import (
+    Conflict,
     IdempotencyKeyReused,
     InvalidInput,
     InvalidOption,
@@ -27,16 +34,19 @@ from progressd.core.job import Job
 from progressd.core.json import decode
 from progressd.core.messages import JobStatus
 from progressd.core.pipeline import Pipeline, checked_options, shown
-from progressd.files.job_files import JobFiles
-from progressd.files.upload import Upload
-from progressd.http.context import json_response, request_context
-from progressd.http.middleware.idempotency import HEADER, REPLAYED
-from progressd.http.multipart import printable_name, receive_form
-from progressd.http.openapi.operations import FORM, described
-from progressd.http.schemas.responses import JobAccepted
+from progressd.files.job_files import JobFiles, Upload
+from progressd.http.body import BodyChunks
+from progressd.http.context import request_context
+from progressd.http.multipart import form_body, printable_name, receive_form
+from progressd.http.openapi import described
+from progressd.http.response import json_response
+from progressd.http.schemas import FORM, JobAccepted
 
 PDF: Final = "application/pdf"
 SIGNATURES: Final[Mapping[str, bytes]] = {PDF: b"%PDF-"}  # anywhere in the first 1024 bytes
+HEADER: Final = "Idempotency-Key"
+KEY: Final = re.compile(r"[!-~]{1,255}", re.ASCII)  # with or without the quotes that the draft requires
+REPLAYED: Final = {"Idempotency-Replayed": "true"}
 SUBMISSION_ERRORS: Final = (408, 409, 413, 415, 422, 507)
 
 LABELS: Final[dict[str, Any]] = {  # the OpenAPI schema of the field
@@ -103,34 +113,51 @@ class Submission(NamedTuple):
     async def create_jobs(self, new_id: Callable[[], str], batch_id: str | None = None) -> list[Job]:
         """Receive the files, and create a job for each file: all or none. `new_id` returns the id of the next job."""
         context = request_context()
-        async with AsyncExitStack() as uploads:
-            sink = _Files(context.app.files, self.pipeline, uploads, new_id)
-            limits = context.app.settings.limits
-            form, digest = await receive_form(request, sink, self.file_fields, limits, self.max_files)
-            given, labels = _read_fields(form)
-            options, priority = _checked(self.pipeline, given)
-            owner = owner_of_request()
-            events = []
-            for job_id, filename, _ in sink.received:
-                registration = Registration(self.name, filename[:255], options=options, labels=labels)
-                events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, digest, owner))
-            with trio.CancelScope(shield=True):  # a client that disconnects must not remove the input of a stored job
-                jobs = _jobs_or_raise(await context.scope.ingest.submit(*events))
-                await uploads.aclose()  # shielded: the other uploads would report a Cancelled as a failure
+        with self._uploading() as body:
+            async with AsyncExitStack() as uploads:
+                sink = _Files(context.app.files, self.pipeline, uploads, new_id)
+                limits = context.app.settings.limits
+                form = await receive_form(request, body, sink, self.file_fields, limits, self.max_files)
+                given, labels = _read_fields(form)
+                options, priority = _checked(self.pipeline, given)
+                fingerprint, owner = _fingerprint(), context.owner
+                events = []
+                for job_id, filename, _ in sink.received:
+                    registration = Registration(self.name, filename[:255], options=options, labels=labels)
+                    events.append(SubmitEvent(job_id, registration, self.name, batch_id, priority, fingerprint, owner))
+                with trio.CancelScope(
+                    shield=True
+                ):  # a client that disconnects must not remove the input of a stored job
+                    jobs = _jobs_or_raise(await context.scope.ingest.submit(*events))
+                    await uploads.aclose()  # shielded: the other uploads would report a Cancelled as a failure
         return jobs
 
     async def require_same(self, known: Job) -> None:
-        """Receive a form again without storing it. Raises IdempotencyKeyReused, and the errors of `receive_form`."""
+        """Receive a form again and discard it. Raises IdempotencyKeyReused, and the errors of BodyChunks."""
         if known.pipeline != self.name:
             raise IdempotencyKeyReused(
                 f"this {HEADER} was used before, for the pipeline {known.pipeline}: use a new one"
             )
-        limits = request_context().app.settings.limits
-        _, digest = await receive_form(request, None, self.file_fields, limits, self.max_files)
-        if digest != known.fingerprint:
-            raise IdempotencyKeyReused(
-                f"this {HEADER} was used before, with other files, options or labels: use a new one"
-            )
+        if known.fingerprint != _fingerprint():
+            raise IdempotencyKeyReused(f"this {HEADER} was used before, with another body: use a new one")
+        with self._uploading() as body:
+            async for _ in body:
+                pass
+
+    @contextmanager
+    def _uploading(self) -> Iterator[BodyChunks]:
+        context = request_context()
+        limits, client = context.app.settings.limits, context.client
+        body = form_body(request, limits, self.max_files)
+        owner = client.identity.key or counted_as(client.address)
+        exempt = context.app.rate_limits.exempts(client.address)
+        with context.app.transfers.uploading(owner, body, limits, exempt=exempt):
+            yield body
+
+
+def _fingerprint() -> str:
+    """Return what identifies the body of the request: its length, and its digest if the client sends one."""
+    return f"{request.content_length} {request.headers.get('Content-Digest', '')}"
 
 
 class _ReceivedFile(NamedTuple):
@@ -213,18 +240,31 @@ def _priority(given: object) -> Priority:
     raise InvalidOption(f"option priority: {shown(given)} is not one of {', '.join(Priority)}")
 
 
-def owner_of_request() -> str:
-    """Return the name of the request's key, or the client's address."""
-    client = request_context().client
-    if client.identity.name is not None:
-        return f"key:{client.identity.name}"
-    return f"address:{counted_as(client.address)}"
+@contextmanager
+def claimed_id(kind: str) -> Iterator[str]:
+    """Yield the id of the "job" or "batch" to create; it is random without an idempotency key.
 
-
-def claimed_id(kind: str) -> AbstractContextManager[str]:
-    """Return the id of the job or batch to create, derived from the idempotency key. See IdempotencyKeys."""
+    Each access key has its own idempotency keys. Raises InvalidInput for a malformed key, and Conflict while another
+    request with this key is in progress.
+    """
     context = request_context()
-    return context.app.keys.claimed(request.headers.get(HEADER), kind, context.client.identity.key)
+    key = request.headers.get(HEADER)
+    if key is None:
+        yield str(uuid.uuid4())
+        return
+    if KEY.fullmatch(key) is None:
+        raise InvalidInput(f"{HEADER} is malformed: send 1 to 255 printable ASCII characters without spaces")
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"progressd:{context.scope.store.id}")
+    if access_key := context.client.identity.key:
+        namespace = uuid.uuid5(namespace, access_key)
+    claimed, id_ = context.app.claimed_ids, str(uuid.uuid5(namespace, f"{kind} {key}"))
+    if id_ in claimed:
+        raise Conflict(f"another request with this {HEADER} is being served: wait for its response")
+    claimed.add(id_)
+    try:
+        yield id_
+    finally:
+        claimed.discard(id_)
 
 
 def require_unused(exists: bool) -> None:

@@ -9,9 +9,10 @@ from quart import Blueprint, Response
 from progressd.auth.authenticator import ANONYMOUS, UNRESTRICTED
 from progressd.core.events import checked_batch_id, checked_job_id
 from progressd.core.messages import ALL_JOBS, batch_topic, job_topic
-from progressd.http.context import json_response, request_context
-from progressd.http.openapi.operations import described
-from progressd.http.schemas.responses import AuthStatus, RateLimitStatus, WatchToken
+from progressd.http.context import request_context
+from progressd.http.openapi import described
+from progressd.http.response import json_response
+from progressd.http.schemas import AuthStatus, RateLimitStatus, WatchToken
 
 blueprint = Blueprint("auth", __name__)
 

@@ -5,12 +5,14 @@ time of a request; the rest is tasks, channels and locks for slow applications. 
 """
 
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from http import HTTPStatus
 from traceback import clear_frames
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote
 
 import h11
 import trio
@@ -26,10 +28,9 @@ from hypercorn.utils import parse_socket_addr
 from progressd.broadcast.backlog import MemoryBudget
 from progressd.config.settings import Limits
 from progressd.core.messages import encode
-from progressd.http.middleware.fast_job_read import FastJobReads
-from progressd.http.middleware.job_cache import CachedResponse
-from progressd.http.openapi.operations import EVENTS, LINES
-from progressd.http.server.request_target import with_path
+from progressd.http.job_cache import CachedResponse
+from progressd.http.middleware import AccessMiddleware
+from progressd.http.schemas import EVENT_STREAM, JSON, NDJSON
 from progressd.net.connection import Connection
 from progressd.net.request import BasePath, header
 from progressd.system.condition import Condition
@@ -38,6 +39,10 @@ HALF_CLOSE_TIMEOUT: Final = 2.0  # seconds until the response to a client that h
 MAX_SEND: Final = 65536  # bytes of a response in one write
 POLL_INTERVAL: Final = 1.0  # seconds between checks whether a waiting client is still connected
 CLOSE: Final = (b"connection", b"close")
+_ABSOLUTE: Final = re.compile(
+    rb"https?://((?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?)((?:[/?].*)?)",  # authority, path and query
+    re.IGNORECASE,
+)
 
 
 class ServerContext(NamedTuple):
@@ -47,7 +52,7 @@ class ServerContext(NamedTuple):
     config: Config
     worker: WorkerContext
     state: dict[str, Any]
-    fast_reads: FastJobReads
+    access: AccessMiddleware
     base: BasePath
     upgrade_prefixes: Collection[bytes]
     limits: Limits
@@ -78,7 +83,7 @@ class Protocol(H11Protocol):
         self.requests = 0  # requests whose heads have arrived
         self.takes_lines = False  # the response answers lines while further lines arrive
         self._base = context.base
-        self._fast_reads = context.fast_reads
+        self._access = context.access
         self._peer = connection
         self._on_fast_response = on_fast_response
         self._cancel = cancel
@@ -98,8 +103,6 @@ class Protocol(H11Protocol):
                 await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
             if self.connection.their_state is h11.MUST_CLOSE and self.has_begun():
                 await self._while_connected(self._wait_finished)  # bytes after the last request are dropped
-                return
-            if self._is_in_empty_line():
                 return
             try:
                 event = self.connection.next_event()
@@ -130,28 +133,15 @@ class Protocol(H11Protocol):
         self.requests += 1
         request = with_path(event, self._base)
         if request is None:
-            await self._refuse(event)
+            await self._reject(event)
             return False
         if request.http_version == b"1.1":
-            response = self._fast_reads.answer(request.method, request.target, request.headers, self.client)
+            response = self._access.fast_read(request.method, request.target, request.headers, self.client)
             if response is not None:
                 return await self._send_fast(response)
         await self.send(Updated(idle=False))
         await self._create_stream(request)
         return True
-
-    def _is_in_empty_line(self) -> bool:
-        """Skip an empty line before a later request (RFC 9112 §2.2), or return whether half of one has arrived.
-
-        `Connection.read_head` does this for the first request.
-        """
-        connection: Any = self.connection
-        if connection.their_state is not h11.IDLE:
-            return False
-        buffer = connection._receive_buffer  # h11 0.16 rejects such a line
-        if buffer._data.startswith(b"\r\n"):
-            buffer.maybe_extract_lines()  # removes only this line
-        return bool(buffer._data == b"\r") and not connection.trailing_data[1]
 
     def has_begun(self) -> bool:
         """Return whether a request has arrived in part."""
@@ -231,8 +221,8 @@ class Protocol(H11Protocol):
         """Send the head of a response together with the next bytes."""
         if isinstance(event, h11.Response):
             content_type = header(event.headers, b"content-type")
-            self._responding, self._streams_events = True, content_type == EVENTS
-            self.takes_lines = content_type == LINES
+            self._responding, self._streams_events = True, content_type == EVENT_STREAM
+            self.takes_lines = content_type == NDJSON
             self._limit_half_closed()
             if self.connection.their_state is h11.SEND_BODY:
                 await trio.lowlevel.checkpoint()  # let the reader read the arrived part of the body
@@ -258,12 +248,10 @@ class Protocol(H11Protocol):
     def _is_last(self) -> bool:
         """Return whether this request must be the last one (RFC 9112 §9.6, §11.2).
 
-        It must be if its body is incomplete or more than an empty line follows: another parser may read that as body.
+        It must be if its body is incomplete, or if bytes follow it: another parser may read them as body.
         """
         connection = self.connection
-        return connection.their_state is h11.SEND_BODY or (
-            self._has_body and connection.trailing_data[0] not in (b"", b"\r\n")
-        )
+        return connection.their_state is h11.SEND_BODY or (self._has_body and connection.trailing_data[0] != b"")
 
     async def _maybe_recycle(self) -> None:
         """Replace Hypercorn's method, which drops a request that was read just before the daemon stopped.
@@ -290,7 +278,7 @@ class Protocol(H11Protocol):
         framing = {name for name, _ in request.headers} & {b"content-length", b"transfer-encoding"}
         self._has_body = bool(framing)
         if len(framing) > 1:  # the body has two lengths: RFC 9112 §6.1
-            await self._refuse(request)
+            await self._reject(request)
             return
         if any(name == b"upgrade" for name, _ in request.headers):
             headers = [(name, value) for name, value in request.headers if name != b"connection"]
@@ -300,14 +288,14 @@ class Protocol(H11Protocol):
         self._finished = False
         await super()._create_stream(request)
 
-    async def _refuse(self, request: h11.Request) -> None:
+    async def _reject(self, request: h11.Request) -> None:
         await self._send_error_response(400, head=request.method == b"HEAD")
         await self.send(Closed())
 
     async def _send_error_response(self, status_code: int, *, head: bool = False) -> None:
         reason = HTTPStatus(status_code).phrase.lower()
         body = encode({"error": f"this is not a valid HTTP/1.1 request: {reason}"})
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers = [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))]
         headers += [CLOSE, *self.config.response_headers("h11")]
         content = h11.Data(data=b"" if head else body)
         response = (h11.Response(status_code=status_code, headers=headers), content, h11.EndOfMessage())
@@ -316,3 +304,26 @@ class Protocol(H11Protocol):
         except h11.LocalProtocolError:  # the application has begun its response to the previous request
             return
         await self.send(RawData(data))
+
+
+def with_path(request: h11.Request, base: BasePath) -> h11.Request | None:
+    """Return the request with a path that starts with one slash, without the prefix `base`; None without such a path.
+
+    Access checks and routes then see the same path (RFC 9112 §3.2).
+    The authority of a target in absolute form replaces the Host header.
+    """
+    target, fields = request.target, None
+    if absolute := _ABSOLUTE.fullmatch(target):
+        authority, target = absolute.groups()
+        target = target if target.startswith(b"/") else b"/" + target
+        fields = [(b"host", authority), *(field for field in request.headers if field[0] != b"host")]
+    elif target == b"*" and request.method == b"OPTIONS":
+        target = b"/"
+    target = base.strip(target)
+    path = unquote(target.partition(b"?")[0].decode("ascii"))
+    if b"#" in target or not path.startswith("/") or path.startswith("//"):
+        return None
+    if target is request.target:
+        return request
+    headers = request.headers if fields is None else fields
+    return h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)

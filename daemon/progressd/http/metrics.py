@@ -17,7 +17,7 @@ from progressd.core.messages import JobStatus
 from progressd.engine.ingest import Ingest
 from progressd.engine.registry import Registry
 from progressd.files.quota import DiskUsage
-from progressd.http.open_streams import StreamRegistry
+from progressd.http.streams import StreamRegistry
 from progressd.net.connection_log import ConnectionLog
 from progressd.store.base import Store
 from progressd.ws.server import WebSocketServer
@@ -38,7 +38,7 @@ class MetricsCollector(Collector):
     streams: StreamRegistry
     connection_log: ConnectionLog
     workers: int
-    refusals: Counter[str]  # rejected requests, by status
+    rejected: Counter[str] = field(default_factory=Counter)  # rejected requests, by status
     started_at: float = field(default_factory=time.time)  # seconds since 1970
     lag: float = field(default=0.0, init=False)  # seconds by which the event loop was late at the last measurement
     max_lag: float = field(default=0.0, init=False)
@@ -97,7 +97,7 @@ class MetricsCollector(Collector):
             "progressd_events",
             "Events from producers and from the daemon itself.",
             "outcome",
-            [("accepted", counters.events), ("refused", counters.refused)],
+            [("accepted", counters.events), ("rejected", counters.refused)],
         )
         yield _gauge("progressd_ingest_queue_length", "Commands that wait in the ingest queue.", self.ingest.queued)
         yield from self.ingest.health.commit_durations.collect()
@@ -130,12 +130,12 @@ class MetricsCollector(Collector):
         for (outcome, reason), count in sorted(connection_log.counts.items()):
             closed.add_metric((outcome, reason), count)
         yield closed
-        rejected = [
+        handshakes = [
             (reason, count) for (kind, reason), count in sorted(connection_log.counts.items()) if kind == "rejected"
         ]
-        yield _counters("progressd_handshakes_refused", "Rejected handshakes.", "reason", rejected)
+        yield _counters("progressd_handshakes_rejected", "Rejected handshakes.", "reason", handshakes)
         text = "Rejected requests, without health probes."
-        yield _counters("progressd_requests_refused", text, "status", sorted(self.refusals.items()))
+        yield _counters("progressd_requests_rejected", text, "status", sorted(self.rejected.items()))
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -1,1 +1,0 @@
-"""Layers that each HTTP request passes before its route, and code shared with the routes."""
